@@ -1,0 +1,490 @@
+"""Reading zip archives without trusting them: the directory, whole members, windows onto members.
+
+Layout (PKWARE APPNOTE 6.3.10; all integers little-endian):
+
+    [local header, data, (data descriptor)] per member … central directory … end record
+
+The end record (22 bytes, then a comment) gives the place of the central directory; where a field
+is 0xFFFF or 0xFFFFFFFF, the ZIP64 end record, found through its 20-byte locator just before, has
+the true value, and per member so does extra field 0x0001.  Every member is described twice, in the
+central directory and in its local header.  Programs disagree on which one to believe, so a
+crafted archive can show one content to a scanner and another to a loader.
+
+Refused, with FormatError: no end record, a second end record inside the comment, bytes before the
+first member or after the end record, a name that occurs twice, headers that disagree, encryption,
+overlapping members, a deflated member that grows past its declared size, wrong CRC-32.
+Methods other than stored (0) and deflated (8) raise UnsupportedError.  Nothing is ever extracted
+to a named file: a stored member is a window onto the archive, a deflated one is inflated once into
+an unnamed temporary file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import tempfile
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from ckptkit._files import file_size, read_exact, read_into
+from ckptkit.errors import (
+    ChecksumError,
+    FormatError,
+    OutputError,
+    TruncatedError,
+    UnsupportedError,
+)
+
+STORED, DEFLATED = 0, 8
+MAX_MEMBERS = 1_000_000  # an npz of a model has one per tensor; the largest seen has 20,000
+MAX_DIRECTORY = 256 << 20  # bytes; 1,000,000 members with names of 200 bytes
+MAX_EXPANSION = 1100  # deflate cannot exceed 1032:1, so a larger claim is a lie
+MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimizer state reach 20
+EXPANSION_FLOOR = 64 << 20  # bytes; below this no ratio is refused
+_CHUNK = 1 << 20
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR64 = struct.Struct("<4sIQI")
+_ENCRYPTED, _DESCRIPTOR, _UTF8 = 0x1, 0x8, 0x800
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
+
+
+class Member(NamedTuple):
+    """One file of the archive; `offset` is where its data starts, in bytes from the archive's."""
+
+    name: str
+    method: int
+    crc32: int
+    nbytes: int
+    stored_nbytes: int
+    offset: int
+
+
+class _Entry(NamedTuple):
+    """A member as the central directory tells it; `header` is the place of its local header."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc32: int
+    stored_nbytes: int
+    nbytes: int
+    header: int
+
+
+def looks_like_zip(head: bytes) -> bool:
+    """Whether a file that starts with these bytes is a zip archive."""
+    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def read_directory(path: Path) -> dict[str, Member]:
+    """Return the members of the archive by name, in the order of the central directory.
+
+    Reads headers only.  Raises FormatError, TruncatedError, UnsupportedError, PathNotFoundError.
+    """
+    start, size, count = _find_directory(path)
+    entries = _central_entries(path, read_exact(path, start, size), count)
+    members: dict[str, Member] = {}
+    ends: list[tuple[int, int, str]] = []
+    for entry in entries:
+        member = _checked_member(path, entry, start)
+        if member.name in members:
+            raise FormatError(
+                str(path),
+                f"the archive holds {member.name!r} twice",
+                hint="two programs would read two different contents from it",
+            )
+        members[member.name] = member
+        ends.append((entry.header, member.offset + member.stored_nbytes, member.name))
+    _check_layout(path, sorted(ends), start)
+    return members
+
+
+def read_member(path: Path, member: Member, max_bytes: int) -> bytes:
+    """Return a whole member, CRC-32 verified; more than `max_bytes` is refused before reading."""
+    if member.nbytes > max_bytes:
+        raise FormatError(
+            f"{path}:{member.name}",
+            "member is too large to be read whole",
+            expected=f"at most {max_bytes} bytes",
+            found=member.nbytes,
+        )
+    return b"".join(member_chunks(path, member))
+
+
+def member_chunks(path: Path, member: Member) -> Iterator[bytes]:
+    """Yield the content of a member in pieces; the CRC-32 is compared after the last one.
+
+    Raises ChecksumError, FormatError, TruncatedError.
+    """
+    crc = 0
+    for chunk in _raw_chunks(path, member):
+        crc = zlib.crc32(chunk, crc)
+        yield chunk
+    if crc != member.crc32:
+        raise ChecksumError(
+            f"{path}:{member.name}",
+            "CRC-32 of the archive member differs",
+            expected=f"{member.crc32:08x}",
+            found=f"{crc:08x}",
+            hint="the file was damaged; copy it again",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Bytes [start, start + nbytes) of a file, or a spooled copy of a deflated member.
+
+    Picklable; `path` is the file that the user knows of.  A window made from a deflated member
+    inflates it on first use (once per process, into an unnamed temporary file).
+    """
+
+    path: Path
+    start: int
+    nbytes: int
+    deflated: Member | None = None
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return `nbytes` bytes at `offset` of the window; raises TruncatedError past its end."""
+        self._check(offset, nbytes)
+        if self.deflated is None:
+            return read_exact(self.path, self.start + offset, nbytes)
+        buffer = bytearray(nbytes)
+        self._read_spool(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes) from `offset` of the window; raises TruncatedError past its end."""
+        self._check(offset, len(buffer))
+        if self.deflated is None:
+            read_into(self.path, self.start + offset, buffer)
+        else:
+            self._read_spool(offset, buffer)
+
+    def _check(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or offset + nbytes > self.nbytes:
+            raise TruncatedError(
+                f"{self.path} @ {self.start + offset}",
+                f"{nbytes} bytes reach past the end of the data",
+                expected=f"at most {max(0, self.nbytes - offset)} bytes",
+                found=nbytes,
+            )
+
+    def _read_spool(self, offset: int, buffer: memoryview) -> None:
+        assert self.deflated is not None
+        spool = _spool(self.path, self.deflated)
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(spool.fileno(), [buffer[done:]], offset + done)
+            if not count:
+                raise TruncatedError(str(self.path), "temporary copy of a member shrank")
+            done += count
+
+
+def whole_file(path: Path) -> Window:
+    """Return the window that is all of a file."""
+    return Window(path, 0, file_size(path))
+
+
+def window(path: Path, member: Member) -> Window:
+    """Return a window onto a member: the archive's own bytes where stored, else a spooled copy."""
+    if member.method == STORED:
+        return Window(path, member.offset, member.nbytes)
+    _check_expansion(
+        f"{path}:{member.name}", member.nbytes, member.stored_nbytes, MAX_SPOOL_EXPANSION
+    )
+    return Window(path, 0, member.nbytes, member)
+
+
+# --- the end record -------------------------------------------------------------------------------
+
+
+def _find_directory(path: Path) -> tuple[int, int, int]:
+    """Return (start, size in bytes, number of members) of the central directory."""
+    total = file_size(path)
+    tail_size = min(total, _END.size + 0xFFFF)
+    tail = read_exact(path, total - tail_size, tail_size)
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or at + _END.size > tail_size:
+        raise TruncatedError(
+            str(path),
+            "no zip end record: the archive was cut short or is no zip",
+            hint="copy it again",
+        )
+    fields = _END.unpack_from(tail, at)
+    disk, first_disk, here, count, size, start, comment = fields[1:]
+    where = f"{path} @ {total - tail_size + at}"
+    if at + _END.size + comment != tail_size:
+        raise FormatError(
+            where,
+            "zip end record is not at the end of the file",
+            expected=f"{comment} bytes after it",
+            found=tail_size - at - _END.size,
+        )
+    end = total - tail_size + at
+    if _FULL16 in (disk, here, count) or _FULL32 in (size, start):
+        end, start, size, count = _zip64_end(path, end, where)
+    elif disk or first_disk or here != count:
+        raise UnsupportedError("a zip archive split over several files", where=str(path))
+    if count > MAX_MEMBERS or size > MAX_DIRECTORY:
+        raise FormatError(
+            where,
+            "zip directory is too large",
+            expected=f"at most {MAX_MEMBERS} members in {MAX_DIRECTORY} bytes",
+            found=f"{count} in {size}",
+        )
+    if start + size != end:
+        raise FormatError(
+            where,
+            "zip directory is not where the end record says",
+            expected=f"its end at {end}",
+            found=start + size,
+            hint="bytes were put before or into the archive, or it was cut",
+        )
+    return start, size, count
+
+
+def _zip64_end(path: Path, end: int, where: str) -> tuple[int, int, int, int]:
+    """Return (place of the ZIP64 end record, start, size, count) of the central directory."""
+    if end < _LOCATOR64.size + _END64.size:
+        raise FormatError(where, "zip end record refers to a ZIP64 record that is not there")
+    magic, disk, place, disks = _LOCATOR64.unpack(
+        read_exact(path, end - _LOCATOR64.size, _LOCATOR64.size)
+    )
+    if magic != b"PK\x06\x07" or disk or disks > 1 or place + _END64.size > end:
+        raise FormatError(where, "ZIP64 locator is damaged")
+    record = _END64.unpack(read_exact(path, place, _END64.size))
+    if record[0] != b"PK\x06\x06" or place + 12 + record[1] + _LOCATOR64.size != end:
+        raise FormatError(f"{path} @ {place}", "ZIP64 end record is damaged")
+    if record[4] or record[5] or record[6] != record[7]:
+        raise UnsupportedError("a zip archive split over several files", where=str(path))
+    return place, record[9], record[8], record[7]
+
+
+# --- members --------------------------------------------------------------------------------------
+
+
+def _central_entries(path: Path, data: bytes, count: int) -> list[_Entry]:
+    entries: list[_Entry] = []
+    at = 0
+    while at < len(data):
+        if at + _CENTRAL.size > len(data) or data[at : at + 4] != b"PK\x01\x02":
+            raise FormatError(str(path), f"zip directory is damaged at entry {len(entries)}")
+        fields = _CENTRAL.unpack_from(data, at)
+        flags, method = fields[3], fields[4]
+        crc, stored, size, n_name, n_extra, n_comment, disk = fields[7:14]
+        header = fields[16]
+        name_at = at + _CENTRAL.size
+        at = name_at + n_name + n_extra + n_comment
+        if at > len(data):
+            raise FormatError(str(path), f"zip directory is cut short in entry {len(entries)}")
+        name = data[name_at : name_at + n_name]
+        extra = data[name_at + n_name : name_at + n_name + n_extra]
+        if disk not in (0, _FULL16):
+            raise UnsupportedError("a zip archive split over several files", where=str(path))
+        size, stored, header = _zip64_sizes(f"{path}:{name!r}", extra, size, stored, header)
+        entries.append(_Entry(name, flags, method, crc, stored, size, header))
+    if len(entries) != count:
+        raise FormatError(
+            str(path), "zip directory has another length", expected=count, found=len(entries)
+        )
+    return entries
+
+
+def _zip64_sizes(
+    where: str, extra: bytes, size: int, stored: int, header: int
+) -> tuple[int, int, int]:
+    """Return (size, stored size, header place) with the ZIP64 values where the fields are full."""
+    wanted = [value == _FULL32 for value in (size, stored, header)]
+    if not any(wanted):
+        return size, stored, header
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1 and length >= 8 * sum(wanted) and at + 4 + length <= len(extra):
+            values = iter(struct.unpack_from(f"<{sum(wanted)}Q", extra, at + 4))
+            full = [
+                next(values) if w else v
+                for w, v in zip(wanted, (size, stored, header), strict=True)
+            ]
+            return full[0], full[1], full[2]
+        at += 4 + length
+    raise FormatError(where, "zip entry lacks its 64-bit sizes")
+
+
+def _checked_member(path: Path, entry: _Entry, directory: int) -> Member:
+    """Return the member after comparing its local header with the central directory."""
+    name = _decoded(path, entry)
+    where = f"{path}:{name}"
+    if entry.flags & _ENCRYPTED:
+        raise UnsupportedError(
+            "encrypted zip member", where=where, hint="decrypt the archive first"
+        )
+    if entry.method not in (STORED, DEFLATED):
+        raise UnsupportedError(
+            f"zip compression method {entry.method}", where=where, hint="store or deflate it"
+        )
+    if entry.header + _LOCAL.size > directory:
+        raise FormatError(where, "zip member lies outside the archive")
+    # one read takes header, name and the usual extra fields
+    likely = min(_LOCAL.size + len(entry.name) + 64, directory - entry.header)
+    head = read_exact(path, entry.header, likely)
+    local = _LOCAL.unpack_from(head)
+    flags, method = local[2], local[3]
+    crc, stored, size, n_name, n_extra = local[6:11]
+    data = entry.header + _LOCAL.size + n_name + n_extra
+    if local[0] != b"PK\x03\x04" or data + entry.stored_nbytes > directory:
+        raise FormatError(where, "zip member lies outside the archive or its header is damaged")
+    if data - entry.header > likely:
+        head = read_exact(path, entry.header, data - entry.header)
+    rest = head[_LOCAL.size : data - entry.header]
+    size, stored, _ = _zip64_sizes(where, rest[n_name:], size, stored, 0)
+    agreed = (rest[:n_name], method, flags & ~_DESCRIPTOR) == (
+        entry.name,
+        entry.method,
+        entry.flags & ~_DESCRIPTOR,
+    )
+    # With bit 3 the writer could not seek back: sizes and CRC follow the data, zeros stand here.
+    sizes = (crc, stored, size)
+    known = (entry.crc32, entry.stored_nbytes, entry.nbytes)
+    late = bool(flags & _DESCRIPTOR) and all(v in (0, k) for v, k in zip(sizes, known, strict=True))
+    if not agreed or (sizes != known and not late):
+        raise FormatError(
+            where,
+            "zip member is described in two ways that disagree",
+            hint="two programs would read two different contents from it",
+        )
+    _check_sizes(where, entry)
+    return Member(name, method, entry.crc32, entry.nbytes, entry.stored_nbytes, data)
+
+
+def _decoded(path: Path, entry: _Entry) -> str:
+    """Return the member's name; UTF-8 where flagged, else code page 437 as the format says."""
+    try:
+        name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437")
+    except UnicodeDecodeError:
+        raise FormatError(str(path), f"zip member name {entry.name!r} is not UTF-8") from None
+    if "\0" in name or not name:
+        raise FormatError(str(path), f"zip member name {name!r} is not a name")
+    return name
+
+
+def _check_sizes(where: str, entry: _Entry) -> None:
+    if entry.method == STORED and entry.nbytes != entry.stored_nbytes:
+        raise FormatError(
+            where, "stored zip member", expected=f"{entry.nbytes} bytes", found=entry.stored_nbytes
+        )
+    _check_expansion(where, entry.nbytes, entry.stored_nbytes, MAX_EXPANSION)
+
+
+def _check_expansion(where: str, nbytes: int, stored: int, limit: int) -> None:
+    if nbytes > max(EXPANSION_FLOOR, limit * stored):
+        raise FormatError(
+            where,
+            "zip member would grow beyond measure",
+            expected=f"at most {limit} times its {stored} stored bytes",
+            found=nbytes,
+        )
+
+
+def _check_layout(path: Path, extents: list[tuple[int, int, str]], directory: int) -> None:
+    """Refuse bytes before the first member and members that share bytes."""
+    first = extents[0][0] if extents else directory
+    if first:
+        raise FormatError(
+            str(path), "bytes before the first zip member", expected="none", found=first
+        )
+    for (_, end, name), (start, _, other) in pairwise(extents):
+        if start < end:
+            raise FormatError(str(path), f"zip members {name!r} and {other!r} overlap")
+
+
+# --- content --------------------------------------------------------------------------------------
+
+
+def _raw_chunks(path: Path, member: Member) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(-15) if member.method == DEFLATED else None
+    done = 0
+    for at in range(0, member.stored_nbytes, _CHUNK):
+        chunk = read_exact(path, member.offset + at, min(_CHUNK, member.stored_nbytes - at))
+        if inflater is None:
+            done += len(chunk)
+            yield chunk
+            continue
+        pending = chunk
+        while pending:
+            try:
+                # one byte more than is left shows a member that outgrows its declared size
+                piece = inflater.decompress(pending, min(_CHUNK, member.nbytes - done + 1))
+            except zlib.error as error:
+                raise FormatError(f"{path}:{member.name}", f"deflated data: {error}") from None
+            pending = inflater.unconsumed_tail
+            done += len(piece)
+            if done > member.nbytes or inflater.unused_data:
+                raise FormatError(
+                    f"{path}:{member.name}",
+                    "deflated member does not end where the archive says",
+                    expected=f"{member.nbytes} bytes",
+                    found="more",
+                )
+            if piece:
+                yield piece
+            elif inflater.eof:
+                break
+    if done != member.nbytes or (inflater is not None and not inflater.eof):
+        raise TruncatedError(
+            f"{path}:{member.name}",
+            "deflated member ends early",
+            expected=f"{member.nbytes} bytes",
+            found=done,
+        )
+
+
+_SPOOLS_KEPT = 2
+_spools: OrderedDict[tuple[object, ...], IO[bytes]] = OrderedDict()
+_spools_lock = threading.Lock()
+
+
+def _spool(path: Path, member: Member) -> IO[bytes]:
+    """Return the temporary file with a deflated member's content; made once, then remembered."""
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns, member)
+    with _spools_lock:
+        spool = _spools.get(key)
+        if spool is not None:
+            _spools.move_to_end(key)
+            return spool
+        try:
+            room = os.statvfs(tempfile.gettempdir())
+            if member.nbytes > room.f_bavail * room.f_frsize:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            spool = tempfile.TemporaryFile()  # noqa: SIM115 (kept open in the cache)
+            for chunk in member_chunks(path, member):
+                spool.write(chunk)
+            spool.flush()
+        except OSError as error:
+            raise OutputError(
+                f"no room to inflate {member.nbytes} bytes: {error.strerror}",
+                where=tempfile.gettempdir(),
+                hint="set TMPDIR to a larger disk",
+            ) from error
+        _spools[key] = spool
+        while len(_spools) > _SPOOLS_KEPT:
+            _spools.popitem(last=False)
+        return spool
+
+
+def forget_spools() -> None:
+    """Let go of the temporary copies of deflated members that this process keeps."""
+    with _spools_lock:
+        _spools.clear()
