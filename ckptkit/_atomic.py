@@ -1,0 +1,310 @@
+"""Writing beside and renaming: a reader finds the whole old file or the whole new one, never a mix.
+
+A new file is written under a temporary name in the same directory, flushed to the disk, renamed
+over its target, and the directory is flushed.  Temporary names look like
+`.NAME.ckptkit-tmp-1a2b3c4d`: one left behind by a killed process is never taken for data and may
+be deleted.
+
+Several files that belong together (`replacing_files`) are renamed one after the other, the last
+being the one that makes them a whole (a bundle's `.index`, a `model.safetensors.index.json`).  A
+kill between two renames is harmless as long as none of the earlier names was in use before;
+`free_count` finds such names by choosing a number of shards that is not taken.  Then the old set
+stays whole until the last rename and the new one is whole from it on; files of the old set go
+afterwards.  What a kill can leave is data files that no index speaks of.
+
+A directory (`replacing_directory`) is swapped in one step where the system can (renameat2 on
+Linux); elsewhere the old one is moved aside first, and a kill in that instant leaves the old and
+the new one complete under temporary names, with nothing at the target.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ckptkit.errors import OutputError
+
+_MARK = ".ckptkit-tmp-"
+_TEMPORARY = re.compile(r"\..*" + re.escape(_MARK) + r"[0-9a-f]{8}\Z", re.DOTALL)
+_MAX_NAME = 255  # bytes; the limit of every common file system
+
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `name` (no directory) is one of our temporary names, left by a killed process."""
+    return _TEMPORARY.match(name) is not None
+
+
+def same_file(a: Path, b: Path) -> bool:
+    """Whether both paths lead to one file: hard links and symbolic links are seen through."""
+    try:
+        return a.samefile(b)
+    except OSError:
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield the path of an empty file to fill; on success it takes the place of `path`.
+
+    On any error (Ctrl-C included) it is removed and `path` is as it was.  A new file gets the usual
+    mode, a replaced one keeps its own (and its owner, where permitted); a symbolic link stays a
+    link to the replaced file.  Raises OutputError where `path` exists and `overwrite` is off, is
+    no regular file, or where the
+    system refuses: OSErrors of the body too.
+    """
+    with replacing_files([path], overwrite=overwrite) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def replacing_files(
+    paths: Sequence[Path], *, overwrite: bool = False, obsolete: Iterable[Path] = ()
+) -> Iterator[tuple[Path, ...]]:
+    """Yield one empty file per path; on success they are renamed in order, the last one committing.
+
+    obsolete: files of the set that is replaced, removed after the last rename.
+    Raises OutputError as `replacing` does; nothing is renamed unless every file could be flushed.
+    """
+    targets = [_target(path, overwrite) for path in paths]
+    temporaries: list[Path] = []
+    try:
+        for target in targets:
+            with _refusing(target):
+                temporaries.append(_temporary_file(target))
+        with _refusing(targets[-1]):
+            yield tuple(temporaries)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            with _refusing(target):
+                _keep_mode(temporary, target)
+                _sync(temporary)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            with _refusing(target):
+                if target is targets[-1] and len(targets) > 1:
+                    _sync(target.parent)  # the commit must not reach the disk before the data
+                _rename(temporary, target, overwrite)
+        with _refusing(targets[-1]):
+            _sync(targets[-1].parent)
+        new = {os.path.realpath(target) for target in targets}
+        for path in obsolete:
+            if os.path.realpath(path) not in new:
+                with suppress(OSError):
+                    path.unlink()
+    finally:
+        for temporary in temporaries:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+@contextmanager
+def replacing_directory(path: Path, *, overwrite: bool = False, marker: str = "") -> Iterator[Path]:
+    """Yield an empty directory to fill; on success it takes the place of `path`.
+
+    An existing directory is replaced only with `overwrite`, and only if it is empty or holds a file
+    called `marker` (`saved_model.pb`): a slip must not remove a directory of something else.
+    Raises OutputError as `replacing` does.
+    """
+    target = Path(os.path.realpath(path))
+    _check_directory(path, target, overwrite, marker)
+    with _refusing(path):
+        temporary = _temporary_name(target)
+        temporary.mkdir()
+    try:
+        with _refusing(path):
+            yield temporary
+            _sync_tree(temporary)
+            _swap(temporary, target, overwrite)
+            _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def free_count(names: Callable[[int], Iterable[Path]], wanted: int) -> int:
+    """Return the least number >= `wanted` of shards of whose file names none is in use.
+
+    names: the file names of a set of so many shards (`x.data-00000-of-00002`, ...).
+    """
+    count = wanted
+    while any(os.path.lexists(name) for name in names(count)):
+        count += 1
+    return count
+
+
+def _target(path: Path, overwrite: bool) -> Path:
+    """Return the file to replace, links resolved; raises OutputError if that must not happen."""
+    with _refusing(path):
+        target = Path(os.path.realpath(path))
+        try:
+            mode = target.stat().st_mode
+        except FileNotFoundError:
+            _check_parent(target)
+            return target
+        if stat.S_ISDIR(mode):
+            raise OutputError("is a directory", where=str(path), hint="give a file name")
+        if not stat.S_ISREG(mode):
+            raise OutputError("is not a regular file, so it cannot be replaced", where=str(path))
+        if not overwrite:
+            raise _exists(path)
+    return target
+
+
+def _check_directory(path: Path, target: Path, overwrite: bool, marker: str) -> None:
+    with _refusing(path):
+        if not os.path.lexists(target):
+            _check_parent(target)
+            return
+        if not target.is_dir():
+            raise OutputError("exists and is not a directory", where=str(path))
+        if not overwrite:
+            raise _exists(path)
+        if any(target.iterdir()) and not (marker and (target / marker).is_file()):
+            what = f"holds no {marker}" if marker else "is not empty"
+            raise OutputError(
+                f"the directory {what}, so it is not replaced",
+                where=str(path),
+                hint="remove it yourself, or write elsewhere",
+            )
+
+
+def _check_parent(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"no such directory: {target.parent}", where=str(target), hint="make it first"
+        )
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError("already exists", where=str(path), hint="--overwrite replaces it")
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn operating-system errors into an OutputError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OutputError(f"cannot write: {reason}", where=str(path), hint=hint) from error
+
+
+def _temporary_name(target: Path) -> Path:
+    name = os.fsencode(target.name)[: _MAX_NAME - len(_MARK) - 9]
+    kept = name.decode("utf-8", "ignore")
+    return target.with_name(f".{kept}{_MARK}{secrets.token_hex(4)}")
+
+
+def _temporary_file(target: Path) -> Path:
+    path = _temporary_name(target)
+    # 0666: the system takes the umask off, which Python could not read without changing it.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    return path
+
+
+def _keep_mode(temporary: Path, target: Path) -> None:
+    """Give `temporary` the owner and mode of the file that it will replace, if there is one."""
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        return
+    new = temporary.stat()
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        with suppress(PermissionError):
+            os.chown(temporary, old.st_uid, old.st_gid)
+    if stat.S_IMODE(old.st_mode) != stat.S_IMODE(new.st_mode):
+        temporary.chmod(stat.S_IMODE(old.st_mode))
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or directory to the disk; a failure is final and never retried."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # some file systems cannot flush a directory
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(fd)
+
+
+def _sync_tree(root: Path) -> None:
+    for directory, _, files in os.walk(root, topdown=False):
+        for file in files:
+            _sync(Path(directory, file))
+        _sync(Path(directory))
+
+
+def _rename(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Rename; without `overwrite` a target that appeared meanwhile is an OutputError."""
+    if overwrite:
+        temporary.replace(target)
+        return
+    try:
+        if not _renameat2(temporary, target, _RENAME_NOREPLACE):
+            os.link(temporary, target)  # fails where the target exists; the caller unlinks
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:
+        if os.path.lexists(target):  # no hard links here: the best that is left
+            raise _exists(target) from None
+        temporary.replace(target)
+
+
+def _swap(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Put the directory `temporary` at `target`; what was there ends up at `temporary`."""
+    if not os.path.lexists(target):
+        temporary.rename(target)
+    elif not overwrite:
+        raise _exists(target)
+    else:
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        if _renameat2(temporary, target, _RENAME_EXCHANGE):
+            return
+        aside = _temporary_name(target)
+        target.rename(aside)
+        temporary.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@cache
+def _renameat2_function() -> Any:
+    """Return libc's renameat2, or None where there is none (it is Linux's own)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is not None:
+        function.argtypes = [
+            ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
+        ]  # fmt: skip
+    return function
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> bool:
+    """Rename with flags; False where the system or the file system cannot.  Raises OSError."""
+    function = _renameat2_function()
+    if function is None:
+        return False
+    import ctypes
+
+    if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(target))

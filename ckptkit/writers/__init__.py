@@ -1,0 +1,1 @@
+"""Writers of weight stores: streaming, deterministic, each through `ckptkit._atomic`."""

@@ -1,0 +1,134 @@
+"""What every writer is given: a list of tensors known beforehand, and blocks of values on demand.
+
+A writer lays its file out from the list alone, then asks for the values tensor by tensor, so memory
+does not grow with the model.  String tensors are asked for twice (their lengths come first in a
+file), so `blocks` must give the same values each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit.dtypes import DTYPES, numpy_dtype
+from ckptkit.errors import OutputError
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+
+class OutTensor(NamedTuple):
+    """One tensor to write.
+
+    key: its name in the file.  dtype, shape: as in `TensorSpec`.  The rest is kept by formats with
+    metadata.  name: the readable name, where it is not the key.  role: one of `names.ROLES`.
+    slot_of: readable name of the variable that a slot belongs to.
+    checkpoint_key: the tensor's key in the tensor bundle that it came from.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    name: str = ""
+    role: str = "weight"
+    slot_of: str | None = None
+    checkpoint_key: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+Blocks = Callable[[str], Iterator[tuple[int, "Array"]]]
+"""blocks(key) yields (start, values) in order over the whole tensor, as `Store.blocks` does."""
+
+
+def checked_tensors(tensors: Iterable[OutTensor], where: str) -> list[OutTensor]:
+    """Return the tensors sorted by key; raises OutputError for a key given twice or a bad shape."""
+    ordered = sorted(tensors, key=lambda tensor: tensor.key)
+    for tensor, following in pairwise(ordered):
+        if tensor.key == following.key:
+            raise OutputError(
+                f"two tensors would be written as {tensor.key!r}",
+                where=where,
+                hint="map one of them to another name",
+            )
+    for tensor in ordered:
+        if any(size < 0 for size in tensor.shape):
+            raise OutputError(f"{tensor.key!r} has the shape {tensor.shape}", where=where)
+        row = DTYPES.get(tensor.dtype)
+        if row is None or row.kind == "opaque":
+            raise OutputError(
+                f"{tensor.key!r} is of dtype {tensor.dtype}, which has no form outside TensorFlow",
+                where=where,
+                hint="leave it out",
+            )
+    return ordered
+
+
+def checked_blocks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[Array]:
+    """Yield the blocks of `tensor`, making sure that they cover it once, in order, in its dtype.
+
+    Raises OutputError otherwise.
+    """
+    import numpy as np
+
+    dtype = np.dtype(object) if tensor.dtype == "string" else numpy_dtype(tensor.dtype)
+    done = 0
+    for start, values in blocks(tensor.key):
+        if start != done or values.ndim != 1:
+            raise OutputError(
+                f"block of {tensor.key!r} starts at element {start}, not {done}", where=where
+            )
+        if values.dtype != dtype:
+            raise OutputError(
+                f"block of {tensor.key!r} is of dtype {values.dtype}, not {dtype}", where=where
+            )
+        done += len(values)
+        yield values
+    if done != tensor.size:
+        raise OutputError(
+            f"blocks of {tensor.key!r} hold {done} of {tensor.size} elements", where=where
+        )
+
+
+def raw_bytes(values: Array) -> Array:
+    """Return the little-endian bytes of `values` (1-D, fixed size) as a uint8 array."""
+    import sys
+
+    import numpy as np
+
+    if sys.byteorder == "big":
+        values = values.byteswap()
+    return np.ascontiguousarray(values).view(np.uint8)
+
+
+def element_bytes(value: object, tensor: OutTensor, where: str) -> bytes:
+    """Return one element of a string tensor; raises OutputError if it is no bytes."""
+    if not isinstance(value, bytes):
+        raise OutputError(
+            f"{tensor.key!r} holds a {type(value).__name__} among its strings", where=where
+        )
+    return value
+
+
+def plan_shards(sizes: Sequence[int], shard_size: int | None, count: int = 1) -> list[int]:
+    """Return the shard of each item, filled in order up to `shard_size` bytes (None: no limit).
+
+    An item larger than that has a shard for itself.  `count` is the least number of shards: items
+    are spread over as many.
+    """
+    total = sum(sizes)
+    if count > 1:
+        shard_size = min(shard_size or total, -(-total // count))
+    shards: list[int] = []
+    shard = filled = 0
+    for size in sizes:
+        if filled and shard_size is not None and filled + size > shard_size:
+            shard, filled = shard + 1, 0
+        filled += size
+        shards.append(shard)
+    return shards

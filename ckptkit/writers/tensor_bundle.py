@@ -1,0 +1,232 @@
+"""Writing a tensor bundle: `PREFIX.data-00000-of-00001` (more with `shard_size`) and
+`PREFIX.index`.
+
+The layout is that of `ckptkit.stores.tensor_bundle`.  Values lie in the order of falling element
+size, then key, so that every tensor is aligned to its dtype with no padding; strings come last.
+Each entry carries the masked crc32c of its bytes.  Partitioned variables are written whole.
+
+The index is renamed into place last: data files without it are no checkpoint.  Where a checkpoint
+of the same prefix is replaced, the new one gets a number of shards whose file names are free (its
+last shards may then be empty), so that the old checkpoint stays whole until the new index takes
+its place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from ckptkit import _crc32c
+from ckptkit._atomic import free_count, replacing_files
+from ckptkit.dtypes import DTYPES
+from ckptkit.errors import OutputError
+from ckptkit.stores._schema import message_class
+from ckptkit.writers.base import (
+    Blocks,
+    OutTensor,
+    checked_blocks,
+    checked_tensors,
+    element_bytes,
+    plan_shards,
+    raw_bytes,
+)
+from ckptkit.writers.leveldb_table import BLOCK_BYTES, TableWriter, varint
+
+OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written
+_DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
+
+
+class _Entry(NamedTuple):
+    shard: int
+    offset: int
+    size: int
+    crc32c: int
+
+
+def write_tensor_bundle(
+    prefix: str | Path,
+    tensors: Iterable[OutTensor],
+    blocks: Blocks,
+    *,
+    object_graph: bytes | None = None,
+    shard_size: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Write the tensors as a checkpoint at `prefix`; return its files, the index last.
+
+    object_graph: a serialised TrackableObjectGraph, stored under the key that TensorFlow looks for.
+    shard_size: bytes after which a new data file is begun.  block_bytes: of the index's blocks.
+    Raises OutputError; nothing is at `prefix` then that was not there before.
+    """
+    prefix = os.fspath(prefix)
+    ordered = _with_graph(checked_tensors(tensors, prefix), object_graph, prefix)
+    blocks = _blocks_with_graph(blocks, object_graph)
+    if overwrite:
+        old = _data_files(prefix)
+    else:
+        old = []
+        _refuse_existing(prefix)
+    shards = plan_shards([_nbytes(tensor) for tensor in ordered], shard_size)
+    count = free_count(lambda count: _names(prefix, count), max(shards, default=0) + 1)
+    paths = [*_names(prefix, count), Path(f"{prefix}.index")]
+    with replacing_files(paths, overwrite=overwrite, obsolete=old) as temporaries:
+        entries = _write_data(temporaries[:-1], ordered, shards, blocks, prefix)
+        with temporaries[-1].open("wb") as file:
+            table = TableWriter(file, block_bytes=block_bytes)
+            for key, value in index_items(ordered, entries, count):
+                table.add(key, value)
+            table.finish()
+    return tuple(paths)
+
+
+def index_items(
+    tensors: Iterable[OutTensor], entries: dict[str, _Entry], num_shards: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the (key, value) pairs of the index, in order; the header is under the key ""."""
+    header = message_class("BundleHeaderProto")(num_shards=num_shards)
+    header.version.producer = 1
+    yield b"", header.SerializeToString(deterministic=True)
+    for key, tensor in sorted((encoded_key(tensor.key), tensor) for tensor in tensors):
+        place = entries[tensor.key]
+        entry = message_class("BundleEntryProto")(
+            dtype=DTYPES[tensor.dtype].enum,
+            shard_id=place.shard,
+            offset=place.offset,
+            size=place.size,
+            crc32c=_crc32c.mask(place.crc32c),
+        )
+        entry.shape.SetInParent()  # present for a scalar too, as TensorFlow writes it
+        for size in tensor.shape:
+            entry.shape.dim.add(size=size)
+        yield key, entry.SerializeToString(deterministic=True)
+
+
+def encoded_key(key: str) -> bytes:
+    """Return the bytes of a key in the index."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _nbytes(tensor: OutTensor) -> int:
+    return tensor.size * DTYPES[tensor.dtype].itemsize
+
+
+def _names(prefix: str, count: int) -> list[Path]:
+    return [Path(f"{prefix}.data-{shard:05d}-of-{count:05d}") for shard in range(count)]
+
+
+def _data_files(prefix: str) -> list[Path]:
+    """Return the data files that lie at `prefix`, of whatever number of shards."""
+    directory, name = os.path.split(prefix)
+    try:
+        found = sorted(Path(directory or ".").iterdir())
+    except OSError:
+        return []  # `replacing_files` says what is wrong with the directory
+    return [
+        path
+        for path in found
+        if path.name.startswith(name) and _DATA_FILE.fullmatch(path.name[len(name) :])
+    ]
+
+
+def _refuse_existing(prefix: str) -> None:
+    index = Path(f"{prefix}.index")
+    for path in [index] * os.path.lexists(index) + _data_files(prefix):
+        raise OutputError("already exists", where=str(path), hint="--overwrite replaces it")
+
+
+def _with_graph(
+    tensors: list[OutTensor], object_graph: bytes | None, where: str
+) -> list[OutTensor]:
+    """Return the tensors in the order of their bytes in the files."""
+    for tensor in tensors:
+        if DTYPES[tensor.dtype].enum == 0:
+            raise OutputError(
+                f"{tensor.key!r}: TensorFlow has no dtype {tensor.dtype}",
+                where=where,
+                hint="safetensors or npz can hold it",
+            )
+        if not tensor.key or (object_graph is not None and tensor.key == OBJECT_GRAPH_KEY):
+            raise OutputError(f"the key {tensor.key!r} is taken", where=where)
+    if object_graph is not None:
+        tensors = [*tensors, OutTensor(OBJECT_GRAPH_KEY, "string", ())]
+    return sorted(tensors, key=lambda tensor: (-DTYPES[tensor.dtype].itemsize, tensor.key))
+
+
+def _blocks_with_graph(blocks: Blocks, object_graph: bytes | None) -> Blocks:
+    if object_graph is None:
+        return blocks
+    import numpy as np
+
+    def with_graph(key: str) -> Iterator[tuple[int, np.ndarray[tuple[int], np.dtype[np.object_]]]]:
+        if key == OBJECT_GRAPH_KEY:
+            yield 0, np.array([object_graph], dtype=object)
+        else:
+            yield from blocks(key)
+
+    return with_graph
+
+
+def _write_data(
+    paths: Iterable[Path], tensors: list[OutTensor], shards: list[int], blocks: Blocks, where: str
+) -> dict[str, _Entry]:
+    """Fill the data files; return where each tensor came to lie."""
+    entries: dict[str, _Entry] = {}
+    placed = zip(shards, tensors, strict=True)  # by rising shard
+    following = next(placed, None)
+    for shard, path in enumerate(paths):
+        with path.open("wb", buffering=_BUFFER_BYTES) as file:
+            offset = 0
+            while following is not None and following[0] == shard:
+                tensor = following[1]
+                write = write_strings if tensor.dtype == "string" else write_numbers
+                size, crc = write(file, tensor, blocks, where)
+                entries[tensor.key] = _Entry(shard, offset, size, crc)
+                offset += size
+                following = next(placed, None)
+    return entries
+
+
+def write_numbers(file: BinaryIO, tensor: OutTensor, blocks: Blocks, where: str) -> tuple[int, int]:
+    """Write the little-endian values; return (bytes written, their crc32c)."""
+    size = crc = 0
+    for values in checked_blocks(tensor, blocks, where):
+        data = raw_bytes(values)
+        crc = _crc32c.extend(crc, data)
+        file.write(data.data)
+        size += len(data)
+    return size, crc
+
+
+def write_strings(file: BinaryIO, tensor: OutTensor, blocks: Blocks, where: str) -> tuple[int, int]:
+    """Write varint lengths, their masked crc32c, and the bytes; return (bytes written, crc32c).
+
+    The crc32c of the entry covers the lengths as fixed-width integers (uint32, or uint64 from 4 GiB
+    on), then the stored checksum, then the bytes.  Source: tensor_bundle.cc, WriteStringTensor.
+    """
+    size = crc = total = written = 0
+    for values in checked_blocks(tensor, blocks, where):
+        encoded, fixed = bytearray(), bytearray()
+        for value in values:
+            length = len(element_bytes(value, tensor, where))
+            encoded += varint(length)
+            fixed += length.to_bytes(4 if length < 1 << 32 else 8, "little")
+            total += length
+        crc = _crc32c.extend(crc, bytes(fixed))
+        file.write(encoded)
+        size += len(encoded)
+    checksum = _crc32c.mask(crc).to_bytes(4, "little")
+    crc = _crc32c.extend(crc, checksum)
+    file.write(checksum)
+    for values in checked_blocks(tensor, blocks, where):
+        joined = b"".join(element_bytes(value, tensor, where) for value in values)
+        crc = _crc32c.extend(crc, joined)
+        file.write(joined)
+        written += len(joined)
+    if written != total:
+        raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
+    return size + len(checksum) + written, crc
