@@ -1,0 +1,1 @@
+"""See inside TensorFlow and Keras checkpoints, without TensorFlow."""

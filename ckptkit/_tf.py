@@ -1,0 +1,23 @@
+"""The one place from which TensorFlow is imported."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+from ckptkit.errors import MissingDependencyError
+
+
+def tensorflow() -> Any:
+    """Return the tensorflow module, with its start-up chatter off unless the user asked for it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return import_module("tensorflow")
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise MissingDependencyError(
+            "this needs TensorFlow, which is not installed",
+            hint="pip install 'ckptkit-tf[tensorflow]'",
+        ) from error

@@ -1,0 +1,89 @@
+"""Every refusal of ckptkit, as one tree.
+
+    CkptkitError
+    ├── UsageError                what was asked for makes no sense (or matched nothing)
+    ├── PathNotFoundError         nothing at that path
+    ├── UnsupportedError          recognised, but not readable here; the hint says what to do
+    ├── UnknownTensorError        no tensor of that name
+    ├── MissingDependencyError    an optional package is needed
+    ├── OutputError               a file could not be written
+    └── FormatError               the bytes break the format
+        ├── TruncatedError        fewer bytes than the format promises
+        └── ChecksumError         the bytes are not those that were written
+
+A refusal says what, where, what was expected, what was found, and the next step.  All of them
+survive pickling, so that a worker process can raise them.
+"""
+
+from __future__ import annotations
+
+
+class CkptkitError(Exception):
+    """Base of all errors raised on purpose.  `str(error)` is one line, ready for a terminal."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{line} ({self.hint})" if self.hint else line
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.__dict__.copy())
+
+
+def _rebuild(cls: type[CkptkitError], fields: dict[str, object]) -> CkptkitError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, fields["message"])
+    error.__dict__.update(fields)
+    return error
+
+
+class UsageError(CkptkitError):
+    """The request cannot be carried out as put."""
+
+
+class PathNotFoundError(CkptkitError):
+    """Nothing lies at the path."""
+
+
+class UnsupportedError(CkptkitError):
+    """The file is recognised, but this tool (or this installation) does not read it."""
+
+
+class UnknownTensorError(CkptkitError):
+    """No tensor answers to that name."""
+
+
+class MissingDependencyError(CkptkitError):
+    """An optional package is needed; the hint holds the pip command."""
+
+
+class OutputError(CkptkitError):
+    """An output file cannot be written."""
+
+
+class FormatError(CkptkitError):
+    """The bytes at `where` are not what the format demands."""
+
+    def __init__(
+        self, where: str, message: str, *, expected: object = "", found: object = "", hint: str = ""
+    ) -> None:
+        if expected != "" or found != "":
+            message = f"{message}: expected {expected}, found {found}"
+        super().__init__(message, where=where, hint=hint)
+        self.expected = str(expected)
+        self.found = str(found)
+
+
+class TruncatedError(FormatError):
+    """The file ends before the bytes that it promises."""
+
+
+class ChecksumError(FormatError):
+    """Stored and computed checksum differ."""

@@ -1,0 +1,99 @@
+"""Partitioned tensors: the index key of a slice, and the whole assembled from its parts.
+
+A slice's entry lies under an *ordered code* key: the number 0, the tensor's name, its rank, and per
+axis start and length (-1: the whole axis).  Source: tensorflow/core/util/saved_tensor_slice_util.cc
+and core/lib/strings/ordered_code.cc.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ckptkit.errors import FormatError
+from ckptkit.stores.base import Slice
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+
+def slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
+    """Return the key of the slice of tensor `name` given (start, length) per axis."""
+    parts = [_number(0), _string(name), _number(len(extents))]
+    for start, length in extents:
+        parts += [_signed(start), _signed(length)]
+    return b"".join(parts)
+
+
+def _number(value: int) -> bytes:
+    size = (value.bit_length() + 7) // 8
+    return bytes([size]) + value.to_bytes(size, "big")
+
+
+def _string(value: bytes) -> bytes:
+    escapes = {0x00: b"\x00\xff", 0xFF: b"\xff\x00"}
+    return b"".join(escapes.get(byte, bytes([byte])) for byte in value) + b"\x00\x01"
+
+
+def _signed(value: int) -> bytes:
+    """Sign bit, then as many bits of the same value as bytes follow, then the two's complement."""
+    magnitude = ~value if value < 0 else value
+    size = magnitude.bit_length() // 7 + 1
+    header = ((1 << size) - 1) << (size * 8 - size)  # `size` leading ones
+    number = (magnitude | header) if size < 10 else (magnitude | 0xFFC0 << 64)
+    if value < 0:
+        number ^= (1 << (size * 8)) - 1
+    return number.to_bytes(size, "big")
+
+
+def check_cover(where: str, shape: tuple[int, ...], slices: Sequence[Slice]) -> None:
+    """Raise FormatError unless `slices` lie inside `shape`, do not overlap, and cover all of it."""
+    for part in slices:
+        if any(
+            start < 0 or length < 0 or start + length > size
+            for start, length, size in zip(part.start, part.shape, shape, strict=True)
+        ):
+            raise FormatError(
+                where, f"slice at {part.start} of shape {part.shape} leaves the tensor's {shape}"
+            )
+    full = [part for part in slices if math.prod(part.shape)]
+    for index, one in enumerate(sorted(full)):
+        for other in sorted(full)[index + 1 :]:
+            if other.start[0] >= one.start[0] + one.shape[0]:
+                break  # sorted by the first axis: nothing later can reach `one`
+            if _overlap(one, other):
+                raise FormatError(where, f"slices at {one.start} and {other.start} overlap")
+    covered = sum(math.prod(part.shape) for part in full)
+    if covered != math.prod(shape):
+        raise FormatError(
+            where,
+            "slices do not cover the tensor",
+            expected=f"{math.prod(shape)} elements",
+            found=covered,
+        )
+
+
+def _overlap(one: Slice, other: Slice) -> bool:
+    return all(
+        a < b + m and b < a + n
+        for a, n, b, m in zip(one.start, one.shape, other.start, other.shape, strict=True)
+    )
+
+
+def row_blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[tuple[int, int]]:
+    """Yield [first, last) rows of axis 0, at most `max_elements` at a time (one row at least)."""
+    per_row = math.prod(shape[1:])
+    step = max(1, max_elements // max(1, per_row))
+    for first in range(0, shape[0], step):
+        yield first, min(first + step, shape[0])
+
+
+def place(block: Array, first_row: int, part: Slice, rows: Array, part_row: int) -> None:
+    """Copy `rows` of `part`, from its row `part_row`, into the `block` that begins at `first_row`."""
+    row = part.start[0] + part_row - first_row
+    window = tuple(
+        slice(start, start + size)
+        for start, size in zip(part.start[1:], part.shape[1:], strict=True)
+    )
+    block[(slice(row, row + len(rows)), *window)] = rows

@@ -1,0 +1,196 @@
+"""What every format gives to the rest of the package: specs, a structure, and blocks of values.
+
+A store is a small frozen value.  Making one reads headers; bytes of tensors are read only by
+`blocks` and `read`, which open files through a small cache of handles (`ckptkit._files`), so a
+store can be pickled to a worker.  Keys are those of the file, exact; readable names are `ckptkit.names`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    ReadBuffer = np.ndarray[Any, Any] | bytes | memoryview
+
+BLOCK_ELEMENTS = 1 << 20  # default span of `blocks`: 4 MiB of float32
+
+
+class Slice(NamedTuple):
+    """One stored rectangle of a partitioned tensor; `start` and `shape` have one item per axis."""
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    nbytes: int
+    crc32c: int | None
+
+
+class TensorSpec(NamedTuple):
+    """What the file says of one tensor, and where its bytes lie; nothing open, nothing lazy.
+
+    key: the file's own name of the tensor.  dtype: see `ckptkit.dtypes`.  shape: elements per axis.
+    nbytes: bytes stored.  shard: index into `Store.shards`.  offset: bytes from the shard's start,
+    None where the values are not one run of bytes (compressed, chunked or sliced).
+    crc32c: of the stored bytes, unmasked; None where the format keeps none.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    shard: int | None = None
+    offset: int | None = None
+    crc32c: int | None = None
+    slices: tuple[Slice, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of elements: 1 for a scalar, 0 when any axis is empty."""
+        return math.prod(self.shape)
+
+
+class Signature(NamedTuple):
+    """One SignatureDef: its key and, per input and output, (name, dtype, shape; None = unknown)."""
+
+    key: str
+    inputs: tuple[tuple[str, str, tuple[int | None, ...] | None], ...]
+    outputs: tuple[tuple[str, str, tuple[int | None, ...] | None], ...]
+    method_name: str = ""
+
+
+class Layer(NamedTuple):
+    """One layer of a Keras model, as its config or metadata tells it."""
+
+    name: str
+    class_name: str
+    output_shape: tuple[int | None, ...] | None
+    params: int | None
+    flag: str = ""  # "custom" | "unsafe: …" | ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a file holds beside its tensors: a graph or an architecture."""
+
+    tags: tuple[tuple[str, ...], ...] = ()
+    signatures: tuple[Signature, ...] = ()
+    ops: tuple[str, ...] = ()
+    assets: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Node(NamedTuple):
+    """One object of a TrackableObjectGraph.
+
+    children: (edge name, node id).  attributes: (attribute name, full name, checkpoint key).
+    slots: (node id of the original variable, slot name, node id of the slot variable).
+    """
+
+    children: tuple[tuple[str, int], ...]
+    attributes: tuple[tuple[str, str, str], ...]
+    slots: tuple[tuple[int, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectGraph:
+    """The object graph that a TF2 checkpoint carries; node 0 is the root."""
+
+    nodes: tuple[Node, ...]
+
+
+class KerasVariable(NamedTuple):
+    """What a Keras file (or its config) says of one tensor.
+
+    layers: real names of the layer and those that hold it, outermost first.  class_name and config:
+    of the innermost, where known.  index: position in its `vars` group (Keras 3), or None.
+    name: the variable's own name, where the file keeps it (legacy .h5).
+    optimizer: for optimizer state the optimizer's class name; slot and of as far as known.
+    """
+
+    layers: tuple[str, ...]
+    name: str | None
+    aliases: tuple[str, ...] = ()
+    role: str = "weight"
+    optimizer: str | None = None
+    slot: str | None = None
+    slot_of: str | None = None  # key of the variable that the slot belongs to
+
+
+@dataclass(frozen=True, slots=True)
+class KerasStructure:
+    """Names and roles by key, read from a Keras file's groups, attributes and config."""
+
+    variables: Mapping[str, KerasVariable]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNames:
+    """Names that ckptkit itself wrote into a neutral file's metadata: key -> (name, role, slot_of).
+
+    `slot_of` is the readable name of the variable that a slot belongs to.
+    """
+
+    names: Mapping[str, tuple[str, str, str | None]]
+
+
+Structure = ObjectGraph | KerasStructure | StoredNames | None
+
+
+class Store(Protocol):
+    """A set of tensors in a file or files of one format.
+
+    format: "tensor-bundle", "saved-model", "keras", "weights.h5", "h5", "safetensors" or "npz".
+    style: "object-based" or "name-based" for bundles, else "".
+    path: what to show for it.  shards: its data files, in order; a missing one is in
+    `missing_shards`.  producer: what wrote it, as far as the file says.
+    """
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def style(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def shards(self) -> tuple[Path, ...]: ...
+    @property
+    def missing_shards(self) -> tuple[Path, ...]: ...
+    @property
+    def producer(self) -> str | None: ...
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]: ...
+    @property
+    def structure(self) -> Structure: ...
+    @property
+    def model(self) -> ModelInfo | None: ...
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Things a user should know of how the file was found or read, one sentence each."""
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) over the whole tensor, in order: 1-D, row-major, native byte order.
+
+        A yielded array may share a buffer that the next step overwrites.  The stored checksum,
+        where there is one, is compared after the last block.  An empty tensor yields nothing.
+        Strings come as object arrays of bytes; opaque tensors as the stored bytes (uint8).
+        Raises TruncatedError, ChecksumError, FormatError, UnsupportedError.
+        """
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop) as a new 1-D row-major array; no checksum is compared.
+
+        Raises TruncatedError, FormatError, UnsupportedError (opaque dtypes).
+        """
+
+    def mappable(self, key: str) -> bool:
+        """Whether bytes [offset, offset + nbytes) of the shard are the values in native order."""

@@ -1,0 +1,232 @@
+"""The LevelDB table (SSTable) that holds the index of a tensor bundle.
+
+    [data block]* [metaindex block] [index block] [footer]
+
+Every block is followed by a 5-byte trailer: compression type (0 none, 1 snappy) and the masked
+crc32c of block and type, little-endian.  A block is a run of entries and an array of restart offsets:
+
+    entry   := varint shared | varint non_shared | varint value_length | key suffix | value
+    trailer := restart offset (uint32 LE)* | number of restarts (uint32 LE)
+
+An index entry's value is the handle (varint offset, varint size) of one data block.  The footer is
+48 bytes: metaindex handle, index handle, zero padding up to byte 40, and the magic number
+0xdb4775248b80fb57, little-endian.  Source: leveldb/doc/table_format.md, tsl/lib/io/format.cc.
+
+TensorFlow's reader skips a data block whose checksum fails and never looks at the metaindex block.
+This one checks every byte: blocks must tile the file from its start to the footer, every checksum
+must hold, and keys must rise strictly.  So a damaged index is an error, never a shorter list.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from ckptkit import _crc32c
+from ckptkit._files import file_size, read_exact
+from ckptkit.errors import ChecksumError, FormatError, MissingDependencyError, TruncatedError
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER_BYTES = 48
+TRAILER_BYTES = 5
+MAX_TABLE_BYTES = 1 << 31  # an index of 20 million variables; far above any real one
+MAX_BLOCK_BYTES = 1 << 28  # of one decompressed block; writers cut blocks at 256 KiB
+MAX_SNAPPY_RATIO = 64  # snappy itself cannot exceed about 21
+
+Item = tuple[bytes, bytes]
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file ends in a table's magic number; raises PathNotFoundError."""
+    size = file_size(path)
+    return size >= FOOTER_BYTES and _magic_of(read_exact(path, size - 8, 8)) == MAGIC
+
+
+def read_table(path: Path) -> list[Item]:
+    """Return all (key, value) pairs, in key order.
+
+    Raises TruncatedError, ChecksumError, FormatError, MissingDependencyError (snappy).
+    """
+    size = file_size(path)
+    if size > MAX_TABLE_BYTES:
+        raise FormatError(str(path), f"{size} bytes are more than an index may have")
+    return parse_table(read_exact(path, 0, size), str(path))
+
+
+def parse_table(data: bytes, where: str) -> list[Item]:
+    """Return all (key, value) pairs of a table held in memory; raises as `read_table` does."""
+    metaindex, index = _footer(data, where)
+    if index[0] + index[1] + TRAILER_BYTES != len(data) - FOOTER_BYTES:
+        raise FormatError(where, "the index block does not end at the footer")
+    if metaindex[0] + metaindex[1] + TRAILER_BYTES != index[0]:
+        raise FormatError(where, "the metaindex block does not end at the index block")
+    # No writer of tensor bundles puts anything there, but damage to it is damage all the same.
+    for _ in _entries(_block(data, metaindex, where), f"{where}: metaindex block"):
+        pass
+    items: list[Item] = []
+    position = 0
+    for _separator, value in _entries(_block(data, index, where), f"{where}: index block"):
+        handle, used = _handle(value, 0, f"{where}: index block")
+        if used != len(value) or handle[0] != position:
+            raise FormatError(
+                where, "data blocks leave a gap or overlap", expected=position, found=handle[0]
+            )
+        items.extend(_entries(_block(data, handle, where), f"{where}: block at byte {position}"))
+        position = handle[0] + handle[1] + TRAILER_BYTES
+    if position != metaindex[0]:
+        raise FormatError(
+            where, "bytes that no block covers", expected=metaindex[0], found=position
+        )
+    _check_order(items, where)
+    return items
+
+
+def _check_order(items: list[Item], where: str) -> None:
+    previous: bytes | None = None
+    for key, _value in items:
+        if previous is not None and key <= previous:
+            raise FormatError(where, f"keys out of order: {key!r} after {previous!r}")
+        previous = key
+
+
+def _magic_of(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _footer(data: bytes, where: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    if len(data) < FOOTER_BYTES:
+        raise TruncatedError(
+            where,
+            "too short for a checkpoint index",
+            expected=f"at least {FOOTER_BYTES} bytes",
+            found=len(data),
+            hint="the file was cut short or was never finished; copy it again",
+        )
+    footer = data[-FOOTER_BYTES:]
+    if _magic_of(footer[40:]) != MAGIC:
+        raise FormatError(
+            where,
+            "not a checkpoint index, or cut short (its last 8 bytes are not the table magic)",
+            expected=f"{MAGIC:#x}",
+            found=f"{_magic_of(footer[40:]):#x}",
+        )
+    metaindex, position = _handle(footer, 0, f"{where}: footer")
+    index, position = _handle(footer, position, f"{where}: footer")
+    if any(footer[position:40]):
+        raise FormatError(where, "footer padding is not zero")
+    return metaindex, index
+
+
+def _handle(data: bytes, position: int, where: str) -> tuple[tuple[int, int], int]:
+    offset, position = read_varint(data, position, where)
+    size, position = read_varint(data, position, where)
+    return (offset, size), position
+
+
+def read_varint(data: bytes, position: int, where: str) -> tuple[int, int]:
+    """Return (value, next position) of the base-128 varint at `position`, at most 64 bits.
+
+    Raises FormatError for one that is cut off, too long, or longer than it need be.
+    """
+    value = shift = 0
+    for index in range(position, min(position + 10, len(data))):
+        byte = data[index]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if (byte == 0 and shift) or value >> 64:
+                break
+            return value, index + 1
+        shift += 7
+    raise FormatError(where, f"malformed varint at byte {position}")
+
+
+def _block(data: bytes, handle: tuple[int, int], where: str) -> bytes:
+    offset, size = handle
+    end = offset + size
+    if end + TRAILER_BYTES > len(data) - FOOTER_BYTES:
+        raise TruncatedError(
+            f"{where} @ {offset}",
+            f"a block of {size} bytes reaches past the end",
+            hint="the file was cut short; copy it again",
+        )
+    checked = data[offset : end + 1]
+    stored = _crc32c.unmask(int.from_bytes(data[end + 1 : end + TRAILER_BYTES], "little"))
+    computed = _crc32c.value(checked)
+    if stored != computed:
+        raise ChecksumError(
+            f"{where} @ {offset}",
+            f"checksum of the {size}-byte block",
+            expected=f"{stored:#010x}",
+            found=f"{computed:#010x}",
+            hint="the index is damaged; copy it again or go back to an earlier checkpoint",
+        )
+    compression = checked[-1]
+    if compression == 0:
+        return checked[:-1]
+    if compression == 1:
+        return _unsnappy(checked[:-1], f"{where} @ {offset}")
+    raise FormatError(f"{where} @ {offset}", f"unknown block compression {compression}")
+
+
+def _unsnappy(data: bytes, where: str) -> bytes:
+    """Return the decompressed block; its declared length is bounded before anything is made."""
+    declared, _ = read_varint(data, 0, where)
+    limit = min(MAX_BLOCK_BYTES, MAX_SNAPPY_RATIO * len(data))
+    if declared > limit:
+        raise FormatError(
+            where, "snappy block declares too much", expected=f"at most {limit}", found=declared
+        )
+    try:
+        from cramjam import DecompressionError, snappy
+    except ImportError as error:
+        raise MissingDependencyError(
+            "this index is compressed with snappy",
+            where=where,
+            hint="pip install 'ckptkit-tf[snappy]'",
+        ) from error
+    try:
+        block = bytes(snappy.decompress_raw(data))
+    except DecompressionError as error:
+        raise FormatError(where, f"damaged snappy block: {error}") from error
+    if len(block) != declared:
+        raise FormatError(where, "snappy block length", expected=declared, found=len(block))
+    return block
+
+
+def _entries(block: bytes, where: str) -> Iterator[Item]:
+    """Yield the (key, value) pairs of one block."""
+    end = _entries_end(block, where)
+    position = 0
+    key = b""
+    while position < end:
+        # Almost every entry has three one-byte varints; indexing past `end` meets restart bytes.
+        shared, non_shared, length = block[position : position + 3]
+        if shared < 0x80 and non_shared < 0x80 and length < 0x80:
+            position += 3
+        else:
+            shared, position = read_varint(block, position, where)
+            non_shared, position = read_varint(block, position, where)
+            length, position = read_varint(block, position, where)
+        value_start = position + non_shared
+        value_end = value_start + length
+        if shared > len(key) or value_end > end:
+            raise FormatError(where, f"entry at byte {position} reaches out of its block")
+        key = key[:shared] + block[position:value_start]
+        yield key, block[value_start:value_end]
+        position = value_end
+
+
+def _entries_end(block: bytes, where: str) -> int:
+    """Return where the entries end and the restart array begins, having checked the array."""
+    if len(block) < 4:
+        raise FormatError(where, "block too short for its restart count")
+    count = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * count
+    if count == 0 or end < 0:
+        raise FormatError(where, f"impossible number of restarts: {count}")
+    restarts = struct.unpack_from(f"<{count}I", block, end)
+    if restarts[0] != 0 or any(a >= b for a, b in pairwise((*restarts, end + 1))):
+        raise FormatError(where, "restart offsets do not rise or leave the block")
+    return end

@@ -1,0 +1,325 @@
+"""The tensor bundle: what `tf.train.Checkpoint` and `tf.compat.v1.train.Saver` (V2) write.
+
+    PREFIX.index                  a LevelDB table: "" -> BundleHeaderProto, key -> BundleEntryProto
+    PREFIX.data-00000-of-00002    shards: the tensors' bytes at the entries' offsets
+
+An entry gives dtype, shape, shard, offset, size and the masked crc32c of the stored bytes.  A
+partitioned tensor's entry has `slices` instead, and one more entry per slice (`_slices`).  A string
+tensor is: the varint lengths, 4 bytes masked crc32c of the lengths (each as uint32, or uint64 when
+>= 2^32), then the bytes; the entry's crc32c covers lengths in fixed width, those 4 bytes, and the
+bytes.  A variant tensor is, per element: varint length, bytes, masked crc32c so far (4 bytes).
+An object-based checkpoint keeps its object graph in the string `_CHECKPOINTABLE_OBJECT_GRAPH`.
+Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc, core/protobuf/tensor_bundle.proto.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.dtypes import BY_ENUM, dtype_of_enum, itemsize, kind, numpy_dtype
+from ckptkit.errors import FormatError, UnsupportedError
+from ckptkit.stores import _bundle_data, _slices
+from ckptkit.stores._schema import parse
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Slice, Structure, TensorSpec
+from ckptkit.stores.leveldb_table import read_table
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+INDEX_SUFFIX = ".index"
+BUNDLE_VERSION = 1  # the newest bundle layout; tensor_bundle.cc: kTensorBundleVersion
+MAX_SHARDS = 100_000
+MAX_RANK = 254  # TensorShape::MaxDimensions()
+MAX_ELEMENTS = (1 << 63) - 1
+MAX_SLICES = 2_000  # per tensor; keeps the overlap check short
+
+
+def index_path(prefix: Path) -> Path:
+    """Return PREFIX.index; a prefix that ends in "/" is a directory holding a file `.index`."""
+    return prefix / INDEX_SUFFIX if prefix.is_dir() else _beside(prefix, INDEX_SUFFIX)
+
+
+def shard_path(prefix: Path, shard: int, num_shards: int) -> Path:
+    """Return the path of one data file."""
+    name = f".data-{shard:05d}-of-{num_shards:05d}"
+    return prefix / name if prefix.is_dir() else _beside(prefix, name)
+
+
+def _beside(prefix: Path, suffix: str) -> Path:
+    return prefix.parent / (prefix.name + suffix)
+
+
+@dataclass(frozen=True)
+class TensorBundle:
+    """One checkpoint; made by `open_bundle`."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    shards: tuple[Path, ...]
+    big_endian: bool = False
+    notes: tuple[str, ...] = ()
+    format: str = "tensor-bundle"
+    producer: str | None = None
+    model: ModelInfo | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_bundle, (self.path,)
+
+    @property
+    def style(self) -> str:
+        return "object-based" if OBJECT_GRAPH_KEY in self.specs else "name-based"
+
+    @property
+    def missing_shards(self) -> tuple[Path, ...]:
+        return tuple(path for path in self.shards if not path.is_file())
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The object graph; None for a name-based checkpoint, or where its shard is missing.
+
+        Raises ChecksumError, FormatError when the graph's bytes are damaged.
+        """
+        from ckptkit.stores._object_graph import parse_object_graph
+
+        spec = self.specs.get(OBJECT_GRAPH_KEY)
+        if spec is None or spec.shard is None or not self.shards[spec.shard].is_file():
+            return None
+        where = f"{self.path}: {OBJECT_GRAPH_KEY}"
+        if spec.dtype != "string" or spec.shape != ():
+            raise FormatError(where, "not a scalar string", found=f"{spec.dtype} {spec.shape}")
+        [(_start, values)] = self.blocks(OBJECT_GRAPH_KEY)
+        return parse_object_graph(values[0], where)
+
+    def mappable(self, key: str) -> bool:
+        spec = self.specs[key]
+        native = self.big_endian == (sys.byteorder == "big") or itemsize(spec.dtype) == 1
+        return spec.offset is not None and native and itemsize(spec.dtype) > 0
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        spec = self.specs[key]
+        if spec.slices:
+            return self._sliced_blocks(spec, max_elements)
+        shard = self._shard(spec)
+        where = f"{shard}: {key}"
+        if spec.dtype == "string":
+            return _bundle_data.string_blocks(shard, spec, self.big_endian, where)
+        if spec.dtype == "variant":
+            return _bundle_data.variant_blocks(shard, spec, where)
+        if not itemsize(spec.dtype):
+            return _bundle_data.opaque_blocks(shard, spec, where)
+        return _bundle_data.fixed_blocks(shard, spec, self.big_endian, max_elements, where)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        spec = self.specs[key]
+        stop = spec.size if stop is None else min(stop, spec.size)
+        start = min(start, stop)
+        if kind(spec.dtype) == "opaque":
+            raise UnsupportedError(
+                f"{spec.dtype} tensors hold objects of TensorFlow, not numbers",
+                where=f"{self.path}: {key}",
+            )
+        if spec.dtype == "string" or spec.slices:
+            return self._gather(spec, start, stop)
+        return _bundle_data.read_fixed(self._shard(spec), spec, self.big_endian, start, stop)
+
+    def _gather(self, spec: TensorSpec, start: int, stop: int) -> Array:
+        """Return elements [start, stop) of a tensor that has to be walked from its beginning."""
+        import numpy as np
+
+        out = np.empty(stop - start, numpy_dtype(spec.dtype))
+        for first, values in self.blocks(spec.key):
+            low, high = max(first, start), min(first + len(values), stop)
+            if low < high:
+                out[low - start : high - start] = values[low - first : high - first]
+        return out
+
+    def _shard(self, spec: TensorSpec) -> Path:
+        assert spec.shard is not None
+        return self.shards[spec.shard]
+
+    def _sliced_blocks(self, spec: TensorSpec, max_elements: int) -> Iterator[tuple[int, Array]]:
+        import numpy as np
+
+        # Leading axes of one element would make a "row" the whole tensor.
+        skip = next((i for i, size in enumerate(spec.shape[:-1]) if size != 1), len(spec.shape) - 1)
+        shape = spec.shape[skip:]
+        parts = [
+            (part._replace(start=part.start[skip:], shape=part.shape[skip:]))
+            for part in spec.slices
+        ]
+        readers = [self._slice_reader(spec, part) for part in parts]
+        per_row: int = math.prod(shape[1:])
+        for first, last in _slices.row_blocks(shape, max_elements):
+            block = np.empty((last - first, *shape[1:]), numpy_dtype(spec.dtype))
+            for part, reader in zip(parts, readers, strict=True):
+                low = max(first, part.start[0]) - part.start[0]
+                high = min(last, part.start[0] + part.shape[0]) - part.start[0]
+                if low < high and math.prod(part.shape):
+                    rows = reader.rows(low, high).reshape(high - low, *part.shape[1:])
+                    _slices.place(block, first, part, rows, low)
+            yield first * per_row, block.reshape(-1)
+        for part, reader in zip(parts, readers, strict=True):
+            reader.finish(f"{self.shards[part.shard]}: {spec.key}, slice at {part.start}")
+
+    def _slice_reader(self, spec: TensorSpec, part: Slice) -> _bundle_data.RowReader:
+        piece = TensorSpec(
+            spec.key, spec.dtype, part.shape, part.nbytes, part.shard, part.offset, part.crc32c
+        )
+        return _bundle_data.RowReader(self.shards[part.shard], piece, self.big_endian)
+
+
+def open_bundle(prefix: Path) -> TensorBundle:
+    """Return the checkpoint at `prefix`; reads PREFIX.index whole and no data file.
+
+    Raises PathNotFoundError, TruncatedError, ChecksumError, FormatError, UnsupportedError (a newer
+    layout), MissingDependencyError (snappy).
+    """
+    path = index_path(prefix)
+    items = read_table(path)
+    if not items or items[0][0]:
+        raise FormatError(str(path), "the first entry is not a bundle header")
+    num_shards, big_endian = _header(items[0][1], path)
+    shards = tuple(shard_path(prefix, index, num_shards) for index in range(num_shards))
+    specs = _specs(items, num_shards, str(path))
+    return TensorBundle(prefix, MappingProxyType(specs), shards, big_endian)
+
+
+def _header(data: bytes, path: Path) -> tuple[int, bool]:
+    where = f"{path}: header"
+    header = parse("BundleHeaderProto", data, where)
+    if header.version.min_consumer > BUNDLE_VERSION:
+        raise UnsupportedError(
+            f"written for readers of bundle version {header.version.min_consumer} or newer; "
+            f"this one knows {BUNDLE_VERSION}",
+            where=str(path),
+            hint="pip install -U ckptkit-tf",
+        )
+    if BUNDLE_VERSION in header.version.bad_consumers:
+        raise UnsupportedError("its writer says that this version must not read it", where=where)
+    if not 0 < header.num_shards <= MAX_SHARDS:
+        raise FormatError(where, "number of shards", expected="1..100000", found=header.num_shards)
+    if header.endianness not in (0, 1):
+        raise FormatError(where, "endianness", expected="0 or 1", found=header.endianness)
+    return header.num_shards, header.endianness == 1
+
+
+def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dict[str, TensorSpec]:
+    specs: dict[str, TensorSpec] = {}
+    partitioned = []
+    slice_entries: dict[bytes, tuple[str, bytes]] = {}
+    for raw_key, value in items[1:]:
+        key = raw_key.decode("utf-8", "backslashreplace")
+        if raw_key[0] == 0:  # an ordered code starts with the number 0; names do not
+            slice_entries[raw_key] = key, value
+            continue
+        entry = parse("BundleEntryProto", value, f"{where}: {key}")
+        if entry.slices:
+            partitioned.append((raw_key, key, entry))
+            specs[key] = TensorSpec(key, "", (), 0)  # keeps the order of the file
+        else:
+            specs[key] = _spec(key, entry, num_shards, where)
+    for raw_key, key, entry in partitioned:
+        specs[key] = _partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
+    for _raw, (key, value) in slice_entries.items():  # belongs to no tensor: still listed
+        entry = parse("BundleEntryProto", value, f"{where}: {key!r}")
+        specs[key] = _spec(key, entry, num_shards, where)
+    return specs
+
+
+def _spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:
+    """Return the spec of an entry that is not partitioned, having checked every number in it."""
+    row = BY_ENUM.get(entry.dtype)
+    shape = tuple([dim.size for dim in entry.shape.dim])
+    elements = math.prod(shape) if shape else 1
+    if (
+        elements < 0
+        or elements > MAX_ELEMENTS
+        or len(shape) > MAX_RANK
+        or (shape and min(shape) < 0)
+        or entry.shape.unknown_rank
+    ):
+        raise FormatError(f"{where}: {key}", f"impossible shape {shape}")
+    size = entry.size
+    shard = entry.shard_id
+    if not 0 <= shard < num_shards:
+        raise FormatError(f"{where}: {key}", "shard", expected=f"0..{num_shards - 1}", found=shard)
+    if size < 0 or entry.offset < 0 or entry.offset + size > MAX_ELEMENTS:
+        raise FormatError(f"{where}: {key}", f"impossible place: {size} bytes at {entry.offset}")
+    dtype = row.name if row else dtype_of_enum(entry.dtype)
+    if row is not None and row.itemsize:
+        if size != elements * row.itemsize:
+            raise FormatError(
+                f"{where}: {key}",
+                f"stored bytes of {dtype} {shape}",
+                expected=elements * row.itemsize,
+                found=size,
+            )
+    elif dtype == "string" and size < (elements + 4 if elements else 0):
+        raise FormatError(
+            f"{where}: {key}",
+            f"stored bytes of {elements} strings",
+            expected=f"at least {elements + 4}",
+            found=size,
+        )
+    masked = entry.crc32c
+    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF  # _crc32c.unmask, inlined: called per variable
+    crc = (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+    return TensorSpec(key, dtype, shape, size, shard, entry.offset, crc)
+
+
+def _partitioned_spec(
+    raw_key: bytes,
+    key: str,
+    entry: Any,
+    slice_entries: dict[bytes, tuple[str, bytes]],
+    num_shards: int,
+    where: str,
+) -> TensorSpec:
+    """Return the spec of a partitioned tensor; takes its slices out of `slice_entries`.
+
+    The entry's own shard, offset, size and checksum mean nothing (tensor_bundle.proto).
+    """
+    place = f"{where}: {key}"
+    if len(entry.slices) > MAX_SLICES:
+        raise FormatError(
+            place, "slices", expected=f"at most {MAX_SLICES}", found=len(entry.slices)
+        )
+    shape = tuple(dim.size for dim in entry.shape.dim)
+    if any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+        raise FormatError(place, f"impossible shape {shape}")
+    slices = []
+    for proto in entry.slices:
+        extents = [
+            (extent.start, extent.length if extent.WhichOneof("has_length") else -1)
+            for extent in proto.extent
+        ]
+        if len(extents) != len(shape):
+            raise FormatError(place, f"a slice of rank {len(extents)} in a shape {shape}")
+        found = slice_entries.pop(_slices.slice_key(raw_key, extents), None)
+        if found is None:
+            raise FormatError(place, f"the slice at {extents} is not in the index")
+        part = _spec(key, parse("BundleEntryProto", found[1], place), num_shards, where)
+        start = tuple(first if length >= 0 else 0 for first, length in extents)
+        expected = tuple(
+            length if length >= 0 else size
+            for (_first, length), size in zip(extents, shape, strict=True)
+        )
+        if part.shape != expected or part.dtype != dtype_of_enum(entry.dtype):
+            raise FormatError(
+                place, f"slice at {start}", expected=expected, found=f"{part.dtype} {part.shape}"
+            )
+        assert part.shard is not None and part.offset is not None
+        slices.append(Slice(start, part.shape, part.shard, part.offset, part.nbytes, part.crc32c))
+    _slices.check_cover(place, shape, slices)
+    dtype = dtype_of_enum(entry.dtype)
+    if not itemsize(dtype):
+        raise FormatError(place, f"{dtype} tensors cannot be partitioned")
+    return TensorSpec(key, dtype, shape, sum(part.nbytes for part in slices), slices=tuple(slices))
