@@ -1,0 +1,559 @@
+"""The one place that touches h5py: a guarded reader of HDF5 files, whole or inside a zip archive.
+
+HDF5 (https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html) is a file system in a
+file: groups hold links to groups and datasets; a dataset has a type, an extent, a layout
+(compact, contiguous, chunked, virtual) and filters.  Links can lead to other names (soft) or to
+other files (external), and a dataset can keep its values in other files (external storage) or
+assemble them from other datasets (virtual).  A weights file needs none of that, and each has been
+used to make a loader read files it should not: all four are refused, as are user-defined links,
+groups that are linked twice (cycles), filters other than gzip, shuffle, fletcher32 and lzf,
+more objects or deeper nesting than any model has, and datasets that declare far more than they
+store.  `scan` walks the whole tree once and checks everything; nothing is read afterwards that
+`scan` has not passed.
+
+Bytes reach libhdf5 through a window (`ckptkit.stores._zip.Window`), so an archive member is read in
+place, without the file locks and the driver choice that a path would bring.  Contiguous, unfiltered
+values in native byte order are read around libhdf5, straight from the file.
+
+libhdf5 is a large C library with a long history of memory errors on crafted files (the
+HDFGroup/cve_hdf5 list).  What it reports becomes a FormatError here; a crash inside it cannot be
+caught in this process.  Read files from strangers in a process of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit import dtypes
+from ckptkit.errors import (
+    CkptkitError,
+    FormatError,
+    MissingDependencyError,
+    TruncatedError,
+    UnsupportedError,
+)
+from ckptkit.stores._zip import Window
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+MAX_OBJECTS = 1_000_000  # groups and datasets; a large model has 20,000
+MAX_DEPTH = 64  # nested models reach about 20
+MAX_ATTRIBUTES = 4096  # per object; legacy files split long lists over a few dozen
+MAX_ATTRIBUTE_BYTES = 64 << 20  # a model's config is one attribute; the largest seen is 4 MB
+MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
+MAX_EXPANSION = 1000  # declared bytes per stored byte
+EXPANSION_FLOOR = 64 << 20  # bytes that may be declared without storing anything
+_CHUNK_CACHE = 32 << 20  # bytes that libhdf5 may keep decompressed while a dataset is read
+_PAGE, _PAGES_KEPT = 4096, 1024  # bytes; metadata only, 4 MiB at most
+# registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along
+_FILTERS = {1, 2, 3, 32000}
+
+Attribute = str | int | float | bool | tuple["Attribute", ...] | None
+
+
+class H5Dataset(NamedTuple):
+    """A dataset that passed every check.
+
+    path: from the file's root, no leading slash.  dtype: see `ckptkit.dtypes`.  nbytes: bytes of
+    the values (of the stored form for strings).  offset: of the values within the window, where
+    they are one run of bytes in native order; else None.  width: bytes per element of an opaque
+    or fixed-length string type, 0 otherwise.
+    """
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int | None
+    width: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class H5Tree(NamedTuple):
+    """All groups (path -> attributes; the root is "") and datasets of a file, in file order."""
+
+    groups: Mapping[str, Mapping[str, Attribute]]
+    datasets: Mapping[str, H5Dataset]
+
+
+def h5py_module() -> Any:
+    """Return h5py; raises MissingDependencyError with the pip command where it is missing."""
+    try:
+        return import_module("h5py")
+    except ModuleNotFoundError as error:
+        if error.name != "h5py":
+            raise
+        raise MissingDependencyError(
+            "reading .keras, .weights.h5 and .h5 files needs h5py, which is not installed",
+            hint="pip install 'ckptkit-tf[hdf5]'",
+        ) from error
+
+
+def scan(window: Window) -> H5Tree:
+    """Return every group and dataset, all checked; reads no values.
+
+    Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError.
+    """
+    h5 = h5py_module()
+    with _opened(h5, window) as file:
+        return _Scanner(h5, window).run(file)
+
+
+def dataset_blocks(
+    window: Window, dataset: H5Dataset, max_elements: int
+) -> Iterator[tuple[int, Array]]:
+    """Yield (start, values): 1-D, row-major, at most `max_elements` each, through one buffer.
+
+    Strings come as object arrays of bytes, opaque values as their bytes (uint8).
+    """
+    if dataset.offset is not None:
+        yield from _direct_blocks(window, dataset, max_elements)
+        return
+    if not dataset.size:
+        return
+    with _dataset(window, dataset) as handle:
+        for start in range(0, dataset.size, max_elements):
+            stop = min(start + max_elements, dataset.size)
+            yield start, _flat(handle, dataset, start, stop)
+
+
+def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Array:
+    """Return elements [start, stop) as a new 1-D array; opaque values as bytes (uint8)."""
+    import numpy as np
+
+    if start == stop:
+        return np.empty(0, _array_dtype(dataset))
+    if dataset.offset is None:
+        with _dataset(window, dataset) as handle:
+            return _flat(handle, dataset, start, stop)
+    dtype = _array_dtype(dataset)
+    per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
+    values = np.empty((stop - start) * per, dtype)
+    at = dataset.offset + start * per * dtype.itemsize
+    window.read_into(at, memoryview(values.view(np.uint8).data))
+    return values
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+class _WindowFile(io.RawIOBase):
+    """A window as the read-only file object that h5py's "fileobj" driver wants."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._at = 0
+        self._pages: dict[int, bytes] = {}
+        self.error: CkptkitError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = (0, self._at, self._window.nbytes)[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._window.nbytes - self._at))
+        try:
+            if count <= _PAGE:
+                self._copy_cached(view[:count])
+            else:
+                self._window.read_into(self._at, view[:count])
+        except CkptkitError as error:
+            self.error = error  # libhdf5 would turn it into a message about addresses
+            raise
+        self._at += count
+        return count
+
+    def _copy_cached(self, view: memoryview) -> None:
+        """Serve small reads from pages: libhdf5 asks for a group's parts in a dozen small reads."""
+        at, done = self._at, 0
+        while done < len(view):
+            number, skip = divmod(at + done, _PAGE)
+            page = self._pages.get(number)
+            if page is None:
+                if len(self._pages) >= _PAGES_KEPT:
+                    self._pages.clear()
+                start = number * _PAGE
+                page = self._window.read(start, min(_PAGE, self._window.nbytes - start))
+                self._pages[number] = page
+            part = page[skip : skip + len(view) - done]
+            view[done : done + len(part)] = part
+            done += len(part)
+
+
+@contextmanager
+def _guard(window: Window) -> Iterator[_WindowFile]:
+    """Turn whatever h5py says of a damaged file into one FormatError; our own errors pass."""
+    source = _WindowFile(window)
+    try:
+        yield source
+    except CkptkitError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
+        if source.error is not None:
+            raise source.error from None
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        kind = TruncatedError if "truncated" in text else FormatError
+        raise kind(
+            str(window.path),
+            f"damaged HDF5 data: {text[:200]}",
+            hint="copy the file again",
+        ) from None
+
+
+@contextmanager
+def _opened(h5: Any, window: Window) -> Iterator[Any]:
+    """Open the window as an HDF5 file (low-level FileID); all of it is closed at the end."""
+    if window.nbytes < len(SIGNATURE) or window.read(0, len(SIGNATURE)) != SIGNATURE:
+        raise FormatError(str(window.path), "no HDF5 signature at the start of the data")
+    with _guard(window) as source:
+        access = h5.h5p.create(h5.h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5.h5f.CLOSE_STRONG)
+        access.set_fileobj_driver(h5.h5fd.fileobj_driver, source)
+        file = h5.h5f.open(os.fsencode(window.path), h5.h5f.ACC_RDONLY, fapl=access)
+        try:
+            yield file
+        finally:
+            file.close()
+
+
+@contextmanager
+def _dataset(window: Window, dataset: H5Dataset) -> Iterator[Any]:
+    h5 = h5py_module()
+    with _opened(h5, window) as file:
+        access = h5.h5p.create(h5.h5p.DATASET_ACCESS)
+        access.set_chunk_cache(521, _CHUNK_CACHE, 1.0)
+        yield h5.h5d.open(file, dataset.path.encode(), access)
+
+
+# --- scanning -------------------------------------------------------------------------------------
+
+
+class _Scanner:
+    """One walk over a file, iterative, every object checked before it is opened."""
+
+    def __init__(self, h5: Any, window: Window) -> None:
+        self.h5 = h5
+        self.window = window
+        self.groups: dict[str, Mapping[str, Attribute]] = {}
+        self.datasets: dict[str, H5Dataset] = {}
+        self.seen: set[tuple[int, ...]] = set()
+        self.types: dict[bytes, tuple[str, bool]] = {}
+
+    def run(self, file: Any) -> H5Tree:
+        root = self.h5.h5g.open(file, b"/")
+        self._note_group(self.h5.h5g.get_objinfo(file, b"/"), "")
+        stack = [("", 0, root)]
+        while stack:
+            path, depth, group = stack.pop()
+            self.groups[path] = self._attributes(group, path)
+            children = self._children(group, path, depth)
+            stack.extend(reversed(children))
+        return H5Tree(self.groups, self.datasets)
+
+    def _children(self, group: Any, path: str, depth: int) -> list[tuple[str, int, Any]]:
+        """Check and note every member of a group; return its subgroups as (path, depth, group)."""
+        h5 = self.h5
+        found: list[tuple[str, int, Any]] = []
+        for raw in group:
+            child = f"{path}/{_text(raw)}" if path else _text(raw)
+            if len(self.groups) + len(self.datasets) + len(found) >= MAX_OBJECTS:
+                raise self._error(child, f"more than {MAX_OBJECTS} objects")
+            info = h5.h5g.get_objinfo(group, raw, follow_link=False)
+            if info.type == h5.h5g.GROUP:
+                if depth >= MAX_DEPTH:
+                    raise self._error(child, f"groups nest deeper than {MAX_DEPTH}")
+                self._note_group(info, child)
+                found.append((child, depth + 1, h5.h5g.open(group, raw)))
+            elif info.type == h5.h5g.DATASET:
+                self.datasets[child] = self._checked(h5.h5d.open(group, raw), child)
+            elif info.type == h5.h5g.LINK:
+                raise self._refusal(child, "soft link")
+            elif info.type != h5.h5g.TYPE:
+                raise self._refusal(child, "link out of this file")
+        return found
+
+    def _note_group(self, info: Any, path: str) -> None:
+        place = (*info.fileno, *info.objno)
+        if place in self.seen:
+            raise self._refusal(path or "/", "group that is linked twice")
+        self.seen.add(place)
+
+    # -- datasets
+
+    def _checked(self, handle: Any, path: str) -> H5Dataset:
+        h5 = self.h5
+        plist = handle.get_create_plist()
+        if plist.get_external_count():
+            raise self._refusal(path, "dataset whose values lie in another file")
+        layout = plist.get_layout()
+        if layout == h5.h5d.VIRTUAL:
+            raise self._refusal(path, "virtual dataset")
+        for index in range(plist.get_nfilters()):
+            number = plist.get_filter(index)[0]
+            if number not in _FILTERS:
+                raise UnsupportedError(
+                    f"HDF5 filter {number} on {path}",
+                    where=str(self.window.path),
+                    hint="rewrite it with: h5repack -f NONE IN OUT",
+                )
+        space = handle.get_space()
+        if space.get_simple_extent_type() not in (h5.h5s.SCALAR, h5.h5s.SIMPLE):
+            raise self._error(path, "dataset without an extent")
+        shape = tuple(int(n) for n in space.get_simple_extent_dims())
+        dtype, width, native = self._dtype(handle, path)
+        itemsize = width or dtypes.itemsize(dtype) or handle.get_type().get_size()
+        declared = math.prod(shape) * itemsize
+        stored = handle.get_storage_size()
+        self._check_sizes(path, declared, stored, layout, plist, itemsize)
+        offset = handle.get_offset() if layout == h5.h5d.CONTIGUOUS and native else None
+        if offset is not None and declared:
+            # the address is relative to the base address, which `_opened` pins to 0
+            if offset + declared > self.window.nbytes:
+                raise TruncatedError(
+                    f"{self.window.path} @ {self.window.start + offset}",
+                    f"{path} reaches past the end of the data",
+                    expected=f"{declared} bytes",
+                    found=max(0, self.window.nbytes - offset),
+                )
+        elif not declared:
+            offset = None
+        nbytes = declared if dtype != "string" or width else stored
+        return H5Dataset(path, dtype, shape, nbytes, offset, width)
+
+    def _check_sizes(
+        self, path: str, declared: int, stored: int, layout: int, plist: Any, itemsize: int
+    ) -> None:
+        if stored > self.window.nbytes:
+            raise self._error(path, f"claims {stored} stored bytes, more than the file has")
+        if declared > max(EXPANSION_FLOOR, MAX_EXPANSION * stored):
+            raise FormatError(
+                str(self.window.path),
+                f"{path} declares far more than it stores",
+                expected=f"at most {MAX_EXPANSION} times {stored} bytes",
+                found=declared,
+            )
+        if layout == self.h5.h5d.CHUNKED:
+            chunk = math.prod(int(n) for n in plist.get_chunk()) * itemsize
+            if chunk > MAX_CHUNK_BYTES:
+                raise self._error(path, f"chunks of {chunk} bytes, at most {MAX_CHUNK_BYTES} do")
+
+    def _dtype(self, handle: Any, path: str) -> tuple[str, int, bool]:
+        """Return (dtype, width of opaque and fixed strings, whether stored bytes are the values).
+
+        Keras marks what HDF5 has no type for with an attribute `dtype`, and stores it opaque.
+        """
+        h5 = self.h5
+        stored = handle.get_type()
+        kind = stored.get_class()
+        if kind == h5.h5t.STRING:
+            fixed = not stored.is_variable_str()
+            return "string", stored.get_size() if fixed else 0, False
+        width = stored.get_size()
+        if kind == h5.h5t.OPAQUE:
+            name = self._marked(handle, path)
+            if dtypes.itemsize(name) == width:
+                return name, 0, True
+            return f"void{8 * width}", width, True
+        if kind not in (h5.h5t.INTEGER, h5.h5t.FLOAT, h5.h5t.ENUM, h5.h5t.COMPOUND):
+            raise UnsupportedError(
+                f"{path} has an HDF5 type that holds no numbers", where=str(self.window.path)
+            )
+        code = stored.encode()
+        if code not in self.types:
+            self.types[code] = self._number_type(stored, path)
+        name, native = self.types[code]
+        if kind == h5.h5t.INTEGER and h5.h5a.exists(handle, b"dtype"):
+            marked = self._marked(handle, path)
+            if dtypes.kind(marked) == "float" and dtypes.itemsize(marked) == width:
+                name = marked  # float bits kept as integers of the same width
+        return name, 0, native
+
+    def _number_type(self, stored: Any, path: str) -> tuple[str, bool]:
+        """Return (dtype, whether stored values have the layout that numpy has in memory)."""
+        dtype = stored.dtype
+        where = str(self.window.path)
+        if dtype.kind not in "biufc":
+            raise UnsupportedError(f"{path} holds records ({dtype})", where=where)
+        try:
+            name = dtypes.dtype_of_numpy(dtype)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{path}: {error.message}", where=where) from None
+        return name, dtype.isnative and bool(stored.equal(self.h5.h5t.py_create(dtype)))
+
+    def _marked(self, handle: Any, path: str) -> str:
+        """Return the attribute `dtype` of a dataset, or ""."""
+        if not self.h5.h5a.exists(handle, b"dtype"):
+            return ""
+        value = self._attribute(handle, b"dtype", path)
+        return value if isinstance(value, str) else ""
+
+    # -- attributes
+
+    def _attributes(self, group: Any, path: str) -> dict[str, Attribute]:
+        h5 = self.h5
+        count = h5.h5a.get_num_attrs(group)
+        if count > MAX_ATTRIBUTES:
+            raise self._error(path or "/", f"{count} attributes, more than {MAX_ATTRIBUTES}")
+        names: list[bytes] = []
+        if count:
+            h5.h5a.iterate(group, lambda name, *_: names.append(name))
+        return {_text(name): self._attribute(group, name, path) for name in names}
+
+    def _attribute(self, handle: Any, name: bytes, path: str) -> Attribute:
+        import numpy as np
+
+        h5 = self.h5
+        attribute = h5.h5a.open(handle, name)
+        if attribute.get_space().get_simple_extent_type() == h5.h5s.NULL:
+            return None
+        dtype, shape = attribute.dtype, attribute.shape
+        declared = math.prod(shape) * dtype.itemsize
+        if declared > MAX_ATTRIBUTE_BYTES:
+            raise self._error(
+                f"{path}@{_text(name)}", f"attribute of more than {MAX_ATTRIBUTE_BYTES} bytes"
+            )
+        if dtype.kind not in "biufSO" or (
+            dtype.kind == "O" and h5.h5t.check_string_dtype(dtype) is None
+        ):
+            return None  # references, records: nothing a weights file needs
+        values = np.zeros(shape, dtype)
+        attribute.read(values, mtype=h5.h5t.py_create(dtype))
+        return _plain(values.tolist())
+
+    def _error(self, path: str, message: str) -> FormatError:
+        return FormatError(str(self.window.path), f"{path}: {message}")
+
+    def _refusal(self, path: str, what: str) -> FormatError:
+        return FormatError(
+            str(self.window.path),
+            f"{path} is a {what}, which is refused",
+            hint="no Keras file has one; it can lead a reader to other files",
+        )
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _plain(value: Any) -> Attribute:
+    if isinstance(value, list):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, bytes):
+        return _text(value)
+    return value  # type: ignore[no-any-return]
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _array_dtype(dataset: H5Dataset) -> Any:
+    import numpy as np
+
+    if dtypes.kind(dataset.dtype) == "opaque":
+        return np.dtype(np.uint8)
+    return dtypes.numpy_dtype(dataset.dtype)
+
+
+def _direct_blocks(
+    window: Window, dataset: H5Dataset, max_elements: int
+) -> Iterator[tuple[int, Array]]:
+    import numpy as np
+
+    assert dataset.offset is not None
+    dtype = _array_dtype(dataset)
+    per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
+    size = dataset.size
+    buffer = np.empty(min(size, max_elements) * per, dtype)
+    raw = memoryview(buffer.view(np.uint8).data)
+    step = per * dtype.itemsize
+    for start in range(0, size, max_elements):
+        count = min(max_elements, size - start)
+        window.read_into(dataset.offset + start * step, raw[: count * step])
+        yield start, buffer[: count * per]
+
+
+def _flat(handle: Any, dataset: H5Dataset, start: int, stop: int) -> Array:
+    """Read elements [start, stop) through libhdf5 (filters, foreign byte order, strings)."""
+    import numpy as np
+
+    h5 = h5py_module()
+    opaque = dtypes.kind(dataset.dtype) == "opaque"
+    stored = handle.get_type()
+    if dataset.dtype == "string" or opaque:
+        memory = stored.dtype
+    else:
+        memory = _array_dtype(dataset)
+    kind = memory if memory.kind in "biufcSVO" else np.dtype(f"V{memory.itemsize}")
+    if stored.get_class() == h5.h5t.OPAQUE or (kind.kind == "V" and not opaque):
+        kind = stored.dtype  # bfloat16 and float8, opaque or unsigned: read as stored, then viewed
+    values = np.empty(stop - start, kind)
+    memory_type = stored if kind.kind == "V" else h5.h5t.py_create(kind)
+    done = 0
+    for offset, count in _boxes(dataset.shape, start, stop):
+        size = math.prod(count)
+        space = handle.get_space()
+        if dataset.shape:
+            space.select_hyperslab(offset, count)
+        part = values[done : done + size]
+        handle.read(h5.h5s.create_simple((size,)), space, part, memory_type)
+        done += size
+    if dataset.dtype == "string":
+        return _bytes_objects(values)
+    if opaque:
+        return values.view(np.uint8)
+    return values if values.dtype == memory else values.view(memory)
+
+
+def _bytes_objects(values: Array) -> Array:
+    import numpy as np
+
+    result = np.empty(values.shape, object)
+    result[:] = [v.encode() if isinstance(v, str) else bytes(v) for v in values.tolist()]
+    return result
+
+
+def _boxes(
+    shape: tuple[int, ...], start: int, stop: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield (offset, count) boxes that cover row-major elements [start, stop), in order."""
+    if not shape:
+        yield (), ()
+        return
+    row = math.prod(shape[1:])
+    first, last = start // row, (stop - 1) // row
+    if first == last and row > 1:
+        for offset, count in _boxes(shape[1:], start - first * row, stop - first * row):
+            yield (first, *offset), (1, *count)
+        return
+    if start % row:
+        yield from _boxes(shape, start, (first + 1) * row)
+        first += 1
+    whole = stop // row
+    if whole > first:
+        yield (first, *(0 for _ in shape[1:])), (whole - first, *shape[1:])
+    if stop % row:
+        yield from _boxes(shape, whole * row, stop)
