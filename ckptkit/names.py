@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Structure
 
 ROLES = ("weight", "slot", "ema", "counter", "metric", "table", "config", "other")
 
@@ -12,10 +19,11 @@ class Naming(NamedTuple):
 
     name: readable and unique within the file; a slot reads `conv1/kernel@momentum`.
     role: one of ROLES.  full_name: the name a TF1 saver would use, or None.
-    aliases: other object paths that lead to the same tensor.
+    aliases: all object paths that lead to the tensor (a bounded number), best first.
     slot_of: name of the variable a slot (or average) belongs to; slot: "m", "momentum", ...;
     optimizer: path or name of the optimizer that owns it.
     only_through_optimizer: a weight that no path outside an optimizer reaches.
+    duplicate_of: name of the tensor that this one repeats (a file may store a weight twice).
     """
 
     name: str
@@ -26,3 +34,102 @@ class Naming(NamedTuple):
     slot: str | None = None
     optimizer: str | None = None
     only_through_optimizer: bool = False
+    duplicate_of: str | None = None
+
+
+def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
+    """Return a Naming for every key of `specs`; names are unique."""
+    if isinstance(structure, ObjectGraph):
+        from ckptkit.object_names import name_objects
+
+        return name_objects(specs, structure)
+    if isinstance(structure, KerasStructure):
+        from ckptkit.keras_names import name_keras
+
+        return name_keras(specs, structure)
+    if isinstance(structure, StoredNames):
+        return _stored(specs, structure)
+    return name_keys(specs)
+
+
+def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, Naming]:
+    namings = name_keys(specs)
+    for key, (name, role, slot_of) in stored.names.items():
+        if key in specs:
+            _, at, slot = name.rpartition("@")
+            namings[key] = Naming(name, role, slot_of=slot_of, slot=slot if at else None)
+    return namings
+
+
+# TensorFlow 1 optimizers (and BERT's) add a suffix to the variable's name, with a number for the
+# second slot: Adam's m and v are `w/Adam` and `w/Adam_1`; another optimizer counts on.
+_SLOT_SUFFIXES = {
+    "Adam": ("m", "v"),
+    "AdamOptimizer": ("m", "v"),
+    "LazyAdam": ("m", "v"),
+    "RMSProp": ("rms", "momentum"),
+    "Ftrl": ("accumulator", "linear"),
+    "Adadelta": ("accum_grad", "accum_var"),
+    "Momentum": ("momentum",),
+    "Adagrad": ("accumulator",),
+    "AdagradDA": ("gradient_accumulator",),
+    "adam_m": ("m",),
+    "adam_v": ("v",),
+    "lamb_m": ("m",),
+    "lamb_v": ("v",),
+    "vr": ("vr",),
+    "vc": ("vc",),
+}
+_AVERAGES = ("ExponentialMovingAverage", "moving_average")
+_NUMBERED = re.compile(r"(.+?)(?:_(\d+))?")
+_COUNTERS = frozenset({"global_step", "step", "save_counter", "iterations", "epoch"})
+_CONFIG = re.compile(r"(beta[12]_power|learning_rate|decay)(_\d+)?")
+
+
+def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
+    """Name the tensors of a file that says nothing but its keys, by TensorFlow 1's conventions.
+
+    A slot is recognised only where the variable that it would belong to is there too.
+    """
+    return {key: _name_key(key, spec, specs) for key, spec in specs.items()}
+
+
+def _name_key(key: str, spec: TensorSpec, specs: Mapping[str, TensorSpec]) -> Naming:
+    if key == "_CHECKPOINTABLE_OBJECT_GRAPH":
+        return Naming(key, "config")
+    owner, _, last = key.rpartition("/")
+    if spec.shape == ():
+        if last in _COUNTERS:
+            return Naming(key, "counter", key)
+        if _CONFIG.fullmatch(last):
+            return Naming(key, "config", key)
+    slot = _slot_of_suffix(last)
+    variable = _owner(owner, specs) if slot else None
+    if slot and variable:
+        role = "ema" if slot[0] == "ema" else "slot"
+        name = f"{variable}@{slot[0]}" + (f"_{slot[1]}" if slot[1] else "")
+        return Naming(name if name not in specs else key, role, key, (), variable, slot[0], last)
+    return Naming(key, "weight" if spec.dtype != "string" else "table", key)
+
+
+def _slot_of_suffix(last: str) -> tuple[str, int] | None:
+    """Return (slot name, number of the optimizer) for `Adam_1` -> ("v", 0), else None."""
+    if last in _AVERAGES:
+        return "ema", 0
+    if last in _SLOT_SUFFIXES:
+        return _SLOT_SUFFIXES[last][0], 0
+    match = _NUMBERED.fullmatch(last)
+    if match is None or match[1] not in _SLOT_SUFFIXES or match[2] is None:
+        return None
+    slots = _SLOT_SUFFIXES[match[1]]
+    number = int(match[2])
+    return slots[number % len(slots)], number // len(slots)
+
+
+def _owner(owner: str, specs: Mapping[str, TensorSpec]) -> str | None:
+    """Return the variable a slot's name points at: `owner`, or `owner` without outer scopes."""
+    while owner:
+        if owner in specs:
+            return owner
+        _, _, owner = owner.partition("/")
+    return None

@@ -1,0 +1,363 @@
+"""Names and roles of the tensors of an object-based checkpoint, from its object graph.
+
+A checkpoint key is only the shortest path to an object, and for the kernels of a Keras 3 model that
+path often leads through the optimizer (`optimizer/_trainable_variables/0`).  So roles come from the
+graph, never from key prefixes:
+
+- an *optimizer node* has children `_variables` and `_iterations` (Keras >= 2.11 and 3), or slot
+  variables, or children `iter` and `learning_rate` (legacy Keras 2);
+- a *weight* is reachable from the root when optimizer nodes are taken out, or is the target of an
+  optimizer's `_trainable_variables/k`;
+- a *slot* is `<container>/k` of an optimizer node, tied to `_trainable_variables/k`, or a slot
+  variable of the legacy kind, or tied by its full name (Keras 2.11 to 2.15).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ckptkit._object_paths import ObjectPaths, path_cost
+from ckptkit.names import Naming
+from ckptkit.stores.base import ObjectGraph, TensorSpec
+
+VALUE = "VARIABLE_VALUE"
+_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_EMA_CONTAINER = "_model_variables_moving_average"
+_COUNTERS = frozenset(
+    (
+        *("save_counter", "step", "global_step", "epoch", "counter", "num_updates"),
+        *("iter", "iteration", "iterations", "_iteration", "_iterations", "step_counter"),
+    )
+)
+# Keras metrics by the names of their state variables (keras/metrics); Keras 2 saves them.
+_METRIC_STATE = (
+    frozenset({"total", "count"}),
+    frozenset({"true_positives", "false_positives"}),
+    frozenset({"true_positives", "false_negatives"}),
+    frozenset({"total_cm"}),
+    frozenset({"accumulator"}),
+)
+_NAMELESS = re.compile(r"(.*/)?Variable(_\d+)?")
+
+
+class _Leaf(NamedTuple):
+    """One saved attribute of a node: what a checkpoint key stands for."""
+
+    node: int
+    attribute: str
+    full_name: str
+    key: str
+
+
+class _Slot(NamedTuple):
+    role: str
+    slot: str | None
+    of: int | None  # node of the variable
+    optimizer: str
+
+
+def name_objects(specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> dict[str, Naming]:
+    """Return a Naming per key of `specs`; keys that the graph does not know get role "other"."""
+    return _Namer(specs, graph).namings()
+
+
+class _Namer:
+    """Walks one graph once; `namings` puts the findings together."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> None:
+        self.specs = specs
+        self.nodes = graph.nodes
+        self.children = [dict(node.children) for node in graph.nodes]
+        self.leaves = [
+            _Leaf(index, attribute, full_name, key)
+            for index, node in enumerate(graph.nodes)
+            for attribute, full_name, key in node.attributes
+            if key in specs
+        ]
+        self.key_of = {leaf.node: leaf.key for leaf in self.leaves if leaf.attribute == VALUE}
+        self.full_name_of = {leaf.node: leaf.full_name for leaf in self.leaves}
+        self.optimizers = {i for i in range(len(self.nodes)) if self._is_optimizer(i)}
+        self.paths = ObjectPaths(graph.nodes)
+        self.model_paths = (
+            ObjectPaths(graph.nodes, self.optimizers) if self.optimizers else self.paths
+        )
+        self.slots: dict[int, _Slot] = {}
+        self.trained: set[int] = set()
+        for node in sorted(self.optimizers):
+            self._read_optimizer(node)
+        self.metrics = self._metric_nodes()
+        self.duplicates = self._stored_twice()
+
+    def namings(self) -> dict[str, Naming]:
+        roles = {leaf.key: self._role(leaf) for leaf in self.leaves}
+        names = self._names(roles)
+        found: dict[str, Naming] = {}
+        for leaf in self.leaves:
+            slot = self.slots.get(leaf.node)
+            owner = self.key_of.get(slot.of) if slot and slot.of is not None else None
+            role = roles[leaf.key]
+            found[leaf.key] = Naming(
+                names[leaf.key],
+                role,
+                leaf.full_name or None,
+                tuple([_suffixed(path, leaf.attribute) for path in self.paths.all(leaf.node)]),
+                names[owner] if owner else None,
+                slot.slot if slot else None,
+                slot.optimizer if slot else None,
+                role == "weight"
+                and leaf.node in self.trained
+                and self.model_paths.best(leaf.node) is None,
+                names[self.duplicates[leaf.key]] if leaf.key in self.duplicates else None,
+            )
+        return {key: found.get(key) or _unknown(key, names) for key in self.specs}
+
+    # --- what each node is ------------------------------------------------------------------
+
+    def _is_optimizer(self, node: int) -> bool:
+        names = self.children[node]
+        return (
+            ("_variables" in names and "_iterations" in names)
+            or bool(self.nodes[node].slots)
+            or ("iter" in names and "learning_rate" in names)
+        )
+
+    def _read_optimizer(self, node: int) -> None:
+        """Record the slots and the trained weights of one optimizer node."""
+        path = self.paths.best(node) or ""
+        for original, slot_name, slot in self.nodes[node].slots:
+            self.slots.setdefault(slot, _Slot("slot", slot_name, original, path))
+        children = self.children[node]
+        trained = self._items(children.get("_trainable_variables"))
+        self.trained.update(trained.values())
+        for name, container in children.items():
+            if name in ("_variables", "_trainable_variables"):
+                continue
+            for index, variable in self._items(container).items():
+                owner = trained.get(index)
+                if variable in self.key_of and variable not in self.trained:
+                    self.slots.setdefault(
+                        variable, self._container_slot(name, variable, owner, path)
+                    )
+        tie = self._by_mangled_name(trained.values())
+        for variable in self._items(children.get("_variables")).values():
+            if variable in self.slots or variable not in self.key_of or self._is_scalar(variable):
+                continue
+            self.slots[variable] = self._tied_by_name(variable, tie, path)
+        for variable in self._items(children.get("_variables")).values():
+            known = self.slots.get(variable)
+            if known and known.of is None:
+                self.slots[variable] = self._tied_by_name(variable, tie, path, known)
+
+    def _container_slot(self, name: str, variable: int, owner: int | None, path: str) -> _Slot:
+        if name == _EMA_CONTAINER:
+            return _Slot("ema", "ema", owner, path)
+        slot = None
+        if owner is not None:
+            slot = self._suffix_after(owner, self.full_name_of[variable])
+        return _Slot("slot", slot or _singular(name), owner, path)
+
+    def _suffix_after(self, owner: int, full_name: str) -> str | None:
+        """Return "momentum" for `adam/conv1_kernel_momentum` of `conv1/kernel` (Keras 3)."""
+        mangled = self.full_name_of.get(owner, "").replace("/", "_") + "_"
+        _, found, suffix = full_name.rpartition(mangled)
+        return suffix if found and len(mangled) > 1 and suffix else None
+
+    def _by_mangled_name(self, trained: Iterable[int]) -> dict[str, int]:
+        """Return {full name, and Keras 3's mangled form of it: node}, where they are unique."""
+        candidates = set(trained) or {
+            node for node in self.key_of if self.model_paths.best(node) is not None
+        }
+        names: dict[str, list[int]] = defaultdict(list)
+        for node in candidates:
+            full_name = self.full_name_of.get(node, "")
+            for form in {full_name, full_name.replace("/", "_")} - {""}:
+                names[form].append(node)
+        return {name: nodes[0] for name, nodes in names.items() if len(nodes) == 1}
+
+    def _tied_by_name(
+        self, variable: int, tie: Mapping[str, int], path: str, known: _Slot | None = None
+    ) -> _Slot:
+        """Tie `Adam/m/a/kernel` (Keras 2.11+) or `adam/a_kernel_v` (Keras 3) to its weight."""
+        _optimizer, _, rest = self.full_name_of[variable].partition("/")
+        slot, _, owner = rest.partition("/")
+        if owner in tie:
+            role = "ema" if slot in ("average", "ema") else "slot"
+            return _Slot(role, slot, tie[owner], path)
+        for cut in (i for i, letter in enumerate(rest) if letter == "_"):
+            if rest[:cut] in tie:
+                return _Slot("slot", rest[cut + 1 :], tie[rest[:cut]], path)
+        return known or _Slot("slot", None, None, path)
+
+    def _items(self, container: int | None) -> dict[int, int]:
+        """Return {k: node} of the children of a list node that are called by number."""
+        if container is None:
+            return {}
+        return {int(k): node for k, node in self.children[container].items() if k.isdecimal()}
+
+    def _is_scalar(self, node: int) -> bool:
+        return self.specs[self.key_of[node]].shape == ()
+
+    def _metric_nodes(self) -> set[int]:
+        """Return the nodes of metric state: below `keras_api/metrics`, or shaped like a metric."""
+        starts = [
+            self.children[api]["metrics"]
+            for names in self.children
+            for api in (names.get("keras_api"),)
+            if api is not None and "metrics" in self.children[api]
+        ]
+        starts += [
+            node
+            for node, names in enumerate(self.children)
+            if any(state <= names.keys() for state in _METRIC_STATE)
+            and all(names[n] in self.key_of for n in names.keys() & {"total", "count"})
+            and node not in self.optimizers
+        ]
+        seen: set[int] = set()
+        while starts:
+            node = starts.pop()
+            if node not in seen:
+                seen.add(node)
+                starts += self.children[node].values()
+        return seen
+
+    def _role(self, leaf: _Leaf) -> str:
+        if leaf.attribute != VALUE:
+            return "table" if leaf.key.endswith(("-keys", "-values")) else "config"
+        slot = self.slots.get(leaf.node)
+        if slot and leaf.node not in self.trained:
+            return slot.role
+        if leaf.node in self.metrics:
+            return "metric"
+        if leaf.node in self.trained:
+            return "weight"
+        path = self.model_paths.best(leaf.node)
+        if path is None:
+            return _optimizer_scalar_role(self.paths.best(leaf.node) or leaf.key)
+        if path in _COUNTERS and self.specs[leaf.key].shape == ():
+            return "counter"
+        return "weight"
+
+    # --- what each tensor is called -----------------------------------------------------------
+
+    def _names(self, roles: Mapping[str, str]) -> dict[str, str]:
+        """Return a unique readable name per key."""
+        names: dict[str, str] = {}
+        taken: set[str] = set()
+        counts = Counter(
+            leaf.full_name
+            for leaf in self.leaves
+            if roles[leaf.key] in ("weight", "metric") and leaf.key not in self.duplicates
+        )
+        strip = self._common_root(roles)
+        for leaf in self.leaves:
+            role = roles[leaf.key]
+            if role in ("slot", "ema"):
+                continue
+            name = leaf.full_name
+            if (
+                role not in ("weight", "metric")
+                or leaf.key in self.duplicates
+                or counts[name] > 1
+                or not name
+                or _NAMELESS.fullmatch(name)
+            ):
+                path = self._path(leaf)
+                name = _suffixed(
+                    path.removeprefix(strip) if role == "weight" else path, leaf.attribute
+                )
+            names[leaf.key] = _unique(name, leaf.key, taken)
+        self._name_slots(names, taken, roles)
+        return names
+
+    def _path(self, leaf: _Leaf) -> str:
+        return self.model_paths.best(leaf.node) or self.paths.best(leaf.node) or leaf.key
+
+    def _name_slots(self, names: dict[str, str], taken: set[str], roles: Mapping[str, str]) -> None:
+        wanted: dict[str, str] = {}
+        for leaf in self.leaves:
+            slot = self.slots.get(leaf.node)
+            if slot is None or roles[leaf.key] not in ("slot", "ema"):
+                continue
+            owner = names.get(self.key_of.get(slot.of, "")) if slot.of is not None else None
+            wanted[leaf.key] = f"{owner}@{slot.slot}" if owner else self._path(leaf)
+        counts = Counter(wanted.values())
+        for leaf in self.leaves:
+            if leaf.key in wanted:
+                name = wanted[leaf.key]
+                if counts[name] > 1 and "@" in name:
+                    name = name.replace("@", f"@{self.slots[leaf.node].optimizer}/")
+                names[leaf.key] = _unique(name, leaf.key, taken)
+
+    def _stored_twice(self) -> dict[str, str]:
+        """Return {key: the key that it repeats}.
+
+        Keras 3's export() keeps every weight in two lists of the root, as different objects:
+        `variables/N` and `_all_variables/N`.  Equal full name, dtype, shape and crc32c in the index
+        show it without reading data; where several weights agree in all of those, order decides.
+        """
+        groups: dict[tuple[object, ...], dict[str, list[str]]] = {}
+        for leaf in self.leaves:
+            container, slash, index = leaf.key.removesuffix(_KEY_SUFFIX).rpartition("/")
+            if leaf.attribute == VALUE and slash and "/" not in container and index.isdecimal():
+                group = leaf.full_name, *content(self.specs[leaf.key])
+                groups.setdefault(group, {}).setdefault(container, []).append(leaf.key)
+        repeats: dict[str, str] = {}
+        for lists in groups.values():
+            first, *others = (lists[name] for name in sorted(lists, key=path_cost))
+            for other in others:
+                if len(other) == len(first):
+                    repeats.update(zip(other, first, strict=True))
+        return repeats
+
+    def _common_root(self, roles: Mapping[str, str]) -> str:
+        """Return "model/" when every weight lies below that one child of a Checkpoint's root."""
+        heads = {
+            path.partition("/")[0]
+            for leaf in self.leaves
+            if roles[leaf.key] == "weight"
+            for path in (self.model_paths.best(leaf.node),)
+            if path
+        }
+        if len(heads) != 1:
+            return ""
+        [head] = heads
+        target = self.children[0].get(head)
+        is_variable = target is None or target in self.key_of
+        is_checkpoint = head == "model" or "save_counter" in self.children[0]
+        return f"{head}/" if is_checkpoint and not is_variable else ""
+
+
+def content(spec: TensorSpec) -> tuple[object, ...]:
+    """Return what equal tensors share in the index; partitioned ones are never taken for equal."""
+    crc = spec.crc32c if spec.crc32c is not None else spec.key
+    return spec.dtype, spec.shape, crc
+
+
+def _unknown(key: str, names: Mapping[str, str]) -> Naming:
+    role = "config" if key == "_CHECKPOINTABLE_OBJECT_GRAPH" else "other"
+    return Naming(key if key not in names.values() else f"{key} (key)", role)
+
+
+def _unique(name: str, key: str, taken: set[str]) -> str:
+    if name in taken:
+        name = key
+    taken.add(name)
+    return name
+
+
+def _suffixed(path: str, attribute: str) -> str:
+    return path if attribute == VALUE else f"{path}.{attribute}"
+
+
+def _singular(container: str) -> str:
+    name = container.strip("_")
+    if name.endswith("ies"):
+        return name[:-3] + "y"
+    return name[:-1] if name.endswith("s") and not name.endswith("rms") else name
+
+
+def _optimizer_scalar_role(path: str) -> str:
+    return "counter" if path.rpartition("/")[2] in _COUNTERS else "config"
