@@ -1,4 +1,4 @@
-"""Joining CRC-32C checksums of neighbouring runs of bytes, so that one tensor can be summed in parts.
+"""Joining CRC-32C checksums of neighbouring runs of bytes, so that a tensor can be cut into parts.
 
 A CRC is a polynomial over GF(2) modulo P: appending n zero bytes multiplies it by x^(8n) mod P, and
 the checksum of A followed by B is that product for A, plus (xor) the checksum of B.  Polynomials

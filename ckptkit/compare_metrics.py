@@ -1,0 +1,439 @@
+"""Difference metrics of two runs of values, block by block, in float64.
+
+The rules, once for the whole package:
+
+- An element passes when `|new - old| <= atol + rtol * |old|`, computed in float64 (complex128);
+  OLD is the reference.  Integers, booleans and strings are always exact.
+- NaN equals NaN in the same place, infinities are equal by sign, -0.0 equals 0.0.  Any other pair
+  with a non-finite member is a *non-finite mismatch*: it fails every tolerance and stays out of the
+  averages.
+- With `bitwise`, two elements are equal when their bits are.
+
+A `Tally` is a partial result; tallies of neighbouring runs are joined in order, so the outcome does
+not depend on how the work was cut or by how many threads it was done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptkit.dtypes import DTYPES, kind
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+METRIC_BLOCK = 1 << 16  # elements: three float64 scratch arrays of 512 KiB stay near the core
+_DOT = 8192  # elements per BLAS call: below the size at which OpenBLAS starts threads of its own
+_SAFE_LOW, _SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
+_WIDE = ("int64", "uint64")
+
+
+class Tolerance(NamedTuple):
+    """How far apart two numbers may be; `rule` says where the numbers come from."""
+
+    rtol: float = 0.0
+    atol: float = 0.0
+    rule: str = "default"
+
+
+EXACT = Tolerance()
+
+
+class Scaled(NamedTuple):
+    """mantissa * 2**exponent: a sum of squares that neither overflows nor underflows."""
+
+    mantissa: float = 0.0
+    exponent: int = 0
+
+    def plus(self, other: Scaled) -> Scaled:
+        """Return the sum."""
+        if not other.mantissa:
+            return self
+        if not self.mantissa:
+            return other
+        top = max(self.exponent, other.exponent)
+        total = math.ldexp(self.mantissa, self.exponent - top)
+        return _scaled(total + math.ldexp(other.mantissa, other.exponent - top), top)
+
+    def root(self) -> Scaled:
+        """Return the square root."""
+        odd = self.exponent & 1
+        return _scaled(math.sqrt(math.ldexp(self.mantissa, odd)), (self.exponent - odd) // 2)
+
+    def over(self, other: Scaled) -> float:
+        """Return self / other; inf when only `other` is zero, 0 when both are."""
+        if not other.mantissa:
+            return math.inf if self.mantissa else 0.0
+        return _ldexp(self.mantissa / other.mantissa, self.exponent - other.exponent)
+
+    def number(self) -> float:
+        """Return the plain float, inf or 0 where it does not fit."""
+        return _ldexp(self.mantissa, self.exponent)
+
+
+def _scaled(value: float, exponent: int = 0) -> Scaled:
+    if not math.isfinite(value):
+        return Scaled(value, 0)
+    mantissa, shift = math.frexp(value)
+    return Scaled(mantissa, exponent + shift)
+
+
+def _ldexp(mantissa: float, exponent: int) -> float:
+    try:
+        return math.ldexp(mantissa, exponent)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums and extremes of a run of element pairs.
+
+    n counts all pairs, n_finite those with two finite members; only these are in the sums.
+    aa, bb, dd: sums of squares of old, new and their difference.  worst: (excess over the
+    tolerance, flat index, old, new), among elements that differ.
+    """
+
+    n: int = 0
+    n_finite: int = 0
+    n_diff: int = 0
+    n_outside: int = 0
+    nonfinite: int = 0
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    max_ulp: int = 0
+    sum_abs: float = 0.0
+    needed_rtol: float = 0.0
+    aa: Scaled = field(default_factory=Scaled)
+    bb: Scaled = field(default_factory=Scaled)
+    dd: Scaled = field(default_factory=Scaled)
+    worst: tuple[float, int, Any, Any] | None = None
+
+    def join(self, other: Tally) -> None:
+        """Add the tally of the run that follows this one."""
+        self.n += other.n
+        self.n_finite += other.n_finite
+        self.n_diff += other.n_diff
+        self.n_outside += other.n_outside
+        self.nonfinite += other.nonfinite
+        self.sum_abs += other.sum_abs
+        self.max_abs = max(self.max_abs, other.max_abs)
+        self.max_rel = max(self.max_rel, other.max_rel)
+        self.max_ulp = max(self.max_ulp, other.max_ulp)
+        self.needed_rtol = max(self.needed_rtol, other.needed_rtol)
+        self.aa, self.bb = self.aa.plus(other.aa), self.bb.plus(other.bb)
+        self.dd = self.dd.plus(other.dd)
+        if other.worst is not None:
+            self.offer(*other.worst)
+
+    def offer(self, excess: float, index: int, old: Any, new: Any) -> None:
+        """Keep an element if it exceeds the tolerance by more than the worst so far."""
+        if self.worst is None or excess > self.worst[0]:
+            self.worst = (excess, index, old, new)
+
+
+class _Scratch:
+    """Buffers that one thread reuses for every block."""
+
+    def __init__(self) -> None:
+        self.old = np.empty(METRIC_BLOCK)
+        self.new = np.empty(METRIC_BLOCK)
+        self.gap = np.empty(METRIC_BLOCK)
+        self.excess = np.empty(METRIC_BLOCK)
+        self.flags = np.empty(METRIC_BLOCK, bool)
+        self.bits: dict[int, Array] = {}
+
+    def integers(self, itemsize: int, n: int) -> Array:
+        """Return n signed integers of `itemsize` bytes."""
+        if itemsize not in self.bits:
+            self.bits[itemsize] = np.empty(METRIC_BLOCK, f"i{itemsize}")
+        return self.bits[itemsize][:n]
+
+
+class Meter:
+    """Measures blocks of one pair of tensors; not shared between threads.
+
+    `add(start, old, new)` takes 1-D arrays of equal length, of the two dtypes named at the start;
+    `start` is the flat index of their first element.
+    """
+
+    def __init__(self, old: str, new: str, tolerance: Tolerance, bitwise: bool = False) -> None:
+        kinds = {kind(old), kind(new)}
+        exact = kinds <= {"int", "uint", "bool"}
+        self.rtol = 0.0 if exact or bitwise else tolerance.rtol
+        self.atol = 0.0 if exact or bitwise else tolerance.atol
+        self.bitwise = bitwise and old == new
+        self.ulps = old == new and kinds == {"float"}
+        self.dtype = old
+        self.tally = Tally()
+        self._scratch = _Scratch()
+        self._measure = self._choose(kinds, old, new, exact)
+
+    def _choose(
+        self, kinds: set[str], old: str, new: str, exact: bool
+    ) -> Callable[[int, Array, Array], None]:
+        if kinds & {"string", "opaque"}:
+            return self._add_objects
+        if "complex" in kinds:
+            return self._add_complex
+        if old in _WIDE or new in _WIDE:
+            return self._add_wide if exact and old == new else self._add_mixed
+        return self._add_numbers
+
+    def add(self, start: int, old: Array, new: Array) -> None:
+        """Measure one block, in pieces that fit the scratch arrays."""
+        for low in range(0, len(old), METRIC_BLOCK):
+            a, b = old[low : low + METRIC_BLOCK], new[low : low + METRIC_BLOCK]
+            self.tally.n += len(a)
+            with np.errstate(all="ignore"):
+                if self.bitwise and kind(self.dtype) != "string":
+                    self._add_bits(start + low, a, b)
+                else:
+                    self._measure(start + low, a, b)
+
+    def _add_bits(self, start: int, a: Array, b: Array) -> None:
+        """Measure as numbers, but count by bits."""
+        before = self.tally
+        self.tally = Tally()
+        self._measure(start, a, b)
+        part = self.tally
+        unequal = bits_differ(a, b)
+        part.n_diff = part.n_outside = int(np.count_nonzero(unequal))
+        if part.worst is None and part.n_diff:
+            at = int(unequal.argmax())
+            part.worst = (0.0, start + at, a[at].item(), b[at].item())
+        before.join(part)
+        self.tally = before
+
+    def _add_objects(self, start: int, a: Array, b: Array) -> None:
+        unequal = np.asarray(a != b, bool)
+        count = int(np.count_nonzero(unequal))
+        self._unequal(count)
+        if count:
+            at = int(unequal.argmax())
+            self.tally.offer(math.inf, start + at, _item(a[at]), _item(b[at]))
+
+    def _unequal(self, count: int) -> None:
+        self.tally.n_diff += count
+        self.tally.n_outside += count
+
+    def _add_numbers(self, start: int, a: Array, b: Array) -> None:
+        """Floats of any width, and integers of up to 32 bits: all exact in float64."""
+        n = len(a)
+        old, new, gap = (x[:n] for x in (self._scratch.old, self._scratch.new, self._scratch.gap))
+        old[...] = a
+        new[...] = b
+        np.subtract(new, old, out=gap)
+        np.abs(gap, out=gap)
+        total = float(gap.sum())
+        if math.isfinite(total):
+            self._finite(start, a, b, old, new, gap, total)
+        else:
+            same = (old == new) | (np.isnan(old) & np.isnan(new))
+            self._split(start, a, b, old, new, gap, same)
+
+    def _add_complex(self, start: int, a: Array, b: Array) -> None:
+        old, new = a.astype(np.complex128), b.astype(np.complex128)
+        gap = np.abs(new - old)
+        total = float(gap.sum())
+        if math.isfinite(total):
+            self._finite(start, a, b, old, new, gap, total)
+            return
+        left, right = old.view(np.float64), new.view(np.float64)
+        parts = (left == right) | (np.isnan(left) & np.isnan(right))
+        self._split(start, a, b, old, new, gap, parts.reshape(-1, 2).all(axis=1))
+
+    def _split(
+        self, start: int, a: Array, b: Array, old: Array, new: Array, gap: Floats, same: Array
+    ) -> None:
+        """Count the pairs that are not both finite; measure the others."""
+        finite = np.isfinite(old) & np.isfinite(new)
+        bad = ~finite & ~same
+        count = int(np.count_nonzero(bad))
+        if count:
+            self._unequal(count)
+            self.tally.nonfinite += count
+            self.tally.needed_rtol = math.inf
+            at = int(bad.argmax())
+            self.tally.offer(math.inf, start + at, a[at].item(), b[at].item())
+        places = np.flatnonzero(finite)
+        if len(places):
+            left, right, gap = old[places], new[places], gap[places]
+            self._finite(start, a[places], b[places], left, right, gap, float(gap.sum()), places)
+
+    def _add_wide(self, start: int, a: Array, b: Array) -> None:
+        """64-bit integers of one dtype: differences are taken without going through floats."""
+        top, low = np.maximum(a, b), np.minimum(a, b)
+        gap = np.subtract(top.view(np.uint64), low.view(np.uint64))
+        largest, numbers = int(gap.max(initial=0)), gap.astype(np.float64)
+        old, new = a.astype(np.float64), b.astype(np.float64)
+        self._finite(start, a, b, old, new, numbers, float(numbers.sum()), largest=largest)
+
+    def _add_mixed(self, start: int, a: Array, b: Array) -> None:
+        """A 64-bit integer against another dtype: equality as Python sees it, which is exact."""
+        old, new = a.astype(np.float64), b.astype(np.float64)
+        unequal = np.asarray(a.astype(object) != b.astype(object), bool)
+        gap = np.abs(new - old)
+        # unequal, but rounded to the same float64: they are half a step of that size apart at most
+        hidden = unequal & (gap == 0)
+        gap[hidden] = np.spacing(np.abs(old[hidden])) / 2
+        total = float(gap.sum())
+        if math.isfinite(total):
+            self._finite(start, a, b, old, new, gap, total)
+        else:
+            same = ~unequal | (np.isnan(old) & np.isnan(new))
+            self._split(start, a, b, old, new, gap, same)
+
+    def _finite(
+        self,
+        start: int,
+        a: Array,
+        b: Array,
+        old: Array,
+        new: Array,
+        gap: Floats,
+        total: float,
+        places: Array | None = None,
+        largest: float | None = None,
+    ) -> None:
+        """Measure pairs of finite numbers; old and new may be overwritten.
+
+        a, b: the values as stored.  gap: |new - old|, total: its sum.  places: index of each pair
+        within the block, where some were left out.  largest: the maximum of gap, if gap is rounded.
+        """
+        tally, n = self.tally, len(gap)
+        tally.n_finite += n
+        aa = _squares(old)
+        tally.aa = tally.aa.plus(aa)
+        if total == 0.0:
+            tally.bb = tally.bb.plus(aa)
+            return
+        tally.bb = tally.bb.plus(_squares(new))
+        tally.dd = tally.dd.plus(_squares(gap))
+        tally.sum_abs += total
+        flags = np.greater(gap, 0.0, out=self._scratch.flags[:n])
+        n_diff = int(np.count_nonzero(flags))
+        tally.n_diff += n_diff
+        at = int(gap.argmax())
+        tally.max_abs = max(tally.max_abs, float(gap[at]) if largest is None else largest)
+        size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
+        out = new if new.dtype == np.float64 else np.empty(n)
+        self._relative(gap, size, out)
+        excess = float(gap[at])
+        if self.rtol or self.atol:
+            at, excess = self._tolerate(gap, size, flags)
+        else:
+            tally.n_outside += n_diff
+        index = at if places is None else int(places[at])
+        tally.offer(excess, start + index, a[at].item(), b[at].item())
+        if self.ulps:
+            tally.max_ulp = max(tally.max_ulp, self._max_ulp(a, b))
+
+    def _relative(self, gap: Floats, size: Floats, out: Floats) -> None:
+        """Update max_rel, and the smallest rtol under which every element would pass."""
+        tally = self.tally
+        np.divide(gap, size, out=out)
+        largest = float(out.max())
+        blocked = False
+        if not math.isfinite(largest):  # somewhere old is 0, or the quotient overflows
+            zero = size == 0.0
+            blocked = bool((gap[zero] > self.atol).any())
+            out[zero] = 0.0
+            largest = float(out.max())
+        tally.max_rel = max(tally.max_rel, largest)
+        if blocked:
+            tally.needed_rtol = math.inf
+        elif self.atol == 0.0:
+            tally.needed_rtol = max(tally.needed_rtol, largest)
+        else:
+            beyond = gap > self.atol
+            if beyond.any():
+                needed = float(((gap[beyond] - self.atol) / size[beyond]).max())
+                tally.needed_rtol = max(tally.needed_rtol, needed)
+
+    def _tolerate(self, gap: Floats, size: Floats, differs: Array) -> tuple[int, float]:
+        """Count the elements outside; return the place and excess of the worst that differs."""
+        limit = np.multiply(size, self.rtol, out=self._scratch.excess[: len(gap)])
+        limit += self.atol
+        np.logical_not(differs, out=differs)
+        self.tally.n_outside += int(np.count_nonzero(gap > limit))
+        excess = np.subtract(gap, limit, out=limit)
+        excess[differs] = -math.inf
+        at = int(excess.argmax())
+        return at, float(excess[at])
+
+    def _max_ulp(self, a: Array, b: Array) -> int:
+        """Return the most representable values that lie between two elements.
+
+        The bits of an IEEE-like float, read as sign and magnitude, count its values in order.
+        """
+        itemsize = a.dtype.itemsize
+        left, right = a.view(f"i{itemsize}"), b.view(f"i{itemsize}")
+        step = 1
+        if self.dtype == "float8_e8m0fnu":  # no sign bit: widen, so that none is seen
+            left, right = (
+                left.view(np.uint8).astype(np.int16),
+                right.view(np.uint8).astype(np.int16),
+            )
+        elif self.dtype == "float4_e2m1fn":  # the sign is bit 3 of a byte
+            left, right, step = left << 4, right << 4, 16
+        signs = np.bitwise_xor(left, right, out=self._scratch.integers(left.itemsize, len(left)))
+        crossing = np.flatnonzero(signs < 0) if signs.min() < 0 else None
+        apart = np.subtract(left, right, out=signs)
+        most = 0
+        if crossing is not None:
+            magnitude = np.uint64((1 << (8 * left.itemsize - 1)) - 1)
+            sides = (left[crossing].astype(np.uint64), right[crossing].astype(np.uint64))
+            most = int(((sides[0] & magnitude) + (sides[1] & magnitude)).max())
+            apart[crossing] = 0
+        return max(most, int(np.abs(apart, out=apart).max())) // step
+
+
+def bits_differ(a: Array, b: Array) -> Array:
+    """Return, per element of two arrays of one dtype, whether any bit differs."""
+    n, itemsize = len(a), a.dtype.itemsize
+    if itemsize in (1, 2, 4, 8):
+        return np.asarray(a.view(f"u{itemsize}") != b.view(f"u{itemsize}"))
+    left, right = (x.view(np.uint8).reshape(n, itemsize) for x in (a, b))
+    return np.asarray((left != right).any(axis=1))
+
+
+def _squares(values: Array) -> Scaled:
+    """Return the sum of squares, in pieces small enough that BLAS keeps to this thread."""
+    flat = values.view(np.float64) if values.dtype == np.complex128 else values
+    total = 0.0
+    for low in range(0, len(flat), _DOT):
+        piece = flat[low : low + _DOT]
+        total += float(np.dot(piece, piece))
+    if _SAFE_LOW < total < _SAFE_HIGH:
+        return _scaled(total)
+    largest = float(np.abs(flat).max()) if len(flat) else 0.0
+    if largest == 0.0 or not math.isfinite(largest):
+        return Scaled(largest, 0)
+    exponent = math.frexp(largest)[1]
+    small = np.ldexp(flat, -exponent)
+    mantissa, shift = math.frexp(float(np.dot(small, small)))
+    return Scaled(mantissa, shift + 2 * exponent)
+
+
+def _item(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def is_exact(old: str, new: str) -> bool:
+    """Whether two dtypes are compared without any tolerance."""
+    return not ({kind(old), kind(new)} & {"float", "complex"})
+
+
+def comparable(old: str, new: str) -> bool:
+    """Whether values of two dtypes can be set against each other at all."""
+    if old == new:
+        return True
+    plain = {"float", "int", "uint", "bool", "complex"}
+    return old in DTYPES and new in DTYPES and {kind(old), kind(new)} <= plain
