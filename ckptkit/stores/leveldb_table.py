@@ -3,7 +3,7 @@
     [data block]* [metaindex block] [index block] [footer]
 
 Every block is followed by a 5-byte trailer: compression type (0 none, 1 snappy) and the masked
-crc32c of block and type, little-endian.  A block is a run of entries and an array of restart offsets:
+crc32c of block and type, little-endian.  A block is a run of entries, then restart offsets:
 
     entry   := varint shared | varint non_shared | varint value_length | key suffix | value
     trailer := restart offset (uint32 LE)* | number of restarts (uint32 LE)

@@ -156,7 +156,7 @@ class TensorBundle:
             for part in spec.slices
         ]
         readers = [self._slice_reader(spec, part) for part in parts]
-        per_row: int = math.prod(shape[1:])
+        per_row = math.prod(shape[1:])
         for first, last in _slices.row_blocks(shape, max_elements):
             block = np.empty((last - first, *shape[1:]), numpy_dtype(spec.dtype))
             for part, reader in zip(parts, readers, strict=True):
