@@ -1,0 +1,257 @@
+"""What a Keras optimizer keeps, in the order in which `optimizer/vars/N` numbers it.
+
+All Keras optimizers since 2.11 store, in this order: `iteration`, `learning_rate` (Keras 3, and
+only where it is no schedule), with `use_ema` one average per trainable weight, with
+`gradient_accumulation_steps` one accumulator per weight, then the slots of the class, in one or
+more runs over the weights (Adam: momentum and velocity of the first weight, of the second, …;
+then with `amsgrad` the velocity_hat of each).  The weights are the trainable ones in the order of
+`model.trainable_variables`.
+
+Without names in the file, a layout is believed only if it fits every stored shape; two layouts that
+fit and disagree give nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+from ckptkit.keras_variables import snake_case
+
+Shape = tuple[int, ...]
+
+
+class Weight(NamedTuple):
+    """A trainable weight: its readable name (a rule of Muon looks at it) and shape."""
+
+    name: str
+    shape: Shape
+
+
+class State(NamedTuple):
+    """One stored variable of an optimizer.
+
+    name: `iteration`, `learning_rate`, `momentum`, …  role: counter, config, slot or ema.
+    weight: index of the weight it belongs to, or None.
+    """
+
+    name: str
+    role: str
+    weight: int | None
+    shape: Shape
+
+
+class _Class(NamedTuple):
+    """Slots of an optimizer class: runs over the weights, each with one or more slots per weight.
+
+    optional: (config key, slot) runs that exist where the key is set and not zero.
+    """
+
+    runs: tuple[tuple[str, ...], ...]
+    optional: tuple[tuple[str, str], ...] = ()
+
+
+_ADAM = _Class((("momentum", "velocity"),), (("amsgrad", "velocity_hat"),))
+_CLASSES: Mapping[str, _Class] = {
+    "Adadelta": _Class((("accumulated_grad", "accumulated_delta_var"),)),
+    "Adafactor": _Class(()),
+    "Adagrad": _Class((("accumulator",),)),
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
+    "Adamax": _Class((("momentum", "norm"),)),
+    "Ftrl": _Class((("accumulator", "linear"),)),
+    "Lamb": _Class((("momentum", "velocity"),)),
+    "Lion": _Class((("momentum",),)),
+    "LossScaleOptimizer": _Class(()),
+    "Muon": _Class(()),
+    "Nadam": _Class((("momentum", "velocity"),)),
+    "RMSprop": _Class(
+        (("velocity",),), (("momentum", "momentum"), ("centered", "average_gradient"))
+    ),
+    "SGD": _Class((), (("momentum", "momentum"),)),
+    "ScheduleFreeAdamW": _Class((("momentum", "velocity"),)),
+}
+
+# Slot names of Keras 2.11 to 2.15 where they differ from Keras 3.
+_KERAS2_SLOTS = {
+    "Adam": {"momentum": "m", "velocity": "v", "velocity_hat": "vhat"},
+    "AdamW": {"momentum": "m", "velocity": "v", "velocity_hat": "vhat"},
+    "Adamax": {"momentum": "m", "norm": "u"},
+    "Lion": {"momentum": "m"},
+    "Nadam": {"momentum": "m", "velocity": "v"},
+    "SGD": {"momentum": "m"},
+    "Adafactor": {"velocity": "v"},
+}
+
+
+def optimizer_class(name: str) -> str | None:
+    """Return the class behind a class, object or group name: `adam_w` -> AdamW, `SGD` -> SGD."""
+    name = name.rpartition(">")[2]  # Keras 2 registers its own as `Custom>Adam`
+    if name in _CLASSES:
+        return name
+    base = name.rstrip("0123456789").rstrip("_") if name[-1:].isdigit() else name
+    table = {snake_case(c): c for c in _CLASSES} | {c.lower(): c for c in _CLASSES}
+    return table.get(base.lower())
+
+
+def layout(
+    class_name: str,
+    config: Mapping[str, Any] | None,
+    weights: Sequence[Weight],
+    shapes: Sequence[Shape],
+    *,
+    keras2: bool = False,
+) -> list[State] | None:
+    """Return what each stored variable is, or None where no single layout fits the shapes.
+
+    config: of the optimizer, None where the file has none (then every combination is tried).
+    weights: the trainable ones, in the model's order.  shapes: of `vars/0`, `vars/1`, ….
+    """
+    kind = optimizer_class(class_name)
+    if kind is None:
+        return None
+    fits: list[list[State]] = []
+    for states in _layouts(kind, config, weights, keras2):
+        if [s.shape for s in states] == list(shapes) and states not in fits:
+            fits.append(states)
+    return fits[0] if len(fits) == 1 else None
+
+
+def scalar_states(class_name: str, shapes: Sequence[Shape], *, keras2: bool) -> list[State]:
+    """Return the leading states that are certain without knowing the weights.
+
+    `iteration` is always the first; `learning_rate` follows in Keras 3 unless it is a schedule,
+    and then a scalar cannot stand second, because slots are at least as large as a weight.
+    """
+    if optimizer_class(class_name) is None or not shapes or shapes[0]:
+        return []
+    states = [State("iteration", "counter", None, ())]
+    if not keras2 and len(shapes) > 1 and shapes[1] == ():
+        states.append(State("learning_rate", "config", None, ()))
+    return states
+
+
+# --- candidate layouts ----------------------------------------------------------------------------
+
+
+def _layouts(
+    kind: str, config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
+) -> Iterator[list[State]]:
+    if kind == "LossScaleOptimizer":
+        yield from _loss_scaled(config, weights, keras2)
+        return
+    for head in _heads(config, weights, keras2):
+        for body in _bodies(kind, config, weights, keras2):
+            yield head + body
+
+
+def _loss_scaled(
+    config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
+) -> Iterator[list[State]]:
+    """The wrapper's own scalars, then everything of the optimizer inside."""
+    inner = (config or {}).get("inner_optimizer")
+    if not isinstance(inner, Mapping) or keras2:
+        return
+    kind = optimizer_class(str(inner.get("class_name")))
+    settings = inner.get("config")
+    if kind is None or kind == "LossScaleOptimizer" or not isinstance(settings, Mapping):
+        return
+    own = [
+        State("step_counter", "counter", None, ()),
+        State("dynamic_scale", "config", None, ()),
+    ]
+    for head in _heads({}, (), keras2):
+        for states in _layouts(kind, settings, weights, keras2):
+            yield head + own + states
+
+
+def _heads(
+    config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
+) -> Iterator[list[State]]:
+    """Yield the states before the class's own: scalars, averages, gradient accumulators."""
+    scheduled: tuple[bool, ...] = (True, False)
+    average: tuple[bool, ...] = (False, True)
+    accumulate: tuple[bool, ...] = (False, True)
+    if config is not None:
+        scheduled = (isinstance(config.get("learning_rate"), Mapping),)
+        average = (bool(config.get("use_ema")),)
+        accumulate = (bool(config.get("gradient_accumulation_steps")),)
+    for is_scheduled, has_average, accumulates in product(scheduled, average, accumulate):
+        head = [State("iteration", "counter", None, ())]
+        if not keras2 and not is_scheduled:
+            head.append(State("learning_rate", "config", None, ()))
+        if has_average:
+            head += _run(("average",), weights, "ema")
+        if accumulates:
+            head += _run(("gradient_accumulator",), weights)
+        yield head
+
+
+def _run(slots: Sequence[str], weights: Sequence[Weight], role: str = "slot") -> list[State]:
+    return [
+        State(slot, role, index, weight.shape)
+        for index, weight in enumerate(weights)
+        for slot in slots
+    ]
+
+
+def _bodies(
+    kind: str, config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
+) -> Iterator[list[State]]:
+    rename = _KERAS2_SLOTS.get(kind, {}) if keras2 else {}
+    if kind == "Adafactor":
+        yield _adafactor(weights, keras2)
+        return
+    if kind == "Muon":
+        yield from _muon(config, weights)
+        return
+    row = _CLASSES[kind]
+    choices = [
+        ((bool(config.get(key)),) if config is not None else (False, True))
+        for key, _ in row.optional
+    ]
+    if kind == "SGD" and keras2:
+        choices = [(True,)]  # Keras 2 makes the momentums even where they stay unused
+    for chosen in product(*choices):
+        runs = [
+            *row.runs,
+            *((slot,) for (_, slot), on in zip(row.optional, chosen, strict=True) if on),
+        ]
+        body: list[State] = []
+        for run in runs:
+            body += _run([rename.get(slot, slot) for slot in run], weights)
+        if kind == "Nadam" and not keras2:
+            product_of_u = State("u_product", "config", None, ())
+            yield [*body, product_of_u]  # since Keras 3.1
+            yield [product_of_u, *body]
+        else:
+            yield body
+
+
+def _adafactor(weights: Sequence[Weight], keras2: bool) -> list[State]:
+    """Row and column factors of a matrix (placeholders in Keras 3 where there is none), and v."""
+    body: list[State] = []
+    for index, (_, shape) in enumerate(weights):
+        if len(shape) >= 2:
+            body.append(State("r", "slot", index, shape[:-1]))
+            body.append(State("c", "slot", index, (*shape[:-2], shape[-1])))
+        elif not keras2:
+            body.append(State("r", "slot", index, ()))
+            body.append(State("c", "slot", index, ()))
+        body.append(State("v" if keras2 else "velocity", "slot", index, shape))
+    return body
+
+
+def _muon(config: Mapping[str, Any] | None, weights: Sequence[Weight]) -> Iterator[list[State]]:
+    """A momentum for each weight; a velocity too where Adam takes over (all but matrices)."""
+    settings = config or {}
+    if settings.get("exclude_layers"):
+        return  # patterns from the file are not run
+    body: list[State] = []
+    for index, (name, shape) in enumerate(weights):
+        body.append(State("momentum", "slot", index, shape))
+        embedding = settings.get("exclude_embeddings", True) and "embedding" in name.lower()
+        if len(shape) != 2 or embedding:
+            body.append(State("velocity", "slot", index, shape))
+    yield body

@@ -1,0 +1,348 @@
+"""Which variables a Keras layer owns, in the order in which `.keras` and `.weights.h5` number them.
+
+Those files hold no variable names: a layer's values are `vars/0`, `vars/1`, … in the order of
+`Layer.save_own_variables`: trainable variables as created, then the others; layers that can be
+quantized have an order of their own.  Which variables exist depends on the layer's config
+(`use_bias`, `scale`, …).  The rows below were taken from the behaviour of Keras 2.12 to 3.15; they
+are compared with the installed Keras, class by class, in tests/test_keras_names.py.
+
+Nothing here imports Keras, and no class is ever looked up by a name found in a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
+from typing import Any, NamedTuple
+
+Config = Mapping[str, Any]
+Condition = Callable[[Config], bool]
+Shape = tuple[int, ...]
+
+
+class Variable(NamedTuple):
+    """One variable of a layer: name, allowed ranks (empty: any), and when it exists at all."""
+
+    name: str
+    ranks: tuple[int, ...] = ()
+    when: Condition | None = None
+    trainable: bool = True
+
+
+class Child(NamedTuple):
+    """A layer that another one makes for itself: attribute names, own name, class, config."""
+
+    attributes: tuple[str, ...]
+    name: str
+    class_name: str
+    config: Callable[[Config], Config]
+
+
+def snake_case(name: str) -> str:
+    """Return the group name that Keras makes of a class name: `Conv2D` -> `conv2d`."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+# --- conditions -----------------------------------------------------------------------------------
+
+
+def _flag(key: str, default: bool = True) -> Condition:
+    return lambda config: bool(config.get(key, default))
+
+
+def _absent(key: str) -> Condition:
+    return lambda config: config.get(key) is None
+
+
+def _norm_scale(config: Config) -> bool:
+    return bool(config.get("scale", True) or config.get("rms_scaling"))
+
+
+def _norm_center(config: Config) -> bool:
+    return bool(config.get("center", True)) and not config.get("rms_scaling")
+
+
+def _mode_is_not(mode: str) -> Condition:
+    return lambda config: config.get("mode", "log") != mode
+
+
+_RENORM = _flag("renorm", False)
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _kernel_bias(rank: int, kernel: str = "kernel") -> tuple[Variable, ...]:
+    return Variable(kernel, (rank,)), Variable("bias", (1,), _flag("use_bias"))
+
+
+def _separable(rank: int) -> tuple[Variable, ...]:
+    return Variable("depthwise_kernel", (rank,)), *_kernel_bias(rank, "pointwise_kernel")
+
+
+def _recurrent(rank: int, bias_ranks: tuple[int, ...] = (1,)) -> tuple[Variable, ...]:
+    return (
+        Variable("kernel", (rank,)),
+        Variable("recurrent_kernel", (rank,)),
+        Variable("bias", bias_ranks, _flag("use_bias")),
+    )
+
+
+_AFFINE = (
+    Variable("gamma", (1,), _flag("scale")),
+    Variable("beta", (1,), _flag("center")),
+)
+_BATCH = (
+    *_AFFINE,
+    Variable("moving_mean", (1,), trainable=False),
+    Variable("moving_variance", (1,), trainable=False),
+    Variable("moving_stddev", (1,), _RENORM, trainable=False),
+    Variable("renorm_mean", (1,), _RENORM, trainable=False),
+    Variable("renorm_stddev", (1,), _RENORM, trainable=False),
+)
+
+LAYERS: Mapping[str, tuple[Variable, ...]] = {
+    "AdditiveAttention": (Variable("scale", (1,), _flag("use_scale")),),
+    "Attention": (
+        Variable("scale", (0,), _flag("use_scale", False)),
+        Variable("concat_score_weight", (0,), lambda c: c.get("score_mode") == "concat"),
+    ),
+    "BatchNormalization": _BATCH,
+    "Conv1D": _kernel_bias(3),
+    "Conv1DTranspose": _kernel_bias(3),
+    "Conv2D": _kernel_bias(4),
+    "Conv2DTranspose": _kernel_bias(4),
+    "Conv3D": _kernel_bias(5),
+    "Conv3DTranspose": _kernel_bias(5),
+    "ConvLSTMCell": tuple(v._replace(ranks=()) for v in _recurrent(0)),
+    "Dense": _kernel_bias(2),
+    "DepthwiseConv1D": _kernel_bias(3),
+    "DepthwiseConv2D": _kernel_bias(4),
+    "EinsumDense": (
+        Variable("kernel"),
+        Variable("bias", (), lambda c: c.get("bias_axes") is not None),
+    ),
+    "Embedding": (Variable("embeddings", (2,)),),
+    "GRUCell": _recurrent(2, (1, 2)),
+    "GroupNormalization": _AFFINE,
+    "LSTMCell": _recurrent(2),
+    "LayerNormalization": (
+        Variable("gamma", (), _norm_scale),
+        Variable("beta", (), _norm_center),
+    ),
+    "LocallyConnected1D": (Variable("kernel"), Variable("bias", (), _flag("use_bias"))),
+    "LocallyConnected2D": (Variable("kernel"), Variable("bias", (), _flag("use_bias"))),
+    "Normalization": (
+        Variable("mean", (), _absent("mean"), trainable=False),
+        Variable("variance", (), _absent("mean"), trainable=False),
+        Variable("count", (0,), _absent("mean"), trainable=False),
+    ),
+    "PReLU": (Variable("alpha"),),
+    "RMSNormalization": (Variable("scale"),),
+    "ReversibleEmbedding": (
+        Variable("embeddings", (2,)),
+        Variable("reverse_embeddings", (2,), lambda c: not c.get("tie_weights", True)),
+    ),
+    "STFTSpectrogram": (
+        Variable("real_kernel", (3,), _mode_is_not("imag")),
+        Variable("imag_kernel", (3,), _mode_is_not("real")),
+    ),
+    "SeparableConv1D": _separable(3),
+    "SeparableConv2D": _separable(4),
+    "SimpleRNNCell": _recurrent(2),
+    "SpectralNormalization": (Variable("vector_u", (2,), trainable=False),),
+    "SyncBatchNormalization": _BATCH,
+}
+
+# Keras 2 names that differ.
+_KERAS2 = {
+    "DepthwiseConv1D": _kernel_bias(3, "depthwise_kernel"),
+    "DepthwiseConv2D": _kernel_bias(4, "depthwise_kernel"),
+}
+
+_FLOAT8 = tuple(
+    Variable(name)
+    for name in (
+        "inputs_scale",
+        "inputs_amax_history",
+        "kernel_scale",
+        "kernel_amax_history",
+        "outputs_grad_scale",
+        "outputs_grad_amax_history",
+    )
+)
+
+
+def _unsure(name: str) -> Variable:
+    """A variable whose existence the config does not tell (it depends on the shapes built)."""
+    return Variable(name, trainable=False)
+
+
+def _quantized_kernel(mode: str, plain: tuple[Variable, ...]) -> tuple[tuple[Variable, ...], ...]:
+    """Return the possible rows of a quantized Dense or EinsumDense, most usual first."""
+    kernel, bias = plain[0]._replace(ranks=(), trainable=False), plain[1]
+    scale, zero, group = _unsure("kernel_scale"), _unsure("kernel_zero"), _unsure("g_idx")
+    rows = {
+        "int8": ((kernel, bias, scale),),
+        "int4": ((kernel, bias, scale), (kernel, bias, scale, zero, group)),
+        "float8": ((plain[0], bias, *_FLOAT8),),
+        "gptq": ((bias, kernel, scale, zero, group),),
+        "awq": ((bias, kernel, scale, zero, _unsure("awq_scales"), group),),
+    }
+    return rows.get(mode, ())
+
+
+def _quantized_embedding(
+    mode: str, plain: tuple[Variable, ...]
+) -> tuple[tuple[Variable, ...], ...]:
+    table = _unsure("embeddings")
+    scale, zero, group = (_unsure(f"embeddings_{x}") for x in ("scale", "zero", "index"))
+    group = group._replace(name="g_idx")
+    rows = {
+        "int8": ((table, scale),),
+        "int4": ((table, scale), (table, scale, zero, group)),
+    }.get(mode, ())
+    if len(plain) == 1:
+        return rows
+    untied = plain[1].when
+    reverse = tuple(
+        Variable(f"reverse_embeddings{x}", (), untied, False) for x in ("", "_scale", "_zero")
+    )
+    return tuple((*row, *reverse[: 3 if len(row) > 2 else 2]) for row in rows)
+
+
+_QUANTIZED = {
+    "Dense": _quantized_kernel,
+    "EinsumDense": _quantized_kernel,
+    "Embedding": _quantized_embedding,
+    "ReversibleEmbedding": _quantized_embedding,
+}
+
+
+# --- names from a row -----------------------------------------------------------------------------
+
+
+def variable_names(
+    class_name: str, config: Config | None, shapes: Sequence[Shape], *, keras2: bool = False
+) -> tuple[Variable | None, ...]:
+    """Return the variable behind each of a layer's numbered values, None where it cannot be told.
+
+    shapes: of `vars/0`, `vars/1`, … as stored.  config: of the layer, None where the file has none:
+    then every combination of options that fits the number and the ranks is considered, and a name
+    is given only where all of them agree.
+    """
+    rows: list[tuple[Variable, ...]] = []
+    for row in _rows(class_name, config, keras2):
+        for names in _variants(row, config):
+            if len(names) == len(shapes) and all(
+                not v.ranks or len(shape) in v.ranks for v, shape in zip(names, shapes, strict=True)
+            ):
+                rows.append(names)
+    if not rows:
+        return (None,) * len(shapes)
+    if config is not None:
+        return rows[0]
+    return tuple(
+        options[0] if all(o.name == options[0].name for o in options) else None
+        for options in zip(*rows, strict=True)
+    )
+
+
+def _rows(class_name: str, config: Config | None, keras2: bool) -> tuple[tuple[Variable, ...], ...]:
+    plain = LAYERS.get(class_name)
+    if plain is None:
+        return ()
+    if keras2 and class_name in _KERAS2:
+        return (_KERAS2[class_name],)
+    mode = quantization_mode(config) if config else None
+    if mode and class_name in _QUANTIZED:
+        return _QUANTIZED[class_name](mode, plain)
+    return (plain,)
+
+
+def _variants(row: tuple[Variable, ...], config: Config | None) -> Iterator[tuple[Variable, ...]]:
+    """Yield the lists of variables that a row stands for: one with a config, else all."""
+    if config is not None:
+        yield tuple(v for v in row if v.when is None or v.when(config))
+        return
+    conditions = list(dict.fromkeys(v.when for v in row if v.when is not None))
+    for chosen in product((True, False), repeat=len(conditions)):
+        on = dict(zip(conditions, chosen, strict=True))
+        yield tuple(v for v in row if v.when is None or on[v.when])
+
+
+def quantization_mode(config: Config) -> str | None:
+    """Return int8, int4, float8, gptq or awq where the layer's dtype policy says so."""
+    policy = config.get("dtype")
+    if isinstance(policy, Mapping):
+        inner = policy.get("config")
+        policy = inner.get("mode") or inner.get("name") if isinstance(inner, Mapping) else None
+    if not isinstance(policy, str):
+        return None
+    mode = policy.split("/")[0].split("_from_")[0]
+    return mode if mode in ("int8", "int4", "float8", "gptq", "awq") else None
+
+
+# --- layers within layers -------------------------------------------------------------------------
+
+
+def _same(config: Config) -> Config:
+    return config
+
+
+def _projection(config: Config) -> Config:
+    return {
+        "bias_axes": "x" if config.get("use_bias", True) else None,
+        "dtype": config.get("dtype"),
+    }
+
+
+def _projections(*parts: str) -> tuple[Child, ...]:
+    return tuple(
+        Child(
+            (f"{part}_dense", f"_{part}_dense"),
+            "attention_output" if part == "output" else part,
+            "EinsumDense",
+            _projection,
+        )
+        for part in parts
+    )
+
+
+def _cell(class_name: str) -> tuple[Child, ...]:
+    return (Child(("cell",), snake_case(class_name), class_name, _same),)
+
+
+CHILDREN: Mapping[str, tuple[Child, ...]] = {
+    "ConvLSTM1D": (Child(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
+    "ConvLSTM2D": (Child(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
+    "ConvLSTM3D": (Child(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
+    "GRU": _cell("GRUCell"),
+    "GroupQueryAttention": _projections("query", "key", "gate", "value", "output"),
+    "GroupedQueryAttention": _projections("query", "key", "gate", "value", "output"),
+    "LSTM": _cell("LSTMCell"),
+    "MultiHeadAttention": _projections("query", "key", "gate", "value", "output"),
+    "SimpleRNN": _cell("SimpleRNNCell"),
+}
+
+# Built-in classes without variables of their own beyond these tables; needed to read a class off a
+# group name.  Wrappers and containers keep their layers in their config.
+_OTHERS = ("Bidirectional", "TimeDistributed", "RNN", "StackedRNNCells", "Functional", "Sequential")
+
+
+@cache
+def _by_group_name() -> dict[str, str]:
+    classes = [*LAYERS, *CHILDREN, *_OTHERS]
+    return {snake_case(name): name for name in classes} | {
+        "grouped_query_attention": "GroupQueryAttention"
+    }
+
+
+def class_of_group(name: str) -> str | None:
+    """Return the built-in class that a group or automatic name tells: `conv2d_3` -> Conv2D."""
+    table = _by_group_name()
+    return table.get(name) or table.get(re.sub(r"_\d+$", "", name))
