@@ -21,7 +21,7 @@ MAX_BYTES = 256 << 20  # the config of the largest Keras models is a few MB
 MAX_DEPTH = 127  # containers within each other; serde_json's limit, real configs stay under 30
 
 _CONTAINERS = (dict, list, tuple)
-_SURROGATE = re.compile(r"\\u[dD][89abAB]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Pairs = list[tuple[str, Any]]
 

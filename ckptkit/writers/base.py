@@ -8,12 +8,13 @@ file), so `blocks` must give the same values each time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.errors import OutputError
+from ckptkit.stores import _kept
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -115,15 +116,11 @@ def element_bytes(value: object, tensor: OutTensor, where: str) -> bytes:
     return value
 
 
-def plan_shards(sizes: Sequence[int], shard_size: int | None, count: int = 1) -> list[int]:
-    """Return the shard of each item, filled in order up to `shard_size` bytes (None: no limit).
+def plan_shards(sizes: Iterable[int], shard_size: int | None) -> list[int]:
+    """Return the shard of each item, filled in order up to `shard_size` bytes (None: one shard).
 
-    An item larger than that has a shard for itself.  `count` is the least number of shards: items
-    are spread over as many.
+    An item larger than that has a shard for itself.
     """
-    total = sum(sizes)
-    if count > 1:
-        shard_size = min(shard_size or total, -(-total // count))
     shards: list[int] = []
     shard = filled = 0
     for size in sizes:
@@ -132,3 +129,59 @@ def plan_shards(sizes: Sequence[int], shard_size: int | None, count: int = 1) ->
         filled += size
         shards.append(shard)
     return shards
+
+
+class StringSizes(NamedTuple):
+    """What a pass over a string tensor finds: all bytes, the longest element, NUL at an end."""
+
+    total: int
+    longest: int
+    ends_in_nul: bool
+
+
+def measure_strings(tensor: OutTensor, blocks: Blocks, where: str) -> StringSizes:
+    """Return the sizes of the elements of a string tensor."""
+    total = longest = 0
+    ends_in_nul = False
+    for values in checked_blocks(tensor, blocks, where):
+        for value in values:
+            data = element_bytes(value, tensor, where)
+            total += len(data)
+            longest = max(longest, len(data))
+            ends_in_nul = ends_in_nul or data.endswith(b"\0")
+    return StringSizes(total, longest, ends_in_nul)
+
+
+def numeric_chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[Array]:
+    """Yield the little-endian bytes of a tensor of fixed-size elements, block by block."""
+    for values in checked_blocks(tensor, blocks, where):
+        yield raw_bytes(values)
+
+
+def carried_string_chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[bytes]:
+    """Yield the bytes of a string tensor in the form of `stores._kept`: end offsets, then data."""
+    end = written = 0
+    for values in checked_blocks(tensor, blocks, where):
+        ends = bytearray()
+        for value in values:
+            end += len(element_bytes(value, tensor, where))
+            ends += end.to_bytes(8, "little")
+        yield bytes(ends)
+    for values in checked_blocks(tensor, blocks, where):
+        data = b"".join(element_bytes(value, tensor, where) for value in values)
+        written += len(data)
+        yield data
+    if written != end:
+        raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
+
+
+def kept_of(tensor: OutTensor, *, carried: bool) -> _kept.Kept:
+    """Return what is kept of a tensor beside its values."""
+    return _kept.Kept(
+        tensor.name or tensor.key,
+        tensor.role,
+        tensor.slot_of,
+        tensor.checkpoint_key,
+        tensor.dtype if carried else None,
+        tensor.shape if carried else None,
+    )

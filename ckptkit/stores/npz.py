@@ -1,0 +1,305 @@
+"""npz: a zip archive of `.npy` files, one per tensor, as `numpy.savez` writes it.
+
+    \\x93NUMPY, major, minor    version 1.0, 2.0 or 3.0
+    header length              uint16 (1.0) or uint32 little-endian, at most 10,000 here
+    header                     {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+    values                     to the end of the member, which must be exactly as long
+
+The zip around it is read by `ckptkit.stores._zip`; its CRC-32 is compared at the end of `blocks`.
+Nothing is unpickled, ever: an array of Python objects is listed as dtype `object` and refused when
+read.  Other dtypes without a counterpart (records, dates, long doubles, and the `V2` and `V1` that
+numpy makes of bfloat16 and float8 arrays) are opaque bytes.  `ckptkit.writers.npz` keeps the true
+dtypes of what it writes in the member `ckptkit.json`.  `U` strings are given as UTF-8; trailing
+NULs of `S` and `U` are padding.
+Source: numpy.lib.format.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit._files import file_size, read_exact
+from ckptkit.dtypes import itemsize, kind
+from ckptkit.errors import (
+    ChecksumError,
+    FormatError,
+    TruncatedError,
+    UnknownTensorError,
+    UnsupportedError,
+)
+from ckptkit.stores import _fortran, _kept, _zip
+from ckptkit.stores._npy import NpyHeader, decode_descr, read_npy_header
+from ckptkit.stores._runs import PLAIN, ByteSource, Encoding, Run
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+KEPT_MEMBER = "ckptkit.json"
+MAX_KEPT = 256 << 20  # bytes; names of a million tensors
+_STEP = 1 << 18  # bytes that are read and checksummed while they are in a core's cache
+
+
+class Part(NamedTuple):
+    """Where one tensor lies: its member, where its values start in it, and how they are kept."""
+
+    member: _zip.Member
+    start: int
+    encoding: Encoding
+    fortran: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NpzStore:
+    """An npz file; made by `open_npz`."""
+
+    path: Path
+    producer: str | None
+    specs: Mapping[str, TensorSpec]
+    structure: StoredNames | None
+    notes: tuple[str, ...]
+    parts: Mapping[str, Part]
+
+    @property
+    def format(self) -> str:
+        return "npz"
+
+    @property
+    def style(self) -> str:
+        return ""
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def missing_shards(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def model(self) -> ModelInfo | None:
+        return None
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) over the tensor; see `Store.blocks`.  The CRC-32 is the zip's."""
+        spec, part = self._found(key)
+        if part.fortran:
+            yield from _fortran.blocks(self._run(spec, part), spec.shape, max_elements)
+            _verify(self.path, part.member)
+        elif part.encoding.form == "strings":  # not read front to back
+            yield from self._run(spec, part).blocks(max_elements)
+            _verify(self.path, part.member)
+        else:
+            source = _Sequential(self.path, part)
+            yield from self._run(spec, part, source).blocks(max_elements)
+            source.finish()
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop); see `Store.read`."""
+        spec, part = self._found(key)
+        start, stop, _ = slice(start, stop).indices(spec.size)
+        run = self._run(spec, part)
+        if part.fortran:
+            return _fortran.read(run, spec.shape, start, max(start, stop))
+        return run.read(start, max(start, stop))
+
+    def mappable(self, key: str) -> bool:
+        """Whether the stored bytes are the values in native order."""
+        spec, part = self._found(key)
+        native = part.encoding.byteorder == sys.byteorder or itemsize(spec.dtype) == 1
+        plain = part.encoding.form == PLAIN.form
+        return plain and native and spec.offset is not None
+
+    def _found(self, key: str) -> tuple[TensorSpec, Part]:
+        try:
+            spec, part = self.specs[key], self.parts[key]
+        except KeyError:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
+        if spec.dtype == "object":
+            raise UnsupportedError(
+                "the array holds pickled Python objects, which are never loaded",
+                where=f"{self.path}:{key}",
+                hint="save it again as numbers or strings",
+            )
+        return spec, part
+
+    def _run(self, spec: TensorSpec, part: Part, source: ByteSource | None = None) -> Run:
+        return Run(
+            source or _zip.window(self.path, part.member),
+            part.start,
+            spec.nbytes,
+            spec.dtype,
+            spec.size,
+            part.encoding,
+            f"{self.path}:{spec.key}",
+        )
+
+
+class _Sequential:
+    """Reads a member front to back once, and compares its CRC-32 at the end."""
+
+    def __init__(self, path: Path, part: Part) -> None:
+        self._path = path
+        self._member = part.member
+        self._chunks: Iterator[bytes] | None = None
+        self._rest = memoryview(b"")
+        self._crc = 0
+        head = bytearray(part.start)
+        if self._member.method != _zip.STORED:
+            self._chunks = _zip.member_chunks(path, self._member)
+        self._window = _zip.Window(path, self._member.offset, self._member.nbytes)
+        self.read_into(0, memoryview(head))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer`; `offset` must be where the last call ended."""
+        if self._chunks is not None:
+            self._inflate_into(buffer)
+            return
+        for start in range(0, len(buffer), _STEP):
+            step = buffer[start : start + _STEP]
+            self._window.read_into(offset + start, step)
+            self._crc = zlib.crc32(step, self._crc)
+
+    def finish(self) -> None:
+        """Compare the checksum; raises ChecksumError."""
+        if self._chunks is not None:
+            for _ in self._chunks:
+                pass
+        elif self._crc != self._member.crc32:
+            raise ChecksumError(
+                f"{self._path}:{self._member.name}",
+                "CRC-32 of the archive member differs",
+                expected=f"{self._member.crc32:08x}",
+                found=f"{self._crc:08x}",
+                hint="the file was damaged; copy it again",
+            )
+
+    def _inflate_into(self, buffer: memoryview) -> None:
+        assert self._chunks is not None
+        done = 0
+        while done < len(buffer):
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks, b""))
+                if not self._rest:
+                    raise TruncatedError(str(self._path), "archive member ends early")
+            step = min(len(buffer) - done, len(self._rest))
+            buffer[done : done + step] = self._rest[:step]
+            self._rest = self._rest[step:]
+            done += step
+
+
+def _verify(path: Path, member: _zip.Member) -> None:
+    for _ in _zip.member_chunks(path, member):
+        pass
+
+
+def is_npz(path: Path) -> bool:
+    """Whether the file is a zip archive with arrays in it; raises FormatError for a bad archive."""
+    head = read_exact(path, 0, min(4, file_size(path)))
+    if not _zip.looks_like_zip(head):
+        return False
+    return any(name.endswith(".npy") for name in _zip.read_directory(path))
+
+
+def open_npz(path: Path) -> NpzStore:
+    """Return the store of an npz file; reads the directory and the header of every member.
+
+    Raises FormatError, TruncatedError, ChecksumError, UnsupportedError, PathNotFoundError.
+    """
+    members = _zip.read_directory(path)
+    notes: list[str] = []
+    kept = _kept_in(path, members, notes)
+    specs: dict[str, TensorSpec] = {}
+    parts: dict[str, Part] = {}
+    for name, member in members.items():
+        if not name.endswith(".npy"):
+            if name != KEPT_MEMBER:
+                notes.append(f"{name!r} in the archive is no array")
+            continue
+        key = name.removesuffix(".npy")
+        header = read_npy_header(path, member)
+        specs[key], parts[key] = _checked(path, key, member, header, kept, notes)
+    notes.extend(_opaque_notes(specs))
+    return NpzStore(
+        path=path,
+        producer=None if kept is None else "ckptkit",
+        specs=specs,
+        structure=None if kept is None else _kept.stored_names(kept, specs),
+        notes=tuple(notes),
+        parts=parts,
+    )
+
+
+def _kept_in(
+    path: Path, members: Mapping[str, _zip.Member], notes: list[str]
+) -> dict[str, _kept.Kept] | None:
+    member = members.get(KEPT_MEMBER)
+    if member is None:
+        return None
+    text = _zip.read_member(path, member, MAX_KEPT)
+    try:
+        return _kept.load(text, KEPT_MEMBER)
+    except FormatError as error:
+        notes.append(f"names in {KEPT_MEMBER} are ignored: {error.message}")
+        return None
+
+
+def _checked(
+    path: Path,
+    key: str,
+    member: _zip.Member,
+    header: NpyHeader,
+    kept: dict[str, _kept.Kept] | None,
+    notes: list[str],
+) -> tuple[TensorSpec, Part]:
+    """Return spec and part of one member, its size compared with what the header says."""
+    where = f"{path}:{member.name}"
+    dtype, encoding, width = decode_descr(header.descr, where)
+    shape = header.shape
+    size = math.prod(shape)
+    nbytes = member.nbytes - header.start
+    if width is not None and nbytes != size * width:
+        error = TruncatedError if nbytes < size * width else FormatError
+        raise error(
+            where,
+            f"values of {header.descr} {shape}",
+            expected=f"{size * width} bytes",
+            found=nbytes,
+        )
+    fortran = header.fortran and size > 0 and sum(axis != 1 for axis in shape) > 1
+    entry = kept.get(key) if kept else None
+    if entry is not None and entry.dtype is not None:
+        if _kept.carries(entry, dtype, shape, nbytes) and entry.shape is not None:
+            dtype, shape = entry.dtype, entry.shape
+            encoding = Encoding("strings") if dtype == "string" else encoding
+        else:
+            notes.append(f"{key!r} does not hold the {entry.dtype} that {KEPT_MEMBER} claims")
+    if fortran and kind(dtype) in ("string", "opaque") and dtype != "object":
+        raise UnsupportedError(f"array of {dtype} in column-major order", where=where)
+    in_one_run = member.method == _zip.STORED and not fortran
+    offset = member.offset + header.start if in_one_run else None
+    spec = TensorSpec(key, dtype, shape, nbytes, 0, offset)
+    return spec, Part(member, header.start, encoding, fortran)
+
+
+def _opaque_notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
+    objects = [key for key, spec in specs.items() if spec.dtype == "object"]
+    if objects:
+        yield (f"{_some(objects)} hold pickled Python objects: listed, never loaded")
+    voids = [key for key, spec in specs.items() if spec.dtype in ("void8", "void16", "float8")]
+    if voids:
+        yield (
+            f"{_some(voids)}: numpy kept the bytes but not the dtype (bfloat16 or float8, most "
+            "likely), so they are compared as bytes"
+        )
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(map(repr, keys[:3]))
+    return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"

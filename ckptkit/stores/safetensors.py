@@ -1,0 +1,291 @@
+"""safetensors: one file of tensors with a JSON header, or several under an index.
+
+    bytes 0-7   N, the size of the header (uint64 little-endian), at most 100,000,000
+    N bytes     JSON (UTF-8): {"NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+                ..., "__metadata__": {"key": "value", ...}}, padded with spaces
+    the rest    the values, little-endian, row-major; offsets count from here
+
+The ranges must follow each other without gap or overlap from 0 to the end of the file, and each
+must be as long as shape and dtype say.  Shapes may be empty ([]: a scalar) and hold zeros.  F4
+packs two elements to a byte, the first in the low four bits (as torch.float4_e2m1fn_x2 does).
+
+What is accepted and refused is what the reference reader (the `safetensors` package) accepts and
+refuses, down to forms that only its JSON parser knows, with one exception: a name that occurs twice
+is refused, as the format demands ("Duplicate keys are disallowed"), while the reference keeps the
+last.  Source: safetensors/README.md, safetensors/src/tensor.rs.
+
+`model.safetensors.index.json` is {"metadata": {...}, "weight_map": {"NAME": "FILE", ...}}; the
+files lie beside it.  The format keeps no checksums.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptkit._files import file_size, read_exact
+from ckptkit.dtypes import itemsize, kind
+from ckptkit.errors import FormatError, UnknownTensorError
+from ckptkit.stores import _json, _kept
+from ckptkit.stores._runs import PLAIN, Encoding, Run
+from ckptkit.stores._safetensors_header import (
+    CODES,
+    LENGTH_BYTES,
+    MAX_HEADER,
+    METADATA,
+    Header,
+    read_header,
+)
+from ckptkit.stores._zip import Window
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+MAX_INDEX = 64 << 20  # bytes of an index.json; 500,000 names
+INDEX_SUFFIX = ".safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsStore:
+    """A safetensors file, or the set of files under an index."""
+
+    path: Path
+    shards: tuple[Path, ...]
+    missing_shards: tuple[Path, ...]
+    producer: str | None
+    specs: Mapping[str, TensorSpec]
+    structure: StoredNames | None
+    notes: tuple[str, ...]
+
+    @property
+    def format(self) -> str:
+        return "safetensors"
+
+    @property
+    def style(self) -> str:
+        return ""
+
+    @property
+    def model(self) -> ModelInfo | None:
+        return None
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) over the tensor; see `Store.blocks`.  There is no checksum."""
+        return self._run(key).blocks(max_elements)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop); see `Store.read`."""
+        run = self._run(key)
+        start, stop, _ = slice(start, stop).indices(run.size)
+        return run.read(start, max(start, stop))
+
+    def mappable(self, key: str) -> bool:
+        """Whether the stored bytes are the values in native order."""
+        spec = self._spec(key)
+        return _encoding(spec) == PLAIN and spec.dtype != "string" and sys.byteorder == "little"
+
+    def _spec(self, key: str) -> TensorSpec:
+        try:
+            return self.specs[key]
+        except KeyError:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
+
+    def _run(self, key: str) -> Run:
+        spec = self._spec(key)
+        assert spec.shard is not None and spec.offset is not None
+        path = self.shards[spec.shard]
+        return Run(
+            Window(path, spec.offset, spec.nbytes),
+            0,
+            spec.nbytes,
+            spec.dtype,
+            spec.size,
+            _encoding(spec),
+            f"{path}:{key}",
+        )
+
+
+def _encoding(spec: TensorSpec) -> Encoding:
+    if spec.dtype == "string":
+        return Encoding("strings")
+    if kind(spec.dtype) == "opaque":
+        return Encoding("raw")
+    if spec.nbytes < spec.size * itemsize(spec.dtype):
+        return Encoding("nibbles")
+    return PLAIN
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the file begins as a safetensors file does; raises PathNotFoundError."""
+    size = file_size(path)
+    if size < LENGTH_BYTES + 2:
+        return False
+    head = read_exact(path, 0, LENGTH_BYTES + 1)
+    length = int.from_bytes(head[:LENGTH_BYTES], "little")
+    return 2 <= length <= min(MAX_HEADER, size - LENGTH_BYTES) and head[-1:] in (b"{", b" ")
+
+
+def open_safetensors(path: Path) -> SafetensorsStore:
+    """Return the store of a `.safetensors` file.
+
+    Raises FormatError, TruncatedError, PathNotFoundError.
+    """
+    header = read_header(path)
+    kept, notes = _kept_in(header, path)
+    specs = _specs(header, 0, kept, path, notes)
+    return SafetensorsStore(
+        path=path,
+        shards=(path,),
+        missing_shards=(),
+        producer=_producer(header),
+        specs=specs,
+        structure=None if kept is None else _kept.stored_names(kept, specs),
+        notes=tuple(notes),
+    )
+
+
+def open_safetensors_index(path: Path) -> SafetensorsStore:
+    """Return the store of a `*.safetensors.index.json` and the files that it names.
+
+    Names of a missing file are not in `specs`, since no one knows their shapes; a note says so.
+    Raises as `open_safetensors` does.
+    """
+    weight_map, total = _read_index(path)
+    files = sorted(set(weight_map.values()))
+    shards = tuple(path.with_name(file) for file in files)
+    missing = tuple(shard for shard in shards if not shard.exists())
+    notes: list[str] = []
+    specs: dict[str, TensorSpec] = {}
+    names: dict[str, _kept.Kept] = {}
+    ours = False
+    producer: str | None = None
+    for number, shard in enumerate(shards):
+        wanted = {name for name, file in weight_map.items() if file == files[number]}
+        if shard in missing:
+            notes.append(f"{shard.name} is missing: its {len(wanted)} tensors cannot be listed")
+            continue
+        header = read_header(shard)
+        kept, found = _kept_in(header, shard)
+        ours = ours or kept is not None
+        names.update(kept or {})
+        producer = producer or _producer(header)
+        its_specs = _specs(header, number, kept, shard, found)
+        specs.update(_wanted(its_specs, wanted, shard, path, found))
+        notes.extend(found)
+    notes.extend(_index_notes(path, files, total, specs, missing))
+    return SafetensorsStore(
+        path=path,
+        shards=shards,
+        missing_shards=missing,
+        producer=producer,
+        specs={name: specs[name] for name in weight_map if name in specs},
+        structure=_kept.stored_names(names, specs) if ours else None,
+        notes=tuple(notes),
+    )
+
+
+def _kept_in(header: Header, path: Path) -> tuple[dict[str, _kept.Kept] | None, list[str]]:
+    """Return what ckptkit kept in the metadata (None: nothing), and notes."""
+    text = header.metadata.get(_kept.KEY)
+    if text is None:
+        return None, []
+    try:
+        return _kept.load(text.encode("utf-8"), f"{path.name}: {METADATA}"), []
+    except FormatError as error:
+        return None, [f"names in the metadata are ignored: {error.message}"]
+
+
+def _specs(
+    header: Header,
+    shard: int,
+    kept: dict[str, _kept.Kept] | None,
+    path: Path,
+    notes: list[str],
+) -> dict[str, TensorSpec]:
+    specs: dict[str, TensorSpec] = {}
+    for name, info in header.tensors.items():
+        dtype, shape, nbytes = CODES[info.code].dtype, info.shape, info.end - info.begin
+        entry = kept.get(name) if kept else None
+        if entry is not None and entry.dtype is not None:
+            if _kept.carries(entry, dtype, shape, nbytes):
+                assert entry.shape is not None
+                dtype, shape = entry.dtype, entry.shape
+            else:
+                notes.append(f"{name!r} in {path.name} does not hold the {entry.dtype} it claims")
+        offset = header.data_start + info.begin
+        specs[name] = TensorSpec(name, dtype, shape, nbytes, shard, offset)
+    return specs
+
+
+def _producer(header: Header) -> str | None:
+    if _kept.KEY in header.metadata:
+        return "ckptkit"
+    framework = header.metadata.get("format")
+    return f"safetensors ({framework})" if framework else None
+
+
+# --- the index of several files -------------------------------------------------------------------
+
+
+def _read_index(path: Path) -> tuple[dict[str, str], int | None]:
+    """Return (file name by tensor name, total size that the index claims)."""
+    where = str(path)
+    content = _json.load(path, max_bytes=MAX_INDEX)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise FormatError(where, "no weight_map: not an index of safetensors files")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not _is_file_name(file):
+            raise FormatError(
+                where,
+                f"weight_map sends {name!r} to {file!r}",
+                expected="the name of a file in the same directory",
+                found=repr(file),
+            )
+    metadata = content.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if isinstance(total, float) and total.is_integer():  # some writers count in floats
+        total = int(total)
+    return weight_map, total if type(total) is int else None
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
+
+
+def _wanted(
+    specs: dict[str, TensorSpec], wanted: set[str], shard: Path, index: Path, notes: list[str]
+) -> dict[str, TensorSpec]:
+    """Return the specs that the index sends to this file; note the others."""
+    for name in sorted(wanted - specs.keys()):
+        raise FormatError(
+            str(shard),
+            f"{index.name} says that {name!r} is in here, but it is not",
+            hint="index and files are of two saves; copy them again",
+        )
+    others = len(specs) - len(wanted)
+    if others:
+        notes.append(f"{shard.name} holds {others} tensors that {index.name} does not send there")
+    return {name: spec for name, spec in specs.items() if name in wanted}
+
+
+def _index_notes(
+    path: Path,
+    files: list[str],
+    total: int | None,
+    specs: dict[str, TensorSpec],
+    missing: tuple[Path, ...],
+) -> Iterator[str]:
+    stem = path.name.removesuffix(INDEX_SUFFIX)
+    pattern = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.safetensors")
+    for other in sorted(entry.name for entry in path.parent.iterdir()):
+        if pattern.fullmatch(other) and other not in files:
+            yield f"{other} lies beside {path.name}, which does not name it"
+    found = sum(spec.nbytes for spec in specs.values())
+    if total is not None and not missing and total != found:
+        yield f"{path.name} claims {total} bytes in all, its files hold {found}"

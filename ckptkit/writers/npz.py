@@ -1,0 +1,161 @@
+"""Writing `.npz`: a zip archive of one `KEY.npy` per tensor, which plain numpy loads.
+
+The format is that of `ckptkit.stores.npz`.  Members are stored, or deflated on request, in the
+order of their keys, with fixed timestamps; the npy header is padded so that the values of a
+stored member start at a multiple of 64 bytes in the file.  Dtypes that numpy lacks (bfloat16,
+float8, ...) are carried as unsigned integers of the same size; the member `ckptkit.json` (see
+`ckptkit.stores._kept`) tells what they are, and names and roles.  Strings are `S` where that is
+lossless (no element ends in NUL) and not much larger, else carried.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from ckptkit._atomic import replacing
+from ckptkit.dtypes import itemsize
+from ckptkit.errors import OutputError
+from ckptkit.stores import _kept
+from ckptkit.stores._npy import MAGIC, NATIVE
+from ckptkit.stores.npz import KEPT_MEMBER
+from ckptkit.writers.base import (
+    Blocks,
+    OutTensor,
+    carried_string_chunks,
+    checked_blocks,
+    checked_tensors,
+    element_bytes,
+    kept_of,
+    measure_strings,
+    numeric_chunks,
+)
+
+_ALIGNMENT = 64  # bytes, of the first value in the file
+_BUFFER_BYTES = 1 << 20
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold
+_PADDING_FLOOR = 1 << 20  # bytes; up to here fixed-width strings are never too large
+_PADDING_FACTOR = 4  # times the bytes of carried strings
+_UNSAFE_NAME = re.compile(r"\A/|\A[A-Za-z]:[/\\]|\\|\0|(\A|/)\.{0,2}(/|\Z)")
+
+
+class _Placed(NamedTuple):
+    """A tensor with its npy header's descr and shape.  width: of fixed-width strings."""
+
+    tensor: OutTensor
+    descr: str
+    shape: tuple[int, ...]
+    nbytes: int
+    carried: bool
+    width: int = 0
+
+
+def write_npz(
+    path: Path,
+    tensors: Iterable[OutTensor],
+    blocks: Blocks,
+    *,
+    compress: bool = False,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Write the tensors to an npz file; return (path,).
+
+    compress: deflate the members; equal bytes are then promised for one version of zlib only.
+    Raises OutputError, also for names that would be paths outside when the archive is unpacked.
+    """
+    where = str(path)
+    placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]
+    kept = [(item.tensor.key, kept_of(item.tensor, carried=item.carried)) for item in placed]
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with (
+        replacing(path, overwrite=overwrite) as temporary,
+        temporary.open("wb", buffering=_BUFFER_BYTES) as file,
+        zipfile.ZipFile(file, "w", method) as archive,
+    ):
+        for item in placed:
+            _write_member(archive, file, item, blocks, where)
+        archive.writestr(_member(KEPT_MEMBER, method), _kept.dump(kept))
+    return (path,)
+
+
+def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
+    _check_name(tensor.key, where)
+    if tensor.dtype == "string":
+        sizes = measure_strings(tensor, blocks, where)
+        carried_bytes = 8 * tensor.size + sizes.total
+        width = max(1, sizes.longest)
+        limit = max(_PADDING_FLOOR, _PADDING_FACTOR * carried_bytes)
+        if not sizes.ends_in_nul and tensor.size * width <= limit:
+            nbytes = tensor.size * width
+            return _Placed(tensor, f"|S{width}", tensor.shape, nbytes, carried=False, width=width)
+        return _Placed(tensor, "|u1", (carried_bytes,), carried_bytes, carried=True)
+    carrier = _kept.carrier(tensor.dtype, tensor.shape, NATIVE)
+    dtype, shape = carrier or (tensor.dtype, tensor.shape)
+    nbytes = tensor.size * itemsize(tensor.dtype)
+    return _Placed(tensor, NATIVE[dtype], shape, nbytes, carrier is not None)
+
+
+def _check_name(key: str, where: str) -> None:
+    try:
+        length = len(key.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise OutputError(f"the name {key!r} is no Unicode text", where=where) from None
+    if _UNSAFE_NAME.search(key) or length > 0xFFFF - len(".npy"):
+        raise OutputError(
+            f"{key!r} cannot be the name of an archive member",
+            where=where,
+            hint="it would be a path outside when unpacked; map it to another name",
+        )
+
+
+def _member(name: str, method: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type = method
+    info.create_system = 3  # Unix, on every system
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def _write_member(
+    archive: zipfile.ZipFile, file: BinaryIO, item: _Placed, blocks: Blocks, where: str
+) -> None:
+    info = _member(f"{item.tensor.key}.npy", archive.compression)
+    info.file_size = item.nbytes + 4 * _ALIGNMENT + 32 * len(item.shape)  # decides on ZIP64
+    with archive.open(info, "w") as member:
+        member.write(_npy_header(item.descr, item.shape, file.tell()))
+        for chunk in _chunks(item, blocks, where):
+            member.write(chunk)
+
+
+def _npy_header(descr: str, shape: tuple[int, ...], position: int) -> bytes:
+    """Return a version 1.0 header after which the values, from `position` on, are aligned."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    length = len(MAGIC) + 4 + len(text) + 1
+    text += " " * (-(position + length) % _ALIGNMENT) + "\n"
+    return MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text.encode("ascii")
+
+
+def _chunks(item: _Placed, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
+    if item.width:
+        yield from _fixed_strings(item, blocks, where)
+    elif item.tensor.dtype == "string":
+        yield from carried_string_chunks(item.tensor, blocks, where)
+    else:
+        for data in numeric_chunks(item.tensor, blocks, where):
+            yield data.data
+
+
+def _fixed_strings(item: _Placed, blocks: Blocks, where: str) -> Iterator[bytes]:
+    for values in checked_blocks(item.tensor, blocks, where):
+        data = bytearray()
+        for value in values:
+            padded = element_bytes(value, item.tensor, where).ljust(item.width, b"\0")
+            if len(padded) > item.width:
+                raise OutputError(
+                    f"the strings of {item.tensor.key!r} changed while written", where=where
+                )
+            data += padded
+        yield bytes(data)

@@ -1,0 +1,187 @@
+"""Writing safetensors, one file or several under `STEM.safetensors.index.json`.
+
+The format is that of `ckptkit.stores.safetensors`.  Tensors lie in the order of falling element
+size, then name, so that all are aligned; the header is padded to 64 bytes.  Dtypes that the
+format lacks are carried as `ckptkit.stores._kept` says, which is also what the metadata holds
+under "ckptkit".
+
+A set of files that is replaced stays whole until its index is: see `ckptkit._atomic`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._atomic import free_count, replacing, replacing_files
+from ckptkit.dtypes import itemsize
+from ckptkit.errors import OutputError, UsageError
+from ckptkit.stores import _kept
+from ckptkit.stores._safetensors_header import CODES, MAX_HEADER, METADATA
+from ckptkit.stores.safetensors import INDEX_SUFFIX
+from ckptkit.writers.base import (
+    Blocks,
+    OutTensor,
+    carried_string_chunks,
+    checked_tensors,
+    kept_of,
+    measure_strings,
+    numeric_chunks,
+    plan_shards,
+)
+
+SUFFIX = ".safetensors"
+_ALIGNMENT = 64  # bytes, of the first value in the file
+_BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written
+# F4 packs two elements to a byte, so four-bit floats are carried instead.
+_CODE_OF = {code.dtype: name for name, code in CODES.items() if code.bits >= 8}
+
+
+class _Placed(NamedTuple):
+    """A tensor with what the header says of it."""
+
+    tensor: OutTensor
+    code: str
+    shape: tuple[int, ...]
+    nbytes: int
+    carried: bool
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Iterable[OutTensor],
+    blocks: Blocks,
+    *,
+    shard_size: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Write the tensors; return the files written, an index last.
+
+    path: `x.safetensors`, or `x.safetensors.index.json` for several files
+    `x-00001-of-00002.safetensors` beside it, which `shard_size` (bytes of values per file) asks
+    for as well.
+    metadata: more entries for `__metadata__`.  Raises OutputError, UsageError.
+    """
+    where = str(path)
+    metadata = dict(metadata or {})
+    if _kept.KEY in metadata:
+        raise UsageError(f"the metadata key {_kept.KEY!r} is taken")
+    placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]
+    placed.sort(key=lambda item: (-itemsize(item.tensor.dtype), item.tensor.key))
+    if shard_size is None and not path.name.endswith(INDEX_SUFFIX):
+        with replacing(path, overwrite=overwrite) as temporary:
+            _write_file(temporary, placed, metadata, blocks, where)
+        return (path,)
+    return _write_files(path, placed, metadata, blocks, shard_size, overwrite)
+
+
+def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
+    if tensor.key == METADATA:
+        raise OutputError(f"no tensor can be called {METADATA!r}", where=where)
+    try:
+        tensor.key.encode("utf-8")
+    except UnicodeEncodeError:
+        raise OutputError(f"the name {tensor.key!r} is no Unicode text", where=where) from None
+    if tensor.dtype == "string":
+        nbytes = 8 * tensor.size + measure_strings(tensor, blocks, where).total
+        return _Placed(tensor, "U8", (nbytes,), nbytes, carried=True)
+    carrier = _kept.carrier(tensor.dtype, tensor.shape, _CODE_OF)
+    dtype, shape = carrier or (tensor.dtype, tensor.shape)
+    nbytes = tensor.size * itemsize(tensor.dtype)
+    return _Placed(tensor, _CODE_OF[dtype], shape, nbytes, carrier is not None)
+
+
+def _write_file(
+    path: Path, placed: list[_Placed], metadata: dict[str, str], blocks: Blocks, where: str
+) -> None:
+    with path.open("wb", buffering=_BUFFER_BYTES) as file:
+        file.write(_header(placed, metadata, where))
+        for item in placed:
+            for chunk in _chunks(item.tensor, blocks, where):
+                file.write(chunk)
+
+
+def _chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
+    if tensor.dtype == "string":
+        yield from carried_string_chunks(tensor, blocks, where)
+    else:
+        for data in numeric_chunks(tensor, blocks, where):
+            yield data.data
+
+
+def _header(placed: list[_Placed], metadata: dict[str, str], where: str) -> bytes:
+    """Return the length and the header; tensors in the order of their bytes."""
+    by_key = sorted(placed, key=lambda item: item.tensor.key)
+    kept = [(item.tensor.key, kept_of(item.tensor, carried=item.carried)) for item in by_key]
+    content: dict[str, object] = {
+        METADATA: dict(sorted({**metadata, _kept.KEY: _kept.dump(kept)}.items()))
+    }
+    offset = 0
+    for item in placed:
+        content[item.tensor.key] = {
+            "dtype": item.code,
+            "shape": item.shape,
+            "data_offsets": [offset, offset + item.nbytes],
+        }
+        offset += item.nbytes
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    data += b" " * (-(8 + len(data)) % _ALIGNMENT)
+    if len(data) > MAX_HEADER:
+        raise OutputError(
+            f"the header would have {len(data)} bytes, more than the {MAX_HEADER} of the format",
+            where=where,
+            hint="write several files, or a tensor bundle",
+        )
+    return len(data).to_bytes(8, "little") + data
+
+
+def _write_files(
+    path: Path,
+    placed: list[_Placed],
+    metadata: dict[str, str],
+    blocks: Blocks,
+    shard_size: int | None,
+    overwrite: bool,
+) -> tuple[Path, ...]:
+    stem = path.name.removesuffix(INDEX_SUFFIX).removesuffix(SUFFIX)
+    index = path.with_name(stem + INDEX_SUFFIX)
+    old = _shards_beside(index, stem)
+    if old and not overwrite:
+        raise OutputError("already exists", where=str(old[0]), hint="--overwrite replaces it")
+    shards = plan_shards([item.nbytes for item in placed], shard_size)
+
+    def names(count: int) -> list[Path]:
+        return [
+            path.with_name(f"{stem}-{n:05d}-of-{count:05d}{SUFFIX}") for n in range(1, count + 1)
+        ]
+
+    count = free_count(names, max(shards, default=0) + 1)
+    paths = [*names(count), index]
+    where = str(path)
+    with replacing_files(paths, overwrite=overwrite, obsolete=old) as temporaries:
+        for number, temporary in enumerate(temporaries[:-1]):
+            its = [item for item, shard in zip(placed, shards, strict=True) if shard == number]
+            _write_file(temporary, its, metadata, blocks, where)
+        weight_map = {
+            item.tensor.key: paths[shard].name for item, shard in zip(placed, shards, strict=True)
+        }
+        content = {
+            "metadata": {"total_size": sum(item.nbytes for item in placed)},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
+        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        temporaries[-1].write_text(text, encoding="utf-8")
+    return tuple(paths)
+
+
+def _shards_beside(index: Path, stem: str) -> list[Path]:
+    """Return the files of a set of the same name, of whatever number."""
+    pattern = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}" + re.escape(SUFFIX))
+    try:
+        return sorted(path for path in index.parent.iterdir() if pattern.fullmatch(path.name))
+    except OSError:
+        return []  # `replacing_files` says what is wrong with the directory
