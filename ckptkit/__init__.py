@@ -1,1 +1,48 @@
-"""See inside TensorFlow and Keras checkpoints, without TensorFlow."""
+"""See inside TensorFlow and Keras checkpoints, compare, convert and trust them.
+
+    >>> import ckptkit
+    >>> ck = ckptkit.open("run/ckpt-3")       # no TensorFlow needed
+    >>> ck["conv1/kernel"].shape
+    (3, 3, 1, 32)
+
+Names are imported on first use, so that `import ckptkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ckptkit.checkpoint import Checkpoint, open
+    from ckptkit.errors import CkptkitError
+    from ckptkit.operations.diff import diff
+    from ckptkit.operations.load import load
+    from ckptkit.operations.ls import ls
+    from ckptkit.operations.show import show
+
+_EXPORTS = {
+    "Checkpoint": "ckptkit.checkpoint",
+    "CkptkitError": "ckptkit.errors",
+    "diff": "ckptkit.operations.diff",
+    "load": "ckptkit.operations.load",
+    "ls": "ckptkit.operations.ls",
+    "open": "ckptkit.checkpoint",
+    "show": "ckptkit.operations.show",
+}
+
+__all__ = ["Checkpoint", "CkptkitError", "diff", "load", "ls", "open", "show"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

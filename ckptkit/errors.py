@@ -56,8 +56,8 @@ class UnsupportedError(CkptkitError):
     """The file is recognised, but this tool (or this installation) does not read it."""
 
 
-class UnknownTensorError(CkptkitError):
-    """No tensor answers to that name."""
+class UnknownTensorError(CkptkitError, KeyError):
+    """No tensor answers to that name; a KeyError too, as mappings raise."""
 
 
 class MissingDependencyError(CkptkitError):

@@ -27,7 +27,7 @@ from ckptkit.dtypes import BY_ENUM, dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores import _bundle_data, _slices
 from ckptkit.stores._schema import parse
-from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Slice, Structure, TensorSpec
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
 from ckptkit.stores.leveldb_table import read_table
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ class TensorBundle:
     big_endian: bool = False
     notes: tuple[str, ...] = ()
     format: str = "tensor-bundle"
-    producer: str | None = None
     model: ModelInfo | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,6 +75,21 @@ class TensorBundle:
     @property
     def style(self) -> str:
         return "object-based" if OBJECT_GRAPH_KEY in self.specs else "name-based"
+
+    @property
+    def producer(self) -> str | None:
+        """What wrote it, as far as names tell: a bundle does not record versions."""
+        if self.style == "name-based":
+            return "tf.compat.v1.train.Saver"
+        graph = self.structure
+        if not isinstance(graph, ObjectGraph):
+            return None
+        edges = {edge for node in graph.nodes for edge, _child in node.children}
+        keras3 = {"_operations", "_trainable_variables", "_inbound_nodes"} & edges
+        keras2 = any(edge.startswith("layer_with_weights-") for edge in edges) or (
+            "keras_api" in edges and not keras3
+        )
+        return "tf.train.Checkpoint" + (" (Keras 3)" if keras3 else " (Keras 2)" if keras2 else "")
 
     @property
     def missing_shards(self) -> tuple[Path, ...]:
@@ -162,7 +176,7 @@ class TensorBundle:
             for part, reader in zip(parts, readers, strict=True):
                 low = max(first, part.start[0]) - part.start[0]
                 high = min(last, part.start[0] + part.shape[0]) - part.start[0]
-                if low < high and math.prod(part.shape):
+                if low < high and part.nbytes:
                     rows = reader.rows(low, high).reshape(high - low, *part.shape[1:])
                     _slices.place(block, first, part, rows, low)
             yield first * per_row, block.reshape(-1)

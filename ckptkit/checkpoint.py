@@ -1,0 +1,209 @@
+"""`ckptkit.open`: the tensors of a file as a mapping from readable names to arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._files import file_size
+from ckptkit.errors import CkptkitError, TruncatedError, UnknownTensorError, UsageError
+from ckptkit.names import Naming, name_tensors
+from ckptkit.stores import open_format
+from ckptkit.stores.base import Store, Structure, TensorSpec
+from ckptkit.stores.locate import locate
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+
+@dataclass(frozen=True)
+class Checkpoint(Mapping[str, "Array"]):
+    """The tensors of one file or set of files, by readable name.
+
+    `ck[name]` takes a display name, a checkpoint key, a full name, an object path, or a suffix that
+    only one name has.  It returns a read-only view of the mapped file where the stored bytes allow
+    (no checksum is compared then; `ckptkit.load` compares them), else a new array.
+    """
+
+    store: Store
+    subtree: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        return self.store.path
+
+    @property
+    def structure(self) -> Structure:
+        """What the file says of names: an object graph, a Keras structure, or nothing."""
+        return self.store.structure
+
+    @cached_property
+    def names(self) -> Mapping[str, Naming]:
+        """Naming by checkpoint key, narrowed to the subtree; raises UsageError when that is empty.
+
+        Raises ChecksumError, FormatError where the structure's bytes are damaged.
+        """
+        namings = name_tensors(self.store.specs, self.store.structure)
+        if self.subtree is None:
+            return namings
+        inside = {k: n for k, n in namings.items() if _is_below(k, n, self.subtree)}
+        if not inside:
+            tops = sorted({path.partition("/")[0] for n in namings.values() for path in _paths(n)})
+            raise UsageError(
+                f"no tensor below {self.subtree!r}",
+                where=str(self.path),
+                hint=f"at the top are {', '.join(tops[:8])}",
+            )
+        return inside
+
+    @cached_property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Specs by checkpoint key, narrowed to the subtree; nothing is read for them."""
+        if self.subtree is None:
+            return self.store.specs
+        return {key: self.store.specs[key] for key in self.names}
+
+    @cached_property
+    def _keys(self) -> Mapping[str, str]:
+        """Checkpoint key by display name, in the order of the file."""
+        return {naming.name: key for key, naming in self.names.items()}
+
+    def key(self, name: str) -> str:
+        """Return the checkpoint key that `name` stands for.
+
+        Raises UnknownTensorError, whose hint lists the nearest names, or those that a suffix fits.
+        """
+        if name in self._keys:
+            return self._keys[name]
+        if name in self.specs:
+            return name
+        called = [key for key, n in self.names.items() if name in (n.full_name, *n.aliases)]
+        found = called or [k for k, n in self.names.items() if n.name.endswith(f"/{name}")]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = [self.names[key].name for key in found]
+            raise UnknownTensorError(
+                f"{len(found)} tensors are called {name!r}",
+                where=str(self.path),
+                hint=f"say which: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}",
+            )
+        raise UnknownTensorError(
+            f"no tensor {name!r}", where=str(self.path), hint=self._nearest(name)
+        )
+
+    def _nearest(self, name: str) -> str:
+        near = get_close_matches(name, list(self._keys), n=5, cutoff=0.3)
+        if not near:
+            near = sorted(self._keys)[:5]
+        return f"nearest: {', '.join(near)}" if near else "the file holds no tensors"
+
+    def __getitem__(self, name: str) -> Array:
+        key = self.key(name)
+        spec = self.store.specs[key]
+        view = self._view(spec) if spec.nbytes and self.store.mappable(key) else None
+        flat = self.store.read(key) if view is None else view
+        return flat.reshape(spec.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Checkpoint, (self.store, self.subtree, self.notes)
+
+    @cached_property
+    def _maps(self) -> dict[int, Any]:
+        return {}
+
+    def _view(self, spec: TensorSpec) -> Array:
+        """Return a 1-D read-only view of the mapped shard."""
+        import mmap
+
+        import numpy as np
+
+        from ckptkit.dtypes import numpy_dtype
+
+        assert spec.shard is not None and spec.offset is not None
+        path = self.store.shards[spec.shard]
+        if file_size(path) < spec.offset + spec.nbytes:
+            raise _too_short(path, spec)
+        mapped = self._maps.get(spec.shard)
+        if mapped is None:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[spec.shard] = mapped
+        return np.frombuffer(mapped, numpy_dtype(spec.dtype), spec.size, spec.offset)
+
+    def problems(self) -> list[CkptkitError]:
+        """Return what can be seen to be wrong without reading data: shards missing or cut short."""
+        return shard_problems(self.store)
+
+
+def open(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint, SavedModel, Keras, safetensors or npz file (`PATH#SUBTREE` narrows it).
+
+    Reads headers only.  Raises PathNotFoundError, UnsupportedError, FormatError (TruncatedError,
+    ChecksumError), MissingDependencyError.
+    """
+    located = locate(path)
+    store = open_format(located.format, located.path)
+    return Checkpoint(store, located.subtree, (*located.notes, *store.notes))
+
+
+def shard_problems(store: Store) -> list[CkptkitError]:
+    """Return one error per shard that is missing, or too short for the tensors that lie in it."""
+    furthest: dict[int, TensorSpec] = {}
+    for spec in store.specs.values():
+        for place in spec.slices or (spec,):
+            if place.shard is None or place.offset is None:
+                continue
+            last = furthest.get(place.shard)
+            end = place.offset + place.nbytes
+            if last is None or end > (last.offset or 0) + last.nbytes:
+                furthest[place.shard] = spec._replace(offset=place.offset, nbytes=place.nbytes)
+    problems: list[CkptkitError] = []
+    for shard, path in enumerate(store.shards):
+        try:
+            size = file_size(path)
+        except CkptkitError as error:
+            problems.append(
+                type(error)(
+                    "this data file is missing" if not path.exists() else error.message,
+                    where=str(path),
+                    hint="copy all files of the checkpoint; the index alone holds no values",
+                )
+            )
+            continue
+        last = furthest.get(shard)
+        if last is not None and size < (last.offset or 0) + last.nbytes:
+            problems.append(_too_short(path, last))
+    return problems
+
+
+def _too_short(path: Path, spec: TensorSpec) -> TruncatedError:
+    end = (spec.offset or 0) + spec.nbytes
+    return TruncatedError(
+        str(path),
+        f"cut short: {spec.key} ends at byte {end}",
+        expected=f"at least {end} bytes",
+        found=file_size(path),
+        hint="copy it again, or go back to an earlier checkpoint",
+    )
+
+
+def _paths(naming: Naming) -> tuple[str, ...]:
+    return (naming.name, *naming.aliases)
+
+
+def _is_below(key: str, naming: Naming, subtree: str) -> bool:
+    prefix = subtree.rstrip("/") + "/"
+    return any(path == subtree or path.startswith(prefix) for path in (key, *_paths(naming)))

@@ -1,0 +1,95 @@
+"""The command line: a table of commands, and the one place where errors become exit codes.
+
+Exit codes: 0 the same, sound, done; 1 differences or findings; 2 could not tell; 130 on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+import click
+
+from ckptkit import __version__
+from ckptkit.errors import CkptkitError
+
+
+class Command(NamedTuple):
+    """One row of the table of commands; the module is imported when the command is called."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "ls": Command("ckptkit.commands.ls", "List the tensors of a checkpoint or model file."),
+    "show": Command("ckptkit.commands.show", "Show one tensor: where it lies, what is in it."),
+    "diff": Command("ckptkit.commands.diff", "Compare two sets of weights by value."),
+    "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
+    "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on first use; `--help` needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = COMMANDS.get(cmd_name)
+        if row is None:
+            return None
+        command: click.Command = import_module(row.module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ckptkit")
+def cli() -> None:
+    """See inside TensorFlow and Keras checkpoints, compare, convert and trust them.
+
+    PATH is a checkpoint prefix (run/ckpt-3), any of its files, a training directory, a SavedModel
+    directory, or a .keras, .weights.h5, .h5, .safetensors or .npz file; PATH#SUBTREE narrows it.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: the only place that turns errors into exit codes."""
+    # Listing makes many small objects that live until the end; collecting them is wasted time.
+    gc.set_threshold(200_000, 50, 100)
+    try:
+        status = cli.main(prog_name="ckptkit", standalone_mode=False)
+        sys.stdout.flush()
+    except CkptkitError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader went away (`| head`).  Nothing is left to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from ckptkit.reports.text import printable
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    click.echo(f"ckptkit: {printable(message)}", err=True)
+    sys.exit(code)

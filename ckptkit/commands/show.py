@@ -1,0 +1,48 @@
+"""`ckptkit show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ckptkit.commands._options import echo_lines
+
+
+@click.command("show")
+@click.argument("path")
+@click.argument("name")
+@click.option("--slice", "slice_", metavar="SLICE", help="Values to print, as in numpy: 0:2,:,3")
+@click.option(
+    "--npy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the slice (without --slice the whole tensor) to a .npy file.",
+)
+@click.option("--overwrite", is_flag=True, help="Let --npy replace an existing file.")
+@click.option(
+    "--format", "fmt", type=click.Choice(("table", "json")), default="table", help="Output format."
+)
+def command(
+    path: str, name: str, slice_: str | None, npy: Path | None, overwrite: bool, fmt: str
+) -> None:
+    """Show the tensor NAME of PATH: where it lies, its statistics, its values.
+
+    NAME is a readable name, a checkpoint key, a full name, an object path, or an ending that only
+    one tensor has.
+
+    \b
+    Examples:
+      ckptkit show run/ckpt-3 conv1/kernel
+      ckptkit show run/ckpt-3 conv1/kernel --slice 0:2,:,3
+      ckptkit show run/ckpt-3 conv1/kernel --npy kernel.npy
+    """
+    from ckptkit.operations.show import show
+    from ckptkit.reports import tensor
+
+    result = show(path, name, slice=slice_)
+    if npy is not None:
+        from ckptkit.operations.npy import write_npy
+
+        write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
+    echo_lines(tensor.json_text(result) if fmt == "json" else tensor.lines(result))

@@ -1,0 +1,208 @@
+"""`ls`: what is in a file, and how much of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.operations.select import Selection, Tensor
+
+SCHEMA = "ckptkit.ls/1"
+SORTS = ("name", "size", "params", "offset")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The tensors of a file that passed a filter, and totals over them.
+
+    tensors: what to list.  hidden: housekeeping entries left out.  problems: missing or short
+    shards; the list is whole all the same, since it comes from the index.
+    digest: of the weights, when it was asked for.
+    """
+
+    checkpoint: Checkpoint
+    tensors: tuple[Tensor, ...]
+    hidden: int
+    problems: tuple[CkptkitError, ...]
+    digest: str | None = None
+
+    @cached_property
+    def totals(self) -> dict[str, Any]:
+        """Counts, elements ("params": weights alone, each once) and bytes, by role and dtype."""
+        by_role: dict[str, dict[str, int]] = {}
+        dtypes: Counter[str] = Counter()
+        repeated = [t for t in self.tensors if t.naming.duplicate_of]
+        for spec, naming in self.tensors:
+            role = by_role.setdefault(naming.role, {"tensors": 0, "params": 0, "bytes": 0})
+            role["tensors"] += 1
+            role["params"] += spec.size
+            role["bytes"] += spec.nbytes
+            dtypes[spec.dtype] += 1
+        weights = [
+            t.spec for t in self.tensors if t.naming.role == "weight" and not t.naming.duplicate_of
+        ]
+        return {
+            "tensors": len(self.tensors),
+            "params": sum(spec.size for spec in weights),
+            "bytes": sum(t.spec.nbytes for t in self.tensors),
+            "model_bytes": sum(spec.nbytes for spec in weights),
+            "by_role": by_role,
+            "dtypes": dict(dtypes.most_common()),
+            "stored_twice": len(repeated),
+            "stored_twice_bytes": sum(t.spec.nbytes for t in repeated),
+            "only_through_optimizer": sum(t.naming.only_through_optimizer for t in self.tensors),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.ls/1 (docs/json.md)."""
+        store = self.checkpoint.store
+        model = store.model
+        return {
+            "schema": SCHEMA,
+            "path": str(store.path),
+            "subtree": self.checkpoint.subtree,
+            "format": store.format,
+            "style": store.style or None,
+            "producer": store.producer,
+            "shards": {
+                "expected": len(store.shards),
+                "found": len(store.shards) - len(store.missing_shards),
+            },
+            "totals": self.totals,
+            "digest": self.digest,
+            "notes": list(self.checkpoint.notes),
+            "problems": [str(problem) for problem in self.problems],
+            "signatures": [
+                {
+                    "key": signature.key,
+                    "method_name": signature.method_name,
+                    "inputs": [_tensor_json(*item) for item in signature.inputs],
+                    "outputs": [_tensor_json(*item) for item in signature.outputs],
+                }
+                for signature in (model.signatures if model else ())
+            ],
+            "tags": [list(tags) for tags in model.tags] if model else [],
+            "assets": list(model.assets) if model else [],
+            "ops": list(model.ops) if model else [],
+            "layers": [layer._asdict() for layer in model.layers] if model else [],
+            "tensors": [tensor_json(*tensor) for tensor in self.tensors],
+        }
+
+
+def tensor_json(spec: Any, naming: Any) -> dict[str, Any]:
+    """Return the JSON row of one tensor; crc32c is eight hexadecimal digits, unmasked."""
+    return {
+        "key": spec.key,
+        "name": naming.name,
+        "full_name": naming.full_name,
+        "aliases": naming.aliases,
+        "role": naming.role,
+        "slot_of": naming.slot_of,
+        "slot": naming.slot,
+        "duplicate_of": naming.duplicate_of,
+        "dtype": spec.dtype,
+        "shape": spec.shape,
+        "params": spec.size,
+        "bytes": spec.nbytes,
+        "shard": spec.shard,
+        "offset": spec.offset,
+        "crc32c": None if spec.crc32c is None else f"{spec.crc32c:08x}",
+        "slices": len(spec.slices),
+    }
+
+
+def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": None if shape is None else list(shape)}
+
+
+def ls(
+    path: str | os.PathLike[str],
+    *,
+    roles: Sequence[str] = (),
+    names: Sequence[str] = (),
+    dtypes: Sequence[str] = (),
+    sort: str = "name",
+    everything: bool = False,
+    digest: bool = False,
+) -> Listing:
+    """List the tensors of a checkpoint or model file; data files are not opened (but for `digest`).
+
+    roles, names, dtypes: see `Selection`.  sort: "name" (natural order), "size" (bytes), "params"
+    (both largest first) or "offset".  everything: also list TensorFlow's own records.
+    Raises what `ckptkit.open` raises, and UsageError when a filter leaves nothing.
+    """
+    checkpoint = open_checkpoint(path)
+    selected = Selection(roles, names, dtypes).of(checkpoint)
+    shown = selected if everything else [t for t in selected if not t.is_housekeeping]
+    if sort not in SORTS:
+        raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
+    return Listing(
+        checkpoint,
+        tuple(sorted(shown, key=_ORDERS[sort])),
+        len(selected) - len(shown),
+        tuple(checkpoint.problems()),
+        weights_digest(checkpoint, selected) if digest else None,
+    )
+
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def natural(name: str) -> list[str | int]:
+    """Return a sort key that puts layer2 before layer10."""
+    parts: list[str | int] = list(_DIGITS.split(name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+_ORDERS: dict[str, Callable[[Tensor], Any]] = {
+    "name": lambda t: natural(t.naming.name),
+    "size": lambda t: (-t.spec.nbytes, natural(t.naming.name)),
+    "params": lambda t: (-t.spec.size, natural(t.naming.name)),
+    "offset": lambda t: (t.spec.shard or 0, t.spec.offset or 0, natural(t.naming.name)),
+}
+
+
+def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
+    """Return "sha256:..." of the weights' names, dtypes, shapes and bytes.
+
+    The same weights give the same digest in any format and order: per weight (duplicates and
+    optimizer state left out) one line "name dtype shape sha256-of-little-endian-row-major-bytes",
+    the lines sorted and hashed.  Strings are hashed as 8-byte little-endian length and bytes each.
+    Reads, and where the format stores checksums verifies, every byte.
+    """
+    lines = []
+    for spec, naming in tensors:
+        if naming.role == "weight" and not naming.duplicate_of:
+            shape = ",".join(map(str, spec.shape))
+            lines.append(
+                f"{naming.name} {spec.dtype} [{shape}] {tensor_sha256(checkpoint, spec.key)}"
+            )
+    return "sha256:" + hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def tensor_sha256(checkpoint: Checkpoint, key: str) -> str:
+    """Return the sha256 of one tensor's values, little-endian and row-major, in hexadecimal."""
+    import sys
+
+    digest = hashlib.sha256()
+    for _start, values in checkpoint.store.blocks(key):
+        if values.dtype == object:
+            for item in values:
+                digest.update(len(item).to_bytes(8, "little") + item)
+        else:
+            raw = values.view("u1")
+            if sys.byteorder == "big" and values.itemsize > 1:
+                unit = values.itemsize // (2 if values.dtype.kind == "c" else 1)
+                raw = values.view(f"u{unit}").byteswap().view("u1")
+            digest.update(raw.data)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""Which tensors of a file are meant: filters that every listing and comparison shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import NamedTuple
+
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.errors import UsageError
+from ckptkit.names import ROLES, Naming
+from ckptkit.stores.base import TensorSpec
+
+
+class Tensor(NamedTuple):
+    """One tensor of a file: what lies there, and what it is called."""
+
+    spec: TensorSpec
+    naming: Naming
+
+    @property
+    def is_housekeeping(self) -> bool:
+        """Whether it is TensorFlow's own record (object graph, save counter), of no use to read."""
+        return (
+            self.naming.name == "save_counter"
+            if self.naming.role == "counter"
+            else self.naming.role == "config" and self.spec.dtype == "string"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A filter.  Empty parts let everything pass.
+
+    roles: of `names.ROLES`.  names: globs over names, keys and full names; "!GLOB" excludes.
+    dtypes: exact dtype names.
+    """
+
+    roles: Sequence[str] = ()
+    names: Sequence[str] = ()
+    dtypes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [role for role in self.roles if role not in ROLES]
+        if unknown:
+            raise UsageError(f"no role {unknown[0]!r}", hint=f"roles are {', '.join(ROLES)}")
+
+    def __bool__(self) -> bool:
+        return bool(self.roles or self.names or self.dtypes)
+
+    def of(self, checkpoint: Checkpoint) -> list[Tensor]:
+        """Return the tensors that pass, in the order of the file.
+
+        Raises UsageError when a filter leaves nothing of a file that holds something.
+        """
+        wanted = [re.compile(translate(glob)).match for glob in self.names if glob[:1] != "!"]
+        unwanted = [re.compile(translate(glob[1:])).match for glob in self.names if glob[:1] == "!"]
+        roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)
+        specs = checkpoint.specs
+        found = []
+        for key, naming in checkpoint.names.items():
+            spec = specs[key]
+            if (roles and naming.role not in roles) or (dtypes and spec.dtype not in dtypes):
+                continue
+            if self.names:
+                called = {naming.name, key, naming.full_name or naming.name}
+                if wanted and not any(match(name) for match in wanted for name in called):
+                    continue
+                if any(match(name) for match in unwanted for name in called):
+                    continue
+            found.append(Tensor(spec, naming))
+        if not found and self and specs:
+            raise UsageError(
+                f"no tensor passes the filter; the file holds {len(specs)}",
+                where=str(checkpoint.path),
+                hint="`ckptkit ls` without a filter lists them",
+            )
+        return found

@@ -1,0 +1,258 @@
+"""`show`: one tensor, streamed into statistics, with the values of a slice."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._numbers import json_number
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.dtypes import kind
+from ckptkit.errors import UsageError
+from ckptkit.names import Naming
+from ckptkit.operations.ls import tensor_json
+from ckptkit.stores.base import TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+SCHEMA = "ckptkit.show/1"
+BINS = 20
+CORNER = 6  # elements per axis shown without --slice
+MAX_SLICE_ELEMENTS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one numeric tensor, in float64 over its finite elements (of the moduli, if complex).
+
+    bins: counts of equal-width bins from minimum to maximum.  zeros counts -0.0 too.
+    """
+
+    n: int
+    n_nan: int
+    n_inf: int
+    n_zero: int
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    bins: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: json_number(value) for name, value in self.__dict__.items()}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One tensor: what the file says of it, its statistics, and the values of a slice.
+
+    values: as many axes as the slice leaves.  whole: whether the slice is the whole tensor.
+    slots: other tensors that belong to it (optimizer slots, averages).
+    """
+
+    checkpoint: Checkpoint
+    spec: TensorSpec
+    naming: Naming
+    slots: tuple[str, ...]
+    statistics: Statistics | None
+    slice_text: str
+    values: Array | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.show/1 (docs/json.md)."""
+        return {
+            "schema": SCHEMA,
+            "path": str(self.checkpoint.path),
+            "format": self.checkpoint.store.format,
+            "tensor": tensor_json(self.spec, self.naming),
+            "slots": list(self.slots),
+            "statistics": self.statistics and self.statistics.to_json(),
+            "slice": self.slice_text,
+            "values": None if self.values is None else _json_values(self.values),
+        }
+
+
+def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -> Shown:
+    """Look at one tensor; every byte of it is read, and its checksum compared where there is one.
+
+    name: see `Checkpoint.key`.  slice: numpy-like, `0:2,:,3`; by default a corner of each axis.
+    Raises UnknownTensorError, UsageError (a slice that does not fit), and what opening and reading
+    raise.
+    """
+    checkpoint = open_checkpoint(path)
+    key = checkpoint.key(name)
+    spec, naming = checkpoint.specs[key], checkpoint.names[key]
+    indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
+    opaque = kind(spec.dtype) == "opaque"
+    return Shown(
+        checkpoint,
+        spec,
+        naming,
+        tuple(n.name for n in checkpoint.names.values() if n.slot_of == naming.name),
+        None if opaque or kind(spec.dtype) == "string" else statistics(checkpoint, key),
+        slice or slice_text(indices, spec.shape),
+        None if opaque else read_slice(checkpoint, key, indices),
+    )
+
+
+# --- slices -----------------------------------------------------------------------------------
+
+Index = int | slice
+_PART = re.compile(r"\s*(-?\d+)?\s*(?:(:)\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?)?")
+
+
+def parse_slice(text: str, shape: Sequence[int]) -> list[Index]:
+    """Return one index per axis for numpy-like text: `0:2,:,3`, `...`, `-1`, `::2`.
+
+    Raises UsageError for text that is not a slice, has too many axes, or leaves the tensor.
+    """
+    parts = text.strip().strip("[]").split(",")
+    if sum(part.strip() == "..." for part in parts) > 1:
+        raise UsageError(f"slice {text!r} has more than one '...'")
+    indices: list[Index] = []
+    for part in parts:
+        if part.strip() == "...":
+            indices += [slice(None)] * (len(shape) - len(parts) + 1)
+            continue
+        match = _PART.fullmatch(part)
+        if match is None or not part.strip():
+            raise UsageError(
+                f"cannot read {part!r} in slice {text!r}", hint="write it as in numpy: 0:2,:,3"
+            )
+        start, colon, stop, step = match.groups()
+        numbers = [None if number is None else int(number) for number in (start, stop, step)]
+        if numbers[2] is not None and numbers[2] < 1:
+            raise UsageError(f"slice {text!r}: steps must be positive")
+        indices.append(slice(*numbers) if colon else int(start))
+    if len(indices) > len(shape):
+        raise UsageError(f"slice {text!r} has {len(indices)} axes, the tensor {len(shape)}")
+    for axis, index in enumerate(indices):
+        if isinstance(index, int) and not -shape[axis] <= index < shape[axis]:
+            raise UsageError(f"slice {text!r}: index {index} leaves axis {axis} of {shape[axis]}")
+    return indices + [slice(None)] * (len(shape) - len(indices))
+
+
+def corner(shape: Sequence[int]) -> list[Index]:
+    """Return the index of the first few elements along the last two axes, 0 along the others."""
+    return (
+        [0] * (len(shape) - 2) + [slice(0, CORNER) for _ in shape[-2:]]
+        if all(shape)
+        else [slice(None) for _ in shape]
+    )
+
+
+def slice_text(indices: Sequence[Index], shape: Sequence[int]) -> str:
+    """Return indices as text; a slice that takes the whole axis reads ":"."""
+    parts = []
+    for index, size in zip(indices, shape, strict=True):
+        if isinstance(index, int):
+            parts.append(str(index))
+        elif len(range(size)[index]) == size:
+            parts.append(":")
+        else:
+            parts.append(f"{index.start or 0}:{index.stop}")
+    return ",".join(parts)
+
+
+def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Array:
+    """Return tensor[indices] as a new array, reading only the rows of axis 0 that it touches.
+
+    Raises UsageError when it would not fit in memory.
+    """
+    import numpy as np
+
+    spec = checkpoint.specs[key]
+    ranges = [
+        range(size)[index : index + 1 or None] if isinstance(index, int) else range(size)[index]
+        for index, size in zip(indices, spec.shape, strict=True)
+    ]
+    wanted = math.prod(map(len, ranges))
+    if wanted > MAX_SLICE_ELEMENTS:
+        raise UsageError(
+            f"the slice holds {wanted:,} elements",
+            where=spec.key,
+            hint="take a smaller one, or save the whole with --npy",
+        )
+    shape = tuple(
+        len(r) for r, index in zip(ranges, indices, strict=True) if not isinstance(index, int)
+    )
+    if not spec.shape or not wanted:
+        values = checkpoint.store.read(key) if wanted else np.empty(0, checkpoint[spec.key].dtype)
+        return values.reshape(shape)
+    per_row = math.prod(spec.shape[1:])
+    rows = []
+    inner = tuple(
+        index if isinstance(index, int) else slice(r.start, r.stop, r.step)
+        for r, index in zip(ranges[1:], indices[1:], strict=True)
+    )
+    for row in ranges[0]:
+        flat = checkpoint.store.read(key, row * per_row, (row + 1) * per_row)
+        rows.append(flat.reshape(spec.shape[1:])[inner])
+    return np.stack(rows).reshape(shape)
+
+
+# --- statistics -------------------------------------------------------------------------------
+
+
+def statistics(checkpoint: Checkpoint, key: str) -> Statistics:
+    """Return statistics over two streamed passes: moments, then the histogram."""
+    import numpy as np
+
+    n = n_nan = n_inf = n_zero = 0
+    low, high, total = math.inf, -math.inf, 0.0
+    for _start, values in checkpoint.store.blocks(key):
+        block = _as_float(values)
+        finite = block[np.isfinite(block)]
+        n += len(block)
+        n_nan += int(np.isnan(block).sum())
+        n_inf += int(np.isinf(block).sum())
+        n_zero += int(len(block) - np.count_nonzero(block))
+        if len(finite):
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+            total += float(finite.sum())
+    count = n - n_nan - n_inf
+    if not count:
+        nan = math.nan
+        return Statistics(n, n_nan, n_inf, n_zero, nan, nan, nan, nan, ())
+    mean = total / count
+    squares, bins = 0.0, np.zeros(BINS, np.int64)
+    for _start, values in checkpoint.store.blocks(key):
+        block = _as_float(values)
+        finite = block[np.isfinite(block)]
+        squares += float(np.square(finite - mean).sum())
+        if high > low and math.isfinite(high - low):
+            bins += np.histogram(finite, BINS, (low, high))[0]
+    std = math.sqrt(squares / count)
+    shown = tuple(map(int, bins)) if bins.any() else ()
+    return Statistics(n, n_nan, n_inf, n_zero, low, high, mean, std, shown)
+
+
+def _as_float(values: Array) -> Array:
+    import numpy as np
+
+    if values.dtype.kind == "c":
+        values = np.abs(values)
+    return values.astype(np.float64)
+
+
+def _json_values(values: Array) -> Any:
+    """Return nested lists that JSON can hold; bytes as text with escapes, complex as [re, im]."""
+    return _json_value(values.tolist())
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_json_value(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, complex):
+        return [json_number(value.real), json_number(value.imag)]
+    if isinstance(value, (bool, int)):
+        return value
+    return json_number(float(value))

@@ -1,0 +1,245 @@
+"""A listing as text: table, tree, patterns, and the footer that sums it up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ckptkit.operations.ls import Listing, natural
+from ckptkit.operations.select import Tensor
+from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
+from ckptkit.stores.base import Signature
+
+_HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
+_ALIGN = ("left", "left", "left", "right", "right", "left")
+_LONG_HEADERS = (*_HEADERS, "KEY", "FULL NAME", "SHARD", "OFFSET", "CRC32C", "SLICES")
+_LONG_ALIGN = (*_ALIGN, "left", "left", "right", "right", "left", "right")
+_NUMBER = re.compile(r"\d+")
+
+
+def lines(listing: Listing, fmt: str, layout: str = "short") -> Iterator[str]:
+    """Yield a listing in `fmt`; layout: "short", "long" or "patterns"."""
+    if fmt == "json":
+        yield from json_lines(listing.to_json(), "tensors")
+        return
+    if layout == "long":
+        yield from render([_long_row(t) for t in listing.tensors], _LONG_HEADERS, fmt, _LONG_ALIGN)
+    elif layout == "patterns":
+        yield from render(_pattern_rows(listing.tensors), _HEADERS, fmt, _ALIGN)
+    else:
+        yield from render([_row(t) for t in listing.tensors], _HEADERS, fmt, _ALIGN)
+    if fmt != "csv":
+        yield ""
+        bullet = "- " if fmt == "markdown" else ""
+        for line in footer(listing):
+            yield bullet + line
+
+
+def _row(tensor: Tensor) -> tuple[object, ...]:
+    spec, naming = tensor
+    return (
+        naming.name,
+        spec.dtype,
+        shape_text(spec.shape),
+        f"{spec.size:,}",
+        f"{spec.nbytes:,}",
+        "duplicate" if naming.duplicate_of else naming.role,
+    )
+
+
+def _long_row(tensor: Tensor) -> tuple[object, ...]:
+    spec, naming = tensor
+    return (
+        *_row(tensor),
+        spec.key,
+        naming.full_name or "",
+        "" if spec.shard is None else spec.shard,
+        "" if spec.offset is None else spec.offset,
+        "" if spec.crc32c is None else f"{spec.crc32c:08x}",
+        len(spec.slices) or "",
+    )
+
+
+# --- patterns ---------------------------------------------------------------------------------
+
+
+def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    """Return one row per name pattern, dtype, shape and role, in the order of first appearance."""
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    for tensor in tensors:
+        spec, naming = tensor
+        template = _NUMBER.sub("#", naming.name)
+        group = template, spec.dtype, spec.shape, naming.role, bool(naming.duplicate_of)
+        groups.setdefault(group, []).append(tensor)
+    rows = []
+    for members in groups.values():
+        first = _row(members[0])
+        if len(members) == 1:
+            rows.append(first)
+            continue
+        name = f"{pattern([t.naming.name for t in members])} ×{len(members)}"
+        params = sum(t.spec.size for t in members)
+        nbytes = sum(t.spec.nbytes for t in members)
+        rows.append((name, first[1], first[2], f"{params:,}", f"{nbytes:,}", first[5]))
+    return rows
+
+
+def pattern(names: Sequence[str]) -> str:
+    """Return names that differ in their numbers as one: `layer{0-11}/kernel`."""
+    texts = _NUMBER.split(names[0])
+    columns = zip(*(_NUMBER.findall(name) for name in names), strict=True)
+    parts = [texts[0]]
+    for numbers, text in zip(columns, texts[1:], strict=True):
+        parts += [_range(sorted({int(number) for number in numbers}, key=int), numbers), text]
+    return "".join(parts)
+
+
+def _range(values: Sequence[int], numbers: Sequence[str]) -> str:
+    if len(values) == 1:
+        return numbers[0]
+    if values[-1] - values[0] == len(values) - 1:
+        return f"{{{values[0]}-{values[-1]}}}"
+    shown = ",".join(map(str, values[:4]))
+    return f"{{{shown},…}}" if len(values) > 4 else f"{{{shown}}}"
+
+
+# --- tree -------------------------------------------------------------------------------------
+
+
+def tree(listing: Listing, depth: int | None) -> Iterator[str]:
+    """Yield the names as a tree, each branch with its totals; `depth` cuts it off below."""
+    root: dict[str, Any] = {}
+    for tensor in listing.tensors:
+        branch = root
+        *path, leaf = tensor.naming.name.split("/")
+        for part in path:
+            branch = branch.setdefault(part + "/", {})
+        branch[leaf] = tensor
+    yield printable(f"{listing.checkpoint.path}  {_branch_text(root)}")
+    yield from _branches(root, "", depth)
+    yield ""
+    yield from footer(listing)
+
+
+def _branches(branch: dict[str, Any], indent: str, depth: int | None) -> Iterator[str]:
+    items = sorted(branch.items(), key=lambda item: natural(item[0]))
+    for index, (name, node) in enumerate(items):
+        is_last = index == len(items) - 1
+        stem = indent + ("└── " if is_last else "├── ")
+        if isinstance(node, dict):
+            yield printable(f"{stem}{name}  {_branch_text(node)}")
+            if depth is None or depth > 1:
+                below = indent + ("    " if is_last else "│   ")
+                yield from _branches(node, below, depth and depth - 1)
+        else:
+            yield printable(
+                f"{stem}{name}  {node.spec.dtype} [{shape_text(node.spec.shape)}]"
+                + ("" if node.naming.role == "weight" else f" ({node.naming.role})")
+            )
+
+
+def _branch_text(branch: dict[str, Any]) -> str:
+    tensors = list(_leaves(branch))
+    nbytes = bytes_text(sum(t.spec.nbytes for t in tensors))
+    return f"({count_text(len(tensors), 'tensor')}, {nbytes})"
+
+
+def _leaves(branch: dict[str, Any]) -> Iterator[Tensor]:
+    for node in branch.values():
+        if isinstance(node, dict):
+            yield from _leaves(node)
+        else:
+            yield node
+
+
+# --- footer -----------------------------------------------------------------------------------
+
+
+def footer(listing: Listing) -> Iterator[str]:
+    """Yield what a person asks next: how much, of what, from whom, and what is odd."""
+    store = listing.checkpoint.store
+    totals = listing.totals
+    hidden = f" ({listing.hidden} hidden; --all shows them)" if listing.hidden else ""
+    yield (
+        f"{count_text(totals['tensors'], 'tensor')}{hidden}, "
+        f"{totals['params']:,} params, {bytes_text(totals['bytes'])}"
+    )
+    roles = totals["by_role"]
+    if len(roles) > 1:
+        parts = [
+            f"{role} {bytes_text(row['bytes'])} ({row['tensors']})" for role, row in roles.items()
+        ]
+        yield f"by role: {', '.join(parts)}; model-only size {bytes_text(totals['model_bytes'])}"
+    if len(totals["dtypes"]) > 1:
+        yield "dtypes: " + ", ".join(f"{name} ×{n}" for name, n in totals["dtypes"].items())
+    if totals["stored_twice"]:
+        yield (
+            f"stored twice: {count_text(totals['stored_twice'], 'tensor')}, "
+            f"{bytes_text(totals['stored_twice_bytes'])} wasted"
+        )
+    about = [store.format + (f", {store.style}" if store.style else "")]
+    if store.shards and store.format in ("tensor-bundle", "saved-model", "safetensors"):
+        found = len(store.shards) - len(store.missing_shards)
+        about.append(f"shards {found}/{len(store.shards)}")
+    if store.producer:
+        about.append(f"written by {printable(store.producer)}")
+    yield f"{printable(str(store.path))}: {', '.join(about)}"
+    yield from _model_lines(listing)
+    if listing.digest:
+        yield f"weights {listing.digest}"
+    for note in listing.checkpoint.notes:
+        yield f"note: {printable(note)}"
+    if totals["only_through_optimizer"]:
+        yield (
+            f"warning: {count_text(totals['only_through_optimizer'], 'weight')} reachable only "
+            "through an optimizer: a checkpoint of the model alone would lack them "
+            "(Keras 3 does not track layers held in a plain list or dict)"
+        )
+
+
+def _model_lines(listing: Listing) -> Iterator[str]:
+    model = listing.checkpoint.store.model
+    if model is None:
+        return
+    for signature in model.signatures:
+        if signature.key == "__saved_model_init_op":  # TensorFlow's own, not for callers
+            continue
+        yield printable(_signature_text(signature))
+    for tags in model.tags:
+        yield f"tags: {printable(', '.join(tags))}"
+    if model.assets:
+        yield f"assets: {printable(', '.join(model.assets))}"
+    if model.layers:
+        yield from _layer_lines(listing)
+    for note in model.notes:
+        yield f"note: {printable(note)}"
+
+
+def _layer_lines(listing: Listing) -> Iterator[str]:
+    layers = listing.checkpoint.store.model.layers if listing.checkpoint.store.model else ()
+    yield f"{count_text(len(layers), 'layer')}:"
+    rows = [
+        (
+            layer.name,
+            layer.class_name,
+            "" if layer.output_shape is None else shape_text(layer.output_shape),
+            "" if layer.params is None else f"{layer.params:,}",
+            layer.flag,
+        )
+        for layer in layers
+    ]
+    headers = ("  LAYER", "CLASS", "OUTPUT", "PARAMS", "")
+    for line in render([(f"  {row[0]}", *row[1:]) for row in rows], headers, "table"):
+        yield line.rstrip()
+
+
+def _signature_text(signature: Signature) -> str:
+    inputs = ", ".join(_tensor_text(*item) for item in signature.inputs)
+    outputs = ", ".join(_tensor_text(*item) for item in signature.outputs)
+    return f"signature {signature.key}({inputs}) -> {outputs or 'nothing'}"
+
+
+def _tensor_text(name: str, dtype: str, shape: tuple[int | None, ...] | None) -> str:
+    return f"{name}: {dtype}[{'unknown' if shape is None else shape_text(shape)}]"

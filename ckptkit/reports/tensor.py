@@ -1,0 +1,100 @@
+"""One tensor as text: metadata, statistics, a histogram, values."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from ckptkit.operations.show import Shown, Statistics
+from ckptkit.reports.text import bytes_text, printable, shape_text
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def json_text(shown: Shown) -> Iterator[str]:
+    """Yield the JSON document of schema ckptkit.show/1."""
+    yield json.dumps(shown.to_json(), indent=1, allow_nan=False)
+
+
+def lines(shown: Shown) -> Iterator[str]:
+    """Yield everything about one tensor for a terminal."""
+    for label, value in _facts(shown):
+        yield f"{label:<10} {printable(str(value))}"
+    if shown.statistics:
+        yield from _statistics(shown.statistics)
+    if shown.values is not None:
+        yield ""
+        yield from _values(shown)
+
+
+def _facts(shown: Shown) -> Iterator[tuple[str, Any]]:
+    spec, naming = shown.spec, shown.naming
+    yield "name", naming.name
+    yield "key", spec.key
+    if naming.full_name and naming.full_name != naming.name:
+        yield "full name", naming.full_name
+    for alias in naming.aliases:
+        yield "path", alias
+    role = naming.role
+    if naming.slot_of:
+        role += f": {naming.slot or 'slot'} of {naming.slot_of}"
+        role += f", optimizer {naming.optimizer}" if naming.optimizer else ""
+    yield "role", role
+    if naming.duplicate_of:
+        yield "repeats", naming.duplicate_of
+    for slot in shown.slots:
+        yield "slot", slot
+    yield "dtype", spec.dtype
+    yield "shape", f"{shape_text(spec.shape)}  ({spec.size:,} elements, {bytes_text(spec.nbytes)})"
+    if spec.shard is not None and spec.offset is not None:
+        shard = shown.checkpoint.store.shards[spec.shard]
+        yield "stored", f"{shard.name} @ {spec.offset}"
+    for part in spec.slices:
+        shard = shown.checkpoint.store.shards[part.shard]
+        start = ",".join(map(str, part.start))
+        yield "slice", f"[{start}] + [{shape_text(part.shape)}]: {shard.name} @ {part.offset}"
+    if spec.crc32c is not None:
+        yield "crc32c", f"{spec.crc32c:08x}"
+
+
+def _statistics(stats: Statistics) -> Iterator[str]:
+    if stats.n == 0:
+        return
+    yield f"{'min':<10} {stats.minimum:.6g}"
+    yield f"{'max':<10} {stats.maximum:.6g}"
+    yield f"{'mean':<10} {stats.mean:.6g}"
+    yield f"{'std':<10} {stats.std:.6g}"
+    yield f"{'zeros':<10} {stats.n_zero:,} ({100 * stats.n_zero / stats.n:.3g}%)"
+    yield f"{'nan, inf':<10} {stats.n_nan:,}, {stats.n_inf:,}"
+    if stats.bins:
+        top = max(stats.bins)
+        # A bin that holds anything is never drawn as empty.
+        bars = "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // top)] for count in stats.bins)
+        yield f"{'histogram':<10} {stats.minimum:.3g} |{bars}| {stats.maximum:.3g}"
+
+
+def _values(shown: Shown) -> Iterator[str]:
+    """Yield the values of the slice, all of them, and say how many others there are."""
+    import numpy as np
+
+    values = shown.values
+    assert values is not None
+    rest = shown.spec.size - values.size
+    where = f"[{shown.slice_text}]" if shown.slice_text else ""
+    tail = f"; {rest:,} more elements not shown, see --slice" if rest else ""
+    yield f"{printable(shown.naming.name)}{where} ({values.size:,} of {shown.spec.size:,}{tail}):"
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
+    if values.dtype == object:
+        for item in values.reshape(-1):
+            yield "  " + printable(item.decode("utf-8", "backslashreplace"))
+        return
+    with np.printoptions(threshold=values.size + 1, linewidth=width, precision=6):
+        text = str(values.astype(np.float32) if _is_exotic(values) else values)
+    yield from text.splitlines()
+
+
+def _is_exotic(values: Any) -> bool:
+    """Whether numpy prints the dtype's values as objects (bfloat16, float8, int4)."""
+    return bool(values.dtype.isbuiltin != 1)

@@ -1,0 +1,121 @@
+"""Training directories: the `checkpoint` state file, and which checkpoint is the latest.
+
+`checkpoint` is a text-format CheckpointState message (tensorflow/python/training/
+checkpoint_state.proto): `model_checkpoint_path: "ckpt-3"` and one `all_model_checkpoint_paths` per
+kept checkpoint.  The paths may be absolute, and then often those of another machine; they are
+looked up by their last component beside the file, and never followed out of the directory.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ckptkit._files import file_size, read_exact
+from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
+
+STATE_FILE = "checkpoint"
+MAX_STATE_BYTES = 1 << 20
+_FIELD = re.compile(
+    r'^\s*(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*"((?:[^"\\\n]|\\.)*)"\s*$', re.M
+)
+_STEP = re.compile(r"(\d+)$")
+# What TensorFlow leaves behind when it is killed in the middle of a save.
+_UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
+
+
+def is_state_file(path: Path) -> bool:
+    """Whether a file is a `checkpoint` state file, by name and content."""
+    return path.name == STATE_FILE and b"model_checkpoint_path" in read_exact(
+        path, 0, min(file_size(path), MAX_STATE_BYTES)
+    )
+
+
+def read_state(path: Path) -> tuple[str | None, list[str]]:
+    """Return (latest, all) checkpoint paths as written in a state file.
+
+    Raises FormatError for one that is too large, not UTF-8, or names no checkpoint.
+    """
+    size = file_size(path)
+    if size > MAX_STATE_BYTES:
+        raise FormatError(str(path), f"{size} bytes are more than a state file may have")
+    try:
+        text = read_exact(path, 0, size).decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(str(path), "not a text file") from error
+    fields = [(name, _unescape(value)) for name, value in _FIELD.findall(text)]
+    latest = [value for name, value in fields if name == "model_checkpoint_path"]
+    return (latest[-1] if latest else None), [v for n, v in fields if n != "model_checkpoint_path"]
+
+
+def _unescape(text: str) -> str:
+    """Undo the C escapes of protobuf's text format."""
+    raw = re.sub(
+        rb"\\([0-7]{1,3})|\\(.)",
+        lambda m: bytes([int(m[1], 8) & 0xFF]) if m[1] else m[2],
+        text.encode(),
+    )
+    return raw.decode("utf-8", "replace")
+
+
+def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return (prefix, notes) of the latest complete checkpoint in a training directory.
+
+    Raises PathNotFoundError when the directory holds none.
+    """
+    notes: list[str] = []
+    found = prefixes(directory)
+    state = directory / STATE_FILE
+    if state.is_file():
+        named, _all = read_state(state)
+        if named is None:
+            notes.append(f"{state} names no checkpoint")
+        else:
+            prefix = directory / Path(named.replace("\\", "/")).name
+            if Path(named).is_absolute() and Path(named).parent != directory.absolute():
+                notes.append(f"{state} points at {named}; looked for {prefix.name} beside it")
+            problem = incomplete(prefix)
+            if problem is None:
+                notes.append(f"latest of {max(1, len(found))} checkpoints: {prefix.name}")
+                return prefix, tuple(notes)
+            notes.append(f"{state} names {prefix.name}: {problem}")
+    for prefix in sorted(found, key=_recency, reverse=True):
+        problem = incomplete(prefix)
+        if problem is None:
+            notes.append(f"latest complete of {len(found)} checkpoints: {prefix.name}")
+            return prefix, tuple(notes)
+        notes.append(f"passed over {prefix.name}: {problem}")
+    if notes:
+        raise PathNotFoundError(
+            f"no complete checkpoint: {'; '.join(notes)}",
+            where=str(directory),
+            hint="name one checkpoint (PREFIX or PREFIX.index) to read what there is of it",
+        )
+    raise PathNotFoundError("no checkpoint in this directory", where=str(directory))
+
+
+def prefixes(directory: Path) -> list[Path]:
+    """Return the prefixes of all `.index` files in `directory`, unfinished saves left out."""
+    return sorted(
+        path.with_name(path.name.removesuffix(".index"))
+        for path in directory.iterdir()
+        if path.name.endswith(".index") and not _UNFINISHED.search(path.name)
+    )
+
+
+def incomplete(prefix: Path) -> str | None:
+    """Return what a checkpoint lacks, in one line, or None when its files are all there."""
+    from ckptkit.stores.tensor_bundle import open_bundle
+
+    try:
+        bundle = open_bundle(prefix)
+    except CkptkitError as error:
+        return error.message
+    missing = bundle.missing_shards
+    return f"{missing[0].name} is missing" if missing else None
+
+
+def _recency(prefix: Path) -> tuple[int, int]:
+    step = _STEP.search(prefix.name)
+    index = prefix.with_name(prefix.name + ".index")
+    return int(step[1]) if step else -1, index.stat().st_mtime_ns

@@ -1,0 +1,284 @@
+"""From what a user typed to the file or files meant: one grammar for every command.
+
+A checkpoint prefix, any of its member files, a training directory (its latest complete
+checkpoint), a SavedModel directory, or a Keras, safetensors or npz file; `PATH#SUBTREE` narrows it
+(a literal path that contains "#" wins).  Content decides, then the suffix.  What cannot be read is
+named for what it is, with what to try.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._files import file_size, read_exact
+from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnsupportedError
+from ckptkit.stores._state_file import STATE_FILE, is_state_file, latest_checkpoint, prefixes
+from ckptkit.stores.leveldb_table import is_table
+from ckptkit.stores.tensor_bundle import index_path
+
+_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
+_V1_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_HEAD_BYTES = 4096
+_V1_HINT = (
+    "restore it with tf.compat.v1.train.Saver in any TensorFlow and save it again: "
+    "the default format (V2) is read"
+)
+
+
+class Located(NamedTuple):
+    """Where an operand leads: a format of `stores.FORMATS`, its path, and what to tell the user."""
+
+    format: str
+    path: Path
+    subtree: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def locate(operand: str | os.PathLike[str]) -> Located:
+    """Return what `operand` means; reads a few bytes at most.
+
+    Raises PathNotFoundError, UnsupportedError (known, not readable), FormatError (neither).
+    """
+    text = os.fspath(operand)
+    if "\0" in text or not text:
+        raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
+    if "#" in text and not _exists(text):
+        head, _, subtree = text.rpartition("#")
+        if _exists(head):
+            return _locate(head)._replace(subtree=subtree or None)
+    return _locate(text)
+
+
+def _exists(text: str) -> bool:
+    path = Path(text)
+    return os.path.lexists(path) or index_path(path).is_file()
+
+
+def _locate(text: str) -> Located:
+    path = Path(text)
+    try:
+        if path.is_dir():
+            return _directory(path, prefix_wins=not text.endswith("/"))
+        if path.is_file():
+            return _file(path)
+        if index_path(path).is_file():
+            return Located("tensor-bundle", path)
+        if os.path.lexists(path):
+            raise FormatError(text, "neither a file nor a directory")
+    except OSError as error:
+        raise CkptkitError(error.strerror or str(error), where=text) from error
+    raise _not_found(path)
+
+
+def _directory(path: Path, prefix_wins: bool) -> Located:
+    if (path / "saved_model.pb").exists():
+        return Located("saved-model", path)
+    if (path / ".index").is_file():
+        return Located("tensor-bundle", path)
+    beside = path.with_name(path.name + ".index")
+    if prefix_wins and path.name and beside.is_file():  # ckpt-3/ lies beside ckpt-3.index
+        return Located("tensor-bundle", path)
+    if (path / "saved_model.pbtxt").exists():
+        raise UnsupportedError(
+            "a SavedModel in text form (saved_model.pbtxt)",
+            where=str(path),
+            hint="its weights can be read: give the path of variables/variables",
+        )
+    if (path / STATE_FILE).is_file() or prefixes(path):
+        prefix, notes = latest_checkpoint(path)
+        return Located("tensor-bundle", prefix, None, notes)
+    for name, form in (
+        ("model.safetensors.index.json", "safetensors-index"),
+        ("model.safetensors", "safetensors"),
+    ):
+        if (path / name).is_file():
+            return Located(form, path / name, None, (f"reading {name} in that directory",))
+    raise _no_checkpoint_in(path)
+
+
+def _no_checkpoint_in(path: Path) -> CkptkitError:
+    names = sorted(entry.name for entry in path.iterdir())
+    where = str(path)
+    orbax = {"_CHECKPOINT_METADATA", "_METADATA", "_sharding", "ocdbt.process_0"}
+    if orbax & set(names):
+        return UnsupportedError("an Orbax (JAX) checkpoint, which is not read here", where=where)
+    if not names:
+        return PathNotFoundError("an empty directory", where=where)
+    models = [f"{path / name}" for name in names if (path / name / "saved_model.pb").exists()] + [
+        f"{path / name}" for name in names if name.endswith((".keras", ".h5", ".safetensors"))
+    ]
+    hint = f"did you mean {models[0]}?" if models else f"it holds {', '.join(names[:5])}"
+    return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
+
+
+def _file(path: Path) -> Located:
+    if _MEMBER.search(path.name):
+        return _member(path)
+    if path.name in ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb"):
+        return _directory(path.parent, prefix_wins=False)
+    if path.name == "saved_model.pbtxt":
+        return _directory(path.parent, prefix_wins=False)
+    size = file_size(path)
+    if size == 0:
+        raise FormatError(
+            str(path), "an empty file", hint="it was never written, or cut to nothing"
+        )
+    head = read_exact(path, 0, min(size, _HEAD_BYTES))
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return Located(_zip_kind(path), path)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Located(_hdf5_kind(path), path)
+    if is_state_file(path):
+        return _directory(path.parent, prefix_wins=False)
+    if path.name.endswith(".weights.json"):
+        return Located("weights.json", path)
+    if path.name.endswith(".index.json"):
+        return Located("safetensors-index", path)
+    if path.name.endswith(".safetensors") or head[8:9] == b"{":
+        return Located("safetensors", path)
+    if is_table(path):
+        raise _table_without_suffix(path)
+    if index_path(path).is_file():  # a stray file that has a checkpoint's prefix for its name
+        return Located("tensor-bundle", path)
+    raise _unreadable(path, head)
+
+
+def _member(path: Path) -> Located:
+    prefix = path.with_name(_MEMBER.sub("", path.name))
+    if prefix.name == "":  # files called .index and .data-00000-of-00001
+        prefix = path.parent
+    if index_path(prefix).is_file():
+        return Located("tensor-bundle", prefix)
+    raise PathNotFoundError(
+        f"its index {index_path(prefix).name} is missing",
+        where=str(path),
+        hint="the save was not finished or not all files were copied",
+    )
+
+
+def _table_without_suffix(path: Path) -> CkptkitError:
+    """Tell a V1 checkpoint from a V2 index under another name: both are LevelDB tables.
+
+    A bundle header begins with field 1 as a varint, V1's SavedTensorSlices with a message.
+    """
+    from ckptkit.stores.leveldb_table import read_table
+
+    items = read_table(path)
+    if items and items[0] == (b"", items[0][1]) and items[0][1][:1] == b"\x0a":
+        return UnsupportedError(
+            "a checkpoint of the old V1 format (one file, TensorFlow before 1.0)",
+            where=str(path),
+            hint=_V1_HINT,
+        )
+    return UnsupportedError(
+        "the index of a checkpoint under another name",
+        where=str(path),
+        hint=f"rename it to {path.name}.index, with its .data files beside it",
+    )
+
+
+def _zip_kind(path: Path) -> str:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise FormatError(
+            str(path), f"a damaged zip archive: {error}", hint="copy it again"
+        ) from error
+    if any(name.endswith(".npy") for name in names) or (not names and path.suffix == ".npz"):
+        return "npz"
+    if "config.json" in names or any(name.endswith("model.weights.h5") for name in names):
+        return "keras"
+    if any(name.endswith("data.pkl") for name in names):
+        raise UnsupportedError(
+            "a PyTorch file, whose pickle is never loaded here",
+            where=str(path),
+            hint="save it as .safetensors with the safetensors package",
+        )
+    if any(name.endswith("saved_model.pb") for name in names):
+        raise UnsupportedError("a zipped SavedModel", where=str(path), hint="unpack it first")
+    raise UnsupportedError(
+        "a zip archive that is neither .keras nor .npz",
+        where=str(path),
+        hint=f"it holds {', '.join(names[:3])}" if names else "it is empty",
+    )
+
+
+def _hdf5_kind(path: Path) -> str:
+    from ckptkit.stores.hdf5 import is_weights_h5
+
+    return "weights.h5" if is_weights_h5(path) else "h5"
+
+
+_MAGICS = (
+    (0, b"\x80\x02", "a Python pickle, which is never loaded here"),
+    (0, b"\x80\x03", "a Python pickle, which is never loaded here"),
+    (0, b"\x80\x04", "a Python pickle, which is never loaded here"),
+    (0, b"\x80\x05", "a Python pickle, which is never loaded here"),
+    (0, b"\x93NUMPY", "a single numpy array (.npy); archives of them (.npz) are read"),
+    (4, b"TFL3", "a LiteRT (TensorFlow Lite) model"),
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x1f\x8b", "a gzip file; unpack it first"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+)
+
+
+def _unreadable(path: Path, head: bytes) -> CkptkitError:
+    for offset, magic, what in _MAGICS:
+        if head[offset : offset + len(magic)] == magic:
+            return UnsupportedError(what, where=str(path))
+    if path.suffix == ".onnx":
+        return UnsupportedError("an ONNX model", where=str(path))
+    if path.suffix == ".pb":
+        return UnsupportedError("a frozen graph: its weights are constants in it", where=str(path))
+    if path.suffix == ".pbtxt":
+        return UnsupportedError("a graph in text form; it holds no weights", where=str(path))
+    expected = {
+        ".keras": "a zip archive",
+        ".npz": "a zip archive",
+        ".h5": "an HDF5 file",
+        ".hdf5": "an HDF5 file",
+    }.get(path.suffix)
+    if expected:
+        return FormatError(
+            str(path),
+            f"not {expected}, as its name says",
+            found=f"a file that begins with {head[:8]!r}",
+            expected=expected,
+            hint="it is damaged or was never finished; copy it again",
+        )
+    return UnsupportedError(
+        "not a checkpoint, SavedModel, Keras, safetensors or npz file",
+        where=str(path),
+        hint=f"it begins with {head[:8]!r}",
+    )
+
+
+def _not_found(path: Path) -> CkptkitError:
+    parent = path.parent
+    if not parent.is_dir():
+        return PathNotFoundError("no such file or directory", where=str(path))
+    names = sorted(entry.name for entry in parent.iterdir())
+    members = [name for name in names if name.startswith(f"{path.name}.data-")]
+    if members:
+        return PathNotFoundError(
+            f"its index {path.name}.index is missing (there is {members[0]})",
+            where=str(path),
+            hint="the save was not finished or not all files were copied",
+        )
+    if any(_V1_SHARD.sub("", name) == path.name != name for name in names):
+        return UnsupportedError(
+            "a sharded checkpoint of the old V1 format", where=str(path), hint=_V1_HINT
+        )
+    operands = {_MEMBER.sub("", name) for name in names} - {""}
+    close = get_close_matches(path.name, operands, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(str(parent / name) for name in close)}?" if close else ""
+    return PathNotFoundError(
+        "no such file, directory or checkpoint prefix", where=str(path), hint=hint
+    )

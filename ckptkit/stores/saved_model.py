@@ -1,0 +1,145 @@
+"""The SavedModel directory: a graph in `saved_model.pb`, its values in a tensor bundle.
+
+    DIR/saved_model.pb                       meta graphs with tags, signatures, ops
+    DIR/variables/variables.index, .data-*   the tensor bundle
+    DIR/assets/, DIR/assets.extra/           files that the graph reads; files that nobody needs
+    DIR/fingerprint.pb, DIR/keras_metadata.pb
+
+Source: tensorflow/core/protobuf/{saved_model,meta_graph}.proto, cc/saved_model/constants.h.  The
+message is read for its metadata only; the graph inside stays bytes and nothing is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._files import file_size, read_exact
+from ckptkit.dtypes import dtype_of_enum
+from ckptkit.errors import FormatError
+from ckptkit.stores._schema import MAX_MESSAGE_BYTES, parse
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
+from ckptkit.stores.tensor_bundle import TensorBundle, index_path, open_bundle
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+MODEL_FILE = "saved_model.pb"
+VARIABLES = Path("variables", "variables")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """One SavedModel; made by `open_saved_model`.  Without variables it holds no tensors."""
+
+    path: Path
+    bundle: TensorBundle | None
+    format: str = "saved-model"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_saved_model, (self.path,)
+
+    @property
+    def style(self) -> str:
+        return self.bundle.style if self.bundle else ""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        return self.bundle.specs if self.bundle else {}
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        return self.bundle.shards if self.bundle else ()
+
+    @property
+    def missing_shards(self) -> tuple[Path, ...]:
+        return self.bundle.missing_shards if self.bundle else ()
+
+    @property
+    def structure(self) -> Structure:
+        return self.bundle.structure if self.bundle else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return () if self.bundle else ("it has no variables",)
+
+    @property
+    def producer(self) -> str | None:
+        versions = {
+            graph.meta_info_def.tensorflow_version for graph in self._message.meta_graphs
+        } - {""}
+        return f"TensorFlow {', '.join(sorted(versions))}" if versions else None
+
+    @cached_property
+    def model(self) -> ModelInfo:
+        """Tags, signatures, ops and assets, as `saved_model.pb` lists them."""
+        graphs = self._message.meta_graphs
+        return ModelInfo(
+            tags=tuple(tuple(graph.meta_info_def.tags) for graph in graphs),
+            signatures=tuple(
+                _signature(key, graph.signature_def[key])
+                for graph in graphs
+                for key in sorted(graph.signature_def)
+            ),
+            ops=tuple(
+                sorted({op.name for g in graphs for op in g.meta_info_def.stripped_op_list.op})
+            ),
+            assets=tuple(sorted({a.filename for g in graphs for a in g.asset_file_def})),
+        )
+
+    @cached_property
+    def _message(self) -> Any:
+        path = self.path / MODEL_FILE
+        size = file_size(path)
+        if size > MAX_MESSAGE_BYTES:
+            raise FormatError(str(path), f"{size} bytes are more than a SavedModel may have")
+        message = parse("SavedModel", read_exact(path, 0, size), str(path))
+        if not message.meta_graphs:
+            raise FormatError(str(path), "holds no graph", hint="the file is damaged or unfinished")
+        return message
+
+    def mappable(self, key: str) -> bool:
+        return self._variables.mappable(key)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        return self._variables.blocks(key, max_elements)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        return self._variables.read(key, start, stop)
+
+    @property
+    def _variables(self) -> TensorBundle:
+        if self.bundle is None:
+            raise KeyError("a SavedModel without variables holds no tensor")
+        return self.bundle
+
+
+def open_saved_model(path: Path) -> SavedModel:
+    """Return the SavedModel in directory `path`; reads the index of its variables, no data file.
+
+    Raises what `open_bundle` raises.
+    """
+    prefix = path / VARIABLES
+    bundle = open_bundle(prefix) if index_path(prefix).exists() or prefix.parent.is_dir() else None
+    return SavedModel(path, bundle)
+
+
+def _signature(key: str, message: Any) -> Signature:
+    return Signature(key, _tensors(message.inputs), _tensors(message.outputs), message.method_name)
+
+
+def _tensors(infos: Any) -> tuple[tuple[str, str, tuple[int | None, ...] | None], ...]:
+    """Return (name, dtype, shape) per input or output, by name; -1 in a shape becomes None."""
+    return tuple(
+        (
+            name,
+            dtype_of_enum(infos[name].dtype),
+            None
+            if infos[name].tensor_shape.unknown_rank
+            else tuple(None if dim.size < 0 else dim.size for dim in infos[name].tensor_shape.dim),
+        )
+        for name in sorted(infos)
+    )
