@@ -1,0 +1,158 @@
+"""Rename rules that a person gives: `RE=>REPL`, one a line in a file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._files import os_error
+from ckptkit.errors import UsageError
+
+_SUGGEST_AT_LEAST = 3  # pairs, before a rule is proposed
+
+
+class Rule(NamedTuple):
+    """Names of OLD in which `pattern` is found become, with the match replaced, names of NEW."""
+
+    pattern: re.Pattern[str]
+    replacement: str
+    text: str
+
+    def apply(self, name: str) -> str | None:
+        """Return the new name, or None where the pattern is not found."""
+        new, count = self.pattern.subn(self.replacement, name)
+        return new if count else None
+
+
+def parse_rule(text: str) -> Rule:
+    """Return the rule written as `RE=>REPL`; raises UsageError."""
+    pattern, arrow, replacement = text.partition("=>")
+    if not arrow or not pattern:
+        raise UsageError(f"{text!r} is not a rename rule", hint="write 'RE=>REPLACEMENT'")
+    try:
+        rule = Rule(re.compile(pattern), replacement, text)
+        re.compile(f"{pattern}|").sub(replacement, "")  # refuses groups that do not exist
+    except (re.error, IndexError) as error:
+        raise UsageError(f"{text!r}: {error}", hint="the left side is a Python regex") from error
+    return rule
+
+
+def read_rules(path: Path) -> list[Rule]:
+    """Return the rules of a file: one a line, `#` starts a comment line.
+
+    Raises UsageError, naming the line; PathNotFoundError.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise os_error(path, error) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("not a text file", where=str(path)) from error
+    rules = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            try:
+                rules.append(parse_rule(line.strip()))
+            except UsageError as error:
+                where = f"{path}, line {number}"
+                raise UsageError(error.message, where=where, hint=error.hint) from error
+    return rules
+
+
+def write_rules(path: Path, names: Iterable[tuple[str, str]]) -> int:
+    """Write one exact rule for each (old name, new name); return how many."""
+    lines = [
+        f"^{re.escape(old)}$=>{new.replace(chr(92), chr(92) * 2)}" for old, new in sorted(names)
+    ]
+    try:
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    except OSError as error:
+        raise os_error(path, error) from error
+    return len(lines)
+
+
+class RuleMatches(NamedTuple):
+    """What rules found: (old key, new key, rule text), and the rules that found nothing."""
+
+    pairs: tuple[tuple[str, str, str], ...]
+    dead: tuple[str, ...]
+
+
+def apply_rules(
+    rules: Sequence[Rule],
+    old: Mapping[str, Sequence[str]],
+    new: Mapping[str, Sequence[str]],
+) -> RuleMatches:
+    """Pair keys by rules; old and new map each key to its names, best first.
+
+    The last rule whose pattern is found in a name decides for it, and counts as used if a tensor of
+    NEW has the name it gives.  Raises UsageError when two tensors are sent to one.
+    """
+    target: dict[str, str] = {}
+    for rank in range(max((len(names) for names in new.values()), default=0)):
+        for key, names in new.items():
+            if rank < len(names):
+                target.setdefault(names[rank], key)
+    taken: dict[str, tuple[str, str]] = {}
+    used: set[str] = set()
+    for key, names in old.items():
+        found = _apply(rules, names, target)
+        if found is None:
+            continue
+        wanted, text = found
+        used.add(text)
+        if wanted in taken:
+            raise UsageError(
+                f"rename rules send both {taken[wanted][0]} and {key} to {wanted}",
+                hint="make the rules tell them apart",
+            )
+        taken[wanted] = key, text
+    pairs = tuple((key, wanted, text) for wanted, (key, text) in taken.items())
+    return RuleMatches(pairs, tuple(rule.text for rule in rules if rule.text not in used))
+
+
+def _apply(
+    rules: Sequence[Rule], names: Sequence[str], target: Mapping[str, str]
+) -> tuple[str, str] | None:
+    for rule in reversed(rules):
+        for name in names:
+            renamed = rule.apply(name)
+            if renamed is not None and renamed in target:
+                return target[renamed], rule.text
+    return None
+
+
+def suggest_rules(
+    old: Mapping[str, tuple[object, ...]], new: Mapping[str, tuple[object, ...]]
+) -> list[tuple[str, int]]:
+    """Return rules that would pair left-over names, each with how many it would pair.
+
+    old, new: {name: dtype and shape}.  A rule replaces a leading part of the name, and is proposed
+    only when at least three tensors agree on it, one to one.
+    """
+    by_tail: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name, kind in new.items():
+        by_tail[(name.rpartition("/")[2], *kind)].append(name)
+    votes: Counter[tuple[str, str]] = Counter()
+    for name, kind in old.items():
+        for other in by_tail.get((name.rpartition("/")[2], *kind), ())[:64]:
+            votes[_heads(name, other)] += 1
+    rules: list[tuple[str, int]] = []
+    for (one, two), count in votes.most_common(3):
+        if count >= _SUGGEST_AT_LEAST and one != two:
+            rules.append((f"^{re.escape(one)}=>{two}", count))
+    return rules
+
+
+def _heads(one: str, two: str) -> tuple[str, str]:
+    """Return the leading parts that differ, before the longest common tail of whole components."""
+    left, right = one.split("/"), two.split("/")
+    common = 0
+    while common < min(len(left), len(right)) and left[-1 - common] == right[-1 - common]:
+        common += 1
+    heads = ("/".join(side[: len(side) - common]) for side in (left, right))
+    first, second = (f"{head}/" if head else "" for head in heads)
+    return first, second
