@@ -70,7 +70,8 @@ class _Namer:
     def __init__(self, specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> None:
         self.specs = specs
         self.nodes = graph.nodes
-        self.children = [dict(node.children) for node in graph.nodes]
+        none: dict[str, int] = {}
+        self.children = [dict(n.children) if n.children else none for n in graph.nodes]
         self.leaves = [
             _Leaf(index, attribute, full_name, key)
             for index, node in enumerate(graph.nodes)
@@ -79,7 +80,11 @@ class _Namer:
         ]
         self.key_of = {leaf.node: leaf.key for leaf in self.leaves if leaf.attribute == VALUE}
         self.full_name_of = {leaf.node: leaf.full_name for leaf in self.leaves}
-        self.optimizers = {i for i in range(len(self.nodes)) if self._is_optimizer(i)}
+        self.optimizers = {
+            index
+            for index, node in enumerate(graph.nodes)
+            if (node.children or node.slots) and self._is_optimizer(index)
+        }
         self.paths = ObjectPaths(graph.nodes)
         self.model_paths = (
             ObjectPaths(graph.nodes, self.optimizers) if self.optimizers else self.paths
@@ -103,7 +108,11 @@ class _Namer:
                 names[leaf.key],
                 role,
                 leaf.full_name or None,
-                tuple([_suffixed(path, leaf.attribute) for path in self.paths.all(leaf.node)]),
+                tuple(
+                    self.paths.all(leaf.node)
+                    if leaf.attribute == VALUE
+                    else [_suffixed(path, leaf.attribute) for path in self.paths.all(leaf.node)]
+                ),
                 names[owner] if owner else None,
                 slot.slot if slot else None,
                 slot.optimizer if slot else None,

@@ -38,15 +38,20 @@ class Listing:
     @cached_property
     def totals(self) -> dict[str, Any]:
         """Counts, elements ("params": weights alone, each once) and bytes, by role and dtype."""
+        counts: dict[tuple[str, str], list[int]] = {}
+        for spec, naming in self.tensors:
+            count = counts.setdefault((naming.role, spec.dtype), [0, 0, 0])
+            count[0] += 1
+            count[1] += spec.size
+            count[2] += spec.nbytes
         by_role: dict[str, dict[str, int]] = {}
         dtypes: Counter[str] = Counter()
+        for (role, dtype), numbers in counts.items():
+            dtypes[dtype] += numbers[0]
+            row = by_role.setdefault(role, {"tensors": 0, "params": 0, "bytes": 0})
+            for name, number in zip(row, numbers, strict=True):
+                row[name] += number
         repeated = [t for t in self.tensors if t.naming.duplicate_of]
-        for spec, naming in self.tensors:
-            role = by_role.setdefault(naming.role, {"tensors": 0, "params": 0, "bytes": 0})
-            role["tensors"] += 1
-            role["params"] += spec.size
-            role["bytes"] += spec.nbytes
-            dtypes[spec.dtype] += 1
         weights = [
             t.spec for t in self.tensors if t.naming.role == "weight" and not t.naming.duplicate_of
         ]

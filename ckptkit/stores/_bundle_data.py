@@ -111,9 +111,19 @@ def opaque_blocks(path: Path, spec: TensorSpec, where: str) -> Iterator[tuple[in
 def string_blocks(
     path: Path, spec: TensorSpec, big_endian: bool, where: str
 ) -> Iterator[tuple[int, Array]]:
-    """Yield (start, object array of bytes) of a string tensor; layout in `tensor_bundle`."""
+    """Yield (start, object array of bytes) of a string tensor."""
     import numpy as np
 
+    for start, strings in string_lists(path, spec, big_endian, where):
+        block = np.empty(len(strings), object)
+        block[:] = strings
+        yield start, block
+
+
+def string_lists(
+    path: Path, spec: TensorSpec, big_endian: bool, where: str
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (start, strings) of a string tensor; layout in `tensor_bundle`.  Needs no numpy."""
     assert spec.offset is not None
     if not spec.size and not spec.nbytes:
         return
@@ -139,12 +149,12 @@ def string_blocks(
             stop += 1
         data = read_exact(path, spec.offset + position, nbytes)
         crc = _crc32c.extend(crc, data)
-        block = np.empty(stop - start, object)
+        strings = []
         at = 0
-        for index, length in enumerate(lengths[start:stop]):
-            block[index] = data[at : at + length]
+        for length in lengths[start:stop]:
+            strings.append(data[at : at + length])
             at += length
-        yield start, block
+        yield start, strings
         start, position = stop, position + nbytes
     check_crc(where, spec.crc32c, crc)
 

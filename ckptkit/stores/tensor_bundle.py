@@ -18,12 +18,12 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.dtypes import BY_ENUM, dtype_of_enum, itemsize, kind, numpy_dtype
+from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores import _bundle_data, _slices
 from ckptkit.stores._schema import parse
@@ -109,8 +109,9 @@ class TensorBundle:
         where = f"{self.path}: {OBJECT_GRAPH_KEY}"
         if spec.dtype != "string" or spec.shape != ():
             raise FormatError(where, "not a scalar string", found=f"{spec.dtype} {spec.shape}")
-        [(_start, values)] = self.blocks(OBJECT_GRAPH_KEY)
-        return parse_object_graph(values[0], where)
+        shard = self._shard(spec)
+        [(_start, [data])] = _bundle_data.string_lists(shard, spec, self.big_endian, where)
+        return parse_object_graph(data, where)
 
     def mappable(self, key: str) -> bool:
         spec = self.specs[key]
@@ -234,7 +235,7 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
         if raw_key[0] == 0:  # an ordered code starts with the number 0; names do not
             slice_entries[raw_key] = key, value
             continue
-        entry = parse("BundleEntryProto", value, f"{where}: {key}")
+        entry = parse("BundleEntryWithRawShape", value, f"{where}: {key}")
         if entry.slices:
             partitioned.append((raw_key, key, entry))
             specs[key] = TensorSpec(key, "", (), 0)  # keeps the order of the file
@@ -243,50 +244,62 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     for raw_key, key, entry in partitioned:
         specs[key] = _partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
     for _raw, (key, value) in slice_entries.items():  # belongs to no tensor: still listed
-        entry = parse("BundleEntryProto", value, f"{where}: {key!r}")
+        entry = parse("BundleEntryWithRawShape", value, f"{where}: {key!r}")
         specs[key] = _spec(key, entry, num_shards, where)
     return specs
 
 
+class _Kind(NamedTuple):
+    """What the dtype and shape of an entry come to; nbytes is None for strings and opaque ones."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int | None
+    min_nbytes: int
+
+
+@lru_cache(maxsize=4096)
+def _kind_of(enum: int, raw_shape: bytes, where: str) -> _Kind:
+    """Return dtype and shape of an entry, checked; entries of one file share few of them."""
+    message = parse("TensorShapeProto", raw_shape, where)
+    shape = tuple(dim.size for dim in message.dim)
+    elements = math.prod(shape)
+    if (
+        message.unknown_rank
+        or len(shape) > MAX_RANK
+        or any(size < 0 for size in shape)
+        or elements > MAX_ELEMENTS
+    ):
+        raise FormatError(where, f"impossible shape {shape}")
+    dtype = dtype_of_enum(enum)
+    nbytes = elements * itemsize(dtype) if itemsize(dtype) else None
+    # A string tensor holds a length of at least one byte per element, and a checksum.
+    least = elements + 4 if dtype == "string" and elements else 0
+    return _Kind(dtype, shape, nbytes, least)
+
+
 def _spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:
     """Return the spec of an entry that is not partitioned, having checked every number in it."""
-    row = BY_ENUM.get(entry.dtype)
-    shape = tuple([dim.size for dim in entry.shape.dim])
-    elements = math.prod(shape) if shape else 1
-    if (
-        elements < 0
-        or elements > MAX_ELEMENTS
-        or len(shape) > MAX_RANK
-        or (shape and min(shape) < 0)
-        or entry.shape.unknown_rank
-    ):
-        raise FormatError(f"{where}: {key}", f"impossible shape {shape}")
-    size = entry.size
-    shard = entry.shard_id
-    if not 0 <= shard < num_shards:
-        raise FormatError(f"{where}: {key}", "shard", expected=f"0..{num_shards - 1}", found=shard)
-    if size < 0 or entry.offset < 0 or entry.offset + size > MAX_ELEMENTS:
-        raise FormatError(f"{where}: {key}", f"impossible place: {size} bytes at {entry.offset}")
-    dtype = row.name if row else dtype_of_enum(entry.dtype)
-    if row is not None and row.itemsize:
-        if size != elements * row.itemsize:
-            raise FormatError(
-                f"{where}: {key}",
-                f"stored bytes of {dtype} {shape}",
-                expected=elements * row.itemsize,
-                found=size,
-            )
-    elif dtype == "string" and size < (elements + 4 if elements else 0):
+    try:
+        dtype, shape, nbytes, least = _kind_of(entry.dtype, entry.shape, where)
+    except FormatError as error:
+        raise FormatError(f"{where}: {key}", error.message) from None
+    size, shard, offset = entry.size, entry.shard_id, entry.offset
+    if size != nbytes and (nbytes is not None or size < least):
         raise FormatError(
             f"{where}: {key}",
-            f"stored bytes of {elements} strings",
-            expected=f"at least {elements + 4}",
+            f"stored bytes of {dtype} {shape}",
+            expected=f"at least {least}" if nbytes is None else nbytes,
             found=size,
         )
+    if not 0 <= shard < num_shards:
+        raise FormatError(f"{where}: {key}", "shard", expected=f"0..{num_shards - 1}", found=shard)
+    if offset < 0 or offset + size > MAX_ELEMENTS:
+        raise FormatError(f"{where}: {key}", f"impossible place: {size} bytes at {offset}")
     masked = entry.crc32c
     rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF  # _crc32c.unmask, inlined: called per variable
     crc = (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
-    return TensorSpec(key, dtype, shape, size, shard, entry.offset, crc)
+    return TensorSpec(key, dtype, shape, size, shard, offset, crc)
 
 
 def _partitioned_spec(
@@ -306,9 +319,7 @@ def _partitioned_spec(
         raise FormatError(
             place, "slices", expected=f"at most {MAX_SLICES}", found=len(entry.slices)
         )
-    shape = tuple(dim.size for dim in entry.shape.dim)
-    if any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
-        raise FormatError(place, f"impossible shape {shape}")
+    dtype, shape, _nbytes, _least = _kind_of(entry.dtype, entry.shape, place)
     slices = []
     for proto in entry.slices:
         extents = [
@@ -320,20 +331,19 @@ def _partitioned_spec(
         found = slice_entries.pop(_slices.slice_key(raw_key, extents), None)
         if found is None:
             raise FormatError(place, f"the slice at {extents} is not in the index")
-        part = _spec(key, parse("BundleEntryProto", found[1], place), num_shards, where)
+        part = _spec(key, parse("BundleEntryWithRawShape", found[1], place), num_shards, where)
         start = tuple(first if length >= 0 else 0 for first, length in extents)
         expected = tuple(
             length if length >= 0 else size
             for (_first, length), size in zip(extents, shape, strict=True)
         )
-        if part.shape != expected or part.dtype != dtype_of_enum(entry.dtype):
+        if part.shape != expected or part.dtype != dtype:
             raise FormatError(
                 place, f"slice at {start}", expected=expected, found=f"{part.dtype} {part.shape}"
             )
         assert part.shard is not None and part.offset is not None
         slices.append(Slice(start, part.shape, part.shard, part.offset, part.nbytes, part.crc32c))
     _slices.check_cover(place, shape, slices)
-    dtype = dtype_of_enum(entry.dtype)
     if not itemsize(dtype):
         raise FormatError(place, f"{dtype} tensors cannot be partitioned")
     return TensorSpec(key, dtype, shape, sum(part.nbytes for part in slices), slices=tuple(slices))
