@@ -19,19 +19,24 @@ from ckptkit.stores._runs import Encoding
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes; numpy's own limit
 MAX_AXES = 254  # of a tensor in TensorFlow; numpy stops at 64
+_PREAMBLE = 10  # bytes of magic, version and the shorter length
 _FRONT_BYTES = 256  # as much as nearly every header needs
 _INFLATE_SLACK = 4096  # stored bytes beyond the wanted ones that are looked at, at most
 
 _FIELD = re.compile(
-    r"\s*(?P<quote>['\"])(?P<key>\w+)(?P=quote)\s*:\s*"
+    r"[ \t\r\n]*(?P<quote>['\"])(?P<key>[a-z_]+)(?P=quote)[ \t\r\n]*:[ \t\r\n]*"
     r"(?:(?P<bool>True|False)"
-    r"|\((?P<shape>[\dL,\s]*)\)"
+    r"|\((?P<shape>[0-9L, \t\r\n]*)\)"
     r"|(?P<mark>['\"])(?P<text>[^'\"\\]*)(?P=mark)"
-    r"|(?P<record>\[.*\]))\s*(?:,|\Z)",
+    r"|(?P<record>\[.*\]))[ \t\r\n]*(?:,|\Z)",
     re.DOTALL,
 )
-_SHAPE = re.compile(r"\s*(?:\d{1,19}L?\s*,\s*)*(?:\d{1,19}L?\s*)?\Z")
-_DESCR = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[a-zA-Z?])(?P<width>\d{0,9})(?P<unit>\[\w+\])?\Z")
+_SPACE = " \t\r\n"
+_AXIS = r"[ \t\r\n]*(?:0|[1-9][0-9]{0,18})L?[ \t\r\n]*"  # Python 2 wrote 3L
+_SHAPE = re.compile(rf"(?:{_AXIS},)*(?:{_AXIS}|[ \t\r\n]*)\Z")
+_DESCR = re.compile(
+    r"(?P<order>[<>|=]?)(?P<kind>[a-zA-Z?])(?P<width>[0-9]{0,9})(?P<unit>\[\w+\])?\Z"
+)
 
 NATIVE = {
     "bool": "|b1",
@@ -68,7 +73,7 @@ def read_npy_header(path: Path, member: _zip.Member) -> NpyHeader:
     """
     where = f"{path}:{member.name}"
     front = _front(path, member, _FRONT_BYTES)
-    if front[: len(MAGIC)] != MAGIC:
+    if front[: len(MAGIC)] != MAGIC or len(front) < _PREAMBLE:
         raise FormatError(where, "not an npy file", expected=repr(MAGIC), found=repr(front[:6]))
     version = tuple(front[6:8])
     if version not in ((1, 0), (2, 0), (3, 0)):
@@ -103,13 +108,13 @@ def _front(path: Path, member: _zip.Member, nbytes: int) -> bytes:
 
 
 def _parse(header: str, start: int, where: str) -> NpyHeader:
-    body = header.strip()
+    body = header.strip(_SPACE)
     if not (body.startswith("{") and body.endswith("}")):
         raise FormatError(where, "npy header is no dict", found=repr(body[:40]))
     body = body[1:-1]
     fields: dict[str, re.Match[str]] = {}
     position = 0
-    while body[position:].strip():
+    while body[position:].strip(_SPACE):
         match = _FIELD.match(body, position)
         if match is None or match["key"] in fields:
             raise FormatError(where, "npy header", found=repr(body[position : position + 40]))
@@ -128,7 +133,7 @@ def _parse(header: str, start: int, where: str) -> NpyHeader:
     order, shape = fields["fortran_order"]["bool"], fields["shape"]["shape"]
     if descr is None or order is None or shape is None or not _is_tuple(shape):
         raise FormatError(where, "npy header", found=repr(body[:80]))
-    axes = tuple(int(axis) for axis in re.findall(r"\d+", shape))
+    axes = tuple(int(axis) for axis in re.findall(r"[0-9]+", shape))
     if len(axes) > MAX_AXES:
         raise FormatError(where, "axes of the array", expected=MAX_AXES, found=len(axes))
     return NpyHeader(descr, order == "True", axes, start)
@@ -136,7 +141,7 @@ def _parse(header: str, start: int, where: str) -> NpyHeader:
 
 def _is_tuple(text: str) -> bool:
     """Whether the text between parentheses makes a tuple of sizes: "(3)" is a number in Python."""
-    return _SHAPE.match(text) is not None and ("," in text or not text.strip())
+    return _SHAPE.match(text) is not None and ("," in text or not text.strip(_SPACE))
 
 
 def decode_descr(descr: str, where: str) -> tuple[str, Encoding, int | None]:

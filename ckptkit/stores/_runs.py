@@ -156,10 +156,9 @@ class Run:
         if self.encoding.form == "bytes":
             return data.view(f"S{width}").astype(object)
         order = "<" if self.encoding.byteorder == "little" else ">"
+        points = data.view(f"{order}u4")
+        if np.any((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))):
+            raise FormatError(self.where, "a string that is no Unicode text")
         values = np.empty(count, object)
-        try:
-            texts = data.view(f"{order}U{width // 4}").tolist()
-            values[:] = [text.encode("utf-8") for text in texts]
-        except ValueError as error:  # beyond Unicode, or a lone surrogate
-            raise FormatError(self.where, f"a string that is no Unicode text: {error}") from None
+        values[:] = [text.encode() for text in data.view(f"{order}U{width // 4}").tolist()]
         return values

@@ -422,10 +422,11 @@ def _raw_chunks(path: Path, member: Member) -> Iterator[bytes]:
             yield chunk
             continue
         pending = chunk
-        while pending:
+        while True:
+            # one byte more than is left shows a member that outgrows its declared size
+            limit = min(_CHUNK, member.nbytes - done + 1)
             try:
-                # one byte more than is left shows a member that outgrows its declared size
-                piece = inflater.decompress(pending, min(_CHUNK, member.nbytes - done + 1))
+                piece = inflater.decompress(pending, limit)
             except zlib.error as error:
                 raise FormatError(f"{path}:{member.name}", f"deflated data: {error}") from None
             pending = inflater.unconsumed_tail
@@ -439,7 +440,8 @@ def _raw_chunks(path: Path, member: Member) -> Iterator[bytes]:
                 )
             if piece:
                 yield piece
-            elif inflater.eof:
+            # a full piece may leave more inside the inflater, even with no input pending
+            if inflater.eof or (not pending and len(piece) < limit):
                 break
     if done != member.nbytes or (inflater is not None and not inflater.eof):
         raise TruncatedError(

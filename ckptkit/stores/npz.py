@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 KEPT_MEMBER = "ckptkit.json"
 MAX_KEPT = 256 << 20  # bytes; names of a million tensors
+_HELD_BYTES = 16 << 20  # of a deflated member that is read in memory, not through a temporary file
 _STEP = 1 << 18  # bytes that are read and checksummed while they are in a core's cache
 
 
@@ -131,7 +132,7 @@ class NpzStore:
 
     def _run(self, spec: TensorSpec, part: Part, source: ByteSource | None = None) -> Run:
         return Run(
-            source or _zip.window(self.path, part.member),
+            source or _source(self.path, part.member),
             part.start,
             spec.nbytes,
             spec.dtype,
@@ -139,6 +140,24 @@ class NpzStore:
             part.encoding,
             f"{self.path}:{spec.key}",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The content of a small deflated member, in memory."""
+
+    content: bytes
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`."""
+        buffer[:] = self.content[offset : offset + len(buffer)]
+
+
+def _source(path: Path, member: _zip.Member) -> ByteSource:
+    """Return a member's content for reading in any order."""
+    if member.method != _zip.STORED and member.nbytes <= _HELD_BYTES:
+        return _Held(_zip.read_member(path, member, _HELD_BYTES))
+    return _zip.window(path, member)
 
 
 class _Sequential:
