@@ -76,6 +76,11 @@ class Side:
         )
 
     @cached_property
+    def weights(self) -> frozenset[str]:
+        """Keys of the weights that take part."""
+        return frozenset(key for key in self.keys if self.names[key].role == "weight")
+
+    @cached_property
     def paths(self) -> Mapping[str, tuple[str, ...]]:
         """Object paths by key, those of the tensors that repeat it included.
 
@@ -192,11 +197,12 @@ def align_content(alignment: Alignment, old: Side, new: Side) -> Alignment:
 
 def _is_constant(spec: TensorSpec, digest: int) -> bool:
     """Whether the checksum is that of all zeros or all ones."""
-    return digest in _constant_digests(spec.dtype, spec.nbytes)
+    return digest in constant_digests(spec.dtype, spec.nbytes)
 
 
 @lru_cache(maxsize=4096)
-def _constant_digests(dtype: str, nbytes: int) -> frozenset[int]:
+def constant_digests(dtype: str, nbytes: int) -> frozenset[int]:
+    """Return the crc32c of that many bytes of zeros and of ones, as values of `dtype`."""
     width = itemsize(dtype)
     patterns = (bytes(width), _ONE.get(dtype, (1).to_bytes(width or 1, "little")))
     return frozenset(crc_of_repeated(p, nbytes) for p in patterns if len(p) == width)
@@ -328,11 +334,11 @@ class _Aligner:
 
     def _below_root_child(self) -> None:
         """Try `x/...` against `y/...` and `...`, and keep the roots that pair most weights."""
+        weights = min(len(side.weights) for side in (self.old, self.new))
         left, right = self._free()
-        sides = {k: self.old.paths[k] for k in left}, {k: self.new.paths[k] for k in right}
-        weights = min(
-            sum(side.names[key].role == "weight" for key in side.keys)
-            for side in (self.old, self.new)
+        sides = (
+            {k: self.old.paths[k] for k in left if k in self.old.weights},
+            {k: self.new.paths[k] for k in right if k in self.new.weights},
         )
         best: tuple[int, int, str, str] | None = None
         for one in _heads(sides[0], weights):
@@ -340,15 +346,16 @@ class _Aligner:
                 if one == two:
                     continue
                 shared = _shared_paths(_below(sides[0], one), _below(sides[1], two))
-                count = sum(
-                    self._fits(*pair) and self.old.names[pair[0]].role == "weight"
-                    for pair in shared
-                )
+                count = sum(self._fits(*pair) for pair in shared)
                 rank = (count, -one.count("/") - two.count("/"), one, two)
                 if best is None or rank[:2] > best[:2]:
                     best = rank
-        if best is not None and best[0] * 2 > weights:
-            self._by_paths(_below(sides[0], best[2]), _below(sides[1], best[3]), "path")
+        if best is None or best[0] * 2 <= weights:
+            return
+        self._by_paths(_below(sides[0], best[2]), _below(sides[1], best[3]), "path")
+        left, right = self._free()
+        rest = {k: self.old.paths[k] for k in left}, {k: self.new.paths[k] for k in right}
+        self._by_paths(_below(rest[0], best[2]), _below(rest[1], best[3]), "path")
 
     def _by_names(self) -> None:
         full: Callable[[Naming], str] = lambda naming: naming.full_name or ""  # noqa: E731

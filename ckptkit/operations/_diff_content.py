@@ -1,0 +1,100 @@
+"""Checksums in place of values: for tensors left over by names, and for `diff --quick`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptkit._compare_work import extend_values
+from ckptkit.align import Alignment, Side
+from ckptkit.dtypes import kind
+from ckptkit.errors import UsageError
+from ckptkit.stores.base import TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.checkpoint import Checkpoint
+    from ckptkit.operations.diff import Change
+    from ckptkit.stores.base import Store
+
+
+def with_digests(
+    alignment: Alignment, sides: tuple[Side, Side], stores: tuple[Store, Store]
+) -> tuple[Side, Side]:
+    """Return both sides with the checksums that left-over tensors lack, and which are constant.
+
+    Only tensors that have a counterpart of the same dtype and shape among the left-overs of the
+    other side are read, since only they can be paired.
+    """
+    left = [key for key in alignment.only_left if _by_content(sides[0].specs[key])]
+    right = [key for key in alignment.only_right if _by_content(sides[1].specs[key])]
+    types = [
+        {(side.specs[key].dtype, side.specs[key].shape) for key in keys}
+        for side, keys in zip(sides, (left, right), strict=True)
+    ]
+    shared = types[0] & types[1]
+    done = []
+    for side, keys, store in zip(sides, (left, right), stores, strict=True):
+        digests, constants = dict(side.digests), set(side.constants)
+        for key in keys:
+            if (side.specs[key].dtype, side.specs[key].shape) in shared:
+                digests[key], constant = _digest(store, key)
+                if constant:
+                    constants.add(key)
+        done.append(replace(side, digests=digests, constants=frozenset(constants)))
+    return done[0], done[1]
+
+
+def _by_content(spec: TensorSpec) -> bool:
+    return kind(spec.dtype) not in ("string", "opaque") and spec.size > 1
+
+
+def _digest(store: Store, key: str) -> tuple[int, bool]:
+    """Return the crc32c of the values, and whether all are one and the same; verifies the file."""
+    crc = 0
+    first: bytes | None = None
+    constant = True
+    for _, values in store.blocks(key):
+        crc = extend_values(crc, values)
+        if first is None:
+            first = values[:1].tobytes()
+        constant = constant and first * len(values) == values.tobytes()
+    return crc, constant
+
+
+def by_checksum(
+    changes: Iterable[Change], checkpoints: tuple[Checkpoint, Checkpoint]
+) -> list[Change]:
+    """Judge pairs by their stored checksums; raises UsageError where there are none."""
+    done, unknown = [], []
+    for change in changes:
+        if change.old is None or change.new is None or not change.same_type:
+            done.append(change)
+            continue
+        equal = _same_checksum(change.old.spec, change.new.spec)
+        if equal is None:
+            unknown.append(change)
+            continue
+        status = change.status if equal else "changed"
+        done.append(replace(change, status=status, method="checksum"))
+    if unknown:
+        raise UsageError(
+            f"no stored checksum for {len(unknown)} of the tensors, first {unknown[0].name}",
+            where=" and ".join(str(checkpoint.path) for checkpoint in checkpoints),
+            hint="compare by value: leave --quick out",
+        )
+    return done
+
+
+def _same_checksum(one: TensorSpec, two: TensorSpec) -> bool | None:
+    """Whether the stored checksums agree; None where they say nothing."""
+    if one.slices or two.slices:
+        left, right = _slices(one), _slices(two)
+        return left == right if [s[0] for s in left] == [s[0] for s in right] else None
+    if one.crc32c is None or two.crc32c is None:
+        return None
+    return one.crc32c == two.crc32c and one.nbytes == two.nbytes
+
+
+def _slices(spec: TensorSpec) -> Sequence[tuple[object, int | None]]:
+    return sorted(((part.start, part.shape), part.crc32c) for part in spec.slices)

@@ -1,0 +1,136 @@
+"""What a person would ask next about a tensor that changed: is it transposed, permuted, swapped?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit.align import constant_digests
+from ckptkit.compare import Delta
+from ckptkit.dtypes import kind
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array, Store
+
+MAX_TRIED = 1 << 23  # elements: two float32 tensors and a copy of one are 100 MB
+MAX_RANK = 5  # 120 orders of axes
+
+
+class Content(NamedTuple):
+    """The values of one changed pair by checksum: what OLD held, and what NEW holds."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    old_crc: int
+    new_crc: int
+
+
+def shape_hint(old: Store, old_key: str, new: Store, new_key: str, read_values: bool) -> str | None:
+    """Say what would turn the one shape into the other, and whether the values then agree."""
+    one, two = old.specs[old_key].shape, new.specs[new_key].shape
+    ways = list(_ways(one, two))
+    if not ways:
+        return None
+    comparable = kind(old.specs[old_key].dtype) not in ("string", "opaque")
+    if not read_values or old.specs[old_key].size > MAX_TRIED or not comparable:
+        return f"a {ways[0][0]} has this shape; values not tried"
+    left = old.read(old_key).reshape(one)
+    right = new.read(new_key).reshape(two)
+    for way, order in ways:
+        moved = left.transpose(order) if order else left.reshape(two)
+        if _same(moved, right):
+            return f"a {way} of OLD is NEW, value for value"
+    return f"a {ways[0][0]} has this shape, but other values"
+
+
+def _ways(
+    one: tuple[int, ...], two: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[int, ...] | None]]:
+    """Yield (name, order of axes) of what turns shape `one` into `two`; no order: a reshape."""
+    if [n for n in one if n != 1] == [n for n in two if n != 1]:
+        yield "squeeze" if len(two) < len(one) else "reshape by axes of size 1", None
+    if len(one) == len(two) <= MAX_RANK and sorted(one) == sorted(two):
+        for order in permutations(range(len(one))):
+            if tuple(one[axis] for axis in order) == two:
+                yield f"transpose {order}", order
+    elif _product(one) == _product(two):
+        yield "reshape", None
+
+
+def _product(shape: Iterable[int]) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis
+    return size
+
+
+def _same(one: Array, two: Array) -> bool:
+    """Whether two arrays are equal element by element, NaN equal to NaN."""
+    import numpy as np
+
+    if one.dtype != two.dtype:
+        one, two = one.astype(np.float64), two.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return bool(((one == two) | ((one != one) & (two != two))).all())
+
+
+def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta) -> str | None:
+    """Say whether NEW holds the values of OLD in another order.
+
+    Only asked where the norms agree, so that an ordinary change costs nothing.
+    """
+    import numpy as np
+
+    spec = old.specs[old_key]
+    number = kind(spec.dtype) in ("float", "int", "uint")
+    if not delta.same_norm or not number or not 1 < spec.size <= MAX_TRIED or delta.nonfinite:
+        return None
+    left, right = old.read(old_key), new.read(new_key)
+    if not np.array_equal(np.sort(left.astype(np.float64)), np.sort(right.astype(np.float64))):
+        return None
+    shaped, wanted = left.reshape(spec.shape), right.reshape(spec.shape)
+    for way, order in _ways(spec.shape, spec.shape):
+        moved = order is not None and order != tuple(range(len(order)))
+        if moved and _same(shaped.transpose(order), wanted):
+            return f"a {way} of OLD is NEW, value for value"
+    return f"the same values in another order{_moved_axis(shaped, wanted)}"
+
+
+def _moved_axis(old: Array, new: Array) -> str:
+    """Return the one axis along which whole slices have changed places, as text, else nothing."""
+    from collections import Counter
+
+    import numpy as np
+
+    for axis in range(old.ndim):
+        if 1 < old.shape[axis] < old.size:
+            sides = []
+            for values in (old, new):
+                first = np.ascontiguousarray(np.moveaxis(values, axis, 0))
+                sides.append(Counter(row.tobytes() for row in first))
+            if sides[0] == sides[1]:
+                return f" along axis {axis}"
+    return ""
+
+
+def swapped(contents: Sequence[Content]) -> Mapping[str, str]:
+    """Return {name: hint} for changed tensors that now hold what another one held."""
+    held: dict[tuple[object, ...], list[Content]] = {}
+    for content in contents:
+        if content.old_crc not in constant_digests(content.dtype, content.nbytes):
+            key = content.dtype, content.shape, content.old_crc
+            held.setdefault(key, []).append(content)
+    hints: dict[str, str] = {}
+    for content in contents:
+        source = held.get((content.dtype, content.shape, content.new_crc), [])
+        if len(source) != 1 or source[0].name == content.name:
+            continue
+        other = source[0]
+        if other.new_crc == content.old_crc:
+            hints[content.name] = f"contents swapped with {other.name}"
+        else:
+            hints[content.name] = f"now holds what OLD has in {other.name}"
+    return hints

@@ -1,0 +1,82 @@
+"""Tolerances per tensor: a default, and patterns of which the last that fits wins."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from fnmatch import translate
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._files import os_error
+from ckptkit.compare_metrics import Tolerance
+from ckptkit.errors import UsageError
+
+
+class ToleranceRule(NamedTuple):
+    """A glob over readable names and keys, and the tolerance of what it fits."""
+
+    pattern: str
+    tolerance: Tolerance
+
+    def fits(self, names: Iterable[str]) -> bool:
+        """Whether any of `names` fits the pattern."""
+        match = re.compile(translate(self.pattern)).match
+        return any(match(name) for name in names)
+
+
+def tolerance(rtol: float, atol: float, rule: str = "default") -> Tolerance:
+    """Return a Tolerance; raises UsageError for a negative one or NaN."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not value >= 0 or math.isinf(value):
+            raise UsageError(f"{name} is {value}", hint="a tolerance is a number from 0 up")
+    return Tolerance(rtol, atol, rule)
+
+
+def read_tolerances(path: Path) -> list[ToleranceRule]:
+    """Return the rules of a file: one a line, `GLOB rtol=R atol=A`; `#` starts a comment line.
+
+    Either may be left out, and is 0 then.  Raises UsageError, naming the line; PathNotFoundError.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise os_error(path, error) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("not a text file", where=str(path)) from error
+    rules = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            rules.append(_rule(line.split(), f"{path}, line {number}"))
+    return rules
+
+
+def _rule(words: list[str], where: str) -> ToleranceRule:
+    values = {"rtol": 0.0, "atol": 0.0}
+    for word in words[1:]:
+        name, equals, number = word.partition("=")
+        try:
+            if not equals or name not in values:
+                raise ValueError
+            values[name] = float(number)
+        except ValueError:
+            raise UsageError(
+                f"cannot read {word!r}", where=where, hint="write 'GLOB rtol=1e-3 atol=1e-6'"
+            ) from None
+    if len(words) == 1:
+        raise UsageError("no tolerance after the pattern", where=where, hint="add rtol= or atol=")
+    try:
+        return ToleranceRule(words[0], tolerance(**values, rule=words[0]))
+    except UsageError as error:
+        raise UsageError(error.message, where=where, hint=error.hint) from error
+
+
+def choose(rules: Iterable[ToleranceRule], default: Tolerance, names: Iterable[str]) -> Tolerance:
+    """Return the tolerance of the last rule that fits, else the default."""
+    names = tuple(names)
+    chosen = default
+    for rule in rules:
+        if rule.fits(names):
+            chosen = rule.tolerance
+    return chosen

@@ -1,0 +1,452 @@
+"""`diff`: what changed between two sets of weights, across formats, names and dtypes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ckptkit._align_rules import Rule, parse_rule, suggest_rules
+from ckptkit.align import Alignment, Match, Side, align, align_content
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.compare import Comparison, Delta, Pair, compare_all
+from ckptkit.compare_metrics import comparable
+from ckptkit.errors import UsageError
+from ckptkit.names import ROLES
+from ckptkit.operations import _diff_content as _content
+from ckptkit.operations import _diff_hints as _hints
+from ckptkit.operations._tolerances import ToleranceRule, choose, read_tolerances, tolerance
+from ckptkit.operations.ls import natural
+from ckptkit.operations.select import Selection, Tensor
+
+__all__ = ["Change", "DiffResult", "LeftOut", "diff"]
+
+MODES = ("values", "quick", "structure")
+STATUSES = ("equal", "within", "changed", "added", "removed", "renamed")
+DIFFERENT = frozenset({"changed", "added", "removed", "renamed"})
+# What a training run counts and sets is not a weight, nor a difference between weights.
+_SIDE_ROLES = frozenset({"counter", "config"})
+# State that belongs to training: a file without any of it is not a file that lost it.
+_OPTIONAL_ROLES = frozenset({"slot", "ema", "metric"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one tensor.
+
+    status: one of STATUSES; "within": it differs, but by no more than the tolerance.
+    old, new: None where that side has no such tensor.  evidence: why the two belong together (see
+    `ckptkit.align`).  delta: the numbers, where values were compared.  method: "values" (read and
+    compared), "checksum" (stored crc32c only), "structure" (neither) or "" (one-sided).
+    cast: where the dtype changed and values were compared: "lossless", "within tolerance" or
+    "lossy".  hints: sentences for a person.
+    """
+
+    status: str
+    old: Tensor | None
+    new: Tensor | None
+    evidence: str = ""
+    delta: Delta | None = None
+    method: str = ""
+    cast: str | None = None
+    hints: tuple[str, ...] = ()
+
+    @property
+    def some(self) -> Tensor:
+        """The tensor of OLD, or of NEW where OLD has none."""
+        tensor = self.old or self.new
+        assert tensor is not None
+        return tensor
+
+    @property
+    def name(self) -> str:
+        """The readable name in OLD, or in NEW where OLD has none."""
+        return self.some.naming.name
+
+    @property
+    def role(self) -> str:
+        return self.some.naming.role
+
+    @property
+    def is_difference(self) -> bool:
+        return self.status in DIFFERENT
+
+    @property
+    def same_type(self) -> bool:
+        """Whether dtype and shape agree."""
+        if self.old is None or self.new is None:
+            return False
+        one, two = self.old.spec, self.new.spec
+        return one.dtype == two.dtype and one.shape == two.shape
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Tensors that took no part: how many, of what role, and why."""
+
+    count: int
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        plural = "" if self.count == 1 else "s"
+        return f"{self.count:,} {self.what} tensor{plural} ({self.why})"
+
+
+@dataclass(frozen=True)
+class DiffResult:
+    """The comparison of two files.
+
+    changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
+    no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
+    that would pair more.
+    """
+
+    old: Checkpoint
+    new: Checkpoint
+    mode: str
+    options: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs beyond what the options allow."""
+        return not self.differences
+
+    @cached_property
+    def differences(self) -> tuple[Change, ...]:
+        """The changes that make the two files different."""
+        return tuple(change for change in self.changes if change.is_difference)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many changes there are of each status."""
+        found = Counter(change.status for change in self.changes)
+        return {status: found[status] for status in STATUSES}
+
+    @property
+    def exit_code(self) -> int:
+        """0 the same, 1 different."""
+        return 0 if self.same else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.diff/1 (docs/diff.md)."""
+        from ckptkit.operations._diff_json import document
+
+        return document(self)
+
+
+def diff(
+    old: str | os.PathLike[str] | Checkpoint,
+    new: str | os.PathLike[str] | Checkpoint,
+    *,
+    mode: str = "values",
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    tolerances: str | os.PathLike[str] | Sequence[ToleranceRule] = (),
+    bitwise: bool = False,
+    cast_ok: bool = False,
+    roles: Sequence[str] = (),
+    names: Sequence[str] = (),
+    rules: Sequence[str | Rule] = (),
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DiffResult:
+    """Compare two checkpoints or model files, tensor by tensor; OLD is the reference.
+
+    mode: "values" reads and checksums every byte; "quick" compares stored checksums and opens no
+    data file; "structure" compares names, dtypes and shapes.  rtol, atol: an element passes when
+    `|new - old| <= atol + rtol * |old|`; integers, booleans and strings are always exact.
+    tolerances: rules by name pattern, or a file of them; the last that fits wins.  bitwise: equal
+    means equal bits.  cast_ok: a change of dtype that loses nothing (or stays within the tolerance)
+    is no difference.  roles: which to compare; by default all but counters and configuration, and
+    optimizer state, averages and metrics only where both files have some; "all" for everything.
+    names: globs, "!GLOB" leaves out.  rules: `RE=>REPL`, from names of OLD to names of NEW.
+    executor: where to do the work, by default here.  progress: called with (bytes of OLD compared,
+    bytes in all).
+
+    Raises UsageError when a filter leaves nothing, when rules collide, and when "quick" finds no
+    checksums; and what `ckptkit.open` and the stores raise.
+    """
+    if mode not in MODES:
+        raise UsageError(f"no mode {mode!r}", hint=f"one of {', '.join(MODES)}")
+    if not isinstance(tolerances, Sequence) or isinstance(tolerances, str):
+        tolerances = read_tolerances(Path(tolerances))
+    work = _Diff(
+        old if isinstance(old, Checkpoint) else open_checkpoint(old),
+        new if isinstance(new, Checkpoint) else open_checkpoint(new),
+        mode,
+        (tolerance(rtol, atol), tuple(tolerances)),
+        bitwise,
+        cast_ok,
+        executor,
+        progress,
+    )
+    return work.run(roles, names, [parse_rule(r) if isinstance(r, str) else r for r in rules])
+
+
+@dataclass
+class _Diff:
+    """One run of `diff`; the steps in the order of `run`."""
+
+    old: Checkpoint
+    new: Checkpoint
+    mode: str
+    tolerances: tuple[Any, tuple[ToleranceRule, ...]]
+    bitwise: bool
+    cast_ok: bool
+    executor: Executor | None
+    progress: Callable[[int, int], None] | None
+
+    def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
+        sides = Side(self.old.specs, self.old.names), Side(self.new.specs, self.new.names)
+        alignment = align(*sides, rules)
+        if self.mode == "values":
+            sides = _content.with_digests(alignment, sides, (self.old.store, self.new.store))
+            alignment = align_content(alignment, *sides)
+        changes = [
+            *(self._paired(match) for match in (*alignment.pairs, *alignment.renamed)),
+            *(Change("removed", self._tensor(0, key), None) for key in alignment.only_left),
+            *(Change("added", None, self._tensor(1, key)) for key in alignment.only_right),
+        ]
+        changes, left_out = _select(changes, roles, names, (self.old, self.new), sides)
+        warnings = _warnings(alignment, changes, sides)
+        done = self._compare(changes)
+        default, by_name = self.tolerances
+        options = {
+            "rtol": default.rtol,
+            "atol": default.atol,
+            "tolerances": [(r.pattern, r.tolerance.rtol, r.tolerance.atol) for r in by_name],
+            "bitwise": self.bitwise,
+            "cast_ok": self.cast_ok,
+            "roles": list(roles),
+            "names": list(names),
+            "rules": [rule.text for rule in rules],
+        }
+        order = {role: at for at, role in enumerate(ROLES)}
+        done.sort(key=lambda change: (order[change.role], natural(change.name)))
+        return DiffResult(self.old, self.new, self.mode, options, tuple(done), left_out, warnings)
+
+    def _tensor(self, side: int, key: str) -> Tensor:
+        checkpoint = self.new if side else self.old
+        return Tensor(checkpoint.specs[key], checkpoint.names[key])
+
+    def _paired(self, match: Match) -> Change:
+        """Return a pair as far as names, dtypes and shapes tell."""
+        old, new = self._tensor(0, match.old), self._tensor(1, match.new)
+        status = "renamed" if match.evidence == "content" else "equal"
+        change = Change(status, old, new, match.evidence, method="structure")
+        return change if change.same_type else replace(change, status="changed")
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def _compare(self, changes: list[Change]) -> list[Change]:
+        """Return the changes with what the mode finds out about values."""
+        if self.mode == "structure":
+            return [self._with_shape_hint(change, False) for change in changes]
+        if self.mode == "quick":
+            return _content.by_checksum(changes, (self.old, self.new))
+        todo = [change for change in changes if _has_values(change)]
+        rest = [
+            self._with_shape_hint(change, True) for change in changes if not _has_values(change)
+        ]
+        # in the order of OLD's bytes, so that a cold disk is read straight through
+        todo.sort(key=lambda c: (c.some.spec.shard or 0, c.some.spec.offset or 0))
+        pairs = [self._pair(change) for change in todo]
+        found = list(compare_all(pairs, self.executor, progress=self._report(todo)))
+        hints = _hints.swapped(
+            [
+                _contents(change, comparison)
+                for change, comparison in zip(todo, found, strict=True)
+                if comparison.delta.n_diff and change.same_type
+            ]
+        )
+        return rest + [
+            self._judged(change, comparison.delta, hints.get(change.name))
+            for change, comparison in zip(todo, found, strict=True)
+        ]
+
+    def _pair(self, change: Change) -> Pair:
+        assert change.old is not None and change.new is not None
+        names = (
+            *(change.old.naming.name, change.new.naming.name),
+            *(change.old.spec.key, change.new.spec.key),
+        )
+        default, rules = self.tolerances
+        return Pair(
+            self.old.store,
+            change.old.spec.key,
+            self.new.store,
+            change.new.spec.key,
+            choose(rules, default, names),
+            self.bitwise,
+        )
+
+    def _report(self, todo: Iterable[Change]) -> Callable[[int], None] | None:
+        if self.progress is None:
+            return None
+        report, total = self.progress, sum(change.some.spec.nbytes for change in todo)
+        done = 0
+
+        def advance(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            report(done, total)
+
+        return advance
+
+    def _judged(self, change: Change, delta: Delta, moved: str | None) -> Change:
+        """Return a pair whose values were compared, with its verdict."""
+        assert change.old is not None and change.new is not None
+        status = "equal" if delta.equal else "within" if delta.passes else "changed"
+        cast = None
+        if not change.same_type:
+            lossy = "within tolerance" if delta.passes else "lossy"
+            cast = "lossless" if delta.equal else lossy
+            if not self.cast_ok:
+                status = "changed"
+        hint = moved
+        if hint is None and not delta.passes:
+            stores = (self.old.store, change.old.spec.key, self.new.store, change.new.spec.key)
+            hint = _hints.order_hint(*stores, delta)
+        if change.status == "renamed" and status == "equal":
+            status = "renamed"
+        hints = (*change.hints, hint) if hint else change.hints
+        return replace(change, status=status, delta=delta, method="values", cast=cast, hints=hints)
+
+    def _with_shape_hint(self, change: Change, read_values: bool) -> Change:
+        if change.old is None or change.new is None:
+            return change
+        one, two = change.old.spec, change.new.spec
+        if one.shape == two.shape:
+            return change
+        hint = _hints.shape_hint(self.old.store, one.key, self.new.store, two.key, read_values)
+        return replace(change, hints=(*change.hints, hint)) if hint else change
+
+
+def _has_values(change: Change) -> bool:
+    """Whether values of the two sides can be set against each other."""
+    if change.old is None or change.new is None:
+        return False
+    one, two = change.old.spec, change.new.spec
+    return one.shape == two.shape and comparable(one.dtype, two.dtype)
+
+
+def _contents(change: Change, comparison: Comparison) -> _hints.Content:
+    spec = change.some.spec
+    return _hints.Content(
+        change.name, spec.dtype, spec.shape, spec.nbytes, comparison.old_crc, comparison.new_crc
+    )
+
+
+# -- what takes part -------------------------------------------------------------------------------
+
+
+def _select(
+    changes: list[Change],
+    roles: Sequence[str],
+    names: Sequence[str],
+    checkpoints: tuple[Checkpoint, Checkpoint],
+    sides: tuple[Side, Side],
+) -> tuple[list[Change], tuple[LeftOut, ...]]:
+    """Return the changes that take part, and what does not; raises UsageError when none do."""
+    everything = "all" in roles
+    kept, out = changes, Counter[tuple[str, str]]()
+    if not everything:
+        kept = []
+        one_sided = {} if roles else _one_sided(sides)
+        for change in changes:
+            why = _left_out(change.role, roles, one_sided)
+            if why is None:
+                kept.append(change)
+            else:
+                out[change.role, why] += 1
+    if names:
+        inside = [_selected(checkpoint, names) for checkpoint in checkpoints]
+        chosen = [c for c in kept if _keys(c)[0] in inside[0] or _keys(c)[1] in inside[1]]
+        if len(kept) - len(chosen):
+            out["", "by --name"] += len(kept) - len(chosen)
+        kept = chosen
+    repeated = max(len(side.duplicates) for side in sides)
+    if repeated:
+        out["repeated", "stored twice, compared once"] += repeated
+    if not kept:
+        old, new = (str(checkpoint.path) for checkpoint in checkpoints)
+        raise UsageError(
+            "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
+            where=f"{old} and {new}",
+            hint="`ckptkit ls` lists what a file holds; --role all compares everything",
+        )
+    left_out = [LeftOut(n, what or "other", why) for (what, why), n in out.items()]
+    return kept, tuple(left_out)
+
+
+def _keys(change: Change) -> tuple[str | None, str | None]:
+    return (
+        change.old.spec.key if change.old else None,
+        change.new.spec.key if change.new else None,
+    )
+
+
+def _selected(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
+    try:
+        return {tensor.spec.key for tensor in Selection(names=names).of(checkpoint)}
+    except UsageError:
+        return set()  # the other file may hold some
+
+
+def _one_sided(sides: tuple[Side, Side]) -> dict[str, str]:
+    """Return {role: "only in OLD"} for kinds of training state that one file has none of."""
+    held = [{side.names[key].role for key in side.keys} for side in sides]
+    return {
+        role: "only in OLD" if role in held[0] else "only in NEW"
+        for role in _OPTIONAL_ROLES
+        if (role in held[0]) != (role in held[1])
+    }
+
+
+def _left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> str | None:
+    """Return why a role takes no part, or None."""
+    if roles:
+        return None if role in roles else "by --role"
+    if role in _SIDE_ROLES:
+        return "not weights"
+    return one_sided.get(role)
+
+
+def _warnings(
+    alignment: Alignment, changes: Iterable[Change], sides: tuple[Side, Side]
+) -> tuple[str, ...]:
+    """Return what should be said beside the table."""
+    found = [f"rule {rule!r} paired nothing" for rule in alignment.dead_rules]
+    taking_part = {key for change in changes for key in _keys(change)}
+    for ambiguity in alignment.ambiguous:
+        if taking_part.isdisjoint((*ambiguity.old, *ambiguity.new)):
+            continue
+        old = _some_names(sides[0], ambiguity.old)
+        new = _some_names(sides[1], ambiguity.new)
+        found.append(f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; --map decides")
+    lost = [
+        {
+            side.names[key].name: (side.specs[key].dtype, side.specs[key].shape)
+            for key in keys
+            if key in taking_part and side.names[key].role == "weight"
+        }
+        for side, keys in zip(sides, (alignment.only_left, alignment.only_right), strict=True)
+    ]
+    for rule, count in suggest_rules(*lost):
+        found.append(f"--map {rule!r} would pair {count} more tensors by name")
+    return tuple(found)
+
+
+def _some_names(side: Side, keys: Sequence[str]) -> str:
+    shown = ", ".join(side.names[key].name for key in keys[:3])
+    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
