@@ -233,7 +233,8 @@ def variable_names(
 
     shapes: of `vars/0`, `vars/1`, … as stored.  config: of the layer, None where the file has none:
     then every combination of options that fits the number and the ranks is considered, and a name
-    is given only where all of them agree.
+    is given only where all of them agree; otherwise it is "" (and None where not even whether the
+    variable is trainable is sure).
     """
     rows: list[tuple[Variable, ...]] = []
     for row in _rows(class_name, config, keras2):
@@ -246,10 +247,14 @@ def variable_names(
         return (None,) * len(shapes)
     if config is not None:
         return rows[0]
-    return tuple(
-        options[0] if all(o.name == options[0].name for o in options) else None
-        for options in zip(*rows, strict=True)
-    )
+    return tuple(_agreed(options) for options in zip(*rows, strict=True))
+
+
+def _agreed(options: tuple[Variable, ...]) -> Variable | None:
+    first = options[0]
+    if any(o.trainable != first.trainable for o in options):
+        return None
+    return first if all(o.name == first.name for o in options) else first._replace(name="")
 
 
 def _rows(class_name: str, config: Config | None, keras2: bool) -> tuple[tuple[Variable, ...], ...]:

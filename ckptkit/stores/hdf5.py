@@ -28,6 +28,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit import dtypes
@@ -38,7 +39,7 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ckptkit.stores._zip import Window
+from ckptkit.stores._zip import Window, whole_file
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -100,6 +101,21 @@ def h5py_module() -> Any:
             "reading .keras, .weights.h5 and .h5 files needs h5py, which is not installed",
             hint="pip install 'ckptkit-tf[hdf5]'",
         ) from error
+
+
+def is_weights_h5(path: Path) -> bool:
+    """Whether an HDF5 file has the layout of `.weights.h5`, not that of a legacy `.h5`.
+
+    Legacy files list their layers in an attribute `layer_names` (or `layer_names0`, …) of the root
+    or of the group `model_weights`.  Raises as `scan` does, for the root alone.
+    """
+    window = whole_file(path)
+    h5 = h5py_module()
+    with _opened(h5, window) as file:
+        root = h5.h5g.open(file, b"/")
+        if b"model_weights" in list(root):
+            return False
+        return not any(h5.h5a.exists(root, n) for n in (b"layer_names", b"layer_names0"))
 
 
 def scan(window: Window) -> H5Tree:

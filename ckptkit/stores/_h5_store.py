@@ -1,0 +1,82 @@
+"""A store whose tensors are HDF5 datasets: what the Keras formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptkit import dtypes
+from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
+from ckptkit.stores._zip import Window
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
+from ckptkit.stores.hdf5 import H5Dataset, dataset_blocks, read_span
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+
+@dataclass(frozen=True, slots=True)
+class H5Store:
+    """Fulfils `ckptkit.stores.base.Store`; see there.
+
+    windows: the HDF5 data of each shard.  datasets: by key; its place is relative to its window.
+    """
+
+    format: str
+    path: Path
+    shards: tuple[Path, ...]
+    windows: tuple[Window, ...]
+    specs: Mapping[str, TensorSpec]
+    datasets: Mapping[str, H5Dataset]
+    structure: Structure
+    model: ModelInfo | None
+    producer: str | None
+    notes: tuple[str, ...] = ()
+    style: str = ""
+    missing_shards: tuple[Path, ...] = ()
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """See `Store.blocks`; the format keeps no checksum (beyond HDF5's own fletcher32)."""
+        if max_elements < 1:
+            raise UsageError(f"blocks of {max_elements} elements")
+        window, dataset = self._locate(key)
+        return dataset_blocks(window, dataset, max_elements)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """See `Store.read`."""
+        window, dataset = self._locate(key)
+        stop = dataset.size if stop is None else stop
+        if not 0 <= start <= stop <= dataset.size:
+            raise UsageError(
+                f"elements {start} to {stop} of {key}, which has {dataset.size}",
+                where=str(self.path),
+            )
+        if dtypes.kind(dataset.dtype) == "opaque":
+            raise UnsupportedError(f"{key} has dtype {dataset.dtype}", where=str(self.path))
+        return read_span(window, dataset, start, stop)
+
+    def mappable(self, key: str) -> bool:
+        """See `Store.mappable`."""
+        spec = self.specs.get(key)
+        return spec is not None and spec.offset is not None and bool(dtypes.itemsize(spec.dtype))
+
+    def _locate(self, key: str) -> tuple[Window, H5Dataset]:
+        spec = self.specs.get(key)
+        if spec is None or spec.shard is None:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path))
+        return self.windows[spec.shard], self.datasets[key]
+
+
+def spec_of(key: str, dataset: H5Dataset, window: Window, shard: int) -> TensorSpec:
+    """Return the TensorSpec of a dataset; its offset counts from the start of the outer file."""
+    direct = dataset.offset is not None and window.deflated is None
+    return TensorSpec(
+        key=key,
+        dtype=dataset.dtype,
+        shape=dataset.shape,
+        nbytes=dataset.nbytes,
+        shard=shard,
+        offset=window.start + (dataset.offset or 0) if direct else None,
+    )

@@ -1,0 +1,104 @@
+"""Which weight a numbered optimizer variable belongs to.
+
+`optimizer/vars/N` has no name.  With the optimizer's class and the order of the trainable weights
+the layout is known (`ckptkit.keras_optimizers`); it is believed only where every shape fits.  Where
+the order of the weights is not sure (a subclassed model, whose groups are sorted by attribute), a
+slot is tied only if its shape occurs once among the weights and once among the slots of its kind.
+Everything else stays a slot of nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ckptkit.keras_optimizers import State, Weight, layout, optimizer_class, scalar_states
+from ckptkit.stores._keras_groups import Found, OptimizerGroup, Ordered
+from ckptkit.stores.base import KerasVariable
+
+Shape = tuple[int, ...]
+
+
+def name_optimizers(
+    found: Found, shapes: Mapping[str, Shape], *, keras2: bool
+) -> dict[str, KerasVariable]:
+    """Return the variables of all optimizers.  shapes: of every key of the file."""
+    named: dict[str, KerasVariable] = {}
+    for group in found.optimizers:
+        stored = [shapes[key] for key in group.keys]
+        states, owners = _explain(found, group, stored, keras2)
+        for index, key in enumerate(group.keys):
+            state = states[index] if index < len(states) else None
+            owner = owners.get(state.weight) if state and state.weight is not None else None
+            named[key] = _variable(group, state, owner, index, keras2)
+    return named
+
+
+def _variable(
+    group: OptimizerGroup, state: State | None, owner: str | None, index: int, keras2: bool
+) -> KerasVariable:
+    scope = tuple(group.path.split("/"))
+    if state is None:
+        return KerasVariable(scope, None, (), "slot", group.name)
+    if state.role in ("slot", "ema"):
+        return KerasVariable(scope, None, (), state.role, group.name, state.name, owner)
+    plain = (*scope, state.name)
+    scope = () if keras2 else (group.name,)
+    return KerasVariable(scope, state.name, ("/".join(plain),), state.role, group.name)
+
+
+def _explain(
+    found: Found, group: OptimizerGroup, stored: Sequence[Shape], keras2: bool
+) -> tuple[list[State], dict[int | None, str]]:
+    """Return the states as far as known, and the key of each weight that they number."""
+    if group.class_name is None:
+        return [], {}
+    if found.certain_order:
+        for unknown in (True, False):
+            order = [o for o in found.order if (unknown if o.trainable is None else o.trainable)]
+            weights = [Weight(_name(found, o), o.shape) for o in order]
+            states = layout(group.class_name, group.config, weights, stored, keras2=keras2)
+            if states is not None:
+                return states, {i: o.key for i, o in enumerate(order)}
+    states = _by_shapes(group, stored, keras2)
+    if states is not None:
+        return states, _unique_owners(found.order, states)
+    return scalar_states(group.class_name, stored, keras2=keras2), {}
+
+
+def _name(found: Found, item: Ordered) -> str:
+    variable = found.variables[item.key]
+    return "/".join((*variable.layers, variable.name or ""))
+
+
+def _by_shapes(group: OptimizerGroup, stored: Sequence[Shape], keras2: bool) -> list[State] | None:
+    """Return the layout that the slots' own shapes give, whichever weights they belong to."""
+    assert group.class_name is not None
+    if optimizer_class(group.class_name) in ("Adafactor", "Muon", "LossScaleOptimizer"):
+        return None
+    fits: list[list[State]] = []
+    scalars = len(scalar_states(group.class_name, stored, keras2=keras2))
+    rest = list(stored[scalars:])
+    for per_weight in range(1, 7):
+        count = len(rest) // per_weight
+        for step in (1, 2):
+            shapes = rest[: count * step : step]
+            weights = [Weight("", shape) for shape in shapes]
+            states = layout(group.class_name, group.config, weights, stored, keras2=keras2)
+            if states is not None and states not in fits:
+                fits.append(states)
+    return fits[0] if len(fits) == 1 else None
+
+
+def _unique_owners(order: Sequence[Ordered], states: Sequence[State]) -> dict[int | None, str]:
+    """Return weight number -> key where a shape occurs once among weights and once among slots."""
+    keys = {o.shape: o.key for o in order if o.trainable is not False}
+    often = Counter(o.shape for o in order if o.trainable is not False)
+    numbered = {s.weight: s.shape for s in states if s.weight is not None}
+    slots = Counter(numbered.values())
+    return {
+        number: keys[shape]
+        for number, shape in numbered.items()
+        if often[shape] == 1 and slots[shape] == 1 and math.prod(shape) > 0
+    }

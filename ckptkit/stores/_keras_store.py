@@ -1,0 +1,105 @@
+"""Putting a Keras 3 store together: datasets, names, layers, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit.errors import FormatError
+from ckptkit.stores._h5_store import H5Store, spec_of
+from ckptkit.stores._keras_config import LayerConfig, custom_classes, layer_rows
+from ckptkit.stores._keras_groups import LISTS, Found, group_tree, resolve
+from ckptkit.stores._keras_slots import name_optimizers
+from ckptkit.stores._zip import Window
+from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
+from ckptkit.stores.hdf5 import Attribute, H5Dataset, scan
+
+
+class Source(NamedTuple):
+    """One HDF5 file of a store: the file that holds it, and where."""
+
+    path: Path
+    window: Window
+
+
+def make_store(
+    format_name: str,
+    path: Path,
+    sources: Sequence[Source],
+    *,
+    config: LayerConfig | None,
+    keras_version: str | None,
+    assets: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> H5Store:
+    """Scan the sources and name what they hold; raises what `hdf5.scan` raises."""
+    specs: dict[str, TensorSpec] = {}
+    datasets: dict[str, H5Dataset] = {}
+    groups: dict[str, dict[str, Attribute]] = {}
+    for shard, source in enumerate(sources):
+        tree = scan(source.window)
+        for name, attributes in tree.groups.items():
+            groups.setdefault(name, {}).update(attributes)
+        for key, dataset in tree.datasets.items():
+            if key in specs:
+                raise FormatError(str(source.path), f"{key} is in more than one shard")
+            specs[key] = spec_of(key, dataset, source.window, shard)
+            datasets[key] = dataset
+    keras2 = _is_keras2(keras_version, groups, datasets)
+    found = resolve(
+        group_tree(groups, {key: (key, d) for key, d in datasets.items()}), config, keras2=keras2
+    )
+    shapes = {key: d.shape for key, d in datasets.items()}
+    variables = found.variables | name_optimizers(found, shapes, keras2=keras2)
+    return H5Store(
+        format=format_name,
+        path=path,
+        shards=tuple(source.path for source in sources),
+        windows=tuple(source.window for source in sources),
+        specs=specs,
+        datasets=datasets,
+        structure=KerasStructure(variables),
+        model=_model_info(config, found, assets),
+        producer=f"Keras {keras_version}" if keras_version else None,
+        notes=(*notes, *_notes(config, found)),
+    )
+
+
+def _is_keras2(
+    version: str | None,
+    groups: dict[str, dict[str, Attribute]],
+    datasets: dict[str, H5Dataset],
+) -> bool:
+    """Whether Keras 2 wrote the file; without its version, by what only Keras 2 writes."""
+    if version is not None:
+        return version.startswith(("2.", "1.", "0."))
+    if any(name.endswith("vars") and "name" in attrs for name, attrs in groups.items()):
+        return False
+    if "metrics" in groups or LISTS[1] in groups:
+        return True
+    second = datasets.get("optimizer/vars/1")
+    return second is not None and second.shape != ()
+
+
+def _model_info(
+    config: LayerConfig | None, found: Found, assets: tuple[str, ...]
+) -> ModelInfo | None:
+    if config is None:
+        return ModelInfo(assets=assets) if assets else None
+    notes = []
+    custom = custom_classes(config)
+    if custom:
+        notes.append(f"custom classes, needed to load the model: {', '.join(custom)}")
+    return ModelInfo(assets=assets, layers=layer_rows(config, found.params), notes=tuple(notes))
+
+
+def _notes(config: LayerConfig | None, found: Found) -> tuple[str, ...]:
+    notes = []
+    if config is None:
+        notes.append("no config in the file: names come from its groups alone")
+    if found.unnamed:
+        notes.append(
+            f"{found.unnamed} layers have no name in the file and are called by their group"
+        )
+    return tuple(notes)

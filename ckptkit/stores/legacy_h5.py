@@ -1,0 +1,239 @@
+"""Legacy `.h5` files: whole models and weights of Keras 1 and 2, tf-keras, and by Keras 3 too.
+
+Layout (keras/src/legacy/saving/legacy_h5_format.py, keras/saving/hdf5_format.py): a whole model has
+    /                    attributes keras_version, backend, model_config, training_config (JSON)
+    /model_weights       one group per layer, as below
+    /optimizer_weights   attribute weight_names; optimizer state (Keras 2 and 3)
+a weights file has the layers in the root.  The group that holds the layers has the attributes
+`layer_names`, `keras_version`, `backend`; each layer's group has `weight_names`, the paths of its
+datasets below it (`dense/kernel:0`); `top_level_model_weights` holds the model's own.  A list too
+long for one attribute (64 KiB) is split into `layer_names0`, `layer_names1`, ….
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ckptkit.errors import FormatError
+from ckptkit.keras_optimizers import optimizer_class
+from ckptkit.stores import _json
+from ckptkit.stores._h5_store import H5Store, spec_of
+from ckptkit.stores._keras_config import LayerConfig, as_layer, custom_classes, layer_rows
+from ckptkit.stores._zip import whole_file
+from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
+from ckptkit.stores.hdf5 import Attribute, H5Dataset, H5Tree, scan
+
+TOP_LEVEL = "top_level_model_weights"
+OPTIMIZER = "optimizer_weights"
+_SCALARS = {
+    "iteration": "counter",
+    "iter": "counter",
+    "learning_rate": "config",
+    "decay": "config",
+    "beta_1": "config",
+    "beta_2": "config",
+    "rho": "config",
+    "momentum": "config",
+    "step_counter": "counter",
+    "dynamic_scale": "config",
+}
+
+
+def open_legacy_h5(path: Path) -> H5Store:
+    """Open a legacy `.h5` file; reads HDF5 headers and attributes only.
+
+    Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError,
+    PathNotFoundError.
+    """
+    window = whole_file(path)
+    tree = scan(window)
+    base = "model_weights" if "model_weights" in tree.groups else ""
+    attributes = tree.groups.get(base, {})
+    layers = _list(attributes, "layer_names")
+    if layers is None:
+        raise FormatError(
+            str(path),
+            "not a Keras weights file: no layer_names in it",
+            hint="an HDF5 file of some other program",
+        )
+    config = _json_attribute(path, tree, "model_config")
+    version = tree.groups[""].get("keras_version", attributes.get("keras_version"))
+    scope = _root_scope(config, version)
+    variables, params = _weights(path, tree, base, layers, scope)
+    variables |= _optimizer(path, tree, variables)
+    specs = {key: spec_of(key, d, window, 0) for key, d in tree.datasets.items()}
+    stray = [key for key in specs if key not in variables]
+    return H5Store(
+        format="h5",
+        path=path,
+        shards=(path,),
+        windows=(window,),
+        specs=specs,
+        datasets=tree.datasets,
+        structure=KerasStructure(variables),
+        model=_model(config, params),
+        producer=f"Keras {version}" if isinstance(version, str) else "Keras 1",
+        notes=(f"{len(stray)} tensors are in no layer's list",) if stray else (),
+    )
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def _list(attributes: Mapping[str, Attribute], name: str) -> list[str] | None:
+    """Return a list of strings that may be split over `name0`, `name1`, …; None where absent."""
+    if name in attributes:
+        parts = [attributes[name]]
+    else:
+        parts = []
+        while f"{name}{len(parts)}" in attributes:
+            parts.append(attributes[f"{name}{len(parts)}"])
+        if not parts:
+            return None
+    return [item for part in parts if isinstance(part, tuple) for item in part if _is_text(item)]  # type: ignore[misc]
+
+
+def _is_text(item: object) -> bool:
+    return isinstance(item, str)
+
+
+def _weights(
+    path: Path, tree: H5Tree, base: str, layers: list[str], scope: tuple[str, ...]
+) -> tuple[dict[str, KerasVariable], dict[tuple[str, ...], int]]:
+    """Return the variables that the lists name, and the elements per layer."""
+    variables: dict[str, KerasVariable] = {}
+    params: dict[tuple[str, ...], int] = {}
+    for layer in [*layers, TOP_LEVEL]:
+        group = f"{base}/{layer}" if base else layer
+        if group not in tree.groups:
+            if layer == TOP_LEVEL:
+                continue
+            raise FormatError(str(path), f"layer {layer!r} is listed but has no group")
+        for name in _list(tree.groups[group], "weight_names") or []:
+            key = f"{group}/{name}"
+            dataset = tree.datasets.get(key)
+            if dataset is None:
+                raise FormatError(str(path), f"{key} is listed but not in the file")
+            variables[key] = _variable(layer, name, scope)
+            count = params.get((layer,), 0) if layer != TOP_LEVEL else 0
+            params[(layer,)] = count + dataset.size
+    return variables, params
+
+
+def _variable(layer: str, name: str, scope: tuple[str, ...]) -> KerasVariable:
+    """Return what a listed name says: `dense/kernel:0`, `kernel` or, in Keras 1, `dense_1_W`.
+
+    scope: what Keras 3.0 to 3.4, which list bare names, had before the layer's name.
+    """
+    plain = re.sub(r":\d+$", "", name)
+    *scopes, last = plain.split("/")
+    aliases: list[str] = []
+    if not scopes and layer != TOP_LEVEL:
+        scopes, last = [*scope, layer], last.removeprefix(f"{layer}_")
+        aliases = [f"{layer}/{last}"] if scope else []
+    elif scopes and layer not in (scopes[0], TOP_LEVEL):
+        aliases = [f"{layer}/{plain}"]
+    return KerasVariable(tuple(scopes), last, tuple(aliases))
+
+
+def _root_scope(config: LayerConfig | None, version: Attribute) -> tuple[str, ...]:
+    """Return the name scope that a Sequential model opens in Keras 3."""
+    if config is None or not isinstance(version, str) or not version.startswith("3."):
+        return ()
+    return (config.name,) if config.kind == "sequential" and config.name else ()
+
+
+# --- optimizer ------------------------------------------------------------------------------------
+
+
+def _optimizer(
+    path: Path, tree: H5Tree, weights: Mapping[str, KerasVariable]
+) -> dict[str, KerasVariable]:
+    """Return the optimizer's variables, tied to the weights by what their names say."""
+    names = _list(tree.groups.get(OPTIMIZER, {}), "weight_names") or []
+    by_path = {"/".join((*v.layers, v.name or "")): key for key, v in weights.items()}
+    by_flat = {path.replace("/", "_"): key for path, key in by_path.items()}
+    if len(by_flat) < len(by_path):
+        by_flat = {}  # two weights would answer to one flat name
+    optimizer = _optimizer_name(path, tree)
+    variables: dict[str, KerasVariable] = {}
+    for name in names:
+        key = f"{OPTIMIZER}/{name}"
+        dataset = tree.datasets.get(key)
+        if dataset is not None:
+            plain = re.sub(r":\d+$", "", name)
+            variables[key] = _state(plain, optimizer, dataset, by_path, by_flat)
+    return variables
+
+
+def _optimizer_name(path: Path, tree: H5Tree) -> str:
+    """Return the optimizer's name (its class name before that) from `training_config`."""
+    training = _json_attribute(path, tree, "training_config", key="optimizer_config")
+    return (training.name or training.class_name) if training else "optimizer"
+
+
+def _state(
+    name: str,
+    optimizer: str,
+    dataset: H5Dataset,
+    by_path: Mapping[str, str],
+    by_flat: Mapping[str, str],
+) -> KerasVariable:
+    *scopes, last = name.split("/")
+    optimizer = next((p for p in scopes if optimizer_class(p)), optimizer)
+    plain = re.sub(r"_\d+$", "", last)
+    if dataset.shape == () and plain in _SCALARS:
+        return KerasVariable(tuple(scopes), last, (), _SCALARS[plain], optimizer)
+    slot, owner = _tie([*scopes, last], by_path, by_flat)
+    role = "ema" if slot == "average" else "slot"
+    aliases = (name,) if owner else ()
+    return KerasVariable(tuple(scopes), last, aliases, role, optimizer, slot, owner)
+
+
+def _tie(
+    parts: list[str], by_path: Mapping[str, str], by_flat: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """Return (slot, key of the weight) from a name of one of three generations.
+
+    Keras 3: `adam/dense_kernel_momentum`.  Keras 2.11 to 2.15: `Adam/m/dense/kernel`.  Before:
+    `training/Adam/dense/kernel/m`, `Adam/dense/kernel/m`, `dense/kernel/momentum`.
+    """
+    for start in range(len(parts)):
+        for stop, slot in ((len(parts), parts[start - 1]), (len(parts) - 1, parts[-1])):
+            owner = by_path.get("/".join(parts[start:stop]))
+            if owner is not None and (start or stop < len(parts)):
+                return slot, owner
+    flat = parts[-1]
+    for cut in range(len(flat) - 1, 0, -1):
+        if flat[cut] == "_" and flat[:cut] in by_flat:
+            return flat[cut + 1 :], by_flat[flat[:cut]]
+    return None, None
+
+
+# --- config ---------------------------------------------------------------------------------------
+
+
+def _json_attribute(
+    path: Path, tree: H5Tree, name: str, key: str | None = None
+) -> LayerConfig | None:
+    """Return the serialized object in a JSON attribute of the root (at `key` of it), or None."""
+    text = tree.groups[""].get(name)
+    if not isinstance(text, str):
+        return None
+    value = _json.loads(text.encode("utf-8", "surrogatepass"), f"{path}@{name}")
+    if key is not None:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, dict) and isinstance(value.get("config"), list):
+        # Keras 1 and 2.0 wrote a Sequential's layers as the config itself
+        value = {**value, "config": {"name": "", "layers": value["config"]}}
+    return as_layer(value)
+
+
+def _model(config: LayerConfig | None, params: dict[tuple[str, ...], int]) -> ModelInfo | None:
+    if config is None:
+        return None
+    custom = custom_classes(config)
+    notes = (f"custom classes, needed to load the model: {', '.join(custom)}",) if custom else ()
+    return ModelInfo(layers=layer_rows(config, params), notes=notes)
