@@ -150,15 +150,32 @@ class _Namer:
                     self.slots.setdefault(
                         variable, self._container_slot(name, variable, owner, path)
                     )
+        variables = [
+            v for v in self._items(children.get("_variables")).values() if v in self.key_of
+        ]
         tie = self._by_mangled_name(trained.values())
-        for variable in self._items(children.get("_variables")).values():
-            if variable in self.slots or variable not in self.key_of or self._is_scalar(variable):
-                continue
-            self.slots[variable] = self._tied_by_name(variable, tie, path)
-        for variable in self._items(children.get("_variables")).values():
+        for variable in variables:
             known = self.slots.get(variable)
-            if known and known.of is None:
+            if known is None and self._is_scalar(variable):
+                continue
+            if known is None or known.of is None:
                 self.slots[variable] = self._tied_by_name(variable, tie, path, known)
+        self._tie_by_order([v for v in variables if v in self.slots], list(trained.values()), path)
+
+    def _tie_by_order(self, slots: list[int], trained: list[int], path: str) -> None:
+        """Tie the slots that names leave open: the k-th "momentum" belongs to the k-th variable.
+
+        Keras 3 before 3.9 keeps no list per kind of slot, and full names may all be alike.
+        """
+        kinds: dict[str, list[int]] = defaultdict(list)
+        for slot in slots:
+            if self.slots[slot].of is None and self.slots[slot].role == "slot":
+                kinds[self.full_name_of[slot].rpartition("_")[2]].append(slot)
+        shapes = [self.specs[self.key_of[node]].shape for node in trained if node in self.key_of]
+        for kind, members in kinds.items():
+            if shapes and [self.specs[self.key_of[slot]].shape for slot in members] == shapes:
+                for slot, owner in zip(members, trained, strict=True):
+                    self.slots[slot] = _Slot("slot", kind, owner, path)
 
     def _container_slot(self, name: str, variable: int, owner: int | None, path: str) -> _Slot:
         if name == _EMA_CONTAINER:
@@ -282,7 +299,11 @@ class _Namer:
         return names
 
     def _path(self, leaf: _Leaf) -> str:
-        return self.model_paths.best(leaf.node) or self.paths.best(leaf.node) or leaf.key
+        """Return the best object path; Keras's private `dense/_kernel` reads `dense/kernel`."""
+        path = self.model_paths.best(leaf.node) or self.paths.best(leaf.node) or leaf.key
+        above, slash, edge = path.rpartition("/")
+        is_private = edge.startswith("_") and leaf.full_name.rpartition("/")[2] == edge[1:]
+        return f"{above}{slash}{edge[1:]}" if is_private else path
 
     def _name_slots(self, names: dict[str, str], taken: set[str], roles: Mapping[str, str]) -> None:
         wanted: dict[str, str] = {}

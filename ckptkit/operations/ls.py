@@ -65,6 +65,9 @@ class Listing:
             "stored_twice": len(repeated),
             "stored_twice_bytes": sum(t.spec.nbytes for t in repeated),
             "only_through_optimizer": sum(t.naming.only_through_optimizer for t in self.tensors),
+            "slots_without_variable": sum(
+                t.naming.role == "slot" and t.naming.slot_of is None for t in self.tensors
+            ),
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -197,6 +197,11 @@ def footer(listing: Listing) -> Iterator[str]:
             "through an optimizer: a checkpoint of the model alone would lack them "
             "(Keras 3 does not track layers held in a plain list or dict)"
         )
+    if totals["slots_without_variable"] and store.style == "object-based":
+        yield (
+            f"warning: {count_text(totals['slots_without_variable'], 'optimizer slot')} belong to "
+            "no variable that could be told: weights may be missing from this file"
+        )
 
 
 def _model_lines(listing: Listing) -> Iterator[str]:
