@@ -1,0 +1,43 @@
+# Each target does all the set-up that it needs on a machine with only Python (>= 3.10) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
+
+.PHONY: demo test test-slow lint bench goldens docs schema clean
+
+# One stamp per set of extras; it is made anew when the metadata changes.
+$(VENV)/.ready-%: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/.ready-fixtures  ## train a small model and walk through the tool
+	$(BIN)/ckptkit demo
+
+test: $(VENV)/.ready-test  ## the test suite, in a few minutes on two cores
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.ready-test  ## what takes minutes
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.ready-lint  ## format, lint and type check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run
+	$(BIN)/python -m benchmarks
+
+goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
+	$(BIN)/python -m ckptkit.fixtures.golden_producers
+
+docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
+	$(PYTEST) -q tests/test_docs.py --regen
+
+schema: $(VENV)/.ready-test  ## compile schema.proto
+	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores \
+	    --descriptor_set_out=ckptkit/stores/schema.pb ckptkit/stores/schema.proto
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
