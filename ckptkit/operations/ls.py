@@ -26,7 +26,7 @@ class Listing:
 
     tensors: what to list.  hidden: housekeeping entries left out.  problems: missing or short
     shards; the list is whole all the same, since it comes from the index.
-    digest: of the weights, when it was asked for.
+    digest: of the weights, when it was asked for.  filtered: whether a filter was given.
     """
 
     checkpoint: Checkpoint
@@ -34,6 +34,7 @@ class Listing:
     hidden: int
     problems: tuple[CkptkitError, ...]
     digest: str | None = None
+    filtered: bool = False
 
     @cached_property
     def totals(self) -> dict[str, Any]:
@@ -149,7 +150,8 @@ def ls(
     Raises what `ckptkit.open` raises, and UsageError when a filter leaves nothing.
     """
     checkpoint = open_checkpoint(path)
-    selected = Selection(roles, names, dtypes).of(checkpoint)
+    selection = Selection(roles, names, dtypes)
+    selected = selection.of(checkpoint)
     shown = selected if everything else [t for t in selected if not t.is_housekeeping]
     if sort not in SORTS:
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
@@ -159,6 +161,7 @@ def ls(
         len(selected) - len(shown),
         tuple(checkpoint.problems()),
         weights_digest(checkpoint, selected) if digest else None,
+        bool(selection),
     )
 
 

@@ -32,6 +32,7 @@ def lines(listing: Listing, fmt: str, layout: str = "short") -> Iterator[str]:
         yield from render([_row(t) for t in listing.tensors], _HEADERS, fmt, _ALIGN)
     if fmt != "csv":
         yield ""
+        yield from _layers(listing, fmt)
         bullet = "- " if fmt == "markdown" else ""
         for line in footer(listing):
             yield bullet + line
@@ -120,6 +121,7 @@ def tree(listing: Listing, depth: int | None) -> Iterator[str]:
     yield printable(f"{listing.checkpoint.path}  {_branch_text(root)}")
     yield from _branches(root, "", depth)
     yield ""
+    yield from _layers(listing, "table")
     yield from footer(listing)
 
 
@@ -216,15 +218,27 @@ def _model_lines(listing: Listing) -> Iterator[str]:
         yield f"tags: {printable(', '.join(tags))}"
     if model.assets:
         yield f"assets: {printable(', '.join(model.assets))}"
-    if model.layers:
-        yield from _layer_lines(listing)
+    for kind in ("unsafe", "custom"):
+        flagged = [layer.name for layer in model.layers if layer.flag.startswith(kind)]
+        if flagged:
+            what = _FLAGS[kind].format(count_text(len(flagged), "layer"))
+            some = ", ".join(flagged[:8]) + (", …" if len(flagged) > 8 else "")
+            yield printable(f"warning: {what}: {some}")
     for note in model.notes:
         yield f"note: {printable(note)}"
 
 
-def _layer_lines(listing: Listing) -> Iterator[str]:
-    layers = listing.checkpoint.store.model.layers if listing.checkpoint.store.model else ()
-    yield f"{count_text(len(layers), 'layer')}:"
+_FLAGS = {
+    "unsafe": "{} can run code or read files when the model is loaded",
+    "custom": "{} of a custom class, which loading needs",
+}
+
+
+def _layers(listing: Listing, fmt: str) -> Iterator[str]:
+    """Yield the table of layers, and an empty line; nothing where there are none, or a filter is."""
+    model = listing.checkpoint.store.model
+    if model is None or not model.layers or listing.filtered:
+        return
     rows = [
         (
             layer.name,
@@ -233,11 +247,13 @@ def _layer_lines(listing: Listing) -> Iterator[str]:
             "" if layer.params is None else f"{layer.params:,}",
             layer.flag,
         )
-        for layer in layers
+        for layer in model.layers
     ]
-    headers = ("  LAYER", "CLASS", "OUTPUT", "PARAMS", "")
-    for line in render([(f"  {row[0]}", *row[1:]) for row in rows], headers, "table"):
-        yield line.rstrip()
+    columns = [index for index in range(5) if index == 0 or any(row[index] for row in rows)]
+    headers = [("LAYER", "CLASS", "OUTPUT", "PARAMS", "FLAG")[index] for index in columns]
+    align = ["right" if header == "PARAMS" else "left" for header in headers]
+    yield from render([[row[index] for index in columns] for row in rows], headers, fmt, align)
+    yield ""
 
 
 def _signature_text(signature: Signature) -> str:

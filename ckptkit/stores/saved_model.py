@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError
+from ckptkit.stores import _saved_model_layers
 from ckptkit.stores._schema import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
 from ckptkit.stores.tensor_bundle import TensorBundle, index_path, open_bundle
@@ -88,6 +89,7 @@ class SavedModel:
                 sorted({op.name for g in graphs for op in g.meta_info_def.stripped_op_list.op})
             ),
             assets=tuple(sorted({a.filename for g in graphs for a in g.asset_file_def})),
+            layers=_saved_model_layers.layers(self.path, self._message, self.structure, self.specs),
         )
 
     @cached_property
