@@ -235,7 +235,7 @@ _FLAGS = {
 
 
 def _layers(listing: Listing, fmt: str) -> Iterator[str]:
-    """Yield the table of layers, and an empty line; nothing where there are none, or a filter is."""
+    """Yield the table of layers and an empty line; nothing without layers, or with a filter."""
     model = listing.checkpoint.store.model
     if model is None or not model.layers or listing.filtered:
         return
