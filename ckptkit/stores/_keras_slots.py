@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ckptkit.keras_optimizers import State, Weight, layout, optimizer_class, scalar_states
-from ckptkit.stores._keras_groups import Found, OptimizerGroup, Ordered
+from ckptkit.stores._keras_walk import Found, OptimizerGroup, Ordered
 from ckptkit.stores.base import KerasVariable
 
 Shape = tuple[int, ...]

@@ -13,7 +13,7 @@ store.  `scan` walks the whole tree once and checks everything; nothing is read 
 
 Bytes reach libhdf5 through a window (`ckptkit.stores._zip.Window`), so an archive member is read in
 place, without the file locks and the driver choice that a path would bring.  Contiguous, unfiltered
-values in native byte order are read around libhdf5, straight from the file.
+values in native byte order are read around libhdf5, straight from the file (`_hdf5_values`).
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (the
 HDFGroup/cve_hdf5 list).  What it reports becomes a FormatError here; a crash inside it cannot be
@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ckptkit import dtypes
 from ckptkit.errors import (
@@ -41,9 +41,6 @@ from ckptkit.errors import (
 )
 from ckptkit.stores._zip import Window, whole_file
 
-if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
-
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 MAX_OBJECTS = 1_000_000  # groups and datasets; a large model has 20,000
@@ -53,7 +50,6 @@ MAX_ATTRIBUTE_BYTES = 64 << 20  # a model's config is one attribute; the largest
 MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
 MAX_EXPANSION = 1000  # declared bytes per stored byte
 EXPANSION_FLOOR = 64 << 20  # bytes that may be declared without storing anything
-_CHUNK_CACHE = 32 << 20  # bytes that libhdf5 may keep decompressed while a dataset is read
 _PAGE, _PAGES_KEPT = 4096, 1024  # bytes; metadata only, 4 MiB at most
 # registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along
 _FILTERS = {1, 2, 3, 32000}
@@ -111,7 +107,7 @@ def is_weights_h5(path: Path) -> bool:
     """
     window = whole_file(path)
     h5 = h5py_module()
-    with _opened(h5, window) as file:
+    with opened(h5, window) as file:
         root = h5.h5g.open(file, b"/")
         if b"model_weights" in list(root):
             return False
@@ -124,43 +120,8 @@ def scan(window: Window) -> H5Tree:
     Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError.
     """
     h5 = h5py_module()
-    with _opened(h5, window) as file:
+    with opened(h5, window) as file:
         return _Scanner(h5, window).run(file)
-
-
-def dataset_blocks(
-    window: Window, dataset: H5Dataset, max_elements: int
-) -> Iterator[tuple[int, Array]]:
-    """Yield (start, values): 1-D, row-major, at most `max_elements` each, through one buffer.
-
-    Strings come as object arrays of bytes, opaque values as their bytes (uint8).
-    """
-    if dataset.offset is not None:
-        yield from _direct_blocks(window, dataset, max_elements)
-        return
-    if not dataset.size:
-        return
-    with _dataset(window, dataset) as handle:
-        for start in range(0, dataset.size, max_elements):
-            stop = min(start + max_elements, dataset.size)
-            yield start, _flat(handle, dataset, start, stop)
-
-
-def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Array:
-    """Return elements [start, stop) as a new 1-D array; opaque values as bytes (uint8)."""
-    import numpy as np
-
-    if start == stop:
-        return np.empty(0, _array_dtype(dataset))
-    if dataset.offset is None:
-        with _dataset(window, dataset) as handle:
-            return _flat(handle, dataset, start, stop)
-    dtype = _array_dtype(dataset)
-    per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
-    values = np.empty((stop - start) * per, dtype)
-    at = dataset.offset + start * per * dtype.itemsize
-    window.read_into(at, memoryview(values.view(np.uint8).data))
-    return values
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -221,31 +182,29 @@ class _WindowFile(io.RawIOBase):
 
 
 @contextmanager
-def _guard(window: Window) -> Iterator[_WindowFile]:
+def guard(path: Path, source: _WindowFile | None = None) -> Iterator[None]:
     """Turn whatever h5py says of a damaged file into one FormatError; our own errors pass."""
-    source = _WindowFile(window)
     try:
-        yield source
+        yield
     except CkptkitError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
-        if source.error is not None:
+        if source is not None and source.error is not None:
             raise source.error from None
         text = " ".join(str(error.args[0] if error.args else error).split())
         kind = TruncatedError if "truncated" in text else FormatError
         raise kind(
-            str(window.path),
-            f"damaged HDF5 data: {text[:200]}",
-            hint="copy the file again",
+            str(path), f"damaged HDF5 data: {text[:200]}", hint="copy the file again"
         ) from None
 
 
 @contextmanager
-def _opened(h5: Any, window: Window) -> Iterator[Any]:
+def opened(h5: Any, window: Window) -> Iterator[Any]:
     """Open the window as an HDF5 file (low-level FileID); all of it is closed at the end."""
     if window.nbytes < len(SIGNATURE) or window.read(0, len(SIGNATURE)) != SIGNATURE:
         raise FormatError(str(window.path), "no HDF5 signature at the start of the data")
-    with _guard(window) as source:
+    source = _WindowFile(window)
+    with guard(window.path, source):
         access = h5.h5p.create(h5.h5p.FILE_ACCESS)
         access.set_fclose_degree(h5.h5f.CLOSE_STRONG)
         access.set_fileobj_driver(h5.h5fd.fileobj_driver, source)
@@ -254,15 +213,6 @@ def _opened(h5: Any, window: Window) -> Iterator[Any]:
             yield file
         finally:
             file.close()
-
-
-@contextmanager
-def _dataset(window: Window, dataset: H5Dataset) -> Iterator[Any]:
-    h5 = h5py_module()
-    with _opened(h5, window) as file:
-        access = h5.h5p.create(h5.h5p.DATASET_ACCESS)
-        access.set_chunk_cache(521, _CHUNK_CACHE, 1.0)
-        yield h5.h5d.open(file, dataset.path.encode(), access)
 
 
 # --- scanning -------------------------------------------------------------------------------------
@@ -347,7 +297,7 @@ class _Scanner:
         self._check_sizes(path, declared, stored, layout, plist, itemsize)
         offset = handle.get_offset() if layout == h5.h5d.CONTIGUOUS and native else None
         if offset is not None and declared:
-            # the address is relative to the base address, which `_opened` pins to 0
+            # the address is relative to the base address, which `opened` pins to 0
             if offset + declared > self.window.nbytes:
                 raise TruncatedError(
                     f"{self.window.path} @ {self.window.start + offset}",
@@ -481,95 +431,3 @@ def _plain(value: Any) -> Attribute:
     if isinstance(value, bytes):
         return _text(value)
     return value  # type: ignore[no-any-return]
-
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-def _array_dtype(dataset: H5Dataset) -> Any:
-    import numpy as np
-
-    if dtypes.kind(dataset.dtype) == "opaque":
-        return np.dtype(np.uint8)
-    return dtypes.numpy_dtype(dataset.dtype)
-
-
-def _direct_blocks(
-    window: Window, dataset: H5Dataset, max_elements: int
-) -> Iterator[tuple[int, Array]]:
-    import numpy as np
-
-    assert dataset.offset is not None
-    dtype = _array_dtype(dataset)
-    per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
-    size = dataset.size
-    buffer = np.empty(min(size, max_elements) * per, dtype)
-    raw = memoryview(buffer.view(np.uint8).data)
-    step = per * dtype.itemsize
-    for start in range(0, size, max_elements):
-        count = min(max_elements, size - start)
-        window.read_into(dataset.offset + start * step, raw[: count * step])
-        yield start, buffer[: count * per]
-
-
-def _flat(handle: Any, dataset: H5Dataset, start: int, stop: int) -> Array:
-    """Read elements [start, stop) through libhdf5 (filters, foreign byte order, strings)."""
-    import numpy as np
-
-    h5 = h5py_module()
-    opaque = dtypes.kind(dataset.dtype) == "opaque"
-    stored = handle.get_type()
-    if dataset.dtype == "string" or opaque:
-        memory = stored.dtype
-    else:
-        memory = _array_dtype(dataset)
-    kind = memory if memory.kind in "biufcSVO" else np.dtype(f"V{memory.itemsize}")
-    if stored.get_class() == h5.h5t.OPAQUE or (kind.kind == "V" and not opaque):
-        kind = stored.dtype  # bfloat16 and float8, opaque or unsigned: read as stored, then viewed
-    values = np.empty(stop - start, kind)
-    memory_type = stored if kind.kind == "V" else h5.h5t.py_create(kind)
-    done = 0
-    for offset, count in _boxes(dataset.shape, start, stop):
-        size = math.prod(count)
-        space = handle.get_space()
-        if dataset.shape:
-            space.select_hyperslab(offset, count)
-        part = values[done : done + size]
-        handle.read(h5.h5s.create_simple((size,)), space, part, memory_type)
-        done += size
-    if dataset.dtype == "string":
-        return _bytes_objects(values)
-    if opaque:
-        return values.view(np.uint8)
-    return values if values.dtype == memory else values.view(memory)
-
-
-def _bytes_objects(values: Array) -> Array:
-    import numpy as np
-
-    result = np.empty(values.shape, object)
-    result[:] = [v.encode() if isinstance(v, str) else bytes(v) for v in values.tolist()]
-    return result
-
-
-def _boxes(
-    shape: tuple[int, ...], start: int, stop: int
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield (offset, count) boxes that cover row-major elements [start, stop), in order."""
-    if not shape:
-        yield (), ()
-        return
-    row = math.prod(shape[1:])
-    first, last = start // row, (stop - 1) // row
-    if first == last and row > 1:
-        for offset, count in _boxes(shape[1:], start - first * row, stop - first * row):
-            yield (first, *offset), (1, *count)
-        return
-    if start % row:
-        yield from _boxes(shape, start, (first + 1) * row)
-        first += 1
-    whole = stop // row
-    if whole > first:
-        yield (first, *(0 for _ in shape[1:])), (whole - first, *shape[1:])
-    if stop % row:
-        yield from _boxes(shape, whole * row, stop)

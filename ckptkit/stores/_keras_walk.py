@@ -1,0 +1,297 @@
+"""Walking the groups of a Keras 3 weights file: the name and role of every variable.
+
+Names are made as Keras makes `variable.path`, so that they equal those of a TensorFlow checkpoint
+or legacy file of the same model: outermost name scope first, where a Functional model opens no
+scope, and a Sequential model opens one in Keras 3 only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ckptkit.keras_optimizers import optimizer_class
+from ckptkit.keras_variables import CHILDREN, class_of_group, variable_names
+from ckptkit.stores._keras_config import LayerConfig, as_layer, group_names, layers_of
+from ckptkit.stores._keras_groups import (
+    LISTS,
+    Node,
+    Place,
+    built_inside,
+    child_row,
+    class_of,
+    counts_up,
+    directed,
+    is_optimizer,
+    is_trainable,
+    kind_of,
+    made_config,
+    natural,
+    numbered_twice,
+    step_into,
+)
+from ckptkit.stores.base import KerasVariable
+from ckptkit.stores.hdf5 import H5Dataset
+
+_METRIC = re.compile(r"(^|_)(metrics?|tracker)($|_)")
+_RANDOM = ("seed_generator", "_random_generator")
+# Keras 2 wrappers that call the inner layer's `build` without opening its name scope.
+_SCOPELESS = ("TimeDistributed", "SpectralNormalization")
+
+
+class Ordered(NamedTuple):
+    """A variable of the model in the order of `model.weights`; trainable None: not known."""
+
+    key: str
+    shape: tuple[int, ...]
+    trainable: bool | None
+
+
+class OptimizerGroup(NamedTuple):
+    """An optimizer's group: path, object name, keys in numeric order, its config where known."""
+
+    path: str
+    name: str
+    class_name: str | None
+    config: Mapping[str, Any] | None
+    keys: tuple[str, ...]
+
+
+@dataclass
+class Found:
+    """What a walk over the groups gives."""
+
+    variables: dict[str, KerasVariable] = field(default_factory=dict)
+    order: list[Ordered] = field(default_factory=list)
+    certain_order: bool = True
+    optimizers: list[OptimizerGroup] = field(default_factory=list)
+    params: dict[tuple[str, ...], int] = field(default_factory=dict)
+    unnamed: int = 0  # layers whose real name is in neither file nor config
+
+
+def resolve(root: Node, config: LayerConfig | None, *, keras2: bool) -> Found:
+    """Name every variable below `root`; config: of the whole model, where the file has one."""
+    return _Walk(keras2).run(root, config)
+
+
+class _Walk:
+    def __init__(self, keras2: bool) -> None:
+        self.keras2 = keras2
+        self.found = Found()
+
+    def run(self, root: Node, config: LayerConfig | None) -> Found:
+        name = root.name or (config.name if config else "")
+        kind = kind_of(root, config, "")
+        scope: tuple[str, ...] = ()
+        if name and (kind in ("layer", "model") or (kind == "sequential" and not self.keras2)):
+            scope = (name,)
+        trainable = config is None or config.config.get("trainable", True) is not False
+        class_name = config.class_name if config and config.built_in else None
+        place = Place(scope, (), (), config, class_name, trainable)
+        self._own(root, place)
+        self._children(root, place, config)
+        return self.found
+
+    # -- one object
+
+    def _layer(self, node: Node, part: str, above: Place, config: LayerConfig | None) -> None:
+        """Name a layer's own variables, then those of what it holds."""
+        child = child_row(above, part)
+        class_name = class_of(node, part, config, child)
+        name = node.name or (config.name if config else "") or (child.name if child else "")
+        if config is not None and not node.name:
+            name = directed(part, name)
+        if not name:
+            self.found.unnamed += node.first < math.inf
+            name = part
+        settings: object = config
+        if config is None and child is not None and isinstance(above.state, LayerConfig):
+            settings = made_config(child, above.state)
+        kind = kind_of(node, config, part)
+        place = Place(
+            self._scope(kind, name, above, config),
+            (*above.real, name),
+            above.attributes if part in LISTS else (*above.attributes, part),
+            settings,
+            class_name,
+            above.trainable and is_trainable(settings),
+        )
+        if kind == "functional":
+            place = place._replace(scope=())
+        self._own(node, place)
+        self._children(node, place, config)
+
+    def _scope(
+        self, kind: str, name: str, above: Place, config: LayerConfig | None
+    ) -> tuple[str, ...]:
+        if kind == "functional":
+            return ()
+        if kind == "sequential":
+            if self.keras2:
+                return ()
+            inside = above.scope if built_inside(config, above) else ()
+            return (*inside, name)
+        if self.keras2 and above.class_name in _SCOPELESS:
+            return above.scope
+        return (*above.scope, name)
+
+    def _own(self, node: Node, place: Place) -> None:
+        numbered = [leaf for leaf in node.values if leaf.isdigit()]
+        numbered.sort(key=int)
+        shapes = [node.values[leaf][1].shape for leaf in numbered]
+        settings = place.state.config if isinstance(place.state, LayerConfig) else None
+        rows = variable_names(place.class_name or "", settings, shapes, keras2=self.keras2)
+        for leaf, row in zip(numbered, rows, strict=True):
+            trainable = row.trainable and place.trainable if row else None
+            if not place.trainable:
+                trainable = False
+            self._note(node.values[leaf], place, row.name if row else "", leaf, trainable)
+        for leaf in node.values.keys() - set(numbered):
+            self._note(node.values[leaf], place, leaf, leaf, False)
+
+    def _note(
+        self,
+        value: tuple[str, H5Dataset],
+        place: Place,
+        name: str,
+        leaf: str,
+        trainable: bool | None,
+        role: str = "weight",
+    ) -> None:
+        key, dataset = value
+        tail = name or f"vars/{leaf}"
+        aliases = ["/".join((*place.real, tail)), "/".join((*place.attributes, tail))]
+        wanted = "/".join((*place.scope, tail))
+        aliases = [a for a in dict.fromkeys(aliases) if a != wanted]
+        self.found.variables[key] = KerasVariable(place.scope, name or None, tuple(aliases), role)
+        if role == "weight":
+            self.found.order.append(Ordered(key, dataset.shape, trainable))
+            for depth in range(len(place.real) + 1):
+                path = place.real[:depth]
+                self.found.params[path] = self.found.params.get(path, 0) + dataset.size
+
+    # -- what an object holds
+
+    def _children(self, node: Node, place: Place, config: LayerConfig | None) -> None:
+        parts = self._in_order(node, place, config)
+        layers = 0
+        for part in parts:
+            child = node.children[part]
+            if is_optimizer(child, part):
+                self._optimizer(child, part, place, config)
+            elif _METRIC.search(part):
+                self._metrics(child, (*place.attributes, part), part)
+            elif part in _RANDOM:
+                self._random(child, place, part)
+            else:
+                layers += child.first < math.inf and part not in LISTS
+                self._member(child, part, place)
+        known = place.class_name in CHILDREN or place.class_name == "Bidirectional"
+        if layers > 1 and not known:
+            self.found.certain_order = False
+
+    def _in_order(self, node: Node, place: Place, config: LayerConfig | None) -> list[str]:
+        """Return the subgroups in the order in which the object made them, as far as known."""
+        rows = CHILDREN.get(place.class_name or "", ())
+        known = [a for row in rows for a in row.attributes] + ["forward_layer", "backward_layer"]
+        rank = {part: index for index, part in enumerate(known)}
+        lists = [p for p in LISTS if p in node.children]
+        rest = sorted((p for p in node.children if p not in lists), key=lambda p: rank.get(p, 99))
+        return [*lists, *rest]
+
+    def _member(self, node: Node, part: str, above: Place) -> None:
+        """Go into an attribute of an object: a layer, or a list or dict of layers."""
+        state = step_into(above.state, part)
+        config = state if isinstance(state, LayerConfig) else None
+        if config is None and part in LISTS and not node.has_vars:
+            layers = layers_of(above.state) if isinstance(above.state, LayerConfig) else []
+            named = group_names(layers)
+            if part == LISTS[1]:
+                named = numbered_twice(layers, node)
+            self._list(node, above, named, layers_expected=True)
+            return
+        is_layer = config is not None or node.has_vars or child_row(above, part) is not None
+        if is_layer or class_of_group(part) is not None or not node.children:
+            self._layer(node, part, above, config)
+            return
+        listed = state if isinstance(state, list | Mapping) else []
+        items = listed.values() if isinstance(listed, Mapping) else listed
+        layers = [c for c in map(as_layer, items) if c is not None]
+        inner = above._replace(attributes=(*above.attributes, part))
+        self._list(node, inner, group_names(layers), layers_expected=False)
+
+    def _list(
+        self,
+        node: Node,
+        above: Place,
+        named: Mapping[str, LayerConfig],
+        layers_expected: bool,
+    ) -> None:
+        """Go through a list of layers: in the config's order, else in the order of the file."""
+        order = {part: index for index, part in enumerate(named)}
+        if named:
+            parts = sorted(node.children, key=lambda p: order.get(p, len(order)))
+        else:
+            parts = sorted(node.children, key=lambda p: (node.children[p].first, natural(p)))
+            self.found.certain_order &= counts_up(parts, node)
+        if any(p not in order for p in parts) and named:
+            self.found.certain_order = False
+        for part in parts:
+            child = node.children[part]
+            if layers_expected or part in named or child.has_vars or class_of_group(part):
+                self._layer(child, part, above, named.get(part))
+            else:
+                self._member(child, part, above._replace(state=None))
+
+    # -- what is no layer
+
+    def _optimizer(self, node: Node, part: str, place: Place, config: LayerConfig | None) -> None:
+        found: object = None
+        if isinstance(config, LayerConfig):
+            compiled = config.node.get("compile_config")
+            if part == "optimizer" and isinstance(compiled, Mapping):
+                found = compiled.get("optimizer")
+        serialized = as_layer(found)
+        if serialized is not None:
+            class_name: str | None = serialized.class_name
+            settings: Mapping[str, Any] | None = serialized.config
+            name = node.name or serialized.name
+        else:
+            text = found if isinstance(found, str) else node.name
+            class_name, settings = optimizer_class(text) if text else None, None
+            name = node.name or text
+        path = "/".join((*place.attributes, part))
+        keys = [node.values[leaf][0] for leaf in sorted(node.values, key=natural)]
+        self.found.optimizers.append(
+            OptimizerGroup(path, name or part, class_name, settings, tuple(keys))
+        )
+        for child_part, child in node.children.items():
+            inner = place._replace(attributes=(*place.attributes, part))
+            self._optimizer(child, child_part, inner, None)
+
+    def _metrics(self, node: Node, attributes: tuple[str, ...], part: str) -> None:
+        """State of metrics; those that average keep `total` and `count`."""
+        leaves = sorted(node.values, key=natural)
+        averages = len(leaves) == 2 and all(node.values[x][1].shape == () for x in leaves)
+        names = ["total", "count"] if averages else [""] * len(leaves)
+        for leaf, name in zip(leaves, names, strict=True):
+            place = Place(attributes, attributes, attributes, None, None, False)
+            self._note(node.values[leaf], place, name, leaf, False, "metric")
+        for child_part, child in node.children.items():
+            self._metrics(child, (*attributes, child_part), child_part)
+
+    def _random(self, node: Node, place: Place, part: str) -> None:
+        """State of a random generator: neither weight nor counter."""
+        inner = place._replace(
+            scope=(*place.scope, part),
+            real=(*place.real, part),
+            attributes=(*place.attributes, part),
+        )
+        for leaf in sorted(node.values, key=natural):
+            name = f"{part.strip('_')}_state" if len(node.values) == 1 else ""
+            self._note(node.values[leaf], inner, name, leaf, False, "other")
+        for child_part, child in node.children.items():
+            self._random(child, inner, child_part)
