@@ -264,7 +264,8 @@ class _Namer:
             return _optimizer_scalar_role(self.paths.best(leaf.node) or leaf.key)
         if path in _COUNTERS and self.specs[leaf.key].shape == ():
             return "counter"
-        return "weight"
+        # A SeedGenerator's state is a variable, but nothing that was learned.
+        return "other" if leaf.full_name.endswith("seed_generator_state") else "weight"
 
     # --- what each tensor is called -----------------------------------------------------------
 
@@ -277,6 +278,8 @@ class _Namer:
             for leaf in self.leaves
             if roles[leaf.key] in ("weight", "metric") and leaf.key not in self.duplicates
         )
+        # Where Keras gave two variables one full name, none in that scope is worth anything.
+        clashing = {_scope(name) for name, count in counts.items() if count > 1}
         strip = self._common_root(roles)
         for leaf in self.leaves:
             role = roles[leaf.key]
@@ -286,8 +289,8 @@ class _Namer:
             if (
                 role not in ("weight", "metric")
                 or leaf.key in self.duplicates
-                or counts[name] > 1
                 or not name
+                or _scope(name) in clashing
                 or _NAMELESS.fullmatch(name)
             ):
                 path = self._path(leaf)
@@ -369,6 +372,10 @@ def content(spec: TensorSpec) -> tuple[object, ...]:
 def _unknown(key: str, names: Mapping[str, str]) -> Naming:
     role = "config" if key == "_CHECKPOINTABLE_OBJECT_GRAPH" else "other"
     return Naming(key if key not in names.values() else f"{key} (key)", role)
+
+
+def _scope(full_name: str) -> str:
+    return full_name.partition("/")[0] if "/" in full_name else ""
 
 
 def _unique(name: str, key: str, taken: set[str]) -> str:
