@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from ckptkit._files import os_error
 from ckptkit.errors import UsageError
 
 _SUGGEST_AT_LEAST = 3  # pairs, before a rule is proposed
+_SUGGEST_AT_MOST = 3  # rules
 
 
 class Rule(NamedTuple):
@@ -136,14 +137,23 @@ def suggest_rules(
     by_tail: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, kind in new.items():
         by_tail[(name.rpartition("/")[2], *kind)].append(name)
-    votes: Counter[tuple[str, str]] = Counter()
+    votes: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for name, kind in old.items():
         for other in by_tail.get((name.rpartition("/")[2], *kind), ())[:64]:
-            votes[_heads(name, other)] += 1
+            votes[_heads(name, other)].append((name, other))
     rules: list[tuple[str, int]] = []
-    for (one, two), count in votes.most_common(3):
-        if count >= _SUGGEST_AT_LEAST and one != two:
-            rules.append((f"^{re.escape(one)}=>{two}", count))
+    used: set[str] = set()
+    while votes and len(rules) < _SUGGEST_AT_MOST:
+        (one, two), pairs = max(votes.items(), key=lambda item: len(item[1]))
+        if len(pairs) < _SUGGEST_AT_LEAST or one == two:
+            break
+        rules.append((f"^{re.escape(one)}=>{two}", len(pairs)))
+        used.update(f"old {a}" for a, _ in pairs)
+        used.update(f"new {b}" for _, b in pairs)
+        for heads, others in votes.items():
+            votes[heads] = [
+                (a, b) for a, b in others if f"old {a}" not in used and f"new {b}" not in used
+            ]
     return rules
 
 

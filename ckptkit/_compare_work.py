@@ -21,7 +21,7 @@ from ckptkit import _crc32c, _files
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from ckptkit.compare_metrics import Array, Meter, Tally, Tolerance
+    from ckptkit.compare_metrics import Array, Tally, Tolerance
     from ckptkit.stores.base import Store
 
 READ_BYTES = 1 << 16  # larger reads push each other out of the core's cache: measured 3x slower
@@ -174,26 +174,48 @@ def _measure(piece: Piece) -> Partial:
 
     meter = Meter(piece.old.dtype, piece.new.dtype, piece.tolerance, piece.bitwise)
     old, new = _Reading(piece.old, piece, 0), _Reading(piece.new, piece, 1)
-    _lockstep(meter, old, new)
+    left, right = iter(old), iter(new)
+    for start, a, b in _lockstep(left, right, piece.start):
+        if a is not None and b is not None:
+            meter.add(start, a, b)
+            continue
+        extra = len(b if a is None else a)  # type: ignore[arg-type]
+        meter.tally.n_diff += extra  # opaque values need not be of one length
+        meter.tally.n_outside += extra
     return Partial(piece.pair, piece.start, piece.stop, meter.tally, old.crc, new.crc)
 
 
-def _lockstep(meter: Meter, old: _Reading, new: _Reading) -> None:
-    """Walk two streams of blocks that need not be cut at the same places."""
-    left, right = iter(old), iter(new)
+def _lockstep(
+    left: Iterator[Array], right: Iterator[Array], start: int
+) -> Iterator[tuple[int, Array | None, Array | None]]:
+    """Yield (start, a, b) of equal length from streams that are not cut at the same places.
+
+    Where one stream is longer, its rest comes with None for the other.
+    """
     a, b = next(left, None), next(right, None)
-    at = 0
-    while a is not None and b is not None:
-        n = min(len(a), len(b))
-        meter.add(old.start + at, a[:n], b[:n])
-        at += n
+    while a is not None or b is not None:
+        n = min(len(x) for x in (a, b) if x is not None)
+        yield start, None if a is None else a[:n], None if b is None else b[:n]
+        start += n
         # a used-up block is let go before the next is asked for: its buffer may be reused
-        a = a[n:] if n < len(a) else next(left, None)
-        b = b[n:] if n < len(b) else next(right, None)
-    for rest, blocks in ((a, left), (b, right)):  # opaque values need not be of one length
-        extra = sum(map(len, blocks), 0 if rest is None else len(rest))
-        meter.tally.n_diff += extra
-        meter.tally.n_outside += extra
+        if a is not None:
+            a = a[n:] if n < len(a) else next(left, None)
+        if b is not None:
+            b = b[n:] if n < len(b) else next(right, None)
+
+
+def gaps(old: Source, new: Source, size: int) -> Iterator[Array]:
+    """Yield new - old in float64, block by block; for tensors of numbers."""
+    import numpy as np
+
+    from ckptkit.compare_metrics import EXACT
+
+    piece = Piece(0, old, new, 0, size, "metrics", EXACT, False)
+    left, right = iter(_Reading(old, piece, 0)), iter(_Reading(new, piece, 1))
+    for _, a, b in _lockstep(left, right, 0):
+        if a is not None and b is not None:
+            with np.errstate(all="ignore"):
+                yield b.astype(np.float64) - a.astype(np.float64)
 
 
 class _Reading:

@@ -443,7 +443,7 @@ def _warnings(
         for side, keys in zip(sides, (alignment.only_left, alignment.only_right), strict=True)
     ]
     for rule, count in suggest_rules(*lost):
-        found.append(f"--map {rule!r} would pair {count} more tensors by name")
+        found.append(f"these look renamed: --map {rule!r} would pair {count} of them")
     return tuple(found)
 
 

@@ -1,0 +1,208 @@
+"""`ckptkit diff`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptkit.commands._options import CommaList, echo_lines, flat
+from ckptkit.names import ROLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from ckptkit.operations.diff import DiffResult
+
+FORMATS = ("table", "json", "csv", "markdown", "junit", "html")
+_ONLY = ("added", "removed", "changed", "renamed")
+_QUIET_S = 1.0  # a comparison that is done sooner needs no progress bar
+
+
+@click.command("diff")
+@click.argument("old")
+@click.argument("new")
+@click.option("--structure", is_flag=True, help="Names, dtypes and shapes only; read no values.")
+@click.option(
+    "--quick", is_flag=True, help="Stored checksums instead of values; open no data file."
+)
+@click.option("--rtol", type=float, default=0.0, help="Relative tolerance, of |OLD|.  [default: 0]")
+@click.option("--atol", type=float, default=0.0, help="Absolute tolerance.  [default: 0]")
+@click.option(
+    "--tol-file", metavar="FILE", help="Lines 'GLOB rtol=R atol=A'; the last that fits wins."
+)
+@click.option("--bitwise", is_flag=True, help="Equal means equal bits: -0.0 and NaN payloads too.")
+@click.option(
+    "--cast-ok", is_flag=True, help="Another dtype with the same values is no difference."
+)
+@click.option(
+    "--role",
+    "roles",
+    type=CommaList((*ROLES, "all")),
+    multiple=True,
+    metavar="ROLE,...",
+    help="Only these roles, or all.  [default: all but counters and configuration, and training "
+    "state only where both files have some]",
+)
+@click.option(
+    "--name", "names", multiple=True, metavar="GLOB", help="Only these names; !GLOB leaves out."
+)
+@click.option("--only", type=CommaList(_ONLY), multiple=True, help=f"Show only {', '.join(_ONLY)}.")
+@click.option("--full", is_flag=True, help="One row per tensor, equal ones too.")
+@click.option("--stat", is_flag=True, help="One row per layer.")
+@click.option("--map", "maps", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing.")
+@click.option(
+    "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
+)
+@click.option("--write-map", metavar="FILE", help="Write how names were paired, as such rules.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option("--exit-zero", is_flag=True, help="Exit 0 although there are differences.")
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
+)
+@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
+@click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
+@click.pass_context
+def command(ctx: click.Context, /, old: str, new: str, **options: Any) -> None:
+    """Compare two sets of weights, tensor by tensor, across formats, names and dtypes.
+
+    Values are read, their checksums verified, and compared: an element passes when
+    |NEW - OLD| <= atol + rtol * |OLD|; both are 0 unless given.
+
+    \b
+    Examples:
+      ckptkit diff run/ckpt-1 run/ckpt-2
+      ckptkit diff run/ckpt-3 export/ --rtol 1e-6
+      ckptkit diff old.keras new.keras --format html -o diff.html
+
+    Exit code: 0 the same, 1 different, 2 could not tell.
+    """
+    if options["structure"] and options["quick"]:
+        raise click.UsageError("--structure and --quick exclude each other.")
+    # set before numpy is imported: threads are for spans of tensors, not for the sums within one
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    result = _compare(old, new, options)
+    if options["write_map"]:
+        _write_map(result, Path(options["write_map"]))
+    if not options["quiet"]:
+        _print(result, options)
+    ctx.exit(0 if options["exit_zero"] else result.exit_code)
+
+
+def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
+    from ckptkit._align_rules import parse_rule, read_rules
+    from ckptkit.operations._tolerances import read_tolerances
+    from ckptkit.operations.diff import diff
+
+    rules = [rule for path in options["map_from"] for rule in read_rules(Path(path))]
+    rules += [parse_rule(text) for text in options["maps"]]
+    tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
+    mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
+    with _threads(options["jobs"]) as executor, _progress() as progress:
+        return diff(
+            old,
+            new,
+            mode=mode,
+            rtol=options["rtol"],
+            atol=options["atol"],
+            tolerances=tolerances,
+            bitwise=options["bitwise"],
+            cast_ok=options["cast_ok"],
+            roles=flat(options["roles"]),
+            names=options["names"],
+            rules=rules,
+            executor=executor,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _threads(jobs: int | None) -> Iterator[Executor | None]:
+    count = jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or 2
+    if count == 1:
+        yield None
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(count) as executor:
+        yield executor
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a reporter that draws a bar on stderr once a second has passed, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    import time
+
+    start = time.monotonic()
+    bars: list[Any] = []
+
+    def report(done: int, total: int) -> None:
+        if not bars:
+            if time.monotonic() - start < _QUIET_S:
+                return
+            from tqdm import tqdm
+
+            bars.append(tqdm(total=total, unit="B", unit_scale=True, leave=False, desc="compared"))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _write_map(result: DiffResult, path: Path) -> None:
+    from ckptkit._align_rules import write_rules
+
+    names = [
+        (change.old.naming.name, change.new.naming.name)
+        for change in result.changes
+        if change.old is not None and change.new is not None
+    ]
+    count = write_rules(path, [pair for pair in names if pair[0] != pair[1]])
+    click.echo(f"{path}: {count} rules", err=True)
+
+
+def _print(result: DiffResult, options: dict[str, Any]) -> None:
+    from ckptkit.reports import diff_text
+
+    fmt, output = options["fmt"], options["output"]
+    if fmt == "html":
+        from ckptkit.reports import diff_html as report
+
+        lines = report.lines(result)
+    elif fmt == "junit":
+        from ckptkit.reports import diff_junit
+
+        lines = diff_junit.lines(result)
+    else:
+        rich = not output and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        lines = diff_text.lines(
+            result,
+            fmt,
+            only=flat(options["only"]),
+            full=options["full"],
+            stat=options["stat"],
+            rich=rich,
+        )
+    if output:
+        from ckptkit._atomic import replacing
+
+        with replacing(Path(output), overwrite=True) as path, path.open("w", encoding="utf-8") as f:
+            f.writelines(f"{line}\n" for line in lines)
+    else:
+        echo_lines(lines)
+    if fmt in ("csv", "junit", "html") or output:
+        for warning in result.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(diff_text.verdict(result), err=True)

@@ -1,0 +1,81 @@
+"""How the change of a tensor is distributed: for the tensors that changed most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit import _compare_work as _work
+from ckptkit.dtypes import kind
+
+if TYPE_CHECKING:
+    from ckptkit.operations.diff import Change, DiffResult
+
+BINS = 61  # odd, so that one bin has zero in its middle
+_ENOUGH = 256  # elements
+MAX_ELEMENTS = 1 << 26  # read for all histograms together: well under a second
+
+
+class Histogram(NamedTuple):
+    """Counts of new - old in equal bins from -limit to limit; `change` is an index of changes."""
+
+    change: int
+    limit: float
+    counts: tuple[int, ...]
+
+
+def histograms(result: DiffResult, most: int = 12) -> list[Histogram]:
+    """Return histograms of the `most` changed tensors, the largest relative change first.
+
+    Tensors are read once more for it, in bounded memory.  Raises as the stores do.
+    """
+    found: list[Histogram] = []
+    budget = MAX_ELEMENTS
+    for index in _largest(result.changes):
+        change = result.changes[index]
+        assert change.delta is not None
+        if len(found) == most:
+            break
+        if change.some.spec.size <= budget:
+            budget -= change.some.spec.size
+            found.append(Histogram(index, change.delta.max_abs, _counts(result, change)))
+    return found
+
+
+def _largest(changes: Sequence[Change]) -> list[int]:
+    """Return the indexes of changed tensors of numbers, those first that are worth a picture.
+
+    Weights come before training state, and tensors with enough elements for a shape before others.
+    """
+    usable = [
+        index
+        for index, change in enumerate(changes)
+        if change.delta is not None
+        and change.delta.n_diff
+        and change.delta.n > 1
+        and 0 < change.delta.max_abs < math.inf
+        and kind(change.some.spec.dtype) in ("float", "int", "uint")
+    ]
+
+    def rank(index: int) -> tuple[bool, bool, float]:
+        change = changes[index]
+        assert change.delta is not None
+        few = change.delta.n < _ENOUGH
+        return few, change.role != "weight", -change.delta.rel_l2
+
+    return sorted(usable, key=rank)
+
+
+def _counts(result: DiffResult, change: Change) -> tuple[int, ...]:
+    import numpy as np
+
+    assert change.old is not None and change.new is not None and change.delta is not None
+    limit = float(change.delta.max_abs)
+    counts = np.zeros(BINS, np.int64)
+    old = _work.source_of(result.old.store, change.old.spec.key)
+    new = _work.source_of(result.new.store, change.new.spec.key)
+    for gap in _work.gaps(old, new, change.old.spec.size):
+        # in units of the limit, so that neither tiny nor huge ones break the arithmetic of bins
+        counts += np.histogram(gap[np.isfinite(gap)] / limit, BINS, (-1.0, 1.0))[0]
+    return tuple(counts.tolist())

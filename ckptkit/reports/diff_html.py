@@ -1,0 +1,90 @@
+"""A comparison as one self-contained HTML page: strip of layers, histograms, sortable table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.operations._diff_histograms import histograms
+from ckptkit.operations.diff import Change, DiffResult
+from ckptkit.reports import diff_text
+from ckptkit.reports._diff_page import PAGE, STYLE
+from ckptkit.reports._diff_script import SCRIPT
+from ckptkit.reports.text import printable
+
+
+def lines(result: DiffResult) -> Iterator[str]:
+    """Yield the page; tensors with the largest change are read once more for their histograms."""
+    title = f"{result.old.path.name} → {result.new.path.name} · ckptkit diff"
+    page = PAGE
+    for mark, text in (
+        ("@TITLE@", escape(printable(title))),
+        ("@STYLE@", STYLE),
+        ("@SCRIPT@", SCRIPT),
+        ("@DATA@", _embedded(_data(result))),  # last: names in it are not looked at for marks
+    ):
+        before, _, after = page.partition(mark)
+        page = before + text + after
+    yield from page.splitlines()
+
+
+def _embedded(value: Any) -> str:
+    """Return JSON that no HTML parser can take for the end of its script element."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _data(result: DiffResult) -> dict[str, Any]:
+    from ckptkit import __version__
+
+    return {
+        "old": _file(result.old),
+        "new": _file(result.new),
+        "same": result.same,
+        "verdict": diff_text.verdict(result),
+        "totals": diff_text.totals(result),
+        "warnings": [printable(warning) for warning in result.warnings],
+        "footer": f"made by ckptkit {__version__}; mode {result.mode}, options "
+        + json.dumps(dict(result.options)),
+        "rows": [_row(change) for change in result.changes],
+        "histograms": [histogram._asdict() for histogram in histograms(result)],
+    }
+
+
+def _file(checkpoint: Checkpoint) -> dict[str, str]:
+    store = checkpoint.store
+    about = [store.format, store.style, f"written by {store.producer}" if store.producer else ""]
+    subtree = f"#{checkpoint.subtree}" if checkpoint.subtree else ""
+    return {
+        "path": printable(f"{store.path}{subtree}"),
+        "about": printable(" · ".join([*filter(None, about), *checkpoint.notes])),
+    }
+
+
+def _row(change: Change) -> dict[str, Any]:
+    from ckptkit.operations._diff_json import entry
+
+    row = entry(change)
+    worst = change.delta.worst if change.delta else None
+    return {
+        "status": change.status,
+        "is_difference": change.is_difference,
+        "name": printable(change.name),
+        "new_name": printable(change.new.naming.name if change.new else ""),
+        "role": change.role,
+        "layer": printable(diff_text.layer_of(change)),
+        "dtype": diff_text.dtype_text(change),
+        "shape": diff_text.shape_of(change),
+        "params": change.some.spec.size,
+        "evidence": row["evidence"],
+        "method": row["method"],
+        "cast": change.cast,
+        "hints": [printable(hint) for hint in change.hints],
+        "old_key": printable(change.old.spec.key) if change.old else "",
+        "new_key": printable(change.new.spec.key) if change.new else "",
+        "worst": diff_text.worst_text(worst) if worst else "",
+        "values": row["values"],
+    }

@@ -1,0 +1,361 @@
+"""A comparison as text: grouped rows, totals, and one verdict line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.compare import Worst
+from ckptkit.operations.diff import Change, DiffResult
+from ckptkit.operations.select import Tensor
+from ckptkit.reports.listing import pattern
+from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.text import bytes_text, printable, shape_text
+
+MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
+_COLOURS = {"-": "31", "+": "32", "~": "33", "R": "36", "≈": "2", "=": "2"}
+_HEADERS = ("", "NAME", "DTYPE", "SHAPE", "DIFFER", "MAX ABS", "MAX REL", "CHANGE", "WORST")
+_ALIGN = ("left", "left", "left", "left", "right", "right", "right", "right", "left")
+_CSV_HEADERS = (
+    *("status", "name", "role", "new_name", "evidence", "dtype", "shape", "new_dtype", "new_shape"),
+    *("n", "n_diff", "n_outside", "nonfinite", "max_abs", "max_rel", "mean_abs", "rmse", "max_ulp"),
+    *("rel_l2", "cosine", "needed_rtol", "worst_index", "worst_old", "worst_new"),
+    *("rtol", "atol", "rule", "cast", "hints"),
+)
+_NUMBER = re.compile(r"\d+")
+_BAR = " ▏▎▍▌▋▊▉█"
+_BAR_WIDTH = 6
+_BAR_DECADES = 8  # a full bar is a relative change of 1, an empty one of 1e-8 or less
+
+
+def lines(
+    result: DiffResult,
+    fmt: str = "table",
+    *,
+    only: Sequence[str] = (),
+    full: bool = False,
+    stat: bool = False,
+    rich: bool = False,
+) -> Iterator[str]:
+    """Yield a comparison as "table", "markdown", "csv" or "json".
+
+    only: statuses to show.  full: one row per tensor, equal ones too.  stat: one row per layer.
+    rich: colour and bars, for a terminal.
+    """
+    if fmt == "json":
+        yield from json_lines(result.to_json(), "entries")
+        return
+    shown = [c for c in result.changes if (full or c.is_difference) and c.status in (only or MARKS)]
+    if fmt == "csv":
+        yield from render([csv_row(c) for c in shown], _CSV_HEADERS, "csv")
+        return
+    yield from _head(result, fmt)
+    if stat:
+        yield from _stat(result, fmt, rich)
+    elif shown:
+        groups = [[c] for c in shown] if full or fmt == "markdown" else grouped(shown)
+        yield from _table(groups, result, fmt, rich)
+        yield ""
+    for warning in result.warnings:
+        yield _coloured(f"warning: {printable(warning)}", "33", rich)
+    hidden = len(result.differences) - sum(c.is_difference for c in shown)
+    text = verdict(result) + (f"; {hidden:,} not shown (--only)" if only and hidden else "")
+    yield _coloured(text, "32;1" if result.same else "31;1", rich)
+
+
+def verdict(result: DiffResult) -> str:
+    """Return the one line that says it all, with everything that was left out."""
+    counts = result.counts
+    how = {
+        "values": "by value",
+        "quick": "by stored checksum, bytes not read",
+        "structure": "in structure, values not compared",
+    }[result.mode]
+    equal = f"{counts['equal']:,} equal {how}"
+    if counts["within"]:
+        equal += f", {counts['within']:,} within tolerance"
+    text = f"same: {equal}"
+    if not result.same:
+        parts = [f"{counts[s]:,} {s}" for s in ("changed", "removed", "added", "renamed")]
+        text = f"different: {', '.join(parts)}; {equal}"
+    if result.left_out:
+        text += f"; left out: {', '.join(map(str, result.left_out))}"
+    return printable(text)
+
+
+def _head(result: DiffResult, fmt: str) -> Iterator[str]:
+    bullet = "- " if fmt == "markdown" else ""
+    for mark, side in (("---", result.old), ("+++", result.new)):
+        yield f"{bullet}{mark} {printable(_file_text(side))}"
+        for note in side.notes:
+            yield f"{bullet}    note: {printable(note)}"
+    yield f"{bullet}{totals(result)}"
+    yield ""
+
+
+def _file_text(checkpoint: Checkpoint) -> str:
+    store = checkpoint.store
+    subtree = f"#{checkpoint.subtree}" if checkpoint.subtree else ""
+    style = f", {store.style}" if store.style else ""
+    return f"{store.path}{subtree}  ({store.format}{style})"
+
+
+def totals(result: DiffResult) -> str:
+    """Return tensors, elements and bytes on either side."""
+    old = [c.old.spec for c in result.changes if c.old]
+    new = [c.new.spec for c in result.changes if c.new]
+    size = sum(x.nbytes for x in old), sum(x.nbytes for x in new)
+    text = f"{_step(len(old), len(new))} tensors, "
+    text += f"{_step(sum(x.size for x in old), sum(x.size for x in new))} elements, "
+    if size[0] == size[1]:
+        return text + bytes_text(size[0])
+    part = f" ({(size[1] - size[0]) / size[0]:+.1%})" if size[0] else ""
+    return text + f"{bytes_text(size[0])} → {bytes_text(size[1])}{part}"
+
+
+def _step(one: int, two: int) -> str:
+    return f"{one:,}" if one == two else f"{one:,} → {two:,}"
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def grouped(changes: Iterable[Change]) -> list[list[Change]]:
+    """Return changes that are alike together: names that differ in numbers, slots of one kind."""
+    groups: dict[tuple[object, ...], list[Change]] = {}
+    for change in changes:
+        template = _NUMBER.sub("#", change.name)
+        other = _NUMBER.sub("#", change.new.naming.name) if change.new else ""
+        alike = change.status, dtype_text(change), shape_of(change), change.cast, change.role
+        # what is worth a sentence of its own keeps a row of its own
+        alone = change.name if change.hints else ""
+        if change.role == "slot" and change.same_type and change.some.naming.slot and not alone:
+            template = other = f"*@{change.some.naming.slot}"  # all variables of an optimizer
+            alike = change.status, dtype_text(change), "", None, change.role
+        groups.setdefault((template, other, alone, *alike), []).append(change)
+    return list(groups.values())
+
+
+def _table(
+    groups: Sequence[Sequence[Change]], result: DiffResult, fmt: str, rich: bool
+) -> Iterator[str]:
+    rows = [_row(group, rich) for group in groups]
+    valueless = result.mode != "values" or not any(row[4] or row[8] for row in rows)
+    keep = [0, 1, 2, 3] if valueless else range(len(_HEADERS))
+    table = render(
+        [[row[i] for i in keep] for row in rows],
+        [_HEADERS[i] for i in keep],
+        fmt,
+        [_ALIGN[i] for i in keep],
+    )
+    body = iter(table)
+    yield next(body).rstrip()
+    if fmt == "markdown":
+        yield next(body)
+    for line, group in zip(body, groups, strict=True):
+        mark = MARKS[group[0].status]
+        yield _coloured(line.rstrip(), _COLOURS[mark], rich)
+        for hint in _notes(group) if fmt == "table" else ():
+            yield _coloured(f"     {printable(hint)}", "2", rich)
+
+
+def _notes(group: Sequence[Change]) -> Iterator[str]:
+    """Yield what stands below a row."""
+    yield from group[0].hints
+    deltas = [c.delta for c in group if c.delta]
+    bad = sum(d.nonfinite for d in deltas)
+    if bad:
+        yield f"{bad:,} NaN or infinite on one side only"
+    rules = {d.rule for d in deltas} - {"default"}
+    if rules:
+        used = f"rtol {deltas[0].rtol:g}, atol {deltas[0].atol:g}"
+        yield f"tolerance of {', '.join(sorted(rules))}: {used}"
+    needed = max((d.needed_rtol or 0 for d in deltas if not d.passes), default=0)
+    if deltas and (deltas[0].rtol or deltas[0].atol) and needed:
+        yield f"would pass with --rtol {_up(needed)}" if needed < math.inf else "no rtol would pass"
+
+
+def _up(rtol: float) -> str:
+    """Return an rtol in few digits, rounded up."""
+    text = f"{rtol:.3g}"
+    return text if float(text) >= rtol else f"{rtol * 1.01:.3g}"
+
+
+def _group_name(group: Sequence[Change]) -> str:
+    """Return what a row calls its changes: `dense{1-2}/kernel ×2`, `old → new`, `*@momentum ×9`."""
+    first, many = group[0], f" ×{len(group)}" if len(group) > 1 else ""
+    names = [c.name for c in group]
+    if len({_NUMBER.sub("#", name) for name in names}) > 1:
+        return f"*@{first.some.naming.slot}{many}"
+    name = pattern(names)
+    if first.status == "renamed":
+        name += f" → {pattern([_new_name(c) for c in group])}"
+    role = "" if first.role == "weight" or "@" in name else f" ({first.role})"
+    return name + many + role
+
+
+def _new_name(change: Change) -> str:
+    return change.new.naming.name if change.new else ""
+
+
+def _row(group: Sequence[Change], rich: bool) -> tuple[str, ...]:
+    first = group[0]
+    shapes = {shape_of(change) for change in group}
+    shape = shapes.pop() if len(shapes) == 1 else "(several)"
+    head = (MARKS[first.status], _group_name(group), dtype_text(first), shape)
+    deltas = [c.delta for c in group if c.delta is not None]
+    if not deltas or first.status == "renamed":
+        return (*head, "", "", "", "", "")
+    worst = max((c for c in group if c.delta and c.delta.worst), key=_excess, default=None)
+    change = max(d.rel_l2 for d in deltas)
+    numeric = deltas[0].cosine is not None or deltas[0].max_abs or deltas[0].rel_l2
+    return (
+        *head,
+        f"{sum(d.n_diff for d in deltas):,}/{sum(d.n for d in deltas):,}",
+        number(max(d.max_abs for d in deltas)) if numeric else "",
+        number(max(d.max_rel for d in deltas)) if numeric else "",
+        (number(change) + (f" {bar(change)}" if rich else "")) if numeric else "",
+        _worst_of(worst, len(group)) if worst else "",
+    )
+
+
+def _excess(change: Change) -> float:
+    return change.delta.rel_l2 if change.delta else 0.0
+
+
+def _worst_of(change: Change, many: int) -> str:
+    assert change.delta is not None and change.delta.worst is not None
+    return (change.name if many > 1 else "") + worst_text(change.delta.worst)
+
+
+def dtype_text(change: Change) -> str:
+    """Return "float32", or "float32→bfloat16 (lossy)"."""
+    if change.old is None or change.new is None:
+        return change.some.spec.dtype
+    one, two = change.old.spec.dtype, change.new.spec.dtype
+    return one if one == two else f"{one}→{two}" + (f" ({change.cast})" if change.cast else "")
+
+
+def shape_of(change: Change) -> str:
+    """Return the shape, with changed axes marked."""
+    if change.old is None or change.new is None:
+        return shape_text(change.some.spec.shape)
+    return shape_change(change.old.spec.shape, change.new.spec.shape)
+
+
+def shape_change(one: tuple[int, ...], two: tuple[int, ...]) -> str:
+    """Return a shape, or two with the axes marked that changed: `3,3,[64→128],64`."""
+    if one == two:
+        return shape_text(one)
+    if len(one) != len(two):
+        return f"[{shape_text(one)} → {shape_text(two)}]"
+    return ",".join(str(a) if a == b else f"[{a}→{b}]" for a, b in zip(one, two, strict=True))
+
+
+def number(value: float) -> str:
+    """Return a number in three digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def worst_text(worst: Worst) -> str:
+    """Return `[3,1] 0.1 → 0.1003`, with as many digits as it takes to tell the two apart."""
+    index = ",".join(map(str, worst.index))
+    old, new = _two(worst.old, worst.new)
+    return printable(f"[{index}] {old} → {new}")
+
+
+def _two(old: Any, new: Any) -> tuple[str, str]:
+    if isinstance(old, float) and isinstance(new, float):
+        for digits in range(4, 18):
+            one, two = f"{old:.{digits}g}", f"{new:.{digits}g}"
+            if one != two:
+                return one, two
+    if isinstance(old, bytes) and isinstance(new, bytes):
+        return _short(old), _short(new)
+    return str(old), str(new)
+
+
+def _short(value: bytes) -> str:
+    text = repr(value[:24])[1:]
+    return text + (f"… ({len(value)} bytes)" if len(value) > 24 else "")
+
+
+def bar(change: float) -> str:
+    """Return a bar of the relative change on a logarithmic scale."""
+    if not change > 0:
+        return " " * _BAR_WIDTH
+    share = min(1.0, max(0.0, 1 + math.log10(min(change, 1.0)) / _BAR_DECADES))
+    eighths = max(1, round(share * _BAR_WIDTH * 8))
+    whole, part = divmod(eighths, 8)
+    return ("█" * whole + (_BAR[part] if part else "")).ljust(_BAR_WIDTH)
+
+
+def _coloured(text: str, colour: str, rich: bool) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if rich and text else text
+
+
+# -- one row per layer -----------------------------------------------------------------------------
+
+
+def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
+    layers: dict[str, list[Change]] = {}
+    for change in result.changes:
+        layers.setdefault(layer_of(change), []).append(change)
+    rows = []
+    for layer, changes in layers.items():
+        different = [c for c in changes if c.is_difference]
+        if not different:
+            continue
+        largest = max((c.delta.rel_l2 for c in different if c.delta), default=0.0)
+        marks = "".join(sorted({MARKS[c.status] for c in different}))
+        tail = [bar(largest)] if rich else []
+        rows.append([layer, f"{len(different)}/{len(changes)}", marks, number(largest), *tail])
+    if rows:
+        headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if rich else [])]
+        for line in render(
+            rows, headers, fmt, ["left", "right", "left", "right", "left"][: len(headers)]
+        ):
+            yield line.rstrip()
+        yield ""
+
+
+def layer_of(change: Change) -> str:
+    """Return the name of the layer: that of the variable, without its last part."""
+    name = change.some.naming.slot_of or change.name
+    return name.rpartition("/")[0] or name
+
+
+# -- csv -------------------------------------------------------------------------------------------
+
+
+def csv_row(change: Change) -> tuple[Any, ...]:
+    """Return every field of a change, in the order of the CSV's header."""
+    d = change.delta
+    worst = d.worst if d else None
+    numbers: tuple[Any, ...] = ("",) * 12
+    if d is not None:
+        numbers = (
+            *(d.n, d.n_diff, d.n_outside, d.nonfinite, d.max_abs, d.max_rel, d.mean_abs, d.rmse),
+            *(_or_empty(d.max_ulp), d.rel_l2, _or_empty(d.cosine), _or_empty(d.needed_rtol)),
+        )
+    return (
+        *(change.status, change.name, change.role, _new_name(change), change.evidence),
+        *_types(change.old),
+        *_types(change.new),
+        *numbers,
+        *((",".join(map(str, worst.index)), worst.old, worst.new) if worst else ("", "", "")),
+        *((d.rtol, d.atol, d.rule) if d else ("", "", "")),
+        change.cast or "",
+        "; ".join(change.hints),
+    )
+
+
+def _types(tensor: Tensor | None) -> tuple[str, str]:
+    return (tensor.spec.dtype, shape_text(tensor.spec.shape)) if tensor else ("", "")
+
+
+def _or_empty(value: Any) -> Any:
+    return "" if value is None else value
