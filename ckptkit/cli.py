@@ -74,9 +74,11 @@ def main() -> NoReturn:
         sys.exit(exit_.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "ckptkit"
+        _fail(f"{error.format_message()} (see `{command} --help`)", 2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        _fail(error.format_message(), 2)
     except BrokenPipeError:
         # The reader went away (`| head`).  Nothing is left to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -79,9 +79,8 @@ def _directory(path: Path, prefix_wins: bool) -> Located:
         return Located("saved-model", path)
     if (path / ".index").is_file():
         return Located("tensor-bundle", path)
-    beside = path.with_name(path.name + ".index")
-    if prefix_wins and path.name and beside.is_file():  # ckpt-3/ lies beside ckpt-3.index
-        return Located("tensor-bundle", path)
+    if prefix_wins and path.name and path.with_name(f"{path.name}.index").is_file():
+        return Located("tensor-bundle", path)  # ckpt-3/ lies beside ckpt-3.index
     if (path / "saved_model.pbtxt").exists():
         raise UnsupportedError(
             "a SavedModel in text form (saved_model.pbtxt)",
