@@ -150,8 +150,10 @@ def _with_graph(
                 where=where,
                 hint="safetensors or npz can hold it",
             )
-        if not tensor.key or (object_graph is not None and tensor.key == OBJECT_GRAPH_KEY):
-            raise OutputError(f"the key {tensor.key!r} is taken", where=where)
+        if tensor.key[:1] in ("", "\0") or (
+            object_graph is not None and tensor.key == OBJECT_GRAPH_KEY
+        ):
+            raise OutputError(f"the key {tensor.key!r} is taken by the format", where=where)
     if object_graph is not None:
         tensors = [*tensors, OutTensor(OBJECT_GRAPH_KEY, "string", ())]
     return sorted(tensors, key=lambda tensor: (-DTYPES[tensor.dtype].itemsize, tensor.key))
