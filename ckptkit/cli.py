@@ -66,7 +66,7 @@ def main() -> NoReturn:
     # Listing makes many small objects that live until the end; collecting them is wasted time.
     gc.set_threshold(200_000, 50, 100)
     try:
-        status = cli.main(prog_name="ckptkit", standalone_mode=False)
+        status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
         sys.stdout.flush()
     except CkptkitError as error:
         _fail(str(error), error.exit_code)
