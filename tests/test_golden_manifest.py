@@ -70,3 +70,4 @@ def test_digest_is_of_little_endian_row_major_bytes() -> None:
         assert digest(same) == wanted
     assert digest(np.array([b"ab", b""], object)) == digest(["ab", ""])
     assert digest(np.array([b"ab", b""], object)) != digest([b"a", b"b"])
+    assert digest(b"ends in NUL\0") == digest([b"ends in NUL\0"]) != digest(b"ends in NUL")
