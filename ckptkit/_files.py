@@ -112,17 +112,32 @@ def read_exact(path: Path, offset: int, nbytes: int) -> bytes:
 
 def read_into(path: Path, offset: int, buffer: memoryview) -> None:
     """Fill `buffer` (bytes, writable) from `path` at `offset`; raises as `read_exact` does."""
-    handle = _handle(path)
-    nbytes = len(buffer)
-    _check_range(path, handle, offset, nbytes)
-    done = 0
-    while done < nbytes:
-        count = os.preadv(handle.fd, [buffer[done:]], offset + done)
-        if not count:
-            raise TruncatedError(
-                f"{path} @ {offset}", "file shrank while read", expected=nbytes, found=done
-            )
-        done += count
+    Extent(path, offset, len(buffer)).read_into(0, buffer)
+
+
+class Extent:
+    """A range of bytes of a file, checked once and then read in pieces through one descriptor."""
+
+    def __init__(self, path: Path, offset: int, nbytes: int) -> None:
+        """Raises TruncatedError, PathNotFoundError, FormatError."""
+        self._path, self._offset = path, offset
+        self._handle = _handle(path)
+        _check_range(path, self._handle, offset, nbytes)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of the range; raises TruncatedError."""
+        offset, nbytes = self._offset + start, len(buffer)
+        done = os.preadv(self._handle.fd, [buffer], offset)
+        while done < nbytes:
+            count = os.preadv(self._handle.fd, [buffer[done:]], offset + done)
+            if not count:
+                raise TruncatedError(
+                    f"{self._path} @ {offset}",
+                    "file shrank while read",
+                    expected=nbytes,
+                    found=done,
+                )
+            done += count
 
 
 def aligned_buffer(nbytes: int) -> npt.NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptkit import _compare_work as _work
 from ckptkit._compare_work import Partial, Piece, Run, Source
 from ckptkit._pool import bounded_map
-from ckptkit.compare_metrics import EXACT, Scaled, Tally, Tolerance, comparable, is_exact
+from ckptkit.compare_tally import EXACT, Scaled, Tally, Tolerance, comparable, is_exact
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, UsageError
 
@@ -45,7 +45,7 @@ class Delta:
     old != 0.  mean_abs, rmse: over pairs of finite numbers.  max_ulp: most representable values
     between two elements; None unless both are floats of one dtype.  rel_l2: |new - old| / |old|, as
     vectors.
-    cosine: of the angle between the two; None when either is all zeros.  needed_rtol: the smallest
+    cosine: of the angle between the two; None when one is all zeros.  needed_rtol: the smallest
     rtol under which all would pass at this atol; inf when none would, None for exact dtypes.
     worst: the worst element among those that differ, against the tolerance.
     Of strings only the counts and `worst` say something.
@@ -229,6 +229,7 @@ def _equal_delta(size: int, pair: Pair, old: Source, new: Source) -> Delta:
     return Delta(
         n=size,
         max_ulp=0 if kind(old.dtype) == "float" and old.dtype == new.dtype else None,
+        cosine=1.0,
         needed_rtol=None if exact else 0.0,
         rtol=pair.tolerance.rtol,
         atol=pair.tolerance.atol,
@@ -256,13 +257,14 @@ def _delta(tally: Tally, shape: tuple[int, ...], pair: Pair, old: str, new: str)
         rmse=Scaled(gap.mantissa / math.sqrt(count), gap.exponent).number(),
         max_ulp=tally.max_ulp if kind(old) == "float" and old == new else None,
         rel_l2=gap.over(tally.aa.root()),
-        cosine=_cosine(tally),
+        cosine=_cosine(tally) if tally.n_diff else 1.0,
         needed_rtol=None if exact else _round_up(tally.needed_rtol),
         worst=worst,
         rtol=pair.tolerance.rtol,
         atol=pair.tolerance.atol,
         rule=pair.tolerance.rule,
-        same_norm=abs(tally.bb.over(tally.aa) - 1.0) < 1e-12,  # two sums of the same squares, in another order
+        same_norm=abs(tally.bb.over(tally.aa) - 1.0)
+        < 1e-12,  # two sums of the same squares, in another order
     )
 
 

@@ -62,7 +62,8 @@ def _largest(changes: Sequence[Change]) -> list[int]:
         change = changes[index]
         assert change.delta is not None
         few = change.delta.n < _ENOUGH
-        return few, change.role != "weight", -change.delta.rel_l2
+        from_zero = math.isinf(change.delta.rel_l2)
+        return few or from_zero, change.role != "weight", -change.delta.rel_l2
 
     return sorted(usable, key=rank)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._files import os_error
-from ckptkit.compare_metrics import Tolerance
+from ckptkit.compare_tally import Tolerance
 from ckptkit.errors import UsageError
 
 

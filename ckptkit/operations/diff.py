@@ -16,7 +16,7 @@ from ckptkit.align import Alignment, Match, Side, align, align_content
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
-from ckptkit.compare_metrics import comparable
+from ckptkit.compare_tally import comparable
 from ckptkit.errors import UsageError
 from ckptkit.names import ROLES
 from ckptkit.operations import _diff_content as _content

@@ -22,7 +22,8 @@ const number = text => typeof text === "string"
   ? {Infinity: Infinity, "-Infinity": -Infinity, NaN: NaN}[text] : text;
 function short(value) {
   if (value === null || value === undefined) return "";
-  if (typeof value === "string") return value;
+  if (typeof value === "string") return value.replace("Infinity", "∞");
+  if (Math.abs(value) === Infinity) return value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3)))
@@ -72,7 +73,8 @@ for (const row of rows) {
   layer.rows += 1;
   if (row.is_difference) { layer.different += 1; layer.statuses.add(row.status); }
   // sums of squares of the change and of OLD, over the tensors that changed
-  const dd = row.change > 0 ? number(row.values.rmse) ** 2 * row.values.n : 0;
+  const dd = row.change > 0 && row.change < Infinity
+    ? number(row.values.rmse) ** 2 * row.values.n : 0;
   if (dd) {
     const at = Number(row.role === "slot");
     layer.dd[at] += dd;
@@ -84,16 +86,19 @@ for (const row of rows) {
 for (const layer of layers.values()) {
   const at = layer.dd[0] ? 0 : 1;
   layer.change = layer.dd[at] ? Math.sqrt(layer.dd[at] / layer.aa[at]) : 0;
+  layer.special = layer.change ? null
+    : ["added", "removed", "renamed", "changed"].find(status => layer.statuses.has(status));
 }
 const describe = layer => `${layer.name || "(root)"} · ${layer.different} of ${layer.rows} ` +
-  `tensors differ` + (layer.change ? ` · relative change ${short(layer.change)}` : "");
+  `tensors differ` + (layer.change ? ` · relative change ${short(layer.change)}` : "") +
+  (layer.special ? ` · ${layer.special}` : "");
 for (const layer of layers.values()) {
   const cell = make("button", {type: "button", title: describe(layer),
     "aria-label": describe(layer), "aria-pressed": "false"});
-  const only = ["added", "removed", "renamed"].find(
-    status => layer.statuses.has(status) && !layer.change);
-  cell.style.setProperty("--fill", only ? `var(--${only})` : heat(layer.change));
-  cell.style.setProperty("--h", only ? "100%" : `${12 + 88 * share(layer.change)}%`);
+  // no relative change to speak of: the tensor is new, gone, or was all zeros
+  cell.style.setProperty("--fill", layer.special ? `var(--${layer.special}-bg)`
+    : heat(layer.change));
+  cell.style.setProperty("--h", layer.special ? "100%" : `${12 + 88 * share(layer.change)}%`);
   cell.addEventListener("mouseenter", () => { $("tip").textContent = describe(layer); });
   cell.addEventListener("focus", () => { $("tip").textContent = describe(layer); });
   cell.addEventListener("click", () => {
