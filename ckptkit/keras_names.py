@@ -115,4 +115,5 @@ def _naming(names: Mapping[str, str], key: str, variable: KerasVariable | None) 
         slot_of=owner,
         slot=variable.slot,
         optimizer=variable.optimizer,
+        duplicate_of=names.get(variable.duplicate_of) if variable.duplicate_of else None,
     )

@@ -154,7 +154,11 @@ LAYERS: Mapping[str, tuple[Variable, ...]] = {
     "SeparableConv1D": _separable(3),
     "SeparableConv2D": _separable(4),
     "SimpleRNNCell": _recurrent(2),
-    "SpectralNormalization": (Variable("vector_u", (2,), trainable=False),),
+    # The wrapper tracks its layer's kernel as its own, so that is stored twice.
+    "SpectralNormalization": (
+        Variable("kernel", (), lambda _: True, trainable=False),
+        Variable("vector_u", (2,), trainable=False),
+    ),
     "SyncBatchNormalization": _BATCH,
 }
 
@@ -227,17 +231,23 @@ _QUANTIZED = {
 
 
 def variable_names(
-    class_name: str, config: Config | None, shapes: Sequence[Shape], *, keras2: bool = False
+    class_name: str,
+    config: Config | None,
+    shapes: Sequence[Shape],
+    *,
+    keras2: bool = False,
+    small_ints: bool = False,
 ) -> tuple[Variable | None, ...]:
     """Return the variable behind each of a layer's numbered values, None where it cannot be told.
 
     shapes: of `vars/0`, `vars/1`, … as stored.  config: of the layer, None where the file has none:
     then every combination of options that fits the number and the ranks is considered, and a name
     is given only where all of them agree; otherwise it is "" (and None where not even whether the
-    variable is trainable is sure).
+    variable is trainable is sure).  small_ints: whether a stored value is int8 or uint8, which
+    without a config is the only sign of a quantized layer.
     """
     rows: list[tuple[Variable, ...]] = []
-    for row in _rows(class_name, config, keras2):
+    for row in _rows(class_name, config, keras2, small_ints):
         for names in _variants(row, config):
             if len(names) == len(shapes) and all(
                 not v.ranks or len(shape) in v.ranks for v, shape in zip(names, shapes, strict=True)
@@ -257,16 +267,26 @@ def _agreed(options: tuple[Variable, ...]) -> Variable | None:
     return first if all(o.name == first.name for o in options) else first._replace(name="")
 
 
-def _rows(class_name: str, config: Config | None, keras2: bool) -> tuple[tuple[Variable, ...], ...]:
+_MODES = ("int8", "int4", "gptq", "awq")
+
+
+def _rows(
+    class_name: str, config: Config | None, keras2: bool, small_ints: bool
+) -> tuple[tuple[Variable, ...], ...]:
     plain = LAYERS.get(class_name)
     if plain is None:
         return ()
     if keras2 and class_name in _KERAS2:
         return (_KERAS2[class_name],)
-    mode = quantization_mode(config) if config else None
-    if mode and class_name in _QUANTIZED:
-        return _QUANTIZED[class_name](mode, plain)
-    return (plain,)
+    quantized = _QUANTIZED.get(class_name)
+    if quantized is None:
+        return (plain,)
+    if config is not None:
+        mode = quantization_mode(config)
+        return quantized(mode, plain) if mode else (plain,)
+    if small_ints:
+        return tuple(row for mode in _MODES for row in quantized(mode, plain))
+    return (plain, *quantized("float8", plain))
 
 
 def _variants(row: tuple[Variable, ...], config: Config | None) -> Iterator[tuple[Variable, ...]]:

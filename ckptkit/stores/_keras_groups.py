@@ -175,15 +175,22 @@ def built_inside(config: LayerConfig | None, above: Place) -> bool:
     """Whether a nested Sequential model was built by its owner's call, hence in its name scope.
 
     A Sequential given an input shape builds itself at once.  The file does not say so, but the
-    counters in the automatic names of the input layers tell which was made first.
+    counters in the automatic names of the input layers tell which was made first: those made by the
+    owner's call come after the owner's own, and after all that were made before it.
     """
     if not above.scope:
         return False
     owner = above.state if isinstance(above.state, LayerConfig) else None
     if owner is None or owner.kind != "sequential" or config is None:
-        return owner is None or owner.kind != "sequential"
+        return True
     own, outer = _input_counter(config), _input_counter(owner)
-    return own is not None and outer is not None and own > outer
+    if own is None or outer is None or own < outer:
+        return False
+    # A sibling further on with a lower number was made before this one: it was made at once, this
+    # one by the call.  A sibling before with a higher number: the other way round.
+    counters = [(layer, _input_counter(layer)) for layer in layers_of(owner)]
+    place = next((i for i, (layer, _) in enumerate(counters) if layer.name == config.name), 0)
+    return not any(number is not None and number > own for _, number in counters[:place])
 
 
 def _input_counter(config: LayerConfig) -> int | None:

@@ -143,14 +143,29 @@ class _Walk:
         numbered.sort(key=int)
         shapes = [node.values[leaf][1].shape for leaf in numbered]
         settings = place.state.config if isinstance(place.state, LayerConfig) else None
-        rows = variable_names(place.class_name or "", settings, shapes, keras2=self.keras2)
+        small = any(node.values[leaf][1].dtype in ("int8", "uint8") for leaf in numbered)
+        rows = variable_names(
+            place.class_name or "", settings, shapes, keras2=self.keras2, small_ints=small
+        )
         for leaf, row in zip(numbered, rows, strict=True):
             trainable = row.trainable and place.trainable if row else None
             if not place.trainable:
                 trainable = False
             self._note(node.values[leaf], place, row.name if row else "", leaf, trainable)
+        if place.class_name == "SpectralNormalization" and len(numbered) == 2:
+            self._repeat(node, numbered[0])
         for leaf in node.values.keys() - set(numbered):
             self._note(node.values[leaf], place, leaf, leaf, False)
+
+    def _repeat(self, node: Node, leaf: str) -> None:
+        """Mark a wrapper's copy of its layer's kernel as what it is."""
+        key, copy = node.values[leaf]
+        inner = node.children.get("layer")
+        original = inner.values.get("0") if inner else None
+        if original is not None and original[1].shape == copy.shape:
+            variable = self.found.variables[key]
+            self.found.variables[key] = variable._replace(duplicate_of=original[0])
+            self.found.order.pop(-2)
 
     def _note(
         self,

@@ -2,14 +2,15 @@
 
 A store is a small frozen value.  Making one reads headers; bytes of tensors are read only by
 `blocks` and `read`, which open files through a small cache of handles (`ckptkit._files`), so a
-store can be pickled to a worker.  Keys are those of the file, exact; readable names are `ckptkit.names`.
+store can be pickled to a worker.  Keys are those of the file, exact; readable names are made by
+`ckptkit.names`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -111,10 +112,10 @@ class ObjectGraph:
 class KerasVariable(NamedTuple):
     """What a Keras file (or its config) says of one tensor.
 
-    layers: real names of the layer and those that hold it, outermost first.  class_name and config:
-    of the innermost, where known.  index: position in its `vars` group (Keras 3), or None.
-    name: the variable's own name, where the file keeps it (legacy .h5).
-    optimizer: for optimizer state the optimizer's class name; slot and of as far as known.
+    layers: name scopes of the variable, outermost first, as Keras puts them before its name.
+    name: the variable's own name, None where nothing tells it.  aliases: other paths to it.
+    optimizer: for optimizer state the optimizer's name; slot and slot_of as far as known.
+    duplicate_of: key of the tensor that this one repeats (a wrapper stores its layer's too).
     """
 
     layers: tuple[str, ...]
@@ -124,6 +125,7 @@ class KerasVariable(NamedTuple):
     optimizer: str | None = None
     slot: str | None = None
     slot_of: str | None = None  # key of the variable that the slot belongs to
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,11 @@ class StoredNames:
     """Names that ckptkit itself wrote into a neutral file's metadata: key -> (name, role, slot_of).
 
     `slot_of` is the readable name of the variable that a slot belongs to.
+    checkpoint_keys: key -> the tensor's key in the tensor bundle that it came from, if from one.
     """
 
     names: Mapping[str, tuple[str, str, str | None]]
+    checkpoint_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 Structure = ObjectGraph | KerasStructure | StoredNames | None
