@@ -217,6 +217,7 @@ class _Aligner:
         self.right = dict.fromkeys(new.keys)
         self.pairs: list[Match] = []
         self.ambiguous: list[Ambiguity] = []
+        self.undecided: tuple[set[str], set[str]] = (set(), set())
 
     def run(self, rules: Sequence[Rule]) -> Alignment:
         matches = apply_rules(rules, self._labels(self.old), self._labels(self.new))
@@ -262,11 +263,11 @@ class _Aligner:
         digest = self.old.digest(left)
         return int(fits), int(fits and digest is not None and digest == self.new.digest(right))
 
-    def _free(self, tied: bool = False) -> tuple[list[str], list[str]]:
+    def _free(self) -> tuple[list[str], list[str]]:
         """Keys still free; slots that are tied to a variable are paired by it alone."""
         return (
-            [k for k in self.left if tied or k not in self.old.owners],
-            [k for k in self.right if tied or k not in self.new.owners],
+            [k for k in self.left if k not in self.old.owners and k not in self.undecided[0]],
+            [k for k in self.right if k not in self.new.owners and k not in self.undecided[1]],
         )
 
     @cached_property
@@ -386,6 +387,8 @@ class _Aligner:
                 how = f"{evidence}, renumbered" if match.renumbered else evidence
                 self._pair(match.old, match.new, "key" if same else how)
         if doubtful:
+            self.undecided[0].update(m.old for m in doubtful)
+            self.undecided[1].update(m.new for m in doubtful)
             self.ambiguous.append(
                 Ambiguity(
                     tuple(m.old for m in matches if m in doubtful),
