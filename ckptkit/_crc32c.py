@@ -6,9 +6,12 @@ mask(c) = rotr32(c, 15) + 0xa282ead8 (leveldb/util/crc32c.h).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from google_crc32c import extend, value
 
-__all__ = ["extend", "mask", "unmask", "value"]
+__all__ = ["extend", "mask", "unlocked_extend", "unmask", "value"]
 
 _DELTA = 0xA282EAD8
 
@@ -22,3 +25,27 @@ def unmask(masked: int) -> int:
     """Return the crc32c behind its stored, masked form."""
     rotated = (masked - _DELTA) & 0xFFFFFFFF
     return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+
+
+@cache
+def unlocked_extend() -> Callable[[int, int, int], int] | None:
+    """Return extend(crc, address, nbytes), which lets other threads run meanwhile; None without it.
+
+    google_crc32c's own `extend` holds the interpreter's lock, so that two threads are no faster
+    than one.  The C function behind it is called through ctypes, which lets the lock go.
+    """
+    import ctypes
+
+    try:
+        import google_crc32c._crc32c as extension
+
+        function = ctypes.CDLL(str(extension.__file__)).crc32c_extend
+    except (ImportError, AttributeError, OSError):  # the pure-Python build of the package
+        return None
+    function.restype = ctypes.c_uint32
+    function.argtypes = [ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t]
+    sample = ctypes.create_string_buffer(b"123456789", 9)
+    # the check value of CRC-32C (RFC 3720): another function of that name is not used
+    if function(0, ctypes.addressof(sample), 9) != 0xE3069283:
+        return None
+    return lambda crc, address, nbytes: int(function(crc, address, nbytes))

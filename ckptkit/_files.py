@@ -26,8 +26,11 @@ _ALIGNMENT = 64  # bytes: a cache line
 Identity = tuple[int, int, int, int]
 
 
-class _Handle:
-    """One open descriptor; closed when the last reference goes."""
+class Handle:
+    """One open descriptor of a regular file; closed when the last reference goes.
+
+    size: bytes when it was opened.  identity: device, inode, size, modification time.
+    """
 
     def __init__(self, path: Path) -> None:
         self.fd = -1
@@ -48,7 +51,7 @@ class _Handle:
 
 class _Handles(threading.local):
     def __init__(self) -> None:
-        self.by_path: OrderedDict[Path, _Handle] = OrderedDict()
+        self.by_path: OrderedDict[Path, Handle] = OrderedDict()
 
 
 _handles = _Handles()
@@ -65,7 +68,7 @@ def os_error(path: Path, error: OSError) -> CkptkitError:
     return CkptkitError(error.strerror or type(error).__name__, where=str(path))
 
 
-def _handle(path: Path) -> _Handle:
+def _handle(path: Path) -> Handle:
     handles = _handles.by_path
     handle = handles.get(path)
     if handle is not None:
@@ -75,10 +78,18 @@ def _handle(path: Path) -> _Handle:
         except OSError as error:
             raise os_error(path, error) from error
         del handles[path]
-    handle = handles[path] = _Handle(path)
+    handle = handles[path] = Handle(path)
     if len(handles) > _HANDLES_PER_THREAD:
         handles.popitem(last=False)
     return handle
+
+
+def handle_of(path: Path) -> Handle:
+    """Return this thread's handle of `path`, for many reads in a row.
+
+    Raises PathNotFoundError, FormatError (not a regular file).
+    """
+    return _handle(path)
 
 
 def close_handles() -> None:
@@ -153,7 +164,7 @@ def aligned_buffer(nbytes: int) -> npt.NDArray[np.uint8]:
     return raw[skip : skip + nbytes]
 
 
-def _check_range(path: Path, handle: _Handle, offset: int, nbytes: int) -> None:
+def _check_range(path: Path, handle: Handle, offset: int, nbytes: int) -> None:
     if offset < 0 or nbytes < 0:
         raise FormatError(f"{path} @ {offset}", f"{nbytes} bytes at a negative place")
     if offset + nbytes > handle.size:
