@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 import click
 
 from ckptkit.names import ROLES
 
+BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -62,15 +66,14 @@ def filter_options(function: F) -> F:
 
 
 def echo_lines(lines: Iterable[str]) -> None:
-    """Print lines to stdout, many at a time."""
-    batch: list[str] = []
-    for line in lines:
-        batch.append(line)
-        if len(batch) >= 1000:
+    """Print lines to stdout, many at a time; when the reader goes away (`| head`), end quietly."""
+    lines = iter(lines)
+    try:
+        while batch := list(islice(lines, 1000)):
             click.echo("\n".join(batch))
-            batch.clear()
-    if batch:
-        click.echo("\n".join(batch))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
 def echo_problems(problems: Iterable[Exception]) -> int:
