@@ -1,0 +1,140 @@
+"""The values that alignment takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from ckptkit._crc_combine import crc_of_repeated
+from ckptkit.dtypes import itemsize
+from ckptkit.names import Naming
+from ckptkit.stores.base import TensorSpec
+
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_ONE = {"float32": b"\0\0\x80?", "float64": b"\0\0\0\0\0\0\xf0?", "bfloat16": b"\x80?"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One file, as alignment sees it.
+
+    specs, names: of all keys.  digests: crc32c of the values by key, where known beyond the index.
+    constants: keys whose elements are all equal, where known beyond the index.
+    """
+
+    specs: Mapping[str, TensorSpec]
+    names: Mapping[str, Naming]
+    digests: Mapping[str, int] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
+
+    @cached_property
+    def duplicates(self) -> Mapping[str, str]:
+        """{key: key of the tensor that it repeats}."""
+        by_name = {naming.name: key for key, naming in self.names.items()}
+        return {
+            key: by_name[naming.duplicate_of]
+            for key, naming in self.names.items()
+            if naming.duplicate_of is not None and naming.duplicate_of in by_name
+        }
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Keys that take part: no repeated tensors, no strings of configuration."""
+        return tuple(
+            key
+            for key, spec in self.specs.items()
+            if key not in self.duplicates
+            and not (self.names[key].role == "config" and spec.dtype == "string")
+        )
+
+    @cached_property
+    def weights(self) -> frozenset[str]:
+        """Keys of the weights that take part."""
+        return frozenset(key for key in self.keys if self.names[key].role == "weight")
+
+    @cached_property
+    def paths(self) -> Mapping[str, tuple[str, ...]]:
+        """Object paths by key, those of the tensors that repeat it included.
+
+        The keys of a name-based file are names, not paths.
+        """
+        found: dict[str, list[str]] = {key: [] for key in self.keys}
+        for key in self.specs:
+            original = self.duplicates.get(key, key)
+            if original in found:
+                own = [key.removesuffix(_SUFFIX)] if key.endswith(_SUFFIX) else []
+                found[original] += [*own, *self.names[key].aliases]
+        return {key: tuple(dict.fromkeys(paths)) for key, paths in found.items()}
+
+    @cached_property
+    def owners(self) -> Mapping[str, str]:
+        """{key of a slot or average: key of its variable}."""
+        by_name = {self.names[key].name: key for key in self.keys}
+        return {
+            key: by_name[owner]
+            for key in self.keys
+            for owner in (self.names[key].slot_of,)
+            if owner is not None and owner in by_name
+        }
+
+    def digest(self, key: str) -> int | None:
+        """Return the crc32c of the values, or None where it is not known."""
+        spec = self.specs[key]
+        if spec.dtype == "string" or spec.slices:
+            return self.digests.get(key)
+        return self.digests.get(key, spec.crc32c)
+
+    def content(self, key: str) -> tuple[object, ...] | None:
+        """Return what equal tensors share; None for constants and where nothing is known."""
+        spec, digest = self.specs[key], self.digest(key)
+        if digest is None or spec.size <= 1 or key in self.constants or _is_constant(spec, digest):
+            return None
+        return spec.dtype, spec.shape, digest
+
+
+class Match(NamedTuple):
+    """Two keys that belong together, and why."""
+
+    old: str
+    new: str
+    evidence: str
+
+
+class Ambiguity(NamedTuple):
+    """Tensors that could be paired in more than one way; keys of either side."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The answer; keys throughout.
+
+    pairs: found by anything but content.  renamed: found by content alone.  only_left, only_right:
+    the rest, in file order.  ambiguous: which of those could not be decided.  dead_rules: rules
+    that paired nothing.
+    """
+
+    pairs: tuple[Match, ...]
+    renamed: tuple[Match, ...]
+    only_left: tuple[str, ...]
+    only_right: tuple[str, ...]
+    ambiguous: tuple[Ambiguity, ...] = ()
+    dead_rules: tuple[str, ...] = ()
+
+
+def _is_constant(spec: TensorSpec, digest: int) -> bool:
+    """Whether the checksum is that of all zeros or all ones."""
+    return digest in constant_digests(spec.dtype, spec.nbytes)
+
+
+@lru_cache(maxsize=4096)
+def constant_digests(dtype: str, nbytes: int) -> frozenset[int]:
+    """Return the crc32c of that many bytes of zeros and of ones, as values of `dtype`."""
+    width = itemsize(dtype)
+    patterns = (bytes(width), _ONE.get(dtype, (1).to_bytes(width or 1, "little")))
+    return frozenset(crc_of_repeated(p, nbytes) for p in patterns if len(p) == width)
