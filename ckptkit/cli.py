@@ -14,8 +14,9 @@ from typing import NamedTuple, NoReturn
 import click
 
 from ckptkit import __version__
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import CkptkitError, ReaderGone
 
+BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 class Command(NamedTuple):
     """One row of the table of commands; the module is imported when the command is called."""
@@ -79,11 +80,18 @@ def main() -> NoReturn:
         _fail(f"{error.format_message()} (see `{command} --help`)", 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
-    except BrokenPipeError:
-        # The reader went away (`| head`).  Nothing is left to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except (BrokenPipeError, ReaderGone):
+        _drop_output()
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        _drop_output()
+        _fail(f"{error.filename or 'standard output'}: {error.strerror}", 2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _drop_output() -> None:
+    """Send what is still buffered for stdout nowhere: nobody reads it, or it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -91,7 +99,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        _drop_output()
     click.echo(f"ckptkit: {printable(message)}", err=True)
     sys.exit(code)

@@ -18,6 +18,10 @@ survive pickling, so that a worker process can raise them.
 from __future__ import annotations
 
 
+class ReaderGone(Exception):
+    """Whoever read our output went away (`| head`).  Not an error, and not in the tree."""
+
+
 class CkptkitError(Exception):
     """Base of all errors raised on purpose.  `str(error)` is one line, ready for a terminal."""
 

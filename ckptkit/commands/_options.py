@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, TypeVar
 
 import click
 
+from ckptkit.errors import ReaderGone
 from ckptkit.names import ROLES
 
-BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -71,9 +69,8 @@ def echo_lines(lines: Iterable[str]) -> None:
     try:
         while batch := list(islice(lines, 1000)):
             click.echo("\n".join(batch))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise click.exceptions.Exit(BROKEN_PIPE) from None
+    except BrokenPipeError as error:
+        raise ReaderGone from error  # click would take it for a failure, exit code 1
 
 
 def echo_problems(problems: Iterable[Exception]) -> int:
