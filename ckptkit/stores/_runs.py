@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ckptkit._files import aligned_buffer
 from ckptkit.dtypes import itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 
@@ -89,18 +90,14 @@ class Run:
         return self._fixed_strings(data, width, stop - start)
 
     def _bytes(self, start: int, stop: int) -> Array:
-        import numpy as np
-
-        data = np.empty(stop - start, np.uint8)
+        data = aligned_buffer(stop - start)
         self.source.read_into(self.offset + start, data.data)
         return data
 
     def _plain_blocks(self, max_elements: int) -> Iterator[tuple[int, Array]]:
-        import numpy as np
-
         width = itemsize(self.dtype)
         dtype = numpy_dtype(self.dtype)
-        buffer = np.empty(min(self.size, max_elements) * width, np.uint8)
+        buffer = aligned_buffer(min(self.size, max_elements) * width)
         for start in range(0, self.size, max_elements):
             data = buffer[: min(max_elements, self.size - start) * width]
             self.source.read_into(self.offset + start * width, data.data)
