@@ -18,6 +18,7 @@ from ckptkit.errors import CkptkitError, ReaderGone
 
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
+
 class Command(NamedTuple):
     """One row of the table of commands; the module is imported when the command is called."""
 
@@ -66,6 +67,8 @@ def main() -> NoReturn:
     """Run the command line and exit: the only place that turns errors into exit codes."""
     # Listing makes many small objects that live until the end; collecting them is wasted time.
     gc.set_threshold(200_000, 50, 100)
+    if sys.stdout is None:  # started with a closed standard output (`>&-`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives as long as the process)
     try:
         status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
         sys.stdout.flush()
