@@ -68,7 +68,7 @@ def main() -> NoReturn:
     # Listing makes many small objects that live until the end; collecting them is wasted time.
     gc.set_threshold(200_000, 50, 100)
     if sys.stdout is None:  # started with a closed standard output (`>&-`)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives as long as the process)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     try:
         status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
         sys.stdout.flush()
