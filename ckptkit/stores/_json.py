@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,18 @@ class _Refusal(ValueError):
 
 
 def loads(
-    data: bytes,
-    where: str,
-    *,
-    max_bytes: int = MAX_BYTES,
-    max_depth: int = MAX_DEPTH,
-    make_object: Callable[[Pairs], Any] | None = None,
+    data: bytes, where: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> Any:
-    """Return the value of a JSON text in UTF-8; `where` names it in errors.
-
-    make_object: builds the value of an object from its pairs (no key twice) in place of a dict.
-    Raises FormatError.
-    """
+    """Return the value of a JSON text in UTF-8; `where` names it in errors.  Raises FormatError."""
     if len(data) > max_bytes:
         raise FormatError(
             where, "JSON is too large", expected=f"at most {max_bytes} bytes", found=len(data)
         )
-    build = make_object or dict
-
-    def pairs_hook(pairs: Pairs) -> Any:
-        if len(dict(pairs)) != len(pairs):
-            raise _Refusal(f"the key {_twice(pairs)!r} is given twice")
-        return build(pairs)
-
     try:
         text = data.decode("utf-8")
         value = json.loads(
             text,
-            object_pairs_hook=pairs_hook,
+            object_pairs_hook=_object,
             parse_int=_integer if "-0" in text else None,
             parse_float=_float,
             parse_constant=_constant,
@@ -86,6 +70,13 @@ def load(path: Path, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) 
         )
     data = read_exact(path, 0, size)
     return loads(data, str(path), max_bytes=max_bytes, max_depth=max_depth)
+
+
+def _object(pairs: Pairs) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _Refusal(f"the key {_twice(pairs)!r} is given twice")
+    return value
 
 
 def _twice(pairs: Pairs) -> str:
