@@ -232,16 +232,28 @@ def test_places_of_numbered_steps() -> None:
 
 
 def test_one_full_name_for_all_kernels_is_decided_by_shape() -> None:
-    old = side(*(tensor(f"m/{n}/w", "sub/kernel", shape=(i + 1,)) for i, n in enumerate("abc")))
-    new = side(*(tensor(f"v/{i}", "sub/kernel", shape=(i + 1,)) for i in range(3)))
+    old = side(
+        *(
+            tensor(f"m/{n}/w", "sub/kernel", name=f"m/{n}", shape=(i + 1,))
+            for i, n in enumerate("abc")
+        )
+    )
+    new = side(*(tensor(f"v/{i}", "sub/kernel", name=f"v/{i}", shape=(i + 1,)) for i in range(3)))
     assert short(align(old, new).pairs) == {
         f"m/{n}/w": (f"v/{i}", "full name") for i, n in enumerate("abc")
     }
 
 
 def test_one_full_name_and_shape_is_decided_by_content_but_never_guessed() -> None:
-    old = side(*(tensor(f"m/{n}/w", "sub/kernel", crc=7 + i) for i, n in enumerate("abcd")))
-    new = side(*(tensor(f"v/{i}", "sub/kernel", crc=c) for i, c in enumerate([9, 99, 7, 98])))
+    old = side(
+        *(tensor(f"m/{n}/w", "sub/kernel", name=f"m/{n}", crc=7 + i) for i, n in enumerate("abcd"))
+    )
+    new = side(
+        *(
+            tensor(f"v/{i}", "sub/kernel", name=f"v/{i}", crc=c)
+            for i, c in enumerate([9, 99, 7, 98])
+        )
+    )
     result = align(old, new)
     assert short(result.pairs) == {
         "m/a/w": ("v/2", "full name"),
