@@ -345,3 +345,58 @@ def test_same_file(tmp_path: Path) -> None:
     assert same_file(tmp_path / "new", tmp_path / "x" / ".." / "new")
     assert not same_file(path, tmp_path / "b")
     assert not same_file(path, tmp_path / "new")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_replaced_file_keeps_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.touch()
+    os.chown(path, 12345, 54321)
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+def test_a_rename_that_fails_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(_atomic, "_renameat2", fails)
+    monkeypatch.setattr(os, "replace", fails)
+    path = tmp_path / "out"
+    with pytest.raises(OutputError, match="cannot write: Input/output error"), replacing(path):
+        pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_directories_that_cannot_be_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Some file systems cannot flush a directory (EINVAL); any other failure counts."""
+    fsync = os.fsync
+
+    def only_files(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    path = tmp_path / "out"
+    if code == errno.EIO:
+        with pytest.raises(OutputError, match="Input/output error"), replacing(path) as temporary:
+            temporary.write_text("x")
+    else:
+        with replacing(path) as temporary:
+            temporary.write_text("x")
+    assert path.read_text() == "x"  # the name is already there
+
+
+def test_a_directory_that_appears_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    with pytest.raises(OutputError, match="already exists"), replacing_directory(path) as slow:
+        fill(slow, "slow")
+        with replacing_directory(path) as fast:
+            fill(fast, "fast")
+    assert (path / "saved_model.pb").read_text() == "fast"
+    assert names(tmp_path) == ["export"]

@@ -467,3 +467,73 @@ def test_odd_names_are_kept(tmp_path: Path) -> None:
     check_store(open_npz(path), tensors)
     with np.load(path) as loaded:
         assert set(loaded.files) - {"ckptkit.json"} >= set(keys) - {"x.npy"}
+
+
+# --- rarer turns ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_column_major_strings_and_opaque_values(tmp_path: Path, method: int) -> None:
+    words = np.array([[b"a", b"bb", b""], [b"ccc", b"d", b"\0e"]])
+    dates = np.array([[1, 2], [3, 4]], "M8[s]")
+    members = {
+        "words.npy": npy(np.asfortranarray(words)),
+        "dates.npy": npy(np.asfortranarray(dates)),
+    }
+    store = npz_of(tmp_path / "m.npz", members, method)
+    assert store.read("words", 1, 5).tolist() == [b"bb", b"", b"ccc", b"d"]
+    assert [v for _, part in store.blocks("words", 2) for v in part] == words.ravel().tolist()
+    stored = b"".join(part.tobytes() for _, part in store.blocks("dates"))
+    assert stored == dates.tobytes(order="F")  # bytes as they are in the file
+
+
+def test_deflated_members_that_end_early(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    store = npz_of(path, {"a.npy": npy(np.arange(50_000))}, zipfile.ZIP_DEFLATED)
+    member = store.parts["a"].member
+    data = bytearray(path.read_bytes())
+    # An empty final block in the middle: what follows it is not part of the stream.
+    data[member.offset + 5000 : member.offset + 5005] = b"\x01\0\0\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=r"m\.npz"):
+        list(open_npz(path).blocks("a"))
+    data[member.offset] = 0x07  # a reserved block type
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="deflated data"):
+        open_npz(path)
+
+
+def test_an_npy_header_that_is_not_text(tmp_path: Path) -> None:
+    header = GOOD.replace("'descr'", "'d\xff'")
+    with pytest.raises(FormatError, match="not UTF-8"):
+        npz_of(tmp_path / "m.npz", {"a.npy": raw_npy(header, bytes(8), (3, 0))})
+
+
+def test_what_the_store_says_of_itself(tmp_path: Path) -> None:
+    store = npz_of(tmp_path / "m.npz", {"a.npy": npy(np.zeros(2))})
+    assert (store.style, store.model, store.missing_shards) == ("", None, ())
+
+
+def test_large_deflated_members_are_read_through_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ckptkit.stores import _zip, npz
+
+    monkeypatch.setattr(npz, "_HELD_BYTES", 1000)
+    values = np.arange(1000)
+    store = npz_of(tmp_path / "m.npz", {"a.npy": npy(values)}, zipfile.ZIP_DEFLATED)
+    assert store.read("a", 990).tolist() == list(range(990, 1000))
+    for spool in _zip._spools.values():
+        spool.close()
+    _zip.forget_spools()
+
+
+def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:
+    passes = iter([np.array([b"one"], object), np.array([b"three"], object)])
+    listed = [OutTensor("a", "string", (1,))]
+    with pytest.raises(OutputError, match="changed while written"):
+        write_npz(tmp_path / "m.npz", listed, lambda key: iter([(0, next(passes))]))
+    with pytest.raises(OutputError, match="holds a str among its strings"):
+        text = np.array(["text"], object)
+        write_npz(tmp_path / "m.npz", listed, lambda key: iter([(0, text)]))
+    assert not list(tmp_path.iterdir())

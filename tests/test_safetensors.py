@@ -661,3 +661,48 @@ def test_blocks_that_break_the_promise(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="'a'"):
             write_safetensors(path, listed, yielding(blocks))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_header_beyond_the_limit_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ckptkit.writers import safetensors as writer
+
+    monkeypatch.setattr(writer, "MAX_HEADER", 100)
+    tensors = corpus(["int8"])
+    with pytest.raises(OutputError, match="more than the 100 of the format"):
+        write_safetensors(tmp_path / "m.safetensors", out_tensors(tensors), blocks_of(tensors))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("m.safetensors", "m.safetensors.index.json"):
+        with pytest.raises(OutputError, match="no such directory"):
+            write_safetensors(tmp_path / "no" / name, [], blocks_of({}))
+
+
+def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:
+    contents = [b"one", b"one", b"three"]  # measured, then lengths, then bytes
+    passes = iter([np.array([content], object) for content in contents])
+    listed = [OutTensor("a", "string", (1,))]
+    with pytest.raises(OutputError, match="changed while written"):
+        write_safetensors(tmp_path / "m.safetensors", listed, lambda key: iter([(0, next(passes))]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_without_tensors_is_ignored_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    for kept in ('{"version":1}', '{"version":1,"tensors":{"a":{"dtype":"int4"}}}'):
+        header = {"a": entry("U8", [4], 0, 4), "__metadata__": {"ckptkit": kept}}
+        path.write_bytes(file_bytes(json.dumps(header), b"abcd"))
+        store = open_safetensors(path)
+        assert len(store.notes) == 1
+        assert (store.style, store.model, store.specs["a"].dtype) == ("", None, "uint8")
+
+
+def test_a_total_size_in_floats(tmp_path: Path) -> None:
+    _, paths = write_set(tmp_path)
+    content = json.loads(paths[-1].read_text())
+    content["metadata"]["total_size"] *= 1.0
+    paths[-1].write_text(json.dumps(content))
+    assert not open_safetensors_index(paths[-1]).notes

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.dtypes import itemsize
 from ckptkit.stores._runs import Run
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _CHUNK_BYTES = 1 << 20  # smaller pieces are cut out of whole columns, read so m
 def blocks(run: Run, shape: tuple[int, ...], max_elements: int) -> Iterator[tuple[int, Array]]:
     """Yield (start, values) over the array in row-major order."""
     row = math.prod(shape[1:])
-    rows = max(1, SLAB_BYTES // (row * itemsize(run.dtype)))
+    rows = max(1, SLAB_BYTES // (row * run.width))
     for first in range(0, shape[0], rows):
         slab = _rows(run, shape, first, min(shape[0], first + rows))
         for start in range(0, len(slab), max_elements):
@@ -40,7 +39,7 @@ def _rows(run: Run, shape: tuple[int, ...], first: int, last: int) -> Array:
     import numpy as np
 
     columns, length, rows = math.prod(shape[1:]), shape[0], last - first
-    width = itemsize(run.dtype)
+    width = run.width
     if rows == length:
         turned = run.read(0, run.size).reshape(columns, length)
     else:

@@ -55,6 +55,11 @@ class Run:
     encoding: Encoding
     where: str
 
+    @property
+    def width(self) -> int:
+        """Bytes of one element in the forms that have as many for each."""
+        return self.encoding.width or itemsize(self.dtype)
+
     def blocks(self, max_elements: int) -> Iterator[tuple[int, Array]]:
         """Yield (start, values) as `Store.blocks` promises, without any checksum."""
         if self.encoding.form == "raw":
@@ -82,7 +87,7 @@ class Run:
             values[0::2] = packed & 0x0F
             values[1::2] = packed >> 4
             return values[start % 2 :][: stop - start].view(numpy_dtype(self.dtype))
-        width = itemsize(self.dtype) if form == "plain" else self.encoding.width
+        width = self.width
         data = self._bytes(start * width, stop * width)
         if form == "plain":
             self._to_native(data)

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit._files import file_size, read_exact
-from ckptkit.dtypes import itemsize, kind
+from ckptkit.dtypes import itemsize
 from ckptkit.errors import (
     ChecksumError,
     FormatError,
@@ -218,14 +217,6 @@ def _verify(path: Path, member: _zip.Member) -> None:
         pass
 
 
-def is_npz(path: Path) -> bool:
-    """Whether the file is a zip archive with arrays in it; raises FormatError for a bad archive."""
-    head = read_exact(path, 0, min(4, file_size(path)))
-    if not _zip.looks_like_zip(head):
-        return False
-    return any(name.endswith(".npy") for name in _zip.read_directory(path))
-
-
 def open_npz(path: Path) -> NpzStore:
     """Return the store of an npz file; reads the directory and the header of every member.
 
@@ -291,7 +282,9 @@ def _checked(
             expected=f"{size * width} bytes",
             found=nbytes,
         )
-    fortran = header.fortran and size > 0 and sum(axis != 1 for axis in shape) > 1
+    # Raw bytes stay in the order of the file; a single long axis has but one order.
+    turned = header.fortran and encoding.form != "raw" and nbytes > 0
+    fortran = turned and sum(axis != 1 for axis in shape) > 1
     entry = kept.get(key) if kept else None
     if entry is not None and entry.dtype is not None:
         if _kept.carries(entry, dtype, shape, nbytes) and entry.shape is not None:
@@ -299,8 +292,6 @@ def _checked(
             encoding = Encoding("strings") if dtype == "string" else encoding
         else:
             notes.append(f"{key!r} does not hold the {entry.dtype} that {KEPT_MEMBER} claims")
-    if fortran and kind(dtype) in ("string", "opaque") and dtype != "object":
-        raise UnsupportedError(f"array of {dtype} in column-major order", where=where)
     in_one_run = member.method == _zip.STORED and not fortran
     offset = member.offset + header.start if in_one_run else None
     spec = TensorSpec(key, dtype, shape, nbytes, 0, offset)

@@ -27,15 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptkit._files import file_size, read_exact
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import _json, _kept
 from ckptkit.stores._runs import PLAIN, Encoding, Run
 from ckptkit.stores._safetensors_header import (
     CODES,
-    LENGTH_BYTES,
-    MAX_HEADER,
     METADATA,
     Header,
     read_header,
@@ -118,16 +115,6 @@ def _encoding(spec: TensorSpec) -> Encoding:
     if spec.nbytes < spec.size * itemsize(spec.dtype):
         return Encoding("nibbles")
     return PLAIN
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether the file begins as a safetensors file does; raises PathNotFoundError."""
-    size = file_size(path)
-    if size < LENGTH_BYTES + 2:
-        return False
-    head = read_exact(path, 0, LENGTH_BYTES + 1)
-    length = int.from_bytes(head[:LENGTH_BYTES], "little")
-    return 2 <= length <= min(MAX_HEADER, size - LENGTH_BYTES) and head[-1:] in (b"{", b" ")
 
 
 def open_safetensors(path: Path) -> SafetensorsStore:
