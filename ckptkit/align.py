@@ -37,9 +37,14 @@ __all__ = [
 ]
 
 
-def align(old: Side, new: Side, rules: Sequence[Rule] = ()) -> Alignment:
-    """Pair the tensors of two files; raises UsageError when rules send two tensors to one."""
-    return align_content(Aligner(old, new).run(rules), old, new)
+def align(old: Side, new: Side, rules: Sequence[Rule] = (), *, content: bool = True) -> Alignment:
+    """Pair the tensors of two files; raises UsageError when rules send two tensors to one.
+
+    content: whether tensors left over are paired by the checksums that the sides know; a caller who
+    can find out more calls `align_content` later.
+    """
+    alignment = Aligner(old, new).run(rules)
+    return align_content(alignment, old, new) if content else alignment
 
 
 def align_content(alignment: Alignment, old: Side, new: Side) -> Alignment:

@@ -23,25 +23,24 @@ def with_digests(
 ) -> tuple[Side, Side]:
     """Return both sides with the checksums that left-over tensors lack, and which are constant.
 
-    Only tensors that have a counterpart of the same dtype and shape among the left-overs of the
-    other side are read, since only they can be paired.
+    Only tensors that could be paired by content are read: those with a counterpart of the same
+    dtype and shape, and, where both checksums are known, the same checksum.
     """
     left = [key for key in alignment.only_left if _by_content(sides[0].specs[key])]
     right = [key for key in alignment.only_right if _by_content(sides[1].specs[key])]
-    types = [
-        {(side.specs[key].dtype, side.specs[key].shape) for key in keys}
-        for side, keys in zip(sides, (left, right), strict=True)
+    both = (left, right)
+    types = [{_type(side, key) for key in keys} for side, keys in zip(sides, both, strict=True)]
+    known = [
+        replace(side, digests={**side.digests, **_digests(side, keys, store, types[0] & types[1])})
+        for side, keys, store in zip(sides, both, stores, strict=True)
     ]
-    shared = types[0] & types[1]
+    found = [{side.content(key) for key in keys} for side, keys in zip(known, both, strict=True)]
+    shared = (found[0] & found[1]) - {None}
     done = []
-    for side, keys, store in zip(sides, (left, right), stores, strict=True):
-        digests, constants = dict(side.digests), set(side.constants)
-        for key in keys:
-            if (side.specs[key].dtype, side.specs[key].shape) in shared:
-                digests[key], constant = _digest(store, key)
-                if constant:
-                    constants.add(key)
-        done.append(replace(side, digests=digests, constants=frozenset(constants)))
+    for side, keys, store in zip(known, both, stores, strict=True):
+        same = [key for key in keys if side.content(key) in shared]
+        constants = side.constants | {key for key in same if _is_constant(store, key)}
+        done.append(replace(side, constants=constants))
     return done[0], done[1]
 
 
@@ -49,17 +48,32 @@ def _by_content(spec: TensorSpec) -> bool:
     return kind(spec.dtype) not in ("string", "opaque") and spec.size > 1
 
 
-def _digest(store: Store, key: str) -> tuple[int, bool]:
-    """Return the crc32c of the values, and whether all are one and the same; verifies the file."""
-    crc = 0
+def _type(side: Side, key: str) -> tuple[str, tuple[int, ...]]:
+    return side.specs[key].dtype, side.specs[key].shape
+
+
+def _digests(
+    side: Side, keys: Sequence[str], store: Store, types: set[tuple[str, tuple[int, ...]]]
+) -> dict[str, int]:
+    """Return the crc32c of the values of those keys of `types` for which none is known."""
+    found = {}
+    for key in keys:
+        if _type(side, key) in types and side.digest(key) is None:
+            found[key] = 0
+            for _, values in store.blocks(key):
+                found[key] = extend_values(found[key], values)
+    return found
+
+
+def _is_constant(store: Store, key: str) -> bool:
+    """Whether all elements have the same bytes; reads no further than the first that differs."""
     first: bytes | None = None
-    constant = True
     for _, values in store.blocks(key):
-        crc = extend_values(crc, values)
         if first is None:
             first = values[:1].tobytes()
-        constant = constant and first * len(values) == values.tobytes()
-    return crc, constant
+        if first * len(values) != values.tobytes():
+            return False
+    return True
 
 
 def by_checksum(

@@ -208,7 +208,7 @@ class _Diff:
 
     def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
         sides = Side(self.old.specs, self.old.names), Side(self.new.specs, self.new.names)
-        alignment = align(*sides, rules)
+        alignment = align(*sides, rules, content=self.mode == "quick")
         if self.mode == "values":
             sides = _content.with_digests(alignment, sides, (self.old.store, self.new.store))
             alignment = align_content(alignment, *sides)
@@ -385,8 +385,9 @@ def _select(
             where=f"{old} and {new}",
             hint="`ckptkit ls` lists what a file holds; --role all compares everything",
         )
-    left_out = [LeftOut(n, what or "other", why) for (what, why), n in out.items()]
-    return kept, tuple(left_out)
+    order = {role: at for at, role in enumerate(ROLES)}
+    items = sorted(out.items(), key=lambda item: order.get(item[0][0], len(order)))
+    return kept, tuple(LeftOut(n, what or "other", why) for (what, why), n in items)
 
 
 def _keys(change: Change) -> tuple[str | None, str | None]:
