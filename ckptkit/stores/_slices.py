@@ -90,7 +90,7 @@ def row_blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[tuple[int,
 
 
 def place(block: Array, first_row: int, part: Slice, rows: Array, part_row: int) -> None:
-    """Copy `rows` of `part`, from row `part_row` on, into the `block` that begins at `first_row`."""
+    """Copy `rows` of `part` (its rows from `part_row` on) into `block` (from row `first_row` on)."""
     row = part.start[0] + part_row - first_row
     window = tuple(
         slice(start, start + size)
