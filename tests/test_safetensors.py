@@ -403,11 +403,11 @@ def same_verdict(data: bytes) -> bool:
 def test_verdicts_on_mutated_headers() -> None:
     rng = random.Random(20240229)
     accepted = 0
-    for _ in range(30_000):
+    for _ in range(20_000):
         data = mutated(rng)
         assert same_verdict(data), data
         accepted += reference_accepts(data)
-    assert accepted > 500  # the mutations are not all fatal
+    assert accepted > 300  # the mutations are not all fatal
 
 
 shapes = st.lists(st.integers(0, 5) | st.sampled_from([1 << 31, 1 << 62, 1 << 63]), max_size=4)
