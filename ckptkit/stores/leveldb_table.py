@@ -34,6 +34,9 @@ TRAILER_BYTES = 5
 MAX_TABLE_BYTES = 1 << 31  # an index of 20 million variables; far above any real one
 MAX_BLOCK_BYTES = 1 << 28  # of one decompressed block; writers cut blocks at 256 KiB
 MAX_SNAPPY_RATIO = 64  # snappy itself cannot exceed about 21
+# Keys lean on the one before, but every 16th stands whole, so a writer's block grows less than
+# 16-fold; without a limit, 200 kB could unfold to many GB of keys.
+MAX_KEY_GROWTH = 32
 
 Item = tuple[bytes, bytes]
 
@@ -57,23 +60,25 @@ def read_table(path: Path) -> list[Item]:
 
 def parse_table(data: bytes, where: str) -> list[Item]:
     """Return all (key, value) pairs of a table held in memory; raises as `read_table` does."""
-    metaindex, index = _footer(data, where)
+    metaindex, index = footer(data, where)
     if index[0] + index[1] + TRAILER_BYTES != len(data) - FOOTER_BYTES:
         raise FormatError(where, "the index block does not end at the footer")
     if metaindex[0] + metaindex[1] + TRAILER_BYTES != index[0]:
         raise FormatError(where, "the metaindex block does not end at the index block")
     # No writer of tensor bundles puts anything there, but damage to it is damage all the same.
-    for _ in _entries(_block(data, metaindex, where), f"{where}: metaindex block"):
+    for _ in block_entries(read_block(data, metaindex, where), f"{where}: metaindex block"):
         pass
     items: list[Item] = []
     position = 0
-    for _separator, value in _entries(_block(data, index, where), f"{where}: index block"):
-        handle, used = _handle(value, 0, f"{where}: index block")
+    for _separator, value in block_entries(read_block(data, index, where), f"{where}: index block"):
+        handle, used = read_handle(value, 0, f"{where}: index block")
         if used != len(value) or handle[0] != position:
             raise FormatError(
                 where, "data blocks leave a gap or overlap", expected=position, found=handle[0]
             )
-        items.extend(_entries(_block(data, handle, where), f"{where}: block at byte {position}"))
+        items.extend(
+            block_entries(read_block(data, handle, where), f"{where}: block at byte {position}")
+        )
         position = handle[0] + handle[1] + TRAILER_BYTES
     if position != metaindex[0]:
         raise FormatError(
@@ -95,7 +100,11 @@ def _magic_of(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def _footer(data: bytes, where: str) -> tuple[tuple[int, int], tuple[int, int]]:
+def footer(data: bytes, where: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the handles, (offset, size) each, of the metaindex and the index block.
+
+    Raises TruncatedError, FormatError.
+    """
     if len(data) < FOOTER_BYTES:
         raise TruncatedError(
             where,
@@ -104,22 +113,23 @@ def _footer(data: bytes, where: str) -> tuple[tuple[int, int], tuple[int, int]]:
             found=len(data),
             hint="the file was cut short or was never finished; copy it again",
         )
-    footer = data[-FOOTER_BYTES:]
-    if _magic_of(footer[40:]) != MAGIC:
+    tail = data[-FOOTER_BYTES:]
+    if _magic_of(tail[40:]) != MAGIC:
         raise FormatError(
             where,
             "not a checkpoint index, or cut short (its last 8 bytes are not the table magic)",
             expected=f"{MAGIC:#x}",
-            found=f"{_magic_of(footer[40:]):#x}",
+            found=f"{_magic_of(tail[40:]):#x}",
         )
-    metaindex, position = _handle(footer, 0, f"{where}: footer")
-    index, position = _handle(footer, position, f"{where}: footer")
-    if any(footer[position:40]):
+    metaindex, position = read_handle(tail, 0, f"{where}: footer")
+    index, position = read_handle(tail, position, f"{where}: footer")
+    if any(tail[position:40]):
         raise FormatError(where, "footer padding is not zero")
     return metaindex, index
 
 
-def _handle(data: bytes, position: int, where: str) -> tuple[tuple[int, int], int]:
+def read_handle(data: bytes, position: int, where: str) -> tuple[tuple[int, int], int]:
+    """Return ((offset, size), next position) of the block handle at `position`."""
     offset, position = read_varint(data, position, where)
     size, position = read_varint(data, position, where)
     return (offset, size), position
@@ -142,7 +152,11 @@ def read_varint(data: bytes, position: int, where: str) -> tuple[int, int]:
     raise FormatError(where, f"malformed varint at byte {position}")
 
 
-def _block(data: bytes, handle: tuple[int, int], where: str) -> bytes:
+def read_block(data: bytes, handle: tuple[int, int], where: str) -> bytes:
+    """Return the content of a block, its checksum compared, decompressed.
+
+    Raises TruncatedError, ChecksumError, FormatError, MissingDependencyError (snappy).
+    """
     offset, size = handle
     end = offset + size
     if end + TRAILER_BYTES > len(data) - FOOTER_BYTES:
@@ -195,11 +209,12 @@ def _unsnappy(data: bytes, where: str) -> bytes:
     return block
 
 
-def _entries(block: bytes, where: str) -> Iterator[Item]:
-    """Yield the (key, value) pairs of one block."""
+def block_entries(block: bytes, where: str) -> Iterator[Item]:
+    """Yield the (key, value) pairs of one block's content; raises FormatError."""
     end = _entries_end(block, where)
     position = 0
     key = b""
+    growth = MAX_KEY_GROWTH * (len(block) + 1024)
     while position < end:
         # Almost every entry has three one-byte varints; indexing past `end` meets restart bytes.
         shared, non_shared, length = block[position : position + 3]
@@ -213,6 +228,9 @@ def _entries(block: bytes, where: str) -> Iterator[Item]:
         value_end = value_start + length
         if shared > len(key) or value_end > end:
             raise FormatError(where, f"entry at byte {position} reaches out of its block")
+        growth -= shared
+        if growth < 0:
+            raise FormatError(where, f"keys grow to more than {MAX_KEY_GROWTH} times their block")
         key = key[:shared] + block[position:value_start]
         yield key, block[value_start:value_end]
         position = value_end
