@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ckptkit.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
+    from ckptkit.operations.convert import convert
     from ckptkit.operations.diff import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint",
     "CkptkitError": "ckptkit.errors",
+    "convert": "ckptkit.operations.convert",
     "diff": "ckptkit.operations.diff",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
@@ -33,7 +35,7 @@ _EXPORTS = {
     "show": "ckptkit.operations.show",
 }
 
-__all__ = ["Checkpoint", "CkptkitError", "diff", "load", "ls", "open", "show"]
+__all__ = ["Checkpoint", "CkptkitError", "convert", "diff", "load", "ls", "open", "show"]
 
 
 def __getattr__(name: str) -> Any:

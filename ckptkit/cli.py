@@ -30,6 +30,7 @@ COMMANDS = {
     "ls": Command("ckptkit.commands.ls", "List the tensors of a checkpoint or model file."),
     "show": Command("ckptkit.commands.show", "Show one tensor: where it lies, what is in it."),
     "diff": Command("ckptkit.commands.diff", "Compare two sets of weights by value."),
+    "convert": Command("ckptkit.commands.convert", "Write weights in another form, and prove it."),
     "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
     "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),
 }

@@ -97,6 +97,10 @@ def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
 def _name_key(key: str, spec: TensorSpec, specs: Mapping[str, TensorSpec]) -> Naming:
     if key == "_CHECKPOINTABLE_OBJECT_GRAPH":
         return Naming(key, "config")
+    tied, at, slot_name = key.rpartition("@")
+    if at and tied in specs:  # as `ckptkit convert` calls a slot
+        role = "ema" if slot_name in ("ema", "average") else "slot"
+        return Naming(key, role, key, (), tied, slot_name)
     owner, _, last = key.rpartition("/")
     if spec.shape == ():
         if last in _COUNTERS:

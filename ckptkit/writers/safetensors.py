@@ -58,13 +58,15 @@ def write_safetensors(
     shard_size: int | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    destined: Path | None = None,
 ) -> tuple[Path, ...]:
     """Write the tensors; return the files written, an index last.
 
     path: `x.safetensors`, or `x.safetensors.index.json` for several files
     `x-00001-of-00002.safetensors` beside it, which `shard_size` (bytes of values per file) asks
     for as well.
-    metadata: more entries for `__metadata__`.  Raises OutputError, UsageError.
+    metadata: more entries for `__metadata__`.  destined: where the files will be moved to; the
+    names of shards are free there too.  Raises OutputError, UsageError.
     """
     where = str(path)
     metadata = dict(metadata or {})
@@ -76,7 +78,7 @@ def write_safetensors(
         with replacing(path, overwrite=overwrite) as temporary:
             _write_file(temporary, placed, metadata, blocks, where)
         return (path,)
-    return _write_files(path, placed, metadata, blocks, shard_size, overwrite)
+    return _write_files(path, placed, metadata, blocks, shard_size, overwrite, destined or path)
 
 
 def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
@@ -146,10 +148,11 @@ def _write_files(
     blocks: Blocks,
     shard_size: int | None,
     overwrite: bool,
+    destined: Path,
 ) -> tuple[Path, ...]:
     stem = path.name.removesuffix(INDEX_SUFFIX).removesuffix(SUFFIX)
     index = path.with_name(stem + INDEX_SUFFIX)
-    old = _shards_beside(index, stem)
+    old = shards_beside(index)
     if old and not overwrite:
         raise OutputError("already exists", where=str(old[0]), hint="--overwrite replaces it")
     shards = plan_shards([item.nbytes for item in placed], shard_size)
@@ -159,7 +162,12 @@ def _write_files(
             path.with_name(f"{stem}-{n:05d}-of-{count:05d}{SUFFIX}") for n in range(1, count + 1)
         ]
 
-    count = free_count(names, max(shards, default=0) + 1)
+    count = free_count(
+        lambda count: [
+            folder / name.name for name in names(count) for folder in (path.parent, destined.parent)
+        ],
+        max(shards, default=0) + 1,
+    )
     paths = [*names(count), index]
     where = str(path)
     with replacing_files(paths, overwrite=overwrite, obsolete=old) as temporaries:
@@ -178,8 +186,9 @@ def _write_files(
     return tuple(paths)
 
 
-def _shards_beside(index: Path, stem: str) -> list[Path]:
-    """Return the files of a set of the same name, of whatever number."""
+def shards_beside(index: Path) -> list[Path]:
+    """Return the files of the set of an index `x.safetensors.index.json`, of whatever number."""
+    stem = index.name.removesuffix(INDEX_SUFFIX)
     pattern = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}" + re.escape(SUFFIX))
     try:
         return sorted(path for path in index.parent.iterdir() if pattern.fullmatch(path.name))

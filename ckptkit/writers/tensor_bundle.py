@@ -56,24 +56,30 @@ def write_tensor_bundle(
     shard_size: int | None = None,
     block_bytes: int = BLOCK_BYTES,
     overwrite: bool = False,
+    destined: str | Path | None = None,
 ) -> tuple[Path, ...]:
     """Write the tensors as a checkpoint at `prefix`; return its files, the index last.
 
     object_graph: a serialised TrackableObjectGraph, stored under the key that TensorFlow looks for.
     shard_size: bytes after which a new data file is begun.  block_bytes: of the index's blocks.
+    destined: the prefix that the files will be moved to; their names are free there too.
     Raises OutputError; nothing is at `prefix` then that was not there before.
     """
     prefix = os.fspath(prefix)
     ordered = _with_graph(checked_tensors(tensors, prefix), object_graph, prefix)
     blocks = _blocks_with_graph(blocks, object_graph)
     if overwrite:
-        old = _data_files(prefix)
+        old = data_files(prefix)
     else:
         old = []
         _refuse_existing(prefix)
     shards = plan_shards([_nbytes(tensor) for tensor in ordered], shard_size)
-    count = free_count(lambda count: _names(prefix, count), max(shards, default=0) + 1)
-    paths = [*_names(prefix, count), Path(f"{prefix}.index")]
+    prefixes = (prefix, os.fspath(destined or prefix))
+    count = free_count(
+        lambda count: [name for p in prefixes for name in shard_names(p, count)],
+        max(shards, default=0) + 1,
+    )
+    paths = [*shard_names(prefix, count), Path(f"{prefix}.index")]
     with replacing_files(paths, overwrite=overwrite, obsolete=old) as temporaries:
         entries = _write_data(temporaries[:-1], ordered, shards, blocks, prefix)
         with temporaries[-1].open("wb") as file:
@@ -115,11 +121,12 @@ def _nbytes(tensor: OutTensor) -> int:
     return tensor.size * DTYPES[tensor.dtype].itemsize
 
 
-def _names(prefix: str, count: int) -> list[Path]:
+def shard_names(prefix: str, count: int) -> list[Path]:
+    """Return the data files of a checkpoint of so many shards."""
     return [Path(f"{prefix}.data-{shard:05d}-of-{count:05d}") for shard in range(count)]
 
 
-def _data_files(prefix: str) -> list[Path]:
+def data_files(prefix: str) -> list[Path]:
     """Return the data files that lie at `prefix`, of whatever number of shards."""
     directory, name = os.path.split(prefix)
     try:
@@ -135,7 +142,7 @@ def _data_files(prefix: str) -> list[Path]:
 
 def _refuse_existing(prefix: str) -> None:
     index = Path(f"{prefix}.index")
-    for path in [index] * os.path.lexists(index) + _data_files(prefix):
+    for path in [index] * os.path.lexists(index) + data_files(prefix):
         raise OutputError("already exists", where=str(path), hint="--overwrite replaces it")
 
 

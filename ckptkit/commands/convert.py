@@ -1,0 +1,124 @@
+"""`ckptkit convert`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptkit.commands._options import CommaList, echo_lines, flat
+from ckptkit.commands._work import progress, threads
+from ckptkit.names import ROLES
+
+_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
+
+
+@click.command("convert")
+@click.argument("src", nargs=-1, required=True)
+@click.argument("dst")
+@click.option("--to", type=click.Choice(_FORMS), help="What to write, where DST does not say.")
+@click.option("--like", metavar="PATH", help="Take keys, dtypes, shapes and graph from this file.")
+@click.option(
+    "--model",
+    metavar="MODULE:CALLABLE[?JSON]",
+    help="Build the model with this code, in a child process.  Also FILE.py:CALLABLE.",
+)
+@click.option("--root", metavar="NAME", help="Put the object graph under a child of a new root.")
+@click.option("--map", "maps", multiple=True, metavar="RE=>REPL", help="Rename SRC before pairing.")
+@click.option(
+    "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
+)
+@click.option(
+    "--drop-role",
+    "drop_roles",
+    type=CommaList(ROLES),
+    multiple=True,
+    metavar="ROLE,...",
+    help=f"Leave these roles behind: {', '.join(ROLES)}.",
+)
+@click.option("--weights-only", is_flag=True, help="Leave slots, averages, counters, ... behind.")
+@click.option(
+    "--name", "names", multiple=True, metavar="GLOB", help="Only these tensors; !GLOB leaves out."
+)
+@click.option(
+    "--cast", "casts", multiple=True, metavar="OLD=NEW", help="Change a dtype: float32=bfloat16."
+)
+@click.option("--ema", is_flag=True, help="Use the averaged variables as the weights.")
+@click.option("--shard-size", metavar="SIZE", help="Begin a new data file after 500MB, 2GiB, ...")
+@click.option(
+    "--allow-missing", multiple=True, metavar="GLOB", help="These may keep the values of LIKE."
+)
+@click.option("--allow-unused", multiple=True, metavar="GLOB", help="These of SRC may be lost.")
+@click.option(
+    "--allow-renamed",
+    multiple=True,
+    metavar="GLOB",
+    help="--map may send these away from tensors of their own name.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan: every pair, what is left, bytes.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at DST, even if it is SRC.")
+@click.option("--receipt", metavar="FILE", help="Write what was done and proven, as JSON.")
+@click.option("--no-check", is_flag=True, help="Do not read the output again.")
+@click.option(
+    "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
+)
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
+)
+@click.pass_context
+def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
+    """Write SRC in another form at DST, and prove it: the output is read again and compared.
+
+    Several SRC give their average.  What does not fit is refused by name before anything is
+    written; a failed proof leaves DST.rejected.
+
+    \b
+    Examples:
+      ckptkit convert run/ckpt-3 weights.safetensors --weights-only
+      ckptkit convert run/ckpt-3 export-3 --to saved_model --like export-2 --weights-only
+      ckptkit convert export run/ckpt --to checkpoint --root model
+      ckptkit convert run/ckpt-3 model.keras --model package.module:build
+
+    Exit code: 0 done and proven, 1 SRC and LIKE do not fit or the proof failed, 2 could not tell.
+    """
+    # set before numpy is imported: threads are for spans of tensors, not for sums within one
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from ckptkit._align_rules import parse_rule, read_rules
+    from ckptkit.operations.convert import MismatchError, convert, plan
+    from ckptkit.reports import plan as report
+
+    rules = [rule for path in options["map_from"] for rule in read_rules(Path(path))]
+    rules += [parse_rule(text) for text in options["maps"]]
+    kept = ("to", "like", "model", "root", "weights_only", "ema", "shard_size", "timeout_s")
+    asked: dict[str, Any] = {name: options[name] for name in kept}
+    asked |= {
+        name: options[name]
+        for name in ("names", "casts", "allow_missing", "allow_unused", "allow_renamed")
+    }
+    asked |= {"rules": rules, "drop_roles": flat(options["drop_roles"])}
+    if options["dry_run"]:
+        planned = plan(src, dst, **asked)
+        echo_lines(report.plan_lines(planned))
+        ctx.exit(1 if planned.problems else 0)
+    try:
+        with threads(options["jobs"]) as executor, progress("proven") as bar:
+            done = convert(
+                src,
+                dst,
+                overwrite=options["overwrite"],
+                check=not options["no_check"],
+                receipt=options["receipt"],
+                executor=executor,
+                progress=bar,
+                **asked,
+            )
+    except MismatchError as error:
+        from ckptkit.reports.text import printable
+
+        for line in error.lines():
+            click.echo(f"ckptkit: {printable(line)}", err=True)
+        ctx.exit(error.exit_code)
+    echo_lines(report.receipt_lines(done))
+    ctx.exit(done.exit_code)

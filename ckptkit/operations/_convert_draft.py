@@ -1,0 +1,92 @@
+"""A plan in the making, and what all ways of making one share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.dtypes import kind
+from ckptkit.operations._convert_plan import Allowance, Fill, Plan, Problem, Request
+from ckptkit.operations._convert_sources import Sources
+from ckptkit.operations._convert_target import Target
+from ckptkit.operations.select import Tensor
+from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.writers.base import OutTensor
+
+NEUTRAL = ("safetensors", "npz")
+# Structures that are taken over whole: every tensor of LIKE is in the output.
+FIXED_FORMS = ("saved_model", "keras", "weights.h5")
+
+
+@dataclass
+class Draft:
+    """Collects fills, problems and notes; `plan` puts them together."""
+
+    src: Sources
+    like: Checkpoint | None
+    target: Target
+    request: Request
+    fills: list[Fill] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    graph: bytes | None = None
+    layout: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        self.missing = Allowance("--allow-missing", self.request.allow_missing)
+        self.unused = Allowance("--allow-unused", self.request.allow_unused)
+        self.renamed = Allowance("--allow-renamed", self.request.allow_renamed)
+
+    def plan(self) -> Plan:
+        """Return the plan; raises UsageError for relaxations and casts that did nothing."""
+        for allowance in (self.missing, self.unused, self.renamed):
+            allowance.check()
+        self.src.check_casts()
+        return Plan(
+            tuple(self.src.checkpoints),
+            self.like,
+            self.target,
+            self.request,
+            tuple(self.fills),
+            tuple(self.src.skipped),
+            tuple(self.problems),
+            tuple(self.notes),
+            self.graph,
+            self.layout,
+        )
+
+    def fill(self, key: str, target: OutTensor, evidence: str) -> None:
+        """Write the values of `key` of SRC as `target`."""
+        fill = self.src.fill(key, target, evidence, self.problems)
+        if fill is not None:
+            self.fills.append(fill)
+
+    def problem(self, kind_: str, name: str, message: str) -> None:
+        """Note a reason why the plan is not carried out."""
+        self.problems.append(Problem(kind_, name, message))
+
+    def writable(self, tensor: Tensor) -> bool:
+        """Whether the values can be written at all; if not, they count as unused."""
+        if kind(tensor.spec.dtype) != "opaque":
+            return True
+        self.leave(tensor, f"{tensor.spec.dtype} values have no form outside TensorFlow")
+        return False
+
+    def leave(self, tensor: Tensor, why: str) -> None:
+        """Leave a tensor of SRC behind, if that is allowed."""
+        if self.unused.lets_tensor(tensor.spec.key, tensor.naming):
+            self.src.skip(tensor, f"{why} (allowed)")
+        else:
+            self.problem("unused", tensor.naming.name, f"{tensor.naming.name} of SRC: {why}")
+
+
+def is_text(checkpoint: Checkpoint, key: str) -> bool:
+    """Whether a tensor is a string of configuration, which is structure."""
+    return checkpoint.names[key].role == "config" and checkpoint.specs[key].dtype == "string"
+
+
+def graph_bytes(checkpoint: Checkpoint) -> bytes:
+    """Return the serialised object graph of a checkpoint that has one."""
+    [(_, values)] = checkpoint.store.blocks(OBJECT_GRAPH_KEY)
+    data: bytes = values[0]
+    return data

@@ -1,0 +1,81 @@
+"""A plan that keeps SRC's own object graph, perhaps under another root."""
+
+from __future__ import annotations
+
+from ckptkit.align import Side
+from ckptkit.errors import UsageError
+from ckptkit.operations import _convert_model_files as _files
+from ckptkit.operations._convert_draft import Draft, graph_bytes
+from ckptkit.operations._convert_plan import Fill
+from ckptkit.operations._convert_values import Origin, made
+from ckptkit.operations.select import Tensor
+from ckptkit.stores._graph_edit import check_root, edit_graph
+from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.writers.base import OutTensor
+
+_TWICE = "stored twice in SRC"
+
+
+def by_own_graph(draft: Draft) -> None:
+    """Fill the draft of a checkpoint from a checkpoint or SavedModel with an object graph."""
+    if draft.request.rules:
+        raise UsageError(
+            "--map renames nothing here: the checkpoint keeps the object graph of SRC",
+            hint="--root NAME puts it under another root; --like gives another structure",
+        )
+    last = draft.src.last
+    root = draft.request.root
+    if root is None and last.store.format == "saved-model" and last.subtree is None:
+        root = "model"
+        draft.notes.append(
+            "re-rooted for tf.train.Checkpoint(model=...); --root '' keeps the root as it is"
+        )
+    if root:
+        check_root(root)
+    keys = _keys(draft)
+    edited = edit_graph(
+        graph_bytes(last),
+        f"{last.path}: object graph",
+        keep=keys,
+        below=last.subtree,
+        root=root or None,
+    )
+    draft.graph = edited.data
+    for key in keys:
+        _fill(draft, key, edited.keys.get(key, key))
+    if edited.save_counter is not None:
+        out = OutTensor(edited.save_counter, "int64", (), "save_counter", "counter")
+        draft.fills.append(Fill(out, made(out.key, "int64", 0), None, "made"))
+    draft.notes += _files.notes_on_lists(last, draft.src.tensors)
+
+
+def _keys(draft: Draft) -> list[str]:
+    """Return the keys of SRC that stay: what takes part, twins, strings of configuration."""
+    src, last = draft.src, draft.src.last
+    duplicates = Side(last.specs, last.names).duplicates
+    src.skipped[:] = [item for item in src.skipped if item.why != _TWICE]
+    kept = []
+    for key in last.specs:
+        if key in src.tensors:
+            if draft.writable(src.tensors[key]):
+                kept.append(key)
+        elif duplicates.get(key) in src.tensors or (
+            key != OBJECT_GRAPH_KEY
+            and last.names[key].role == "config"
+            and last.specs[key].dtype == "string"
+        ):
+            kept.append(key)
+    return kept
+
+
+def _fill(draft: Draft, key: str, new_key: str) -> None:
+    src, last = draft.src, draft.src.last
+    naming, spec = last.names[key], last.specs[key]
+    original = Side(last.specs, last.names).duplicates.get(key)
+    if key in src.tensors or original is not None:
+        source = key if original is None else original
+        out = OutTensor(new_key, src.dtype(source), spec.shape, naming.name, naming.role)
+        draft.fill(source, out, "own" if original is None else "twin")
+        return
+    out = OutTensor(new_key, spec.dtype, spec.shape, naming.name, naming.role)
+    draft.fills.append(Fill(out, Origin(last.store, key), Tensor(spec, naming), "own"))

@@ -1,0 +1,157 @@
+"""The receipt of a conversion: what went in, what came out, and what was proven of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ckptkit
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.operations._convert_plan import Plan, fill_json
+from ckptkit.operations._convert_proof import Proof, loss_json
+from ckptkit.stores.base import ModelInfo, Signature
+
+SCHEMA = "ckptkit.convert/1"
+_PACKAGES = ("numpy", "ml_dtypes", "protobuf", "h5py")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What `convert` did.
+
+    path: DST, or DST.rejected when the proof failed.  proof: None with `check=False`.
+    sha256: of each tensor's values by key of the output (little-endian, row-major), where a receipt
+    was asked for.  digests: of the sources' weights, as `ckptkit ls --digest` gives them.
+    signatures: how those of the output differ from those of SRC, one sentence each.
+    versions: of what took part.
+    """
+
+    plan: Plan
+    path: Path
+    files: tuple[Path, ...]
+    proof: Proof | None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    digests: Sequence[str] = ()
+    signatures: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether DST was written and nothing speaks against it."""
+        return self.proof is None or self.proof.ok
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 the proof failed."""
+        return 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.convert/1 (docs/convert.md)."""
+        plan, proof = self.plan, self.proof
+        losses = proof.losses if proof else {}
+        digests: Sequence[str | None] = self.digests or [None] * len(plan.sources)
+        return {
+            "schema": SCHEMA,
+            "ok": self.ok,
+            "sources": [
+                _file_json(checkpoint, digest)
+                for checkpoint, digest in zip(plan.sources, digests, strict=True)
+            ],
+            "like": _file_json(plan.like, None) if plan.like is not None else None,
+            "model": plan.runner,
+            "dst": str(self.path),
+            "to": plan.target.form,
+            "files": [str(path) for path in self.files],
+            "bytes": plan.nbytes,
+            "rules": [rule.text for rule in plan.request.rules],
+            "casts": [str(cast) for cast in plan.request.casts],
+            "proof": proof.to_json() if proof else None,
+            "signatures": list(self.signatures),
+            "versions": dict(self.versions),
+            "left": [item._asdict() for item in plan.skipped],
+            "notes": [*plan.notes, *self.notes],
+            "tensors": [
+                {
+                    **fill_json(fill),
+                    "sha256": self.sha256.get(fill.key),
+                    "loss": loss_json(losses[fill.key]) if fill.key in losses else None,
+                }
+                for fill in plan.fills
+            ],
+        }
+
+
+def write_receipt(receipt: Receipt, path: Path, *, overwrite: bool = False) -> None:
+    """Write the receipt as JSON, one line per tensor; raises OutputError."""
+    from ckptkit._atomic import replacing
+
+    document = receipt.to_json()
+    tensors = document.pop("tensors")
+    head = json.dumps(document, indent=1, allow_nan=False)
+    rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in tensors)
+    with replacing(path, overwrite=overwrite) as temporary:
+        text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n'
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _file_json(checkpoint: Checkpoint, digest: str | None) -> dict[str, Any]:
+    return {
+        "path": str(checkpoint.path),
+        "subtree": checkpoint.subtree,
+        "format": checkpoint.store.format,
+        "producer": checkpoint.store.producer,
+        "digest": digest,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this tool, of Python, and of the packages that it rests on."""
+    found = {"ckptkit": ckptkit.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def signature_changes(old: ModelInfo | None, new: ModelInfo | None) -> list[str]:
+    """Return how the signatures of two models differ: names, dtypes, shapes, outputs' order."""
+    if old is None or new is None or not old.signatures or not new.signatures:
+        return []
+    one, two = ({s.key: s for s in model.signatures} for model in (old, new))
+    changes = [f"signature {key} is gone" for key in one.keys() - two.keys()]
+    changes += [f"signature {key} is new" for key in two.keys() - one.keys()]
+    for key in sorted(one.keys() & two.keys()):
+        changes += _signature_changes(one[key], two[key])
+    return changes
+
+
+def _signature_changes(one: Signature, two: Signature) -> list[str]:
+    changes = []
+    for what, left, right in (
+        ("input", one.inputs, two.inputs),
+        ("output", one.outputs, two.outputs),
+    ):
+        old, new = ({name: (dtype, shape) for name, dtype, shape in side} for side in (left, right))
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                changes.append(
+                    f"signature {one.key}: {what} {name} was {_type(old.get(name))}, "
+                    f"is {_type(new.get(name))}"
+                )
+    return changes
+
+
+def _type(entry: tuple[str, tuple[int | None, ...] | None] | None) -> str:
+    if entry is None:
+        return "not there"
+    dtype, shape = entry
+    sizes = "?" if shape is None else ",".join("?" if n is None else str(n) for n in shape)
+    return f"{dtype}[{sizes}]"

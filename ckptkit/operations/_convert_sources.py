@@ -1,0 +1,182 @@
+"""The tensors of SRC that take part, and where the values of each come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ckptkit.align import Side, align
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.dtypes import kind
+from ckptkit.errors import UsageError
+from ckptkit.operations._convert_plan import Fill, Problem, Request, Skipped
+from ckptkit.operations._convert_values import Origin, average, cast
+from ckptkit.operations.select import Selection, Tensor
+from ckptkit.stores.base import StoredNames
+from ckptkit.writers.base import OutTensor
+
+_CAST_ROLES = frozenset({"weight", "ema", "slot"})
+_AVERAGED_ROLES = frozenset({"weight", "ema"})
+
+
+@dataclass
+class Sources:
+    """SRC as the request narrows it; several checkpoints count as their average."""
+
+    checkpoints: Sequence[Checkpoint]
+    request: Request
+    skipped: list[Skipped] = field(default_factory=list)
+    used_casts: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.last = self.checkpoints[-1]
+        _check_distinct(self.checkpoints)
+        self.tensors = self._select()
+
+    def _select(self) -> dict[str, Tensor]:
+        """Return the tensors that take part by key; what does not is noted in `skipped`."""
+        named = None
+        if self.request.names:
+            chosen = Selection(names=self.request.names).of(self.last)
+            named = {tensor.spec.key for tensor in chosen}
+        everything = Side(self.last.specs, self.last.names)
+        found: dict[str, Tensor] = {}
+        for key, naming in self.last.names.items():
+            tensor = Tensor(self.last.specs[key], naming)
+            if naming.role == "config" and tensor.spec.dtype == "string":
+                continue  # the object graph and the like: structure, not values
+            if key in everything.duplicates:
+                why = "stored twice in SRC"
+            elif naming.role in self.request.drop_roles:
+                why = f"role {naming.role} dropped"
+            elif named is not None and key not in named:
+                why = "not selected by --name"
+            else:
+                found[key] = tensor
+                continue
+            self.skip(tensor, why)
+        if not found:
+            raise UsageError(
+                "no tensor is left to convert",
+                where=str(self.last.path),
+                hint="`ckptkit ls` lists names and roles",
+            )
+        return found
+
+    def skip(self, tensor: Tensor, why: str) -> None:
+        """Note that a tensor of SRC is not in the output."""
+        row = Skipped(tensor.naming.name, tensor.naming.role, tensor.spec.nbytes, why)
+        self.skipped.append(row)
+
+    @cached_property
+    def side(self) -> Side:
+        """The tensors that take part, for alignment."""
+        return Side(
+            {key: tensor.spec for key, tensor in self.tensors.items()},
+            {key: tensor.naming for key, tensor in self.tensors.items()},
+        )
+
+    @cached_property
+    def averages(self) -> dict[str, str]:
+        """{key of a weight: key of its average}, for --ema; raises UsageError where none is."""
+        if not self.request.ema:
+            return {}
+        names = self.last.names
+        by_name = {naming.name: key for key, naming in names.items()}
+        found = {
+            by_name[naming.slot_of]: key
+            for key, naming in names.items()
+            if naming.role == "ema" and naming.slot_of in by_name
+        }
+        if not found:
+            raise UsageError(
+                "--ema: SRC holds no averaged variables",
+                where=str(self.last.path),
+                hint="`ckptkit ls --role ema` lists them",
+            )
+        return found
+
+    @cached_property
+    def partners(self) -> list[dict[str, str]]:
+        """For each of the earlier checkpoints {key in the last: key there}."""
+        found = []
+        last = Side(self.last.specs, self.last.names)
+        for checkpoint in self.checkpoints[:-1]:
+            side = Side(checkpoint.specs, checkpoint.names)
+            alignment = align(last, side)
+            found.append({match.old: match.new for match in alignment.pairs})
+        return found
+
+    def checkpoint_key(self, key: str) -> str | None:
+        """Return the tensor's key in the tensor bundle that it came from, where that is known."""
+        if self.last.store.format in ("tensor-bundle", "saved-model"):
+            return key
+        structure = self.last.structure
+        return structure.checkpoint_keys.get(key) if isinstance(structure, StoredNames) else None
+
+    def fill(
+        self, key: str, target: OutTensor, evidence: str, problems: list[Problem]
+    ) -> Fill | None:
+        """Return how `target` gets the values of `key`; None where dtypes stand in the way."""
+        tensor = self.tensors[key]
+        origin, count = self._origin(key, problems)
+        wanted, casting, uncast = target.dtype, "", None
+        if origin.spec.dtype != wanted:
+            casting = f"{origin.spec.dtype}={wanted}"
+            if casting not in {str(c) for c in self.request.casts}:
+                message = f"{target.name or target.key} is {wanted}, SRC has {origin.spec.dtype}"
+                problems.append(Problem("dtype", tensor.naming.name, message))
+                return None
+            self.used_casts.add(casting)
+            uncast, origin = origin, cast(origin, wanted)
+        return Fill(target, origin, tensor, evidence, casting, count, uncast)
+
+    def dtype(self, key: str) -> str:
+        """Return the dtype in which a tensor is written where nothing else fixes it."""
+        tensor = self.tensors[key]
+        if tensor.naming.role in _CAST_ROLES:
+            for rule in self.request.casts:
+                if rule.old == tensor.spec.dtype:
+                    return rule.new
+        return tensor.spec.dtype
+
+    def _origin(self, key: str, problems: list[Problem]) -> tuple[Origin, int]:
+        naming = self.last.names[key]
+        key = self.averages.get(key, key)
+        own = Origin(self.last.store, key)
+        is_float = kind(own.spec.dtype) in ("float", "complex")
+        if len(self.checkpoints) == 1 or naming.role not in _AVERAGED_ROLES or not is_float:
+            return own, 1
+        parts = []
+        for checkpoint, partner in zip(self.checkpoints, self.partners, strict=False):
+            other = partner.get(key)
+            spec = checkpoint.specs[other] if other else None
+            if spec is None or (spec.dtype, spec.shape) != (own.spec.dtype, own.spec.shape):
+                found = f"is {spec.dtype} {spec.shape} in" if spec else "is missing from"
+                message = f"{naming.name} {found} {checkpoint.path}"
+                problems.append(Problem("shape" if spec else "missing", naming.name, message))
+                return own, 1
+            assert other is not None
+            parts.append(Origin(checkpoint.store, other))
+        return average([*parts, own]), len(self.checkpoints)
+
+    def check_casts(self) -> None:
+        """Raise UsageError for a cast that no tensor needed."""
+        for rule in self.request.casts:
+            if str(rule) not in self.used_casts:
+                raise UsageError(
+                    f"--cast {rule} changed nothing: no tensor to be written is {rule.old}",
+                    where=str(self.last.path),
+                )
+
+
+def _check_distinct(checkpoints: Sequence[Checkpoint]) -> None:
+    seen: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        path = str(checkpoint.path.resolve())
+        if path in seen:
+            raise UsageError(
+                "given twice; an average takes each checkpoint once", where=str(checkpoint.path)
+            )
+        seen[path] = checkpoint

@@ -1,0 +1,208 @@
+"""Values on their way from a source to a file: as they are, cast, averaged, or made here.
+
+Each is a `Store` as far as a comparison needs one (specs and blocks), so that what was written can
+be proven against what should have been.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
+from ckptkit.errors import UsageError
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array, Store
+
+
+class Origin(NamedTuple):
+    """Where the values of one tensor come from: a key of a store."""
+
+    store: Store
+    key: str
+
+    @property
+    def spec(self) -> TensorSpec:
+        return self.store.specs[self.key]
+
+    def blocks(self, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        return self.store.blocks(self.key, max_elements)
+
+
+class Cast(NamedTuple):
+    """`--cast float32=bfloat16`: tensors of one dtype are written in another."""
+
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.old}={self.new}"
+
+
+_NUMBERS = ("float", "int", "uint", "bool", "complex")
+
+
+def parse_cast(text: str) -> Cast:
+    """Return the cast written as `OLD=NEW`; raises UsageError for what cannot be meant."""
+    old, equals, new = (part.strip() for part in text.partition("="))
+    for dtype in (old, new):
+        if not equals or dtype not in DTYPES:
+            raise UsageError(
+                f"{text!r} is not a cast", hint="write OLD=NEW, such as float32=bfloat16"
+            )
+        if kind(dtype) not in _NUMBERS:
+            raise UsageError(f"{text!r}: {dtype} values are not numbers")
+    kinds = kind(old), kind(new)
+    if old == new or (kinds[0] in ("float", "complex") and kinds[1] not in ("float", "complex")):
+        raise UsageError(f"{text!r}: a cast goes from float to float, or from integer to number")
+    if kinds == ("complex", "float"):
+        raise UsageError(f"{text!r} would lose the imaginary parts")
+    return Cast(old, new)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A Store of tensors that no file holds; `specs` and `blocks` are all that it answers."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    format: str = "derived"
+    style: str = ""
+    shards: tuple[Path, ...] = ()
+    missing_shards: tuple[Path, ...] = ()
+    producer: str | None = None
+    structure: Structure = None
+    model: ModelInfo | None = None
+    notes: tuple[str, ...] = ()
+
+    def mappable(self, key: str) -> bool:
+        return False
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        raise NotImplementedError
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop); walks the tensor from its beginning."""
+        import numpy as np
+
+        spec = self.specs[key]
+        stop = spec.size if stop is None else min(stop, spec.size)
+        out = np.empty(max(0, stop - start), numpy_dtype(spec.dtype))
+        for first, values in self.blocks(key):
+            low, high = max(first, start), min(first + len(values), stop)
+            if low < high:
+                out[low - start : high - start] = values[low - first : high - first]
+        return out
+
+
+@dataclass(frozen=True)
+class CastStore(Derived):
+    """Tensors of other stores in another dtype, rounded to nearest, ties to even."""
+
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        import numpy as np
+
+        target = numpy_dtype(self.specs[key].dtype)
+        for start, values in self.origins[key].blocks(max_elements):
+            with np.errstate(over="ignore", invalid="ignore"):  # what is lost is measured later
+                yield start, values.astype(target)
+
+
+def cast(origin: Origin, dtype: str) -> Origin:
+    """Return the same values as `dtype`."""
+    spec = TensorSpec(origin.key, dtype, origin.spec.shape, origin.spec.size * itemsize(dtype))
+    return Origin(
+        CastStore(origin.store.path, {origin.key: spec}, origins={origin.key: origin}), origin.key
+    )
+
+
+@dataclass(frozen=True)
+class AverageStore(Derived):
+    """The mean of tensors of one shape and dtype, summed in float64 in the order given."""
+
+    parts: Mapping[str, Sequence[Origin]] = field(default_factory=dict)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        import numpy as np
+
+        spec = self.specs[key]
+        target = numpy_dtype(spec.dtype)
+        wide: Any = np.complex128 if kind(spec.dtype) == "complex" else np.float64
+        parts = self.parts[key]
+        for pieces in zip(*(_even_blocks(part, max_elements) for part in parts), strict=True):
+            total = pieces[0][1].astype(wide)
+            for _, values in pieces[1:]:
+                total += values.astype(wide)
+            total /= len(parts)
+            yield pieces[0][0], total.astype(target)
+
+
+def _even_blocks(origin: Origin, step: int) -> Iterator[tuple[int, Array]]:
+    """Yield blocks of exactly `step` elements (but for the last), however the store cuts."""
+    import numpy as np
+
+    held: list[Array] = []
+    start = count = 0
+    for _, values in origin.blocks(step):
+        while count + len(values) >= step:
+            cut = step - count
+            yield start, np.concatenate([*held, values[:cut]])
+            start, values, held, count = start + step, values[cut:], [], 0
+        if len(values):
+            held.append(values.copy())
+            count += len(values)
+    if held:
+        yield start, np.concatenate(held)
+
+
+def average(parts: Sequence[Origin]) -> Origin:
+    """Return the mean of `parts`, which have one dtype and shape."""
+    spec = parts[0].spec
+    plain = TensorSpec(parts[0].key, spec.dtype, spec.shape, spec.nbytes)
+    path = parts[0].store.path
+    return Origin(
+        AverageStore(path, {plain.key: plain}, parts={plain.key: tuple(parts)}), plain.key
+    )
+
+
+@dataclass(frozen=True)
+class MadeStore(Derived):
+    """Small tensors given as arrays."""
+
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        flat = self.arrays[key].reshape(-1)
+        for start in range(0, flat.size, max_elements):
+            yield start, flat[start : start + max_elements]
+
+
+def made(key: str, dtype: str, value: object) -> Origin:
+    """Return a scalar."""
+    import numpy as np
+
+    array = np.array(value, numpy_dtype(dtype))
+    spec = TensorSpec(key, dtype, (), array.nbytes)
+    return Origin(MadeStore(Path("ckptkit"), {key: spec}, arrays={key: array}), key)
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?")
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for "500MB", "2GiB" or "1000000"; raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not a size", hint="such as 500MB, 2GiB or 1000000")
+    base = 1024 if match[3] else 1000
+    size = int(float(match[1]) * base ** " KMGT".index((match[2] or " ").upper()))
+    if size < 1:
+        raise UsageError(f"{text!r}: a shard holds at least one byte")
+    return size

@@ -1,0 +1,197 @@
+"""`convert`: from form to form, each conversion proven.
+
+Values come from SRC, streamed; the structure (keys, shapes, dtypes, and a graph where the form has
+one) from LIKE, from SRC itself, or from a model built in a child process.  What does not fit is
+refused by name before anything is written.  The output lies beside DST until it is proven.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from ckptkit._align_rules import Rule, parse_rule
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.errors import UsageError
+from ckptkit.operations import _convert_receipt as _receipt
+from ckptkit.operations import _convert_write as _write
+from ckptkit.operations._convert_match import make_plan
+from ckptkit.operations._convert_plan import (
+    TRAINING_ROLES,
+    MismatchError,
+    Plan,
+    Problem,
+    Request,
+)
+from ckptkit.operations._convert_proof import Proof, prove
+from ckptkit.operations._convert_receipt import Receipt
+from ckptkit.operations._convert_target import FORMS, Target, refuse_existing, target_of
+from ckptkit.operations._convert_values import Cast, parse_cast, parse_size
+from ckptkit.operations.ls import tensor_sha256, weights_digest
+from ckptkit.operations.select import Selection
+
+__all__ = ["FORMS", "MismatchError", "Plan", "Problem", "Receipt", "convert", "plan"]
+
+Source = str | os.PathLike[str] | Checkpoint
+TIMEOUT_S = 600.0  # for each run of a model: building and tracing a large one takes minutes
+
+
+def convert(
+    src: Source | Sequence[Source],
+    dst: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    check: bool = True,
+    receipt: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    timeout_s: float = TIMEOUT_S,
+    **options: Any,
+) -> Receipt:
+    """Write SRC in another form at DST, and prove it.
+
+    src: a checkpoint or model file; several checkpoints give their average (weights and averages of
+    weights in float64, everything else from the last).
+    options: see `plan`.  overwrite: replace what is at DST, SRC included.  check: prove the output
+    by reading it again and comparing it bit for bit with the source, and, where both sides run and
+    TensorFlow is installed, by what they compute.  receipt: a JSON file to write, with the sha256
+    of every tensor.  executor: where the comparison is done, by default here.  progress: called
+    with (bytes proven, bytes in all).  timeout_s: for each run of a model.
+
+    Returns a Receipt; when its `ok` is False the proof failed, DST is as it was, and the output is
+    at DST.rejected.  Raises MismatchError when SRC and LIKE do not fit (`.problems` says how),
+    UsageError, OutputError, and what reading the files raises.
+    """
+    planned = plan(src, dst, timeout_s=timeout_s, **options)
+    target = planned.target
+    refuse_existing(target, overwrite)
+    if receipt is not None and Path(receipt).exists() and not overwrite:
+        refuse_existing(Target("receipt", Path(receipt)), False)
+    planned.check()
+    total = planned.nbytes
+    report = _Progress(progress, total)
+    with _write.staging(target) as staged:
+        _write.write(planned, staged.path)
+        proof = prove(planned, staged.path, executor, report) if check else None
+        path, files = target.path, tuple[Path, ...]()
+        if proof is not None and not proof.ok:
+            path = _write.reject(staged, target)
+        else:
+            files = _write.commit(staged, target, overwrite=overwrite)
+    return _finish(planned, path, files, proof, receipt, overwrite)
+
+
+def plan(
+    src: Source | Sequence[Source],
+    dst: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    like: Source | None = None,
+    model: str | None = None,
+    root: str | None = None,
+    rules: Sequence[str | Rule] = (),
+    names: Sequence[str] = (),
+    drop_roles: Sequence[str] = (),
+    weights_only: bool = False,
+    casts: Sequence[str | Cast] = (),
+    ema: bool = False,
+    shard_size: int | str | None = None,
+    allow_missing: Sequence[str] = (),
+    allow_unused: Sequence[str] = (),
+    allow_renamed: Sequence[str] = (),
+    timeout_s: float = TIMEOUT_S,
+) -> Plan:
+    """Return what `convert` would do with the same arguments; nothing is written.
+
+    to: one of FORMS, where DST's name does not say it.  like: a file whose structure the output
+    takes.  model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
+    root: child of a new root that SRC's object graph goes under ("" keeps the root of a
+    SavedModel).  rules: `RE=>REPL` from names of SRC to names of LIKE.  names: globs of what to
+    take, "!GLOB" leaves out.  drop_roles: roles to leave behind; weights_only: all of training.
+    casts: `OLD=NEW` dtypes.  ema: the averaged variables in place of the weights.  shard_size:
+    bytes per data file.  allow_missing, allow_unused, allow_renamed: globs that each relax one
+    rule; one that relaxes nothing is an error.
+    """
+    sources = [_open(source) for source in _several(src)]
+    donor = _open(like) if like is not None else None
+    if like is not None and model is not None:
+        raise UsageError("--like and --model exclude each other")
+    target = target_of(dst, to, donor.store if donor is not None else None)
+    roles = frozenset(drop_roles) | (frozenset(TRAINING_ROLES) if weights_only else frozenset())
+    request = Request(
+        tuple(parse_rule(rule) if isinstance(rule, str) else rule for rule in rules),
+        tuple(names),
+        roles,
+        tuple(parse_cast(item) if isinstance(item, str) else item for item in casts),
+        ema,
+        root,
+        parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
+        tuple(allow_missing),
+        tuple(allow_unused),
+        tuple(allow_renamed),
+    )
+    if request.shard_size is not None and target.form not in ("checkpoint", "safetensors"):
+        raise UsageError(f"--shard-size: a {target.form} is not cut into shards")
+    return make_plan(sources, donor, target, request)
+
+
+def _several(src: Source | Sequence[Source]) -> Sequence[Source]:
+    if isinstance(src, (str, os.PathLike, Checkpoint)):
+        return [src]
+    if not src:
+        raise UsageError("no source")
+    return src
+
+
+def _open(source: Source) -> Checkpoint:
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    problems = checkpoint.problems()
+    if problems:
+        raise problems[0]
+    return checkpoint
+
+
+class _Progress:
+    """Adds up the bytes that were proven."""
+
+    def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
+        self.report, self.total, self.done = report, total, 0
+
+    def __call__(self, nbytes: int) -> None:
+        self.done += nbytes
+        if self.report is not None:
+            self.report(min(self.done, self.total), self.total)
+
+
+def _finish(
+    planned: Plan,
+    path: Path,
+    files: tuple[Path, ...],
+    proof: Proof | None,
+    receipt: str | os.PathLike[str] | None,
+    overwrite: bool,
+) -> Receipt:
+    """Return the receipt, and write it where one was asked for."""
+    done = Receipt(planned, path, files, proof, versions=_receipt.versions())
+    if not done.ok:
+        return done
+    output = open_checkpoint(path)
+    signatures = tuple(_receipt.signature_changes(planned.source.store.model, output.store.model))
+    if receipt is None:
+        return Receipt(planned, path, files, proof, signatures=signatures, versions=done.versions)
+    done = Receipt(
+        planned,
+        path,
+        files,
+        proof,
+        {fill.key: tensor_sha256(output, fill.key) for fill in planned.fills},
+        [weights_digest(checkpoint, Selection().of(checkpoint)) for checkpoint in planned.sources],
+        signatures,
+        done.versions,
+    )
+    _receipt.write_receipt(done, Path(receipt), overwrite=overwrite)
+    return done

@@ -1,0 +1,88 @@
+"""A conversion as text: the plan of a dry run, and what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckptkit.reports.table import render
+from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
+
+if TYPE_CHECKING:
+    from ckptkit.operations.convert import Plan, Receipt
+
+_HEADERS = ("TO", "FROM", "DTYPE", "SHAPE", "BYTES", "ROLE", "BY")
+_ALIGN = ("left", "left", "left", "left", "right", "left", "left")
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """Yield every pair, what is left over, problems, notes, and the bytes to be written."""
+    from ckptkit.dtypes import itemsize
+
+    rows = [
+        (
+            fill.key if fill.tensor.name in ("", fill.key) else fill.tensor.name,
+            fill.source.naming.name if fill.source else _GIVEN[fill.evidence],
+            fill.cast.replace("=", "→") or fill.tensor.dtype,
+            shape_text(fill.tensor.shape),
+            f"{fill.tensor.size * itemsize(fill.tensor.dtype) or fill.origin.spec.nbytes:,}",
+            fill.tensor.role,
+            fill.evidence + (f", mean of {fill.average}" if fill.average > 1 else ""),
+        )
+        for fill in plan.fills
+    ]
+    if rows:
+        yield from render(rows, _HEADERS, "table", _ALIGN)
+        yield ""
+    if plan.skipped:
+        left = [(item.name, item.role, item.why) for item in plan.skipped]
+        yield from render(left, ("LEFT BEHIND", "ROLE", "WHY"))
+        yield ""
+    for note in plan.notes:
+        yield f"note: {printable(note)}"
+    for problem in plan.problems:
+        yield f"problem: {problem.kind}: {printable(problem.message)}"
+    what = f"{count_text(len(plan.fills), 'tensor')}, {bytes_text(plan.nbytes)}"
+    verdict = f"would write {what} as {plan.target.form} to {plan.target.path}"
+    if plan.problems:
+        verdict = f"would refuse: {count_text(len(plan.problems), 'problem')}"
+    yield printable(verdict)
+
+
+_GIVEN = {"kept": "(value of LIKE)", "made": "(new)"}
+
+
+def receipt_lines(receipt: Receipt) -> Iterator[str]:
+    """Yield what was written, what was proven, and what a person should know."""
+    plan, proof = receipt.plan, receipt.proof
+    for note in (*plan.notes, *receipt.notes, *receipt.signatures):
+        yield f"note: {printable(note)}"
+    left = Counter(item.why for item in plan.skipped)
+    for why, count in left.items():
+        yield f"left behind: {count_text(count, 'tensor')} ({printable(why)})"
+    if proof is None:
+        yield printable(f"{receipt.path}: {_size(receipt)} written, not proven (--no-check)")
+        return
+    if not proof.ok:
+        for failure in proof.failures:
+            yield f"failed: {printable(failure)}"
+        yield printable(f"{receipt.path}: the proof failed; {plan.target.path} was not written")
+        return
+    changed = [delta for delta in proof.losses.values() if not delta.equal]
+    if proof.losses:
+        worst = max((delta.max_rel for delta in changed), default=0.0)
+        yield (
+            f"cast: {len(changed)} of {count_text(len(proof.losses), 'tensor')} changed, "
+            f"largest relative change {worst:.3g}"
+        )
+    if proof.outputs is not None:
+        yield printable(f"outputs: {proof.outputs}")
+    yield printable(
+        f"{receipt.path}: {_size(receipt)} written and read again, every bit as it should be"
+    )
+
+
+def _size(receipt: Receipt) -> str:
+    plan = receipt.plan
+    return f"{count_text(len(plan.fills), 'tensor')}, {bytes_text(plan.nbytes)}"

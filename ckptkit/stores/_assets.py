@@ -1,0 +1,60 @@
+"""Files that a model needs beside its tensors: vocabularies and the like.
+
+They are compared by content, since every format calls them differently: the `assets/vocabulary.txt`
+of a SavedModel is `assets/layers/string_lookup/vocabulary.txt` in a `.keras` archive.  Newlines at
+the end do not count: one of them writes a last one, the other does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ckptkit._files import os_error
+from ckptkit.stores._zip import member_chunks, read_directory
+from ckptkit.stores.base import Store
+
+_CHUNK = 1 << 20
+
+
+def assets(store: Store) -> dict[str, str | None]:
+    """Return {name: SHA-256 of the content} of what the store's model names as its assets.
+
+    None stands for a file that is named and is not there.  Reads saved_model.pb.
+    """
+    names = store.model.assets if store.model is not None else ()
+    if store.format == "keras":
+        members = read_directory(store.path)
+        return {name: _digest(member_chunks(store.path, members[name])) for name in names}
+    if store.format == "saved-model":
+        return {f"assets/{name}": _file_digest(store.path / "assets" / name) for name in names}
+    return {}
+
+
+def _file_digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return _digest(iter(lambda: file.read(_CHUNK), b""))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise os_error(path, error) from error
+
+
+def _digest(chunks: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for chunk in _without_last_newlines(chunks):
+        total.update(chunk)
+    return total.hexdigest()
+
+
+def _without_last_newlines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    held = b""
+    for chunk in chunks:
+        text = chunk.rstrip(b"\r\n")
+        if text:
+            yield held + text
+            held = chunk[len(text) :]
+        else:
+            held += chunk
