@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ckptkit.stores.base import Node
 
 MAX_ALIASES = 16  # per node; a graph can hold exponentially many paths
+MAX_DEPTH = 500  # edges of a path; a deeper object is reached by its key alone
+# Characters of all paths together.  A megabyte of hostile graph could ask for terabytes of them;
+# real graphs have fewer than a hundred per edge.
+_BASE_CHARACTERS = 1 << 24
+_CHARACTERS_PER_EDGE = 256
 
 
 def _edge_cost(edge: str) -> int:
@@ -30,59 +34,81 @@ class ObjectPaths:
     def __init__(self, nodes: Sequence[Node], without: Iterable[int] = ()) -> None:
         self._nodes = nodes
         self._without = frozenset(without)
-        self._parents: dict[int, list[tuple[int, str]]] = defaultdict(list)
-        for parent, node in enumerate(nodes):
-            if parent not in self._without:
-                for edge, child in node.children:
-                    self._parents[child].append((parent, edge))
-        self._inner = self._walk(1)
-        self._inner_all: dict[int, list[str]] = {}
+        edges = sum(len(node.children) for node in nodes)
+        self._max_characters = _BASE_CHARACTERS + _CHARACTERS_PER_EDGE * edges
+        self._inner, self._is_tree = self._walk(1)
+        self._best = {node: paths[0] for node, paths in self._inner.items()}
+        for node, path in self._leaf_paths(self._inner):
+            known = self._best.setdefault(node, path)
+            if known is not path and path_cost(path) < path_cost(known):
+                self._best[node] = path
+        self._all: dict[int, list[str]] = {}
 
     def best(self, node: int) -> str | None:
         """Return the best path to `node`, None when there is none; the root's is empty."""
-        if self._nodes[node].children or node == 0:
-            paths = self._inner.get(node)
-            return paths[0] if paths else None
-        best = None
-        for parent, edge in self._parents.get(node, ()):
-            above = self._inner.get(parent)
-            if above and node not in self._without:
-                path = f"{above[0]}/{edge}" if above[0] else edge
-                if best is None or path_cost(path) < path_cost(best):
-                    best = path
-        return best
+        return self._best.get(node)
 
     def all(self, node: int) -> list[str]:
         """Return the paths to `node` without cycles, best first, at most MAX_ALIASES."""
-        if not self._inner_all:
-            self._inner_all = self._walk(MAX_ALIASES)
-        if self._nodes[node].children:
-            return self._inner_all.get(node, [])
-        paths = [
-            f"{above}/{edge}" if above else edge
-            for parent, edge in self._parents.get(node, ())
-            for above in self._inner_all.get(parent, ())
-        ]
-        return sorted(paths, key=path_cost)[:MAX_ALIASES] if len(paths) > 1 else paths
+        if not self._all:
+            self._all = self._every_path()
+        return self._all.get(node, [])
 
-    def _walk(self, limit: int) -> dict[int, list[str]]:
-        """Return up to `limit` paths of every node with children, in rising cost."""
-        nodes = self._nodes
+    def _every_path(self) -> dict[int, list[str]]:
+        every = self._inner if self._is_tree else self._walk(MAX_ALIASES)[0]
+        shared = set()
+        for node, path in list(self._leaf_paths(every)):
+            paths = every.setdefault(node, [])
+            if paths:
+                shared.add(node)
+            paths.append(path)
+        for node in shared:
+            every[node] = sorted(every[node], key=path_cost)[:MAX_ALIASES]
+        return every
+
+    def _leaf_paths(self, inner: Mapping[int, Sequence[str]]) -> Iterator[tuple[int, str]]:
+        """Yield (node, path) of every edge to a node without children, for each path above it."""
+        nodes, without, left = self._nodes, self._without, self._max_characters
+        for parent, paths in inner.items():
+            for above in paths:
+                start = f"{above}/" if above else ""
+                for edge, child in nodes[parent].children:
+                    if not nodes[child].children and child not in without:
+                        left -= len(start) + len(edge)
+                        if left < 0:
+                            return
+                        yield child, start + edge
+
+    def _walk(self, limit: int) -> tuple[dict[int, list[str]], bool]:
+        """Return up to `limit` paths of every node with children, in rising cost.
+
+        And whether these are all paths, so that a higher limit would find no others.
+        """
+        nodes, without, left = self._nodes, self._without, self._max_characters
+        is_complete = True
         paths: dict[int, list[str]] = {}
-        rings: dict[int, list[tuple[int, str, tuple[int, ...]]]] = {0: [(0, "", ())]}
+        rings: dict[int, list[tuple[int, str, tuple[int, ...]]]] = {}
+        if nodes:
+            rings[0] = [(0, "", ())]
         cost = 0
         while rings:
             for node, path, above in rings.pop(cost, ()):
                 found = paths.setdefault(node, [])
                 if len(found) >= limit:
+                    is_complete = False
                     continue
                 found.append(path)
+                if len(above) == MAX_DEPTH:
+                    continue
                 chain = (*above, node)
                 for edge, child in nodes[node].children:
-                    if not nodes[child].children or child in chain or child in self._without:
+                    if not nodes[child].children or child in chain or child in without:
                         continue
-                    if len(paths.get(child, ())) < limit:
+                    left -= len(path) + len(edge)
+                    if len(paths.get(child, ())) < limit and left >= 0:
                         step = f"{path}/{edge}" if path else edge
                         rings.setdefault(cost + _edge_cost(edge), []).append((child, step, chain))
+                    else:
+                        is_complete = False
             cost += 1
-        return paths
+        return paths, is_complete
