@@ -187,7 +187,7 @@ def test_bfloat16_weights_are_stored_as_such(made: Any) -> None:
 
 
 @needs_tf
-def test_gan_improves_neither_model_alone(made: Any) -> None:
+def test_gan_discriminator_learns_and_both_optimizers_are_saved(made: Any) -> None:
     import tensorflow as tf
 
     from ckptkit.fixtures.models import gan
