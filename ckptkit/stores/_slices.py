@@ -58,10 +58,13 @@ def check_cover(where: str, shape: tuple[int, ...], slices: Sequence[Slice]) -> 
                 where, f"slice at {part.start} of shape {part.shape} leaves the tensor's {shape}"
             )
     full = [part for part in slices if math.prod(part.shape)]
-    for index, one in enumerate(sorted(full)):
-        for other in sorted(full)[index + 1 :]:
-            if other.start[0] >= one.start[0] + one.shape[0]:
-                break  # sorted by the first axis: nothing later can reach `one`
+    # Compare neighbours along the axis that is cut most: what begins behind `one` cannot reach it.
+    axis = max(range(len(shape)), key=lambda axis: len({part.start[axis] for part in full}))
+    full.sort(key=lambda part: part.start[axis])
+    for index, one in enumerate(full):
+        for other in full[index + 1 :]:
+            if other.start[axis] >= one.start[axis] + one.shape[axis]:
+                break
             if _overlap(one, other):
                 raise FormatError(where, f"slices at {one.start} and {other.start} overlap")
     covered = sum(math.prod(part.shape) for part in full)
@@ -90,7 +93,7 @@ def row_blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[tuple[int,
 
 
 def place(block: Array, first_row: int, part: Slice, rows: Array, part_row: int) -> None:
-    """Copy `rows` of `part` (its rows from `part_row` on) into `block` (from row `first_row` on)."""
+    """Copy `rows` (of `part`, from `part_row` on) into `block`, which begins at `first_row`."""
     row = part.start[0] + part_row - first_row
     window = tuple(
         slice(start, start + size)
