@@ -151,6 +151,11 @@ class Extent:
             done += count
 
 
+def check_range(path: Path, offset: int, nbytes: int) -> None:
+    """Raise TruncatedError unless the file holds these bytes; for use before memory is taken."""
+    _check_range(path, _handle(path), offset, nbytes)
+
+
 def aligned_buffer(nbytes: int) -> npt.NDArray[np.uint8]:
     """Return an uninitialised uint8 array that starts on a cache line.
 

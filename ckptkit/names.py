@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +40,27 @@ class Naming(NamedTuple):
 
 def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
     """Return a Naming for every key of `specs`; names are unique."""
+    namings = _named(specs, structure)
+    if len({naming.name for naming in namings.values()}) < len(namings):
+        _tell_apart(namings)
+    return namings
+
+
+def _tell_apart(namings: dict[str, Naming]) -> None:
+    """Give tensors of one name their keys for names, or, where even that is taken, a number."""
+    repeated = {name for name, n in Counter(n.name for n in namings.values()).items() if n > 1}
+    taken = {naming.name for naming in namings.values()}
+    for key, naming in namings.items():
+        if naming.name in repeated:
+            name, number = key, 1
+            while name in taken:
+                number += 1
+                name = f"{key} ({number})"
+            taken.add(name)
+            namings[key] = naming._replace(name=name)
+
+
+def _named(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
     if isinstance(structure, ObjectGraph):
         from ckptkit.object_names import name_objects
 
@@ -81,7 +103,7 @@ _SLOT_SUFFIXES = {
     "vc": ("vc",),
 }
 _AVERAGES = ("ExponentialMovingAverage", "moving_average")
-_NUMBERED = re.compile(r"(.+?)(?:_(\d+))?")
+_NUMBERED = re.compile(r"(.+?)(?:_(\d{1,9}))?")
 _COUNTERS = frozenset({"global_step", "step", "save_counter", "iterations", "epoch"})
 _CONFIG = re.compile(r"(beta[12]_power|learning_rate|decay)(_\d+)?")
 

@@ -175,7 +175,8 @@ class _Namer:
         for slot in slots:
             if self.slots[slot].of is None and self.slots[slot].role == "slot":
                 kinds[self.full_name_of[slot].rpartition("_")[2]].append(slot)
-        shapes = [self.specs[self.key_of[node]].shape for node in trained if node in self.key_of]
+        trained = [node for node in trained if node in self.key_of]
+        shapes = [self.specs[self.key_of[node]].shape for node in trained]
         for kind, members in kinds.items():
             if shapes and [self.specs[self.key_of[slot]].shape for slot in members] == shapes:
                 for slot, owner in zip(members, trained, strict=True):

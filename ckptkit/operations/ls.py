@@ -165,7 +165,7 @@ def ls(
     )
 
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"(\d{1,18})")  # int() refuses thousands of digits
 
 
 def natural(name: str) -> list[str | int]:

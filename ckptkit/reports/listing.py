@@ -16,7 +16,7 @@ _HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
 _ALIGN = ("left", "left", "left", "right", "right", "left")
 _LONG_HEADERS = (*_HEADERS, "KEY", "FULL NAME", "SHARD", "OFFSET", "CRC32C", "SLICES")
 _LONG_ALIGN = (*_ALIGN, "left", "left", "right", "right", "left", "right")
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
 
 
 def lines(listing: Listing, fmt: str, layout: str = "short") -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ckptkit import _crc32c
-from ckptkit._files import aligned_buffer, read_exact, read_into
+from ckptkit._files import aligned_buffer, check_range, read_exact, read_into
 from ckptkit.dtypes import itemsize, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError
 from ckptkit.stores.base import TensorSpec
@@ -61,6 +61,8 @@ def fixed_blocks(
     path: Path, spec: TensorSpec, big_endian: bool, max_elements: int, where: str
 ) -> Iterator[tuple[int, Array]]:
     """Yield (start, values) of a tensor of fixed-size elements; the buffer is reused."""
+    assert spec.offset is not None
+    check_range(path, spec.offset, spec.nbytes)
     reader = RowReader(path, spec._replace(shape=(spec.size,)), big_endian)
     for start in range(0, spec.size, max_elements):
         yield start, reader.rows(start, min(start + max_elements, spec.size))
@@ -97,8 +99,10 @@ def read_fixed(path: Path, spec: TensorSpec, big_endian: bool, start: int, stop:
     """Return elements [start, stop) as a new array; no checksum is compared."""
     assert spec.offset is not None
     item = itemsize(spec.dtype)
-    raw = aligned_buffer((stop - start) * item)
-    read_into(path, spec.offset + start * item, raw.data)
+    place, nbytes = spec.offset + start * item, (stop - start) * item
+    check_range(path, place, nbytes)
+    raw = aligned_buffer(nbytes)
+    read_into(path, place, raw.data)
     return _native(raw, spec.dtype, big_endian)
 
 
@@ -127,6 +131,7 @@ def string_lists(
     assert spec.offset is not None
     if not spec.size and not spec.nbytes:
         return
+    check_range(path, spec.offset, spec.nbytes)
     lengths, position = _string_lengths(path, spec, where)
     order: Literal["big", "little"] = "big" if big_endian else "little"
     crc = 0
@@ -193,6 +198,10 @@ def variant_blocks(path: Path, spec: TensorSpec, where: str) -> Iterator[tuple[i
     assert spec.offset is not None
     if spec.nbytes > MAX_STRING_BYTES:
         raise FormatError(where, f"{spec.nbytes} bytes of variants are more than is read at once")
+    if 5 * spec.size > spec.nbytes:  # a length and a checksum each
+        raise FormatError(
+            where, "bytes of the variants", expected=f"at least {5 * spec.size}", found=spec.nbytes
+        )
     data = read_exact(path, spec.offset, spec.nbytes)
     position = crc = 0
     for _ in range(spec.size):

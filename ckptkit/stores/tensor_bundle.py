@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptkit._files import check_range, file_size
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores import _bundle_data, _slices
@@ -44,17 +45,26 @@ MAX_SLICES = 2_000  # per tensor; keeps the overlap check short
 
 def index_path(prefix: Path) -> Path:
     """Return PREFIX.index; a prefix that ends in "/" is a directory holding a file `.index`."""
-    return prefix / INDEX_SUFFIX if prefix.is_dir() else _beside(prefix, INDEX_SUFFIX)
+    return _member(prefix, INDEX_SUFFIX)
 
 
 def shard_path(prefix: Path, shard: int, num_shards: int) -> Path:
     """Return the path of one data file."""
-    name = f".data-{shard:05d}-of-{num_shards:05d}"
-    return prefix / name if prefix.is_dir() else _beside(prefix, name)
+    return _member(prefix, f".data-{shard:05d}-of-{num_shards:05d}")
 
 
-def _beside(prefix: Path, suffix: str) -> Path:
-    return prefix.parent / (prefix.name + suffix)
+def shard_paths(prefix: Path, num_shards: int) -> tuple[Path, ...]:
+    """Return the paths of all data files; looks at the disk once."""
+    first = shard_path(prefix, 0, num_shards)
+    stem = first.name.removesuffix(f"00000-of-{num_shards:05d}")
+    return tuple(
+        first.with_name(f"{stem}{shard:05d}-of-{num_shards:05d}") for shard in range(num_shards)
+    )
+
+
+def _member(prefix: Path, suffix: str) -> Path:
+    is_directory = not prefix.name or (prefix / INDEX_SUFFIX).is_file()
+    return prefix / suffix if is_directory else prefix.parent / (prefix.name + suffix)
 
 
 @dataclass(frozen=True)
@@ -97,19 +107,21 @@ class TensorBundle:
 
     @cached_property
     def structure(self) -> Structure:
-        """The object graph; None for a name-based checkpoint, or where its shard is missing.
+        """The object graph; None for a name-based checkpoint, or where its bytes are not there.
 
         Raises ChecksumError, FormatError when the graph's bytes are damaged.
         """
         from ckptkit.stores._object_graph import parse_object_graph
 
         spec = self.specs.get(OBJECT_GRAPH_KEY)
-        if spec is None or spec.shard is None or not self.shards[spec.shard].is_file():
+        if spec is None:
             return None
         where = f"{self.path}: {OBJECT_GRAPH_KEY}"
         if spec.dtype != "string" or spec.shape != ():
             raise FormatError(where, "not a scalar string", found=f"{spec.dtype} {spec.shape}")
         shard = self._shard(spec)
+        if not shard.is_file() or file_size(shard) < (spec.offset or 0) + spec.nbytes:
+            return None  # the list is of use without it, and says that the file is cut short
         [(_start, [data])] = _bundle_data.string_lists(shard, spec, self.big_endian, where)
         return parse_object_graph(data, where)
 
@@ -163,6 +175,8 @@ class TensorBundle:
     def _sliced_blocks(self, spec: TensorSpec, max_elements: int) -> Iterator[tuple[int, Array]]:
         import numpy as np
 
+        for part in spec.slices:  # before anything of the tensor's size is allocated
+            check_range(self.shards[part.shard], part.offset, part.nbytes)
         # Leading axes of one element would make a "row" the whole tensor.
         skip = next((i for i, size in enumerate(spec.shape[:-1]) if size != 1), len(spec.shape) - 1)
         shape = spec.shape[skip:]
@@ -180,7 +194,9 @@ class TensorBundle:
                 if low < high and part.nbytes:
                     rows = reader.rows(low, high).reshape(high - low, *part.shape[1:])
                     _slices.place(block, first, part, rows, low)
-            yield first * per_row, block.reshape(-1)
+            flat = block.reshape(-1)  # at least one row, which may be more than was asked for
+            for start in range(0, len(flat), max_elements):
+                yield first * per_row + start, flat[start : start + max_elements]
         for part, reader in zip(parts, readers, strict=True):
             reader.finish(f"{self.shards[part.shard]}: {spec.key}, slice at {part.start}")
 
@@ -201,13 +217,14 @@ def open_bundle(prefix: Path) -> TensorBundle:
     items = read_table(path)
     if not items or items[0][0]:
         raise FormatError(str(path), "the first entry is not a bundle header")
-    num_shards, big_endian = _header(items[0][1], path)
-    shards = tuple(shard_path(prefix, index, num_shards) for index in range(num_shards))
+    num_shards, big_endian = read_header(items[0][1], path)
+    shards = shard_paths(prefix, num_shards)
     specs = _specs(items, num_shards, str(path))
     return TensorBundle(prefix, MappingProxyType(specs), shards, big_endian)
 
 
-def _header(data: bytes, path: Path) -> tuple[int, bool]:
+def read_header(data: bytes, path: Path) -> tuple[int, bool]:
+    """Return (number of shards, whether big-endian); raises FormatError, UnsupportedError."""
     where = f"{path}: header"
     header = parse("BundleHeaderProto", data, where)
     if header.version.min_consumer > BUNDLE_VERSION:
@@ -235,17 +252,21 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
         if raw_key[0] == 0:  # an ordered code starts with the number 0; names do not
             slice_entries[raw_key] = key, value
             continue
+        if key in specs:  # bytes that are no text, spelled out, and that very spelling
+            raise FormatError(where, f"two keys read {key!r}")
         entry = parse("BundleEntryWithRawShape", value, f"{where}: {key}")
         if entry.slices:
             partitioned.append((raw_key, key, entry))
             specs[key] = TensorSpec(key, "", (), 0)  # keeps the order of the file
         else:
-            specs[key] = _spec(key, entry, num_shards, where)
+            specs[key] = entry_spec(key, entry, num_shards, where)
     for raw_key, key, entry in partitioned:
-        specs[key] = _partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
+        specs[key] = partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
     for _raw, (key, value) in slice_entries.items():  # belongs to no tensor: still listed
         entry = parse("BundleEntryWithRawShape", value, f"{where}: {key!r}")
-        specs[key] = _spec(key, entry, num_shards, where)
+        if key in specs:
+            raise FormatError(where, f"two keys read {key!r}")
+        specs[key] = entry_spec(key, entry, num_shards, where)
     return specs
 
 
@@ -262,14 +283,12 @@ class _Kind(NamedTuple):
 def _kind_of(enum: int, raw_shape: bytes, where: str) -> _Kind:
     """Return dtype and shape of an entry, checked; entries of one file share few of them."""
     message = parse("TensorShapeProto", raw_shape, where)
+    if message.unknown_rank or len(message.dim) > MAX_RANK:
+        rank = "unknown" if message.unknown_rank else len(message.dim)
+        raise FormatError(where, "rank of the shape", expected=f"0..{MAX_RANK}", found=rank)
     shape = tuple(dim.size for dim in message.dim)
     elements = math.prod(shape)
-    if (
-        message.unknown_rank
-        or len(shape) > MAX_RANK
-        or any(size < 0 for size in shape)
-        or elements > MAX_ELEMENTS
-    ):
+    if any(size < 0 for size in shape) or elements > MAX_ELEMENTS:
         raise FormatError(where, f"impossible shape {shape}")
     dtype = dtype_of_enum(enum)
     nbytes = elements * itemsize(dtype) if itemsize(dtype) else None
@@ -278,7 +297,7 @@ def _kind_of(enum: int, raw_shape: bytes, where: str) -> _Kind:
     return _Kind(dtype, shape, nbytes, least)
 
 
-def _spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:
+def entry_spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:
     """Return the spec of an entry that is not partitioned, having checked every number in it."""
     try:
         dtype, shape, nbytes, least = _kind_of(entry.dtype, entry.shape, where)
@@ -302,7 +321,7 @@ def _spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:
     return TensorSpec(key, dtype, shape, size, shard, offset, crc)
 
 
-def _partitioned_spec(
+def partitioned_spec(
     raw_key: bytes,
     key: str,
     entry: Any,
@@ -320,6 +339,8 @@ def _partitioned_spec(
             place, "slices", expected=f"at most {MAX_SLICES}", found=len(entry.slices)
         )
     dtype, shape, _nbytes, _least = _kind_of(entry.dtype, entry.shape, place)
+    if not itemsize(dtype) or not shape:
+        raise FormatError(place, f"a {dtype} tensor of rank {len(shape)} cannot be partitioned")
     slices = []
     for proto in entry.slices:
         extents = [
@@ -328,10 +349,12 @@ def _partitioned_spec(
         ]
         if len(extents) != len(shape):
             raise FormatError(place, f"a slice of rank {len(extents)} in a shape {shape}")
+        if any(extent.WhichOneof("has_length") and extent.length < 0 for extent in proto.extent):
+            raise FormatError(place, f"a slice of negative length: {extents}")
         found = slice_entries.pop(_slices.slice_key(raw_key, extents), None)
         if found is None:
             raise FormatError(place, f"the slice at {extents} is not in the index")
-        part = _spec(key, parse("BundleEntryWithRawShape", found[1], place), num_shards, where)
+        part = entry_spec(key, parse("BundleEntryWithRawShape", found[1], place), num_shards, where)
         start = tuple(first if length >= 0 else 0 for first, length in extents)
         expected = tuple(
             length if length >= 0 else size
@@ -344,6 +367,4 @@ def _partitioned_spec(
         assert part.shard is not None and part.offset is not None
         slices.append(Slice(start, part.shape, part.shard, part.offset, part.nbytes, part.crc32c))
     _slices.check_cover(place, shape, slices)
-    if not itemsize(dtype):
-        raise FormatError(place, f"{dtype} tensors cannot be partitioned")
     return TensorSpec(key, dtype, shape, sum(part.nbytes for part in slices), slices=tuple(slices))
