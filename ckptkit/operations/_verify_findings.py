@@ -39,10 +39,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: `name` says what, `detail` how much of it, with what result."""
+    """One thing that was looked at.
+
+    name: what.  counts: how much of it, (noun, number) pairs; the noun "byte" is for sizes.
+    """
 
     name: str
-    detail: str
+    counts: tuple[tuple[str, int], ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -80,7 +83,7 @@ class Unit:
             "tensors": self.tensors,
             "bytes": self.nbytes,
             "checks": [
-                {"name": c.name, "detail": c.detail, "findings": len(c.findings)}
+                {"name": c.name, "counts": dict(c.counts), "findings": len(c.findings)}
                 for c in self.checks
             ],
             "not_checked": list(self.not_checked),
@@ -98,3 +101,13 @@ def of_error(error: CkptkitError, code: str) -> Finding:
     else:
         code = f"{code}.malformed"
     return Finding("error", code, error.where, error.message, error.hint)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 tensor" or "2 tensors"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """Return the first names, and that there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

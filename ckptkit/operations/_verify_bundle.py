@@ -1,0 +1,254 @@
+"""Verifying a tensor bundle: its index, its data files, every checksum, its object graph."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+
+from ckptkit._crc_combine import crc_of_repeated
+from ckptkit._files import file_size
+from ckptkit._pool import bounded_map
+from ckptkit.errors import CkptkitError
+from ckptkit.operations._verify_data import (
+    Piece,
+    Progress,
+    ShardPlan,
+    piece_checksums,
+    pieces_by_shard,
+    plan_shard,
+)
+from ckptkit.operations._verify_findings import (
+    Check,
+    Finding,
+    Unit,
+    counted,
+    listed,
+    of_error,
+)
+from ckptkit.stores._damaged_bundle import survey
+from ckptkit.stores.base import ObjectGraph
+from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, TensorBundle, index_path
+
+_TORN_HINT = (
+    "the data file is newer than the index: it may be of a later save that was not finished; "
+    "go back to an earlier checkpoint"
+)
+_DAMAGED_HINT = "the data file is damaged, or belongs to another save than the index"
+_DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
+
+
+def verify_bundle(
+    prefix: Path, executor: Executor | None = None, progress: Progress | None = None
+) -> tuple[Unit, TensorBundle]:
+    """Return what is found in the checkpoint at `prefix`, and the store as far as it could be read.
+
+    Raises PathNotFoundError, UnsupportedError, MissingDependencyError.
+    """
+    bundle, problems = survey(prefix)
+    index = index_path(prefix)
+    findings = tuple(of_error(error, "index") for error in problems)
+    size = (("tensor", len(bundle.specs)), ("byte", file_size(index)))
+    plans, data_check = _data_files(bundle)
+    sums, tensors, nbytes = _checksums(bundle, plans, executor, progress)
+    checks = (Check("index", size, findings), data_check, sums, *_graph(bundle))
+    not_checked = []
+    if problems:
+        not_checked.append("tensors that the damaged part of the index may have listed")
+    unit = Unit(prefix, "tensor-bundle", checks, tuple(not_checked), tensors, nbytes)
+    return unit, bundle
+
+
+# --- data files -----------------------------------------------------------------------------------
+
+
+def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
+    findings: list[Finding] = []
+    plans: list[ShardPlan] = []
+    for path, pieces in zip(bundle.shards, pieces_by_shard(bundle), strict=True):
+        try:
+            plan = plan_shard(path, pieces)
+        except CkptkitError as error:
+            findings.append(_unreadable(path, pieces, error))
+            continue
+        plans.append(plan)
+        findings.extend(plan.findings)
+    findings.extend(_extra_shards(bundle))
+    total = sum(plan.size for plan in plans)
+    return plans, Check("data files", (("file", len(plans)), ("byte", total)), tuple(findings))
+
+
+def _unreadable(path: Path, pieces: list[Piece], error: CkptkitError) -> Finding:
+    lost = f"{counted(len(pieces), 'tensor')} cannot be read"
+    if not path.exists():
+        hint = "copy all files of the checkpoint; the index alone holds no values"
+        return Finding("error", "data.missing", str(path), f"is missing: {lost}", hint)
+    return Finding("error", "data.unreadable", str(path), f"{error.message}: {lost}", error.hint)
+
+
+def _extra_shards(bundle: TensorBundle) -> Iterator[Finding]:
+    """Yield a warning per data file of this prefix that the index does not speak of."""
+    index = index_path(bundle.path)
+    stem = index.name.removesuffix(".index")
+    known = {path.name for path in bundle.shards}
+    try:
+        names = sorted(path.name for path in index.parent.iterdir())
+    except OSError:
+        return
+    for name in names:
+        rest = name[len(stem) :]
+        if name.startswith(stem) and _DATA_FILE.fullmatch(rest) and name not in known:
+            yield Finding(
+                "warning",
+                "data.extra",
+                str(index.with_name(name)),
+                "is a data file that the index does not speak of",
+                "left over from another save; it is never read",
+            )
+
+
+# --- checksums ------------------------------------------------------------------------------------
+
+
+def _checksums(
+    bundle: TensorBundle,
+    plans: list[ShardPlan],
+    executor: Executor | None,
+    progress: Progress | None,
+) -> tuple[Check, int, int]:
+    """Compare every checksum; return (check, tensors or slices compared, bytes read)."""
+    findings: list[Finding] = []
+    count = nbytes = 0
+    damaged: list[Finding] = []
+    for plan, piece, crc in piece_checksums(plans, executor, progress):
+        nbytes += piece.nbytes
+        if piece.key is None:
+            findings.extend(_gap(plan, piece, crc))
+            continue
+        count += 1
+        if piece.crc32c is not None and crc != piece.crc32c:
+            damaged.append(_mismatch(bundle, plan, piece, crc))
+    strings = [(bundle, plan, piece) for plan in plans for piece in plan.pieces if piece.decoded]
+    for piece, finding in bounded_map(executor, _decoded, strings):
+        count, nbytes = count + 1, nbytes + piece.nbytes
+        damaged.extend(finding)
+    findings.extend(damaged)
+    size = (("tensor", count), ("byte", nbytes))
+    return Check("checksums", size, tuple(findings)), count, nbytes
+
+
+def _gap(plan: ShardPlan, piece: Piece, crc: int) -> Iterator[Finding]:
+    stop = piece.offset + piece.nbytes
+    where = f"{plan.path.name} bytes {piece.offset} to {stop}"
+    at_end = stop == plan.size
+    code = "data.trailing" if at_end else "data.gap"
+    place = "after the last tensor" if at_end else "between tensors"
+    if crc != crc_of_repeated(b"\0", piece.nbytes):
+        message = f"{piece.nbytes} bytes {place} that no checksum covers, not all of them zero"
+        yield Finding("warning", code, where, message)
+    else:
+        yield Finding("note", code, where, f"{piece.nbytes} zero bytes {place}: padding")
+
+
+def _mismatch(bundle: TensorBundle, plan: ShardPlan, piece: Piece, crc: int) -> Finding:
+    return Finding(
+        "error",
+        "tensor.checksum",
+        f"{plan.path.name}: {piece.label}",
+        f"stored checksum {piece.crc32c:#010x}, that of its bytes {piece.offset} to "
+        f"{piece.offset + piece.nbytes} is {crc:#010x}",
+        _hint(bundle, plan.path),
+    )
+
+
+def _hint(bundle: TensorBundle, path: Path) -> str:
+    """Return why the bytes may be wrong: a torn save leaves an index older than the data."""
+    try:
+        newer = path.stat().st_mtime_ns > index_path(bundle.path).stat().st_mtime_ns
+    except OSError:
+        newer = False
+    return _TORN_HINT if newer else _DAMAGED_HINT
+
+
+def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[Piece, list[Finding]]:
+    """Compare the checksums of strings or variants."""
+    bundle, plan, piece = item
+    assert piece.key is not None
+    try:
+        for _ in bundle.blocks(piece.key):
+            pass
+    except CkptkitError as error:
+        finding = of_error(error, "tensor")
+        hint = _hint(bundle, plan.path) if finding.code.endswith("checksum") else finding.hint
+        where = f"{plan.path.name}: {piece.label}"
+        return piece, [Finding("error", finding.code, where, finding.message, hint)]
+    return piece, []
+
+
+# --- object graph ---------------------------------------------------------------------------------
+
+
+def _graph(bundle: TensorBundle) -> Iterator[Check]:
+    """Yield the check of the object graph, where there is one."""
+    if OBJECT_GRAPH_KEY not in bundle.specs:
+        return
+    try:
+        graph = bundle.structure
+    except CkptkitError as error:
+        finding = of_error(error, "graph")
+        yield Check("object graph", (), (finding,))
+        return
+    if not isinstance(graph, ObjectGraph):
+        return  # its data file is missing, which is a finding already
+    findings = list(_missing_keys(graph, bundle.specs, str(bundle.path)))
+    if not graph.nodes:
+        message = "the object graph is empty: nothing could be restored by object"
+        findings.append(Finding("error", "graph.empty", str(bundle.path), message))
+    unnamed = _unnamed(graph, bundle.specs)
+    if unnamed:
+        message = (
+            f"{counted(len(unnamed), 'tensor')} of the checkpoint belong to no object: "
+            f"{listed(unnamed)}"
+        )
+        findings.append(Finding("note", "graph.unnamed", str(bundle.path), message))
+    yield Check("object graph", (("object", len(graph.nodes)),), tuple(findings))
+
+
+def _missing_keys(graph: ObjectGraph, specs: Iterable[str], where: str) -> Iterator[Finding]:
+    """Yield an error per tensor that the graph promises and the checkpoint lacks."""
+    known = sorted(specs)
+    for number, node in enumerate(graph.nodes):
+        for attribute, full_name, key in node.attributes:
+            if not _holds(known, key, exact=attribute == "VARIABLE_VALUE"):
+                yield Finding(
+                    "error",
+                    "graph.missing-tensor",
+                    f"{where}: object {number}",
+                    f"{attribute} of {full_name or 'an object'} should be at {key!r}, "
+                    "which the checkpoint lacks",
+                    "restoring would leave it at its initial value",
+                )
+
+
+def _holds(known: list[str], key: str, *, exact: bool) -> bool:
+    """Whether the sorted keys hold `key`, or one that begins with it.
+
+    Objects that are no variables may add to their key: a lookup table `-keys` and `-values`, an
+    iterator `_STATE`.
+    """
+    at = bisect_left(known, key)
+    found = known[at] if at < len(known) else ""
+    return found == key if exact else bool(key) and found.startswith(key)
+
+
+def _unnamed(graph: ObjectGraph, specs: Iterable[str]) -> list[str]:
+    """Return the tensors that no object of the graph has."""
+    stems = {key for node in graph.nodes for _attribute, _name, key in node.attributes}
+    lengths = sorted({len(stem) for stem in stems})
+    return [
+        key
+        for key in specs
+        if key != OBJECT_GRAPH_KEY and not any(key[:length] in stems for length in lengths)
+    ]

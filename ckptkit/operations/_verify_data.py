@@ -1,0 +1,243 @@
+"""The data files of a tensor bundle, every byte read once: checksums, gaps, overlaps, ends.
+
+What lies where is planned from the index: *pieces* (a tensor, or one slice of a partitioned one),
+and gaps between them.  The plan is cut into *runs*, neighbouring bytes of one file, which threads
+read through one buffer each.  A piece cut in two is put together again by joining its checksums.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit import _crc32c
+from ckptkit._crc_combine import combine
+from ckptkit._files import Extent, aligned_buffer, file_size
+from ckptkit._pool import bounded_map
+from ckptkit.operations._verify_findings import Finding
+from ckptkit.stores.base import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+RUN_BYTES = 16 << 20  # of one work item
+READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
+MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the size of the files
+_UNLOCK_BYTES = 1 << 14  # from here on, letting other threads run is worth a call through ctypes
+_WINDOW = 8  # runs under way
+
+Progress = Callable[[int, int], None]
+"""progress(bytes done, bytes in all)."""
+
+
+class Piece(NamedTuple):
+    """Stored bytes that one checksum covers; key None: a gap that no tensor covers."""
+
+    offset: int
+    nbytes: int
+    key: str | None
+    label: str
+    crc32c: int | None
+    decoded: bool = False  # strings and variants: their checksum is not that of the plain bytes
+
+
+class Run(NamedTuple):
+    """Neighbouring (parts of) pieces of one file: (index into the pieces, bytes)."""
+
+    path: Path
+    offset: int
+    parts: tuple[tuple[int, int], ...]
+
+
+class ShardPlan(NamedTuple):
+    """What lies in one data file, by rising offset, gaps filled in; and what is wrong with it."""
+
+    path: Path
+    size: int
+    pieces: list[Piece]
+    findings: list[Finding]
+
+
+# --- planning -------------------------------------------------------------------------------------
+
+
+def pieces_by_shard(store: Store) -> list[list[Piece]]:
+    """Return the pieces in each data file, by offset."""
+    shards: list[list[Piece]] = [[] for _ in store.shards]
+    for key, spec in store.specs.items():
+        decoded = spec.dtype in ("string", "variant")
+        for part in spec.slices:
+            label = f"{key}, slice at {list(part.start)}"
+            piece = Piece(part.offset, part.nbytes, key, label, part.crc32c, decoded)
+            shards[part.shard].append(piece)
+        if not spec.slices and spec.shard is not None and spec.offset is not None:
+            piece = Piece(spec.offset, spec.nbytes, key, key, spec.crc32c, decoded)
+            shards[spec.shard].append(piece)
+    for pieces in shards:
+        pieces.sort(key=lambda piece: (piece.offset, piece.nbytes))
+    return shards
+
+
+def plan_shard(path: Path, pieces: list[Piece]) -> ShardPlan:
+    """Return the pieces that the file holds whole, with gaps between, and what is wrong."""
+    size = file_size(path)
+    planned: list[Piece] = []
+    findings: list[Finding] = []
+    end, last, budget = 0, None, MAX_REPEATED * size
+    for piece in pieces:
+        stop = piece.offset + piece.nbytes
+        if stop > size:
+            findings.append(_past_the_end(path, piece, size))
+            continue
+        if not piece.nbytes:
+            continue
+        if piece.offset < end and last is not None:
+            findings.append(_overlap(path, last, piece))
+            budget -= piece.nbytes
+            if budget < 0:
+                continue
+        elif piece.offset > end:
+            planned.append(_gap(end, piece.offset))
+        planned.append(piece)
+        if stop > end:
+            end, last = stop, piece
+    if end < size and not any(f.code == "data.truncated" for f in findings):
+        planned.append(_gap(end, size))
+    if budget < 0:
+        message = "tensors overlap so much that not all of them were read"
+        findings.append(Finding("error", "data.overlap", path.name, message))
+    return ShardPlan(path, size, planned, findings)
+
+
+def _gap(start: int, stop: int) -> Piece:
+    return Piece(start, stop - start, None, "", None)
+
+
+def _past_the_end(path: Path, piece: Piece, size: int) -> Finding:
+    return Finding(
+        "error",
+        "data.truncated",
+        f"{path.name}: {piece.label}",
+        f"its bytes {piece.offset} to {piece.offset + piece.nbytes} reach past the end of the "
+        f"file at {size}",
+        "the file was cut short; copy it again",
+    )
+
+
+def _overlap(path: Path, one: Piece, other: Piece) -> Finding:
+    stop = min(one.offset + one.nbytes, other.offset + other.nbytes)
+    return Finding(
+        "error",
+        "data.overlap",
+        f"{path.name}: {other.label}",
+        f"shares bytes {other.offset} to {stop} with {one.label}",
+        "no writer does that: the index is forged or damaged",
+    )
+
+
+def runs_of(plan: ShardPlan) -> Iterator[Run]:
+    """Yield the work on one file: runs of at most RUN_BYTES, in order."""
+    parts: list[tuple[int, int]] = []
+    start = end = 0
+    for index, piece in enumerate(plan.pieces):
+        if piece.decoded:
+            continue
+        at, stop = piece.offset, piece.offset + piece.nbytes
+        while at < stop:
+            if parts and (at != end or end - start >= RUN_BYTES):
+                yield Run(plan.path, start, tuple(parts))
+                parts = []
+            if not parts:
+                start = end = at
+            step = min(stop - at, RUN_BYTES - (end - start))
+            parts.append((index, step))
+            at = end = at + step
+    if parts:
+        yield Run(plan.path, start, tuple(parts))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+_thread = threading.local()
+
+
+def _buffer() -> tuple[npt.NDArray[np.uint8], int]:
+    """Return this thread's buffer and its address."""
+    if not hasattr(_thread, "buffer"):
+        array = aligned_buffer(READ_BYTES)
+        _thread.buffer = array, int(array.ctypes.data)
+    buffer: tuple[npt.NDArray[np.uint8], int] = _thread.buffer
+    return buffer
+
+
+def checksums(run: Run) -> list[int]:
+    """Return the crc32c of each part of a run; raises TruncatedError."""
+    return _Reader(run).all()
+
+
+class _Reader:
+    """Reads a run front to back, a buffer at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.total = sum(nbytes for _index, nbytes in run.parts)
+        self.extent = Extent(run.path, run.offset, self.total)
+        self.buffer, self.address = _buffer()
+        self.extend = _crc32c.unlocked_extend()
+
+    def all(self) -> list[int]:
+        found: list[int] = []
+        loaded = at = 0  # bytes of the run in the buffer end at `loaded`; `at` have been used
+        start = 0
+        for _index, nbytes in self.run.parts:
+            crc, left = 0, nbytes
+            while left:
+                if at == loaded:
+                    start, loaded = loaded, min(self.total, loaded + READ_BYTES)
+                    self.extent.read_into(start, self.buffer[: loaded - start].data)
+                step = min(left, loaded - at)
+                crc = self._extended(crc, at - start, step)
+                at, left = at + step, left - step
+            found.append(crc)
+        return found
+
+    def _extended(self, crc: int, at: int, nbytes: int) -> int:
+        if self.extend is not None and nbytes >= _UNLOCK_BYTES:
+            return self.extend(crc, self.address + at, nbytes)
+        return int(_crc32c.extend(crc, self.buffer[at : at + nbytes]))
+
+
+def piece_checksums(
+    plans: list[ShardPlan], executor: Executor | None, progress: Progress | None = None
+) -> Iterator[tuple[ShardPlan, Piece, int]]:
+    """Yield (plan, piece, its crc32c) for all pieces that are not decoded, file by file."""
+    by_path = {plan.path: plan for plan in plans}
+    total = sum(piece.nbytes for plan in plans for piece in plan.pieces)
+    done = 0
+    open_piece: tuple[Path, int, int, int] | None = None  # path, piece, bytes left, crc32c so far
+    work = (run for plan in plans for run in runs_of(plan))
+    results = bounded_map(executor, _with_run, work, _WINDOW)
+    for run, crcs in results:
+        plan = by_path[run.path]
+        for (index, nbytes), crc in zip(run.parts, crcs, strict=True):
+            piece = plan.pieces[index]
+            if open_piece is None or open_piece[:2] != (run.path, index):
+                open_piece = run.path, index, piece.nbytes, 0
+            left = open_piece[2] - nbytes
+            joined = combine(open_piece[3], crc, nbytes) if left + nbytes < piece.nbytes else crc
+            open_piece = run.path, index, left, joined
+            done += nbytes
+            if not left:
+                yield plan, piece, joined
+                open_piece = None
+        if progress is not None:
+            progress(done, total)
+
+
+def _with_run(run: Run) -> tuple[Run, list[int]]:
+    return run, checksums(run)
