@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit import dtypes
+from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores._zip import Window
-from ckptkit.stores.hdf5 import H5Dataset, guard, h5py_module, opened
+from ckptkit.stores.hdf5 import guard, h5py_module, opened
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from ckptkit.errors import FormatError
 from ckptkit.stores._h5_store import H5Store, spec_of
+from ckptkit.stores._hdf5_types import Attribute, H5Dataset
 from ckptkit.stores._keras_config import LayerConfig, custom_classes, layer_rows
 from ckptkit.stores._keras_groups import LISTS, group_tree
 from ckptkit.stores._keras_slots import name_optimizers
 from ckptkit.stores._keras_walk import Found, resolve
 from ckptkit.stores._zip import Window
 from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
-from ckptkit.stores.hdf5 import Attribute, H5Dataset, scan
+from ckptkit.stores.hdf5 import scan
 
 
 class Source(NamedTuple):

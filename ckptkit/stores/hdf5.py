@@ -1,4 +1,4 @@
-"""The one place that touches h5py: a guarded reader of HDF5 files, whole or inside a zip archive.
+"""HDF5 files, whole or inside a zip archive; with `_hdf5_values` the only place that touches h5py.
 
 HDF5 (https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html) is a file system in a
 file: groups hold links to groups and datasets; a dataset has a type, an extent, a layout
@@ -11,9 +11,11 @@ more objects or deeper nesting than any model has, and datasets that declare far
 store.  `scan` walks the whole tree once and checks everything; nothing is read afterwards that
 `scan` has not passed.
 
-Bytes reach libhdf5 through a window (`ckptkit.stores._zip.Window`), so an archive member is read in
-place, without the file locks and the driver choice that a path would bring.  Contiguous, unfiltered
-values in native byte order are read around libhdf5, straight from the file (`_hdf5_values`).
+Headers of the classic kind of file, which Keras writes, are read by `_hdf5_classic` without
+libhdf5.  For all else, bytes reach libhdf5 through a window (`_zip.Window`): an archive member is
+read in place, without the file locks and the driver choice that a path would bring.  Contiguous,
+unfiltered values in native byte order are read around libhdf5, straight from the file
+(`_hdf5_values`).
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (the
 HDFGroup/cve_hdf5 list).  What it reports becomes a FormatError here; a crash inside it cannot be
@@ -29,7 +31,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ckptkit import dtypes
 from ckptkit.errors import (
@@ -39,51 +41,27 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from ckptkit.stores._hdf5_classic import Unusual, root_of, scan_classic
+from ckptkit.stores._hdf5_types import (
+    EXPANSION_FLOOR,
+    MAX_ATTRIBUTE_BYTES,
+    MAX_ATTRIBUTES,
+    MAX_DEPTH,
+    MAX_EXPANSION,
+    MAX_OBJECTS,
+    SIGNATURE,
+    Attribute,
+    H5Dataset,
+    H5Tree,
+    refusal,
+)
 from ckptkit.stores._zip import Window, whole_file
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-MAX_OBJECTS = 1_000_000  # groups and datasets; a large model has 20,000
-MAX_DEPTH = 64  # nested models reach about 20
-MAX_ATTRIBUTES = 4096  # per object; legacy files split long lists over a few dozen
-MAX_ATTRIBUTE_BYTES = 64 << 20  # a model's config is one attribute; the largest seen is 4 MB
 MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
-MAX_EXPANSION = 1000  # declared bytes per stored byte
-EXPANSION_FLOOR = 64 << 20  # bytes that may be declared without storing anything
+_HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
 _PAGE, _PAGES_KEPT = 4096, 1024  # bytes; metadata only, 4 MiB at most
 # registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along
 _FILTERS = {1, 2, 3, 32000}
-
-Attribute = str | int | float | bool | tuple["Attribute", ...] | None
-
-
-class H5Dataset(NamedTuple):
-    """A dataset that passed every check.
-
-    path: from the file's root, no leading slash.  dtype: see `ckptkit.dtypes`.  nbytes: bytes of
-    the values (of the stored form for strings).  offset: of the values within the window, where
-    they are one run of bytes in native order; else None.  width: bytes per element of an opaque
-    or fixed-length string type, 0 otherwise.
-    """
-
-    path: str
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
-    offset: int | None
-    width: int = 0
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-class H5Tree(NamedTuple):
-    """All groups (path -> attributes; the root is "") and datasets of a file, in file order."""
-
-    groups: Mapping[str, Mapping[str, Attribute]]
-    datasets: Mapping[str, H5Dataset]
 
 
 def h5py_module() -> Any:
@@ -106,19 +84,28 @@ def is_weights_h5(path: Path) -> bool:
     or of the group `model_weights`.  Raises as `scan` does, for the root alone.
     """
     window = whole_file(path)
-    h5 = h5py_module()
-    with opened(h5, window) as file:
-        root = h5.h5g.open(file, b"/")
-        if b"model_weights" in list(root):
-            return False
-        return not any(h5.h5a.exists(root, n) for n in (b"layer_names", b"layer_names0"))
+    try:
+        names, attributes = root_of(window)
+    except Unusual:
+        tree = scan_with_libhdf5(window)
+        names, attributes = set(tree.groups), dict(tree.groups[""])
+    return "model_weights" not in names and not {"layer_names", "layer_names0"} & attributes.keys()
 
 
 def scan(window: Window) -> H5Tree:
     """Return every group and dataset, all checked; reads no values.
 
+    Files of the kind that Keras writes are read without libhdf5.
     Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError.
     """
+    try:
+        return scan_classic(window)
+    except Unusual:
+        return scan_with_libhdf5(window)
+
+
+def scan_with_libhdf5(window: Window) -> H5Tree:
+    """Return what `scan` does, whatever kind of HDF5 file it is."""
     h5 = h5py_module()
     with opened(h5, window) as file:
         return _Scanner(h5, window).run(file)
@@ -134,6 +121,7 @@ class _WindowFile(io.RawIOBase):
         self._window = window
         self._at = 0
         self._pages: dict[int, bytes] = {}
+        self._heaps: set[int] = set()
         self.error: CkptkitError | None = None
 
     def readable(self) -> bool:
@@ -154,6 +142,8 @@ class _WindowFile(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self._window.nbytes - self._at))
         try:
+            if count >= _HEAP_HEAD:
+                self._check_heap()
             if count <= _PAGE:
                 self._copy_cached(view[:count])
             else:
@@ -163,6 +153,31 @@ class _WindowFile(io.RawIOBase):
             raise
         self._at += count
         return count
+
+    def _check_heap(self) -> None:
+        """Refuse a damaged global heap (the place of variable-length strings) before it is read.
+
+        libhdf5 1.14 loops for ever on an object whose size wraps around.  Layout: "GCOL", version,
+        3 zero bytes, size (8 bytes); then objects: index (2), references (2), 4 zero bytes, size
+        (8), data padded to 8 bytes; index 0 is free space, its size counts its own header.
+        """
+        start = self._at
+        if start in self._heaps or self._window.read(start, 4) != b"GCOL":
+            return
+        self._heaps.add(start)
+        size = int.from_bytes(self._window.read(start + 8, 8), "little")
+        where = f"{self._window.path} @ {self._window.start + start}"
+        if not _HEAP_HEAD <= size <= min(MAX_ATTRIBUTE_BYTES, self._window.nbytes - start):
+            raise FormatError(where, "damaged HDF5 global heap", found=f"a size of {size} bytes")
+        heap = self._window.read(start, size)
+        at = _HEAP_HEAD
+        while at + _HEAP_HEAD <= size:
+            length = int.from_bytes(heap[at + 8 : at + 16], "little")
+            if heap[at] or heap[at + 1]:
+                length = _HEAP_HEAD + (length + 7) // 8 * 8
+            if not _HEAP_HEAD <= length <= size - at:
+                raise FormatError(where, f"damaged HDF5 global heap: object of {length} bytes")
+            at += length
 
     def _copy_cached(self, view: memoryview) -> None:
         """Serve small reads from pages: libhdf5 asks for a group's parts in a dozen small reads."""
@@ -238,7 +253,7 @@ class _Scanner:
             self.groups[path] = self._attributes(group, path)
             children = self._children(group, path, depth)
             stack.extend(reversed(children))
-        return H5Tree(self.groups, self.datasets)
+        return H5Tree(dict(sorted(self.groups.items())), dict(sorted(self.datasets.items())))
 
     def _children(self, group: Any, path: str, depth: int) -> list[tuple[str, int, Any]]:
         """Check and note every member of a group; return its subgroups as (path, depth, group)."""
@@ -414,11 +429,7 @@ class _Scanner:
         return FormatError(str(self.window.path), f"{path}: {message}")
 
     def _refusal(self, path: str, what: str) -> FormatError:
-        return FormatError(
-            str(self.window.path),
-            f"{path} is a {what}, which is refused",
-            hint="no Keras file has one; it can lead a reader to other files",
-        )
+        return refusal(self.window.path, path, what)
 
 
 def _text(raw: bytes) -> str:

@@ -20,10 +20,11 @@ from ckptkit.errors import FormatError
 from ckptkit.keras_optimizers import optimizer_class
 from ckptkit.stores import _json
 from ckptkit.stores._h5_store import H5Store, spec_of
+from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores._keras_config import LayerConfig, as_layer, custom_classes, layer_rows
 from ckptkit.stores._zip import whole_file
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
-from ckptkit.stores.hdf5 import Attribute, H5Dataset, H5Tree, scan
+from ckptkit.stores.hdf5 import scan
 
 TOP_LEVEL = "top_level_model_weights"
 OPTIMIZER = "optimizer_weights"

@@ -23,6 +23,7 @@ from ckptkit import dtypes
 from ckptkit._atomic import replacing
 from ckptkit.errors import OutputError
 from ckptkit.stores._h5_store import H5Store
+from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores._hdf5_values import write_dataset
 from ckptkit.stores._zip import (
     STORED,
@@ -31,7 +32,6 @@ from ckptkit.stores._zip import (
     read_directory,
     whole_file,
 )
-from ckptkit.stores.hdf5 import H5Dataset
 from ckptkit.writers.base import Blocks, OutTensor, checked_blocks, raw_bytes
 
 if TYPE_CHECKING:

@@ -1,0 +1,59 @@
+"""What a scan of an HDF5 file gives, and the limits that it keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit.errors import FormatError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+MAX_OBJECTS = 1_000_000  # groups and datasets; a large model has 20,000
+MAX_DEPTH = 64  # nested models reach about 20
+MAX_ATTRIBUTES = 4096  # per object; legacy files split long lists over a few dozen
+MAX_ATTRIBUTE_BYTES = 64 << 20  # a model's config is one attribute; the largest seen is 4 MB
+MAX_EXPANSION = 1000  # declared bytes per stored byte
+EXPANSION_FLOOR = 64 << 20  # bytes that may be declared without storing anything
+
+Attribute = str | int | float | bool | tuple["Attribute", ...] | None
+
+
+class H5Dataset(NamedTuple):
+    """A dataset that passed every check.
+
+    path: from the file's root, no leading slash.  dtype: see `ckptkit.dtypes`.  nbytes: bytes of
+    the values (of the stored form for strings).  offset: of the values within the window, where
+    they are one run of bytes in native order; else None.  width: bytes per element of an opaque
+    or fixed-length string type, 0 otherwise.
+    """
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int | None
+    width: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class H5Tree(NamedTuple):
+    """All groups (path -> attributes; the root is "") and datasets of a file, in file order."""
+
+    groups: Mapping[str, Mapping[str, Attribute]]
+    datasets: Mapping[str, H5Dataset]
+
+
+def refusal(path: Path, name: str, what: str) -> FormatError:
+    """Return the error for something in an HDF5 file that no weights file needs."""
+    return FormatError(
+        str(path),
+        f"{name} is a {what}, which is refused",
+        hint="no Keras file has one; it can lead a reader to other files",
+    )
