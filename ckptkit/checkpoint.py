@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._files import file_size
-from ckptkit.errors import CkptkitError, TruncatedError, UnknownTensorError, UsageError
+from ckptkit.errors import (
+    CkptkitError,
+    PathNotFoundError,
+    TruncatedError,
+    UnknownTensorError,
+    UsageError,
+)
 from ckptkit.names import Naming, name_tensors
 from ckptkit.stores import open_format
 from ckptkit.stores.base import Store, Structure, TensorSpec
@@ -19,6 +24,8 @@ from ckptkit.stores.locate import locate
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
+
+MAX_PROBLEMS = 8
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ class Checkpoint(Mapping[str, "Array"]):
         )
 
     def _nearest(self, name: str) -> str:
+        from difflib import get_close_matches
+
         near = get_close_matches(name, list(self._keys), n=5, cutoff=0.3)
         if not near:
             near = sorted(self._keys)[:5]
@@ -160,7 +169,10 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def shard_problems(store: Store) -> list[CkptkitError]:
-    """Return one error per shard that is missing, or too short for the tensors that lie in it."""
+    """Return one error per shard that is missing, or too short for the tensors that lie in it.
+
+    At most MAX_PROBLEMS, and one that counts the others.
+    """
     furthest: dict[int, TensorSpec] = {}
     for spec in store.specs.values():
         for place in spec.slices or (spec,):
@@ -170,23 +182,32 @@ def shard_problems(store: Store) -> list[CkptkitError]:
             end = place.offset + place.nbytes
             if last is None or end > (last.offset or 0) + last.nbytes:
                 furthest[place.shard] = spec._replace(offset=place.offset, nbytes=place.nbytes)
-    problems: list[CkptkitError] = []
-    for shard, path in enumerate(store.shards):
-        try:
-            size = file_size(path)
-        except CkptkitError as error:
-            problems.append(
-                type(error)(
-                    "this data file is missing" if not path.exists() else error.message,
-                    where=str(path),
-                    hint="copy all files of the checkpoint; the index alone holds no values",
-                )
+    found = (_shard_problem(path, furthest.get(n)) for n, path in enumerate(store.shards))
+    problems = [problem for problem in found if problem is not None]
+    if len(problems) > MAX_PROBLEMS:
+        more = len(problems) - MAX_PROBLEMS
+        problems[MAX_PROBLEMS:] = [
+            CkptkitError(
+                f"{more:,} more data files are missing or cut short", where=str(store.path)
             )
-            continue
-        last = furthest.get(shard)
-        if last is not None and size < (last.offset or 0) + last.nbytes:
-            problems.append(_too_short(path, last))
+        ]
     return problems
+
+
+def _shard_problem(path: Path, last: TensorSpec | None) -> CkptkitError | None:
+    try:
+        size = file_size(path)
+    except PathNotFoundError:
+        return PathNotFoundError(
+            "this data file is missing",
+            where=str(path),
+            hint="copy all files of the checkpoint; the index alone holds no values",
+        )
+    except CkptkitError as error:
+        return error
+    if last is not None and size < (last.offset or 0) + last.nbytes:
+        return _too_short(path, last)
+    return None
 
 
 def _too_short(path: Path, spec: TensorSpec) -> TruncatedError:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,32 +38,37 @@ class Listing:
     @cached_property
     def totals(self) -> dict[str, Any]:
         """Counts, elements ("params": weights alone, each once) and bytes, by role and dtype."""
-        counts: dict[tuple[str, str], list[int]] = {}
+        counts: dict[tuple[str, str, bool], list[int]] = {}  # by role, dtype, is it a repetition
         for spec, naming in self.tensors:
-            count = counts.setdefault((naming.role, spec.dtype), [0, 0, 0])
+            kind = naming.role, spec.dtype, naming.duplicate_of is not None
+            count = counts.setdefault(kind, [0, 0, 0])
             count[0] += 1
             count[1] += spec.size
             count[2] += spec.nbytes
         by_role: dict[str, dict[str, int]] = {}
         dtypes: Counter[str] = Counter()
-        for (role, dtype), numbers in counts.items():
-            dtypes[dtype] += numbers[0]
+        params = model_bytes = stored_twice = stored_twice_bytes = 0
+        for (role, dtype, is_repeated), (number, size, nbytes) in counts.items():
+            dtypes[dtype] += number
             row = by_role.setdefault(role, {"tensors": 0, "params": 0, "bytes": 0})
-            for name, number in zip(row, numbers, strict=True):
-                row[name] += number
-        repeated = [t for t in self.tensors if t.naming.duplicate_of]
-        weights = [
-            t.spec for t in self.tensors if t.naming.role == "weight" and not t.naming.duplicate_of
-        ]
+            row["tensors"] += number
+            row["params"] += size
+            row["bytes"] += nbytes
+            if is_repeated:
+                stored_twice += number
+                stored_twice_bytes += nbytes
+            elif role == "weight":
+                params += size
+                model_bytes += nbytes
         return {
             "tensors": len(self.tensors),
-            "params": sum(spec.size for spec in weights),
-            "bytes": sum(t.spec.nbytes for t in self.tensors),
-            "model_bytes": sum(spec.nbytes for spec in weights),
+            "params": params,
+            "bytes": sum(row["bytes"] for row in by_role.values()),
+            "model_bytes": model_bytes,
             "by_role": by_role,
             "dtypes": dict(dtypes.most_common()),
-            "stored_twice": len(repeated),
-            "stored_twice_bytes": sum(t.spec.nbytes for t in repeated),
+            "stored_twice": stored_twice,
+            "stored_twice_bytes": stored_twice_bytes,
             "only_through_optimizer": sum(t.naming.only_through_optimizer for t in self.tensors),
             "slots_without_variable": sum(
                 t.naming.role == "slot" and t.naming.slot_of is None for t in self.tensors
@@ -73,6 +77,14 @@ class Listing:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.ls/1 (docs/json.md)."""
+        return {**self.heading(), "tensors": list(self.rows())}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the `tensors` of the document."""
+        return (tensor_json(*tensor) for tensor in self.tensors)
+
+    def heading(self) -> dict[str, Any]:
+        """Return the document without its `tensors`."""
         store = self.checkpoint.store
         model = store.model
         return {
@@ -103,7 +115,6 @@ class Listing:
             "assets": list(model.assets) if model else [],
             "ops": list(model.ops) if model else [],
             "layers": [layer._asdict() for layer in model.layers] if model else [],
-            "tensors": [tensor_json(*tensor) for tensor in self.tensors],
         }
 
 
@@ -191,6 +202,8 @@ def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
     the lines sorted and hashed.  Strings are hashed as 8-byte little-endian length and bytes each.
     Reads, and where the format stores checksums verifies, every byte.
     """
+    import hashlib
+
     lines = []
     for spec, naming in tensors:
         if naming.role == "weight" and not naming.duplicate_of:
@@ -203,6 +216,7 @@ def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
 
 def tensor_sha256(checkpoint: Checkpoint, key: str) -> str:
     """Return the sha256 of one tensor's values, little-endian and row-major, in hexadecimal."""
+    import hashlib
     import sys
 
     digest = hashlib.sha256()

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
 def lines(listing: Listing, fmt: str, layout: str = "short") -> Iterator[str]:
     """Yield a listing in `fmt`; layout: "short", "long" or "patterns"."""
     if fmt == "json":
-        yield from json_lines(listing.to_json(), "tensors")
+        yield from json_lines({**listing.heading(), "tensors": listing.rows()}, "tensors")
         return
     if layout == "long":
         yield from render([_long_row(t) for t in listing.tensors], _LONG_HEADERS, fmt, _LONG_ALIGN)

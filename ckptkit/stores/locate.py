@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -275,6 +274,8 @@ def _not_found(path: Path) -> CkptkitError:
         return UnsupportedError(
             "a sharded checkpoint of the old V1 format", where=str(path), hint=_V1_HINT
         )
+    from difflib import get_close_matches  # here, since almost every path exists
+
     operands = {_MEMBER.sub("", name) for name in names} - {""}
     close = get_close_matches(path.name, operands, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(str(parent / name) for name in close)}?" if close else ""
