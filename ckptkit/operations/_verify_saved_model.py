@@ -1,0 +1,294 @@
+"""Verifying a SavedModel beyond its variables: graph, signatures, assets, fingerprint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path, PurePosixPath
+
+from ckptkit._files import file_size, read_exact
+from ckptkit.errors import CkptkitError, PathNotFoundError
+from ckptkit.operations._verify_bundle import verify_bundle
+from ckptkit.operations._verify_data import Progress
+from ckptkit.operations._verify_findings import Check, Finding, Unit, counted, listed, of_error
+from ckptkit.stores._fingerprint import fingerprint64
+from ckptkit.stores._graph import Asset, MetaGraph, Op, read_graphs
+from ckptkit.stores._map_order import in_c_order
+from ckptkit.stores._protos import from_binary
+from ckptkit.stores.base import Store
+from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES
+from ckptkit.stores.tensor_bundle import index_path
+
+FINGERPRINT = "fingerprint.pb"
+ASSETS = "assets"
+MAX_FINGERPRINTED = 16 << 20  # bytes; the fingerprint is made at 7 MB/s
+_KNOWN = {MODEL_FILE, "saved_model.pbtxt", FINGERPRINT, "keras_metadata.pb"}
+_KNOWN_DIRECTORIES = {"variables", ASSETS, "assets.extra"}
+
+
+def verify_saved_model(
+    path: Path, executor: Executor | None = None, progress: Progress | None = None
+) -> tuple[Unit, Store | None]:
+    """Return what is found in the SavedModel at directory `path`, and its variables.
+
+    Raises UnsupportedError, MissingDependencyError.
+    """
+    checks: list[Check] = []
+    not_checked: list[str] = []
+    graphs, graph_check = _graphs(path)
+    checks.append(graph_check)
+    unit, store = _variables(path, graphs, executor, progress)
+    checks.extend(unit.checks)
+    not_checked.extend(unit.not_checked)
+    if graphs:
+        checks.append(_signatures(graphs, path))
+        keys = None if store is None or unit.checks[0].findings else set(store.specs)
+        if keys is not None:
+            checks.append(_restored(graphs, keys, path))
+        checks.append(_assets(path, graphs))
+    checks.extend(_fingerprint(path, not_checked))
+    checks.append(_layout(path))
+    not_checked.append("whether the graph computes what it should (`ckptkit check` runs it)")
+    return (
+        Unit(path, "saved-model", tuple(checks), tuple(not_checked), unit.tensors, unit.nbytes),
+        store,
+    )
+
+
+# --- graph ----------------------------------------------------------------------------------------
+
+
+def _graphs(path: Path) -> tuple[list[MetaGraph], Check]:
+    file = path / MODEL_FILE
+    name = MODEL_FILE
+    if not file.exists() and (path / "saved_model.pbtxt").exists():
+        file, name = path / "saved_model.pbtxt", "saved_model.pbtxt"
+    try:
+        graphs = read_graphs(file)
+    except PathNotFoundError:
+        finding = Finding(
+            "error", "graph.missing", str(file), "is missing", "the export was never finished"
+        )
+        return [], Check(name, (), (finding,))
+    except CkptkitError as error:
+        return [], Check(name, (), (of_error(error, "graph"),))
+    findings = [finding for graph in graphs for finding in _graph_findings(graph, str(file))]
+    ops = sum(len(g.ops) + sum(len(f.ops) for f in g.functions) for g in graphs)
+    counts = (("graph", len(graphs)), ("op", ops), ("byte", file_size(file)))
+    return graphs, Check(name, counts, tuple(findings))
+
+
+def _graph_findings(graph: MetaGraph, where: str) -> Iterator[Finding]:
+    """Yield inputs and functions that are not there."""
+    functions = {function.name for function in graph.functions}
+    if len(functions) < len(graph.functions):
+        yield Finding("error", "graph.duplicate", where, "two functions have one name")
+    for owner, ops, known in [
+        ("graph", graph.ops, {op.name for op in graph.ops}),
+        *(
+            (f"function {f.name}", f.ops, {*f.args, *(op.name for op in f.ops)})
+            for f in graph.functions
+        ),
+    ]:
+        missing = sorted({_node(name) for op in ops for name in op.inputs} - known)
+        if missing:
+            message = f"inputs that are not there: {listed(missing)}"
+            yield Finding("error", "graph.missing-op", f"{where}: {owner}", message)
+        lost = sorted({call for op in ops for call in op.calls if call} - functions)
+        if lost:
+            message = f"calls functions that are not there: {listed(lost)}"
+            yield Finding("error", "graph.missing-function", f"{where}: {owner}", message)
+
+
+def _node(tensor: str) -> str:
+    """Return the name of the op that a tensor name refers to."""
+    return tensor.removeprefix("^").partition(":")[0]
+
+
+def _signatures(graphs: list[MetaGraph], path: Path) -> Check:
+    findings: list[Finding] = []
+    count = 0
+    for graph in graphs:
+        ops = {op.name for op in graph.ops}
+        if not graph.signatures and not graph.object_functions:
+            message = "has no signature and no function: nothing can be called"
+            findings.append(Finding("note", "signature.none", str(path), message))
+        for signature in graph.signatures:
+            count += 1
+            names = [*signature.inputs, *signature.outputs]
+            lost = sorted({name for name in names if _node(name) not in ops})
+            if lost:
+                message = f"points at tensors that the graph lacks: {listed(lost)}"
+                where = f"{path}: signature {signature.key}"
+                findings.append(Finding("error", "signature.missing-op", where, message))
+        lost = [name for name in (*graph.saver, *graph.init_ops) if name and _node(name) not in ops]
+        if lost:
+            message = f"saver or initializer points at ops that the graph lacks: {listed(lost)}"
+            findings.append(Finding("error", "graph.missing-op", str(path), message))
+    return Check("signatures", (("signature", count),), tuple(findings))
+
+
+# --- variables ------------------------------------------------------------------------------------
+
+
+def _variables(
+    path: Path, graphs: list[MetaGraph], executor: Executor | None, progress: Progress | None
+) -> tuple[Unit, Store | None]:
+    prefix = path / VARIABLES
+    if index_path(prefix).exists():
+        return verify_bundle(prefix, executor, progress)
+    wanted = [key for graph in graphs for key in _restored_keys(graph)]
+    findings: tuple[Finding, ...] = ()
+    if wanted or any(prefix.parent.glob("variables.data-*")):
+        message = f"is missing, and the graph restores {counted(len(wanted), 'tensor')} from it"
+        hint = "the export was not finished or not all files were copied"
+        findings = (Finding("error", "index.missing", str(index_path(prefix)), message, hint),)
+    return Unit(prefix, "tensor-bundle", (Check("index", (("tensor", 0),), findings),)), None
+
+
+def _restored(graphs: list[MetaGraph], keys: set[str], path: Path) -> Check:
+    """Check that every tensor that the graph's restore ops read is in the bundle."""
+    wanted = {key for graph in graphs for key in _restored_keys(graph)}
+    lost = sorted(wanted - keys)
+    findings = []
+    if lost:
+        message = f"the graph reads {counted(len(lost), 'tensor')} that the variables lack: "
+        findings.append(
+            Finding(
+                "error",
+                "variables.missing-tensor",
+                str(path / VARIABLES),
+                message + listed(lost),
+                "graph and variables are of two saves",
+            )
+        )
+    return Check("variables the graph reads", (("tensor", len(wanted)),), tuple(findings))
+
+
+def _restored_keys(graph: MetaGraph) -> Iterator[str]:
+    """Yield the keys that RestoreV2 ops name by constants."""
+    for ops in [graph.ops, *(function.ops for function in graph.functions)]:
+        by_name: dict[str, Op] = {op.name: op for op in ops}
+        for op in ops:
+            if op.op == "RestoreV2" and len(op.inputs) > 1:
+                names = by_name.get(_node(op.inputs[1]))
+                if names is not None and names.op == "Const":
+                    yield from (s.decode("utf-8", "backslashreplace") for s in names.strings)
+
+
+# --- assets ---------------------------------------------------------------------------------------
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether an asset's file name stays below assets/ on every system."""
+    if not name or "\0" in name or "\\" in name or re.match(r"[A-Za-z]:", name):
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and str(path) == name
+
+
+def _assets(path: Path, graphs: list[MetaGraph]) -> Check:
+    assets = list(dict.fromkeys(asset for graph in graphs for asset in graph.assets))
+    findings = [finding for asset in assets for finding in _asset(path, asset, graphs)]
+    listed_names = {PurePosixPath(asset.filename).parts[:1] for asset in assets}
+    directory = path / ASSETS
+    if directory.is_dir():
+        for entry in sorted(directory.iterdir()):
+            if (entry.name,) not in listed_names:
+                message = "no graph refers to it"
+                findings.append(Finding("note", "asset.extra", str(entry), message))
+    return Check("assets", (("asset", len(assets)),), tuple(findings))
+
+
+def _asset(path: Path, asset: Asset, graphs: list[MetaGraph]) -> Iterator[Finding]:
+    where = f"{path}: asset {asset.filename!r}"
+    if not is_plain_name(asset.filename):
+        yield Finding(
+            "error",
+            "asset.path",
+            where,
+            "its file name leads out of the directory of assets",
+            "no exporter writes that: the model is forged",
+        )
+        return
+    file = path / ASSETS / asset.filename
+    root = (path / ASSETS).resolve()
+    if not file.resolve().is_relative_to(root):
+        yield Finding("error", "asset.path", where, f"is a link to {file.resolve()}, outside")
+    elif not file.is_file():
+        yield Finding("error", "asset.missing", where, "its file is missing", "copy assets/ too")
+    tensor = _node(asset.tensor)
+    if tensor and not any(op.name == tensor for graph in graphs for op in graph.ops):
+        message = f"is fed to {asset.tensor!r}, which the graph lacks"
+        yield Finding("error", "asset.missing-op", where, message)
+
+
+# --- fingerprint ----------------------------------------------------------------------------------
+
+
+def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
+    """Compare fingerprint.pb with the files that it was made for."""
+    file = path / FINGERPRINT
+    if not file.exists():
+        not_checked.append(f"{MODEL_FILE} has no checksum: there is no {FINGERPRINT}")
+        return
+    try:
+        data = read_exact(file, 0, min(file_size(file), 1 << 16))
+        stored = from_binary("FingerprintDef", data, str(file))
+    except CkptkitError as error:
+        yield Check(FINGERPRINT, (), (of_error(error, "fingerprint"),))
+        return
+    findings: list[Finding] = []
+    compared = 0
+    for field, target, what in (
+        ("saved_model_checksum", path / MODEL_FILE, "the graph was changed or damaged since"),
+        ("checkpoint_hash", index_path(path / VARIABLES), "the variables are of another save"),
+    ):
+        value = (stored.get(field) or [0])[-1]
+        if not value or not target.is_file():
+            continue
+        if file_size(target) > MAX_FINGERPRINTED:
+            not_checked.append(f"{target.name} against {FINGERPRINT}: it is too large for that")
+            continue
+        content = read_exact(target, 0, file_size(target))
+        try:
+            found = fingerprint64(in_c_order(content) if target.name == MODEL_FILE else content)
+        except CkptkitError as error:
+            findings.append(of_error(error, "graph"))
+            continue
+        compared += 1
+        if found != value:
+            findings.append(
+                Finding(
+                    "warning",
+                    "fingerprint.stale",
+                    str(target),
+                    f"is not the one that {FINGERPRINT} was made for: {field} is {value:#018x}, "
+                    f"its own {found:#018x}",
+                    f"{what}; tools that rewrite a SavedModel leave this too",
+                )
+            )
+    yield Check(FINGERPRINT, (("file", compared),), tuple(findings))
+
+
+def _layout(path: Path) -> Check:
+    """Look for what an export does not contain."""
+    findings = []
+    names = [entry.name for entry in sorted(path.iterdir())]
+    for name in _unknown(path, names):
+        message = "is no part of a SavedModel"
+        findings.append(Finding("note", "layout.extra", str(path / name), message))
+    variables = path / VARIABLES.parent
+    for entry in sorted(variables.iterdir()) if variables.is_dir() else []:
+        if "tempstate" in entry.name or "_temp" in entry.name:
+            message = "was left by a save that was not finished"
+            findings.append(Finding("warning", "layout.unfinished", str(entry), message))
+    return Check("layout", (("entry", len(names)),), tuple(findings))
+
+
+def _unknown(path: Path, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        known = _KNOWN_DIRECTORIES if (path / name).is_dir() else _KNOWN
+        if name not in known:
+            yield name
