@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from values import Array
@@ -47,7 +47,9 @@ def write_odd_bundle(
         shard = turn % num_shards
         turn += 1
         data, crc = (
-            _string_bytes(values) if dtype == "string" else _number_bytes(values, big_endian)
+            _string_bytes(values, big_endian)
+            if dtype == "string"
+            else _number_bytes(values, big_endian)
         )
         entry = _entry(dtype, values.shape)
         entry.shard_id, entry.offset = shard, len(shards[shard])
@@ -104,10 +106,11 @@ def _number_bytes(values: Array, big_endian: bool) -> tuple[bytes, int]:
     return data, _crc32c.value(data)
 
 
-def _string_bytes(values: Array) -> tuple[bytes, int]:
+def _string_bytes(values: Array, big_endian: bool) -> tuple[bytes, int]:
+    order: Literal["big", "little"] = "big" if big_endian else "little"  # of lengths and checksum
     items = [bytes(value) for value in values.reshape(-1)]
-    crc = _crc32c.value(b"".join(len(item).to_bytes(4, "little") for item in items))
-    checksum = _crc32c.mask(crc).to_bytes(4, "little")
+    crc = _crc32c.value(b"".join(len(item).to_bytes(4, order) for item in items))
+    checksum = _crc32c.mask(crc).to_bytes(4, order)
     content = b"".join(items)
     crc = _crc32c.extend(crc, checksum + content)
     return b"".join(varint(len(item)) for item in items) + checksum + content, crc

@@ -1,0 +1,52 @@
+"""Running the command line inside the test process, exit code and all."""
+
+from __future__ import annotations
+
+import gc
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
+from unittest.mock import patch
+
+from ckptkit.cli import main
+
+
+class Result(NamedTuple):
+    """What one call printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def ckptkit(*arguments: object) -> Result:
+    """Run `ckptkit ARGUMENTS...`; an exception that is no exit is a traceback, and is raised."""
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
+    thresholds = gc.get_threshold()
+    code: object = None
+    try:
+        with (
+            patch.object(sys, "argv", ["ckptkit", *map(str, arguments)]),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            main()
+    except SystemExit as exit_:
+        code = exit_.code
+    finally:
+        gc.set_threshold(*thresholds)
+    assert isinstance(code, int)
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    return Result(code, *texts)
+
+
+def refused(*arguments: object) -> str:
+    """Run a command that must exit 2 with one line on stderr and nothing on stdout; return it."""
+    result = ckptkit(*arguments)
+    assert result.code == 2, result
+    assert result.out == ""
+    assert result.err.startswith("ckptkit: ")
+    assert result.err.count("\n") == 1, result.err
+    return result.err
