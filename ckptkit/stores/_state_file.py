@@ -68,10 +68,11 @@ def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
     state = directory / STATE_FILE
     if state.is_file():
         named, _all = read_state(state)
-        if named is None:
+        name = Path((named or "").replace("\\", "/")).name
+        if named is None or name in ("", "..") or "\0" in name:
             notes.append(f"{state} names no checkpoint")
         else:
-            prefix = directory / Path(named.replace("\\", "/")).name
+            prefix = directory / name
             if Path(named).is_absolute() and Path(named).parent != directory.absolute():
                 notes.append(f"{state} points at {named}; looked for {prefix.name} beside it")
             problem = incomplete(prefix)
@@ -99,7 +100,10 @@ def prefixes(directory: Path) -> list[Path]:
     return sorted(
         path.with_name(path.name.removesuffix(".index"))
         for path in directory.iterdir()
-        if path.name.endswith(".index") and not _UNFINISHED.search(path.name)
+        if path.name.endswith(".index")
+        and path.name != ".index"
+        and not _UNFINISHED.search(path.name)
+        and path.is_file()
     )
 
 
@@ -111,6 +115,8 @@ def incomplete(prefix: Path) -> str | None:
         bundle = open_bundle(prefix)
     except CkptkitError as error:
         return error.message
+    except OSError as error:  # a name that no file can have
+        return error.strerror
     missing = bundle.missing_shards
     return f"{missing[0].name} is missing" if missing else None
 

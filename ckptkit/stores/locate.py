@@ -26,6 +26,7 @@ _V1_HINT = (
     "restore it with tf.compat.v1.train.Saver in any TensorFlow and save it again: "
     "the default format (V2) is read"
 )
+_NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
 
 
 class Located(NamedTuple):
@@ -45,11 +46,14 @@ def locate(operand: str | os.PathLike[str]) -> Located:
     text = os.fspath(operand)
     if "\0" in text or not text:
         raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
-    if "#" in text and not _exists(text):
-        head, _, subtree = text.rpartition("#")
-        if _exists(head):
-            return _locate(head)._replace(subtree=subtree or None)
-    return _locate(text)
+    try:
+        if "#" in text and not _exists(text):
+            head, _, subtree = text.rpartition("#")
+            if _exists(head):
+                return _locate(head)._replace(subtree=subtree or None)
+        return _locate(text)
+    except OSError as error:
+        raise CkptkitError(error.strerror or str(error), where=text) from error
 
 
 def _exists(text: str) -> bool:
@@ -59,17 +63,14 @@ def _exists(text: str) -> bool:
 
 def _locate(text: str) -> Located:
     path = Path(text)
-    try:
-        if path.is_dir():
-            return _directory(path, prefix_wins=not text.endswith("/"))
-        if path.is_file():
-            return _file(path)
-        if index_path(path).is_file():
-            return Located("tensor-bundle", path)
-        if os.path.lexists(path):
-            raise FormatError(text, "neither a file nor a directory")
-    except OSError as error:
-        raise CkptkitError(error.strerror or str(error), where=text) from error
+    if path.is_dir():
+        return _directory(path, prefix_wins=not text.endswith("/"))
+    if path.is_file():
+        return _file(path)
+    if index_path(path).is_file():
+        return Located("tensor-bundle", path)
+    if os.path.lexists(path):
+        raise FormatError(text, "neither a file nor a directory")
     raise _not_found(path)
 
 
@@ -81,10 +82,12 @@ def _directory(path: Path, prefix_wins: bool) -> Located:
     if prefix_wins and path.name and path.with_name(f"{path.name}.index").is_file():
         return Located("tensor-bundle", path)  # ckpt-3/ lies beside ckpt-3.index
     if (path / "saved_model.pbtxt").exists():
+        variables = path / "variables/variables"
+        has_weights = index_path(variables).is_file()
         raise UnsupportedError(
             "a SavedModel in text form (saved_model.pbtxt)",
             where=str(path),
-            hint="its weights can be read: give the path of variables/variables",
+            hint=f"its weights can be read: give {variables}" if has_weights else _NO_VARIABLES,
         )
     if (path / STATE_FILE).is_file() or prefixes(path):
         prefix, notes = latest_checkpoint(path)
@@ -146,9 +149,8 @@ def _file(path: Path) -> Located:
 
 
 def _member(path: Path) -> Located:
-    prefix = path.with_name(_MEMBER.sub("", path.name))
-    if prefix.name == "":  # files called .index and .data-00000-of-00001
-        prefix = path.parent
+    name = _MEMBER.sub("", path.name)
+    prefix = path.with_name(name) if name else path.parent  # .index and .data-00000-of-00001
     if index_path(prefix).is_file():
         return Located("tensor-bundle", prefix)
     raise PathNotFoundError(

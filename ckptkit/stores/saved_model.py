@@ -23,7 +23,7 @@ from ckptkit.errors import FormatError
 from ckptkit.stores import _saved_model_layers
 from ckptkit.stores._schema import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
-from ckptkit.stores.tensor_bundle import TensorBundle, index_path, open_bundle
+from ckptkit.stores.tensor_bundle import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -125,8 +125,9 @@ def open_saved_model(path: Path) -> SavedModel:
     Raises what `open_bundle` raises.
     """
     prefix = path / VARIABLES
-    bundle = open_bundle(prefix) if index_path(prefix).exists() or prefix.parent.is_dir() else None
-    return SavedModel(path, bundle)
+    # TensorFlow 1 makes an empty folder where there are no variables.
+    has_variables = prefix.parent.is_dir() and any(prefix.parent.iterdir())
+    return SavedModel(path, open_bundle(prefix) if has_variables else None)
 
 
 def _signature(key: str, message: Any) -> Signature:
