@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from ckptkit._files import file_size, read_exact, read_into
 from ckptkit.errors import (
@@ -185,7 +185,7 @@ class Window:
         spool = _spool(self.path, self.deflated)
         done = 0
         while done < len(buffer):
-            count = os.preadv(spool.fileno(), [buffer[done:]], offset + done)
+            count = os.preadv(spool.fd, [buffer[done:]], offset + done)
             if not count:
                 raise TruncatedError(str(self.path), "temporary copy of a member shrank")
             done += count
@@ -452,12 +452,31 @@ def _raw_chunks(path: Path, member: Member) -> Iterator[bytes]:
         )
 
 
+class _Spool:
+    """The descriptor of an unnamed temporary file; closed when the last reference goes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.fd = -1
+        with tempfile.TemporaryFile() as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            self.fd = os.dup(file.fileno())
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
+
+
 _SPOOLS_KEPT = 2
-_spools: OrderedDict[tuple[object, ...], IO[bytes]] = OrderedDict()
+_spools: OrderedDict[tuple[object, ...], _Spool] = OrderedDict()
 _spools_lock = threading.Lock()
 
 
-def _spool(path: Path, member: Member) -> IO[bytes]:
+def _spool(path: Path, member: Member) -> _Spool:
     """Return the temporary file with a deflated member's content; made once, then remembered."""
     status = path.stat()
     key = (path, status.st_ino, status.st_size, status.st_mtime_ns, member)
@@ -470,10 +489,7 @@ def _spool(path: Path, member: Member) -> IO[bytes]:
             room = os.statvfs(tempfile.gettempdir())
             if member.nbytes > room.f_bavail * room.f_frsize:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            spool = tempfile.TemporaryFile()  # noqa: SIM115 (kept open in the cache)
-            for chunk in member_chunks(path, member):
-                spool.write(chunk)
-            spool.flush()
+            spool = _Spool(member_chunks(path, member))
         except OSError as error:
             raise OutputError(
                 f"no room to inflate {member.nbytes} bytes: {error.strerror}",
