@@ -113,9 +113,10 @@ class _Buffer:
         self.address = ctypes.addressof(self.whole)
 
     def crc(self, crc: int, nbytes: int) -> int:
-        """Return `crc` extended by the first `nbytes` bytes."""
-        if nbytes == len(self.data):
-            return int(_crc32c.extend(crc, self.whole))
+        """Return `crc` extended by the first `nbytes` bytes; other threads run meanwhile."""
+        unlocked = _crc32c.unlocked_extend()
+        if unlocked is not None:
+            return unlocked(crc, self.address, nbytes)
         return int(_crc32c.extend(crc, (ctypes.c_char * nbytes).from_buffer(self.data)))
 
     def equals(self, other: _Buffer, nbytes: int) -> bool:

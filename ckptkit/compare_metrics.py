@@ -29,6 +29,22 @@ METRIC_BLOCK = 1 << 16  # elements: three float64 scratch arrays of 512 KiB stay
 _DOT = 8192  # elements per BLAS call: below the size at which OpenBLAS starts threads of its own
 _SAFE_LOW, _SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
 _WIDE = ("int64", "uint64")
+# binary digits of the significand, the hidden one included
+_DIGITS = {
+    "float64": 53,
+    "float32": 24,
+    "float16": 11,
+    "bfloat16": 8,
+    "float8_e3m4": 5,
+    "float8_e4m3": 4,
+    "float8_e4m3fn": 4,
+    "float8_e4m3fnuz": 4,
+    "float8_e4m3b11fnuz": 4,
+    "float8_e5m2": 3,
+    "float8_e5m2fnuz": 3,
+    "float4_e2m1fn": 2,
+    "float8_e8m0fnu": 1,
+}
 
 
 class _Scratch:
@@ -40,6 +56,7 @@ class _Scratch:
         self.gap = np.empty(METRIC_BLOCK)
         self.excess = np.empty(METRIC_BLOCK)
         self.flags = np.empty(METRIC_BLOCK, bool)
+        self.above = np.empty(METRIC_BLOCK, bool)
         self.bits: dict[int, Array] = {}
 
     def integers(self, itemsize: int, n: int) -> Array:
@@ -217,6 +234,9 @@ class Meter:
         tally.max_abs = max(tally.max_abs, float(gap[at]) if largest is None else largest)
         size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
         out = new if new.dtype == np.float64 else np.empty(n)
+        np.divide(gap, size, out=out)
+        if self.ulps:
+            self._update_ulps(a, b, out)
         self._relative(gap, size, out)
         excess = float(gap[at])
         if self.rtol or self.atol:
@@ -225,13 +245,13 @@ class Meter:
             tally.n_outside += n_diff
         index = at if places is None else int(places[at])
         tally.offer(excess, start + index, a[at].item(), b[at].item())
-        if self.ulps:
-            tally.max_ulp = max(tally.max_ulp, self._max_ulp(a, b))
 
     def _relative(self, gap: Floats, size: Floats, out: Floats) -> None:
-        """Update max_rel, and the smallest rtol under which every element would pass."""
+        """Update max_rel, and the smallest rtol under which every element would pass.
+
+        out: gap / size; it is overwritten where size is 0.
+        """
         tally = self.tally
-        np.divide(gap, size, out=out)
         largest = float(out.max())
         blocked = False
         if not math.isfinite(largest):  # somewhere old is 0, or the quotient overflows
@@ -260,6 +280,23 @@ class Meter:
         excess[differs] = -math.inf
         at = int(excess.argmax())
         return at, float(excess[at])
+
+    def _update_ulps(self, a: Array, b: Array, relative: Floats) -> None:
+        """Update max_ulp, looking closely only at elements that can exceed it.
+
+        A float of p digits lies less than |x| * 2**-p from the next, so a relative change r spans
+        fewer than r / (1 - r) * 2**p of them: what does not reach the maximum so far is left out.
+        """
+        reach = self.tally.max_ulp * 2.0 ** -_DIGITS[self.dtype]
+        least = reach / (1 + reach) * (1 - 1e-9)  # room for rounding
+        above = np.greater(relative, least, out=self._scratch.above[: len(a)])
+        count = int(np.count_nonzero(above))
+        if not count:
+            return
+        if count * 4 < len(a):
+            places = np.flatnonzero(above)
+            a, b = a[places], b[places]
+        self.tally.max_ulp = max(self.tally.max_ulp, self._max_ulp(a, b))
 
     def _max_ulp(self, a: Array, b: Array) -> int:
         """Return the most representable values that lie between two elements.
@@ -300,10 +337,11 @@ def bits_differ(a: Array, b: Array) -> Array:
 def _squares(values: Array) -> Scaled:
     """Return the sum of squares, in pieces small enough that BLAS keeps to this thread."""
     flat = values.view(np.float64) if values.dtype == np.complex128 else values
-    total = 0.0
-    for low in range(0, len(flat), _DOT):
-        piece = flat[low : low + _DOT]
-        total += float(np.dot(piece, piece))
+    whole = len(flat) - len(flat) % _DOT
+    total = float(np.dot(flat[whole:], flat[whole:]))
+    if whole:
+        pieces = flat[:whole].reshape(-1, 1, _DOT)
+        total += float(np.matmul(pieces, pieces.transpose(0, 2, 1)).sum())
     if _SAFE_LOW < total < _SAFE_HIGH:
         return scaled(total)
     largest = float(np.abs(flat).max()) if len(flat) else 0.0

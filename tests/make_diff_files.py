@@ -33,21 +33,21 @@ class Subclassed(keras.Model):  # type: ignore[misc]
         return self.c(self.b(self.a(x)))
 
 
-def save_v1(name: str, arrays: dict[str, np.ndarray], parts: int = 0) -> None:
+def save_v1(name: str, arrays: dict[str, np.ndarray], parts: int = 1) -> None:
+    """Save as TF1 does; with `parts`, each variable is cut along its first axis."""
     with tf.Graph().as_default(), v1.Session() as session:
-        partitioner = v1.fixed_size_partitioner(parts) if parts else None
-        variables = [
-            v1.get_variable(
-                n,
-                initializer=v1.constant_initializer(a),
-                shape=a.shape,
-                dtype=a.dtype,
-                partitioner=partitioner,
-                use_resource=False,
+        variables = []
+        for key, array in arrays.items():
+            cut = v1.fixed_size_partitioner(parts) if parts > 1 else None
+            variable = v1.get_variable(
+                key, array.shape, tf.as_dtype(array.dtype), partitioner=cut, use_resource=False
             )
-            for n, a in arrays.items()
-        ]
-        session.run(v1.global_variables_initializer())
+            start = 0
+            for part in variable if parts > 1 else [variable]:
+                rows = part.shape[0]
+                session.run(part.assign(array[start : start + rows]))
+                start += rows
+            variables.append(variable)
         v1.train.Saver(variables).save(session, str(out / name), write_meta_graph=False)
 
 

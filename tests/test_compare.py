@@ -208,6 +208,22 @@ def test_ulps_count_representable_values(dtype: Any) -> None:
         assert in_memory(-positive[:1], -positive[1:]).max_ulp == abs(one - two)
 
 
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_the_largest_ulp_is_found_among_many(dtype: Any) -> None:
+    """Most elements are not looked at closely; none that counts may be among those."""
+    dtype = np.dtype(dtype)
+    rng = np.random.default_rng(5)
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    half = 1 << (8 * dtype.itemsize - 2)
+    old = rng.integers(0, half, 3000, dtype=unsigned)
+    steps = rng.integers(0, 6, 3000).astype(unsigned)
+    values, others = old.view(dtype), (old + steps).view(dtype)
+    left, right = MemoryStore({"t": values}, 100), MemoryStore({"t": others}, 100)
+    delta = compare(Pair(left, "t", right, "t")).delta
+    finite = np.isfinite(values.astype(float)) & np.isfinite(others.astype(float))
+    assert delta.max_ulp == steps[finite].max()
+
+
 def test_ulps_across_zero_in_a_block_with_other_signs() -> None:
     tiny = np.float32(1e-45)  # the smallest subnormal
     delta = in_memory(np.array([-tiny, 1, -2]), np.array([tiny, 1, -2], np.float64))
@@ -356,7 +372,7 @@ def test_every_executor_gives_the_same(tmp_path: Path, kind: str) -> None:
     old, new = bundle(tmp_path / "old", arrays), bundle(tmp_path / "new", changed)
     pairs = [Pair(old, key, new, key) for key in arrays]
     plain = list(compare_all(pairs))
-    done = []
+    done: list[int] = []
     if kind == "none":
         found = list(compare_all(pairs, None, progress=done.append))
     elif kind == "threads":

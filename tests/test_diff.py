@@ -296,7 +296,7 @@ def test_tolerance_files_name_the_line_that_is_wrong(tmp_path: Path, line: str) 
 
 def test_a_change_of_dtype_is_labelled(pair: Pair) -> None:
     exact, rough = np.array([1.5, 2.25], np.float16), np.array([1.1, 2.2], np.float32)
-    old = {"a": exact, "b": rough}
+    old: dict[str, Array] = {"a": exact, "b": rough}
     paths = pair(old, {"a": exact.astype(np.float32), "b": rough.astype(BFLOAT16)})
     result = diff(*paths, rtol=0.1)
     assert {c.name: (c.status, c.cast) for c in result.changes} == {
