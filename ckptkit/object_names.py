@@ -275,8 +275,8 @@ class _Namer:
             return _optimizer_scalar_role(self.paths.best(leaf.node) or leaf.key)
         if path in _COUNTERS and self.specs[leaf.key].shape == ():
             return "counter"
-        # A SeedGenerator's state is a variable, but nothing that was learned.
-        return "other" if leaf.full_name.endswith("seed_generator_state") else "weight"
+        # A SeedGenerator's state (seed, calls so far) is a variable, but nothing that was learned.
+        return "counter" if leaf.full_name.endswith("seed_generator_state") else "weight"
 
     # --- what each tensor is called -----------------------------------------------------------
 
