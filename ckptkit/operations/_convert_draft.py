@@ -20,12 +20,18 @@ FIXED_FORMS = ("saved_model", "keras", "weights.h5")
 
 @dataclass
 class Draft:
-    """Collects fills, problems and notes; `plan` puts them together."""
+    """Collects fills, problems and notes; `plan` puts them together.
+
+    like_drop: roles of LIKE that nothing of SRC goes to, beside those that the request drops.
+    same_keys: LIKE was made to have the keys of SRC, so that no other evidence is asked for.
+    """
 
     src: Sources
     like: Checkpoint | None
     target: Target
     request: Request
+    like_drop: frozenset[str] = frozenset()
+    same_keys: bool = False
     fills: list[Fill] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -35,7 +35,7 @@ class _Matcher:
     def __post_init__(self) -> None:
         self.form = self.draft.target.form
         self.fixed = self.form in FIXED_FORMS
-        self.drop = self.draft.request.drop_roles
+        self.drop = self.draft.request.drop_roles | self.draft.like_drop
 
     def run(self) -> None:
         draft, like = self.draft, self.like
@@ -66,6 +66,8 @@ class _Matcher:
         like, request = self.like, self.draft.request
         keys = [key for key in like.specs if like.names[key].role not in self.drop]
         side = Side({k: like.specs[k] for k in keys}, {k: like.names[k] for k in keys})
+        if self.draft.same_keys and not request.rules:
+            return _by_keys(self.draft.src.side, side), side
         alignment = align(self.draft.src.side, side, request.rules)
         if alignment.dead_rules:
             raise UsageError(
@@ -186,6 +188,16 @@ class _Matcher:
             names = describe(draft.src.side.names, item.old), describe(self.like.names, item.new)
             message = f"{names[0]} of SRC against {names[1]} of LIKE: {item.reason}"
             draft.problem("ambiguous", names[0], message)
+
+
+def _by_keys(old: Side, new: Side) -> Alignment:
+    """Pair what has the same key on both sides, and nothing else."""
+    return Alignment(
+        tuple(Match(key, key, "key") for key in old.keys if key in new.specs),
+        (),
+        tuple(key for key in old.keys if key not in new.specs),
+        tuple(key for key in new.keys if key not in old.specs),
+    )
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -31,14 +31,23 @@ _HINTS = {
 
 
 def make_plan(
-    sources: Sequence[Checkpoint], like: Checkpoint | None, target: Target, request: Request
+    sources: Sequence[Checkpoint],
+    like: Checkpoint | None,
+    target: Target,
+    request: Request,
+    *,
+    like_drop: frozenset[str] = frozenset(),
+    same_keys: bool = False,
+    holder: Checkpoint | None = None,
 ) -> Plan:
     """Return the plan; its `problems` are for the caller to raise.
 
+    like_drop, same_keys: see `Draft`.  holder: the model whose files (vocabularies) the
+    output will have, where that is not LIKE.
     Raises UsageError for a request that makes no sense: a form that needs LIKE, a relaxation or a
     rule that did nothing.
     """
-    draft = Draft(Sources(sources, request), like, target, request)
+    draft = Draft(Sources(sources, request), like, target, request, like_drop, same_keys)
     layout = _own_layout(draft) if like is None else like
     if layout is not None:
         _check_like(draft, layout)
@@ -47,7 +56,7 @@ def make_plan(
         by_own_graph(draft)
     else:
         by_name(draft)
-    _assets(draft, layout)
+    _assets(draft, layout if holder is None else holder, kept=holder is not None)
     return draft.plan()
 
 
@@ -81,8 +90,8 @@ def _check_like(draft: Draft, like: Checkpoint) -> None:
         raise UsageError("--root and --like exclude each other: LIKE has a root of its own")
 
 
-def _assets(draft: Draft, layout: Checkpoint | None) -> None:
-    holder = layout if draft.target.form in ("saved_model", "keras") else None
+def _assets(draft: Draft, layout: Checkpoint | None, *, kept: bool) -> None:
+    holder = layout if kept or draft.target.form in ("saved_model", "keras") else None
     problems, skipped, notes = _files.compare_assets(draft.src.last, holder, draft.unused)
     draft.problems += problems
     draft.src.skipped += [Skipped(name, "asset", 0, why) for name, why in skipped]

@@ -1,16 +1,74 @@
-"""What two models compute on the same seeded inputs."""
+"""Whether what was written computes what the source computes, where both run."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from ckptkit.operations._convert_plan import Plan
+from ckptkit.runners import RunnerError, run
+
+# Conversions are done on the CPU: what a device would change is another question.
+CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+_RUNNABLE = {"saved_model": "saved-model", "keras": "keras"}
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The comparison of outputs; `why_not` says why there was none."""
+    """The comparison of outputs on seeded inputs; `why_not` says why there was none.
 
+    rows: one per output: `output`, `ok`, `n`, `max_abs`, `rms`, `bits` (whether every bit agrees),
+    `message`.  versions: of what ran them.
+    """
+
+    rows: tuple[Mapping[str, Any], ...] = ()
     why_not: str = ""
+    seed: int = 0
+    versions: Mapping[str, str] | None = None
+
+    @property
+    def failures(self) -> list[str]:
+        """One sentence per output that differs."""
+        return [f"output {row['output']}: {row['message']}" for row in self.rows if not row["ok"]]
+
+    def __str__(self) -> str:
+        if self.why_not:
+            return f"not compared: {self.why_not}"
+        same = sum(bool(row.get("bits")) for row in self.rows)
+        worst = max((row.get("max_abs", 0.0) for row in self.rows), default=0.0)
+        text = f"{len(self.rows)} compared on seeded inputs, {same} equal to the bit"
+        return text if same == len(self.rows) else f"{text}, largest difference {worst:.3g}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"why_not": self.why_not}
+        """Return the comparison as plain values."""
+        return {"why_not": self.why_not, "seed": self.seed, "rows": [dict(r) for r in self.rows]}
+
+
+def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
+    """Run SRC and the output, where both are models; None where one of them is not."""
+    wanted = _RUNNABLE.get(plan.target.form)
+    source = plan.source
+    changed = plan.request.ema or plan.request.casts or len(plan.sources) > 1
+    if source.store.format != wanted or source.subtree is not None or changed:
+        return None
+    if importlib.util.find_spec("tensorflow") is None:
+        return Outputs(why_not="TensorFlow is not installed")
+    request = {"action": "outputs", "old": str(source.path), "new": str(output)}
+    try:
+        result = run("tensorflow", request, timeout_s=timeout_s, environment=CPU)
+    except RunnerError as error:
+        return Outputs(why_not=str(error))
+    return outputs_of(result)
+
+
+def outputs_of(result: Mapping[str, Any]) -> Outputs | None:
+    """Return the comparison that a runner made."""
+    found = result.get("outputs")
+    if found is None:
+        return None
+    return Outputs(
+        tuple(found.get("rows", ())), found["why_not"], found.get("seed", 0), result["versions"]
+    )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._align_rules import Rule
 from ckptkit.checkpoint import Checkpoint
@@ -16,6 +16,9 @@ from ckptkit.operations._convert_target import Target
 from ckptkit.operations._convert_values import Cast, Origin
 from ckptkit.operations.select import Tensor
 from ckptkit.writers.base import OutTensor
+
+if TYPE_CHECKING:
+    from ckptkit.operations._convert_model import Build
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")
@@ -130,7 +133,8 @@ class Plan:
 
     graph: object graph of a checkpoint to be written, serialised.  layout: Keras file or donor
     SavedModel whose structure is taken over.  notes: what a person should know, a sentence each.
-    runner: the model to be built where the target needs TensorFlow.
+    build: the model to be built where the target needs TensorFlow; the fills are then those of its
+    structure.
     """
 
     sources: tuple[Checkpoint, ...]
@@ -143,7 +147,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     graph: bytes | None = None
     layout: Checkpoint | None = None
-    runner: str | None = None
+    build: Build | None = None
 
     @property
     def source(self) -> Checkpoint:

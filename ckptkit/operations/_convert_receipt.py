@@ -64,7 +64,7 @@ class Receipt:
                 for checkpoint, digest in zip(plan.sources, digests, strict=True)
             ],
             "like": _file_json(plan.like, None) if plan.like is not None else None,
-            "model": plan.runner,
+            "model": plan.build.spec if plan.build else None,
             "dst": str(self.path),
             "to": plan.target.form,
             "files": [str(path) for path in self.files],

@@ -8,8 +8,10 @@ refused by name before anything is written.  The output lies beside DST until it
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from ckptkit._align_rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
+from ckptkit.operations import _convert_model as _model
 from ckptkit.operations import _convert_receipt as _receipt
 from ckptkit.operations import _convert_write as _write
 from ckptkit.operations._convert_match import make_plan
+from ckptkit.operations._convert_outputs import compare_files
 from ckptkit.operations._convert_plan import (
     TRAINING_ROLES,
     MismatchError,
@@ -66,17 +70,15 @@ def convert(
     at DST.rejected.  Raises MismatchError when SRC and LIKE do not fit (`.problems` says how),
     UsageError, OutputError, and what reading the files raises.
     """
-    planned = plan(src, dst, timeout_s=timeout_s, **options)
-    target = planned.target
+    asked = _Asked(src, dst, timeout_s=timeout_s, **options)
+    target = asked.target
     refuse_existing(target, overwrite)
-    if receipt is not None and Path(receipt).exists() and not overwrite:
-        refuse_existing(Target("receipt", Path(receipt)), False)
-    planned.check()
-    total = planned.nbytes
-    report = _Progress(progress, total)
-    with _write.staging(target) as staged:
-        _write.write(planned, staged.path)
-        proof = prove(planned, staged.path, executor, report) if check else None
+    if receipt is not None:
+        refuse_existing(Target("receipt", Path(receipt)), overwrite)
+    with _write.staging(target) as scratch, _write.staging(target) as staged:
+        planned = asked.plan(scratch.directory)
+        planned.check()
+        proof = _produce(planned, staged.path, check, timeout_s, executor, progress)
         path, files = target.path, tuple[Path, ...]()
         if proof is not None and not proof.ok:
             path = _write.reject(staged, target)
@@ -85,27 +87,31 @@ def convert(
     return _finish(planned, path, files, proof, receipt, overwrite)
 
 
-def plan(
-    src: Source | Sequence[Source],
-    dst: str | os.PathLike[str],
-    *,
-    to: str | None = None,
-    like: Source | None = None,
-    model: str | None = None,
-    root: str | None = None,
-    rules: Sequence[str | Rule] = (),
-    names: Sequence[str] = (),
-    drop_roles: Sequence[str] = (),
-    weights_only: bool = False,
-    casts: Sequence[str | Cast] = (),
-    ema: bool = False,
-    shard_size: int | str | None = None,
-    allow_missing: Sequence[str] = (),
-    allow_unused: Sequence[str] = (),
-    allow_renamed: Sequence[str] = (),
-    timeout_s: float = TIMEOUT_S,
-) -> Plan:
-    """Return what `convert` would do with the same arguments; nothing is written.
+def _produce(
+    planned: Plan,
+    path: Path,
+    check: bool,
+    timeout_s: float,
+    executor: Executor | None,
+    progress: Callable[[int, int], None] | None,
+) -> Proof | None:
+    """Write the output at `path` and prove it."""
+    if planned.build is not None:
+        exported = _model.export(planned, path, compare=check)
+        return _model.prove_model(exported, path, executor) if check else None
+    _write.write(planned, path)
+    if not check:
+        return None
+    proof = prove(planned, path, executor, _Progress(progress, planned.nbytes))
+    outputs = compare_files(planned, path, timeout_s) if proof.ok else None
+    failures = (*proof.failures, *(outputs.failures if outputs else ()))
+    return replace(proof, failures=failures, outputs=outputs)
+
+
+def plan(src: Source | Sequence[Source], dst: str | os.PathLike[str], **options: Any) -> Plan:
+    """Return what `convert` would do; nothing is written, but a model may be built.
+
+    options: of `convert`, and
 
     to: one of FORMS, where DST's name does not say it.  like: a file whose structure the output
     takes.  model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
@@ -116,27 +122,65 @@ def plan(
     bytes per data file.  allow_missing, allow_unused, allow_renamed: globs that each relax one
     rule; one that relaxes nothing is an error.
     """
-    sources = [_open(source) for source in _several(src)]
-    donor = _open(like) if like is not None else None
-    if like is not None and model is not None:
-        raise UsageError("--like and --model exclude each other")
-    target = target_of(dst, to, donor.store if donor is not None else None)
-    roles = frozenset(drop_roles) | (frozenset(TRAINING_ROLES) if weights_only else frozenset())
-    request = Request(
-        tuple(parse_rule(rule) if isinstance(rule, str) else rule for rule in rules),
-        tuple(names),
-        roles,
-        tuple(parse_cast(item) if isinstance(item, str) else item for item in casts),
-        ema,
-        root,
-        parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
-        tuple(allow_missing),
-        tuple(allow_unused),
-        tuple(allow_renamed),
-    )
-    if request.shard_size is not None and target.form not in ("checkpoint", "safetensors"):
-        raise UsageError(f"--shard-size: a {target.form} is not cut into shards")
-    return make_plan(sources, donor, target, request)
+    with tempfile.TemporaryDirectory(prefix="ckptkit-plan-") as scratch:
+        return _Asked(src, dst, **options).plan(Path(scratch))
+
+
+class _Asked:
+    """The arguments of `convert`, files opened and texts parsed."""
+
+    def __init__(
+        self,
+        src: Source | Sequence[Source],
+        dst: str | os.PathLike[str],
+        *,
+        to: str | None = None,
+        like: Source | None = None,
+        model: str | None = None,
+        root: str | None = None,
+        rules: Sequence[str | Rule] = (),
+        names: Sequence[str] = (),
+        drop_roles: Sequence[str] = (),
+        weights_only: bool = False,
+        casts: Sequence[str | Cast] = (),
+        ema: bool = False,
+        shard_size: int | str | None = None,
+        allow_missing: Sequence[str] = (),
+        allow_unused: Sequence[str] = (),
+        allow_renamed: Sequence[str] = (),
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.sources = [_open(source) for source in _several(src)]
+        self.like = _open(like) if like is not None else None
+        if like is not None and model is not None:
+            raise UsageError("--like and --model exclude each other")
+        self.target = target_of(dst, to, self.like.store if self.like is not None else None)
+        self.model = _model.model_of(self.sources[-1], self.like, model, self.target)
+        self.timeout_s = timeout_s
+        training = frozenset(TRAINING_ROLES) if weights_only else frozenset[str]()
+        self.request = Request(
+            tuple(parse_rule(rule) if isinstance(rule, str) else rule for rule in rules),
+            tuple(names),
+            frozenset(drop_roles) | training,
+            tuple(parse_cast(item) if isinstance(item, str) else item for item in casts),
+            ema,
+            root,
+            parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
+            tuple(allow_missing),
+            tuple(allow_unused),
+            tuple(allow_renamed),
+        )
+        shards = ("checkpoint", "safetensors") if self.model is None else ()
+        if self.request.shard_size is not None and self.target.form not in shards:
+            raise UsageError(f"--shard-size: this {self.target.form} is not cut into shards")
+
+    def plan(self, scratch: Path) -> Plan:
+        """Return the plan; scratch: a directory for the structure of a model that is built."""
+        if self.model is None:
+            return make_plan(self.sources, self.like, self.target, self.request)
+        return _model.plan_model(
+            self.sources, self.model, self.target, self.request, scratch, self.timeout_s
+        )
 
 
 def _several(src: Source | Sequence[Source]) -> Sequence[Source]:
@@ -167,6 +211,16 @@ class _Progress:
             self.report(min(self.done, self.total), self.total)
 
 
+def _versions(planned: Plan, proof: Proof | None) -> dict[str, str]:
+    """Return the versions of all that took part, the child's among them."""
+    found = _receipt.versions()
+    if planned.build is not None:
+        found.update(planned.build.versions)
+    if proof is not None and proof.outputs is not None:
+        found.update(proof.outputs.versions or {})
+    return found
+
+
 def _finish(
     planned: Plan,
     path: Path,
@@ -176,7 +230,7 @@ def _finish(
     overwrite: bool,
 ) -> Receipt:
     """Return the receipt, and write it where one was asked for."""
-    done = Receipt(planned, path, files, proof, versions=_receipt.versions())
+    done = Receipt(planned, path, files, proof, versions=_versions(planned, proof))
     if not done.ok:
         return done
     output = open_checkpoint(path)

@@ -1,0 +1,192 @@
+"""Conversions that need a model to be built: a child process gives its structure, and exports it.
+
+    1. the child builds the model and writes its structure, with the values that it was built with;
+    2. SRC is converted into that structure here, under all the rules of `--like`;
+    3. the child builds the model again, marks every variable, restores, looks for survivors of the
+       marking, and exports.
+
+The structure of 1 holds every weight under its path, those in Python lists too, which
+tf.train.Checkpoint(model=...) alone would pass by.  SRC in Keras's own formats gets the structure
+of a `.weights.h5` of the same model instead, whose keys are SRC's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._compare_work import extend_values
+from ckptkit.align import Side, align
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.compare import Pair, compare_all
+from ckptkit.dtypes import kind
+from ckptkit.errors import UsageError
+from ckptkit.operations._convert_match import make_plan
+from ckptkit.operations._convert_outputs import CPU, outputs_of
+from ckptkit.operations._convert_plan import TRAINING_ROLES, Plan, Request
+from ckptkit.operations._convert_proof import Proof, prove
+from ckptkit.operations._convert_target import Target
+from ckptkit.operations._convert_write import write
+from ckptkit.runners import run
+
+_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5")
+_KERAS = ("keras", "weights.h5", "weights.json")
+
+
+def model_of(
+    source: Checkpoint, like: Checkpoint | None, model: str | None, target: Target
+) -> str | None:
+    """Return the model that must be built for this conversion; None where none is needed.
+
+    Raises UsageError where a model is given and cannot help.
+    """
+    if model is not None:
+        if target.form not in _FORMS:
+            raise UsageError(f"--model: a {target.form} file needs no model", hint="leave it out")
+        return model
+    if like is not None:
+        builds = like.store.format == "keras" and target.form in ("saved_model", "checkpoint")
+        return str(like.path) if builds else None
+    is_archive = source.store.format == "keras" and source.subtree is None
+    return str(source.path) if is_archive and target.form == "saved_model" else None
+
+
+@dataclass(frozen=True)
+class Build:
+    """A model to be built: how it is named, its structure, and where scratch files may lie."""
+
+    spec: str
+    structure: Checkpoint
+    scratch: Path
+    timeout_s: float
+    versions: Mapping[str, str]
+
+    @property
+    def filled(self) -> Path:
+        """Where the structure with the values of SRC is written."""
+        name = "filled.weights.h5" if self.structure.store.format == "weights.h5" else "filled"
+        return self.scratch / name
+
+
+def plan_model(
+    sources: Sequence[Checkpoint],
+    spec: str,
+    target: Target,
+    request: Request,
+    scratch: Path,
+    timeout_s: float,
+) -> Plan:
+    """Build the model once and return the plan; raises RunnerError."""
+    by_keras = sources[-1].store.format in _KERAS and sources[-1].subtree is None
+    out = scratch / ("structure.weights.h5" if by_keras else "structure")
+    asked = {"action": "skeleton", "model": spec, "out": str(out)}
+    result = run("tensorflow", asked, timeout_s=timeout_s, environment=CPU)
+    build = Build(spec, open_checkpoint(out), scratch, timeout_s, result["versions"])
+    # What Keras exports for serving holds no optimizer, so nothing of SRC may rest on one.
+    serving = frozenset(TRAINING_ROLES) if target.form == "saved_model" else frozenset()
+    inner = make_plan(
+        sources,
+        build.structure,
+        Target("weights.h5" if by_keras else "checkpoint", build.filled),
+        replace(request, root=None),
+        like_drop=serving,
+        same_keys=by_keras,
+        holder=sources[-1] if spec == str(sources[-1].path) else None,
+    )
+    return replace(inner, target=target, request=request, build=build, like=None)
+
+
+class Exported(NamedTuple):
+    """What the second run gave."""
+
+    plan: Plan  # of the structure that was filled
+    result: Mapping[str, object]
+
+
+def export(plan: Plan, path: Path, *, compare: bool) -> Exported:
+    """Fill the structure, and let the child export the model to `path`; raises RunnerError."""
+    build = plan.build
+    assert isinstance(build, Build)
+    form = "weights.h5" if build.filled.suffix == ".h5" else "checkpoint"
+    inner = replace(plan, target=Target(form, build.filled), build=None)
+    write(inner, build.filled)
+    asked = {
+        "action": "export",
+        "model": build.spec,
+        "filled": str(build.filled),
+        "form": plan.target.form,
+        "out": str(path),
+        "root": plan.request.root,
+        "compare": compare,
+    }
+    result = run("tensorflow", asked, timeout_s=build.timeout_s, environment=CPU)
+    return Exported(inner, result)
+
+
+def prove_model(exported: Exported, path: Path, executor: Executor | None) -> Proof:
+    """Prove SRC against the structure that was filled, and that against the output."""
+    proof = prove(exported.plan, exported.plan.target.path, executor)
+    failures = list(proof.failures)
+    if proof.ok:
+        kept = {fill.key for fill in exported.plan.fills if fill.source is None}
+        failures += _arrived(open_checkpoint(exported.plan.target.path), kept, path, executor)
+    outputs = outputs_of(exported.result)
+    if outputs is not None:
+        failures += outputs.failures
+    return replace(proof, failures=tuple(failures), outputs=outputs)
+
+
+def _arrived(
+    filled: Checkpoint, kept: set[str], path: Path, executor: Executor | None
+) -> list[str]:
+    """Return the tensors of SRC that the output does not hold, bit for bit.
+
+    Tensors are paired by what the files say of themselves; what that leaves open is settled by
+    content, since an export may call everything anew.
+    """
+    output = open_checkpoint(path)
+    sides = [_numbers(filled), _numbers(output)]
+    alignment = align(sides[0], sides[1])
+    pairs = [
+        match
+        for match in (*alignment.pairs, *alignment.renamed)
+        if sides[0].specs[match.old].shape == sides[1].specs[match.new].shape
+        and sides[0].specs[match.old].dtype == sides[1].specs[match.new].dtype
+    ]
+    compared = compare_all(
+        [Pair(filled.store, m.old, output.store, m.new, bitwise=True) for m in pairs], executor
+    )
+    equal = {m.old for m, done in zip(pairs, compared, strict=True) if done.delta.equal}
+    taken = {m.new for m in pairs if m.old in equal}
+    free: dict[tuple[object, ...], list[str]] = {}
+    for key in sides[1].keys:
+        if key not in taken:
+            free.setdefault(_content(output, key), []).append(key)
+    failures = []
+    for key in sides[0].keys:
+        naming = filled.names[key]
+        if key in equal or key in kept or naming.role == "counter":
+            continue
+        found = free.get(_content(filled, key))
+        if found:
+            taken.add(found.pop())
+        elif naming.role == "weight" or any(n.role == naming.role for n in output.names.values()):
+            failures.append(f"{naming.name} did not arrive: no tensor of the output has its values")
+    return failures
+
+
+def _numbers(checkpoint: Checkpoint) -> Side:
+    keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
+    return Side({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
+
+
+def _content(checkpoint: Checkpoint, key: str) -> tuple[object, ...]:
+    spec = checkpoint.specs[key]
+    crc = 0
+    for _, values in checkpoint.store.blocks(key):
+        crc = extend_values(crc, values)
+    return spec.dtype, spec.shape, crc

@@ -1,0 +1,44 @@
+"""The child's side of a runner: `python -m ckptkit.runners._child REQUEST RESULT`.
+
+Whatever a model raises becomes a line in the result; whatever it prints goes to the parent's log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ckptkit.errors import CkptkitError
+
+_MESSAGE_LINES = 3
+
+
+def main(asked: Path, answer: Path) -> None:
+    """Carry out one request."""
+    request = json.loads(asked.read_text(encoding="utf-8"))
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        result = import_module(request["runner"]).ACTIONS[request["action"]](request)
+    except CkptkitError as error:
+        result = _refusal(type(error).__name__, str(error))
+    except Exception as error:  # what user code raises is not ours to foresee
+        lines = [line for line in str(error).splitlines() if line.strip()][:_MESSAGE_LINES]
+        name = type(error).__name__
+        result = _refusal(name, f"{name}: {' '.join(lines)}" if lines else name)
+    beside = answer.with_suffix(".part")
+    beside.write_text(json.dumps(result), encoding="utf-8")
+    beside.replace(answer)
+
+
+def _refusal(kind: str, message: str) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": message}}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.stdout.flush()
+    os._exit(0)  # TensorFlow's threads need not be waited for
