@@ -183,6 +183,7 @@ def test_dark_follows_the_system(file: Path) -> None:
 
 
 def test_a_narrow_window_does_not_scroll_sideways(page: Page) -> None:
+    page.js("for (let i = 0; i < 400; i++) strip.append(strip.children[0].cloneNode())")
     page.resize(420, 900)
     try:
         wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"

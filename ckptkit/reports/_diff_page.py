@@ -109,7 +109,8 @@ padding:18px}
 .dim{color:var(--dim);font-size:13px}
 .legend{display:flex;align-items:center;gap:3px;font-size:12px;color:var(--dim);margin-left:auto}
 .legend i{width:20px;height:10px;border-radius:2px;display:inline-block}
-.strip{display:flex;gap:2px;height:64px;align-items:flex-end}
+.strip{display:flex;gap:2px;height:70px;padding-bottom:6px;align-items:flex-end;overflow-x:auto}
+.strip.many{gap:1px}
 .strip button{flex:1 1 0;min-width:2px;max-width:72px;padding:0;border:0;border-radius:3px;
 height:100%;
 position:relative;background:var(--soft);overflow:hidden;transition:transform .12s}

@@ -22,7 +22,7 @@ const number = text => typeof text === "string"
   ? {Infinity: Infinity, "-Infinity": -Infinity, NaN: NaN}[text] : text;
 function short(value) {
   if (value === null || value === undefined) return "";
-  if (typeof value === "string") return value.replace("Infinity", "∞");
+  if (typeof value === "string") return {Infinity: "∞", "-Infinity": "−∞"}[value] || value;
   if (Math.abs(value) === Infinity) return value > 0 ? "∞" : "−∞";
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
@@ -114,6 +114,7 @@ function tip() {
     : describe(layers.get(state.layer));
 }
 $("strip-section").hidden = layers.size < 2;
+$("strip").classList.toggle("many", layers.size > 150);
 $("legend").append("1e-8");
 for (let step = 1; step <= 6; step++)
   $("legend").append(make("i", {style: `background:var(--c${step})`}));
@@ -225,7 +226,7 @@ function details(row) {
   const add = (title, value, wide) => {
     if (value === null || value === undefined || value === "") return;
     list.append(make("div", wide ? {className: "wide"} : {}, make("dt", {}, title),
-      make("dd", {}, typeof value === "number" ? short(value) : String(value))));
+      make("dd", {}, short(value))));
   };
   add("key in OLD", row.old_key, true);
   add("key in NEW", row.new_key, true);
