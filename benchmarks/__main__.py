@@ -1,0 +1,81 @@
+"""`python -m benchmarks`: measure, print a table of ratios."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from benchmarks.harness import Result
+from ckptkit.reports.table import render
+
+TOPICS = ("listing", "loading")
+HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
+ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
+
+
+def benchmarks() -> dict[str, Callable[[], list[Result]]]:
+    """Return the functions of all topics by name."""
+    found: dict[str, Callable[[], list[Result]]] = {}
+    for topic in TOPICS:
+        found |= import_module(f"benchmarks.{topic}").BENCHMARKS
+    return found
+
+
+def row(result: Result) -> tuple[str, ...]:
+    """Return a result as the cells of a table."""
+    goal = ""
+    if result.goal is not None:
+        bound = f">= {result.goal:g}x" if result.goal_is_of_ratio else f"<= {result.goal:g}"
+        goal = f"{bound} {'met' if result.is_met else 'MISSED'}"
+    return (
+        result.name,
+        result.work,
+        result.measure,
+        f"{result.ours:.3g}",
+        "" if result.peer is None else f"{result.peer:.3g}",
+        "" if result.ratio is None else f"{result.ratio:.3g}x",
+        goal,
+        result.peer_name,
+    )
+
+
+def machine() -> Iterator[str]:
+    """Yield what the numbers depend on."""
+    import os
+
+    yield f"{os.cpu_count()} processors, {platform.machine()}, {platform.system()}"
+    packages = ("tensorflow", "keras", "numpy")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    yield f"Python {platform.python_version()}, {versions}"
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="NAME", help="Those whose name contains NAME.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@click.option("--markdown", is_flag=True, help="A Markdown table.")
+def main(only: tuple[str, ...], as_json: bool, markdown: bool) -> None:
+    """Measure ckptkit against its peers, side by side, and print the ratios."""
+    results: list[Result] = []
+    for name, run in benchmarks().items():
+        if not only or any(part in name for part in only):
+            print(f"measuring {name} ...", file=sys.stderr)
+            results += run()
+    if as_json:
+        print(json.dumps({"machine": list(machine()), "results": [r.to_json() for r in results]}))
+        return
+    for line in render([row(r) for r in results], HEADERS, "markdown" if markdown else "table",
+                       ALIGN):  # fmt: skip
+        print(line)
+    print()
+    for line in machine():
+        print(f"- {line}" if markdown else line)
+
+
+if __name__ == "__main__":
+    main()
