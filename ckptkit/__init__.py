@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
     from ckptkit.operations.show import show
+    from ckptkit.operations.verify import verify
 
 _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint",
@@ -33,9 +34,10 @@ _EXPORTS = {
     "ls": "ckptkit.operations.ls",
     "open": "ckptkit.checkpoint",
     "show": "ckptkit.operations.show",
+    "verify": "ckptkit.operations.verify",
 }
 
-__all__ = ["Checkpoint", "CkptkitError", "convert", "diff", "load", "ls", "open", "show"]
+__all__ = ["Checkpoint", "CkptkitError", "convert", "diff", "load", "ls", "open", "show", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ COMMANDS = {
     "show": Command("ckptkit.commands.show", "Show one tensor: where it lies, what is in it."),
     "diff": Command("ckptkit.commands.diff", "Compare two sets of weights by value."),
     "convert": Command("ckptkit.commands.convert", "Write weights in another form, and prove it."),
+    "verify": Command("ckptkit.commands.verify", "Check bytes: structure, checksums, all of it."),
     "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
     "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),
 }

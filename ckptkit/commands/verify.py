@@ -1,0 +1,102 @@
+"""`ckptkit verify`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptkit.commands import _work
+from ckptkit.commands._options import echo_lines
+from ckptkit.errors import CkptkitError
+from ckptkit.reports import findings
+
+if TYPE_CHECKING:
+    from ckptkit.operations.verify import Verification
+
+
+@click.command("verify")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--values", is_flag=True, help="Also look for NaN, infinities, constants, denormals.")
+@click.option("--manifest", metavar="FILE", help="Compare with the SHA-256 digests in FILE.")
+@click.option(
+    "--write-manifest", metavar="FILE", help="Write such digests, as `sha256sum -c` reads them."
+)
+@click.option("--strict", is_flag=True, help="Notes count as findings.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the checks that found nothing too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
+)
+@click.option(
+    "--format", "fmt", type=click.Choice(findings.FORMATS), default="table", help="Output format."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
+@click.pass_context
+def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
+    """Check the bytes of files: structure, checksums, completeness; all findings, not the first.
+
+    PATH is a checkpoint, a SavedModel, a Keras, safetensors or npz file, or a training directory,
+    which stands for every checkpoint in it.  Every byte is read; nothing in a file is run.
+
+    \b
+    Examples:
+      ckptkit verify run/ckpt-3
+      ckptkit verify run/ export/ --format junit -o verify.xml
+      ckptkit verify model.safetensors --write-manifest model.sha256
+
+    Exit code: 0 sound, 1 findings, 2 could not tell (or nothing was checked).
+    """
+    if len(paths) > 1 and (options["manifest"] or options["write_manifest"]):
+        raise click.UsageError("a manifest goes with one PATH; give their directory.")
+    results, refused = _verify(paths, options)
+    if not options["quiet"]:
+        _print(results, options)
+    for error in refused:
+        click.echo(f"ckptkit: {error}", err=True)
+    codes = [result.exit_code for result in results] + [2] * bool(refused)
+    ctx.exit(1 if 1 in codes else max(codes))
+
+
+def _verify(
+    paths: tuple[str, ...], options: dict[str, Any]
+) -> tuple[list[Verification], list[str]]:
+    """Return the results, and one line per path that could not be verified."""
+    from ckptkit.operations.verify import verify
+    from ckptkit.reports.text import printable
+
+    results: list[Verification] = []
+    refused: list[str] = []
+    with _work.threads(options["jobs"]) as executor, _work.progress("verified") as progress:
+        for path in paths:
+            try:
+                result = verify(
+                    path,
+                    values=options["values"],
+                    manifest=options["manifest"],
+                    new_manifest=options["write_manifest"],
+                    strict=options["strict"],
+                    executor=executor,
+                    progress=progress,
+                )
+            except CkptkitError as error:
+                refused.append(printable(str(error)))
+            else:
+                results.append(result)
+    return results, refused
+
+
+def _print(results: list[Verification], options: dict[str, Any]) -> None:
+    lines = findings.lines(results, options["fmt"], verbose=options["verbose"])
+    if not options["output"]:
+        echo_lines(lines)
+        return
+    from ckptkit._atomic import replacing
+
+    path = Path(options["output"])
+    with replacing(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8") as f:
+        f.writelines(f"{line}\n" for line in lines)
+    for result in results:
+        click.echo(f"{result.path}: {findings.verdict(result)}", file=sys.stderr)

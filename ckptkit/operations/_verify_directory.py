@@ -1,0 +1,111 @@
+"""Verifying a training directory: every checkpoint in it, the state file, what crashes left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckptkit._atomic import is_temporary
+from ckptkit.errors import CkptkitError
+from ckptkit.operations._verify_findings import Check, Finding, Unit, listed, of_error
+from ckptkit.stores._state_file import STATE_FILE, incomplete, prefixes, read_state
+
+_UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
+_DATA_FILE = re.compile(r"(.*)\.data-\d{5}-of-\d{5}")
+_MEMBER = re.compile(r".*\.(index|data-\d{5}-of-\d{5})")
+
+
+def verify_directory(directory: Path, known: set[str]) -> Unit:
+    """Return what is found in the directory itself, beside the files that are units of their own.
+
+    known: names of entries that are verified as units (SavedModels, Keras files).
+    """
+    names = sorted(entry.name for entry in directory.iterdir())
+    found = prefixes(directory)
+    checks = []
+    if STATE_FILE in names:
+        findings = tuple(_state(directory, found))
+        checks.append(Check("state file", (("checkpoint", len(found)),), findings))
+    leftovers = tuple(_leftovers(directory, names, {prefix.name for prefix in found}))
+    checks.append(Check("leftovers", (("entry", len(names)),), leftovers))
+    flagged = {Path(finding.where).name for finding in leftovers}
+    others = [
+        name
+        for name in names
+        if name not in known
+        and name not in flagged
+        and name != STATE_FILE
+        and not _MEMBER.fullmatch(name)
+    ]
+    not_checked = []
+    if others:
+        what = "1 other entry" if len(others) == 1 else f"{len(others)} other entries"
+        not_checked.append(f"{what}, of no format that is read here: {listed(others)}")
+    return Unit(directory, "directory", tuple(checks), tuple(not_checked))
+
+
+def _state(directory: Path, found: list[Path]) -> Iterator[Finding]:
+    """Yield what is wrong with the `checkpoint` state file."""
+    path = directory / STATE_FILE
+    try:
+        latest, kept = read_state(path)
+    except CkptkitError as error:
+        yield of_error(error, "state")
+        return
+    if latest is None:
+        yield Finding(
+            "error",
+            "state.empty",
+            str(path),
+            "names no checkpoint: tf.train.latest_checkpoint returns None",
+            _newest(found),
+        )
+        return
+    names = {prefix.name for prefix in found}
+    for severity, named in [("error", latest), *(("warning", k) for k in kept if k != latest)]:
+        target = Path(named.replace("\\", "/"))
+        if "\0" in named or ".." in target.parts:
+            message = f"names {named!r}, which leads out of the directory"
+            yield Finding("error", "state.outside", str(path), message, "it is never followed")
+        elif target.name not in names:
+            what = "latest" if severity == "error" else "kept"
+            yield Finding(
+                severity,
+                "state.stale",
+                str(path),
+                f"names {named} as {what} checkpoint, which is not there",
+                _newest(found),
+            )
+        elif target.is_absolute() and target.parent != directory.absolute():
+            message = f"points at {named}, another directory; TensorFlow would look there"
+            yield Finding("note", "state.moved", str(path), message)
+
+
+def _newest(found: list[Path]) -> str:
+    """Return a hint that names the newest checkpoint whose files are all there."""
+    whole = [prefix for prefix in found if incomplete(prefix) is None]
+    if not whole:
+        return "no complete checkpoint lies here"
+    newest = max(whole, key=lambda p: p.with_name(f"{p.name}.index").stat().st_mtime_ns)
+    return f"the newest complete one here is {newest.name}"
+
+
+def _leftovers(directory: Path, names: list[str], found: set[str]) -> Iterator[Finding]:
+    """Yield a warning per entry that a save left when it was killed."""
+    for name in names:
+        where = str(directory / name)
+        if _UNFINISHED.search(name):
+            message = "was left by a save that TensorFlow did not finish"
+            yield Finding("warning", "leftover.tensorflow", where, message, "it may be deleted")
+        elif is_temporary(name):
+            message = "was left by a ckptkit that was killed"
+            yield Finding("warning", "leftover.ckptkit", where, message, "it may be deleted")
+        elif (match := _DATA_FILE.fullmatch(name)) and match[1] not in found:
+            yield Finding(
+                "warning",
+                "leftover.data",
+                where,
+                f"is a data file without its index {match[1]}.index",
+                "the save was not finished, or not all files were copied",
+            )

@@ -1,0 +1,220 @@
+"""Manifests: the SHA-256 of every file, in the form that `sha256sum -c` reads.
+
+    1a2b...  ckpt-3.index
+    #tensor 3c4d... float32 [3,3] model.safetensors: conv1/kernel
+
+Paths are relative to the manifest's directory.  A line that begins with `#` is a comment to
+sha256sum; here a `#tensor` line holds the digest of one tensor's values (little-endian, row-major),
+written for formats that keep no checksum, so that a damaged file's damaged tensors can be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._atomic import replacing
+from ckptkit._files import Extent, aligned_buffer, file_size, read_exact
+from ckptkit._pool import bounded_map
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
+from ckptkit.operations._verify_findings import Check, Finding
+from ckptkit.operations.ls import tensor_sha256
+from ckptkit.stores.base import Store
+
+MAX_MANIFEST = 256 << 20  # bytes
+_READ = 1 << 20
+_LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
+_TENSOR = re.compile(r"#tensor ([0-9a-f]{64}) (\S+) (\[[0-9,]*\]) (\".*\")")
+_HAVE_CHECKSUMS = ("tensor-bundle", "saved-model", "npz", "keras")
+
+
+class Manifest(NamedTuple):
+    """Digests by path (relative, with "/"), and by JSON text of (path, tensor)."""
+
+    files: dict[str, str]
+    tensors: dict[str, str]
+
+
+def files_of(path: Path, store: Store | None) -> list[Path]:
+    """Return every file that belongs to a unit, sorted; links are not followed into directories."""
+    if path.is_dir():
+        return sorted(
+            Path(directory, name) for directory, _, names in os.walk(path) for name in names
+        )
+    found = {path} if path.is_file() else set()
+    if store is not None:
+        found.update(shard for shard in store.shards if shard.is_file())
+        index = path.with_name(f"{path.name}.index")
+        if store.format == "tensor-bundle" and index.is_file():
+            found.add(index)
+    return sorted(found)
+
+
+def write_manifest(
+    manifest: Path,
+    units: list[tuple[Path, str, Store | None]],
+    executor: Executor | None,
+    progress: Callable[[int], None],
+) -> int:
+    """Write the manifest of these (path, format, store) units; return the number of files.
+
+    Raises OutputError, and what reading raises.
+    """
+    base = manifest.absolute().parent
+    files = sorted({file for path, _format, store in units for file in files_of(path, store)})
+    files = [file for file in files if file.absolute() != manifest.absolute()]
+    lines = []
+    for file, digest in zip(files, bounded_map(executor, file_sha256, files), strict=True):
+        progress(file_size(file))
+        lines.append(_line(digest, _relative(file, base)))
+    for path, format_name, store in units:
+        if store is not None and format_name not in _HAVE_CHECKSUMS:
+            lines.extend(_tensor_lines(path, store, base, executor))
+    with replacing(manifest, overwrite=True) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(files)
+
+
+def _tensor_lines(path: Path, store: Store, base: Path, executor: Executor | None) -> Iterator[str]:
+    for key, digest in _tensor_digests(store, executor):
+        spec = store.specs[key]
+        shape = ",".join(map(str, spec.shape))
+        name = json.dumps([_relative(path, base), key])
+        if digest is not None:
+            yield f"#tensor {digest} {spec.dtype} [{shape}] {json.dumps(name)}"
+
+
+def _tensor_digests(store: Store, executor: Executor | None) -> Iterator[tuple[str, str | None]]:
+    checkpoint = Checkpoint(store)
+    items = [(checkpoint, key) for key in store.specs]
+    return bounded_map(executor, _tensor_digest, items)
+
+
+def _tensor_digest(item: tuple[Checkpoint, str]) -> tuple[str, str | None]:
+    try:
+        return item[1], tensor_sha256(*item)
+    except CkptkitError:
+        return item[1], None  # damaged or unreadable: a finding of its own
+
+
+def check_manifest(
+    manifest: Path,
+    units: list[tuple[Path, str, Store | None]],
+    executor: Executor | None,
+    progress: Callable[[int], None],
+) -> Check:
+    """Compare every file of the units with the manifest; raises FormatError, PathNotFoundError."""
+    listed = read_manifest(manifest)
+    base = manifest.absolute().parent
+    files = sorted({file for path, _format, store in units for file in files_of(path, store)})
+    files = [file for file in files if file.absolute() != manifest.absolute()]
+    findings: list[Finding] = []
+    damaged: set[Path] = set()
+    nbytes = 0
+    present = {_relative(file, base): file for file in files}
+    known = [file for name, file in present.items() if name in listed.files]
+    for file, digest in zip(known, bounded_map(executor, file_sha256, known), strict=True):
+        nbytes += file_size(file)
+        progress(file_size(file))
+        expected = listed.files[_relative(file, base)]
+        if digest != expected:
+            damaged.add(file)
+            message = f"SHA-256 is {digest}, the manifest says {expected}"
+            hint = "damaged or changed since the manifest was written"
+            findings.append(Finding("error", "manifest.digest", str(file), message, hint))
+    for name in sorted(present.keys() - listed.files.keys()):
+        message = "is not in the manifest"
+        findings.append(Finding("warning", "manifest.extra", str(present[name]), message))
+    for name in sorted(listed.files.keys() - present.keys()):
+        if not (base / name).is_file():
+            message = "is in the manifest, but not here"
+            findings.append(Finding("error", "manifest.missing", str(base / name), message))
+    for path, _format, store in units:
+        if store is not None and damaged & set(files_of(path, store)):
+            findings.extend(_damaged_tensors(path, store, base, listed, executor))
+    counts = (("file", len(known)), ("byte", nbytes))
+    return Check("manifest", counts, tuple(findings))
+
+
+def _damaged_tensors(
+    path: Path, store: Store, base: Path, listed: Manifest, executor: Executor | None
+) -> Iterator[Finding]:
+    """Yield an error per tensor whose digest the manifest holds and which differs."""
+    for key, digest in _tensor_digests(store, executor):
+        expected = listed.tensors.get(json.dumps([_relative(path, base), key]))
+        if expected is not None and digest is not None and digest != expected:
+            message = f"SHA-256 of its values is {digest}, the manifest says {expected}"
+            yield Finding("error", "manifest.tensor", f"{path}: {key}", message)
+
+
+def read_manifest(manifest: Path) -> Manifest:
+    """Return the digests in a manifest; raises FormatError, PathNotFoundError."""
+    try:
+        size = file_size(manifest)
+    except PathNotFoundError:
+        raise PathNotFoundError(
+            "no such manifest", where=str(manifest), hint="--write-manifest makes one"
+        ) from None
+    if size > MAX_MANIFEST:
+        raise FormatError(str(manifest), f"{size} bytes are more than a manifest may have")
+    try:
+        text = read_exact(manifest, 0, size).decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(str(manifest), "not a manifest: not text") from None
+    found = Manifest({}, {})
+    for number, line in enumerate(text.split("\n"), 1):
+        _take(found, line.rstrip("\r"), f"{manifest} line {number}")
+    if not found.files:
+        raise FormatError(str(manifest), "names no file", hint="--write-manifest makes one anew")
+    return found
+
+
+def _take(found: Manifest, line: str, where: str) -> None:
+    tensor = _TENSOR.fullmatch(line)
+    if tensor is not None:
+        found.tensors[json.loads(tensor[4])] = tensor[1]
+        return
+    if not line.strip() or line.startswith("#"):
+        return
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise FormatError(where, "not a line of a manifest", expected="SHA-256, two spaces, path")
+    name = _unescaped(match[3]) if match[1] else match[3]
+    if name in found.files and found.files[name] != match[2]:
+        raise FormatError(where, f"{name!r} has two digests")
+    found.files[name] = match[2]
+
+
+def _line(digest: str, name: str) -> str:
+    """Return the line of one file, escaped as sha256sum escapes."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}"
+
+
+def _unescaped(name: str) -> str:
+    plain = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+    return re.sub(r"\\[\\nr]", lambda match: plain[match[0]], name)
+
+
+def _relative(file: Path, base: Path) -> str:
+    return os.path.relpath(file.absolute(), base).replace(os.sep, "/")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; raises PathNotFoundError, FormatError."""
+    size = file_size(path)
+    extent = Extent(path, 0, size)
+    buffer = aligned_buffer(min(size, _READ))
+    digest = hashlib.sha256()
+    for start in range(0, size, _READ):
+        part = buffer[: min(_READ, size - start)]
+        extent.read_into(start, part.data)
+        digest.update(part.data)
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""Verifying files of one store by reading them to the end: safetensors, npz, HDF5, Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._files import file_size
+from ckptkit._pool import bounded_map
+from ckptkit.errors import CkptkitError, UnsupportedError
+from ckptkit.operations._verify_data import Progress
+from ckptkit.operations._verify_findings import Check, Finding, Unit, counted, of_error
+from ckptkit.stores import _zip, open_format
+from ckptkit.stores.base import Store
+
+_NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, --manifest)"
+_CODES = {"tensor": "tensor", "member": "archive"}
+
+
+class _Read(NamedTuple):
+    """What reading one tensor or archive member to its end came to."""
+
+    name: str
+    nbytes: int
+    error: CkptkitError | None
+
+
+def verify_stream(
+    format_name: str, path: Path, executor: Executor | None, progress: Progress | None
+) -> tuple[Unit, Store | None]:
+    """Return what is found in one file (or set of shards), and its store if it opens.
+
+    Raises UnsupportedError, MissingDependencyError.
+    """
+    try:
+        store = open_format(format_name, path)
+    except UnsupportedError:
+        raise
+    except CkptkitError as error:
+        if error.exit_code == 2 and not _is_damage(error):
+            raise
+        return Unit(path, format_name, (Check("structure", (), (of_error(error, "file"),)),)), None
+    checks = [_structure(store)]
+    not_checked: list[str] = []
+    reads, check = _tensors(store, executor, progress)
+    checks.append(check)
+    if format_name in ("keras", "npz"):
+        checks.append(_members(path, executor))
+    else:
+        not_checked.append(_NO_CHECKSUM)
+    unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
+    if unread:
+        not_checked.append(f"{counted(len(unread), 'tensor')} of a dtype that is not read")
+    if format_name in ("keras", "h5"):
+        checks.extend(_config(store))
+    done = [read for read in reads if read.error is None]
+    return (
+        Unit(
+            path,
+            format_name,
+            tuple(checks),
+            tuple(not_checked),
+            len(done),
+            sum(read.nbytes for read in done),
+        ),
+        store,
+    )
+
+
+def _is_damage(error: CkptkitError) -> bool:
+    from ckptkit.errors import FormatError, PathNotFoundError
+
+    return isinstance(error, FormatError | PathNotFoundError)
+
+
+def _structure(store: Store) -> Check:
+    findings = [
+        Finding("error", "data.missing", str(path), "this file of the set is missing")
+        for path in store.missing_shards
+    ]
+    present = [path for path in store.shards if path not in store.missing_shards]
+    for note in store.notes:
+        findings.append(Finding("note", "file.note", str(store.path), note))
+    counts = (
+        ("tensor", len(store.specs)),
+        ("file", len(present)),
+        ("byte", sum(file_size(path) for path in present)),
+    )
+    return Check("structure", counts, tuple(findings))
+
+
+def _tensors(
+    store: Store, executor: Executor | None, progress: Progress | None
+) -> tuple[list[_Read], Check]:
+    """Read every tensor to its end, its checksum compared where the format keeps one."""
+    total = sum(spec.nbytes for spec in store.specs.values())
+    reads: list[_Read] = []
+    done = 0
+    items = [(store, key) for key, spec in store.specs.items() if spec.shard is not None]
+    for read in bounded_map(executor, _read_tensor, items):
+        reads.append(read)
+        done += read.nbytes
+        if progress is not None:
+            progress(done, total)
+    findings = [
+        _finding(store.path, read, "tensor")
+        for read in reads
+        if read.error is not None and not isinstance(read.error, UnsupportedError)
+    ]
+    counts = (("tensor", len(reads)), ("byte", sum(read.nbytes for read in reads)))
+    return reads, Check("tensors", counts, tuple(findings))
+
+
+def _read_tensor(item: tuple[Store, str]) -> _Read:
+    store, key = item
+    spec = store.specs[key]
+    try:
+        for _ in store.blocks(key):
+            pass
+    except CkptkitError as error:
+        return _Read(key, spec.nbytes, error)
+    return _Read(key, spec.nbytes, None)
+
+
+def _members(path: Path, executor: Executor | None) -> Check:
+    """Compare the CRC-32 of every member of an archive, those without tensors included."""
+    members = list(_zip.read_directory(path).values())
+    reads = list(bounded_map(executor, _read_member, [(path, member) for member in members]))
+    findings = [_finding(path, read, "member") for read in reads if read.error is not None]
+    counts = (("member", len(reads)), ("byte", sum(read.nbytes for read in reads)))
+    return Check("archive", counts, tuple(findings))
+
+
+def _read_member(item: tuple[Path, _zip.Member]) -> _Read:
+    path, member = item
+    try:
+        for _ in _zip.member_chunks(path, member):
+            pass
+    except CkptkitError as error:
+        return _Read(member.name, member.nbytes, error)
+    return _Read(member.name, member.nbytes, None)
+
+
+def _finding(path: Path, read: _Read, what: str) -> Finding:
+    assert read.error is not None
+    finding = of_error(read.error, _CODES[what])
+    return Finding("error", finding.code, f"{path}: {read.name}", finding.message, finding.hint)
+
+
+def _config(store: Store) -> Iterator[Check]:
+    from ckptkit.operations._verify_keras import config_check
+
+    check = config_check(store)
+    if check is not None:
+        yield check

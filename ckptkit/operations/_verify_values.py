@@ -1,0 +1,125 @@
+"""What values say that checksums cannot: NaN, infinities, denormals, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit._pool import bounded_map
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.dtypes import kind
+from ckptkit.errors import CkptkitError
+from ckptkit.operations._verify_findings import Check, Finding, of_error
+from ckptkit.operations.select import Selection, Tensor
+from ckptkit.stores.base import Store
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+_BLOCK = 1 << 18  # elements: small enough for a core's cache
+_LEAST_CONSTANT = 16  # elements; a smaller tensor may well hold one value
+
+
+class Numbers(NamedTuple):
+    """Counts over one tensor.  constant: the one value that it holds, None otherwise."""
+
+    size: int
+    nan: int
+    infinite: int
+    denormal: int
+    constant: float | None
+
+
+def values_check(store: Store, executor: Executor | None, progress: Callable[[int], None]) -> Check:
+    """Return what the values of all float tensors show; reads every one of them.
+
+    progress(bytes read) is called after each tensor.
+    """
+    checkpoint = Checkpoint(store)
+    tensors = [t for t in Selection().of(checkpoint) if kind(t.spec.dtype) in ("float", "complex")]
+    findings: list[Finding] = []
+    count = nbytes = 0
+    for tensor, result in bounded_map(executor, _with_numbers, [(store, t) for t in tensors]):
+        progress(tensor.spec.nbytes)
+        if isinstance(result, CkptkitError):
+            found = of_error(result, "tensor")  # a checksum that fails is a finding already
+            if found.code.endswith("checksum"):
+                continue
+            findings.append(found)
+            continue
+        count, nbytes = count + 1, nbytes + tensor.spec.nbytes
+        findings.extend(_judged(tensor, result))
+    return Check("values", (("tensor", count), ("byte", nbytes)), tuple(findings))
+
+
+def _with_numbers(item: tuple[Store, Tensor]) -> tuple[Tensor, Numbers | CkptkitError]:
+    store, tensor = item
+    try:
+        return tensor, numbers(store, tensor.spec.key)
+    except CkptkitError as error:
+        return tensor, error
+
+
+def numbers(store: Store, key: str) -> Numbers:
+    """Return the counts over a float or complex tensor; raises what `Store.blocks` raises."""
+    import numpy as np
+
+    size = nan = infinite = denormal = 0
+    first: Array | None = None
+    constant = True
+    for _start, values in store.blocks(key, _BLOCK):
+        flat = values.view(values.real.dtype) if values.dtype.kind == "c" else values
+        tiny = _tiny(flat)
+        # 8- and 16-bit floats have no fast loops of their own
+        wide = flat.astype(np.float32) if flat.dtype.itemsize < 4 else flat
+        size += len(values)
+        is_nan, is_infinite = np.isnan(wide), np.isinf(wide)
+        nan += int(is_nan.sum())
+        infinite += int(is_infinite.sum())
+        magnitude = np.abs(wide)
+        denormal += int(((magnitude < tiny) & (magnitude > 0)).sum())
+        if first is None:
+            first = values[:1].copy()
+        constant = constant and bool((values == first).all())
+    value = complex(first[0]).real if constant and first is not None else None
+    return Numbers(size, nan, infinite, denormal, value)
+
+
+def _tiny(values: Array) -> float:
+    """Return the smallest normal number of a float dtype."""
+    if values.dtype.kind == "f":
+        import numpy as np
+
+        return float(np.finfo(values.dtype).tiny)
+    import ml_dtypes
+
+    finfo: Any = ml_dtypes.finfo
+    return float(finfo(values.dtype).tiny)
+
+
+def _judged(tensor: Tensor, found: Numbers) -> list[Finding]:
+    name = tensor.naming.name
+
+    def finding(severity: str, code: str, message: str, hint: str = "") -> Finding:
+        return Finding(severity, f"values.{code}", name, message, hint)
+
+    findings = []
+    for code, count, what in (
+        ("nan", found.nan, "NaN"),
+        ("infinite", found.infinite, "infinite"),
+    ):
+        if count:
+            hint = "training diverged before this was saved" if code == "nan" else ""
+            message = f"{count} of {found.size} values are {what}"
+            findings.append(finding("warning", code, message, hint))
+    if found.denormal:
+        message = f"{found.denormal} of {found.size} values are denormal"
+        findings.append(finding("note", "denormal", message, "slow on some processors"))
+    shape = tensor.spec.shape
+    if found.constant is not None and found.size >= _LEAST_CONSTANT:
+        # biases and scales begin as constants, and so does all optimizer state
+        odd = tensor.naming.role == "weight" and sum(axis > 1 for axis in shape) > 1
+        message = f"all {found.size} values are {found.constant:g}"
+        findings.append(finding("warning" if odd else "note", "constant", message))
+    return findings

@@ -1,0 +1,283 @@
+"""`verify`: bytes against themselves. Every finding, not the first, and what was not checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ckptkit.errors import (
+    CkptkitError,
+    FormatError,
+    PathNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from ckptkit.operations._verify_bundle import verify_bundle
+from ckptkit.operations._verify_data import Progress
+from ckptkit.operations._verify_directory import verify_directory
+from ckptkit.operations._verify_findings import (
+    SEVERITIES,
+    Check,
+    Finding,
+    Unit,
+    of_error,
+)
+from ckptkit.operations._verify_manifest import check_manifest, write_manifest
+from ckptkit.operations._verify_saved_model import verify_saved_model
+from ckptkit.operations._verify_stream import verify_stream
+from ckptkit.operations._verify_values import values_check
+from ckptkit.stores._state_file import STATE_FILE, prefixes
+from ckptkit.stores.base import Store
+from ckptkit.stores.locate import locate
+from ckptkit.stores.tensor_bundle import index_path
+
+__all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
+
+SCHEMA = "ckptkit.verify/1"
+_SUFFIXES = (
+    ".keras",
+    ".h5",
+    ".hdf5",
+    ".npz",
+    ".safetensors",
+    ".safetensors.index.json",
+    ".weights.json",
+)
+_SET_MEMBER = re.compile(r".*[-_]\d{5}(-of-\d{5}\.safetensors|\.weights\.h5)")
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a verification of one operand found.  strict: notes count as findings."""
+
+    path: Path
+    units: tuple[Unit, ...]
+    strict: bool = False
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings, in the order in which the checks were made."""
+        return tuple(finding for unit in self.units for finding in unit.findings)
+
+    @property
+    def refusals(self) -> tuple[CkptkitError, ...]:
+        """Why parts could not be checked at all."""
+        return tuple(unit.refusal for unit in self.units if unit.refusal is not None)
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """What was left out, each sentence once."""
+        return tuple(dict.fromkeys(text for unit in self.units for text in unit.not_checked))
+
+    @property
+    def exit_code(self) -> int:
+        """0 sound, 1 findings, 2 could not tell (nothing was checked, or a part could not be)."""
+        counting = SEVERITIES if self.strict else SEVERITIES[:2]
+        if any(finding.severity in counting for finding in self.findings):
+            return 1
+        if self.refusals or not any(unit.format != "directory" for unit in self.units):
+            return 2
+        return 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.verify/1 (docs/json.md)."""
+        findings = self.findings
+        return {
+            "schema": SCHEMA,
+            "path": str(self.path),
+            "exit_code": self.exit_code,
+            "strict": self.strict,
+            "tensors": sum(unit.tensors for unit in self.units),
+            "bytes": sum(unit.nbytes for unit in self.units),
+            "counts": {
+                severity: sum(finding.severity == severity for finding in findings)
+                for severity in SEVERITIES
+            },
+            "not_checked": list(self.not_checked),
+            "units": [unit.to_json() for unit in self.units],
+        }
+
+
+class _Target(NamedTuple):
+    """One thing to verify: its format ("" where opening it is already a finding) and path."""
+
+    format: str
+    path: Path
+    unit: Unit | None = None
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    values: bool = False,
+    manifest: str | os.PathLike[str] | None = None,
+    new_manifest: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check the bytes of a checkpoint, SavedModel, training directory or weights file.
+
+    Reads every byte, in blocks.  values: also look for NaN, infinities, constants and denormals.
+    manifest: compare with the SHA-256 digests in that file; new_manifest: write them there.
+    strict: notes count.  executor: threads to read with; the caller's, neither made nor shut here.
+    progress(bytes done, bytes in all) is called as bytes are read, anew for each pass.
+    Damage is a finding, never an exception.  Raises PathNotFoundError where there is nothing,
+    UsageError, and FormatError, PathNotFoundError, OutputError of the manifest.
+    """
+    text = os.fspath(path)
+    before = _identities(Path(text))
+    done: list[tuple[Unit, Store | None]] = []
+    for target in _targets(text):
+        done.append(_verified(target, executor, progress))
+    units = [unit for unit, _store in done]
+    if values:
+        units = [
+            _with(unit, values_check(store, executor, _meter(progress, store)))
+            if store is not None and unit.refusal is None
+            else unit
+            for unit, store in done
+        ]
+    listed = [(unit.path, unit.format, store) for unit, store in done]
+    if manifest is not None and units:
+        check = check_manifest(Path(manifest), listed, executor, lambda _: None)
+        units[-1] = _with(units[-1], check)
+    if new_manifest is not None:
+        write_manifest(Path(new_manifest), listed, executor, lambda _: None)
+    if _identities(Path(text)) != before:
+        raise CkptkitError(
+            "changed while it was read", where=text, hint="verify again when nothing writes to it"
+        )
+    return Verification(Path(text), tuple(units), strict)
+
+
+def _with(unit: Unit, check: Check) -> Unit:
+    return replace(unit, checks=(*unit.checks, check))
+
+
+def _meter(progress: Progress | None, store: Store) -> Any:
+    """Return a function that adds up what it is told."""
+    total = sum(spec.nbytes for spec in store.specs.values())
+    done = 0
+
+    def add(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, total)
+
+    return add
+
+
+def _identities(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Return inode, size and modification time of the files that an operand may mean."""
+    beside = path.parent.glob(f"{_literal(path.name)}*") if path.name else ()
+    try:
+        inside = list(path.iterdir()) if path.is_dir() else []
+        return {
+            str(file): (status.st_ino, status.st_size, status.st_mtime_ns)
+            for file in [*beside, *inside]
+            if file.is_file()
+            for status in [file.stat()]
+        }
+    except OSError:
+        return {}
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+# --- what is meant --------------------------------------------------------------------------------
+
+
+def _targets(text: str) -> Iterator[_Target]:
+    """Yield what an operand stands for; a directory stands for all that lies in it."""
+    if "\0" in text or not text:
+        raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
+    path = Path(text)
+    if path.is_dir() and not (not text.endswith("/") and index_path(path).is_file()):
+        yield from _directory(path)
+        return
+    if "#" in text and not os.path.lexists(path) and not index_path(path).is_file():
+        raise UsageError(
+            "a whole file is verified, not a part of it",
+            where=text,
+            hint="leave out what follows the #",
+        )
+    yield _one(path)
+
+
+def _directory(path: Path) -> Iterator[_Target]:
+    if _is_saved_model(path):
+        yield _Target("saved-model", path)
+        return
+    if index_path(path).is_file() and index_path(path).parent == path:
+        yield _Target("tensor-bundle", path)
+        return
+    known: set[str] = set()
+    targets = [_Target("tensor-bundle", prefix) for prefix in prefixes(path)]
+    entries = sorted(path.iterdir())
+    has_set = any(entry.name.endswith((".index.json", ".weights.json")) for entry in entries)
+    for entry in entries:
+        if has_set and _SET_MEMBER.fullmatch(entry.name):
+            known.add(entry.name)  # read through the index of its set
+        elif entry.is_dir() and _is_saved_model(entry):
+            targets.append(_Target("saved-model", entry))
+            known.add(entry.name)
+        elif entry.is_file() and entry.name.endswith(_SUFFIXES):
+            targets.append(_one(entry))
+            known.add(entry.name)
+    if targets or (path / STATE_FILE).exists() or any(path.glob("*.data-?????-of-?????")):
+        unit = verify_directory(path, known)
+        if targets or unit.findings:
+            yield _Target("directory", path, unit)
+    elif not entries:
+        raise PathNotFoundError("an empty directory: nothing to verify", where=str(path))
+    yield from targets
+    if not targets and not (path / STATE_FILE).exists():
+        yield _one(path)
+
+
+def _is_saved_model(path: Path) -> bool:
+    """Whether a directory is a SavedModel, or one whose graph was never written or copied."""
+    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+        return True
+    return index_path(path / "variables" / "variables").is_file()
+
+
+def _one(path: Path) -> _Target:
+    """Return the target that a file or prefix stands for; damage that hides it is a finding."""
+    try:
+        located = locate(path)
+    except UnsupportedError as error:
+        return _Target("", path, Unit(path, "unknown", refusal=error))
+    except FormatError as error:
+        check = Check("structure", (), (of_error(error, "file"),))
+        return _Target("", path, Unit(path, "unknown", (check,)))
+    except PathNotFoundError as error:
+        if "its index" not in error.message:
+            raise
+        finding = Finding("error", "index.missing", error.where, error.message, error.hint)
+        return _Target("", path, Unit(path, "tensor-bundle", (Check("index", (), (finding,)),)))
+    return _Target(located.format, located.path)
+
+
+def _verified(
+    target: _Target, executor: Executor | None, progress: Progress | None
+) -> tuple[Unit, Store | None]:
+    if target.unit is not None:
+        return target.unit, None
+    try:
+        if target.format == "tensor-bundle":
+            return verify_bundle(target.path, executor, progress)
+        if target.format == "saved-model":
+            return verify_saved_model(target.path, executor, progress)
+        return verify_stream(target.format, target.path, executor, progress)
+    except CkptkitError as error:
+        return Unit(target.path, target.format, refusal=error), None

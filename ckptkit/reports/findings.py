@@ -1,0 +1,167 @@
+"""Findings of `verify` and `scan` as text, JSON or JUnit XML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr
+
+from ckptkit.reports.table import json_lines
+from ckptkit.reports.text import bytes_text, count_text, printable
+
+if TYPE_CHECKING:
+    from ckptkit.operations.verify import Check, Finding, Unit, Verification
+
+FORMATS = ("table", "json", "junit")
+SHOWN = 200  # findings of one file that are printed; JSON and JUnit have all
+_COUNTED = ("error", "warning", "note")
+
+
+def lines(results: Sequence[Verification], fmt: str, *, verbose: bool = False) -> Iterator[str]:
+    """Yield the report on several operands.
+
+    fmt: "table" (for people), "json" (one document per operand; a list where there are several) or
+    "junit" (one test suite per file, one test case per check).  verbose: sound checks too.
+    """
+    if fmt == "json":
+        yield from _json(results)
+    elif fmt == "junit":
+        yield from junit(results)
+    else:
+        for result in results:
+            yield from _text(result, verbose)
+
+
+def _json(results: Sequence[Verification]) -> Iterator[str]:
+    if len(results) == 1:
+        yield from json_lines(results[0].to_json(), "units")
+        return
+    yield "["
+    for index, result in enumerate(results):
+        *body, last = json_lines(result.to_json(), "units")
+        yield from body
+        yield f"{last}," if index < len(results) - 1 else last
+    yield "]"
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _text(result: Verification, verbose: bool) -> Iterator[str]:
+    for unit in result.units:
+        yield from _unit(unit, verbose, result.strict)
+    if len(result.units) > 1:
+        yield f"{printable(str(result.path))}: {verdict(result)}"
+    for text in result.not_checked:
+        yield f"  not checked: {printable(text)}"
+
+
+def _unit(unit: Unit, verbose: bool, strict: bool) -> Iterator[str]:
+    path = printable(str(unit.path))
+    if unit.refusal is not None:
+        yield f"{path}: not checked"
+        yield f"  {printable(str(unit.refusal))}"
+        return
+    yield f"{path}: {_unit_verdict(unit, strict)}"
+    if verbose:
+        for check in unit.checks:
+            yield f"  {'ok ' if check.passed else '!! '} {check.name}: {counts_text(check)}"
+    findings = [f for f in unit.findings if f.severity != "note"]
+    findings += [f for f in unit.findings if f.severity == "note"]
+    for finding in findings[:SHOWN]:
+        yield f"  {finding_text(finding)}"
+    if len(findings) > SHOWN:
+        yield f"  ... and {len(findings) - SHOWN} more (--format json has all)"
+
+
+def _unit_verdict(unit: Unit, strict: bool) -> str:
+    counts = {s: sum(f.severity == s for f in unit.findings) for s in _COUNTED}
+    read = f"{count_text(unit.tensors, 'tensor')}, {bytes_text(unit.nbytes)} read"
+    if unit.format == "directory":
+        read = ", ".join(counts_text(check) for check in unit.checks)
+    told = [count_text(counts[s], s) for s in _COUNTED if counts[s]]
+    bad = counts["error"] or counts["warning"] or (strict and counts["note"])
+    if bad:
+        return f"{', '.join(told)} ({read})"
+    return f"sound ({read}{', ' + told[0] if told else ''})"
+
+
+def counts_text(check: Check) -> str:
+    """Return how much a check looked at: "3 tensors, 1.2 MB"."""
+    parts = [
+        bytes_text(number) if noun == "byte" else _plural(number, noun)
+        for noun, number in check.counts
+    ]
+    return ", ".join(parts) or "unreadable"
+
+
+def _plural(number: int, noun: str) -> str:
+    if number != 1 and noun.endswith("y"):
+        return f"{number:,} {noun[:-1]}ies"
+    return count_text(number, noun)
+
+
+def finding_text(finding: Finding) -> str:
+    """Return one line on a finding."""
+    hint = f" ({finding.hint})" if finding.hint else ""
+    where = f"{finding.where}: " if finding.where else ""
+    return printable(f"{finding.severity}: {where}{finding.message}{hint} [{finding.code}]")
+
+
+def verdict(result: Verification) -> str:
+    """Return one line on everything that was verified."""
+    files = [unit for unit in result.units if unit.format != "directory"]
+    bad = [u for u in files if any(f.severity in _COUNTED[:2] for f in u.findings)]
+    refused = [unit for unit in files if unit.refusal is not None]
+    nbytes = sum(unit.nbytes for unit in files)
+    parts = [f"{len(files) - len(bad) - len(refused)} of {len(files)} sound"]
+    if bad:
+        parts.append(f"{len(bad)} with findings")
+    if refused:
+        parts.append(f"{len(refused)} not checked")
+    return f"{', '.join(parts)} ({bytes_text(nbytes)} read)"
+
+
+# --- JUnit ----------------------------------------------------------------------------------------
+
+
+def junit(results: Iterable[Verification]) -> Iterator[str]:
+    """Yield JUnit XML: one suite per file, one case per check; findings are failures."""
+    yield '<?xml version="1.0" encoding="UTF-8"?>'
+    yield '<testsuites name="ckptkit verify">'
+    for result in results:
+        for unit in result.units:
+            yield from _suite(unit, result.strict)
+    yield "</testsuites>"
+
+
+def _suite(unit: Unit, strict: bool) -> Iterator[str]:
+    failing = [_failures(check, strict) for check in unit.checks]
+    failures = sum(1 for found in failing if found)
+    errors = int(unit.refusal is not None)
+    name = quoteattr(printable(str(unit.path)))
+    tests = len(unit.checks) + errors
+    yield f'<testsuite name={name} tests="{tests}" failures="{failures}" errors="{errors}">'
+    if unit.not_checked:
+        yield "<properties>"
+        for text in unit.not_checked:
+            yield f'<property name="not checked" value={quoteattr(printable(text))}/>'
+        yield "</properties>"
+    for check, found in zip(unit.checks, failing, strict=True):
+        case = f"<testcase classname={name} name={quoteattr(check.name)}"
+        if not found:
+            yield f"{case}/>"
+            continue
+        yield f"{case}>"
+        for finding in found:
+            message = quoteattr(finding_text(finding))
+            yield f"<failure type={quoteattr(finding.code)} message={message}/>"
+        yield "</testcase>"
+    if unit.refusal is not None:
+        message = quoteattr(printable(str(unit.refusal)))
+        yield f'<testcase classname={name} name="open"><error message={message}/></testcase>'
+    yield "</testsuite>"
+
+
+def _failures(check: Check, strict: bool) -> list[Finding]:
+    return [f for f in check.findings if strict or f.severity != "note"]
