@@ -378,9 +378,18 @@ def slots_of(
         if len(left) == len(right) == 1:
             found.append(Match(left[0], right[0], "variable"))
             continue
+        # Two optimizers train one variable.  A neutral file names no optimizers, but slots exactly:
+        # Adam's `m` and Momentum's `momentum`.
         optimizers = {new.names[key].optimizer: key for key in right}
-        for key in left:  # two optimizers train one variable
-            optimizer = old.names[key].optimizer
+        exact = {new.names[key].slot: key for key in right}
+        unnamed = {old.names[key].optimizer for key in left} == {None} or {*optimizers} == {None}
+        distinct = (
+            len({old.names[key].slot for key in left}) == len(left) == len(right) == len(exact)
+        )
+        for key in left:
+            optimizer, slot = old.names[key].optimizer, old.names[key].slot
             if optimizer is not None and optimizer in optimizers:
                 found.append(Match(key, optimizers[optimizer], "variable"))
+            elif unnamed and distinct and slot in exact:
+                found.append(Match(key, exact[slot], "variable"))
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ckptkit.align import Alignment, Match, Side, align
 from ckptkit.checkpoint import Checkpoint
+from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations import _convert_model_files as _files
 from ckptkit.operations._convert_draft import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
@@ -17,6 +18,7 @@ from ckptkit.stores._graph_edit import edit_graph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.base import OutTensor
 
+_BUNDLES = ("checkpoint", "saved_model")
 _STRONG = ("key", "alias", "full name", "name")
 
 
@@ -35,6 +37,7 @@ class _Matcher:
     def __post_init__(self) -> None:
         self.form = self.draft.target.form
         self.fixed = self.form in FIXED_FORMS
+        self.unwritten: set[str] = set()
         self.drop = self.draft.request.drop_roles | self.draft.like_drop
 
     def run(self) -> None:
@@ -53,6 +56,9 @@ class _Matcher:
             if fill is not None:
                 done[key] = fill
         draft.fills += done.values()
+        if self.unwritten:
+            names = describe(like.names, sorted(self.unwritten))
+            draft.notes.append(f"not written, since only TensorFlow makes such values: {names}")
         self._twins(whole, done)
         self._graph()
         self._left_over(alignment, ambiguous)
@@ -101,6 +107,9 @@ class _Matcher:
         self, key: str, wanted: bool, partner: dict[str, Match], ambiguous: set[str]
     ) -> Fill | None:
         """Return where its values come from; None where it is left out, or in doubt."""
+        if kind(self.like.specs[key].dtype) == "opaque" and self.form in _BUNDLES:
+            self.unwritten.add(key)
+            return None
         if is_text(self.like, key):
             return None if self.form in NEUTRAL else self._kept(key)
         if not wanted:  # of a dropped role: a fixed structure has it all the same
@@ -166,9 +175,9 @@ class _Matcher:
         if self.form not in ("checkpoint", "saved_model") or OBJECT_GRAPH_KEY not in like.specs:
             return
         data = graph_bytes(like)
-        if self.drop and self.form == "checkpoint":
+        if (self.drop or self.unwritten) and self.form == "checkpoint":
             keep = {key for key in like.specs if like.names[key].role not in self.drop}
-            keep |= {fill.key for fill in self.draft.fills}
+            keep = keep - self.unwritten | {fill.key for fill in self.draft.fills}
             data = edit_graph(data, f"{like.path}: object graph", keep=keep).data
         self.draft.graph = data
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._numbers import json_number
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
-from ckptkit.dtypes import kind
+from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.names import Naming
 from ckptkit.operations.ls import tensor_json
-from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = "ckptkit.show/1"
 BINS = 20
 CORNER = 6  # elements per axis shown without --slice
-MAX_SLICE_ELEMENTS = 1 << 26
+MAX_SLICE_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
 # --- slices -----------------------------------------------------------------------------------
 
 Index = int | slice
-_PART = re.compile(r"\s*(-?\d+)?\s*(?:(:)\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?)?")
+_INTEGER = r"\s*(-?\d{1,18})?\s*"
+_PART = re.compile(f"{_INTEGER}(?:(:){_INTEGER}(?::{_INTEGER})?)?")
 
 
 def parse_slice(text: str, shape: Sequence[int]) -> list[Index]:
@@ -161,9 +162,10 @@ def slice_text(indices: Sequence[Index], shape: Sequence[int]) -> str:
 
 
 def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Array:
-    """Return tensor[indices] as a new array, reading only the rows of axis 0 that it touches.
+    """Return tensor[indices] as a new array, read once and a few MiB at a time.
 
-    Raises UsageError when it would not fit in memory.
+    Where the values are one run of bytes, only stretches that hold wanted elements are read.
+    Raises UsageError for more elements than are reasonably shown.
     """
     import numpy as np
 
@@ -182,19 +184,30 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
     shape = tuple(
         len(r) for r, index in zip(ranges, indices, strict=True) if not isinstance(index, int)
     )
-    if not spec.shape or not wanted:
-        values = checkpoint.store.read(key) if wanted else np.empty(0, checkpoint[spec.key].dtype)
-        return values.reshape(shape)
-    per_row = math.prod(spec.shape[1:])
-    rows = []
-    inner = tuple(
-        index if isinstance(index, int) else slice(r.start, r.stop, r.step)
-        for r, index in zip(ranges[1:], indices[1:], strict=True)
-    )
-    for row in ranges[0]:
-        flat = checkpoint.store.read(key, row * per_row, (row + 1) * per_row)
-        rows.append(flat.reshape(spec.shape[1:])[inner])
-    return np.stack(rows).reshape(shape)
+    out = np.empty(wanted, numpy_dtype(spec.dtype))
+    positions = np.zeros(1, np.int64)  # of the wanted elements, row-major, rising
+    for axis, size in zip(ranges, spec.shape, strict=True):
+        positions = (positions[:, None] * size + np.arange(axis.start, axis.stop, axis.step)).ravel()
+    done = 0
+    for start, values in _stretches(checkpoint.store, spec, positions):
+        last = int(np.searchsorted(positions, start + len(values)))
+        out[done:last] = values[positions[done:last] - start]
+        done = last
+        if done == wanted:
+            break
+    return out.reshape(shape)
+
+
+def _stretches(store: Store, spec: TensorSpec, positions: Array) -> Iterator[tuple[int, Array]]:
+    """Yield (start, values) of stretches of a tensor that hold all `positions` (rising)."""
+    if spec.offset is None or spec.dtype == "string":  # can only be walked from the beginning
+        yield from store.blocks(spec.key)
+        return
+    done = 0
+    while done < len(positions):
+        start = int(positions[done])
+        done = int(positions.searchsorted(start + BLOCK_ELEMENTS))
+        yield start, store.read(spec.key, start, int(positions[done - 1]) + 1)
 
 
 # --- statistics -------------------------------------------------------------------------------
@@ -202,6 +215,13 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
 
 def statistics(checkpoint: Checkpoint, key: str) -> Statistics:
     """Return statistics over two streamed passes: moments, then the histogram."""
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float64
+        return _statistics(checkpoint, key)
+
+
+def _statistics(checkpoint: Checkpoint, key: str) -> Statistics:
     import numpy as np
 
     n = n_nan = n_inf = n_zero = 0
@@ -227,7 +247,8 @@ def statistics(checkpoint: Checkpoint, key: str) -> Statistics:
         finite = block[np.isfinite(block)]
         squares += float(np.square(finite - mean).sum())
         if high > low and math.isfinite(high - low):
-            bins += np.histogram(finite, BINS, (low, high))[0]
+            places = ((finite - low) / (high - low) * BINS).astype(np.int64)
+            bins += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
     std = math.sqrt(squares / count)
     shown = tuple(map(int, bins)) if bins.any() else ()
     return Statistics(n, n_nan, n_inf, n_zero, low, high, mean, std, shown)

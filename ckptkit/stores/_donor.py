@@ -173,6 +173,8 @@ def renewed_fingerprint(path: Path) -> bytes | None:
 
     `checkpoint_hash` is of the old values, and `uuid` names the SavedModel that they made.
     """
+    if not path.is_file():
+        return None
     try:
         message = parse("FingerprintDef", read_exact(path, 0, file_size(path)), str(path))
     except FormatError:
