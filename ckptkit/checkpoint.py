@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ckptkit.stores.base import Array
 
 MAX_PROBLEMS = 8
+MAX_COMPARED = 2000  # names that a miss is compared with
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,7 @@ class Checkpoint(Mapping[str, "Array"]):
 
         Raises UnknownTensorError, whose hint lists the nearest names, or those that a suffix fits.
         """
-        if name in self._keys:
-            return self._keys[name]
-        if name in self.specs:
-            return name
-        called = [key for key, n in self.names.items() if name in (n.full_name, *n.aliases)]
-        found = called or [k for k, n in self.names.items() if n.name.endswith(f"/{name}")]
+        found = self._find(name)
         if len(found) == 1:
             return found[0]
         if found:
@@ -105,10 +103,24 @@ class Checkpoint(Mapping[str, "Array"]):
             f"no tensor {name!r}", where=str(self.path), hint=self._nearest(name)
         )
 
+    def _find(self, name: str) -> list[str]:
+        """Return the keys of all tensors that `name` may stand for."""
+        if name in self._keys:
+            return [self._keys[name]]
+        if name in self.specs:
+            return [name]
+        called = [key for key, n in self.names.items() if name in (n.full_name, *n.aliases)]
+        return called or [k for k, n in self.names.items() if n.name.endswith(f"/{name}")]
+
     def _nearest(self, name: str) -> str:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, list(self._keys), n=5, cutoff=0.3)
+        names: list[str] = list(self._keys)
+        if len(names) > MAX_COMPARED:  # difflib takes 0.1 ms each: first those that share words
+            words = set(_WORD.findall(name))
+            names.sort(key=lambda other: -len(words.intersection(_WORD.findall(other))))
+            names = names[:MAX_COMPARED]
+        near = get_close_matches(name, names, n=5, cutoff=0.3)
         if not near:
             near = sorted(self._keys)[:5]
         return f"nearest: {', '.join(near)}" if near else "the file holds no tensors"
@@ -119,6 +131,10 @@ class Checkpoint(Mapping[str, "Array"]):
         view = self._view(spec) if spec.nbytes and self.store.mappable(key) else None
         flat = self.store.read(key) if view is None else view
         return flat.reshape(spec.shape)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether `self[name]` names one tensor; nothing is read."""
+        return isinstance(name, str) and len(self._find(name)) == 1
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -146,7 +162,7 @@ class Checkpoint(Mapping[str, "Array"]):
         if file_size(path) < spec.offset + spec.nbytes:
             raise _too_short(path, spec)
         mapped = self._maps.get(spec.shard)
-        if mapped is None:
+        if mapped is None or len(mapped) < spec.offset + spec.nbytes:  # a longer file by now
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps[spec.shard] = mapped

@@ -38,8 +38,10 @@ def command(path: str, fmt: str, **options: Any) -> int:
     """
     if options["depth"] and not options["tree"]:
         raise click.UsageError("--depth needs --tree.")
-    if options["tree"] and options["patterns"]:
-        raise click.UsageError("--tree and --patterns exclude each other.")
+    if sum(options[name] for name in ("tree", "patterns", "long_")) > 1:
+        raise click.UsageError("--tree, --patterns and --long exclude each other.")
+    if options["tree"] and fmt in ("csv", "markdown"):
+        raise click.UsageError(f"--tree has no {fmt} form.")
     result = ls(
         path,
         roles=flat(options["roles"]),

@@ -187,7 +187,9 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
     out = np.empty(wanted, numpy_dtype(spec.dtype))
     positions = np.zeros(1, np.int64)  # of the wanted elements, row-major, rising
     for axis, size in zip(ranges, spec.shape, strict=True):
-        positions = (positions[:, None] * size + np.arange(axis.start, axis.stop, axis.step)).ravel()
+        positions = (
+            positions[:, None] * size + np.arange(axis.start, axis.stop, axis.step)
+        ).ravel()
     done = 0
     for start, values in _stretches(checkpoint.store, spec, positions):
         last = int(np.searchsorted(positions, start + len(values)))

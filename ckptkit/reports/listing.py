@@ -16,6 +16,7 @@ _HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
 _ALIGN = ("left", "left", "left", "right", "right", "left")
 _LONG_HEADERS = (*_HEADERS, "KEY", "FULL NAME", "SHARD", "OFFSET", "CRC32C", "SLICES")
 _LONG_ALIGN = (*_ALIGN, "left", "left", "right", "right", "left", "right")
+MAX_TREE_DEPTH = 100  # levels; what is deeper stays one name
 _NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
 
 
@@ -114,7 +115,7 @@ def tree(listing: Listing, depth: int | None) -> Iterator[str]:
     root: dict[str, Any] = {}
     for tensor in listing.tensors:
         branch = root
-        *path, leaf = tensor.naming.name.split("/")
+        *path, leaf = tensor.naming.name.split("/", MAX_TREE_DEPTH)
         for part in path:
             branch = branch.setdefault(part + "/", {})
         branch[leaf] = tensor

@@ -62,8 +62,8 @@ def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[s
 
     for row in (headers, *rows):
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(row)
-        yield line.getvalue()
+        csv.writer(line).writerow(row)  # which quotes what its line terminator holds: \r and \n
+        yield line.getvalue().removesuffix("\r\n")
 
 
 def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:

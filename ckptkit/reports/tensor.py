@@ -11,6 +11,7 @@ from ckptkit.operations.show import Shown, Statistics
 from ckptkit.reports.text import bytes_text, printable, shape_text
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+MAX_STRING = 1000  # bytes of one string
 
 
 def json_text(shown: Shown) -> Iterator[str]:
@@ -88,11 +89,17 @@ def _values(shown: Shown) -> Iterator[str]:
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
     if values.dtype == object:
         for item in values.reshape(-1):
-            yield "  " + printable(item.decode("utf-8", "backslashreplace"))
+            yield "  " + _string_text(item)
         return
     with np.printoptions(threshold=values.size + 1, linewidth=width, precision=6):
         text = str(values.astype(np.float32) if _is_exotic(values) else values)
     yield from text.splitlines()
+
+
+def _string_text(value: bytes) -> str:
+    shown = printable(value[:MAX_STRING].decode("utf-8", "backslashreplace"))
+    rest = len(value) - MAX_STRING
+    return f"{shown} … ({rest:,} more bytes; --format json prints all)" if rest > 0 else shown
 
 
 def _is_exotic(values: Any) -> bool:

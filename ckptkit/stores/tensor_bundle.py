@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._files import check_range, file_size
+from ckptkit._files import check_range
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores import _bundle_data, _slices
@@ -75,7 +75,6 @@ class TensorBundle:
     specs: Mapping[str, TensorSpec]
     shards: tuple[Path, ...]
     big_endian: bool = False
-    notes: tuple[str, ...] = ()
     format: str = "tensor-bundle"
     model: ModelInfo | None = None
 
@@ -113,17 +112,30 @@ class TensorBundle:
         """
         from ckptkit.stores._object_graph import parse_object_graph
 
-        spec = self.specs.get(OBJECT_GRAPH_KEY)
-        if spec is None:
+        if OBJECT_GRAPH_KEY not in self.specs:
             return None
+        spec = self.specs[OBJECT_GRAPH_KEY]
         where = f"{self.path}: {OBJECT_GRAPH_KEY}"
         if spec.dtype != "string" or spec.shape != ():
             raise FormatError(where, "not a scalar string", found=f"{spec.dtype} {spec.shape}")
+        if self._lost_graph():
+            return None  # the list is of use without it
         shard = self._shard(spec)
-        if not shard.is_file() or file_size(shard) < (spec.offset or 0) + spec.nbytes:
-            return None  # the list is of use without it, and says that the file is cut short
         [(_start, [data])] = _bundle_data.string_lists(shard, spec, self.big_endian, where)
         return parse_object_graph(data, where)
+
+    def _lost_graph(self) -> bool:
+        spec = self.specs.get(OBJECT_GRAPH_KEY)
+        if spec is None or spec.shard is None or spec.offset is None:
+            return False
+        shard = self._shard(spec)
+        return not shard.is_file() or shard.stat().st_size < spec.offset + spec.nbytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self._lost_graph():
+            return ()
+        return ("its object graph is in the data that is missing: roles are guessed from keys",)
 
     def mappable(self, key: str) -> bool:
         spec = self.specs[key]
