@@ -90,6 +90,7 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
     spec, naming = checkpoint.specs[key], checkpoint.names[key]
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
     opaque = kind(spec.dtype) == "opaque"
+    values = None if opaque else read_slice(checkpoint, key, indices)
     return Shown(
         checkpoint,
         spec,
@@ -97,7 +98,7 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
         tuple(n.name for n in checkpoint.names.values() if n.slot_of == naming.name),
         None if opaque or kind(spec.dtype) == "string" else statistics(checkpoint, key),
         slice or slice_text(indices, spec.shape),
-        None if opaque else read_slice(checkpoint, key, indices),
+        values,
     )
 
 
