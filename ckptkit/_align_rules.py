@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,8 @@ from ckptkit.errors import UsageError
 
 _SUGGEST_AT_LEAST = 3  # pairs, before a rule is proposed
 _SUGGEST_AT_MOST = 3  # rules
+_VOTERS = 1_000  # names that are looked at to find rules
+_CANDIDATES = 64  # names that each is held against; rules that are tried
 
 
 class Rule(NamedTuple):
@@ -132,28 +134,31 @@ def suggest_rules(
     """Return rules that would pair left-over names, each with how many it would pair.
 
     old, new: {name: dtype and shape}.  A rule replaces a leading part of the name, and is proposed
-    only when at least three tensors agree on it, one to one.
+    only when at least three tensors agree on it.
     """
     by_tail: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, kind in new.items():
         by_tail[(name.rpartition("/")[2], *kind)].append(name)
-    votes: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for name, kind in old.items():
-        for other in by_tail.get((name.rpartition("/")[2], *kind), ())[:64]:
-            votes[_heads(name, other)].append((name, other))
+    votes: Counter[tuple[str, str]] = Counter()
+    for name, kind in list(old.items())[:_VOTERS]:
+        for other in by_tail.get((name.rpartition("/")[2], *kind), ())[:_CANDIDATES]:
+            votes[_heads(name, other)] += 1
     rules: list[tuple[str, int]] = []
     used: set[str] = set()
-    while votes and len(rules) < _SUGGEST_AT_MOST:
-        (one, two), pairs = max(votes.items(), key=lambda item: len(item[1]))
-        if len(pairs) < _SUGGEST_AT_LEAST or one == two:
-            break
-        rules.append((f"^{re.escape(one)}=>{two}", len(pairs)))
-        used.update(f"old {a}" for a, _ in pairs)
-        used.update(f"new {b}" for _, b in pairs)
-        for heads, others in votes.items():
-            votes[heads] = [
-                (a, b) for a, b in others if f"old {a}" not in used and f"new {b}" not in used
-            ]
+    for (one, two), count in votes.most_common(_CANDIDATES):
+        if one == two or count < _SUGGEST_AT_LEAST or len(rules) == _SUGGEST_AT_MOST:
+            continue
+        pairs = {
+            name: other
+            for name, kind in old.items()
+            if name.startswith(one) and f"old {name}" not in used
+            for other in (two + name[len(one) :],)
+            if new.get(other) == kind and f"new {other}" not in used
+        }
+        if len(pairs) >= _SUGGEST_AT_LEAST:
+            rules.append((f"^{re.escape(one)}=>{two}", len(pairs)))
+            used.update(f"old {name}" for name in pairs)
+            used.update(f"new {other}" for other in pairs.values())
     return rules
 
 

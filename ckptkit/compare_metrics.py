@@ -13,6 +13,7 @@ The rules, once for the whole package:
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +67,22 @@ class _Scratch:
         return self.bits[itemsize][:n]
 
 
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.kept: _Scratch | None = None
+
+    def scratch(self) -> _Scratch:
+        """Return this thread's buffers; those of another block size are not reused."""
+        if self.kept is None or len(self.kept.old) != METRIC_BLOCK:
+            self.kept = _Scratch()
+        return self.kept
+
+
+_local = _Local()
+
+
 class Meter:
-    """Measures blocks of one pair of tensors; not shared between threads.
+    """Measures blocks of one pair of tensors, in the thread that made it.
 
     `add(start, old, new)` takes 1-D arrays of equal length, of the two dtypes named at the start;
     `start` is the flat index of their first element.
@@ -82,7 +97,7 @@ class Meter:
         self.ulps = old == new and kinds == {"float"}
         self.dtype = old
         self.tally = Tally()
-        self._scratch = _Scratch()
+        self._scratch = _local.scratch()
         self._measure = self._choose(kinds, old, new, exact)
 
     def _choose(

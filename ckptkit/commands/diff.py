@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptkit.commands._options import CommaList, echo_lines, flat
+from ckptkit.commands._running import progress_bar, threads
 from ckptkit.names import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from concurrent.futures import Executor
-
     from ckptkit.operations.diff import DiffResult
 
 FORMATS = ("table", "json", "csv", "markdown", "junit", "html")
 _ONLY = ("added", "removed", "changed", "renamed")
-_QUIET_S = 1.0  # a comparison that is done sooner needs no progress bar
 
 
 @click.command("diff")
@@ -104,7 +99,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     rules += [parse_rule(text) for text in options["maps"]]
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
-    with _threads(options["jobs"]) as executor, _progress() as progress:
+    with threads(options["jobs"]) as executor, progress_bar() as progress:
         return diff(
             old,
             new,
@@ -120,45 +115,6 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
             executor=executor,
             progress=progress,
         )
-
-
-@contextmanager
-def _threads(jobs: int | None) -> Iterator[Executor | None]:
-    count = jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or 2
-    if count == 1:
-        yield None
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(count) as executor:
-        yield executor
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a reporter that draws a bar on stderr once a second has passed, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    import time
-
-    start = time.monotonic()
-    bars: list[Any] = []
-
-    def report(done: int, total: int) -> None:
-        if not bars:
-            if time.monotonic() - start < _QUIET_S:
-                return
-            from tqdm import tqdm
-
-            bars.append(tqdm(total=total, unit="B", unit_scale=True, leave=False, desc="compared"))
-        bars[0].update(done - bars[0].n)
-
-    try:
-        yield report
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def _write_map(result: DiffResult, path: Path) -> None:
