@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.commands._options import CommaList, echo_lines, flat
-from ckptkit.commands._running import progress_bar, threads
+from ckptkit.commands._work import progress, threads
 from ckptkit.names import ROLES
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     rules += [parse_rule(text) for text in options["maps"]]
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
-    with threads(options["jobs"]) as executor, progress_bar() as progress:
+    with threads(options["jobs"]) as executor, progress("compared") as report:
         return diff(
             old,
             new,
@@ -113,7 +113,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
             names=options["names"],
             rules=rules,
             executor=executor,
-            progress=progress,
+            progress=report,
         )
 
 
