@@ -115,9 +115,7 @@ def inside(maker: str, *arguments: str, rounds: int = 7) -> dict[str, float]:
     They run in turns in one child process, each once before for warmth.
     """
     command = (PYTHON, "-m", "benchmarks.harness", maker, str(rounds), "", *arguments)
-    done = subprocess.run(
-        command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr.decode()}")
     times: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """The files that are measured, made once by TensorFlow below `benchmarks/.cache`.
 
-`python -m benchmarks.inputs NAME` makes one; `path` does so, in a child process, when it is missing.
+`python -m benchmarks.inputs NAME` makes one; `path` does so in a child process when it is missing.
 """
 
 from __future__ import annotations
