@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptkit.stores.base import ROLES as ROLES
 from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Structure
-
-ROLES = ("weight", "slot", "ema", "counter", "metric", "table", "config", "other")
 
 
 class Naming(NamedTuple):

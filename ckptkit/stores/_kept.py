@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from ckptkit.dtypes import DTYPES, itemsize, kind
 from ckptkit.errors import FormatError
-from ckptkit.names import ROLES
 from ckptkit.stores import _json
-from ckptkit.stores.base import StoredNames
+from ckptkit.stores.base import ROLES, StoredNames
 
 KEY = "ckptkit"
 VERSION = 1

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     ReadBuffer = np.ndarray[Any, Any] | bytes | memoryview
 
+# What a tensor is for; given to it by `ckptkit.names`, kept by formats with metadata.
+ROLES = ("weight", "slot", "ema", "counter", "metric", "table", "config", "other")
 BLOCK_ELEMENTS = 1 << 20  # default span of `blocks`: 4 MiB of float32
 
 
