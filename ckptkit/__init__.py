@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.diff import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
+    from ckptkit.operations.scan import scan
     from ckptkit.operations.show import show
     from ckptkit.operations.verify import verify
 
@@ -33,11 +34,23 @@ _EXPORTS = {
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
     "open": "ckptkit.checkpoint",
+    "scan": "ckptkit.operations.scan",
     "show": "ckptkit.operations.show",
     "verify": "ckptkit.operations.verify",
 }
 
-__all__ = ["Checkpoint", "CkptkitError", "convert", "diff", "load", "ls", "open", "show", "verify"]
+__all__ = [
+    "Checkpoint",
+    "CkptkitError",
+    "convert",
+    "diff",
+    "load",
+    "ls",
+    "open",
+    "scan",
+    "show",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ Exit codes: 0 the same, sound, done; 1 differences or findings; 2 could not tell
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from importlib import import_module
@@ -32,6 +33,7 @@ COMMANDS = {
     "diff": Command("ckptkit.commands.diff", "Compare two sets of weights by value."),
     "convert": Command("ckptkit.commands.convert", "Write weights in another form, and prove it."),
     "verify": Command("ckptkit.commands.verify", "Check bytes: structure, checksums, all of it."),
+    "scan": Command("ckptkit.commands.scan", "Tell what a model could do when it is run."),
     "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
     "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),
 }
@@ -71,6 +73,8 @@ def main() -> NoReturn:
     gc.set_threshold(200_000, 50, 100)
     if sys.stdout is None:  # started with a closed standard output (`>&-`)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
         sys.stdout.flush()

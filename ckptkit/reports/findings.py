@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from ckptkit.reports.table import json_lines
@@ -13,11 +13,25 @@ if TYPE_CHECKING:
     from ckptkit.operations.verify import Check, Finding, Unit, Verification
 
 FORMATS = ("table", "json", "junit")
+
+
+class Words(NamedTuple):
+    """How a report speaks.  command: of the suite.  fine: a file without findings."""
+
+    command: str
+    fine: str
+    counts_bytes: bool
+
+
+VERIFY = Words("verify", "sound", True)
+SCAN = Words("scan", "only ops and classes that are known to be harmless", False)
 SHOWN = 200  # findings of one file that are printed; JSON and JUnit have all
 _COUNTED = ("error", "warning", "note")
 
 
-def lines(results: Sequence[Verification], fmt: str, *, verbose: bool = False) -> Iterator[str]:
+def lines(
+    results: Sequence[Verification], fmt: str, *, verbose: bool = False, words: Words = VERIFY
+) -> Iterator[str]:
     """Yield the report on several operands.
 
     fmt: "table" (for people), "json" (one document per operand; a list where there are several) or
@@ -26,10 +40,10 @@ def lines(results: Sequence[Verification], fmt: str, *, verbose: bool = False) -
     if fmt == "json":
         yield from _json(results)
     elif fmt == "junit":
-        yield from junit(results)
+        yield from junit(results, words)
     else:
         for result in results:
-            yield from _text(result, verbose)
+            yield from _text(result, verbose, words)
 
 
 def _json(results: Sequence[Verification]) -> Iterator[str]:
@@ -47,22 +61,22 @@ def _json(results: Sequence[Verification]) -> Iterator[str]:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def _text(result: Verification, verbose: bool) -> Iterator[str]:
+def _text(result: Verification, verbose: bool, words: Words) -> Iterator[str]:
     for unit in result.units:
-        yield from _unit(unit, verbose, result.strict)
-    if len(result.units) > 1:
+        yield from _unit(unit, verbose, result.strict, words)
+    if len(result.units) > 1 and words.counts_bytes:
         yield f"{printable(str(result.path))}: {verdict(result)}"
     for text in result.not_checked:
         yield f"  not checked: {printable(text)}"
 
 
-def _unit(unit: Unit, verbose: bool, strict: bool) -> Iterator[str]:
+def _unit(unit: Unit, verbose: bool, strict: bool, words: Words) -> Iterator[str]:
     path = printable(str(unit.path))
     if unit.refusal is not None:
         yield f"{path}: not checked"
         yield f"  {printable(str(unit.refusal))}"
         return
-    yield f"{path}: {_unit_verdict(unit, strict)}"
+    yield f"{path}: {_unit_verdict(unit, strict, words)}"
     if verbose:
         for check in unit.checks:
             yield f"  {'ok ' if check.passed else '!! '} {check.name}: {counts_text(check)}"
@@ -74,16 +88,16 @@ def _unit(unit: Unit, verbose: bool, strict: bool) -> Iterator[str]:
         yield f"  ... and {len(findings) - SHOWN} more (--format json has all)"
 
 
-def _unit_verdict(unit: Unit, strict: bool) -> str:
+def _unit_verdict(unit: Unit, strict: bool, words: Words) -> str:
     counts = {s: sum(f.severity == s for f in unit.findings) for s in _COUNTED}
     read = f"{count_text(unit.tensors, 'tensor')}, {bytes_text(unit.nbytes)} read"
-    if unit.format == "directory":
+    if unit.format == "directory" or not words.counts_bytes:
         read = ", ".join(counts_text(check) for check in unit.checks)
     told = [count_text(counts[s], s) for s in _COUNTED if counts[s]]
     bad = counts["error"] or counts["warning"] or (strict and counts["note"])
     if bad:
         return f"{', '.join(told)} ({read})"
-    return f"sound ({read}{', ' + told[0] if told else ''})"
+    return f"{words.fine} ({read}{', ' + told[0] if told else ''})"
 
 
 def counts_text(check: Check) -> str:
@@ -125,10 +139,10 @@ def verdict(result: Verification) -> str:
 # --- JUnit ----------------------------------------------------------------------------------------
 
 
-def junit(results: Iterable[Verification]) -> Iterator[str]:
+def junit(results: Iterable[Verification], words: Words = VERIFY) -> Iterator[str]:
     """Yield JUnit XML: one suite per file, one case per check; findings are failures."""
     yield '<?xml version="1.0" encoding="UTF-8"?>'
-    yield '<testsuites name="ckptkit verify">'
+    yield f'<testsuites name="ckptkit {words.command}">'
     for result in results:
         for unit in result.units:
             yield from _suite(unit, result.strict)

@@ -72,7 +72,8 @@ class MetaGraph(NamedTuple):
 
     init_ops: nodes that a loader runs.  gradients: functions that are named as gradients.
     object_functions: functions that the object graph offers for calling; saveable_functions:
-    those of them that save or restore an object.  metadata: texts of user objects.
+    those of them that save or restore an object.  captures: per offered function what it captures,
+    ("asset", file name) or ("unknown", "").  metadata: texts of user objects.
     """
 
     tags: tuple[str, ...]
@@ -84,6 +85,7 @@ class MetaGraph(NamedTuple):
     assets: tuple[Asset, ...]
     gradients: tuple[str, ...]
     object_functions: tuple[str, ...]
+    captures: Mapping[str, tuple[tuple[str, str], ...]]
     saveable_functions: tuple[str, ...]
     metadata: tuple[tuple[str, str], ...]
 
@@ -141,6 +143,9 @@ def _meta_graph(tree: Tree, where: str) -> MetaGraph:
         ),
         gradients=tuple(text_of(item, "gradient_func") for item in library.get("gradient", ())),
         object_functions=saved,
+        captures=_captures(
+            objects, [text_of(a, "filename") for a in tree.get("asset_file_def", ())]
+        ),
         saveable_functions=saveable,
         metadata=tuple(
             (text_of(user, "identifier"), text_of(user, "metadata"))
@@ -257,3 +262,24 @@ def _object_functions(objects: Tree) -> tuple[tuple[str, ...], tuple[str, ...]]:
     offered = [name for group in names for name in group]
     offered.extend(key for key, _value in _entries(objects, "concrete_functions"))
     return tuple(dict.fromkeys(offered)), tuple(dict.fromkeys(saveable))
+
+
+def _captures(objects: Tree, assets: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return what each function that the object graph offers captures, in order."""
+    nodes = objects.get("nodes", [])
+
+    def capture(number: int) -> tuple[str, str]:
+        if number < len(nodes) and "asset" in nodes[number]:
+            index = (tree_of(nodes[number], "asset").get("asset_file_def_index") or [0])[-1]
+            if index < len(assets):
+                return "asset", assets[index]
+        return "unknown", ""
+
+    captures = {
+        key: tuple(capture(number) for number in value.get("bound_inputs", ()))
+        for key, value in _entries(objects, "concrete_functions")
+    }
+    for node in nodes:
+        for bare in node.get("bare_concrete_function", ()):
+            captures.setdefault(text_of(bare, "concrete_function_name"), ())
+    return captures

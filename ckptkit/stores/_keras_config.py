@@ -26,7 +26,7 @@ UNSAFE = {
     "FlaxLayer": "Python functions in the config",
 }
 # Classes of Keras 1 and 2 whose configs name no module; others in such configs are custom.
-_LEGACY_CLASSES = frozenset(
+LEGACY_CLASSES = frozenset(
     """
     Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average
     AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization Bidirectional
@@ -68,7 +68,7 @@ class LayerConfig:
         """Whether the class is Keras's own (by what the file says, which proves nothing)."""
         if "module" in self.node:  # every object since Keras 2.12; null for registered classes
             return f"{self.module}.".startswith(("keras.", "tf_keras."))
-        return self.class_name in _LEGACY_CLASSES
+        return self.class_name in LEGACY_CLASSES
 
     @property
     def kind(self) -> str:

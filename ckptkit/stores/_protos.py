@@ -115,6 +115,12 @@ MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
     "SaveableEntry": {1: ("key", "bytes"), 2: ("value", "SaveableObject")},
     "SaveableObject": {2: ("save_function", "int"), 3: ("restore_function", "int")},
     "ConcreteEntry": {1: ("key", "bytes"), 2: ("value", "ConcreteFunction")},
+    "SavedMetadata": {1: ("nodes", "MetadataNode")},
+    "MetadataNode": {
+        3: ("node_path", "bytes"),
+        4: ("identifier", "bytes"),
+        5: ("metadata", "bytes"),
+    },
     "FingerprintDef": {
         1: ("saved_model_checksum", "int"),
         5: ("checkpoint_hash", "int"),

@@ -1,0 +1,54 @@
+"""`ckptkit scan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptkit.commands._options import echo_lines
+from ckptkit.errors import CkptkitError
+from ckptkit.reports import findings
+
+if TYPE_CHECKING:
+    from ckptkit.operations.scan import Scan
+
+
+@click.command("scan")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("-v", "--verbose", is_flag=True, help="Show what was looked at too.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option(
+    "--format", "fmt", type=click.Choice(findings.FORMATS), default="table", help="Output format."
+)
+@click.pass_context
+def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: bool) -> None:
+    """Tell what a model could do when it is loaded or run; nothing is loaded or run.
+
+    PATH is a SavedModel, a graph (.pb, .pbtxt), a .keras or .h5 file, or weights.  Ops and classes
+    are compared with a list of those that only compute; what is not on it is reported, as known to
+    act on files, network or code ("error") or as unknown ("warning").
+
+    \b
+    Examples:
+      ckptkit scan export/
+      ckptkit scan model.keras --format json
+
+    Exit code: 0 nothing but known harmless ops and classes, 1 findings, 2 could not tell.
+    """
+    from ckptkit.operations.scan import scan
+    from ckptkit.reports.text import printable
+
+    results: list[Scan] = []
+    refused: list[str] = []
+    for path in paths:
+        try:
+            results.append(scan(path))
+        except CkptkitError as error:
+            refused.append(printable(str(error)))
+    if not options["quiet"]:
+        echo_lines(findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN))
+    for text in refused:
+        click.echo(f"ckptkit: {text}", err=True)
+    codes = [result.exit_code for result in results] + [2] * bool(refused)
+    ctx.exit(1 if 1 in codes else max(codes))
