@@ -371,8 +371,8 @@ def slots_of(
             to = partner.get(owner) if at == 0 else owner
             if key in free[at] and to is not None:
                 naming = side.names[key]
-                slot = _SLOT_NAMES.get(naming.slot or "", naming.slot or "")
-                groups.setdefault((to, naming.role, slot), ([], []))[at].append(key)
+                kind = _SLOT_NAMES.get(naming.slot or "", naming.slot or "")
+                groups.setdefault((to, naming.role, kind), ([], []))[at].append(key)
     found: list[Match] = []
     for left, right in groups.values():
         if len(left) == len(right) == 1:
@@ -389,7 +389,7 @@ def slots_of(
         for key in left:
             optimizer, slot = old.names[key].optimizer, old.names[key].slot
             if optimizer is not None and optimizer in optimizers:
-                found.append(Match(key, optimizers[optimizer], "variable"))
+                found.append(Match(key, optimizers.pop(optimizer), "variable"))
             elif unnamed and distinct and slot in exact:
                 found.append(Match(key, exact[slot], "variable"))
     return found

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ckptkit._align_rules import Rule, parse_rule, suggest_rules
-from ckptkit.align import Alignment, Match, Side, align, align_content
+from ckptkit._align_rules import Rule, parse_rule
+from ckptkit.align import Match, Side, align, align_content
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
@@ -21,19 +21,17 @@ from ckptkit.errors import UsageError
 from ckptkit.names import ROLES
 from ckptkit.operations import _diff_content as _content
 from ckptkit.operations import _diff_hints as _hints
+from ckptkit.operations import _diff_select as _select
+from ckptkit.operations._diff_select import LeftOut
 from ckptkit.operations._tolerances import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.operations.ls import natural
-from ckptkit.operations.select import Selection, Tensor
+from ckptkit.operations.select import Tensor
 
 __all__ = ["Change", "DiffResult", "LeftOut", "diff"]
 
 MODES = ("values", "quick", "structure")
 STATUSES = ("equal", "within", "changed", "added", "removed", "renamed")
 DIFFERENT = frozenset({"changed", "added", "removed", "renamed"})
-# What a training run counts and sets is not a weight, nor a difference between weights.
-_SIDE_ROLES = frozenset({"counter", "config"})
-# State that belongs to training: a file without any of it is not a file that lost it.
-_OPTIONAL_ROLES = frozenset({"slot", "ema", "metric"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +82,6 @@ class Change:
             return False
         one, two = self.old.spec, self.new.spec
         return one.dtype == two.dtype and one.shape == two.shape
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Tensors that took no part: how many, of what role, and why."""
-
-    count: int
-    what: str
-    why: str
-
-    def __str__(self) -> str:
-        plural = "" if self.count == 1 else "s"
-        return f"{self.count:,} {self.what} tensor{plural} ({self.why})"
 
 
 @dataclass(frozen=True)
@@ -217,8 +202,8 @@ class _Diff:
             *(Change("removed", self._tensor(0, key), None) for key in alignment.only_left),
             *(Change("added", None, self._tensor(1, key)) for key in alignment.only_right),
         ]
-        changes, left_out = _select(changes, roles, names, (self.old, self.new), sides)
-        warnings = _warnings(alignment, changes, sides)
+        changes, left_out = _select.select(changes, roles, names, (self.old, self.new), sides)
+        warnings = _select.warnings_of(alignment, changes, sides)
         done = self._compare(changes)
         default, by_name = self.tolerances
         options = {
@@ -345,109 +330,3 @@ def _contents(change: Change, comparison: Comparison) -> _hints.Content:
     return _hints.Content(
         change.name, spec.dtype, spec.shape, spec.nbytes, comparison.old_crc, comparison.new_crc
     )
-
-
-# -- what takes part -------------------------------------------------------------------------------
-
-
-def _select(
-    changes: list[Change],
-    roles: Sequence[str],
-    names: Sequence[str],
-    checkpoints: tuple[Checkpoint, Checkpoint],
-    sides: tuple[Side, Side],
-) -> tuple[list[Change], tuple[LeftOut, ...]]:
-    """Return the changes that take part, and what does not; raises UsageError when none do."""
-    everything = "all" in roles
-    kept, out = changes, Counter[tuple[str, str]]()
-    if not everything:
-        kept = []
-        one_sided = {} if roles else _one_sided(sides)
-        for change in changes:
-            why = _left_out(change.role, roles, one_sided)
-            if why is None:
-                kept.append(change)
-            else:
-                out[change.role, why] += 1
-    if names:
-        inside = [_selected(checkpoint, names) for checkpoint in checkpoints]
-        chosen = [c for c in kept if _keys(c)[0] in inside[0] or _keys(c)[1] in inside[1]]
-        if len(kept) - len(chosen):
-            out["", "by --name"] += len(kept) - len(chosen)
-        kept = chosen
-    repeated = max(len(side.duplicates) for side in sides)
-    if repeated:
-        out["repeated", "stored twice, compared once"] += repeated
-    if not kept:
-        old, new = (str(checkpoint.path) for checkpoint in checkpoints)
-        raise UsageError(
-            "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
-            where=f"{old} and {new}",
-            hint="`ckptkit ls` lists what a file holds; --role all compares everything",
-        )
-    order = {role: at for at, role in enumerate(ROLES)}
-    items = sorted(out.items(), key=lambda item: order.get(item[0][0], len(order)))
-    return kept, tuple(LeftOut(n, what or "other", why) for (what, why), n in items)
-
-
-def _keys(change: Change) -> tuple[str | None, str | None]:
-    return (
-        change.old.spec.key if change.old else None,
-        change.new.spec.key if change.new else None,
-    )
-
-
-def _selected(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
-    try:
-        return {tensor.spec.key for tensor in Selection(names=names).of(checkpoint)}
-    except UsageError:
-        return set()  # the other file may hold some
-
-
-def _one_sided(sides: tuple[Side, Side]) -> dict[str, str]:
-    """Return {role: "only in OLD"} for kinds of training state that one file has none of."""
-    held = [{side.names[key].role for key in side.keys} for side in sides]
-    return {
-        role: "only in OLD" if role in held[0] else "only in NEW"
-        for role in _OPTIONAL_ROLES
-        if (role in held[0]) != (role in held[1])
-    }
-
-
-def _left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> str | None:
-    """Return why a role takes no part, or None."""
-    if roles:
-        return None if role in roles else "by --role"
-    if role in _SIDE_ROLES:
-        return "not weights"
-    return one_sided.get(role)
-
-
-def _warnings(
-    alignment: Alignment, changes: Iterable[Change], sides: tuple[Side, Side]
-) -> tuple[str, ...]:
-    """Return what should be said beside the table."""
-    found = [f"rule {rule!r} paired nothing" for rule in alignment.dead_rules]
-    taking_part = {key for change in changes for key in _keys(change)}
-    for ambiguity in alignment.ambiguous:
-        if taking_part.isdisjoint((*ambiguity.old, *ambiguity.new)):
-            continue
-        old = _some_names(sides[0], ambiguity.old)
-        new = _some_names(sides[1], ambiguity.new)
-        found.append(f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; --map decides")
-    lost = [
-        {
-            side.names[key].name: (side.specs[key].dtype, side.specs[key].shape)
-            for key in keys
-            if key in taking_part and side.names[key].role == "weight"
-        }
-        for side, keys in zip(sides, (alignment.only_left, alignment.only_right), strict=True)
-    ]
-    for rule, count in suggest_rules(*lost):
-        found.append(f"these look renamed: --map {rule!r} would pair {count} of them")
-    return tuple(found)
-
-
-def _some_names(side: Side, keys: Sequence[str]) -> str:
-    shown = ", ".join(side.names[key].name for key in keys[:3])
-    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown

@@ -1,0 +1,139 @@
+"""Which tensors take part in a comparison, and what is said of those that do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptkit._align_rules import suggest_rules
+from ckptkit.align import Alignment, Side
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.errors import UsageError
+from ckptkit.names import ROLES
+from ckptkit.operations.select import Selection
+
+if TYPE_CHECKING:
+    from ckptkit.operations.diff import Change
+
+# What a training run counts and sets is not a weight, nor a difference between weights.
+_SIDE_ROLES = frozenset({"counter", "config"})
+# State that belongs to training: a file without any of it is not a file that lost it.
+_OPTIONAL_ROLES = frozenset({"slot", "ema", "metric"})
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Tensors that took no part: how many, of what role, and why."""
+
+    count: int
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        plural = "" if self.count == 1 else "s"
+        return f"{self.count:,} {self.what} tensor{plural} ({self.why})"
+
+
+def select(
+    changes: list[Change],
+    roles: Sequence[str],
+    names: Sequence[str],
+    checkpoints: tuple[Checkpoint, Checkpoint],
+    sides: tuple[Side, Side],
+) -> tuple[list[Change], tuple[LeftOut, ...]]:
+    """Return the changes that take part, and what does not; raises UsageError when none do."""
+    everything = "all" in roles
+    kept, out = changes, Counter[tuple[str, str]]()
+    if not everything:
+        kept = []
+        one_sided = {} if roles else _one_sided(sides)
+        for change in changes:
+            why = _left_out(change.role, roles, one_sided)
+            if why is None:
+                kept.append(change)
+            else:
+                out[change.role, why] += 1
+    if names:
+        inside = [_selected(checkpoint, names) for checkpoint in checkpoints]
+        chosen = [c for c in kept if _keys(c)[0] in inside[0] or _keys(c)[1] in inside[1]]
+        if len(kept) - len(chosen):
+            out["", "by --name"] += len(kept) - len(chosen)
+        kept = chosen
+    repeated = max(len(side.duplicates) for side in sides)
+    if repeated:
+        out["repeated", "stored twice, compared once"] += repeated
+    if not kept:
+        old, new = (str(checkpoint.path) for checkpoint in checkpoints)
+        raise UsageError(
+            "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
+            where=f"{old} and {new}",
+            hint="`ckptkit ls` lists what a file holds; --role all compares everything",
+        )
+    order = {role: at for at, role in enumerate(ROLES)}
+    items = sorted(out.items(), key=lambda item: order.get(item[0][0], len(order)))
+    return kept, tuple(LeftOut(n, what or "other", why) for (what, why), n in items)
+
+
+def _keys(change: Change) -> tuple[str | None, str | None]:
+    return (
+        change.old.spec.key if change.old else None,
+        change.new.spec.key if change.new else None,
+    )
+
+
+def _selected(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
+    try:
+        return {tensor.spec.key for tensor in Selection(names=names).of(checkpoint)}
+    except UsageError:
+        return set()  # the other file may hold some
+
+
+def _one_sided(sides: tuple[Side, Side]) -> dict[str, str]:
+    """Return {role: "only in OLD"} for kinds of training state that one file has none of."""
+    held = [{side.names[key].role for key in side.keys} for side in sides]
+    return {
+        role: "only in OLD" if role in held[0] else "only in NEW"
+        for role in _OPTIONAL_ROLES
+        if (role in held[0]) != (role in held[1])
+    }
+
+
+def _left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> str | None:
+    """Return why a role takes no part, or None."""
+    if roles:
+        return None if role in roles else "by --role"
+    if role in _SIDE_ROLES:
+        return "not weights"
+    return one_sided.get(role)
+
+
+def warnings_of(
+    alignment: Alignment, changes: Iterable[Change], sides: tuple[Side, Side]
+) -> tuple[str, ...]:
+    """Return what should be said beside the table."""
+    found = [f"rule {rule!r} paired nothing" for rule in alignment.dead_rules]
+    taking_part = {key for change in changes for key in _keys(change)}
+    for ambiguity in alignment.ambiguous:
+        if taking_part.isdisjoint((*ambiguity.old, *ambiguity.new)):
+            continue
+        old = _some_names(sides[0], ambiguity.old)
+        new = _some_names(sides[1], ambiguity.new)
+        found.append(f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; --map decides")
+    lost = [
+        {
+            side.names[key].name: (side.specs[key].dtype, side.specs[key].shape)
+            for key in keys
+            if key in taking_part and side.names[key].role == "weight"
+        }
+        for side, keys in zip(sides, (alignment.only_left, alignment.only_right), strict=True)
+    ]
+    for rule, count in suggest_rules(*lost):
+        found.append(f"these look renamed: --map {rule!r} would pair {count} of them")
+    return tuple(found)
+
+
+def _some_names(side: Side, keys: Sequence[str]) -> str:
+    shown = ", ".join(side.names[key].name for key in keys[:3])
+    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
