@@ -1,0 +1,137 @@
+"""What the docs show is what the tool prints: `pytest tests/test_docs.py --regen` rewrites it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ckptkit.cli import COMMANDS, cli
+from ckptkit.errors import CkptkitError
+from ckptkit.fixtures.goldens import GOLDEN
+from ckptkit.stores import FORMATS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+# What the examples call their files, and the golden files that these are.
+EXAMPLES = {
+    "run": "tf2.21.0/adam",
+    "train": "tf2.21.0/manager",
+    "export": "tf2.21.0/saved_model_export/model",
+    "model.keras": "tf2.21.0/files_nested/model.keras",
+    "model.weights.h5": "tf2.21.0/files_nested/model.weights.h5",
+}
+_SESSION = re.compile(r"(?ms)^```console\n(.*?)^```$")
+_TABLE = re.compile(r"(?s)(<!-- formats -->\n).*?(<!-- /formats -->)")
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, golden in EXAMPLES.items():
+        copy = shutil.copytree if (GOLDEN / golden).is_dir() else shutil.copy
+        copy(GOLDEN / golden, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def printed(line: str) -> str:
+    """Return what `line`, a command without its `$`, prints: stdout and stderr as they come."""
+    arguments = shlex.split(line)
+    assert arguments.pop(0) == "ckptkit", line
+    result = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    if isinstance(result.exception, CkptkitError):
+        return f"{result.output}ckptkit: {result.exception}\n"
+    assert result.exception is None, (line, result.exception)
+    return result.output
+
+
+def run_session(session: str) -> str:
+    lines = []
+    for line in session.splitlines():
+        if line.startswith("$ "):
+            lines += [line, *printed(line[2:]).splitlines()]
+        elif line.startswith("#"):
+            lines.append(line)
+    return "\n".join(text.rstrip() for text in lines) + "\n"
+
+
+def check(path: Path, expected: str, regen: bool) -> None:
+    if regen:
+        path.write_text(expected, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == expected, "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("examples")
+def test_examples_print_what_is_shown(page: Path, request: pytest.FixtureRequest) -> None:
+    text = page.read_text(encoding="utf-8")
+    expected = _SESSION.sub(lambda m: f"```console\n{run_session(m[1])}```", text)
+    check(page, expected, request.config.getoption("--regen"))
+
+
+def test_readme_lists_the_formats(request: pytest.FixtureRequest) -> None:
+    rows = ["| format | looks like | |", "|---|---|---|"]
+    rows += [
+        f"| {name} | `{row.looks_like}` | {row.description} |" for name, row in FORMATS.items()
+    ]
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    assert _TABLE.search(text)
+    expected = _TABLE.sub(lambda m: m[1] + "\n".join(rows) + "\n" + m[2], text)
+    check(readme, expected, request.config.getoption("--regen"))
+
+
+def commands() -> dict[str, click.Command]:
+    """Return every command by what one types: "ckptkit", "ckptkit ls", "ckptkit fixtures make"."""
+    found: dict[str, click.Command] = {"ckptkit": cli}
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        found[f"ckptkit {name}"] = command
+        for sub, inner in getattr(command, "commands", {}).items():
+            found[f"ckptkit {name} {sub}"] = inner
+    return found
+
+
+def test_every_command_has_its_help_in_the_reference(request: pytest.FixtureRequest) -> None:
+    parts = ["# Command line", "What `--help` prints, for every command."]
+    for name, command in commands().items():
+        assert command.help, name
+        output = CliRunner().invoke(cli, [*name.split()[1:], "--help"], prog_name="ckptkit").output
+        parts.append(f"## {name}\n```\n{output.rstrip()}\n```")
+    check(ROOT / "docs" / "cli.md", "\n\n".join(parts) + "\n", request.config.getoption("--regen"))
+
+
+def test_links_lead_somewhere() -> None:
+    missing = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("command", ["ls", "show"])
+@pytest.mark.usefixtures("examples")
+def test_documented_fields_are_those_printed(command: str) -> None:
+    text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    section = text.partition(f"## `ckptkit.{command}/1`")[2].partition("\n## ")[0]
+    documented = {
+        name
+        for row in re.findall(r"^\| (`.*?`) \|", section, re.M)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    arguments = ["export"] if command == "ls" else ["run/ckpt", "hidden/kernel"]
+    output = CliRunner().invoke(cli, [command, *arguments, "--format", "json"]).output
+    document = json.loads(output)
+    tensors = document["tensors"] if command == "ls" else []
+    assert documented == {*document, *(field for tensor in tensors for field in tensor)}
