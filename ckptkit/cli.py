@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 import click
 
@@ -90,17 +90,17 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (BrokenPipeError, ReaderGone):
-        _drop_output()
+        _drop(sys.stdout)
         sys.exit(BROKEN_PIPE)
     except OSError as error:
-        _drop_output()
+        _drop(sys.stdout)
         _fail(f"{error.filename or 'standard output'}: {error.strerror}", 2)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _drop_output() -> None:
-    """Send what is still buffered for stdout nowhere: nobody reads it, or it cannot be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO) -> None:
+    """Send what is still buffered nowhere: nobody reads it, or it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -109,6 +109,9 @@ def _fail(message: str, code: int) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        _drop_output()
-    click.echo(f"ckptkit: {printable(message)}", err=True)
+        _drop(sys.stdout)
+    try:
+        click.echo(f"ckptkit: {printable(message)}", err=True)
+    except OSError:  # the exit code still tells
+        _drop(sys.stderr)
     sys.exit(code)
