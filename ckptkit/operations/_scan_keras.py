@@ -46,10 +46,8 @@ _VALUES = frozenset(
     }
 )
 # Keras 2.11 to 2.15 registers its own optimizers as if they were somebody else's.
-_OWN_CUSTOM = frozenset(
-    f"Custom>{name}"
-    for name in ["Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam", "RMSprop", "SGD"]
-)
+_OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion")
+_OWN_CUSTOM = frozenset(f"Custom>{name}" for name in (*_OPTIMIZERS, "Nadam", "RMSprop", "SGD"))
 _MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
 _PATH_KEYS = frozenset({"vocabulary", "filepath", "filename", "file", "path", "url", "idf_weights"})
 _PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|/|~|\\\\|[A-Za-z]:[\\/]|\.\.[\\/]")
