@@ -1,0 +1,92 @@
+"""What a runner's child can do wrong becomes an error in the parent; no TensorFlow needed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from ckptkit.errors import UsageError
+from ckptkit.runners import base
+from ckptkit.runners.base import RunnerError, run
+
+RUNTIME = """
+import os, sys, time
+from ckptkit.errors import UsageError
+
+def echo(request):
+    print("chatter")
+    return {"got": request["value"], "pid": os.getpid(), "set": os.environ.get("CKPTKIT_X")}
+
+def fail(request):
+    raise ValueError("line one\\n\\nline two")
+
+def refuse(request):
+    raise UsageError("not this", where="there", hint="try that")
+
+def die(request):
+    print("last words", flush=True)
+    os.abort()
+
+def leave(request):
+    sys.exit(3)
+
+def hang(request):
+    time.sleep(600)
+
+def eat(request):
+    held = bytearray(400 << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    time.sleep(600)
+
+ACTIONS = {f.__name__: f for f in (echo, fail, refuse, die, leave, hang, eat)}
+"""
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a runner called "test", of the actions above."""
+    (tmp_path / "runtime_for_test.py").write_text(RUNTIME)
+    monkeypatch.setitem(base.RUNNERS, "test", "runtime_for_test")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_child_answers() -> None:
+    import os
+
+    request = {"action": "echo", "value": [1, "é"]}
+    result = run("test", request, timeout_s=60, environment={"CKPTKIT_X": "1"})
+    assert result["got"] == [1, "é"] and result["set"] == "1" and result["pid"] != os.getpid()
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(
+    ("action", "kind", "message"),
+    [
+        ("fail", "ValueError", "ValueError: line one line two"),
+        ("refuse", "UsageError", r"there: not this \(try that\)"),
+        ("die", "died", r"died \(signal 6\): last words"),
+        ("leave", "died", r"died \(exit code 3\)"),
+    ],
+)
+def test_a_child_that_fails_is_an_error(action: str, kind: str, message: str) -> None:
+    with pytest.raises(RunnerError, match=message) as caught:
+        run("test", {"action": action}, timeout_s=60)
+    assert caught.value.kind == kind and caught.value.exit_code == 2
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_child_that_hangs_or_grows_is_ended() -> None:
+    start = time.monotonic()
+    with pytest.raises(RunnerError, match=r"more than 1 s"):
+        run("test", {"action": "hang"}, timeout_s=1)
+    with pytest.raises(RunnerError, match="bytes of memory"):
+        run("test", {"action": "eat"}, timeout_s=60, max_rss_bytes=200 << 20)
+    assert time.monotonic() - start < 30
+
+
+def test_an_unknown_runner_is_refused() -> None:
+    with pytest.raises(UsageError, match="no runner 'x'"):
+        run("x", {}, timeout_s=1)
