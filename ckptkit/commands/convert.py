@@ -57,6 +57,9 @@ _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "np
     metavar="GLOB",
     help="--map may send these away from tensors of their own name.",
 )
+@click.option(
+    "--salvage", "rescue", is_flag=True, help="Take what is sound of a damaged checkpoint."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan: every pair, what is left, bytes.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at DST, even if it is SRC.")
 @click.option("--receipt", metavar="FILE", help="Write what was done and proven, as JSON.")
@@ -98,14 +101,15 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         for name in ("names", "casts", "allow_missing", "allow_unused", "allow_renamed")
     }
     asked |= {"rules": rules, "drop_roles": flat(options["drop_roles"])}
+    sources, lost = _sources(src, options)
     if options["dry_run"]:
-        planned = plan(src, dst, **asked)
+        planned = plan(sources, dst, **asked)
         echo_lines(report.plan_lines(planned))
-        ctx.exit(1 if planned.problems else 0)
+        ctx.exit(1 if planned.problems or lost else 0)
     try:
         with threads(options["jobs"]) as executor, progress("proven") as bar:
             done = convert(
-                src,
+                sources,
                 dst,
                 overwrite=options["overwrite"],
                 check=not options["no_check"],
@@ -121,4 +125,22 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
             click.echo(f"ckptkit: {printable(line)}", err=True)
         ctx.exit(error.exit_code)
     echo_lines(report.receipt_lines(done))
-    ctx.exit(done.exit_code)
+    ctx.exit(done.exit_code or int(lost))
+
+
+def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], bool]:
+    """Return the sources, and whether anything of a damaged one was lost; say what."""
+    if not options["rescue"]:
+        return [*src], False
+    if len(src) > 1:
+        raise click.UsageError("--salvage takes one SRC.")
+    from ckptkit.operations.salvage import salvage
+    from ckptkit.reports.text import printable
+
+    with threads(options["jobs"]) as executor, progress("read") as bar:
+        rescued = salvage(src[0], executor=executor, progress=bar)
+    for key, reason in rescued.lost:
+        click.echo(f"lost: {printable(f'{key}: {reason}' if key else reason)}", err=True)
+    for note in rescued.checkpoint.notes:
+        click.echo(note, err=True)
+    return [rescued.checkpoint], bool(rescued.lost)

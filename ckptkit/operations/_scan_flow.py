@@ -37,7 +37,10 @@ _THROUGH: dict[str, tuple[int, ...] | None] = {
 
 
 class Origin(NamedTuple):
-    """Where a value comes from: kind "asset", "saver", "literal", "caller" or "unknown"."""
+    """Where a value comes from: kind "asset", "saver", "literal", "caller", "fed" or "unknown".
+
+    "fed": a caller may put another value in place of the one that stands in the graph.
+    """
 
     kind: str
     text: str = ""
@@ -108,6 +111,8 @@ class Flow:
             for where, assignment in self._assignments(scope, op):
                 yield where, assignment.inputs[1]
         elif op.op in _THROUGH:
+            if op.op == "PlaceholderWithDefault":
+                yield Origin("fed")
             inputs = [value for value in op.inputs if not value.startswith("^")]
             wanted = _THROUGH[op.op]
             for index, value in enumerate(inputs):

@@ -43,8 +43,9 @@ def graph_findings(graph: MetaGraph, path: Path) -> Iterator[Finding]:
         for op in ops:
             if op.op in harmless_ops():
                 continue
+            reached = op.name in others.get(scope, ()) or scope != MAIN
             only_saver = op.name in saver.get(scope, ()) and op.name not in others.get(scope, ())
-            finding = _judged(flow, scope, op, only_saver, path)
+            finding = _judged(flow, scope, op, only_saver, reached, path)
             if finding is not None:
                 yield finding
 
@@ -69,7 +70,9 @@ def _twins(graph: MetaGraph, path: Path) -> Iterator[Finding]:
                 yield Finding("warning", "graph.ambiguous", _place(path, scope), message)
 
 
-def _judged(flow: Flow, scope: str, op: Op, only_saver: bool, path: Path) -> Finding | None:
+def _judged(
+    flow: Flow, scope: str, op: Op, only_saver: bool, reached: bool, path: Path
+) -> Finding | None:
     where = f"{_place(path, scope)}: {op.name} ({op.op})"
     effect = effect_of(op.op)
     if effect is None:
@@ -82,11 +85,22 @@ def _judged(flow: Flow, scope: str, op: Op, only_saver: bool, path: Path) -> Fin
         position = _SAVER.get(op.op, _READS.get(op.op, 0))
         if position < len(inputs):
             origins = flow.origins(scope, inputs[position])
-        if op.op in _SAVER and only_saver and {o.kind for o in origins} == {"saver"}:
+        if op.op in _SAVER and only_saver and {o.kind for o in origins} <= {"saver", "fed"}:
             return None  # saving and restoring, where the saver says
+        if op.op in _SAVER and not reached and _is_for_callers(origins):
+            message = "part of a saver that only a caller who names it can run"
+            return Finding("note", "graph.dormant-saver", where, message)
         if op.op in _READS and origins and all(_is_own_asset(o) for o in origins):
             return None  # one of the model's own files
     return Finding("error", _code(effect), where, f"{effect}{_which(origins)}")
+
+
+def _is_for_callers(origins: set[Origin]) -> bool:
+    """Whether a path is what callers feed, with a plain name to stand for it (TensorFlow 1)."""
+    return Origin("fed") in origins and all(
+        o.kind in ("fed", "saver") or (o.kind == "literal" and is_plain_name(o.text))
+        for o in origins
+    )
 
 
 def _is_own_asset(origin: Origin) -> bool:

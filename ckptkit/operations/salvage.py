@@ -1,0 +1,162 @@
+"""`salvage`: what of a damaged file is still as it was written, and what is lost."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ckptkit._pool import bounded_map
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
+from ckptkit.operations._verify_data import (
+    Piece,
+    Progress,
+    ShardPlan,
+    piece_checksums,
+    pieces_by_shard,
+    plan_shard,
+)
+from ckptkit.stores._damaged_bundle import survey
+from ckptkit.stores.locate import locate
+from ckptkit.stores.saved_model import VARIABLES
+from ckptkit.stores.tensor_bundle import TensorBundle, index_path
+
+
+class Lost(NamedTuple):
+    """One tensor that cannot be trusted: its key, and why.  key "": a part of the index."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rescued(Checkpoint):
+    """A checkpoint narrowed to the tensors whose checksums hold."""
+
+    def problems(self) -> list[CkptkitError]:
+        """Return nothing: missing and short data files are why there is something to rescue."""
+        return []
+
+
+class Salvage(NamedTuple):
+    """checkpoint: the tensors that are sound.  lost: what is not; entries of the index too."""
+
+    checkpoint: Rescued
+    lost: tuple[Lost, ...]
+
+
+def salvage(
+    path: str | os.PathLike[str],
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> Salvage:
+    """Read a damaged tensor bundle or SavedModel and keep every tensor whose checksum still holds.
+
+    Blocks of the index are independent, so one that is damaged costs its own tensors only.  An
+    object graph that is damaged is lost too: names are then those of the keys.
+    Raises PathNotFoundError, UnsupportedError (a format without a checksum for each tensor, where
+    nobody could tell), UsageError when nothing is left.
+    """
+    bundle, problems = survey(_prefix(path))
+    lost = [Lost("", str(problem)) for problem in problems]
+    sound = _sound(bundle, lost, executor, progress)
+    kept = {key: spec for key, spec in bundle.specs.items() if key in sound}
+    if not kept:
+        raise UsageError(
+            "nothing can be rescued: no tensor is whole",
+            where=str(path),
+            hint="`ckptkit verify` says what is wrong",
+        )
+    store = replace(bundle, specs=MappingProxyType(kept))
+    note = f"rescued {len(kept)} of {len(bundle.specs)} tensors that the index still lists"
+    return Salvage(Rescued(store, None, (note,)), tuple(lost))
+
+
+def _prefix(path: str | os.PathLike[str]) -> Path:
+    """Return the prefix of the bundle that an operand means, damaged or not."""
+    plain = Path(path)
+    if index_path(plain / VARIABLES).is_file():
+        return plain / VARIABLES
+    located = locate(path)
+    if located.subtree is not None:
+        raise UsageError("a whole file is rescued, not a part of it", where=str(path))
+    if located.format == "saved-model":
+        return located.path / VARIABLES
+    if located.format != "tensor-bundle":
+        raise UnsupportedError(
+            f"{located.format} files keep no checksum for each tensor, so none can be told sound",
+            where=str(path),
+            hint="`ckptkit verify` says what can be seen",
+        )
+    return located.path
+
+
+def _sound(
+    bundle: TensorBundle, lost: list[Lost], executor: Executor | None, progress: Progress | None
+) -> set[str]:
+    """Return the keys of the tensors all of whose pieces hold; the others go to `lost`."""
+    reasons: dict[str, str] = {}
+    plans = list(_plans(bundle, reasons))
+    passed: Counter[str] = Counter()
+    for plan, piece, crc in piece_checksums(plans, executor, progress):
+        if piece.key is None:
+            continue
+        if piece.crc32c == crc:
+            passed[piece.key] += 1
+        else:
+            place = f"{plan.path.name} bytes {piece.offset} to {piece.offset + piece.nbytes}"
+            reasons.setdefault(piece.key, f"its checksum does not hold ({place})")
+    decoded = [(bundle, plan, piece) for plan in plans for piece in plan.pieces if piece.decoded]
+    for key, reason in bounded_map(executor, _decoded, decoded):
+        if reason:
+            reasons.setdefault(key, reason)
+        else:
+            passed[key] += 1
+    sound = set()
+    for key, spec in bundle.specs.items():
+        needed = sum(part.nbytes > 0 for part in spec.slices) if spec.slices else spec.nbytes > 0
+        if key not in reasons and passed[key] >= needed:
+            sound.add(key)
+        else:
+            lost.append(Lost(key, reasons.get(key, "its bytes are not there")))
+    return sound
+
+
+def _plans(bundle: TensorBundle, reasons: dict[str, str]) -> Iterator[ShardPlan]:
+    for path, pieces in zip(bundle.shards, pieces_by_shard(bundle), strict=True):
+        try:
+            plan = plan_shard(path, pieces)
+        except CkptkitError as error:
+            for piece in pieces:
+                _lose(reasons, piece, f"{path.name}: {error.message}")
+            continue
+        for piece in pieces:
+            if piece.offset + piece.nbytes > plan.size:
+                _lose(reasons, piece, f"{path.name} ends before it, at byte {plan.size}")
+        yield plan
+
+
+def _lose(reasons: dict[str, str], piece: Piece, reason: str) -> None:
+    if piece.key is not None:
+        reasons.setdefault(piece.key, reason)
+
+
+def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[str, str]:
+    """Return (key, why its strings or variants are lost, or "")."""
+    bundle, plan, piece = item
+    assert piece.key is not None
+    try:
+        for _ in bundle.blocks(piece.key):
+            pass
+    except ChecksumError:
+        return piece.key, f"its checksum does not hold ({plan.path.name})"
+    except CkptkitError as error:
+        return piece.key, error.message
+    return piece.key, ""
