@@ -17,6 +17,8 @@ survive pickling, so that a worker process can raise them.
 
 from __future__ import annotations
 
+from ckptkit._printable import printable
+
 
 class ReaderGone(Exception):
     """Whoever read our output went away (`| head`).  Not an error, and not in the tree."""
@@ -35,7 +37,7 @@ class CkptkitError(Exception):
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.message}" if self.where else self.message
-        return f"{line} ({self.hint})" if self.hint else line
+        return printable(f"{line} ({self.hint})" if self.hint else line)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.__dict__.copy())

@@ -25,7 +25,7 @@ MODULES = {
 # of the package's root that is not named here belongs to the core.
 GROUND = {
     *("errors", "dtypes", "_files", "_crc32c", "_crc_combine", "_pool", "_atomic", "_memory"),
-    *("_numbers", "_tf", "keras_variables", "keras_optimizers"),
+    *("_numbers", "_printable", "_tf", "keras_variables", "keras_optimizers"),
 }
 LAYERS = ["ground", "stores", "writers", "core", "runners", "operations", "reports", "edge"]
 EDGE = {"cli", "__main__", "__init__", "testing", "commands", "fixtures"}

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
+from ckptkit._printable import printable as printable
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
-
-def printable(text: str) -> str:
-    """Return `text` with control, format and bidirectional characters escaped.
-
-    Names come from files that nobody vouches for; printed raw they could move the cursor, hide
-    themselves or write a title.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def bytes_text(nbytes: int) -> str:
