@@ -16,6 +16,7 @@ from ckptkit.stores import _zip, open_format
 from ckptkit.stores.base import Store
 
 _NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, --manifest)"
+_ARCHIVES = ("keras", "npz")
 _CODES = {"tensor": "tensor", "member": "archive"}
 
 
@@ -41,14 +42,14 @@ def verify_stream(
     except CkptkitError as error:
         if error.exit_code == 2 and not _is_damage(error):
             raise
-        return Unit(path, format_name, (Check("structure", (), (of_error(error, "file"),)),)), None
-    checks = [_structure(store)]
+        checks = [Check("structure", (), (of_error(error, "file"),))]
+        checks.extend(_archive(format_name, path, executor))
+        return Unit(path, format_name, tuple(checks)), None
+    checks = [_structure(store), *_archive(format_name, path, executor)]
     not_checked: list[str] = []
     reads, check = _tensors(store, executor, progress)
     checks.append(check)
-    if format_name in ("keras", "npz"):
-        checks.append(_members(path, executor))
-    else:
+    if format_name not in _ARCHIVES:
         not_checked.append(_NO_CHECKSUM)
     unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
     if unread:
@@ -124,13 +125,18 @@ def _read_tensor(item: tuple[Store, str]) -> _Read:
     return _Read(key, spec.nbytes, None)
 
 
-def _members(path: Path, executor: Executor | None) -> Check:
+def _archive(format_name: str, path: Path, executor: Executor | None) -> Iterator[Check]:
     """Compare the CRC-32 of every member of an archive, those without tensors included."""
-    members = list(_zip.read_directory(path).values())
+    if format_name not in _ARCHIVES:
+        return
+    try:
+        members = list(_zip.read_directory(path).values())
+    except CkptkitError:
+        return  # that the archive does not open is a finding already
     reads = list(bounded_map(executor, _read_member, [(path, member) for member in members]))
     findings = [_finding(path, read, "member") for read in reads if read.error is not None]
     counts = (("member", len(reads)), ("byte", sum(read.nbytes for read in reads)))
-    return Check("archive", counts, tuple(findings))
+    yield Check("archive", counts, tuple(findings))
 
 
 def _read_member(item: tuple[Path, _zip.Member]) -> _Read:

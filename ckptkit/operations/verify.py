@@ -147,12 +147,12 @@ def verify(
     if manifest is not None and units:
         check = check_manifest(Path(manifest), listed, executor, lambda _: None)
         units[-1] = _with(units[-1], check)
-    if new_manifest is not None:
-        write_manifest(Path(new_manifest), listed, executor, lambda _: None)
     if _identities(Path(text)) != before:
         raise CkptkitError(
             "changed while it was read", where=text, hint="verify again when nothing writes to it"
         )
+    if new_manifest is not None:
+        write_manifest(Path(new_manifest), listed, executor, lambda _: None)
     return Verification(Path(text), tuple(units), strict)
 
 
