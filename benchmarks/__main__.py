@@ -14,7 +14,7 @@ import click
 from benchmarks.harness import Result
 from ckptkit.reports.table import render
 
-TOPICS = ("listing", "loading", "verifying")
+TOPICS = ("listing", "loading", "diffing", "verifying")
 HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
 ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
 
@@ -31,7 +31,8 @@ def row(result: Result) -> tuple[str, ...]:
     """Return a result as the cells of a table."""
     goal = ""
     if result.goal is not None:
-        bound = f">= {result.goal:g}x" if result.goal_is_of_ratio else f"<= {result.goal:g}"
+        sign = "<=" if not result.goal_is_of_ratio and result.measure != "GB/s" else ">="
+        bound = f"{sign} {result.goal:g}{'x' if result.goal_is_of_ratio else ''}"
         goal = f"{bound} {'met' if result.is_met else 'MISSED'}"
     return (
         result.name,

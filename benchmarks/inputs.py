@@ -1,4 +1,4 @@
-"""The files that are measured, made once by TensorFlow below `benchmarks/.cache`.
+"""The files that are measured, made once below `benchmarks/.cache`, the models by TensorFlow.
 
 `python -m benchmarks.inputs NAME` makes one; `path` does so in a child process when it is missing.
 """
@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 CACHE = Path(__file__).resolve().parent / ".cache"
 VARIABLES = 100_000
@@ -99,10 +100,72 @@ def variables(directory: Path) -> None:
     )
 
 
+PAIR_SHAPES = {
+    "fc1/kernel": (25_088, 4_096),
+    "fc2/kernel": (4_096, 4_096),
+    **{f"conv{i}/kernel": (3, 3, 256, 512) for i in range(4)},
+    **{f"conv{i}/bias": (512,) for i in range(4)},
+}
+
+
+def pair(directory: Path) -> None:
+    """Checkpoints A and B, the same, and C, which differs in every element; 497 MB each."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.standard_normal(s, dtype=np.float32) for k, s in PAIR_SHAPES.items()}
+    _write(directory / "A", arrays)
+    _write(directory / "B", arrays)
+    for array in arrays.values():
+        array *= 1 + np.float32(1e-3) * rng.standard_normal(array.shape, dtype=np.float32)
+    _write(directory / "C", arrays)
+
+
+def dense(directory: Path) -> None:
+    """40 tensors of 16 MiB of random numbers, 671 MB."""
+    import numpy as np
+
+    values = np.random.default_rng(1).standard_normal(4 << 20, np.float32)
+    _write(directory / "ckpt", {f"layer_{i}/kernel": values for i in range(40)})
+
+
+def zeros(directory: Path) -> None:
+    """Checkpoints `one` and `two` of 20 GiB of zeros, which take no room on the disk."""
+    from ckptkit._crc_combine import crc_of_repeated
+    from ckptkit.writers.base import OutTensor
+    from ckptkit.writers.leveldb_table import TableWriter
+    from ckptkit.writers.tensor_bundle import _Entry, index_items
+
+    nbytes = 1 << 30
+    crc = crc_of_repeated(bytes(8), nbytes)
+    tensors = [OutTensor(f"w{i:02}", "float32", (nbytes // 4,)) for i in range(20)]
+    entries = {t.key: _Entry(0, i * nbytes, nbytes, crc) for i, t in enumerate(tensors)}
+    for name in ("one", "two"):
+        with (directory / f"{name}.index").open("wb") as file:
+            table = TableWriter(file)
+            for key, value in index_items(tensors, entries, 1):
+                table.add(key, value)
+            table.finish()
+        with (directory / f"{name}.data-00000-of-00001").open("wb") as file:
+            file.truncate(nbytes * len(tensors))
+
+
+def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:
+    """Write a name-based checkpoint of float32 arrays."""
+    from ckptkit.writers.base import OutTensor
+    from ckptkit.writers.tensor_bundle import write_tensor_bundle
+
+    tensors = [OutTensor(key, "float32", array.shape) for key, array in arrays.items()]
+    write_tensor_bundle(prefix, tensors, lambda key: iter([(0, arrays[key].reshape(-1))]))
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
+    "dense": dense,
+    "pair": pair,
     "resnet50": resnet50,
     "variables": variables,
     "vgg16": vgg16,
+    "zeros": zeros,
 }
 
 

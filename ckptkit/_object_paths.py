@@ -42,28 +42,28 @@ class ObjectPaths:
             known = self._best.setdefault(node, path)
             if known is not path and path_cost(path) < path_cost(known):
                 self._best[node] = path
-        self._all: dict[int, list[str]] = {}
+        self._all: dict[int, tuple[str, ...]] = {}
 
     def best(self, node: int) -> str | None:
         """Return the best path to `node`, None when there is none; the root's is empty."""
         return self._best.get(node)
 
-    def all(self, node: int) -> list[str]:
+    def all(self, node: int) -> tuple[str, ...]:
         """Return the paths to `node` without cycles, best first, at most MAX_ALIASES."""
         if not self._all:
             self._all = self._every_path()
-        return self._all.get(node, [])
+        return self._all.get(node, ())
 
-    def _every_path(self) -> dict[int, list[str]]:
-        every = self._inner if self._is_tree else self._walk(MAX_ALIASES)[0]
-        shared = set()
-        for node, path in list(self._leaf_paths(every)):
-            paths = every.setdefault(node, [])
-            if paths:
-                shared.add(node)
-            paths.append(path)
-        for node in shared:
-            every[node] = sorted(every[node], key=path_cost)[:MAX_ALIASES]
+    def _every_path(self) -> dict[int, tuple[str, ...]]:
+        inner = self._inner if self._is_tree else self._walk(MAX_ALIASES)[0]
+        every = {node: tuple(paths) for node, paths in inner.items()}
+        shared: dict[int, list[str]] = {}
+        for node, path in self._leaf_paths(inner):
+            known = every.setdefault(node, (path,))
+            if known[0] is not path:
+                shared.setdefault(node, [known[0]]).append(path)
+        for node, paths in shared.items():
+            every[node] = tuple(sorted(paths, key=path_cost)[:MAX_ALIASES])
         return every
 
     def _leaf_paths(self, inner: Mapping[int, Sequence[str]]) -> Iterator[tuple[int, str]]:

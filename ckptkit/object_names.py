@@ -108,17 +108,17 @@ class _Namer:
         ):
             aliases = self.paths.all(node)
             if attribute != VALUE:
-                aliases = [_suffixed(path, attribute) for path in aliases]
+                aliases = tuple(_suffixed(path, attribute) for path in aliases)
             slot, repeats = self.slots.get(node), self.duplicates.get(key)
             if slot is None and repeats is None and node not in self.trained:  # nearly all
-                found[key] = Naming(name, role, full_name or None, tuple(aliases))
+                found[key] = Naming(name, role, full_name or None, aliases)
                 continue
             owner = self.key_of.get(slot.of) if slot and slot.of is not None else None
             found[key] = Naming(
                 name,
                 role,
                 full_name or None,
-                tuple(aliases),
+                aliases,
                 by_key[owner] if owner else None,
                 slot.slot if slot else None,
                 slot.optimizer if slot else None,
