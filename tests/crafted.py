@@ -143,7 +143,7 @@ def graph_bytes(nodes: Sequence[Mapping[str, int]], keys: Mapping[int, str] | No
 
 
 @contextmanager
-def frugal(max_bytes: int = 64 << 20, max_seconds: float = 5) -> Iterator[None]:
+def frugal(max_bytes: int = 64 << 20, max_seconds: float = 15) -> Iterator[None]:
     """Assert that the body allocates and takes little."""
     begin = time.monotonic()
     tracemalloc.start()

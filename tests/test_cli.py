@@ -152,7 +152,7 @@ def test_terminals_that_know_few_letters(tmp_path: Path, encoding: str, options:
     assert "layer" in done.stdout.decode("utf-8" if encoding == "ascii" else encoding)
 
 
-@pytest.mark.parametrize("columns", ["1", "20", "0", "-5", "x", "100000"])
+@pytest.mark.parametrize("columns", ["1", "-5", "x"])
 def test_odd_widths_of_terminals(columns: str) -> None:
     for arguments in (f"ls {ADAM}", f"ls {ADAM} --tree", f"show {ADAM} hidden/kernel", "--help"):
         done = shell(f"$K {arguments}", COLUMNS=columns, LINES=columns)

@@ -34,39 +34,6 @@ def test_the_compiled_schema_is_that_of_the_source(tmp_path: Path) -> None:
     assert len(parsed[1].file) == 1  # as `_schema` takes it to be
 
 
-@pytest.mark.needs_tf
-def test_field_numbers_are_tensorflow_s() -> None:
-    from tensorflow.core.framework import tensor_shape_pb2, tensor_slice_pb2, versions_pb2
-    from tensorflow.core.protobuf import (
-        meta_graph_pb2,
-        saved_model_pb2,
-        saved_object_graph_pb2,
-        tensor_bundle_pb2,
-        trackable_object_graph_pb2,
-    )
-
-    theirs = {
-        "TensorShapeProto": tensor_shape_pb2.TensorShapeProto,
-        "TensorSliceProto": tensor_slice_pb2.TensorSliceProto,
-        "VersionDef": versions_pb2.VersionDef,
-        "BundleHeaderProto": tensor_bundle_pb2.BundleHeaderProto,
-        "BundleEntryProto": tensor_bundle_pb2.BundleEntryProto,
-        "BundleEntryWithRawShape": tensor_bundle_pb2.BundleEntryProto,
-        "TrackableObjectGraph": trackable_object_graph_pb2.TrackableObjectGraph,
-        "SavedModel": saved_model_pb2.SavedModel,
-        "MetaGraphDef": meta_graph_pb2.MetaGraphDef,
-        "SignatureDef": meta_graph_pb2.SignatureDef,
-        "TensorInfo": meta_graph_pb2.TensorInfo,
-        "SavedObjectGraph": saved_object_graph_pb2.SavedObjectGraph,
-        "SavedObject": saved_object_graph_pb2.SavedObject,
-        "SavedVariable": saved_object_graph_pb2.SavedVariable,
-    }
-    for name, message in theirs.items():
-        known = {field.number: field.name for field in message.DESCRIPTOR.fields}
-        for field in message_class(name).DESCRIPTOR.fields:
-            assert known[field.number] == field.name, name
-
-
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\xff\xff\xff\xff\x0f", b"\x07"])
 def test_bytes_that_are_no_message(data: bytes) -> None:
     with pytest.raises(FormatError, match="not a TrackableObjectGraph message") as caught:
