@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow lint bench goldens docs schema clean
+.PHONY: demo test test-slow lint bench goldens docs schema fuzz reliability clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -38,6 +38,12 @@ docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
 schema: $(VENV)/.ready-test  ## compile schema.proto
 	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores \
 	    --descriptor_set_out=ckptkit/stores/schema.pb ckptkit/stores/schema.proto
+
+fuzz: $(VENV)/.ready-test  ## mutants of every reader, SECONDS in all
+	$(BIN)/python tests/fuzz --seconds $(or $(SECONDS),300) --start $(or $(START),0)
+
+reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites docs/reliability.md
+	$(BIN)/python -m benchmarks.reliability --write
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,70 @@
+"""A bounded run of every fuzz target, and every mutant that once got through (`make fuzz`)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FUZZ = Path(__file__).with_name("fuzz")
+SEEDS = 100  # per target; `make fuzz` goes on from here
+
+
+@pytest.fixture
+def targets(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FUZZ))
+    return importlib.import_module("targets")
+
+
+NAMES = (
+    *("bundle", "graph", "graph-text", "h5", "index"),
+    *("keras", "npz", "safetensors", "saved-model", "state"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mutants_are_read_or_refused(targets: Any, name: str, tmp_path: Path) -> None:
+    if name in ("h5", "keras"):
+        pytest.importorskip("h5py")
+    for seed, path in targets.mutants(name, tmp_path, range(SEEDS)):
+        start = time.monotonic()
+        targets.judged(name, path)
+        assert time.monotonic() - start < targets.MAX_SECONDS, seed
+
+
+@pytest.mark.parametrize("name", ["bundle", "safetensors", "npz", "graph"])
+def test_mutants_take_little_memory(targets: Any, name: str, tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        for seed, path in targets.mutants(name, tmp_path, range(1000, 1025)):
+            tracemalloc.reset_peak()
+            targets.judged(name, path)
+            assert tracemalloc.get_traced_memory()[1] < 256 << 20, seed
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_target_is_run(targets: Any) -> None:
+    assert sorted(targets.TARGETS) == sorted(NAMES)
+
+
+def crashes() -> list[Path]:
+    return sorted((FUZZ / "crashes").glob("*-*"))
+
+
+@pytest.mark.parametrize("crash", crashes(), ids=lambda path: path.name)
+def test_a_mutant_that_once_got_through(targets: Any, crash: Path) -> None:
+    """`crashes/TARGET-SEED` holds the files; the operand is found as the target wrote it."""
+    name = crash.name.rpartition("-")[0]
+    files = sorted(crash.iterdir())
+    operand = crash / "c" if name == "bundle" else crash if name == "state" else files[0]
+    targets.judged(name, operand)
+
+
+def test_nothing_is_left_on_the_path() -> None:
+    assert str(FUZZ) not in sys.path
