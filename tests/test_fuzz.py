@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 FUZZ = Path(__file__).with_name("fuzz")
-SEEDS = 100  # per target; `make fuzz` goes on from here
+SEEDS = {"saved-model": 20, "keras": 40, "state": 40}  # else 80; `make fuzz` goes on from here
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ NAMES = (
 def test_mutants_are_read_or_refused(targets: Any, name: str, tmp_path: Path) -> None:
     if name in ("h5", "keras"):
         pytest.importorskip("h5py")
-    for seed, path in targets.mutants(name, tmp_path, range(SEEDS)):
+    for seed, path in targets.mutants(name, tmp_path, range(SEEDS.get(name, 80))):
         start = time.monotonic()
         targets.judged(name, path)
         assert time.monotonic() - start < targets.MAX_SECONDS, seed
@@ -57,13 +57,13 @@ def crashes() -> list[Path]:
     return sorted((FUZZ / "crashes").glob("*-*"))
 
 
-@pytest.mark.parametrize("crash", crashes(), ids=lambda path: path.name)
-def test_a_mutant_that_once_got_through(targets: Any, crash: Path) -> None:
+def test_mutants_that_once_got_through(targets: Any) -> None:
     """`crashes/TARGET-SEED` holds the files; the operand is found as the target wrote it."""
-    name = crash.name.rpartition("-")[0]
-    files = sorted(crash.iterdir())
-    operand = crash / "c" if name == "bundle" else crash if name == "state" else files[0]
-    targets.judged(name, operand)
+    for crash in crashes():
+        name = crash.name.rpartition("-")[0]
+        files = sorted(crash.iterdir())
+        operand = crash / "c" if name == "bundle" else crash if name == "state" else files[0]
+        targets.judged(name, operand)
 
 
 def test_nothing_is_left_on_the_path() -> None:
