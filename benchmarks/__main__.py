@@ -14,7 +14,7 @@ import click
 from benchmarks.harness import Result
 from ckptkit.reports.table import render
 
-TOPICS = ("listing", "loading", "diffing", "verifying")
+TOPICS = ("listing", "loading", "diffing", "verifying", "converting")
 HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
 ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
 

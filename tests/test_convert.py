@@ -602,3 +602,18 @@ def test_a_conversion_imports_no_tensorflow(tmp_path: Path) -> None:
         "assert not {'tensorflow', 'keras', 'click', 'h5py'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, str(ADAM), str(tmp_path / "w.npz")], check=True)
+
+
+@pytest.mark.parametrize(
+    "form", ["checkpoint", "saved_model", pytest.param("npz", marks=pytest.mark.slow)]
+)
+def test_a_killed_run_leaves_the_old_output_or_nothing(form: str, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    script = Path(__file__).with_name("killing_convert.py")
+    command = [sys.executable, str(script), form, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    verdicts = done.stdout.split()
+    assert {"nothing", "new", "old"} == set(verdicts) and len(verdicts) > 10

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ckptkit.align import Side
+from collections.abc import Mapping
+
 from ckptkit.errors import UsageError
 from ckptkit.operations import _convert_model_files as _files
 from ckptkit.operations._convert_draft import Draft, graph_bytes
@@ -32,7 +33,8 @@ def by_own_graph(draft: Draft) -> None:
         )
     if root:
         check_root(root)
-    keys = _keys(draft)
+    duplicates = draft.src.duplicates
+    keys = _keys(draft, duplicates)
     edited = edit_graph(
         graph_bytes(last),
         f"{last.path}: object graph",
@@ -42,17 +44,16 @@ def by_own_graph(draft: Draft) -> None:
     )
     draft.graph = edited.data
     for key in keys:
-        _fill(draft, key, edited.keys.get(key, key))
+        _fill(draft, key, edited.keys.get(key, key), duplicates.get(key))
     if edited.save_counter is not None:
         out = OutTensor(edited.save_counter, "int64", (), "save_counter", "counter")
         draft.fills.append(Fill(out, made(out.key, "int64", 0), None, "made"))
     draft.notes += _files.notes_on_lists(last, draft.src.tensors)
 
 
-def _keys(draft: Draft) -> list[str]:
+def _keys(draft: Draft, duplicates: Mapping[str, str]) -> list[str]:
     """Return the keys of SRC that stay: what takes part, twins, strings of configuration."""
     src, last = draft.src, draft.src.last
-    duplicates = Side(last.specs, last.names).duplicates
     src.skipped[:] = [item for item in src.skipped if item.why != _TWICE]
     kept = []
     for key in last.specs:
@@ -68,10 +69,9 @@ def _keys(draft: Draft) -> list[str]:
     return kept
 
 
-def _fill(draft: Draft, key: str, new_key: str) -> None:
+def _fill(draft: Draft, key: str, new_key: str, original: str | None) -> None:
     src, last = draft.src, draft.src.last
     naming, spec = last.names[key], last.specs[key]
-    original = Side(last.specs, last.names).duplicates.get(key)
     if key in src.tensors or original is not None:
         source = key if original is None else original
         out = OutTensor(new_key, src.dtype(source), spec.shape, naming.name, naming.role)

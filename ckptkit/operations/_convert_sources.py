@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -40,13 +40,12 @@ class Sources:
         if self.request.names:
             chosen = Selection(names=self.request.names).of(self.last)
             named = {tensor.spec.key for tensor in chosen}
-        everything = Side(self.last.specs, self.last.names)
         found: dict[str, Tensor] = {}
         for key, naming in self.last.names.items():
             tensor = Tensor(self.last.specs[key], naming)
             if naming.role == "config" and tensor.spec.dtype == "string":
                 continue  # the object graph and the like: structure, not values
-            if key in everything.duplicates:
+            if key in self.duplicates:
                 why = "stored twice in SRC"
             elif naming.role in self.request.drop_roles:
                 why = f"role {naming.role} dropped"
@@ -63,6 +62,11 @@ class Sources:
                 hint="`ckptkit ls` lists names and roles",
             )
         return found
+
+    @cached_property
+    def duplicates(self) -> Mapping[str, str]:
+        """{key of a tensor that SRC stores again: key of the first}."""
+        return Side(self.last.specs, self.last.names).duplicates
 
     def skip(self, tensor: Tensor, why: str) -> None:
         """Note that a tensor of SRC is not in the output."""

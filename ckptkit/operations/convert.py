@@ -233,6 +233,8 @@ def _finish(
     done = Receipt(planned, path, files, proof, versions=_versions(planned, proof))
     if not done.ok:
         return done
+    if receipt is None and planned.target.form != "saved_model":
+        return done
     output = open_checkpoint(path)
     signatures = tuple(_receipt.signature_changes(planned.source.store.model, output.store.model))
     if receipt is None:
