@@ -617,3 +617,26 @@ def test_a_killed_run_leaves_the_old_output_or_nothing(form: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
     verdicts = done.stdout.split()
     assert {"nothing", "new", "old"} == set(verdicts) and len(verdicts) > 10
+
+
+def test_a_receipt_tells_of_the_source_as_it_was(tmp_path: Path) -> None:
+    source = save(tmp_path / "src", {"w": np.linspace(0, 1, 10, dtype="f4")})
+    digest = ckptkit.ls(source, digest=True).digest
+    receipt = tmp_path / "r.json"
+    options: dict[str, Any] = {"to": "checkpoint", "overwrite": True, "receipt": receipt}
+    convert(source, source, casts=["float32=float16"], **options)
+    assert json.loads(receipt.read_text())["sources"][0]["digest"] == digest
+    assert ckptkit.ls(source, digest=True).digest != digest
+    done = convert(
+        source, tmp_path / "x.npz", casts=["float16=float8_e4m3fn"], receipt=receipt, overwrite=True
+    )
+    assert done.ok and json.loads(receipt.read_text())["proof"]["worst_loss"]["changed"] == 1
+
+
+def test_a_donor_may_be_renewed_in_place(tmp_path: Path) -> None:
+    export = shutil.copytree(golden("tf2.21.0/module_saved_model/model").path, tmp_path / "export")
+    arrays = {n: np.full_like(a, 7) for n, a in ckptkit.open(export).items() if n != GRAPH}
+    save(tmp_path / "new.safetensors", arrays)
+    assert convert(tmp_path / "new.safetensors", export, like=export, overwrite=True).ok
+    assert all((a == 7).all() for n, a in ckptkit.open(export).items() if n != GRAPH)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["export", "new.safetensors"]

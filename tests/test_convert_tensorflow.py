@@ -371,3 +371,13 @@ def test_outputs_that_differ_are_found(cnn: Made, tmp_path: Path) -> None:
     odd = file_against_file(str(cnn.path / "export"), str(tmp_path / "odd"))
     assert {row["output"] for row in odd["rows"]} == {"serve/output_0", "serving_default/output_0"}
     assert not any(row["ok"] for row in odd["rows"])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_and_a_keras_archive_give_a_saved_model(cnn: Made, tmp_path: Path) -> None:
+    like = cnn.path / "model.keras"
+    options = {"to": "saved_model", "like": like, "receipt": tmp_path / "r.json"}
+    done = convert(cnn.path / "ckpt", tmp_path / "out", weights_only=True, **options)  # type: ignore[arg-type]
+    assert done.ok and '"model": "' in (tmp_path / "r.json").read_text()
+    x = images()
+    assert np.allclose(serve(tmp_path / "out", x), cnn.model(x), rtol=1e-5, atol=1e-6)

@@ -72,20 +72,26 @@ class Build:
         return self.scratch / name
 
 
+class Model(NamedTuple):
+    """What is to be built: code or a `.keras` file; like: that file, where it was given as LIKE."""
+
+    spec: str
+    like: Checkpoint | None
+    timeout_s: float
+
+
 def plan_model(
-    sources: Sequence[Checkpoint],
-    spec: str,
-    target: Target,
-    request: Request,
-    scratch: Path,
-    timeout_s: float,
+    sources: Sequence[Checkpoint], model: Model, target: Target, request: Request, scratch: Path
 ) -> Plan:
     """Build the model once and return the plan; raises RunnerError."""
+    spec, like, timeout_s = model
     by_keras = sources[-1].store.format in _KERAS and sources[-1].subtree is None
     out = scratch / ("structure.weights.h5" if by_keras else "structure")
     asked = {"action": "skeleton", "model": spec, "out": str(out)}
     result = run("tensorflow", asked, timeout_s=timeout_s, environment=CPU)
     build = Build(spec, open_checkpoint(out), scratch, timeout_s, result["versions"])
+    is_own = like is None and spec == str(sources[-1].path)
+    holder = sources[-1] if is_own else like
     # What Keras exports for serving holds no optimizer, so nothing of SRC may rest on one.
     serving = frozenset(TRAINING_ROLES) if target.form == "saved_model" else frozenset()
     inner = make_plan(
@@ -95,9 +101,9 @@ def plan_model(
         replace(request, root=None),
         like_drop=serving,
         same_keys=by_keras,
-        holder=sources[-1] if spec == str(sources[-1].path) else None,
+        holder=holder,
     )
-    return replace(inner, target=target, request=request, build=build, like=None)
+    return replace(inner, target=target, request=request, build=build, like=like)
 
 
 class Exported(NamedTuple):

@@ -40,6 +40,7 @@ class Sources:
         if self.request.names:
             chosen = Selection(names=self.request.names).of(self.last)
             named = {tensor.spec.key for tensor in chosen}
+        averages = set(self.averages.values())
         found: dict[str, Tensor] = {}
         for key, naming in self.last.names.items():
             tensor = Tensor(self.last.specs[key], naming)
@@ -49,6 +50,8 @@ class Sources:
                 why = "stored twice in SRC"
             elif naming.role in self.request.drop_roles:
                 why = f"role {naming.role} dropped"
+                if key in averages:
+                    why = "used as the weights (--ema)"
             elif named is not None and key not in named:
                 why = "not selected by --name"
             else:
@@ -123,8 +126,9 @@ class Sources:
         self, key: str, target: OutTensor, evidence: str, problems: list[Problem]
     ) -> Fill | None:
         """Return how `target` gets the values of `key`; None where dtypes stand in the way."""
-        tensor = self.tensors[key]
         origin, count = self._origin(key, problems)
+        used = self.averages.get(key, key)
+        tensor = Tensor(self.last.specs[used], self.last.names[used])
         wanted, casting, uncast = target.dtype, "", None
         if origin.spec.dtype != wanted:
             casting = f"{origin.spec.dtype}={wanted}"

@@ -79,12 +79,15 @@ def convert(
         planned = asked.plan(scratch.directory)
         planned.check()
         proof = _produce(planned, staged.path, check, timeout_s, executor, progress)
-        path, files = target.path, tuple[Path, ...]()
-        if proof is not None and not proof.ok:
-            path = _write.reject(staged, target)
-        else:
+        done = _describe(planned, staged.path, proof, with_digests=receipt is not None)
+        if done.ok:
             files = _write.commit(staged, target, overwrite=overwrite)
-    return _finish(planned, path, files, proof, receipt, overwrite)
+            done = replace(done, path=target.path, files=files)
+        else:
+            done = replace(done, path=_write.reject(staged, target))
+    if receipt is not None:
+        _receipt.write_receipt(done, Path(receipt), overwrite=overwrite)
+    return done
 
 
 def _produce(
@@ -178,9 +181,8 @@ class _Asked:
         """Return the plan; scratch: a directory for the structure of a model that is built."""
         if self.model is None:
             return make_plan(self.sources, self.like, self.target, self.request)
-        return _model.plan_model(
-            self.sources, self.model, self.target, self.request, scratch, self.timeout_s
-        )
+        model = _model.Model(self.model, self.like, self.timeout_s)
+        return _model.plan_model(self.sources, model, self.target, self.request, scratch)
 
 
 def _several(src: Source | Sequence[Source]) -> Sequence[Source]:
@@ -221,33 +223,19 @@ def _versions(planned: Plan, proof: Proof | None) -> dict[str, str]:
     return found
 
 
-def _finish(
-    planned: Plan,
-    path: Path,
-    files: tuple[Path, ...],
-    proof: Proof | None,
-    receipt: str | os.PathLike[str] | None,
-    overwrite: bool,
-) -> Receipt:
-    """Return the receipt, and write it where one was asked for."""
-    done = Receipt(planned, path, files, proof, versions=_versions(planned, proof))
-    if not done.ok:
-        return done
-    if receipt is None and planned.target.form != "saved_model":
+def _describe(planned: Plan, path: Path, proof: Proof | None, *, with_digests: bool) -> Receipt:
+    """Return the receipt of the output at `path`, while SRC is still what it was."""
+    done = Receipt(planned, path, (), proof, versions=_versions(planned, proof))
+    if not done.ok or not (with_digests or planned.target.form == "saved_model"):
         return done
     output = open_checkpoint(path)
-    signatures = tuple(_receipt.signature_changes(planned.source.store.model, output.store.model))
-    if receipt is None:
-        return Receipt(planned, path, files, proof, signatures=signatures, versions=done.versions)
-    done = Receipt(
-        planned,
-        path,
-        files,
-        proof,
-        {fill.key: tensor_sha256(output, fill.key) for fill in planned.fills},
-        [weights_digest(checkpoint, Selection().of(checkpoint)) for checkpoint in planned.sources],
-        signatures,
-        done.versions,
+    models = planned.source.store.model, output.store.model
+    done = replace(done, signatures=tuple(_receipt.signature_changes(*models)))
+    if not with_digests:
+        return done
+    keys = output.specs.keys() & {fill.key for fill in planned.fills}
+    return replace(
+        done,
+        sha256={key: tensor_sha256(output, key) for key in sorted(keys)},
+        digests=[weights_digest(item, Selection().of(item)) for item in planned.sources],
     )
-    _receipt.write_receipt(done, Path(receipt), overwrite=overwrite)
-    return done
