@@ -407,6 +407,14 @@ def test_a_cast_that_overflows_is_rejected(tmp_path: Path) -> None:
     assert not (tmp_path / "out.npz").exists() and (tmp_path / "out.npz.rejected").exists()
 
 
+def test_a_cast_of_integers_loses_none(tmp_path: Path) -> None:
+    source = save(tmp_path / "src", {"w": np.array([1, -2, 3], np.int64)})
+    assert convert(source, tmp_path / "out.npz", casts=["int64=int8"]).ok
+    source = save(tmp_path / "src2", {"w": np.array([1, 300], np.int64)})
+    done = convert(source, tmp_path / "out2.npz", casts=["int64=int8"])
+    assert not done.ok and "1 integers became others" in done.proof.failures[0]  # type: ignore[union-attr]
+
+
 def test_several_checkpoints_give_their_average(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = [

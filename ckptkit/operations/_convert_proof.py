@@ -87,7 +87,7 @@ def prove(
         failures += _difference(fill, comparison)
     failures += _names(plan, output, crcs)
     losses = _losses(plan, output, executor)
-    failures += _overflows(losses)
+    failures += _overflows(plan, losses)
     nbytes = sum(output.specs[fill.key].nbytes for fill in fills)
     return Proof(len(fills), nbytes, tuple(failures), losses)
 
@@ -154,10 +154,14 @@ def _losses(plan: Plan, output: Checkpoint, executor: Executor | None) -> dict[s
     return {key: done.delta for (key, _), done in zip(casts, found, strict=True)}
 
 
-def _overflows(losses: Mapping[str, Delta]) -> Iterator[str]:
+def _overflows(plan: Plan, losses: Mapping[str, Delta]) -> Iterator[str]:
+    """Yield casts that did more than round: to infinity, or to another integer."""
+    whole = {fill.key for fill in plan.fills if kind(fill.tensor.dtype) not in ("float", "complex")}
     for key, delta in losses.items():
         if delta.nonfinite:
             yield f"{key}: {delta.nonfinite:,} finite values became infinite by the cast"
+        elif key in whole and delta.n_diff:
+            yield f"{key}: {delta.n_diff:,} integers became others by the cast"
 
 
 def worst_loss(losses: Mapping[str, Delta]) -> dict[str, Any] | None:
