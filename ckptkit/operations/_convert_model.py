@@ -24,7 +24,6 @@ from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.errors import UsageError
 from ckptkit.operations._convert_match import make_plan
 from ckptkit.operations._convert_outputs import CPU, outputs_of
 from ckptkit.operations._convert_plan import TRAINING_ROLES, Plan, Request
@@ -33,26 +32,7 @@ from ckptkit.operations._convert_target import Target
 from ckptkit.operations._convert_write import write
 from ckptkit.runners import run
 
-_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5")
 _KERAS = ("keras", "weights.h5", "weights.json")
-
-
-def model_of(
-    source: Checkpoint, like: Checkpoint | None, model: str | None, target: Target
-) -> str | None:
-    """Return the model that must be built for this conversion; None where none is needed.
-
-    Raises UsageError where a model is given and cannot help.
-    """
-    if model is not None:
-        if target.form not in _FORMS:
-            raise UsageError(f"--model: a {target.form} file needs no model", hint="leave it out")
-        return model
-    if like is not None:
-        builds = like.store.format == "keras" and target.form in ("saved_model", "checkpoint")
-        return str(like.path) if builds else None
-    is_archive = source.store.format == "keras" and source.subtree is None
-    return str(source.path) if is_archive and target.form == "saved_model" else None
 
 
 @dataclass(frozen=True)

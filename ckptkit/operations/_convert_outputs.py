@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.operations._convert_plan import Plan
-from ckptkit.runners import RunnerError, run
 
 # Conversions are done on the CPU: what a device would change is another question.
 CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -56,6 +55,8 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
         return None
     if importlib.util.find_spec("tensorflow") is None:
         return Outputs(why_not="TensorFlow is not installed")
+    from ckptkit.runners import RunnerError, run
+
     request = {"action": "outputs", "old": str(source.path), "new": str(output)}
     try:
         result = run("tensorflow", request, timeout_s=timeout_s, environment=CPU)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ckptkit.operations._convert_proof import Proof, loss_json
 from ckptkit.stores.base import ModelInfo, Signature
 
 SCHEMA = "ckptkit.convert/1"
-_PACKAGES = ("numpy", "ml_dtypes", "protobuf", "h5py")
+_PACKAGES = ("numpy", "ml_dtypes", "google.protobuf", "h5py")
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,12 @@ def _file_json(checkpoint: Checkpoint, digest: str | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this tool, of Python, and of the packages that it rests on."""
+    """Return the versions of this tool, of Python, and of the packages that took part."""
     found = {"ckptkit": ckptkit.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    for name in _PACKAGES:
+        number = getattr(sys.modules.get(name), "__version__", None)
+        if number is not None:
+            found[name.rpartition(".")[2]] = str(number)
     return found
 
 

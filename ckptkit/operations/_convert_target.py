@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
 from ckptkit.stores.safetensors import INDEX_SUFFIX
@@ -14,6 +15,7 @@ from ckptkit.writers.safetensors import shards_beside
 from ckptkit.writers.tensor_bundle import data_files
 
 FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
+_MODEL_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5")
 _SUFFIXES = (
     (INDEX_SUFFIX, "safetensors"),
     (".safetensors", "safetensors"),
@@ -126,3 +128,21 @@ def refuse_existing(target: Target, overwrite: bool) -> None:
         raise OutputError(
             f"no such directory: {target.path.parent}", where=str(target.path), hint="make it first"
         )
+
+
+def model_of(
+    source: Checkpoint, like: Checkpoint | None, model: str | None, target: Target
+) -> str | None:
+    """Return the model that must be built for this conversion; None where none is needed.
+
+    Raises UsageError where a model is given and cannot help.
+    """
+    if model is not None:
+        if target.form not in _MODEL_FORMS:
+            raise UsageError(f"--model: a {target.form} file needs no model", hint="leave it out")
+        return model
+    if like is not None:
+        builds = like.store.format == "keras" and target.form in ("saved_model", "checkpoint")
+        return str(like.path) if builds else None
+    is_archive = source.store.format == "keras" and source.subtree is None
+    return str(source.path) if is_archive and target.form == "saved_model" else None

@@ -19,7 +19,6 @@ from ckptkit._align_rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations import _convert_model as _model
 from ckptkit.operations import _convert_receipt as _receipt
 from ckptkit.operations import _convert_write as _write
 from ckptkit.operations._convert_match import make_plan
@@ -33,7 +32,7 @@ from ckptkit.operations._convert_plan import (
 )
 from ckptkit.operations._convert_proof import Proof, prove
 from ckptkit.operations._convert_receipt import Receipt
-from ckptkit.operations._convert_target import FORMS, Target, refuse_existing, target_of
+from ckptkit.operations._convert_target import FORMS, Target, model_of, refuse_existing, target_of
 from ckptkit.operations._convert_values import Cast, parse_cast, parse_size
 from ckptkit.operations.ls import tensor_sha256, weights_digest
 from ckptkit.operations.select import Selection
@@ -100,6 +99,8 @@ def _produce(
 ) -> Proof | None:
     """Write the output at `path` and prove it."""
     if planned.build is not None:
+        from ckptkit.operations import _convert_model as _model
+
         exported = _model.export(planned, path, compare=check)
         return _model.prove_model(exported, path, executor) if check else None
     _write.write(planned, path)
@@ -158,7 +159,7 @@ class _Asked:
         if like is not None and model is not None:
             raise UsageError("--like and --model exclude each other")
         self.target = target_of(dst, to, self.like.store if self.like is not None else None)
-        self.model = _model.model_of(self.sources[-1], self.like, model, self.target)
+        self.model = model_of(self.sources[-1], self.like, model, self.target)
         self.timeout_s = timeout_s
         training = frozenset(TRAINING_ROLES) if weights_only else frozenset[str]()
         self.request = Request(
@@ -181,6 +182,8 @@ class _Asked:
         """Return the plan; scratch: a directory for the structure of a model that is built."""
         if self.model is None:
             return make_plan(self.sources, self.like, self.target, self.request)
+        from ckptkit.operations import _convert_model as _model  # it starts processes
+
         model = _model.Model(self.model, self.like, self.timeout_s)
         return _model.plan_model(self.sources, model, self.target, self.request, scratch)
 
