@@ -37,6 +37,7 @@ _TORN_HINT = (
     "go back to an earlier checkpoint"
 )
 _DAMAGED_HINT = "the data file is damaged, or belongs to another save than the index"
+MAX_LISTED = 20  # missing data files with a finding of their own
 _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 
 
@@ -67,7 +68,12 @@ def verify_bundle(
 def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
     findings: list[Finding] = []
     plans: list[ShardPlan] = []
+    present = _names_beside(index_path(bundle.path))
+    lost: list[tuple[Path, list[Piece]]] = []
     for path, pieces in zip(bundle.shards, pieces_by_shard(bundle), strict=True):
+        if path.name not in present:
+            lost.append((path, pieces))
+            continue
         try:
             plan = plan_shard(path, pieces)
         except CkptkitError as error:
@@ -75,29 +81,43 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
             continue
         plans.append(plan)
         findings.extend(plan.findings)
-    findings.extend(_extra_shards(bundle))
+    findings.extend(_missing(lost))
+    findings.extend(_extra_shards(bundle, present))
     total = sum(plan.size for plan in plans)
     return plans, Check("data files", (("file", len(plans)), ("byte", total)), tuple(findings))
 
 
+def _names_beside(path: Path) -> set[str]:
+    try:
+        return {entry.name for entry in path.parent.iterdir()}
+    except OSError:
+        return set()
+
+
+def _missing(lost: list[tuple[Path, list[Piece]]]) -> Iterator[Finding]:
+    """Yield an error per missing data file; where there are very many, one for the rest."""
+    hint = "copy all files of the checkpoint; the index alone holds no values"
+    for path, pieces in lost[:MAX_LISTED]:
+        message = f"is missing: {counted(len(pieces), 'tensor')} cannot be read"
+        yield Finding("error", "data.missing", str(path), message, hint)
+    rest = lost[MAX_LISTED:]
+    if rest:
+        tensors = sum(len(pieces) for _path, pieces in rest)
+        message = f"and {len(rest)} more data files, with {counted(tensors, 'tensor')}"
+        yield Finding("error", "data.missing", str(rest[0][0].parent), message, hint)
+
+
 def _unreadable(path: Path, pieces: list[Piece], error: CkptkitError) -> Finding:
-    lost = f"{counted(len(pieces), 'tensor')} cannot be read"
-    if not path.exists():
-        hint = "copy all files of the checkpoint; the index alone holds no values"
-        return Finding("error", "data.missing", str(path), f"is missing: {lost}", hint)
-    return Finding("error", "data.unreadable", str(path), f"{error.message}: {lost}", error.hint)
+    message = f"{error.message}: {counted(len(pieces), 'tensor')} cannot be read"
+    return Finding("error", "data.unreadable", str(path), message, error.hint)
 
 
-def _extra_shards(bundle: TensorBundle) -> Iterator[Finding]:
+def _extra_shards(bundle: TensorBundle, present: set[str]) -> Iterator[Finding]:
     """Yield a warning per data file of this prefix that the index does not speak of."""
     index = index_path(bundle.path)
     stem = index.name.removesuffix(".index")
     known = {path.name for path in bundle.shards}
-    try:
-        names = sorted(path.name for path in index.parent.iterdir())
-    except OSError:
-        return
-    for name in names:
+    for name in sorted(present):
         rest = name[len(stem) :]
         if name.startswith(stem) and _DATA_FILE.fullmatch(rest) and name not in known:
             yield Finding(

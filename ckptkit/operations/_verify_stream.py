@@ -16,6 +16,8 @@ from ckptkit.stores import _zip, open_format
 from ckptkit.stores.base import Store
 
 _NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, --manifest)"
+INFLATED_FLOOR = 256 << 20  # bytes; below this no ratio is refused
+MAX_EXPANSION = 200  # sparse weights with optimizer state reach 20
 _ARCHIVES = ("keras", "npz")
 _CODES = {"tensor": "tensor", "member": "archive"}
 
@@ -35,6 +37,7 @@ def verify_stream(
 
     Raises UnsupportedError, MissingDependencyError.
     """
+    _refuse_bomb(format_name, path)
     try:
         store = open_format(format_name, path)
     except UnsupportedError:
@@ -68,6 +71,25 @@ def verify_stream(
         ),
         store,
     )
+
+
+def _refuse_bomb(format_name: str, path: Path) -> None:
+    """Raise UnsupportedError for an archive that would be inflated to far more than it stores."""
+    if format_name not in _ARCHIVES:
+        return
+    try:
+        members = _zip.read_directory(path).values()
+    except CkptkitError:
+        return  # that it does not open will be a finding
+    inflated = sum(member.nbytes for member in members if member.method != _zip.STORED)
+    limit = max(INFLATED_FLOOR, MAX_EXPANSION * file_size(path))
+    if inflated > limit:
+        raise UnsupportedError(
+            f"its {file_size(path)} bytes would be inflated to {inflated}, more than "
+            f"{MAX_EXPANSION} times as much",
+            where=str(path),
+            hint="a zip bomb, or very empty tensors; store them without compression",
+        )
 
 
 def _is_damage(error: CkptkitError) -> bool:

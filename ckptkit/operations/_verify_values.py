@@ -68,20 +68,20 @@ def numbers(store: Store, key: str) -> Numbers:
     size = nan = infinite = denormal = 0
     first: Array | None = None
     constant = True
-    for _start, values in store.blocks(key, _BLOCK):
-        flat = values.view(values.real.dtype) if values.dtype.kind == "c" else values
-        tiny = _tiny(flat)
-        # 8- and 16-bit floats have no fast loops of their own
-        wide = flat.astype(np.float32) if flat.dtype.itemsize < 4 else flat
-        size += len(values)
-        is_nan, is_infinite = np.isnan(wide), np.isinf(wide)
-        nan += int(is_nan.sum())
-        infinite += int(is_infinite.sum())
-        magnitude = np.abs(wide)
-        denormal += int(((magnitude < tiny) & (magnitude > 0)).sum())
-        if first is None:
-            first = values[:1].copy()
-        constant = constant and bool((values == first).all())
+    with np.errstate(invalid="ignore"):  # comparing signalling NaNs is what this is about
+        for _start, values in store.blocks(key, _BLOCK):
+            flat = values.view(values.real.dtype) if values.dtype.kind == "c" else values
+            tiny = _tiny(flat)
+            # 8- and 16-bit floats have no fast loops of their own
+            wide = flat.astype(np.float32) if flat.dtype.itemsize < 4 else flat
+            size += len(values)
+            nan += int(np.isnan(wide).sum())
+            infinite += int(np.isinf(wide).sum())
+            magnitude = np.abs(wide)
+            denormal += int(((magnitude < tiny) & (magnitude > 0)).sum())
+            if first is None:
+                first = values[:1].copy()
+            constant = constant and bool((values == first).all())
     value = complex(first[0]).real if constant and first is not None else None
     return Numbers(size, nan, infinite, denormal, value)
 
