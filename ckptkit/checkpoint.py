@@ -20,7 +20,7 @@ from ckptkit.errors import (
 )
 from ckptkit.names import Naming, name_tensors
 from ckptkit.stores import open_format
-from ckptkit.stores.base import Store, Structure, TensorSpec
+from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MAX_COMPARED = 2000  # names that a miss is compared with
 _WORD = re.compile(r"[^\W_]+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint(Mapping[str, "Array"]):
     """The tensors of one file or set of files, by readable name.
 
@@ -130,11 +130,15 @@ class Checkpoint(Mapping[str, "Array"]):
         spec = self.store.specs[key]
         view = self._view(spec) if spec.nbytes and self.store.mappable(key) else None
         flat = self.store.read(key) if view is None else view
-        return flat.reshape(spec.shape)
+        return shaped(flat, spec.shape, f"{self.path}: {key}")
 
     def __contains__(self, name: object) -> bool:
         """Whether `self[name]` names one tensor; nothing is read."""
         return isinstance(name, str) and len(self._find(name)) == 1
+
+    def __repr__(self) -> str:
+        below = f"#{self.subtree}" if self.subtree else ""
+        return f"<Checkpoint {self.path}{below}: {self.store.format}, {len(self.specs)} tensors>"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import NamedTuple, NoReturn, TextIO
@@ -75,6 +76,7 @@ def main() -> NoReturn:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
         sys.stdout.flush()
@@ -84,6 +86,9 @@ def main() -> NoReturn:
         sys.exit(exit_.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "ckptkit"
         _fail(f"{error.format_message()} (see `{command} --help`)", 2)
@@ -95,6 +100,10 @@ def main() -> NoReturn:
     except OSError as error:
         _drop(sys.stdout)
         _fail(f"{error.filename or 'standard output'}: {error.strerror}", 2)
+    except Exception:  # a bug of ours: exit code 1 would read as a verdict
+        import traceback
+
+        _fail(f"internal error; please report this:\n{traceback.format_exc()}", 2, raw=True)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -103,7 +112,12 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    """End as on Ctrl-C, so that temporary files are removed."""
+    sys.exit(143)
+
+
+def _fail(message: str, code: int, *, raw: bool = False) -> NoReturn:
     from ckptkit.reports.text import printable
 
     try:
@@ -111,7 +125,7 @@ def _fail(message: str, code: int) -> NoReturn:
     except OSError:
         _drop(sys.stdout)
     try:
-        click.echo(f"ckptkit: {printable(message)}", err=True)
+        click.echo(f"ckptkit: {message if raw else printable(message)}", err=True)
     except OSError:  # the exit code still tells
         _drop(sys.stderr)
     sys.exit(code)

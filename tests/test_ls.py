@@ -39,7 +39,7 @@ def listed(*arguments: object) -> list[dict[str, str]]:
 
 
 def names(*arguments: object) -> list[str]:
-    return [row["NAME"] for row in listed(*arguments)]
+    return [row["name"] for row in listed(*arguments)]
 
 
 def document(*arguments: object) -> dict[str, Any]:
@@ -86,26 +86,26 @@ def test_the_table(layers: Path) -> None:
 def test_every_form_lists_the_same(layers: Path) -> None:
     rows = listed(layers)
     parsed = document(layers)["tensors"]
-    assert [row["NAME"] for row in rows] == [row["name"] for row in parsed]
-    assert [int(row["BYTES"].replace(",", "")) for row in rows] == [row["bytes"] for row in parsed]
+    assert [row["name"] for row in rows] == [row["name"] for row in parsed]
+    assert [int(row["bytes"].replace(",", "")) for row in rows] == [row["bytes"] for row in parsed]
     markdown = run("ls", layers, "--format", "markdown").out
     cells = [line.split("|")[1].strip() for line in markdown.splitlines() if line[:1] == "|"]
-    assert cells[2:] == [row["NAME"] for row in rows]
+    assert cells[2:] == [row["name"] for row in rows]
     assert "\n- 13 tensors" in markdown
 
 
 def test_csv_is_rows_alone(layers: Path) -> None:
     out = run("ls", layers, "--format", "csv").out
-    assert out.splitlines()[0] == "NAME,DTYPE,SHAPE,PARAMS,BYTES,ROLE"
+    assert out.splitlines()[0] == "name,dtype,shape,params,bytes,role"
     assert len(out.splitlines()) == 14
 
 
 def test_long_adds_place_and_checksum(layers: Path) -> None:
     for row in listed(layers, "--long"):
-        assert row["KEY"] == row["FULL NAME"] or row["NAME"].endswith("@momentum")
-        assert row["SHARD"] == "0"
-        assert re.fullmatch("[0-9a-f]{8}", row["CRC32C"])
-    assert set(listed(layers, "-l")[0]) > {"KEY", "OFFSET", "SLICES"}
+        assert row["key"] == row["full_name"] or row["name"].endswith("@momentum")
+        assert row["shard"] == "0"
+        assert re.fullmatch("[0-9a-f]{8}", row["crc32c"])
+    assert set(listed(layers, "-l")[0]) > {"key", "offset", "slices"}
 
 
 def test_json_has_its_documented_keys(layers: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_table_of_a_saved_model() -> None:
     out = run("ls", EXPORT).out
     assert "signature serving_default(features: float32[?,3]) -> output_0: float32[?,2]" in out
     assert "stored twice: 2 tensors, 32 B wasted" in out
-    assert {row["ROLE"] for row in listed(EXPORT)} == {"weight", "duplicate"}
+    assert {row["role"] for row in listed(EXPORT)} == {"weight", "duplicate"}
 
 
 def test_an_empty_listing(tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_natural_order(layers: Path) -> None:
 
 
 def test_sorting(layers: Path) -> None:
-    sizes = [int(row["BYTES"].replace(",", "")) for row in listed(layers, "--sort", "size")]
+    sizes = [int(row["bytes"].replace(",", "")) for row in listed(layers, "--sort", "size")]
     assert sizes == sorted(sizes, reverse=True)
-    params = [int(row["PARAMS"].replace(",", "")) for row in listed(layers, "--sort", "params")]
+    params = [int(row["params"].replace(",", "")) for row in listed(layers, "--sort", "params")]
     assert params == sorted(params, reverse=True)
-    offsets = [int(row["OFFSET"]) for row in listed(layers, "-l", "--sort", "offset")]
+    offsets = [int(row["offset"]) for row in listed(layers, "-l", "--sort", "offset")]
     assert offsets == sorted(offsets)
     assert len(set(offsets)) == len(offsets)
     with pytest.raises(UsageError, match="cannot sort by"):
@@ -272,15 +272,15 @@ def test_patterns(tmp_path: Path) -> None:
     shapes |= {f"head_{n}/kernel": (3, 2) for n in (1, 2, 5)} | {"block_3/odd": (7,), "x1": (2,)}
     arrays = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
     prefix = write_bundle(tmp_path / "c", arrays)
-    rows = {row["NAME"]: row for row in listed(prefix, "--patterns")}
+    rows = {row["name"]: row for row in listed(prefix, "--patterns")}
     assert set(rows) == {
         "block_{0-11}/dense_{0-11}/kernel ×12",
         "head_{1,2,5}/kernel ×3",
         "block_3/odd",
         "x1",
     }
-    assert rows["block_{0-11}/dense_{0-11}/kernel ×12"]["PARAMS"] == "72"
-    assert rows["block_{0-11}/dense_{0-11}/kernel ×12"]["BYTES"] == "288"
+    assert rows["block_{0-11}/dense_{0-11}/kernel ×12"]["params"] == "72"
+    assert rows["block_{0-11}/dense_{0-11}/kernel ×12"]["bytes"] == "288"
 
 
 def test_patterns_keep_apart_what_differs(tmp_path: Path) -> None:

@@ -125,10 +125,29 @@ def test_dots_in_a_prefix(tmp_path: Path) -> None:
 def test_the_latest_checkpoint_and_a_note_of_it(run_dir: Path) -> None:
     found = locate(run_dir)
     assert found.path == run_dir / "ckpt-100"
-    assert found.notes == ("latest of 3 checkpoints: ckpt-100",)
-    assert "note: latest of 3 checkpoints: ckpt-100" in run("ls", run_dir).out
+    assert found.notes == ("latest checkpoint of 3: ckpt-100",)
+    assert "note: latest checkpoint of 3: ckpt-100" in run("ls", run_dir).out
     write_state(run_dir, "ckpt-10", "ckpt-9")
     assert locate(run_dir).path.name == "ckpt-10"
+
+
+@pytest.mark.parametrize(
+    ("names", "latest", "how"),
+    [
+        (("ckpt-9", "ckpt-10", "ckpt-8"), "ckpt-10", "by step"),
+        (("epoch10_loss0.5", "epoch12_loss0.1", "final"), "final", "by time"),
+        (("a-7", "b-3"), "b-3", "by time"),
+    ],
+)
+def test_the_latest_without_a_state_file(
+    tmp_path: Path, names: tuple[str, ...], latest: str, how: str
+) -> None:
+    for second, name in enumerate(names):
+        write_bundle(tmp_path / name, {"w": np.zeros(1, np.float32)})
+        os.utime(tmp_path / f"{name}.index", (second, second))
+    found = locate(tmp_path)
+    assert found.path == tmp_path / latest
+    assert found.notes == (f"latest complete checkpoint of {len(names)} ({how}): {latest}",)
 
 
 def test_stale_absolute_paths(run_dir: Path) -> None:

@@ -44,5 +44,9 @@ def command(
     if npy is not None:
         from ckptkit.operations.npy import write_npy
 
-        write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
+        stored_as = write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
+        if stored_as:
+            click.echo(
+                f"note: {npy} holds the bits of {result.spec.dtype} as {stored_as}", err=True
+            )
     echo_lines(tensor.json_text(result) if fmt == "json" else tensor.lines(result))

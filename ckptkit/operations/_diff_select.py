@@ -49,8 +49,15 @@ def select(
     if not everything:
         kept = []
         one_sided = {} if roles else _one_sided(sides)
+        untied = not roles and any(
+            side.names[key].role == "slot" and side.names[key].slot_of is None
+            for side in sides
+            for key in side.keys
+        )
         for change in changes:
             why = _left_out(change.role, roles, one_sided)
+            if why is None and untied and change.role == "slot" and None in _keys(change):
+                why = "the variables of some cannot be told"
             if why is None:
                 kept.append(change)
             else:

@@ -49,7 +49,10 @@ def verify_saved_model(
         checks.append(_assets(path, graphs))
     checks.extend(_fingerprint(path, not_checked))
     checks.append(_layout(path))
-    not_checked.append("whether the graph computes what it should (`ckptkit check` runs it)")
+    others = _without_checksum(path)
+    if others:
+        not_checked.append(f"the content of {listed(others)}: no checksum is kept of it")
+    not_checked.append("whether the graph computes what it should (nothing is run)")
     return (
         Unit(path, "saved-model", tuple(checks), tuple(not_checked), unit.tensors, unit.nbytes),
         store,
@@ -270,6 +273,15 @@ def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
                 )
             )
     yield Check(FINGERPRINT, (("file", compared),), tuple(findings))
+
+
+def _without_checksum(path: Path) -> list[str]:
+    """Return what a loader reads and no fingerprint covers."""
+    found = ["keras_metadata.pb"] if (path / "keras_metadata.pb").is_file() else []
+    assets = path / ASSETS
+    if assets.is_dir() and any(assets.iterdir()):
+        found.append(f"{ASSETS}/")
+    return found
 
 
 def _layout(path: Path) -> Check:

@@ -19,7 +19,7 @@ SCHEMA = "ckptkit.ls/1"
 SORTS = ("name", "size", "params", "offset")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Listing:
     """The tensors of a file that passed a filter, and totals over them.
 
@@ -74,6 +74,9 @@ class Listing:
                 t.naming.role == "slot" and t.naming.slot_of is None for t in self.tensors
             ),
         }
+
+    def __repr__(self) -> str:
+        return f"<Listing of {len(self.tensors)} tensors of {self.checkpoint!r}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.ls/1 (docs/json.md)."""

@@ -35,7 +35,7 @@ class Selection:
     """A filter.  Empty parts let everything pass.
 
     roles: of `names.ROLES`.  names: globs over names, keys and full names; "!GLOB" excludes.
-    dtypes: exact dtype names.
+    dtypes: exact dtype names.  A plain string stands for a list of one.
     """
 
     roles: Sequence[str] = ()
@@ -43,6 +43,9 @@ class Selection:
     dtypes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for part in ("roles", "names", "dtypes"):
+            if isinstance(getattr(self, part), str):
+                object.__setattr__(self, part, (getattr(self, part),))
         unknown = [role for role in self.roles if role not in ROLES]
         if unknown:
             raise UsageError(f"no role {unknown[0]!r}", hint=f"roles are {', '.join(ROLES)}")

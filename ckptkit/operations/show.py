@@ -48,7 +48,7 @@ class Statistics:
         return {name: json_number(value) for name, value in self.__dict__.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shown:
     """One tensor: what the file says of it, its statistics, and the values of a slice.
 
@@ -63,6 +63,10 @@ class Shown:
     statistics: Statistics | None
     slice_text: str
     values: Array | None
+
+    def __repr__(self) -> str:
+        name, spec = self.naming.name, self.spec
+        return f"<Shown {name}: {spec.dtype} {list(spec.shape)} of {self.checkpoint!r}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.show/1 (docs/json.md)."""

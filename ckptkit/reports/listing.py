@@ -25,12 +25,16 @@ def lines(listing: Listing, fmt: str, layout: str = "short") -> Iterator[str]:
     if fmt == "json":
         yield from json_lines({**listing.heading(), "tensors": listing.rows()}, "tensors")
         return
-    if layout == "long":
-        yield from render([_long_row(t) for t in listing.tensors], _LONG_HEADERS, fmt, _LONG_ALIGN)
-    elif layout == "patterns":
-        yield from render(_pattern_rows(listing.tensors), _HEADERS, fmt, _ALIGN)
-    else:
-        yield from render([_row(t) for t in listing.tensors], _HEADERS, fmt, _ALIGN)
+    headers: tuple[str, ...]
+    headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
+    if fmt == "csv":
+        headers = tuple(header.lower().replace(" ", "_") for header in headers)
+    rows = (
+        _pattern_rows(listing.tensors)
+        if layout == "patterns"
+        else [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
+    )
+    yield from render(rows, headers, fmt, align)
     if fmt != "csv":
         yield ""
         yield from _layers(listing, fmt)
@@ -45,8 +49,8 @@ def _row(tensor: Tensor) -> tuple[object, ...]:
         naming.name,
         spec.dtype,
         shape_text(spec.shape),
-        f"{spec.size:,}",
-        f"{spec.nbytes:,}",
+        spec.size,
+        spec.nbytes,
         "duplicate" if naming.duplicate_of else naming.role,
     )
 
@@ -57,8 +61,8 @@ def _long_row(tensor: Tensor) -> tuple[object, ...]:
         *_row(tensor),
         spec.key,
         naming.full_name or "",
-        "" if spec.shard is None else spec.shard,
-        "" if spec.offset is None else spec.offset,
+        "" if spec.shard is None else str(spec.shard),
+        "" if spec.offset is None else str(spec.offset),
         "" if spec.crc32c is None else f"{spec.crc32c:08x}",
         len(spec.slices) or "",
     )
@@ -84,7 +88,7 @@ def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
         name = f"{pattern([t.naming.name for t in members])} ×{len(members)}"
         params = sum(t.spec.size for t in members)
         nbytes = sum(t.spec.nbytes for t in members)
-        rows.append((name, first[1], first[2], f"{params:,}", f"{nbytes:,}", first[5]))
+        rows.append((name, first[1], first[2], params, nbytes, first[5]))
     return rows
 
 
@@ -238,7 +242,7 @@ _FLAGS = {
 def _layers(listing: Listing, fmt: str) -> Iterator[str]:
     """Yield the table of layers and an empty line; nothing without layers, or with a filter."""
     model = listing.checkpoint.store.model
-    if model is None or not model.layers or listing.filtered:
+    if model is None or not model.layers or listing.filtered or listing.checkpoint.subtree:
         return
     rows = [
         (

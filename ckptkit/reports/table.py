@@ -19,12 +19,12 @@ def render(
     """Yield the lines of a table.
 
     fmt: "table", "csv" or "markdown".  align: "left" or "right" per column.  Cells are made
-    printable, except in CSV, which is for programs and keeps names exact.
+    printable and integers get thousands separators, except in CSV, which is for programs.
     """
     if fmt == "csv":
         yield from _csv(rows, headers)
         return
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     align = align or ["left"] * len(headers)
     if fmt == "table":
         yield from _padded(cells, headers, align)
@@ -39,6 +39,10 @@ def render(
         colalign=list(align) if cells else None,
         disable_numparse=True,
     ).splitlines()
+
+
+def _cell(cell: object) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
 
 
 def _padded(cells: list[list[str]], headers: Sequence[str], align: Sequence[str]) -> Iterator[str]:

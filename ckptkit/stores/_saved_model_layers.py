@@ -75,12 +75,25 @@ def _full_names(
     graph: ObjectGraph, specs: Mapping[str, TensorSpec]
 ) -> dict[tuple[str, ...], TensorSpec]:
     """Return the spec of each variable by its full name, in parts; a repeated one counts once."""
+    state = _optimizer_state(graph)
     return {
         tuple(full_name.split("/")): specs[key]
-        for node in graph.nodes
+        for index, node in enumerate(graph.nodes)
+        if index not in state
         for _attribute, full_name, key in node.attributes
         if key in specs and full_name
     }
+
+
+def _optimizer_state(graph: ObjectGraph) -> set[int]:
+    """Return the nodes of optimizers' own variables (`_variables/N`, or slot variables)."""
+    state: set[int] = set()
+    for node in graph.nodes:
+        edges = dict(node.children)
+        state.update(slot for _original, _name, slot in node.slots)
+        if "_variables" in edges and "_iterations" in edges:
+            state.update(child for _edge, child in graph.nodes[edges["_variables"]].children)
+    return state
 
 
 def _params(graph: ObjectGraph, specs: Mapping[str, TensorSpec]) -> Counter[tuple[str, ...]]:

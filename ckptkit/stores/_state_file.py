@@ -19,7 +19,7 @@ MAX_STATE_BYTES = 1 << 20
 _FIELD = re.compile(
     r'^\s*(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*"((?:[^"\\\n]|\\.)*)"\s*$', re.M
 )
-_STEP = re.compile(r"(\d+)$")
+_STEP = re.compile(r"(.*)-(\d{1,18})", re.S)
 # What TensorFlow leaves behind when it is killed in the middle of a save.
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
 
@@ -77,13 +77,15 @@ def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
                 notes.append(f"{state} points at {named}; looked for {prefix.name} beside it")
             problem = incomplete(prefix)
             if problem is None:
-                notes.append(f"latest of {max(1, len(found))} checkpoints: {prefix.name}")
+                notes.append(f"latest checkpoint of {max(1, len(found))}: {prefix.name}")
                 return prefix, tuple(notes)
             notes.append(f"{state} names {prefix.name}: {problem}")
-    for prefix in sorted(found, key=_recency, reverse=True):
+    ordered, how = _newest_first(found)
+    for prefix in ordered:
         problem = incomplete(prefix)
         if problem is None:
-            notes.append(f"latest complete of {len(found)} checkpoints: {prefix.name}")
+            of = f" of {len(found)} ({how})" if len(found) > 1 else ""
+            notes.append(f"latest complete checkpoint{of}: {prefix.name}")
             return prefix, tuple(notes)
         notes.append(f"passed over {prefix.name}: {problem}")
     if notes:
@@ -121,7 +123,18 @@ def incomplete(prefix: Path) -> str | None:
     return f"{missing[0].name} is missing" if missing else None
 
 
-def _recency(prefix: Path) -> tuple[int, int]:
-    step = _STEP.search(prefix.name)
-    index = prefix.with_name(prefix.name + ".index")
-    return int(step[1]) if step else -1, index.stat().st_mtime_ns
+def _newest_first(found: list[Path]) -> tuple[list[Path], str]:
+    """Return prefixes, newest first, and how that was told.
+
+    By step where all are called `STEM-N` with one stem, as TensorFlow calls them; numbers elsewhere
+    in names (`epoch10_loss0.5`) say nothing, and then the times of the files do.
+    """
+    steps = [_STEP.fullmatch(prefix.name) for prefix in found]
+    if all(steps) and len({step[1] for step in steps if step}) == 1:
+        numbers = {path: int(step[2]) for path, step in zip(found, steps, strict=True) if step}
+        return sorted(found, key=numbers.__getitem__, reverse=True), "by step"
+
+    def modified(prefix: Path) -> int:
+        return prefix.with_name(prefix.name + ".index").stat().st_mtime_ns
+
+    return sorted(found, key=modified, reverse=True), "by time"
