@@ -24,6 +24,7 @@ from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import ChecksumError
 from ckptkit.operations.select import Selection
+from ckptkit.stores.base import shaped
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array, Store, TensorSpec
@@ -113,7 +114,8 @@ class _Loading:
         source = Extent(self._store.shards[spec.shard], spec.offset, spec.nbytes)
         memory = FreshMemory(spec.nbytes) if self._copy else None
         raw = memory.array if memory else self._mapped(spec)
-        self._arrays[spec.key] = raw.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
+        where = f"{self._store.path}: {spec.key}"
+        self._arrays[spec.key] = shaped(raw.view(numpy_dtype(spec.dtype)), spec.shape, where)
         self._crcs[spec.key] = {}
         for start in range(0, spec.nbytes, PART_BYTES):
             piece = raw[start : start + PART_BYTES]
@@ -176,10 +178,11 @@ def _whole(store: Store, spec: TensorSpec) -> Array:
     """Return one tensor whole: a store that can yields it as one block, which is then ours."""
     import numpy as np
 
+    where = f"{store.path}: {spec.key}"
     blocks = list(store.blocks(spec.key, max_elements=max(1, spec.size)))
     if len(blocks) == 1:
-        return blocks[0][1].reshape(spec.shape)
+        return shaped(blocks[0][1], spec.shape, where)
     out = np.empty(spec.size, numpy_dtype(spec.dtype))
     for start, values in store.blocks(spec.key):
         out[start : start + len(values)] = values
-    return out.reshape(spec.shape)
+    return shaped(out, spec.shape, where)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ckptkit.errors import UnsupportedError
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -150,6 +152,22 @@ class StoredNames:
 
 
 Structure = ObjectGraph | KerasStructure | StoredNames | None
+
+
+def shaped(values: Array, shape: tuple[int, ...], where: str) -> Array:
+    """Return 1-D values in their shape.
+
+    Raises UnsupportedError for what numpy cannot hold: more than 64 axes (32 before numpy 2), or an
+    empty tensor one of whose axes is longer than memory.
+    """
+    try:
+        return values.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise UnsupportedError(
+            f"numpy has no array of that shape: {error}",
+            where=where,
+            hint="its elements can be read with `blocks`",
+        ) from None
 
 
 class Store(Protocol):
