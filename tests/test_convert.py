@@ -648,3 +648,11 @@ def test_a_donor_may_be_renewed_in_place(tmp_path: Path) -> None:
     assert convert(tmp_path / "new.safetensors", export, like=export, overwrite=True).ok
     assert all((a == 7).all() for n, a in ckptkit.open(export).items() if n != GRAPH)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["export", "new.safetensors"]
+
+
+def test_an_export_alone_makes_no_checkpoint_that_restores_nothing(tmp_path: Path) -> None:
+    export = golden("tf2.21.0/saved_model_export/model").path
+    with pytest.raises(UsageError, match="flat lists"):
+        convert(export, tmp_path / "ckpt", to="checkpoint")
+    assert list(tmp_path.iterdir()) == []
+    assert convert(export, tmp_path / "ckpt", to="checkpoint", root="").ok

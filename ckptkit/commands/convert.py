@@ -81,7 +81,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     Examples:
       ckptkit convert run/ckpt-3 weights.safetensors --weights-only
       ckptkit convert run/ckpt-3 export-3 --to saved_model --like export-2 --weights-only
-      ckptkit convert export run/ckpt --to checkpoint --root model
+      ckptkit convert saved run/ckpt --to checkpoint --root model
       ckptkit convert run/ckpt-3 model.keras --model package.module:build
 
     Exit code: 0 done and proven, 1 SRC and LIKE do not fit or the proof failed, 2 could not tell.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.operations import _convert_model_files as _files
 from ckptkit.operations._convert_draft import Draft, graph_bytes
@@ -11,6 +12,7 @@ from ckptkit.operations._convert_plan import Fill
 from ckptkit.operations._convert_values import Origin, made
 from ckptkit.operations.select import Tensor
 from ckptkit.stores._graph_edit import check_root, edit_graph
+from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.base import OutTensor
 
@@ -33,6 +35,7 @@ def by_own_graph(draft: Draft) -> None:
         )
     if root:
         check_root(root)
+        _refuse_export(last)
     duplicates = draft.src.duplicates
     keys = _keys(draft, duplicates)
     edited = edit_graph(
@@ -49,6 +52,17 @@ def by_own_graph(draft: Draft) -> None:
         out = OutTensor(edited.save_counter, "int64", (), "save_counter", "counter")
         draft.fills.append(Fill(out, made(out.key, "int64", 0), None, "made"))
     draft.notes += _files.notes_on_lists(last, draft.src.tensors)
+
+
+def _refuse_export(source: Checkpoint) -> None:
+    """Refuse Keras's export(), whose variables are flat lists that no live model has."""
+    graph = source.structure
+    if isinstance(graph, ObjectGraph) and "_all_variables" in dict(graph.nodes[0].children):
+        raise UsageError(
+            "a model.export() keeps its variables as flat lists, which no live model would restore",
+            where=str(source.path),
+            hint="add --like CHECKPOINT of that model, or --model; --root '' keeps the lists",
+        )
 
 
 def _keys(draft: Draft, duplicates: Mapping[str, str]) -> list[str]:
