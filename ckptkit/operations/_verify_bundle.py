@@ -53,7 +53,8 @@ def verify_bundle(
     findings = tuple(of_error(error, "index") for error in problems)
     size = (("tensor", len(bundle.specs)), ("byte", file_size(index)))
     plans, data_check = _data_files(bundle)
-    sums, tensors, nbytes = _checksums(bundle, plans, executor, progress)
+    found, tensors, nbytes = checksum_findings(bundle, plans, executor, progress)
+    sums = Check("checksums", (("tensor", tensors), ("byte", nbytes)), found)
     checks = (Check("index", size, findings), data_check, sums, *_graph(bundle))
     not_checked = []
     if problems:
@@ -132,13 +133,13 @@ def _extra_shards(bundle: TensorBundle, present: set[str]) -> Iterator[Finding]:
 # --- checksums ------------------------------------------------------------------------------------
 
 
-def _checksums(
+def checksum_findings(
     bundle: TensorBundle,
     plans: list[ShardPlan],
     executor: Executor | None,
     progress: Progress | None,
-) -> tuple[Check, int, int]:
-    """Compare every checksum; return (check, tensors or slices compared, bytes read)."""
+) -> tuple[tuple[Finding, ...], int, int]:
+    """Compare every checksum; return (findings, tensors or slices compared, bytes read)."""
     findings: list[Finding] = []
     count = nbytes = 0
     damaged: list[Finding] = []
@@ -155,8 +156,7 @@ def _checksums(
         count, nbytes = count + 1, nbytes + piece.nbytes
         damaged.extend(finding)
     findings.extend(damaged)
-    size = (("tensor", count), ("byte", nbytes))
-    return Check("checksums", size, tuple(findings)), count, nbytes
+    return tuple(findings), count, nbytes
 
 
 def _gap(plan: ShardPlan, piece: Piece, crc: int) -> Iterator[Finding]:
