@@ -312,7 +312,7 @@ def _kind_of(enum: int, raw_shape: bytes, where: str) -> _Kind:
 def entry_spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:
     """Return the spec of an entry that is not partitioned, having checked every number in it."""
     try:
-        dtype, shape, nbytes, least = _kind_of(entry.dtype, entry.shape, where)
+        dtype, shape, nbytes, least = _kind_of(entry.dtype, b"".join(entry.shape), where)
     except FormatError as error:
         raise FormatError(f"{where}: {key}", error.message) from None
     size, shard, offset = entry.size, entry.shard_id, entry.offset
@@ -350,7 +350,7 @@ def partitioned_spec(
         raise FormatError(
             place, "slices", expected=f"at most {MAX_SLICES}", found=len(entry.slices)
         )
-    dtype, shape, _nbytes, _least = _kind_of(entry.dtype, entry.shape, place)
+    dtype, shape, _nbytes, _least = _kind_of(entry.dtype, b"".join(entry.shape), place)
     if not itemsize(dtype) or not shape:
         raise FormatError(place, f"a {dtype} tensor of rank {len(shape)} cannot be partitioned")
     slices = []
