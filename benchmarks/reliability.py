@@ -272,14 +272,23 @@ def _cut_row(
 
 def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Checkpoints damaged below checksums that hold, judged by both."""
-    from targets import mutants as made
+    import mutators
 
+    from ckptkit.fixtures.goldens import GOLDEN
     from ckptkit.operations.verify import verify
 
     count = 150 if quick else 5_000
     cells = Counter[tuple[str, str]]()
     slowest = 0.0
-    for _seed, prefix in made("bundle", directory / "mutants", range(100_000, 100_000 + count)):
+    place = directory / "mutants"
+    for seed in range(count):
+        rng = random.Random(f"mutant {seed}")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        files = mutators.golden_files(GOLDEN / rng.choice(MUTATED))
+        for name, content in mutators.bundle(files, rng).items():
+            (place / name).write_bytes(content)
+        prefix = place / "c"
         start = time.process_time()
         result = verify(prefix)
         slowest = max(slowest, time.process_time() - start)
@@ -362,6 +371,12 @@ def audit(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     )
 
 
+# all of them read without an error by TensorFlow before they are damaged
+MUTATED = (
+    *("tf2.21.0/adam/ckpt", "tf2.15.1/legacy_adam/ckpt", "tf2.12.1/metrics/ckpt"),
+    *("tf2.21.0/grid/ckpt", "tf2.12.1/saver/model.ckpt", "tf2.21.0/dtypes/ckpt"),
+    *("tf2.18.1/list/ckpt", "tf2.21.0/gan/ckpt"),
+)
 SECTIONS = (data_flips, index_flips, large_index_flips, truncations, mutants, bombs, audit)
 
 

@@ -694,3 +694,47 @@ def test_what_cannot_be_salvaged(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     write_safetensors(path, out_tensors(tensors), blocks_of(tensors))
     assert "no checksum for each" in refused("convert", path, tmp_path / "o.npz", "--salvage")
+
+
+# --- what TensorFlow cannot take ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"dtype": 0}, "tensor.dtype"),
+        ({"dtype": 99}, "tensor.dtype"),
+        ({"dtype": -1}, "tensor.dtype"),
+        ({"dtype": 20}, "tensor.dtype"),
+        ({"shape": (0, 1 << 62), "size": 0, "crc32c": 0xA282EAD8}, "tensor.shape"),
+        ({"shape": (1,) * 70 + (2,)}, "tensor.shape"),
+        ({"shape": (0,), "size": 0, "crc32c": 5}, "tensor.checksum"),
+    ],
+)
+def test_entries_that_list_well_and_that_tensorflow_cannot_read(
+    tmp_path: Path, fields: dict[str, Any], code: str
+) -> None:
+    """TensorFlow 2.21 ends the whole process on some of these, and raises on the others."""
+    from crafted import entry, header, table
+
+    content = np.arange(2, dtype=np.float32).tobytes()
+    good = {"crc32c": _crc32c.mask(_crc32c.value(content))}
+    prefix = tmp_path / "c"
+    data(prefix).write_bytes(content)
+    index(prefix).write_bytes(table({b"": header(), b"a": entry(**good)}))
+    assert codes(prefix) == []
+    index(prefix).write_bytes(table({b"": header(), b"a": entry(**good), b"b": entry(**fields)}))
+    assert code in codes(prefix)
+
+
+def test_keys_that_are_no_text(tmp_path: Path) -> None:
+    from crafted import entry, header, table
+
+    content = np.arange(2, dtype=np.float32).tobytes()
+    good = entry(crc32c=_crc32c.mask(_crc32c.value(content)))
+    prefix = tmp_path / "c"
+    data(prefix).write_bytes(content)
+    index(prefix).write_bytes(table({b"": header(), b"\\x": good}))
+    assert codes(prefix) == []
+    index(prefix).write_bytes(table({b"": header(), b"caf\xe9": good}))
+    assert codes(prefix) == ["index.key"]

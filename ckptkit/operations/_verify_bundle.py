@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from math import prod
 from pathlib import Path
 
 from ckptkit._crc_combine import crc_of_repeated
 from ckptkit._files import file_size
 from ckptkit._pool import bounded_map
+from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError
 from ckptkit.operations._verify_data import (
     Piece,
@@ -29,7 +31,8 @@ from ckptkit.operations._verify_findings import (
     of_error,
 )
 from ckptkit.stores._damaged_bundle import survey
-from ckptkit.stores.base import ObjectGraph
+from ckptkit.stores.base import ObjectGraph, TensorSpec
+from ckptkit.stores.leveldb_table import read_table
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, TensorBundle, index_path
 
 _TORN_HINT = (
@@ -37,6 +40,8 @@ _TORN_HINT = (
     "go back to an earlier checkpoint"
 )
 _DAMAGED_HINT = "the data file is damaged, or belongs to another save than the index"
+MAX_ARRAY_RANK = 64  # numpy's NPY_MAXDIMS
+MAX_ARRAY = (1 << 63) - 1  # bytes
 MAX_LISTED = 20  # missing data files with a finding of their own
 _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 
@@ -50,7 +55,11 @@ def verify_bundle(
     """
     bundle, problems = survey(prefix)
     index = index_path(prefix)
-    findings = tuple(of_error(error, "index") for error in problems)
+    findings = (
+        *(of_error(error, "index") for error in problems),
+        *_entry_findings(bundle.specs.values(), index),
+        *_keys_that_are_no_text(bundle.specs, index),
+    )
     size = (("tensor", len(bundle.specs)), ("byte", file_size(index)))
     plans, data_check = _data_files(bundle)
     found, tensors, nbytes = checksum_findings(bundle, plans, executor, progress)
@@ -61,6 +70,48 @@ def verify_bundle(
         not_checked.append("tensors that the damaged part of the index may have listed")
     unit = Unit(prefix, "tensor-bundle", checks, tuple(not_checked), tensors, nbytes)
     return unit, bundle
+
+
+# --- entries -------------------------------------------------------------------------------------
+
+
+def _entry_findings(specs: Iterable[TensorSpec], index: Path) -> Iterator[Finding]:
+    """Yield an error per entry that lists well here, and that no TensorFlow could read."""
+    for spec in specs:
+        where = f"{index.name}: {spec.key}"
+        if spec.dtype.startswith("dtype#"):
+            message = f"its dtype is number {spec.dtype[6:]}, which no TensorFlow known here has"
+            hint = "TensorFlow ends the whole process when it lists this"
+            yield Finding("error", "tensor.dtype", where, message, hint)
+        elif spec.dtype == "resource":
+            message = "its dtype is resource: a handle, which cannot be stored"
+            yield Finding("error", "tensor.dtype", where, message)
+        elif _has_no_array(spec):
+            message = f"no array can have its shape, of {len(spec.shape)} axes"
+            yield Finding("error", "tensor.shape", where, message)
+
+
+def _has_no_array(spec: TensorSpec) -> bool:
+    """Whether numpy refuses the shape, which it does for an empty tensor with huge axes too."""
+    width = itemsize(spec.dtype) or 8  # strings are pointers
+    return len(spec.shape) > MAX_ARRAY_RANK or prod(n or 1 for n in spec.shape) * width > MAX_ARRAY
+
+
+def _keys_that_are_no_text(specs: Mapping[str, TensorSpec], index: Path) -> Iterator[Finding]:
+    """Yield an error per key that is not UTF-8, which ends a listing in Python's TensorFlow."""
+    if not any("\\x" in key for key in specs):  # how such bytes are spelled in a key
+        return
+    try:
+        items = read_table(index)
+    except CkptkitError:
+        return  # that the index is damaged is a finding already
+    for key, _value in items:
+        try:
+            if key[:1] != b"\0":  # the key of a slice is binary
+                key.decode()
+        except UnicodeDecodeError:
+            message = f"the key {key!r} is not UTF-8: TensorFlow cannot list it in Python"
+            yield Finding("error", "index.key", str(index), message)
 
 
 # --- data files -----------------------------------------------------------------------------------

@@ -94,6 +94,8 @@ def plan_shard(path: Path, pieces: list[Piece]) -> ShardPlan:
             findings.append(_past_the_end(path, piece, size))
             continue
         if not piece.nbytes:
+            if not piece.decoded and piece.crc32c:  # that of no bytes is 0
+                findings.append(_empty(path, piece))
             continue
         if piece.offset < end and last is not None:
             findings.append(_overlap(path, last, piece))
@@ -125,6 +127,15 @@ def _past_the_end(path: Path, piece: Piece, size: int) -> Finding:
         f"its bytes {piece.offset} to {piece.offset + piece.nbytes} reach past the end of the "
         f"file at {size}",
         "the file was cut short; copy it again",
+    )
+
+
+def _empty(path: Path, piece: Piece) -> Finding:
+    return Finding(
+        "error",
+        "tensor.checksum",
+        f"{path.name}: {piece.label}",
+        f"stored checksum {piece.crc32c:#010x} of an empty tensor, whose checksum is 0",
     )
 
 
