@@ -328,6 +328,7 @@ def bombs(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Small files that claim to be large."""
     del peer, quick
     from bombs import BOMBS
+    from measured import run
 
     from benchmarks.harness import CKPTKIT
 
@@ -337,14 +338,9 @@ def bombs(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
         place.mkdir()
         path = maker(place)
         for command in ("verify", "ls", "scan"):
-            process = subprocess.Popen(
-                [*CKPTKIT, command, str(path)],
-                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            _, _, usage = os.wait4(process.pid, 0)
-            process.returncode = 0
-            slowest = max(slowest, usage.ru_utime + usage.ru_stime)
-            largest = max(largest, usage.ru_maxrss * 1024)
+            done = run([*CKPTKIT, command, str(path)])
+            slowest = max(slowest, done.cpu_seconds)
+            largest = max(largest, done.peak_bytes)
         shutil.rmtree(place)
     yield Row(
         "bombs (zip, npz, snappy, sparse HDF5, giant shapes, deep nesting), by verify, ls and scan",

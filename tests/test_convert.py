@@ -16,7 +16,7 @@ from values import FIXED_DTYPES, blocks_of, out_tensors, same_bits, values_of
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.commands.convert import command
+from ckptkit.cli import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
 from ckptkit.fixtures.goldens import Golden, golden, goldens
 from ckptkit.operations import convert as operation
@@ -581,7 +581,7 @@ def test_a_plan_writes_nothing(tmp_path: Path) -> None:
 
 
 def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=True)
+    return CliRunner().invoke(cli, ["convert", *map(str, arguments)])
 
 
 def test_the_command(tmp_path: Path) -> None:

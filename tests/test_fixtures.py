@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ckptkit import errors, fixtures
-from ckptkit.commands.fixtures import command
+from ckptkit.cli import cli
 
 needs_tf = pytest.mark.needs_tf
 # Keras and TensorFlow call numpy in ways that numpy 2 warns of.
@@ -76,7 +76,7 @@ assert not {"tensorflow", "keras", "numpy", "sklearn"} & set(sys.modules)
 
 
 def test_command_lists_every_fixture_with_its_description() -> None:
-    result = CliRunner().invoke(command, ["list"])
+    result = CliRunner().invoke(cli, ["fixtures", "list"])
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert [line.split()[0] for line in lines] == list(fixtures.NAMES)
@@ -133,7 +133,7 @@ def test_fixture_writes_what_it_promises(made: Any, name: str) -> None:
 
 @needs_tf
 def test_command_makes_into_an_empty_directory(tmp_path: Path) -> None:
-    result = CliRunner().invoke(command, ["make", "mlp_module", str(tmp_path)])
+    result = CliRunner().invoke(cli, ["fixtures", "make", "mlp_module", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert result.output.split() == [str(tmp_path / "ckpt"), str(tmp_path / "saved_model")]
     assert (tmp_path / "ckpt.index").exists()
