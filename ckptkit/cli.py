@@ -10,6 +10,9 @@ import io
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple, NoReturn, TextIO
 
@@ -69,14 +72,35 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: the only place that turns errors into exit codes."""
+    """Run the command line and exit: the only place that turns errors into exit codes.
+
+    Raises SystemExit; the process is left as it was found, for those who call this from Python.
+    """
+    with _settings():
+        _run()
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Set what suits a short-lived command, and put it back."""
     # Listing makes many small objects that live until the end; collecting them is wasted time.
+    thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 50, 100)
+    is_main = threading.current_thread() is threading.main_thread()  # others set no signals
+    handler = signal.signal(signal.SIGTERM, _terminated) if is_main else None
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _run() -> NoReturn:
     if sys.stdout is None:  # started with a closed standard output (`>&-`)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
         sys.stdout.flush()
