@@ -1,0 +1,294 @@
+"""Restore coverage: which variables of a model a checkpoint fills, and with which bytes.
+
+Two files are compared: the checkpoint, and a bundle that the restored model wrote of all its
+variables.  Before the restore every variable was filled with a mark, a NaN or integer that no
+training makes; a variable that still holds it was not restored, whatever the restore said.  The
+bytes of the others must be those of their tensor in the file, read by this package's own reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ckptkit.align import Alignment, Match, Rule, Side, align
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.compare import Pair, compare_all
+from ckptkit.dtypes import kind
+from ckptkit.names import Naming
+from ckptkit.operations._coverage_values import Coverage, Variable
+from ckptkit.operations._verify_findings import Finding
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array, TensorSpec
+
+__all__ = ["Coverage", "Variable", "coverage", "structure_coverage"]
+
+HOLDER = "weights/"  # below it the restored bundle shows every weight of the model by its path
+_TRAINING = ("slot", "ema", "counter", "config", "metric")
+_IN_LIST = (
+    "they hang in a plain Python list or dict, where tf.train.Checkpoint does not look; hold them "
+    "as attributes, or save with .keras or .weights.h5"
+)
+
+IsMarked = Callable[["Array"], bool]
+"""Whether every element of a 1-D array is the mark of its dtype."""
+
+
+def coverage(
+    file: Checkpoint,
+    restored: Checkpoint,
+    is_marked: IsMarked,
+    *,
+    error: str = "",
+    rules: Sequence[Rule] = (),
+) -> Coverage:
+    """Return what became of every variable.
+
+    file: what was restored.  restored: a bundle of all variables of the model and its optimizer
+    after the restore, every weight below `HOLDER` too.  is_marked: tells an unrestored variable.
+    error: what the restore raised.  rules: names of the file to names of the model.
+    Raises what reading the two raises (ChecksumError, TruncatedError, FormatError).
+    """
+    return _Cover(file, restored, is_marked, rules).coverage(error)
+
+
+def structure_coverage(
+    file: Checkpoint, like: Checkpoint, rules: Sequence[Rule] = (), *, weights_only: bool = True
+) -> Coverage:
+    """Return which tensors of LIKE's structure the file fills; no value is read.
+
+    weights_only: whether training state of LIKE keeps its own values.
+    """
+    cover = _Cover(file, like, None, rules)
+    cover.keep_training = weights_only
+    return cover.coverage("")
+
+
+@dataclass
+class _Cover:
+    """One coverage in the making."""
+
+    file: Checkpoint
+    model: Checkpoint
+    is_marked: IsMarked | None
+    rules: Sequence[Rule]
+    keep_training: bool = False
+
+    @cached_property
+    def sides(self) -> tuple[Side, Side]:
+        return _side(self.file), _side(self.model)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        return align(*self.sides, self.rules, content=False)
+
+    @cached_property
+    def partners(self) -> Mapping[str, Match]:
+        """{key of the model: what pairs it with the file}."""
+        return {match.new: match for match in self.alignment.pairs}
+
+    @cached_property
+    def marked(self) -> frozenset[str]:
+        """Keys of the model's variables that still hold their mark."""
+        if self.is_marked is None:
+            return frozenset()
+        store = self.model.store
+        return frozenset(
+            key
+            for key in self.sides[1].keys
+            if self.model.specs[key].size
+            and all(self.is_marked(values) for _, values in store.blocks(key))
+        )
+
+    @cached_property
+    def marks_known(self) -> bool:
+        return self.is_marked is not None
+
+    @cached_property
+    def contents(self) -> Mapping[tuple[object, ...], list[str]]:
+        """{(dtype, shape, crc32c): names of the file's tensors}."""
+        found: dict[tuple[object, ...], list[str]] = {}
+        for key in self.sides[0].keys:
+            spec = self.file.specs[key]
+            if spec.crc32c is not None and spec.size:
+                name = self.file.names[key].name
+                found.setdefault((spec.dtype, spec.shape, spec.crc32c), []).append(name)
+        return found
+
+    def coverage(self, error: str) -> Coverage:
+        rows = dict(self._paired())
+        for key in self.sides[1].keys:
+            if key not in rows and not self._is_housekeeping(self.model, key):
+                rows[key] = self._alone(key)
+        ordered = [rows[key] for key in self.sides[1].keys if key in rows]
+        ordered = self._judged(ordered, bool(error))
+        found = [*ordered, *self._unused(ordered)]
+        explained = any(item.status in ("shape", "dtype") for item in found)
+        extra = ()
+        if error and not explained:
+            extra = (Finding("error", "restore.raised", str(self.file.path), error),)
+        return Coverage(
+            str(self.file.path),
+            tuple(found),
+            by="TensorFlow" if self.marks_known else "ckptkit",
+            error=error,
+            extra=extra,
+            compared=self.marks_known,
+        )
+
+    # --- variables of the model ---------------------------------------------------------------
+
+    def _paired(self) -> Iterator[tuple[str, Variable]]:
+        """Yield the variables that the file has a tensor for, compared."""
+        equal: list[Match] = []
+        for match in self.alignment.pairs:
+            if self._is_housekeeping(self.model, match.new):
+                continue
+            old, new = self.file.specs[match.old], self.model.specs[match.new]
+            if old.shape != new.shape:
+                yield match.new, self._row(match.new, "shape", match)
+            elif old.dtype != new.dtype:
+                yield match.new, self._row(match.new, "dtype", match)
+            elif match.new in self.marked:
+                yield match.new, self._row(match.new, "not restored", match)
+            elif not self.marks_known:
+                yield match.new, self._row(match.new, "restored", match)
+            else:
+                equal.append(match)
+        pairs = [Pair(self.file.store, m.old, self.model.store, m.new, bitwise=True) for m in equal]
+        for match, done in zip(equal, compare_all(pairs), strict=True):
+            if done.delta.equal:
+                yield match.new, self._row(match.new, "restored", match)
+            else:
+                message = self._whose(match, done.new_crc)
+                if not message:
+                    message = f"{done.delta.n_diff:,} of {done.delta.n:,} elements differ"
+                yield match.new, self._row(match.new, "values", match, message)
+
+    def _whose(self, match: Match, crc: int) -> str:
+        """Return which other tensor of the file the variable's bytes are, if any."""
+        spec = self.model.specs[match.new]
+        names = self.contents.get((spec.dtype, spec.shape, crc), [])
+        return f"it holds {names[0]} of the file" if names else ""
+
+    def _alone(self, key: str) -> Variable:
+        """Return the row of a variable that no tensor of the file is paired with."""
+        spec, naming = self.model.specs[key], self.model.names[key]
+        if self.marks_known and key not in self.marked and spec.crc32c is not None:
+            names = self.contents.get((spec.dtype, spec.shape, spec.crc32c), [])
+            if len(names) == 1 and spec.size > 1:  # restored in a way that names do not show
+                row = Variable(self._name(key), naming.role, "restored", "", spec.dtype, spec.shape)
+                return row._replace(file_name=names[0], evidence="content")
+        return self._row(key, "missing", None, self._why_missing(key))
+
+    def _why_missing(self, key: str) -> str:
+        """Return a reason why the file has nothing for a variable, where one shows."""
+        naming = self.model.names[key]
+        paths = [path for path in naming.aliases if not path.startswith(HOLDER)]
+        seen = [path for path in paths if "/_trainable_variables/" not in path]
+        held = len(paths) < len(naming.aliases)
+        return _IN_LIST if held and not seen and self.marks_known else ""
+
+    def _row(self, key: str, status: str, match: Match | None, message: str = "") -> Variable:
+        spec, role = self.model.specs[key], self.model.names[key].role
+        row = Variable(self._name(key), role, status, "", spec.dtype, spec.shape, message=message)
+        if match is None:
+            return row
+        old: TensorSpec = self.file.specs[match.old]
+        return row._replace(
+            file_name=self.file.names[match.old].name,
+            file_dtype=old.dtype,
+            file_shape=old.shape,
+            evidence=match.evidence,
+        )
+
+    def _name(self, key: str) -> str:
+        """Return what the model calls a variable: its path, where the holder shows one."""
+        naming = self.model.names[key]
+        owner = naming.slot_of
+        if owner is not None and owner in self._by_name:
+            _, at, slot = naming.name.rpartition("@")
+            return self._path(self._by_name[owner]) + at + slot
+        return self._path(key)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, str]:
+        return {naming.name: key for key, naming in self.model.names.items()}
+
+    def _path(self, key: str) -> str:
+        naming: Naming = self.model.names[key]
+        held = [path for path in (naming.name, *naming.aliases) if path.startswith(HOLDER)]
+        return held[0].removeprefix(HOLDER) if held else naming.name
+
+    @staticmethod
+    def _is_housekeeping(side: Checkpoint, key: str) -> bool:
+        naming = side.names[key]
+        last = naming.name.rpartition("/")[2]
+        return naming.role == "counter" and last == "save_counter"
+
+    # --- severities ---------------------------------------------------------------------------
+
+    def _is_training(self, item: Variable) -> bool:
+        """Whether a variable is the optimizer's, not the model's."""
+        return item.role in _TRAINING and not self._is_held(item)
+
+    def _is_held(self, item: Variable) -> bool:
+        return item.role in ("counter", "config") and item.name in self._held
+
+    @cached_property
+    def _held(self) -> frozenset[str]:
+        """Names of what lies below the holder: the model's own, whatever their role."""
+        return frozenset(
+            self._path(key)
+            for key, naming in self.model.names.items()
+            if any(path.startswith(HOLDER) for path in (naming.name, *naming.aliases))
+        )
+
+    def _judged(self, rows: Sequence[Variable], stopped: bool) -> list[Variable]:
+        """Return the rows with their severities; rows that a stopped restore left out are told."""
+        training = [item for item in rows if self._is_training(item)]
+        afresh = self.keep_training or (
+            bool(training) and all(item.status == "missing" for item in training)
+        )
+        misfits = any(item.status in ("shape", "dtype") for item in rows)
+        judged = []
+        for item in rows:
+            if item.status == "not restored" and stopped and misfits:
+                item = item._replace(status="not reached", message="it stopped at the misfit")
+            severity = "" if item.status == "restored" else "error"
+            if item in training and afresh and severity:
+                severity = "note"
+                item = item._replace(message=self._afresh())
+            judged.append(item._replace(severity=severity))
+        return judged
+
+    def _afresh(self) -> str:
+        if self.keep_training:
+            return "training state keeps the values of LIKE"
+        return "the file holds no optimizer state: training would start afresh"
+
+    def _unused(self, rows: Sequence[Variable]) -> Iterator[Variable]:
+        """Yield the tensors of the file that nothing takes."""
+        learns = not self.keep_training and any(item.role == "slot" for item in rows)
+        for key in self.alignment.only_left:
+            spec, naming = self.file.specs[key], self.file.names[key]
+            if self._is_housekeeping(self.file, key):
+                continue
+            message = ""
+            severity = "error"
+            if naming.role in ("slot", "ema", "counter", "config") and not learns:
+                severity, message = "note", "training state; the model has no optimizer"
+            elif naming.role in ("metric", "counter", "config"):
+                severity, message = "note", "no weights"
+            row = Variable(naming.name, naming.role, "unused", severity, message=message)
+            yield row._replace(file_name=naming.name, file_dtype=spec.dtype, file_shape=spec.shape)
+
+
+def _side(checkpoint: Checkpoint) -> Side:
+    keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
+    return Side(
+        {key: checkpoint.specs[key] for key in keys}, {key: checkpoint.names[key] for key in keys}
+    )
