@@ -98,12 +98,17 @@ def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
     return _Placed(tensor, NATIVE[dtype], shape, nbytes, carrier is not None)
 
 
+def is_safe_name(key: str) -> bool:
+    """Whether `KEY.npy` can be the name of an archive member."""
+    return not _UNSAFE_NAME.search(key) and len(key.encode("utf-8")) <= 0xFFFF - len(".npy")
+
+
 def _check_name(key: str, where: str) -> None:
     try:
-        length = len(key.encode("utf-8"))
+        safe = is_safe_name(key)
     except UnicodeEncodeError:
         raise OutputError(f"the name {key!r} is no Unicode text", where=where) from None
-    if _UNSAFE_NAME.search(key) or length > 0xFFFF - len(".npy"):
+    if not safe:
         raise OutputError(
             f"{key!r} cannot be the name of an archive member",
             where=where,

@@ -1,0 +1,162 @@
+"""What a model takes and gives: names, dtypes and shapes of its inputs and outputs, compared.
+
+A `Change` is one row of any comparison of a model with what was recorded of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ckptkit.errors import FormatError
+
+Shape = tuple[int | None, ...]
+
+
+class TensorInfo(NamedTuple):
+    """One input or output; shape: None where the rank is not known, None per unknown axis."""
+
+    name: str
+    dtype: str
+    shape: Shape | None
+
+    @property
+    def text(self) -> str:
+        """The dtype and shape as `float32 [?, 4]`."""
+        if self.shape is None:
+            return f"{self.dtype} of any shape"
+        return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
+
+
+class Interface(NamedTuple):
+    """Inputs and outputs of one signature (or of calling a Keras model), in the model's order."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            side: [
+                {
+                    "name": info.name,
+                    "dtype": info.dtype,
+                    "shape": None if info.shape is None else list(info.shape),
+                }
+                for info in infos
+            ]
+            for side, infos in (("inputs", self.inputs), ("outputs", self.outputs))
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> Interface:
+        """Return the interface that `to_json` described; raises FormatError."""
+        if not isinstance(value, Mapping):
+            raise FormatError(where, "the interface is no JSON object")
+        return cls(*(_infos(value.get(side), f"{where}: {side}") for side in ("inputs", "outputs")))
+
+
+class Change(NamedTuple):
+    """One thing that is not as recorded.
+
+    severity: "error" (it computes something else), "warning" (it may) or "note" (no finding: said
+    because it explains another one).  code: a fixed word such as `weight.swapped`.  where: the
+    variable, file, layer or input.
+    """
+
+    severity: str
+    code: str
+    where: str
+    message: str
+    hint: str = ""
+
+
+def compare_interfaces(recorded: Interface, now: Interface) -> tuple[Change, ...]:
+    """Return how inputs and outputs differ from those recorded.
+
+    Order does not count: values are passed by name.  A batch axis that was fixed and is now free
+    (or the other way round) is a note; any other change is an error.
+    """
+    return (
+        *_sides("input", recorded.inputs, now.inputs),
+        *_sides("output", recorded.outputs, now.outputs),
+    )
+
+
+def _sides(
+    side: str, recorded: Sequence[TensorInfo], now: Sequence[TensorInfo]
+) -> Iterator[Change]:
+    old, new = ({info.name: info for info in infos} for infos in (recorded, now))
+    gone = [info for info in recorded if info.name not in new]
+    come = [info for info in now if info.name not in old]
+    for info in gone:
+        twins = [other for other in come if fits(info, other)]
+        rivals = [other for other in gone if fits(other, info)]
+        if len(twins) == 1 and len(rivals) == 1:
+            come.remove(twins[0])
+            yield Change(
+                "error",
+                f"{side}.renamed",
+                info.name,
+                f"{side} {info.name!r} is now called {twins[0].name!r}",
+                f"--rename {info.name}={twins[0].name} compares them all the same",
+            )
+        else:
+            names = ", ".join(other.name for other in now) or "none"
+            yield Change(
+                "error", f"{side}.missing", info.name, f"no {side} {info.name!r}; now: {names}"
+            )
+    for info in come:
+        yield Change("error", f"{side}.added", info.name, f"{side} {info.name!r} is new")
+    for info in recorded:
+        if info.name in new:
+            yield from _changed(side, info, new[info.name])
+
+
+def _changed(side: str, old: TensorInfo, new: TensorInfo) -> Iterator[Change]:
+    if old.dtype != new.dtype:
+        yield Change(
+            "error", f"{side}.dtype", old.name, f"{side} was {old.dtype} and is {new.dtype}"
+        )
+    if old.shape == new.shape:
+        return
+    severity = "note" if _compatible(old.shape, new.shape) else "error"
+    yield Change(severity, f"{side}.shape", old.name, f"{side} was {old.text} and is {new.text}")
+
+
+def fits(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether a value of one could be a value of the other."""
+    return one.dtype == other.dtype and _compatible(one.shape, other.shape)
+
+
+def _compatible(one: Shape | None, other: Shape | None) -> bool:
+    if one is None or other is None:
+        return True
+    return len(one) == len(other) and all(
+        a is None or b is None or a == b for a, b in zip(one, other, strict=True)
+    )
+
+
+def _infos(value: Any, where: str) -> tuple[TensorInfo, ...]:
+    if not isinstance(value, list):
+        raise FormatError(where, "no list of tensors")
+    return tuple(_info(item, where) for item in value)
+
+
+def _info(item: Any, where: str) -> TensorInfo:
+    shape = item.get("shape") if isinstance(item, Mapping) else 0
+    if shape is not None and not (isinstance(shape, list) and all(map(_is_axis, shape))):
+        raise FormatError(where, "a tensor without name, dtype and shape", found=repr(item)[:80])
+    name, dtype = item.get("name"), item.get("dtype")
+    if not isinstance(name, str) or not isinstance(dtype, str):
+        raise FormatError(where, "a tensor without name, dtype and shape", found=repr(item)[:80])
+    return TensorInfo(name, dtype, None if shape is None else tuple(shape))
+
+
+def _is_axis(size: object) -> bool:
+    return size is None or (type(size) is int and size >= 0)
+
+
+def names_of(infos: Iterable[TensorInfo]) -> list[str]:
+    """Return the names, in order."""
+    return [info.name for info in infos]
