@@ -48,7 +48,7 @@ ACTIONS = {f.__name__: f for f in (echo, fail, refuse, die, leave, hang, eat)}
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a runner called "test", of the actions above."""
     (tmp_path / "runtime_for_test.py").write_text(RUNTIME)
-    monkeypatch.setitem(base.RUNNERS, "test", "runtime_for_test")
+    monkeypatch.setitem(base.RUNNERS, "test", base.Runtime("runtime_for_test"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 

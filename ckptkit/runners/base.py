@@ -12,11 +12,39 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptkit.errors import CkptkitError, UsageError
 
-RUNNERS = {"tensorflow": "ckptkit.runners.tensorflow"}
+
+class Runtime(NamedTuple):
+    """What this package knows of a runtime without importing it.
+
+    module: has `ACTIONS`.  subjects: the kinds that it runs.  switches: of RunnerSpec, those that
+    it has.  environment: variables that must be set before it is imported.  package: what must be
+    installed; extra: of this distribution, the extra that brings it.
+    """
+
+    module: str
+    subjects: frozenset[str] = frozenset()
+    devices: tuple[str, ...] = ("CPU",)
+    switches: frozenset[str] = frozenset()
+    environment: Mapping[str, str] = {}
+    package: str = ""
+    extra: str = ""
+
+
+RUNNERS: dict[str, Runtime] = {
+    "tensorflow": Runtime(
+        "ckptkit.runners.tensorflow",
+        frozenset({"saved_model", "keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"xla", "deterministic", "tf32", "threads", "eager", "mirrored"}),
+        {"TF_FORCE_GPU_ALLOW_GROWTH": "true"},
+        "tensorflow",
+        "tensorflow",
+    ),
+}
 _POLL_S = 0.05
 _TAIL_BYTES = 4000  # of what the child printed, for the message
 
@@ -51,7 +79,9 @@ def run(
         raise UsageError(f"no runner {runner!r}", hint=f"one of {', '.join(RUNNERS)}")
     with tempfile.TemporaryDirectory(prefix="ckptkit-run-") as scratch:
         asked, answer = Path(scratch, "request.json"), Path(scratch, "result.json")
-        asked.write_text(json.dumps({"runner": RUNNERS[runner], **request}), encoding="utf-8")
+        asked.write_text(
+            json.dumps({"runner": RUNNERS[runner].module, **request}), encoding="utf-8"
+        )
         with Path(scratch, "output").open("w+b") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "ckptkit.runners._child", str(asked), str(answer)],
