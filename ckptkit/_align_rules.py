@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptkit._atomic import replacing
 from ckptkit._files import os_error
 from ckptkit.errors import UsageError
 
@@ -70,10 +71,8 @@ def write_rules(path: Path, names: Iterable[tuple[str, str]]) -> int:
     lines = [
         f"^{re.escape(old)}$=>{new.replace(chr(92), chr(92) * 2)}" for old, new in sorted(names)
     ]
-    try:
-        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    except OSError as error:
-        raise os_error(path, error) from error
+    with replacing(path, overwrite=True) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return len(lines)
 
 

@@ -110,14 +110,17 @@ def read_exact(path: Path, offset: int, nbytes: int) -> bytes:
     """
     handle = _handle(path)
     _check_range(path, handle, offset, nbytes)
-    data = os.pread(handle.fd, nbytes, offset)
-    while len(data) < nbytes:  # one pread returns 2 GiB at most
-        more = os.pread(handle.fd, nbytes - len(data), offset + len(data))
-        if not more:
-            raise TruncatedError(
-                f"{path} @ {offset}", "file shrank while read", expected=nbytes, found=len(data)
-            )
-        data += more
+    try:
+        data = os.pread(handle.fd, nbytes, offset)
+        while len(data) < nbytes:  # one pread returns 2 GiB at most
+            more = os.pread(handle.fd, nbytes - len(data), offset + len(data))
+            if not more:
+                raise TruncatedError(
+                    f"{path} @ {offset}", "file shrank while read", expected=nbytes, found=len(data)
+                )
+            data += more
+    except OSError as error:
+        raise os_error(path, error) from error
     return data
 
 
@@ -136,7 +139,13 @@ class Extent:
         _check_range(path, self._handle, offset, nbytes)
 
     def read_into(self, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` from byte `start` of the range; raises TruncatedError."""
+        """Fill `buffer` from byte `start` of the range; raises TruncatedError, CkptkitError."""
+        try:
+            self._fill(start, buffer)
+        except OSError as error:  # a bad sector, a network that went away
+            raise os_error(self._path, error) from error
+
+    def _fill(self, start: int, buffer: memoryview) -> None:
         offset, nbytes = self._offset + start, len(buffer)
         done = os.preadv(self._handle.fd, [buffer], offset)
         while done < nbytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import tracemalloc
 import zipfile
@@ -21,7 +23,7 @@ from values import blocks_of, corpus, out_tensors, values_of
 
 import ckptkit as package
 from ckptkit import _crc32c
-from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
+from ckptkit.errors import FormatError, PathNotFoundError, UsageError
 from ckptkit.fixtures.goldens import GOLDEN, goldens
 from ckptkit.operations import _verify_data
 from ckptkit.operations.verify import verify
@@ -652,8 +654,9 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     def progress(done: int, total: int) -> None:
         data(prefix).touch()
 
-    with pytest.raises(CkptkitError, match="changed while it was read"):
-        verify(prefix, progress=progress)
+    result = verify(prefix, progress=progress)
+    assert result.exit_code == 2
+    assert [str(error.message) for error in result.refusals] == ["changed while it was read"]
 
 
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
@@ -738,3 +741,111 @@ def test_keys_that_are_no_text(tmp_path: Path) -> None:
     assert codes(prefix) == []
     index(prefix).write_bytes(table({b"": header(), b"caf\xe9": good}))
     assert codes(prefix) == ["index.key"]
+
+
+# --- what a person may do wrong -------------------------------------------------------------------
+
+
+def test_findings_name_tensors_readably(tmp_path: Path) -> None:
+    prefix = golden(tmp_path, "tf2.21.0/adam/ckpt")
+    names = {n.name: key for key, n in package.open(prefix).names.items()}
+    spec = package.open(prefix).specs[names["hidden/kernel@momentum"]]
+    assert spec.offset is not None
+    flip(data(prefix), 8 * spec.offset)
+    (finding,) = verify(prefix).findings
+    assert (finding.key, finding.name) == (spec.key, "hidden/kernel@momentum")
+    assert f"{spec.key} (hidden/kernel@momentum): stored checksum" in ckptkit("verify", prefix).out
+    row = json.loads(ckptkit("verify", prefix, "--format", "json").out)["units"][0]["findings"][0]
+    assert (row["key"], row["name"]) == (spec.key, "hidden/kernel@momentum")
+    lost = ckptkit("convert", prefix, tmp_path / "o.npz", "--salvage").err
+    assert f"lost: {spec.key} (hidden/kernel@momentum): its checksum" in lost
+
+
+def test_names_where_the_graph_is_damaged_too(tmp_path: Path) -> None:
+    prefix = golden(tmp_path, "tf2.21.0/adam/ckpt")
+    specs = package.open(prefix).specs
+    flip(data(prefix), 8 * (specs["_CHECKPOINTABLE_OBJECT_GRAPH"].offset or 0) + 80)
+    victim = next(spec for spec in specs.values() if spec.nbytes == 48)
+    flip(data(prefix), 8 * (victim.offset or 0))
+    result = verify(prefix)
+    assert [f.code for f in result.findings] == ["tensor.checksum"] * 2
+    assert result.findings[0].name == victim.key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+    assert any("the graph cannot be read" in text for text in result.not_checked)
+
+
+def test_no_input_is_overwritten_by_a_report_or_manifest(tmp_path: Path) -> None:
+    prefix = write(tmp_path / "ckpt")
+    before = index(prefix).read_bytes(), data(prefix).read_bytes()
+    for option in ("--output", "--write-manifest"):
+        for path in (index(prefix), data(prefix)):
+            assert str(path) in refused("verify", prefix, option, path)
+    assert (index(prefix).read_bytes(), data(prefix).read_bytes()) == before
+    manifest = tmp_path / "m"
+    manifest.touch()
+    for _ in range(2):
+        assert ckptkit("verify", prefix, "--write-manifest", manifest).code == 0
+
+
+def test_files_of_a_manifest_that_were_not_given(tmp_path: Path) -> None:
+    write(tmp_path / "ckpt-1")
+    write(tmp_path / "ckpt-2", 2)
+    manifest = tmp_path / "all.sha256"
+    verify(tmp_path, new_manifest=manifest)
+    result = verify(tmp_path / "ckpt-1", manifest=manifest)
+    assert result.exit_code == 0
+    assert any("2 files of the manifest" in text for text in result.not_checked)
+
+
+def test_odd_entries_of_a_directory_are_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path / "ckpt-1")
+    os.mkfifo(tmp_path / "pipe.keras")
+    (tmp_path / "broken.npz").symlink_to("nowhere")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "more").mkdir()
+    result = verify(tmp_path)
+    assert {Path(f.where).name for f in result.findings} == {
+        "pipe.keras",
+        "broken.npz",
+        "zero.safetensors",
+    }
+    assert any("1 directory" in text and "more" in text for text in result.not_checked)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """A bad sector costs the tensors that lie on it; the others are compared, and rescued."""
+    tensors = {f"t{i}": ("int32", np.full(30_000, i, np.int32)) for i in range(5)}
+    prefix = tmp_path / "ckpt"
+    write_tensor_bundle(prefix, out_tensors(tensors), blocks_of(tensors))
+    preadv, size = os.preadv, data(prefix).stat().st_size
+
+    def failing(fd: int, buffers: list[Any], offset: int) -> int:
+        nbytes = sum(len(memoryview(buffer).cast("B")) for buffer in buffers)
+        bad = whole or offset < 250_000 < offset + nbytes
+        if bad and os.fstat(fd).st_size == size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    result = verify(prefix)
+    assert [f.code for f in result.findings] == ["tensor.unreadable"] * (5 if whole else 1)
+    assert whole or result.findings[0].key == "t2"
+    assert "Input/output error" in result.findings[0].message
+    run = ckptkit("convert", prefix, tmp_path / "o.npz", "--salvage")
+    assert run.code == (2 if whole else 1)
+    monkeypatch.undo()
+    if not whole:
+        assert set(package.load(tmp_path / "o.npz")) == {"t0", "t1", "t3", "t4"}
+
+
+def test_one_file_that_changes_does_not_hide_the_others(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / f"ckpt-{number}", number)
+
+    def progress(done: int, total: int) -> None:
+        data(tmp_path / "ckpt-2").touch()
+        (tmp_path / "ckpt-3.data-00000-of-00001").touch()  # a save goes on beside
+
+    result = verify(tmp_path, progress=progress)
+    assert [unit.path.name for unit in result.units if unit.refusal is not None] == ["ckpt-2"]
+    assert result.units[1].tensors == 4

@@ -139,8 +139,9 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
 
     with threads(options["jobs"]) as executor, progress("read") as bar:
         rescued = salvage(src[0], executor=executor, progress=bar)
-    for key, reason in rescued.lost:
-        click.echo(f"lost: {printable(f'{key}: {reason}' if key else reason)}", err=True)
+    for key, reason, name in rescued.lost:
+        what = f"{key} ({name})" if name else key
+        click.echo(f"lost: {printable(f'{what}: {reason}' if key else reason)}", err=True)
     for note in rescued.checkpoint.notes:
         click.echo(note, err=True)
     return [rescued.checkpoint], bool(rescued.lost)

@@ -88,6 +88,17 @@ def _verify(
     return results, refused
 
 
+def _refuse_inputs(output: Path, results: list[Verification]) -> None:
+    """Raise OutputError where the report would replace a file that was verified."""
+    from ckptkit._atomic import same_file
+    from ckptkit.errors import OutputError
+    from ckptkit.operations.verify import files_read
+
+    for unit in (unit for result in results for unit in result.units):
+        if any(same_file(output, file) for file in files_read(unit.format, unit.path)):
+            raise OutputError("is one of the files that were verified", where=str(output))
+
+
 def _print(results: list[Verification], options: dict[str, Any]) -> None:
     lines = findings.lines(results, options["fmt"], verbose=options["verbose"])
     if not options["output"]:
@@ -96,6 +107,7 @@ def _print(results: list[Verification], options: dict[str, Any]) -> None:
     from ckptkit._atomic import replacing
 
     path = Path(options["output"])
+    _refuse_inputs(path, results)
     with replacing(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8") as f:
         f.writelines(f"{line}\n" for line in lines)
     for result in results:

@@ -27,6 +27,7 @@ from ckptkit.operations._verify_findings import (
     Finding,
     Unit,
     counted,
+    is_damage,
     listed,
     of_error,
 )
@@ -68,6 +69,8 @@ def verify_bundle(
     not_checked = []
     if problems:
         not_checked.append("tensors that the damaged part of the index may have listed")
+    if OBJECT_GRAPH_KEY in bundle.specs and len(checks) == 3:
+        not_checked.append("the object graph against the tensors: the graph cannot be read")
     unit = Unit(prefix, "tensor-bundle", checks, tuple(not_checked), tensors, nbytes)
     return unit, bundle
 
@@ -82,13 +85,13 @@ def _entry_findings(specs: Iterable[TensorSpec], index: Path) -> Iterator[Findin
         if spec.dtype.startswith("dtype#"):
             message = f"its dtype is number {spec.dtype[6:]}, which no TensorFlow known here has"
             hint = "TensorFlow ends the whole process when it lists this"
-            yield Finding("error", "tensor.dtype", where, message, hint)
+            yield Finding("error", "tensor.dtype", where, message, hint, key=spec.key)
         elif spec.dtype == "resource":
             message = "its dtype is resource: a handle, which cannot be stored"
-            yield Finding("error", "tensor.dtype", where, message)
+            yield Finding("error", "tensor.dtype", where, message, key=spec.key)
         elif _has_no_array(spec):
             message = f"no array can have its shape, of {len(spec.shape)} axes"
-            yield Finding("error", "tensor.shape", where, message)
+            yield Finding("error", "tensor.shape", where, message, key=spec.key)
 
 
 def _has_no_array(spec: TensorSpec) -> bool:
@@ -200,7 +203,9 @@ def checksum_findings(
             findings.extend(_gap(plan, piece, crc))
             continue
         count += 1
-        if piece.crc32c is not None and crc != piece.crc32c:
+        if isinstance(crc, CkptkitError):
+            damaged.append(_bad_read(plan, piece, crc))
+        elif piece.crc32c is not None and crc != piece.crc32c:
             damaged.append(_mismatch(bundle, plan, piece, crc))
     strings = [(bundle, plan, piece) for plan in plans for piece in plan.pieces if piece.decoded]
     for piece, finding in bounded_map(executor, _decoded, strings):
@@ -210,9 +215,24 @@ def checksum_findings(
     return tuple(findings), count, nbytes
 
 
-def _gap(plan: ShardPlan, piece: Piece, crc: int) -> Iterator[Finding]:
+def _bad_read(plan: ShardPlan, piece: Piece, error: CkptkitError) -> Finding:
+    return Finding(
+        "error",
+        "tensor.unreadable",
+        f"{plan.path.name}: {piece.label}",
+        f"its bytes {piece.offset} to {piece.offset + piece.nbytes} cannot be read: "
+        f"{error.message}",
+        "the disk is failing: copy what can still be read",
+        key=piece.key or "",
+    )
+
+
+def _gap(plan: ShardPlan, piece: Piece, crc: int | CkptkitError) -> Iterator[Finding]:
     stop = piece.offset + piece.nbytes
     where = f"{plan.path.name} bytes {piece.offset} to {stop}"
+    if isinstance(crc, CkptkitError):
+        yield Finding("error", "data.unreadable", where, f"cannot be read: {crc.message}")
+        return
     at_end = stop == plan.size
     code = "data.trailing" if at_end else "data.gap"
     place = "after the last tensor" if at_end else "between tensors"
@@ -231,6 +251,7 @@ def _mismatch(bundle: TensorBundle, plan: ShardPlan, piece: Piece, crc: int) -> 
         f"stored checksum {piece.crc32c:#010x}, that of its bytes {piece.offset} to "
         f"{piece.offset + piece.nbytes} is {crc:#010x}",
         _hint(bundle, plan.path),
+        key=piece.key or "",
     )
 
 
@@ -254,7 +275,7 @@ def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[Piece, list[F
         finding = of_error(error, "tensor")
         hint = _hint(bundle, plan.path) if finding.code.endswith("checksum") else finding.hint
         where = f"{plan.path.name}: {piece.label}"
-        return piece, [Finding("error", finding.code, where, finding.message, hint)]
+        return piece, [Finding("error", finding.code, where, finding.message, hint, key=piece.key)]
     return piece, []
 
 
@@ -270,8 +291,8 @@ def _graph(bundle: TensorBundle) -> Iterator[Check]:
     except ChecksumError:
         return  # it is a tensor, whose checksum is a finding already
     except CkptkitError as error:
-        finding = of_error(error, "graph")
-        yield Check("object graph", (), (finding,))
+        if is_damage(error):  # else its data file cannot be read, which is a finding already
+            yield Check("object graph", (), (of_error(error, "graph"),))
         return
     if not isinstance(graph, ObjectGraph):
         return  # its data file is missing, which is a finding already
@@ -302,6 +323,7 @@ def _missing_keys(graph: ObjectGraph, specs: Iterable[str], where: str) -> Itera
                     f"{attribute} of {full_name or 'an object'} should be at {key!r}, "
                     "which the checkpoint lacks",
                     "restoring would leave it at its initial value",
+                    key=key,
                 )
 
 

@@ -8,7 +8,7 @@ read through one buffer each.  A piece cut in two is put together again by joini
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +17,7 @@ from ckptkit import _crc32c
 from ckptkit._crc_combine import combine
 from ckptkit._files import Extent, aligned_buffer, file_size
 from ckptkit._pool import bounded_map
+from ckptkit.errors import CkptkitError
 from ckptkit.operations._verify_findings import Finding
 from ckptkit.stores.base import Store
 
@@ -127,6 +128,7 @@ def _past_the_end(path: Path, piece: Piece, size: int) -> Finding:
         f"its bytes {piece.offset} to {piece.offset + piece.nbytes} reach past the end of the "
         f"file at {size}",
         "the file was cut short; copy it again",
+        key=piece.key or "",
     )
 
 
@@ -136,6 +138,7 @@ def _empty(path: Path, piece: Piece) -> Finding:
         "tensor.checksum",
         f"{path.name}: {piece.label}",
         f"stored checksum {piece.crc32c:#010x} of an empty tensor, whose checksum is 0",
+        key=piece.key or "",
     )
 
 
@@ -147,6 +150,7 @@ def _overlap(path: Path, one: Piece, other: Piece) -> Finding:
         f"{path.name}: {other.label}",
         f"shares bytes {other.offset} to {stop} with {one.label}",
         "no writer does that: the index is forged or damaged",
+        key=other.key or "",
     )
 
 
@@ -225,12 +229,16 @@ class _Reader:
 
 def piece_checksums(
     plans: list[ShardPlan], executor: Executor | None, progress: Progress | None = None
-) -> Iterator[tuple[ShardPlan, Piece, int]]:
-    """Yield (plan, piece, its crc32c) for all pieces that are not decoded, file by file."""
+) -> Iterator[tuple[ShardPlan, Piece, int | CkptkitError]]:
+    """Yield (plan, piece, its crc32c) for all pieces that are not decoded, file by file.
+
+    In place of the checksum stands why the bytes cannot be read, if so.
+    """
     by_path = {plan.path: plan for plan in plans}
     total = sum(piece.nbytes for plan in plans for piece in plan.pieces)
     done = 0
-    open_piece: tuple[Path, int, int, int] | None = None  # path, piece, bytes left, crc32c so far
+    # path, piece, bytes left, crc32c so far
+    open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
     work = (run for plan in plans for run in runs_of(plan))
     results = bounded_map(executor, _with_run, work, _WINDOW)
     for run, crcs in results:
@@ -240,7 +248,7 @@ def piece_checksums(
             if open_piece is None or open_piece[:2] != (run.path, index):
                 open_piece = run.path, index, piece.nbytes, 0
             left = open_piece[2] - nbytes
-            joined = combine(open_piece[3], crc, nbytes) if left + nbytes < piece.nbytes else crc
+            joined = _joined(open_piece[3], crc, nbytes) if left + nbytes < piece.nbytes else crc
             open_piece = run.path, index, left, joined
             done += nbytes
             if not left:
@@ -250,5 +258,24 @@ def piece_checksums(
             progress(done, total)
 
 
-def _with_run(run: Run) -> tuple[Run, list[int]]:
-    return run, checksums(run)
+def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) -> int | CkptkitError:
+    if isinstance(before, CkptkitError):
+        return before
+    return crc if isinstance(crc, CkptkitError) else combine(before, crc, nbytes)
+
+
+def _with_run(run: Run) -> tuple[Run, Sequence[int | CkptkitError]]:
+    """Return the checksums of a run; where the disk fails, of those parts that can be read."""
+    try:
+        return run, checksums(run)
+    except CkptkitError:
+        pass
+    found: list[int | CkptkitError] = []
+    offset = run.offset
+    for index, nbytes in run.parts:
+        try:
+            found += checksums(Run(run.path, offset, ((index, nbytes),)))
+        except CkptkitError as error:
+            found.append(error)
+        offset += nbytes
+    return run, found

@@ -39,6 +39,11 @@ def verify_directory(directory: Path, known: set[str]) -> Unit:
         and not _MEMBER.fullmatch(name)
     ]
     not_checked = []
+    below = [name for name in others if (directory / name).is_dir()]
+    if below:
+        what = "1 directory" if len(below) == 1 else f"{len(below)} directories"
+        not_checked.append(f"{what} in {directory}, each to be given by itself: {listed(below)}")
+    others = [name for name in others if name not in below]
     if others:
         what = "1 other entry" if len(others) == 1 else f"{len(others)} other entries"
         not_checked.append(f"{what}, of no format that is read here: {listed(others)}")

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit.errors import ChecksumError, CkptkitError, TruncatedError
+from ckptkit.errors import (
+    ChecksumError,
+    CkptkitError,
+    FormatError,
+    PathNotFoundError,
+    TruncatedError,
+)
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -18,6 +24,7 @@ class Finding:
     severity: "error" (damaged, incomplete, or a loader would fail), "warning" (a sound save does
     not look like this), "note" (worth knowing; counts only with `strict`).
     code: stable, dotted, e.g. "tensor.checksum".  where: file, tensor or member.
+    key: of the tensor that it is about, "" if of none; name: its readable name, where that differs.
     """
 
     severity: str
@@ -25,8 +32,10 @@ class Finding:
     where: str
     message: str
     hint: str = ""
+    key: str = ""
+    name: str = ""
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str | None]:
         """Return the JSON row."""
         return {
             "severity": self.severity,
@@ -34,6 +43,8 @@ class Finding:
             "where": self.where,
             "message": self.message,
             "hint": self.hint,
+            "key": self.key or None,
+            "name": self.name or self.key or None,
         }
 
 
@@ -92,12 +103,19 @@ class Unit:
         }
 
 
+def is_damage(error: CkptkitError) -> bool:
+    """Whether a refusal is about the bytes of a file, not about this system or what is asked."""
+    return isinstance(error, FormatError | PathNotFoundError)
+
+
 def of_error(error: CkptkitError, code: str) -> Finding:
     """Return the finding that a refusal of a reader comes to; its kind is added to `code`."""
     if isinstance(error, ChecksumError):
         code = f"{code}.checksum"
     elif isinstance(error, TruncatedError):
         code = f"{code}.truncated"
+    elif not is_damage(error):
+        code = f"{code}.unreadable"
     else:
         code = f"{code}.malformed"
     return Finding("error", code, error.where, error.message, error.hint)

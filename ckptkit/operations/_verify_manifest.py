@@ -23,8 +23,9 @@ from ckptkit._atomic import replacing
 from ckptkit._files import Extent, aligned_buffer, file_size, read_exact
 from ckptkit._pool import bounded_map
 from ckptkit.checkpoint import Checkpoint
-from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
-from ckptkit.operations._verify_findings import Check, Finding
+from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
+from ckptkit.operations._verify_findings import Check, Finding, counted
+from ckptkit.operations._verify_findings import listed as first_of
 from ckptkit.operations.ls import tensor_sha256
 from ckptkit.stores.base import Store
 
@@ -65,8 +66,9 @@ def write_manifest(
 ) -> int:
     """Write the manifest of these (path, format, store) units; return the number of files.
 
-    Raises OutputError, and what reading raises.
+    Raises OutputError (also where another kind of file would be replaced), and what reading raises.
     """
+    _refuse_other_files(manifest)
     base = manifest.absolute().parent
     files = sorted({file for path, _format, store in units for file in files_of(path, store)})
     files = [file for file in files if file.absolute() != manifest.absolute()]
@@ -80,6 +82,20 @@ def write_manifest(
     with replacing(manifest, overwrite=True) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return len(files)
+
+
+def _refuse_other_files(manifest: Path) -> None:
+    """Raise OutputError unless there is nothing at the path, or an older manifest."""
+    if not manifest.is_file() or not file_size(manifest):
+        return  # what is no file is refused when it is replaced
+    try:
+        read_manifest(manifest)
+    except FormatError as error:
+        raise OutputError(
+            "is no manifest, so it is not replaced by one",
+            where=str(manifest),
+            hint="give a new name",
+        ) from error
 
 
 def _tensor_lines(path: Path, store: Store, base: Path, executor: Executor | None) -> Iterator[str]:
@@ -109,8 +125,11 @@ def check_manifest(
     units: list[tuple[Path, str, Store | None]],
     executor: Executor | None,
     progress: Callable[[int], None],
-) -> Check:
-    """Compare every file of the units with the manifest; raises FormatError, PathNotFoundError."""
+) -> tuple[Check, tuple[str, ...]]:
+    """Compare every file of the units with the manifest; return also what was not compared.
+
+    Raises FormatError, PathNotFoundError.
+    """
     listed = read_manifest(manifest)
     base = manifest.absolute().parent
     files = sorted({file for path, _format, store in units for file in files_of(path, store)})
@@ -132,15 +151,20 @@ def check_manifest(
     for name in sorted(present.keys() - listed.files.keys()):
         message = "is not in the manifest"
         findings.append(Finding("warning", "manifest.extra", str(present[name]), message))
+    others = []
     for name in sorted(listed.files.keys() - present.keys()):
-        if not (base / name).is_file():
-            message = "is in the manifest, but not here"
-            findings.append(Finding("error", "manifest.missing", str(base / name), message))
+        if (base / name).is_file():
+            others.append(name)
+            continue
+        message = "is in the manifest, but not here"
+        findings.append(Finding("error", "manifest.missing", str(base / name), message))
     for path, _format, store in units:
         if store is not None and damaged & set(files_of(path, store)):
             findings.extend(_damaged_tensors(path, store, base, listed, executor))
     counts = (("file", len(known)), ("byte", nbytes))
-    return Check("manifest", counts, tuple(findings))
+    unread = f"{counted(len(others), 'file')} of the manifest that PATH does not stand for: "
+    not_checked = (unread + first_of(others),) if others else ()
+    return Check("manifest", counts, tuple(findings)), not_checked
 
 
 def _damaged_tensors(
@@ -151,7 +175,7 @@ def _damaged_tensors(
         expected = listed.tensors.get(json.dumps([_relative(path, base), key]))
         if expected is not None and digest is not None and digest != expected:
             message = f"SHA-256 of its values is {digest}, the manifest says {expected}"
-            yield Finding("error", "manifest.tensor", f"{path}: {key}", message)
+            yield Finding("error", "manifest.tensor", f"{path}: {key}", message, key=key)
 
 
 def read_manifest(manifest: Path) -> Manifest:

@@ -11,7 +11,14 @@ from ckptkit._files import file_size
 from ckptkit._pool import bounded_map
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations._verify_data import Progress
-from ckptkit.operations._verify_findings import Check, Finding, Unit, counted, of_error
+from ckptkit.operations._verify_findings import (
+    Check,
+    Finding,
+    Unit,
+    counted,
+    is_damage,
+    of_error,
+)
 from ckptkit.stores import _zip, open_format
 from ckptkit.stores.base import Store
 
@@ -43,7 +50,7 @@ def verify_stream(
     except UnsupportedError:
         raise
     except CkptkitError as error:
-        if error.exit_code == 2 and not _is_damage(error):
+        if not is_damage(error):
             raise
         checks = [Check("structure", (), (of_error(error, "file"),))]
         checks.extend(_archive(format_name, path, executor))
@@ -90,12 +97,6 @@ def _refuse_bomb(format_name: str, path: Path) -> None:
             where=str(path),
             hint="a zip bomb, or very empty tensors; store them without compression",
         )
-
-
-def _is_damage(error: CkptkitError) -> bool:
-    from ckptkit.errors import FormatError, PathNotFoundError
-
-    return isinstance(error, FormatError | PathNotFoundError)
 
 
 def _structure(store: Store) -> Check:
@@ -174,7 +175,9 @@ def _read_member(item: tuple[Path, _zip.Member]) -> _Read:
 def _finding(path: Path, read: _Read, what: str) -> Finding:
     assert read.error is not None
     finding = of_error(read.error, _CODES[what])
-    return Finding("error", finding.code, f"{path}: {read.name}", finding.message, finding.hint)
+    where = f"{path}: {read.name}"
+    key = read.name if what == "tensor" else ""
+    return Finding("error", finding.code, where, finding.message, finding.hint, key=key)
 
 
 def _config(store: Store) -> Iterator[Check]:

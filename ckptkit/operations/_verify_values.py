@@ -98,7 +98,7 @@ def _judged(tensor: Tensor, found: Numbers) -> list[Finding]:
     name = tensor.naming.name
 
     def finding(severity: str, code: str, message: str, hint: str = "") -> Finding:
-        return Finding(severity, f"values.{code}", name, message, hint)
+        return Finding(severity, f"values.{code}", name, message, hint, tensor.spec.key, name)
 
     findings = []
     for code, count, what in (

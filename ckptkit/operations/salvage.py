@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ckptkit._pool import bounded_map
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
+from ckptkit.names import name_keys
 from ckptkit.operations._verify_data import (
     Piece,
     Progress,
@@ -23,16 +24,21 @@ from ckptkit.operations._verify_data import (
     plan_shard,
 )
 from ckptkit.stores._damaged_bundle import survey
+from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.saved_model import VARIABLES
 from ckptkit.stores.tensor_bundle import TensorBundle, index_path
 
 
 class Lost(NamedTuple):
-    """One tensor that cannot be trusted: its key, and why.  key "": a part of the index."""
+    """One tensor that cannot be trusted: its key, and why.  key "": a part of the index.
+
+    name: its readable name, where the names can still be read and it is another than the key.
+    """
 
     key: str
     reason: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,18 @@ def salvage(
         )
     store = replace(bundle, specs=MappingProxyType(kept))
     note = f"rescued {len(kept)} of {len(bundle.specs)} tensors that the index still lists"
-    return Salvage(Rescued(store, None, (note,)), tuple(lost))
+    names = readable_names(bundle)
+    named = tuple(item._replace(name=names.get(item.key, "")) for item in lost)
+    return Salvage(Rescued(store, None, (note,)), named)
+
+
+def readable_names(store: Store) -> dict[str, str]:
+    """Return the readable name of every tensor that has another key; the graph may be damaged."""
+    try:
+        names = Checkpoint(store).names
+    except CkptkitError:
+        names = name_keys(store.specs)
+    return {key: naming.name for key, naming in names.items() if naming.name != key}
 
 
 def _prefix(path: str | os.PathLike[str]) -> Path:
@@ -108,7 +125,9 @@ def _sound(
     for plan, piece, crc in piece_checksums(plans, executor, progress):
         if piece.key is None:
             continue
-        if piece.crc32c == crc:
+        if isinstance(crc, CkptkitError):
+            reasons.setdefault(piece.key, f"its bytes cannot be read: {crc.message}")
+        elif piece.crc32c == crc:
             passed[piece.key] += 1
         else:
             place = f"{plan.path.name} bytes {piece.offset} to {piece.offset + piece.nbytes}"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._files import file_size, os_error, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.operations._scan_graph import graph_findings
 from ckptkit.operations._scan_keras import config_findings
-from ckptkit.operations._verify_findings import Check, Finding, Unit, of_error
+from ckptkit.operations._verify_findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations._verify_saved_model import is_plain_name
 from ckptkit.operations.verify import Verification
 from ckptkit.stores import _json, open_format
@@ -51,7 +51,10 @@ def scan(path: str | os.PathLike[str]) -> Scan:
     Raises PathNotFoundError where there is nothing.
     """
     path = Path(path)
-    return Scan(path, tuple(_units(path)))
+    try:
+        return Scan(path, tuple(_units(path)))
+    except OSError as error:
+        raise os_error(path, error) from error
 
 
 def _units(path: Path) -> Iterator[Unit]:
@@ -77,6 +80,8 @@ def _guarded(path: Path, format_name: str, checks: Callable[[], list[Check]]) ->
     except PathNotFoundError:
         raise
     except CkptkitError as error:
+        if not is_damage(error):
+            return Unit(path, format_name, refusal=error)
         finding = of_error(error, "file")
         return Unit(path, format_name, (Check("structure", (), (finding,)),))
 

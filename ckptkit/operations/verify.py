@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ckptkit._files import os_error
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -31,12 +33,13 @@ from ckptkit.operations._verify_manifest import check_manifest, write_manifest
 from ckptkit.operations._verify_saved_model import verify_saved_model
 from ckptkit.operations._verify_stream import verify_stream
 from ckptkit.operations._verify_values import values_check
+from ckptkit.operations.salvage import readable_names
 from ckptkit.stores._state_file import STATE_FILE, prefixes
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.tensor_bundle import index_path
 
-__all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
+__all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "files_read", "verify"]
 
 SCHEMA = "ckptkit.verify/1"
 _SUFFIXES = (
@@ -127,28 +130,55 @@ def verify(
     manifest: compare with the SHA-256 digests in that file; new_manifest: write them there.
     strict: notes count.  executor: threads to read with; the caller's, neither made nor shut here.
     progress(bytes done, bytes in all) is called as bytes are read, anew for each pass.
-    Damage is a finding, never an exception.  Raises PathNotFoundError where there is nothing,
-    UsageError, and FormatError, PathNotFoundError, OutputError of the manifest.
+    Damage is a finding, never an exception; what cannot be read here, or changes meanwhile, is a
+    unit with a refusal.  Raises PathNotFoundError where there is nothing, UsageError, and
+    FormatError, PathNotFoundError, OutputError of the manifest.
     """
     text = os.fspath(path)
-    before = _identities(Path(text))
     done: list[tuple[Unit, Store | None]] = []
-    for target in _targets(text):
-        done.append(_verified(target, executor, progress))
+    try:
+        targets = list(_targets(text))
+    except OSError as error:
+        raise os_error(Path(text), error) from error
+    for target in targets:
+        before = _identities(target)
+        unit, store = _verified(target, executor, progress)
+        if values:
+            unit = _with_values(unit, store, executor, progress)
+        if _identities(target) != before:
+            unit, store = _changed(target), None
+        done.append((unit, store))
     units = [unit for unit, _store in done]
-    if values:
-        units = [_with_values(unit, store, executor, progress) for unit, store in done]
     listed = [(unit.path, unit.format, store) for unit, store in done]
     if manifest is not None and units:
-        check = check_manifest(Path(manifest), listed, executor, lambda _: None)
-        units[-1] = _with(units[-1], check)
-    if _identities(Path(text)) != before:
-        raise CkptkitError(
-            "changed while it was read", where=text, hint="verify again when nothing writes to it"
-        )
+        check, others = check_manifest(Path(manifest), listed, executor, lambda _: None)
+        unit = _with(units[-1], check)
+        units[-1] = replace(unit, not_checked=(*unit.not_checked, *others))
     if new_manifest is not None:
         write_manifest(Path(new_manifest), listed, executor, lambda _: None)
-    return Verification(Path(text), tuple(units), strict)
+    named = (_named(unit, store) for unit, (_unit, store) in zip(units, done, strict=True))
+    return Verification(Path(text), tuple(named), strict)
+
+
+def _changed(target: _Target) -> Unit:
+    error = CkptkitError(
+        "changed while it was read",
+        where=str(target.path),
+        hint="verify again when nothing writes to it",
+    )
+    return Unit(target.path, target.format or "unknown", refusal=error)
+
+
+def _named(unit: Unit, store: Store | None) -> Unit:
+    """Give the findings about tensors their readable names."""
+    if store is None or not any(finding.key for finding in unit.findings):
+        return unit
+    names = readable_names(store)
+    checks = []
+    for check in unit.checks:
+        found = tuple(replace(f, name=f.name or names.get(f.key, "")) for f in check.findings)
+        checks.append(replace(check, findings=found))
+    return replace(unit, checks=tuple(checks))
 
 
 def _with_values(
@@ -180,19 +210,25 @@ def _meter(progress: Progress | None, store: Store) -> Any:
     return add
 
 
-def _identities(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Return inode, size and modification time of the files that an operand may mean."""
-    beside = path.parent.glob(f"{_literal(path.name)}*") if path.name else ()
-    try:
-        inside = list(path.iterdir()) if path.is_dir() else []
-        return {
-            str(file): (status.st_ino, status.st_size, status.st_mtime_ns)
-            for file in [*beside, *inside]
-            if file.is_file()
-            for status in [file.stat()]
-        }
-    except OSError:
-        return {}
+def files_read(format_name: str, path: Path) -> list[Path]:
+    """Return the regular files that a unit of this format at `path` is read from."""
+    if format_name == "saved-model":
+        files = [*path.glob("*"), *path.glob("variables/*"), *path.glob("assets/*")]
+    else:  # the files of a set begin as its index does: m.safetensors.index.json, m-00001-of-...
+        has_set = format_name in ("safetensors-index", "weights.json")
+        stem = path.name.partition(".")[0] if has_set else path.name
+        files = list(path.parent.glob(f"{_literal(stem)}*"))
+    return [file for file in files if file.is_file()]
+
+
+def _identities(target: _Target) -> dict[Path, tuple[int, int, int]]:
+    """Return inode, size and modification time of the files that a target is read from."""
+    found = {}
+    with suppress(OSError):
+        for file in files_read(target.format, target.path) if target.unit is None else ():
+            status = file.stat()
+            found[file] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
 
 
 def _literal(name: str) -> str:
@@ -233,11 +269,10 @@ def _directory(path: Path) -> Iterator[_Target]:
     for entry in entries:
         if has_set and _SET_MEMBER.fullmatch(entry.name):
             known.add(entry.name)  # read through the index of its set
-        elif entry.is_dir() and _is_saved_model(entry):
-            targets.append(_Target("saved-model", entry))
-            known.add(entry.name)
-        elif entry.is_file() and entry.name.endswith(_SUFFIXES):
-            targets.append(_one(entry))
+            continue
+        found = _entry(entry)
+        if found is not None:
+            targets.append(found)
             known.add(entry.name)
     if targets or (path / STATE_FILE).exists() or any(path.glob("*.data-?????-of-?????")):
         unit = verify_directory(path, known)
@@ -248,6 +283,18 @@ def _directory(path: Path) -> Iterator[_Target]:
     yield from targets
     if not targets and not (path / STATE_FILE).exists():
         yield _one(path)
+
+
+def _entry(entry: Path) -> _Target | None:
+    """Return what an entry of a directory is to be verified as, None for nothing that is known."""
+    try:
+        if entry.is_dir():
+            return _Target("saved-model", entry) if _is_saved_model(entry) else None
+        return _one(entry) if entry.name.endswith(_SUFFIXES) else None
+    except OSError as error:
+        return _Target("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
+    except CkptkitError as error:
+        return _Target("", entry, Unit(entry, "unknown", refusal=error))
 
 
 def _is_saved_model(path: Path) -> bool:

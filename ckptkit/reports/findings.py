@@ -118,7 +118,8 @@ def _plural(number: int, noun: str) -> str:
 def finding_text(finding: Finding) -> str:
     """Return one line on a finding."""
     hint = f" ({finding.hint})" if finding.hint else ""
-    where = f"{finding.where}: " if finding.where else ""
+    name = f" ({finding.name})" if finding.name not in ("", finding.where) else ""
+    where = f"{finding.where}{name}: " if finding.where else ""
     return printable(f"{finding.severity}: {where}{finding.message}{hint} [{finding.code}]")
 
 
