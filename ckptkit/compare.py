@@ -257,7 +257,7 @@ def _delta(tally: Tally, shape: tuple[int, ...], pair: Pair, old: str, new: str)
         rmse=Scaled(gap.mantissa / math.sqrt(count), gap.exponent).number(),
         max_ulp=tally.max_ulp if kind(old) == "float" and old == new else None,
         rel_l2=gap.over(tally.aa.root()),
-        cosine=_cosine(tally) if tally.n_diff else 1.0,
+        cosine=cosine_of(tally) if tally.n_diff else 1.0,
         needed_rtol=None if exact else _round_up(tally.needed_rtol),
         worst=worst,
         rtol=pair.tolerance.rtol,
@@ -268,7 +268,7 @@ def _delta(tally: Tally, shape: tuple[int, ...], pair: Pair, old: str, new: str)
     )
 
 
-def _cosine(tally: Tally) -> float | None:
+def cosine_of(tally: Tally) -> float | None:
     """Return the cosine of the angle, by way of 1 - cos, which is exact where they are close.
 
     1 - cos = (||d||^2 - (||a|| - ||b||)^2) / (2 ||a|| ||b||), with d = b - a.

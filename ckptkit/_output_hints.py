@@ -1,0 +1,457 @@
+"""What a difference between two outputs looks like: transposed, permuted, scaled, one unit, ...
+
+A hint is a sentence about the numbers, never a guess at what the user did: "is 255 times the
+recorded output" is said only if every element is, within a bound well under what separates the two
+as they stand.  Only the last ones, about size and spread, say "as ... would".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from ckptkit import _output_order as order
+from ckptkit._sample import Sample
+from ckptkit.compare_metrics import Array
+from ckptkit.dtypes import dtype_of_numpy, kind, numpy_dtype
+from ckptkit.outputs import OutputResult
+
+MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
+MAX_RANK = 5  # axes that are tried in every order
+FEW = 4  # units, examples or places that a hint lists
+CLOSE = 1e-5  # relative; a hint holds within this or within the output's own tolerance
+_ROUNDED = ("bfloat16", "float16")
+
+
+class Two(NamedTuple):
+    """Reference and new values in float64, of one shape; room: how far apart is still the same.
+
+    near(a, b) is judged against the spread of the reference, so that units do not matter.
+    """
+
+    ref: Array
+    new: Array
+    room: float
+    result: OutputResult
+
+    def near(self, ref: Array, new: Array) -> bool:
+        """Whether two arrays of one shape agree, NaN with NaN."""
+        with np.errstate(all="ignore"):
+            close = np.abs(new - ref) <= self.room + 1e-6 * np.abs(ref)
+            return bool((close | (ref == new) | (np.isnan(ref) & np.isnan(new))).all())
+
+
+def hints(
+    name: str,
+    known: Mapping[str, Array | Sample],
+    arrays: Mapping[str, Array],
+    result: OutputResult,
+) -> tuple[str, ...]:
+    """Return what the difference of one failing output looks like, the surest first."""
+    ref, new = known[name], arrays[name]
+    if isinstance(ref, Sample):
+        if result.status in ("shape", "dtype") or new.size != ref.size:
+            return ()
+        new = new.reshape(-1)[ref.places]
+        ref = ref.values
+    if new.size > MAX_TRIED or ref.size > MAX_TRIED or not ref.size or not new.size:
+        return ()
+    other = _recorded_as(name, ref, known, new, result)
+    if other:
+        return (f"equals recorded output {other!r}",)
+    if not (_is_number(ref) and _is_number(new)):
+        return tuple(_text_hints(ref, new)) if ref.shape == new.shape else ()
+    two = _two(ref, new, result)
+    if ref.shape != new.shape:
+        return tuple(_shape_hints(two))
+    return tuple(dict.fromkeys(_hints(two, ref, new)))
+
+
+def renamed(
+    results: tuple[OutputResult, ...],
+    known: Mapping[str, Array | Sample],
+    arrays: Mapping[str, Array],
+) -> tuple[OutputResult, ...]:
+    """Return the results with hints on missing outputs that have another name now."""
+    extra = [result.name for result in results if result.status == "extra"]
+    pairs: dict[str, str] = {}
+    for result in results:
+        ref = known.get(result.name)
+        if result.status == "missing" and ref is not None and not isinstance(ref, Sample):
+            twins = [n for n in extra if _equal_values(ref, arrays[n], result)]
+            if len(twins) == 1:
+                pairs[result.name] = twins[0]
+    back = {new: old for old, new in pairs.items()}
+    if len(back) < len(pairs):
+        return results
+    found = []
+    for result in results:
+        if result.status == "missing" and result.name in pairs:
+            said = f"output {pairs[result.name]!r} has the recorded values: it was renamed"
+            result = replace(result, hints=(said,))
+        elif result.status == "extra" and result.name in back:
+            said = f"has the values recorded as {back[result.name]!r}: it was renamed"
+            result = replace(result, hints=(said,))
+        found.append(result)
+    return tuple(found)
+
+
+def _is_number(array: Array) -> bool:
+    return kind(dtype_of_numpy(array.dtype)) in ("float", "int", "uint", "bool")
+
+
+def _two(ref: Array, new: Array, result: OutputResult) -> Two:
+    wide, late = ref.astype(np.float64), new.astype(np.float64)
+    finite = wide[np.isfinite(wide)]
+    spread = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
+    limit = result.tolerance
+    own = limit.atol * (spread if limit.scaled else min(1.0, spread)) + limit.rtol * spread
+    exact = kind(dtype_of_numpy(ref.dtype)) != "float"
+    return Two(wide, late, 0.0 if exact else max(CLOSE * spread, min(own, 0.01 * spread)), result)
+
+
+def _equal_values(ref: Array, new: Array, result: OutputResult) -> bool:
+    if ref.shape != new.shape or ref.dtype != new.dtype or not ref.size or ref.size > MAX_TRIED:
+        return False
+    if not (_is_number(ref) and _is_number(new)):
+        return bool(np.array_equal(ref, new))
+    two = _two(ref, new, result)
+    return two.near(two.ref, two.new)
+
+
+def _recorded_as(
+    name: str,
+    ref: Array,
+    known: Mapping[str, Array | Sample],
+    new: Array,
+    result: OutputResult,
+) -> str | None:
+    """Return the one other recorded output that has the new values."""
+    found = []
+    for other, value in known.items():
+        if other == name or isinstance(value, Sample) or value is ref:
+            continue
+        if _equal_values(value, new, result) and not _equal_values(value, ref, result):
+            found.append(other)
+    return found[0] if len(found) == 1 else None
+
+
+# --- the order of the questions -------------------------------------------------------------------
+
+
+def _hints(two: Two, ref: Array, new: Array) -> Iterator[str]:
+    if two.result.status == "nonfinite":
+        yield from _nonfinite_hints(two)
+        return
+    sure = [
+        *_constant_hints(two),
+        *_order_hints(two),
+        *_formula_hints(two),
+        *_integer_hints(two, ref),
+        *_rounded_hints(ref, new),
+    ]
+    yield from sure
+    if sure:
+        return
+    yield from _place_hints(two)
+    yield from _spread_hints(two)
+
+
+def _nonfinite_hints(two: Two) -> Iterator[str]:
+    gone = ~np.isfinite(two.new) & np.isfinite(two.ref)
+    word = "NaN" if np.isnan(two.new[gone]).all() else "NaN or infinite"
+    if not gone.any():
+        yield "finite where the recorded output is not"
+    elif gone.all():
+        yield f"{word} everywhere"
+    elif np.isinf(two.new[gone]).all() and two.result.dtype == "float16":
+        yield "infinite: beyond 65504, the largest float16"
+    else:
+        yield from (f"{word} in {place} only" for place in _places(gone))
+    rest = ~gone & np.isfinite(two.ref) & np.isfinite(two.new)
+    if gone.any() and rest.any() and two.near(two.ref[rest], two.new[rest]):
+        yield "everything else agrees"
+
+
+def _constant_hints(two: Two) -> Iterator[str]:
+    ref, new = two.ref, two.new
+    if not new.any():
+        if ref.any():
+            yield "is all zeros"
+    elif new.size > 1 and (new == new.flat[0]).all() and not (ref == ref.flat[0]).all():
+        yield f"is {new.flat[0]:.6g} everywhere"
+    elif new.ndim > 1 and len(new) > 1 and _all_rows_equal(new) and not _all_rows_equal(ref):
+        yield "is the same for every example: the input no longer reaches it"
+
+
+def _all_rows_equal(array: Array) -> bool:
+    return bool((array == array[:1]).all())
+
+
+def _order_hints(two: Two) -> Iterator[str]:
+    """Same values, other places."""
+    ref, new = two.ref, two.new
+    if ref.size < 2:
+        return
+    one, other = np.sort(ref, axis=None), np.sort(new, axis=None)
+    if not two.near(one, other):
+        return
+    for axes in _orders(ref.shape):
+        if ref.transpose(axes).shape == new.shape and two.near(ref.transpose(axes), new):
+            yield f"is the recorded output transposed {axes}"
+            return
+    for axis in range(ref.ndim):
+        moved = order.moved_slices(ref, new, axis, two.near)
+        if moved is not None:
+            yield f"{_axis_name(axis, ref.ndim)} in another order: {order.said(moved)}"
+            return
+    if np.unique(one).size > 2:
+        yield "has the recorded values in another order"
+
+
+def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    if 1 < len(shape) <= MAX_RANK:
+        for axes in permutations(range(len(shape))):
+            if axes != tuple(range(len(shape))):
+                yield axes
+
+
+def _axis_name(axis: int, rank: int) -> str:
+    if rank > 1 and axis == rank - 1:
+        return "columns (units of the last axis)"
+    return "rows (examples)" if axis == 0 else f"slices of axis {axis}"
+
+
+def _shape_hints(two: Two) -> Iterator[str]:
+    ref, new = two.ref, two.new
+    for axes in _orders(ref.shape):
+        if ref.transpose(axes).shape == new.shape and two.near(ref.transpose(axes), new):
+            yield f"is the recorded output transposed {axes}"
+            return
+    if ref.size == new.size and two.near(ref.reshape(-1), new.reshape(-1)):
+        yield "has the recorded values in another shape"
+        return
+    if ref.ndim == new.ndim:
+        for axis in range(ref.ndim):
+            sizes = [tuple(np.delete(x.shape, axis)) for x in (ref, new)]
+            if sizes[0] == sizes[1]:
+                yield from _longer(two, axis)
+
+
+def _longer(two: Two, axis: int) -> Iterator[str]:
+    """One axis has another length: is a slice of it missing?"""
+    ref, new = (np.moveaxis(x, axis, 0) for x in (two.ref, two.new))
+    shorter, longer, word = (new, ref, "lacks") if len(new) < len(ref) else (ref, new, "has also")
+    if len(longer) - len(shorter) > FEW or len(longer) > order.MAX_SLICES:
+        return
+    lacking, at = [], 0
+    for index in range(len(longer)):
+        if at < len(shorter) and two.near(longer[index], shorter[at]):
+            at += 1
+        else:
+            lacking.append(index)
+    if at == len(shorter):
+        yield f"{word} {_listed(lacking, _unit_word(axis, two.ref.ndim))}; the others agree"
+
+
+# --- formulas -------------------------------------------------------------------------------------
+
+_FACTORS = {255.0: "255", 1 / 255: "1/255", 127.5: "127.5", 1 / 127.5: "1/127.5", 256.0: "256"}
+
+
+def _formula_hints(two: Two) -> Iterator[str]:
+    """new = f(ref), for every element."""
+    ref, new = two.ref, two.new
+    if not (np.isfinite(ref).all() and np.isfinite(new).all()) or two.room == 0.0:
+        return
+    with np.errstate(all="ignore"):
+        factor = float(np.vdot(ref, new) / np.vdot(ref, ref)) if ref.any() else 0.0
+    if ref.size > 2 and factor and _follows(two, ref * factor, factor):
+        yield f"is {_factor(factor)} the recorded output"
+        return
+    shift = float(np.mean(new - ref))
+    if ref.size > 2 and np.ptp(ref) > 0 and _follows(two, ref + shift, 1.0):
+        yield f"is the recorded output {'plus' if shift > 0 else 'minus'} {abs(shift):.6g}"
+        return
+    if ref.size > 3 and np.ptp(ref) > 0:
+        slope, offset = np.polyfit(ref.reshape(-1), new.reshape(-1), 1)
+        if slope and _follows(two, ref * slope + offset, float(slope)):
+            yield f"is {slope:.6g} times the recorded output {offset:+.6g}"
+            return
+    yield from _activation_hints(two)
+
+
+def _follows(two: Two, wanted: Array, factor: float) -> bool:
+    """Whether new is `wanted`, far closer than it is to the reference."""
+    gap = float(np.abs(two.new - wanted).max())
+    now = float(np.abs(two.new - two.ref).max())
+    return gap <= two.room * max(1.0, abs(factor)) and gap < 0.05 * now
+
+
+def _factor(factor: float) -> str:
+    for value, text in _FACTORS.items():
+        if math.isclose(factor, value, rel_tol=1e-4):
+            return f"{text} times"
+    if math.isclose(factor, -1.0, rel_tol=1e-4):
+        return "the negative of"
+    return f"{factor:.6g} times"
+
+
+def _softmax(x: Array) -> Array:
+    power = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(power / power.sum(axis=-1, keepdims=True))
+
+
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "softmax": _softmax,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "exp": np.exp,
+    "log": np.log,
+    "log softmax": lambda x: np.log(_softmax(x)),
+}
+
+
+def _activation_hints(two: Two) -> Iterator[str]:
+    if two.ref.ndim < 1 or two.ref.size < 3:
+        return
+    with np.errstate(all="ignore"):
+        for name, function in _FUNCTIONS.items():
+            one, other = function(two.ref), function(two.new)
+            if _near_enough(two.new, one) and not _near_enough(two.ref, one):
+                yield f"is the {name} of the recorded output"
+                return
+            if _near_enough(two.ref, other) and not _near_enough(two.new, other):
+                yield f"lacks the {name}: that of it is the recorded output"
+                return
+
+
+def _near_enough(values: Array, wanted: Array) -> bool:
+    if not np.isfinite(wanted).all() or not np.ptp(wanted):
+        return False
+    room = CLOSE * float(np.sqrt(np.mean(wanted**2)))
+    return bool((np.abs(values - wanted) <= room + CLOSE * np.abs(wanted)).all())
+
+
+# --- integers and text ----------------------------------------------------------------------------
+
+
+def _integer_hints(two: Two, ref: Array) -> Iterator[str]:
+    if ref.dtype.kind not in "iu":
+        return
+    gap = two.new - two.ref
+    steps = np.unique(gap[gap != 0])
+    if steps.size != 1:
+        return
+    step = int(steps[0])
+    size = f"{abs(step)} {'higher' if step > 0 else 'lower'}"
+    if (gap != 0).all():
+        yield f"every number is {size}"
+        return
+    moved, kept = two.ref[gap != 0], two.ref[gap == 0]
+    if moved.min() > kept.max():
+        cause = "a vocabulary line before it is gone" if step < 0 else "a line before it is new"
+        yield f"numbers from {int(moved.min())} on are {size}: {cause}, if these are indices"
+
+
+def _text_hints(ref: Array, new: Array) -> Iterator[str]:
+    unequal = np.asarray(ref != new, bool)
+    if sorted(ref.reshape(-1).tolist(), key=repr) == sorted(new.reshape(-1).tolist(), key=repr):
+        yield "has the recorded values in another order"
+    elif not unequal.all():
+        yield from (f"differs in {place} only" for place in _places(unequal))
+
+
+def _rounded_hints(ref: Array, new: Array) -> Iterator[str]:
+    if ref.dtype not in (np.dtype("float32"), np.dtype("float64")):
+        return
+    for name in _ROUNDED:
+        if np.array_equal(_rounded(ref, name), new.astype(np.float64)):
+            yield f"is the recorded output rounded to {name}"
+            return
+        coarse = np.array_equal(_rounded(new, name), new.astype(np.float64))
+        if coarse and new.size > 8 and not np.array_equal(_rounded(ref, name), ref):
+            digits = _digits(new)
+            if digits > 2:
+                yield f"its values have {digits} binary digits: computed in {name}"
+                return
+
+
+def _rounded(values: Array, name: str) -> Array:
+    with np.errstate(all="ignore"):
+        return values.astype(numpy_dtype(name)).astype(np.float64)
+
+
+def _digits(values: Array) -> int:
+    """Return the binary digits that the values need; 8 at most in bfloat16."""
+    mantissa, _ = np.frexp(values.astype(np.float64))
+    bits = np.abs(mantissa * 2.0**53).astype(np.uint64)
+    bits = bits[bits != 0]
+    low = bits & (~bits + np.uint64(1))
+    return 53 - int(np.log2(low.astype(np.float64)).min()) if bits.size else 0
+
+
+# --- where, and how much --------------------------------------------------------------------------
+
+
+def _place_hints(two: Two) -> Iterator[str]:
+    limit = two.result.tolerance
+    scale = max(two.result.rms, 0.0) if limit.scaled else 1.0
+    with np.errstate(all="ignore"):
+        bad = np.abs(two.new - two.ref) > limit.atol * scale + limit.rtol * np.abs(two.ref)
+    if bad.any() and not bad.all():
+        yield from (f"differs in {place} only" for place in _places(bad))
+
+
+def _places(bad: Array) -> Iterator[str]:
+    """Yield the axis along which all bad elements lie in a few slices."""
+    if bad.size == 1:
+        return
+    for axis in dict.fromkeys((bad.ndim - 1, *range(bad.ndim))):
+        others = tuple(other for other in range(bad.ndim) if other != axis)
+        hit = np.flatnonzero(bad.any(axis=others))
+        if 0 < len(hit) <= min(FEW, bad.shape[axis] // 2):
+            yield _listed(hit.tolist(), _unit_word(axis, bad.ndim))
+            return
+
+
+def _unit_word(axis: int, rank: int) -> str:
+    if rank > 1 and axis == 0:
+        return "example"
+    return "unit" if axis == rank - 1 else f"axis {axis}, place"
+
+
+def _listed(numbers: list[int], word: str) -> str:
+    many = "s" if len(numbers) > 1 else ""
+    tail = " of the last axis" if word == "unit" else ""
+    return f"{word}{many} {', '.join(map(str, numbers))}{tail}"
+
+
+def _spread_hints(two: Two) -> Iterator[str]:
+    """What the size of the difference suggests; the one place where a hint is not certain."""
+    cosine, result = two.result.cosine, two.result
+    size = float(np.linalg.norm(two.ref))
+    if not size or cosine is None or not math.isfinite(result.max_abs):
+        return
+    centred = _centred_cosine(two)
+    apart = float(np.linalg.norm(two.new - two.ref)) / size
+    if centred is not None and centred < 0.5 and apart > 0.05:
+        yield f"has little in common with the recorded output (correlation {centred:.2f})"
+    elif apart > 0.02 or result.n_bad < 0.3 * result.n or result.n < 8:
+        return
+    elif apart > 1e-3:
+        yield f"differs all over by {apart:.1g} of its size, as bfloat16 would"
+    elif apart > 5e-5:
+        yield f"differs all over by {apart:.1g} of its size, as float16 or TensorFloat-32 would"
+
+
+def _centred_cosine(two: Two) -> float | None:
+    a, b = two.ref - two.ref.mean(), two.new - two.new.mean()
+    sizes = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(np.vdot(a, b)) / sizes if sizes > 0 and two.ref.size > 3 else None

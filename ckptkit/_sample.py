@@ -1,0 +1,93 @@
+"""A part of a large array that stands for it: elements at seeded places, and norms of the whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.dtypes import dtype_of_numpy, kind
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+SAMPLED = 1 << 16  # elements kept of a large array
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Of all elements: how many are not finite, and of the finite ones the root mean square.
+
+    lowest, highest: of the finite ones; 0 where there are none.
+    """
+
+    nonfinite: int
+    rms: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Elements of an array at `places_of(size, len(values), seed)`, 1-D, and norms of all of it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    seed: int
+    values: Array
+    norms: Norms | None  # None for text
+
+    @property
+    def size(self) -> int:
+        """Elements of the whole array."""
+        return math.prod(self.shape)
+
+    @property
+    def places(self) -> Array:
+        """Flat row-major places of the values."""
+        return places_of(self.size, len(self.values), self.seed)
+
+
+def sample(array: Array, seed: int, count: int = SAMPLED) -> Sample:
+    """Return a sample of at most `count` elements of an array made by `_arrays.as_array`."""
+    dtype = dtype_of_numpy(array.dtype)
+    places = places_of(array.size, min(count, array.size), seed)
+    numeric = kind(dtype) not in ("string", "opaque")
+    return Sample(
+        dtype, array.shape, seed, array.reshape(-1)[places], norms_of(array) if numeric else None
+    )
+
+
+def places_of(size: int, count: int, seed: int) -> Array:
+    """Return `count` places below `size`, ascending: one drawn in each of as many equal parts.
+
+    PCG64's raw stream is the same in every version of numpy.
+    """
+    import numpy as np
+
+    bounds = np.array([index * size // count for index in range(count + 1)], np.uint64)
+    raw = np.random.PCG64(seed).random_raw(count) if count else np.zeros(0, np.uint64)
+    low = bounds[:-1]
+    return np.asarray(low + raw % (bounds[1:] - low), np.int64)
+
+
+def norms_of(array: Array) -> Norms:
+    """Return the norms of an array of numbers, in float64, part by part."""
+    import numpy as np
+
+    flat = array.reshape(-1)
+    count = bad = 0
+    squares, lowest, highest = 0.0, math.inf, -math.inf
+    for start in range(0, flat.size, 1 << 18):
+        part = flat[start : start + (1 << 18)]
+        numbers: Any = np.abs(part) if part.dtype.kind == "c" else part
+        numbers = numbers.astype(np.float64)
+        finite = numbers[np.isfinite(numbers)]
+        bad += numbers.size - finite.size
+        count += finite.size
+        squares += float(np.dot(finite, finite))
+        lowest = min(lowest, float(finite.min(initial=math.inf)))
+        highest = max(highest, float(finite.max(initial=-math.inf)))
+    if not count:
+        return Norms(bad, 0.0, 0.0, 0.0)
+    return Norms(bad, math.sqrt(squares / count), lowest, highest)

@@ -1,0 +1,303 @@
+"""Inputs for a model that comes without any: drawn from a seed, the same on every machine.
+
+Numbers come from the raw stream of PCG64, which numpy promises never to change, by exact
+arithmetic: the distributions of `numpy.random.Generator` may change with its version.  Each input
+has a stream of its own, by its name, so that another input does not change it.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.dtypes import kind, numpy_dtype
+from ckptkit.errors import UsageError
+from ckptkit.interface import TensorInfo
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+ATTEMPTS: tuple[tuple[int, int], ...] = ((16, 10), (32, 2), (8, 2), (64, 2), (128, 2), (224, 2))
+"""(size, int_high) to try in turn when a model refuses: axes of unknown length, and integers."""
+
+BATCH = 4  # examples, where the axis is free
+MAX_DRAWN = 1 << 28  # elements of one input
+UNKNOWN_WORD = b"ckptkit-no-such-word"
+_WORDS = ("a", "the", "one", "two", "good", "bad", "red", "blue", "0", "42", "A sentence.")
+_SENTENCE = 64  # words of one text at most
+
+
+def draw(
+    inputs: Sequence[TensorInfo],
+    *,
+    seed: int,
+    batch: int = BATCH,
+    size: int = ATTEMPTS[0][0],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    words: Sequence[str | bytes] = (),
+    int_high: int | None = None,
+) -> dict[str, Array]:
+    """Return one array per input.
+
+    The first axis gets `batch` examples where its length is free, other free axes get `size`.
+    Floats are near a normal distribution (a sum of four uniform numbers, at most 3.5 in size)
+    unless `ranges` gives the lowest and highest value (both included, for integers too).  Integers
+    are below `int_high` (ATTEMPTS' first if None).  Text is drawn from `words`: single words and
+    whole sentences, with a word that no vocabulary holds and an empty text.
+    Raises UsageError for a dtype that cannot be drawn, a range of an input that does not exist, and
+    one that its dtype cannot hold.
+    """
+    wanted = dict(ranges or {})
+    unknown = sorted(set(wanted) - {info.name for info in inputs})
+    if unknown:
+        listed = ", ".join(info.name for info in inputs) or "none"
+        raise UsageError(
+            f"a range for {unknown[0]!r}, which is no input", hint=f"there are: {listed}"
+        )
+    return {
+        info.name: _draw(info, _Stream(seed, info.name), batch, size, wanted, words, int_high)
+        for info in inputs
+    }
+
+
+class _Stream:
+    """Uniform numbers from a seed and a name."""
+
+    def __init__(self, seed: int, name: str) -> None:
+        import numpy as np
+
+        self._bits = np.random.PCG64([seed, zlib.crc32(name.encode())])
+
+    def uniform(self, count: int) -> Array:
+        """Return `count` float64 numbers in [0, 1), multiples of 2**-53."""
+        import numpy as np
+
+        raw = self._bits.random_raw(count) if count else np.zeros(0, np.uint64)
+        return np.asarray((raw >> np.uint64(11)) * 2.0**-53)
+
+    def below(self, count: int, high: int) -> Array:
+        """Return `count` integers in [0, high)."""
+        import numpy as np
+
+        raw = self._bits.random_raw(count) if count else np.zeros(0, np.uint64)
+        return np.asarray(raw % np.uint64(high))
+
+
+def _draw(
+    info: TensorInfo,
+    stream: _Stream,
+    batch: int,
+    size: int,
+    ranges: Mapping[str, tuple[float, float]],
+    words: Sequence[str | bytes],
+    int_high: int | None,
+) -> Array:
+    shape = shape_of(info, batch, size)
+    count = math.prod(shape)
+    if count > MAX_DRAWN:
+        raise UsageError(f"input {info.name!r} would have {count:,} elements")
+    what = kind(info.dtype)
+    if what == "string":
+        flat = _texts(stream, count, words)
+    elif what == "float":
+        flat = _floats(info, stream, count, ranges.get(info.name))
+    elif what in ("int", "uint"):
+        flat = _integers(info, stream, count, ranges.get(info.name), int_high)
+    elif what == "bool":
+        flat = stream.below(count, 2).astype(bool)
+    elif what == "complex":
+        flat = (_normal(stream, count) + 1j * _normal(stream, count)).astype(info.dtype)
+    else:
+        raise UsageError(
+            f"cannot make up a value of dtype {info.dtype} for input {info.name!r}",
+            hint="give one with --inputs",
+        )
+    return flat.reshape(shape)
+
+
+def shape_of(info: TensorInfo, batch: int, size: int) -> tuple[int, ...]:
+    """Return the shape to draw: a tensor of unknown rank is (batch, size), text (batch,)."""
+    if info.shape is None:
+        return (batch,) if info.dtype == "string" else (batch, size)
+    return tuple(
+        n if n is not None else batch if axis == 0 else size for axis, n in enumerate(info.shape)
+    )
+
+
+def _normal(stream: _Stream, count: int) -> Array:
+    """Return numbers of mean 0 and variance 1: sums, products by a constant; no transcendentals."""
+    total = stream.uniform(count)
+    for _ in range(3):
+        total = total + stream.uniform(count)
+    return (total - 2.0) * 1.7320508075688772
+
+
+def _floats(
+    info: TensorInfo, stream: _Stream, count: int, limits: tuple[float, float] | None
+) -> Array:
+    import numpy as np
+
+    if limits is None:
+        values = _normal(stream, count)
+    else:
+        low, high = _checked(info, limits)
+        values = np.clip(low + (high - low) * stream.uniform(count), low, high)
+    return values.astype(numpy_dtype(info.dtype))
+
+
+def _integers(
+    info: TensorInfo,
+    stream: _Stream,
+    count: int,
+    limits: tuple[float, float] | None,
+    int_high: int | None,
+) -> Array:
+    import numpy as np
+
+    dtype = numpy_dtype(info.dtype)
+    if limits is None:
+        low, high = 0, max(1, ATTEMPTS[0][1] if int_high is None else int_high)
+        if dtype.kind in "iu":  # uint8 holds no index of a vocabulary of 1000
+            high = min(high, int(np.iinfo(dtype).max) + 1)
+        else:
+            high = min(high, 2)  # int4, int2
+    else:
+        low, top = (int(value) for value in _checked(info, limits))
+        high = top + 1
+    values = stream.below(count, high - low).astype(np.int64) + low
+    return values.astype(dtype)
+
+
+def _checked(info: TensorInfo, limits: tuple[float, float]) -> tuple[float, float]:
+    import numpy as np
+
+    low, high = limits
+    whole = kind(info.dtype) in ("int", "uint")
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise UsageError(
+            f"the range of {info.name!r} is {low} to {high}", hint="write LOWEST:HIGHEST"
+        )
+    if whole:
+        dtype = numpy_dtype(info.dtype)
+        least, most = (
+            (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) if dtype.kind in "iu" else (0, 1)
+        )
+        if low < least or high > most or low != int(low) or high != int(high):
+            raise UsageError(
+                f"the range of {info.name!r} is {low:g} to {high:g}",
+                hint=f"{info.dtype} holds whole numbers from {least} to {most}",
+            )
+    return low, high
+
+
+def _texts(stream: _Stream, count: int, words: Sequence[str | bytes]) -> Array:
+    """Return texts in which as many of the words occur as fit, the first and last among them."""
+    import numpy as np
+
+    known = [word.encode() if isinstance(word, str) else bytes(word) for word in words or _WORDS]
+    texts = list(_choose_texts(count, list(dict.fromkeys(known))))
+    ranks = np.argsort(stream.uniform(count), kind="stable")
+    flat = np.empty(count, object)
+    for text, place in zip(texts, ranks, strict=True):
+        flat[place] = text
+    return flat
+
+
+def _choose_texts(count: int, words: list[bytes]) -> Iterator[bytes]:
+    """Yield `count` texts: the odd ones, single words, then sentences of the words left over."""
+    odd = [UNKNOWN_WORD, b""][: max(0, count - 2)]
+    room = count - len(odd)
+    yield from odd
+    if room >= len(words):
+        for index in range(room):
+            yield words[index % len(words)]
+        return
+    singles = room - room // 2
+    chosen = _spread(len(words), singles)
+    yield from (words[index] for index in chosen)
+    left = [word for index, word in enumerate(words) if index not in set(chosen)]
+    sentences = room - singles
+    step = min(_SENTENCE, -(-len(left) // sentences)) if sentences else 0
+    starts = _spread(max(1, len(left) - step + 1), sentences)
+    starts += [starts[-1]] * (sentences - len(starts)) if starts else []
+    yield from (b" ".join(left[start : start + step]) for start in starts)
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """Return `count` numbers below `size` (fewer if there are fewer), the last among them."""
+    count = min(size, count)
+    if count == 1:
+        return [size - 1]
+    return [index * (size - 1) // (count - 1) for index in range(count)]
+
+
+# --- values that a user gives ---------------------------------------------------------------------
+
+
+def fit_inputs(arrays: Mapping[str, Any], inputs: Sequence[TensorInfo]) -> dict[str, Array]:
+    """Return the arrays in the order and dtypes of `inputs`.
+
+    The name "" stands for the only input.  Numbers are cast where the dtype wanted holds them: a
+    whole number for a float, 64 bits for 32 (floats rounded, integers only if they fit).
+    Raises UsageError naming what is missing, too much, or does not fit.
+    """
+    from ckptkit._arrays import as_array
+
+    given = {name: as_array(value) for name, value in arrays.items()}
+    names = [info.name for info in inputs]
+    if set(given) == {""} and len(names) == 1:
+        given = {names[0]: given[""]}
+    missing = [name for name in names if name not in given]
+    unknown = [name for name in given if name not in names]
+    if missing or unknown:
+        said = [f"no value for {', '.join(missing)}"] if missing else []
+        said += [f"no input is called {', '.join(map(repr, unknown))}"] if unknown else []
+        raise UsageError("; ".join(said), hint=f"inputs: {', '.join(names) or 'none'}")
+    return {info.name: _fitted(info, given[info.name]) for info in inputs}
+
+
+def _fitted(info: TensorInfo, array: Array) -> Array:
+    if info.shape is not None:
+        fits = len(info.shape) == array.ndim and all(
+            n is None or n == m for n, m in zip(info.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise UsageError(
+                f"input {info.name!r} has shape {list(array.shape)}", hint=f"wanted: {info.text}"
+            )
+    if (info.dtype == "string") != (array.dtype == object):
+        raise UsageError(
+            f"input {info.name!r} holds {array.dtype.name}", hint=f"wanted: {info.text}"
+        )
+    return array if info.dtype == "string" else _cast(info, array)
+
+
+def _cast(info: TensorInfo, array: Array) -> Array:
+    import numpy as np
+
+    from ckptkit.dtypes import dtype_of_numpy
+
+    wanted = numpy_dtype(info.dtype)
+    if array.dtype == wanted:
+        return array
+    kinds = kind(dtype_of_numpy(array.dtype)), kind(info.dtype)
+    rank = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
+    with np.errstate(all="ignore"):
+        if rank[kinds[0]] > rank[kinds[1]]:
+            good = False
+        else:
+            cast = array.astype(wanted)
+            good = (
+                np.array_equal(np.isfinite(cast), np.isfinite(array))
+                if kinds[1] in ("float", "complex")
+                else np.array_equal(cast.astype(array.dtype), array)
+                and np.array_equal(cast < 0, array < 0)
+            )
+    if not good:
+        raise UsageError(
+            f"input {info.name!r} holds {array.dtype.name} that {info.dtype} cannot",
+            hint=f"wanted: {info.text}",
+        )
+    return cast
