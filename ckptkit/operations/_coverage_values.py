@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ckptkit.operations._verify_findings import Finding
@@ -71,6 +71,7 @@ class Coverage:
     by: what restored ("TensorFlow", or "ckptkit" where a file gives the structure).
     error: what the restore raised, in its words.  extra: findings beside the variables'.
     compared: whether the restored bytes were compared with the file's.
+    asserts: what the runtime's own assertions say: "" where one passed.
     """
 
     path: str
@@ -79,6 +80,7 @@ class Coverage:
     error: str = ""
     extra: tuple[Finding, ...] = ()
     compared: bool = True
+    asserts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -143,6 +145,7 @@ class Coverage:
             "by": self.by,
             "error": self.error,
             "compared": self.compared,
+            "asserts": dict(self.asserts),
             "counts": {"total": self.total, **self.counts},
             "variables": [item.to_json() for item in self.variables],
         }

@@ -9,7 +9,7 @@ bytes of the others must be those of their tensor in the file, read by this pack
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -44,15 +44,18 @@ def coverage(
     *,
     error: str = "",
     rules: Sequence[Rule] = (),
+    asserts: Mapping[str, str] | None = None,
 ) -> Coverage:
     """Return what became of every variable.
 
     file: what was restored.  restored: a bundle of all variables of the model and its optimizer
     after the restore, every weight below `HOLDER` too.  is_marked: tells an unrestored variable.
     error: what the restore raised.  rules: names of the file to names of the model.
+    asserts: what the runtime's own assertions say: "" where one passed.
     Raises what reading the two raises (ChecksumError, TruncatedError, FormatError).
     """
-    return _Cover(file, restored, is_marked, rules).coverage(error)
+    found = _Cover(file, restored, is_marked, rules).coverage(error)
+    return replace(found, asserts=dict(asserts or {}))
 
 
 def structure_coverage(
@@ -127,7 +130,7 @@ class _Cover:
         ordered = self._judged(ordered, bool(error))
         found = [*ordered, *self._unused(ordered)]
         explained = any(item.status in ("shape", "dtype") for item in found)
-        extra = ()
+        extra: tuple[Finding, ...] = ()
         if error and not explained:
             extra = (Finding("error", "restore.raised", str(self.file.path), error),)
         return Coverage(

@@ -1,0 +1,102 @@
+"""Options of the commands that run models, and where their reports go."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """Bytes, as 500MB or 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", str(value).strip(), re.IGNORECASE)
+        size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
+        if not size:
+            self.fail(f"{value!r} is no size; write 4GB or 4GiB.", param, ctx)
+        return size
+
+
+def model_options(function: F) -> F:
+    """Add what says how a subject is built and run."""
+    for option in (
+        click.option(
+            "--max-memory",
+            "max_rss_bytes",
+            type=Size(),
+            metavar="SIZE",
+            help="End a run whose resident memory grows above 4GB, ...",
+        ),
+        click.option(
+            "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for one run."
+        ),
+        click.option(
+            "--import",
+            "imports",
+            multiple=True,
+            metavar="MODULE",
+            help="Import this module or file.py first: it defines custom classes.",
+        ),
+        click.option("--signature", metavar="NAME", help="Which signature of a SavedModel."),
+        click.option(
+            "--map",
+            "rules",
+            multiple=True,
+            metavar="RE=>REPL",
+            help="Rename tensors of a checkpoint before they go into --like.",
+        ),
+        click.option(
+            "--like",
+            metavar="PATH",
+            help="Put the checkpoint into the structure of this SavedModel or .keras file.",
+        ),
+        click.option(
+            "--model",
+            metavar="MODULE:CALLABLE[?JSON]",
+            help="Restore the checkpoint into the model that this code builds.  "
+            "Also FILE.py:CALLABLE.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def input_options(function: F) -> F:
+    """Add what says what a model is given."""
+    for option in (
+        click.option(
+            "--range",
+            "ranges",
+            multiple=True,
+            metavar="NAME=LOW:HIGH",
+            help="Draw this input uniformly from here to there: image=0:255.",
+        ),
+        click.option("--seed", type=int, default=20, help="Of drawn inputs.  [default: 20]"),
+        click.option(
+            "--inputs",
+            multiple=True,
+            metavar="FILE",
+            help="Inputs by name (.npz; .npy for a model with one); each file is a case.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Write lines to a file, whole or not at all."""
+    from ckptkit._atomic import replacing
+
+    with replacing(Path(path), overwrite=True) as beside, beside.open("w", encoding="utf-8") as f:
+        f.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,99 @@
+"""`ckptkit check`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptkit.commands._options import echo_lines
+from ckptkit.commands._running import input_options, model_options, write_lines
+from ckptkit.reports import check_text
+
+
+@click.command("check")
+@click.argument("subject")
+@click.option(
+    "--on",
+    multiple=True,
+    default=["CPU:0"],
+    metavar="RUNNER",
+    help="Where to run: CPU:0, GPU:0, xla:CPU:0, mirrored:CPUx2; then ,threads=N ,deterministic "
+    ",tf32 ,eager.  Repeatable.  [default: CPU:0]",
+)
+@click.option("--against", metavar="MODEL", help="Hold the outputs against this model's.")
+@click.option("--golden", metavar="DIR", help="Hold them against what `ckptkit record` wrote.")
+@input_options
+@model_options
+@click.option(
+    "--tolerance",
+    default="auto",
+    metavar="auto|strict|FILE",
+    help="By device and dtype; every bit; or lines 'GLOB rtol=R atol=A'.  [default: auto]",
+)
+@click.option("--rtol", type=float, help="Relative tolerance of all outputs.")
+@click.option("--atol", type=float, help="Absolute tolerance of all outputs.")
+@click.option(
+    "--rename",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="An input or output of the reference is called NEW in SUBJECT.",
+)
+@click.option("--strict", is_flag=True, help="Notes count as findings.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every run: where, with what, how long.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
+@click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
+@click.option(
+    "--format", "fmt", type=click.Choice(check_text.FORMATS), default="table", help="Output format."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
+@click.pass_context
+def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
+    """Run SUBJECT and say whether it computes what it should, and whether all of it was restored.
+
+    SUBJECT is a SavedModel, a .keras file, or a checkpoint with --model or --like.  Without
+    --against and --golden every runner is held against the first, and a checkpoint with one runner
+    is restored: every variable, bit for bit.  Each run is a process of its own.
+
+    \b
+    Examples:
+      ckptkit check run/ckpt-3 --model package.module:build
+      ckptkit check export --on CPU:0 --on xla:CPU:0
+      ckptkit check export-2 --against export-1
+      ckptkit check export --golden golden --on GPU:0 --junit check.xml
+
+    Exit code: 0 the same, 1 differences or findings, 2 could not tell (nothing was compared, or a
+    device or package is not here).
+    """
+    from ckptkit.operations.check import check
+
+    shown = {name: options.pop(name) for name in ("fmt", "output", "junit", "quiet", "verbose")}
+    report = check(subject, **options)
+    if shown["junit"]:
+        write_lines(shown["junit"], check_text.lines(report, "junit"))
+    if shown["fmt"] == "github":
+        _summarise(report)
+    lines = check_text.lines(report, shown["fmt"], verbose=shown["verbose"])
+    if shown["output"]:
+        write_lines(shown["output"], lines)
+        click.echo(report.verdict, err=True)
+    elif not shown["quiet"]:
+        echo_lines(lines)
+    ctx.exit(report.exit_code)
+
+
+def _summarise(report: Any) -> None:
+    """Append to the summary of the step, where a workflow runs; the file may hold others' text."""
+    from ckptkit._files import os_error
+    from ckptkit.reports.check_github import summary
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in summary(report))
+    except OSError as error:
+        raise os_error(Path(path), error) from error

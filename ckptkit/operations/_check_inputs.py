@@ -1,0 +1,185 @@
+"""What the models of a check are given: arrays of a file, or arrays drawn from a seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.errors import UsageError
+from ckptkit.interface import Interface
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
+from ckptkit.operations._verify_findings import Finding
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.subjects import Description, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+SEED = 20
+BATCH = 8
+_ENDED = ("run.died", "run.timeout", "run.memory")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where inputs come from.
+
+    files: of arrays, one case each; without any, they are drawn: cases of `batch` examples from
+    `seed`.  ranges: {input: (low, high)}.  signature: None leaves it to the subject.
+    """
+
+    files: Sequence[str | os.PathLike[str]] = ()
+    seed: int = SEED
+    batch: int = BATCH
+    cases: int = 1
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    signature: str | None = None
+
+
+class Prepared(NamedTuple):
+    """Cases by name, in order, where they come from, and the run that has taken them."""
+
+    cases: Mapping[str, Arrays]
+    text: str
+    signature: str
+    interface: Interface
+    run: Run
+
+
+def prepare(
+    runs: Runs, what: Resolved, spec: RunnerSpec, asked: Asked, repeat: int = 1
+) -> Prepared | None:
+    """Make inputs that the subject takes, and run it on them; None where it did not run.
+
+    repeat: how often each case is given (what a model answers twice tells how noisy it is).
+    Sizes and integers that the signature leaves open are tried in turn.
+    Raises UsageError where inputs do not fit, or none could be made up.
+    """
+    description = _description(runs, what, spec, asked)
+    signature = choose_signature(description, asked.signature, str(what.subject))
+    interface = description.interfaces[signature]
+    failures: list[Finding] = []
+    for cases, text in _attempts(asked, interface, description, signature):
+        before = len(runs.ran), len(runs.findings)
+        run = runs.execute(what, spec, list(cases.values()) * repeat, signature)
+        if run is not None:
+            return Prepared(cases, text, signature, interface, run)
+        failures = runs.findings[before[1] :]
+        drawn = not asked.files
+        if not drawn or not failures or any(f.code in _ENDED for f in failures):
+            return None
+        del runs.ran[before[0] :], runs.findings[before[1] :]
+    raise UsageError(
+        f"the model took none of the inputs that were made up: {failures[0].message}",
+        where=str(what.subject),
+        hint="--inputs FILE.npz gives it real ones, --range NAME=LOW:HIGH other numbers",
+    )
+
+
+def choose_signature(description: Description, wanted: str | None, where: str) -> str:
+    """Return the signature that is meant; raises UsageError."""
+    known = ", ".join(description.interfaces) or "none"
+    if wanted is not None:
+        if wanted not in description.interfaces:
+            raise UsageError(f"no signature {wanted!r}", where=where, hint=f"there are: {known}")
+        return wanted
+    if description.default is None:
+        hint = f"--signature NAME, of: {known}" if description.interfaces else "export it with one"
+        raise UsageError("it does not say which signature is meant", where=where, hint=hint)
+    return description.default
+
+
+def _description(runs: Runs, what: Resolved, spec: RunnerSpec, asked: Asked) -> Description:
+    """Return what the subject takes, from its file where that says enough."""
+    found = Description(interfaces_of_file(what.subject))
+    name = asked.signature or found.default
+    interface = found.interfaces.get(name) if name is not None else None
+    if interface is not None and (
+        asked.files or all(info.dtype.startswith(("float", "bfloat")) for info in interface.inputs)
+    ):
+        return found
+    return runs.describe(what.subject, spec)
+
+
+def _attempts(
+    asked: Asked, interface: Interface, description: Description, signature: str
+) -> Iterator[tuple[dict[str, Arrays], str]]:
+    """Yield (cases, text) until one is taken."""
+    from ckptkit._arrays import load_inputs
+    from ckptkit.draw import ATTEMPTS, draw, fit_inputs
+
+    if asked.files:
+        if asked.ranges:
+            raise UsageError("--range is for inputs that are drawn, not for --inputs")
+        paths = [Path(file) for file in asked.files]
+        cases: dict[str, Arrays] = {
+            _stem(path): fit_inputs(load_inputs(path), interface.inputs) for path in paths
+        }
+        if len(cases) < len(paths):
+            raise UsageError("two files of --inputs have one name", hint="rename one")
+        yield cases, f"inputs of {', '.join(map(str, paths))}"
+        return
+    optional = description.optional.get(signature, ())
+    infos = [info for info in interface.inputs if info.name not in optional]
+    unknown = sorted(set(asked.ranges) - {info.name for info in infos})
+    if unknown:
+        names = ", ".join(info.name for info in infos)
+        raise UsageError(f"--range: no input {unknown[0]!r}", hint=f"inputs are {names}")
+    count = f"{asked.cases} x {asked.batch}" if asked.cases > 1 else f"{asked.batch}"
+    text = f"{count} examples drawn from seed {asked.seed}"
+    before: list[dict[str, Arrays]] = []
+    for size, int_high in ATTEMPTS:
+        drawn: dict[str, Arrays] = {}
+        for number in range(asked.cases):
+            drawn[f"drawn{number}" if asked.cases > 1 else "drawn"] = draw(
+                infos,
+                seed=asked.seed + number,
+                batch=asked.batch,
+                size=size,
+                ranges=asked.ranges,
+                words=description.words,
+                int_high=description.int_high or int_high,
+            )
+        if any(_same(drawn, earlier) for earlier in before):
+            continue  # nothing was left open: it would be refused again
+        before.append(drawn)
+        yield drawn, text
+
+
+def _same(one: Mapping[str, Arrays], two: Mapping[str, Arrays]) -> bool:
+    import numpy as np
+
+    return all(
+        np.array_equal(array, two[case][name])
+        for case, arrays in one.items()
+        for name, array in arrays.items()
+    )
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0] or path.name
+
+
+def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return {input: (low, high)} of `NAME=LOW:HIGH`; raises UsageError."""
+    found: dict[str, tuple[float, float]] = {}
+    for text in texts:
+        name, equals, span = text.rpartition("=")
+        low, colon, high = span.partition(":")
+        try:
+            if not (equals and colon and name):
+                raise ValueError
+            found[name] = float(low), float(high)
+            if not found[name][0] < found[name][1] < float("inf"):
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"{text!r} is no range of an input", hint="write --range NAME=0:255"
+            ) from None
+    return found

@@ -1,0 +1,178 @@
+"""Running the subjects of a check: what a child's end means, and where its kernels ran."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit import errors
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.errors import CkptkitError
+from ckptkit.operations._check_subjects import Resolved
+from ckptkit.operations._check_values import Ran, counted
+from ckptkit.operations._coverage_values import Coverage
+from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.coverage import coverage
+from ckptkit.runners._marks import is_marked
+from ckptkit.runners.base import RunnerError
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.subjects import (
+    Description,
+    Limits,
+    RestoreRun,
+    Run,
+    Subject,
+    describe,
+    execute,
+    restore,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+_CAUSES = {"died": "run.died", "timeout": "run.timeout", "memory": "run.memory"}
+
+
+@dataclass
+class Runs:
+    """The children of one check, in order: what each gave, and what there is to say of it.
+
+    options: as `execute` takes them.  scratch: a directory for bundles of restored values.
+    """
+
+    limits: Limits
+    scratch: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ran: list[Ran] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    coverage: Coverage | None = None
+
+    def execute(
+        self,
+        what: Resolved,
+        spec: RunnerSpec,
+        cases: Sequence[Arrays],
+        signature: str | None,
+        *,
+        layers: Sequence[str] = (),
+        quiet: bool = False,
+    ) -> Run | None:
+        """Return the run; None where the child gave nothing, which is then a finding.
+
+        quiet: an extra run, which is no part of the report.
+        Raises RunnerError for a device or package that is not here, CkptkitError for a request
+        that makes no sense.
+        """
+        out = self.scratch / f"restored-{len(self.ran)}"
+        began = time.monotonic()
+        try:
+            run = execute(
+                what.subject,
+                spec,
+                cases,
+                self.limits,
+                signature=signature,
+                layers=tuple(layers),
+                options=self.options,
+                out=out if what.is_checkpoint and what.subject.kind == "code" else None,
+            )
+        except RunnerError as error:
+            if quiet:
+                return None
+            self._refuse(error)
+            self._failed(what.subject, spec, error, began)
+            return None
+        if quiet:
+            return run
+        took = time.monotonic() - began
+        text = str(what.subject)
+        self.ran.append(Ran(text, spec.text, run.environment, run.devices, took, run.skipped))
+        if run.restored is not None:
+            self._cover(what, spec, run.restored)
+        if run.skipped:
+            return None
+        self.findings += placement(text, spec, run.devices)
+        return run
+
+    def describe(self, subject: Subject, spec: RunnerSpec) -> Description:
+        """Return what the subject takes; raises RunnerError."""
+        return describe(subject, spec, self.limits, options=self.options)
+
+    def restore(self, what: Resolved, spec: RunnerSpec) -> None:
+        """Restore the checkpoint without running the model; `coverage` has the result."""
+        began = time.monotonic()
+        try:
+            done = restore(
+                what.subject, spec, self.limits, self.scratch / "restored", options=self.options
+            )
+        except RunnerError as error:
+            self._refuse(error)
+            self._failed(what.subject, spec, error, began)
+            return
+        took = time.monotonic() - began
+        self.ran.append(Ran(str(what.subject), spec.text, done.environment, {}, took))
+        self._cover(what, spec, done)
+
+    def _cover(self, what: Resolved, spec: RunnerSpec, done: RestoreRun) -> None:
+        assert what.file is not None
+        if done.path is None:
+            error = done.error or "the restored values could not be written"
+            self.findings.append(
+                Finding("error", "restore.raised", str(what.subject), f"{spec.text}: {error}")
+            )
+            return
+        restored = open_checkpoint(done.path)
+        found = coverage(what.file, restored, is_marked, error=done.error, asserts=done.verdicts)
+        if self.coverage is None:
+            self.coverage = found
+        elif found.counts != self.coverage.counts:
+            text = f"on {spec.text} another restore: {found.verdict}"
+            self.findings.append(Finding("error", "restore.differs", str(what.subject), text))
+
+    @staticmethod
+    def _refuse(error: RunnerError) -> None:
+        """Raise again what is no verdict: something is missing here, or was asked wrongly."""
+        kind = getattr(errors, error.kind, None)
+        ours = isinstance(kind, type) and issubclass(kind, CkptkitError)
+        if error.kind in ("missing", "signature") or ours:
+            raise error
+
+    def _failed(self, subject: Subject, spec: RunnerSpec, error: RunnerError, began: float) -> None:
+        code = _CAUSES.get(error.kind, "run.failed")
+        text = f"on {spec.text}: {error.message}"
+        self.findings.append(Finding("error", code, str(subject), text, error.hint))
+        took = time.monotonic() - began
+        self.ran.append(Ran(str(subject), spec.text, seconds=took, error=error.message))
+
+
+def placement(
+    subject: str, spec: RunnerSpec, devices: Mapping[str, Mapping[str, int]]
+) -> Iterator[Finding]:
+    """Yield findings where kernels that count did not run on the device that was asked for.
+
+    Light kernels (string lookups, shapes) belong on the CPU and are not counted.
+    """
+    heavy = {device: counts.get("heavy", 0) for device, counts in devices.items()}
+    wanted = {f"{spec.device}:{spec.index}"}
+    if spec.replicas > 1:
+        wanted = {f"{spec.device}:{number}" for number in range(spec.replicas)}
+    ops = {device: counts.get("ops", 0) for device, counts in devices.items()}
+    elsewhere = {device: n for device, n in heavy.items() if n and device not in wanted}
+    if elsewhere:
+        where = ", ".join(f"{counted(n, 'op')} on {device}" for device, n in elsewhere.items())
+        yield Finding(
+            "error",
+            "run.device",
+            subject,
+            f"{spec.text} was asked for, and matrix products ran elsewhere: {where}",
+        )
+    elif spec.device != "CPU" and ops and not any(ops.get(device) for device in wanted):
+        names = ", ".join(ops)
+        yield Finding(
+            "error", "run.device", subject, f"nothing ran on {spec.text}; all of it ran on {names}"
+        )

@@ -1,0 +1,176 @@
+"""What is to be run: a model, code with a checkpoint, or a checkpoint in a model's structure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptkit._align_rules import Rule, parse_rule
+from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.errors import UsageError
+from ckptkit.interface import Interface, TensorInfo
+from ckptkit.operations._convert_plan import MismatchError, Problem
+from ckptkit.operations._coverage_values import Coverage
+from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.convert import convert
+from ckptkit.operations.coverage import structure_coverage
+from ckptkit.runners.subjects import Subject
+from ckptkit.stores.locate import locate
+
+_MODELS = {"saved-model": "saved_model", "keras": "keras"}
+_BY_SUFFIX = {".tflite": "tflite", ".onnx": "onnx"}
+_RESTORED_BY_CODE = ("tensor-bundle", "weights.h5", "keras")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A subject that can be run.
+
+    file: the checkpoint whose values it takes, None for a model that holds its own.
+    coverage: what of the file found a place, where that is known before anything runs.
+    """
+
+    subject: Subject
+    file: Checkpoint | None = None
+    coverage: Coverage | None = None
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return self.file is not None
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a model to run: not where the file does not fit the structure."""
+        return self.coverage is None or self.coverage.ok
+
+
+def resolve(
+    text: str | os.PathLike[str],
+    scratch: Path,
+    *,
+    model: str | None = None,
+    like: str | os.PathLike[str] | None = None,
+    rules: Sequence[str] = (),
+    timeout_s: float = 600.0,
+) -> Resolved:
+    """Return what `text` means.
+
+    scratch: a directory for a model that is made of a checkpoint and LIKE.
+    Raises UsageError where it cannot be run, PathNotFoundError, and what reading it raises.
+    """
+    name = os.fspath(text)
+    if model is not None and like is not None:
+        raise UsageError("--like and --model exclude each other")
+    kind = _BY_SUFFIX.get(Path(name).suffix)
+    if kind is not None and Path(name).is_file():
+        return Resolved(Subject(kind, Path(name), text=name))
+    if _is_code(name) and model is None and like is None:
+        return Resolved(Subject("code", None, name, name))
+    located = locate(name)
+    if located.subtree is not None:
+        raise UsageError(
+            "a whole model is checked, not a part of it",
+            where=name,
+            hint="leave out what follows the #; --signature chooses one of several",
+        )
+    if model is None and like is None:
+        if located.format in _MODELS:
+            return Resolved(Subject(_MODELS[located.format], located.path, text=name))
+        raise UsageError(
+            f"{located.format} holds weights and no model that could be run",
+            where=name,
+            hint="--model package.module:function builds it, --like a SavedModel or .keras file",
+        )
+    file = open_checkpoint(name)
+    for problem in file.problems():
+        raise problem
+    if like is not None:
+        return _in_structure(name, file, os.fspath(like), scratch, rules, timeout_s)
+    assert model is not None
+    if located.format == "saved-model":
+        raise UsageError("a SavedModel is run as it is", where=name, hint="leave out --model")
+    if located.format in _RESTORED_BY_CODE:
+        return Resolved(Subject("code", file.path, model, name), file)
+    made = scratch / "made"
+    convert(name, made, to="saved_model", model=model, weights_only=True, timeout_s=timeout_s)
+    return Resolved(Subject("saved_model", made, text=name), file)
+
+
+def _is_code(name: str) -> bool:
+    head, colon, function = name.partition("?")[0].rpartition(":")
+    return bool(colon and head and function.replace(".", "").isidentifier()) and not (
+        os.path.lexists(name) or "/" in function
+    )
+
+
+# --- a checkpoint in the structure of LIKE --------------------------------------------------------
+
+
+def _in_structure(
+    name: str, file: Checkpoint, like: str, scratch: Path, rules: Sequence[str], timeout_s: float
+) -> Resolved:
+    """Put the values of a checkpoint into another model; a misfit is a coverage with findings."""
+    holder = open_checkpoint(like)
+    kind = _MODELS.get(holder.store.format)
+    if kind is None:
+        raise UsageError(
+            f"--like is {holder.store.format}, which holds no model",
+            where=like,
+            hint="give a SavedModel or a .keras file",
+        )
+    coverage = structure_coverage(file, holder, _rules(rules))
+    made = scratch / ("made.keras" if kind == "keras" else "made")
+    subject = Subject(kind, made, text=name)
+    try:
+        done = convert(
+            name, made, to=kind, like=like, rules=rules, weights_only=True, timeout_s=timeout_s
+        )
+    except MismatchError as error:
+        return Resolved(subject, file, _with(coverage, _problems(coverage, error.problems, name)))
+    failures = done.proof.failures if done.proof is not None else ()
+    found = [Finding("error", "restore.proof", name, failure) for failure in failures]
+    return Resolved(subject, file, _with(coverage, found, compared=not found))
+
+
+def _rules(rules: Sequence[str]) -> list[Rule]:
+    return [parse_rule(rule) for rule in rules]
+
+
+def _with(coverage: Coverage, extra: Sequence[Finding], *, compared: bool = False) -> Coverage:
+    return Coverage(
+        coverage.path, coverage.variables, coverage.by, coverage.error, tuple(extra), compared
+    )
+
+
+def _problems(coverage: Coverage, problems: Sequence[Problem], where: str) -> list[Finding]:
+    """Return the problems that no row of the coverage tells already."""
+    told = {"not restored" if v.severity == "" else v.status for v in coverage.variables}
+    return [
+        Finding("error", f"restore.{problem.kind}", where, problem.message)
+        for problem in problems
+        if problem.kind not in told
+    ]
+
+
+# --- what a SavedModel says of itself -------------------------------------------------------------
+
+
+def interfaces_of_file(subject: Subject) -> dict[str, Interface]:
+    """Return the signatures of a SavedModel as its file tells them; {} for anything else.
+
+    Nothing is run.  An input of integers or strings needs more to be drawn than its dtype.
+    """
+    if subject.kind != "saved_model" or subject.path is None:
+        return {}
+    info = open_checkpoint(subject.path).store.model
+    signatures = info.signatures if info is not None else ()
+    return {
+        signature.key: Interface(
+            tuple(TensorInfo(*item) for item in signature.inputs),
+            tuple(TensorInfo(*item) for item in signature.outputs),
+        )
+        for signature in signatures
+    }

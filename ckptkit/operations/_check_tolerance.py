@@ -1,0 +1,71 @@
+"""How far apart outputs may be in one check: by tier, every bit, by a file, or as told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ckptkit.errors import UsageError
+from ckptkit.operations._tolerances import ToleranceRule, read_tolerances
+from ckptkit.operations._tolerances import tolerance as checked
+from ckptkit.tiers import Tier, Tolerance, tier_of
+
+AUTO, STRICT = "auto", "strict"
+
+
+class Chosen(NamedTuple):
+    """The tolerance of each output, by name and dtype, the tier behind it, and whether noise
+    that was recorded may widen it.
+    """
+
+    tolerance: Callable[[str, str], Tolerance]
+    tier: str
+    takes_noise: bool
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What was asked for: "auto", "strict" or a file of rules; rtol, atol: of all the rest."""
+
+    asked: str | os.PathLike[str] = AUTO
+    rtol: float | None = None
+    atol: float | None = None
+
+    def __post_init__(self) -> None:
+        if self._told and self.asked == STRICT:
+            raise UsageError("--tolerance strict and --rtol or --atol exclude each other")
+        if self._told:
+            checked(self.rtol or 0.0, self.atol or 0.0)
+
+    @property
+    def _told(self) -> bool:
+        return self.rtol is not None or self.atol is not None
+
+    @cached_property
+    def rules(self) -> list[ToleranceRule]:
+        """The rules of the file, if one was given."""
+        return [] if self.asked in (AUTO, STRICT) else read_tolerances(Path(self.asked))
+
+    def choose(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> Chosen:
+        """Return what applies between two environments."""
+        if self.asked == STRICT:
+            return Chosen(lambda _name, _dtype: Tolerance(reason="strict: every bit"), "T0", False)
+        tier = tier_of(one, other)
+        return Chosen(
+            lambda name, dtype: self._of(tier, name, dtype),
+            "" if self._told else tier.name,
+            not self._told,
+        )
+
+    def _of(self, tier: Tier, name: str, dtype: str) -> Tolerance:
+        found = tier.tolerance(name, dtype)
+        if self._told:
+            found = Tolerance(self.rtol or 0.0, self.atol or 0.0, False, "--rtol, --atol")
+        for rule in self.rules:
+            if rule.fits([name]):
+                found = Tolerance(rule.tolerance.rtol, rule.tolerance.atol, False, rule.pattern)
+        return found

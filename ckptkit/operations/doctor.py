@@ -1,0 +1,115 @@
+"""`doctor`: which runtimes and devices are here, with what versions, and what stands in the way."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ckptkit import __version__
+from ckptkit.operations._verify_findings import Finding
+from ckptkit.runners.base import RUNNERS
+from ckptkit.runners.subjects import PROBE_TIMEOUT_S, Probed, probe
+
+SCHEMA = "ckptkit.doctor/1"
+DISTRIBUTION = "ckptkit-tf"
+# What reads files, or runs models, beside the runtimes; by the name of the distribution.
+_PACKAGES = (
+    *("numpy", "ml_dtypes", "google-crc32c", "protobuf", "click", "tabulate", "tqdm"),
+    *("h5py", "cramjam", "tensorflow", "keras", "pytest"),
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is here.
+
+    packages: {distribution: version}, None where it is not installed.  probed: runtimes and devices
+    as child processes found them.  findings: what stands in the way.
+    """
+
+    python: str
+    system: str
+    packages: dict[str, str | None]
+    probed: tuple[Probed, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 fine, 1 something is wrong, 2 no model can be run here."""
+        if any(finding.severity != "note" for finding in self.findings):
+            return 1
+        return 0 if any(not row.why_not for row in self.probed) else 2
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.doctor/1 (docs/json.md)."""
+        return {
+            "schema": SCHEMA,
+            "ckptkit": __version__,
+            "python": self.python,
+            "system": self.system,
+            "packages": self.packages,
+            "runtimes": [
+                {
+                    "runtime": row.runtime,
+                    "device": row.device or None,
+                    "name": row.name,
+                    "versions": dict(row.versions),
+                    "why_not": row.why_not,
+                }
+                for row in self.probed
+            ],
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def doctor(timeout_s: float = PROBE_TIMEOUT_S) -> Diagnosis:
+    """Look at this machine; each runtime is imported in a child process of its own."""
+    packages = {name: _version(name) for name in _PACKAGES}
+    probed = probe(timeout_s)
+    findings = (*_clashes(), *_runtimes(probed))
+    python = f"{platform.python_version()} at {sys.executable}"
+    return Diagnosis(python, platform.platform(), packages, probed, findings)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _clashes() -> Iterator[Finding]:
+    """Yield other distributions that own the import name or the command `ckptkit`.
+
+    On the package index the name `ckptkit` belongs to a tool for PyTorch.
+    """
+    owners: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        points = {(p.group, p.name) for p in distribution.entry_points}
+        top = (distribution.read_text("top_level.txt") or "").split()
+        if ("console_scripts", "ckptkit") in points or "ckptkit" in top:
+            owners.add(name)
+        elif name.lower() == "ckptkit":
+            owners.add(name)
+    for name in sorted(owners - {DISTRIBUTION}):
+        yield Finding(
+            "error",
+            "name.clash",
+            name,
+            "another package of the import name and command ckptkit is installed",
+            f"pip uninstall {name} and then pip install --force-reinstall {DISTRIBUTION}",
+        )
+
+
+def _runtimes(probed: tuple[Probed, ...]) -> Iterator[Finding]:
+    for row in probed:
+        if row.why_not:
+            extra = RUNNERS[row.runtime].extra
+            hint = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else ""
+            hint = "" if hint in row.why_not else hint
+            yield Finding("note", "runtime.missing", row.runtime, row.why_not, hint)
