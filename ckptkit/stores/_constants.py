@@ -1,0 +1,132 @@
+"""The constants of a SavedModel's graph as values: what restoring variables cannot change.
+
+A TensorProto keeps its elements as `tensor_content` (little-endian bytes), or in the list of its
+dtype, where the last element stands for all that follow it and an empty list for zeros.
+Sources: tensorflow/core/framework/{tensor,types}.proto, tensorflow/core/framework/tensor.cc.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
+from ckptkit.stores._donor import LARGE_CONSTANT
+from ckptkit.stores._schema import parse
+from ckptkit.stores.saved_model import MODEL_FILE, SavedModel
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+MAX_CONSTANT = 1 << 28  # bytes of one; a graph is at most 2 GiB, and zeros may stand for more
+_OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
+_LISTS = {
+    "float32": "float_val",
+    "float64": "double_val",
+    "int64": "int64_val",
+    "bool": "bool_val",
+    "complex64": "scomplex_val",
+    "complex128": "dcomplex_val",
+    "float16": "half_val",
+    "bfloat16": "half_val",
+    "uint32": "uint32_val",
+    "uint64": "uint64_val",
+}
+
+
+class Value(NamedTuple):
+    """One constant.
+
+    values: in its shape; text as an array of bytes objects.  captured: a function holds it as an
+    object of the model.  large: it is data, not a shape, an axis or an epsilon.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: Array
+    captured: bool
+    large: bool
+
+
+def constant_values(model: SavedModel) -> Iterator[Value]:
+    """Yield the constants that compute something: large or captured ones, and single floats.
+
+    Those that only saving and restoring uses are left out, and those of dtypes that cannot be read.
+    """
+    for meta in model._message.meta_graphs:
+        graph = parse("GraphDef", meta.graph_def, str(model.path / MODEL_FILE))
+        captured = {
+            node.constant.operation
+            for node in meta.object_graph_def.nodes
+            if node.HasField("constant")
+        } | {
+            node.captured_tensor.name.partition(":")[0]
+            for node in meta.object_graph_def.nodes
+            if node.HasField("captured_tensor")
+        }
+        bodies = [node for function in graph.library.function for node in function.node_def]
+        for node in (*graph.node, *bodies):
+            if node.op == "Const":
+                value = _value(node.name, node.attr["value"].tensor, node.name in captured)
+                if value is not None:
+                    yield value
+
+
+def _value(name: str, tensor: Any, captured: bool) -> Value | None:
+    if any(_OF_THE_SAVER in text for text in tensor.string_val):
+        return None
+    dtype = dtype_of_enum(tensor.dtype)
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    size = math.prod(shape)
+    if any(axis < 0 for axis in shape) or size * max(itemsize(dtype), 8) > MAX_CONSTANT:
+        return None
+    text = dtype == "string"
+    if text and size and not tensor.string_val:
+        return None
+    nbytes = tensor.ByteSize() if text else size * itemsize(dtype)
+    large = nbytes >= LARGE_CONSTANT
+    single = size == 1 and dtype in ("float16", "bfloat16", "float32", "float64")
+    trivial = shape == () and not single
+    if not (large or single or (captured and not trivial)):
+        return None
+    values = _text(tensor, size) if text else _numbers(tensor, dtype, size)
+    return (
+        None
+        if values is None
+        else Value(name, dtype, shape, values.reshape(shape), captured, large)
+    )
+
+
+def _text(tensor: Any, size: int) -> Array:
+    import numpy as np
+
+    flat = np.empty(size, object)
+    given = list(tensor.string_val)[:size]
+    for index in range(size):
+        flat[index] = given[min(index, len(given) - 1)]
+    return flat
+
+
+def _numbers(tensor: Any, dtype: str, size: int) -> Array | None:
+    import numpy as np
+
+    if not itemsize(dtype):
+        return None
+    wanted = numpy_dtype(dtype)
+    content = tensor.tensor_content
+    if content:
+        if len(content) != size * wanted.itemsize:
+            return None
+        return np.frombuffer(content, wanted.newbyteorder("<") if wanted.kind in "iufc" else wanted)
+    given = np.asarray(getattr(tensor, _LISTS.get(dtype, "int_val")))
+    if dtype in ("float16", "bfloat16"):
+        given = given.astype(np.uint16).view(wanted)
+    elif wanted.kind == "c":
+        given = given[0::2] + 1j * given[1::2]
+    if given.size > size:
+        return None
+    given = given.astype(wanted)
+    last = given[-1:] if given.size else np.zeros(1, wanted)
+    return np.concatenate([given, np.repeat(last, size - given.size)])
