@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def count_text(count: int, noun: str, plural: str = "") -> str:
+    """Return "1 tensor", "2 tensors", "1,024 tensors"; `plural` where an "s" does not do."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def printable(text: str) -> str:
     """Return `text` with control, format and bidirectional characters escaped.
 

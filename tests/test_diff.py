@@ -824,3 +824,93 @@ def test_safetensors_and_npz_of_one_model_are_the_same(trained: Path, tmp_path: 
     numpy = pytest.importorskip("safetensors.numpy")
     numpy.save_file(arrays, tmp_path / "w.safetensors")
     assert diff(tmp_path / "w.safetensors", trained / "export").same
+
+
+# --- options, names and values of results ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--quick", "--rtol", "1"], ["--quick", "--atol", "1"], ["--structure", "--bitwise"]),
+        *(["--structure", "--cast-ok"], ["--full", "--stat"], ["--only", "added", "--stat"]),
+        *(
+            ["--quiet", "-o", "report"],
+            ["--format", "json", "--full"],
+            ["--format", "csv", "--stat"],
+        ),
+        *(["--format", "html", "--only", "added"], ["--format", "junit", "--label", "x"]),
+        ["--label", "a", "--label", "b", "--label", "c"],
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(pair: Pair, options: list[str]) -> None:
+    files = pair({"w": noise(4)}, {"w": noise(4)})
+    code, out, err = run(*files, *options)
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_a_tolerance_where_no_values_are_compared_is_refused(pair: Pair) -> None:
+    files = pair({"w": noise(4)}, {"w": noise(4)})
+    with pytest.raises(UsageError, match="compares checksums, no values: rtol, cast_ok would do"):
+        diff(*files, mode="quick", rtol=1e-3, cast_ok=True)
+    assert diff(*files, mode="quick").same
+
+
+def test_a_tolerance_pattern_that_fits_nothing_is_warned_about(pair: Pair, tmp_path: Path) -> None:
+    files = pair({"a/kernel": noise(4), "b": noise(2)}, {"a/kernel": noise(4), "b": noise(2)})
+    rules = tmp_path / "tolerances"
+    rules.write_text("*/kernel rtol=1\n*/kernal rtol=1\na/* atol=1\n")
+    result = diff(*files, tolerances=rules)
+    assert result.warnings == ("tolerance of '*/kernal' fits no tensor compared",)
+    assert "warning: tolerance of '*/kernal'" in run(*files, "--tol-file", rules).out
+    assert (
+        "warning: tolerance of '*/kernal'"
+        in run(*files, "--tol-file", rules, "--format", "csv").err
+    )
+
+
+def test_names_that_differ_are_both_shown(pair: Pair) -> None:
+    old = {f"net/block_{n}/kernel": noise(3, 4, seed=n) for n in range(4)} | {"head": noise(2)}
+    new = {f"model/stage_{n}/kernel": 2 * noise(3, 4, seed=n) for n in range(4)} | {
+        "head": noise(2) + 1
+    }
+    files = pair(old, new)
+    options = ("--map", "net/block_=>model/stage_")
+    out = run(*files, *options).out
+    assert "net/block_{0-3}/kernel → model/stage_{0-3}/kernel ×4" in out
+    assert "\n~  head  " in out
+    assert "net/block_2/kernel → model/stage_2/kernel" in run(*files, *options, "--full").out
+
+
+def test_labels_stand_for_paths(pair: Pair) -> None:
+    old, new = pair({"w": noise(4)}, {"w": noise(4)})
+    lines = run(old, new, "--label", "before", "--label", "after").out.splitlines()
+    assert lines[:3] == [
+        "--- before  (tensor-bundle, name-based)",
+        "+++ after  (tensor-bundle, name-based)",
+        "1 tensor, 4 elements, 16 B",
+    ]
+    assert f"+++ {new}  (" in run(old, new, "--label", "before").out
+
+
+def test_all_files_of_a_checkpoint_are_one_operand(pair: Pair) -> None:
+    old, new = pair({"w": noise(4)}, {"w": noise(4) + 1})
+    files = [
+        f"{path}{suffix}" for path in (old, new) for suffix in (".data-00000-of-00001", ".index")
+    ]
+    assert run(*files) == run(old, new)
+    code, _out, err = run(*files, "/nowhere")
+    assert code == 2 and "expected OLD and NEW, found 3" in err
+    assert run(*files[:2], files[0])[0] == 2
+    assert run(old, old).code == 0
+
+
+def test_a_result_has_no_truth_value(pair: Pair) -> None:
+    result = diff(*pair({"w": noise(4), "v": noise(2)}, {"w": noise(4) + 1, "v": noise(2)}))
+    with pytest.raises(TypeError, match=r"ask \.same or \.differences"):
+        bool(result)
+    text = repr(result)
+    assert text == str(result)
+    assert text.startswith("<DiffResult different: 1 equal, 1 changed; ")
+    assert len(text) < 400

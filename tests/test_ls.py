@@ -96,7 +96,7 @@ def test_every_form_lists_the_same(layers: Path) -> None:
 
 def test_csv_is_rows_alone(layers: Path) -> None:
     out = run("ls", layers, "--format", "csv").out
-    assert out.splitlines()[0] == "name,dtype,shape,params,bytes,role"
+    assert out.splitlines()[0] == "name,dtype,shape,params,bytes,role,repeats"
     assert len(out.splitlines()) == 14
 
 
@@ -166,7 +166,12 @@ def test_the_table_of_a_saved_model() -> None:
     out = run("ls", EXPORT).out
     assert "signature serving_default(features: float32[?,3]) -> output_0: float32[?,2]" in out
     assert "stored twice: 2 tensors, 32 B wasted" in out
-    assert {row["role"] for row in listed(EXPORT)} == {"weight", "duplicate"}
+    rows = {row["name"]: row for row in listed(EXPORT)}
+    assert {row["role"] for row in rows.values()} == {"weight"}
+    assert rows["_all_variables/0"]["repeats"] == "scores/kernel"
+    assert rows["scores/kernel"]["repeats"] == ""
+    assert re.search(r"(?m)^_all_variables/0 .* weight \(repeats scores/kernel\)$", out)
+    assert "(weight (repeats scores/bias))" in run("ls", EXPORT, "--tree").out
 
 
 def test_an_empty_listing(tmp_path: Path) -> None:
@@ -247,7 +252,8 @@ def test_a_filter_that_leaves_nothing(layers: Path, arguments: list[str]) -> Non
         ["--patterns", "--long"],
         ["--tree", "--format", "csv"],
         ["--colour"],
-        ["more"],
+        ["--no-path", "--format", "json"],
+        ["--no-path", EXPORT],
     ],
 )
 def test_options_that_make_no_sense(layers: Path, arguments: list[str]) -> None:
@@ -256,12 +262,54 @@ def test_options_that_make_no_sense(layers: Path, arguments: list[str]) -> None:
 
 def test_housekeeping_is_hidden_and_counted() -> None:
     out = run("ls", ADAM).out
-    assert "22 tensors (2 hidden; --all shows them)" in out
+    assert "22 tensors (not listed: 2 records of TensorFlow's own, see --all)" in out
     assert "_CHECKPOINTABLE_OBJECT_GRAPH" not in out
     everything = names(ADAM, "--all")
     assert len(everything) == 24
     assert {"save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH"} <= set(everything)
     assert len(document(ADAM)["tensors"]) == 24
+
+
+# --- several operands -----------------------------------------------------------------------------
+
+
+def test_all_files_of_a_checkpoint_are_one_operand() -> None:
+    files = sorted(ADAM.parent.iterdir())
+    assert len(files) == 2
+    one = run("ls", files[0])
+    assert run("ls", *files) == one._replace(out=run("ls", ADAM).out)
+
+
+def test_several_operands_are_listed_in_turn(layers: Path) -> None:
+    both = run("ls", ADAM, layers, EXPORT)
+    assert both.code == 0
+    parts = [f"{path}:\n{run('ls', path).out}" for path in (ADAM, layers, EXPORT)]
+    assert both.out == "\n".join(parts)
+    documents = json.loads(run("ls", ADAM, layers, "--format", "json").out)
+    assert documents == [document(ADAM), document(layers)]
+    rows = listed(ADAM, layers)
+    assert [row.pop("path") for row in rows] == [str(ADAM)] * 22 + [str(layers)] * 13
+    assert rows == listed(ADAM) + listed(layers)
+    assert run("ls", ADAM, layers, "--format", "markdown").out.count("\n## ") == 1
+    trees = run("ls", ADAM, layers, "--tree", "--depth", "1").out
+    assert trees == "\n".join(run("ls", p, "--tree", "--depth", "1").out for p in (ADAM, layers))
+
+
+@pytest.mark.parametrize("fmt", ["table", "json", "csv", "markdown"])
+def test_an_operand_that_is_wrong_does_not_hide_the_others(layers: Path, fmt: str) -> None:
+    result = run("ls", "/nowhere", layers, "/nor/here", "--format", fmt)
+    assert result.code == 2
+    assert "layer_11/kernel" in result.out
+    assert result.err.count("\n") == 2 and "/nor/here" in result.err
+    if fmt == "json":
+        assert len(json.loads(result.out)) == 1
+
+
+def test_without_the_path(layers: Path) -> None:
+    """What stands in git's textconv must not name a temporary file."""
+    for options in ([], ["--tree"], ["--format", "markdown"]):
+        assert str(layers) in run("ls", layers, *options).out
+        assert str(layers) not in run("ls", layers, *options, "--no-path").out
 
 
 # --- patterns, trees ------------------------------------------------------------------------------

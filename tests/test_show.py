@@ -205,7 +205,7 @@ def test_the_histogram_fits_a_terminal(prefix: Path) -> None:
 
 def test_values_are_all_there_or_counted(prefix: Path) -> None:
     out = run("show", prefix, "cube").out
-    assert "cube[0,0:6,0:6] (36 of 2,400; 2,364 more elements not shown, see --slice):" in out
+    assert "cube[0,0:6,0:6] (36 of 2,400; 2,364 more not shown, see --slice):" in out
     assert "..." not in out
     whole = run("show", prefix, "cube", "--slice", ":").out
     assert "(2,400 of 2,400):" in whole
@@ -442,3 +442,27 @@ def test_a_damaged_tensor_leaves_no_file(prefix: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "v.npy").exists()
     shard.unlink()
     assert "no such file" in refused("show", prefix, "cube")
+
+
+def test_statistics_of_complex_numbers_say_what_they_are_of(tmp_path: Path) -> None:
+    arrays = {"z": np.array([3 + 4j, 6 + 8j], np.complex64), "x": np.array([1.0, 2.0])}
+    prefix = write_bundle(tmp_path / "c", arrays)
+    out = run("show", prefix, "z").out
+    for label, number in (("min", "5"), ("max", "10"), ("mean", "7.5"), ("std", "2.5")):
+        assert re.search(rf"(?m)^{label} +{number}  \(of the moduli\)$", out)
+    assert "moduli" not in run("show", prefix, "x").out
+
+
+def test_one_of_each(tmp_path: Path) -> None:
+    prefix = write_bundle(tmp_path / "c", {"x": np.zeros(1, np.float32)})
+    assert "(1 element, 4 B)" in run("show", prefix, "x").out
+    line = refused("show", prefix, "x", "--slice", "0,0")
+    assert "has 2 axes, the tensor 1" in line
+    wide = write_bundle(tmp_path / "w", {"x": np.zeros((2, 2), np.float32)})
+    assert run("show", wide, "x", "--slice", "0").code == 0
+
+
+def test_all_files_of_a_checkpoint_are_one_path(prefix: Path) -> None:
+    files = sorted(prefix.parent.iterdir())
+    assert run("show", *files, "scalar") == run("show", prefix, "scalar")
+    assert "one PATH and one NAME" in refused("show", prefix, ADAM, "scalar")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 import click
 
-from ckptkit.errors import ReaderGone
+from ckptkit.errors import CkptkitError, ReaderGone
 from ckptkit.names import ROLES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,12 +64,37 @@ def filter_options(function: F) -> F:
     return function
 
 
+def operands(paths: Sequence[str]) -> list[str]:
+    """Return paths without those that mean the same as an earlier one.
+
+    A shell makes `run/ckpt-1*` the index and data files of one checkpoint.  A path that leads
+    nowhere is kept, for whoever opens it to say so.
+    """
+    if len(paths) == 1:
+        return list(paths)
+    from ckptkit.stores.locate import locate
+
+    found: dict[object, str] = {}
+    for path in paths:
+        try:
+            place = locate(path)
+        except CkptkitError:
+            found.setdefault(path, path)
+        else:
+            found.setdefault((place.format, place.path.absolute(), place.subtree), path)
+    return list(found.values())
+
+
 def echo_lines(lines: Iterable[str]) -> None:
     """Print lines to stdout, many at a time; when the reader goes away (`| head`), end quietly."""
+    from ckptkit.reports.text import stand_ins
+
     lines = iter(lines)
+    table = stand_ins(sys.stdout.encoding or "utf-8")
     try:
         while batch := list(islice(lines, 1000)):
-            click.echo("\n".join(batch))
+            text = "\n".join(batch)
+            click.echo(text.translate(table) if table else text)
     except BrokenPipeError as error:
         raise ReaderGone from error  # click would take it for a failure, exit code 1
 

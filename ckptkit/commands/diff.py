@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit.commands._options import CommaList, echo_lines, flat
+from ckptkit._printable import count_text
+from ckptkit.commands._options import CommaList, echo_lines, flat, operands
 from ckptkit.commands._work import progress, threads
 from ckptkit.names import ROLES
 
@@ -21,8 +22,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 
 
 @click.command("diff")
-@click.argument("old")
-@click.argument("new")
+@click.argument("paths", nargs=-1, required=True, metavar="OLD NEW")
 @click.option("--structure", is_flag=True, help="Names, dtypes and shapes only; read no values.")
 @click.option(
     "--quick", is_flag=True, help="Stored checksums instead of values; open no data file."
@@ -51,6 +51,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option("--only", type=CommaList(_ONLY), multiple=True, help=f"Show only {', '.join(_ONLY)}.")
 @click.option("--full", is_flag=True, help="One row per tensor, equal ones too.")
 @click.option("--stat", is_flag=True, help="One row per layer.")
+@click.option("--label", multiple=True, metavar="TEXT", help="What to call OLD; given again, NEW.")
 @click.option("--map", "maps", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing.")
 @click.option(
     "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
@@ -64,7 +65,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
 @click.pass_context
-def command(ctx: click.Context, /, old: str, new: str, **options: Any) -> None:
+def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Compare two sets of weights, tensor by tensor, across formats, names and dtypes.
 
     Values are read, their checksums verified, and compared: an element passes when
@@ -78,8 +79,8 @@ def command(ctx: click.Context, /, old: str, new: str, **options: Any) -> None:
 
     Exit code: 0 the same, 1 different, 2 could not tell.
     """
-    if options["structure"] and options["quick"]:
-        raise click.UsageError("--structure and --quick exclude each other.")
+    _check(options)
+    old, new = _two(paths)
     # set before numpy is imported: threads are for spans of tensors, not for the sums within one
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     result = _compare(old, new, options)
@@ -88,6 +89,38 @@ def command(ctx: click.Context, /, old: str, new: str, **options: Any) -> None:
     if not options["quiet"]:
         _print(result, options)
     ctx.exit(0 if options["exit_zero"] else result.exit_code)
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse options that would be ignored."""
+    fmt = options["fmt"]
+    if options["structure"] and options["quick"]:
+        raise click.UsageError("--structure and --quick exclude each other.")
+    if options["full"] and options["stat"]:
+        raise click.UsageError("--full and --stat exclude each other.")
+    if options["quiet"] and options["output"]:
+        raise click.UsageError("--quiet and --output exclude each other.")
+    for name, formats in (
+        ("full", ("table", "markdown", "csv")),
+        ("only", ("table", "markdown", "csv")),
+        ("stat", ("table", "markdown")),
+        ("label", ("table", "markdown")),
+    ):
+        if options[name] and fmt not in formats:
+            raise click.UsageError(f"--{name} goes with --format {' or '.join(formats)}.")
+    if options["only"] and options["stat"]:
+        raise click.UsageError("--only and --stat exclude each other.")
+    if len(options["label"]) > 2:
+        raise click.UsageError("--label goes at most twice, for OLD and for NEW.")
+
+
+def _two(paths: tuple[str, ...]) -> tuple[str, str]:
+    """Return OLD and NEW, where a shell may have given all files of each."""
+    chosen = operands(paths) if len(paths) > 2 else list(paths)
+    if len(chosen) != 2:
+        found = f"{len(chosen)}: {', '.join(chosen[:4])}{', ...' if len(chosen) > 4 else ''}"
+        raise click.UsageError(f"expected OLD and NEW, found {found}.")
+    return chosen[0], chosen[1]
 
 
 def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
@@ -126,7 +159,7 @@ def _write_map(result: DiffResult, path: Path) -> None:
         if change.old is not None and change.new is not None
     ]
     count = write_rules(path, [pair for pair in names if pair[0] != pair[1]])
-    click.echo(f"{path}: {count} rules", err=True)
+    click.echo(f"{path}: {count_text(count, 'rule')}", err=True)
 
 
 def _print(result: DiffResult, options: dict[str, Any]) -> None:
@@ -150,6 +183,7 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
             full=options["full"],
             stat=options["stat"],
             rich=rich,
+            labels=options["label"],
         )
     if output:
         from ckptkit._atomic import replacing

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from ckptkit.commands._options import echo_lines, echo_problems, filter_options, flat
-from ckptkit.operations.ls import SORTS, ls
+from ckptkit.commands._options import (
+    echo_lines,
+    echo_problems,
+    filter_options,
+    flat,
+    operands,
+)
+from ckptkit.errors import CkptkitError
+from ckptkit.operations.ls import SORTS, Listing, ls
 from ckptkit.reports import listing
 from ckptkit.reports.table import FORMATS
 
 
 @click.command("ls")
-@click.argument("path")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("-l", "--long", "long_", is_flag=True, help="Add key, full name, place, checksum.")
 @click.option("--tree", is_flag=True, help="Group the names into a tree.")
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Levels of the tree to show.")
@@ -22,19 +30,24 @@ from ckptkit.reports.table import FORMATS
     "--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of rows."
 )
 @filter_options
-@click.option("--digest", is_flag=True, help="One digest of the weights, the same in every format.")
+@click.option("--digest", is_flag=True, help="One digest of the weights, not of the format.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Show TensorFlow's own records too.")
+@click.option(
+    "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
+)
 @click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
-def command(path: str, fmt: str, **options: Any) -> int:
+def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 
-    No data file is read (but for --digest), and no TensorFlow is needed.
+    No data file is read (but for --digest), and no TensorFlow is needed.  Of several PATHs, those
+    that belong to one checkpoint (`run/ckpt-3*`) are listed once.
 
     \b
     Examples:
       ckptkit ls run/ckpt-3
       ckptkit ls run/ckpt-3 --role weight --name 'conv*'
       ckptkit ls export/ --format json
+      ckptkit ls *.keras --digest
     """
     if options["depth"] and not options["tree"]:
         raise click.UsageError("--depth needs --tree.")
@@ -42,18 +55,41 @@ def command(path: str, fmt: str, **options: Any) -> int:
         raise click.UsageError("--tree, --patterns and --long exclude each other.")
     if options["tree"] and fmt in ("csv", "markdown"):
         raise click.UsageError(f"--tree has no {fmt} form.")
-    result = ls(
-        path,
-        roles=flat(options["roles"]),
-        names=options["names"],
-        dtypes=flat(options["dtypes"]),
-        sort=options["sort"],
-        everything=options["everything"] or fmt == "json",
-        digest=options["digest"],
-    )
-    layout = "long" if options["long_"] else "patterns" if options["patterns"] else "short"
-    if options["tree"] and fmt != "json":
-        echo_lines(listing.tree(result, options["depth"]))
+    chosen = operands(paths)
+    if not options["with_path"] and (fmt in ("json", "csv") or len(chosen) > 1):
+        raise click.UsageError("--no-path goes with the table of one PATH.")
+    layout = next((name for name in ("tree", "patterns") if options[name]), "short")
+    layout = "long" if options["long_"] else layout
+    problems: list[CkptkitError] = []
+    results = _results(chosen, fmt, options, problems)
+    if len(chosen) > 1:
+        echo_lines(listing.several(results, fmt, layout, options["depth"]))
+    elif options["tree"] and fmt != "json":
+        echo_lines(listing.tree(next(results), options["depth"], with_path=options["with_path"]))
     else:
-        echo_lines(listing.lines(result, fmt, layout))
-    return echo_problems(result.problems)
+        echo_lines(listing.lines(next(results), fmt, layout, with_path=options["with_path"]))
+    return echo_problems(problems)
+
+
+def _results(
+    paths: Sequence[str], fmt: str, options: dict[str, Any], problems: list[CkptkitError]
+) -> Iterator[Listing]:
+    """Yield a listing per path; of several, those that cannot be listed become problems."""
+    for path in paths:
+        try:
+            result = ls(
+                path,
+                roles=flat(options["roles"]),
+                names=options["names"],
+                dtypes=flat(options["dtypes"]),
+                sort=options["sort"],
+                everything=options["everything"] or fmt == "json",
+                digest=options["digest"],
+            )
+        except CkptkitError as error:
+            if len(paths) == 1:
+                raise
+            problems.append(error)
+        else:
+            problems += result.problems
+            yield result

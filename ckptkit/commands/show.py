@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from ckptkit.commands._options import echo_lines
+from ckptkit.commands._options import echo_lines, operands
 
 
 @click.command("show")
-@click.argument("path")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH")
 @click.argument("name")
 @click.option("--slice", "slice_", metavar="SLICE", help="Values to print, as in numpy: 0:2,:,3")
 @click.option(
@@ -24,7 +24,12 @@ from ckptkit.commands._options import echo_lines
     "--format", "fmt", type=click.Choice(("table", "json")), default="table", help="Output format."
 )
 def command(
-    path: str, name: str, slice_: str | None, npy: Path | None, overwrite: bool, fmt: str
+    paths: tuple[str, ...],
+    name: str,
+    slice_: str | None,
+    npy: Path | None,
+    overwrite: bool,
+    fmt: str,
 ) -> None:
     """Show the tensor NAME of PATH: where it lies, its statistics, its values.
 
@@ -40,7 +45,10 @@ def command(
     from ckptkit.operations.show import show
     from ckptkit.reports import tensor
 
-    result = show(path, name, slice=slice_)
+    chosen = operands(paths)
+    if len(chosen) > 1:
+        raise click.UsageError(f"one PATH and one NAME, please; these are {len(chosen)} files.")
+    result = show(chosen[0], name, slice=slice_)
     if npy is not None:
         from ckptkit.operations.npy import write_npy
 

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ckptkit._align_rules import Rule, parse_rule
 from ckptkit.align import Match, Side, align, align_content
@@ -84,9 +84,12 @@ class Change:
         return one.dtype == two.dtype and one.shape == two.shape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiffResult:
     """The comparison of two files.
+
+    It has no truth value, since "is there a difference?" and "are they the same?" are both natural
+    readings: ask `same` or `differences`.
 
     changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
     no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
@@ -100,6 +103,16 @@ class DiffResult:
     changes: tuple[Change, ...]
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a DiffResult is neither true nor false: ask .same or .differences")
+
+    def __repr__(self) -> str:
+        counts = [f"{n} {status}" for status, n in self.counts.items() if n]
+        verdict = "same" if self.same else "different"
+        return (
+            f"<DiffResult {verdict}: {', '.join(counts)}; {self.old.path} against {self.new.path}>"
+        )
 
     @property
     def same(self) -> bool:
@@ -158,11 +171,19 @@ def diff(
     executor: where to do the work, by default here.  progress: called with (bytes of OLD compared,
     bytes in all).
 
-    Raises UsageError when a filter leaves nothing, when rules collide, and when "quick" finds no
-    checksums; and what `ckptkit.open` and the stores raise.
+    Raises UsageError when a filter leaves nothing, when rules collide, when "quick" finds no
+    checksums, and when a tolerance, bitwise or cast_ok is given where no values are compared; and what `ckptkit.open` and the stores raise.
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}", hint=f"one of {', '.join(MODES)}")
+    asked = {"rtol": rtol, "atol": atol, "tolerances": tolerances, "bitwise": bitwise}
+    idle = [name for name, value in {**asked, "cast_ok": cast_ok}.items() if value]
+    if mode != "values" and idle:
+        what = "checksums" if mode == "quick" else "names, dtypes and shapes"
+        raise UsageError(
+            f"mode {mode!r} compares {what}, no values: {', '.join(idle)} would do nothing",
+            hint="leave one of the two out",
+        )
     if not isinstance(tolerances, Sequence) or isinstance(tolerances, str):
         tolerances = read_tolerances(Path(tolerances))
     work = _Diff(
@@ -204,6 +225,7 @@ class _Diff:
         ]
         changes, left_out = _select.select(changes, roles, names, (self.old, self.new), sides)
         warnings = _select.warnings_of(alignment, changes, sides)
+        warnings += self._idle_patterns(changes)
         done = self._compare(changes)
         default, by_name = self.tolerances
         options = {
@@ -219,6 +241,17 @@ class _Diff:
         order = {role: at for at, role in enumerate(ROLES)}
         done.sort(key=lambda change: (order[change.role], natural(change.name)))
         return DiffResult(self.old, self.new, self.mode, options, tuple(done), left_out, warnings)
+
+    def _idle_patterns(self, changes: Iterable[Change]) -> tuple[str, ...]:
+        """Return one warning per tolerance whose pattern fits nothing that is compared."""
+        rules = dict.fromkeys(self.tolerances[1])
+        for change in changes:
+            if not rules:
+                return ()
+            if _has_values(change):
+                names = _names_of(change)
+                rules = {rule: None for rule in rules if not rule.fits(names)}
+        return tuple(f"tolerance of {rule.pattern!r} fits no tensor compared" for rule in rules)
 
     def _tensor(self, side: int, key: str) -> Tensor:
         checkpoint = self.new if side else self.old
@@ -261,17 +294,13 @@ class _Diff:
 
     def _pair(self, change: Change) -> Pair:
         assert change.old is not None and change.new is not None
-        names = (
-            *(change.old.naming.name, change.new.naming.name),
-            *(change.old.spec.key, change.new.spec.key),
-        )
         default, rules = self.tolerances
         return Pair(
             self.old.store,
             change.old.spec.key,
             self.new.store,
             change.new.spec.key,
-            choose(rules, default, names),
+            choose(rules, default, _names_of(change)),
             self.bitwise,
         )
 
@@ -323,6 +352,12 @@ def _has_values(change: Change) -> bool:
         return False
     one, two = change.old.spec, change.new.spec
     return one.shape == two.shape and comparable(one.dtype, two.dtype)
+
+
+def _names_of(change: Change) -> tuple[str, ...]:
+    """Return what a pattern may fit: the names and keys of both sides."""
+    both = [tensor for tensor in (change.old, change.new) if tensor is not None]
+    return (*(tensor.naming.name for tensor in both), *(tensor.spec.key for tensor in both))
 
 
 def _contents(change: Change, comparison: Comparison) -> _hints.Content:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._numbers import json_number
+from ckptkit._printable import count_text
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind, numpy_dtype
@@ -137,7 +138,7 @@ def parse_slice(text: str, shape: Sequence[int]) -> list[Index]:
             raise UsageError(f"slice {text!r}: steps must be positive")
         indices.append(slice(*numbers) if colon else int(start))
     if len(indices) > len(shape):
-        raise UsageError(f"slice {text!r} has {len(indices)} axes, the tensor {len(shape)}")
+        raise UsageError(f"slice {text!r} has {count_text(len(indices), 'axis', 'axes')}, the tensor {len(shape)}")
     for axis, index in enumerate(indices):
         if isinstance(index, int) and not -shape[axis] <= index < shape[axis]:
             raise UsageError(f"slice {text!r}: index {index} leaves axis {axis} of {shape[axis]}")

@@ -13,7 +13,7 @@ from ckptkit.operations.diff import Change, DiffResult
 from ckptkit.operations.select import Tensor
 from ckptkit.reports.listing import pattern
 from ckptkit.reports.table import json_lines, render
-from ckptkit.reports.text import bytes_text, printable, shape_text
+from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
 _COLOURS = {"-": "31", "+": "32", "~": "33", "R": "36", "≈": "2", "=": "2"}
@@ -39,11 +39,12 @@ def lines(
     full: bool = False,
     stat: bool = False,
     rich: bool = False,
+    labels: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield a comparison as "table", "markdown", "csv" or "json".
 
     only: statuses to show.  full: one row per tensor, equal ones too.  stat: one row per layer.
-    rich: colour and bars, for a terminal.
+    rich: colour and bars, for a terminal.  labels: what to call OLD and NEW, in that order.
     """
     if fmt == "json":
         yield from json_lines(result.to_json(), "entries")
@@ -52,7 +53,7 @@ def lines(
     if fmt == "csv":
         yield from render([csv_row(c) for c in shown], _CSV_HEADERS, "csv")
         return
-    yield from _head(result, fmt)
+    yield from _head(result, fmt, labels)
     if stat:
         yield from _stat(result, fmt, rich)
     elif shown:
@@ -86,21 +87,24 @@ def verdict(result: DiffResult) -> str:
     return printable(text)
 
 
-def _head(result: DiffResult, fmt: str) -> Iterator[str]:
+def _head(result: DiffResult, fmt: str, labels: Sequence[str]) -> Iterator[str]:
     bullet = "- " if fmt == "markdown" else ""
-    for mark, side in (("---", result.old), ("+++", result.new)):
-        yield f"{bullet}{mark} {printable(_file_text(side))}"
+    for number, (mark, side) in enumerate((("---", result.old), ("+++", result.new))):
+        label = labels[number] if number < len(labels) else _path_text(side)
+        yield f"{bullet}{mark} {printable(label + _form_text(side))}"
         for note in side.notes:
             yield f"{bullet}    note: {printable(note)}"
     yield f"{bullet}{totals(result)}"
     yield ""
 
 
-def _file_text(checkpoint: Checkpoint) -> str:
+def _path_text(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.path}" + (f"#{checkpoint.subtree}" if checkpoint.subtree else "")
+
+
+def _form_text(checkpoint: Checkpoint) -> str:
     store = checkpoint.store
-    subtree = f"#{checkpoint.subtree}" if checkpoint.subtree else ""
-    style = f", {store.style}" if store.style else ""
-    return f"{store.path}{subtree}  ({store.format}{style})"
+    return f"  ({store.format}, {store.style})" if store.style else f"  ({store.format})"
 
 
 def totals(result: DiffResult) -> str:
@@ -108,16 +112,16 @@ def totals(result: DiffResult) -> str:
     old = [c.old.spec for c in result.changes if c.old]
     new = [c.new.spec for c in result.changes if c.new]
     size = sum(x.nbytes for x in old), sum(x.nbytes for x in new)
-    text = f"{_step(len(old), len(new))} tensors, "
-    text += f"{_step(sum(x.size for x in old), sum(x.size for x in new))} elements, "
+    text = f"{_step(len(old), len(new), 'tensor')}, "
+    text += f"{_step(sum(x.size for x in old), sum(x.size for x in new), 'element')}, "
     if size[0] == size[1]:
         return text + bytes_text(size[0])
     part = f" ({(size[1] - size[0]) / size[0]:+.1%})" if size[0] else ""
     return text + f"{bytes_text(size[0])} → {bytes_text(size[1])}{part}"
 
 
-def _step(one: int, two: int) -> str:
-    return f"{one:,}" if one == two else f"{one:,} → {two:,}"
+def _step(one: int, two: int, noun: str) -> str:
+    return (f"{one:,} → " if one != two else "") + count_text(two, noun)
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -185,14 +189,17 @@ def _up(rtol: float) -> str:
 
 
 def _group_name(group: Sequence[Change]) -> str:
-    """Return what a row calls its changes: `dense{1-2}/kernel ×2`, `old → new`, `*@momentum ×9`."""
+    """Return what a row calls its changes: `dense{1-2}/kernel ×2`, `*@momentum ×9`.
+
+    Where the two files call a tensor differently: `old → new`.
+    """
     first, many = group[0], f" ×{len(group)}" if len(group) > 1 else ""
     names = [c.name for c in group]
     if len({_NUMBER.sub("#", name) for name in names}) > 1:
         return f"*@{first.some.naming.slot}{many}"
     name = pattern(names)
-    if first.status == "renamed":
-        name += f" → {pattern([_new_name(c) for c in group])}"
+    if first.old and first.new and names != (others := [_new_name(c) for c in group]):
+        name += f" → {pattern(others)}"
     role = "" if first.role == "weight" or "@" in name else f" ({first.role})"
     return name + many + role
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ckptkit.operations.ls import Listing, natural
@@ -20,27 +20,96 @@ MAX_TREE_DEPTH = 100  # levels; what is deeper stays one name
 _NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
 
 
-def lines(listing: Listing, fmt: str, layout: str = "short") -> Iterator[str]:
-    """Yield a listing in `fmt`; layout: "short", "long" or "patterns"."""
+def several(
+    listings: Iterable[Listing], fmt: str, layout: str = "short", depth: int | None = None
+) -> Iterator[str]:
+    """Yield several listings, one after the other; options as those of `lines` and `tree`.
+
+    JSON: a list of documents.  CSV: one table, whose first column is the path.
+    """
+    if fmt == "json":
+        yield "["
+        last = None
+        for listing in listings:
+            if last is not None:
+                yield f"{last},"
+                last = None
+            for line in lines(listing, fmt):
+                if last is not None:
+                    yield last
+                last = line
+        if last is not None:
+            yield last
+        yield "]"
+        return
+    for number, listing in enumerate(listings):
+        path = _path_text(listing)
+        if fmt == "csv":
+            yield from _csv_lines(listing, layout, path, headed=number == 0)
+            continue
+        if number:
+            yield ""
+        if layout == "tree":
+            yield from tree(listing, depth)
+        else:
+            yield f"## {printable(path)}" if fmt == "markdown" else f"{printable(path)}:"
+            yield from [""] if fmt == "markdown" else []
+            yield from lines(listing, fmt, layout)
+
+
+def _path_text(listing: Listing) -> str:
+    subtree = listing.checkpoint.subtree
+    return f"{listing.checkpoint.path}" + (f"#{subtree}" if subtree else "")
+
+
+def lines(
+    listing: Listing, fmt: str, layout: str = "short", *, with_path: bool = True
+) -> Iterator[str]:
+    """Yield a listing in `fmt`; layout: "short", "long" or "patterns".
+
+    with_path: whether the footer names the file.
+    """
     if fmt == "json":
         yield from json_lines({**listing.heading(), "tensors": listing.rows()}, "tensors")
         return
+    if fmt == "csv":
+        yield from _csv_lines(listing, layout)
+        return
     headers: tuple[str, ...]
     headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
-    if fmt == "csv":
-        headers = tuple(header.lower().replace(" ", "_") for header in headers)
-    rows = (
-        _pattern_rows(listing.tensors)
-        if layout == "patterns"
-        else [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
-    )
-    yield from render(rows, headers, fmt, align)
-    if fmt != "csv":
-        yield ""
-        yield from _layers(listing, fmt)
-        bullet = "- " if fmt == "markdown" else ""
-        for line in footer(listing):
-            yield bullet + line
+    yield from render(_rows(listing, layout), headers, fmt, align)
+    yield ""
+    yield from _layers(listing, fmt)
+    bullet = "- " if fmt == "markdown" else ""
+    for line in footer(listing, with_path=with_path):
+        yield bullet + line
+
+
+def _rows(listing: Listing, layout: str) -> list[tuple[object, ...]]:
+    if layout == "patterns":
+        return _pattern_rows(listing.tensors)
+    return [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
+
+
+def _csv_lines(
+    listing: Listing, layout: str, path: str | None = None, *, headed: bool = True
+) -> Iterator[str]:
+    """Yield CSV with plain roles, and what a tensor repeats in a last column of its own."""
+    headers = [h.lower().replace(" ", "_") for h in _LONG_HEADERS[: 12 if layout == "long" else 6]]
+    rows = _rows(listing, layout)
+    if layout != "patterns":
+        rows = [
+            (*row[:5], tensor.naming.role, *row[6:], tensor.naming.duplicate_of or "")
+            for row, tensor in zip(rows, listing.tensors, strict=True)
+        ]
+        headers.append("repeats")
+    if path is not None:
+        headers.insert(0, "path")
+        rows = [(path, *row) for row in rows]
+    table = render(rows, headers, "csv")
+    if not headed:
+        next(table)
+    yield from table
 
 
 def _row(tensor: Tensor) -> tuple[object, ...]:
@@ -51,8 +120,13 @@ def _row(tensor: Tensor) -> tuple[object, ...]:
         shape_text(spec.shape),
         spec.size,
         spec.nbytes,
-        "duplicate" if naming.duplicate_of else naming.role,
+        _role_text(tensor),
     )
+
+
+def _role_text(tensor: Tensor) -> str:
+    role, repeated = tensor.naming.role, tensor.naming.duplicate_of
+    return f"{role} (repeats {repeated})" if repeated else role
 
 
 def _long_row(tensor: Tensor) -> tuple[object, ...]:
@@ -88,7 +162,8 @@ def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
         name = f"{pattern([t.naming.name for t in members])} ×{len(members)}"
         params = sum(t.spec.size for t in members)
         nbytes = sum(t.spec.nbytes for t in members)
-        rows.append((name, first[1], first[2], params, nbytes, first[5]))
+        role = members[0].naming.role + (" (repeated)" if members[0].naming.duplicate_of else "")
+        rows.append((name, first[1], first[2], params, nbytes, role))
     return rows
 
 
@@ -114,7 +189,7 @@ def _range(values: Sequence[int], numbers: Sequence[str]) -> str:
 # --- tree -------------------------------------------------------------------------------------
 
 
-def tree(listing: Listing, depth: int | None) -> Iterator[str]:
+def tree(listing: Listing, depth: int | None, *, with_path: bool = True) -> Iterator[str]:
     """Yield the names as a tree, each branch with its totals; `depth` cuts it off below."""
     root: dict[str, Any] = {}
     for tensor in listing.tensors:
@@ -123,11 +198,12 @@ def tree(listing: Listing, depth: int | None) -> Iterator[str]:
         for part in path:
             branch = branch.setdefault(part + "/", {})
         branch[leaf] = tensor
-    yield printable(f"{listing.checkpoint.path}  {_branch_text(root)}")
+    top = listing.checkpoint.path if with_path else "."
+    yield printable(f"{top}  {_branch_text(root)}")
     yield from _branches(root, "", depth)
     yield ""
     yield from _layers(listing, "table")
-    yield from footer(listing)
+    yield from footer(listing, with_path=with_path)
 
 
 def _branches(branch: dict[str, Any], indent: str, depth: int | None) -> Iterator[str]:
@@ -143,7 +219,7 @@ def _branches(branch: dict[str, Any], indent: str, depth: int | None) -> Iterato
         else:
             yield printable(
                 f"{stem}{name}  {node.spec.dtype} [{shape_text(node.spec.shape)}]"
-                + ("" if node.naming.role == "weight" else f" ({node.naming.role})")
+                + ("" if _role_text(node) == "weight" else f" ({_role_text(node)})")
             )
 
 
@@ -164,13 +240,16 @@ def _leaves(branch: dict[str, Any]) -> Iterator[Tensor]:
 # --- footer -----------------------------------------------------------------------------------
 
 
-def footer(listing: Listing) -> Iterator[str]:
+def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
     """Yield what a person asks next: how much, of what, from whom, and what is odd."""
     store = listing.checkpoint.store
     totals = listing.totals
-    hidden = f" ({listing.hidden} hidden; --all shows them)" if listing.hidden else ""
+    own = ""
+    if listing.hidden:
+        records = count_text(listing.hidden, "record")
+        own = f" (not listed: {records} of TensorFlow's own, see --all)"
     yield (
-        f"{count_text(totals['tensors'], 'tensor')}{hidden}, "
+        f"{count_text(totals['tensors'], 'tensor')}{own}, "
         f"{totals['params']:,} params, {bytes_text(totals['bytes'])}"
     )
     roles = totals["by_role"]
@@ -192,7 +271,8 @@ def footer(listing: Listing) -> Iterator[str]:
         about.append(f"shards {found}/{len(store.shards)}")
     if store.producer:
         about.append(f"written by {printable(store.producer)}")
-    yield f"{printable(str(store.path))}: {', '.join(about)}"
+    path = f"{printable(str(store.path))}: " if with_path else ""
+    yield f"{path}{', '.join(about)}"
     yield from _model_lines(listing)
     if listing.digest:
         yield f"weights {listing.digest}"
@@ -206,8 +286,8 @@ def footer(listing: Listing) -> Iterator[str]:
         )
     if totals["slots_without_variable"] and store.style == "object-based":
         yield (
-            f"warning: {count_text(totals['slots_without_variable'], 'optimizer slot')} belong to "
-            "no variable that could be told: weights may be missing from this file"
+            f"warning: {count_text(totals['slots_without_variable'], 'optimizer slot')} without a "
+            "variable that could be told: weights may be missing from this file"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ckptkit.reports.text import printable
+from ckptkit.reports.text import display_width, printable
 
 FORMATS = ("table", "json", "csv", "markdown")
 
@@ -51,6 +51,9 @@ def _padded(cells: list[list[str]], headers: Sequence[str], align: Sequence[str]
     Importing tabulate takes as long as all the rest of `ls`, and formatting 100,000 rows four
     seconds; so the format that a person waits for is padded here.
     """
+    if not all(cell.isascii() for row in cells for cell in row):
+        yield from _padded_wide(cells, headers, align)
+        return
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     layout = "  ".join(
         f"{{:{'>' if side == 'right' else '<'}{width}}}"
@@ -58,6 +61,21 @@ def _padded(cells: list[list[str]], headers: Sequence[str], align: Sequence[str]
     )
     for row in (headers, *cells):
         yield layout.format(*row).rstrip()
+
+
+def _padded_wide(
+    cells: list[list[str]], headers: Sequence[str], align: Sequence[str]
+) -> Iterator[str]:
+    """Yield the same for cells with letters that take two columns, or none."""
+    rows = [(*headers,), *cells]
+    sizes = [[display_width(cell) for cell in row] for row in rows]
+    widths = [max(column) for column in zip(*sizes, strict=True)]
+    for row, taken in zip(rows, sizes, strict=True):
+        padded = []
+        for cell, side, width, size in zip(row, align, widths, taken, strict=True):
+            space = " " * (width - size)
+            padded.append(space + cell if side == "right" else cell + space)
+        yield "  ".join(padded).rstrip()
 
 
 def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from ckptkit.dtypes import kind
 from ckptkit.operations.show import Shown, Statistics
-from ckptkit.reports.text import bytes_text, printable, shape_text
+from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_STRING = 1000  # bytes of one string
@@ -24,7 +25,7 @@ def lines(shown: Shown) -> Iterator[str]:
     for label, value in _facts(shown):
         yield f"{label:<10} {printable(str(value))}"
     if shown.statistics:
-        yield from _statistics(shown.statistics)
+        yield from _statistics(shown.statistics, kind(shown.spec.dtype) == "complex")
     if shown.values is not None:
         yield ""
         yield from _values(shown)
@@ -48,7 +49,7 @@ def _facts(shown: Shown) -> Iterator[tuple[str, Any]]:
     for slot in shown.slots:
         yield "slot", slot
     yield "dtype", spec.dtype
-    yield "shape", f"{shape_text(spec.shape)}  ({spec.size:,} elements, {bytes_text(spec.nbytes)})"
+    yield "shape", f"{shape_text(spec.shape)}  ({count_text(spec.size, 'element')}, {bytes_text(spec.nbytes)})"
     if spec.shard is not None and spec.offset is not None:
         shard = shown.checkpoint.store.shards[spec.shard]
         yield "stored", f"{shard.name} @ {spec.offset}"
@@ -60,13 +61,14 @@ def _facts(shown: Shown) -> Iterator[tuple[str, Any]]:
         yield "crc32c", f"{spec.crc32c:08x}"
 
 
-def _statistics(stats: Statistics) -> Iterator[str]:
+def _statistics(stats: Statistics, is_complex: bool) -> Iterator[str]:
     if stats.n == 0:
         return
-    yield f"{'min':<10} {stats.minimum:.6g}"
-    yield f"{'max':<10} {stats.maximum:.6g}"
-    yield f"{'mean':<10} {stats.mean:.6g}"
-    yield f"{'std':<10} {stats.std:.6g}"
+    of = "  (of the moduli)" if is_complex else ""
+    yield f"{'min':<10} {stats.minimum:.6g}{of}"
+    yield f"{'max':<10} {stats.maximum:.6g}{of}"
+    yield f"{'mean':<10} {stats.mean:.6g}{of}"
+    yield f"{'std':<10} {stats.std:.6g}{of}"
     yield f"{'zeros':<10} {stats.n_zero:,} ({100 * stats.n_zero / stats.n:.3g}%)"
     yield f"{'nan, inf':<10} {stats.n_nan:,}, {stats.n_inf:,}"
     if stats.bins:
@@ -84,7 +86,7 @@ def _values(shown: Shown) -> Iterator[str]:
     assert values is not None
     rest = shown.spec.size - values.size
     where = f"[{shown.slice_text}]" if shown.slice_text else ""
-    tail = f"; {rest:,} more elements not shown, see --slice" if rest else ""
+    tail = f"; {rest:,} more not shown, see --slice" if rest else ""
     yield f"{printable(shown.naming.name)}{where} ({values.size:,} of {shown.spec.size:,}{tail}):"
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
     if values.dtype == object:

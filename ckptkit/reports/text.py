@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptkit._printable import count_text as count_text
 from ckptkit._printable import printable as printable
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -20,9 +21,39 @@ def bytes_text(nbytes: int) -> str:
     raise AssertionError("unreachable")
 
 
-def count_text(count: int, noun: str) -> str:
-    """Return "1 tensor", "2 tensors", "1,024 tensors"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def display_width(text: str) -> int:
+    """Return how many columns of a terminal `text` takes: East Asian letters take two."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+# What is drawn with letters that not every terminal has, and what stands in for each.
+_DRAWN = {
+    **{"→": "->", "×": "x", "…": "...", "≈": "w", "−": "-"},
+    **{"├": "|", "└": "`", "─": "-", "│": "|"},
+    **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
+    **dict.fromkeys("▏▎▍▌", "-"),
+    **dict.fromkeys("▋▊▉", "="),
+}
+
+
+def stand_ins(encoding: str) -> dict[int, str]:
+    """Return a table for `str.translate` of what the tool draws and `encoding` lacks."""
+    return {ord(letter): text for letter, text in _DRAWN.items() if not _has(encoding, letter)}
+
+
+def _has(encoding: str, letter: str) -> bool:
+    try:
+        letter.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def shape_text(shape: tuple[int | None, ...]) -> str:

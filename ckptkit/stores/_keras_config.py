@@ -134,31 +134,38 @@ def group_names(layers: list[LayerConfig]) -> dict[str, LayerConfig]:
 # --- the list of layers ---------------------------------------------------------------------------
 
 
-def layer_rows(root: LayerConfig, params: Mapping[tuple[str, ...], int]) -> tuple[Layer, ...]:
+Params = Mapping[tuple[str, ...], int | None]
+
+
+def layer_rows(
+    root: LayerConfig, params: Params, names: Mapping[int, str] | None = None
+) -> tuple[Layer, ...]:
     """Return every layer of a model, nested models flattened as `outer/inner`.
 
     params: elements of all weights at or below a layer, by its path (real names, outermost first,
-    without the root).
+    without the root); None where they cannot be told.  names: real names by id of a config's node,
+    for the classes whose config has none; such a layer is else called by its class, in parentheses.
     """
-    return tuple(_rows(root, (), params))
+    return tuple(_rows(root, (), params, names or {}))
 
 
 def _rows(
-    model: LayerConfig, path: tuple[str, ...], params: Mapping[tuple[str, ...], int]
+    model: LayerConfig, path: tuple[str, ...], params: Params, names: Mapping[int, str]
 ) -> Iterator[Layer]:
     layers = layers_of(model)
     shapes = _output_shapes(model, layers)
     for layer in layers:
-        here = (*path, layer.name)
+        name = layer.name or names.get(id(layer.node), "")
+        here = (*path, name or f"({layer.class_name})")
         yield Layer(
             name="/".join(here),
             class_name=layer.class_name,
             output_shape=shapes.get(layer.name),
-            params=params.get(here, 0),
+            params=params.get(here, 0 if name else None),
             flag=flag(layer),
         )
         if layer.kind != "layer":
-            yield from _rows(layer, here, params)
+            yield from _rows(layer, here, params, names)
 
 
 def flag(layer: LayerConfig) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptkit._printable import count_text
 from ckptkit.errors import FormatError
 from ckptkit.stores._h5_store import H5Store, spec_of
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset
@@ -93,7 +94,9 @@ def _model_info(
     custom = custom_classes(config)
     if custom:
         notes.append(f"custom classes, needed to load the model: {', '.join(custom)}")
-    return ModelInfo(assets=assets, layers=layer_rows(config, found.params), notes=tuple(notes))
+    return ModelInfo(
+        assets=assets, layers=layer_rows(config, found.params, found.names), notes=tuple(notes)
+    )
 
 
 def _notes(config: LayerConfig | None, found: Found) -> tuple[str, ...]:
@@ -102,6 +105,7 @@ def _notes(config: LayerConfig | None, found: Found) -> tuple[str, ...]:
         notes.append("no config in the file: names come from its groups alone")
     if found.unnamed:
         notes.append(
-            f"{found.unnamed} layers have no name in the file and are called by their group"
+            f"called by their group, since the file has no name for them: "
+            f"{count_text(found.unnamed, 'layer')}"
         )
     return tuple(notes)

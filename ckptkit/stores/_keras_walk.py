@@ -69,6 +69,7 @@ class Found:
     certain_order: bool = True
     optimizers: list[OptimizerGroup] = field(default_factory=list)
     params: dict[tuple[str, ...], int] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # real name by id of a config's node
     unnamed: int = 0  # layers whose real name is in neither file nor config
 
 
@@ -107,6 +108,8 @@ class _Walk:
         if not name:
             self.found.unnamed += node.first < math.inf
             name = part
+        if config is not None:
+            self.found.names[id(config.node)] = name
         settings: object = config
         if config is None and child is not None and isinstance(above.state, LayerConfig):
             settings = made_config(child, above.state)

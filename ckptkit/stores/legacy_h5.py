@@ -16,12 +16,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ckptkit._printable import count_text
 from ckptkit.errors import FormatError
 from ckptkit.keras_optimizers import optimizer_class
 from ckptkit.stores import _json
 from ckptkit.stores._h5_store import H5Store, spec_of
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
-from ckptkit.stores._keras_config import LayerConfig, as_layer, custom_classes, layer_rows
+from ckptkit.stores._keras_config import (
+    LayerConfig,
+    as_layer,
+    custom_classes,
+    layer_rows,
+    layers_of,
+)
 from ckptkit.stores._zip import whole_file
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
 from ckptkit.stores.hdf5 import scan
@@ -62,7 +69,7 @@ def open_legacy_h5(path: Path) -> H5Store:
     config = _json_attribute(path, tree, "model_config")
     version = tree.groups[""].get("keras_version", attributes.get("keras_version"))
     scope = _root_scope(config, version)
-    variables, params = _weights(path, tree, base, layers, scope)
+    variables, params = _weights(path, tree, base, layers, scope, config)
     variables |= _optimizer(path, tree, variables)
     specs = {key: spec_of(key, d, window, 0) for key, d in tree.datasets.items()}
     stray = [key for key in specs if key not in variables]
@@ -76,7 +83,7 @@ def open_legacy_h5(path: Path) -> H5Store:
         structure=KerasStructure(variables),
         model=_model(config, params),
         producer=f"Keras {version}" if isinstance(version, str) else "Keras 1",
-        notes=(f"{len(stray)} tensors are in no layer's list",) if stray else (),
+        notes=(f"in no layer's list: {count_text(len(stray), 'tensor')}",) if stray else (),
     )
 
 
@@ -101,11 +108,17 @@ def _is_text(item: object) -> bool:
 
 
 def _weights(
-    path: Path, tree: H5Tree, base: str, layers: list[str], scope: tuple[str, ...]
-) -> tuple[dict[str, KerasVariable], dict[tuple[str, ...], int]]:
+    path: Path,
+    tree: H5Tree,
+    base: str,
+    layers: list[str],
+    scope: tuple[str, ...],
+    config: LayerConfig | None,
+) -> tuple[dict[str, KerasVariable], dict[tuple[str, ...], int | None]]:
     """Return the variables that the lists name, and the elements per layer."""
     variables: dict[str, KerasVariable] = {}
-    params: dict[tuple[str, ...], int] = {}
+    params: dict[tuple[str, ...], int | None] = {}
+    nested = {layer.name: layer for layer in layers_of(config)} if config else {}
     for layer in [*layers, TOP_LEVEL]:
         group = f"{base}/{layer}" if base else layer
         if group not in tree.groups:
@@ -118,9 +131,37 @@ def _weights(
             if dataset is None:
                 raise FormatError(str(path), f"{key} is listed but not in the file")
             variables[key] = _variable(layer, name, scope)
-            count = params.get((layer,), 0) if layer != TOP_LEVEL else 0
-            params[(layer,)] = count + dataset.size
+            _count(params, layer, name, dataset.size, nested.get(layer))
     return variables, params
+
+
+def _count(
+    params: dict[tuple[str, ...], int | None],
+    layer: str,
+    name: str,
+    size: int,
+    config: LayerConfig | None,
+) -> None:
+    """Add a weight of `size` elements to its layer, and to the layer within it that it is of.
+
+    A nested model's weights are listed as `dense/kernel:0` or `inner/dense/kernel`; where a name
+    does not say the layer (`kernel`), those of the whole nested model cannot be told.
+    """
+    params[(layer,)] = (params.get((layer,)) or 0) + size
+    scopes = [part for part in name.split("/")[:-1] if part != layer]
+    here: tuple[str, ...] = (layer,)
+    while config is not None and config.kind != "layer":
+        inner = {c.name: c for c in layers_of(config) if c.class_name != "InputLayer"}
+        while scopes and scopes[0] not in inner:
+            scopes.pop(0)
+        if not scopes and len(inner) == 1:  # whose else
+            scopes = list(inner)
+        if not scopes:
+            params.update(dict.fromkeys(((*here, child) for child in inner), None))
+            return
+        config, here = inner[scopes[0]], (*here, scopes.pop(0))
+        if params.get(here, 0) is not None:
+            params[here] = (params.get(here) or 0) + size
 
 
 def _variable(layer: str, name: str, scope: tuple[str, ...]) -> KerasVariable:
@@ -232,7 +273,9 @@ def _json_attribute(
     return as_layer(value)
 
 
-def _model(config: LayerConfig | None, params: dict[tuple[str, ...], int]) -> ModelInfo | None:
+def _model(
+    config: LayerConfig | None, params: dict[tuple[str, ...], int | None]
+) -> ModelInfo | None:
     if config is None:
         return None
     custom = custom_classes(config)
