@@ -108,12 +108,17 @@ def apply_rules(
         used.add(text)
         if wanted in taken:
             raise UsageError(
-                f"rename rules send both {taken[wanted][0]} and {key} to {wanted}",
+                f"rename rules send both {_label(old, taken[wanted][0])} and {_label(old, key)} to "
+                f"{_label(new, wanted)}",
                 hint="make the rules tell them apart",
             )
         taken[wanted] = key, text
     pairs = tuple((key, wanted, text) for wanted, (key, text) in taken.items())
     return RuleMatches(pairs, tuple(rule.text for rule in rules if rule.text not in used))
+
+
+def _label(names: Mapping[str, Sequence[str]], key: str) -> str:
+    return names[key][0] if names[key] else key
 
 
 def _apply(

@@ -70,6 +70,13 @@ _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "np
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(("table", "json")),
+    default="table",
+    help="Output format: json is the receipt, or the plan of a dry run.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write SRC in another form at DST, and prove it: the output is read again and compared.
@@ -104,7 +111,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     sources, lost = _sources(src, options)
     if options["dry_run"]:
         planned = plan(sources, dst, **asked)
-        echo_lines(report.plan_lines(planned))
+        echo_lines(report.plan_lines(planned, options["fmt"]))
         ctx.exit(1 if planned.problems or lost else 0)
     try:
         with threads(options["jobs"]) as executor, progress("proven") as bar:
@@ -114,6 +121,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 overwrite=options["overwrite"],
                 check=not options["no_check"],
                 receipt=options["receipt"],
+                digests=options["fmt"] == "json",
                 executor=executor,
                 progress=bar,
                 **asked,
@@ -121,10 +129,12 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     except MismatchError as error:
         from ckptkit.reports.text import printable
 
+        if options["fmt"] == "json":
+            echo_lines(report.refusal_lines(error))
         for line in error.lines():
             click.echo(f"ckptkit: {printable(line)}", err=True)
         ctx.exit(error.exit_code)
-    echo_lines(report.receipt_lines(done))
+    echo_lines(report.receipt_lines(done, options["fmt"]))
     ctx.exit(done.exit_code or int(lost))
 
 

@@ -24,6 +24,7 @@ class Draft:
 
     like_drop: roles of LIKE that nothing of SRC goes to, beside those that the request drops.
     same_keys: LIKE was made to have the keys of SRC, so that no other evidence is asked for.
+    structure: what LIKE is to the person who asked, for messages; structured: it was used.
     """
 
     src: Sources
@@ -32,6 +33,8 @@ class Draft:
     request: Request
     like_drop: frozenset[str] = frozenset()
     same_keys: bool = False
+    structure: str = "LIKE"
+    structured: bool = False
     fills: list[Fill] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -47,7 +50,8 @@ class Draft:
         """Return the plan; raises UsageError for relaxations and casts that did nothing."""
         for allowance in (self.missing, self.unused, self.renamed):
             allowance.check()
-        self.src.check_casts()
+        by = self.structure if self.structured else ""
+        self.src.check_casts(self.fills, by)
         return Plan(
             tuple(self.src.checkpoints),
             self.like,
@@ -59,6 +63,7 @@ class Draft:
             tuple(self.notes),
             self.graph,
             self.layout,
+            structure=self.structure,
         )
 
     def fill(self, key: str, target: OutTensor, evidence: str) -> None:
@@ -67,9 +72,9 @@ class Draft:
         if fill is not None:
             self.fills.append(fill)
 
-    def problem(self, kind_: str, name: str, message: str) -> None:
-        """Note a reason why the plan is not carried out."""
-        self.problems.append(Problem(kind_, name, message))
+    def problem(self, kind_: str, name: str, message: str, reason: str = "") -> None:
+        """Note why the plan is not carried out; reason: see `Problem`."""
+        self.problems.append(Problem(kind_, name, message, reason))
 
     def writable(self, tensor: Tensor) -> bool:
         """Whether the values can be written at all; if not, they count as unused."""
@@ -83,7 +88,8 @@ class Draft:
         if self.unused.lets_tensor(tensor.spec.key, tensor.naming):
             self.src.skip(tensor, f"{why} (allowed)")
         else:
-            self.problem("unused", tensor.naming.name, f"{tensor.naming.name} of SRC: {why}")
+            name = tensor.naming.name
+            self.problem("unused", name, f"{name} of SRC: {why}", f"of SRC: {why}")
 
 
 def is_text(checkpoint: Checkpoint, key: str) -> bool:

@@ -24,6 +24,7 @@ _STRONG = ("key", "alias", "full name", "name")
 
 def by_like(draft: Draft, like: Checkpoint) -> None:
     """Fill the draft; raises UsageError for rules that paired nothing or collide."""
+    draft.structured = True
     _Matcher(draft, like).run()
 
 
@@ -96,8 +97,8 @@ class _Matcher:
             naming = source.names[match.old]
             if not self.draft.renamed.lets_tensor(match.old, naming):
                 message = (
-                    f"--map sends {naming.name} to {side.names[match.new].name}, although LIKE "
-                    f"has {side.names[there].name} of the same shape"
+                    f"--map sends {naming.name} to {side.names[match.new].name}, although "
+                    f"{self.draft.structure} has {side.names[there].name} of the same shape"
                 )
                 self.draft.problem("renamed", naming.name, message)
 
@@ -122,8 +123,10 @@ class _Matcher:
         if self.draft.missing.lets_tensor(key, naming) or tensor.is_housekeeping:
             return self._kept(key)
         if key not in ambiguous:
-            message = f"{naming.name} of LIKE has no value in SRC"
-            self.draft.problem("missing", naming.name, message)
+            structure = self.draft.structure
+            message = f"{naming.name} of {structure} has no value in SRC"
+            reason = f"of {structure} have no value in SRC"
+            self.draft.problem("missing", naming.name, message, reason)
         return None
 
     def _paired(self, old: str, new: str, evidence: str) -> Fill | None:
@@ -139,7 +142,8 @@ class _Matcher:
             names = source.naming.name, naming.name
             there = "it is" if names[0] == names[1] else f"{names[1]} is"
             message = (
-                f"{names[0]} is {_text(source.spec.shape)} in SRC, {there} {_text(shape)} in LIKE"
+                f"{names[0]} is {_text(source.spec.shape)} in SRC, {there} {_text(shape)} in "
+                f"{self.draft.structure}"
             )
             self.draft.problem("shape", naming.name, message)
             return None
@@ -192,10 +196,10 @@ class _Matcher:
             elif tensor.is_housekeeping:
                 draft.src.skip(tensor, "TensorFlow's own record")
             elif key not in ambiguous:
-                draft.leave(tensor, "LIKE has no place for it")
+                draft.leave(tensor, f"{draft.structure} has no place for it")
         for item in alignment.ambiguous:
             names = describe(draft.src.side.names, item.old), describe(self.like.names, item.new)
-            message = f"{names[0]} of SRC against {names[1]} of LIKE: {item.reason}"
+            message = f"{names[0]} of SRC against {names[1]} of {draft.structure}: {item.reason}"
             draft.problem("ambiguous", names[0], message)
 
 

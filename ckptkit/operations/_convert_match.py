@@ -39,15 +39,18 @@ def make_plan(
     like_drop: frozenset[str] = frozenset(),
     same_keys: bool = False,
     holder: Checkpoint | None = None,
+    structure: str = "LIKE",
 ) -> Plan:
     """Return the plan; its `problems` are for the caller to raise.
 
-    like_drop, same_keys: see `Draft`.  holder: the model whose files (vocabularies) the
+    like_drop, same_keys, structure: see `Draft`.  holder: the model whose files (vocabularies) the
     output will have, where that is not LIKE.
     Raises UsageError for a request that makes no sense: a form that needs LIKE, a relaxation or a
     rule that did nothing.
     """
-    draft = Draft(Sources(sources, request), like, target, request, like_drop, same_keys)
+    if like is None:
+        structure = f"the {target.form} layout of SRC"
+    draft = Draft(Sources(sources, request), like, target, request, like_drop, same_keys, structure)
     layout = _own_layout(draft) if like is None else like
     if layout is not None:
         _check_like(draft, layout)

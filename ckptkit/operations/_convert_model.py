@@ -12,11 +12,12 @@ of a `.weights.h5` of the same model instead, whose keys are SRC's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckptkit._compare_work import extend_values
 from ckptkit.align import Side, align
@@ -30,8 +31,10 @@ from ckptkit.operations._convert_plan import TRAINING_ROLES, Plan, Request
 from ckptkit.operations._convert_proof import Proof, prove
 from ckptkit.operations._convert_target import Target
 from ckptkit.operations._convert_write import write
-from ckptkit.runners import run
+from ckptkit.runners import RunnerError, run
 
+# How Keras 3 and 2 say that a class is not known to them.
+_LACKING = re.compile(r"(?:locate (?:class|function)|[Uu]nknown (?:layer|object|loss)):? '?(\w+)")
 _KERAS = ("keras", "weights.h5", "weights.json")
 
 
@@ -68,7 +71,7 @@ def plan_model(
     by_keras = sources[-1].store.format in _KERAS and sources[-1].subtree is None
     out = scratch / ("structure.weights.h5" if by_keras else "structure")
     asked = {"action": "skeleton", "model": spec, "out": str(out)}
-    result = run("tensorflow", asked, timeout_s=timeout_s, environment=CPU)
+    result = _run(asked, timeout_s, sources[-1] if like is None else like)
     build = Build(spec, open_checkpoint(out), scratch, timeout_s, result["versions"])
     is_own = like is None and spec == str(sources[-1].path)
     holder = sources[-1] if is_own else like
@@ -82,8 +85,29 @@ def plan_model(
         like_drop=serving,
         same_keys=by_keras,
         holder=holder,
+        structure="LIKE" if like is not None else "the model",
     )
     return replace(inner, target=target, request=request, build=build, like=like)
+
+
+def _run(asked: Mapping[str, object], timeout_s: float, archive: Checkpoint) -> dict[str, Any]:
+    """Run the child; where Keras lacks a class of the archive, say so in a line."""
+    try:
+        return run("tensorflow", asked, timeout_s=timeout_s, environment=CPU)
+    except RunnerError as error:
+        message = str(error)
+        lacking = _LACKING.search(message)
+        flagged = archive.store.model.layers if archive.store.model is not None else ()
+        custom = [layer.class_name for layer in flagged if layer.flag == "custom"]
+        if lacking is None and not ("deserialized" in message and custom):
+            raise
+        names = ", ".join(dict.fromkeys(custom or [lacking[1] if lacking else ""]))
+        raise RunnerError(
+            f"the archive holds custom classes, whose code it does not hold: {names}",
+            kind=error.kind,
+            where=str(archive.path),
+            hint="--model package.module:function builds the model with your code",
+        ) from error
 
 
 class Exported(NamedTuple):
@@ -109,7 +133,7 @@ def export(plan: Plan, path: Path, *, compare: bool) -> Exported:
         "root": plan.request.root,
         "compare": compare,
     }
-    result = run("tensorflow", asked, timeout_s=build.timeout_s, environment=CPU)
+    result = _run(asked, build.timeout_s, plan.like or plan.source)
     return Exported(inner, result)
 
 

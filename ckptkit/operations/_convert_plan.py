@@ -86,11 +86,13 @@ class Problem(NamedTuple):
     """A reason why the plan is not carried out.
 
     kind: "missing", "unused", "shape", "dtype", "ambiguous", "renamed", "asset", "stale".
+    reason: what several problems share, said of tensors in the plural; "" where they share none.
     """
 
     kind: str
     name: str
     message: str
+    reason: str = ""
 
 
 _HINTS = {
@@ -111,20 +113,42 @@ class MismatchError(CkptkitError):
     exit_code = 1
 
     def __init__(self, problems: Sequence[Problem], where: str) -> None:
-        parts = []
-        for kind in dict.fromkeys(problem.kind for problem in problems):
-            same = [problem.message for problem in problems if problem.kind == kind]
-            more = f" and {len(same) - _SHOWN} more" if len(same) > _SHOWN else ""
-            parts.append("; ".join(same[:_SHOWN]) + more)
         hint = _HINTS.get(problems[0].kind, "")
-        super().__init__("; ".join(parts), where=where, hint=hint)
+        message = "; ".join("; ".join(texts) for _, texts in _grouped(problems))
+        super().__init__(message, where=where, hint=hint)
         self.problems = tuple(problems)
 
     def lines(self) -> list[str]:
-        """Return one line per problem, and a hint per kind of problem."""
-        found = [f"{problem.kind}: {problem.message}" for problem in self.problems]
+        """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
+        found = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        return found + [f"hint ({kind}): {_HINTS[kind]}" for kind in kinds if kind in _HINTS]
+        found += [f"hint ({kind}): {_HINTS[kind]}" for kind in kinds if kind in _HINTS]
+        if len(self.problems) > len(found):
+            found.append("hint: --dry-run lists all of them")
+        return found
+
+
+def _grouped(problems: Sequence[Problem]) -> list[tuple[str, list[str]]]:
+    """Return (kind, texts), each kind's problems shortened where they are many."""
+    found: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        found.setdefault((problem.kind, problem.reason), []).append(problem)
+    groups = []
+    for (kind, reason), same in found.items():
+        if len(same) <= _SHOWN:
+            texts = [problem.message for problem in same]
+        elif reason:
+            texts = [f"{len(same)} tensors {reason}: {_some([p.name for p in same])}"]
+        else:
+            texts = [problem.message for problem in same[:_SHOWN]]
+            texts[-1] += f" and {len(same) - _SHOWN} more"
+        groups.append((kind, texts))
+    return groups
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,7 @@ class Plan:
     graph: object graph of a checkpoint to be written, serialised.  layout: Keras file or donor
     SavedModel whose structure is taken over.  notes: what a person should know, a sentence each.
     build: the model to be built where the target needs TensorFlow; the fills are then those of its
-    structure.
+    structure.  structure: what gave it, in a word or two.
     """
 
     sources: tuple[Checkpoint, ...]
@@ -148,6 +172,7 @@ class Plan:
     graph: bytes | None = None
     layout: Checkpoint | None = None
     build: Build | None = None
+    structure: str = "LIKE"
 
     @property
     def source(self) -> Checkpoint:
@@ -171,8 +196,10 @@ class Plan:
             raise MismatchError(self.problems, where)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as plain values: `pairs`, `left`, `problems`, `notes`, `bytes`."""
+        """Return the document of schema ckptkit.plan/1 (docs/convert.md)."""
         return {
+            "schema": "ckptkit.plan/1",
+            "ok": not self.problems,
             "to": self.target.form,
             "dst": str(self.target.path),
             "bytes": self.nbytes,

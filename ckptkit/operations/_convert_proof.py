@@ -97,13 +97,14 @@ def _structure(plan: Plan, output: Checkpoint) -> Iterator[str]:
     wanted = {fill.key: fill.tensor for fill in plan.fills}
     found = set(output.specs) - ({OBJECT_GRAPH_KEY} if plan.graph is not None else set())
     for key in sorted(wanted.keys() - found):
-        yield f"{key} was not written"
+        yield f"{wanted[key].name or key} was not written"
     for key in sorted(found - wanted.keys()):
-        yield f"{key} was written and was not asked for"
+        yield f"{output.names[key].name} was written and was not asked for"
     for key in sorted(wanted.keys() & found):
         tensor, spec = wanted[key], output.specs[key]
         if (spec.dtype, spec.shape) != (tensor.dtype, tensor.shape):
-            yield f"{key} is {spec.dtype} {spec.shape}, not {tensor.dtype} {tensor.shape}"
+            name = tensor.name or key
+            yield f"{name} is {spec.dtype} {spec.shape}, not {tensor.dtype} {tensor.shape}"
     if plan.graph is not None:
         graph = b"".join(part[0] for _, part in output.store.blocks(OBJECT_GRAPH_KEY))
         if graph != plan.graph:
@@ -156,12 +157,14 @@ def _losses(plan: Plan, output: Checkpoint, executor: Executor | None) -> dict[s
 
 def _overflows(plan: Plan, losses: Mapping[str, Delta]) -> Iterator[str]:
     """Yield casts that did more than round: to infinity, or to another integer."""
-    whole = {fill.key for fill in plan.fills if kind(fill.tensor.dtype) not in ("float", "complex")}
-    for key, delta in losses.items():
+    for fill in plan.fills:
+        delta = losses.get(fill.key)
+        if delta is None:
+            continue
         if delta.nonfinite:
-            yield f"{key}: {delta.nonfinite:,} finite values became infinite by the cast"
-        elif key in whole and delta.n_diff:
-            yield f"{key}: {delta.n_diff:,} integers became others by the cast"
+            yield f"{fill.name}: {delta.nonfinite:,} finite values became infinite by the cast"
+        elif delta.n_diff and kind(fill.tensor.dtype) not in ("float", "complex"):
+            yield f"{fill.name}: {delta.n_diff:,} integers became others by the cast"
 
 
 def worst_loss(losses: Mapping[str, Delta]) -> dict[str, Any] | None:

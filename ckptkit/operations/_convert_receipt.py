@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ SCHEMA = "ckptkit.convert/1"
 _PACKAGES = ("numpy", "ml_dtypes", "google.protobuf", "h5py")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Receipt:
     """What `convert` did.
 
@@ -45,6 +46,21 @@ class Receipt:
     def ok(self) -> bool:
         """Whether DST was written and nothing speaks against it."""
         return self.proof is None or self.proof.ok
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __repr__(self) -> str:
+        state = "proven" if self.proof is not None else "not proven"
+        if self.proof is not None and not self.ok:
+            state = f"refused by the proof: {len(self.proof.failures)} failures"
+        what = f"{len(self.plan.fills)} tensors, {self.plan.nbytes:,} B"
+        return f"<Receipt: {what} as {self.plan.target.form} at {str(self.path)!r}, {state}>"
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """How many tensors kept the values of LIKE, by role."""
+        return Counter(fill.tensor.role for fill in self.plan.fills if fill.evidence == "kept")
 
     @property
     def exit_code(self) -> int:
@@ -75,6 +91,7 @@ class Receipt:
             "signatures": list(self.signatures),
             "versions": dict(self.versions),
             "left": [item._asdict() for item in plan.skipped],
+            "kept": dict(self.kept),
             "notes": [*plan.notes, *self.notes],
             "tensors": [
                 {

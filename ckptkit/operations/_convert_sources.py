@@ -134,7 +134,8 @@ class Sources:
             casting = f"{origin.spec.dtype}={wanted}"
             if casting not in {str(c) for c in self.request.casts}:
                 message = f"{target.name or target.key} is {wanted}, SRC has {origin.spec.dtype}"
-                problems.append(Problem("dtype", tensor.naming.name, message))
+                reason = f"are {wanted}, SRC has {origin.spec.dtype}"
+                problems.append(Problem("dtype", tensor.naming.name, message, reason))
                 return None
             self.used_casts.add(casting)
             uncast, origin = origin, cast(origin, wanted)
@@ -169,14 +170,20 @@ class Sources:
             parts.append(Origin(checkpoint.store, other))
         return average([*parts, own]), len(self.checkpoints)
 
-    def check_casts(self) -> None:
-        """Raise UsageError for a cast that no tensor needed."""
+    def check_casts(self, fills: Sequence[Fill], structure: str) -> None:
+        """Raise UsageError for a cast that no tensor needed; structure: what fixed the dtypes."""
         for rule in self.request.casts:
-            if str(rule) not in self.used_casts:
-                raise UsageError(
-                    f"--cast {rule} changed nothing: no tensor to be written is {rule.old}",
-                    where=str(self.last.path),
-                )
+            if str(rule) in self.used_casts:
+                continue
+            why, hint = f"no tensor to be written is {rule.old}", ""
+            if any(fill.origin.spec.dtype == rule.old for fill in fills):
+                why = f"no weight, average or slot is {rule.old}"
+                if structure:
+                    why = f"{structure} decides the dtypes, and has {rule.old} too"
+                    hint = f"--like a file that has {rule.new}; safetensors and npz need no --like"
+            raise UsageError(
+                f"--cast {rule} changed nothing: {why}", where=str(self.last.path), hint=hint
+            )
 
 
 def _check_distinct(checkpoints: Sequence[Checkpoint]) -> None:

@@ -48,6 +48,13 @@ class Target(NamedTuple):
         """Whether several safetensors files and their index are asked for by name."""
         return self.form == "safetensors" and self.path.name.endswith(INDEX_SUFFIX)
 
+    def as_set(self) -> Target:
+        """Return the target cut into files: of `x.safetensors` that is its index file."""
+        if self.form != "safetensors" or self.is_set:
+            return self
+        name = self.path.name.removesuffix(".safetensors") + INDEX_SUFFIX
+        return self._replace(path=self.path.with_name(name))
+
     def existing(self) -> list[Path]:
         """Return what lies there already."""
         if self.form == "checkpoint":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,7 @@ def convert(
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
     timeout_s: float = TIMEOUT_S,
+    digests: bool = False,
     **options: Any,
 ) -> Receipt:
     """Write SRC in another form at DST, and prove it.
@@ -63,12 +64,14 @@ def convert(
     by reading it again and comparing it bit for bit with the source, and, where both sides run and
     TensorFlow is installed, by what they compute.  receipt: a JSON file to write, with the sha256
     of every tensor.  executor: where the comparison is done, by default here.  progress: called
-    with (bytes proven, bytes in all).  timeout_s: for each run of a model.
+    with (bytes proven, bytes in all).  timeout_s: for each run of a model.  digests: the result has
+    the sha256 of every tensor and the digests of the sources, as with `receipt`.
 
     Returns a Receipt; when its `ok` is False the proof failed, DST is as it was, and the output is
     at DST.rejected.  Raises MismatchError when SRC and LIKE do not fit (`.problems` says how),
     UsageError, OutputError, and what reading the files raises.
     """
+    _check_options("convert", options)
     asked = _Asked(src, dst, timeout_s=timeout_s, **options)
     target = asked.target
     refuse_existing(target, overwrite)
@@ -78,7 +81,7 @@ def convert(
         planned = asked.plan(scratch.directory)
         planned.check()
         proof = _produce(planned, staged.path, check, timeout_s, executor, progress)
-        done = _describe(planned, staged.path, proof, with_digests=receipt is not None)
+        done = _describe(planned, staged.path, proof, with_digests=digests or receipt is not None)
         if done.ok:
             files = _write.commit(staged, target, overwrite=overwrite)
             done = replace(done, path=target.path, files=files)
@@ -126,6 +129,7 @@ def plan(src: Source | Sequence[Source], dst: str | os.PathLike[str], **options:
     bytes per data file.  allow_missing, allow_unused, allow_renamed: globs that each relax one
     rule; one that relaxes nothing is an error.
     """
+    _check_options("plan", options)
     with tempfile.TemporaryDirectory(prefix="ckptkit-plan-") as scratch:
         return _Asked(src, dst, **options).plan(Path(scratch))
 
@@ -175,8 +179,10 @@ class _Asked:
             tuple(allow_renamed),
         )
         shards = ("checkpoint", "safetensors") if self.model is None else ()
-        if self.request.shard_size is not None and self.target.form not in shards:
-            raise UsageError(f"--shard-size: this {self.target.form} is not cut into shards")
+        if self.request.shard_size is not None:
+            if self.target.form not in shards:
+                raise UsageError(f"--shard-size: this {self.target.form} is not cut into shards")
+            self.target = self.target.as_set()
 
     def plan(self, scratch: Path) -> Plan:
         """Return the plan; scratch: a directory for the structure of a model that is built."""
@@ -186,6 +192,18 @@ class _Asked:
 
         model = _model.Model(self.model, self.like, self.timeout_s)
         return _model.plan_model(self.sources, model, self.target, self.request, scratch)
+
+
+def _check_options(function: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError for a keyword that no option has, as Python does for its own."""
+    known = _Asked.__init__.__kwdefaults__ or {}
+    for name in options:
+        if name not in known:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known, 1)
+            instead = f" (did you mean {close[0]!r}?)" if close else f": it has {', '.join(known)}"
+            raise TypeError(f"{function}() has no keyword argument {name!r}{instead}")
 
 
 def _several(src: Source | Sequence[Source]) -> Sequence[Source]:

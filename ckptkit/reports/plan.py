@@ -6,24 +6,34 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.reports.table import render
+from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 if TYPE_CHECKING:
-    from ckptkit.operations.convert import Plan, Receipt
+    from ckptkit.operations.convert import MismatchError, Plan, Receipt
+
+SCHEMA = "ckptkit.convert/1"
 
 _HEADERS = ("TO", "FROM", "DTYPE", "SHAPE", "BYTES", "ROLE", "BY")
+_THINGS = {"ema": "average", "config": "setting", "other": "other tensor"}
 _ALIGN = ("left", "left", "left", "left", "right", "left", "left")
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
-    """Yield every pair, what is left over, problems, notes, and the bytes to be written."""
+def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
+    """Yield every pair, what is left over, problems, notes, and the bytes to be written.
+
+    fmt: "table" (for people) or "json" (schema ckptkit.plan/1).
+    """
+    if fmt == "json":
+        yield from json_lines(plan.to_json(), "pairs")
+        return
     from ckptkit.dtypes import itemsize
 
+    given = {"kept": f"(value of {plan.structure})", "made": "(new)"}
     rows = [
         (
             fill.key if fill.tensor.name in ("", fill.key) else fill.tensor.name,
-            fill.source.naming.name if fill.source else _GIVEN[fill.evidence],
+            fill.source.naming.name if fill.source else given[fill.evidence],
             fill.cast.replace("=", "→") or fill.tensor.dtype,
             shape_text(fill.tensor.shape),
             f"{fill.tensor.size * itemsize(fill.tensor.dtype) or fill.origin.spec.nbytes:,}",
@@ -50,17 +60,29 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield printable(verdict)
 
 
-_GIVEN = {"kept": "(value of LIKE)", "made": "(new)"}
+def refusal_lines(error: MismatchError) -> Iterator[str]:
+    """Yield the JSON document of a conversion that was refused before anything was written."""
+    problems = [problem._asdict() for problem in error.problems]
+    yield from json_lines({"schema": SCHEMA, "ok": False, "problems": problems}, "problems")
 
 
-def receipt_lines(receipt: Receipt) -> Iterator[str]:
-    """Yield what was written, what was proven, and what a person should know."""
+def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
+    """Yield what was written, what was proven, and what a person should know.
+
+    fmt: "table" (for people) or "json" (the receipt, schema ckptkit.convert/1).
+    """
+    if fmt == "json":
+        yield from json_lines(receipt.to_json(), "tensors")
+        return
     plan, proof = receipt.plan, receipt.proof
     for note in (*plan.notes, *receipt.notes, *receipt.signatures):
         yield f"note: {printable(note)}"
     left = Counter(item.why for item in plan.skipped)
     for why, count in left.items():
         yield f"left behind: {count_text(count, 'tensor')} ({printable(why)})"
+    if receipt.kept:
+        kept = ", ".join(count_text(n, _THINGS.get(r, r)) for r, n in receipt.kept.items())
+        yield printable(f"kept from {plan.structure}: {kept}")
     if proof is None:
         yield printable(f"{receipt.path}: {_size(receipt)} written, not proven (--no-check)")
         return
