@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit import dtypes
+from ckptkit.stores import _hdf5_child
 from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores._zip import Window
 from ckptkit.stores.hdf5 import guard, h5py_module, opened
@@ -36,10 +38,9 @@ def dataset_blocks(
         return
     if not dataset.size:
         return
-    with _dataset(window, dataset) as handle:
-        for start in range(0, dataset.size, max_elements):
-            stop = min(start + max_elements, dataset.size)
-            yield start, _flat(handle, dataset, start, stop)
+    for start in range(0, dataset.size, max_elements):
+        stop = min(start + max_elements, dataset.size)
+        yield start, _by_libhdf5(window, dataset, start, stop)
 
 
 def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Array:
@@ -49,8 +50,7 @@ def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Arra
     if start == stop:
         return np.empty(0, _array_dtype(dataset))
     if dataset.offset is None:
-        with _dataset(window, dataset) as handle:
-            return _flat(handle, dataset, start, stop)
+        return _by_libhdf5(window, dataset, start, stop)
     dtype = _array_dtype(dataset)
     per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
     values = np.empty((stop - start) * per, dtype)
@@ -59,8 +59,27 @@ def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Arra
     return values
 
 
+def _by_libhdf5(window: Window, dataset: H5Dataset, start: int, stop: int) -> Array:
+    """Return elements [start, stop), read in a child."""
+    import numpy as np
+
+    if not sys.executable:
+        with open_dataset(window, dataset) as handle:
+            return read_here(handle, dataset, start, stop)
+    if dataset.dtype == "string":
+        texts = _hdf5_child.read(window, dataset, start, stop, memoryview(b""))
+        result = np.empty(len(texts), object)
+        result[:] = texts
+        return result
+    per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
+    values = np.empty((stop - start) * per, _array_dtype(dataset))
+    _hdf5_child.read(window, dataset, start, stop, memoryview(values.view(np.uint8).data))
+    return values
+
+
 @contextmanager
-def _dataset(window: Window, dataset: H5Dataset) -> Iterator[Any]:
+def open_dataset(window: Window, dataset: H5Dataset) -> Iterator[Any]:
+    """Yield the dataset as libhdf5 has it, opened in this process."""
     h5 = h5py_module()
     with opened(h5, window) as file:
         access = h5.h5p.create(h5.h5p.DATASET_ACCESS)
@@ -130,7 +149,7 @@ def _memory(h5: Any, stored: Any) -> tuple[Any, Any]:
     return kind, h5.h5t.py_create(kind)
 
 
-def _flat(handle: Any, dataset: H5Dataset, start: int, stop: int) -> Array:
+def read_here(handle: Any, dataset: H5Dataset, start: int, stop: int) -> Array:
     """Read elements [start, stop) through libhdf5 (filters, foreign byte order, strings)."""
     import numpy as np
 

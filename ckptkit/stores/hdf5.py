@@ -18,8 +18,8 @@ unfiltered values in native byte order are read around libhdf5, straight from th
 (`_hdf5_values`).
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (the
-HDFGroup/cve_hdf5 list).  What it reports becomes a FormatError here; a crash inside it cannot be
-caught in this process.  Read files from strangers in a process of their own.
+HDFGroup/cve_hdf5 list).  So it reads in a process of its own (`_hdf5_child`): what it reports, and
+its death, becomes a FormatError here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -41,6 +42,7 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from ckptkit.stores import _hdf5_child
 from ckptkit.stores._hdf5_classic import Unusual, root_of, scan_classic
 from ckptkit.stores._hdf5_types import (
     EXPANSION_FLOOR,
@@ -105,7 +107,12 @@ def scan(window: Window) -> H5Tree:
 
 
 def scan_with_libhdf5(window: Window) -> H5Tree:
-    """Return what `scan` does, whatever kind of HDF5 file it is."""
+    """Return what `scan` does, whatever kind of HDF5 file it is; libhdf5 runs in a child."""
+    return _hdf5_child.scan(window) if sys.executable else scan_here(window)
+
+
+def scan_here(window: Window) -> H5Tree:
+    """Return what `scan` does, by libhdf5 in this very process, which it may take down."""
     h5 = h5py_module()
     with opened(h5, window) as file:
         return _Scanner(h5, window).run(file)

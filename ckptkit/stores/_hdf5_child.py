@@ -1,0 +1,222 @@
+"""libhdf5 in a process of its own: how it is asked.  `_hdf5_server` is what runs there.
+
+libhdf5 is a large C library with a long history of memory errors on crafted files (three of the
+156 files of HDFGroup/cve_hdf5 end h5py 3 with a segmentation fault, and the process with it).  So
+it never runs in this process to read a file: a child is asked, and when it dies, that is a
+FormatError like any other.  The child is started when the first file needs it, serves all threads
+one after the other (h5py holds one lock anyway), and is this Python with one fixed program, which
+imports nothing but what ckptkit itself does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from ckptkit import errors
+from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
+from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
+from ckptkit.stores._zip import Member, Window
+
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "from ckptkit.stores._hdf5_server import main; main()"
+)
+SECONDS = 4  # of the processor that a request may take, and one more per megabyte
+_WALL = 20  # times as long by the clock: a machine may be busy
+_MAX_ANSWER = 1 << 31  # bytes
+
+
+def scan(window: Window) -> H5Tree:
+    """Return what libhdf5 sees in a file, checked; raises as `hdf5.scan` does."""
+    request = {"do": "scan", "window": _packed(window)}
+    with _asked(request, window, window.nbytes) as (head, answers):
+        groups, datasets = json.loads(_exactly(answers, head["nbytes"]))
+    return H5Tree(
+        {path: {k: _attribute(v) for k, v in items.items()} for path, items in groups.items()},
+        {dataset.path: dataset for dataset in map(dataset_of, datasets)},
+    )
+
+
+def read(window: Window, dataset: H5Dataset, start: int, stop: int, buffer: Any) -> list[bytes]:
+    """Fill a uint8 buffer with elements [start, stop); strings are returned instead."""
+    request = {
+        "do": "read",
+        "window": _packed(window),
+        "dataset": list(dataset),
+        "start": start,
+        "stop": stop,
+    }
+    cost = window.nbytes if start == 0 else 0
+    if dataset.size:
+        cost += dataset.nbytes * (stop - start) // dataset.size
+    with _asked(request, window, cost) as (head, answers):
+        if "lengths" in head:
+            return [_exactly(answers, length) for length in head["lengths"]]
+        if head["nbytes"] != len(buffer):
+            raise FormatError(str(window.path), f"{dataset.path} is not as long as it was")
+        done = 0
+        while done < len(buffer):
+            count = answers.readinto(buffer[done:])  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError
+            done += count
+    return []
+
+
+# --- what goes over the pipe ----------------------------------------------------------------------
+
+
+def _packed(window: Window) -> list[Any]:
+    member = window.deflated
+    return [str(window.path), window.start, window.nbytes, member and list(member)]
+
+
+def window_of(packed: list[Any]) -> Window:
+    """Return the window that was packed."""
+    path, start, nbytes, member = packed
+    return Window(Path(path), start, nbytes, member and Member(*member))
+
+
+def dataset_of(packed: list[Any]) -> H5Dataset:
+    """Return the dataset that was packed."""
+    path, dtype, shape, nbytes, offset, width = packed
+    return H5Dataset(path, dtype, tuple(shape), nbytes, offset, width)
+
+
+def _attribute(value: Any) -> Attribute:
+    return tuple(map(_attribute, value)) if isinstance(value, list) else value
+
+
+def _exactly(answers: IO[bytes], nbytes: int) -> bytes:
+    if not 0 <= nbytes <= _MAX_ANSWER:
+        raise EOFError
+    data = answers.read(nbytes)
+    if len(data) < nbytes:
+        raise EOFError
+    return data
+
+
+# --- the child ------------------------------------------------------------------------------------
+
+
+class _Child:
+    """The process, of the process that started it; None until it is needed."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.owner = 0
+
+    def running(self) -> subprocess.Popen[bytes]:
+        """Return the process, started anew if it died, or if this is a fork."""
+        if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
+            _require_h5py()
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", PROGRAM, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+            self.owner = os.getpid()
+        return self.process
+
+    def end(self) -> int | None:
+        """End the process; return its exit status."""
+        process, self.process = self.process, None
+        if process is None or self.owner != os.getpid():
+            return None
+        with suppress(OSError):
+            process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError, ValueError):
+                if pipe is not None:
+                    pipe.close()
+        return process.wait()
+
+
+_child = _Child()
+atexit.register(_child.end)
+
+
+def _require_h5py() -> None:
+    from importlib.util import find_spec
+
+    try:
+        found = find_spec("h5py")
+    except ValueError:  # sys.modules says that there is none
+        found = None
+    if found is None:
+        raise MissingDependencyError(
+            "reading .keras, .weights.h5 and .h5 files needs h5py, which is not installed",
+            hint="pip install 'ckptkit-tf[hdf5]'",
+        )
+
+
+@contextmanager
+def _asked(
+    request: dict[str, Any], window: Window, nbytes: int
+) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
+    """Ask, and yield the head of the answer and where its bytes come from; raises its error.
+
+    nbytes: how much the request is about; longer ones may take longer.
+    """
+    seconds = SECONDS + nbytes / 1e6
+    with _child.lock:
+        process = _child.running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(seconds * _WALL + 60, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            process.stdin.write(json.dumps({**request, "seconds": seconds}).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                raise EOFError
+            head = json.loads(line)
+            if "error" not in head:
+                yield head, process.stdout
+        except (EOFError, BrokenPipeError):
+            raise _death(window, seconds, process.wait()) from None
+        except BaseException:  # what is left in the pipe is no answer to the next request
+            _child.end()
+            raise
+        finally:
+            timer.cancel()
+    if "error" in head:
+        raise _error(head)
+
+
+def _death(window: Window, seconds: float, status: int) -> FormatError:
+    _child.end()
+    what = f"ended with exit code {status}"
+    if status < 0:
+        with suppress(ValueError):
+            what = f"was ended by {signal.Signals(-status).name}"
+    if status == -getattr(signal, "SIGXCPU", 0):
+        what = f"took more than {seconds:.0f} s of the processor"
+    return FormatError(
+        str(window.path),
+        f"libhdf5 {what} over it, in a process of its own",
+        hint="the file is damaged or crafted; do not load it with Keras or h5py",
+    )
+
+
+def _error(head: dict[str, Any]) -> CkptkitError:
+    kind = getattr(errors, head["error"], None)
+    assert isinstance(kind, type)
+    assert issubclass(kind, CkptkitError)
+    return errors._rebuild(kind, head["fields"])

@@ -1,0 +1,104 @@
+"""libhdf5 in a process of its own: what runs there.  `_hdf5_child` is the other side.
+
+Requests come as lines of JSON on stdin: {"do": "scan" or "read", "window": ..., "seconds": ...};
+a read also names the dataset and elements [start, stop).  Each is answered by a line of JSON and,
+after it, as many bytes as its "nbytes" says.  seconds: processor time that a request may take; then
+the system ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from ckptkit.errors import CkptkitError, FormatError
+from ckptkit.stores import _hdf5_values, hdf5
+from ckptkit.stores._hdf5_child import dataset_of, window_of
+from ckptkit.stores._hdf5_types import H5Dataset, H5Tree
+from ckptkit.stores._zip import Window
+
+MAX_ADDRESS_SPACE = 6 << 30  # bytes; most of it is never touched
+
+Answer = tuple[dict[str, Any], list[Any]]
+
+
+class _Kept:
+    """The dataset that was read last, kept open: spans of one dataset come one after the other."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.key: tuple[Window, str] | None = None
+        self.handle: Any = None
+
+    def of(self, window: Window, dataset: H5Dataset) -> Any:
+        if self.key != (window, dataset.path):
+            self.close()
+            self.handle = self.stack.enter_context(_hdf5_values.open_dataset(window, dataset))
+            self.key = window, dataset.path
+        return self.handle
+
+    def close(self) -> None:
+        self.key = None
+        self.stack.close()
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    _limit("RLIMIT_CORE", 0)
+    _limit("RLIMIT_AS", MAX_ADDRESS_SPACE)
+    kept = _Kept()
+    for line in sys.stdin.buffer:
+        head, parts = _answer(json.loads(line), kept)
+        out.write(json.dumps(head).encode() + b"\n")
+        for part in parts:
+            out.write(part)
+        out.flush()
+
+
+def _limit(name: str, value: int) -> None:
+    """Lower a limit of this process, where the system has it."""
+    with suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource
+
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (value if hard < 0 else min(value, hard), hard))
+
+
+def _answer(request: dict[str, Any], kept: _Kept) -> Answer:
+    used = sum(os.times()[:2])
+    _limit("RLIMIT_CPU", int(used + request["seconds"]) + 1)
+    window = window_of(request["window"])
+    try:
+        if request["do"] == "scan":
+            kept.close()
+            return _tree(hdf5.scan_here(window))
+        dataset = dataset_of(request["dataset"])
+        handle = kept.of(window, dataset)
+        with hdf5.guard(window.path):
+            values = _hdf5_values.read_here(handle, dataset, request["start"], request["stop"])
+    except CkptkitError as error:
+        kept.close()
+        return {"error": type(error).__name__, "fields": error.__dict__, "nbytes": 0}, []
+    except MemoryError:
+        kept.close()
+        refusal = FormatError(str(window.path), "libhdf5 asks for more memory than it may have")
+        return {"error": "FormatError", "fields": refusal.__dict__, "nbytes": 0}, []
+    if dataset.dtype == "string":
+        texts = values.tolist()
+        lengths = [len(text) for text in texts]
+        return {"nbytes": sum(lengths), "lengths": lengths}, texts
+    import numpy as np
+
+    return {"nbytes": values.nbytes}, [np.ascontiguousarray(values).view(np.uint8).data]
+
+
+def _tree(tree: H5Tree) -> Answer:
+    groups = {path: dict(attributes) for path, attributes in tree.groups.items()}
+    text = json.dumps([groups, [list(dataset) for dataset in tree.datasets.values()]]).encode()
+    return {"nbytes": len(text)}, [text]
