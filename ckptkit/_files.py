@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,9 +93,13 @@ def handle_of(path: Path) -> Handle:
     return _handle(path)
 
 
-def close_handles() -> None:
-    """Close the descriptors that this thread keeps."""
-    _handles.by_path.clear()
+def close_handles(paths: Iterable[Path] | None = None) -> None:
+    """Close the descriptors that this thread keeps, or those of `paths` among them."""
+    if paths is None:
+        _handles.by_path.clear()
+        return
+    for path in paths:
+        _handles.by_path.pop(path, None)
 
 
 def file_size(path: Path) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._files import file_size
+from ckptkit._files import close_handles, file_size
 from ckptkit.errors import (
     CkptkitError,
     PathNotFoundError,
@@ -171,6 +172,26 @@ class Checkpoint(Mapping[str, "Array"]):
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps[spec.shard] = mapped
         return np.frombuffer(mapped, numpy_dtype(spec.dtype), spec.size, spec.offset)
+
+    def close(self) -> None:
+        """Let go of the files (in this thread); arrays that were taken from them stay valid.
+
+        Used again, the checkpoint opens them anew.  `with ckptkit.open(path) as ck:` closes at the
+        end.
+        """
+        store = self.store
+        close_handles([store.path, Path(f"{store.path}.index"), *store.shards])
+        maps = self._maps
+        while maps:
+            _shard, mapped = maps.popitem()
+            with suppress(BufferError):  # a view is in use: the map goes with the last of them
+                mapped.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     def problems(self) -> list[CkptkitError]:
         """Return what can be seen to be wrong without reading data: shards missing or cut short."""

@@ -93,6 +93,22 @@ def test_mistakes_are_one_line(arguments: list[str]) -> None:
     assert all(c.isprintable() for c in line.rstrip("\n"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["lst"], "did you mean ls?"),
+        (["difff", "a", "b"], "did you mean diff?"),
+        (["fixtures", "lits"], "did you mean list?"),
+        (["fixtures", "gan", "x"], "did you mean `ckptkit fixtures make gan DIR`?"),
+        (["fixtures", "functional_cn"], "did you mean functional_cnn?"),
+        (["fixtures", "make", "gam", "x"], "did you mean gan?"),
+        (["fixtures", "make", "zzzz", "x"], "`ckptkit fixtures list` lists them"),
+    ],
+)
+def test_names_that_are_nearly_right(arguments: list[str], hint: str) -> None:
+    assert hint in refused(*arguments)
+
+
 def test_as_a_module_and_as_a_script() -> None:
     done = process("ls", ADAM)
     assert (done.returncode, done.stderr) == (0, "")

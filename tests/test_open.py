@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -224,3 +225,39 @@ def test_a_store_travels_to_another_process(tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "c", {"v": np.arange(10, dtype=np.float64)})
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         assert pool.submit(_sum, ckptkit.open(path).store).result() == 45
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+def open_files() -> list[str]:
+    """Return the files that this process has open or mapped."""
+    fds = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    maps = [line.split(maxsplit=5)[-1].strip() for line in lines]
+    return [*fds, *maps]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_closed_checkpoint_holds_no_file(prefix: Path) -> None:
+    close_handles()
+    here = os.path.realpath(prefix)
+    with ckptkit.open(prefix) as checkpoint:
+        total = float(checkpoint["float32"].sum())
+        assert any(file.startswith(here) for file in open_files())
+    assert not any(file.startswith(here) for file in open_files())
+    assert float(checkpoint["float32"].sum()) == total  # opened anew
+    checkpoint.close()
+    checkpoint.close()
+    assert not any(file.startswith(here) for file in open_files())
+
+
+def test_arrays_outlive_the_checkpoint(prefix: Path) -> None:
+    with ckptkit.open(prefix) as checkpoint:
+        view = checkpoint["float32"]
+    assert same_bits(np.asarray(view), values_of("float32", (4, 3)))
+
+
+def test_an_error_inside_is_not_swallowed(prefix: Path) -> None:
+    with pytest.raises(UnknownTensorError), ckptkit.open(prefix) as checkpoint:
+        checkpoint["nothing"]

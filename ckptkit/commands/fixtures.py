@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import click
 
+from ckptkit.commands._groups import NearGroup
 
-@click.group("fixtures")
+
+class _Fixtures(NearGroup):
+    def hint(self, name: str) -> str:
+        from ckptkit.fixtures import NAMES, nearest
+
+        if name in NAMES:
+            return f"did you mean `ckptkit fixtures make {name} DIR`?"
+        return nearest(name, cutoff=0.75)
+
+
+@click.group("fixtures", cls=_Fixtures)
 def command() -> None:
     """Make real checkpoints and model files from small reference models."""
 
