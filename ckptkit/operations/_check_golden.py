@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.binding import bind, compare_bindings
 from ckptkit.golden import Golden, read_golden
-from ckptkit.interface import Interface
-from ckptkit.operations._check_inputs import choose_signature
+from ckptkit.operations._check_inputs import interface_of
 from ckptkit.operations._check_names import Pairing, pair
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
+from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_values import counted, findings_of
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Description, Run
+from ckptkit.runners.subjects import Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,10 +91,3 @@ def _binding(golden: Golden, what: Resolved) -> list[Any]:
 def _same_kind(golden: Golden, what: Resolved) -> bool:
     calls = ("keras", "code")
     return golden.kind == what.subject.kind or (golden.kind in calls and what.subject.kind in calls)
-
-
-def interface_of(runs: Runs, what: Resolved, signature: str | None, spec: RunnerSpec) -> Interface:
-    """Return what the subject takes and gives: from its file, else from a child that loads it."""
-    known = interfaces_of_file(what.subject)
-    described = Description(known) if known else runs.describe(what.subject, spec)
-    return described.interfaces[choose_signature(described, signature, str(what.subject))]

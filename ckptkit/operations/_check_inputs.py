@@ -95,6 +95,13 @@ def choose_signature(description: Description, wanted: str | None, where: str) -
     return description.default
 
 
+def interface_of(runs: Runs, what: Resolved, signature: str | None, spec: RunnerSpec) -> Interface:
+    """Return what the subject takes and gives: from its file, else from a child that loads it."""
+    known = interfaces_of_file(what.subject)
+    described = Description(known) if known else runs.describe(what.subject, spec)
+    return described.interfaces[choose_signature(described, signature, str(what.subject))]
+
+
 def _description(runs: Runs, what: Resolved, spec: RunnerSpec, asked: Asked) -> Description:
     """Return what the subject takes, from its file where that says enough."""
     found = Description(interfaces_of_file(what.subject))

@@ -21,8 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.interface import Interface, TensorInfo
-from ckptkit.operations._check_golden import against_golden
-from ckptkit.operations._check_inputs import SEED, Asked, parse_ranges, prepare
+from ckptkit.operations._check_inputs import (
+    SEED,
+    Asked,
+    interface_of,
+    parse_ranges,
+    prepare,
+)
 from ckptkit.operations._check_names import Pairing, pair, parse_renames
 from ckptkit.operations._check_rows import Reference, rows_of
 from ckptkit.operations._check_runs import Runs
@@ -233,8 +238,6 @@ class _Checking:
     def _pairing(
         self, interface: Interface, signature: str, same_kind: bool, spec: RunnerSpec
     ) -> Pairing:
-        from ckptkit.operations._check_golden import interface_of
-
         mine = interface_of(self.runs, self.what, self._signature(signature), spec)
         subject = str(self.what.subject)
         found = pair(interface, mine, self.renames, same_contract=same_kind, where=subject)
@@ -273,6 +276,8 @@ class _Checking:
 
     def golden(self, directory: Path) -> None:
         """Hold the subject, on every runner, against what was recorded."""
+        from ckptkit.operations._check_golden import against_golden
+
         self.mode, self.reference = "golden", str(directory)
         if self.asked.files or self.asked.ranges:
             raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")

@@ -92,9 +92,8 @@ def _clashes() -> Iterator[Finding]:
         name = distribution.metadata["Name"] or ""
         points = {(p.group, p.name) for p in distribution.entry_points}
         top = (distribution.read_text("top_level.txt") or "").split()
-        if ("console_scripts", "ckptkit") in points or "ckptkit" in top:
-            owners.add(name)
-        elif name.lower() == "ckptkit":
+        owns = ("console_scripts", "ckptkit") in points or "ckptkit" in top
+        if owns or name.lower() == "ckptkit":
             owners.add(name)
     for name in sorted(owners - {DISTRIBUTION}):
         yield Finding(

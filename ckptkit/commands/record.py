@@ -1,0 +1,89 @@
+"""`ckptkit record`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptkit.commands._options import echo_lines
+from ckptkit.commands._running import input_options, model_options
+
+if TYPE_CHECKING:
+    from ckptkit.golden import Golden
+
+
+@click.command("record")
+@click.argument("subject")
+@click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
+@click.option("--on", default="CPU:0", metavar="RUNNER", help="Where to run it.  [default: CPU:0]")
+@input_options
+@click.option(
+    "--batch", type=click.IntRange(1), default=8, help="Examples to draw per case.  [default: 8]"
+)
+@click.option("--cases", type=click.IntRange(1), default=1, help="Cases to draw.  [default: 1]")
+@model_options
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="GLOB",
+    help="Keep these values inside the model too; '*' for all.",
+)
+@click.option("--no-noise", is_flag=True, help="Do not measure how noisy the outputs are.")
+@click.option("--overwrite", is_flag=True, help="Replace a golden, and print what changes.")
+@click.pass_context
+def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
+    """Run SUBJECT and write what it computes to a directory, for `ckptkit check --golden`.
+
+    SUBJECT is a SavedModel, a .keras file, or a checkpoint with --model or --like.  The golden
+    holds inputs, outputs, the signature, versions and devices, hashes of all weights and files, and
+    the measured noise: the same inputs again, one at a time, on one thread, under XLA.
+
+    \b
+    Examples:
+      ckptkit record export -o golden
+      ckptkit record run/ckpt-3 --model package.module:build -o golden
+      ckptkit record export --inputs digits.npz -o golden --overwrite
+
+    Exit code: 0 recorded, 1 the model died or was not wholly restored, 2 could not tell.
+    """
+    from ckptkit.operations.record import changes, record
+
+    out = Path(options["out"])
+    before = _earlier(out) if options["overwrite"] else None
+    options["noise"] = not options.pop("no_noise")
+    golden = record(subject, options.pop("out"), **options)
+    if before is not None:
+        told = changes(before, golden)
+        echo_lines([f"changed: {line}" for line in told] or ["nothing changed"])
+    echo_lines(_lines(golden, out))
+
+
+def _earlier(out: Path) -> Golden | None:
+    """Return the golden that will be replaced; None where there is none that can be read."""
+    from ckptkit.errors import CkptkitError
+    from ckptkit.golden import read_golden
+
+    try:
+        return read_golden(out)
+    except CkptkitError:
+        return None
+
+
+def _lines(golden: Golden, out: Path) -> list[str]:
+    from ckptkit.reports.check_text import environment_text, number
+    from ckptkit.reports.text import count_text, printable
+
+    outputs = {name for case in golden.cases for name in case.outputs}
+    lines = [f"signature {golden.signature}: {golden.options.get('inputs', '')}"]
+    lines.append(f"on {golden.runner}: {environment_text(golden.environment)}")
+    for name, noise in golden.noise.items():
+        lines.append(f"noise of {name}: {number(noise['max_scaled'])} of its rms")
+    for source, text in dict(golden.options.get("noise_sources") or {}).items():
+        if text == "does not run":
+            lines.append(f"note: it does not run with {source}")
+    cases, given = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
+    weights = len(golden.binding.variables) if golden.binding is not None else 0
+    lines.append(f"{out}: {cases}, {given}, bound to {count_text(weights, 'variable')}")
+    return [printable(line) for line in lines]

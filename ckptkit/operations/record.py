@@ -1,0 +1,255 @@
+"""`record`: what a model computes, kept so that `check` can hold a later model against it.
+
+A golden is a directory that version control likes: `manifest.json` and npz files without pickle.
+It holds inputs and outputs, the signature, where it ran and with what, hashes of every weight and
+file, and the measured noise, below which a difference says nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.binding import bind, compare_bindings
+from ckptkit.errors import CkptkitError, OutputError, UsageError
+from ckptkit.golden import Case, Golden, write_golden
+from ckptkit.interface import compare_interfaces
+from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, parse_ranges, prepare
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_subjects import Resolved, resolve
+from ckptkit.operations._record_noise import REPEATS, Noise, joined, other_runs, split_cases
+from ckptkit.operations.check import TIMEOUT_S, Path_, with_outputs
+from ckptkit.outputs import compare_outputs
+from ckptkit.runners.spec import RunnerSpec, parse_runner
+from ckptkit.runners.subjects import Limits, Run
+from ckptkit.tiers import tier_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+__all__ = ["Golden", "RecordError", "changes", "record"]
+
+
+class RecordError(CkptkitError):
+    """The model did not do what could be recorded: it died, or was not wholly restored."""
+
+    exit_code = 1
+
+
+def record(
+    subject: Path_,
+    out: Path_,
+    *,
+    on: str | RunnerSpec = "CPU:0",
+    inputs: Path_ | Sequence[Path_] = (),
+    seed: int = SEED,
+    batch: int = BATCH,
+    cases: int = 1,
+    ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
+    signature: str | None = None,
+    model: str | None = None,
+    like: Path_ | None = None,
+    rules: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    noise: bool = True,
+    imports: Sequence[str] = (),
+    overwrite: bool = False,
+    timeout_s: float = TIMEOUT_S,
+    max_rss_bytes: int | None = None,
+) -> Golden:
+    """Run a model and write what it computes to the directory `out`.
+
+    subject, inputs, seed, ranges, signature, model, like, rules, imports, timeout_s and
+    max_rss_bytes as in `check`.  on: one runner.  cases, batch: how many cases of how many examples
+    are drawn.  layers: globs of values inside the model that are kept too.  noise: whether to
+    measure it: the same inputs again, one example at a time, one thread, XLA.
+    overwrite: replace a golden that is there; anything else is left alone.
+
+    Returns what was written.  Raises RecordError where the model gives no outputs or was not wholly
+    restored, OutputError where `out` is taken, and what `check` raises.
+    """
+    directory = Path(out)
+    _refuse_existing(directory, overwrite)
+    spec = on if isinstance(on, RunnerSpec) else parse_runner(on)
+    if cases < 1 or batch < 1:
+        raise UsageError("a golden needs at least one case of one example")
+    asked = Asked(
+        [inputs] if isinstance(inputs, str | Path) else list(inputs),  # type: ignore[list-item]
+        seed,
+        batch,
+        cases,
+        ranges if isinstance(ranges, Mapping) else parse_ranges(ranges),
+        signature,
+    )
+    with tempfile.TemporaryDirectory(prefix="ckptkit-record-") as scratch:
+        runs = Runs(Limits(timeout_s, max_rss_bytes), Path(scratch), {"imports": list(imports)})
+        what = resolve(
+            subject, Path(scratch), model=model, like=like, rules=rules, timeout_s=timeout_s
+        )
+        golden = _Recording(runs, what, spec, asked, tuple(layers), noise).golden()
+    write_golden(directory, golden, overwrite=overwrite)
+    return golden
+
+
+def _refuse_existing(directory: Path, overwrite: bool) -> None:
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not directory.is_dir() or not (directory / "manifest.json").is_file():
+        raise OutputError("is there already, and is no golden", where=str(directory))
+    if not overwrite:
+        raise OutputError(
+            "a golden is there already",
+            where=str(directory),
+            hint="`ckptkit check --golden` compares with it; --overwrite replaces it",
+        )
+
+
+@dataclass
+class _Recording:
+    runs: Runs
+    what: Resolved
+    spec: RunnerSpec
+    asked: Asked
+    layers: tuple[str, ...]
+    with_noise: bool
+
+    def golden(self) -> Golden:
+        """Run the model and return what is to be kept."""
+        self.runs.coverage = self.what.coverage
+        self._refuse_findings()
+        prepared = prepare(
+            self.runs, self.what, self.spec, self.asked, REPEATS if self.with_noise else 1
+        )
+        self._refuse_findings()
+        assert prepared is not None
+        cases = list(prepared.cases.values())
+        outputs = prepared.run.outputs[: len(cases)]
+        if not any(array.size for case in outputs for array in case.values()):
+            raise RecordError("it gives no elements at all", where=str(self.what.subject))
+        noise = Noise()
+        kept: Sequence[Arrays] = [{} for _ in cases]
+        again = self._again(prepared, cases, noise if self.with_noise else None, outputs)
+        if again is not None and self.layers:
+            kept = [dict(layers) for layers in again.layers[: len(cases)]]
+        path = self.what.file.path if self.what.file is not None else self.what.subject.path
+        return Golden(
+            subject=str(self.what.subject),
+            kind=self.what.subject.kind,
+            signature=prepared.signature,
+            interface=with_outputs(prepared.interface, outputs[0]),
+            binding=bind(path) if path is not None else None,
+            environment=dict(prepared.run.environment),
+            runner=self.spec.text,
+            cases=tuple(
+                Case(name, dict(given), dict(out), dict(inner))
+                for (name, given), out, inner in zip(
+                    prepared.cases.items(), outputs, kept, strict=True
+                )
+            ),
+            noise=noise.by_output,
+            blind=(),
+            options={
+                "inputs": prepared.text,
+                "model": self.what.subject.model,
+                "noise_sources": noise.sources,
+            },
+        )
+
+    def _again(
+        self,
+        prepared: Prepared,
+        cases: Sequence[Arrays],
+        noise: Noise | None,
+        outputs: Sequence[Arrays],
+    ) -> Run | None:
+        """Measure the noise; run once more for layers, and one example at a time."""
+        signature = prepared.signature
+        split = split_cases(cases, prepared.interface) if noise is not None else []
+        single = [example for examples in split for example in examples]
+        run = None
+        if self.layers or single:
+            run = self.runs.execute(
+                self.what, self.spec, [*cases, *single], signature, layers=self.layers, quiet=True
+            )
+        if noise is None:
+            return run
+        count = len(cases)
+        repeats = [prepared.run.outputs[n * count : (n + 1) * count] for n in range(1, REPEATS)]
+        noise.add("repeats", outputs, repeats)
+        if run is not None:
+            noise.add("another process", outputs, [run.outputs[:count]])
+            self._add_split(noise, outputs, split, run.outputs[count:])
+        other_runs(self.runs, self.what, self.spec, cases, signature, outputs, noise)
+        return run
+
+    @staticmethod
+    def _add_split(
+        noise: Noise,
+        outputs: Sequence[Arrays],
+        split: Sequence[Sequence[Any]],
+        given: Sequence[Arrays],
+    ) -> None:
+        at = 0
+        for whole, examples in zip(outputs, split, strict=True):
+            parts = given[at : at + len(examples)]
+            at += len(examples)
+            together = joined(parts, whole) if parts else None
+            if together is not None:
+                noise.add("batch of one", [whole], [[together]])
+
+    def _refuse_findings(self) -> None:
+        """Raise RecordError where the run is nothing to hold others against."""
+        found = [f for f in self.runs.findings if f.severity == "error"]
+        if self.runs.coverage is not None and not self.runs.coverage.ok:
+            found = [f for f in self.runs.coverage.findings if f.severity == "error"]
+        if found:
+            raise RecordError(
+                f"not recorded: {found[0].message}", where=found[0].where, hint=found[0].hint
+            )
+
+
+def changes(old: Golden, new: Golden) -> list[str]:
+    """Return how a new golden differs from the one that it replaces, one line each."""
+    lines = []
+    if old.binding is not None and new.binding is not None:
+        lines += [_line(change) for change in compare_bindings(old.binding, new.binding)]
+    lines += [_line(change) for change in compare_interfaces(old.interface, new.interface)]
+    for key in sorted(set(old.environment) | set(new.environment)):
+        one, two = old.environment.get(key), new.environment.get(key)
+        if one != two:
+            lines.append(f"environment: {key} was {one} and is {two}")
+    tier = tier_of(old.environment, new.environment)
+    before = {case.name: case for case in old.cases}
+    for case in new.cases:
+        known = before.pop(case.name, None)
+        if known is None:
+            lines.append(f"case {case.name}: new")
+            continue
+        if not _same_inputs(known, case):
+            lines.append(f"case {case.name}: other inputs")
+            continue
+        for result in compare_outputs(known.outputs, case.outputs, tier.tolerance):
+            if result.status != "equal":
+                text = result.message or f"largest difference {result.max_abs:.3g}"
+                lines.append(f"case {case.name}: {result.name}: {result.status}: {text}")
+    lines += [f"case {name}: gone" for name in before]
+    return lines
+
+
+def _line(change: Any) -> str:
+    return f"{change.where}: {change.message}" if change.where else str(change.message)
+
+
+def _same_inputs(one: Case, two: Case) -> bool:
+    import numpy as np
+
+    return one.inputs.keys() == two.inputs.keys() and all(
+        array.dtype == two.inputs[name].dtype
+        and np.array_equal(array, two.inputs[name], equal_nan=array.dtype.kind == "f")
+        for name, array in one.inputs.items()
+    )
