@@ -67,7 +67,7 @@ def test_a_child_answers() -> None:
     [
         ("fail", "ValueError", "ValueError: line one line two"),
         ("refuse", "UsageError", r"there: not this \(try that\)"),
-        ("die", "died", r"died \(signal 6\): last words"),
+        ("die", "died", r"died \(signal 6, SIGABRT: .*\), in die, runtime_for_test.py:\d+: last words"),
         ("leave", "died", r"died \(exit code 3\)"),
     ],
 )

@@ -1,37 +1,51 @@
 """The child's side of a runner: `python -m ckptkit.runners._child REQUEST RESULT`.
 
 Whatever a model raises becomes a line in the result; whatever it prints goes to the parent's log.
+A fatal signal, and SIGUSR1, have Python write down where it is.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import CkptkitError, MissingDependencyError
 
 _MESSAGE_LINES = 3
+_OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
 
 
 def main(asked: Path, answer: Path) -> None:
     """Carry out one request."""
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=False)
     request = json.loads(asked.read_text(encoding="utf-8"))
     sys.path.insert(0, str(Path.cwd()))
     try:
         result = import_module(request["runner"]).ACTIONS[request["action"]](request)
     except CkptkitError as error:
-        result = _refusal(type(error).__name__, str(error))
+        result = _refusal(_kind(error), str(error))
     except Exception as error:  # what user code raises is not ours to foresee
         lines = [line for line in str(error).splitlines() if line.strip()][:_MESSAGE_LINES]
         name = type(error).__name__
-        result = _refusal(name, f"{name}: {' '.join(lines)}" if lines else name)
+        kind = "memory" if name in _OUT_OF_MEMORY else name
+        result = _refusal(kind, f"{name}: {' '.join(lines)}" if lines else name)
     beside = answer.with_suffix(".part")
     beside.write_text(json.dumps(result), encoding="utf-8")
     beside.replace(answer)
+
+
+def _kind(error: CkptkitError) -> str:
+    if isinstance(error, MissingDependencyError):
+        return "missing"
+    return getattr(error, "kind", "") or type(error).__name__
 
 
 def _refusal(kind: str, message: str) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,13 +47,33 @@ RUNNERS: dict[str, Runtime] = {
     ),
 }
 _POLL_S = 0.05
-_TAIL_BYTES = 4000  # of what the child printed, for the message
+_TAIL_BYTES = 16_000  # of what the child printed, for the message
+_STACK_POLLS = 20  # that a child gets to write its stack
+_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+_NOT_OWN = (
+    "site-packages",
+    "dist-packages",
+    "/runners/_",
+    "/runners/tensorflow.py",
+    "<frozen",
+    "/lib/",
+)
+_NO_MEMORY = ("std::bad_alloc", "Cannot allocate memory", "MemoryError")
+_CAUSES = {
+    "SIGSEGV": "a crash in native code",
+    "SIGBUS": "a file was cut short while it was mapped",
+    "SIGABRT": "native code gave up",
+    "SIGILL": "an instruction that this processor does not have",
+    "SIGFPE": "an integer divided by zero in native code",
+    "SIGKILL": "killed from outside, as the system does when memory runs out",
+}
 
 
 class RunnerError(CkptkitError):
     """A model could not be run: the child refused, failed, hung, or died.
 
-    kind: the class of the exception in the child, "timeout", "memory" or "died".
+    kind: "timeout", "memory", "died", "missing" (a device or package that is not here), "signature"
+    (inputs or a signature that the model does not have), else the class of what the child raised.
     """
 
     def __init__(self, message: str, *, kind: str = "", where: str = "", hint: str = "") -> None:
@@ -92,7 +113,7 @@ def run(
                 start_new_session=True,  # so that what it starts can be ended with it
             )
             try:
-                status = _wait(child, timeout_s, max_rss_bytes)
+                status = _wait(child, timeout_s, max_rss_bytes, output)
             finally:
                 _end(child)
             return _result(answer, status, output)
@@ -110,21 +131,39 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _wait(child: subprocess.Popen[bytes], timeout_s: float, max_rss_bytes: int | None) -> int:
+def _wait(
+    child: subprocess.Popen[bytes], timeout_s: float, max_rss_bytes: int | None, output: Any
+) -> int:
     deadline = time.monotonic() + timeout_s
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(_POLL_S)
         if time.monotonic() > deadline:
             raise RunnerError(
-                f"the model ran for more than {timeout_s:g} s",
+                f"the model ran for more than {timeout_s:g} s{_where_it_is(child, output)}",
                 kind="timeout",
                 hint="--timeout gives it longer",
             )
         if max_rss_bytes is not None and resident_bytes(child.pid) > max_rss_bytes:
             raise RunnerError(
-                f"the model took more than {max_rss_bytes:,} bytes of memory", kind="memory"
+                f"the model took more than {max_rss_bytes:,} bytes of memory"
+                f"{_where_it_is(child, output)}",
+                kind="memory",
             )
+
+
+def _where_it_is(child: subprocess.Popen[bytes], output: Any) -> str:
+    """Have the child write its stack; return ` (in f, file.py:3)`, or "" where it does not."""
+    before = os.fstat(output.fileno()).st_size
+    with suppress(ProcessLookupError, AttributeError):
+        child.send_signal(signal.SIGUSR1)
+    for _ in range(_STACK_POLLS):
+        time.sleep(_POLL_S)
+        if os.fstat(output.fileno()).st_size > before:
+            time.sleep(_POLL_S)
+            break
+    frame = _frame(_printed(output))
+    return f" (in {frame})" if frame else ""
 
 
 def resident_bytes(pid: int) -> int:
@@ -147,17 +186,55 @@ def _result(answer: Path, status: int, output: Any) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        how = f"signal {-status}" if status < 0 else f"exit code {status}"
-        raise RunnerError(f"the model's process died ({how}){_tail(output)}", kind="died") from None
+        raise _death(status, _printed(output)) from None
     error = result.get("error")
     if error is not None:
         raise RunnerError(error["message"], kind=error["kind"], hint=error.get("hint", ""))
     return result
 
 
-def _tail(output: Any) -> str:
-    """Return the last line that the child printed."""
+def _death(status: int, printed: str) -> RunnerError:
+    """Return the error for a child that ended without an answer, with what it shows of why."""
+    words = [line for line in printed.splitlines() if line.strip()]
+    if any(sign in printed for sign in _NO_MEMORY):
+        return RunnerError(f"the model's process ran out of memory{_tail(words)}", kind="memory")
+    if status >= 0:
+        return RunnerError(
+            f"the model's process died (exit code {status}){_tail(words)}", kind="died"
+        )
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else "unknown"
+    cause = _CAUSES.get(name, "")
+    how = f"signal {-status}, {name}{f': {cause}' if cause else ''}"
+    frame = _frame(printed)
+    seen = f", in {frame}" if frame else ""
+    words = [line for line in words if not _is_dump(line)]
+    return RunnerError(f"the model's process died ({how}){seen}{_tail(words)}", kind="died")
+
+
+def _printed(output: Any) -> str:
+    """Return the end of what the child printed."""
     output.seek(0, os.SEEK_END)
     output.seek(max(0, output.tell() - _TAIL_BYTES))
-    lines = output.read().decode("utf-8", "replace").strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+    return str(output.read().decode("utf-8", "replace"))
+
+
+def _frame(printed: str) -> str:
+    """Return `f, file.py:3`, the innermost frame of a stack in which Python says where it was.
+
+    Of the user's own files, where there are some on the stack.
+    """
+    start = max(printed.rfind("(most recent call first)"), 0)
+    frames = _FRAME.findall(printed[start:]) if start else []
+    own = [f for f in frames if not any(part in f[0] for part in _NOT_OWN)]
+    for path, line, function in own or frames:
+        return f"{function}, {Path(path).name}:{line}"
+    return ""
+
+
+def _is_dump(line: str) -> bool:
+    return line.startswith(("Fatal Python", "Current thread", "Thread 0x", "  File ", "Extension"))
+
+
+def _tail(lines: Sequence[str]) -> str:
+    """Return the last line that the child printed."""
+    return f": {lines[-1].strip()}" if lines else ""

@@ -185,7 +185,7 @@ def execute(
     classes).  out: for code, where the bundle of `RestoreRun.path` is written.
     Raises RunnerError (its `kind` says what happened: see there), UsageError.
     """
-    from ckptkit._arrays import load_arrays, save_arrays
+    from ckptkit._arrays import save_arrays
 
     asked = _asked(subject, spec, "execute", options)
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-arrays-"))
@@ -204,7 +204,7 @@ def execute(
         result = _run(asked, spec, limits)
         done = result["cases"]
         return Run(
-            tuple(load_arrays(Path(case["file"]), case["described"]) for case in done),
+            tuple(_loaded(case) for case in done),
             result["signature"] or "",
             _description(result),
             _kept_layers(scratch, [case["layers"] for case in done]) if layers else (),
@@ -305,23 +305,28 @@ def _restored(found: Mapping[str, Any] | None) -> RestoreRun | None:
     return RestoreRun(**plain)
 
 
+def _loaded(written: Mapping[str, Any]) -> Arrays:
+    """Return the arrays of a file that the child wrote, in its order."""
+    from ckptkit._arrays import load_arrays
+
+    arrays = load_arrays(Path(written["file"]), written["described"])
+    return {name: arrays[name] for name in written["names"]}
+
+
 class _Layers(Mapping[str, "Array"]):
     """The layers of one case; a chunk of them is read when one of it is asked for."""
 
     def __init__(self, chunks: Sequence[Mapping[str, Any]]) -> None:
         self._chunks = chunks
         self._places = {
-            name: number for number, chunk in enumerate(chunks) for name in chunk["described"]
+            name: number for number, chunk in enumerate(chunks) for name in chunk["names"]
         }
         self._last: tuple[int, Arrays] = (-1, {})
 
     def __getitem__(self, name: str) -> Array:
-        from ckptkit._arrays import load_arrays
-
         number = self._places[name]
         if self._last[0] != number:
-            chunk = self._chunks[number]
-            self._last = (number, load_arrays(Path(chunk["file"]), chunk["described"]))
+            self._last = (number, _loaded(self._chunks[number]))
         return self._last[1][name]
 
     def __iter__(self) -> Iterator[str]:

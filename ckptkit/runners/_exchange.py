@@ -1,0 +1,301 @@
+"""The child's side of `ckptkit.runners.subjects`, the same for every runtime.
+
+A runtime gives a `Session`, a model made ready to run, and a `probe`; `actions` makes of them what
+`ckptkit.runners._child` calls.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ckptkit._arrays import describe as describe_arrays
+from ckptkit._arrays import load_arrays, save_arrays
+from ckptkit.dtypes import dtype_of_numpy
+from ckptkit.interface import Interface, TensorInfo
+from ckptkit.runners.base import RunnerError
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+MAX_WORDS = 1000
+MAX_WORD_BYTES = 200
+
+Request = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a session knows of its model: see `ckptkit.runners.subjects.Description`."""
+
+    interfaces: Mapping[str, Interface]
+    words: Sequence[bytes] = ()
+    int_high: int | None = None
+    optional: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Exposed(NamedTuple):
+    """Some values inside of a model, and its outputs as computed together with them."""
+
+    layers: Arrays
+    outputs: Arrays
+
+
+class Session(Protocol):
+    """A model that is ready to run."""
+
+    @property
+    def restored(self) -> Mapping[str, Any] | None:
+        """The fields of RestoreRun, where values were restored."""
+
+    @property
+    def skipped(self) -> str:
+        """Why it must not run; "" where it may."""
+
+    def known(self) -> Known:
+        """Return what the model takes and gives."""
+
+    def adopt(self, inputs: Arrays) -> str:
+        """Return the signature to call with these where the model itself tells none."""
+
+    def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
+        """Return the outputs, by name."""
+
+    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+        """Yield values inside of the model whose names fit, in the order of computation."""
+
+    def devices(self) -> dict[str, dict[str, int]]:
+        """Return {device: {"ops": n, "heavy": n}} of the kernels of the first call."""
+
+    def environment(self) -> dict[str, Any]:
+        """Return what ran it, as plain values."""
+
+
+Open = Callable[[Request, RunnerSpec], Session]
+
+
+def actions(
+    start: Open, probe: Callable[[Request], Result]
+) -> dict[str, Callable[[Request], Result]]:
+    """Return the ACTIONS of a runtime; start: what makes a session of a request."""
+
+    def describe(request: Request) -> Result:
+        session = start(request, spec_of(request))
+        return {"description": _described(session.known()), "environment": _environment(session)}
+
+    def execute(request: Request) -> Result:
+        return _executed(request, start(request, spec_of(request)))
+
+    return {"describe": describe, "execute": execute, "probe": probe}
+
+
+def spec_of(request: Request) -> RunnerSpec:
+    """Return the spec of a request."""
+    return RunnerSpec(**request["spec"])
+
+
+def _environment(session: Session) -> dict[str, Any]:
+    return {**machine(), **session.environment()}
+
+
+def machine() -> dict[str, Any]:
+    """Return what every runtime's environment has: Python, system and processor."""
+    return {
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+    }
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _described(known: Known) -> Result:
+    words = [word for word in known.words if len(word) <= MAX_WORD_BYTES][:MAX_WORDS]
+    return {
+        "interfaces": {key: value.to_json() for key, value in known.interfaces.items()},
+        "words": [word.hex() for word in words],
+        "int_high": known.int_high,
+        "optional": {key: list(names) for key, names in known.optional.items()},
+    }
+
+
+def _executed(request: Request, session: Session) -> Result:
+    known = session.known()
+    signature = ""
+    done: list[Result] = []
+    if not session.skipped:
+        for number, entry in enumerate(request["cases"]):
+            given = load_arrays(Path(entry["file"]), entry["described"])
+            interfaces = known.interfaces or {session.adopt(given): _interface_of(given)}
+            signature = choose_signature(interfaces, request["signature"])
+            inputs = fit(given, interfaces[signature], known.optional.get(signature, ()))
+            done.append(_case(request, session, number, signature, inputs))
+    return {
+        "cases": done,
+        "signature": signature,
+        "skipped": session.skipped,
+        "restored": session.restored,
+        "devices": session.devices() if done else {},
+        "description": _described(known),
+        "environment": _environment(session),
+    }
+
+
+def _case(
+    request: Request, session: Session, number: int, signature: str, inputs: Arrays
+) -> Result:
+    """Run one case and write what comes of it."""
+    scratch = Path(request["scratch"])
+    begin = time.monotonic()
+    outputs = session.call(signature, inputs)
+    seconds = time.monotonic() - begin
+    result = {**_written(scratch / f"case{number}.outputs.npz", outputs), "seconds": seconds}
+    chunks: list[Result] = []
+    equal: bool | None = None
+    if request["layers"]:
+        equal = True
+        for chunk in session.expose(signature, inputs, request["layers"]):
+            equal = equal and _same(outputs, chunk.outputs)
+            file = scratch / f"case{number}.layers{len(chunks)}.npz"
+            chunks.append(_written(file, chunk.layers))
+    return {**result, "layers": chunks, "exposed_equal": equal}
+
+
+def _written(path: Path, arrays: Arrays) -> Result:
+    return {"file": str(path), "described": save_arrays(path, arrays), "names": list(arrays)}
+
+
+def _same(one: Arrays, other: Arrays) -> bool:
+    """Whether arrays are the same to the bit."""
+    if describe_arrays(one) != describe_arrays(other):
+        return False
+    return all(
+        one[name].tolist() == other[name].tolist()
+        if one[name].dtype == object
+        else one[name].tobytes() == other[name].tobytes()
+        for name in one
+    )
+
+
+def wanted(name: str, globs: Sequence[str]) -> bool:
+    """Whether a layer's name fits one of the globs."""
+    return any(fnmatchcase(name, pattern) for pattern in globs)
+
+
+def choose_signature(interfaces: Mapping[str, Interface], asked: str | None) -> str:
+    """Return the signature to run; raises RunnerError, which lists those that there are."""
+    names = list(interfaces)
+    if asked is not None and asked in names:
+        return asked
+    there = ", ".join(names) or "none"
+    if asked is not None:
+        raise refused(f"no signature {asked!r}; there are: {there}")
+    for name in ("serving_default", "call"):
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise refused(f"which signature? There are: {there}", "--signature names one")
+
+
+def fit(given: Arrays, interface: Interface, optional: Sequence[str] = ()) -> dict[str, Array]:
+    """Return the inputs in the model's order and dtypes; raises RunnerError naming what misfits."""
+    inputs = {info.name: info for info in interface.inputs}
+    if list(given) == [""] and len(inputs) == 1:
+        given = {next(iter(inputs)): given[""]}
+    missing = [name for name in inputs if name not in given and name not in optional]
+    extra = [name for name in given if name not in inputs]
+    if missing or extra:
+        parts = [f"no value for {', '.join(map(repr, missing))}"] if missing else []
+        parts += [f"no input {', '.join(map(repr, extra))}"] if extra else []
+        raise refused(f"{'; '.join(parts)}; the model takes {_listed(interface.inputs)}")
+    return {name: _fitted(given[name], info) for name, info in inputs.items() if name in given}
+
+
+def _fitted(array: Array, info: TensorInfo) -> Array:
+    """Return one input in its dtype; a cast must keep every value."""
+    shape = info.shape
+    if shape is not None and (
+        len(shape) != array.ndim
+        or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    ):
+        raise refused(f"input {info.name!r} is {info.text}, not of shape {list(array.shape)}")
+    found = dtype_of_numpy(array.dtype)
+    if found == info.dtype:
+        return array
+    if "string" not in (found, info.dtype):
+        from ckptkit.dtypes import numpy_dtype
+
+        cast = array.astype(numpy_dtype(info.dtype))
+        if found.startswith("float") and info.dtype.startswith(("float", "bfloat")):
+            return cast
+        if (cast.astype(array.dtype) == array).all():
+            return cast
+    raise refused(f"input {info.name!r} is {info.text}, and {found} values do not fit it")
+
+
+def _interface_of(given: Arrays) -> Interface:
+    """Return an interface that these inputs fit, for a model that tells none."""
+    infos = [
+        TensorInfo(
+            name, dtype_of_numpy(array.dtype), (None, *array.shape[1:]) if array.ndim else ()
+        )
+        for name, array in given.items()
+    ]
+    return Interface(tuple(infos), ())
+
+
+def _listed(infos: Sequence[TensorInfo]) -> str:
+    return ", ".join(f"{info.name} ({info.text})" for info in infos) or "nothing"
+
+
+def refused(message: str, hint: str = "") -> RunnerError:
+    """Return the error for inputs or a signature that the model does not have."""
+    return RunnerError(message, kind="signature", hint=hint)
+
+
+def missing(message: str, hint: str = "") -> RunnerError:
+    """Return the error for a device or package that is not here."""
+    return RunnerError(message, kind="missing", hint=hint)
+
+
+def import_extras(request: Request) -> None:
+    """Import the modules and files of `options["imports"]`, which register custom classes."""
+    from ckptkit.runners._code import import_code
+
+    for name in request["options"].get("imports", ()):
+        import_code(name)
+
+
+def package_version(module: Any) -> str:
+    """Return a module's version."""
+    return str(getattr(module, "__version__", "")) or "unknown"
+
+
+def versions_of(*names: str) -> dict[str, str]:
+    """Return the versions of those of these modules that were imported."""
+    found = ((name, sys.modules.get(name)) for name in names)
+    return {name: package_version(module) for name, module in found if module is not None}

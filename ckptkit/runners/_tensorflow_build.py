@@ -1,0 +1,102 @@
+"""Making models with TensorFlow: built code, and Keras files in safe mode.  Child process alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from ckptkit._tf import tensorflow
+from ckptkit.errors import UsageError
+from ckptkit.runners._code import call_code
+
+SEED = 20  # of what a build draws at random, so that it draws the same again
+
+
+def load_model(spec: str) -> Any:
+    """Return the built model; raises UsageError where there is none, or it is not built."""
+    tensorflow().random.set_seed(SEED)
+    if spec.endswith(".keras"):
+        return checked(load_keras(spec, compiled=True), spec)
+    return checked(call_code(spec, seed_keras), spec)
+
+
+def load_keras(path: str, *, compiled: bool = False) -> Any:
+    """Return the model of a Keras file, loaded in safe mode."""
+    loader = keras()
+    loader.utils.set_random_seed(SEED)
+    return loader.models.load_model(path, safe_mode=True, compile=compiled)
+
+
+def keras() -> Any:
+    """Return keras, running on TensorFlow; raises UsageError where it runs on another backend."""
+    tensorflow()
+    module = import_module("keras")
+    if int(module.__version__.split(".")[0]) < 3:
+        return module
+    if module.backend.backend() != "tensorflow":
+        raise UsageError("Keras runs on another backend", hint="unset KERAS_BACKEND")
+    return module
+
+
+def seed_keras() -> None:
+    """Seed Keras, if the user's code (or TensorFlow) has brought one."""
+    try:
+        keras().utils.set_random_seed(SEED)
+    except ModuleNotFoundError:
+        return
+
+
+def is_keras(model: Any) -> bool:
+    """Whether it is a Keras model."""
+    return hasattr(model, "weights") and hasattr(model, "built") and callable(model)
+
+
+def name_of(model: Any) -> str:
+    """Return what to call a model in a message."""
+    return f"{type(model).__name__} {getattr(model, 'name', '')!r}"
+
+
+def checked(model: Any, spec: str) -> Any:
+    """Return the model with its optimizer built; raises UsageError where it is not built itself."""
+    tf = tensorflow()
+    if not is_keras(model):
+        if isinstance(model, tf.Module) and model.variables:
+            return model
+        what = "has no variables yet" if isinstance(model, tf.Module) else "is no model"
+        raise UsageError(f"{name_of(model)} {what}", where=spec, hint="return a built Keras model")
+    unbuilt = [] if model.built else [name_of(model)]
+    for layer in layers_of(model):
+        # a layer without a `build` of its own has nothing to build
+        if not layer.built and type(layer).build is not keras().layers.Layer.build:
+            unbuilt.append(layer.name)
+    if unbuilt:
+        raise UsageError(
+            f"not built: {', '.join(unbuilt[:4])}; restoring would match nothing and say nothing",
+            where=spec,
+            hint="let the callable call the model once on an example input",
+        )
+    _build_optimizer(model)
+    return model
+
+
+def layers_of(model: Any) -> Iterable[Any]:
+    """Return the layers of a Keras model, those inside of others too."""
+    walk = getattr(model, "_flatten_layers", None)
+    return walk(include_self=False) if walk is not None else ()
+
+
+def _build_optimizer(model: Any) -> None:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and hasattr(optimizer, "build") and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of TensorFlow, and of Keras where it was imported."""
+    found = {"tensorflow": str(tensorflow().__version__)}
+    module = sys.modules.get("keras")
+    if module is not None and hasattr(module, "__version__"):
+        found["keras"] = str(module.__version__)
+    return found

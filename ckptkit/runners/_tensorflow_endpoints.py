@@ -1,0 +1,309 @@
+"""What of a model can be called, by which names its inputs and outputs go.  Child process alone.
+
+Outputs are named by their keys where they are a dict, by the model's own output names where a Keras
+model has them, else output_0, output_1, ...  What is nested is joined by "/".  A ragged or sparse
+output comes as its parts: `name/values`, `name/row_splits`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ckptkit._tf import tensorflow
+from ckptkit.errors import UnsupportedError
+from ckptkit.interface import Interface, TensorInfo
+from ckptkit.runners._tensorflow_build import is_keras
+
+CALL = "call"
+
+Tensors = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One way to call a model.
+
+    call: takes {name: tensor}, returns {name: tensor}.  inputs: None where the model tells none.
+    outputs: empty where they are not known before it runs.  concrete: the graph that is called, of
+    a SavedModel.  optional: inputs that may be left out.
+    """
+
+    name: str
+    call: Callable[[Tensors], dict[str, Any]]
+    inputs: tuple[TensorInfo, ...] | None
+    outputs: tuple[TensorInfo, ...] = ()
+    concrete: Any = None
+    optional: tuple[str, ...] = ()
+
+    @property
+    def interface(self) -> Interface | None:
+        return None if self.inputs is None else Interface(self.inputs, self.outputs)
+
+
+# -- SavedModels -----------------------------------------------------------------------------------
+
+
+def signatures_of(loaded: Any) -> dict[str, Endpoint]:
+    """Return the signatures of a SavedModel; of one without, its functions that have one graph."""
+    functions = dict(loaded.signatures) or dict(_lone_functions(loaded))
+    return {key: _of_concrete(key, function) for key, function in sorted(functions.items())}
+
+
+def _lone_functions(loaded: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a SavedModel without signatures can be called by."""
+    for name in dir(loaded):
+        if name.startswith("_") and name != "__call__":
+            continue
+        graphs = getattr(getattr(loaded, name, None), "concrete_functions", ())
+        if len(graphs) == 1:
+            yield (CALL if name == "__call__" else name), graphs[0]
+
+
+def _of_concrete(key: str, function: Any) -> Endpoint:
+    tf = tensorflow()
+    given: Any = function.structured_input_signature
+    specs: dict[str, Any] = {}
+    for spec in tf.nest.flatten(given, expand_composites=False):
+        if isinstance(spec, tf.TensorSpec):
+            specs[spec.name or f"input_{len(specs)}"] = spec
+        elif isinstance(spec, tf.TypeSpec):
+            raise UnsupportedError(
+                f"input {getattr(spec, 'name', None) or len(specs)!r} of signature {key!r} is a "
+                f"{type(spec).__name__.removesuffix('Spec')}: only dense inputs are run",
+                hint="export a signature that takes its parts and builds it",
+            )
+
+    def call(inputs: Tensors) -> dict[str, Any]:
+        if set(specs) <= set(given[1]):
+            return named(function(**inputs))
+        values = iter(inputs[name] for name in specs)
+        args, options = tf.nest.map_structure(
+            lambda spec: next(values) if isinstance(spec, tf.TensorSpec) else spec, given
+        )
+        return named(function(*args, **options))
+
+    inputs = tuple(info_of(name, spec) for name, spec in specs.items())
+    outputs = _infos(named(function.structured_outputs))
+    return Endpoint(key, call, inputs, outputs, concrete=function)
+
+
+# -- live models -----------------------------------------------------------------------------------
+
+
+def calls_of(model: Any, seen: Mapping[str, Any] | None = None) -> dict[str, Endpoint]:
+    """Return the ways to call a live model; seen: specs of what it was built with, by argument."""
+    tf = tensorflow()
+    if is_keras(model):
+        return {CALL: _keras_call(model, seen)}
+    found = {}
+    for name in ("__call__", *(n for n in dir(type(model)) if not n.startswith("_"))):
+        method = getattr(model, name, None)
+        signature = getattr(method, "input_signature", None)
+        if isinstance(method, tf.types.experimental.PolymorphicFunction) and signature is not None:
+            key = CALL if name == "__call__" else name
+            found[key] = _of_concrete(key, method.get_concrete_function())
+    if not found and callable(model):
+        specs = None if seen is None else {n: info_of(n, spec) for n, spec in seen.items()}
+        found[CALL] = Endpoint(
+            CALL, _plain_call(model), None if specs is None else tuple(specs.values())
+        )
+    return found
+
+
+def _plain_call(model: Any) -> Callable[[Tensors], dict[str, Any]]:
+    options = _inference(model)
+
+    def call(inputs: Tensors) -> dict[str, Any]:
+        if len(inputs) == 1:
+            return named(model(*inputs.values(), **options))
+        return named(model(**inputs, **options))
+
+    return call
+
+
+def _inference(model: Any) -> dict[str, Any]:
+    """Return {"training": False} for a model that takes it."""
+    if is_keras(model):
+        return {"training": False}
+    try:
+        parameters = inspect.signature(model.__call__).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {"training": False} if "training" in parameters else {}
+
+
+def _keras_call(model: Any, seen: Mapping[str, Any] | None) -> Endpoint:
+    tree = _inputs_tree(model)
+    if tree is None:
+        specs = seen if seen is not None else _built_with(model)
+        infos = None
+        if specs is not None:
+            infos = tuple(info_of(name, spec) for name, spec in specs.items())
+        return Endpoint(CALL, _plain_call(model), infos)
+    tf = tensorflow()
+    names = [_input_name(tensor) for tensor in tf.nest.flatten(tree)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UnsupportedError(f"several inputs of the model are called {twice[0]!r}")
+    infos = tuple(_input_info(tensor) for tensor in tf.nest.flatten(tree))
+    optional = tuple(_input_name(t) for t in tf.nest.flatten(tree) if _operation(t, "optional"))
+
+    def call(inputs: Tensors) -> dict[str, Any]:
+        values = tf.nest.map_structure(lambda tensor: inputs.get(_input_name(tensor)), tree)
+        return named(model(values, training=False), _output_names(model))
+
+    return Endpoint(CALL, call, infos, _keras_outputs(model), optional=optional)
+
+
+def _inputs_tree(model: Any) -> Any:
+    """Return the nested inputs of a Functional or Sequential model; None of others."""
+    tree = getattr(model, "_inputs_struct", None)
+    if tree is None:
+        tree = getattr(getattr(model, "_functional", None), "_inputs_struct", None)
+    if tree is None:  # Keras 2
+        try:
+            tree = getattr(model, "_nested_inputs", None) or model.inputs
+        except (AttributeError, ValueError):
+            return None
+    if isinstance(tree, (list, tuple)) and len(tree) == 1:
+        tree = tree[0]
+    return tree
+
+
+def _operation(tensor: Any, attribute: str) -> Any:
+    history = getattr(tensor, "_keras_history", None)
+    operation = getattr(history, "operation", None) or getattr(history, "layer", None)
+    return getattr(operation, attribute, None)
+
+
+def _input_name(tensor: Any) -> str:
+    """Return the name of an input's layer, which files keep, unlike that of its tensor."""
+    return str(_operation(tensor, "name") or tensor.name)
+
+
+def _input_info(tensor: Any) -> TensorInfo:
+    for attribute in ("ragged", "sparse"):
+        if getattr(tensor, attribute, False) or _operation(tensor, attribute):
+            raise UnsupportedError(
+                f"input {_input_name(tensor)!r} is {attribute}: only dense inputs are run"
+            )
+    return info_of(_input_name(tensor), tensor)
+
+
+def _built_with(model: Any) -> dict[str, Any] | None:
+    """Return specs by argument of what a subclassed Keras 3 model was built with."""
+    tf = tensorflow()
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not isinstance(shapes, Mapping) or not shapes:
+        return None
+    names = [name.removesuffix("_shape") for name in shapes]
+    if names == ["input"]:
+        names = list(inspect.signature(model.call).parameters)[:1] or ["input"]
+    specs = {}
+    for name, shape in zip(names, shapes.values(), strict=True):
+        if not _is_shape(shape):
+            raise UnsupportedError(
+                f"input {name!r} is nested, in a subclassed model: its parts have no names",
+                hint="give the model an argument for each, or make it Functional",
+            )
+        specs[name] = tf.TensorSpec([None, *tuple(shape)[1:]], model.input_dtype, name)
+    return specs
+
+
+def _is_shape(value: Any) -> bool:
+    sizes = isinstance(value, (list, tuple)) and all(n is None or type(n) is int for n in value)
+    return sizes and len(value) > 0
+
+
+def _output_names(model: Any) -> Sequence[str] | None:
+    inner = getattr(model, "_functional", None)
+    names = getattr(model, "output_names", None) or getattr(inner, "output_names", None)
+    return list(names) if names else None
+
+
+def _keras_outputs(model: Any) -> tuple[TensorInfo, ...]:
+    tree = getattr(model, "_outputs_struct", None)
+    if tree is None:
+        tree = getattr(getattr(model, "_functional", None), "_outputs_struct", None)
+    return () if tree is None else _infos(named(tree, _output_names(model)))
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+def named(value: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return {name: tensor} of whatever a model gave; names: of Keras, for outputs in a list."""
+    if isinstance(value, (list, tuple)) and len(value) == 1 and not hasattr(value, "_fields"):
+        value = value[0]
+    found: dict[str, Any] = {}
+    if _is_tree(value):
+        items = list(_items(value))
+        own = names is not None and not isinstance(value, Mapping) and len(names) == len(items)
+        for number, (key, item) in enumerate(items):
+            key = (
+                key if isinstance(value, Mapping) or hasattr(value, "_fields") else f"output_{key}"
+            )
+            _flatten(names[number] if own and names else key, item, found)
+    else:
+        _flatten(names[0] if names and len(names) == 1 else "output_0", value, found)
+    return found
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), value[key]) for key in sorted(value, key=str))
+    elif hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    else:
+        yield from ((str(number), item) for number, item in enumerate(value))
+
+
+def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
+    if value is None:
+        return
+    if _is_tree(value):
+        for key, item in _items(value):
+            _flatten(f"{name}/{key}", item, found)
+        return
+    for part, tensor in _parts(value):
+        key = f"{name}/{part}" if part else name
+        number = 1
+        while key in found:  # two outputs of one name
+            number += 1
+            key = f"{name}#{number}"
+        found[key] = tensor
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name of the part, tensor) of a ragged or sparse value; ("", value) of a dense one."""
+    tf = tensorflow()
+    if isinstance(value, (tf.RaggedTensor, tf.RaggedTensorSpec)) and hasattr(value, "flat_values"):
+        yield "values", value.flat_values
+        for number, splits in enumerate(value.nested_row_splits):
+            yield "row_splits" + (f"_{number}" if number else ""), splits
+    elif isinstance(value, tf.SparseTensor):
+        yield from (("indices", value.indices), ("values", value.values))
+        yield "dense_shape", value.dense_shape
+    elif isinstance(value, tf.IndexedSlices):
+        yield "", tf.convert_to_tensor(value)
+    else:
+        yield "", value
+
+
+def info_of(name: str, spec: Any) -> TensorInfo:
+    """Return the info of a TensorSpec, a tensor or a Keras tensor."""
+    tf = tensorflow()
+    shape = tf.TensorShape(spec.shape)
+    sizes = None if shape.rank is None else tuple(shape.as_list())
+    return TensorInfo(name, str(tf.as_dtype(spec.dtype).name), sizes)
+
+
+def _infos(tensors: Tensors) -> tuple[TensorInfo, ...]:
+    return tuple(info_of(name, t) for name, t in tensors.items() if hasattr(t, "dtype"))

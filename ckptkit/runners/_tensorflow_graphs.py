@@ -1,0 +1,190 @@
+"""The graph below a concrete function: all calls inlined, any tensor of it to be had.
+
+A ConcreteFunction of a SavedModel is one call of an inner function.  TensorFlow's own inliner gives
+the flat graph; a part of it, imported with the captured handles, computes what the whole does.
+Freezing the variables first would not: constants are folded, and bits change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ckptkit._tf import tensorflow
+
+HEAVY = frozenset(
+    {
+        *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "SparseMatMul", "Einsum"),
+        *("SparseTensorDenseMatMul", "XlaDotV2", "QuantizedMatMul", "_FusedMatMul"),
+        *("_FusedBatchMatMulV2", "_MklMatMul", "_MklFusedMatMul", "_MklBatchMatMulV2"),
+        *("Conv1D", "Conv2D", "Conv3D", "_FusedConv2D", "_FusedConv3D", "_MklConv2D"),
+        *("DepthwiseConv2dNative", "_FusedDepthwiseConv2dNative", "_MklFusedConv2D"),
+        *("Conv2DBackpropInput", "Conv3DBackpropInputV2", "XlaConvV2", "CudnnRNN", "CudnnRNNV3"),
+        *("_MklNativeConv2D", "_MklNativeFusedConv2D", "_MklFusedBatchMatMulV2"),
+    }
+)
+# Ops that move or shape values, or are no computation at all.
+_PLUMBING = frozenset(
+    {
+        *("Placeholder", "Const", "Identity", "IdentityN", "NoOp", "ReadVariableOp", "VarHandleOp"),
+        *("Shape", "StridedSlice", "Pack", "Unpack", "Reshape", "ExpandDims", "Squeeze", "Cast"),
+        *("Assert", "StopGradient", "Fill", "Range", "Size", "Rank", "ConcatV2", "GatherNd"),
+        *("_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "_DeviceArg"),
+        *("_DeviceRetval", "_EagerConst", "PlaceholderWithDefault", "Enter", "Exit", "Switch"),
+        *("Merge", "NextIteration", "LoopCond", "ControlTrigger"),
+    }
+)
+_VALUES = frozenset(
+    {"float16", "bfloat16", "float32", "float64", "int32", "int64", "int8", "uint8"}
+)
+_CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
+
+
+def count(nodes: Iterator[Any]) -> dict[str, int]:
+    """Return {"ops": computing nodes, "heavy": those that multiply matrices or convolve}."""
+    ops = Counter(node.op for node in nodes)
+    return {
+        "ops": sum(number for op, number in ops.items() if op not in _PLUMBING),
+        "heavy": sum(number for op, number in ops.items() if op in HEAVY),
+    }
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value inside of a graph; name: as reported, tensor: in the graph."""
+
+    name: str
+    tensor: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """The graph of a concrete function; inlined: whether the calls in it are resolved."""
+
+    function: Any
+    inlined: bool = True
+
+    @cached_property
+    def graph(self) -> Any:
+        """The GraphDef; control flow stays as it is."""
+        if not self.inlined:
+            return self.function.graph.as_graph_def()
+        from tensorflow.python.framework import convert_to_constants
+
+        try:
+            return convert_to_constants._run_inline_graph_optimization(self.function, False, True)
+        except ValueError:  # graphs of TensorFlow 1 may not be optimised so; they call nothing
+            return self.function.graph.as_graph_def()
+
+    @cached_property
+    def captured(self) -> dict[str, Any]:
+        """{placeholder: the handle or value that the function captured for it}."""
+        inner = self.function.graph.internal_captures
+        outer = self.function.captured_inputs
+        return {a.op.name: b for a, b in zip(inner, outer, strict=True)}
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the placeholders of the flat inputs, in their order."""
+        captured = self.captured
+        names = [tensor.op.name for tensor in self.function.graph.inputs]
+        return [name for name in names if name not in captured]
+
+    @property
+    def results(self) -> list[str]:
+        """Names of the tensors that the function returns, in flat order."""
+        return [tensor.name for tensor in self.function.graph.outputs]
+
+    def fetch(self, inputs: Sequence[Any], tensors: Sequence[str], *, xla: bool = False) -> Any:
+        """Return the values of these tensors, computed by the part of the graph that they need."""
+        tf = tensorflow()
+        wanted = {name.partition(":")[0] for name in tensors}
+        part = _part(self.graph, wanted)
+        there = {node.name for node in part.node}
+        fed_in = {*self.inputs, *self.captured} - wanted  # XLA would compile their placeholders
+        kept = [node for node in part.node if node.name not in fed_in]
+        del part.node[:]
+        part.node.extend(kept)
+        handles = {name: value for name, value in self.captured.items() if name in there}
+
+        def body(*given: Any) -> Any:
+            inside = tf.compat.v1.get_default_graph()
+            fed = dict(zip(self.inputs, given, strict=True))
+            fed |= {name: inside.capture(value) for name, value in handles.items()}
+            used = {f"{name}:0": value for name, value in fed.items() if name in there}
+            return tf.graph_util.import_graph_def(
+                part, input_map=used, return_elements=list(tensors), name=""
+            )
+
+        return tf.function(body, jit_compile=xla, autograph=False)(*inputs)
+
+    def points(self) -> list[Point]:
+        """Return values worth looking at, in the order of computation.
+
+        Those are what leaves a name scope (a layer, as a rule), and every matrix product,
+        convolution, normalisation, softmax and lookup.
+        """
+        users: dict[str, list[str]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                users.setdefault(name.lstrip("^").partition(":")[0], []).append(node.name)
+        graph = self._imported()
+        points: dict[str, Point] = {}
+        for operation in graph.get_operations():
+            if operation.type in _PLUMBING or not operation.outputs:
+                continue
+            value = operation.outputs[0]
+            if value.dtype.name not in _VALUES or not self._is_point(operation, users):
+                continue
+            name = readable(operation.name)
+            name = name if name not in points else operation.name
+            shape = None if value.shape.rank is None else tuple(value.shape.as_list())
+            points[name] = Point(name, value.name, value.dtype.name, shape)
+        return list(points.values())
+
+    def _imported(self) -> Any:
+        tf = tensorflow()
+        with tf.Graph().as_default() as graph:
+            tf.graph_util.import_graph_def(self.graph, name="")
+        return graph
+
+    @staticmethod
+    def _is_point(operation: Any, users: Mapping[str, Sequence[str]]) -> bool:
+        kind = operation.type
+        if kind in HEAVY or "Norm" in kind or "Softmax" in kind or "LookupTableFind" in kind:
+            return True
+        scope = _scope(operation.name)
+        return any(_scope(user) != scope for user in users.get(operation.name, ())) or (
+            not scope and bool(users.get(operation.name))
+        )
+
+
+def _part(graph: Any, wanted: Iterable[str]) -> Any:
+    """Return a GraphDef of the nodes that the wanted ones need, control inputs too."""
+    nodes = {node.name: node for node in graph.node}
+    needed, waiting = set(), list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            waiting += [source.lstrip("^").partition(":")[0] for source in nodes[name].input]
+    part = type(graph)(versions=graph.versions, library=graph.library)
+    part.node.extend(node for node in graph.node if node.name in needed)
+    return part
+
+
+def readable(name: str) -> str:
+    """Return a node's name without the calls that it was inlined from."""
+    for call in _CALLS:
+        while name.startswith(call) or f"/{call}" in name:
+            name = name[len(call) :] if name.startswith(call) else name.replace(f"/{call}", "/", 1)
+    return name
+
+
+def _scope(name: str) -> str:
+    return readable(name).rpartition("/")[0]

@@ -1,0 +1,115 @@
+"""Values inside of a model, in chunks so that memory stays bounded.  Child process alone.
+
+Live Keras models: the outputs of layers, noted while the call is traced (or run, eagerly).
+SavedModels: what leaves a name scope of the graph.  Each chunk computes the model's outputs too, so
+that one can see whether looking at values changed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ckptkit._tf import tensorflow
+from ckptkit.runners._exchange import wanted
+from ckptkit.runners._keras_layers import watching
+from ckptkit.runners._tensorflow_endpoints import Endpoint, named
+from ckptkit.runners._tensorflow_graphs import Flat, Point
+
+CHUNK_BYTES = 128 << 20
+CHUNK_VALUES = 32
+
+Tensors = Mapping[str, Any]
+Chunk = tuple[dict[str, Any], Tensors]  # layers, outputs
+
+
+def points_of_layers(
+    keras: Any, model: Any, endpoint: Endpoint, given: Tensors
+) -> tuple[Any, list[Point]]:
+    """Trace a call of a Keras model; return the concrete function and its layers' outputs."""
+    tf = tensorflow()
+    noted: list[tuple[str, Any]] = []
+
+    def traced(inputs: Tensors) -> Any:
+        noted.clear()
+        with watching(keras, model, lambda path, output: noted.append((path, output))):
+            return endpoint.call(inputs)
+
+    function = tf.function(traced, autograph=False)
+    concrete = function.get_concrete_function(dict(given))
+    points = []
+    for name, tensor in _tensors(noted):
+        if getattr(tensor, "graph", None) is concrete.graph:  # not inside of a loop or a branch
+            shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+            points.append(Point(name, tensor.name, tensor.dtype.name, shape))
+    return concrete, points
+
+
+def _tensors(noted: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of all that layers gave: `lstm`, or `lstm[0]`, `lstm[1]`."""
+    tf = tensorflow()
+    for path, output in noted:
+        flat = [item for item in tf.nest.flatten(output) if tf.is_tensor(item)]
+        for number, tensor in enumerate(flat):
+            yield (path if len(flat) == 1 else f"{path}[{number}]"), tensor
+
+
+def expose_graph(
+    flat: Flat, given: Sequence[Any], points: Sequence[Point], *, xla: bool
+) -> Iterator[Chunk]:
+    """Yield the values of these points, and the outputs."""
+    tf = tensorflow()
+    rows = max((int(value.shape[0]) for value in given if value.shape.rank), default=1)
+    structure = flat.function.structured_outputs
+    for chunk in _chunks(points, rows):
+        tensors = [point.tensor for point in chunk]
+        values = flat.fetch(given, tensors + flat.results, xla=xla)
+        packed = tf.nest.pack_sequence_as(structure, values[len(chunk) :], expand_composites=True)
+        names = [point.name for point in chunk]
+        yield dict(zip(names, values, strict=False)), named(packed)
+
+
+def _chunks(points: Sequence[Point], rows: int) -> Iterator[list[Point]]:
+    """Yield points in groups whose values together stay below the limit, as far as one can know."""
+    chunk: list[Point] = []
+    total = 0
+    for point in points:
+        nbytes = tensorflow().as_dtype(point.dtype).size
+        for axis in point.shape or ():
+            nbytes *= rows if axis is None else axis
+        if chunk and (len(chunk) == CHUNK_VALUES or total + nbytes > CHUNK_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(point)
+        total += nbytes
+    if chunk:
+        yield chunk
+
+
+def expose_eagerly(
+    keras: Any, model: Any, endpoint: Endpoint, given: Tensors, globs: Sequence[str]
+) -> Iterator[Chunk]:
+    """Yield the outputs of the layers that fit, and the model's, of calls without a graph.
+
+    The names are noted in a first call; each chunk of them is kept in a call of its own.
+    """
+    sizes: dict[str, int] = {}
+
+    def note(path: str, output: Any) -> None:
+        for name, tensor in _tensors([(path, output)]):
+            if wanted(name, globs):
+                sizes[name] = int(tensor.dtype.size) * int(tensorflow().size(tensor))
+
+    with watching(keras, model, note):
+        endpoint.call(given)
+    points = [Point(name, name, "uint8", (nbytes,)) for name, nbytes in sizes.items()]
+    for chunk in _chunks(points, 1):
+        names = {point.name for point in chunk}
+        kept: dict[str, Any] = {}
+
+        def keep(path: str, output: Any, names: set[str] = names, kept: Any = kept) -> None:
+            kept.update((n, t) for n, t in _tensors([(path, output)]) if n in names)
+
+        with watching(keras, model, keep):
+            outputs = endpoint.call(given)
+        yield kept, outputs

@@ -1,0 +1,124 @@
+"""Loading SavedModels, those that TensorFlow itself no longer loads too.  Child process alone.
+
+A SavedModel that Keras 2 wrote of a compiled model may name optimizer slots in its object graph,
+for which Keras 3 has no object: `'_UserObject' object has no attribute 'add_slot'`.  Slots are of
+no use for inference: a copy of the graph without them loads.  What fails even so is loaded by its
+MetaGraph alone, as TensorFlow 1 did.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ckptkit._tf import tensorflow
+from ckptkit.errors import CkptkitError
+from ckptkit.runners._exchange import MAX_WORDS
+
+_PB = "saved_model.pb"
+_VOCABULARY_BYTES = 1 << 20  # of a text file that is read for its words
+
+
+def load_saved_model(path: Path) -> tuple[Any, str]:
+    """Return the loaded object, and how it was loaded; raises what TensorFlow raised first."""
+    tf = tensorflow()
+    try:
+        return tf.saved_model.load(str(path)), "as it is"
+    except Exception as error:  # any of many, and the next ways tell whether it loads at all
+        if not (path / _PB).is_file():
+            raise
+        first = error
+    for how, load in (("without its slots", _without_slots), ("by its graph", _by_graph)):
+        try:
+            return load(path), how
+        except Exception:
+            continue
+    raise first
+
+
+def _without_slots(path: Path) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    message = saved_model_pb2.SavedModel.FromString((path / _PB).read_bytes())
+    nodes = message.meta_graphs[0].object_graph_def.nodes
+    if not any(node.slot_variables for node in nodes):
+        raise CkptkitError("no slots")
+    for node in nodes:
+        del node.slot_variables[:]
+    copy = Path(tempfile.mkdtemp(prefix="ckptkit-model-"))
+    try:
+        for item in path.iterdir():
+            if item.name not in (_PB, "fingerprint.pb"):
+                (copy / item.name).symlink_to(item.resolve())
+        (copy / _PB).write_bytes(message.SerializeToString(deterministic=True))
+        return tensorflow().saved_model.load(str(copy))
+    finally:
+        shutil.rmtree(copy)
+
+
+def _by_graph(path: Path) -> Any:
+    from tensorflow.python.saved_model import load_v1_in_v2
+
+    return load_v1_in_v2.load(str(path), ["serve"])
+
+
+def words_of(path: Path, graphs: Iterator[Any]) -> list[bytes]:
+    """Return words that the model's tables know: of its assets, then of constants in its graphs.
+
+    graphs: GraphDefs, their function libraries included.
+    """
+    found: dict[bytes, None] = {}
+    assets = path / "assets"
+    for file in sorted(assets.rglob("*")) if assets.is_dir() else ():
+        if file.is_file():
+            with file.open("rb") as lines:
+                text = lines.read(_VOCABULARY_BYTES)
+            found |= dict.fromkeys(line.rstrip(b"\r") for line in text.split(b"\n")[:MAX_WORDS])
+    for graph in graphs:
+        for node in _nodes(graph):
+            if node.op == "Const" and node.attr["dtype"].type == 7:  # DT_STRING
+                values = node.attr["value"].tensor.string_val
+                if len(values) > 1:
+                    found |= dict.fromkeys(list(values)[:MAX_WORDS])
+    return [word for word in found if word][:MAX_WORDS]
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
+
+
+def rows_looked_up(graph: Any, captured: dict[str, Any]) -> int | None:
+    """Return the rows of the smallest table that integers index, so that none points outside.
+
+    graph: with all calls inlined.  captured: {placeholder: what it stands for}.
+    """
+    nodes = {node.name: node for node in graph.node}
+    rows = []
+    for node in graph.node:
+        if node.op in ("ResourceGather", "GatherV2", "Gather"):
+            source = _source(node.input[0], nodes)
+            size = _rows(captured.get(source))
+            if size is not None:
+                rows.append(size)
+    return min(rows, default=None)
+
+
+def _source(name: str, nodes: dict[str, Any]) -> str:
+    """Return the node from which a value comes unchanged."""
+    name = name.partition(":")[0]
+    while name in nodes and nodes[name].op in ("Identity", "ReadVariableOp", "Cast"):
+        name = nodes[name].input[0].partition(":")[0]
+    return name
+
+
+def _rows(handle: Any) -> int | None:
+    data = getattr(handle, "_handle_data", None)
+    if data is None or not data.is_set or not data.shape_and_type:
+        return None
+    shape = data.shape_and_type[0].shape
+    return int(shape.dim[0].size) if shape.dim and shape.dim[0].size > 0 else None

@@ -1,0 +1,265 @@
+"""A model that TensorFlow has ready to run, of any kind of subject.  Child process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._tf import tensorflow
+from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.runners import _tensorflow_setup as setup
+from ckptkit.runners._exchange import (
+    Exposed,
+    Known,
+    Request,
+    import_extras,
+    refused,
+    wanted,
+)
+from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of, load_keras
+from ckptkit.runners._tensorflow_devices import Devices, compiled, watching
+from ckptkit.runners._tensorflow_endpoints import Endpoint, calls_of, signatures_of
+from ckptkit.runners._tensorflow_graphs import HEAVY, Flat
+from ckptkit.runners._tensorflow_layers import expose_eagerly, expose_graph, points_of_layers
+from ckptkit.runners._tensorflow_mirrored import mirrored
+from ckptkit.runners._tensorflow_restore import build, lost_weights, restore_into
+from ckptkit.runners._tensorflow_saved_model import load_saved_model, rows_looked_up, words_of
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+_LOW = {19: "float16", 14: "bfloat16"}  # DataType
+
+
+@dataclass
+class Loaded:
+    """A subject in memory.  model: None of a SavedModel, which is `held` alive alone."""
+
+    endpoints: dict[str, Endpoint]
+    model: Any = None
+    held: Any = None
+    how: str = "as it is"
+    restored: dict[str, Any] | None = None
+    skipped: str = ""
+
+
+def start(request: Request, spec: RunnerSpec) -> TensorFlowSession:
+    """Set TensorFlow up and load the subject of a request."""
+    setup.configure(spec)
+    import_extras(request)
+    strategy = setup.strategy(spec)
+    with strategy.scope() if strategy is not None else setup.scope(spec):
+        loaded = _load(request, spec)
+    return TensorFlowSession(spec, Path(request["subject"]["path"] or "."), loaded, strategy)
+
+
+def _load(request: Request, spec: RunnerSpec) -> Loaded:
+    subject = request["subject"]
+    if subject["kind"] == "saved_model":
+        if spec.eager:
+            raise UsageError("a SavedModel holds graphs, which do not run eagerly")
+        held, how = load_saved_model(Path(subject["path"]))
+        endpoints = signatures_of(held)
+        if not endpoints:
+            raise UnsupportedError("the SavedModel has nothing to call", where=subject["path"])
+        return Loaded(endpoints, held=held, how=how)
+    if subject["kind"] == "keras":
+        model = load_keras(subject["path"])
+        return Loaded(calls_of(model), model)
+    built = build(subject["model"])
+    endpoints = calls_of(built.model, built.seen)
+    loaded = Loaded(endpoints, built.model, held=built)
+    if request["action"] == "execute" and subject["path"]:
+        found = restore_into(built, Path(subject["path"]), request.get("out"))
+        loaded.restored = {**found, "environment": setup.environment(spec)}
+        lost = lost_weights(built, found)
+        if lost:
+            loaded.skipped = f"{len(lost):,} variables got no value: {', '.join(lost[:3])}"
+        elif found["error"]:
+            loaded.skipped = f"the restore failed: {found['error']}"
+    return loaded
+
+
+@dataclass
+class TensorFlowSession:
+    """See `ckptkit.runners._exchange.Session`."""
+
+    spec: RunnerSpec
+    path: Path
+    loaded: Loaded
+    strategy: Any = None
+    _devices: Devices = field(default_factory=dict)
+    _functions: dict[str, Any] = field(default_factory=dict)
+    _ran: bool = False
+
+    @property
+    def restored(self) -> Mapping[str, Any] | None:
+        return self.loaded.restored
+
+    @property
+    def skipped(self) -> str:
+        return self.loaded.skipped
+
+    # -- what it knows -----------------------------------------------------------------------------
+
+    def known(self) -> Known:
+        endpoints = self.loaded.endpoints
+        interfaces = {k: e.interface for k, e in endpoints.items() if e.interface is not None}
+        optional = {key: e.optional for key, e in endpoints.items() if e.optional}
+        words, high = self._words_and_rows()
+        return Known(interfaces, words, high, optional)
+
+    def _words_and_rows(self) -> tuple[list[bytes], int | None]:
+        dtypes = {i.dtype for e in self.loaded.endpoints.values() for i in e.inputs or ()}
+        if self.loaded.model is not None:
+            return _keras_words(self.loaded.model), _keras_rows(self.loaded.model)
+        words: list[bytes] = []
+        if "string" in dtypes:
+            graphs = (e.concrete.graph.as_graph_def() for e in self.loaded.endpoints.values())
+            words = words_of(self.path, graphs)
+        high = None
+        if dtypes & {"int32", "int64", "int16", "int8", "uint8"}:
+            flats = [Flat(e.concrete) for e in self.loaded.endpoints.values()]
+            rows = [rows_looked_up(flat.graph, flat.captured) for flat in flats]
+            high = min((n for n in rows if n is not None), default=None)
+        return words, high
+
+    def adopt(self, inputs: Arrays) -> str:
+        (name, endpoint), *others = self.loaded.endpoints.items() or [("", None)]
+        if others or endpoint is None:
+            raise refused("the model does not tell its inputs")
+        return name
+
+    def environment(self) -> dict[str, Any]:
+        found = setup.environment(self.spec)
+        return {**found, "policy": self._policy(), "loaded": self.loaded.how}
+
+    def _policy(self) -> str:
+        """Return the dtype that products are computed in, where that is not float32."""
+        if is_keras(self.loaded.model) if self.loaded.model is not None else False:
+            layers = [*layers_of(self.loaded.model), self.loaded.model]
+            mixed = {_policy_name(layer) for layer in layers} - {"float32", ""}
+            return ", ".join(sorted(mixed)) or "float32"
+        low = set()
+        for endpoint in self.loaded.endpoints.values():
+            if endpoint.concrete is not None:
+                graph = endpoint.concrete.graph.as_graph_def()
+                nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+                low |= {_LOW.get(n.attr["T"].type, "") for n in nodes if n.op in HEAVY}
+        return ", ".join(sorted(low - {""})) or "float32"
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
+        with setup.scope(self.spec):
+            given = self._given(inputs)
+            if self._ran:
+                outputs = self._function(signature)(given)
+            else:
+                outputs = self._first(signature, given)
+            return _arrays(outputs)
+
+    def _first(self, signature: str, given: Mapping[str, Any]) -> Any:
+        """Call it, and note the devices."""
+        self._ran = True
+        with watching(self._devices, eager=self.spec.eager):
+            outputs = self._function(signature)(given)
+        if self.spec.xla:
+            graph = self._function(signature).get_concrete_function(given).graph.as_graph_def()
+            compiled(self._devices, graph, outputs)
+        return outputs
+
+    def _given(self, inputs: Arrays) -> dict[str, Any]:
+        tf = tensorflow()
+        return {name: tf.constant(value) for name, value in inputs.items()}
+
+    def _function(self, signature: str) -> Any:
+        """Return what runs a signature under the switches of the spec."""
+        if signature not in self._functions:
+            self._functions[signature] = self._made(self._endpoint(signature))
+        return self._functions[signature]
+
+    def _endpoint(self, signature: str) -> Endpoint:
+        return self.loaded.endpoints[signature]
+
+    def _made(self, endpoint: Endpoint) -> Callable[[Mapping[str, Any]], Any]:
+        if self.strategy is not None:
+            return mirrored(self.strategy, endpoint)
+        if self.spec.eager or (endpoint.concrete is not None and not self.spec.xla):
+            return endpoint.call
+        call = endpoint.call
+        jit = True if self.spec.xla else None
+        return tensorflow().function(lambda given: call(given), jit_compile=jit, autograph=False)  # type: ignore[no-any-return]
+
+    def devices(self) -> Devices:
+        return self._devices
+
+    # -- looking inside ----------------------------------------------------------------------------
+
+    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+        if self.strategy is not None:
+            raise UsageError("layers are looked at on one device, not under MirroredStrategy")
+        endpoint, model = self._endpoint(signature), self.loaded.model
+        with setup.scope(self.spec):
+            given = self._given(inputs)
+            layered = model is not None and is_keras(model)
+            if self.spec.eager:
+                if not layered:
+                    raise UnsupportedError("only a Keras model has layers to look at eagerly")
+                chunks = expose_eagerly(keras(), model, endpoint, given, globs)
+            elif layered:
+                traced, points = points_of_layers(keras(), model, endpoint, given)
+                points = [point for point in points if wanted(point.name, globs)]
+                flat = Flat(traced, inlined=False)
+                chunks = expose_graph(flat, list(_sorted(given)), points, xla=self.spec.xla)
+            else:
+                flat = Flat(endpoint.concrete)
+                points = [point for point in flat.points() if wanted(point.name, globs)]
+                chunks = expose_graph(flat, list(given.values()), points, xla=self.spec.xla)
+            for layers, outputs in chunks:
+                yield Exposed(_arrays(layers), _arrays(outputs))
+
+
+def _sorted(given: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the values as tf.nest flattens a dict."""
+    yield from (given[name] for name in sorted(given))
+
+
+def _policy_name(layer: Any) -> str:
+    policy = getattr(layer, "dtype_policy", None)
+    return str(getattr(policy, "compute_dtype", "") or "")
+
+
+def _keras_words(model: Any) -> list[bytes]:
+    found: dict[bytes, None] = {}
+    for layer in layers_of(model):
+        if hasattr(layer, "get_vocabulary"):
+            words = layer.get_vocabulary(include_special_tokens=False)
+            texts = (word for word in words if isinstance(word, (str, bytes)))
+            found |= {w if isinstance(w, bytes) else w.encode(): None for w in texts}
+    return list(found)
+
+
+def _keras_rows(model: Any) -> int | None:
+    rows = (getattr(layer, "input_dim", None) for layer in layers_of(model))
+    return min((n for n in rows if type(n) is int), default=None)
+
+
+def _arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
+    import numpy as np
+
+    found = {}
+    for name, tensor in tensors.items():
+        dtype = tensorflow().as_dtype(tensor.dtype).name
+        if dtype in ("resource", "variant"):
+            raise UnsupportedError(f"output {name!r} is a {dtype}, which has no values")
+        value = np.asarray(tensor)
+        if dtype == "string" and value.dtype != object:  # a scalar: numpy would drop a last NUL
+            value = np.array(tensor.numpy(), object)
+        found[name] = value
+    return found
