@@ -28,7 +28,7 @@ _TENSORS_ONLY = ("tensor-bundle", "safetensors", "safetensors-index", "weights.h
 _KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.json")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Scan(Verification):
     """What a scan of one operand found; the same shape as a verification.
 

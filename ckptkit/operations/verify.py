@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from ckptkit._files import os_error
 from ckptkit.errors import (
@@ -54,13 +55,31 @@ _SUFFIXES = (
 _SET_MEMBER = re.compile(r".*[-_]\d{5}(-of-\d{5}\.safetensors|\.weights\.h5)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Verification:
-    """What a verification of one operand found.  strict: notes count as findings."""
+    """What a verification of one operand found.  strict: notes count as findings.
+
+    It has no truth value: findings and "could not tell" are both no soundness.  Ask `sound`.
+    """
 
     path: Path
     units: tuple[Unit, ...]
     strict: bool = False
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is neither true nor false: ask .sound")
+
+    def __repr__(self) -> str:
+        verdict = ("sound", "findings", "could not tell")[self.exit_code]
+        counts = Counter(finding.severity for finding in self.findings)
+        parts = [f"{counts[severity]} {severity}" for severity in SEVERITIES if counts[severity]]
+        of = f": {', '.join(parts)}" if parts else ""
+        return f"<{type(self).__name__} {verdict}{of}; {self.path}>"
+
+    @property
+    def sound(self) -> bool:
+        """Whether all was checked and nothing found."""
+        return self.exit_code == 0
 
     @property
     def findings(self) -> tuple[Finding, ...]:
