@@ -717,14 +717,17 @@ def test_git_shows_what_changed_in_a_weights_file(tmp_path: Path) -> None:
     git("config", "diff.ckptkit.command", str(driver))
     shown = git("diff")
     assert "~  dense/kernel" in shown and "16/16" in shown and "different: 1 changed" in shown
-    assert "model.npz" in shown
+    assert "--- a/model.npz  (npz)" in shown and "+++ b/model.npz  (npz)" in shown
 
     git("config", "--unset", "diff.ckptkit.command")
-    textconv = "ckptkit ls --digest"
+    textconv = "ckptkit ls --digest --no-path"
     assert f'textconv = "{textconv}"' in documented
     git("config", "diff.ckptkit.textconv", textconv.replace("ckptkit", python, 1))
     shown = git("diff")
     assert "-weights sha256:" in shown and "+weights sha256:" in shown
+    # the digest alone changed, and no line names a temporary file
+    changed = [line for line in shown.splitlines()[4:] if line[:1] in "+-"]
+    assert len(changed) == 2, shown
 
 
 # -- TensorFlow's own files --------------------------------------------------------------------
