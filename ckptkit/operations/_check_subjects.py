@@ -31,11 +31,13 @@ class Resolved:
 
     file: the checkpoint whose values it takes, None for a model that holds its own.
     coverage: what of the file found a place, where that is known before anything runs.
+    place: what the checkpoint goes into, "" for a model that holds its own values.
     """
 
     subject: Subject
     file: Checkpoint | None = None
     coverage: Coverage | None = None
+    place: str = ""
 
     @property
     def is_checkpoint(self) -> bool:
@@ -93,10 +95,10 @@ def resolve(
     if located.format == "saved-model":
         raise UsageError("a SavedModel is run as it is", where=name, hint="leave out --model")
     if located.format in _RESTORED_BY_CODE:
-        return Resolved(Subject("code", file.path, model, name), file)
+        return Resolved(Subject("code", file.path, model, name), file, place=model)
     made = scratch / "made"
     convert(name, made, to="saved_model", model=model, weights_only=True, timeout_s=timeout_s)
-    return Resolved(Subject("saved_model", made, text=name), file)
+    return Resolved(Subject("saved_model", made, text=name), file, place=model)
 
 
 def _is_code(name: str) -> bool:
@@ -129,10 +131,11 @@ def _in_structure(
             name, made, to=kind, like=like, rules=rules, weights_only=True, timeout_s=timeout_s
         )
     except MismatchError as error:
-        return Resolved(subject, file, _with(coverage, _problems(coverage, error.problems, name)))
+        found = _problems(coverage, error.problems, name)
+        return Resolved(subject, file, _with(coverage, found), like)
     failures = done.proof.failures if done.proof is not None else ()
     found = [Finding("error", "restore.proof", name, failure) for failure in failures]
-    return Resolved(subject, file, _with(coverage, found, compared=not found))
+    return Resolved(subject, file, _with(coverage, found, compared=not found), like)
 
 
 def _rules(rules: Sequence[str]) -> list[Rule]:

@@ -173,8 +173,15 @@ def _in_order(item: tuple[tuple[str, str], list[Variable]]) -> tuple[int, str]:
 def by_layer(items: Iterable[Variable], most: int = _SHOWN) -> str:
     """Return "conv1: kernel, bias; head: kernel", with shapes and dtypes where they are at odds."""
     layers: dict[str, list[str]] = {}
+    slots: Counter[str] = Counter()
     for item in items:
-        layers.setdefault(item.layer, []).append(item.leaf + _odds(item))
+        leaves = layers.setdefault(item.layer, [])
+        if "@" in item.leaf:
+            slots[item.layer] += 1
+        else:
+            leaves.append(item.leaf + _odds(item))
+    for layer, number in slots.items():
+        layers[layer].append(_count(number, "slot"))
     texts = [
         f"{layer}: {', '.join(leaves)}" if layer else ", ".join(leaves)
         for layer, leaves in layers.items()

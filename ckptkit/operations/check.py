@@ -184,7 +184,7 @@ class _Checking:
                 hint="--on twice, --against MODEL, or --golden DIR (`ckptkit record` makes one)",
             )
         if not others:
-            self.mode = "coverage"
+            self.mode, self.inputs = "coverage", f"restored into {self.what.place}"
             if self.what.subject.kind == "code":
                 self.runs.restore(self.what, self.specs[0])
             return

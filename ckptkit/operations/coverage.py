@@ -33,6 +33,8 @@ _IN_LIST = (
     "as attributes, or save with .keras or .weights.h5"
 )
 
+_AFRESH = "the file holds no optimizer state: training would start afresh"
+
 IsMarked = Callable[["Array"], bool]
 """Whether every element of a 1-D array is the mark of its dtype."""
 
@@ -63,7 +65,7 @@ def structure_coverage(
 ) -> Coverage:
     """Return which tensors of LIKE's structure the file fills; no value is read.
 
-    weights_only: whether training state of LIKE keeps its own values.
+    weights_only: whether training state of LIKE keeps its own values, and is not looked at.
     """
     cover = _Cover(file, like, None, rules)
     cover.keep_training = weights_only
@@ -127,6 +129,8 @@ class _Cover:
             if key not in rows and not self._is_housekeeping(self.model, key):
                 rows[key] = self._alone(key)
         ordered = [rows[key] for key in self.sides[1].keys if key in rows]
+        if self.keep_training:
+            ordered = [item for item in ordered if not self._is_training(item)]
         ordered = self._judged(ordered, bool(error))
         found = [*ordered, *self._unused(ordered)]
         explained = any(item.status in ("shape", "dtype") for item in found)
@@ -253,9 +257,7 @@ class _Cover:
     def _judged(self, rows: Sequence[Variable], stopped: bool) -> list[Variable]:
         """Return the rows with their severities; rows that a stopped restore left out are told."""
         training = [item for item in rows if self._is_training(item)]
-        afresh = self.keep_training or (
-            bool(training) and all(item.status == "missing" for item in training)
-        )
+        afresh = bool(training) and all(item.status == "missing" for item in training)
         misfits = any(item.status in ("shape", "dtype") for item in rows)
         judged = []
         for item in rows:
@@ -264,14 +266,9 @@ class _Cover:
             severity = "" if item.status == "restored" else "error"
             if item in training and afresh and severity:
                 severity = "note"
-                item = item._replace(message=self._afresh())
+                item = item._replace(message=_AFRESH)
             judged.append(item._replace(severity=severity))
         return judged
-
-    def _afresh(self) -> str:
-        if self.keep_training:
-            return "training state keeps the values of LIKE"
-        return "the file holds no optimizer state: training would start afresh"
 
     def _unused(self, rows: Sequence[Variable]) -> Iterator[Variable]:
         """Yield the tensors of the file that nothing takes."""
@@ -283,11 +280,14 @@ class _Cover:
             message = ""
             severity = "error"
             if naming.role in ("slot", "ema", "counter", "config") and not learns:
-                severity, message = "note", "training state; the model has no optimizer"
+                severity, message = "note", self._no_place()
             elif naming.role in ("metric", "counter", "config"):
                 severity, message = "note", "no weights"
             row = Variable(naming.name, naming.role, "unused", severity, message=message)
             yield row._replace(file_name=naming.name, file_dtype=spec.dtype, file_shape=spec.shape)
+
+    def _no_place(self) -> str:
+        return "training state" + ("" if self.keep_training else "; the model has no optimizer")
 
 
 def _side(checkpoint: Checkpoint) -> Side:

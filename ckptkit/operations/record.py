@@ -7,6 +7,7 @@ file, and the measured noise, below which a difference says nothing.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def record(
     if cases < 1 or batch < 1:
         raise UsageError("a golden needs at least one case of one example")
     asked = Asked(
-        [inputs] if isinstance(inputs, str | Path) else list(inputs),  # type: ignore[list-item]
+        [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs),
         seed,
         batch,
         cases,

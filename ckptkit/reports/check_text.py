@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.reports.findings import finding_text
@@ -55,7 +56,8 @@ def _text(report: Report, verbose: bool) -> Iterator[str]:
         yield ""
     findings = report.findings
     for finding in findings[:SHOWN]:
-        yield finding_text(finding)
+        about = finding.where == report.subject  # which the first line names
+        yield finding_text(replace(finding, where="") if about else finding)
     if len(findings) > SHOWN:
         yield f"... and {len(findings) - SHOWN} more (--format json has all)"
     yield printable(report.verdict)
