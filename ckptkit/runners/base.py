@@ -45,6 +45,39 @@ RUNNERS: dict[str, Runtime] = {
         "tensorflow",
         "tensorflow",
     ),
+    "litert": Runtime(
+        "ckptkit.runners.litert",
+        frozenset({"tflite"}),
+        switches=frozenset({"threads"}),
+        package="ai-edge-litert",
+        extra="runtimes",
+    ),
+    "onnx": Runtime(
+        "ckptkit.runners.onnx",
+        frozenset({"onnx"}),
+        ("CPU", "GPU"),
+        frozenset({"deterministic", "tf32", "threads"}),
+        package="onnxruntime",
+        extra="runtimes",
+    ),
+    "keras-jax": Runtime(
+        "ckptkit.runners.keras_jax",
+        frozenset({"keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"deterministic", "tf32", "threads", "eager"}),
+        {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        "jax",
+        "runtimes",
+    ),
+    "keras-torch": Runtime(
+        "ckptkit.runners.keras_torch",
+        frozenset({"keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"deterministic", "tf32", "threads"}),
+        {"KERAS_BACKEND": "torch"},
+        "torch",
+        "runtimes",
+    ),
 }
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message

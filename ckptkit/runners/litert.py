@@ -1,0 +1,252 @@
+"""Running `.tflite` models with LiteRT; imported in the child process alone.
+
+Inputs and outputs go by the names of the signature; of a model without signatures, by those of its
+tensors, under the signature "call".  A free batch axis is resized.  A model that was made for one
+example (every input and output has a first axis of 1) is given them one by one, and so its batch
+axis is told as free.  Quantised inputs and outputs stay integers, as the file has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.dtypes import dtype_of_numpy
+from ckptkit.interface import Interface, TensorInfo
+from ckptkit.runners._exchange import Exposed, Known, Request, Result, actions, cpu_name, wanted
+from ckptkit.runners._packages import chunked, environment, installed, only_cpu_zero, package
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+CALL = "call"
+PACKAGE = "ai-edge-litert"
+# Kernels that multiply matrices or convolve.
+HEAVY = {
+    *("CONV_2D", "CONV_3D", "CONV_3D_TRANSPOSE", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"),
+    *("FULLY_CONNECTED", "BATCH_MATMUL", "LSTM", "SVDF", "RNN", "STABLEHLO_DOT_GENERAL"),
+    *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"),
+    *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "STABLEHLO_CONVOLUTION"),
+}
+
+
+def start(request: Request, spec: RunnerSpec) -> LiteRTSession:
+    """Load the model of a request."""
+    only_cpu_zero(spec)
+    return LiteRTSession(spec, request["subject"]["path"])
+
+
+def _interpreter(path: str, spec: RunnerSpec, *, keep: bool = False) -> Any:
+    """Return an interpreter; keep: of every value, which turns XNNPACK off."""
+    module = package("ai_edge_litert.interpreter", PACKAGE)
+    return module.Interpreter(
+        path, num_threads=spec.threads, experimental_preserve_all_tensors=keep
+    )
+
+
+@dataclass
+class _Signature:
+    """One way to call the model; by_name: {name: tensor details} of each side."""
+
+    inputs: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it was made for a batch of one."""
+        shapes = [_shape(item) for side in (self.inputs, self.outputs) for item in side.values()]
+        return bool(shapes) and all(shape[:1] == (1,) for shape in shapes)
+
+    @property
+    def interface(self) -> Interface:
+        sides = (self.inputs, self.outputs)
+        return Interface(*(tuple(self._info(*item) for item in side.items()) for side in sides))
+
+    def _info(self, name: str, details: Mapping[str, Any]) -> TensorInfo:
+        shape = _shape(details)
+        if self.one_by_one:
+            shape = (None, *shape[1:])
+        return TensorInfo(name, _dtype(details), shape)
+
+
+def _shape(details: Mapping[str, Any]) -> tuple[int | None, ...]:
+    signature = details.get("shape_signature")
+    sizes = details["shape"] if signature is None or not len(signature) else signature
+    return tuple(None if size < 0 else int(size) for size in sizes)
+
+
+def _dtype(details: Mapping[str, Any]) -> str:
+    import numpy as np
+
+    dtype = np.dtype(details["dtype"])
+    return "string" if dtype.kind in "SUO" else dtype_of_numpy(dtype)
+
+
+@dataclass
+class LiteRTSession:
+    """See `ckptkit.runners._exchange.Session`."""
+
+    spec: RunnerSpec
+    path: str
+    restored: Mapping[str, Any] | None = None
+    skipped: str = ""
+    _devices: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @cached_property
+    def _plain(self) -> Any:
+        return _interpreter(self.path, self.spec)
+
+    @cached_property
+    def _keeping(self) -> Any:
+        return _interpreter(self.path, self.spec, keep=True)
+
+    @cached_property
+    def _ops(self) -> list[tuple[str, list[int]]]:
+        """(kind, indices of its outputs) of each op, in the order of computation."""
+        fresh = _interpreter(self.path, self.spec)  # before a delegate takes the ops over
+        return [
+            (op["op_name"], [int(index) for index in op["outputs"]])
+            for op in fresh._get_ops_details()
+        ]
+
+    @cached_property
+    def _signatures(self) -> dict[str, _Signature]:
+        found = {}
+        for key in self._plain.get_signature_list():
+            runner = self._plain.get_signature_runner(key)
+            found[key] = _Signature(runner.get_input_details(), runner.get_output_details())
+        if not found:
+            sides = (self._plain.get_input_details(), self._plain.get_output_details())
+            found[CALL] = _Signature(*({item["name"]: item for item in side} for side in sides))
+        return found
+
+    def known(self) -> Known:
+        return Known({key: item.interface for key, item in self._signatures.items()})
+
+    def adopt(self, inputs: Arrays) -> str:
+        raise AssertionError("a .tflite file always tells its inputs")
+
+    def environment(self) -> dict[str, Any]:
+        found = environment(self.spec, installed(PACKAGE, "numpy"))
+        low, quantised = self._precision
+        return {**found, "policy": low or "float32", "quantized": quantised}
+
+    @cached_property
+    def _precision(self) -> tuple[str, bool]:
+        """(what lower precision weights are kept in, whether any tensor is quantised)."""
+        details = self._plain.get_tensor_details()
+        quantised = any(len(item["quantization_parameters"]["scales"]) for item in details)
+        halves = any(_dtype(item) == "float16" for item in details)
+        return ("float16 weights" if halves else ""), quantised
+
+    def devices(self) -> dict[str, dict[str, int]]:
+        return self._devices
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
+        kinds = [kind for kind, _ in self._ops]
+        heavy = sum(kind in HEAVY for kind in kinds)
+        self._devices = {"CPU:0": {"ops": len(kinds), "heavy": heavy}}  # it has no other device
+        outputs = [
+            self._invoke(self._plain, signature, part) for part in self._parts(signature, inputs)
+        ]
+        return _joined(outputs)
+
+    def _parts(self, signature: str, inputs: Arrays) -> list[dict[str, Array]]:
+        """Return what is given at a time: all of it, or example by example."""
+        if not self._signatures[signature].one_by_one:
+            return [dict(inputs)]
+        rows = {len(value) for value in inputs.values()}
+        count = rows.pop() if len(rows) == 1 else 1
+        return [
+            {name: value[row : row + 1] for name, value in inputs.items()} for row in range(count)
+        ]
+
+    def _invoke(self, interpreter: Any, signature: str, inputs: Arrays) -> dict[str, Array]:
+        given = {name: _given(value) for name, value in inputs.items()}
+        if signature in interpreter.get_signature_list():
+            runner = interpreter.get_signature_runner(signature)
+            _fresh_state(interpreter)
+            outputs = runner(**given)
+            order = self._signatures[signature].outputs
+            return {name: _taken(outputs[name]) for name in order}
+        sides = self._signatures[signature]
+        for name, value in given.items():
+            interpreter.resize_tensor_input(sides.inputs[name]["index"], value.shape)
+        interpreter.allocate_tensors()
+        interpreter.reset_all_variables()
+        for name, value in given.items():
+            interpreter.set_tensor(sides.inputs[name]["index"], value)
+        interpreter.invoke()
+        tensors = {name: interpreter.get_tensor(o["index"]) for name, o in sides.outputs.items()}
+        return {name: _taken(value) for name, value in tensors.items()}
+
+    # -- looking inside ----------------------------------------------------------------------------
+
+    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+        names = {item["index"]: item["name"] for item in self._keeping.get_tensor_details()}
+        order = [index for _, indices in self._ops for index in indices if index in names]
+        chosen = [index for index in order if wanted(names[index], globs)]
+        outputs, layers = [], []
+        for part in self._parts(signature, inputs):
+            outputs.append(self._invoke(self._keeping, signature, part))
+            layers.append({index: self._value(index) for index in chosen})
+        merged = _joined(outputs)
+        values = _joined(layers)
+        for chunk in chunked((names[index], values[index]) for index in values):
+            yield Exposed(chunk, merged)
+
+    def _value(self, index: int) -> Array | None:
+        try:
+            return _taken(self._keeping.get_tensor(index))
+        except ValueError:  # a value that no kernel wrote: a resource, or of another branch
+            return None
+
+
+def _fresh_state(interpreter: Any) -> None:
+    """Clear what a recurrent kernel kept of the call before."""
+    try:
+        interpreter.reset_all_variables()
+    except (RuntimeError, ValueError):  # nothing is allocated yet, so nothing was kept
+        return
+
+
+def _given(value: Array) -> Array:
+    import numpy as np
+
+    return np.array(value.tolist(), dtype=bytes) if value.dtype == object else value
+
+
+def _taken(value: Array) -> Array:
+    return value.astype(object) if value.dtype.kind in "SU" else value
+
+
+def _joined(parts: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    """Return the values of all examples, those that any example lacks left out."""
+    import numpy as np
+
+    if len(parts) == 1:
+        return {name: value for name, value in parts[0].items() if value is not None}
+    found = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if all(value is not None for value in values):
+            whole = all(value.shape[:1] == (1,) for value in values)
+            found[name] = np.concatenate(values) if whole else np.stack(values)
+    return found
+
+
+def probe(request: Request) -> Result:
+    """Return the one device that LiteRT has here."""
+    del request
+    package("ai_edge_litert.interpreter", PACKAGE)
+    return {"devices": [{"device": "CPU:0", "name": cpu_name()}], "versions": installed(PACKAGE)}
+
+
+ACTIONS: Mapping[str, Callable[[Request], Result]] = actions(start, probe)
