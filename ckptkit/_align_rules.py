@@ -1,16 +1,21 @@
-"""Rename rules that a person gives: `RE=>REPL`, one a line in a file."""
+"""Rename rules that a person gives: `RE=>REPL`, one a line in a file.
+
+Where values are moved on the way, as `ckptkit convert` can, transforms follow:
+`RE=>REPL | STEP | STEP` (see `ckptkit.transforms`).
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._atomic import replacing
 from ckptkit._files import os_error
 from ckptkit.errors import UsageError
+from ckptkit.transforms import Transform, parse_transform
 
 _SUGGEST_AT_LEAST = 3  # pairs, before a rule is proposed
 _SUGGEST_AT_MOST = 3  # rules
@@ -24,6 +29,7 @@ class Rule(NamedTuple):
     pattern: re.Pattern[str]
     replacement: str
     text: str
+    transform: Transform = Transform()
 
     def apply(self, name: str) -> str | None:
         """Return the new name, or None where the pattern is not found."""
@@ -31,23 +37,32 @@ class Rule(NamedTuple):
         return new if count else None
 
 
-def parse_rule(text: str) -> Rule:
-    """Return the rule written as `RE=>REPL`; raises UsageError."""
-    pattern, arrow, replacement = text.partition("=>")
+def parse_rule(text: str, *, transforms: bool = False) -> Rule:
+    """Return the rule written as `RE=>REPL`; raises UsageError.
+
+    transforms: whether `RE=>REPL | STEP | STEP` may be given.
+    """
+    pattern, arrow, rest = text.partition("=>")
+    replacement, *steps = (part.strip() for part in rest.split("|"))
+    pattern = pattern.strip()
     if not arrow or not pattern:
         raise UsageError(f"{text!r} is not a rename rule", hint="write 'RE=>REPLACEMENT'")
+    if steps and not transforms:
+        raise UsageError(f"{text!r}: only `ckptkit convert` transforms tensors")
     try:
-        rule = Rule(re.compile(pattern), replacement, text)
+        rule = Rule(re.compile(pattern), replacement, text, parse_transform(steps))
         re.compile(f"{pattern}|").sub(replacement, "")  # refuses groups that do not exist
     except (re.error, IndexError) as error:
         raise UsageError(f"{text!r}: {error}", hint="the left side is a Python regex") from error
+    except UsageError as error:
+        raise UsageError(f"{text!r}: {error.message}", hint=error.hint) from error
     return rule
 
 
-def read_rules(path: Path) -> list[Rule]:
+def read_rules(path: Path, *, transforms: bool = False) -> list[Rule]:
     """Return the rules of a file: one a line, `#` starts a comment line.
 
-    Raises UsageError, naming the line; PathNotFoundError.
+    transforms: see `parse_rule`.  Raises UsageError, naming the line; PathNotFoundError.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -59,7 +74,7 @@ def read_rules(path: Path) -> list[Rule]:
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
-                rules.append(parse_rule(line.strip()))
+                rules.append(parse_rule(line.strip(), transforms=transforms))
             except UsageError as error:
                 where = f"{path}, line {number}"
                 raise UsageError(error.message, where=where, hint=error.hint) from error
@@ -68,12 +83,19 @@ def read_rules(path: Path) -> list[Rule]:
 
 def write_rules(path: Path, names: Iterable[tuple[str, str]]) -> int:
     """Write one exact rule for each (old name, new name); return how many."""
-    lines = [
-        f"^{re.escape(old)}$=>{new.replace(chr(92), chr(92) * 2)}" for old, new in sorted(names)
-    ]
+    lines = [exact_rule(old, new) for old, new in sorted(names)]
     with replacing(path, overwrite=True) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return len(lines)
+
+
+def exact_rule(old: str, new: str, transform: Transform | None = None) -> str:
+    """Return the rule that sends one name to another, and no other name anywhere."""
+    pattern = re.escape(old).replace("=>", r"=\>")
+    replacement = new.replace("\\", r"\\").replace("|", r"\174")
+    if replacement != replacement.strip():
+        replacement = replacement.replace(" ", r"\040")
+    return f"^{pattern}$=>{replacement}" + (f" | {transform}" if transform else "")
 
 
 class RuleMatches(NamedTuple):
@@ -93,11 +115,7 @@ def apply_rules(
     The last rule whose pattern is found in a name decides for it, and counts as used if a tensor of
     NEW has the name it gives.  Raises UsageError when two tensors are sent to one.
     """
-    target: dict[str, str] = {}
-    for rank in range(max((len(names) for names in new.values()), default=0)):
-        for key, names in new.items():
-            if rank < len(names):
-                target.setdefault(names[rank], key)
+    target = by_label(new)
     taken: dict[str, tuple[str, str]] = {}
     used: set[str] = set()
     for key, names in old.items():
@@ -117,6 +135,16 @@ def apply_rules(
     return RuleMatches(pairs, tuple(rule.text for rule in rules if rule.text not in used))
 
 
+def by_label(new: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return {name: key}; of two keys with one name it is the one that has it further in front."""
+    target: dict[str, str] = {}
+    for rank in range(max((len(names) for names in new.values()), default=0)):
+        for key, names in new.items():
+            if rank < len(names):
+                target.setdefault(names[rank], key)
+    return target
+
+
 def _label(names: Mapping[str, Sequence[str]], key: str) -> str:
     return names[key][0] if names[key] else key
 
@@ -124,12 +152,24 @@ def _label(names: Mapping[str, Sequence[str]], key: str) -> str:
 def _apply(
     rules: Sequence[Rule], names: Sequence[str], target: Mapping[str, str]
 ) -> tuple[str, str] | None:
+    for rule, wanted in deciding(rules, names, target):
+        return wanted, rule.text
+    return None
+
+
+def deciding(
+    rules: Sequence[Rule], names: Sequence[str], target: Mapping[str, str]
+) -> Iterator[tuple[Rule, str]]:
+    """Yield (rule, key of NEW) for the rules that fit a tensor called `names`, the last one first.
+
+    target: {name: key} of NEW.
+    """
     for rule in reversed(rules):
         for name in names:
             renamed = rule.apply(name)
             if renamed is not None and renamed in target:
-                return target[renamed], rule.text
-    return None
+                yield rule, target[renamed]
+                break
 
 
 def suggest_rules(

@@ -31,9 +31,12 @@ class Aligner:
         self.undecided: tuple[set[str], set[str]] = (set(), set())
 
     def run(self, rules: Sequence[Rule]) -> Alignment:
-        matches = apply_rules(rules, self._labels(self.old), self._labels(self.new))
-        for left, right, text in matches.pairs:
-            self._pair(left, right, f"rule {text}")
+        dead: tuple[str, ...] = ()
+        if rules:
+            matches = apply_rules(rules, labels_of(self.old), labels_of(self.new))
+            dead = matches.dead
+            for left, right, text in matches.pairs:
+                self._pair(left, right, f"rule {text}")
         self._by_key()
         self._by_alias()
         self._below_root_child()
@@ -48,7 +51,7 @@ class Aligner:
             tuple(self.left),
             tuple(self.right),
             tuple(self.ambiguous),
-            matches.dead,
+            dead,
         )
 
     # -- helpers ----------------------------------------------------------------------------------
@@ -57,14 +60,6 @@ class Aligner:
         if left in self.left and right in self.right:
             del self.left[left], self.right[right]
             self.pairs.append(Match(left, right, evidence))
-
-    def _labels(self, side: Side) -> dict[str, list[str]]:
-        """Names by which a rule may call a tensor."""
-        return {key: self._labels_of(side, key) for key in side.keys}
-
-    def _labels_of(self, side: Side, key: str) -> list[str]:
-        naming = side.names[key]
-        return [name for name in (naming.name, naming.full_name, *side.paths[key]) if name]
 
     def _fits(self, left: str, right: str) -> bool:
         one, two = self.old.specs[left], self.new.specs[right]
@@ -188,8 +183,8 @@ class Aligner:
             self._by_one_name(one, two, evidence)
         left, right = self._free()
         self._by_paths(
-            {key: self._labels_of(self.old, key) for key in left},
-            {key: self._labels_of(self.new, key) for key in right},
+            {key: _labels(self.old, key) for key in left},
+            {key: _labels(self.new, key) for key in right},
             "name",
         )
         self._by_type_and(_ends, _abridges)
@@ -283,6 +278,16 @@ class Aligner:
         for left, right in groups.values():
             if len(left) == len(right) == 1:
                 self._pair(left[0], right[0], "name")
+
+
+def labels_of(side: Side) -> dict[str, list[str]]:
+    """Return the names by which a rule may call each tensor, best first."""
+    return {key: _labels(side, key) for key in side.keys}
+
+
+def _labels(side: Side, key: str) -> list[str]:
+    naming = side.names[key]
+    return [name for name in (naming.name, naming.full_name, *side.paths[key]) if name]
 
 
 def _label(naming: Naming) -> str:

@@ -26,7 +26,13 @@ _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "np
     help="Build the model with this code, in a child process.  Also FILE.py:CALLABLE.",
 )
 @click.option("--root", metavar="NAME", help="Put the object graph under a child of a new root.")
-@click.option("--map", "maps", multiple=True, metavar="RE=>REPL", help="Rename SRC before pairing.")
+@click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="RE=>REPL",
+    help="Rename SRC before pairing; 'RE=>REPL | transpose' and the like move values, too.",
+)
 @click.option(
     "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
 )
@@ -63,6 +69,7 @@ _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "np
 @click.option("--dry-run", is_flag=True, help="Print the plan: every pair, what is left, bytes.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at DST, even if it is SRC.")
 @click.option("--receipt", metavar="FILE", help="Write what was done and proven, as JSON.")
+@click.option("--inverse", metavar="FILE", help="Write the map rules that lead back to SRC.")
 @click.option("--no-check", is_flag=True, help="Do not read the output again.")
 @click.option(
     "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
@@ -96,11 +103,13 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     # set before numpy is imported: threads are for spans of tensors, not for sums within one
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ckptkit._align_rules import parse_rule, read_rules
-    from ckptkit.operations.convert import MismatchError, convert, plan
+    from ckptkit.operations.convert import MismatchError, convert, plan, write_inverse
     from ckptkit.reports import plan as report
 
-    rules = [rule for path in options["map_from"] for rule in read_rules(Path(path))]
-    rules += [parse_rule(text) for text in options["maps"]]
+    rules = [
+        rule for path in options["map_from"] for rule in read_rules(Path(path), transforms=True)
+    ]
+    rules += [parse_rule(text, transforms=True) for text in options["maps"]]
     kept = ("to", "like", "model", "root", "weights_only", "ema", "shard_size", "timeout_s")
     asked: dict[str, Any] = {name: options[name] for name in kept}
     asked |= {
@@ -111,6 +120,8 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     sources, lost = _sources(src, options)
     if options["dry_run"]:
         planned = plan(sources, dst, **asked)
+        if options["inverse"]:
+            write_inverse(planned, Path(options["inverse"]), overwrite=options["overwrite"])
         echo_lines(report.plan_lines(planned, options["fmt"]))
         ctx.exit(1 if planned.problems or lost else 0)
     try:
@@ -121,6 +132,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 overwrite=options["overwrite"],
                 check=not options["no_check"],
                 receipt=options["receipt"],
+                inverse=options["inverse"],
                 digests=options["fmt"] == "json",
                 executor=executor,
                 progress=bar,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
+from ckptkit.operations._convert_moves import Moves
 from ckptkit.operations._convert_plan import Allowance, Fill, Plan, Problem, Request
 from ckptkit.operations._convert_sources import Sources
 from ckptkit.operations._convert_target import Target
@@ -75,6 +76,13 @@ class Draft:
     def problem(self, kind_: str, name: str, message: str, reason: str = "") -> None:
         """Note why the plan is not carried out; reason: see `Problem`."""
         self.problems.append(Problem(kind_, name, message, reason))
+
+    def incomplete(self, moves: Moves) -> None:
+        """Note parts of tensors that rules with transforms leave without a place or a value."""
+        for name, part in moves.lost:
+            self.problem("unused", name, f"{part} of {name} of SRC: no rule takes it")
+        for name, part in moves.lacking:
+            self.problem("missing", name, f"{part} of {name}: no rule sends a tensor there")
 
     def writable(self, tensor: Tensor) -> bool:
         """Whether the values can be written at all; if not, they count as unused."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ckptkit._align_steps import labels_of
 from ckptkit.align import Alignment, Match, Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations import _convert_model_files as _files
 from ckptkit.operations._convert_draft import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
+from ckptkit.operations._convert_moves import NOTHING, Moves, moves_to
 from ckptkit.operations._convert_plan import Fill, describe
 from ckptkit.operations._convert_values import Origin
 from ckptkit.operations.select import Tensor
@@ -75,15 +77,36 @@ class _Matcher:
         side = Side({k: like.specs[k] for k in keys}, {k: like.names[k] for k in keys})
         if self.draft.same_keys and not request.rules:
             return _by_keys(self.draft.src.side, side), side
-        alignment = align(self.draft.src.side, side, request.rules)
-        if alignment.dead_rules:
+        moves = self._moves(side)
+        split, taken = moves.split, {moves.targets[key] for key in moves.split}
+        alignment = align(
+            _without(self.draft.src.side, split), _without(side, taken), request.rules
+        )
+        parts = [
+            Match(key, moves.targets[key], f"rule {moves.moves[key].text}")
+            for key in self.draft.src.tensors
+            if key in split
+        ]
+        alignment = replace(alignment, pairs=(*alignment.pairs, *parts))
+        dead = [text for text in alignment.dead_rules if text not in moves.texts]
+        if dead:
             raise UsageError(
-                f"rule {alignment.dead_rules[0]!r} paired nothing",
+                f"rule {dead[0]!r} paired nothing",
                 hint="it goes from names of SRC to names of LIKE; `ckptkit diff` tries it out",
             )
         if request.rules:
             self._contradictions(alignment, side)
         return alignment, side
+
+    def _moves(self, side: Side) -> Moves:
+        """Let SRC be what rules with transforms make of it."""
+        src, rules = self.draft.src, self.draft.request.rules
+        if not any(rule.transform for rule in rules):
+            return NOTHING
+        moves = moves_to(src, rules, labels_of(src.side), labels_of(side))
+        self.draft.incomplete(moves)
+        src.move(moves.moves)
+        return moves
 
     def _contradictions(self, alignment: Alignment, side: Side) -> None:
         """Refuse rules that send a tensor away from one of its own name, dtype and shape."""
@@ -139,10 +162,12 @@ class _Matcher:
         if new.endswith(("-keys", "-values")) and self.form in ("checkpoint", "saved_model"):
             shape = source.spec.shape  # a table has as many entries as it has
         if source.spec.shape != shape:
+            move = self.draft.src.moves.get(old)
+            how = f", after `{move.pieces[0][1]}`" if move is not None else ""
             names = source.naming.name, naming.name
             there = "it is" if names[0] == names[1] else f"{names[1]} is"
             message = (
-                f"{names[0]} is {_text(source.spec.shape)} in SRC, {there} {_text(shape)} in "
+                f"{names[0]} is {_text(source.spec.shape)} in SRC{how}, {there} {_text(shape)} in "
                 f"{self.draft.structure}"
             )
             self.draft.problem("shape", naming.name, message)
@@ -201,6 +226,16 @@ class _Matcher:
             names = describe(draft.src.side.names, item.old), describe(self.like.names, item.new)
             message = f"{names[0]} of SRC against {names[1]} of {draft.structure}: {item.reason}"
             draft.problem("ambiguous", names[0], message)
+
+
+def _without(side: Side, keys: set[str]) -> Side:
+    """Return the side without the tensors that are paired already."""
+    if not keys:
+        return side
+    return Side(
+        {key: spec for key, spec in side.specs.items() if key not in keys},
+        {key: naming for key, naming in side.names.items() if key not in keys},
+    )
 
 
 def _by_keys(old: Side, new: Side) -> Alignment:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ckptkit._align_rules import Rule
 from ckptkit.errors import UsageError
 from ckptkit.operations._convert_draft import NEUTRAL, Draft
+from ckptkit.operations._convert_moves import moves_by_name
 from ckptkit.writers.base import OutTensor
 
 _TIED = ("slot", "ema")
@@ -19,6 +20,7 @@ def by_name(draft: Draft) -> None:
     if draft.request.root:
         raise UsageError("--root needs a SRC with an object graph, and a checkpoint as DST")
     names = _keys(draft)
+    owners = src.side.owners
     averages = set(src.averages.values())
     for key, tensor in src.tensors.items():
         if key in averages:
@@ -32,7 +34,7 @@ def by_name(draft: Draft) -> None:
             tensor.spec.shape,
             tensor.naming.name if form in NEUTRAL and not draft.request.rules else "",
             tensor.naming.role,
-            tensor.naming.slot_of,
+            names.get(owners.get(key, ""), tensor.naming.slot_of),
             src.checkpoint_key(key),
         )
         draft.fill(key, out, "own")
@@ -52,9 +54,16 @@ def _keys(draft: Draft) -> dict[str, str]:
     for rule in rules:
         if not any(rule.apply(name) is not None for name in names.values()):
             raise UsageError(f"rule {rule.text!r} fits no tensor of SRC")
+    moves = moves_by_name(src, rules, names)
+    draft.incomplete(moves)
+    owners, before = src.side.owners, names
+    src.move(moves.moves)
     taken: dict[str, str] = {}
-    for key, name in names.items():
-        new = renamed(name, rules)
+    for key in src.tensors:
+        name = before.get(key, key)
+        new = moves.targets.get(key) or renamed(name, rules)
+        if key in moves.moves and key not in moves.targets:  # a slot, gone with its variable
+            new = f"{moves.targets[owners[key]]}@{name.rpartition('@')[2]}"
         if new in taken:
             raise UsageError(
                 f"rename rules send both {names[taken[new]]} and {name} to {new}",

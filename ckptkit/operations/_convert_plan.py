@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._align_rules import Rule
+from ckptkit._align_rules import Rule, exact_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.names import ROLES, Naming
 from ckptkit.operations._convert_target import Target
 from ckptkit.operations._convert_values import Cast, Origin
 from ckptkit.operations.select import Tensor
+from ckptkit.transforms import Transform
 from ckptkit.writers.base import OutTensor
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ class Request:
             raise UsageError(f"no role {unknown[0]!r}", hint=f"roles are {', '.join(ROLES)}")
 
 
+class Piece(NamedTuple):
+    """One tensor of SRC on its way: its values, averaged and not yet cast, and how they move."""
+
+    origin: Origin
+    source: Tensor
+    transform: Transform
+
+
 class Fill(NamedTuple):
     """One tensor of the output, and where its values come from.
 
@@ -53,6 +62,7 @@ class Fill(NamedTuple):
     the values.  evidence: as in `ckptkit.align`; "own" in SRC's own structure, "twin" for a tensor
     that repeats another, "kept" for a value of LIKE, "made" for one made here.
     cast: as in `--cast`, or ""; uncast: the values before it.  average: of how many sources.
+    pieces: what `origin` is made of, where a map rule moves values; source is the first of them.
     """
 
     tensor: OutTensor
@@ -62,6 +72,7 @@ class Fill(NamedTuple):
     cast: str = ""
     average: int = 1
     uncast: Origin | None = None
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def key(self) -> str:
@@ -189,6 +200,22 @@ class Plan:
             for fill in self.fills
         )
 
+    def inverse_rules(self) -> list[str]:
+        """Return the map that leads from the output back to SRC: one exact rule per new name.
+
+        Each undoes what was done to the values; a tensor that neither moved nor has another name
+        needs none.
+        """
+        rules = []
+        for fill in self.fills:
+            for piece in fill.pieces:
+                back = piece.transform.inverse(piece.origin.spec.shape)
+                rules.append(exact_rule(fill.name, piece.source.naming.name, back))
+            if not fill.pieces and fill.source is not None and fill.evidence != "twin":
+                name = fill.source.naming.name
+                rules += [exact_rule(fill.name, name)] if name != fill.name else []
+        return rules
+
     def check(self) -> None:
         """Raise MismatchError if the plan has problems."""
         if self.problems:
@@ -218,6 +245,10 @@ def fill_json(fill: Fill) -> dict[str, Any]:
         "from": fill.source.naming.name if fill.source else None,
         "from_key": fill.origin.key if fill.evidence != "made" else None,
         "evidence": fill.evidence,
+        "pieces": [
+            {"from": p.source.naming.name, "from_key": p.origin.key, "transform": str(p.transform)}
+            for p in fill.pieces
+        ],
         "role": fill.tensor.role,
         "dtype": fill.tensor.dtype,
         "shape": list(fill.tensor.shape),

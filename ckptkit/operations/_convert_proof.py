@@ -22,7 +22,9 @@ from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations._convert_plan import Fill, Plan
+from ckptkit.operations._convert_values import Origin, cast, moved
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.transforms import Transform
 
 if TYPE_CHECKING:
     from ckptkit.operations._convert_outputs import Outputs
@@ -76,13 +78,10 @@ def prove(
     if failures:
         return Proof(failures=tuple(failures))
     fills = [fill for fill in plan.fills if kind(fill.tensor.dtype) != "opaque"]
-    pairs = [
-        Pair(fill.origin.store, fill.origin.key, output.store, fill.key, bitwise=True)
-        for fill in fills
-    ]
+    compared = [(fill, pair) for fill in fills for pair in _pairs(fill, output)]
     crcs: dict[str, int] = {}
-    done = compare_all(pairs, executor, progress=progress)
-    for fill, comparison in zip(fills, done, strict=True):
+    done = compare_all([pair for _, pair in compared], executor, progress=progress)
+    for (fill, _), comparison in zip(compared, done, strict=True):
         crcs[fill.key] = comparison.new_crc
         failures += _difference(fill, comparison)
     failures += _names(plan, output, crcs)
@@ -90,6 +89,24 @@ def prove(
     failures += _overflows(plan, losses)
     nbytes = sum(output.specs[fill.key].nbytes for fill in fills)
     return Proof(len(fills), nbytes, tuple(failures), losses)
+
+
+def _pairs(fill: Fill, output: Checkpoint) -> Iterator[Pair]:
+    """Yield what is compared: the values of SRC, and what the output makes of them.
+
+    Where values were moved, those of the output are moved back, and compared in SRC's own order.
+    """
+    if not fill.pieces:
+        yield Pair(fill.origin.store, fill.origin.key, output.store, fill.key, bitwise=True)
+    for piece in fill.pieces:
+        part, old = piece.transform.part, piece.origin
+        if part is not None:
+            old = moved([(old, Transform((part,)))])
+        back = piece.transform.without_part.inverse(old.spec.shape)
+        if fill.cast:
+            old = cast(old, fill.tensor.dtype)
+        new = moved([(Origin(output.store, fill.key), back)])
+        yield Pair(old.store, old.key, new.store, new.key, bitwise=True)
 
 
 def _structure(plan: Plan, output: Checkpoint) -> Iterator[str]:

@@ -86,6 +86,7 @@ class Receipt:
             "files": [str(path) for path in self.files],
             "bytes": plan.nbytes,
             "rules": [rule.text for rule in plan.request.rules],
+            "inverse_rules": plan.inverse_rules() if plan.request.rules else [],
             "casts": [str(cast) for cast in plan.request.casts],
             "proof": proof.to_json() if proof else None,
             "signatures": list(self.signatures),
@@ -115,6 +116,15 @@ def write_receipt(receipt: Receipt, path: Path, *, overwrite: bool = False) -> N
     with replacing(path, overwrite=overwrite) as temporary:
         text = f'{head[:-2]},\n "tensors": [\n  {rows}\n ]\n}}\n'
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_inverse(plan: Plan, path: Path, *, overwrite: bool = False) -> None:
+    """Write the map that leads from the output back to SRC, one rule a line; raises OutputError."""
+    from ckptkit._atomic import replacing
+
+    with replacing(path, overwrite=overwrite) as temporary:
+        lines = "".join(f"{rule}\n" for rule in plan.inverse_rules())
+        temporary.write_text(lines, encoding="utf-8")
 
 
 def _file_json(checkpoint: Checkpoint, digest: str | None) -> dict[str, Any]:

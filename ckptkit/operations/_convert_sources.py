@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from ckptkit.align import Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations._convert_plan import Fill, Problem, Request, Skipped
-from ckptkit.operations._convert_values import Origin, average, cast
+from ckptkit.operations._convert_plan import Fill, Piece, Problem, Request, Skipped
+from ckptkit.operations._convert_values import Origin, average, cast, moved
 from ckptkit.operations.select import Selection, Tensor
-from ckptkit.stores.base import StoredNames
+from ckptkit.stores.base import StoredNames, TensorSpec
+from ckptkit.transforms import Transform
 from ckptkit.writers.base import OutTensor
 
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})
 _AVERAGED_ROLES = frozenset({"weight", "ema"})
+
+
+class Move(NamedTuple):
+    """What a map rule makes of tensors of SRC: (key, transform) of each, and the rule's text."""
+
+    pieces: tuple[tuple[str, Transform], ...]
+    text: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one tensor of SRC becomes one tensor."""
+        (_, transform), *more = self.pieces
+        return not more and transform.part is None and transform.into is None
 
 
 @dataclass
@@ -28,6 +43,7 @@ class Sources:
     request: Request
     skipped: list[Skipped] = field(default_factory=list)
     used_casts: set[str] = field(default_factory=set)
+    moves: Mapping[str, Move] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.last = self.checkpoints[-1]
@@ -115,8 +131,45 @@ class Sources:
             found.append({match.old: match.new for match in alignment.pairs})
         return found
 
+    def move(self, moves: Mapping[str, Move]) -> None:
+        """Let the tensors that rules move be what they become; raises UsageError."""
+        if not moves:
+            return
+        made = {key: self._made(move) for key, move in moves.items()}
+        gone = {key for move in moves.values() for key, _ in move.pieces}
+        self.tensors = {key: t for key, t in self.tensors.items() if key not in gone} | made
+        self.moves = moves
+        del self.side
+
+    def _made(self, move: Move) -> Tensor:
+        """Return the tensor that a move makes, by the name of its first piece."""
+        found = set()
+        for key, transform in move.pieces:
+            spec = self.tensors[key].spec
+            try:
+                found.add((spec.dtype, transform.shape(spec.shape)))
+            except UsageError as error:
+                name = self.tensors[key].naming.name
+                raise UsageError(
+                    f"rule {move.text!r}: {error.message}", where=f"{name} {spec.shape}"
+                ) from error
+        first = self.tensors[move.pieces[0][0]]
+        if len(found) > 1:
+            raise UsageError(
+                f"rule {move.text!r}: its parts differ in dtype or shape",
+                where=", ".join(self.tensors[key].naming.name for key, _ in move.pieces),
+            )
+        [(_, shape)] = found
+        plain = TensorSpec(first.spec.key, first.spec.dtype, shape, first.spec.nbytes)
+        return first._replace(spec=plain)
+
     def checkpoint_key(self, key: str) -> str | None:
-        """Return the tensor's key in the tensor bundle that it came from, where that is known."""
+        """Return the tensor's key in the tensor bundle that it came from, where that is known.
+
+        A tensor whose values were moved is no longer the one that the bundle has.
+        """
+        if key in self.moves:
+            return None
         if self.last.store.format in ("tensor-bundle", "saved-model"):
             return key
         structure = self.last.structure
@@ -126,9 +179,17 @@ class Sources:
         self, key: str, target: OutTensor, evidence: str, problems: list[Problem]
     ) -> Fill | None:
         """Return how `target` gets the values of `key`; None where dtypes stand in the way."""
-        origin, count = self._origin(key, problems)
-        used = self.averages.get(key, key)
-        tensor = Tensor(self.last.specs[used], self.last.names[used])
+        moves = self.moves[key].pieces if key in self.moves else ((key, Transform()),)
+        origins = [self._origin(part, problems) for part, _ in moves]
+        tensors = [self._stored(part) for part, _ in moves]
+        (origin, count), tensor = origins[0], tensors[0]
+        pieces: tuple[Piece, ...] = ()
+        if key in self.moves:
+            pieces = tuple(
+                Piece(own[0], its, move[1])
+                for own, its, move in zip(origins, tensors, moves, strict=True)
+            )
+            origin = moved([(piece.origin, piece.transform) for piece in pieces])
         wanted, casting, uncast = target.dtype, "", None
         if origin.spec.dtype != wanted:
             casting = f"{origin.spec.dtype}={wanted}"
@@ -139,7 +200,11 @@ class Sources:
                 return None
             self.used_casts.add(casting)
             uncast, origin = origin, cast(origin, wanted)
-        return Fill(target, origin, tensor, evidence, casting, count, uncast)
+        return Fill(target, origin, tensor, evidence, casting, count, uncast, pieces)
+
+    def _stored(self, key: str) -> Tensor:
+        used = self.averages.get(key, key)
+        return Tensor(self.last.specs[used], self.last.names[used])
 
     def dtype(self, key: str) -> str:
         """Return the dtype in which a tensor is written where nothing else fixes it."""

@@ -6,6 +6,7 @@ be proven against what should have been.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
 from ckptkit.errors import UsageError
-from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec, shaped
+from ckptkit.transforms import Transform
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array, Store
@@ -178,6 +180,78 @@ def average(parts: Sequence[Origin]) -> Origin:
     return Origin(
         AverageStore(path, {plain.key: plain}, parts={plain.key: tuple(parts)}), plain.key
     )
+
+
+@dataclass(frozen=True)
+class MovedStore(Derived):
+    """Tensors whose elements were moved; one of several pieces is their join along an axis.
+
+    A tensor that is only reshaped streams, and what is joined along axis 0 comes piece by piece; of
+    any other all values are in memory at once, twice where blocks are put into another order.
+    """
+
+    pieces: Mapping[str, Sequence[tuple[Origin, Transform]]] = field(default_factory=dict)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        import numpy as np
+
+        pieces = sorted(self.pieces[key], key=_place)
+        into = pieces[0][1].into
+        if len(pieces) > 1 and into is not None and into.axis:
+            whole = np.concatenate([_moved(*piece) for piece in pieces], axis=into.axis)
+            yield from _flat(whole, 0, max_elements)
+            return
+        start = 0
+        for origin, transform in pieces:
+            if transform.keeps_order:
+                for at, values in origin.blocks(max_elements):
+                    yield start + at, values
+            else:
+                yield from _flat(_moved(origin, transform), start, max_elements)
+            start += math.prod(transform.without_into.shape(origin.spec.shape))
+
+
+def _place(piece: tuple[Origin, Transform]) -> int:
+    return piece[1].into.number if piece[1].into is not None else 0
+
+
+def _moved(origin: Origin, transform: Transform) -> Array:
+    """Return all values of a tensor, moved; their stored checksum has been compared."""
+    import numpy as np
+
+    spec = origin.spec
+    values = np.empty(spec.size, object if spec.dtype == "string" else numpy_dtype(spec.dtype))
+    for start, block in origin.blocks():
+        values[start : start + len(block)] = block
+    return transform.apply(shaped(values, spec.shape, f"{origin.store.path}: {origin.key}"))
+
+
+def _flat(array: Array, start: int, max_elements: int) -> Iterator[tuple[int, Array]]:
+    """Yield (start, values) of an array that need not be contiguous, in row-major order."""
+    if array.flags.c_contiguous or array.ndim < 2:
+        flat = array.reshape(-1)
+        for at in range(0, flat.size, max_elements):
+            yield start + at, flat[at : at + max_elements]
+        return
+    width = array[0].size if len(array) else 0
+    if width > max_elements:
+        for at, row in enumerate(array):
+            yield from _flat(row, start + at * width, max_elements)
+        return
+    step = max(1, max_elements // max(1, width))
+    for at in range(0, len(array) if width else 0, step):
+        yield start + at * width, array[at : at + step].reshape(-1)
+
+
+def moved(pieces: Sequence[tuple[Origin, Transform]]) -> Origin:
+    """Return what the pieces become together; raises UsageError where a step does not fit."""
+    origin, transform = pieces[0]
+    spec = origin.spec
+    shape = transform.shape(spec.shape)
+    size = math.prod(shape)
+    new = TensorSpec(spec.key, spec.dtype, shape, size * itemsize(spec.dtype) or spec.nbytes)
+    store = MovedStore(origin.store.path, {new.key: new}, pieces={new.key: tuple(pieces)})
+    return Origin(store, new.key)
 
 
 @dataclass(frozen=True)

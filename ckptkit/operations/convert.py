@@ -31,13 +31,22 @@ from ckptkit.operations._convert_plan import (
     Request,
 )
 from ckptkit.operations._convert_proof import Proof, prove
-from ckptkit.operations._convert_receipt import Receipt
+from ckptkit.operations._convert_receipt import Receipt, write_inverse
 from ckptkit.operations._convert_target import FORMS, Target, model_of, refuse_existing, target_of
 from ckptkit.operations._convert_values import Cast, parse_cast, parse_size
 from ckptkit.operations.ls import tensor_sha256, weights_digest
 from ckptkit.operations.select import Selection
 
-__all__ = ["FORMS", "MismatchError", "Plan", "Problem", "Receipt", "convert", "plan"]
+__all__ = [
+    "FORMS",
+    "MismatchError",
+    "Plan",
+    "Problem",
+    "Receipt",
+    "convert",
+    "plan",
+    "write_inverse",
+]
 
 Source = str | os.PathLike[str] | Checkpoint
 TIMEOUT_S = 600.0  # for each run of a model: building and tracing a large one takes minutes
@@ -50,6 +59,7 @@ def convert(
     overwrite: bool = False,
     check: bool = True,
     receipt: str | os.PathLike[str] | None = None,
+    inverse: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -63,7 +73,7 @@ def convert(
     options: see `plan`.  overwrite: replace what is at DST, SRC included.  check: prove the output
     by reading it again and comparing it bit for bit with the source, and, where both sides run and
     TensorFlow is installed, by what they compute.  receipt: a JSON file to write, with the sha256
-    of every tensor.  executor: where the comparison is done, by default here.  progress: called
+    of every tensor.  inverse: a file to write the map into that leads back to SRC.  executor: where the comparison is done, by default here.  progress: called
     with (bytes proven, bytes in all).  timeout_s: for each run of a model.  digests: the result has
     the sha256 of every tensor and the digests of the sources, as with `receipt`.
 
@@ -75,8 +85,9 @@ def convert(
     asked = _Asked(src, dst, timeout_s=timeout_s, **options)
     target = asked.target
     refuse_existing(target, overwrite)
-    if receipt is not None:
-        refuse_existing(Target("receipt", Path(receipt)), overwrite)
+    for beside in (receipt, inverse):
+        if beside is not None:
+            refuse_existing(Target("receipt", Path(beside)), overwrite)
     with _write.staging(target) as scratch, _write.staging(target) as staged:
         planned = asked.plan(scratch.directory)
         planned.check()
@@ -89,6 +100,8 @@ def convert(
             done = replace(done, path=_write.reject(staged, target))
     if receipt is not None:
         _receipt.write_receipt(done, Path(receipt), overwrite=overwrite)
+    if inverse is not None and done.ok:
+        write_inverse(planned, Path(inverse), overwrite=overwrite)
     return done
 
 
@@ -123,7 +136,8 @@ def plan(src: Source | Sequence[Source], dst: str | os.PathLike[str], **options:
     to: one of FORMS, where DST's name does not say it.  like: a file whose structure the output
     takes.  model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
     root: child of a new root that SRC's object graph goes under ("" keeps the root of a
-    SavedModel).  rules: `RE=>REPL` from names of SRC to names of LIKE.  names: globs of what to
+    SavedModel).  rules: `RE=>REPL` from names of SRC to names of LIKE, or `RE=>REPL | STEP | STEP`
+    with transforms (`ckptkit.transforms`) of what they rename.  names: globs of what to
     take, "!GLOB" leaves out.  drop_roles: roles to leave behind; weights_only: all of training.
     casts: `OLD=NEW` dtypes.  ema: the averaged variables in place of the weights.  shard_size:
     bytes per data file.  allow_missing, allow_unused, allow_renamed: globs that each relax one
@@ -167,7 +181,10 @@ class _Asked:
         self.timeout_s = timeout_s
         training = frozenset(TRAINING_ROLES) if weights_only else frozenset[str]()
         self.request = Request(
-            tuple(parse_rule(rule) if isinstance(rule, str) else rule for rule in rules),
+            tuple(
+                parse_rule(rule, transforms=True) if isinstance(rule, str) else rule
+                for rule in rules
+            ),
             tuple(names),
             frozenset(drop_roles) | training,
             tuple(parse_cast(item) if isinstance(item, str) else item for item in casts),

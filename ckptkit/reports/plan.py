@@ -10,6 +10,7 @@ from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 if TYPE_CHECKING:
+    from ckptkit.operations._convert_plan import Fill
     from ckptkit.operations.convert import MismatchError, Plan, Receipt
 
 SCHEMA = "ckptkit.convert/1"
@@ -33,12 +34,12 @@ def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
     rows = [
         (
             fill.key if fill.tensor.name in ("", fill.key) else fill.tensor.name,
-            fill.source.naming.name if fill.source else given[fill.evidence],
+            _origin(fill) if fill.source else given[fill.evidence],
             fill.cast.replace("=", "→") or fill.tensor.dtype,
             shape_text(fill.tensor.shape),
             f"{fill.tensor.size * itemsize(fill.tensor.dtype) or fill.origin.spec.nbytes:,}",
             fill.tensor.role,
-            fill.evidence + (f", mean of {fill.average}" if fill.average > 1 else ""),
+            _evidence(fill) + (f", mean of {fill.average}" if fill.average > 1 else ""),
         )
         for fill in plan.fills
     ]
@@ -58,6 +59,18 @@ def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
     if plan.problems:
         verdict = f"would refuse: {count_text(len(plan.problems), 'problem')}"
     yield printable(verdict)
+
+
+def _origin(fill: Fill) -> str:
+    """Return the name of the tensor of SRC, or of all of them that become one."""
+    sources = [piece.source for piece in fill.pieces] if fill.pieces else [fill.source]
+    return " + ".join(source.naming.name for source in sources if source is not None)
+
+
+def _evidence(fill: Fill) -> str:
+    if not fill.pieces or fill.evidence.startswith("rule"):
+        return fill.evidence  # the rule says how values are moved
+    return f"{fill.evidence}, {fill.pieces[0].transform}"
 
 
 def refusal_lines(error: MismatchError) -> Iterator[str]:

@@ -1,0 +1,292 @@
+"""Moving the elements of a tensor: other axes, another shape, blocks in another order, cut, joined.
+
+A transform is a chain of steps, written `STEP | STEP | ...`:
+
+    transpose            axes reversed; `transpose 3,2,0,1` gives them, as numpy.transpose does
+    reshape 4,-1         the same elements in row-major order; one size may be -1
+    blocks ifco=icfo     the axis cut into as many equal blocks as there are letters, put into the
+                         order on the right; of axis 0, or `blocks ifco=icfo on 1`
+    part 1/2             the first of two equal parts of axis 0, or `part 1/2 on 1`
+    into 1/2             becomes the first of two equal parts of a tensor, on axis 0 or `on AXIS`
+
+No step changes, drops or repeats an element, so each has an inverse.  `part` can only be the first
+step, and `into` the last: they say how one tensor becomes several, or several one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+Shape = tuple[int, ...]
+_STEPS = "transpose, reshape, blocks, part or into"
+
+
+class Transpose(NamedTuple):
+    """axes: for each axis of the result, that of the tensor; empty for all of them reversed."""
+
+    axes: Shape = ()
+
+    def __str__(self) -> str:
+        return f"transpose {_numbers(self.axes)}" if self.axes else "transpose"
+
+    def _order(self, rank: int) -> Shape:
+        order = self.axes or tuple(range(rank))[::-1]
+        if sorted(order) != list(range(rank)):
+            raise UsageError(f"`{self}` does not fit {rank} axes")
+        return order
+
+    def shape(self, shape: Shape) -> Shape:
+        return tuple(shape[axis] for axis in self._order(len(shape)))
+
+    def apply(self, array: Array) -> Array:
+        return array.transpose(self._order(array.ndim))
+
+    def inverse(self, shape: Shape) -> Step:
+        if not self.axes:
+            return self
+        order = self._order(len(shape))
+        return Transpose(tuple(order.index(axis) for axis in range(len(order))))
+
+
+class Reshape(NamedTuple):
+    """sizes: of the axes; one may be -1, and follows from the others."""
+
+    sizes: Shape
+
+    def __str__(self) -> str:
+        return f"reshape {_numbers(self.sizes)}"
+
+    def shape(self, shape: Shape) -> Shape:
+        total = math.prod(shape)
+        known = math.prod(size for size in self.sizes if size != -1)
+        sizes = self.sizes
+        if -1 in sizes and known:
+            sizes = tuple(total // known if size == -1 else size for size in sizes)
+        if -1 in sizes or math.prod(sizes) != total:
+            raise UsageError(f"`{self}` does not hold {total} elements")
+        return sizes
+
+    def apply(self, array: Array) -> Array:
+        return array.reshape(self.shape(array.shape))
+
+    def inverse(self, shape: Shape) -> Step:
+        return Reshape(shape)
+
+
+class Blocks(NamedTuple):
+    """Blocks of one axis, each called by a letter, in the order `old` and wanted as `new`."""
+
+    old: str
+    new: str
+    axis: int = 0
+
+    def __str__(self) -> str:
+        return f"blocks {self.old}={self.new}{_on(self.axis)}"
+
+    def shape(self, shape: Shape) -> Shape:
+        _block(self, shape, self.axis, len(self.old))
+        return shape
+
+    def apply(self, array: Array) -> Array:
+        import numpy as np
+
+        size = _block(self, array.shape, self.axis, len(self.old))
+        starts = [self.old.index(letter) * size for letter in self.new]
+        pieces = [_cut(array, self.axis, start, start + size) for start in starts]
+        return np.concatenate(pieces, axis=self.axis)
+
+    def inverse(self, shape: Shape) -> Step:
+        return Blocks(self.new, self.old, self.axis)
+
+
+class Part(NamedTuple):
+    """Equal part `number` (from 1) of `of` along an axis."""
+
+    number: int
+    of: int
+    axis: int = 0
+
+    def __str__(self) -> str:
+        return f"part {self.number}/{self.of}{_on(self.axis)}"
+
+    def shape(self, shape: Shape) -> Shape:
+        size = _block(self, shape, self.axis, self.of)
+        return *shape[: self.axis], size, *shape[self.axis + 1 :]
+
+    def apply(self, array: Array) -> Array:
+        size = _block(self, array.shape, self.axis, self.of)
+        return _cut(array, self.axis, (self.number - 1) * size, self.number * size)
+
+    def inverse(self, shape: Shape) -> Step:
+        return Into(*self)
+
+
+class Into(NamedTuple):
+    """The tensor becomes equal part `number` (from 1) of `of` of another, along an axis."""
+
+    number: int
+    of: int
+    axis: int = 0
+
+    def __str__(self) -> str:
+        return f"into {self.number}/{self.of}{_on(self.axis)}"
+
+    def shape(self, shape: Shape) -> Shape:
+        """Return the shape of the whole."""
+        _block(self, shape, self.axis, 1)
+        return *shape[: self.axis], shape[self.axis] * self.of, *shape[self.axis + 1 :]
+
+    def apply(self, array: Array) -> Array:
+        return array  # who has the other parts joins them
+
+    def inverse(self, shape: Shape) -> Step:
+        return Part(*self)
+
+
+Step = Transpose | Reshape | Blocks | Part | Into
+
+
+class Transform(NamedTuple):
+    """A chain of steps; true when there is one."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.steps))
+
+    @property
+    def part(self) -> Part | None:
+        """The first step, where it takes a part."""
+        first = self.steps[0] if self.steps else None
+        return first if isinstance(first, Part) else None
+
+    @property
+    def into(self) -> Into | None:
+        """The last step, where the tensor becomes a part of another."""
+        last = self.steps[-1] if self.steps else None
+        return last if isinstance(last, Into) else None
+
+    @property
+    def without_into(self) -> Transform:
+        """The steps that are done to the tensor itself."""
+        return Transform(self.steps[:-1]) if self.into is not None else self
+
+    @property
+    def without_part(self) -> Transform:
+        """The steps that are done to the part."""
+        return Transform(self.steps[1:]) if self.part is not None else self
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the elements stay in their row-major order."""
+        return all(isinstance(step, (Reshape, Into)) for step in self.steps)
+
+    def shape(self, shape: Shape) -> Shape:
+        """Return the shape of the result; raises UsageError where a step does not fit."""
+        for step in self.steps:
+            shape = step.shape(shape)
+        return shape
+
+    def apply(self, array: Array) -> Array:
+        """Return the result, a view where numpy can make one."""
+        for step in self.steps:
+            array = step.apply(array)
+        return array
+
+    def inverse(self, shape: Shape) -> Transform:
+        """Return the transform that undoes this one, which was applied to a tensor of `shape`."""
+        found: list[Step] = []
+        for step in self.steps:
+            found.append(step.inverse(shape))
+            shape = step.shape(shape)
+        return Transform(tuple(reversed(found)))
+
+
+def parse_transform(texts: Sequence[str]) -> Transform:
+    """Return the transform of these steps; raises UsageError for what is none."""
+    steps = tuple(_parse(text.strip()) for text in texts)
+    for at, step in enumerate(steps):
+        if isinstance(step, Part) and at > 0:
+            raise UsageError(f"`{step}` can only be the first step")
+        if isinstance(step, Into) and at + 1 < len(steps):
+            raise UsageError(f"`{step}` can only be the last step")
+    return Transform(steps)
+
+
+_PARSERS = (
+    (r"transpose(?: (?P<axes>\d+(?:, ?\d+)*))?", lambda m: Transpose(_ints(m["axes"] or ""))),
+    (r"reshape (?P<sizes>(?:\d+|-1)(?:, ?(?:\d+|-1))*)", lambda m: Reshape(_ints(m["sizes"]))),
+    (
+        r"blocks (?P<old>\w+)=(?P<new>\w+)(?: on (?P<axis>\d+))?",
+        lambda m: Blocks(m["old"], m["new"], int(m["axis"] or 0)),
+    ),
+    (
+        r"part (?P<number>\d+)/(?P<of>\d+)(?: on (?P<axis>\d+))?",
+        lambda m: Part(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
+    ),
+    (
+        r"into (?P<number>\d+)/(?P<of>\d+)(?: on (?P<axis>\d+))?",
+        lambda m: Into(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
+    ),
+)
+
+
+def _parse(text: str) -> Step:
+    for pattern, make in _PARSERS:
+        match = re.fullmatch(pattern, text)
+        if match is not None:
+            step: Step = make(match)
+            _check(step)
+            return step
+    raise UsageError(f"{text!r} is no transform", hint=f"steps are {_STEPS}, such as `transpose`")
+
+
+def _check(step: Step) -> None:
+    """Raise UsageError for a step that fits no tensor."""
+    if isinstance(step, Transpose) and sorted(step.axes) != list(range(len(step.axes))):
+        raise UsageError(f"`{step}` does not name each axis once")
+    if isinstance(step, Reshape) and step.sizes.count(-1) > 1:
+        raise UsageError(f"`{step}`: only one size can follow from the others")
+    if isinstance(step, Blocks) and (
+        sorted(step.old) != sorted(step.new) or len(set(step.old)) < len(step.old)
+    ):
+        raise UsageError(f"`{step}` does not name the same blocks, each once, on both sides")
+    if isinstance(step, (Part, Into)) and not 1 <= step.number <= step.of:
+        raise UsageError(f"`{step}`: parts are numbered from 1 to {step.of}")
+
+
+def _ints(text: str) -> Shape:
+    return tuple(int(number) for number in text.split(",")) if text else ()
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _on(axis: int) -> str:
+    return f" on {axis}" if axis else ""
+
+
+def _block(step: Step, shape: Shape, axis: int, count: int) -> int:
+    """Return the size of one of `count` equal blocks of an axis; raises UsageError."""
+    if axis >= len(shape):
+        raise UsageError(f"`{step}` needs an axis {axis}, and there are {len(shape)}")
+    if shape[axis] % count:
+        raise UsageError(f"`{step}`: axis {axis} of {shape[axis]} is not {count} equal blocks")
+    return shape[axis] // count
+
+
+def _cut(array: Array, axis: int, start: int, stop: int) -> Array:
+    cut: Array = array[(slice(None),) * axis + (slice(start, stop),)]
+    return cut
