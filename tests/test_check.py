@@ -5,69 +5,32 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import ckptkit, refused
+from machine import Arrays, Machine
 
 from ckptkit.errors import UsageError
 from ckptkit.fixtures.goldens import golden
 from ckptkit.interface import Interface, TensorInfo
-from ckptkit.operations import _check_runs
 from ckptkit.operations.check import Report, check
 from ckptkit.reports import check_github, check_text
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Description, Run, Subject
+from ckptkit.runners.subjects import Subject
 
 EXPORT = str(golden("tf2.21.0/saved_model_export/model").path)
 MODULE = str(golden("tf2.21.0/module_saved_model/model").path)
 CHECKPOINT = str(golden("tf2.21.0/adam/ckpt").path)
-INPUTS = (TensorInfo("features", "float32", (None, 3)),)
-OUTPUTS = (TensorInfo("output_0", "float32", (None, 2)),)
-ENVIRONMENT = {"runtime": "tensorflow", "versions": {"tensorflow": "2.21.0"}, "device": "CPU:0"}
-
-Arrays = Mapping[str, Any]
-
-
-class Machine:
-    """Stands in for child processes: `compute(subject, spec, inputs)` gives the outputs."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.compute: Callable[[Subject, RunnerSpec, Arrays], Arrays] = lambda _s, _r, x: {
-            "output_0": x["features"][:, :2] * 2
-        }
-        self.devices: Callable[[RunnerSpec], Mapping[str, Any]] = lambda spec: {
-            f"{spec.device}:{spec.index}": {"ops": 5, "heavy": 2}
-        }
-
-    def execute(
-        self,
-        subject: Subject,
-        spec: RunnerSpec,
-        cases: Sequence[Arrays],
-        _limits: Any,
-        *,
-        signature: str | None,
-        **_: Any,
-    ) -> Run:
-        self.asked.append((str(subject), spec.text))
-        outputs = tuple(self.compute(subject, spec, case) for case in cases)
-        name = signature or "serving_default"
-        environment = ENVIRONMENT | {"device": f"{spec.device}:0", "xla": spec.xla}
-        described = Description({name: Interface(INPUTS, OUTPUTS)}, environment)
-        return Run(outputs, name, described, devices=self.devices(spec))
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine()
-    monkeypatch.setattr(_check_runs, "execute", made.execute)
-    return made
+    return Machine.replacing(monkeypatch)
 
 
 def failing(kind: str, message: str = "no more") -> Callable[..., Arrays]:
