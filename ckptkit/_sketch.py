@@ -37,6 +37,7 @@ BLOCK = 1 << 15  # elements worked on at once: scratch arrays of 256 KiB stay ne
 MAX_COLUMNS = 1 << 20  # elements of the last axis for which sums per column are kept
 _A, _B, _C = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 _STEP = int(_B)
+_DOT = 8192  # elements per BLAS call: below the size at which OpenBLAS starts threads of its own
 _HALF, _SHIFT = np.uint64(32), np.uint64(29)
 _MASK = (1 << 64) - 1
 
@@ -239,7 +240,7 @@ class _Maker:
         with np.errstate(all="ignore"):
             numbers = self.scratch[0][: len(values)].view(np.float64)
             numbers[...] = np.abs(values) if values.dtype.kind == "c" else values
-            squares = float(np.dot(numbers, numbers))
+            squares = _squares(numbers)
         self.zeros += len(numbers) - int(np.count_nonzero(numbers))
         low, high = np.searchsorted(self.wanted, (start, start + len(values)))
         if high > low:
@@ -248,7 +249,7 @@ class _Maker:
         if not math.isfinite(squares):
             numbers = numbers[np.isfinite(numbers)]
             self.nonfinite += len(values) - len(numbers)
-            squares = float(np.dot(numbers, numbers))
+            squares = _squares(numbers)
         if len(numbers):
             self.low = min(self.low, float(numbers.min()))
             self.high = max(self.high, float(numbers.max()))
@@ -283,6 +284,11 @@ class _Maker:
             zeros=self.zeros,
             sampled=tuple(self.sampled),
         )
+
+
+def _squares(numbers: Array) -> float:
+    parts = (numbers[at : at + _DOT] for at in range(0, len(numbers), _DOT))
+    return sum(float(np.dot(part, part)) for part in parts)
 
 
 def _like(values: Array) -> Array:

@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ckptkit._files import os_error
+from ckptkit._files import file_size, os_error, read_exact
 from ckptkit.stores._zip import member_chunks, read_directory
 from ckptkit.stores.base import Store
 
 _CHUNK = 1 << 20
+_MAX_TEXT = 64 << 20  # bytes of an asset that is looked at line by line
 
 
 def assets(store: Store) -> dict[str, str | None]:
@@ -30,6 +31,21 @@ def assets(store: Store) -> dict[str, str | None]:
     if store.format == "saved-model":
         return {f"assets/{name}": _file_digest(store.path / "assets" / name) for name in names}
     return {}
+
+
+def small_asset(store: Store, name: str) -> bytes | None:
+    """Return the content of an asset that `assets` lists; None if it is large, or no text."""
+    if store.format == "keras":
+        member = read_directory(store.path)[name]
+        if member.nbytes > _MAX_TEXT:
+            return None
+        data = b"".join(member_chunks(store.path, member))
+    else:
+        path = store.path / name
+        if file_size(path) > _MAX_TEXT:
+            return None
+        data = read_exact(path, 0, file_size(path))
+    return None if b"\0" in data else data
 
 
 def _file_digest(path: Path) -> str | None:

@@ -1,0 +1,240 @@
+"""What changed between two bindings: pairing, and the rows that sum up what belongs together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptkit._binding_explain import Explained, explain
+from ckptkit._sketch_values import Sketch
+from ckptkit.interface import Change
+
+if TYPE_CHECKING:
+    from ckptkit.align import Side
+    from ckptkit.binding import Binding
+
+_JUDGED = frozenset({"weight", "table"})  # roles that outputs depend on
+_SHOWN = 4  # names in one sentence
+_SUMMED = ("weight.rounded", "weight.cast")  # codes of which many are one row
+_WHOLE_FILES = ("tflite", "onnx")
+_LISTS = "they are in a Python list or dict, which tf.train.Checkpoint may pass by"
+
+
+def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
+    """Yield every change, those that sum up others first."""
+    from ckptkit import _binding_files
+
+    if {recorded.form, now.form} & {*_WHOLE_FILES}:
+        if recorded.form == now.form and recorded.digest != now.digest:
+            yield Change("note", "file.changed", "", "the file's bytes are not those recorded")
+        return
+    if recorded.digest != now.digest or set(recorded.variables) != set(now.variables):
+        yield from _Weights(recorded, now).rows()
+    yield from _binding_files.changes(recorded, now)
+
+
+@dataclass
+class _Weights:
+    """The variables of both sides, paired, with what is known of each changed pair."""
+
+    recorded: Binding
+    now: Binding
+    pairs: dict[str, str] = field(default_factory=dict)  # recorded name -> name now
+    changed: dict[str, Explained] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)  # recorded names that a row speaks of
+
+    def rows(self) -> Iterator[Change]:
+        self.pairs = _paired(self.recorded, self.now)
+        judged = {
+            name: other for name, other in self.pairs.items() if self._old(name).role in _JUDGED
+        }
+        differing = {
+            name: other
+            for name, other in judged.items()
+            if self._old(name).sha256 != self.now.variables[other].sha256
+            or self._old(name).shape != self.now.variables[other].shape
+        }
+        moves = self._moves(differing)
+        yield from self._swapped(moves)
+        for name, other in differing.items():
+            if name not in self.done:
+                self.changed[name] = explain(self._old(name), self.now, other)
+        yield from self._fresh(judged)
+        yield from self._summed()
+        for name, found in self.changed.items():
+            if name not in self.done:
+                yield Change("error", found.code, name, found.text, found.hint)
+        yield from self._absent()
+
+    def _old(self, name: str) -> Sketch:
+        return self.recorded.variables[name]
+
+    # -- values in another place -------------------------------------------------------------------
+
+    def _moves(self, differing: Mapping[str, str]) -> dict[str, str]:
+        """Return {name: recorded name whose values it holds now}, where that is certain."""
+        held: dict[tuple[object, ...], list[str]] = defaultdict(list)
+        for name, sketch in self.recorded.variables.items():
+            if sketch.role in _JUDGED and not sketch.is_constant and sketch.size > 1:
+                held[sketch.dtype, sketch.shape, sketch.sha256].append(name)
+        moves = {}
+        for name, other in differing.items():
+            sketch = self.now.variables[other]
+            sources = held.get((sketch.dtype, sketch.shape, sketch.sha256), [])
+            if len(sources) == 1 and sources[0] != name:
+                moves[name] = sources[0]
+        return moves
+
+    def _swapped(self, moves: Mapping[str, str]) -> Iterator[Change]:
+        by_layers: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for name, source in moves.items():
+            if moves.get(source) == name and name < source:
+                by_layers[layer_of(name), layer_of(source)].append(name)
+        for (one, other), names in by_layers.items():
+            self.done.update(names, (moves[name] for name in names))
+            ends = [name.rpartition("/")[2] for name in names]
+            if one != other and ends == [moves[name].rpartition("/")[2] for name in names]:
+                said = f"layers {one!r} and {other!r} have changed places ({_listed(ends)})"
+                yield Change("error", "layer.swapped", one, said)
+                continue
+            for name in names:
+                said = f"{name} and {moves[name]} have changed places"
+                yield Change("error", "weight.swapped", name, said)
+        for name, source in moves.items():
+            if name not in self.done:
+                self.done.add(name)
+                said = f"holds the values that were recorded of {source}"
+                yield Change("error", "weight.moved", name, said)
+
+    # -- layers without values ---------------------------------------------------------------------
+
+    def _fresh(self, judged: Mapping[str, str]) -> Iterator[Change]:
+        layers: dict[str, list[str]] = defaultdict(list)
+        for name in judged:
+            layers[layer_of(name)].append(name)
+        fresh = {layer: names for layer, names in layers.items() if self._is_fresh(names)}
+        names = [name for members in fresh.values() for name in members]
+        trained = [name for name in judged if not self._old(name).is_constant]
+        if len(fresh) > 1 and set(trained) <= set(names):
+            self.done.update(names)
+            yield self._nothing_restored(len(names))
+            return
+        hidden = all(self._is_hidden(name) for name in names)
+        for layer, members in fresh.items():
+            self.done.update(members)
+            parts = [
+                f"{name.rpartition('/')[2]} {self.changed[name].initial}"
+                for name in members
+                if name in self.changed
+            ]
+            said = f"layer {layer!r} looks freshly initialised, not restored: {_listed(parts)}"
+            yield Change("error", "layer.fresh", layer, said, _LISTS if hidden else "")
+
+    def _is_fresh(self, names: Sequence[str]) -> bool:
+        """Whether all of a layer's variables look like first values, and not as recorded."""
+        changed = [name for name in names if name in self.changed]
+        if not changed or any(self.changed[name].initial is None for name in changed):
+            return False
+        kept = (name for name in names if name not in self.changed)
+        if not all(self._old(name).is_constant for name in kept):
+            return False
+        return len(changed) > 1 or not self.changed[changed[0]].code.startswith("weight.constant")
+
+    def _is_hidden(self, name: str) -> bool:
+        return self._old(name).hidden or self.now.variables[self.pairs[name]].hidden
+
+    def _nothing_restored(self, count: int) -> Change:
+        slots = [
+            (self._old(name), self.now.variables[other])
+            for name, other in self.pairs.items()
+            if self._old(name).role == "slot"
+        ]
+        said = f"no weight is as recorded: all {count} look freshly initialised"
+        if slots and all(old.sha256 == new.sha256 for old, new in slots):
+            said += f"; the {len(slots)} slots of the optimizer are as recorded"
+            hint = "only the optimizer was restored: the model's part of the checkpoint was not"
+            return Change("error", "weights.optimizer-only", "", said, hint)
+        return Change("error", "weights.fresh", "", said, "the restore matched nothing")
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def _summed(self) -> Iterator[Change]:
+        groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for name, found in self.changed.items():
+            if found.code in _SUMMED and name not in self.done:
+                groups[found.code, found.group].append(name)
+        for (code, group), names in groups.items():
+            if len(names) > 1:
+                self.done.update(names)
+                said = f"{len(names)} weights are {group}: {_listed(names)}"
+                yield Change("error", code, "", said)
+
+    def _absent(self) -> Iterator[Change]:
+        here = {sketch.sha256 for sketch in self.now.variables.values()}
+        known = {sketch.sha256 for sketch in self.recorded.variables.values()}
+        layers: dict[str, list[str]] = defaultdict(list)
+        for name, sketch in self.recorded.variables.items():
+            if name not in self.pairs and sketch.role in _JUDGED and sketch.sha256 not in here:
+                layers[layer_of(name)].append(name)
+        for layer, names in layers.items():
+            hint = _LISTS if all(self._old(name).hidden for name in names) else ""
+            if len(names) > 1 and layer:
+                ends = _listed([name.rpartition("/")[2] for name in names])
+                yield Change(
+                    "error", "layer.missing", layer, f"no values for layer {layer!r}: {ends}", hint
+                )
+            else:
+                for name in names:
+                    yield Change("error", "weight.missing", name, f"no weight {name}", hint)
+        taken = set(self.pairs.values())
+        for name, sketch in self.now.variables.items():
+            if name not in taken and sketch.role in _JUDGED and sketch.sha256 not in known:
+                yield Change("warning", "weight.added", name, f"weight {name} is new")
+
+
+def layer_of(name: str) -> str:
+    """Return the layer that a variable's readable name begins with."""
+    return name.rpartition("/")[0]
+
+
+def _listed(items: Sequence[str]) -> str:
+    shown = ", ".join(items[:_SHOWN])
+    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
+
+
+def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
+    """Return {recorded name: name now}: by name, else as alignment finds it, else by content."""
+    if set(recorded.variables) == set(now.variables):
+        return {name: name for name in recorded.variables}
+    from ckptkit.align import align
+
+    found = align(_side(recorded), _side(now), content=False)
+    pairs = {match.old: match.new for match in found.pairs}
+    taken = set(pairs.values())
+    groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for name, sketch in recorded.variables.items():
+        if name not in pairs and not sketch.is_constant:
+            groups[sketch.sha256][0].append(name)
+    for name, sketch in now.variables.items():
+        if name not in taken:
+            groups[sketch.sha256][1].append(name)
+    for left, right in groups.values():
+        if len(left) == len(right) == 1:
+            pairs[left[0]] = right[0]
+    return pairs
+
+
+def _side(binding: Binding) -> Side:
+    from ckptkit.align import Side
+    from ckptkit.names import Naming
+    from ckptkit.stores.base import TensorSpec
+
+    specs, names = {}, {}
+    for name, sketch in binding.variables.items():
+        specs[name] = TensorSpec(name, sketch.dtype, sketch.shape, 0)
+        names[name] = Naming(
+            name, sketch.role, sketch.full_name or name, sketch.aliases, sketch.slot_of
+        )
+    return Side(specs, names)

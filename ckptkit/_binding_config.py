@@ -1,0 +1,222 @@
+"""The part of a Keras config that decides what a model computes, layer by layer.
+
+Versions of Keras write different configs for one model: fields come and go, dtypes are names or
+objects, initialisers and regularisers concern training alone.  So what is kept are the settings
+that every version writes as plain values, and two configs are compared on the settings that both
+have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ckptkit._line_sketch import LineSketch, explain_lines, sketch_lines
+from ckptkit.errors import FormatError
+from ckptkit.interface import Change
+from ckptkit.stores._keras_config import LayerConfig, as_layer, layers_of
+from ckptkit.stores._keras_texts import archive_configs, hdf5_configs
+
+Layers = Mapping[str, Mapping[str, Any]]
+
+_LONG = 16  # items of a list from which on only a sketch is kept
+# Settings of training, of how (not what) is computed, and of shapes that the signature tells.
+_PASSIVE = frozenset(
+    """
+    name trainable batch_shape batch_input_shape sparse ragged optional seed layers
+    input_layers output_layers implementation unroll use_cudnn time_major synchronized renorm
+    renorm_momentum momentum fused virtual_batch_size adjustment input_length input_dim build_config
+    activity_regularizer dynamic autocast pad_to_max_tokens registered_name module
+    flash_attention lora_rank lora_alpha gptq_unpacked_column_size quantization_config
+    vocabulary_size has_vocabulary batch_size
+    """.split()  # noqa: SIM905 (a table of words)
+)
+_PASSIVE_ENDS = ("_initializer", "_regularizer", "_constraint")
+
+
+def read_config(path: Path, form: str) -> Layers:
+    """Return {layer path: {"class", "inputs", settings}} of a Keras file; {} where it has none.
+
+    Raises FormatError.
+    """
+    if form == "keras":
+        value = archive_configs(path).get("config.json")
+    elif form == "h5":
+        value = hdf5_configs(path).get("model_config")
+    else:
+        return {}
+    root = as_layer(value)
+    return dict(_layers(root, "")) if root is not None else {}
+
+
+def _layers(model: LayerConfig, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for layer in layers_of(model):
+        path = f"{prefix}{layer.name}"
+        settings = {
+            key: _dtype(value) if key == "dtype" else _plain(value)
+            for key, value in sorted(layer.config.items())
+            if _counts(key)
+        }
+        inputs = list(_inbound(layer.node.get("inbound_nodes")))
+        yield path, {"class": layer.class_name, "inputs": inputs, "settings": settings}
+        yield from _layers(layer, f"{path}/")
+
+
+def _dtype(value: Any) -> Any:
+    """Return the name of a dtype or of a policy, however it is written."""
+    config = value.get("config") if isinstance(value, Mapping) else None
+    return config.get("name") if isinstance(config, Mapping) else value
+
+
+def _counts(key: str) -> bool:
+    return key not in _PASSIVE and not key.endswith(_PASSIVE_ENDS)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting in a form that versions agree on; long lists as a sketch."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:  # a serialized object: an activation, a cell, a wrapped layer
+            config = value.get("config")
+            inner = config if isinstance(config, Mapping) else {}
+            return {
+                "class": value["class_name"],
+                **{k: _plain(v) for k, v in sorted(inner.items()) if _counts(k)},
+            }
+        return {str(k): _plain(v) for k, v in sorted(value.items(), key=str) if _counts(str(k))}
+    if isinstance(value, list):
+        if len(value) > _LONG:
+            return {"lines": sketch_lines(texts_of(value)).to_json()}
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, (int, float)):
+        return float(value) if value != int(value) else int(value)
+    return value
+
+
+def texts_of(values: Sequence[Any]) -> list[bytes]:
+    """Return each item of a list as text."""
+    return [
+        (item if isinstance(item, str) else json.dumps(item, sort_keys=True)).encode(
+            "utf-8", "surrogatepass"
+        )
+        for item in values
+    ]
+
+
+def _inbound(nodes: Any) -> Iterator[str]:
+    """Yield the names of the layers that feed one, in order, from either way of writing them."""
+    if isinstance(nodes, Mapping):
+        history = nodes.get("keras_history")
+        if isinstance(history, list) and history and isinstance(history[0], str):
+            yield history[0]
+            return
+        for value in nodes.values():
+            yield from _inbound(value)
+    elif isinstance(nodes, list):
+        if len(nodes) >= 3 and isinstance(nodes[0], str) and type(nodes[1]) is int:
+            yield nodes[0]
+            for value in nodes[3:]:
+                yield from _inbound(value)
+            return
+        for value in nodes:
+            yield from _inbound(value)
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def compare_layers(old: Layers, new: Layers, source: Path | None, form: str) -> Iterator[Change]:
+    """Yield a row per layer whose settings, class or inputs changed.
+
+    Layers are paired by name, or in order where no name is shared and the classes agree.
+    """
+    if not old or not new:
+        return
+    names = _paired(old, new)
+    for name in (name for name in old if name not in names):
+        yield Change(
+            "error", "layer.missing", name, f"no layer {name!r} ({old[name].get('class')})"
+        )
+    taken = set(names.values())
+    for name in (name for name in new if name not in taken):
+        yield Change("error", "layer.added", name, f"layer {name!r} is new ({new[name]['class']})")
+    for name, other in names.items():
+        yield from _changed(name, old[name], new[other], names, (source, form, other))
+
+
+def _paired(old: Layers, new: Layers) -> dict[str, str]:
+    shared = {name: name for name in old if name in new}
+    if len(shared) == len(old) or len(old) != len(new):
+        return shared
+    classes = ([layer.get("class") for layer in side.values()] for side in (old, new))
+    one, two = classes
+    return dict(zip(old, new, strict=True)) if one == two else shared
+
+
+def _changed(
+    name: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    names: Mapping[str, str],
+    source: tuple[Path | None, str, str],
+) -> Iterator[Change]:
+    if old.get("class") != new["class"]:
+        said = f"layer is a {new['class']}, recorded as {old.get('class')}"
+        yield Change("error", "layer.class", name, said)
+        return
+    one, two = old.get("settings") or {}, new["settings"]
+    for key in sorted(set(one) & set(two)):
+        if not _same(one[key], two[key]):
+            said = f"{key} is {_shown(two[key])}, recorded as {_shown(one[key])}"
+            if _is_lines(one[key]) and _is_lines(two[key]):
+                said = f"{key}: {_lines(one[key], key, *source)}"
+            yield Change("error", "layer.config", name, said)
+    fed = [names.get(layer, layer) for layer in old.get("inputs") or []]
+    if fed != new["inputs"] and bool(fed) == bool(new["inputs"]):
+        said = f"fed by {', '.join(new['inputs'])}, recorded {', '.join(fed)}"
+        yield Change("error", "layer.inputs", name, said)
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether two settings agree on the fields that both have."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        return all(_same(one[key], two[key]) for key in set(one) & set(two))
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(_same, one, two))
+    if isinstance(one, Mapping) and isinstance(two, str):
+        return one.get("class") == two or one.get("name") == two
+    if isinstance(two, Mapping) and isinstance(one, str):
+        return _same(two, one)
+    return bool(one == two)
+
+
+def _is_lines(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"lines"}
+
+
+def _lines(one: Any, key: str, path: Path | None, form: str, layer: str) -> str:
+    """Say which entry of a long list changed, from the file as it is now."""
+    try:
+        old = LineSketch.from_json(one["lines"], key)
+    except FormatError:
+        return "the list differs"
+    now = _list_in(path, form, layer, key) if path is not None else None
+    return explain_lines(old, now) if now is not None else "the list differs"
+
+
+def _list_in(path: Path, form: str, wanted: str, key: str) -> list[bytes] | None:
+    configs = archive_configs(path) if form == "keras" else hdf5_configs(path)
+    model = as_layer(configs.get("config.json" if form == "keras" else "model_config"))
+    for part in wanted.split("/"):
+        layers = layers_of(model) if model is not None else []
+        model = next((layer for layer in layers if layer.name == part), None)
+    value = model.config.get(key) if model is not None else None
+    return texts_of(value) if isinstance(value, list) else None
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else text[:57] + "..."

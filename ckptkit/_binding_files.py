@@ -1,0 +1,173 @@
+"""What changed of a model beside its variables: files, constants in the graph, settings of layers.
+
+Constants are compared by content, since a graph that is saved again numbers its nodes anew.  Only
+one that has a counterpart of other content is a finding; single floats (a scale, an epsilon) are
+no more than a note, as versions of TensorFlow add and remove some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ckptkit._line_sketch import LineSketch, explain_lines, split_text
+from ckptkit.interface import Change
+
+if TYPE_CHECKING:
+    from ckptkit.binding import Binding, ConstantSketch
+    from ckptkit.stores._constants import Value
+
+_WITH_ASSETS = frozenset({"saved-model", "keras"})
+_MAX_SCALARS = 8  # single floats that changed, beyond which another compiler wrote the graph
+_FEW = 4
+
+
+def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
+    """Yield what changed in assets, constants, single floats and layer settings."""
+    from ckptkit._binding_config import compare_layers
+
+    yield from _assets(recorded, now)
+    if recorded.form == now.form == "saved-model":
+        yield from _constants(recorded, now)
+        yield from _scalars(recorded.scalars, now.scalars)
+    path = now.source.path if now.source is not None else None
+    yield from compare_layers(recorded.layers, now.layers, path, now.form)
+
+
+def _assets(recorded: Binding, now: Binding) -> Iterator[Change]:
+    if not {recorded.form, now.form} <= _WITH_ASSETS:
+        return
+    old = dict(recorded.assets)
+    new = dict(now.assets)
+    for name, asset in list(old.items()):
+        twin = name if new.get(name) == asset else _with_content(new, asset.sha256)
+        if twin is not None:
+            del old[name], new[twin]
+    for name, asset in old.items():
+        other = _counterpart(name, old, new)
+        if other is None:
+            yield Change("error", "asset.missing", name, f"no file like {name!r}")
+        elif not new[other].sha256:
+            yield Change("error", "asset.missing", other, f"the file {other!r} is missing")
+        else:
+            yield Change("error", "asset.changed", other, _file_text(asset, now, other))
+        new.pop(other or "", None)
+    for name in new:
+        yield Change("warning", "asset.added", name, f"the file {name!r} is new")
+
+
+def _with_content(files: Mapping[str, LineSketch], sha256: str) -> str | None:
+    return next((name for name, asset in files.items() if asset.sha256 == sha256), None)
+
+
+def _counterpart(
+    name: str, old: Mapping[str, LineSketch], new: Mapping[str, LineSketch]
+) -> str | None:
+    """Return the file of that name, or of that last name, or the only one that is left."""
+    if name in new:
+        return name
+    last = name.rpartition("/")[2]
+    same = [other for other in new if other.rpartition("/")[2] == last]
+    if len(same) == 1:
+        return same[0]
+    return next(iter(new)) if len(old) == len(new) == 1 else None
+
+
+def _file_text(old: LineSketch, now: Binding, name: str) -> str:
+    from ckptkit.stores._assets import small_asset
+
+    data = small_asset(now.source.store, name) if now.source is not None else None
+    if data is None or old.lines < 0:
+        return "the file's content differs"
+    return explain_lines(old, split_text(data))
+
+
+# --- constants ------------------------------------------------------------------------------------
+
+
+def _constants(recorded: Binding, now: Binding) -> Iterator[Change]:
+    known = {_content(constant) for constant in recorded.constants.values()}
+    here = {_content(constant) for constant in now.constants.values()}
+    gone = {name: c for name, c in recorded.constants.items() if _content(c) not in here}
+    come = {name: c for name, c in now.constants.items() if _content(c) not in known}
+    for alike in (_same_name, _same_shape, _both_text):
+        for name, constant in list(gone.items()):
+            twins = [other for other in come if alike(name, constant, other, come[other])]
+            rivals = [other for other in gone if alike(other, gone[other], name, constant)]
+            if len(twins) == 1 and len(rivals) == 1:
+                yield _changed(name, constant, come[twins[0]], now, twins[0])
+                del gone[name], come[twins[0]]
+    for name, constant in gone.items():
+        yield Change("note", "constant.gone", name, f"the graph's {_text(constant)} is gone")
+    for name, constant in come.items():
+        yield Change("note", "constant.new", name, f"{_text(constant)} is new in the graph")
+
+
+def _content(constant: ConstantSketch) -> tuple[str, tuple[int, ...], str]:
+    return constant.dtype, constant.shape, constant.content.sha256
+
+
+Alike = Callable[[str, "ConstantSketch", str, "ConstantSketch"], bool]
+
+
+def _same_name(name: str, one: ConstantSketch, other: str, two: ConstantSketch) -> bool:
+    return name == other and one.dtype == two.dtype and len(one.shape) == len(two.shape)
+
+
+def _same_shape(name: str, one: ConstantSketch, other: str, two: ConstantSketch) -> bool:
+    return one.dtype == two.dtype and one.shape == two.shape
+
+
+def _both_text(name: str, one: ConstantSketch, other: str, two: ConstantSketch) -> bool:
+    return one.dtype == two.dtype == "string"
+
+
+def _changed(
+    name: str, old: ConstantSketch, new: ConstantSketch, now: Binding, other: str
+) -> Change:
+    said = f"the graph's {_text(old)} holds other values"
+    hint = "constants stay as they are when the weights of a SavedModel are replaced"
+    value = _value(now, new)
+    if old.dtype == "string" and value is not None:
+        said = (
+            f"texts in the graph: {explain_lines(old.content, value.values.reshape(-1).tolist())}"
+        )
+        hint = "a vocabulary that is part of the graph"
+    elif old.shape != new.shape:
+        said = f"the graph's {_text(old)} is {_text(new)} now"
+    severity = "error" if old.captured or new.captured else "warning"
+    return Change(severity, "constant.changed", name, said, hint)
+
+
+def _value(now: Binding, wanted: ConstantSketch) -> Value | None:
+    """Return a constant's values, read again."""
+    from ckptkit.stores._constants import constant_values
+    from ckptkit.stores.saved_model import SavedModel
+
+    if wanted.dtype != "string" or now.source is None:
+        return None
+    store = now.source.store
+    if not isinstance(store, SavedModel):
+        return None
+    from ckptkit._line_sketch import sketch_lines
+
+    for value in constant_values(store):
+        if value.dtype != "string" or value.shape != wanted.shape:
+            continue
+        if sketch_lines(value.values.reshape(-1).tolist()).sha256 == wanted.content.sha256:
+            return value
+    return None
+
+
+def _text(constant: ConstantSketch) -> str:
+    kind = "captured constant" if constant.captured else "constant"
+    return f"{kind} {constant.dtype} {list(constant.shape)}"
+
+
+def _scalars(old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[Change]:
+    gone, come = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    if not old or not new or not 0 < len(gone) + len(come) <= _MAX_SCALARS:
+        return
+    parts = [f"{text} is gone" for text in gone[:_FEW]] + [f"{text} is new" for text in come[:_FEW]]
+    said = f"single floats in the graph: {', '.join(parts)}"
+    yield Change("note", "constant.scalar", "", said, "a scale, a rate or an epsilon")
