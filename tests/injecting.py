@@ -168,7 +168,7 @@ def judged(kind: str, directory: Path, old: dict[str, bytes], new: dict[str, byt
         wrong = [f for f in result.findings if f.severity != "note" and f.code not in LEFTOVERS]
         if kind == "saved-model":  # a donor's fingerprint is that of other values
             wrong = [f for f in wrong if f.code != "fingerprint.stale"]
-        assert wrong == []
+        assert wrong == [], wrong
     return "old" if found == old else "new"
 
 

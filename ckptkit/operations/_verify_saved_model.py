@@ -15,7 +15,7 @@ from ckptkit.operations._verify_findings import Check, Finding, Unit, counted, l
 from ckptkit.stores._fingerprint import fingerprint64
 from ckptkit.stores._graph import Asset, MetaGraph, Op, read_graphs
 from ckptkit.stores._map_order import in_c_order
-from ckptkit.stores._protos import from_binary
+from ckptkit.stores._protos import Tree, from_binary
 from ckptkit.stores.base import Store
 from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES
 from ckptkit.stores.tensor_bundle import index_path
@@ -23,6 +23,7 @@ from ckptkit.stores.tensor_bundle import index_path
 FINGERPRINT = "fingerprint.pb"
 ASSETS = "assets"
 MAX_FINGERPRINTED = 16 << 20  # bytes; the fingerprint is made at 7 MB/s
+MIN_WITH_UUID = 4  # producer of a fingerprint
 _KNOWN = {MODEL_FILE, "saved_model.pbtxt", FINGERPRINT, "keras_metadata.pb"}
 _KNOWN_DIRECTORIES = {"variables", ASSETS, "assets.extra"}
 
@@ -243,6 +244,9 @@ def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
         yield Check(FINGERPRINT, (), (of_error(error, "fingerprint"),))
         return
     findings: list[Finding] = []
+    if not _is_whole(stored):
+        message = "lacks the fields that TensorFlow writes last: it was cut short or rewritten"
+        findings.append(Finding("warning", "fingerprint.incomplete", str(file), message))
     compared = 0
     for field, target, what in (
         ("saved_model_checksum", path / MODEL_FILE, "the graph was changed or damaged since"),
@@ -273,6 +277,19 @@ def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
                 )
             )
     yield Check(FINGERPRINT, (("file", compared),), tuple(findings))
+
+
+def _is_whole(fingerprint: Tree) -> bool:
+    """Whether the last fields are there: `version` always, `uuid` since producer 4.
+
+    A conversion leaves out both `checkpoint_hash` and `uuid`, which are of the old variables.
+    """
+    versions = fingerprint.get("version")
+    if not versions:
+        return False
+    producer = (versions[-1].get("producer") or [0])[-1]
+    has_uuid = bool(fingerprint.get("uuid")) or not fingerprint.get("checkpoint_hash")
+    return int(producer) < MIN_WITH_UUID or has_uuid
 
 
 def _without_checksum(path: Path) -> list[str]:

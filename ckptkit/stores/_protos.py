@@ -124,7 +124,10 @@ MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
     "FingerprintDef": {
         1: ("saved_model_checksum", "int"),
         5: ("checkpoint_hash", "int"),
+        6: ("version", "VersionDef"),
+        7: ("uuid", "bytes"),
     },
+    "VersionDef": {1: ("producer", "int")},
     "ConcreteFunction": {2: ("bound_inputs", "int")},
 }
 _BY_NAME = {message: dict(fields.values()) for message, fields in MESSAGES.items()}

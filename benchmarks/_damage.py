@@ -1,0 +1,402 @@
+"""What `benchmarks.reliability` measures of damage: flipped bits, cut files, mutants."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+MB = 1e6
+
+
+class Row(NamedTuple):
+    """One line of the table.  is_met: whether what was asked for was found; None: no goal."""
+
+    what: str
+    files: int
+    ours: str
+    theirs: str = ""
+    is_met: bool | None = None
+
+
+class Peer:
+    """TensorFlow's reader, in a process that outlives what it reads."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._tf_verdicts"],
+            cwd=ROOT,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.process.stdout.readline()
+
+    def __call__(self, prefix: Path) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(str(prefix)) + "\n")
+        self.process.stdin.flush()
+        return dict(json.loads(self.process.stdout.readline()))
+
+
+def kind(verdict: dict[str, Any], clean: dict[str, Any]) -> str:
+    """Return what TensorFlow made of a damaged file, beside the sound one."""
+    if verdict["end"]:
+        return f"ended by {verdict['end']}"
+    if verdict["error"]:
+        return "error"
+    if verdict["list"] != clean["list"]:
+        return "silently lists fewer or other tensors"
+    return "same" if verdict["digest"] == clean["digest"] else "silently other values"
+
+
+def told(counts: Counter[str]) -> str:
+    """Return counts as text, most first."""
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.most_common())
+
+
+def share(found: int, total: int) -> str:
+    """Return how many of all were found."""
+    return f"{found:,} of {total:,} found" + (" (100%)" if found == total else "  **MISSED SOME**")
+
+
+# --- flipped bits ---------------------------------------------------------------------------------
+
+
+def _flip(path: Path, content: bytes, bits: Sequence[int]) -> None:
+    damaged = {bit // 8: content[bit // 8] for bit in bits}
+    for bit in bits:
+        damaged[bit // 8] ^= 1 << bit % 8
+    with path.open("r+b") as file:
+        for byte, value in damaged.items():
+            file.seek(byte)
+            file.write(bytes([value]))
+
+
+def _restore(path: Path, content: bytes, bits: Sequence[int]) -> None:
+    with path.open("r+b") as file:
+        for bit in bits:
+            file.seek(bit // 8)
+            file.write(content[bit // 8 : bit // 8 + 1])
+
+
+def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
+    """Every bit of a 64 KiB data file of ours, and bursts of 2 to 32 bits."""
+    import numpy as np
+    from values import blocks_of, out_tensors
+
+    from ckptkit.operations._verify_bundle import checksum_findings
+    from ckptkit.operations._verify_data import pieces_by_shard, plan_shard
+    from ckptkit.operations.verify import verify
+    from ckptkit.stores.tensor_bundle import open_bundle
+    from ckptkit.writers.tensor_bundle import write_tensor_bundle
+
+    rng = np.random.default_rng(1)
+    tensors = {
+        f"layer_{i}/kernel": ("float32", rng.standard_normal((32, 32)).astype(np.float32))
+        for i in range(15)
+    }
+    tensors["words"] = ("string", np.array([rng.bytes(200) for _ in range(20)], object))
+    prefix = directory / "data" / "c"
+    prefix.parent.mkdir()
+    write_tensor_bundle(prefix, out_tensors(tensors), blocks_of(tensors, 1 << 20))
+    path = prefix.with_name("c.data-00000-of-00001")
+    content = path.read_bytes()
+    clean = peer(prefix)
+    bundle = open_bundle(prefix)
+    pieces = pieces_by_shard(bundle)[0]
+
+    def is_found(bits: Sequence[int]) -> bool:
+        _flip(path, content, bits)
+        findings, _, _ = checksum_findings(bundle, [plan_shard(path, pieces)], None, None)
+        _restore(path, content, bits)
+        return any(finding.severity != "note" for finding in findings)
+
+    bits = range(0, 8 * len(content), 97 if quick else 1)
+    found = sum(is_found([bit]) for bit in bits)
+    yield Row("one flipped bit, every bit of a 64 KiB data file", len(bits),
+              share(found, len(bits)), "", found == len(bits))  # fmt: skip
+    chance = random.Random(4)
+    count = 300 if quick else 20_000
+    found = 0
+    for _ in range(count):
+        length = chance.randrange(2, 33)
+        start = chance.randrange(8 * len(content) - length)
+        inner = [bit for bit in range(start + 1, start + length - 1) if chance.random() < 0.5]
+        found += is_found([start, *inner, start + length - 1])
+    yield Row("a burst of 2 to 32 bits of it", count, share(found, count), "", found == count)
+    sample = chance.sample(range(8 * len(content)), 40 if quick else 400)
+    found, theirs = 0, Counter[str]()
+    for bit in sample:
+        _flip(path, content, [bit])
+        found += verify(prefix).exit_code == 1
+        theirs[kind(peer(prefix), clean)] += 1
+        _restore(path, content, [bit])
+    total = len(sample)
+    what = "a sample of these bits, by `verify` whole and by reading every tensor"
+    yield Row(what, total, share(found, total), told(theirs), found == total)
+
+
+def index_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
+    """Every bit of an index of several blocks of ours, by `verify` and by `ls`."""
+    import numpy as np
+    from values import blocks_of, out_tensors
+
+    from ckptkit.writers.tensor_bundle import write_tensor_bundle
+
+    tensors = {f"model/layer_{i}/kernel": ("float32", np.full(4, i, np.float32)) for i in range(24)}
+    prefix = directory / "index" / "c"
+    prefix.parent.mkdir()
+    write_tensor_bundle(prefix, out_tensors(tensors), blocks_of(tensors), block_bytes=300)
+    path = prefix.with_name("c.index")
+    bits = range(0, 8 * path.stat().st_size, 31 if quick else 1)
+    yield _index_row("one flipped bit, every bit of an index of several blocks", prefix, bits, peer,
+                     30 if quick else 500)  # fmt: skip
+
+
+def large_index_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
+    """A sample of bits of an index that TensorFlow wrote, larger than one of its blocks."""
+    prefix = directory / "large" / "c"
+    prefix.parent.mkdir()
+    count = 12_000
+    script = (
+        "import sys, tensorflow as tf; n = int(sys.argv[2]);"
+        "names = [f'model/block_{i}/dense/kernel/.ATTRIBUTES/VARIABLE_VALUE' for i in range(n)];"
+        "tf.raw_ops.SaveV2(prefix=sys.argv[1], tensor_names=names, shape_and_slices=[''] * n,"
+        " tensors=[tf.constant([i]) for i in range(n)])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(prefix), str(count)], check=True, capture_output=True
+    )
+    size = prefix.with_name("c.index").stat().st_size
+    bits = sorted(random.Random(2).sample(range(8 * size), 20 if quick else 200))
+    what = f"one flipped bit in TensorFlow's own index of {count:,} variables, a sample"
+    yield _index_row(what, prefix, bits, peer, 60)
+
+
+def _index_row(what: str, prefix: Path, bits: range | list[int], peer: Peer, sampled: int) -> Row:
+    from ckptkit.errors import CkptkitError
+    from ckptkit.operations.ls import ls
+    from ckptkit.operations.verify import verify
+
+    path = prefix.with_name("c.index")
+    content = path.read_bytes()
+    clean = peer(prefix)
+    by_verify = by_ls = 0
+    theirs = Counter[str]()
+    compared = set(random.Random(3).sample(list(bits), min(sampled, len(bits))))
+    for bit in bits:
+        _flip(path, content, [bit])
+        by_verify += verify(prefix).exit_code == 1
+        try:
+            ls(prefix)
+        except CkptkitError:
+            by_ls += 1
+        if bit in compared:
+            theirs[kind(peer(prefix), clean)] += 1
+        _restore(path, content, [bit])
+    total = len(bits)
+    ours = f"`verify`: {share(by_verify, total)}; `ls`: {share(by_ls, total)}"
+    met = by_verify == by_ls == total
+    return Row(what, total, ours, f"of {len(compared)}: {told(theirs)}", met)
+
+
+# --- truncation -----------------------------------------------------------------------------------
+
+
+def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
+    """Every length of every kind of file."""
+    from damage import write
+    from values import blocks_of, corpus, out_tensors
+
+    from ckptkit.fixtures.goldens import GOLDEN
+    from ckptkit.writers.npz import write_npz
+    from ckptkit.writers.safetensors import write_safetensors
+
+    place = directory / "cut"
+    place.mkdir()
+    prefix = write(place / "c")
+    clean = peer(prefix)
+    for suffix in ("index", "data-00000-of-00001"):
+        path = prefix.with_name(f"c.{suffix}")
+        yield _cut_row(path, prefix, quick, lambda: kind(peer(prefix), clean))
+    tensors = corpus(["float32", "int8"])
+    for path, writer in (
+        (place / "w.safetensors", write_safetensors),
+        (place / "w.npz", write_npz),
+    ):
+        writer(path, out_tensors(tensors), blocks_of(tensors))
+        yield _cut_row(path, path, quick)
+    index = place / "set" / "m.safetensors.index.json"
+    index.parent.mkdir()
+    write_safetensors(index, out_tensors(tensors), blocks_of(tensors), shard_size=1000)
+    yield _cut_row(index, index, quick)
+    for name in ("model.keras", "model.h5", "model.weights.h5"):
+        path = place / name
+        shutil.copy(GOLDEN / "tf2.21.0" / "files_nested" / name, path)
+        yield _cut_row(path, path, quick)
+    for golden, names in (
+        ("tf2.21.0/lookup/model", ("saved_model.pb", "fingerprint.pb")),
+        ("tf2.12.1/text_export/model", ("saved_model.pbtxt",)),
+    ):
+        model = place / golden.replace("/", "-")
+        shutil.copytree(GOLDEN / golden, model)
+        for name in names:
+            yield _cut_row(model / name, model, quick)
+
+
+def _cut_row(
+    path: Path, operand: Path, quick: bool, theirs: Callable[[], str] | None = None
+) -> Row:
+    from ckptkit.operations.verify import verify
+
+    content = path.read_bytes()
+    size = len(content.rstrip())  # white space at the end of a text is no loss
+    step = 29 if quick else 1
+    lengths = sorted({*range(0, size, step), *range(max(0, size - 40), size)})
+    found, verdicts = 0, Counter[str]()
+    for number, length in enumerate(lengths):
+        path.write_bytes(content[:length])
+        found += verify(operand).exit_code == 1
+        if theirs is not None and number % 5 == 0:
+            verdicts[theirs()] += 1
+    path.write_bytes(content)
+    peers = f"of {sum(verdicts.values())}: {told(verdicts)}" if verdicts else ""
+    every = "every length" if step == 1 else f"every {step}th length and the last 40"
+    name = "".join(["*", *path.suffixes]) if path.stem in ("c", "w", "m") else path.name
+    total = len(lengths)
+    return Row(f"cut short: `{name}`, {every}", total, share(found, total), peers, found == total)
+
+
+# --- mutants --------------------------------------------------------------------------------------
+
+# all of them read without an error by TensorFlow before they are damaged
+MUTATED = (
+    *("tf2.21.0/adam/ckpt", "tf2.15.1/legacy_adam/ckpt", "tf2.12.1/metrics/ckpt"),
+    *("tf2.21.0/grid/ckpt", "tf2.12.1/saver/model.ckpt", "tf2.21.0/dtypes/ckpt"),
+    *("tf2.18.1/list/ckpt", "tf2.21.0/gan/ckpt"),
+)
+OTHERS = ("keras", "h5", "npz", "safetensors", "saved-model", "state")
+MAX_SECONDS, MAX_BYTES = 5.0, 256 << 20  # that one file may take
+
+
+class _Cost:
+    """The most that one file took: seconds of the processor, and growth of resident memory."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.nbytes = 0
+        self.wrong = Counter[str]()
+
+    def of(self, use: Callable[[], Any]) -> Any:
+        """Call a function and return what it returns; None for an exception, which is noted."""
+        before = _reset_peak()
+        start = time.process_time()
+        try:
+            return use()
+        except Exception as error:  # what is looked for: a bug of ours
+            self.wrong[type(error).__name__] += 1
+            return None
+        finally:
+            self.seconds = max(self.seconds, time.process_time() - start)
+            self.nbytes = max(self.nbytes, _peak() - before)
+
+    @property
+    def is_small(self) -> bool:
+        fits = self.seconds <= MAX_SECONDS and self.nbytes <= MAX_BYTES
+        return fits and not self.wrong
+
+    def __str__(self) -> str:
+        wrong = told(self.wrong) if self.wrong else "no traceback"
+        return (
+            f"{wrong}; at most {self.seconds:.2f} s of the processor and "
+            f"{self.nbytes / MB:.0f} MB more memory"
+        )
+
+
+def _status(field: str) -> int:
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    return int(text.partition(f"{field}:")[2].split()[0]) * 1024
+
+
+def _reset_peak() -> int:
+    """Begin to measure peak memory anew (Linux); return the resident memory."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _status("VmHWM")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
+    """Checkpoints damaged below checksums that hold, judged by both."""
+    import mutators
+
+    from ckptkit.fixtures.goldens import GOLDEN
+    from ckptkit.operations.verify import verify
+
+    count = 150 if quick else 6_000
+    cells = Counter[tuple[str, str]]()
+    cost = _Cost()
+    place = directory / "mutants"
+    for seed in range(count):
+        rng = random.Random(f"mutant {seed}")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        files = mutators.golden_files(GOLDEN / rng.choice(MUTATED))
+        for name, content in mutators.bundle(files, rng).items():
+            (place / name).write_bytes(content)
+        prefix = place / "c"
+        result = cost.of(partial(verify, prefix))
+        code = 2 if result is None else result.exit_code
+        verdict = peer(prefix)
+        theirs = "error" if verdict["error"] else "read"
+        if verdict["end"]:
+            theirs = f"ended by {verdict['end']}"
+        cells[("sound", "findings", "could not tell")[code], theirs] += 1
+    ours, others = Counter[str](), Counter[str]()
+    for (one, other), number in cells.items():
+        ours[one] += number
+        others[other] += number
+    yield Row("mutants whose checksums hold (entries, keys, shapes, object graph, data)", count,
+              f"{told(ours)}; {cost}", told(others), cost.is_small)  # fmt: skip
+    wrong = sum(n for (mine, other), n in cells.items() if mine == "sound" and other != "read")
+    yield Row("of these: ckptkit says sound, TensorFlow fails", count, f"{wrong}", "", wrong == 0)
+    quiet = sum(n for (mine, other), n in cells.items() if mine != "sound" and other == "read")
+    yield Row("of these: TensorFlow reads all, ckptkit has findings", count, f"{quiet:,}")
+
+
+def other_mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
+    """Mutants of the other formats: verified, scanned, listed, loaded."""
+    del peer
+    from targets import judged
+    from targets import mutants as made
+
+    for name in OTHERS:
+        count = 10 if quick else 400
+        cost, verdicts = _Cost(), Counter[str]()
+        for _seed, path in made(name, directory / name, range(100_000, 100_000 + count)):
+            verdicts[str(cost.of(partial(judged, name, path)))] += 1
+        what = f"mutants: {name}, by verify, scan, ls and load in every report"
+        yield Row(what, count, f"{told(verdicts)}; {cost}", "", cost.is_small)
