@@ -17,10 +17,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ckptkit.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
+    from ckptkit.operations.check import check
     from ckptkit.operations.convert import convert
     from ckptkit.operations.diff import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
+    from ckptkit.operations.record import record
     from ckptkit.operations.scan import scan
     from ckptkit.operations.show import show
     from ckptkit.operations.verify import verify
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint",
     "CkptkitError": "ckptkit.errors",
+    "check": "ckptkit.operations.check",
     "convert": "ckptkit.operations.convert",
     "diff": "ckptkit.operations.diff",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
     "open": "ckptkit.checkpoint",
+    "record": "ckptkit.operations.record",
     "scan": "ckptkit.operations.scan",
     "show": "ckptkit.operations.show",
     "verify": "ckptkit.operations.verify",
@@ -41,11 +45,13 @@ _EXPORTS = {
 __all__ = [
     "Checkpoint",
     "CkptkitError",
+    "check",
     "convert",
     "diff",
     "load",
     "ls",
     "open",
+    "record",
     "scan",
     "show",
     "verify",

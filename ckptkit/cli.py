@@ -19,6 +19,7 @@ from typing import NamedTuple, NoReturn, TextIO
 import click
 
 from ckptkit import __version__
+from ckptkit.commands._groups import NearGroup
 from ckptkit.errors import CkptkitError, ReaderGone
 
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -38,12 +39,15 @@ COMMANDS = {
     "convert": Command("ckptkit.commands.convert", "Write weights in another form, and prove it."),
     "verify": Command("ckptkit.commands.verify", "Check bytes: structure, checksums, all of it."),
     "scan": Command("ckptkit.commands.scan", "Tell what a model could do when it is run."),
+    "record": Command("ckptkit.commands.record", "Keep what a model computes, for `check`."),
+    "check": Command("ckptkit.commands.check", "Run a model: does it compute what it should?"),
+    "doctor": Command("ckptkit.commands.doctor", "Tell which runtimes and devices are here."),
     "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
     "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(NearGroup):
     """A group whose commands are imported on first use; `--help` needs none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -93,4 +93,5 @@ def _assert_ok(report: Report) -> None:
     if not report.ok:
         from ckptkit.reports.check_text import lines
 
-        raise AssertionError("\n".join((report.verdict, *lines(report))))
+        *told, verdict = lines(report)
+        raise AssertionError("\n".join((verdict, *told)))

@@ -28,7 +28,7 @@ GROUND = {
     *("_numbers", "_printable", "_tf", "keras_variables", "keras_optimizers"),
 }
 LAYERS = ["ground", "stores", "writers", "core", "runners", "operations", "reports", "edge"]
-EDGE = {"cli", "__main__", "__init__", "testing", "commands", "fixtures"}
+EDGE = {"cli", "__main__", "__init__", "testing", "pytest_plugin", "commands", "fixtures"}
 
 
 def layer(module: str) -> int:

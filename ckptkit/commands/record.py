@@ -84,6 +84,6 @@ def _lines(golden: Golden, out: Path) -> list[str]:
         if text == "does not run":
             lines.append(f"note: it does not run with {source}")
     cases, given = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
-    weights = len(golden.binding.variables) if golden.binding is not None else 0
+    weights = len(golden.binding.variables)
     lines.append(f"{out}: {cases}, {given}, bound to {count_text(weights, 'variable')}")
     return [printable(line) for line in lines]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.binding import bind, compare_bindings
+from ckptkit.binding import Binding, bind, compare_bindings
 from ckptkit.golden import Golden, read_golden
 from ckptkit.operations._check_inputs import interface_of
 from ckptkit.operations._check_names import Pairing, pair
@@ -57,7 +57,8 @@ def against_golden(
         golden.environment,
         golden.noise,
     )
-    runs.findings += _binding(golden, what)
+    now = binding_of(what, full=False)
+    runs.findings += findings_of(compare_bindings(golden.binding, now))
     call = signature or (golden.signature if _same_kind(golden, what) else None)
     text = f"{counted(len(cases), 'case')} of the golden"
     found: list[tuple[RunnerSpec, Run, Pairing]] = []
@@ -80,12 +81,13 @@ def against_golden(
     return Held(found, held, cases, golden.signature, call, text)
 
 
-def _binding(golden: Golden, what: Resolved) -> list[Any]:
-    """Return how weights, files and configuration differ from what the golden is bound to."""
-    path = what.file.path if what.file is not None else what.subject.path
-    if golden.binding is None or path is None:
-        return []
-    return findings_of(compare_bindings(golden.binding, bind(path, full=False)))
+def binding_of(what: Resolved, *, full: bool) -> Binding:
+    """Return what the subject's outputs follow from: the checkpoint for code, else the model.
+
+    full: as `bind` takes it.  Code without a checkpoint is bound to nothing.
+    """
+    path = what.subject.path
+    return bind(path, full=full) if path is not None else Binding("code", "")
 
 
 def _same_kind(golden: Golden, what: Resolved) -> bool:

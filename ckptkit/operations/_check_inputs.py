@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,7 @@ def _attempts(
         }
         if len(cases) < len(paths):
             raise UsageError("two files of --inputs have one name", hint="rename one")
-        yield cases, f"inputs of {', '.join(map(str, paths))}"
+        yield cases, f"inputs of {', '.join(path.name for path in paths)}"
         return
     optional = description.optional.get(signature, ())
     infos = [info for info in interface.inputs if info.name not in optional]
@@ -170,7 +171,8 @@ def _same(one: Mapping[str, Arrays], two: Mapping[str, Arrays]) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.name.partition(".")[0] or path.name
+    """Return the name of a case: the file's, in letters that a golden's files may have."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.partition(".")[0]) or "case"
 
 
 def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -1,8 +1,8 @@
 """How noisy a model is: the same inputs again, split into single examples, and run otherwise.
 
-What comes out is the floor below which a difference says nothing.  Repeats and splits are done in
-the recording run itself; one thread and XLA each take a run of their own, and a model that does not
-run so is noted, for it may well be a fault of the model's.
+What comes out is the floor below which a difference says nothing.  Repeats are part of the
+recording run; one thread (with single examples) and XLA take a run of their own each, and a model
+that does not run so is noted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.interface import Interface
+from ckptkit.operations._check_inputs import Prepared
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.runners.spec import RunnerSpec
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
+ONE_THREAD, SINGLE, XLA = "one thread", "one example at a time", "XLA"
+DOES_NOT_RUN = "does not run"
 REPEATS = 3  # runs of each case in the recording process
 MAX_SPLIT = 64  # examples of a case that are run one by one
 
@@ -44,7 +47,8 @@ class Noise:
             for name, noise in found.items():
                 self._join(name, noise)
                 largest = max(largest, noise["max_scaled"])
-        self.sources[source] = f"{largest:.3g}"
+        before = float(self.sources.get(source, 0.0))
+        self.sources[source] = f"{max(before, largest):.3g}"
 
     def _join(self, name: str, noise: Mapping[str, Any]) -> None:
         held = self.by_output.setdefault(name, dict(noise) | {"runs": 0})
@@ -63,7 +67,7 @@ def split_cases(cases: Sequence[Arrays], interface: Interface) -> list[list[dict
     free = all(
         info.shape is not None and info.shape and info.shape[0] is None for info in interface.inputs
     )
-    found = []
+    found: list[list[dict[str, Any]]] = []
     for case in cases:
         lengths = {array.shape[0] for array in case.values() if array.ndim}
         whole = free and len(lengths) == 1 and all(array.ndim for array in case.values())
@@ -100,20 +104,42 @@ def other_runs(
     what: Resolved,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
-    signature: str | None,
-    outputs: Sequence[Arrays],
+    prepared: Prepared,
     noise: Noise,
 ) -> None:
-    """Add what one thread, and XLA, do to the outputs."""
-    others = {
-        "one thread": replace(spec, threads=1),
-        "XLA": replace(spec, xla=True, eager=False),
-    }
-    for source, other in others.items():
+    """Add what one thread, one example at a time, and XLA do to the outputs."""
+    outputs = prepared.run.outputs[: len(cases)]
+    for source, other in (
+        (ONE_THREAD, replace(spec, threads=1)),
+        (XLA, replace(spec, xla=True, eager=False)),
+    ):
         if other == spec or spec.replicas > 1:
             continue
-        run = runs.execute(what, other, cases, signature, quiet=True)
-        if run is None or len(run.outputs) != len(outputs):
-            noise.sources[source] = "does not run"
+        split = split_cases(cases, prepared.interface) if source == ONE_THREAD else []
+        single = [example for examples in split for example in examples]
+        run = runs.execute(what, other, [*cases, *single], prepared.signature, quiet=True)
+        if run is None and single:  # a model may want more than one example
+            noise.sources[SINGLE] = DOES_NOT_RUN
+            split = []
+            run = runs.execute(what, other, cases, prepared.signature, quiet=True)
+        if run is None:
+            noise.sources[source] = DOES_NOT_RUN
             continue
-        noise.add(source, outputs, [run.outputs])
+        noise.add(source, outputs, [run.outputs[: len(cases)]])
+        _add_split(noise, outputs, split, run.outputs[len(cases) :])
+
+
+def _add_split(
+    noise: Noise,
+    outputs: Sequence[Arrays],
+    split: Sequence[Sequence[Any]],
+    given: Sequence[Arrays],
+) -> None:
+    """Add what single examples, put together again, differ by; given: theirs, in order."""
+    at = 0
+    for whole, examples in zip(outputs, split, strict=False):
+        parts = given[at : at + len(examples)]
+        at += len(examples)
+        together = joined(parts, whole) if parts else None
+        if together is not None:
+            noise.add(SINGLE, [whole], [[together]])

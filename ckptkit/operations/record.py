@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.binding import bind, compare_bindings
+from ckptkit._sample import Sample
+from ckptkit.binding import compare_bindings
 from ckptkit.errors import CkptkitError, OutputError, UsageError
-from ckptkit.golden import Case, Golden, write_golden
+from ckptkit.golden import Case, Golden, is_golden, sampled, write_golden
 from ckptkit.interface import compare_interfaces
+from ckptkit.operations._check_golden import binding_of
 from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, parse_ranges, prepare
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved, resolve
-from ckptkit.operations._record_noise import REPEATS, Noise, joined, other_runs, split_cases
+from ckptkit.operations._record_noise import REPEATS, Noise, other_runs
 from ckptkit.operations.check import TIMEOUT_S, Path_, with_outputs
 from ckptkit.outputs import compare_outputs
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import Limits, Run
+from ckptkit.runners.subjects import Limits
 from ckptkit.tiers import tier_of
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ def record(
 def _refuse_existing(directory: Path, overwrite: bool) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
-    if not directory.is_dir() or not (directory / "manifest.json").is_file():
+    if not directory.is_dir() or not is_golden(directory):
         raise OutputError("is there already, and is no golden", where=str(directory))
     if not overwrite:
         raise OutputError(
@@ -133,21 +135,23 @@ class _Recording:
         if not any(array.size for case in outputs for array in case.values()):
             raise RecordError("it gives no elements at all", where=str(self.what.subject))
         noise = Noise()
-        kept: Sequence[Arrays] = [{} for _ in cases]
-        again = self._again(prepared, cases, noise if self.with_noise else None, outputs)
-        if again is not None and self.layers:
-            kept = [dict(layers) for layers in again.layers[: len(cases)]]
-        path = self.what.file.path if self.what.file is not None else self.what.subject.path
+        if self.with_noise:
+            count = len(cases)
+            again = prepared.run.outputs[count:]
+            repeats = [again[n * count : (n + 1) * count] for n in range(REPEATS - 1)]
+            noise.add("repeats", outputs, repeats)
+            other_runs(self.runs, self.what, self.spec, cases, prepared, noise)
+        kept = self._layers(prepared, cases)
         return Golden(
-            subject=str(self.what.subject),
+            subject=Path(str(self.what.subject)).name,
             kind=self.what.subject.kind,
             signature=prepared.signature,
             interface=with_outputs(prepared.interface, outputs[0]),
-            binding=bind(path) if path is not None else None,
+            binding=binding_of(self.what, full=True),
             environment=dict(prepared.run.environment),
             runner=self.spec.text,
             cases=tuple(
-                Case(name, dict(given), dict(out), dict(inner))
+                Case(name, given, sampled(out, self.asked.seed), sampled(inner, self.asked.seed))
                 for (name, given), out, inner in zip(
                     prepared.cases.items(), outputs, kept, strict=True
                 )
@@ -161,47 +165,18 @@ class _Recording:
             },
         )
 
-    def _again(
-        self,
-        prepared: Prepared,
-        cases: Sequence[Arrays],
-        noise: Noise | None,
-        outputs: Sequence[Arrays],
-    ) -> Run | None:
-        """Measure the noise; run once more for layers, and one example at a time."""
-        signature = prepared.signature
-        split = split_cases(cases, prepared.interface) if noise is not None else []
-        single = [example for examples in split for example in examples]
-        run = None
-        if self.layers or single:
-            run = self.runs.execute(
-                self.what, self.spec, [*cases, *single], signature, layers=self.layers, quiet=True
-            )
-        if noise is None:
-            return run
-        count = len(cases)
-        repeats = [prepared.run.outputs[n * count : (n + 1) * count] for n in range(1, REPEATS)]
-        noise.add("repeats", outputs, repeats)
-        if run is not None:
-            noise.add("another process", outputs, [run.outputs[:count]])
-            self._add_split(noise, outputs, split, run.outputs[count:])
-        other_runs(self.runs, self.what, self.spec, cases, signature, outputs, noise)
-        return run
-
-    @staticmethod
-    def _add_split(
-        noise: Noise,
-        outputs: Sequence[Arrays],
-        split: Sequence[Sequence[Any]],
-        given: Sequence[Arrays],
-    ) -> None:
-        at = 0
-        for whole, examples in zip(outputs, split, strict=True):
-            parts = given[at : at + len(examples)]
-            at += len(examples)
-            together = joined(parts, whole) if parts else None
-            if together is not None:
-                noise.add("batch of one", [whole], [[together]])
+    def _layers(self, prepared: Prepared, cases: Sequence[Arrays]) -> Sequence[Arrays]:
+        """Return what was asked for of the inside of the model, per case."""
+        if not self.layers:
+            return [{} for _ in cases]
+        run = self.runs.execute(
+            self.what, self.spec, cases, prepared.signature, layers=self.layers, quiet=True
+        )
+        if run is None:
+            raise RecordError("its layers cannot be looked at", where=str(self.what.subject))
+        if not any(run.layers):
+            raise UsageError(f"no layer is called {' or '.join(self.layers)}")
+        return [dict(layers) for layers in run.layers]
 
     def _refuse_findings(self) -> None:
         """Raise RecordError where the run is nothing to hold others against."""
@@ -216,9 +191,7 @@ class _Recording:
 
 def changes(old: Golden, new: Golden) -> list[str]:
     """Return how a new golden differs from the one that it replaces, one line each."""
-    lines = []
-    if old.binding is not None and new.binding is not None:
-        lines += [_line(change) for change in compare_bindings(old.binding, new.binding)]
+    lines = [_line(change) for change in compare_bindings(old.binding, new.binding)]
     lines += [_line(change) for change in compare_interfaces(old.interface, new.interface)]
     for key in sorted(set(old.environment) | set(new.environment)):
         one, two = old.environment.get(key), new.environment.get(key)
@@ -234,12 +207,20 @@ def changes(old: Golden, new: Golden) -> list[str]:
         if not _same_inputs(known, case):
             lines.append(f"case {case.name}: other inputs")
             continue
-        for result in compare_outputs(known.outputs, case.outputs, tier.tolerance):
+        for result in compare_outputs(_plain(known), _plain(case), tier.tolerance):
             if result.status != "equal":
                 text = result.message or f"largest difference {result.max_abs:.3g}"
                 lines.append(f"case {case.name}: {result.name}: {result.status}: {text}")
     lines += [f"case {name}: gone" for name in before]
     return lines
+
+
+def _plain(case: Case) -> dict[str, Any]:
+    """Return the outputs, of large ones the elements that are kept: the same ones in both."""
+    return {
+        name: value.values if isinstance(value, Sample) else value
+        for name, value in case.outputs.items()
+    }
 
 
 def _line(change: Any) -> str:
