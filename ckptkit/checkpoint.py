@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._files import close_handles, file_size
 from ckptkit.errors import (
     CkptkitError,
+    FormatError,
     PathNotFoundError,
     TruncatedError,
     UnknownTensorError,
@@ -215,15 +217,19 @@ def shard_problems(store: Store) -> list[CkptkitError]:
     At most MAX_PROBLEMS, and one that counts the others.
     """
     furthest: dict[int, TensorSpec] = {}
+    claimed: Counter[int] = Counter()  # bytes of all tensors of a shard
     for spec in store.specs.values():
         for place in spec.slices or (spec,):
             if place.shard is None or place.offset is None:
                 continue
+            claimed[place.shard] += place.nbytes
             last = furthest.get(place.shard)
             end = place.offset + place.nbytes
             if last is None or end > (last.offset or 0) + last.nbytes:
                 furthest[place.shard] = spec._replace(offset=place.offset, nbytes=place.nbytes)
-    found = (_shard_problem(path, furthest.get(n)) for n, path in enumerate(store.shards))
+    found = (
+        _shard_problem(path, furthest.get(n), claimed[n]) for n, path in enumerate(store.shards)
+    )
     problems = [problem for problem in found if problem is not None]
     if len(problems) > MAX_PROBLEMS:
         more = len(problems) - MAX_PROBLEMS
@@ -235,7 +241,7 @@ def shard_problems(store: Store) -> list[CkptkitError]:
     return problems
 
 
-def _shard_problem(path: Path, last: TensorSpec | None) -> CkptkitError | None:
+def _shard_problem(path: Path, last: TensorSpec | None, claimed: int) -> CkptkitError | None:
     try:
         size = file_size(path)
     except PathNotFoundError:
@@ -248,6 +254,12 @@ def _shard_problem(path: Path, last: TensorSpec | None) -> CkptkitError | None:
         return error
     if last is not None and size < (last.offset or 0) + last.nbytes:
         return _too_short(path, last)
+    if claimed > size:  # a small file could stand for any amount of work
+        return FormatError(
+            str(path),
+            f"its tensors lie over each other: they claim {claimed} of its {size} bytes",
+            hint="no writer does that: the index is forged or damaged",
+        )
     return None
 
 

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit import _atomic
+from ckptkit._windows import Windows
 from ckptkit.errors import OutputError
 from ckptkit.operations._convert_plan import Plan
 from ckptkit.operations._convert_target import Target
+from ckptkit.operations._convert_values import small_values
 from ckptkit.stores import _donor
+from ckptkit.stores._assets import check_copied
 from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES
-from ckptkit.writers.base import OutTensor
+from ckptkit.writers.base import Blocks, OutTensor
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -53,11 +56,7 @@ def staging(target: Target) -> Iterator[Staged]:
 
 def write(plan: Plan, path: Path) -> None:
     """Write the output at `path`; raises OutputError, and what reading the sources raises."""
-    fills = {fill.key: fill for fill in plan.fills}
-
-    def blocks(key: str) -> Iterator[tuple[int, Array]]:
-        return fills[key].origin.blocks()
-
+    blocks = _blocks(plan)
     form = plan.target.form
     tensors = [fill.tensor for fill in plan.fills]
     if form == "checkpoint":
@@ -82,16 +81,28 @@ def write(plan: Plan, path: Path) -> None:
         write_npz(path, tensors, blocks)
 
 
+def _blocks(plan: Plan) -> Blocks:
+    """Return where a writer gets the values of a key: small ones out of windows of their file."""
+    origins = {fill.key: fill.origin for fill in plan.fills}
+    windows = Windows()
+
+    def blocks(key: str) -> Iterator[tuple[int, Array]]:
+        origin = origins[key]
+        values = small_values(origin, windows)
+        return origin.blocks() if values is None else iter(((0, values),))
+
+    return blocks
+
+
 def _write_bundle(
     plan: Plan, prefix: Path, tensors: Sequence[OutTensor], destined: Path | None = None
 ) -> None:
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
-    fills = {fill.key: fill for fill in plan.fills}
     write_tensor_bundle(
         prefix,
         tensors,
-        lambda key: fills[key].origin.blocks(),
+        _blocks(plan),
         object_graph=plan.graph,
         shard_size=plan.request.shard_size,
         destined=destined,
@@ -102,6 +113,7 @@ def _write_saved_model(plan: Plan, path: Path, tensors: Sequence[OutTensor]) -> 
     """Copy the donor without its variables, and write those anew; saved_model.pb comes last."""
     assert plan.layout is not None
     donor = plan.layout.path
+    check_copied(donor)
     try:
         path.mkdir()
         for entry in sorted(donor.iterdir()):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from ckptkit.operations._scan_flow import MAIN, Flow, Origin
 from ckptkit.operations._scan_rule import effect_of, harmless_ops
 from ckptkit.operations._verify_findings import Finding
-from ckptkit.operations._verify_saved_model import is_plain_name
+from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._graph import MetaGraph, Op
 
 # ops that read the file which an input names, and that input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations._verify_bundle import verify_bundle
 from ckptkit.operations._verify_data import Progress
 from ckptkit.operations._verify_findings import Check, Finding, Unit, counted, listed, of_error
+from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._fingerprint import fingerprint64
 from ckptkit.stores._graph import Asset, MetaGraph, Op, read_graphs
 from ckptkit.stores._map_order import in_c_order
@@ -182,14 +182,6 @@ def _restored_keys(graph: MetaGraph) -> Iterator[str]:
 
 
 # --- assets ---------------------------------------------------------------------------------------
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether an asset's file name stays below assets/ on every system."""
-    if not name or "\0" in name or "\\" in name or re.match(r"[A-Za-z]:", name):
-        return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and str(path) == name
 
 
 def _assets(path: Path, graphs: list[MetaGraph]) -> Check:

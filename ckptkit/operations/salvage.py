@@ -14,7 +14,6 @@ from typing import NamedTuple
 from ckptkit._pool import bounded_map
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
-from ckptkit.names import name_keys
 from ckptkit.operations._verify_data import (
     Piece,
     Progress,
@@ -28,6 +27,9 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.saved_model import VARIABLES
 from ckptkit.stores.tensor_bundle import TensorBundle, index_path
+
+
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # what object-based checkpoints add to a path
 
 
 class Lost(NamedTuple):
@@ -90,10 +92,10 @@ def salvage(
 def readable_names(store: Store) -> dict[str, str]:
     """Return the readable name of every tensor that has another key; the graph may be damaged."""
     try:
-        names = Checkpoint(store).names
+        names = {key: naming.name for key, naming in Checkpoint(store).names.items()}
     except CkptkitError:
-        names = name_keys(store.specs)
-    return {key: naming.name for key, naming in names.items() if naming.name != key}
+        names = {key: key.removesuffix(_SUFFIX) for key in store.specs}
+    return {key: name for key, name in names.items() if name != key}
 
 
 def _prefix(path: str | os.PathLike[str]) -> Path:

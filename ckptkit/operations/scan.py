@@ -13,9 +13,9 @@ from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.operations._scan_graph import graph_findings
 from ckptkit.operations._scan_keras import config_findings
 from ckptkit.operations._verify_findings import Check, Finding, Unit, is_damage, of_error
-from ckptkit.operations._verify_saved_model import is_plain_name
 from ckptkit.operations.verify import Verification
 from ckptkit.stores import _json, open_format
+from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._graph import MetaGraph, read_graphs
 from ckptkit.stores._keras_texts import archive_configs, hdf5_configs
 from ckptkit.stores._protos import from_binary, text_of
