@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -18,6 +19,7 @@ from typing import Any
 from ckptkit.errors import CkptkitError, MissingDependencyError
 
 _MESSAGE_LINES = 3
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
 
 
@@ -33,7 +35,9 @@ def main(asked: Path, answer: Path) -> None:
     except CkptkitError as error:
         result = _refusal(_kind(error), str(error))
     except Exception as error:  # what user code raises is not ours to foresee
-        lines = [line for line in str(error).splitlines() if line.strip()][:_MESSAGE_LINES]
+        lines = [line for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()][
+            :_MESSAGE_LINES
+        ]
         name = type(error).__name__
         kind = "memory" if name in _OUT_OF_MEMORY else name
         result = _refusal(kind, f"{name}: {' '.join(lines)}" if lines else name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -11,6 +12,7 @@ from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
 from ckptkit.runners._code import call_code
 
+_UNKNOWN_CLASS = re.compile(r"Could not locate class '([^']+)'")
 SEED = 20  # of what a build draws at random, so that it draws the same again
 
 
@@ -26,7 +28,17 @@ def load_keras(path: str, *, compiled: bool = False) -> Any:
     """Return the model of a Keras file, loaded in safe mode."""
     loader = keras()
     loader.utils.set_random_seed(SEED)
-    return loader.models.load_model(path, safe_mode=True, compile=compiled)
+    try:
+        return loader.models.load_model(path, safe_mode=True, compile=compiled)
+    except TypeError as error:
+        found = _UNKNOWN_CLASS.search(str(error))
+        if found is None:
+            raise
+        raise UsageError(
+            f"the class {found[1]!r} is not known to Keras",
+            where=path,
+            hint="import the module that registers it",
+        ) from error
 
 
 def keras() -> Any:

@@ -57,7 +57,7 @@ def _lone_functions(loaded: Any) -> Iterator[tuple[str, Any]]:
     for name in dir(loaded):
         if name.startswith("_") and name != "__call__":
             continue
-        graphs = getattr(getattr(loaded, name, None), "concrete_functions", ())
+        graphs: Any = getattr(getattr(loaded, name, None), "concrete_functions", ())
         if len(graphs) == 1:
             yield (CALL if name == "__call__" else name), graphs[0]
 

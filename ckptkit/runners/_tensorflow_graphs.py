@@ -8,7 +8,7 @@ Freezing the variables first would not: constants are folded, and bits change.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,9 +107,7 @@ class Flat:
         part = _part(self.graph, wanted)
         there = {node.name for node in part.node}
         fed_in = {*self.inputs, *self.captured} - wanted  # XLA would compile their placeholders
-        kept = [node for node in part.node if node.name not in fed_in]
-        del part.node[:]
-        part.node.extend(kept)
+        _drop(part, fed_in)
         handles = {name: value for name, value in self.captured.items() if name in there}
 
         def body(*given: Any) -> Any:
@@ -176,6 +174,17 @@ def _part(graph: Any, wanted: Iterable[str]) -> Any:
     part = type(graph)(versions=graph.versions, library=graph.library)
     part.node.extend(node for node in graph.node if node.name in needed)
     return part
+
+
+def _drop(graph: Any, names: Set[str]) -> None:
+    """Take nodes out, and the wishes of others to be colocated with them."""
+    kept = [node for node in graph.node if node.name not in names]
+    for node in kept:
+        classes = node.attr["_class"].list.s if "_class" in node.attr else []
+        if any(item.removeprefix(b"loc:@").decode() in names for item in classes):
+            del node.attr["_class"]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def readable(name: str) -> str:

@@ -23,6 +23,7 @@ from ckptkit.runners._tensorflow_build import checked, keras, seed_keras
 from ckptkit.runners._tensorflow_variables import mark_all, root_of, still_marked, weights_of
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_COUNTER = "save_counter"
 _KERAS_FILES = (".keras", ".h5", ".weights.json")
 _ASSERTIONS = ("assert_existing_objects_matched", "assert_consumed", "assert_nontrivial_match")
 _MAX_TEXT = 4000  # characters of an error that are kept
@@ -54,7 +55,7 @@ def build(spec: str) -> Built:
         value = call_code(spec, seed_keras)
     if not isinstance(value, tf.train.Checkpoint):
         return Built(checked(value, spec), seen=_seen(value, calls))
-    objects = {k: v for k, v in value._trackable_children().items() if k != "save_counter"}
+    objects = {k: v for k, v in value._trackable_children().items() if k != _COUNTER}
     models = [item for item in objects.values() if callable(item) and hasattr(item, "variables")]
     if len(models) != 1:
         raise UsageError(f"the Checkpoint holds {len(models)} models, not one", where=spec)
@@ -111,9 +112,12 @@ def restore_into(built: Built, path: Path, out: str | None) -> Result:
             built.model.load_weights(str(path))
         else:
             prefix = _prefix(path)
-            objects = objects or _objects(built, _file_graph(prefix))
+            graph = _file_graph(prefix)
+            objects = objects or _objects(built, graph)
             root = built.root or _checkpoint(objects)
-            verdicts = _verdicts(root.read(prefix))
+            # restore() expects a save counter of the file, read() none
+            has_counter = graph is not None and _COUNTER in _children(graph)
+            verdicts = _verdicts((root.restore if has_counter else root.read)(prefix))
     except Exception as raised:  # what is wrong with the file is the answer, not an accident
         error = raised
     if out is not None:
@@ -213,7 +217,7 @@ def _objects(built: Built, graph: Any) -> dict[str, Any]:
     model, optimizer = built.model, built.optimizer
     places = {"": 0}
     if graph is not None:
-        places |= {c.local_name: c.node_id for c in graph.nodes[0].children}
+        places |= {n: at for n, at in _children(graph).items() if n != _COUNTER}
     scores = {n: _overlap(model, graph, at) for n, at in places.items()} if graph else {}
     best = max(scores, key=lambda name: (scores[name], name != ""), default="model")
     objects = {best if scores.get(best) else "model": model}
@@ -226,6 +230,11 @@ def _objects(built: Built, graph: Any) -> dict[str, Any]:
     if "" in objects and objects.get("optimizer") is getattr(model, "optimizer", None):
         objects.pop("optimizer", None)  # it hangs below the model already
     return objects
+
+
+def _children(graph: Any) -> dict[str, int]:
+    """Return {name: node} of what the root of a file leads to."""
+    return {child.local_name: child.node_id for child in graph.nodes[0].children}
 
 
 def _overlap(item: Any, graph: Any, at: int) -> int:

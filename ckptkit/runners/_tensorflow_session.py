@@ -141,7 +141,7 @@ class TensorFlowSession:
 
     def _policy(self) -> str:
         """Return the dtype that products are computed in, where that is not float32."""
-        if is_keras(self.loaded.model) if self.loaded.model is not None else False:
+        if self.loaded.model is not None and is_keras(self.loaded.model):
             layers = [*layers_of(self.loaded.model), self.loaded.model]
             mixed = {_policy_name(layer) for layer in layers} - {"float32", ""}
             return ", ".join(sorted(mixed)) or "float32"
@@ -218,9 +218,10 @@ class TensorFlowSession:
                 flat = Flat(traced, inlined=False)
                 chunks = expose_graph(flat, list(_sorted(given)), points, xla=self.spec.xla)
             else:
-                flat = Flat(endpoint.concrete)
+                flat = Flat(endpoint.concrete or _traced(endpoint, given))
                 points = [point for point in flat.points() if wanted(point.name, globs)]
-                chunks = expose_graph(flat, list(given.values()), points, xla=self.spec.xla)
+                fed = list(given.values()) if endpoint.concrete else list(_sorted(given))
+                chunks = expose_graph(flat, fed, points, xla=self.spec.xla)
             for layers, outputs in chunks:
                 yield Exposed(_arrays(layers), _arrays(outputs))
 
@@ -228,6 +229,12 @@ class TensorFlowSession:
 def _sorted(given: Mapping[str, Any]) -> Iterator[Any]:
     """Yield the values as tf.nest flattens a dict."""
     yield from (given[name] for name in sorted(given))
+
+
+def _traced(endpoint: Endpoint, given: Mapping[str, Any]) -> Any:
+    call = endpoint.call
+    function = tensorflow().function(lambda inputs: call(inputs), autograph=False)
+    return function.get_concrete_function(dict(given))
 
 
 def _policy_name(layer: Any) -> str:

@@ -83,6 +83,7 @@ _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
 _STACK_POLLS = 20  # that a child gets to write its stack
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+_LOG = re.compile(r"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] ")
 _NOT_OWN = (
     "site-packages",
     "dist-packages",
@@ -240,7 +241,7 @@ def _death(status: int, printed: str) -> RunnerError:
     how = f"signal {-status}, {name}{f': {cause}' if cause else ''}"
     frame = _frame(printed)
     seen = f", in {frame}" if frame else ""
-    words = [line for line in words if not _is_dump(line)]
+    words = [line for line in words if not _is_noise(line)]
     return RunnerError(f"the model's process died ({how}){seen}{_tail(words)}", kind="died")
 
 
@@ -264,8 +265,10 @@ def _frame(printed: str) -> str:
     return ""
 
 
-def _is_dump(line: str) -> bool:
-    return line.startswith(("Fatal Python", "Current thread", "Thread 0x", "  File ", "Extension"))
+def _is_noise(line: str) -> bool:
+    """Whether a line is of Python's dump, or of a C++ log below fatal."""
+    starts = ("Fatal Python", "Current thread", "Thread 0x", "  File ", "Extension", "WARNING: All")
+    return line.startswith(starts) or bool(_LOG.match(line))
 
 
 def _tail(lines: Sequence[str]) -> str:
