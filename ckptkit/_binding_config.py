@@ -55,19 +55,21 @@ def _layers(model: LayerConfig, prefix: str) -> Iterator[tuple[str, dict[str, An
     for layer in layers_of(model):
         path = f"{prefix}{layer.name}"
         settings = {
-            key: _dtype(value) if key == "dtype" else _plain(value)
-            for key, value in sorted(layer.config.items())
-            if _counts(key)
+            key: _setting(key, value) for key, value in sorted(layer.config.items()) if _counts(key)
         }
         inputs = list(_inbound(layer.node.get("inbound_nodes")))
         yield path, {"class": layer.class_name, "inputs": inputs, "settings": settings}
         yield from _layers(layer, f"{path}/")
 
 
-def _dtype(value: Any) -> Any:
-    """Return the name of a dtype or of a policy, however it is written."""
-    config = value.get("config") if isinstance(value, Mapping) else None
-    return config.get("name") if isinstance(config, Mapping) else value
+def _setting(key: str, value: Any) -> Any:
+    """Return a setting in the form that all versions can be brought to."""
+    if key == "dtype":  # a name, or an object: a policy
+        config = value.get("config") if isinstance(value, Mapping) else None
+        return config.get("name") if isinstance(config, Mapping) else value
+    if key == "axis" and isinstance(value, list) and len(value) == 1:  # Keras 2: [3] for -1
+        return _plain(value[0])
+    return _plain(value)
 
 
 def _counts(key: str) -> bool:
@@ -82,9 +84,9 @@ def _plain(value: Any) -> Any:
             inner = config if isinstance(config, Mapping) else {}
             return {
                 "class": value["class_name"],
-                **{k: _plain(v) for k, v in sorted(inner.items()) if _counts(k)},
+                **{k: _setting(k, v) for k, v in sorted(inner.items()) if _counts(k)},
             }
-        return {str(k): _plain(v) for k, v in sorted(value.items(), key=str) if _counts(str(k))}
+        return {str(k): _setting(k, v) for k, v in sorted(value.items()) if _counts(k)}
     if isinstance(value, list):
         if len(value) > _LONG:
             return {"lines": sketch_lines(texts_of(value)).to_json()}
@@ -168,28 +170,37 @@ def _changed(
         yield Change("error", "layer.class", name, said)
         return
     one, two = old.get("settings") or {}, new["settings"]
-    for key in sorted(set(one) & set(two)):
-        if not _same(one[key], two[key]):
-            said = f"{key} is {_shown(two[key])}, recorded as {_shown(one[key])}"
-            if _is_lines(one[key]) and _is_lines(two[key]):
-                said = f"{key}: {_lines(one[key], key, *source)}"
-            yield Change("error", "layer.config", name, said)
+    for key, before, after in _differences(one, two, ""):
+        said = f"{key} is {_shown(after)}, recorded as {_shown(before)}"
+        if _is_lines(before) and _is_lines(after):
+            said = f"{key}: {_lines(before, key, *source)}"
+        yield Change("error", "layer.config", name, said)
     fed = [names.get(layer, layer) for layer in old.get("inputs") or []]
     if fed != new["inputs"] and bool(fed) == bool(new["inputs"]):
         said = f"fed by {', '.join(new['inputs'])}, recorded {', '.join(fed)}"
         yield Change("error", "layer.inputs", name, said)
 
 
-def _same(one: Any, two: Any) -> bool:
-    """Whether two settings agree on the fields that both have."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        return all(_same(one[key], two[key]) for key in set(one) & set(two))
-    if isinstance(one, list) and isinstance(two, list):
-        return len(one) == len(two) and all(map(_same, one, two))
+def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, recorded, now) of the settings that both have and that differ."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping) and not _is_lines(one):
+        for key in sorted(set(one) & set(two)):
+            yield from _differences(one[key], two[key], f"{path}.{key}" if path else key)
+    elif not _same(one, two, path.rpartition(".")[2]):
+        yield path, one, two
+
+
+def _same(one: Any, two: Any, key: str) -> bool:
     if isinstance(one, Mapping) and isinstance(two, str):
         return one.get("class") == two or one.get("name") == two
     if isinstance(two, Mapping) and isinstance(one, str):
-        return _same(two, one)
+        return _same(two, one, key)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and not any(
+            any(_differences(a, b, key)) for a, b in zip(one, two, strict=True)
+        )
+    if key == "axis" and type(one) is type(two) is int and (one < 0) != (two < 0):
+        return True  # counted from the other end; the rank is not known
     return bool(one == two)
 
 
