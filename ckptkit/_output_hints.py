@@ -8,14 +8,14 @@ as they stand.  Only the last ones, about size and spread, say "as ... would".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
-from typing import NamedTuple
 
 import numpy as np
 
 from ckptkit import _output_order as order
+from ckptkit._output_formulas import CLOSE, Two, formula_hints
 from ckptkit._sample import Sample
 from ckptkit.compare_metrics import Array
 from ckptkit.dtypes import dtype_of_numpy, kind, numpy_dtype
@@ -24,26 +24,7 @@ from ckptkit.outputs import OutputResult
 MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
 MAX_RANK = 5  # axes that are tried in every order
 FEW = 4  # units, examples or places that a hint lists
-CLOSE = 1e-5  # relative; a hint holds within this or within the output's own tolerance
 _ROUNDED = ("bfloat16", "float16")
-
-
-class Two(NamedTuple):
-    """Reference and new values in float64, of one shape; room: how far apart is still the same.
-
-    near(a, b) is judged against the spread of the reference, so that units do not matter.
-    """
-
-    ref: Array
-    new: Array
-    room: float
-    result: OutputResult
-
-    def near(self, ref: Array, new: Array) -> bool:
-        """Whether two arrays of one shape agree, NaN with NaN."""
-        with np.errstate(all="ignore"):
-            close = np.abs(new - ref) <= self.room + 1e-6 * np.abs(ref)
-            return bool((close | (ref == new) | (np.isnan(ref) & np.isnan(new))).all())
 
 
 def hints(
@@ -151,7 +132,7 @@ def _hints(two: Two, ref: Array, new: Array) -> Iterator[str]:
     sure = [
         *_constant_hints(two),
         *_order_hints(two),
-        *_formula_hints(two),
+        *formula_hints(two),
         *_integer_hints(two, ref),
         *_rounded_hints(ref, new),
     ]
@@ -257,86 +238,6 @@ def _longer(two: Two, axis: int) -> Iterator[str]:
             lacking.append(index)
     if at == len(shorter):
         yield f"{word} {_listed(lacking, _unit_word(axis, two.ref.ndim))}; the others agree"
-
-
-# --- formulas -------------------------------------------------------------------------------------
-
-_FACTORS = {255.0: "255", 1 / 255: "1/255", 127.5: "127.5", 1 / 127.5: "1/127.5", 256.0: "256"}
-
-
-def _formula_hints(two: Two) -> Iterator[str]:
-    """new = f(ref), for every element."""
-    ref, new = two.ref, two.new
-    if not (np.isfinite(ref).all() and np.isfinite(new).all()) or two.room == 0.0:
-        return
-    with np.errstate(all="ignore"):
-        factor = float(np.vdot(ref, new) / np.vdot(ref, ref)) if ref.any() else 0.0
-    if ref.size > 2 and factor and _follows(two, ref * factor, factor):
-        yield f"is {_factor(factor)} the recorded output"
-        return
-    shift = float(np.mean(new - ref))
-    if ref.size > 2 and np.ptp(ref) > 0 and _follows(two, ref + shift, 1.0):
-        yield f"is the recorded output {'plus' if shift > 0 else 'minus'} {abs(shift):.6g}"
-        return
-    if ref.size > 3 and np.ptp(ref) > 0:
-        slope, offset = np.polyfit(ref.reshape(-1), new.reshape(-1), 1)
-        if slope and _follows(two, ref * slope + offset, float(slope)):
-            yield f"is {slope:.6g} times the recorded output {offset:+.6g}"
-            return
-    yield from _activation_hints(two)
-
-
-def _follows(two: Two, wanted: Array, factor: float) -> bool:
-    """Whether new is `wanted`, far closer than it is to the reference."""
-    gap = float(np.abs(two.new - wanted).max())
-    now = float(np.abs(two.new - two.ref).max())
-    return gap <= two.room * max(1.0, abs(factor)) and gap < 0.05 * now
-
-
-def _factor(factor: float) -> str:
-    for value, text in _FACTORS.items():
-        if math.isclose(factor, value, rel_tol=1e-4):
-            return f"{text} times"
-    if math.isclose(factor, -1.0, rel_tol=1e-4):
-        return "the negative of"
-    return f"{factor:.6g} times"
-
-
-def _softmax(x: Array) -> Array:
-    power = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(power / power.sum(axis=-1, keepdims=True))
-
-
-_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "softmax": _softmax,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0),
-    "exp": np.exp,
-    "log": np.log,
-    "log softmax": lambda x: np.log(_softmax(x)),
-}
-
-
-def _activation_hints(two: Two) -> Iterator[str]:
-    if two.ref.ndim < 1 or two.ref.size < 3:
-        return
-    with np.errstate(all="ignore"):
-        for name, function in _FUNCTIONS.items():
-            one, other = function(two.ref), function(two.new)
-            if _near_enough(two.new, one) and not _near_enough(two.ref, one):
-                yield f"is the {name} of the recorded output"
-                return
-            if _near_enough(two.ref, other) and not _near_enough(two.new, other):
-                yield f"lacks the {name}: that of it is the recorded output"
-                return
-
-
-def _near_enough(values: Array, wanted: Array) -> bool:
-    if not np.isfinite(wanted).all() or not np.ptp(wanted):
-        return False
-    room = CLOSE * float(np.sqrt(np.mean(wanted**2)))
-    return bool((np.abs(values - wanted) <= room + CLOSE * np.abs(wanted)).all())
 
 
 # --- integers and text ----------------------------------------------------------------------------
