@@ -36,12 +36,15 @@ class ObjectPaths:
         self._without = frozenset(without)
         edges = sum(len(node.children) for node in nodes)
         self._max_characters = _BASE_CHARACTERS + _CHARACTERS_PER_EDGE * edges
-        self._inner, self._is_tree = self._walk(1)
+        self._inner, self._inner_is_tree = self._walk(1)
+        self._is_tree = self._inner_is_tree  # every node has one path
         self._best = {node: paths[0] for node, paths in self._inner.items()}
         for node, path in self._leaf_paths(self._inner):
             known = self._best.setdefault(node, path)
-            if known is not path and path_cost(path) < path_cost(known):
-                self._best[node] = path
+            if known is not path:
+                self._is_tree = False
+                if path_cost(path) < path_cost(known):
+                    self._best[node] = path
         self._all: dict[int, tuple[str, ...]] = {}
 
     def best(self, node: int) -> str | None:
@@ -50,12 +53,15 @@ class ObjectPaths:
 
     def all(self, node: int) -> tuple[str, ...]:
         """Return the paths to `node` without cycles, best first, at most MAX_ALIASES."""
+        if self._is_tree:
+            path = self._best.get(node)
+            return () if path is None else (path,)
         if not self._all:
             self._all = self._every_path()
         return self._all.get(node, ())
 
     def _every_path(self) -> dict[int, tuple[str, ...]]:
-        inner = self._inner if self._is_tree else self._walk(MAX_ALIASES)[0]
+        inner = self._inner if self._inner_is_tree else self._walk(MAX_ALIASES)[0]
         every = {node: tuple(paths) for node, paths in inner.items()}
         shared: dict[int, list[str]] = {}
         for node, path in self._leaf_paths(inner):

@@ -242,7 +242,11 @@ class Meter:
         tally.bb = tally.bb.plus(_squares(new))
         tally.dd = tally.dd.plus(_squares(gap))
         tally.sum_abs += total
-        flags = np.greater(gap, 0.0, out=self._scratch.flags[:n])
+        flags = self._scratch.flags[:n]
+        if a.dtype == b.dtype and a.dtype.isbuiltin == 1 and largest is None:
+            np.not_equal(a, b, out=flags)  # finite numbers, as stored: fewer bytes than gaps
+        else:
+            np.greater(gap, 0.0, out=flags)
         n_diff = int(np.count_nonzero(flags))
         tally.n_diff += n_diff
         at = int(gap.argmax())
@@ -250,9 +254,10 @@ class Meter:
         size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
         out = new if new.dtype == np.float64 else np.empty(n)
         np.divide(gap, size, out=out)
+        top = float(out.max())
         if self.ulps:
-            self._update_ulps(a, b, out)
-        self._relative(gap, size, out)
+            self._update_ulps(a, b, out, top)
+        self._relative(gap, size, out, top)
         excess = float(gap[at])
         if self.rtol or self.atol:
             at, excess = self._tolerate(gap, size, flags)
@@ -261,13 +266,12 @@ class Meter:
         index = at if places is None else int(places[at])
         tally.offer(excess, start + index, a[at].item(), b[at].item())
 
-    def _relative(self, gap: Floats, size: Floats, out: Floats) -> None:
+    def _relative(self, gap: Floats, size: Floats, out: Floats, largest: float) -> None:
         """Update max_rel, and the smallest rtol under which every element would pass.
 
-        out: gap / size; it is overwritten where size is 0.
+        out: gap / size; it is overwritten where size is 0.  largest: its maximum.
         """
         tally = self.tally
-        largest = float(out.max())
         blocked = False
         if not math.isfinite(largest):  # somewhere old is 0, or the quotient overflows
             zero = size == 0.0
@@ -296,14 +300,17 @@ class Meter:
         at = int(excess.argmax())
         return at, float(excess[at])
 
-    def _update_ulps(self, a: Array, b: Array, relative: Floats) -> None:
+    def _update_ulps(self, a: Array, b: Array, relative: Floats, largest: float) -> None:
         """Update max_ulp, looking closely only at elements that can exceed it.
 
         A float of p digits lies less than |x| * 2**-p from the next, so a relative change r spans
         fewer than r / (1 - r) * 2**p of them: what does not reach the maximum so far is left out.
+        largest: the maximum of `relative`, NaN where both elements of a pair are 0.
         """
         reach = self.tally.max_ulp * 2.0 ** -_DIGITS[self.dtype]
         least = reach / (1 + reach) * (1 - 1e-9)  # room for rounding
+        if largest <= least:
+            return
         above = np.greater(relative, least, out=self._scratch.above[: len(a)])
         count = int(np.count_nonzero(above))
         if not count:

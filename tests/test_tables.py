@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from command_line import ckptkit as run
 from weights import write_bundle
 
-from ckptkit.reports.table import render
+from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import display_width, stand_ins
 
 
@@ -43,3 +44,14 @@ def test_stand_ins_are_for_what_is_missing() -> None:
     assert ord("×") not in stand_ins("latin-1") and ord("→") in stand_ins("latin-1")
     assert "a → b ×2 …".translate(stand_ins("ascii")) == "a -> b x2 ..."
     assert stand_ins("no such encoding")[ord("→")] == "->"
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 250])
+def test_json_rows_have_a_line_each_whatever_is_in_them(count: int) -> None:
+    texts = ["plain", "}, {", '"}, {"', "\n", "é", "]"]
+    rows = [{"n": n, "text": texts[n % 97 % 6] if n > 150 else "a", "x": [1]} for n in range(count)]
+    rows[120:121] = [{"n": -1, "text": "", "x": [{"a": 1}, {"b": 2}]}]  # type: ignore[list-item]
+    lines = list(json_lines({"schema": "s", "rows": iter(rows)}, "rows"))
+    assert json.loads("\n".join(lines)) == {"schema": "s", "rows": rows}
+    assert len(lines) == len(rows) + 5 - (not rows)
+    assert [json.loads(line.rstrip(",")) for line in lines[3:-2]] == rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ckptkit.reports.text import display_width, printable
@@ -102,12 +103,26 @@ def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:
     yield f" {json.dumps(rows_key)}: ["
     # Rows are made here and hold no cycles; looking for them takes a tenth of the time.
     encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+    rows = iter(document[rows_key])
     line = None
-    for row in document[rows_key]:
-        if line is not None:
-            yield line + ","
-        line = "  " + encode(row)
+    while batch := list(islice(rows, _BATCH)):
+        for text in _encoded(batch, encode):
+            if line is not None:
+                yield line + ","
+            line = "  " + text
     if line is not None:
         yield line
     yield " ]"
     yield "}"
+
+
+_BATCH = 100  # rows; starting the encoder takes longer than encoding one
+
+
+def _encoded(rows: Sequence[object], encode: Callable[[object], str]) -> Sequence[str]:
+    """Return each row as JSON: encoded together, and cut where that is sure to be between rows."""
+    if all(isinstance(row, dict) and row for row in rows):
+        texts = encode(rows)[2:-2].split("}, {")
+        if len(texts) == len(rows):  # else a string, or a list in a row, has that in it
+            return [f"{{{text}}}" for text in texts]
+    return [encode(row) for row in rows]

@@ -45,19 +45,25 @@ _LEAF_TAIL = b"\x2a\x02\x08\x01"
 
 def _plain_leaf(raw: bytes) -> Node | None:
     """Return the node if its bytes are exactly those of a plain variable, else None."""
-    start = 2 if raw[1:2] < b"\x80" else 3  # behind the tag and the attribute's length
+    size = len(raw)
+    # behind the tag and the attribute's length, which takes one or two bytes
+    if raw.startswith(_LEAF_HEAD, 2):
+        start, length, is_plain = 2, raw[1], raw[1] < 0x80
+    elif raw.startswith(_LEAF_HEAD, 3):
+        start, length = 3, (raw[1] & 0x7F) | raw[2] << 7
+        is_plain = raw[1] >= 0x80 > raw[2]
+    else:
+        return None
     head = start + len(_LEAF_HEAD)
-    if raw[:1] != b"\x12" or raw[start:head] != _LEAF_HEAD or len(raw) < head + 3:
+    if not is_plain or raw[0] != 0x12 or size < head + 3:
         return None
-    length = raw[1] if start == 2 else (raw[1] & 0x7F) | raw[2] << 7
-    end = start + length
     full_name_end = head + 1 + raw[head]
-    if raw[head] >= 0x80 or raw[full_name_end : full_name_end + 1] != b"\x1a":
+    key_start, end = full_name_end + 2, start + length
+    if raw[head] >= 0x80 or key_start > size or raw[full_name_end] != 0x1A:
         return None
-    key_start = full_name_end + 2
-    if key_start > len(raw) or raw[key_start - 1] >= 0x80 or end != key_start + raw[key_start - 1]:
+    if raw[key_start - 1] >= 0x80 or end != key_start + raw[key_start - 1]:
         return None
-    if len(raw) < end or raw[end:] not in (b"", _LEAF_TAIL) or raw[start - 1] >= 0x80:
+    if size != end and not (size == end + len(_LEAF_TAIL) and raw.endswith(_LEAF_TAIL)):
         return None
     try:
         full_name, key = raw[head + 1 : full_name_end].decode(), raw[key_start:end].decode()
