@@ -162,8 +162,8 @@ def describe(
 
     options: see `execute`.  Raises RunnerError, UsageError.
     """
-    asked = _asked(subject, spec, "describe", options)
-    return _description(_run(asked, spec, limits))
+    asked = request(subject, spec, "describe", options)
+    return _description(answer(asked, spec, limits))
 
 
 def execute(
@@ -187,7 +187,7 @@ def execute(
     """
     from ckptkit._arrays import save_arrays
 
-    asked = _asked(subject, spec, "execute", options)
+    asked = request(subject, spec, "execute", options)
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-arrays-"))
     try:
         files = []
@@ -201,7 +201,7 @@ def execute(
             "scratch": str(scratch),
             "out": str(out) if out is not None else None,
         }
-        result = _run(asked, spec, limits)
+        result = answer(asked, spec, limits)
         done = result["cases"]
         return Run(
             tuple(_loaded(case) for case in done),
@@ -233,8 +233,8 @@ def restore(
     """
     if subject.kind != "code" or subject.path is None:
         raise UsageError("only a checkpoint with code to restore it into can be restored")
-    asked = _asked(subject, spec, "restore", options) | {"out": str(out)}
-    found = _restored(_run(asked, spec, limits)["restored"])
+    asked = request(subject, spec, "restore", options) | {"out": str(out)}
+    found = _restored(answer(asked, spec, limits)["restored"])
     assert found is not None
     return found
 
@@ -255,10 +255,10 @@ def _probe(name: str, timeout_s: float) -> Iterator[Probed]:
         yield Probed(name, row["device"], row["name"], found["versions"])
 
 
-def _asked(
+def request(
     subject: Subject, spec: RunnerSpec, action: str, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the request; raises UsageError where the runtime does not take the subject."""
+    """Return what to ask a child; raises UsageError where the runtime does not take the subject."""
     taken = RUNNERS[spec.runtime].subjects
     if subject.kind not in taken:
         able = [name for name, row in RUNNERS.items() if subject.kind in row.subjects]
@@ -272,7 +272,8 @@ def _asked(
     }
 
 
-def _run(asked: Mapping[str, Any], spec: RunnerSpec, limits: Limits) -> dict[str, Any]:
+def answer(asked: Mapping[str, Any], spec: RunnerSpec, limits: Limits) -> dict[str, Any]:
+    """Return what the child answers to `request`; raises RunnerError."""
     environment = dict(RUNNERS[spec.runtime].environment)
     if spec.device == "CPU":
         environment |= _HIDE_GPUS
@@ -313,11 +314,11 @@ def _loaded(written: Mapping[str, Any]) -> Arrays:
     return {name: arrays[name] for name in written["names"]}
 
 
-class _Layers(Mapping[str, "Array"]):
-    """The layers of one case; a chunk of them is read when one of it is asked for."""
+class ChunkedArrays(Mapping[str, "Array"]):
+    """Arrays in several files; one is read when an array of it is asked for, the last is kept."""
 
     def __init__(self, chunks: Sequence[Mapping[str, Any]]) -> None:
-        self._chunks = chunks
+        self.chunks = chunks
         self._places = {
             name: number for number, chunk in enumerate(chunks) for name in chunk["names"]
         }
@@ -326,7 +327,7 @@ class _Layers(Mapping[str, "Array"]):
     def __getitem__(self, name: str) -> Array:
         number = self._places[name]
         if self._last[0] != number:
-            self._last = (number, _loaded(self._chunks[number]))
+            self._last = (number, _loaded(self.chunks[number]))
         return self._last[1][name]
 
     def __iter__(self) -> Iterator[str]:
@@ -345,7 +346,7 @@ class _Scratch:
 
 def _kept_layers(scratch: Path, cases: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Arrays, ...]:
     holder = _Scratch(scratch)
-    layers = [_Layers(chunks) for chunks in cases]
+    layers = [ChunkedArrays(chunks) for chunks in cases]
     for each in layers:
         each.scratch = holder  # type: ignore[attr-defined]
     return tuple(layers)

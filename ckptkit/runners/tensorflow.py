@@ -15,6 +15,7 @@ from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
 from ckptkit.runners import _exchange
 from ckptkit.runners._tensorflow_build import is_keras, load_model, name_of, versions
+from ckptkit.runners._tensorflow_isolate import isolate
 from ckptkit.runners._tensorflow_restore import restore
 from ckptkit.runners._tensorflow_session import start
 from ckptkit.runners._tensorflow_setup import probe
@@ -88,5 +89,6 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "export": export,
     "outputs": outputs,
     "restore": restore,
+    "isolate": isolate,
     **_exchange.actions(start, probe),
 }

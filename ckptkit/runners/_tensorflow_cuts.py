@@ -1,0 +1,150 @@
+"""A model's graph cut into its layers: each computed from what the reference gave before it.
+
+Where a layer ends (a `Point`), those that read it read a placeholder instead, into which the
+reference's value goes.  What a layer then gives differs by what it adds itself, not by what it
+inherits.  The part of the graph between two cuts tells which variables a layer reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ckptkit._tf import tensorflow
+from ckptkit.runners._tensorflow_graphs import Flat, Point, _drop, _part
+
+_FED = "ckptkit_cut_"
+
+
+@dataclass(frozen=True)
+class Region:
+    """What lies between a point and those before it.
+
+    inputs: names of the points, and of the model's inputs, that it reads.  captures: placeholders
+    of what the function captured.  ops: kinds of its nodes.
+    """
+
+    inputs: tuple[str, ...]
+    captures: tuple[str, ...]
+    ops: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A flat graph, cut at points; inputs: the model's, by name, in the order of the graph's."""
+
+    flat: Flat
+    points: Sequence[Point]
+    inputs: Sequence[str]
+
+    @cached_property
+    def placeholders(self) -> dict[str, Point]:
+        """{placeholder: the point whose readers read it}."""
+        return {f"{_FED}{number}": point for number, point in enumerate(self.points)}
+
+    @cached_property
+    def graph(self) -> Any:
+        """The GraphDef with its cuts."""
+        tf = tensorflow()
+        graph = type(self.flat.graph)()
+        graph.CopyFrom(self.flat.graph)
+        fed = {point.tensor: name for name, point in self.placeholders.items()}
+        for node in graph.node:
+            for number, source in enumerate(node.input):
+                name = fed.get(source if ":" in source else f"{source}:0")
+                if name is not None and not source.startswith("^"):
+                    node.input[number] = name
+        for name, point in self.placeholders.items():
+            dtype = tf.as_dtype(point.dtype).as_datatype_enum
+            node = graph.node.add(name=name, op="Placeholder")
+            node.attr["dtype"].type = dtype
+            node.attr["shape"].shape.unknown_rank = True
+        return graph
+
+    @cached_property
+    def _nodes(self) -> dict[str, Any]:
+        return {node.name: node for node in self.graph.node}
+
+    def region(self, tensor: str) -> Region:
+        """Return what is computed between the cuts and this tensor."""
+        own = dict(zip(self.flat.inputs, self.inputs, strict=True))
+        inputs: dict[str, None] = {}
+        captures: dict[str, None] = {}
+        ops: dict[str, None] = {}
+        seen: set[str] = set()
+        waiting = [tensor.partition(":")[0]]
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in self.placeholders:
+                inputs[self.placeholders[name].name] = None
+            elif name in own:
+                inputs[own[name]] = None
+            elif name in self.flat.captured:
+                captures[name] = None
+            else:
+                node = self._nodes[name]
+                ops[node.op] = None
+                waiting += [s.partition(":")[0] for s in node.input if not s.startswith("^")]
+        return Region(tuple(inputs), tuple(captures), tuple(ops))
+
+    def needs(self, tensors: Iterable[str]) -> list[str]:
+        """Return the names of the points whose values these tensors are computed from."""
+        names = {name for tensor in tensors for name in self.region(tensor).inputs}
+        return [point.name for point in self.points if point.name in names]
+
+    def fetch(
+        self, given: Sequence[Any], fed: Mapping[str, Any], tensors: Sequence[str], *, xla: bool
+    ) -> Sequence[Any]:
+        """Return these tensors; given: the model's inputs; fed: {point: the reference's value}."""
+        tf = tensorflow()
+        wanted = {name.partition(":")[0] for name in tensors}
+        part = _part(self.graph, wanted)
+        there = {node.name for node in part.node}
+        outside = {*self.flat.inputs, *self.flat.captured, *self.placeholders} & there
+        outside -= wanted
+        _drop(part, outside)
+        cuts = [name for name in self.placeholders if name in outside]
+        handles = {name: v for name, v in self.flat.captured.items() if name in outside}
+        takes = [name for name in self.flat.inputs if name in outside]
+        own = dict(zip(self.flat.inputs, given, strict=True))
+        values = [own[name] for name in takes]
+        for name in cuts:
+            point = self.placeholders[name]
+            values.append(tf.cast(tf.constant(fed[point.name]), point.dtype))
+
+        def body(*arguments: Any) -> Any:
+            inside = tf.compat.v1.get_default_graph()
+            known = dict(zip([*takes, *cuts], arguments, strict=True))
+            known |= {name: inside.capture(value) for name, value in handles.items()}
+            used = {f"{name}:0": value for name, value in known.items()}
+            return tf.graph_util.import_graph_def(
+                part, input_map=used, return_elements=list(tensors), name=""
+            )
+
+        found: Sequence[Any] = tf.function(body, jit_compile=xla, autograph=False)(*values)
+        return found
+
+
+def distinct(points: Iterable[Point]) -> tuple[list[Point], dict[str, str]]:
+    """Return one point per tensor, the first, and {name of another: name of the first}.
+
+    A model within a model gives what its last layer gives; dropout gives what it is given.
+    """
+    first: dict[str, Point] = {}
+    twins: dict[str, str] = {}
+    for point in points:
+        known = first.setdefault(point.tensor, point)
+        if known is not point:
+            twins[point.name] = known.name
+    return list(first.values()), twins
+
+
+def grouped(points: Sequence[Point], size: int) -> Iterator[Sequence[Point]]:
+    """Yield the points, `size` at a time."""
+    for start in range(0, len(points), size):
+        yield points[start : start + size]

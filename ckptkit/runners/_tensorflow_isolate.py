@@ -1,0 +1,264 @@
+"""Each layer of a model, fed with what a reference gave before it.  Child process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._arrays import load_arrays, save_arrays
+from ckptkit._tf import tensorflow
+from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.runners import _tensorflow_setup as setup
+from ckptkit.runners._exchange import Request, Result, choose_signature, fit, spec_of, wanted
+from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of
+from ckptkit.runners._tensorflow_cuts import Cut, distinct, grouped
+from ckptkit.runners._tensorflow_endpoints import Endpoint, named
+from ckptkit.runners._tensorflow_graphs import Flat, Point, readable
+from ckptkit.runners._tensorflow_layers import points_of_layers
+from ckptkit.runners._tensorflow_session import TensorFlowSession, _arrays, _sorted, start
+from ckptkit.runners._tensorflow_variables import weights_of
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+AT_A_TIME = 20  # layers whose values are in memory together
+OUTPUT = "output:"  # before the name of an output, as a point
+
+
+def isolate(request: Request) -> Result:
+    """Run each layer on the reference's values.
+
+    request: as of `execute`, with one case; sources: files of the reference's values, each with
+    `names` {point here: name in the file}; globs: which points are wanted.
+    """
+    session = start(request, spec_of(request))
+    if session.skipped:
+        raise UsageError(session.skipped)
+    known = session.known()
+    entry = request["cases"][0]
+    given = load_arrays(Path(entry["file"]), entry["described"])
+    interfaces = known.interfaces
+    if not interfaces:
+        raise UnsupportedError("the model does not tell its inputs, so its graph has none to cut")
+    signature = choose_signature(interfaces, request["signature"])
+    inputs = fit(given, interfaces[signature], known.optional.get(signature, ()))
+    with setup.scope(session.spec):
+        return _Isolating(session, request, _open(session, signature, inputs)).result()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model's graph and what in it can be looked at; given: its inputs, in the graph's order."""
+
+    flat: Flat
+    points: Sequence[Point]
+    outputs: Mapping[str, str]  # name -> tensor
+    names: Sequence[str]
+    given: Sequence[Any]
+
+
+def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> Opened:
+    endpoint: Endpoint = session.loaded.endpoints[signature]
+    model = session.loaded.model
+    tensors = session._given(inputs)
+    if model is not None and is_keras(model):
+        concrete, points = points_of_layers(keras(), model, endpoint, tensors)
+        flat = Flat(concrete, inlined=False)
+        names, given = sorted(tensors), list(_sorted(tensors))
+    else:
+        if endpoint.concrete is None:
+            raise UnsupportedError("the model is no Keras model and has no graph of its own")
+        flat = Flat(endpoint.concrete)
+        points, names, given = flat.points(), list(tensors), list(tensors.values())
+    return Opened(flat, points, _outputs(flat), names, given)
+
+
+def _outputs(flat: Flat) -> dict[str, str]:
+    """Return {output: tensor}; {} where some are ragged or sparse, which are several tensors."""
+    try:
+        packed = tensorflow().nest.pack_sequence_as(flat.function.structured_outputs, flat.results)
+    except ValueError:
+        return {}
+    return named(packed)
+
+
+@dataclass
+class _Isolating:
+    session: TensorFlowSession
+    request: Request
+    opened: Opened
+
+    @cached_property
+    def sources(self) -> dict[str, tuple[int, str]]:
+        """{point: (number of a file, name in it)}."""
+        return {
+            here: (number, there)
+            for number, source in enumerate(self.request["sources"])
+            for here, there in source["names"].items()
+        }
+
+    @cached_property
+    def cut(self) -> Cut:
+        """The graph, cut where the reference has a value."""
+        points, _ = distinct(self.opened.points)
+        fed = [point for point in points if point.name in self.sources]
+        return Cut(self.opened.flat, fed, self.opened.names)
+
+    def result(self) -> Result:
+        points, twins = distinct(self.opened.points)
+        results = set(self.opened.outputs.values()) - {point.tensor for point in points}
+        ends = [
+            Point(f"{OUTPUT}{name}", tensor, self._dtype(tensor), None)
+            for name, tensor in self.opened.outputs.items()
+            if tensor in results
+        ]
+        globs = self.request["globs"]
+        asked = [p for p in (*points, *ends) if wanted(p.name, globs)]
+        chunks = [self._chunk(number, part) for number, part in enumerate(self._groups(asked))]
+        return {
+            "points": [self._row(point) for point in asked],
+            "twins": twins,
+            "chunks": chunks,
+            "order": [point.name for point in points],
+            "environment": self.session.environment(),
+        }
+
+    def _groups(self, asked: Sequence[Point]) -> Iterator[Sequence[Point]]:
+        with_reference = [
+            point for point in asked if point.name in self.sources or point.name.startswith(OUTPUT)
+        ]
+        return grouped(with_reference, AT_A_TIME)
+
+    def _dtype(self, tensor: str) -> str:
+        return str(self.opened.flat.function.graph.get_tensor_by_name(tensor).dtype.name)
+
+    def _chunk(self, number: int, points: Sequence[Point]) -> Result:
+        """Compute some points and write them."""
+        tensors = [point.tensor for point in points]
+        fed = self._load(self.cut.needs(tensors))
+        values = self.cut.fetch(self.opened.given, fed, tensors, xla=self.session.spec.xla)
+        found = _arrays({p.name: value for p, value in zip(points, values, strict=True)})
+        file = Path(self.request["scratch"]) / f"isolated{number}.npz"
+        return {
+            "file": str(file),
+            "described": save_arrays(file, found),
+            "names": list(found),
+        }
+
+    def _load(self, names: Sequence[str]) -> dict[str, Array]:
+        """Return the reference's values of these points; a file is read once."""
+        by_file: dict[int, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.sources[name][0], []).append(name)
+        found = {}
+        for number, here in by_file.items():
+            source = self.request["sources"][number]
+            values = load_arrays(Path(source["file"]), source["described"])
+            found.update({name: values[self.sources[name][1]] for name in here})
+        return found
+
+    # -- what a point is ---------------------------------------------------------------------------
+
+    def _row(self, point: Point) -> Result:
+        region = self.cut.region(point.tensor)
+        layer = self._layer(point.name)
+        kind = type(layer).__name__ if layer is not None else self._op(point)
+        policy = getattr(getattr(layer, "dtype_policy", None), "name", "") or point.dtype
+        variables = []
+        for name in region.captures:
+            handle = self.opened.flat.captured[name]
+            paths = self._variables.get(id(handle))
+            if paths is not None:
+                variables.append(paths)
+        return {
+            "name": point.name,
+            "kind": kind,
+            "policy": str(policy),
+            "dtype": point.dtype,
+            "variables": variables,
+            "inputs": list(region.inputs),
+            "fed": point.name in self.sources,
+        }
+
+    def _op(self, point: Point) -> str:
+        if point.name.startswith(OUTPUT):
+            return "output"
+        name = point.tensor.partition(":")[0]
+        return next((n.op for n in self.opened.flat.graph.node if n.name == name), "")
+
+    def _layer(self, path: str) -> Any:
+        """Return the Keras layer of a path of calls; None where there is none."""
+        layer = self.session.loaded.model
+        if layer is None or not is_keras(layer) or path.startswith(OUTPUT):
+            return None
+        for part in path.partition("[")[0].split("/"):
+            name = part.partition("#")[0]
+            layer = next((inner for inner in layers_of(layer) if inner.name == name), None)
+            if layer is None:
+                return None
+        return layer
+
+    @cached_property
+    def _variables(self) -> dict[int, Result]:
+        """{id of a handle: {"names": by which it may go in a file, "shape", "dtype"}}."""
+        return variables_by_handle(self.session)
+
+
+def variables_by_handle(session: TensorFlowSession) -> dict[int, Result]:
+    """Return {id of a variable's handle: {"names", "shape", "dtype"}}, the best name first."""
+    found: dict[int, Result] = {}
+    for names, variable in variables_of(session):
+        handle = getattr(variable, "handle", None)
+        if handle is not None:
+            row = found.setdefault(
+                id(handle),
+                {"names": [], "shape": list(variable.shape), "dtype": variable.dtype.name},
+            )
+            row["names"] += [name for name in names if name not in row["names"]]
+    return found
+
+
+def variables_of(session: TensorFlowSession) -> Iterator[tuple[list[str], Any]]:
+    """Yield (names, tf.Variable) of all variables that a loaded subject has."""
+    model = session.loaded.model
+    if model is not None:
+        for path, variable in weights_of(model).items():
+            inner = getattr(variable, "value", None)
+            inner = inner if hasattr(inner, "handle") else variable
+            yield [path], inner
+        return
+    seen: dict[int, tuple[list[str], Any]] = {}
+    for path, variable in _tracked(session.loaded.held):
+        seen.setdefault(id(variable), ([], variable))[0].append(path)
+    for endpoint in session.loaded.endpoints.values():
+        for variable in endpoint.concrete.graph.variables if endpoint.concrete is not None else ():
+            seen.setdefault(id(variable), ([], variable))
+    for names, variable in seen.values():
+        yield [*names, readable(variable.name.partition(":")[0])], variable
+
+
+def _tracked(root: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (path, variable) of an object's graph, the shortest paths first."""
+    from tensorflow.python.checkpoint.trackable_view import TrackableView
+
+    tf = tensorflow()
+    waiting: list[tuple[str, Any]] = [("", root)]
+    seen = {id(root)}
+    while waiting:
+        path, node = waiting.pop(0)
+        try:
+            children = TrackableView.children(node)
+        except (AttributeError, NotImplementedError, TypeError):
+            continue
+        for name, child in children.items():
+            below = f"{path}/{name}" if path else str(name)
+            if isinstance(child, tf.Variable):
+                yield below, child
+            elif id(child) not in seen:
+                seen.add(id(child))
+                waiting.append((below, child))

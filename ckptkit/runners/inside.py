@@ -1,0 +1,146 @@
+"""What a child process finds out about the inside of a model, for the parent.
+
+    isolate(subject, spec, inputs, sources, limits)   each layer fed with a reference's values
+
+A runtime that can do it has the action of that name in its ACTIONS; the rows are plain values.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.runners import subjects
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.subjects import Limits, Subject
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+    Arrays = Mapping[str, Array]
+
+ABLE = frozenset({"tensorflow"})  # runtimes that have these actions
+OUTPUT = "output:"  # before the name of an output, as a point
+
+
+class Owned(NamedTuple):
+    """A variable that a layer reads; names: by which it may go in a file, the best first."""
+
+    names: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Point(NamedTuple):
+    """A value inside of a model.
+
+    kind: class of the layer, or kind of the op.  policy: dtype policy, or dtype.  variables: those
+    that are read between it and the points before it, `inputs`.  fed: whether those that read it
+    were given the reference's value instead.
+    """
+
+    name: str
+    kind: str
+    policy: str
+    dtype: str
+    variables: tuple[Owned, ...]
+    inputs: tuple[str, ...]
+    fed: bool
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """What each point gave when all before it was the reference's; values are read from disk.
+
+    points: in the order of computation.  twins: {another name of a point: its name}.
+    """
+
+    points: tuple[Point, ...]
+    values: Arrays
+    twins: Mapping[str, str]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source(NamedTuple):
+    """A file of values (`ckptkit._arrays`): {point: name in the file}."""
+
+    file: Path
+    described: Mapping[str, Any]
+    names: Mapping[str, str]
+
+
+def sources_of(values: Arrays, names: Mapping[str, str], scratch: Path) -> list[Source]:
+    """Return files that hold these values; names: {point: name in `values`}.
+
+    The files of a run's layers are used as they are.
+    """
+    from ckptkit._arrays import save_arrays
+
+    chunks = getattr(values, "chunks", None)
+    if chunks is not None:
+        found = []
+        for chunk in chunks:
+            there = set(chunk["names"])
+            mine = {point: name for point, name in names.items() if name in there}
+            if mine:
+                found.append(Source(Path(chunk["file"]), chunk["described"], mine))
+        return found
+    file = scratch / f"values{len(list(scratch.iterdir()))}.npz"
+    wanted = {name: values[name] for name in sorted(set(names.values()))}
+    return [Source(file, save_arrays(file, wanted), dict(names))] if wanted else []
+
+
+def isolate(
+    subject: Subject,
+    spec: RunnerSpec,
+    inputs: Arrays,
+    sources: Sequence[Source],
+    limits: Limits,
+    *,
+    signature: str | None = None,
+    globs: Sequence[str] = ("*",),
+    options: Mapping[str, Any] | None = None,
+) -> Isolated:
+    """Run every point on the reference's values of what comes before it.
+
+    sources: the reference's values by the names of this subject's points.
+    Raises RunnerError, UsageError.
+    """
+    from ckptkit._arrays import save_arrays
+
+    scratch = Path(tempfile.mkdtemp(prefix="ckptkit-inside-"))
+    try:
+        file = scratch / "case.npz"
+        asked = subjects.request(subject, spec, "isolate", options) | {
+            "cases": [{"file": str(file), "described": save_arrays(file, dict(inputs))}],
+            "signature": signature,
+            "sources": [
+                {"file": str(s.file), "described": dict(s.described), "names": dict(s.names)}
+                for s in sources
+            ],
+            "globs": list(globs),
+            "scratch": str(scratch),
+        }
+        result = subjects.answer(asked, spec, limits)
+    except BaseException:
+        rmtree(scratch, ignore_errors=True)
+        raise
+    values = subjects.ChunkedArrays(result["chunks"])
+    weakref.finalize(values, rmtree, scratch, ignore_errors=True)
+    points = tuple(_point(row) for row in result["points"])
+    return Isolated(points, values, result["twins"], result["environment"])
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    owned = tuple(
+        Owned(tuple(item["names"]), item["dtype"], tuple(item["shape"]))
+        for item in row["variables"]
+    )
+    plain = {**row, "variables": owned, "inputs": tuple(row["inputs"])}
+    return Point(**plain)
