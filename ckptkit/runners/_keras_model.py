@@ -1,0 +1,278 @@
+"""What a Keras 3 model takes, gives and holds, on any backend.  Child process alone.
+
+Inputs go by the names of their layers, outputs by the model's own output names: the same names that
+TensorFlow's runner gives them (`ckptkit.runners._tensorflow_endpoints`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
+from ckptkit.interface import Interface, TensorInfo
+from ckptkit.runners._code import call_code
+from ckptkit.runners._exchange import refused
+from ckptkit.runners._keras_layers import arguments
+
+SEED = 20  # of what a build draws at random, as TensorFlow's runner does
+
+Tensors = Mapping[str, Any]
+
+
+def keras(backend: str) -> Any:
+    """Return keras 3 on `backend`; raises MissingDependencyError, UsageError."""
+    try:
+        module = import_module("keras")
+    except ModuleNotFoundError as error:
+        if error.name != "keras":
+            raise
+        raise MissingDependencyError(
+            "this needs Keras 3, which is not installed",
+            hint="pip install 'ckptkit-tf[runtimes]'",
+        ) from error
+    if int(module.__version__.split(".")[0]) < 3:
+        raise MissingDependencyError(
+            f"Keras {module.__version__} has no {backend} backend", hint="pip install 'keras>=3'"
+        )
+    found = module.backend.backend()
+    if found != backend:
+        raise UsageError(f"Keras runs on {found}, not on {backend}")
+    module.utils.set_random_seed(SEED)
+    return module
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model, and how it is called.
+
+    interface: None where the model tells none.  call: of {name: tensor}, returns {name: tensor}.
+    """
+
+    model: Any
+    interface: Interface | None
+    call: Callable[[Tensors], dict[str, Any]]
+    optional: tuple[str, ...] = ()
+
+
+def load_file(keras: Any, path: str) -> Built:
+    """Return the model of a `.keras` file, loaded in safe mode."""
+    return _built(keras, keras.saving.load_model(path, safe_mode=True, compile=False), {})
+
+
+def build_code(keras: Any, spec: str) -> Built:
+    """Return what the callable of `spec` builds; raises UsageError where it is no built model."""
+    with arguments(keras) as calls:
+        model = call_code(spec, lambda: keras.utils.set_random_seed(SEED))
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            f"a {type(model).__name__} is no Keras model, which this runtime needs", where=spec
+        )
+    plain = keras.layers.Layer.build
+    unbuilt = [layer.name for layer in layers_of(model) if not _is_built(layer, plain)]
+    if not model.built or unbuilt:
+        raise UsageError(
+            f"not built: {', '.join(unbuilt[:4]) or model.name}; restoring would match nothing",
+            where=spec,
+            hint="let the callable call the model once on an example input",
+        )
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    return _built(keras, model, calls)
+
+
+def _is_built(layer: Any, plain: Any) -> bool:
+    return bool(layer.built) or type(layer).build is plain
+
+
+def layers_of(model: Any) -> list[Any]:
+    """Return all layers, those inside of others too."""
+    return list(model._flatten_layers(include_self=False))
+
+
+def policy_of(model: Any) -> str:
+    """Return the dtypes that the model computes in, where they are not float32."""
+    policies = (getattr(layer, "dtype_policy", None) for layer in (*layers_of(model), model))
+    found = {str(getattr(policy, "compute_dtype", "") or "") for policy in policies}
+    return ", ".join(sorted(found - {"", "float32"})) or "float32"
+
+
+def rows_of(model: Any) -> int | None:
+    """Return an exclusive bound for integer inputs: the rows of the smallest embedding."""
+    rows = (getattr(layer, "input_dim", None) for layer in layers_of(model))
+    return min((n for n in rows if type(n) is int), default=None)
+
+
+# -- how it is called ------------------------------------------------------------------------------
+
+
+def _built(keras: Any, model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> Built:
+    tree = _tree_of(model, "_inputs_struct")
+    if tree is None:
+        specs = _seen(keras, model, calls) or _built_with(model)
+        interface = Interface(specs, ()) if specs else None
+        return Built(model, interface, _plain_call(keras, model))
+    if isinstance(tree, (list, tuple)) and len(tree) == 1:
+        tree = tree[0]
+    infos = [_input_info(tensor) for tensor in keras.tree.flatten(tree)]
+    names = [info.name for info in infos]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UnsupportedError(f"several inputs of the model are called {twice[0]!r}")
+    optional = tuple(
+        _name(tensor) for tensor in keras.tree.flatten(tree) if _operation(tensor, "optional")
+    )
+
+    def call(inputs: Tensors) -> dict[str, Any]:
+        values = keras.tree.map_structure(lambda tensor: inputs.get(_name(tensor)), tree)
+        return named(model(values, training=False), _output_names(model))
+
+    outputs = named(_tree_of(model, "_outputs_struct"), _output_names(model))
+    told = tuple(_info(name, tensor) for name, tensor in outputs.items())
+    return Built(model, Interface(tuple(infos), told), call, optional)
+
+
+def _plain_call(keras: Any, model: Any) -> Callable[[Tensors], dict[str, Any]]:
+    def call(inputs: Tensors) -> dict[str, Any]:
+        names = _output_names(model)
+        if len(inputs) == 1:
+            return named(model(*inputs.values(), training=False), names)
+        return named(model(**inputs, training=False), names)
+
+    del keras
+    return call
+
+
+def _tree_of(model: Any, attribute: str) -> Any:
+    """Return the nested inputs or outputs of a Functional or Sequential model; None of others."""
+    found = getattr(model, attribute, None)
+    return found if found is not None else getattr(_functional(model), attribute, None)
+
+
+def _functional(model: Any) -> Any:
+    return getattr(model, "_functional", None)
+
+
+def _output_names(model: Any) -> Sequence[str] | None:
+    names = getattr(model, "output_names", None) or getattr(
+        _functional(model), "output_names", None
+    )
+    return list(names) if names else None
+
+
+def _operation(tensor: Any, attribute: str) -> Any:
+    operation = getattr(getattr(tensor, "_keras_history", None), "operation", None)
+    return getattr(operation, attribute, None)
+
+
+def _name(tensor: Any) -> str:
+    """Return the name of an input's layer, which files keep, unlike that of its tensor."""
+    return str(_operation(tensor, "name") or tensor.name)
+
+
+def _input_info(tensor: Any) -> TensorInfo:
+    for attribute in ("ragged", "sparse"):
+        if getattr(tensor, attribute, False):
+            raise UnsupportedError(f"input {_name(tensor)!r} is {attribute}: only dense are run")
+    return _info(_name(tensor), tensor)
+
+
+def _info(name: str, tensor: Any) -> TensorInfo:
+    return TensorInfo(name, str(tensor.dtype), tuple(tensor.shape))
+
+
+def _seen(
+    keras: Any, model: Any, calls: Mapping[int, tuple[Any, Any, Any]]
+) -> tuple[TensorInfo, ...]:
+    """Return the inputs of the model's last call while it was built; () where that does not say."""
+    if id(model) not in calls:
+        return ()
+    _, args, options = calls[id(model)]
+    try:
+        bound = inspect.signature(model.call).bind(*args, **options).arguments
+    except TypeError:
+        return ()
+    infos = []
+    for name, value in bound.items():
+        if name in ("training", "mask"):
+            continue
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        if shape is None or dtype is None:
+            return ()
+        sizes = (None, *tuple(shape)[1:]) if len(shape) else ()
+        infos.append(TensorInfo(name, keras.backend.standardize_dtype(dtype), sizes))
+    return tuple(infos)
+
+
+def _built_with(model: Any) -> tuple[TensorInfo, ...]:
+    """Return the inputs that a subclassed model was built with; () where it does not say."""
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not isinstance(shapes, Mapping) or not shapes:
+        return ()
+    names = [name.removesuffix("_shape") for name in shapes]
+    if names in (["input"], ["args_0"]):
+        names = list(inspect.signature(model.call).parameters)[:1] or names
+    infos = []
+    for name, shape in zip(names, shapes.values(), strict=True):
+        flat = isinstance(shape, (list, tuple)) and all(n is None or type(n) is int for n in shape)
+        if not flat or not shape:
+            raise refused(
+                f"input {name!r} is nested, in a subclassed model: its parts have no names",
+                "give the model an argument for each, or make it Functional",
+            )
+        infos.append(TensorInfo(name, str(model.input_dtype), (None, *tuple(shape)[1:])))
+    return tuple(infos)
+
+
+# -- names of what it gives ------------------------------------------------------------------------
+
+
+def named(value: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return {name: tensor} of whatever a model gave; names: of the model, for outputs in a list.
+
+    Dicts give their keys, tuples with fields these; others are output_0, output_1, ...
+    """
+    if isinstance(value, (list, tuple)) and len(value) == 1 and not hasattr(value, "_fields"):
+        value = value[0]
+    found: dict[str, Any] = {}
+    if not _is_tree(value):
+        _flatten(names[0] if names and len(names) == 1 else "output_0", value, found)
+        return found
+    items = list(_items(value))
+    keyed = isinstance(value, Mapping)
+    own = names is not None and not keyed and len(names) == len(items)
+    for number, (key, item) in enumerate(items):
+        key = key if keyed or hasattr(value, "_fields") else f"output_{key}"
+        _flatten(names[number] if own and names else key, item, found)
+    return found
+
+
+def _is_tree(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), value[key]) for key in sorted(value, key=str))
+    elif hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    else:
+        yield from ((str(number), item) for number, item in enumerate(value))
+
+
+def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
+    if value is None:
+        return
+    if _is_tree(value):
+        for key, item in _items(value):
+            _flatten(f"{name}/{key}", item, found)
+        return
+    key, number = name, 1
+    while key in found:  # two outputs of one name
+        number += 1
+        key = f"{name}#{number}"
+    found[key] = value

@@ -1,0 +1,165 @@
+"""A Keras model on a backend other than TensorFlow, ready to run.  Child process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ckptkit.runners import _exchange
+from ckptkit.runners._exchange import Exposed, Known, Request, Result, import_extras, spec_of
+from ckptkit.runners._keras_model import (
+    Built,
+    build_code,
+    keras,
+    load_file,
+    policy_of,
+    rows_of,
+)
+from ckptkit.runners._keras_restore import lost_weights, restore_into
+from ckptkit.runners._packages import environment
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+CALL = "call"
+
+Devices = dict[str, dict[str, int]]
+Tensors = Mapping[str, Any]
+Named = Callable[[Tensors], dict[str, Any]]
+Layers = list[tuple[str, Any]]
+
+
+class Backend(Protocol):
+    """What differs between the backends of Keras."""
+
+    name: str
+
+    def configure(self, spec: RunnerSpec) -> None:
+        """Set the switches, before Keras is imported; raises RunnerError("missing")."""
+
+    def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
+        """Return the scope in which a model is made and called on the device."""
+
+    def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
+        """Return the outputs; devices: what to add the kernels of this call to."""
+
+    def expose(
+        self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[tuple[Layers, dict[str, Any]]]:
+        """Yield (path, value) of what layers gave, with the outputs of the same computation."""
+
+    def array(self, tensor: Any) -> Array:
+        """Return a tensor's values."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that compute."""
+
+    def device_name(self, spec: RunnerSpec) -> str:
+        """Return what the device is called."""
+
+    def probe(self) -> Sequence[Mapping[str, str]]:
+        """Return {"device", "name"} of every device here."""
+
+
+@dataclass
+class KerasSession:
+    """See `ckptkit.runners._exchange.Session`."""
+
+    spec: RunnerSpec
+    backend: Backend
+    keras: Any
+    built: Built
+    restored: Mapping[str, Any] | None = None
+    skipped: str = ""
+    _devices: Devices = field(default_factory=dict)
+    _ran: bool = False
+
+    def known(self) -> Known:
+        built = self.built
+        interfaces = {CALL: built.interface} if built.interface is not None else {}
+        optional = {CALL: built.optional} if built.optional else {}
+        return Known(interfaces, (), rows_of(built.model), optional)
+
+    def adopt(self, inputs: Arrays) -> str:
+        del inputs
+        return CALL
+
+    def environment(self) -> dict[str, Any]:
+        return {**described(self.backend, self.spec), "policy": policy_of(self.built.model)}
+
+    def devices(self) -> Devices:
+        return self._devices
+
+    def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
+        del signature
+        with self.backend.scope(self.keras, self.spec):
+            outputs = self.backend.call(self.built, inputs, None if self._ran else self._devices)
+            self._ran = True
+            return {name: self.backend.array(value) for name, value in outputs.items()}
+
+    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+        del signature
+        with self.backend.scope(self.keras, self.spec):
+            for layers, outputs in self.backend.expose(self.keras, self.built, inputs, globs):
+                told = {name: self.backend.array(value) for name, value in outputs.items()}
+                yield Exposed({n: self.backend.array(value) for n, value in layers}, told)
+
+
+def described(backend: Backend, spec: RunnerSpec) -> dict[str, Any]:
+    """Return the environment but for what the model adds."""
+    return environment(spec, backend.versions(), device_name=backend.device_name(spec))
+
+
+def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
+    """Return the ACTIONS of a backend's module."""
+
+    def start(request: Request, spec: RunnerSpec) -> KerasSession:
+        module = _ready(request, spec)
+        subject = request["subject"]
+        with backend.scope(module, spec):
+            if subject["kind"] == "keras":
+                return KerasSession(spec, backend, module, load_file(module, subject["path"]))
+            built = build_code(module, subject["model"])
+            session = KerasSession(spec, backend, module, built)
+            if request["action"] == "execute" and subject["path"]:
+                _restored(session, Path(subject["path"]), request.get("out"))
+            return session
+
+    def restore(request: Request) -> Result:
+        spec = spec_of(request)
+        module = _ready(request, spec)
+        subject = request["subject"]
+        with backend.scope(module, spec):
+            built = build_code(module, subject["model"])
+            found = restore_into(module, built, Path(subject["path"]), request["out"])
+        return {"restored": {**found, "environment": described(backend, spec)}}
+
+    def probe(request: Request) -> Result:
+        del request
+        rows = [dict(row) for row in backend.probe()]
+        return {"devices": rows, "versions": backend.versions()}
+
+    def _ready(request: Request, spec: RunnerSpec) -> Any:
+        backend.configure(spec)
+        module = keras(backend.name)
+        import_extras(request)
+        return module
+
+    return {**_exchange.actions(start, probe), "restore": restore}
+
+
+def _restored(session: KerasSession, path: Path, out: str | None) -> None:
+    """Fill the session's model; say in it what came of that."""
+    found = restore_into(session.keras, session.built, path, out)
+    session.restored = {**found, "environment": described(session.backend, session.spec)}
+    lost = lost_weights(session.built, found)
+    if lost:
+        session.skipped = f"{len(lost):,} variables got no value: {', '.join(lost[:3])}"
+    elif found["error"]:
+        session.skipped = f"the restore failed: {found['error']}"

@@ -1,0 +1,267 @@
+"""Running Keras models on JAX; imported in the child process alone.
+
+A call is compiled as a whole, or, with `eager`, runs op by op.  Its kernels are those of its jaxpr,
+on the devices where the results lie.  Products are of full precision unless the spec asks for TF32.
+`threads` is the number of processors that the process may use, since JAX has no switch for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.errors import UsageError
+from ckptkit.runners._exchange import Request, Result, cpu_name, missing, wanted
+from ckptkit.runners._keras_layers import watching
+from ckptkit.runners._keras_model import Built, Tensors, named
+from ckptkit.runners._keras_session import Devices, Layers, actions_of
+from ckptkit.runners._packages import CHUNK_BYTES, gpu_name, installed, package
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+# Primitives that multiply matrices or convolve.
+HEAVY = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general", "scaled_dot"}
+_PLATFORMS = {"gpu": "GPU", "cuda": "GPU", "rocm": "GPU", "cpu": "CPU"}
+
+
+def jax() -> Any:
+    """Return the jax module; raises MissingDependencyError."""
+    return package("jax", "jax")
+
+
+class Jax:
+    """See `ckptkit.runners._keras_session.Backend`."""
+
+    name = "jax"
+    eager = False
+    device: Any = None
+
+    def configure(self, spec: RunnerSpec) -> None:
+        flags = [os.environ.get("XLA_FLAGS", "")]
+        if spec.device == "CPU":
+            os.environ["JAX_PLATFORMS"] = "cpu"
+            flags += [f"--xla_force_host_platform_device_count={spec.index + 1}"]
+        if spec.deterministic:
+            flags += ["--xla_gpu_deterministic_ops=true"]
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
+        if spec.threads is not None:
+            _limit_processors(spec.threads)
+        module = jax()
+        precision = "tensorfloat32" if spec.tf32 else "float32"
+        module.config.update("jax_default_matmul_precision", precision)
+        self.eager = spec.eager
+        self.device = _device(module, spec)
+
+    def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
+        del keras, spec
+        return jax().default_device(self.device)  # type: ignore[no-any-return]
+
+    def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
+        state, given = self._placed(built), self._given(inputs)
+        names: list[str] = []  # kept here, since what is compiled gives dicts sorted
+        function = _listed(_stateless(built, built.call), names)
+        run = function if self.eager else jax().jit(function)
+        outputs = dict(zip(names, run(state, given), strict=True))
+        if devices is not None:
+            _count(devices, jax().make_jaxpr(function)(state, given), outputs)
+        return outputs
+
+    def _placed(self, built: Built) -> list[Any]:
+        """Return the values of all variables, on the device."""
+        values = [variable.value for variable in built.model.variables]
+        return jax().device_put(values, self.device)  # type: ignore[no-any-return]
+
+    def _given(self, inputs: Arrays) -> dict[str, Any]:
+        return jax().device_put(dict(inputs), self.device)  # type: ignore[no-any-return]
+
+    def expose(
+        self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[tuple[Layers, dict[str, Any]]]:
+        """Yield values in chunks, each compiled with the outputs."""
+        state, given = self._placed(built), self._given(inputs)
+
+        def inside(names: set[str] | None) -> Callable[[Any, Tensors], Any]:
+            return _stateless(built, _watched(keras, built, globs, names))
+
+        shapes, _ = jax().eval_shape(inside(None), state, given)
+        order = list(_orders.pop(id(built), ()))
+        for names in _chunks({name: shapes[name] for name in order}):
+            run = inside(names) if self.eager else jax().jit(inside(names))
+            layers, outputs = run(state, given)
+            yield [(name, layers[name]) for name in order if name in names], outputs
+
+    def array(self, tensor: Any) -> Array:
+        import numpy as np
+
+        return np.asarray(tensor)
+
+    def versions(self) -> dict[str, str]:
+        return installed("keras", "jax", "jaxlib", "numpy")
+
+    def device_name(self, spec: RunnerSpec) -> str:
+        return _name(self.device) if spec.device == "GPU" else cpu_name()
+
+    def probe(self) -> Sequence[Mapping[str, str]]:
+        module = jax()
+        rows = [{"device": "CPU:0", "name": cpu_name()}]
+        for number, device in enumerate(_gpus(module)):
+            rows.append({"device": f"GPU:{number}", "name": _name(device)})
+        return rows
+
+
+def _limit_processors(count: int) -> None:
+    """Leave the process that many processors; raises UsageError where the system cannot."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise UsageError("JAX has no switch for threads, and this system cannot pin a process")
+    there = sorted(os.sched_getaffinity(0))
+    if count > len(there):
+        raise missing(f"threads={count}: this process may use {len(there)} processors")
+    os.sched_setaffinity(0, there[:count])
+
+
+def _device(module: Any, spec: RunnerSpec) -> Any:
+    if spec.device == "CPU":
+        return module.devices("cpu")[spec.index]
+    there = _gpus(module)
+    if len(there) <= spec.index:
+        why = f"JAX sees {len(there)}" if there else "this JAX has no GPU platform"
+        raise missing(f"no GPU:{spec.index} here: {why}", "pip install 'jax[cuda12]'")
+    return there[spec.index]
+
+
+def _gpus(module: Any) -> list[Any]:
+    try:
+        return list(module.devices("gpu"))
+    except RuntimeError:  # no such platform
+        return []
+
+
+def _name(device: Any) -> str:
+    told = gpu_name(device.local_hardware_id or 0)
+    return told if told != "GPU" else str(device.device_kind)
+
+
+def _stateless(
+    built: Built, call: Callable[[Tensors], Any]
+) -> Callable[[Sequence[Any], Tensors], Any]:
+    """Return a call as a function of the variables' values and the inputs."""
+    from keras import StatelessScope
+
+    variables = list(built.model.variables)
+
+    def function(state: Sequence[Any], inputs: Tensors) -> Any:
+        with StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
+            return call(inputs)
+
+    return function
+
+
+def _listed(
+    call: Callable[[Any, Tensors], Mapping[str, Any]], names: list[str]
+) -> Callable[[Any, Tensors], list[Any]]:
+    """Return a call that gives a list, and puts its names into `names` when it is traced."""
+
+    def function(state: Any, inputs: Tensors) -> list[Any]:
+        outputs = call(state, inputs)
+        names[:] = outputs
+        return list(outputs.values())
+
+    return function
+
+
+# -- looking inside --------------------------------------------------------------------------------
+
+_orders: dict[int, list[str]] = {}  # names of layers in the order of computation, by model
+
+
+def _watched(
+    keras: Any, built: Built, globs: Sequence[str], names: set[str] | None
+) -> Callable[[Tensors], tuple[dict[str, Any], dict[str, Any]]]:
+    """Return a call that gives (layers, outputs); names: of the layers, None for all that fit."""
+
+    def call(inputs: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
+        kept: dict[str, Any] = {}
+        outer = _trace(next(iter(inputs.values())))
+
+        def keep(path: str, output: Any) -> None:
+            found = [item for item in named(output).values() if hasattr(item, "dtype")]
+            for number, tensor in enumerate(found):
+                name = path if len(found) == 1 else f"{path}[{number}]"
+                # what a loop traces inside of itself has no value outside of it
+                inner = _trace(tensor) not in (None, outer)
+                if not inner and (wanted(name, globs) if names is None else name in names):
+                    kept[name] = tensor
+
+        with watching(keras, built.model, keep):
+            outputs = built.call(inputs)
+        if names is None:
+            _orders[id(built)] = list(kept)
+        return kept, outputs
+
+    return call
+
+
+def _trace(value: Any) -> Any:
+    """Return what traces a value; None for one that is computed."""
+    return getattr(value, "_trace", None)
+
+
+def _chunks(shapes: Mapping[str, Any]) -> Iterator[set[str]]:
+    import math
+
+    chunk: set[str] = set()
+    total = 0
+    for name, item in shapes.items():
+        nbytes = math.prod(item.shape) * item.dtype.itemsize
+        if chunk and total + nbytes > CHUNK_BYTES:
+            yield chunk
+            chunk, total = set(), 0
+        chunk.add(name)
+        total += nbytes
+    if chunk:
+        yield chunk
+
+
+# -- what ran where --------------------------------------------------------------------------------
+
+
+def _count(devices: Devices, jaxpr: Any, outputs: Mapping[str, Any]) -> None:
+    """Add the primitives of a jaxpr to the devices where its results lie."""
+    counts = {"ops": 0, "heavy": 0}
+    for name in _primitives(jaxpr.jaxpr):
+        counts["ops"] += 1
+        counts["heavy"] += name in HEAVY
+    for device in {device for value in outputs.values() for device in value.devices()}:
+        kind = _PLATFORMS.get(device.platform, device.platform.upper())
+        row = devices.setdefault(f"{kind}:{device.id}", {"ops": 0, "heavy": 0})
+        for key, number in counts.items():
+            row[key] += number
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    """Yield the names of all primitives, those inside of loops and calls once each."""
+    for equation in jaxpr.eqns:
+        inner = [part for value in equation.params.values() for part in _jaxprs(value)]
+        if not inner:
+            yield str(equation.primitive.name)
+        for part in inner:
+            yield from _primitives(part)
+
+
+def _jaxprs(value: Any) -> Iterator[Any]:
+    if hasattr(value, "eqns"):
+        yield value
+    elif hasattr(value, "jaxpr"):
+        yield value.jaxpr
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _jaxprs(item)
+
+
+ACTIONS: Mapping[str, Callable[[Request], Result]] = actions_of(Jax())

@@ -1,0 +1,212 @@
+"""Running Keras models on PyTorch; imported in the child process alone.
+
+Every kernel is seen as it is dispatched, with the device of what it gave.  TF32 is off for matrix
+products and for cuDNN, which has it on by default, unless the spec asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.runners._exchange import Request, Result, cpu_name, missing, wanted
+from ckptkit.runners._keras_layers import watching
+from ckptkit.runners._keras_model import Built, Tensors, named
+from ckptkit.runners._keras_session import Devices, Layers, actions_of
+from ckptkit.runners._packages import CHUNK_BYTES, installed, only_cpu_zero, package
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+# Kernels that multiply matrices or convolve, as `aten::NAME`.
+HEAVY = {
+    *("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "matmul", "linear", "einsum"),
+    *("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution"),
+    *("mkldnn_convolution", "mkldnn_linear", "mkldnn_rnn_layer", "lstm", "gru", "_cudnn_rnn"),
+    *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
+    *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu"),
+    *("_scaled_mm", "_int_mm", "_addmm_activation"),
+}
+_CUBLAS = ":4096:8"  # the workspace without which cuBLAS is not deterministic
+
+
+def torch() -> Any:
+    """Return the torch module; raises MissingDependencyError."""
+    return package("torch", "torch")
+
+
+class Torch:
+    """See `ckptkit.runners._keras_session.Backend`."""
+
+    name = "torch"
+
+    def configure(self, spec: RunnerSpec) -> None:
+        if spec.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS)
+        module = torch()
+        only_cpu_zero(spec)
+        if spec.device == "GPU":
+            _check_gpu(module, spec)
+            module.backends.cuda.matmul.allow_tf32 = spec.tf32
+            module.backends.cudnn.allow_tf32 = spec.tf32
+        module.backends.cudnn.benchmark = False
+        if spec.threads is not None:
+            module.set_num_threads(spec.threads)
+            module.set_num_interop_threads(spec.threads)
+        if spec.deterministic:
+            module.use_deterministic_algorithms(True)
+
+    def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
+        where = f"cuda:{spec.index}" if spec.device == "GPU" else "cpu"
+        return keras.device(where)  # type: ignore[no-any-return]
+
+    def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
+        given = _given(inputs)
+        with torch().no_grad():
+            if devices is None:
+                return built.call(given)
+            with _counting(devices):
+                return built.call(given)
+
+    def expose(
+        self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[tuple[Layers, dict[str, Any]]]:
+        """Yield values in chunks, each of a call of its own, since nothing else bounds memory."""
+        sizes: dict[str, int] = {}
+        given = _given(inputs)
+
+        def note(path: str, output: Any) -> None:
+            for name, tensor in _tensors(path, output):
+                if wanted(name, globs):
+                    sizes[name] = tensor.numel() * tensor.element_size()
+
+        self._watched(keras, built, given, note)
+        for names in _chunks(sizes):
+            kept: Layers = []
+
+            def keep(path: str, output: Any, names: set[str] = names, kept: Layers = kept) -> None:
+                kept.extend((n, t) for n, t in _tensors(path, output) if n in names)
+
+            outputs = self._watched(keras, built, given, keep)
+            yield kept, outputs
+
+    @staticmethod
+    def _watched(
+        keras: Any, built: Built, given: Tensors, seen: Callable[[str, Any], None]
+    ) -> dict[str, Any]:
+        with torch().no_grad(), watching(keras, built.model, seen):
+            return built.call(given)
+
+    def array(self, tensor: Any) -> Array:
+        return to_array(tensor)
+
+    def versions(self) -> dict[str, str]:
+        found = installed("keras", "torch", "numpy")
+        module = torch()
+        if module.version.cuda and module.cuda.is_available():
+            found["cuda"] = str(module.version.cuda)
+            found["cudnn"] = str(module.backends.cudnn.version())
+        return found
+
+    def device_name(self, spec: RunnerSpec) -> str:
+        return _gpu_name(spec.index) if spec.device == "GPU" else cpu_name()
+
+    def probe(self) -> Sequence[Mapping[str, str]]:
+        module = torch()
+        count = module.cuda.device_count() if module.cuda.is_available() else 0
+        gpus = [{"device": f"GPU:{number}", "name": _gpu_name(number)} for number in range(count)]
+        return [{"device": "CPU:0", "name": cpu_name()}, *gpus]
+
+
+def _check_gpu(module: Any, spec: RunnerSpec) -> None:
+    if not module.cuda.is_available():
+        built = module.version.cuda or module.version.hip
+        why = "PyTorch sees none" if built else "this PyTorch was built without GPUs"
+    elif module.cuda.device_count() <= spec.index:
+        why = f"PyTorch sees {module.cuda.device_count()}"
+    else:
+        return
+    raise missing(f"no GPU:{spec.index} here: {why}", "`ckptkit doctor` lists what is here")
+
+
+def _gpu_name(index: int) -> str:
+    cuda = torch().cuda
+    capability = ".".join(map(str, cuda.get_device_capability(index)))
+    return f"{cuda.get_device_name(index)} (compute capability {capability})"
+
+
+def _given(inputs: Arrays) -> dict[str, Any]:
+    from keras import ops
+
+    return {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
+
+
+def to_array(tensor: Any) -> Array:
+    """Return a tensor's values; bfloat16, which numpy lacks, bit for bit."""
+    import numpy as np
+
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
+    there = tensor.detach().cpu()
+    if there.dtype == torch().bfloat16:
+        import ml_dtypes
+
+        bits = there.contiguous().view(torch().uint16).numpy()
+        return bits.view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+    return there.numpy()  # type: ignore[no-any-return]
+
+
+def _tensors(path: str, output: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of what a layer gave: `lstm`, or `lstm[0]`, `lstm[1]`."""
+    found = [item for item in named(output).values() if hasattr(item, "numel")]
+    for number, tensor in enumerate(found):
+        if tensor.device.type != "meta":
+            yield (path if len(found) == 1 else f"{path}[{number}]"), tensor
+
+
+def _chunks(sizes: Mapping[str, int]) -> Iterator[set[str]]:
+    chunk: set[str] = set()
+    total = 0
+    for name, nbytes in sizes.items():
+        if chunk and total + nbytes > CHUNK_BYTES:
+            yield chunk
+            chunk, total = set(), 0
+        chunk.add(name)
+        total += nbytes
+    if chunk:
+        yield chunk
+
+
+def _counting(devices: Devices) -> Any:
+    """Return a mode in which every kernel is counted by the device of its first result."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Counting(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), options: Any = None
+        ) -> Any:
+            del types
+            result = function(*args, **(options or {}))
+            where = [item.device for item in tree_leaves(result) if hasattr(item, "device")]
+            if where and where[0].type != "meta":
+                row = devices.setdefault(_short(where[0]), {"ops": 0, "heavy": 0})
+                row["ops"] += 1
+                row["heavy"] += function.overloadpacket.__name__ in HEAVY
+            return result
+
+    return Counting()
+
+
+def _short(device: Any) -> str:
+    """Return `GPU:0` of `cuda:0`."""
+    kind = "GPU" if device.type == "cuda" else device.type.upper()
+    return f"{kind}:{device.index or 0}"
+
+
+ACTIONS: Mapping[str, Callable[[Request], Result]] = actions_of(Torch())
