@@ -217,16 +217,19 @@ def shard_problems(store: Store) -> list[CkptkitError]:
     At most MAX_PROBLEMS, and one that counts the others.
     """
     furthest: dict[int, TensorSpec] = {}
+    ends: dict[int, int] = {}
     claimed: Counter[int] = Counter()  # bytes of all tensors of a shard
     for spec in store.specs.values():
         for place in spec.slices or (spec,):
             if place.shard is None or place.offset is None:
                 continue
             claimed[place.shard] += place.nbytes
-            last = furthest.get(place.shard)
             end = place.offset + place.nbytes
-            if last is None or end > (last.offset or 0) + last.nbytes:
-                furthest[place.shard] = spec._replace(offset=place.offset, nbytes=place.nbytes)
+            if end > ends.get(place.shard, -1):
+                ends[place.shard] = end
+                furthest[place.shard] = (
+                    spec._replace(offset=place.offset, nbytes=place.nbytes) if spec.slices else spec
+                )
     found = (
         _shard_problem(path, furthest.get(n), claimed[n]) for n, path in enumerate(store.shards)
     )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit import _compare_work as _work
@@ -186,7 +187,8 @@ def _finish(
     _verify(new, crcs[1], pair.new_key)
     spec = pair.old.specs[pair.old_key]
     if all(part.tally is None for part in partials):
-        return Comparison(_equal_delta(spec.size, pair, old, new), *crcs)
+        delta = _equal_delta(spec.size, pair.tolerance, old.dtype, new.dtype)
+        return Comparison(delta, *crcs)
     tally = Tally()
     for part in _with_norms(pair, old, new, partials, executor):
         assert part.tally is not None
@@ -224,16 +226,17 @@ def _with_norms(
     return [next(found) if part.tally is None else part for part in partials]
 
 
-def _equal_delta(size: int, pair: Pair, old: Source, new: Source) -> Delta:
-    exact = is_exact(old.dtype, new.dtype)
+@lru_cache(maxsize=256)
+def _equal_delta(size: int, tolerance: Tolerance, old: str, new: str) -> Delta:
+    exact = is_exact(old, new)
     return Delta(
         n=size,
-        max_ulp=0 if kind(old.dtype) == "float" and old.dtype == new.dtype else None,
+        max_ulp=0 if kind(old) == "float" and old == new else None,
         cosine=1.0,
         needed_rtol=None if exact else 0.0,
-        rtol=pair.tolerance.rtol,
-        atol=pair.tolerance.atol,
-        rule=pair.tolerance.rule,
+        rtol=tolerance.rtol,
+        atol=tolerance.atol,
+        rule=tolerance.rule,
         same_norm=True,
     )
 

@@ -67,6 +67,8 @@ _ROWS = (
 )
 
 DTYPES = {row.name: row for row in _ROWS}
+_ITEMSIZES = {row.name: row.itemsize for row in _ROWS}
+_KINDS = {row.name: row.kind for row in _ROWS}
 BY_ENUM = {row.enum: row for row in _ROWS if row.enum}
 
 
@@ -78,14 +80,12 @@ def dtype_of_enum(enum: int) -> str:
 
 def itemsize(dtype: str) -> int:
     """Return the bytes of one element; 0 for strings, opaque and unknown dtypes."""
-    row = DTYPES.get(dtype)
-    return row.itemsize if row else 0
+    return _ITEMSIZES.get(dtype, 0)
 
 
 def kind(dtype: str) -> str:
     """Return float, int, uint, bool, complex, string or opaque (which unknown dtypes are too)."""
-    row = DTYPES.get(dtype)
-    return row.kind if row else "opaque"
+    return _KINDS.get(dtype, "opaque")
 
 
 @cache

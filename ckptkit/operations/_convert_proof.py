@@ -145,6 +145,8 @@ def _names(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> Iterator[
     ruled = {fill.key for fill in plan.fills if fill.evidence.startswith("rule")}
     if plan.request.rules or plan.request.ema or not taken:
         return  # the user says what belongs together
+    if all(output.names[key].name == plan.source.names[old].name for key, old in taken.items()):
+        return  # every tensor goes by the name that its source has
     keys = {key for key in taken.values() if key in plan.source.specs}
     source = Side(
         {key: plan.source.specs[key] for key in plan.source.specs if key in keys},

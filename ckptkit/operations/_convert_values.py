@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptkit import _crc32c
+from ckptkit._windows import SMALL, Windows
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec, shaped
@@ -42,6 +44,25 @@ class Origin(NamedTuple):
         if max_elements is None:
             max_elements = BLOCK_BYTES // (itemsize(self.spec.dtype) or 16)
         return self.store.blocks(self.key, max_elements)
+
+
+def small_values(origin: Origin, windows: Windows) -> Array | None:
+    """Return all values of a small tensor that lies in a file as it is, checksum compared.
+
+    None for any other, and where something is wrong with it: reading its blocks tells.
+    """
+    import numpy as np
+
+    store, spec = origin.store, origin.spec
+    width = itemsize(spec.dtype)
+    if spec.offset is None or spec.shard is None or spec.slices or not 0 < spec.nbytes <= SMALL:
+        return None
+    if not width or spec.nbytes != spec.size * width or not store.mappable(origin.key):
+        return None
+    data = windows.read(store.shards[spec.shard], spec.offset, spec.nbytes)
+    if data is None or (spec.crc32c is not None and _crc32c.value(data) != spec.crc32c):
+        return None
+    return np.frombuffer(data, numpy_dtype(spec.dtype))
 
 
 class Cast(NamedTuple):
