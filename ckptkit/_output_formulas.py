@@ -50,8 +50,15 @@ def formula_hints(two: Two) -> Iterator[str]:
         yield f"is the recorded output {'plus' if shift > 0 else 'minus'} {abs(shift):.6g}"
         return
     if ref.size > 3 and np.ptp(ref) > 0:
-        slope, offset = np.polyfit(ref.reshape(-1), new.reshape(-1), 1)
-        if slope and _follows(two, ref * slope + offset, float(slope)):
+        centred = ref - ref.mean()
+        slope = float(np.vdot(centred, new) / np.vdot(centred, centred))
+        offset = float(np.mean(new) - slope * np.mean(ref))
+        if (
+            slope
+            and math.isfinite(slope)
+            and math.isfinite(offset)
+            and _follows(two, ref * slope + offset, float(slope))
+        ):
             yield f"is {slope:.6g} times the recorded output {offset:+.6g}"
             return
     yield from _activation_hints(two)

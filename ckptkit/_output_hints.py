@@ -34,6 +34,16 @@ def hints(
     result: OutputResult,
 ) -> tuple[str, ...]:
     """Return what the difference of one failing output looks like, the surest first."""
+    with np.errstate(all="ignore"):
+        return _all_hints(name, known, arrays, result)
+
+
+def _all_hints(
+    name: str,
+    known: Mapping[str, Array | Sample],
+    arrays: Mapping[str, Array],
+    result: OutputResult,
+) -> tuple[str, ...]:
     ref, new = known[name], arrays[name]
     if isinstance(ref, Sample):
         if result.status in ("shape", "dtype") or new.size != ref.size:
@@ -64,7 +74,8 @@ def renamed(
     for result in results:
         ref = known.get(result.name)
         if result.status == "missing" and ref is not None and not isinstance(ref, Sample):
-            twins = [n for n in extra if _equal_values(ref, arrays[n], result)]
+            with np.errstate(all="ignore"):
+                twins = [n for n in extra if _equal_values(ref, arrays[n], result)]
             if len(twins) == 1:
                 pairs[result.name] = twins[0]
     back = {new: old for old, new in pairs.items()}

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.compare_tally import Scaled, scaled
 from ckptkit.dtypes import dtype_of_numpy, kind
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def norms_of(array: Array) -> Norms:
 
     flat = array.reshape(-1)
     count = bad = 0
-    squares, lowest, highest = 0.0, math.inf, -math.inf
+    squares, lowest, highest = Scaled(), math.inf, -math.inf
     for start in range(0, flat.size, 1 << 18):
         part = flat[start : start + (1 << 18)]
         numbers: Any = np.abs(part) if part.dtype.kind == "c" else part
@@ -85,9 +86,15 @@ def norms_of(array: Array) -> Norms:
         finite = numbers[np.isfinite(numbers)]
         bad += numbers.size - finite.size
         count += finite.size
-        squares += float(np.dot(finite, finite))
-        lowest = min(lowest, float(finite.min(initial=math.inf)))
-        highest = max(highest, float(finite.max(initial=-math.inf)))
+        if not finite.size:
+            continue
+        low, high = float(finite.min()), float(finite.max())
+        lowest, highest = min(lowest, low), max(highest, high)
+        exponent = math.frexp(max(-low, high))[1]  # so that no square overflows
+        finite = np.ldexp(finite, -exponent)
+        squares = squares.plus(scaled(float(np.dot(finite, finite)), 2 * exponent))
     if not count:
         return Norms(bad, 0.0, 0.0, 0.0)
-    return Norms(bad, math.sqrt(squares / count), lowest, highest)
+    root = squares.root()
+    rms = Scaled(root.mantissa / math.sqrt(count), root.exponent).number()
+    return Norms(bad, rms, lowest, highest)

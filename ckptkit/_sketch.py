@@ -288,7 +288,8 @@ class _Maker:
 
 def _squares(numbers: Array) -> float:
     parts = (numbers[at : at + _DOT] for at in range(0, len(numbers), _DOT))
-    return sum(float(np.dot(part, part)) for part in parts)
+    with np.errstate(all="ignore"):
+        return sum(float(np.dot(part, part)) for part in parts)
 
 
 def _like(values: Array) -> Array:

@@ -207,7 +207,7 @@ def _texts(stream: _Stream, count: int, words: Sequence[str | bytes]) -> Array:
 
 def _choose_texts(count: int, words: list[bytes]) -> Iterator[bytes]:
     """Yield `count` texts: the odd ones, single words, then sentences of the words left over."""
-    odd = [UNKNOWN_WORD, b""][: max(0, count - 2)]
+    odd = [UNKNOWN_WORD, b""][: count - 1]
     room = count - len(odd)
     yield from odd
     if room >= len(words):
