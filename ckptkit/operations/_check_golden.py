@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.binding import Binding, bind, compare_bindings
 from ckptkit.golden import Golden, read_golden
-from ckptkit.operations._check_inputs import interface_of
-from ckptkit.operations._check_names import Pairing, pair
+from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_values import counted, findings_of
-from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Run
+from ckptkit.operations._verify_findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,61 +22,53 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """The runs of a check against a golden, not yet judged.
+    """A golden beside the subject of a check.
 
-    signature: of the golden; call: what was called.  cases: the recorded inputs by case.
+    cases: the recorded inputs by case.  paired: the subject, to be run on them.
+    changed: whether weights or files differ from those recorded, which explains other outputs.
     """
 
-    runs: Sequence[tuple[RunnerSpec, Run, Pairing]]
-    held: Reference
+    reference: Reference
     cases: Mapping[str, Arrays]
+    paired: Paired
     signature: str
-    call: str | None
     text: str
+    changed: bool
 
 
 def against_golden(
     runs: Runs,
     what: Resolved,
-    specs: Sequence[RunnerSpec],
     directory: Path,
     signature: str | None,
     renames: Mapping[str, str],
 ) -> Held:
-    """Compare the subject's weights, files and contract with the golden's, and run it.
+    """Compare the subject's weights and files with the golden's; nothing is run.
 
     Raises FormatError and PathNotFoundError of a golden that cannot be read.
     """
     golden = read_golden(directory)
     cases = {case.name: case.inputs for case in golden.cases}
-    held = Reference(
+    reference = Reference(
         str(directory),
         {case.name: case.outputs for case in golden.cases},
         golden.environment,
         golden.noise,
     )
-    now = binding_of(what, full=False)
-    runs.findings += findings_of(compare_bindings(golden.binding, now))
-    call = signature or (golden.signature if _same_kind(golden, what) else None)
-    text = f"{counted(len(cases), 'case')} of the golden"
-    found: list[tuple[RunnerSpec, Run, Pairing]] = []
-    pairing: Pairing | None = None
-    for spec in dict.fromkeys(specs) if what.runs else ():
-        if pairing is None:
-            interface = interface_of(runs, what, call, spec)
-            pairing = pair(
-                golden.interface,
-                interface,
-                renames,
-                same_contract=_same_kind(golden, what),
-                where=str(what.subject),
-            )
-            runs.findings += pairing.findings
-        inputs = [pairing.inputs_of(case) for case in cases.values()]
-        run = runs.execute(what, spec, inputs, call)
-        if run is not None:
-            found.append((spec, run, pairing))
-    return Held(found, held, cases, golden.signature, call, text)
+    changes: list[Finding] = []
+    if what.runs:
+        changes = findings_of(compare_bindings(golden.binding, binding_of(what, full=False)))
+    runs.findings += changes
+    same = _same_kind(golden, what)
+    call = signature or (golden.signature if same and what.subject.kind == "saved_model" else None)
+    return Held(
+        reference,
+        cases,
+        Paired(runs, what, golden.interface, renames, call, same),
+        golden.signature,
+        f"{counted(len(cases), 'case')} of the golden",
+        any(finding.severity == "error" for finding in changes),
+    )
 
 
 def binding_of(what: Resolved, *, full: bool) -> Binding:

@@ -6,7 +6,7 @@ trained on 0 to 1.  The subject is run once more on inputs prepared in each of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations._check_rows import Reference, rows_of
@@ -15,9 +15,7 @@ from ckptkit.operations._verify_findings import Finding
 if TYPE_CHECKING:
     import numpy as np
 
-    from ckptkit.operations._check_names import Pairing
-    from ckptkit.operations._check_runs import Runs
-    from ckptkit.operations._check_subjects import Resolved
+    from ckptkit.operations._check_paired import Paired
     from ckptkit.operations._check_tolerance import Policy
     from ckptkit.runners.spec import RunnerSpec
 
@@ -37,38 +35,42 @@ _CHANNELS = "given with their channels in reverse order (RGB, BGR)"
 
 
 def explain_by_inputs(
-    runs: Runs,
-    what: Resolved,
+    paired: Paired,
     spec: RunnerSpec,
     held: Reference,
     cases: Mapping[str, Arrays],
-    pairing: Pairing | None,
-    signature: str | None,
     policy: Policy,
 ) -> list[Finding]:
     """Return a finding if the outputs agree once the inputs are prepared in another way."""
     name = next(iter(cases))
-    given = pairing.inputs_of(cases[name]) if pairing is not None else dict(cases[name])
-    ways = {text: _prepared(given, way) for text, way in _WAYS.items()}
-    if any(_has_channels(array) for array in given.values()):
-        ways[_CHANNELS] = {
-            key: array[..., ::-1].copy() if _has_channels(array) else array
-            for key, array in given.items()
-        }
-    ways = {text: inputs for text, inputs in ways.items() if inputs is not None}
+    given = paired.inputs_of(cases[name])
+    ways = dict(_ways(given))
     if not ways:
         return []
-    run = runs.execute(what, spec, list(ways.values()), signature, quiet=True)  # type: ignore[arg-type]
+    what = paired.what
+    run = paired.runs.execute(what, spec, list(ways.values()), paired.signature, quiet=True)
     if run is None:
         return []
     one = held._replace(cases={name: held.cases[name]})
     for text, outputs in zip(ways, run.outputs, strict=True):
-        mapped = pairing.outputs_of(outputs) if pairing is not None else outputs
+        mapped = paired.outputs_of(outputs)
         if all(row.result.ok for row in rows_of(one, [mapped], run.environment, spec.text, policy)):
             message = f"on {spec.text} the outputs agree when the inputs are {text}"
             hint = "the weights are right; the preprocessing differs"
             return [Finding("error", "input.scaled", str(what.subject), message, hint)]
     return []
+
+
+def _ways(given: Arrays) -> Iterator[tuple[str, dict[str, Array]]]:
+    for text, way in _WAYS.items():
+        prepared = _prepared(given, way)
+        if prepared is not None:
+            yield text, prepared
+    if any(_has_channels(array) for array in given.values()):
+        yield (
+            _CHANNELS,
+            {k: a[..., ::-1].copy() if _has_channels(a) else a for k, a in given.items()},
+        )
 
 
 def _prepared(given: Arrays, way: Callable[[Array], Array]) -> dict[str, Array] | None:

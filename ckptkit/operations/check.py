@@ -24,11 +24,11 @@ from ckptkit.interface import Interface, TensorInfo
 from ckptkit.operations._check_inputs import (
     SEED,
     Asked,
-    interface_of,
     parse_ranges,
     prepare,
 )
-from ckptkit.operations._check_names import Pairing, pair, parse_renames
+from ckptkit.operations._check_names import Pairing, parse_renames
+from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_rows import Reference, rows_of
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_scaled import explain_by_inputs
@@ -38,7 +38,7 @@ from ckptkit.operations._check_values import Ran, Report, Row
 from ckptkit.operations._coverage_values import Coverage, Variable
 from ckptkit.operations._verify_findings import Finding
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import Limits, Run
+from ckptkit.runners.subjects import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,6 +156,7 @@ class _Checking:
     reference: str = ""
     signature: str = ""
     inputs: str = ""
+    explained: bool = False
     rows: list[Row] = field(default_factory=list)
 
     def report(self) -> Report:
@@ -216,61 +217,35 @@ class _Checking:
             {},
         )
         interface = with_outputs(prepared.interface, prepared.run.outputs[0])
-        same_kind = reference.subject.kind == self.what.subject.kind
+        same = reference.subject.kind == self.what.subject.kind
+        call = self._signature(prepared.signature)
+        paired = Paired(self.runs, self.what, interface, self.renames, call, same)
+        if reference is self.what:  # one model, one set of names
+            paired.pairing = Pairing({}, {})
         for spec in specs:
-            pairing: Pairing | None = None
-            if reference is not self.what:
-                pairing = self._pairing(interface, prepared.signature, same_kind, spec)
-            cases = list(prepared.cases.values())
-            signature = self._signature(prepared.signature)
-            run = self._run(spec, cases, signature, pairing)
-            if run is not None:
-                self._judge(spec, run, held, prepared.cases, pairing, signature)
+            self._run(spec, paired, held, prepared.cases)
 
     def _signature(self, signature: str) -> str | None:
         """Return the signature to call: that of the reference, if both are of one kind."""
         if self.asked.signature is not None:
             return self.asked.signature
-        return (
-            signature if signature != "call" and self.what.subject.kind == "saved_model" else None
-        )
-
-    def _pairing(
-        self, interface: Interface, signature: str, same_kind: bool, spec: RunnerSpec
-    ) -> Pairing:
-        mine = interface_of(self.runs, self.what, self._signature(signature), spec)
-        subject = str(self.what.subject)
-        found = pair(interface, mine, self.renames, same_contract=same_kind, where=subject)
-        self.runs.findings += found.findings
-        return found
+        called = signature != "call" and self.what.subject.kind == "saved_model"
+        return signature if called else None
 
     def _run(
-        self,
-        spec: RunnerSpec,
-        cases: Sequence[Arrays],
-        signature: str | None,
-        pairing: Pairing | None,
-    ) -> Run | None:
-        if pairing is not None:
-            cases = [pairing.inputs_of(case) for case in cases]
-        return self.runs.execute(self.what, spec, cases, signature)
-
-    def _judge(
-        self,
-        spec: RunnerSpec,
-        run: Run,
-        held: Reference,
-        cases: Mapping[str, Arrays],
-        pairing: Pairing | None,
-        signature: str | None,
+        self, spec: RunnerSpec, paired: Paired, held: Reference, cases: Mapping[str, Arrays]
     ) -> None:
-        outputs = [pairing.outputs_of(case) if pairing else case for case in run.outputs]
+        """Run the subject on one runner and judge what it gave."""
+        run = paired.run(spec, list(cases.values()))
+        if run is None:
+            return
+        outputs = [paired.outputs_of(case) for case in run.outputs]
         rows = rows_of(held, outputs, run.environment, spec.text, self.policy)
         self.rows += rows
-        if self.mode != "runners" and any(row.result.status == "differs" for row in rows):
-            self.runs.findings += explain_by_inputs(
-                self.runs, self.what, spec, held, cases, pairing, signature, self.policy
-            )
+        differs = any(row.result.status == "differs" for row in rows)
+        if differs and self.mode != "runners" and not self.explained:
+            self.explained = True  # once: what holds on one runner holds on the others
+            self.runs.findings += explain_by_inputs(paired, spec, held, cases, self.policy)
 
     # --- with --golden ------------------------------------------------------------------------
 
@@ -281,12 +256,10 @@ class _Checking:
         self.mode, self.reference = "golden", str(directory)
         if self.asked.files or self.asked.ranges:
             raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
-        found = against_golden(
-            self.runs, self.what, self.specs, directory, self.asked.signature, self.renames
-        )
-        self.signature, self.inputs = found.signature, found.text
-        for spec, run, pairing in found.runs:
-            self._judge(spec, run, found.held, found.cases, pairing, found.call)
+        found = against_golden(self.runs, self.what, directory, self.asked.signature, self.renames)
+        self.signature, self.inputs, self.explained = found.signature, found.text, found.changed
+        for spec in dict.fromkeys(self.specs) if self.what.runs else ():
+            self._run(spec, found.paired, found.reference, found.cases)
 
 
 def _told_apart(runs: Runs, covered: Coverage | None) -> Coverage | None:

@@ -1,0 +1,81 @@
+"""Running a subject on the inputs of a reference whose names may not be its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.interface import Interface
+from ckptkit.operations._check_inputs import interface_of
+from ckptkit.operations._check_names import Pairing, pair
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.subjects import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass
+class Paired:
+    """A subject beside a reference: the first run finds out which name is which.
+
+    reference: what the inputs and outputs are called there.  signature: what to call, None for the
+    subject's own choice.  same_contract: see `pair`.
+    """
+
+    runs: Runs
+    what: Resolved
+    reference: Interface
+    renames: Mapping[str, str]
+    signature: str | None
+    same_contract: bool
+    pairing: Pairing | None = field(default=None, init=False)
+
+    def run(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
+        """Run the subject on cases by the reference's names; None where it gave nothing.
+
+        Raises UsageError for a rename that fits nothing, and what `Runs.execute` raises.
+        """
+        if self.pairing is None and len(self.reference.inputs) == 1 and not self._known:
+            return self._run_the_only_input(spec, cases)
+        if self.pairing is None:
+            self._pair(interface_of(self.runs, self.what, self.signature, spec))
+        return self._execute(spec, [self.inputs_of(case) for case in cases])
+
+    @property
+    def _known(self) -> bool:
+        """Whether the subject's file tells its names."""
+        return bool(interfaces_of_file(self.what.subject))
+
+    def _run_the_only_input(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
+        """Run it without knowing what its input is called, which saves a process that only asks."""
+        run = self._execute(spec, [{"": array} for case in cases for array in case.values()])
+        if run is not None:
+            self._pair(run.description.interfaces[run.signature])
+        return run
+
+    def _execute(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
+        return self.runs.execute(self.what, spec, cases, self.signature)
+
+    def _pair(self, subject: Interface) -> None:
+        self.pairing = pair(
+            self.reference,
+            subject,
+            self.renames,
+            same_contract=self.same_contract,
+            where=str(self.what.subject),
+        )
+        self.runs.findings += self.pairing.findings
+
+    def inputs_of(self, case: Arrays) -> dict[str, Any]:
+        """Return a case of the reference under the subject's names."""
+        return self.pairing.inputs_of(case) if self.pairing is not None else dict(case)
+
+    def outputs_of(self, outputs: Arrays) -> dict[str, Any]:
+        """Return outputs of the subject under the reference's names."""
+        return self.pairing.outputs_of(outputs) if self.pairing is not None else dict(outputs)
