@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow lint bench goldens docs schema fuzz reliability clean
+.PHONY: demo test test-slow test-runtimes lint bench goldens docs schema fuzz reliability clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -20,6 +20,13 @@ test: $(VENV)/.ready-test  ## the test suite, in a few minutes on two cores
 
 test-slow: $(VENV)/.ready-test  ## what takes minutes
 	$(PYTEST) -m slow
+
+# An environment of its own: PyTorch and JAX are large, and nothing else needs them.
+test-runtimes:  ## LiteRT, ONNX Runtime, Keras on JAX and PyTorch, PyTorch as a destination
+	$(MAKE) VENV=$(VENV)-runtimes PIP_CONSTRAINT=tests/runtimes-constraints.txt run-test-runtimes
+
+run-test-runtimes: $(VENV)/.ready-test,runtimes
+	$(PYTEST) -m runtimes
 
 lint: $(VENV)/.ready-lint  ## format, lint and type check
 	$(BIN)/ruff format --check .
@@ -46,4 +53,4 @@ reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites
 	$(BIN)/python -m benchmarks.reliability --write
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-runtimes build dist *.egg-info

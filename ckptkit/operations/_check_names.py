@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.interface import Change, Interface, TensorInfo, compare_interfaces, fits
+from ckptkit.interface import Change, Interface, TensorInfo, compare_interfaces
 from ckptkit.operations._check_values import finding_of
 from ckptkit.operations._verify_findings import Finding
+from ckptkit.pairing import pair_names
 
 
 class Pairing(NamedTuple):
@@ -57,7 +58,7 @@ def pair(
     """
     sides = (reference.inputs, subject.inputs), (reference.outputs, subject.outputs)
     _check_renames(renames, [info.name for old, _ in sides for info in old])
-    maps = [_map(old, new, renames) for old, new in sides]
+    maps = [pair_names(old, new, renames) for old, new in sides]
     if same_contract:
         told = Interface(*(tuple(_renamed(old, renames)) for old, _ in sides))
         changes = [
@@ -83,28 +84,6 @@ def _check_renames(renames: Mapping[str, str], known: Sequence[str]) -> None:
 def _renamed(infos: Sequence[TensorInfo], renames: Mapping[str, str]) -> Iterator[TensorInfo]:
     for info in infos:
         yield info._replace(name=renames.get(info.name, info.name))
-
-
-def _map(
-    old: Sequence[TensorInfo], new: Sequence[TensorInfo], renames: Mapping[str, str]
-) -> dict[str, str]:
-    """Return {old name: new name}: as told, by name, and where only one can be meant."""
-    taken = {info.name for info in new}
-    found = {i.name: renames[i.name] for i in old if renames.get(i.name) in taken}
-    for info in old:
-        if info.name not in found and info.name in taken - set(found.values()):
-            found[info.name] = info.name
-    left = [info for info in old if info.name not in found]
-    free = [info for info in new if info.name not in found.values()]
-    if len(left) == len(free) == 1:
-        found[left[0].name] = free[0].name
-        return found
-    for info in left:
-        twins = [other for other in free if fits(info, other)]
-        rivals = [other for other in left if any(fits(other, twin) for twin in twins)]
-        if len(twins) == 1 and len(rivals) == 1:
-            found[info.name] = twins[0].name
-    return found
 
 
 def _notes(
