@@ -13,7 +13,8 @@ from ckptkit.runners.base import RunnerError, run
 
 RUNTIME = """
 import os, sys, time
-from ckptkit.errors import UsageError
+import faulthandler
+from ckptkit.errors import MissingDependencyError, UsageError
 
 def echo(request):
     print("chatter")
@@ -29,6 +30,18 @@ def die(request):
     print("last words", flush=True)
     os.abort()
 
+def crash(request):
+    faulthandler._sigsegv()
+
+def kill(request):
+    os.kill(os.getpid(), 9)
+
+def allocate(request):
+    raise MemoryError("no more")
+
+def lack(request):
+    raise MissingDependencyError("this needs x", hint="pip install x")
+
 def leave(request):
     sys.exit(3)
 
@@ -40,7 +53,9 @@ def eat(request):
     held[::4096] = b"x" * len(held[::4096])
     time.sleep(600)
 
-ACTIONS = {f.__name__: f for f in (echo, fail, refuse, die, leave, hang, eat)}
+ACTIONS = {f.__name__: f for f in (
+    echo, fail, refuse, die, leave, hang, eat, crash, kill, allocate, lack
+)}
 """
 
 
@@ -67,7 +82,15 @@ def test_a_child_answers() -> None:
     [
         ("fail", "ValueError", "ValueError: line one line two"),
         ("refuse", "UsageError", r"there: not this \(try that\)"),
-        ("die", "died", r"died \(signal 6, SIGABRT: .*\), in die, runtime_for_test.py:\d+: last words"),
+        (
+            "die",
+            "died",
+            r"died \(signal 6, SIGABRT: .*\), in die, runtime_for_test.py:\d+: last words",
+        ),
+        ("crash", "died", r"SIGSEGV: a crash in native code\), in crash, runtime_for_test.py:\d+"),
+        ("kill", "died", r"SIGKILL: killed from outside, as the system does when memory runs out"),
+        ("allocate", "memory", "MemoryError: no more"),
+        ("lack", "missing", r"this needs x \(pip install x\)"),
         ("leave", "died", r"died \(exit code 3\)"),
     ],
 )
@@ -80,7 +103,7 @@ def test_a_child_that_fails_is_an_error(action: str, kind: str, message: str) ->
 @pytest.mark.usefixtures("runtime")
 def test_a_child_that_hangs_or_grows_is_ended() -> None:
     start = time.monotonic()
-    with pytest.raises(RunnerError, match=r"more than 1 s"):
+    with pytest.raises(RunnerError, match=r"more than 1 s \(in hang, runtime_for"):
         run("test", {"action": "hang"}, timeout_s=1)
     with pytest.raises(RunnerError, match="bytes of memory"):
         run("test", {"action": "eat"}, timeout_s=60, max_rss_bytes=200 << 20)

@@ -81,7 +81,8 @@ def _seen(model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> dict[str, An
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
         if shape is None or dtype is None:
             return None
-        dtype = tf.string if getattr(dtype, "kind", "") in "SUO" and dtype != tf.string else dtype
+        if getattr(dtype, "kind", "") in ("S", "U", "O"):  # of numpy
+            dtype = tf.string
         axes = tf.TensorShape(shape).as_list()
         specs[name] = tf.TensorSpec([None, *axes[1:]] if axes else [], dtype, name)
     return specs or None
@@ -217,7 +218,7 @@ def _objects(built: Built, graph: Any) -> dict[str, Any]:
     model, optimizer = built.model, built.optimizer
     places = {"": 0}
     if graph is not None:
-        places |= {n: at for n, at in _children(graph).items() if n != _COUNTER}
+        places |= {n: at for n, at in _children(graph).items() if at and n != _COUNTER}
     scores = {n: _overlap(model, graph, at) for n, at in places.items()} if graph else {}
     best = max(scores, key=lambda name: (scores[name], name != ""), default="model")
     objects = {best if scores.get(best) else "model": model}
