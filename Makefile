@@ -33,8 +33,8 @@ lint: $(VENV)/.ready-lint  ## format, lint and type check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run; rewrites docs/performance.md
+	$(BIN)/python -m benchmarks --write
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
 	$(BIN)/python -m ckptkit.fixtures.golden_producers

@@ -11,9 +11,11 @@ from importlib.metadata import version
 
 import click
 
-from benchmarks.harness import Result
+from benchmarks.harness import ROOT, Result
 from ckptkit.reports.table import render
 
+DOCUMENT = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 TOPICS = ("listing", "loading", "diffing", "verifying", "converting")
 HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
 ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
@@ -56,11 +58,29 @@ def machine() -> Iterator[str]:
     yield f"Python {platform.python_version()}, {versions}"
 
 
+def report(results: list[Result], markdown: bool) -> Iterator[str]:
+    """Yield the table and what its numbers depend on."""
+    rows = [row(result) for result in results]
+    yield from render(rows, HEADERS, "markdown" if markdown else "table", ALIGN)
+    yield ""
+    for line in machine():
+        yield f"- {line}" if markdown else line
+
+
+def put(results: list[Result]) -> None:
+    """Put the table into the page on performance."""
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join(report(results, True))
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
 @click.command()
 @click.option("--only", multiple=True, metavar="NAME", help="Those whose name contains NAME.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 @click.option("--markdown", is_flag=True, help="A Markdown table.")
-def main(only: tuple[str, ...], as_json: bool, markdown: bool) -> None:
+@click.option("--write", is_flag=True, help="Put the table into docs/performance.md.")
+def main(only: tuple[str, ...], as_json: bool, markdown: bool, write: bool) -> None:
     """Measure ckptkit against its peers, side by side, and print the ratios."""
     results: list[Result] = []
     for name, run in benchmarks().items():
@@ -70,12 +90,9 @@ def main(only: tuple[str, ...], as_json: bool, markdown: bool) -> None:
     if as_json:
         print(json.dumps({"machine": list(machine()), "results": [r.to_json() for r in results]}))
         return
-    for line in render([row(r) for r in results], HEADERS, "markdown" if markdown else "table",
-                       ALIGN):  # fmt: skip
-        print(line)
-    print()
-    for line in machine():
-        print(f"- {line}" if markdown else line)
+    if write:
+        put(results)
+    print("\n".join(report(results, markdown)))
 
 
 if __name__ == "__main__":

@@ -239,6 +239,11 @@ def test_a_filter_that_leaves_nothing(layers: Path, arguments: list[str]) -> Non
     assert "no tensor passes the filter; the file holds 13" in refused("ls", layers, *arguments)
 
 
+def test_the_dtypes_there_are_are_named(layers: Path) -> None:
+    assert "(its dtypes are float32, int64, string)" in refused("ls", layers, "--dtype", "float23")
+    assert "without a filter" in refused("ls", layers, "--dtype", "int64", "--role", "weight")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

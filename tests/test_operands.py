@@ -515,3 +515,11 @@ def test_permission_denied(as_nobody: Path) -> None:
     for operand in (folder, folder / "ckpt-9", f"{folder}/ckpt-9#a", folder / "none"):
         assert "ermission denied" in refused("ls", operand)
     folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "x/" * 5000])
+def test_a_name_too_long_is_not_repeated_whole(path: str) -> None:
+    with pytest.raises(CkptkitError) as caught:
+        locate(path)
+    assert len(str(caught.value)) < 500
+    assert "too long" in str(caught.value)

@@ -53,6 +53,13 @@ class Selection:
     def __bool__(self) -> bool:
         return bool(self.roles or self.names or self.dtypes)
 
+    def _hint(self, checkpoint: Checkpoint) -> str:
+        """Return what to try when nothing passes: the dtypes there are, where none was asked."""
+        there = {spec.dtype for spec in checkpoint.specs.values()}
+        if self.dtypes and there.isdisjoint(self.dtypes):
+            return f"its dtypes are {', '.join(sorted(there))}"
+        return "`ckptkit ls` without a filter lists them"
+
     def of(self, checkpoint: Checkpoint) -> list[Tensor]:
         """Return the tensors that pass, in the order of the file.
 
@@ -78,6 +85,6 @@ class Selection:
             raise UsageError(
                 f"no tensor passes the filter; the file holds {len(specs)}",
                 where=str(checkpoint.path),
-                hint="`ckptkit ls` without a filter lists them",
+                hint=self._hint(checkpoint),
             )
         return found

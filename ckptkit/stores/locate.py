@@ -22,6 +22,7 @@ from ckptkit.stores.tensor_bundle import index_path
 _MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _V1_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _HEAD_BYTES = 4096
+MAX_SHOWN = 400  # characters of a path that the system refuses
 _V1_HINT = (
     "restore it with tf.compat.v1.train.Saver in any TensorFlow and save it again: "
     "the default format (V2) is read"
@@ -53,7 +54,8 @@ def locate(operand: str | os.PathLike[str]) -> Located:
                 return _locate(head)._replace(subtree=subtree or None)
         return _locate(text)
     except OSError as error:
-        raise CkptkitError(error.strerror or str(error), where=text) from error
+        where = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}..."
+        raise CkptkitError(error.strerror or str(error), where=where) from error
 
 
 def _exists(text: str) -> bool:
