@@ -209,3 +209,12 @@ def luminance(colour: str) -> float:
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
     red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_names_that_differ_are_both_shown(tab: Page, tmp_path: Path) -> None:
+    old = write_bundle(tmp_path / "old", {"net/w": np.ones(3), "same": np.ones(2)})
+    new = write_bundle(tmp_path / "new", {"model/w": np.zeros(3), "same": np.zeros(2)})
+    path = tmp_path / "diff.html"
+    path.write_text("\n".join(diff_html.lines(diff(old, new, rules=["net/=>model/"]))), "utf-8")
+    tab.open(path)
+    assert sorted(tab.texts("tr.row td.name")) == ["net/w → model/w", "same"]

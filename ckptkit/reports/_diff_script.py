@@ -193,7 +193,7 @@ function element(row) {
   const meter = row.change === null ? "" : make("span", {className: "meter"},
     make("i", {style: `width:${100 * share(row.change)}%;background:${heat(row.change)}`}));
   const name = make("td", {className: "name"}, row.name);
-  if (row.status === "renamed") name.append(" → " + row.new_name);
+  if (row.new_name && row.new_name !== row.name) name.append(" → " + row.new_name);
   for (const hint of row.hints) name.append(make("span", {className: "hint"}, hint));
   const line = make("tr", {className: "row", tabIndex: 0, "aria-expanded": "false"},
     make("td", {}, paint(make("span", {className: "status"}, row.status), row.status)),
