@@ -917,3 +917,12 @@ def test_a_result_has_no_truth_value(pair: Pair) -> None:
     assert text == str(result)
     assert text.startswith("<DiffResult different: 1 equal, 1 changed; ")
     assert len(text) < 400
+
+
+def test_a_layer_that_came_or_went_has_no_change_to_measure(pair: Pair) -> None:
+    files = pair({"a/w": noise(4), "gone/w": noise(3)}, {"a/w": noise(4) + 1, "new/w": noise(5)})
+    rows = {
+        line.split()[0]: line.split()[1:] for line in run(*files, "--stat").out.splitlines()[5:8]
+    }
+    assert rows["gone"] == ["1/1", "-"] and rows["new"] == ["1/1", "+"]
+    assert rows["a"][:2] == ["1/1", "~"] and float(rows["a"][2]) > 0

@@ -316,10 +316,12 @@ def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
         different = [c for c in changes if c.is_difference]
         if not different:
             continue
-        largest = max((c.delta.rel_l2 for c in different if c.delta), default=0.0)
+        measured = [c.delta.rel_l2 for c in different if c.delta]
+        largest = max(measured, default=0.0)
         marks = "".join(sorted({MARKS[c.status] for c in different}))
         tail = [bar(largest)] if rich else []
-        rows.append([layer, f"{len(different)}/{len(changes)}", marks, number(largest), *tail])
+        change = number(largest) if measured else ""
+        rows.append([layer, f"{len(different)}/{len(changes)}", marks, change, *tail])
     if rows:
         headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if rich else [])]
         for line in render(
