@@ -41,7 +41,7 @@ RUNNERS: dict[str, Runtime] = {
         frozenset({"saved_model", "keras", "code"}),
         ("CPU", "GPU"),
         frozenset({"xla", "deterministic", "tf32", "threads", "eager", "mirrored"}),
-        {"TF_FORCE_GPU_ALLOW_GROWTH": "true"},
+        {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "KERAS_BACKEND": "tensorflow"},
         "tensorflow",
         "tensorflow",
     ),
