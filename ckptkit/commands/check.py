@@ -41,6 +41,16 @@ from ckptkit.reports import check_text
     metavar="OLD=NEW",
     help="An input or output of the reference is called NEW in SUBJECT.",
 )
+@click.option(
+    "--localize", is_flag=True, help="Name the layer, or the switch, that makes outputs differ."
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GLOB",
+    help="With --localize: look at these values of SUBJECT alone.",
+)
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every run: where, with what, how long.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")

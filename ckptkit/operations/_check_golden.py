@@ -34,6 +34,7 @@ class Held(NamedTuple):
     signature: str
     text: str
     changed: bool
+    golden: Golden
 
 
 def against_golden(
@@ -68,6 +69,7 @@ def against_golden(
         golden.signature,
         f"{counted(len(cases), 'case')} of the golden",
         any(finding.severity == "error" for finding in changes),
+        golden,
     )
 
 

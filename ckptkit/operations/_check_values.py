@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.operations._coverage_values import Coverage
@@ -11,6 +11,7 @@ from ckptkit.operations._verify_findings import SEVERITIES, Finding
 
 if TYPE_CHECKING:
     from ckptkit.interface import Change
+    from ckptkit.operations._localize_values import Localization
     from ckptkit.outputs import OutputResult
 
 SCHEMA = "ckptkit.check/1"
@@ -80,7 +81,7 @@ class Report:
 
     subject: as it was given.  mode: "coverage", "runners", "against" or "golden"; reference: what
     the outputs were held against.  signature: what was called.  inputs: where they came from.
-    strict: notes count as findings.
+    strict: notes count as findings.  localization: where two runs part, if that was asked for.
     """
 
     subject: str
@@ -93,6 +94,7 @@ class Report:
     coverage: Coverage | None = None
     own_findings: tuple[Finding, ...] = ()
     strict: bool = False
+    localization: Localization | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -146,8 +148,15 @@ class Report:
         word = {0: "ok", 1: "failed", 2: "could not tell"}[self.exit_code]
         return f"{word}: {'; '.join(parts) or 'nothing was compared'}"
 
+    def told(self, command: str) -> Report:
+        """Return the report with the command that localises again."""
+        if self.localization is None:
+            return self
+        return replace(self, localization=replace(self.localization, command=command))
+
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.check/1 (docs/json.md)."""
+        localized = self.localization
         return {
             "schema": SCHEMA,
             "subject": self.subject,
@@ -162,6 +171,7 @@ class Report:
             "coverage": None if self.coverage is None else self.coverage.to_json(),
             "runs": [run.to_json() for run in self.runs],
             "outputs": [row.to_json() for row in self.rows],
+            **({"localization": localized.to_json()} if localized is not None else {}),
         }
 
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
+from ckptkit.golden import Golden
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.operations._check_inputs import (
     SEED,
@@ -37,6 +38,7 @@ from ckptkit.operations._check_tolerance import AUTO, Policy
 from ckptkit.operations._check_values import Ran, Report, Row
 from ckptkit.operations._coverage_values import Coverage, Variable
 from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.localize import Judged, command, find
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Limits
 
@@ -70,6 +72,8 @@ def check(
     rules: Sequence[str] = (),
     imports: Sequence[str] = (),
     strict: bool = False,
+    localize: bool | str = False,
+    layers: str | Sequence[str] = (),
     timeout_s: float = TIMEOUT_S,
     max_rss_bytes: int | None = None,
 ) -> Report:
@@ -86,6 +90,8 @@ def check(
     tolerance: "auto" (by tier), "strict" (every bit) or a file of `GLOB rtol=R atol=A` lines; rtol,
     atol: of all outputs.  rename: `OLD=NEW`, names of the reference and of the subject.
     imports: modules or files that define custom classes.  strict: notes count as findings.
+    localize: say which layer or switch makes outputs differ (`ckptkit.operations.localize`);
+    layers: globs of the values that are looked at for it.
     timeout_s, max_rss_bytes: of each child.
 
     Raises UsageError where nothing can be compared, RunnerError where a device or package is not
@@ -125,7 +131,30 @@ def check(
             checking.against(other)
         else:
             checking.among_runners()
-        return checking.report()
+        report = checking.report()
+        if localize:
+            found = find(runs, checking.judged, policy, _list(layers) or ["*"], str(localize))
+            report = replace(report, localization=found)
+        if report.localization is not None:
+            again = {
+                "on": [spec.text for spec in specs],
+                "against": against,
+                "golden": golden,
+                "inputs": asked.files,
+                "seed": seed if seed != SEED else None,
+                "range": [f"{name}={low:g}:{high:g}" for name, (low, high) in asked.ranges.items()],
+                "signature": signature,
+                "model": model,
+                "like": like,
+                "map": list(rules),
+                "rename": list(rename),
+                "import": list(imports),
+                "tolerance": tolerance if tolerance != AUTO else None,
+                "rtol": rtol,
+                "atol": atol,
+            }
+            report = report.told(command(subject, report.localization.point, again))
+        return report
 
 
 def _list(value: Any) -> list[Any]:
@@ -158,6 +187,8 @@ class _Checking:
     inputs: str = ""
     explained: bool = False
     rows: list[Row] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+    source: Resolved | Golden | None = None  # of the reference's outputs
 
     def report(self) -> Report:
         return Report(
@@ -209,7 +240,7 @@ class _Checking:
             self.runs.coverage = _told_apart(self.runs, covered)
         if prepared is None:
             return
-        self.signature, self.inputs = prepared.signature, prepared.text
+        self.signature, self.inputs, self.source = prepared.signature, prepared.text, reference
         held = Reference(
             self.reference,
             dict(zip(prepared.cases, prepared.run.outputs, strict=True)),
@@ -242,6 +273,10 @@ class _Checking:
         outputs = [paired.outputs_of(case) for case in run.outputs]
         rows = rows_of(held, outputs, run.environment, spec.text, self.policy)
         self.rows += rows
+        assert self.source is not None
+        self.judged.append(
+            Judged(paired, spec, run, rows, held, cases, self.source, self.specs[0], self.signature)
+        )
         differs = any(row.result.status == "differs" for row in rows)
         if differs and self.mode != "runners" and not self.explained:
             self.explained = True  # once: what holds on one runner holds on the others
@@ -258,6 +293,7 @@ class _Checking:
             raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
         found = against_golden(self.runs, self.what, directory, self.asked.signature, self.renames)
         self.signature, self.inputs, self.explained = found.signature, found.text, found.changed
+        self.source = found.golden
         for spec in dict.fromkeys(self.specs) if self.what.runs else ():
             self._run(spec, found.paired, found.reference, found.cases)
 

@@ -60,6 +60,10 @@ def _text(report: Report, verbose: bool) -> Iterator[str]:
         yield finding_text(replace(finding, where="") if about else finding)
     if len(findings) > SHOWN:
         yield f"... and {len(findings) - SHOWN} more (--format json has all)"
+    if report.localization is not None:
+        from ckptkit.reports import localize_text
+
+        yield from localize_text.lines(report.localization)
     yield printable(report.verdict)
 
 

@@ -1,0 +1,112 @@
+"""Which value inside one model is which inside another, by name.
+
+Keras names a layer by the path of calls, `tower/project`; in a SavedModel the same layer is a scope
+of ops, `multi_io_1/tower_1/project_1/BiasAdd`: the model's name comes before it, each part may
+carry a counter, and its last op gives what the layer gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+
+_COUNTER = re.compile(r"_\d+$")
+Parts = tuple[str, ...]
+
+
+class Shaped(NamedTuple):
+    """A value's name and shape; is_op: whether it is the op of a graph, not a layer's path."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_op: bool
+
+
+def pair_points(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[str, str]:
+    """Return {name in `new`: name in `reference`}, one to one; values of other shapes never pair.
+
+    Of several ways to read the names (with or without counters, with or without the model's name)
+    the one that pairs most is taken; names that are equal as they are come first.
+    """
+    best: dict[str, str] = {}
+    for one, two in product(_READINGS, repeat=2):
+        found = _paired(reference, new, one, two)
+        if len(found) > len(best):
+            best = found
+        if len(best) == min(len(reference), len(new)):
+            break
+    return best
+
+
+def _plain(parts: Parts) -> Parts:
+    return parts
+
+
+def uncounted(parts: Parts) -> Parts:
+    """Return the parts without their counters: `dense_1` is `dense`."""
+    return tuple(_COUNTER.sub("", part) for part in parts)
+
+
+def _inner(parts: Parts) -> Parts:
+    return parts[1:] if len(parts) > 1 else parts
+
+
+def _inner_uncounted(parts: Parts) -> Parts:
+    return _inner(uncounted(parts))
+
+
+_READINGS: tuple[Callable[[Parts], Parts], ...] = (_plain, uncounted, _inner, _inner_uncounted)
+
+
+def _paired(
+    reference: Sequence[Shaped],
+    new: Sequence[Shaped],
+    one: Callable[[Parts], Parts],
+    two: Callable[[Parts], Parts],
+) -> dict[str, str]:
+    if not reference or not new or reference[0].is_op == new[0].is_op:
+        left, right = _by_path(reference, one), _by_path(new, two)
+    elif reference[0].is_op:
+        right = _by_path(new, two)
+        left = _ends(reference, one, right)
+    else:
+        left = _by_path(reference, one)
+        right = _ends(new, two, left)
+    return {
+        item.name: left[path].name
+        for path, item in right.items()
+        if path in left and left[path].shape == item.shape
+    }
+
+
+def _by_path(items: Sequence[Shaped], read: Callable[[Parts], Parts]) -> dict[Parts, Shaped]:
+    """Return the values by their paths as read; a path that several have is none's."""
+    found: dict[Parts, Shaped] = {}
+    twice: set[Parts] = set()
+    for item in items:
+        parts = tuple(item.name.split("/"))
+        path = (*read(parts[:-1]), parts[-1]) if item.is_op else read(parts)
+        if path in found:
+            twice.add(path)
+        found[path] = item
+    return {path: item for path, item in found.items() if path not in twice}
+
+
+def _ends(
+    ops: Sequence[Shaped], read: Callable[[Parts], Parts], layers: Mapping[Parts, Shaped]
+) -> dict[Parts, Shaped]:
+    """Return, for each layer's path, the last op of its scope that has the layer's shape."""
+    found: dict[Parts, Shaped] = {}
+    for item in ops:
+        scope = read(tuple(item.name.split("/"))[:-1])
+        for length in range(1, len(scope) + 1):
+            layer = layers.get(scope[:length])
+            if layer is not None and layer.shape == item.shape:
+                found[scope[:length]] = item
+    taken: dict[str, Parts] = {}
+    for path, item in found.items():  # an op ends the innermost of the layers that it could end
+        if item.name not in taken or len(path) > len(taken[item.name]):
+            taken[item.name] = path
+    return {path: item for path, item in found.items() if taken[item.name] == path}

@@ -1,0 +1,141 @@
+"""Which variables of a subject differ from those of the reference, by the names of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckptkit.binding import Binding, bind, compare_bindings
+from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.errors import CkptkitError
+from ckptkit.names import Naming
+from ckptkit.operations._localize_values import VariableGap
+from ckptkit.operations.diff import Change, diff
+from ckptkit.runners.inside import Owned
+
+_ATTRIBUTE = "/.ATTRIBUTES/"
+_OWN_ENDINGS = ("/vars",)
+
+
+@dataclass
+class Weights:
+    """The variables of a subject's file; gaps: by readable name, for those that differ.
+
+    known: whether values were compared at all.
+    """
+
+    known: bool = False
+    gaps: dict[str, VariableGap] = field(default_factory=dict)
+    namings: list[tuple[str, Naming, tuple[int, ...]]] = field(default_factory=list)
+
+    def of(self, owned: Iterable[Owned]) -> tuple[VariableGap, ...]:
+        """Return the variables that a layer reads, by the names of the file."""
+        return tuple(self._gap(item) for item in owned)
+
+    def _gap(self, item: Owned) -> VariableGap:
+        name = self._name(item)
+        if name is None:
+            return VariableGap(item.names[0] if item.names else "?", None)
+        gap = self.gaps.get(name)
+        return gap or VariableGap(name, False if self.known else None)
+
+    def _name(self, item: Owned) -> str | None:
+        """Return the readable name of the file's tensor that a live variable came from."""
+        index = self._index
+        for name in item.names:
+            found = index.get(name, ())
+            if len(found) == 1:
+                return found[0]
+        for name in item.names:  # the file tells the layer, and not what its variables are called
+            owner, _, own = name.rpartition("/")
+            shaped = [
+                readable
+                for readable, naming, shape in self.namings
+                if shape == item.shape and _owner(naming.name) == owner
+            ]
+            exact = [readable for readable in shaped if readable.rpartition("/")[2] == own]
+            if len(exact or shaped) == 1:
+                return (exact or shaped)[0]
+        return None
+
+    @property
+    def _index(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for readable, naming, _ in self.namings:
+            for alias in {naming.name, naming.full_name, *naming.aliases} - {None}:
+                known = found.setdefault(str(alias), [])
+                if readable not in known:
+                    known.append(readable)
+        return found
+
+    def layers(self) -> set[str]:
+        """Return the paths of the layers that own variables."""
+        return {_owner(readable) for readable, _, _ in self.namings} - {""}
+
+
+def _owner(name: str) -> str:
+    owner = name.rpartition("/")[0]
+    for ending in _OWN_ENDINGS:
+        owner = owner.removesuffix(ending)
+    return owner
+
+
+def weights_between(reference: Path | Binding | None, new: Path | None) -> Weights:
+    """Compare two files of weights, or a file with what a golden is bound to."""
+    if new is None or not _holds_tensors(new):
+        return Weights()
+    found = Weights(namings=list(_namings(new)))
+    try:
+        if isinstance(reference, Binding):
+            found.gaps = dict(_of_binding(reference, new))
+            found.known = bool(reference.variables)
+        elif reference is not None and _holds_tensors(reference):
+            found.gaps = {} if reference == new else dict(_of_files(reference, new))
+            found.known = True
+    except CkptkitError:
+        found.known = False
+    return found
+
+
+def _holds_tensors(path: Path) -> bool:
+    return path.suffix not in (".tflite", ".onnx")
+
+
+def _namings(path: Path) -> Iterator[tuple[str, Naming, tuple[int, ...]]]:
+    checkpoint = open_checkpoint(path)
+    for key, naming in checkpoint.names.items():
+        if naming.role in ("weight", "ema", "table", "other"):
+            shape = checkpoint.store.specs[key].shape
+            yield naming.duplicate_of or naming.name, naming, tuple(shape)
+
+
+def _of_files(reference: Path, new: Path) -> Iterator[tuple[str, VariableGap]]:
+    for change in diff(reference, new, roles=("weight", "ema", "table"), cast_ok=True).differences:
+        tensor = change.new or change.old
+        if tensor is None or tensor.naming.duplicate_of is not None:
+            continue
+        yield tensor.naming.name, VariableGap(tensor.naming.name, True, _said(change))
+
+
+def _said(change: Change) -> str:
+    if change.new is None or change.old is None:
+        return "only in the reference" if change.new is None else "not in the reference"
+    if change.hints:
+        return "; ".join(change.hints)
+    delta = change.delta
+    if delta is None:
+        return change.status
+    return f"{delta.n_diff:,} of {delta.n:,} elements, by up to {delta.max_abs:.3g}"
+
+
+def _of_binding(recorded: Binding, new: Path) -> Iterator[tuple[str, VariableGap]]:
+    for change in compare_bindings(recorded, bind(new, full=False)):
+        if change.severity == "note":
+            continue
+        if change.code.startswith("weight.") and change.where:
+            yield change.where, VariableGap(change.where, True, change.message)
+        elif change.code.startswith("layer."):
+            for name in recorded.variables:
+                if _owner(name) == change.where:
+                    yield name, VariableGap(name, True, change.message)

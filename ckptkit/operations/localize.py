@@ -1,0 +1,158 @@
+"""`check --localize`: which layer, or which switch, makes two runs differ.
+
+    localize(new, against=old)                     two models
+    localize(model, on=["CPU:0", "xla:CPU:0"])     one model on two runners
+    localize(model, golden="golden/")              a golden that was recorded with layers
+
+Both sides are run with the values inside of them exposed, and those are paired by name.  Then every
+layer of the subject is run alone, on what the reference gave before it: what it gives differs by
+what it adds itself, so a layer that only amplifies or inherits an error is not blamed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.errors import UsageError
+from ckptkit.golden import Golden
+from ckptkit.operations._check_paired import Paired
+from ckptkit.operations._check_rows import Reference
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_subjects import Resolved
+from ckptkit.operations._check_tolerance import Policy
+from ckptkit.operations._check_values import Row
+from ckptkit.operations._localize_switches import attribute
+from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
+from ckptkit.operations._localize_work import Side, Work
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.subjects import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+__all__ = ["Flip", "Judged", "Layer", "Localization", "Stats", "VariableGap", "localize"]
+
+
+def localize(subject: str | os.PathLike[str], **options: Any) -> Localization:
+    """Say where the subject computes something else than the reference.
+
+    options: those of `check`, with on (two runners), against or golden; layers: globs of values of
+    the subject.  Layers are compared even where the outputs agree.
+    Raises UsageError where nothing was compared, and what `check` raises.
+    """
+    from ckptkit.operations.check import check
+
+    report = check(subject, **{**options, "localize": ALWAYS})
+    if report.localization is None:
+        raise UsageError(f"nothing to localise: {report.verdict}", where=str(subject))
+    return report.localization
+
+
+FAILED, ALWAYS = "failed", "always"  # when `check` localises
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One run of a check, with what it was held against.
+
+    paired: the subject.  cases: inputs by case, by the names of the reference.
+    reference: the model behind the outputs, run on `reference_spec` by `signature`, or a golden.
+    """
+
+    paired: Paired
+    spec: RunnerSpec
+    run: Run
+    rows: Sequence[Row]
+    held: Reference
+    cases: Mapping[str, Arrays]
+    reference: Resolved | Golden
+    reference_spec: RunnerSpec
+    signature: str
+
+    @property
+    def case(self) -> str:
+        """The case that is localised: the first that fails, else the first."""
+        failed = [row.case for row in self.rows if not row.result.ok]
+        return failed[0] if failed else next(iter(self.cases))
+
+    @property
+    def differs(self) -> bool:
+        """Whether an output does not pass."""
+        return any(not row.result.ok and row.result.status != "meaningless" for row in self.rows)
+
+
+def find(
+    runs: Runs, judged: Sequence[Judged], policy: Policy, globs: Sequence[str], when: str
+) -> Localization | None:
+    """Localise the first run that fails; of those that pass the first, if `when` is "always"."""
+    failed = [item for item in judged if item.differs]
+    chosen = failed or (list(judged) if when == ALWAYS else [])
+    if not chosen:
+        return None
+    one = chosen[0]
+    bar = policy.choose(one.held.environment, one.run.environment).tolerance
+    work = Work(runs, _reference(one), _new(one), one.paired.pairing, bar, one.differs, globs)
+    found = work.layers()
+    if one.differs and (_runners_differ(one) or not found.beyond):
+        found = _with_switches(found, runs, one, bar)
+    return found
+
+
+def _runners_differ(one: Judged) -> bool:
+    if isinstance(one.reference, Golden):
+        return bool(one.reference.runner != one.spec.text)
+    return one.reference_spec != one.spec
+
+
+def _with_switches(found: Localization, runs: Runs, one: Judged, bar: Any) -> Localization:
+    """Flip switches: from the reference's runner where its model is the same, else from the own."""
+    paired = one.paired
+    same = one.reference is paired.what
+    start, other = (one.reference_spec, one.spec) if same else (one.spec, one.reference_spec)
+    outputs = one.held.cases[one.case]
+    flipped = attribute(runs, paired, start, other, one.cases[one.case], outputs, bar, same)
+    return replace(found, switches=tuple(flipped), starts=start.text, passes=same)
+
+
+def _reference(one: Judged) -> Side:
+    inputs, outputs = one.cases[one.case], one.held.cases[one.case]
+    signature, known = one.signature, one.reference
+    if isinstance(known, Golden):
+        layers = next(case.layers for case in known.cases if case.name == one.case)
+        spec = one.reference_spec
+        return Side(None, spec, inputs, outputs, signature, known.kind, layers, known.binding)
+    kind, file = known.subject.kind, _file(known)
+    return Side(known, one.reference_spec, inputs, outputs, signature, kind, None, file)
+
+
+def _new(one: Judged) -> Side:
+    paired = one.paired
+    outputs = one.run.outputs[list(one.cases).index(one.case)]
+    inputs = paired.inputs_of(one.cases[one.case])
+    kind, file = paired.what.subject.kind, _file(paired.what)
+    return Side(paired.what, one.spec, inputs, outputs, paired.signature, kind, None, file)
+
+
+def _file(what: Resolved) -> Path | None:
+    return what.file.path if what.file is not None else what.subject.path
+
+
+def command(subject: Any, layer: str | None, options: Mapping[str, Any]) -> str:
+    """Return the command that localises again, looking at one value alone.
+
+    options: {option of the command: value, or values}; those that are None or empty are left out.
+    """
+    words = ["ckptkit", "check", os.fspath(subject)]
+    for name, value in options.items():
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if item is not None:
+                words += [f"--{name}", str(item)]
+    words.append("--localize")
+    return shlex.join([*words, *(["--layer", layer] if layer is not None else [])])

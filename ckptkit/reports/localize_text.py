@@ -1,0 +1,149 @@
+"""Where two runs part, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckptkit.reports.table import render
+from ckptkit.reports.text import printable
+
+if TYPE_CHECKING:
+    from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
+    from ckptkit.outputs import OutputResult
+
+SHOWN = 5  # layers of the ranking that are printed; JSON has all
+_HEADERS = ("LAYER", "VALUE", "KIND", "ALONE", "WITH INPUTS' ERROR", "ALLOWED")
+_ALIGN = ("left",) * 3 + ("right",) * 3
+
+
+def lines(found: Localization) -> Iterator[str]:
+    """Yield the report."""
+    yield ""
+    yield from map(printable, _verdict(found))
+    ranked = found.ranked[:SHOWN]
+    if ranked:
+        yield ""
+        yield from render([_cells(layer) for layer in ranked], _HEADERS, "table", _ALIGN)
+        more = len(found.ranked) - len(ranked)
+        if more:
+            yield f"... and {more} more that add less (--format json has all)"
+        yield ""
+        yield from map(printable, _about(ranked[0]))
+    yield from map(printable, _switches(found))
+    for gap in found.unseen[:SHOWN]:
+        yield printable(f"differs, but no layer shows it on these inputs: {_gap(gap)}")
+    for note in found.notes:
+        yield printable(f"note: {note}")
+    if found.command:
+        yield printable(f"again: {found.command}")
+    yield ""
+
+
+def _verdict(found: Localization) -> Iterator[str]:
+    first, diverges = found.first, found.diverges
+    if not found.differs:
+        yield "the outputs agree"
+    if found.beyond and first is not None:
+        how = (
+            "on the reference's inputs it gives something else"
+            if first.isolated is not None
+            else "its inputs agree better than its output"
+        )
+        yield f"look at: {_named(first)}: {how}"
+    elif found.suspects:
+        yield f"look at: {found.suspects[0]}: its variables differ"
+    elif first is not None:
+        yield (
+            f"no layer alone adds more than the tolerance: small differences add up; "
+            f"{_named(first)} adds most"
+        )
+    elif found.layers:
+        yield "no layer alone gives anything else"
+    if diverges is not None and diverges is not first:
+        yield f"the first value that is beyond the tolerance: {_named(diverges)}"
+    if found.layers:
+        yield f"{len(found.layers)} of {found.known} values inside were compared ({found.mode})"
+
+
+def _named(layer: Layer) -> str:
+    kind = f" ({layer.kind})" if layer.kind else ""
+    value = "" if layer.name == layer.path else f", {layer.name}"
+    return f"{layer.path}{value}{kind}"
+
+
+def _cells(layer: Layer) -> tuple[str, ...]:
+    result = layer.isolated or layer.propagated
+    allowed = max(result.tolerance.rtol, result.tolerance.atol) if result is not None else 0.0
+    return (
+        layer.path,
+        "" if layer.name == layer.path else layer.name,
+        layer.kind,
+        _error(layer.isolated),
+        _error(layer.propagated),
+        f"{allowed:.3g}",
+    )
+
+
+def _error(result: OutputResult | None) -> str:
+    if result is None:
+        return ""
+    if result.status == "equal":
+        return "0"
+    return result.status if result.needed is None else f"{result.needed:.3g}"
+
+
+def _about(layer: Layer) -> Iterator[str]:
+    yield f"{_named(layer)}, {layer.policy}:" if layer.policy else f"{_named(layer)}:"
+    for gap in layer.variables:
+        yield f"  variable {_gap(gap)}"
+    if layer.variables and not layer.changed and all(g.differs is False for g in layer.variables):
+        yield "  its variables are the same: look at its configuration, its code or the runtime"
+    for name, stats in layer.inputs.items():
+        yield f"  input {name}{f': {_stats(stats)}' if stats is not None else ''}"
+    if layer.output is not None:
+        yield f"  output of the reference: {_stats(layer.output[0])}"
+        yield f"  output here: {_stats(layer.output[1])}"
+    result = layer.isolated or layer.propagated
+    if result is not None and result.worst is not None:
+        worst = result.worst
+        yield (
+            f"  alone, {result.n_bad:,} of {result.n:,} elements are beyond the tolerance; "
+            f"worst at {list(worst.index)}: {worst.new} instead of {worst.old}"
+        )
+    for hint in layer.hints:
+        yield f"  {hint}"
+
+
+def _gap(gap: VariableGap) -> str:
+    said = {True: "differs", False: "the same", None: "not compared"}[gap.differs]
+    return f"{gap.name}: {gap.text or said}"
+
+
+def _stats(stats: Stats) -> str:
+    shape = ", ".join(map(str, stats.shape))
+    text = (
+        f"{stats.dtype} [{shape}], {stats.lowest:.4g} to {stats.highest:.4g}, rms {stats.rms:.4g}"
+    )
+    return f"{text}, {stats.nonfinite:,} not finite" if stats.nonfinite else text
+
+
+def _switches(found: Localization) -> Iterator[str]:
+    if not found.switches:
+        return
+    where = "passes" if found.passes else "fails"
+    yield f"switches, flipped alone from {found.starts}, which {where}:"
+    for flip in found.switches:
+        yield f"  {_flip(flip, found.passes)}"
+    if found.blamed:
+        names = ", ".join(flip.switch for flip in found.blamed)
+        yield f"the switch that moves the result: {names}"
+    else:
+        yield "no switch alone moves the result across the tolerance"
+
+
+def _flip(flip: Flip, passes: bool) -> str:
+    if flip.error:
+        return f"{flip.switch} ({flip.runner}): {flip.error}"
+    now = "fails" if flip.moves is passes else "passes"
+    return f"{flip.switch} ({flip.runner}): {now}, needs {flip.needed:.3g}"
