@@ -127,6 +127,33 @@ def test_the_same_weights_in_another_form(
     assert "14 of 14 variables" in done.out and "1 of 1 output" in done.out
 
 
+@pytest.mark.parametrize(
+    ("body", "options", "code", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", (), "run.died", "SIGSEGV"),
+        ("time.sleep(600)", ("--timeout", "2"), "run.timeout", "2 s"),
+        ("held = bytearray(9 << 30)", ("--max-memory", "60MB"), "run.memory", "memory"),
+    ],
+    ids=["crash", "hang", "memory"],
+)
+def test_a_process_that_ends_badly_is_a_finding(
+    body: str,
+    options: tuple[str, ...],
+    code: str,
+    words: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(project)
+    Path(f"{code}.py").write_text(f"import os, signal, time\n\ndef build():\n    {body}\n")
+    model = f"{code}.py:build"
+    done = ckptkit("check", "run/ckpt-2", "--model", model, *options, "--format", "json")
+    assert done.code == 1, done
+    [finding] = json.loads(done.out)["findings"]
+    assert finding["code"] == code
+    assert words in finding["message"]
+
+
 def test_the_table_of_tiers(request: pytest.FixtureRequest) -> None:
     dtypes = ("float64", "float32", "float16", "bfloat16")
     when = {

@@ -11,6 +11,7 @@ import pytest
 from weights import write_bundle
 
 import ckptkit
+from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.coverage import Coverage, coverage, structure_coverage
 from ckptkit.runners._marks import is_marked, mark
 
@@ -147,6 +148,18 @@ def test_an_unused_weight_is_a_finding(tmp_path: Path) -> None:
     assert not found.ok
     [finding] = found.findings
     assert finding.code == "restore.unused" and "old_head: kernel" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("places", "severity"), [((), "error"), (("",), "error"), (("generator",), "note")]
+)
+def test_what_belongs_to_another_object_is_a_note(places: Any, severity: str) -> None:
+    """A checkpoint of two models, one of which the code makes."""
+    path = golden("tf2.21.0/gan/ckpt").path
+    one = ckptkit.open(f"{path}#generator")
+    found = coverage(ckptkit.open(path), one, is_marked, places=places)
+    unused = {v.severity for v in found.variables if v.name.startswith("discriminator/")}
+    assert unused == {severity}
 
 
 def test_many_layers_are_named_in_short(tmp_path: Path) -> None:

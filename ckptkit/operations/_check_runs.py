@@ -127,7 +127,14 @@ class Runs:
             )
             return
         restored = open_checkpoint(done.path)
-        found = coverage(what.file, restored, is_marked, error=done.error, asserts=done.verdicts)
+        found = coverage(
+            what.file,
+            restored,
+            is_marked,
+            error=done.error,
+            asserts=done.verdicts,
+            places=done.root_children,
+        )
         if self.coverage is None:
             self.coverage = found
         elif found.counts != self.coverage.counts:

@@ -47,6 +47,7 @@ def coverage(
     error: str = "",
     rules: Sequence[Rule] = (),
     asserts: Mapping[str, str] | None = None,
+    places: Sequence[str] = (),
 ) -> Coverage:
     """Return what became of every variable.
 
@@ -54,9 +55,12 @@ def coverage(
     after the restore, every weight below `HOLDER` too.  is_marked: tells an unrestored variable.
     error: what the restore raised.  rules: names of the file to names of the model.
     asserts: what the runtime's own assertions say: "" where one passed.
+    places: children of the file's root that objects were restored into, if known ("" is the root):
+    what lies below another one belongs to something that the code does not make.
     Raises what reading the two raises (ChecksumError, TruncatedError, FormatError).
     """
-    found = _Cover(file, restored, is_marked, rules).coverage(error)
+    cover = _Cover(file, restored, is_marked, rules, places=places)
+    found = cover.coverage(error)
     return replace(found, asserts=dict(asserts or {}))
 
 
@@ -81,6 +85,7 @@ class _Cover:
     is_marked: IsMarked | None
     rules: Sequence[Rule]
     keep_training: bool = False
+    places: Sequence[str] = ()
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
@@ -272,6 +277,7 @@ class _Cover:
 
     def _unused(self, rows: Sequence[Variable]) -> Iterator[Variable]:
         """Yield the tensors of the file that nothing takes."""
+        whole = not any(item.severity == "error" for item in rows)
         learns = not self.keep_training and any(item.role == "slot" for item in rows)
         for key in self.alignment.only_left:
             spec, naming = self.file.specs[key], self.file.names[key]
@@ -279,12 +285,23 @@ class _Cover:
                 continue
             message = ""
             severity = "error"
-            if naming.role in ("slot", "ema", "counter", "config") and not learns:
+            elsewhere = self._elsewhere(key) if whole else ""
+            if elsewhere:
+                severity = "note"
+                message = f"{elsewhere!r} of the file, which the code makes no object for"
+            elif naming.role in ("slot", "ema", "counter", "config") and not learns:
                 severity, message = "note", self._no_place()
             elif naming.role in ("metric", "counter", "config"):
                 severity, message = "note", "no weights"
             row = Variable(naming.name, naming.role, "unused", severity, message=message)
             yield row._replace(file_name=naming.name, file_dtype=spec.dtype, file_shape=spec.shape)
+
+    def _elsewhere(self, key: str) -> str:
+        """Return the child of the file's root that holds a tensor, if nothing went into it."""
+        if not self.places or "" in self.places:
+            return ""
+        tops = {path.partition("/")[0] for path in self.sides[0].paths.get(key, ())}
+        return "" if tops & set(self.places) else min(tops, default="")
 
     def _no_place(self) -> str:
         return "training state" + ("" if self.keep_training else "; the model has no optimizer")
