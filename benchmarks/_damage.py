@@ -250,7 +250,7 @@ def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
         shutil.copy(GOLDEN / "tf2.21.0" / "files_nested" / name, path)
         yield _cut_row(path, path, quick)
     for golden, names in (
-        ("tf2.21.0/lookup/model", ("saved_model.pb", "fingerprint.pb")),
+        ("tf2.21.0/module_saved_model/model", ("saved_model.pb", "fingerprint.pb")),
         ("tf2.12.1/text_export/model", ("saved_model.pbtxt",)),
     ):
         model = place / golden.replace("/", "-")

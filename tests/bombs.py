@@ -18,14 +18,26 @@ from ckptkit.writers.leveldb_table import varint
 GIB = 1 << 30
 
 
-def _archive(path: Path, name: str, size: int, chunk: bytes = bytes(1 << 20)) -> Path:
-    """Write a zip whose one member inflates to `size` zero bytes."""
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
-        archive.open(name, "w", force_zip64=True) as member,
-    ):
-        for _ in range(size // len(chunk)):
-            member.write(chunk)
+MIB = 1 << 20
+
+
+def _archive(path: Path, name: str, size: int, fill: bytes = b"\0") -> Path:
+    """Write a zip whose one member inflates to `size` bytes, all `fill`."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    part = packer.compress(fill * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
+    count = size // MIB
+    inner = part * count + deflated(b"")
+    crc = 0
+    for _ in range(count):
+        crc = zlib.crc32(fill * MIB, crc)
+    raw = name.encode()
+    sizes = struct.pack("<3I", crc, len(inner), size)
+    local = struct.pack("<4s5H", b"PK\x03\x04", 20, 0, 8, 0, 33) + sizes
+    body = local + struct.pack("<2H", len(raw), 0) + raw + inner
+    central = struct.pack("<4s6H", b"PK\x01\x02", 20, 20, 0, 8, 0, 33) + sizes
+    central += struct.pack("<5H2I", len(raw), 0, 0, 0, 0, 0, 0) + raw
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, len(central), len(body), 0)
+    path.write_bytes(body + central + end)
     return path
 
 
@@ -51,14 +63,10 @@ def keras_weights(directory: Path) -> Path:
 
 def keras_config(directory: Path) -> Path:
     source = GOLDEN / "tf2.21.0/files_nested/model.keras"
-    path = directory / "config.keras"
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+    path = _archive(directory / "config.keras", "config.json", 300 * MIB, b" ")
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
-            if name == "config.json":
-                with new.open(name, "w") as member:
-                    for _ in range(300):
-                        member.write(b" " * (1 << 20))
-            else:
+            if name != "config.json":
                 new.writestr(name, old.read(name))
     return path
 

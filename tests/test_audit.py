@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,14 @@ def test_the_hook_sees_what_it_should(tmp_path: Path) -> None:
     code = (
         "import audit, os, subprocess, pickle\n"
         "watch = audit.Watch(); watch.armed = True\n"
-        "exec('1'); open(os.devnull, 'w').close(); subprocess.run(['true'])\n"
+        "exec('1'); open('probe', 'w').close(); subprocess.run(['true'])\n"
         "pickle.loads(pickle.dumps(os.getcwd)); import this\n"
         "watch.armed = False; print(sorted({k.split()[0] for k in watch.seen}))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -11,10 +11,14 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from damage import flip
+from test_scan import model_with, write_model
 
+import ckptkit
 from ckptkit.cli import COMMANDS, cli
 from ckptkit.errors import CkptkitError
 from ckptkit.fixtures.goldens import GOLDEN
+from ckptkit.operations.verify import verify
 from ckptkit.stores import FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,8 +41,27 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         copy = shutil.copytree if (GOLDEN / golden).is_dir() else shutil.copy
         copy(GOLDEN / golden, tmp_path / name)
     monkeypatch.chdir(tmp_path)
+    damaged_examples(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
+
+
+def damaged_examples(directory: Path) -> None:
+    """Make what docs/verify.md calls damaged and hostile."""
+    shutil.copytree(directory / "run", directory / "damaged")
+    spec = ckptkit.open(directory / "run" / "ckpt").specs[
+        "optimizer/_variables/2/.ATTRIBUTES/VARIABLE_VALUE"
+    ]
+    assert spec.offset is not None
+    flip(directory / "damaged" / "ckpt.data-00000-of-00001", 8 * spec.offset)
+    path = directory / "damaged.weights.h5"
+    shutil.copy(directory / "model.weights.h5", path)
+    verify(path, new_manifest=directory / "damaged.sha256")
+    store = ckptkit.open(path).store
+    offset = next(spec.offset for spec in store.specs.values() if spec.nbytes > 40)
+    assert offset is not None
+    flip(path, 8 * offset)
+    write_model(directory / "hostile", model_with("WriteFile", "function"), "pb")
 
 
 def printed(line: str) -> str:
@@ -118,6 +141,19 @@ def test_links_lead_somewhere() -> None:
         if "://" not in target and not (page.parent / target).exists()
     ]
     assert missing == []
+
+
+@pytest.mark.usefixtures("examples")
+def test_documented_fields_of_verify_are_those_printed() -> None:
+    text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    section = text.partition("## `ckptkit.verify/1`")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", section, re.M)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    output = CliRunner().invoke(cli, ["verify", "damaged/ckpt", "--format", "json"]).output
+    document = json.loads(output)
+    (unit,) = document["units"]
+    fields = {*document, *unit, *unit["checks"][0], *unit["findings"][0]}
+    assert documented == fields
 
 
 @pytest.mark.parametrize("command", ["ls", "show"])

@@ -6,6 +6,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -206,12 +208,15 @@ def checksum_findings(
         if isinstance(crc, CkptkitError):
             damaged.append(_bad_read(plan, piece, crc))
         elif piece.crc32c is not None and crc != piece.crc32c:
-            damaged.append(_mismatch(bundle, plan, piece, crc))
+            damaged.append(_mismatch(plan, piece, crc))
     strings = [(bundle, plan, piece) for plan in plans for piece in plan.pieces if piece.decoded]
     for piece, finding in bounded_map(executor, _decoded, strings):
         count, nbytes = count + 1, nbytes + piece.nbytes
         damaged.extend(finding)
-    findings.extend(damaged)
+    torn = 2 * sum(one.code == "tensor.checksum" for one in damaged) >= count
+    for one in damaged:
+        is_sum = one.code == "tensor.checksum"
+        findings.append(replace(one, hint=_hint(bundle, torn)) if is_sum else one)
     return tuple(findings), count, nbytes
 
 
@@ -243,25 +248,24 @@ def _gap(plan: ShardPlan, piece: Piece, crc: int | CkptkitError) -> Iterator[Fin
         yield Finding("note", code, where, f"{piece.nbytes} zero bytes {place}: padding")
 
 
-def _mismatch(bundle: TensorBundle, plan: ShardPlan, piece: Piece, crc: int) -> Finding:
+def _mismatch(plan: ShardPlan, piece: Piece, crc: int) -> Finding:
     return Finding(
         "error",
         "tensor.checksum",
         f"{plan.path.name}: {piece.label}",
         f"stored checksum {piece.crc32c:#010x}, that of its bytes {piece.offset} to "
         f"{piece.offset + piece.nbytes} is {crc:#010x}",
-        _hint(bundle, plan.path),
         key=piece.key or "",
     )
 
 
-def _hint(bundle: TensorBundle, path: Path) -> str:
-    """Return why the bytes may be wrong: a torn save leaves an index older than the data."""
-    try:
-        newer = path.stat().st_mtime_ns > index_path(bundle.path).stat().st_mtime_ns
-    except OSError:
-        newer = False
-    return _TORN_HINT if newer else _DAMAGED_HINT
+def _hint(bundle: TensorBundle, torn: bool) -> str:
+    """Return why the bytes may be wrong: a torn save leaves an index older than all the data."""
+    with suppress(OSError):
+        saved = index_path(bundle.path).stat().st_mtime_ns
+        if torn and any(path.stat().st_mtime_ns > saved for path in bundle.shards):
+            return _TORN_HINT
+    return _DAMAGED_HINT
 
 
 def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[Piece, list[Finding]]:
@@ -273,9 +277,9 @@ def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[Piece, list[F
             pass
     except CkptkitError as error:
         finding = of_error(error, "tensor")
-        hint = _hint(bundle, plan.path) if finding.code.endswith("checksum") else finding.hint
         where = f"{plan.path.name}: {piece.label}"
-        return piece, [Finding("error", finding.code, where, finding.message, hint, key=piece.key)]
+        found = Finding("error", finding.code, where, finding.message, finding.hint, key=piece.key)
+        return piece, [found]
     return piece, []
 
 

@@ -28,7 +28,6 @@ from ckptkit.stores.locate import locate
 from ckptkit.stores.saved_model import VARIABLES
 from ckptkit.stores.tensor_bundle import TensorBundle, index_path
 
-
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # what object-based checkpoints add to a path
 
 

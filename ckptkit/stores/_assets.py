@@ -58,7 +58,8 @@ def is_plain_name(name: str) -> bool:
     if not name or "\0" in name or "\\" in name or re.match(r"[A-Za-z]:", name):
         return False
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and str(path) == name
+    inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return inside and str(path) == name
 
 
 def check_assets(model: Path, names: Iterable[str]) -> dict[str, Path]:
