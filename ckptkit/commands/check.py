@@ -25,6 +25,11 @@ from ckptkit.reports import check_text
 )
 @click.option("--against", metavar="MODEL", help="Hold the outputs against this model's.")
 @click.option("--golden", metavar="DIR", help="Hold them against what `ckptkit record` wrote.")
+@click.option(
+    "--outputs-only",
+    is_flag=True,
+    help="With --golden: weights, files and settings may have changed.",
+)
 @input_options
 @model_options
 @click.option(
@@ -40,6 +45,11 @@ from ckptkit.reports import check_text
     multiple=True,
     metavar="OLD=NEW",
     help="An input or output of the reference is called NEW in SUBJECT.",
+)
+@click.option(
+    "--float64",
+    is_flag=True,
+    help="Break ties by the reference's model in float64 (Keras models, and goldens with it).",
 )
 @click.option(
     "--localize", is_flag=True, help="Name the layer, or the switch, that makes outputs differ."

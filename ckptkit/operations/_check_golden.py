@@ -43,8 +43,9 @@ def against_golden(
     directory: Path,
     signature: str | None,
     renames: Mapping[str, str],
+    bound: bool,
 ) -> Held:
-    """Compare the subject's weights and files with the golden's; nothing is run.
+    """Compare the subject's weights and files with the golden's, if `bound`; nothing is run.
 
     Raises FormatError and PathNotFoundError of a golden that cannot be read.
     """
@@ -57,7 +58,7 @@ def against_golden(
         golden.noise,
     )
     changes: list[Finding] = []
-    if what.runs:
+    if what.runs and bound:
         changes = findings_of(compare_bindings(golden.binding, binding_of(what, full=False)))
     runs.findings += changes
     same = _same_kind(golden, what)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import UsageError
 from ckptkit.golden import Golden
 from ckptkit.interface import Interface, TensorInfo
+from ckptkit.operations._check_float64 import broken_ties, exact_outputs
 from ckptkit.operations._check_inputs import (
     SEED,
     Asked,
@@ -72,6 +73,8 @@ def check(
     rules: Sequence[str] = (),
     imports: Sequence[str] = (),
     strict: bool = False,
+    outputs_only: bool = False,
+    float64: bool = False,
     localize: bool | str = False,
     layers: str | Sequence[str] = (),
     timeout_s: float = TIMEOUT_S,
@@ -90,6 +93,10 @@ def check(
     tolerance: "auto" (by tier), "strict" (every bit) or a file of `GLOB rtol=R atol=A` lines; rtol,
     atol: of all outputs.  rename: `OLD=NEW`, names of the reference and of the subject.
     imports: modules or files that define custom classes.  strict: notes count as findings.
+    outputs_only: weights, files and settings may be others than the golden's: names, shapes and
+    values of inputs and outputs alone count.
+    float64: outputs between the tolerance and that of reduced precision pass where they are as near
+    to the reference's model in float64 as the reference is (`ckptkit._tie_break`).
     localize: say which layer or switch makes outputs differ (`ckptkit.operations.localize`);
     layers: globs of the values that are looked at for it.
     timeout_s, max_rss_bytes: of each child.
@@ -102,6 +109,8 @@ def check(
         raise UsageError("no runner", hint="--on CPU:0")
     if against is not None and golden is not None:
         raise UsageError("--against and --golden exclude each other")
+    if outputs_only and golden is None:
+        raise UsageError("--outputs-only is for --golden", hint="--against compares no weights")
     asked = Asked(
         files=_list(inputs),
         seed=seed,
@@ -114,10 +123,12 @@ def check(
         scratch = Path(directory)
         runs = Runs(Limits(timeout_s, max_rss_bytes), scratch, {"imports": list(imports)})
         what = resolve(subject, scratch, model=model, like=like, rules=rules, timeout_s=timeout_s)
-        checking = _Checking(runs, what, specs, asked, policy, parse_renames(rename), strict)
+        checking = _Checking(
+            runs, what, specs, asked, policy, parse_renames(rename), strict, float64=float64
+        )
         checking.runs.coverage = what.coverage
         if golden is not None:
-            checking.golden(Path(golden))
+            checking.golden(Path(golden), bound=not outputs_only)
         elif against is not None:
             (scratch / "against").mkdir()
             other = resolve(
@@ -185,10 +196,12 @@ class _Checking:
     reference: str = ""
     signature: str = ""
     inputs: str = ""
+    float64: bool = False
     explained: bool = False
     rows: list[Row] = field(default_factory=list)
     judged: list[Judged] = field(default_factory=list)
     source: Resolved | Golden | None = None  # of the reference's outputs
+    exact: dict[str, Mapping[str, Any]] | None = None  # those in float64, by case
 
     def report(self) -> Report:
         return Report(
@@ -272,8 +285,13 @@ class _Checking:
             return
         outputs = [paired.outputs_of(case) for case in run.outputs]
         rows = rows_of(held, outputs, run.environment, spec.text, self.policy)
-        self.rows += rows
         assert self.source is not None
+        differs = any(row.result.status == "differs" for row in rows)
+        if differs and self.float64 and self.policy.asked == AUTO:
+            if self.exact is None:
+                self.exact = exact_outputs(self.runs, self.source, cases)
+            rows = broken_ties(rows, held, dict(zip(cases, outputs, strict=True)), self.exact)
+        self.rows += rows
         self.judged.append(
             Judged(paired, spec, run, rows, held, cases, self.source, self.specs[0], self.signature)
         )
@@ -284,14 +302,16 @@ class _Checking:
 
     # --- with --golden ------------------------------------------------------------------------
 
-    def golden(self, directory: Path) -> None:
-        """Hold the subject, on every runner, against what was recorded."""
+    def golden(self, directory: Path, bound: bool) -> None:
+        """Hold the subject, on every runner, against what was recorded; bound: weights too."""
         from ckptkit.operations._check_golden import against_golden
 
         self.mode, self.reference = "golden", str(directory)
         if self.asked.files or self.asked.ranges:
             raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
-        found = against_golden(self.runs, self.what, directory, self.asked.signature, self.renames)
+        found = against_golden(
+            self.runs, self.what, directory, self.asked.signature, self.renames, bound
+        )
         self.signature, self.inputs, self.explained = found.signature, found.text, found.changed
         self.source = found.golden
         for spec in dict.fromkeys(self.specs) if self.what.runs else ():
