@@ -18,6 +18,7 @@ import pytest
 import runtime_models
 
 import ckptkit
+from ckptkit.operations.check import Report
 from ckptkit.operations.record import record
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import parse_runner
@@ -72,14 +73,14 @@ def golden(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return recorded
 
 
-def check(path: Path, golden: Path, runtime: str, **options: Any) -> ckptkit.Report:
+def check(path: Path, golden: Path, runtime: str, **options: Any) -> Report:
     name = path.name.partition(".")[0]
     renames = RENAMES.get(path.suffix, ()) if name == "multi" else ()
     options = {"rename": renames, **options}
     return ckptkit.check(path, golden=golden, on=[runtime], **options)
 
 
-def statuses(report: ckptkit.Report) -> set[str]:
+def statuses(report: Report) -> set[str]:
     return {row.result.status for row in report.rows}
 
 
