@@ -86,7 +86,9 @@ def main(only: tuple[str, ...], as_json: bool, markdown: bool, write: bool) -> N
     for name, run in benchmarks().items():
         if not only or any(part in name for part in only):
             print(f"measuring {name} ...", file=sys.stderr)
-            results += run()
+            for result in run():  # told at once: all of them take many minutes
+                print("  " + "  ".join(filter(None, row(result))), file=sys.stderr)
+                results.append(result)
     if as_json:
         print(json.dumps({"machine": list(machine()), "results": [r.to_json() for r in results]}))
         return
