@@ -50,9 +50,11 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
     """Run SRC and the output, where both are models; None where one of them is not."""
     wanted = _RUNNABLE.get(plan.target.form)
     source = plan.source
-    changed = plan.request.ema or plan.request.casts or len(plan.sources) > 1
-    if source.store.format != wanted or source.subtree is not None or changed:
+    if source.store.format != wanted or source.subtree is not None:
         return None
+    changed = _changed(plan)
+    if changed:
+        return Outputs(why_not=f"{changed}: other values compute something else")
     if importlib.util.find_spec("tensorflow") is None:
         return Outputs(why_not="TensorFlow is not installed")
     from ckptkit.runners import RunnerError, run
@@ -63,6 +65,24 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
     except RunnerError as error:
         return Outputs(why_not=str(error))
     return outputs_of(result)
+
+
+def _changed(plan: Plan) -> str:
+    """Return why SRC and the output are not meant to compute the same; "" where they are."""
+    if len(plan.sources) > 1:
+        return "an average of several"
+    for asked, why in (
+        (plan.request.casts, "--cast"),
+        (plan.request.ema, "--ema"),
+        (any(fill.pieces for fill in plan.fills), "--map moves values"),
+        (plan.request.allow_renamed, "--allow-renamed"),
+    ):
+        if asked:
+            return why
+    kept = sorted(f.name for f in plan.fills if f.evidence == "kept" and f.tensor.role == "weight")
+    if kept:
+        return f"{kept[0]} has the value of {plan.structure}"
+    return ""
 
 
 def outputs_of(result: Mapping[str, Any]) -> Outputs | None:
