@@ -46,8 +46,9 @@ schema: $(VENV)/.ready-test  ## compile schema.proto
 	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores \
 	    --descriptor_set_out=ckptkit/stores/schema.pb ckptkit/stores/schema.proto
 
-fuzz: $(VENV)/.ready-test  ## mutants of every reader, SECONDS in all
-	$(BIN)/python tests/fuzz --seconds $(or $(SECONDS),300) --start $(or $(START),0)
+fuzz: $(VENV)/.ready-test  ## mutants of every reader (or of TARGET), SECONDS in all
+	$(BIN)/python tests/fuzz --seconds $(or $(SECONDS),300) --start $(or $(START),0) \
+	    $(addprefix --target ,$(TARGET))
 
 reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites docs/reliability.md
 	$(BIN)/python -m benchmarks.reliability --write

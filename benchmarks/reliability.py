@@ -73,7 +73,7 @@ def main(ctx: click.Context, write: bool, quick: bool, only: tuple[str, ...]) ->
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="reliability-") as scratch:
         for section in SECTIONS:
-            if only and not any(part in section.__name__ for part in only):
+            if only and section.__name__ not in only:
                 continue
             start = time.monotonic()
             place = Path(scratch, section.__name__)

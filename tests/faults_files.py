@@ -226,6 +226,7 @@ def _(tmp_path: Path) -> None:
             assert not is_listed(path)
         finally:
             _hdf5_child.PROGRAM = good
+            _hdf5_child._deadly.clear()
         assert verify(path).exit_code == 0
     code = (
         "import os, sys; from pathlib import Path; from ckptkit.operations.verify import verify\n"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ckptkit import errors
+from ckptkit._files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores._zip import Member, Window
@@ -31,7 +32,7 @@ PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
     "from ckptkit.stores._hdf5_server import main; main()"
 )
-SECONDS = 4  # of the processor that a request may take, and one more per megabyte
+SECONDS = 2  # of the processor that a request may take, and one more per megabyte
 _WALL = 20  # times as long by the clock: a machine may be busy
 _MAX_ANSWER = 1 << 31  # bytes
 
@@ -147,6 +148,7 @@ class _Child:
 
 
 _child = _Child()
+_deadly: dict[tuple[Window, Identity], FormatError] = {}  # files that libhdf5 died over
 atexit.register(_child.end)
 
 
@@ -173,7 +175,10 @@ def _asked(
     nbytes: how much the request is about; longer ones may take longer.
     """
     seconds = SECONDS + nbytes / 1e6
+    file = (window, handle_of(window.path).identity)
     with _child.lock:
+        if file in _deadly:  # what ended one process will end the next
+            raise _deadly[file]
         process = _child.running()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -190,7 +195,8 @@ def _asked(
             if "error" not in head:
                 yield head, process.stdout
         except (EOFError, BrokenPipeError):
-            raise _death(window, seconds, process.wait()) from None
+            _deadly[file] = _death(window, seconds, process.wait())
+            raise _deadly[file] from None
         except BaseException:  # what is left in the pipe is no answer to the next request
             _child.end()
             raise

@@ -134,6 +134,45 @@ def _neutral(kind: str) -> Callable[[Path, random.Random], Path]:
     return write
 
 
+def _snappy(directory: Path, rng: random.Random) -> Path:
+    """An index whose blocks are compressed, damaged below checksums that hold."""
+    import cramjam
+    from crafted import block, entry_bytes, raw_table
+
+    entries = [entry_bytes(0, b"%06d" % n, bytes([n % 7]) * 40) for n in range(20)]
+    packed = bytes(cramjam.snappy.compress_raw(block(entries)))
+    blocks = [packed, mutators.noise(packed, rng)]
+    path = directory / "x.index"
+    path.write_bytes(raw_table(blocks, kinds=[1, 1]))
+    return path
+
+
+@cache
+def _libhdf5_file() -> bytes:
+    """Return a file of the newest layout, chunked and compressed: all of it is left to libhdf5."""
+    import h5py
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "x.weights.h5")
+        with h5py.File(path, "w", libver="latest") as file:
+            file.attrs["names"] = ["a", "b"]
+            for name in ("dense", "conv"):
+                values = np.arange(200, dtype=np.float32).reshape(20, 10)
+                file.create_dataset(
+                    f"layers/{name}/vars/0", data=values, chunks=(7, 10), compression="gzip",
+                    shuffle=True, fletcher32=True,
+                )  # fmt: skip
+            file.create_dataset("words", data=["x", "yz"], dtype=h5py.string_dtype())
+        return path.read_bytes()
+
+
+def _libhdf5(directory: Path, rng: random.Random) -> Path:
+    path = directory / "x.weights.h5"
+    path.write_bytes(mutators.noise(_libhdf5_file(), rng))
+    return path
+
+
 _BUNDLES = (
     *("tf2.21.0/adam/ckpt", "tf2.15.1/legacy_adam/ckpt", "tf2.12.1/metrics/ckpt"),
     *("tf2.21.0/grid/ckpt", "tf2.12.1/saver/model.ckpt", "tf2.21.0/dtypes/ckpt"),
@@ -163,9 +202,11 @@ TARGETS = {
         ),
         read_everything,
     ),
+    "libhdf5": Target(_libhdf5, read_everything),
     "npz": Target(_neutral("npz"), read_everything),
     "safetensors": Target(_neutral("safetensors"), read_everything),
     "saved-model": Target(_saved_model, read_everything),
+    "snappy": Target(_snappy, read_table),
     "state": Target(_state, read_everything),
 }
 
