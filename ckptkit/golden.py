@@ -5,6 +5,7 @@
     DIR/caseN.inputs.npz    arrays as `ckptkit._arrays` keeps them; nothing is ever unpickled
     DIR/caseN.outputs.npz   an output of more than 4 MiB as a seeded sample, with norms of all of it
     DIR/caseN.layers.npz    outputs of layers, where they were recorded
+    DIR/caseN.float64.npz   outputs of the model computed in float64, where it could be
 
 No times and no paths are written: the same golden gives the same bytes.
 The manifest holds the SHA-256 of every other file, so that one that was edited or left behind by
@@ -42,6 +43,7 @@ MANIFEST = "manifest.json"
 BINDING = "binding.json"
 MAX_WHOLE = 4 << 20  # bytes of one output that is kept whole
 _CHUNK = 1 << 20
+_OPTIONAL = ("layers", "float64")  # files of a case that need not be there
 
 Values = Mapping[str, "Array | Sample"]
 
@@ -54,6 +56,7 @@ class Case:
     inputs: Mapping[str, Array]
     outputs: Values
     layers: Values = field(default_factory=dict)
+    float64: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,11 @@ def _is_file_name(name: str) -> bool:
 def _write_case(directory: Path, case: Case) -> dict[str, Any]:
     said: dict[str, Any] = {"name": case.name}
     parts: tuple[tuple[str, Values], ...] = (
-        ("inputs", case.inputs), ("outputs", case.outputs), ("layers", case.layers)
+        ("inputs", case.inputs), ("outputs", case.outputs), ("layers", case.layers),
+        ("float64", case.float64),
     )  # fmt: skip
     for part, values in parts:
-        if values or part != "layers":
+        if values or part not in _OPTIONAL:
             said[part] = _write_arrays(directory / f"{case.name}.{part}.npz", values)
     return said
 
@@ -317,11 +321,12 @@ def _read_cases(directory: Path, cases: Sequence[Any], where: str) -> Iterator[C
         if not _is_file_name(name):
             raise FormatError(where, f"the name of a case is {name!r}")
         parts: dict[str, dict[str, Any]] = {}
-        for part in ("inputs", "outputs", "layers"):
-            if part != "layers" or part in fields.value:
+        for part in ("inputs", "outputs", *_OPTIONAL):
+            if part not in _OPTIONAL or part in fields.value:
                 path = directory / f"{name}.{part}.npz"
                 parts[part] = _read_arrays(path, fields.fields(part))
-        yield Case(name, parts["inputs"], parts["outputs"], parts.get("layers", {}))
+        optional = (parts.get(part, {}) for part in _OPTIONAL)
+        yield Case(name, parts["inputs"], parts["outputs"], *optional)
 
 
 def _compare_sha256(path: Path, wanted: str) -> None:

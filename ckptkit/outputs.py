@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ckptkit.stores.base import Array
 
 NONE = Tolerance()  # of outputs that were not compared
-PASSING = frozenset({"equal", "within", "noise"})
+PASSING = frozenset({"equal", "within", "noise", "float64"})
 STATUSES = (
-    *("equal", "within", "noise", "differs", "meaningless", "missing", "extra"),
+    *("equal", "within", "noise", "float64", "differs", "meaningless", "missing", "extra"),
     *("shape", "dtype", "nonfinite", "empty"),
 )
 
@@ -39,9 +39,10 @@ class OutputResult:
     """The verdict on one output; numbers are over pairs of finite elements.
 
     status: equal (NaN in the same places is), within (the tolerance), noise (within four times
-    the recorded noise), differs, meaningless (within a tolerance so wide that it says nothing),
-    missing, extra, shape, dtype, nonfinite (NaN or infinity where the reference has none, or the
-    other way round), empty (no elements).
+    the recorded noise), float64 (as near to the model in float64 as the reference is), differs,
+    meaningless (within a tolerance so wide that it says nothing), missing, extra, shape, dtype,
+    nonfinite (NaN or infinity where the reference has none, or the other way round), empty (no
+    elements).
     n: elements compared.  n_bad: outside the tolerance.  max_rel: largest |new - ref| / |ref|.
     max_ulp: most representable values between two elements, for floats of one dtype.
     argmax_agreement: share of rows of the last axis whose largest element is at the same place.

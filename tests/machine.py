@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ckptkit.interface import Interface, TensorInfo
-from ckptkit.operations import _check_runs
+from ckptkit.operations import _check_runs, record
+from ckptkit.operations._record_blind import Coverage
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run, Subject
 
@@ -53,4 +54,5 @@ class Machine:
         """Return one that `check` and `record` run everything on."""
         made = cls()
         monkeypatch.setattr(_check_runs, "execute", made.execute)
+        monkeypatch.setattr(record, "measure", lambda *_, **__: Coverage(("w",)))
         return made

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     help="Keep these values inside the model too; '*' for all.",
 )
 @click.option("--no-noise", is_flag=True, help="Do not measure how noisy the outputs are.")
+@click.option("--no-blind", is_flag=True, help="Do not look for variables that no output sees.")
+@click.option("--thorough", is_flag=True, help="Look for them one by one, not layer by layer.")
+@click.option(
+    "--min-coverage",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Exit 1 where the outputs see less of the variables: 0.95.",
+)
+@click.option("--float64", is_flag=True, help="Keep what a Keras model gives in float64, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden, and print what changes.")
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
@@ -52,7 +61,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
 
     out = Path(options["out"])
     before = _earlier(out) if options["overwrite"] else None
-    options["noise"] = not options.pop("no_noise")
+    for name in ("noise", "blind"):
+        options[name] = not options.pop(f"no_{name}")
     golden = record(subject, options.pop("out"), **options)
     if before is not None:
         told = changes(before, golden)
@@ -80,6 +90,7 @@ def _lines(golden: Golden, out: Path) -> list[str]:
     lines.append(f"on {golden.runner}: {environment_text(golden.environment)}")
     for name, noise in golden.noise.items():
         lines.append(f"noise of {name}: {number(noise['max_scaled'])} of its rms")
+    lines += _coverage(golden)
     for source, text in dict(golden.options.get("noise_sources") or {}).items():
         if text == "does not run":
             lines.append(f"note: it does not run with {source}")
@@ -87,3 +98,15 @@ def _lines(golden: Golden, out: Path) -> list[str]:
     weights = len(golden.binding.variables)
     lines.append(f"{out}: {cases}, {given}, bound to {count_text(weights, 'variable')}")
     return [printable(line) for line in lines]
+
+
+def _coverage(golden: Golden) -> list[str]:
+    """Return what the outputs see of the variables."""
+    told = golden.options.get("coverage")
+    if not told:
+        return []
+    if told.get("why_not"):
+        return [f"note: which variables the outputs see is not known: {told['why_not']}"]
+    count = told["seen"] + told["blind"]
+    lines = [f"the outputs see {told['seen']:,} of {count:,} variables, by {told['by']}"]
+    return lines + [f"blind: no output sees {name}" for name in golden.blind]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
-_COUNTER = re.compile(r"_\d+$")
+COUNTER = re.compile(r"_\d+$")
 Parts = tuple[str, ...]
 
 
@@ -46,7 +46,7 @@ def _plain(parts: Parts) -> Parts:
 
 def uncounted(parts: Parts) -> Parts:
     """Return the parts without their counters: `dense_1` is `dense`."""
-    return tuple(_COUNTER.sub("", part) for part in parts)
+    return tuple(COUNTER.sub("", part) for part in parts)
 
 
 def _inner(parts: Parts) -> Parts:

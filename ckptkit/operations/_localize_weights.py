@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ckptkit.binding import Binding, bind, compare_bindings
@@ -47,19 +48,28 @@ class Weights:
             found = index.get(name, ())
             if len(found) == 1:
                 return found[0]
+        for name in item.names:  # a model within the model, whose name the live path lacks
+            inner = [r for r, _, shape in self.namings if shape == item.shape]
+            inner = [readable for readable in inner if readable.endswith(f"/{name}")]
+            if len(inner) == 1:
+                return inner[0]
         for name in item.names:  # the file tells the layer, and not what its variables are called
             owner, _, own = name.rpartition("/")
             shaped = [
                 readable
                 for readable, naming, shape in self.namings
-                if shape == item.shape and _owner(naming.name) == owner
+                if shape == item.shape and owner in map(_owner, (naming.name, *naming.aliases))
             ]
             exact = [readable for readable in shaped if readable.rpartition("/")[2] == own]
             if len(exact or shaped) == 1:
                 return (exact or shaped)[0]
         return None
 
-    @property
+    def names(self) -> dict[str, str]:
+        """Return {any name that means one variable: its readable name}."""
+        return {alias: found[0] for alias, found in self._index.items() if len(found) == 1}
+
+    @cached_property
     def _index(self) -> Mapping[str, list[str]]:
         found: dict[str, list[str]] = {}
         for readable, naming, _ in self.namings:

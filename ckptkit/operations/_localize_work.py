@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from ckptkit.binding import Binding
 from ckptkit.operations._check_names import Pairing
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
-from ckptkit.operations._localize_pairs import Shaped, pair_points
+from ckptkit.operations._localize_pairs import COUNTER, Shaped, pair_points
 from ckptkit.operations._localize_values import (
     MODEL,
     Layer,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     Values = Mapping[str, Array | Sample]
 
 _GRAPHS = ("saved_model",)  # kinds of subjects whose values are ops, not layers
+_REPEATED = re.compile(r"#\d+")
 _EXPLAINED = 3  # layers that get statistics and hints
 
 
@@ -306,11 +308,13 @@ class Work:
         if name.startswith(inside.OUTPUT):
             return MODEL
         if self.new.kind not in _GRAPHS:
-            return name
-        owners = {variable.name.rpartition("/")[0] for variable in variables}
-        if len(owners) == 1 and "" not in owners:
-            return owners.pop()
-        return _layer_of_scope(name, self.weights.layers())
+            return _REPEATED.sub("", name)  # a layer that is called twice
+        owners = {variable.name.rpartition("/")[0] for variable in variables} - {""}
+        scope = scope_of(name)
+        for owner in owners if len(owners) == 1 else ():
+            if not scope or owner.split("/")[-1] in scope:
+                return owner
+        return _layer_of_scope(scope, self.weights.layers()) or name
 
     def _explained(self, done: Localization, known: Values, mine: Values) -> Iterator[Layer]:
         """Yield the layers, the first of the ranking with statistics and hints."""
@@ -361,19 +365,29 @@ def _shaped(values: Values, kind: str) -> Iterator[Shaped]:
             yield Shaped(name, tuple(chunk["described"][name]["shape"]), is_op)
 
 
-def _layer_of_scope(name: str, layers: set[str]) -> str:
-    """Return the layer whose scope an op is in: the innermost that owns variables, or the scope."""
-    from ckptkit.operations._localize_pairs import uncounted
+def scope_of(name: str) -> tuple[str, ...]:
+    """Return the scopes of an op, without those that the model's name and its layers lack.
 
+    Keras counts the calls of a model, and gives all its scopes one counter: in
+    `net_1/up_1/Gelu/mul` the scopes are `net` and `up`; `Gelu` belongs to the op.
+    """
     scope = tuple(name.split("/"))[:-1]
-    plain = uncounted(scope)
+    counter = COUNTER.search(scope[0]) if scope else None
+    if counter is None:
+        return scope
+    ending = counter[0]
+    counted = [part for part in scope if part.endswith(ending)]
+    return tuple(part.removesuffix(ending) for part in counted)
+
+
+def _layer_of_scope(scope: tuple[str, ...], layers: set[str]) -> str:
+    """Return the innermost layer with variables that is in the scope, or all of the scope."""
     known = {tuple(layer.split("/")) for layer in layers}
     for end in range(len(scope), 0, -1):
         for start in range(end):
-            for parts in (scope, plain):
-                if parts[start:end] in known:
-                    return "/".join(parts[start:end])
-    return "/".join(scope[1:] or scope) or name
+            if scope[start:end] in known:
+                return "/".join(scope[start:end])
+    return "/".join(scope[1:] or scope)
 
 
 def _as_array(value: Any) -> Any:

@@ -23,9 +23,11 @@ from ckptkit.operations._check_golden import binding_of
 from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, parse_ranges, prepare
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved, resolve
+from ckptkit.operations._record_blind import Coverage, measure
 from ckptkit.operations._record_noise import REPEATS, Noise, other_runs
 from ckptkit.operations.check import TIMEOUT_S, Path_, with_outputs
 from ckptkit.outputs import compare_outputs
+from ckptkit.runners.inside import double
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Limits
 from ckptkit.tiers import tier_of
@@ -60,6 +62,10 @@ def record(
     rules: Sequence[str] = (),
     layers: Sequence[str] = (),
     noise: bool = True,
+    blind: bool = True,
+    thorough: bool = False,
+    min_coverage: float | None = None,
+    float64: bool = False,
     imports: Sequence[str] = (),
     overwrite: bool = False,
     timeout_s: float = TIMEOUT_S,
@@ -71,10 +77,14 @@ def record(
     max_rss_bytes as in `check`.  on: one runner.  cases, batch: how many cases of how many examples
     are drawn.  layers: globs of values inside the model that are kept too.  noise: whether to
     measure it: the same inputs again, one example at a time, one thread, XLA.
+    blind: whether to find the variables that no output sees, by changing each layer's (thorough:
+    each variable) by a percent; min_coverage: the least share of variables that must be seen.
+    float64: keep the outputs of the model rebuilt in float64 too (Keras models only).
     overwrite: replace a golden that is there; anything else is left alone.
 
-    Returns what was written.  Raises RecordError where the model gives no outputs or was not wholly
-    restored, OutputError where `out` is taken, and what `check` raises.
+    Returns what was written.  Raises RecordError where the model gives no outputs, was not wholly
+    restored or sees too few of its variables, OutputError where `out` is taken, and what `check`
+    raises.
     """
     directory = Path(out)
     _refuse_existing(directory, overwrite)
@@ -94,7 +104,8 @@ def record(
         what = resolve(
             subject, Path(scratch), model=model, like=like, rules=rules, timeout_s=timeout_s
         )
-        golden = _Recording(runs, what, spec, asked, tuple(layers), noise).golden()
+        extras = Extras(noise, blind, thorough, min_coverage, float64)
+        golden = _Recording(runs, what, spec, asked, tuple(layers), extras).golden()
     write_golden(directory, golden, overwrite=overwrite)
     return golden
 
@@ -112,6 +123,17 @@ def _refuse_existing(directory: Path, overwrite: bool) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What is measured beside the outputs; see `record`."""
+
+    noise: bool = True
+    blind: bool = True
+    thorough: bool = False
+    min_coverage: float | None = None
+    float64: bool = False
+
+
 @dataclass
 class _Recording:
     runs: Runs
@@ -119,14 +141,14 @@ class _Recording:
     spec: RunnerSpec
     asked: Asked
     layers: tuple[str, ...]
-    with_noise: bool
+    extras: Extras
 
     def golden(self) -> Golden:
         """Run the model and return what is to be kept."""
         self.runs.coverage = self.what.coverage
         self._refuse_findings()
         prepared = prepare(
-            self.runs, self.what, self.spec, self.asked, REPEATS if self.with_noise else 1
+            self.runs, self.what, self.spec, self.asked, REPEATS if self.extras.noise else 1
         )
         self._refuse_findings()
         assert prepared is not None
@@ -135,12 +157,14 @@ class _Recording:
         if not any(array.size for case in outputs for array in case.values()):
             raise RecordError("it gives no elements at all", where=str(self.what.subject))
         noise = Noise()
-        if self.with_noise:
+        if self.extras.noise:
             count = len(cases)
             again = prepared.run.outputs[count:]
             repeats = [again[n * count : (n + 1) * count] for n in range(REPEATS - 1)]
             noise.add("repeats", outputs, repeats)
             other_runs(self.runs, self.what, self.spec, cases, prepared, noise)
+        covered = self._coverage(prepared, cases)
+        doubled = self._doubled(cases)
         kept = self._layers(prepared, cases)
         return Golden(
             subject=Path(str(self.what.subject)).name,
@@ -151,19 +175,57 @@ class _Recording:
             environment=dict(prepared.run.environment),
             runner=self.spec.text,
             cases=tuple(
-                Case(name, given, sampled(out, self.asked.seed), sampled(inner, self.asked.seed))
-                for (name, given), out, inner in zip(
-                    prepared.cases.items(), outputs, kept, strict=True
+                Case(name, given, *(sampled(part, self.asked.seed) for part in parts))
+                for (name, given), *parts in zip(
+                    prepared.cases.items(), outputs, kept, doubled, strict=True
                 )
             ),
             noise=noise.by_output,
-            blind=(),
+            blind=covered.blind,
             options={
                 "inputs": prepared.text,
                 "model": self.what.subject.model,
                 "noise_sources": noise.sources,
+                **({"coverage": covered.to_json()} if self.extras.blind else {}),
             },
         )
+
+    def _coverage(self, prepared: Prepared, cases: Sequence[Arrays]) -> Coverage:
+        """Return which variables the outputs see; raises RecordError where they are too few."""
+        least = self.extras.min_coverage
+        if not self.extras.blind:
+            return Coverage()
+        run = prepared.run
+        found = measure(
+            self.runs,
+            self.what,
+            self.spec,
+            cases,
+            run.outputs[0],
+            run.environment,
+            prepared.signature,
+            thorough=self.extras.thorough,
+        )
+        if least is None:
+            return found
+        if found.share is None:
+            raise RecordError(f"not recorded: what the outputs see is not known: {found.why_not}")
+        if found.share < least:
+            listed = ", ".join(found.blind[:5])
+            more = f" and {len(found.blind) - 5} more" if len(found.blind) > 5 else ""
+            raise RecordError(
+                f"not recorded: the outputs see {found.share:.1%} of the variables, "
+                f"not {least:.1%}; blind to {listed}{more}",
+                where=str(self.what.subject),
+                hint="--inputs with examples that reach them, or more of them: --batch, --cases",
+            )
+        return found
+
+    def _doubled(self, cases: Sequence[Arrays]) -> Sequence[Arrays]:
+        """Return the outputs in float64, per case, where they were asked for."""
+        if not self.extras.float64:
+            return [{} for _ in cases]
+        return double(self.what.subject, cases, self.runs.limits, options=self.runs.options)
 
     def _layers(self, prepared: Prepared, cases: Sequence[Arrays]) -> Sequence[Arrays]:
         """Return what was asked for of the inside of the model, per case."""

@@ -1,6 +1,8 @@
 """What a child process finds out about the inside of a model, for the parent.
 
     isolate(subject, spec, inputs, sources, limits)   each layer fed with a reference's values
+    perturb(subject, spec, cases, limits)             which variables the outputs see
+    double(subject, cases, limits)                    its outputs when computed in float64
 
 A runtime that can do it has the action of that name in its ACTIONS; the rows are plain values.
 """
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptkit.runners import subjects
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Limits, Subject
+from ckptkit.tiers import Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,3 +147,86 @@ def _point(row: Mapping[str, Any]) -> Point:
     )
     plain = {**row, "variables": owned, "inputs": tuple(row["inputs"])}
     return Point(**plain)
+
+
+class Perturbed(NamedTuple):
+    """What a small change of some variables does to the outputs.
+
+    seen: whether an output changed by more than its tolerance.  needed: the largest change, as a
+    tolerance.
+    """
+
+    layer: str
+    variables: tuple[str, ...]
+    seen: bool
+    needed: float
+
+
+def perturb(
+    subject: Subject,
+    spec: RunnerSpec,
+    cases: Sequence[Arrays],
+    limits: Limits,
+    *,
+    signature: str | None = None,
+    tolerances: Mapping[str, Tolerance],
+    amount: float = 0.01,
+    thorough: bool = False,
+    names: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Perturbed, ...]:
+    """Change the variables of each layer (thorough: each variable) by `amount`, in one child.
+
+    tolerances: by output.  names: {name of a variable in the model: readable name}.
+    Raises RunnerError, UsageError.
+    """
+    with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
+        asked = subjects.request(subject, spec, "perturb", options) | {
+            "cases": _kept(cases, Path(scratch)),
+            "signature": signature,
+            "amount": amount,
+            "thorough": thorough,
+            "names": dict(names or {}),
+            "tolerances": {name: [t.rtol, t.atol, t.scaled] for name, t in tolerances.items()},
+            "out": None,
+        }
+        rows = subjects.answer(asked, spec, limits)["rows"]
+    return tuple(
+        Perturbed(row["layer"], tuple(row["variables"]), row["seen"], row["needed"]) for row in rows
+    )
+
+
+def _kept(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
+    """Write the cases; return what a request says of them."""
+    from ckptkit._arrays import save_arrays
+
+    files = [scratch / f"case{number}.npz" for number in range(len(cases))]
+    return [
+        {"file": str(file), "described": save_arrays(file, dict(case))}
+        for file, case in zip(files, cases, strict=True)
+    ]
+
+
+def double(
+    subject: Subject,
+    cases: Sequence[Arrays],
+    limits: Limits,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Arrays, ...]:
+    """Return the outputs of a Keras model that is rebuilt in float64, per case, on the CPU.
+
+    Raises RunnerError where it cannot be rebuilt (`kind` "UnsupportedError": see `ckptkit.runners.
+    _tensorflow_double`), UsageError.
+    """
+    from ckptkit._arrays import load_arrays
+
+    spec = RunnerSpec()
+    with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
+        asked = subjects.request(subject, spec, "double", options) | {
+            "cases": _kept(cases, Path(scratch)),
+            "scratch": scratch,
+            "out": None,
+        }
+        done = subjects.answer(asked, spec, limits)["cases"]
+        return tuple(load_arrays(Path(case["file"]), case["described"]) for case in done)

@@ -15,7 +15,9 @@ from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
 from ckptkit.runners import _exchange
 from ckptkit.runners._tensorflow_build import is_keras, load_model, name_of, versions
+from ckptkit.runners._tensorflow_double import double
 from ckptkit.runners._tensorflow_isolate import isolate
+from ckptkit.runners._tensorflow_perturb import perturb
 from ckptkit.runners._tensorflow_restore import restore
 from ckptkit.runners._tensorflow_session import start
 from ckptkit.runners._tensorflow_setup import probe
@@ -90,5 +92,7 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "outputs": outputs,
     "restore": restore,
     "isolate": isolate,
+    "perturb": perturb,
+    "double": double,
     **_exchange.actions(start, probe),
 }

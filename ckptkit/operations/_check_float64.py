@@ -1,0 +1,69 @@
+"""The reference's outputs in float64, which break ties between two roundings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._tie_break import tie_break
+from ckptkit.golden import Golden
+from ckptkit.operations._check_rows import Reference
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_subjects import Resolved
+from ckptkit.operations._check_values import Row
+from ckptkit.operations._verify_findings import Finding
+from ckptkit.runners.base import RunnerError
+from ckptkit.runners.inside import double
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+_REBUILT = ("keras", "code")  # kinds of subjects that can be
+
+
+def exact_outputs(
+    runs: Runs, source: Resolved | Golden, cases: Mapping[str, Arrays]
+) -> dict[str, Mapping[str, Any]]:
+    """Return the reference's outputs in float64 by case; {} with a finding where there are none."""
+    if isinstance(source, Golden):
+        kept: dict[str, Mapping[str, Any]] = {c.name: c.float64 for c in source.cases if c.float64}
+        if not kept:
+            _impossible(runs, source.subject, "the golden keeps none: `ckptkit record --float64`")
+        return kept
+    if source.subject.kind not in _REBUILT:
+        why = (
+            "a SavedModel's graph has its dtypes built in; a .keras file or --model can be rebuilt"
+        )
+        _impossible(runs, str(source.subject), why)
+        return {}
+    try:
+        found = double(source.subject, list(cases.values()), runs.limits, options=runs.options)
+    except RunnerError as error:
+        _impossible(runs, str(source.subject), error.message)
+        return {}
+    return dict(zip(cases, found, strict=True))
+
+
+def _impossible(runs: Runs, where: str, why: str) -> None:
+    runs.findings.append(
+        Finding("note", "float64.none", where, f"no outputs in float64 to break ties: {why}")
+    )
+
+
+def broken_ties(
+    rows: Sequence[Row],
+    held: Reference,
+    outputs: Mapping[str, Arrays],
+    exact: Mapping[str, Mapping[str, Any]],
+) -> list[Row]:
+    """Return the rows, ties broken; outputs: by case, by the names of the reference."""
+    found = []
+    for row in rows:
+        name, true = row.result.name, exact.get(row.case, {})
+        if row.result.status == "differs" and name in true and name in outputs[row.case]:
+            reference, new = held.cases[row.case][name], outputs[row.case][name]
+            row = row._replace(result=tie_break(row.result, reference, new, true[name]))
+        found.append(row)
+    return found

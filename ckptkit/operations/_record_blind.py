@@ -1,0 +1,99 @@
+"""Which variables the outputs of a golden do not see.
+
+A golden that passes proves nothing of a layer whose change no output shows: a dead unit, a branch
+that these inputs do not take.  So each layer's variables are changed by a percent and the outputs
+compared; what moves none of them above the tolerance is blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_subjects import Resolved
+from ckptkit.operations._localize_weights import weights_between
+from ckptkit.runners import inside
+from ckptkit.runners.base import RunnerError
+from ckptkit.runners.inside import ABLE
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.tiers import tier_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+AMOUNT = 0.01  # of each element
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """seen, blind: variables by readable name.  by: "layer" or "variable", what was changed at
+    once.  why_not: why nothing was measured, or "".
+    """
+
+    seen: tuple[str, ...] = ()
+    blind: tuple[str, ...] = ()
+    by: str = "layer"
+    why_not: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """Variables that the outputs see, as a share of all; None where that is not known."""
+        count = len(self.seen) + len(self.blind)
+        return len(self.seen) / count if count and not self.why_not else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        if self.why_not:
+            return {"by": self.by, "why_not": self.why_not}
+        return {"by": self.by, "seen": len(self.seen), "blind": len(self.blind)}
+
+
+def measure(
+    runs: Runs,
+    what: Resolved,
+    spec: RunnerSpec,
+    cases: Sequence[Arrays],
+    outputs: Arrays,
+    environment: Mapping[str, Any],
+    signature: str,
+    *,
+    thorough: bool,
+) -> Coverage:
+    """Change the variables of each layer (thorough: each one) and look at the outputs.
+
+    outputs: of one case, for their names and dtypes.
+    """
+    from ckptkit.dtypes import dtype_of_numpy
+
+    by = "variable" if thorough else "layer"
+    if spec.runtime not in ABLE or spec.replicas > 1:
+        return Coverage(by=by, why_not=f"not on {spec.text}")
+    tier = tier_of(environment, environment)
+    tolerances = {n: tier.tolerance(n, dtype_of_numpy(v.dtype)) for n, v in outputs.items()}
+    path = what.subject.path
+    names: dict[str, str] = {}
+    if path is not None and Path(path).suffix not in (".tflite", ".onnx"):
+        names = weights_between(None, Path(path)).names()
+    try:
+        rows = inside.perturb(
+            what.subject,
+            spec,
+            cases,
+            runs.limits,
+            signature=signature,
+            tolerances=tolerances,
+            amount=AMOUNT,
+            thorough=thorough,
+            names=names,
+            options=runs.options,
+        )
+    except RunnerError as error:
+        return Coverage(by=by, why_not=error.message)
+    seen = [name for row in rows if row.seen for name in row.variables]
+    blind = [name for row in rows if not row.seen for name in row.variables]
+    return Coverage(tuple(sorted(seen)), tuple(sorted(blind)), by)

@@ -1,0 +1,155 @@
+"""Whether the outputs of a model see each of its variables.  Child process alone.
+
+A layer's variables are changed by a percent, each element up or down at random (a factor alone
+would go unseen before a normalisation), the outputs are compared, and the values are put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit import _output_measure
+from ckptkit._arrays import as_array, load_arrays
+from ckptkit._tf import tensorflow
+from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.runners import _tensorflow_setup as setup
+from ckptkit.runners._exchange import Request, Result, choose_signature, fit, spec_of
+from ckptkit.runners._tensorflow_graphs import Flat
+from ckptkit.runners._tensorflow_isolate import variables_of
+from ckptkit.runners._tensorflow_session import TensorFlowSession, start
+from ckptkit.tiers import Tolerance
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+SEED = 20
+
+
+def perturb(request: Request) -> Result:
+    """Change variables by `amount` of themselves, and say which changes the outputs show.
+
+    request: as of `execute`; amount; thorough: one variable at a time, not one layer; names:
+    {name in the model: readable name}; tolerances: {output: [rtol, atol, scaled]}.
+    """
+    session = start(request, spec_of(request))
+    if session.skipped:
+        raise UsageError(session.skipped)
+    known = session.known()
+    cases: list[Arrays] = []
+    signature = ""
+    for entry in request["cases"]:
+        given = load_arrays(Path(entry["file"]), entry["described"])
+        signature = choose_signature(known.interfaces, request["signature"])
+        optional = known.optional.get(signature, ())
+        cases.append(fit(given, known.interfaces[signature], optional))
+    with setup.scope(session.spec):
+        variables = dict(_variables(session, signature, request["names"]))
+        groups = _groups(variables, thorough=request["thorough"])
+        reference = [session.call(signature, case) for case in cases]
+        rows = [
+            _perturbed(session, signature, cases, reference, request, layer, names, variables)
+            for layer, names in groups.items()
+        ]
+        again = [session.call(signature, case) for case in cases]
+    if any(_largest(one, two, {})[0] > _NOISY for one, two in zip(reference, again, strict=True)):
+        raise CkptkitError("the model gives something else after its values were put back")
+    return {"rows": rows}
+
+
+_NOISY = 1e-3  # in units of the output's rms: no repeated run differs by so much
+
+
+def _variables(
+    session: TensorFlowSession, signature: str, readable: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield (readable name, variable) of the floats that a signature reads."""
+    concrete = session.loaded.endpoints[signature].concrete
+    read = None if concrete is None else {id(v) for v in Flat(concrete).captured.values()}
+    taken: set[str] = set()
+    for names, variable in variables_of(session):
+        if not variable.dtype.is_floating:
+            continue
+        if read is not None and id(variable.handle) not in read:
+            continue
+        name = next((readable[name] for name in names if name in readable), names[-1])
+        if name in taken:
+            name = names[0]
+        taken.add(name)
+        yield name, variable
+
+
+def _groups(variables: Mapping[str, Any], *, thorough: bool) -> dict[str, list[str]]:
+    """Return {layer: names of its variables}; where thorough, each variable by itself."""
+    found: dict[str, list[str]] = {}
+    for name in variables:
+        layer = name if thorough else name.rpartition("/")[0] or name
+        found.setdefault(layer, []).append(name)
+    return found
+
+
+def _perturbed(
+    session: TensorFlowSession,
+    signature: str,
+    cases: Sequence[Arrays],
+    reference: Sequence[Arrays],
+    request: Request,
+    layer: str,
+    names: Sequence[str],
+    variables: Mapping[str, Any],
+) -> Result:
+    """Change the variables of one layer, call the model, put them back."""
+    before = {name: variables[name].numpy() for name in names}
+    try:
+        for name, value in before.items():
+            _assign(variables[name], changed(value, request["amount"]))
+        found = [
+            _largest(one, session.call(signature, case), request["tolerances"])
+            for one, case in zip(reference, cases, strict=True)
+        ]
+    finally:
+        for name, value in before.items():
+            _assign(variables[name], value)
+    return {
+        "layer": layer,
+        "variables": list(names),
+        "seen": any(seen for _, seen in found),
+        "needed": min(max(needed for needed, _ in found), 1e30),
+    }
+
+
+def _assign(variable: Any, value: Array) -> None:
+    variable.assign(tensorflow().constant(value, variable.dtype))
+
+
+def changed(value: Array, amount: float) -> Array:
+    """Return the values, each up or down by `amount` of itself; zeros by that of the rms."""
+    import numpy as np
+
+    wide = value.astype(np.float64)
+    rms = float(np.sqrt(np.mean(wide**2))) if wide.size else 0.0
+    signs = np.random.default_rng(SEED).choice((-1.0, 1.0), wide.shape)
+    size = np.where(wide == 0, rms or 1.0, np.abs(wide))
+    return np.asarray(wide + amount * signs * size).astype(value.dtype)
+
+
+def _largest(
+    reference: Arrays, new: Arrays, tolerances: Mapping[str, Sequence[Any]]
+) -> tuple[float, bool]:
+    """Return the largest difference (as a tolerance), and whether one is above its tolerance."""
+
+    def limit(name: str, _dtype: str) -> Tolerance:
+        rtol, atol, scaled = tolerances.get(name, (0.0, 0.0, True))
+        return Tolerance(rtol, atol, scaled)
+
+    largest, seen = 0.0, False
+    for name, ref in reference.items():
+        result = _output_measure.measure(name, as_array(ref), as_array(new[name]), limit, {})
+        if result.status == "equal":
+            continue
+        largest = max(largest, float("inf") if result.needed is None else result.needed)
+        seen = seen or not (result.ok or result.status in ("meaningless", "empty"))
+    return largest, seen
