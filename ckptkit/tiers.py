@@ -118,7 +118,7 @@ def tier_of(one: Environment, other: Environment) -> Tier:
     A switch that one of them does not tell is taken to be as in the other.
     """
     compute = _compute(one)
-    reasons: dict[str, list[str]] = {"T5": [], "T4": [], "T3": [], "T2": []}
+    reasons: dict[str, list[str]] = {"T5": [], "T3": [], "T4": [], "T2": []}
     if any(env.get("quantized") for env in (one, other)):
         reasons["T5"].append("quantised")
     if one.get("runtime", "tensorflow") != other.get("runtime", "tensorflow"):
@@ -130,6 +130,8 @@ def tier_of(one: Environment, other: Environment) -> Tier:
     if _uses_tf32(one) or _uses_tf32(other):
         reasons["T3"].append("TensorFloat-32 is on")
     reasons["T2"] += _crossings(one, other)
+    if reasons["T3"]:  # wider than T4: what rounds there rounds in another runtime too
+        reasons["T3"] += reasons["T4"]
     for name, found in reasons.items():
         if found:
             return tier_named(name, ", ".join(found), compute)

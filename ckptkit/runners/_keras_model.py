@@ -41,8 +41,29 @@ def keras(backend: str) -> Any:
     found = module.backend.backend()
     if found != backend:
         raise UsageError(f"Keras runs on {found}, not on {backend}")
-    module.utils.set_random_seed(SEED)
+    seed(module)
     return module
+
+
+def seed(keras: Any) -> None:
+    """Seed all that Keras draws from, as keras.utils.set_random_seed; that imports TensorFlow."""
+    import random
+
+    import numpy as np
+
+    random.seed(SEED)
+    np.random.seed(SEED)
+    try:
+        from keras.src.backend.common import global_state
+        from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+        from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+    except ImportError:  # another version of Keras
+        keras.utils.set_random_seed(SEED)
+        return
+    global_state.set_global_attribute(GLOBAL_RANDOM_SEED, SEED)
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+    if keras.backend.backend() == "torch":
+        import_module("torch").manual_seed(SEED)
 
 
 @dataclass(frozen=True)
@@ -66,7 +87,7 @@ def load_file(keras: Any, path: str) -> Built:
 def build_code(keras: Any, spec: str) -> Built:
     """Return what the callable of `spec` builds; raises UsageError where it is no built model."""
     with arguments(keras) as calls:
-        model = call_code(spec, lambda: keras.utils.set_random_seed(SEED))
+        model = call_code(spec, lambda: seed(keras))
     if not isinstance(model, keras.Model):
         raise UsageError(
             f"a {type(model).__name__} is no Keras model, which this runtime needs", where=spec
