@@ -324,12 +324,12 @@ def test_models_that_cannot_be_filled_are_refused_by_name(cnn: Made, tmp_path: P
 def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     from ckptkit.errors import CkptkitError
     from ckptkit.operations._convert_draft import graph_bytes
-    from ckptkit.runners import tensorflow as runner
+    from ckptkit.runners import _tensorflow_variables as variables
     from ckptkit.stores._graph_edit import edit_graph
     from ckptkit.writers.base import OutTensor
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
-    runner._write_structure(cnn.model, str(tmp_path / "whole"))
+    variables.write_structure(cnn.model, str(tmp_path / "whole"))
     whole = ckptkit.open(tmp_path / "whole")
     lost = whole.key("bn1/gamma")
     keep = [key for key in whole.specs if key != lost and "OBJECT_GRAPH" not in key]
@@ -340,9 +340,9 @@ def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
         object_graph=edit_graph(graph_bytes(whole), "test", keep=keep).data,
     )
     with pytest.raises(CkptkitError, match=r"not restored: bn1/gamma$"):
-        runner._restore(cnn.fresh(), str(tmp_path / "part"))
+        variables.fill(cnn.fresh(), str(tmp_path / "part"))
     model = cnn.fresh()
-    runner._restore(model, str(tmp_path / "whole"))
+    variables.fill(model, str(tmp_path / "whole"))
     cnn.assert_restored(model)
 
 
@@ -381,3 +381,52 @@ def test_a_checkpoint_and_a_keras_archive_give_a_saved_model(cnn: Made, tmp_path
     assert done.ok and '"model": "' in (tmp_path / "r.json").read_text()
     x = images()
     assert np.allclose(serve(tmp_path / "out", x), cnn.model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_an_export_and_code_give_a_checkpoint(cnn: Made, tmp_path: Path) -> None:
+    """The lists of an export() go back under the model's own objects."""
+    code = f"{MODELS}.functional_cnn:build"
+    done = convert(
+        cnn.path / "export",
+        tmp_path / "ckpt",
+        to="checkpoint",
+        model=code,
+        weights_only=True,
+    )
+    assert done.ok
+    model = cnn.fresh()
+    restore(tmp_path / "ckpt", model=model).expect_partial()
+    cnn.assert_restored(model, optimizer=False)
+
+
+def test_two_keras_archives_are_compared_by_what_they_compute(cnn: Made, tmp_path: Path) -> None:
+    source = cnn.path / "model.keras"
+    done = convert(source, tmp_path / "new.keras", like=source)
+    assert done.proof is not None and done.proof.outputs is not None
+    assert [row["bits"] for row in done.proof.outputs.rows] == [True]
+    convert(source, tmp_path / "half.npz", names=["!digit/bias"], weights_only=True)
+    other = Made("functional_cnn", tmp_path / "other").path / "model.keras"
+    options: dict[str, Any] = {"like": other, "weights_only": True}
+    done = convert(
+        source, tmp_path / "kept.keras", names=["!digit/bias"], allow_missing=["digit/*"], **options
+    )
+    assert done.ok and done.proof is not None
+    assert str(done.proof.outputs).startswith("not compared: digit/bias has the value of LIKE")
+
+
+def test_a_custom_class_is_named_in_one_line(tmp_path: Path) -> None:
+    import keras
+
+    @keras.saving.register_keras_serializable("mine")
+    class Scale(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+        def call(self, x: Any) -> Any:
+            return x * self.factor
+
+    model = keras.Sequential([keras.Input((4,)), Scale(), keras.layers.Dense(2)])
+    model.save(tmp_path / "custom.keras")
+    with pytest.raises(RunnerError, match=r"custom classes.*: Scale \(--model ") as caught:
+        convert(tmp_path / "custom.keras", tmp_path / "out", to="saved_model")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)

@@ -33,8 +33,10 @@ from ckptkit.operations._convert_target import Target
 from ckptkit.operations._convert_write import write
 from ckptkit.runners import RunnerError, run
 
-# How Keras 3 and 2 say that a class is not known to them.
-_LACKING = re.compile(r"(?:locate (?:class|function)|[Uu]nknown (?:layer|object|loss)):? '?(\w+)")
+# How the child, or Keras itself, says that a class is not known.
+_LACKING = re.compile(
+    r"class '(\w+)' is not known|(?:locate class|[Uu]nknown (?:layer|object)):? '?(\w+)"
+)
 _KERAS = ("keras", "weights.h5", "weights.json")
 
 
@@ -101,7 +103,9 @@ def _run(asked: Mapping[str, object], timeout_s: float, archive: Checkpoint) -> 
         custom = [layer.class_name for layer in flagged if layer.flag == "custom"]
         if lacking is None and not ("deserialized" in message and custom):
             raise
-        names = ", ".join(dict.fromkeys(custom or [lacking[1] if lacking else ""]))
+        names = ", ".join(
+            dict.fromkeys(custom or [next(filter(None, lacking.groups())) if lacking else ""])
+        )
         raise RunnerError(
             f"the archive holds custom classes, whose code it does not hold: {names}",
             kind=error.kind,
