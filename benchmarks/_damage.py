@@ -81,17 +81,18 @@ def _flip(path: Path, content: bytes, bits: Sequence[int]) -> None:
     damaged = {bit // 8: content[bit // 8] for bit in bits}
     for bit in bits:
         damaged[bit // 8] ^= 1 << bit % 8
-    with path.open("r+b") as file:
-        for byte, value in damaged.items():
-            file.seek(byte)
-            file.write(bytes([value]))
+    _write(path, {byte: bytes([value]) for byte, value in damaged.items()})
 
 
 def _restore(path: Path, content: bytes, bits: Sequence[int]) -> None:
-    with path.open("r+b") as file:
-        for bit in bits:
-            file.seek(bit // 8)
-            file.write(content[bit // 8 : bit // 8 + 1])
+    _write(path, {bit // 8: content[bit // 8 : bit // 8 + 1] for bit in bits})
+
+
+def _write(path: Path, parts: dict[int, bytes]) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    for at, value in parts.items():
+        os.pwrite(fd, value, at)
+    os.close(fd)
 
 
 def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
@@ -110,7 +111,7 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
         f"layer_{i}/kernel": ("float32", rng.standard_normal((32, 32)).astype(np.float32))
         for i in range(15)
     }
-    tensors["words"] = ("string", np.array([rng.bytes(200) for _ in range(20)], object))
+    tensors["words"] = ("string", np.array([rng.bytes(203) for _ in range(20)], object))
     prefix = directory / "data" / "c"
     prefix.parent.mkdir()
     write_tensor_bundle(prefix, out_tensors(tensors), blocks_of(tensors, 1 << 20))
@@ -118,11 +119,12 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     content = path.read_bytes()
     clean = peer(prefix)
     bundle = open_bundle(prefix)
-    pieces = pieces_by_shard(bundle)[0]
+    plans = [plan_shard(path, pieces_by_shard(bundle)[0])]
+    assert len(content) >= 1 << 16
 
     def is_found(bits: Sequence[int]) -> bool:
         _flip(path, content, bits)
-        findings, _, _ = checksum_findings(bundle, [plan_shard(path, pieces)], None, None)
+        findings, _, _ = checksum_findings(bundle, plans, None, None)
         _restore(path, content, bits)
         return any(finding.severity != "note" for finding in findings)
 

