@@ -26,6 +26,8 @@ def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
     """Yield every change, those that sum up others first."""
     from ckptkit import _binding_files
 
+    if not recorded.digest:  # bound to nothing: code, or values of another tool
+        return
     if {recorded.form, now.form} & {*_WHOLE_FILES}:
         if recorded.form == now.form and recorded.digest != now.digest:
             yield Change("note", "file.changed", "", "the file's bytes are not those recorded")
@@ -58,6 +60,7 @@ class _Weights:
         }
         moves = self._moves(differing)
         yield from self._swapped(moves)
+        yield from self._averaged(differing)
         for name, other in differing.items():
             if name not in self.done:
                 self.changed[name] = explain(self._old(name), self.now, other)
@@ -108,6 +111,25 @@ class _Weights:
                 said = f"holds the values that were recorded of {source}"
                 yield Change("error", "weight.moved", name, said)
 
+    def _averaged(self, differing: Mapping[str, str]) -> Iterator[Change]:
+        """Weights that hold what was recorded as an optimizer's average of weights."""
+        averages = {
+            (sketch.dtype, sketch.shape, sketch.sha256)
+            for sketch in self.recorded.variables.values()
+            if sketch.role == "ema"
+        }
+        held = []
+        for name, other in differing.items():
+            sketch = self.now.variables[other]
+            if name not in self.done and (sketch.dtype, sketch.shape, sketch.sha256) in averages:
+                held.append(name)
+        self.done.update(held)
+        layers = list(dict.fromkeys(map(layer_of, held)))
+        if held:
+            said = f"{len(held)} weights hold averages that the optimizer kept (use_ema), of "
+            hint = "after training, finalize_variable_values puts averages in place of weights"
+            yield Change("error", "weight.averaged", "", said + _listed(layers), hint)
+
     # -- layers without values ---------------------------------------------------------------------
 
     def _fresh(self, judged: Mapping[str, str]) -> Iterator[Change]:
@@ -121,7 +143,9 @@ class _Weights:
             self.done.update(names)
             yield self._nothing_restored(len(names))
             return
-        hidden = all(self._is_hidden(name) for name in names)
+        if self._is_retrained(layers, fresh):
+            fresh = {layer: names for layer, names in fresh.items() if self._has_reset(names)}
+        hidden = all(self._is_hidden(name) for members in fresh.values() for name in members)
         for layer, members in fresh.items():
             self.done.update(members)
             parts = [
@@ -141,6 +165,26 @@ class _Weights:
         if not all(self._old(name).is_constant for name in kept):
             return False
         return len(changed) > 1 or not self.changed[changed[0]].code.startswith("weight.constant")
+
+    def _is_retrained(
+        self, layers: Mapping[str, Sequence[str]], fresh: Mapping[str, Sequence[str]]
+    ) -> bool:
+        """Whether most of the other layers have other values too: then a kernel that is spread as
+        an initialiser would leave it may just have been trained to that.
+        """
+        rest = [
+            any(name in self.changed or name in self.done for name in names)
+            for layer, names in layers.items()
+            if layer not in fresh and not all(self._old(name).is_constant for name in names)
+        ]
+        return 2 * sum(rest) > len(rest)
+
+    def _has_reset(self, names: Sequence[str]) -> bool:
+        """Whether a variable that training had moved is back at a constant, as a bias at zero."""
+        return any(
+            name in self.changed and self.changed[name].code.startswith("weight.constant")
+            for name in names
+        )
 
     def _is_hidden(self, name: str) -> bool:
         return self._old(name).hidden or self.now.variables[self.pairs[name]].hidden

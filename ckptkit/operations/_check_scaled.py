@@ -1,7 +1,10 @@
-"""After outputs differ: would they agree if the inputs were prepared in another way?
+"""After outputs differ: what one more run of the subject says of the cause.
 
 The weights are often right, and what feeds the model is not: pixels from 0 to 255 where it was
-trained on 0 to 1.  The subject is run once more on inputs prepared in each of the usual ways.
+trained on 0 to 1.  The subject is given the inputs prepared in each of the usual ways.  Or the
+model was exported as it is for training: then dropout makes every run another one, and batch
+normalisation makes each example depend on the others.  So it is given the same inputs twice, and
+the first examples alone.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ _WAYS: Mapping[str, Callable[[Array], Array]] = {
     "mapped from 0..1 to -1..1 (2 x - 1)": lambda x: 2 * x - 1,
     "mapped from -1..1 to 0..1 ((x + 1) / 2)": lambda x: (x + 1) / 2,
 }
+_NOISY = 1e-2  # in units of an output's rms
 _CHANNELS = "given with their channels in reverse order (RGB, BGR)"
 
 
@@ -41,24 +45,66 @@ def explain_by_inputs(
     cases: Mapping[str, Arrays],
     policy: Policy,
 ) -> list[Finding]:
-    """Return a finding if the outputs agree once the inputs are prepared in another way."""
+    """Return what is found on the first case: at most one finding, the surest cause."""
     name = next(iter(cases))
     given = paired.inputs_of(cases[name])
-    ways = dict(_ways(given))
-    if not ways:
-        return []
-    what = paired.what
-    run = paired.runs.execute(what, spec, list(ways.values()), paired.signature, quiet=True)
+    ways, half = dict(_ways(given)), _part(given)
+    subject = str(paired.what.subject)
+    run = None
+    for part in (half, None) if half else (None,):  # a model may want batches of one size
+        asked = [given, given, *ways.values(), *([part] if part else [])]
+        run = paired.runs.execute(paired.what, spec, asked, paired.signature, quiet=True)
+        if run is not None:
+            break
     if run is None:
         return []
-    one = held._replace(cases={name: held.cases[name]})
-    for text, outputs in zip(ways, run.outputs, strict=True):
-        mapped = paired.outputs_of(outputs)
-        if all(row.result.ok for row in rows_of(one, [mapped], run.environment, spec.text, policy)):
+    environment = run.environment
+
+    def agree(reference: Mapping[str, Any], outputs: Arrays) -> bool:
+        one = held._replace(cases={name: reference})
+        rows = rows_of(one, [outputs], environment, spec.text, policy)
+        return all(row.result.ok or row.result.status == "meaningless" for row in rows)
+
+    once, again, *others = (paired.outputs_of(outputs) for outputs in run.outputs)
+    if not agree(once, again):
+        message = f"on {spec.text} the same inputs give other outputs each time"
+        hint = "something random is active, as dropout in training mode; was training=True saved?"
+        return [Finding("error", "output.random", subject, message, hint)]
+    if part and not agree(*_halves(once, others.pop(), given)) and not _is_noisy(held):
+        message = f"on {spec.text} the outputs of an example depend on the others of its batch"
+        hint = "as batch normalisation in training mode has it; was training=True saved?"
+        return [Finding("error", "output.batch", subject, message, hint)]
+    for text, outputs in zip(ways, others, strict=True):
+        if agree(held.cases[name], outputs):
             message = f"on {spec.text} the outputs agree when the inputs are {text}"
             hint = "the weights are right; the preprocessing differs"
-            return [Finding("error", "input.scaled", str(what.subject), message, hint)]
+            return [Finding("error", "input.scaled", subject, message, hint)]
     return []
+
+
+def _part(given: Arrays) -> dict[str, Array] | None:
+    """Return the first half of a batch; None where there is none to be halved."""
+    lengths = {array.shape[0] for array in given.values() if array.ndim}
+    if len(lengths) != 1 or any(not array.ndim for array in given.values()):
+        return None
+    count = lengths.pop()
+    return {key: array[: count // 2] for key, array in given.items()} if count > 1 else None
+
+
+def _halves(whole: Arrays, half: Arrays, given: Arrays) -> tuple[dict[str, Array], ...]:
+    """Return the first examples of the whole batch's outputs, and the same alone."""
+    count = len(next(iter(given.values())))
+    names = [
+        name
+        for name, array in whole.items()
+        if array.ndim and len(array) == count and half[name].shape == (count // 2, *array.shape[1:])
+    ]
+    return {name: whole[name][: count // 2] for name in names}, {name: half[name] for name in names}
+
+
+def _is_noisy(held: Reference) -> bool:
+    """Whether the reference itself gave other outputs for examples alone, when it was recorded."""
+    return any(noise.get("max_scaled", 0.0) > _NOISY for noise in held.noise.values())
 
 
 def _ways(given: Arrays) -> Iterator[tuple[str, dict[str, Array]]]:

@@ -1,0 +1,192 @@
+"""`python -m benchmarks.mutations`: how much of what can go wrong with a model `check` finds.
+
+Every reference model is made anew and damaged in every way that applies to it; each damaged model,
+a real file, is held against a golden of the sound one.  Beside it: sound models saved again,
+converted, and run in other ways, which must not be blamed.  Each reference model is worked on in a
+fork of a process that has TensorFlow imported (`benchmarks._forks`).  With --write the tables go
+into docs/mutations.md.  Exit code: 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+
+from benchmarks import _forks
+from benchmarks._mutants import KINDS
+from benchmarks._mutation_checks import Alarm, Verdict
+from benchmarks._mutation_models import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "mutations.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+HEADERS = (
+    *("damage", "mutants", "caught", "named", "outputs only: caught", "cause told"),
+    *("layer first", "TensorFlow's asserts", "KerasFileEditor", "np.allclose"),
+)
+COLUMNS = ("caught", "named", "blind", "cause", "first", "asserts", "editor", "allclose")
+GOALS = {"caught": 1.0, "named": 1.0, "first": 0.95}
+
+
+def work(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm]]:
+    """Return all that is to be said of one reference model and its mutants."""
+    from benchmarks import _mutation_checks, _mutation_models
+
+    folder = Path(scratch, name)
+    folder.mkdir()
+    bases, mutants = _forks.forked(_mutation_models.make, name, folder)
+    goldens: dict[str, str] = {}
+    alarms: list[Alarm] = []
+    for base in bases:
+        goldens[base.name] = str(folder / f"golden-{base.name}")
+        _mutation_checks.record(base, Path(goldens[base.name]))
+        alarms += _mutation_checks.alarms(name, base, goldens[base.name])
+    by_name = {base.name: base for base in bases}
+    verdicts = _forks.forked(_mutation_checks.judge, name, by_name, mutants, goldens)
+    return verdicts, alarms
+
+
+def _started(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm], float]:
+    began = time.monotonic()
+    verdicts, alarms = work(name, scratch)
+    return verdicts, alarms, time.monotonic() - began
+
+
+def run(names: Sequence[str], jobs: int) -> tuple[list[Verdict], list[Alarm]]:
+    """Work on reference models, so many at a time."""
+    _forks.preload()
+    verdicts: list[Verdict] = []
+    alarms: list[Alarm] = []
+    with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
+        pool = ProcessPoolExecutor(jobs, get_context("fork"))
+        with pool:
+            for name, found in [(n, pool.submit(_started, n, scratch)) for n in names]:
+                told, false, took = found.result()
+                click.echo(f"{name}: {len(told)} mutants, {took:.0f} s", err=True)
+                verdicts += told
+                alarms += false
+    return verdicts, alarms
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def score(verdicts: Sequence[Verdict], column: str) -> tuple[int, int]:
+    """Return how many of those that a question applies to it is answered well for, and all."""
+    answers = [getattr(verdict, column) for verdict in verdicts]
+    applies = [answer for answer in answers if answer is not None]
+    return sum(applies), len(applies)
+
+
+def _share(verdicts: Sequence[Verdict], column: str) -> str:
+    good, count = score(verdicts, column)
+    return f"{good}/{count}" if count else ""
+
+
+def rows(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of each kind, then those of all."""
+    for key, kind in KINDS.items():
+        of_kind = [verdict for verdict in verdicts if verdict.kind == key]
+        if of_kind:
+            shares = (_share(of_kind, column) for column in COLUMNS)
+            yield kind.what, str(len(of_kind)), *shares
+    yield "**all**", str(len(verdicts)), *(_share(verdicts, column) for column in COLUMNS)
+
+
+def alarm_rows(alarms: Sequence[Alarm]) -> Iterator[tuple[str, ...]]:
+    """Yield (what, checks, false alarms)."""
+    for what in dict.fromkeys(alarm.what for alarm in alarms):
+        same = [alarm for alarm in alarms if alarm.what == what]
+        yield what, str(len(same)), str(sum(bool(alarm.false) for alarm in same))
+    yield "**all**", str(len(alarms)), str(sum(bool(alarm.false) for alarm in alarms))
+
+
+def missed(verdicts: Sequence[Verdict], alarms: Sequence[Alarm]) -> list[str]:
+    """Return what is short of a goal, one line each."""
+    lines = []
+    for column, goal in GOALS.items():
+        good, count = score(verdicts, column)
+        if count and good < goal * count:
+            lines.append(f"{column}: {good} of {count}")
+    lines += [f"false alarm: {a.model} {a.base} {a.what}: {a.false}" for a in alarms if a.false]
+    return lines
+
+
+def lines(verdicts: Sequence[Verdict], alarms: Sequence[Alarm]) -> Iterator[str]:
+    """Yield both tables, and what they depend on."""
+    from ckptkit.reports.table import render
+
+    align = ("left", *["right"] * (len(HEADERS) - 1))
+    yield from render(list(rows(verdicts)), HEADERS, "markdown", align)
+    yield ""
+    headers = ("sound model", "checks", "false alarms")
+    yield from render(list(alarm_rows(alarms)), headers, "markdown", ("left", "right", "right"))
+    yield ""
+    names = ("tensorflow", "keras", "numpy")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    models = len({verdict.model for verdict in verdicts})
+    yield (
+        f"{models} reference models; {os.cpu_count()} processors, {platform.machine()}, "
+        f"Python {platform.python_version()}, {packages}"
+    )
+
+
+def _details(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    for verdict in verdicts:
+        short = [
+            c
+            for c in ("caught", "named", "blind", "cause", "first")
+            if getattr(verdict, c) is False
+        ]
+        if short:
+            yield f"{verdict.model} {verdict.base} {verdict.kind}: not {', '.join(short)}"
+            yield from (f"    {text}" for text in verdict.said)
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Put the tables into docs/mutations.md.")
+@click.option("--only", multiple=True, metavar="MODEL", help="These reference models.")
+@click.option("--jobs", default=2, show_default=True, help="Reference models at a time.")
+@click.option("--json", "document", metavar="FILE", help="Write all verdicts there.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what was missed, with what was said.")
+@click.pass_context
+def main(
+    ctx: click.Context, write: bool, only: tuple[str, ...], jobs: int, document: str, verbose: bool
+) -> None:
+    """Damage reference models, and see what `check` says."""
+    unknown = [name for name in only if name not in MODELS]
+    if unknown or (write and only):
+        raise click.UsageError("--write takes all models" if write else f"no model {unknown[0]}")
+    began = time.monotonic()
+    verdicts, alarms = run(only or MODELS, jobs)
+    if verbose:
+        click.echo("\n".join(_details(verdicts)))
+    if document:
+        found = {"mutants": [asdict(v) for v in verdicts], "sound": [asdict(a) for a in alarms]}
+        Path(document).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    table = list(lines(verdicts, alarms))
+    short = missed(verdicts, alarms)
+    click.echo("\n".join([*table, "", *short, f"{time.monotonic() - began:.0f} s"]))
+    if write:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        body = "\n".join(table)
+        DOCUMENT.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    ctx.exit(bool(short))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
