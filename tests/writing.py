@@ -30,8 +30,8 @@ from ckptkit._align_rules import write_rules
 from ckptkit.cli import cli
 from ckptkit.errors import CkptkitError
 from ckptkit.fixtures.goldens import GOLDEN
-from ckptkit.operations._convert_receipt import write_receipt
 from ckptkit.operations.convert import convert
+from ckptkit.operations.converting.receipt import write_receipt
 from ckptkit.operations.verify import verify
 from ckptkit.stores import open_format
 from ckptkit.writers.base import OutTensor

@@ -12,10 +12,10 @@ from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.interface import Interface, TensorInfo
-from ckptkit.operations._convert_plan import MismatchError, Problem
 from ckptkit.operations._coverage_values import Coverage
 from ckptkit.operations._verify_findings import Finding
 from ckptkit.operations.convert import convert
+from ckptkit.operations.converting.plan import MismatchError, Problem
 from ckptkit.operations.coverage import structure_coverage
 from ckptkit.runners.subjects import Subject
 from ckptkit.stores.locate import locate

@@ -19,21 +19,21 @@ from ckptkit._align_rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations import _convert_receipt as _receipt
-from ckptkit.operations import _convert_write as _write
-from ckptkit.operations._convert_match import make_plan
-from ckptkit.operations._convert_outputs import compare_files
-from ckptkit.operations._convert_plan import (
+from ckptkit.operations.converting import receipt as _receipt
+from ckptkit.operations.converting import write as _write
+from ckptkit.operations.converting.match import make_plan
+from ckptkit.operations.converting.outputs import compare_files
+from ckptkit.operations.converting.plan import (
     TRAINING_ROLES,
     MismatchError,
     Plan,
     Problem,
     Request,
 )
-from ckptkit.operations._convert_proof import Proof, prove
-from ckptkit.operations._convert_receipt import Receipt, write_inverse
-from ckptkit.operations._convert_target import FORMS, Target, model_of, refuse_existing, target_of
-from ckptkit.operations._convert_values import Cast, parse_cast, parse_size
+from ckptkit.operations.converting.proof import Proof, prove
+from ckptkit.operations.converting.receipt import Receipt, write_inverse
+from ckptkit.operations.converting.target import FORMS, Target, model_of, refuse_existing, target_of
+from ckptkit.operations.converting.values import Cast, parse_cast, parse_size
 from ckptkit.operations.ls import tensor_sha256, weights_digest
 from ckptkit.operations.select import Selection
 
@@ -73,9 +73,10 @@ def convert(
     options: see `plan`.  overwrite: replace what is at DST, SRC included.  check: prove the output
     by reading it again and comparing it bit for bit with the source, and, where both sides run and
     TensorFlow is installed, by what they compute.  receipt: a JSON file to write, with the sha256
-    of every tensor.  inverse: a file to write the map into that leads back to SRC.  executor: where the comparison is done, by default here.  progress: called
-    with (bytes proven, bytes in all).  timeout_s: for each run of a model.  digests: the result has
-    the sha256 of every tensor and the digests of the sources, as with `receipt`.
+    of every tensor.  inverse: a file to write the map into that leads back to SRC.
+    executor: where the comparison is done, by default here.  progress: called with (bytes proven,
+    bytes in all).  timeout_s: for each run of a model.  digests: the result has the sha256 of every
+    tensor and the digests of the sources, as with `receipt`.
 
     Returns a Receipt; when its `ok` is False the proof failed, DST is as it was, and the output is
     at DST.rejected.  Raises MismatchError when SRC and LIKE do not fit (`.problems` says how),
@@ -115,7 +116,7 @@ def _produce(
 ) -> Proof | None:
     """Write the output at `path` and prove it."""
     if planned.build is not None:
-        from ckptkit.operations import _convert_model as _model
+        from ckptkit.operations.converting import model as _model
 
         exported = _model.export(planned, path, compare=check)
         return _model.prove_model(exported, path, executor) if check else None
@@ -205,7 +206,7 @@ class _Asked:
         """Return the plan; scratch: a directory for the structure of a model that is built."""
         if self.model is None:
             return make_plan(self.sources, self.like, self.target, self.request)
-        from ckptkit.operations import _convert_model as _model  # it starts processes
+        from ckptkit.operations.converting import model as _model  # it starts processes
 
         model = _model.Model(self.model, self.like, self.timeout_s)
         return _model.plan_model(self.sources, model, self.target, self.request, scratch)

@@ -12,14 +12,14 @@ from ckptkit._align_rules import Rule, exact_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.names import ROLES, Naming
-from ckptkit.operations._convert_target import Target
-from ckptkit.operations._convert_values import Cast, Origin
+from ckptkit.operations.converting.target import Target
+from ckptkit.operations.converting.values import Cast, Origin
 from ckptkit.operations.select import Tensor
 from ckptkit.transforms import Transform
 from ckptkit.writers.base import OutTensor
 
 if TYPE_CHECKING:
-    from ckptkit.operations._convert_model import Build
+    from ckptkit.operations.converting.model import Build
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")

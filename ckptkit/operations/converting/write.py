@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit import _atomic
 from ckptkit._windows import Windows
 from ckptkit.errors import OutputError
-from ckptkit.operations._convert_plan import Plan
-from ckptkit.operations._convert_target import Target
-from ckptkit.operations._convert_values import small_values
+from ckptkit.operations.converting.plan import Plan
+from ckptkit.operations.converting.target import Target
+from ckptkit.operations.converting.values import small_values
 from ckptkit.stores import _donor
 from ckptkit.stores._assets import check_copied
 from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations import _convert_model_files as _files
-from ckptkit.operations._convert_draft import Draft, graph_bytes
-from ckptkit.operations._convert_plan import Fill
-from ckptkit.operations._convert_values import Origin, made
+from ckptkit.operations.converting import model_files as _files
+from ckptkit.operations.converting.draft import Draft, graph_bytes
+from ckptkit.operations.converting.plan import Fill
+from ckptkit.operations.converting.values import Origin, made
 from ckptkit.operations.select import Tensor
 from ckptkit.stores._graph_edit import check_root, edit_graph
 from ckptkit.stores.base import ObjectGraph

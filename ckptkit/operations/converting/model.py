@@ -25,12 +25,12 @@ from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations._convert_match import make_plan
-from ckptkit.operations._convert_outputs import CPU, outputs_of
-from ckptkit.operations._convert_plan import TRAINING_ROLES, Plan, Request
-from ckptkit.operations._convert_proof import Proof, prove
-from ckptkit.operations._convert_target import Target
-from ckptkit.operations._convert_write import write
+from ckptkit.operations.converting.match import make_plan
+from ckptkit.operations.converting.outputs import CPU, outputs_of
+from ckptkit.operations.converting.plan import TRAINING_ROLES, Plan, Request
+from ckptkit.operations.converting.proof import Proof, prove
+from ckptkit.operations.converting.target import Target
+from ckptkit.operations.converting.write import write
 from ckptkit.runners import RunnerError, run
 
 # How the child, or Keras itself, says that a class is not known.

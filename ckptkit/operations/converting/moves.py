@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ckptkit._align_rules import Rule, by_label, deciding
 from ckptkit.errors import UsageError
-from ckptkit.operations._convert_sources import Move, Sources
+from ckptkit.operations.converting.sources import Move, Sources
 from ckptkit.transforms import Into, Part
 
 Labels = Mapping[str, Sequence[str]]

@@ -10,11 +10,11 @@ from ckptkit.align import Alignment, Match, Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations import _convert_model_files as _files
-from ckptkit.operations._convert_draft import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
-from ckptkit.operations._convert_moves import NOTHING, Moves, moves_to
-from ckptkit.operations._convert_plan import Fill, describe
-from ckptkit.operations._convert_values import Origin
+from ckptkit.operations.converting import model_files as _files
+from ckptkit.operations.converting.draft import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
+from ckptkit.operations.converting.moves import NOTHING, Moves, moves_to
+from ckptkit.operations.converting.plan import Fill, describe
+from ckptkit.operations.converting.values import Origin
 from ckptkit.operations.select import Tensor
 from ckptkit.stores._graph_edit import edit_graph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY

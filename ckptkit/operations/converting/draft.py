@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
-from ckptkit.operations._convert_moves import Moves
-from ckptkit.operations._convert_plan import Allowance, Fill, Plan, Problem, Request
-from ckptkit.operations._convert_sources import Sources
-from ckptkit.operations._convert_target import Target
+from ckptkit.operations.converting.moves import Moves
+from ckptkit.operations.converting.plan import Allowance, Fill, Plan, Problem, Request
+from ckptkit.operations.converting.sources import Sources
+from ckptkit.operations.converting.target import Target
 from ckptkit.operations.select import Tensor
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.base import OutTensor

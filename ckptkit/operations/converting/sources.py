@@ -11,8 +11,8 @@ from ckptkit.align import Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations._convert_plan import Fill, Piece, Problem, Request, Skipped
-from ckptkit.operations._convert_values import Origin, average, cast, moved
+from ckptkit.operations.converting.plan import Fill, Piece, Problem, Request, Skipped
+from ckptkit.operations.converting.values import Origin, average, cast, moved
 from ckptkit.operations.select import Selection, Tensor
 from ckptkit.stores.base import StoredNames, TensorSpec
 from ckptkit.transforms import Transform

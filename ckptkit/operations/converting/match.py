@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations import _convert_model_files as _files
-from ckptkit.operations._convert_draft import FIXED_FORMS, Draft
-from ckptkit.operations._convert_like import by_like
-from ckptkit.operations._convert_names import by_name
-from ckptkit.operations._convert_own import by_own_graph
-from ckptkit.operations._convert_plan import Plan, Request, Skipped
-from ckptkit.operations._convert_sources import Sources
-from ckptkit.operations._convert_target import Target
+from ckptkit.operations.converting import model_files as _files
+from ckptkit.operations.converting.draft import FIXED_FORMS, Draft
+from ckptkit.operations.converting.like import by_like
+from ckptkit.operations.converting.names import by_name
+from ckptkit.operations.converting.own import by_own_graph
+from ckptkit.operations.converting.plan import Plan, Request, Skipped
+from ckptkit.operations.converting.sources import Sources
+from ckptkit.operations.converting.target import Target
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 
 _LIKE_FORMATS = {

@@ -21,13 +21,13 @@ from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations._convert_plan import Fill, Plan
-from ckptkit.operations._convert_values import Origin, cast, moved
+from ckptkit.operations.converting.plan import Fill, Plan
+from ckptkit.operations.converting.values import Origin, cast, moved
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.transforms import Transform
 
 if TYPE_CHECKING:
-    from ckptkit.operations._convert_outputs import Outputs
+    from ckptkit.operations.converting.outputs import Outputs
 
 _NAMED = ("key", "alias", "path", "full name", "name")
 

@@ -1,0 +1,1 @@
+"""The parts of `ckptkit.operations.convert`: requests, plans, values, writing, proof, receipt."""
