@@ -41,6 +41,7 @@ COMMANDS = {
     "scan": Command("ckptkit.commands.scan", "Tell what a model could do when it is run."),
     "record": Command("ckptkit.commands.record", "Keep what a model computes, for `check`."),
     "check": Command("ckptkit.commands.check", "Run a model: does it compute what it should?"),
+    "golden": Command("ckptkit.commands.golden", "Exchange goldens with other tools."),
     "doctor": Command("ckptkit.commands.doctor", "Tell which runtimes and devices are here."),
     "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
     "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),

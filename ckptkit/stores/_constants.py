@@ -91,7 +91,7 @@ def _value(name: str, tensor: Any, captured: bool) -> Value | None:
     trivial = shape == () and not single
     if not (large or single or (captured and not trivial)):
         return None
-    values = _text(tensor, size) if text else _numbers(tensor, dtype, size)
+    values = _text(tensor, size) if text else numbers_of(tensor, dtype, size)
     return (
         None
         if values is None
@@ -109,7 +109,8 @@ def _text(tensor: Any, size: int) -> Array:
     return flat
 
 
-def _numbers(tensor: Any, dtype: str, size: int) -> Array | None:
+def numbers_of(tensor: Any, dtype: str, size: int) -> Array | None:
+    """Return the `size` elements of a TensorProto, 1-D; None where it does not hold them."""
     import numpy as np
 
     if not itemsize(dtype):

@@ -1,0 +1,66 @@
+"""`ckptkit golden`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptkit.commands._groups import NearGroup
+from ckptkit.commands._options import echo_lines
+
+_FORMS = ("npy", "onnx", "polygraphy", "warmup")
+
+
+@click.group("golden", cls=NearGroup)
+def command() -> None:
+    """Write recordings in the files of other tools, and read theirs.
+
+    \b
+    npy         CASE/inputs.npz and CASE/outputs/NAME.npy, as saved_model_cli takes and writes
+    onnx        test_data_set_N/{input,output}_M.pb, as in ONNX's model tests
+    polygraphy  inputs.json and outputs.json (RunResults)
+    warmup      assets.extra/tf_serving_warmup_requests, for TensorFlow Serving
+    """
+
+
+@command.command("export")
+@click.argument("golden")
+@click.option("--to", required=True, type=click.Choice(_FORMS), help="Form of the output.")
+@click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where it goes.")
+@click.option("--overwrite", is_flag=True, help="Replace warm-up requests that are there.")
+def export(golden: str, **options: Any) -> None:
+    """Write the cases of GOLDEN, which `ckptkit record` made, for another tool.
+
+    \b
+    Examples:
+      ckptkit golden export golden --to onnx -o onnx-data
+      ckptkit golden export golden --to warmup -o export
+    """
+    from ckptkit.operations.golden import export_golden
+
+    written = export_golden(golden, options["out"], options["to"], overwrite=options["overwrite"])
+    echo_lines([str(written)])
+
+
+@command.command("import")
+@click.argument("path")
+@click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
+@click.option("--form", type=click.Choice(_FORMS), help="Of PATH.  [default: what it looks like]")
+@click.option("--model", metavar="MODEL", help="Bind it to the weights of this model.")
+@click.option("--runtime", default="unknown", help="What computed the outputs: tensorflow, onnx.")
+@click.option("--overwrite", is_flag=True, help="Replace a golden that is there.")
+def import_(path: str, **options: Any) -> None:
+    """Make a golden of the inputs and outputs that another tool recorded.
+
+    \b
+    Example:
+      ckptkit golden import onnx-data -o golden
+    """
+    from ckptkit.operations.golden import import_golden
+
+    out = options.pop("out")
+    made = import_golden(path, out, **options)
+    outputs = {name for case in made.cases for name in case.outputs}
+    echo_lines([f"{Path(out)}: {len(made.cases)} cases, {len(outputs)} outputs"])
