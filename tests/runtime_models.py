@@ -119,14 +119,8 @@ def write(directory: Path) -> None:
 
 def _write_small(directory: Path, tf: Any) -> None:
     """Write the MLP for one example at a time, quantised, and in half precision."""
-    holder = tf.Module()
-    holder.model = model = mlp()
-
-    @tf.function(input_signature=[tf.TensorSpec([1, 6], tf.float32, "x")])
-    def one(x: Any) -> Any:
-        return {"output_0": model(x)}
-
-    tf.saved_model.save(holder, str(directory / "one"), signatures=one)
+    one = tf.TensorSpec([1, 6], tf.float32, "x")
+    mlp().export(str(directory / "one"), verbose=False, input_signature=[one])
     converter = tf.lite.TFLiteConverter.from_saved_model(str(directory / "one"))
     (directory / "one.tflite").write_bytes(converter.convert())
     converter = tf.lite.TFLiteConverter.from_saved_model(str(directory / "mlp"))

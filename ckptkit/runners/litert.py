@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.interface import Interface, TensorInfo
-from ckptkit.runners._exchange import Exposed, Known, Request, Result, actions, cpu_name, wanted
+from ckptkit.runners._exchange import (
+    Exposed,
+    Known,
+    Request,
+    Result,
+    actions,
+    cpu_name,
+    refused,
+    wanted,
+)
 from ckptkit.runners._packages import chunked, environment, installed, only_cpu_zero, package
 from ckptkit.runners.spec import RunnerSpec
 
@@ -162,10 +171,12 @@ class LiteRTSession:
         """Return what is given at a time: all of it, or example by example."""
         if not self._signatures[signature].one_by_one:
             return [dict(inputs)]
-        rows = {len(value) for value in inputs.values()}
-        count = rows.pop() if len(rows) == 1 else 1
+        rows = sorted({len(value) for value in inputs.values()})
+        if len(rows) != 1 or rows == [0]:
+            sizes = ", ".join(map(str, rows))
+            raise refused(f"the model takes one example at a time; inputs have {sizes}")
         return [
-            {name: value[row : row + 1] for name, value in inputs.items()} for row in range(count)
+            {name: value[row : row + 1] for name, value in inputs.items()} for row in range(rows[0])
         ]
 
     def _invoke(self, interpreter: Any, signature: str, inputs: Arrays) -> dict[str, Array]:
