@@ -84,15 +84,18 @@ def judge(
     """Return the verdicts on the mutants of one reference model; TensorFlow may start here."""
     _forks.use(_forks.run_here)
     remember_runs()
-    return [_judged(name, bases[m.base], m, goldens[m.base]) for m in mutants]
+    return [judged(name, bases[m.base], m, goldens[m.base]) for m in mutants]
 
 
-def _judged(name: str, base: Base, mutant: Mutant, golden: str) -> Verdict:
+def judged(
+    name: str, base: Base, mutant: Mutant, golden: str, *, localized: bool = True
+) -> Verdict:
+    """Return the verdict on one mutant; localized: whether --localize is asked too."""
     kind = KINDS[mutant.kind]
     found = Verdict(name, base.name, mutant.kind, asserts=mutant.asserts, editor=mutant.editor)
     report = _checked(base, mutant, golden=golden)
     found.caught = report.exit_code == 1
-    found.said = [f"{code}: {text}" for code, text in _said(report)][:8]
+    found.said = [f"{code}: {text}" for code, text in _said(report)][:8] or [report.mode]
     if kind.codes is not None:
         found.named = _names(report, kind.codes, mutant.targets, kind.never)
     if mutant.base == "code" and kind.codes is not None and kind.codes.startswith(r"restore"):
@@ -103,18 +106,27 @@ def _judged(name: str, base: Base, mutant: Mutant, golden: str) -> Verdict:
         codes, words = kind.cause
         found.cause = any(re.match(codes, c) and re.search(words, t) for c, t in _said(blind))
     found.allclose = not _allclose(base, golden, mutant)
-    if kind.layer:
+    if kind.layer and localized:
         local = _checked(base, mutant, against=_reference(base), localize="always")
         found.first = _first(local, mutant)
+        if not found.first:
+            suspects = local.localization.suspects if local.localization else local.mode
+            found.said.append(f"localized: {suspects}, damaged: {mutant.inside}")
         if kind.codes is None:
             found.named = found.first
     return found
 
 
 def _checked(base: Base, mutant: Mutant, **options: Any) -> Any:
+    """Return the report; one that found nothing where `check` could not tell (exit code 2)."""
     from ckptkit import check
+    from ckptkit.errors import CkptkitError
+    from ckptkit.operations.check import Report
 
-    return check(mutant.path, model=mutant.model, imports=base.imports, **options)
+    try:
+        return check(mutant.path, model=mutant.model, imports=base.imports, **options)
+    except CkptkitError as error:
+        return Report(mutant.path, f"refused: {error}")
 
 
 def _reference(base: Base) -> str:

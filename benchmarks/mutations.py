@@ -64,7 +64,9 @@ def _started(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm], float
     return verdicts, alarms, time.monotonic() - began
 
 
-def run(names: Sequence[str], jobs: int) -> tuple[list[Verdict], list[Alarm]]:
+def run(
+    names: Sequence[str], jobs: int, verbose: bool = False
+) -> tuple[list[Verdict], list[Alarm]]:
     """Work on reference models, so many at a time."""
     _forks.preload()
     verdicts: list[Verdict] = []
@@ -75,6 +77,8 @@ def run(names: Sequence[str], jobs: int) -> tuple[list[Verdict], list[Alarm]]:
             for name, found in [(n, pool.submit(_started, n, scratch)) for n in names]:
                 told, false, took = found.result()
                 click.echo(f"{name}: {len(told)} mutants, {took:.0f} s", err=True)
+                if verbose:
+                    click.echo("\n".join(_details(told)))
                 verdicts += told
                 alarms += false
     return verdicts, alarms
@@ -170,9 +174,7 @@ def main(
     if unknown or (write and only):
         raise click.UsageError("--write takes all models" if write else f"no model {unknown[0]}")
     began = time.monotonic()
-    verdicts, alarms = run(only or MODELS, jobs)
-    if verbose:
-        click.echo("\n".join(_details(verdicts)))
+    verdicts, alarms = run(only or MODELS, jobs, verbose)
     if document:
         found = {"mutants": [asdict(v) for v in verdicts], "sound": [asdict(a) for a in alarms]}
         Path(document).write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -211,6 +212,30 @@ def test_nothing_was_restored(recorded: Binding, tmp_path: Path) -> None:
     [(code, _, message)] = found(recorded, tmp_path, **FRESH)
     assert code == "weights.fresh"
     assert message == "no weight is as recorded: all 13 look freshly initialised"
+
+
+def test_a_model_that_was_trained_on_is_not_called_fresh(recorded: Binding, tmp_path: Path) -> None:
+    on = {name.replace("/", "__"): v + 0.2 * normal(*v.shape) for name, v in WEIGHTS.items()}
+    kernel = {"conv__kernel": FRESH["conv__kernel"]}  # spread as an initialiser would leave it
+    codes = {code for code, _, _ in found(recorded, tmp_path, **{**on, **kernel})}
+    assert "layer.fresh" not in codes and "weight.other" in codes
+    reset = {name: FRESH[name] for name in ("a__kernel", "a__bias")}  # its bias is zero again
+    rows = found(recorded, tmp_path, **{**on, **reset})
+    assert [where for code, where, _ in rows if code == "layer.fresh"] == ["a"]
+
+
+def test_averages_in_place_of_weights(tmp_path: Path) -> None:
+    kernels = {name: WEIGHTS[name] for name in ("a/kernel", "b/kernel")}
+    bound = bind(written(tmp_path, kernels))
+    average = bind(written(tmp_path, {name: value * 0.9 for name, value in kernels.items()}))
+    averages = {
+        f"{name}@ema": sketch._replace(role="ema", slot_of=name)
+        for name, sketch in average.variables.items()
+    }
+    recorded = dataclasses.replace(bound, variables={**bound.variables, **averages})
+    [row] = compare_bindings(recorded, average)
+    assert row.code == "weight.averaged"
+    assert row.message == "2 weights hold averages that the optimizer kept (use_ema), of a, b"
 
 
 def test_only_the_optimizer_was_restored(tmp_path: Path) -> None:

@@ -287,6 +287,28 @@ def test_inputs_that_are_scaled_otherwise_are_recognised(
     assert words in next(f.message for f in report.findings if f.code == "input.scaled")
 
 
+@pytest.mark.parametrize("code", ["output.random", "output.batch"])
+def test_a_model_in_training_mode_is_recognised(
+    code: str, machine: Machine, tmp_path: Path
+) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(EXPORT, other)
+    rng = np.random.default_rng(1)
+
+    def compute(subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        x = inputs["features"].astype("f4")
+        if str(subject) == str(other):
+            x = x * (rng.random(x.shape) > 0.2) if code == "output.random" else x - x.mean(axis=0)
+        return {"output_0": np.tanh(x).astype("f4")}
+
+    machine.compute = compute
+    report = check(other, against=EXPORT)
+    assert [f.code for f in report.findings if f.severity == "error"] == [code]
+    assert "training mode" in report.findings[0].hint
+
+
 # --- what can be asked wrongly --------------------------------------------------------------------
 
 
