@@ -98,6 +98,7 @@ def test_recorded_outputs_agree(
     assert len(report.rows) == (2 if name == "multi" else 1)
     for row in report.rows:
         assert row.result.tolerance.reason.startswith("T4"), row
+        assert row.result.max_abs < 1e-5 * row.result.rms  # as docs/runtimes.md says
         print(f"{name} {runtime}: {row.result.max_abs / row.result.rms:.1e} of the rms")
     (ran,) = report.runs
     assert ran.environment["runtime"] == runtime

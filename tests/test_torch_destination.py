@@ -136,6 +136,7 @@ def test_outputs_agree(name: str, trained: Path, tmp_path: Path) -> None:
     result = compared(name, trained, computed(name, tmp_path / "model.safetensors"))
 
     assert result.ok, result
+    assert result.max_abs < 1e-5 * result.rms  # as docs/runtimes.md says
     print(f"{name}: {result.max_abs / result.rms:.1e} of the rms")
 
 
