@@ -110,3 +110,28 @@ def _ends(
         if item.name not in taken or len(path) > len(taken[item.name]):
             taken[item.name] = path
     return {path: item for path, item in found.items() if taken[item.name] == path}
+
+
+def scope_of(name: str) -> tuple[str, ...]:
+    """Return the scopes of an op, without those that the model's name and its layers lack.
+
+    Keras counts the calls of a model, and gives all its scopes one counter: in
+    `net_1/up_1/Gelu/mul` the scopes are `net` and `up`; `Gelu` belongs to the op.
+    """
+    scope = tuple(name.split("/"))[:-1]
+    counter = COUNTER.search(scope[0]) if scope else None
+    if counter is None:
+        return scope
+    ending = counter[0]
+    counted = [part for part in scope if part.endswith(ending)]
+    return tuple(part.removesuffix(ending) for part in counted)
+
+
+def layer_of_scope(scope: tuple[str, ...], layers: set[str]) -> str:
+    """Return the innermost layer with variables that is in the scope, or all of the scope."""
+    known = {tuple(layer.split("/")) for layer in layers}
+    for end in range(len(scope), 0, -1):
+        for start in range(end):
+            if scope[start:end] in known:
+                return "/".join(scope[start:end])
+    return "/".join(scope[1:] or scope)

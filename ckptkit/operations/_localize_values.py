@@ -33,6 +33,25 @@ class Stats(NamedTuple):
         }
 
 
+def stats(value: Any) -> Stats:
+    """Return the statistics of an array or a sample."""
+    import numpy as np
+
+    from ckptkit._sample import Sample, norms_of
+    from ckptkit.dtypes import dtype_of_numpy, kind
+
+    if isinstance(value, Sample):
+        norms = value.norms
+        shape, dtype = value.shape, value.dtype
+    else:
+        array = np.asarray(value)
+        shape, dtype = array.shape, dtype_of_numpy(array.dtype)
+        norms = norms_of(array) if kind(dtype) not in ("string", "opaque") and array.size else None
+    if norms is None:
+        return Stats(tuple(shape), dtype, 0.0, 0.0, 0.0, 0)
+    return Stats(tuple(shape), dtype, norms.lowest, norms.highest, norms.rms, norms.nonfinite)
+
+
 class VariableGap(NamedTuple):
     """A variable that a layer reads; differs: whether it is another than the reference's.
 
@@ -151,7 +170,8 @@ class Localization:
     layers: every value that was compared, in order of computation.  switches: those flipped alone;
     starts: the runner that they were flipped from; passes: whether the outputs pass there.
     compared, known: values that were paired, values that there are.  unseen: variables that differ
-    and whose layers show nothing.  notes: what limits the answer.  command: does it again.
+    and whose layers show nothing; owners: {variable: its layer}.  notes: what limits the answer.
+    command: does it again.
     """
 
     differs: bool
@@ -162,6 +182,7 @@ class Localization:
     passes: bool = True
     known: int = 0
     unseen: tuple[VariableGap, ...] = ()
+    owners: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
 
@@ -184,8 +205,16 @@ class Localization:
     @property
     def suspects(self) -> tuple[str, ...]:
         """Paths of layers, the one to look at first first: by outputs, then by weights alone."""
-        by_weights = (gap.name.rpartition("/")[0] or gap.name for gap in self.unseen)
+        by_weights = (self.owners.get(gap.name, gap.name) for gap in self.unseen)
         return tuple(dict.fromkeys([*(layer.path for layer in self.beyond), *by_weights]))
+
+    def blames(self, variable: str) -> bool:
+        """Whether the first suspect is the layer that reads this variable, or one around it."""
+        first = self.beyond[0] if self.beyond else None
+        if first is not None and variable in (gap.name for gap in first.variables):
+            return True
+        path = self.suspects[0] if self.suspects else ""
+        return bool(path) and f"/{variable}".find(f"/{path}/") >= 0
 
     @property
     def point(self) -> str | None:

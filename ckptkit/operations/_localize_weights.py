@@ -58,7 +58,7 @@ class Weights:
             shaped = [
                 readable
                 for readable, naming, shape in self.namings
-                if shape == item.shape and owner in map(_owner, (naming.name, *naming.aliases))
+                if shape == item.shape and owner in map(owner_of, (naming.name, *naming.aliases))
             ]
             exact = [readable for readable in shaped if readable.rpartition("/")[2] == own]
             if len(exact or shaped) == 1:
@@ -81,10 +81,11 @@ class Weights:
 
     def layers(self) -> set[str]:
         """Return the paths of the layers that own variables."""
-        return {_owner(readable) for readable, _, _ in self.namings} - {""}
+        return {owner_of(readable) for readable, _, _ in self.namings} - {""}
 
 
-def _owner(name: str) -> str:
+def owner_of(name: str) -> str:
+    """Return the path of the layer that owns a variable."""
     owner = name.rpartition("/")[0]
     for ending in _OWN_ENDINGS:
         owner = owner.removesuffix(ending)
@@ -121,7 +122,7 @@ def _namings(path: Path) -> Iterator[tuple[str, Naming, tuple[int, ...]]]:
 
 
 def _of_files(reference: Path, new: Path) -> Iterator[tuple[str, VariableGap]]:
-    for change in diff(reference, new, roles=("weight", "ema", "table"), cast_ok=True).differences:
+    for change in diff(reference, new, roles=("weight", "table"), cast_ok=True).differences:
         tensor = change.new or change.old
         if tensor is None or tensor.naming.duplicate_of is not None:
             continue
@@ -147,5 +148,5 @@ def _of_binding(recorded: Binding, new: Path) -> Iterator[tuple[str, VariableGap
             yield change.where, VariableGap(change.where, True, change.message)
         elif change.code.startswith("layer."):
             for name in recorded.variables:
-                if _owner(name) == change.where:
+                if owner_of(name) == change.where:
                     yield name, VariableGap(name, True, change.message)

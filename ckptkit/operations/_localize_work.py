@@ -13,7 +13,7 @@ from ckptkit.binding import Binding
 from ckptkit.operations._check_names import Pairing
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
-from ckptkit.operations._localize_pairs import COUNTER, Shaped, pair_points
+from ckptkit.operations._localize_pairs import Shaped, layer_of_scope, pair_points, scope_of
 from ckptkit.operations._localize_values import (
     MODEL,
     Layer,
@@ -21,8 +21,9 @@ from ckptkit.operations._localize_values import (
     Stats,
     VariableGap,
     error_of,
+    stats,
 )
-from ckptkit.operations._localize_weights import Weights, weights_between
+from ckptkit.operations._localize_weights import Weights, owner_of, weights_between
 from ckptkit.outputs import Chooser, OutputResult
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     Values = Mapping[str, Array | Sample]
 
 _GRAPHS = ("saved_model",)  # kinds of subjects whose values are ops, not layers
-_REPEATED = re.compile(r"#\d+")
+_REPEATED = re.compile(r"#\d+|\[\d+\]")
 _EXPLAINED = 3  # layers that get statistics and hints
 
 
@@ -99,7 +100,9 @@ class Work:
         )
         rows = tuple(self._explained(done, known, mine))
         unseen = self._unseen(rows)
-        return replace(done, layers=rows, unseen=unseen, notes=tuple(self.notes))
+        return replace(
+            done, layers=rows, unseen=unseen, owners=self._owners(), notes=tuple(self.notes)
+        )
 
     # -- values ------------------------------------------------------------------------------------
 
@@ -308,13 +311,15 @@ class Work:
         if name.startswith(inside.OUTPUT):
             return MODEL
         if self.new.kind not in _GRAPHS:
-            return _REPEATED.sub("", name)  # a layer that is called twice
+            return _REPEATED.sub(
+                "", name
+            )  # of a layer that is called twice, or gives several values
         owners = {variable.name.rpartition("/")[0] for variable in variables} - {""}
         scope = scope_of(name)
         for owner in owners if len(owners) == 1 else ():
             if not scope or owner.split("/")[-1] in scope:
                 return owner
-        return _layer_of_scope(scope, self.weights.layers()) or name
+        return layer_of_scope(scope, self.weights.layers()) or name
 
     def _explained(self, done: Localization, known: Values, mine: Values) -> Iterator[Layer]:
         """Yield the layers, the first of the ranking with statistics and hints."""
@@ -344,11 +349,15 @@ class Work:
         shown = {gap.name for row in rows if row.is_beyond for gap in row.changed}
         return tuple(gap for name, gap in self.weights.gaps.items() if name not in shown)
 
+    def _owners(self) -> dict[str, str]:
+        return {name: owner_of(name) or name for name in self.weights.gaps}
+
     def _weights_alone(self) -> Localization:
         return Localization(
             self.differs,
             "weights",
             unseen=tuple(self.weights.gaps.values()),
+            owners=self._owners(),
             notes=tuple(self.notes),
         )
 
@@ -365,51 +374,7 @@ def _shaped(values: Values, kind: str) -> Iterator[Shaped]:
             yield Shaped(name, tuple(chunk["described"][name]["shape"]), is_op)
 
 
-def scope_of(name: str) -> tuple[str, ...]:
-    """Return the scopes of an op, without those that the model's name and its layers lack.
-
-    Keras counts the calls of a model, and gives all its scopes one counter: in
-    `net_1/up_1/Gelu/mul` the scopes are `net` and `up`; `Gelu` belongs to the op.
-    """
-    scope = tuple(name.split("/"))[:-1]
-    counter = COUNTER.search(scope[0]) if scope else None
-    if counter is None:
-        return scope
-    ending = counter[0]
-    counted = [part for part in scope if part.endswith(ending)]
-    return tuple(part.removesuffix(ending) for part in counted)
-
-
-def _layer_of_scope(scope: tuple[str, ...], layers: set[str]) -> str:
-    """Return the innermost layer with variables that is in the scope, or all of the scope."""
-    known = {tuple(layer.split("/")) for layer in layers}
-    for end in range(len(scope), 0, -1):
-        for start in range(end):
-            if scope[start:end] in known:
-                return "/".join(scope[start:end])
-    return "/".join(scope[1:] or scope)
-
-
 def _as_array(value: Any) -> Any:
     from ckptkit._arrays import as_array
 
     return as_array(value)
-
-
-def stats(value: Any) -> Stats:
-    """Return the statistics of an array or a sample."""
-    import numpy as np
-
-    from ckptkit._sample import Sample, norms_of
-    from ckptkit.dtypes import dtype_of_numpy, kind
-
-    if isinstance(value, Sample):
-        norms = value.norms
-        shape, dtype = value.shape, value.dtype
-    else:
-        array = np.asarray(value)
-        shape, dtype = array.shape, dtype_of_numpy(array.dtype)
-        norms = norms_of(array) if kind(dtype) not in ("string", "opaque") and array.size else None
-    if norms is None:
-        return Stats(tuple(shape), dtype, 0.0, 0.0, 0.0, 0)
-    return Stats(tuple(shape), dtype, norms.lowest, norms.highest, norms.rms, norms.nonfinite)

@@ -100,7 +100,7 @@ def find(
     bar = policy.choose(one.held.environment, one.run.environment).tolerance
     work = Work(runs, _reference(one), _new(one), one.paired.pairing, bar, one.differs, globs)
     found = work.layers()
-    if one.differs and (_runners_differ(one) or not found.beyond):
+    if one.differs and (_runners_differ(one) or not found.suspects):
         found = _with_switches(found, runs, one, bar)
     return found
 
