@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptkit._binding_explain import Explained, explain
+from ckptkit._binding_initial import CONSTANT, MIN_SIZE
 from ckptkit._sketch_values import Sketch
 from ckptkit.interface import Change
 
@@ -164,7 +165,9 @@ class _Weights:
         kept = (name for name in names if name not in self.changed)
         if not all(self._old(name).is_constant for name in kept):
             return False
-        return len(changed) > 1 or not self.changed[changed[0]].code.startswith("weight.constant")
+        if self._has_reset(names):
+            return len(changed) > 1
+        return any(self.now.variables[self.pairs[name]].size >= MIN_SIZE for name in changed)
 
     def _is_retrained(
         self, layers: Mapping[str, Sequence[str]], fresh: Mapping[str, Sequence[str]]
@@ -182,8 +185,7 @@ class _Weights:
     def _has_reset(self, names: Sequence[str]) -> bool:
         """Whether a variable that training had moved is back at a constant, as a bias at zero."""
         return any(
-            name in self.changed and self.changed[name].code.startswith("weight.constant")
-            for name in names
+            name in self.changed and self.changed[name].initial in CONSTANT for name in names
         )
 
     def _is_hidden(self, name: str) -> bool:

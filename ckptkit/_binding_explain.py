@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ckptkit import _sketch
-from ckptkit._binding_initial import initial_value
+from ckptkit._binding_initial import MIN_SIZE, initial_value
 from ckptkit._sketch_values import Sketch
 from ckptkit.compare import unravel
 from ckptkit.compare_metrics import Array
@@ -72,9 +72,9 @@ def explain(old: Sketch, now: Binding, name: str) -> Explained:
     for question in _QUESTIONS:
         found = question(case)
         if found is not None:
-            return found._replace(
-                initial=initial if found.code.startswith("weight.constant") else None
-            )
+            few = new.size < MIN_SIZE  # of which other questions say more than there is to say
+            told = few or found.code.startswith("weight.constant")
+            return found._replace(initial=initial if told else None)
     return _throughout(case, initial)
 
 
@@ -301,7 +301,7 @@ def _some_part(case: _Case) -> Explained | None:
     old, new = case.old, case.new
     parts = len(new.blocks)
     hit = [part for part, (a, b) in enumerate(zip(old.blocks, new.blocks, strict=True)) if a != b]
-    if not hit or len(hit) > parts // 2 or new.size < 3:
+    if not hit or len(hit) > parts // 2 or new.size < MIN_SIZE:
         return None
     row = new.size // new.shape[0] if new.shape else 1
     spans = []

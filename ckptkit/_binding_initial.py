@@ -13,12 +13,17 @@ from collections.abc import Iterator
 from ckptkit._sketch_values import Sketch
 from ckptkit.dtypes import kind
 
-_MIN_SIZE = 16  # elements from which the spread of a sample says something
+MIN_SIZE = 16  # elements from which the spread of a sample says something by itself
+CONSTANT = frozenset({"all zeros", "all ones", "zeros and ones"})  # first values that none draws
+_LEAST = 4  # elements of which it says something beside other evidence
 _CUT = 0.87962566  # standard deviation of a normal distribution cut off at two of its own
 
 
 def initial_value(sketch: Sketch) -> str | None:
-    """Return the first value that a tensor looks like, in words; None if like none."""
+    """Return the first value that a tensor looks like, in words; None if like none.
+
+    Of a kernel of fewer than MIN_SIZE elements that means little.
+    """
     if sketch.places is None or sketch.nonfinite or kind(sketch.dtype) != "float":
         return None
     if sketch.is_constant and sketch.low in (0.0, 1.0):
@@ -27,7 +32,7 @@ def initial_value(sketch: Sketch) -> str | None:
     if len(sketch.shape) < 2 and sketch.low == 0.0 and sketch.high == 1.0:
         alike = math.isclose(sketch.rms**2 * sketch.size, ones, rel_tol=1e-9)
         return "zeros and ones" if alike and 4 * ones == sketch.size else None
-    if sketch.size < _MIN_SIZE or len(sketch.shape) < 2:
+    if sketch.size < _LEAST or len(sketch.shape) < 2:
         return None
     return next((name for name, fits in _candidates(sketch) if fits), None)
 
