@@ -44,6 +44,8 @@ def make(name: str, folder: Path) -> tuple[list[Base], list[Mutant]]:
 
 
 class _Making:
+    root = ""  # name of the model, with which paths of its variables may begin
+
     def __init__(self, name: str, source: Path, folder: Path) -> None:
         self.name, self.source, self.folder = name, source, folder
         self.bases: list[Base] = []
@@ -68,6 +70,7 @@ class _Making:
         self.bases.append(base)
         live = keras.models.load_model(model, compile=False)
         spare = keras.models.load_model(model, compile=False)
+        self.root = live.name
         sound = {w.path: np.array(w) for w in live.weights}
         keras.utils.set_random_seed(_SEED)
         new = self.module.Gan().generator if self.name == "gan" else self.module.build()
@@ -81,12 +84,15 @@ class _Making:
             inside = parts[next(iter(values))]
             self._add(kind, base, out, targets, inside, *self._peers(live, spare, out))
         self._assign(live, sound)
-        self._settings(base, model, spare)
+        self._twins(base, live)
+        again = Path(base.twins["saved again (.keras)"])
+        if any(self._peers(live, spare, again)):
+            raise RuntimeError("the peers blame a sound model: the comparison would not be fair")
+        self._settings(base, again, spare)
         if self.name == "transformer":
             self._averaged(base, model, live, spare)
-        self._later(base, model, spare)
-        self._assign(live, sound)
-        self._twins(base, live)
+        if self.name != "gan":
+            self._later(base, model, live, spare)
 
     @staticmethod
     def _assign(model: Any, values: Mapping[str, Any]) -> None:
@@ -96,7 +102,7 @@ class _Making:
     def _parts(self, path: str) -> tuple[str, ...]:
         """Return the layers around a variable, the innermost last; cells of an RNN left out."""
         found = [part for part in path.split("/")[:-1] if not part.endswith("_cell")]
-        return tuple(found)
+        return tuple(found[1:] if len(found) > 1 and found[0] == self.root else found)
 
     def _peers(self, live: Any, reference: Any, file: Path) -> tuple[bool | None, bool | None]:
         return _asserts(live, reference, self.folder), _editor(file, reference)
@@ -106,8 +112,12 @@ class _Making:
         inside: tuple[str, ...] = (), asserts: bool | None = None, editor: bool | None = None,
         model: str | None = None,
     ) -> None:  # fmt: skip
-        row = Mutant(kind, base.name, str(out), targets, inside, model, asserts, editor)
-        self.mutants.append(row)
+        self.mutants.append(
+            Mutant(
+                kind, base.name, str(out), targets,
+                inside=inside, model=model, asserts=asserts, editor=editor,
+            )
+        )  # fmt: skip
 
     def _settings(self, base: Base, model: Path, spare: Any) -> None:
         import keras
@@ -134,18 +144,17 @@ class _Making:
         owners = ("averages",)  # of all layers
         self._add("average", base, out, owners, (), *self._peers(live, spare, out))
 
-    def _later(self, base: Base, model: Path, spare: Any) -> None:
+    def _later(self, base: Base, model: Path, live: Any, spare: Any) -> None:
         """The same run, three epochs later: another checkpoint of it."""
         import keras
 
-        if self.name == "gan":
-            return
         later = keras.models.load_model(model)
         later.fit(*self.module.examples(), epochs=3, verbose=0, shuffle=False)
         out = self._path("later", ".keras")
-        later.save(out)
+        self._assign(live, {w.path: w.numpy() for w in later.weights})
+        live.save(out)
         owners = {self._parts(w.path)[-1] for w in later.trainable_variables}
-        self._add("later", base, out, tuple(owners), (), *self._peers(later, spare, out))
+        self._add("later", base, out, tuple(owners), (), *self._peers(live, spare, out))
 
     def _twins(self, base: Base, live: Any) -> None:
         """Unmodified re-saves and conversions."""

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -65,23 +65,33 @@ def _started(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm], float
 
 
 def run(
-    names: Sequence[str], jobs: int, verbose: bool = False
+    names: Sequence[str], jobs: int, results: Path, verbose: bool = False
 ) -> tuple[list[Verdict], list[Alarm]]:
-    """Work on reference models, so many at a time."""
-    _forks.preload()
-    verdicts: list[Verdict] = []
-    alarms: list[Alarm] = []
-    with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
-        pool = ProcessPoolExecutor(jobs, get_context("fork"))
-        with pool:
-            for name, found in [(n, pool.submit(_started, n, scratch)) for n in names]:
-                told, false, took = found.result()
-                click.echo(f"{name}: {len(told)} mutants, {took:.0f} s", err=True)
-                if verbose:
-                    click.echo("\n".join(_details(told)))
-                verdicts += told
-                alarms += false
-    return verdicts, alarms
+    """Work on reference models, so many at a time; results: a directory, one file per model.
+
+    What has a file there is not worked on again.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in names if not (results / f"{name}.json").exists()]
+    if missing:
+        _forks.preload()
+    with (
+        tempfile.TemporaryDirectory(prefix="mutations-") as scratch,
+        ProcessPoolExecutor(jobs, get_context("fork")) as pool,
+    ):
+        tasks = {pool.submit(_started, name, scratch): name for name in missing}
+        for task in as_completed(tasks):
+            name, (told, alarms, took) = tasks[task], task.result()
+            click.echo(f"{name}: {len(told)} mutants, {took:.0f} s", err=True)
+            if verbose:
+                click.echo("\n".join(_details(told)))
+            found = {"mutants": [asdict(v) for v in told], "sound": [asdict(a) for a in alarms]}
+            (results / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    known = [json.loads((results / f"{name}.json").read_text("utf-8")) for name in names]
+    return (
+        [Verdict(**row) for found in known for row in found["mutants"]],
+        [Alarm(**row) for found in known for row in found["sound"]],
+    )
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -163,21 +173,24 @@ def _details(verdicts: Sequence[Verdict]) -> Iterator[str]:
 @click.option("--write", is_flag=True, help="Put the tables into docs/mutations.md.")
 @click.option("--only", multiple=True, metavar="MODEL", help="These reference models.")
 @click.option("--jobs", default=2, show_default=True, help="Reference models at a time.")
-@click.option("--json", "document", metavar="FILE", help="Write all verdicts there.")
+@click.option("--results", metavar="DIR", help="Keep verdicts there; repeat none that is there.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what was missed, with what was said.")
 @click.pass_context
 def main(
-    ctx: click.Context, write: bool, only: tuple[str, ...], jobs: int, document: str, verbose: bool
+    ctx: click.Context,
+    write: bool,
+    only: tuple[str, ...],
+    jobs: int,
+    results: str | None,
+    verbose: bool,
 ) -> None:
     """Damage reference models, and see what `check` says."""
     unknown = [name for name in only if name not in MODELS]
     if unknown or (write and only):
         raise click.UsageError("--write takes all models" if write else f"no model {unknown[0]}")
     began = time.monotonic()
-    verdicts, alarms = run(only or MODELS, jobs, verbose)
-    if document:
-        found = {"mutants": [asdict(v) for v in verdicts], "sound": [asdict(a) for a in alarms]}
-        Path(document).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
+        verdicts, alarms = run(only or MODELS, jobs, Path(results or scratch), verbose)
     table = list(lines(verdicts, alarms))
     short = missed(verdicts, alarms)
     click.echo("\n".join([*table, "", *short, f"{time.monotonic() - began:.0f} s"]))
