@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-runtimes lint bench goldens docs schema fuzz reliability clean
+.PHONY: demo test test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -52,6 +52,9 @@ fuzz: $(VENV)/.ready-test  ## mutants of every reader (or of TARGET), SECONDS in
 
 reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites docs/reliability.md
 	$(BIN)/python -m benchmarks.reliability --write
+
+mutations: $(VENV)/.ready-test  ## damaged models beside TensorFlow's asserts; rewrites docs/mutations.md
+	$(BIN)/python -m benchmarks.mutations --write
 
 clean:
 	rm -rf $(VENV) $(VENV)-runtimes build dist *.egg-info
