@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,8 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     """
     # set before numpy is imported: threads are for spans of tensors, not for sums within one
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # a plan has ten small values per tensor, none of them garbage: looking for some took a fifth
+    gc.set_threshold(200_000, 20, 100)
     from ckptkit._align_rules import parse_rule, read_rules
     from ckptkit.operations.convert import MismatchError, convert, plan, write_inverse
     from ckptkit.reports import plan as report
