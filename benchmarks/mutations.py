@@ -81,13 +81,19 @@ def run(
     ):
         tasks = {pool.submit(_started, name, scratch): name for name in missing}
         for task in as_completed(tasks):
-            name, (told, alarms, took) = tasks[task], task.result()
+            name = tasks[task]
+            try:
+                told, alarms, took = task.result()
+            except RuntimeError as error:  # the others go on
+                click.echo(f"{name}: {error}", err=True)
+                continue
             click.echo(f"{name}: {len(told)} mutants, {took:.0f} s", err=True)
             if verbose:
                 click.echo("\n".join(_details(told)))
             found = {"mutants": [asdict(v) for v in told], "sound": [asdict(a) for a in alarms]}
             (results / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    known = [json.loads((results / f"{name}.json").read_text("utf-8")) for name in names]
+    files = [results / f"{name}.json" for name in names]
+    known = [json.loads(file.read_text("utf-8")) for file in files if file.exists()]
     return (
         [Verdict(**row) for found in known for row in found["mutants"]],
         [Alarm(**row) for found in known for row in found["sound"]],
@@ -193,8 +199,10 @@ def main(
         verdicts, alarms = run(only or MODELS, jobs, Path(results or scratch), verbose)
     table = list(lines(verdicts, alarms))
     short = missed(verdicts, alarms)
+    done = {verdict.model for verdict in verdicts}
+    short += [f"no verdicts: {name}" for name in only or MODELS if name not in done]
     click.echo("\n".join([*table, "", *short, f"{time.monotonic() - began:.0f} s"]))
-    if write:
+    if write and done == set(MODELS):
         text = DOCUMENT.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
         _, _, after = rest.partition(END)
