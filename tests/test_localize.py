@@ -156,7 +156,7 @@ QUICK: list[tuple[str, str, Damage]] = [
     ("functional_cnn", "model.keras", zeroed("bn1/moving_mean")),
     ("functional_cnn", "export", off_by("digit/kernel")),
     ("subclassed", "model.keras", off_by("refine/up/kernel")),
-    ("subclassed", "saved_model", off_by("refine/down/kernel")),
+    ("subclassed", "saved_model", off_by("project/kernel")),
     ("mlp_module", "saved_model", transposed("layers/1/w")),
     ("mlp_module", "saved_model", swapped("layers/0/b", "layers/1/b")),
 ]

@@ -169,7 +169,7 @@ class Localization:
     differs: whether the outputs do.  mode: "isolated" or "propagated", what `added` comes from.
     layers: every value that was compared, in order of computation.  switches: those flipped alone;
     starts: the runner that they were flipped from; passes: whether the outputs pass there.
-    compared, known: values that were paired, values that there are.  unseen: variables that differ
+    known: values that there are inside of the subject.  unseen: variables that differ
     and whose layers show nothing; owners: {variable: its layer}.  notes: what limits the answer.
     command: does it again.
     """
@@ -185,6 +185,11 @@ class Localization:
     owners: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
+
+    @property
+    def compared(self) -> int:
+        """How many of the values inside were compared, the outputs not counted."""
+        return sum(layer.path != MODEL for layer in self.layers)
 
     @property
     def ranked(self) -> tuple[Layer, ...]:
@@ -242,7 +247,7 @@ class Localization:
             "mode": self.mode,
             "first": None if first is None else first.name,
             "diverges": None if diverges is None else diverges.name,
-            "compared": len(self.layers),
+            "compared": self.compared,
             "known": self.known,
             "layers": [layer.to_json() for layer in self.ranked],
             "switches": [flip.to_json() for flip in self.switches],

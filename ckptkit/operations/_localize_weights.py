@@ -103,6 +103,9 @@ def weights_between(reference: Path | Binding | None, new: Path | None) -> Weigh
             found.known = bool(reference.variables)
         elif reference is not None and _holds_tensors(reference):
             found.gaps = {} if reference == new else dict(_of_files(reference, new))
+            if found.gaps and reference.suffix == new.suffix:  # what it looks like: zeroed, swapped
+                named = dict(_of_binding(bind(reference), new))
+                found.gaps |= {name: gap for name, gap in named.items() if name in found.gaps}
             found.known = True
     except CkptkitError:
         found.known = False

@@ -19,7 +19,6 @@ _ALIGN = ("left",) * 3 + ("right",) * 3
 
 def lines(found: Localization) -> Iterator[str]:
     """Yield the report."""
-    yield ""
     yield from map(printable, _verdict(found))
     ranked = found.ranked[:SHOWN]
     if ranked:
@@ -63,7 +62,7 @@ def _verdict(found: Localization) -> Iterator[str]:
     if diverges is not None and diverges is not first:
         yield f"the first value that is beyond the tolerance: {_named(diverges)}"
     if found.layers:
-        yield f"{len(found.layers)} of {found.known} values inside were compared ({found.mode})"
+        yield f"{found.compared} of {found.known} values inside were compared ({found.mode})"
 
 
 def _named(layer: Layer) -> str:
@@ -109,10 +108,14 @@ def _about(layer: Layer) -> Iterator[str]:
         worst = result.worst
         yield (
             f"  alone, {result.n_bad:,} of {result.n:,} elements are beyond the tolerance; "
-            f"worst at {list(worst.index)}: {worst.new} instead of {worst.old}"
+            f"worst at {list(worst.index)}: {_number(worst.new)} instead of {_number(worst.old)}"
         )
     for hint in layer.hints:
         yield f"  {hint}"
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _gap(gap: VariableGap) -> str:
