@@ -1,4 +1,4 @@
-"""Ctrl-C while a process of ckptkit is still starting, and what a call from Python leaves behind."""
+"""Ctrl-C while a process of ckptkit is starting, and what a call from Python leaves behind."""
 
 from __future__ import annotations
 

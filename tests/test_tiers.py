@@ -50,7 +50,11 @@ GPU = {**CPU, "device": "GPU:0", "device_name": "H200", "tf32": False}
         ({"policy": "mixed_bfloat16"}, "T3", "full against bfloat16 precision"),
         ({"runtime": "litert"}, "T4", "tensorflow against litert"),
         ({"runtime": "litert", "policy": "float16 weights"}, "T3", "full against float16"),
-        ({"runtime": "onnx", "device": "GPU:0", "tf32": True}, "T3", "TensorFloat-32 is on, tensorflow against onnx"),
+        (
+            {"runtime": "onnx", "device": "GPU:0", "tf32": True},
+            "T3",
+            "TensorFloat-32 is on, tensorflow against onnx",
+        ),
         ({"runtime": "onnx", "quantized": True}, "T5", "quantised"),
     ],
 )

@@ -172,7 +172,8 @@ def diff(
     bytes in all).
 
     Raises UsageError when a filter leaves nothing, when rules collide, when "quick" finds no
-    checksums, and when a tolerance, bitwise or cast_ok is given where no values are compared; and what `ckptkit.open` and the stores raise.
+    checksums, and when a tolerance, bitwise or cast_ok is given where no values are compared; and
+    what `ckptkit.open` and the stores raise.
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}", hint=f"one of {', '.join(MODES)}")

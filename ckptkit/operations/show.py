@@ -138,7 +138,8 @@ def parse_slice(text: str, shape: Sequence[int]) -> list[Index]:
             raise UsageError(f"slice {text!r}: steps must be positive")
         indices.append(slice(*numbers) if colon else int(start))
     if len(indices) > len(shape):
-        raise UsageError(f"slice {text!r} has {count_text(len(indices), 'axis', 'axes')}, the tensor {len(shape)}")
+        given = count_text(len(indices), "axis", "axes")
+        raise UsageError(f"slice {text!r} has {given}, the tensor {len(shape)}")
     for axis, index in enumerate(indices):
         if isinstance(index, int) and not -shape[axis] <= index < shape[axis]:
             raise UsageError(f"slice {text!r}: index {index} leaves axis {axis} of {shape[axis]}")

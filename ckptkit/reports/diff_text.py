@@ -320,8 +320,8 @@ def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
         largest = max(measured, default=0.0)
         marks = "".join(sorted({MARKS[c.status] for c in different}))
         tail = [bar(largest)] if rich else []
-        change = number(largest) if measured else ""
-        rows.append([layer, f"{len(different)}/{len(changes)}", marks, change, *tail])
+        size = number(largest) if measured else ""
+        rows.append([layer, f"{len(different)}/{len(changes)}", marks, size, *tail])
     if rows:
         headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if rich else [])]
         for line in render(

@@ -49,7 +49,8 @@ def _facts(shown: Shown) -> Iterator[tuple[str, Any]]:
     for slot in shown.slots:
         yield "slot", slot
     yield "dtype", spec.dtype
-    yield "shape", f"{shape_text(spec.shape)}  ({count_text(spec.size, 'element')}, {bytes_text(spec.nbytes)})"
+    size = f"{count_text(spec.size, 'element')}, {bytes_text(spec.nbytes)}"
+    yield "shape", f"{shape_text(spec.shape)}  ({size})"
     if spec.shard is not None and spec.offset is not None:
         shard = shown.checkpoint.store.shards[spec.shard]
         yield "stored", f"{shard.name} @ {spec.offset}"

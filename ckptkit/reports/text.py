@@ -35,8 +35,15 @@ def display_width(text: str) -> int:
 
 # What is drawn with letters that not every terminal has, and what stands in for each.
 _DRAWN = {
-    **{"→": "->", "×": "x", "…": "...", "≈": "w", "−": "-"},
-    **{"├": "|", "└": "`", "─": "-", "│": "|"},
+    "→": "->",
+    "×": "x",
+    "…": "...",
+    "≈": "w",
+    "−": "-",
+    "├": "|",
+    "└": "`",
+    "─": "-",
+    "│": "|",
     **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)),
     **dict.fromkeys("▏▎▍▌", "-"),
     **dict.fromkeys("▋▊▉", "="),
