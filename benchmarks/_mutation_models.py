@@ -240,7 +240,7 @@ class _Making:
         yield "dtype", {"dtype": "float16"}, (outputs[0],)
         if floats:
             yield "times255", {"factor": 255.0}, ("255",)
-            yield "constant", {"shift": 1.5}, (f"mean_{floats[0]}",)
+            yield "constant", {"shift": 1.5}, ("captured constant",)
         if len(outputs) > 1:
             yield "outputs", {"turned": True}, tuple(outputs)
         else:
