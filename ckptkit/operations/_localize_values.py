@@ -214,9 +214,13 @@ class Localization:
         return tuple(dict.fromkeys([*(layer.path for layer in self.beyond), *by_weights]))
 
     def blames(self, variable: str) -> bool:
-        """Whether the first suspect is the layer that reads this variable, or one around it."""
+        """Whether the first suspect is the layer that reads this variable, or one around it.
+
+        variable: its readable name in the file, or the end of it.
+        """
         first = self.beyond[0] if self.beyond else None
-        if first is not None and variable in (gap.name for gap in first.variables):
+        names = [gap.name for gap in first.variables] if first is not None else []
+        if any(name == variable or name.endswith(f"/{variable}") for name in names):
             return True
         path = self.suspects[0] if self.suspects else ""
         return bool(path) and f"/{variable}".find(f"/{path}/") >= 0
