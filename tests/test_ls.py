@@ -470,7 +470,7 @@ HOSTILE = "a\x1b[31mred\x1b]0;title\x07/\n\r\t\x00b\u202egnp\u200b\ud7ff\x7f\x9b
 
 def test_names_never_reach_the_terminal_raw(tmp_path: Path) -> None:
     prefix = write_index(
-        tmp_path / "c", bundle_items(**{HOSTILE: entry(), "b|c": entry()}), bytes(8)
+        tmp_path / "c", bundle_items(**{HOSTILE: entry(), "b|c": entry(offset=8)}), bytes(16)
     )
     for more in ([], ["--long"], ["--tree"], ["--patterns"], ["--format", "markdown"]):
         out = run("ls", prefix, *more).out
