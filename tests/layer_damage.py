@@ -50,7 +50,7 @@ def _saved_model(model: Path, out: Path, damage: Damage) -> list[str]:
     reader = tf.train.load_checkpoint(prefix)
     everything = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
     dtypes = reader.get_variable_to_dtype_map()
-    values = {name: everything[same[0]].copy() for name, same in keys.items()}
+    values = {name: np.array(everything[same[0]]) for name, same in keys.items()}
     layers = damage(values)
     for name, same in keys.items():
         everything |= dict.fromkeys(same, values[name])

@@ -271,3 +271,37 @@ def test_a_difference_that_looking_hides_is_judged_layer_by_layer(
     found = localize(tmp_path / "bad", against=saved)
     assert first(found) == "layers/1" and found.diverges is None
     assert any("each layer is judged alone" in note for note in found.notes)
+
+
+COUNTING = """
+import tensorflow as tf
+
+class Counting(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = tf.Variable([[1.0, -2.0], [0.5, 0.0]], name="w")
+        self.calls = tf.Variable(0.0, name="calls")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def __call__(self, x):
+        y = x @ self.w
+        with tf.control_dependencies([self.calls.assign_add(tf.reduce_max(y) * 0 + 1)]):
+            count = self.calls * 2.0
+        return {"y": tf.nn.relu(y) * 3.0, "count": count - count}
+"""
+
+
+@pytest.mark.needs_tf
+@pytest.mark.usefixtures("here")
+def test_values_that_each_call_changes_are_not_blamed(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    space: dict[str, Any] = {}
+    (tmp_path / "counting.py").write_text(COUNTING)
+    exec(compile(COUNTING, str(tmp_path / "counting.py"), "exec"), space)
+    module = space["Counting"]()
+    tf.saved_model.save(module, str(tmp_path / "good"), signatures=module.__call__)
+    damaged(tmp_path / "good", tmp_path / "bad", off_by("w", 0.1))
+    found = localize(tmp_path / "bad", against=tmp_path / "good")
+    assert found.first is not None and [gap.name for gap in found.first.changed] == ["w"]
+    assert any("each call changes" in note for note in found.notes)

@@ -237,6 +237,9 @@ class Work:
             if isolated is not None and name not in alone:
                 continue  # the same tensor as another point, or not asked for
             point = points.get(name)
+            if point is not None and point.stateful:
+                self.notes.append(f"{name} reads what each call changes: not compared")
+                continue
             inputs = point.inputs if point is not None else ()
             before = max((error_of(propagated[i]) for i in inputs if i in propagated), default=0.0)
             if point is None and number:

@@ -16,6 +16,7 @@ from ckptkit._tf import tensorflow
 from ckptkit.runners._tensorflow_graphs import Flat, Point, _drop, _part
 
 _FED = "ckptkit_cut_"
+_WRITES = ("Assign", "LookupTableInsert", "LookupTableImport", "LookupTableRemove", "Scatter")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ class Cut:
     def _nodes(self) -> dict[str, Any]:
         return {node.name: node for node in self.graph.node}
 
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """Placeholders of captured variables and tables that a call changes."""
+        found = set()
+        for node in self.flat.graph.node:
+            if any(sign in node.op for sign in _WRITES) and node.input:
+                name = node.input[0].partition(":")[0]
+                while name not in self.flat.captured and name in self._nodes:
+                    sources = self._nodes[name].input
+                    if self._nodes[name].op != "Identity" or not sources:
+                        break
+                    name = sources[0].partition(":")[0]
+                found.add(name)
+        return frozenset(found & set(self.flat.captured))
+
     def region(self, tensor: str) -> Region:
         """Return what is computed between the cuts and this tensor."""
         own = dict(zip(self.flat.inputs, self.inputs, strict=True))
@@ -93,9 +109,13 @@ class Cut:
         return Region(tuple(inputs), tuple(captures), tuple(ops))
 
     def needs(self, tensors: Iterable[str]) -> list[str]:
-        """Return the names of the points whose values these tensors are computed from."""
-        names = {name for tensor in tensors for name in self.region(tensor).inputs}
-        return [point.name for point in self.points if point.name in names]
+        """Return the names of the points whose values the graph of these tensors reads.
+
+        Control inputs count too: what they wait for is computed, though no value comes of it.
+        """
+        part = _part(self.graph, {tensor.partition(":")[0] for tensor in tensors})
+        there = {node.name for node in part.node}
+        return [point.name for name, point in self.placeholders.items() if name in there]
 
     def fetch(
         self, given: Sequence[Any], fed: Mapping[str, Any], tensors: Sequence[str], *, xla: bool

@@ -183,6 +183,7 @@ class _Isolating:
             "variables": variables,
             "inputs": list(region.inputs),
             "fed": point.name in self.sources,
+            "stateful": bool(self.cut.written & set(region.captures)),
         }
 
     def _op(self, point: Point) -> str:

@@ -45,7 +45,8 @@ class Point(NamedTuple):
 
     kind: class of the layer, or kind of the op.  policy: dtype policy, or dtype.  variables: those
     that are read between it and the points before it, `inputs`.  fed: whether those that read it
-    were given the reference's value instead.
+    were given the reference's value instead.  stateful: whether it reads what a call changes, so
+    that two calls give two values.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Point(NamedTuple):
     variables: tuple[Owned, ...]
     inputs: tuple[str, ...]
     fed: bool
+    stateful: bool
 
 
 @dataclass(frozen=True)
