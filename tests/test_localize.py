@@ -60,6 +60,16 @@ def test_counters_of_calls_do_not_matter_and_shapes_do() -> None:
     assert pair_points(ops, others) == {"net/up/MatMul": "net_1/up_1/MatMul"}
 
 
+def test_layers_that_keras_counted_on_are_counted_anew() -> None:
+    reference = [layer("tower_1/dense_2", 2), layer("tower_1/dense_4", 2), layer("out", 2)]
+    new = [layer("tower/dense", 2), layer("tower/dense_2", 2), layer("out", 2)]
+    assert pair_points(reference, new) == {
+        "tower/dense": "tower_1/dense_2",
+        "tower/dense_2": "tower_1/dense_4",
+        "out": "out",
+    }
+
+
 def test_the_scope_of_an_op_is_its_layer() -> None:
     assert scope_of("net_1/up_1/Gelu/mul") == ("net", "up")
     assert scope_of("net/up/MatMul") == ("net", "up")
@@ -204,6 +214,27 @@ def test_a_model_against_itself_has_no_such_layer(models: Path) -> None:
     found = localize(keras, against=keras)
     assert not found.differs and found.first is None and not found.suspects
     assert found.layers
+
+
+@pytest.mark.needs_tf
+@pytest.mark.usefixtures("here")
+def test_code_is_looked_into_with_the_values_of_its_checkpoint(
+    models: Path, tmp_path: Path
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    file = models / "functional_cnn" / "model.keras"
+    model = keras.models.load_model(file, compile=False)
+    options = {"against": file, "model": "ckptkit.fixtures.models.functional_cnn:build"}
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "sound"))
+    found = localize(tmp_path / "sound", **options)
+    assert found.layers and not found.differs and not found.suspects
+    assert not any(gap.differs for row in found.layers for gap in row.variables)
+    gamma = model.get_layer("bn2").gamma
+    gamma.assign(gamma + 0.1)
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "bad"))
+    assert first(localize(tmp_path / "bad", **options)) == "bn2"
 
 
 @pytest.mark.needs_tf

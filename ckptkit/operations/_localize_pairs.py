@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 COUNTER = re.compile(r"_\d+$")
 Parts = tuple[str, ...]
+Reading = Callable[[Parts], Parts]
 
 
 class Shaped(NamedTuple):
@@ -27,11 +28,11 @@ class Shaped(NamedTuple):
 def pair_points(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[str, str]:
     """Return {name in `new`: name in `reference`}, one to one; values of other shapes never pair.
 
-    Of several ways to read the names (with or without counters, with or without the model's name)
-    the one that pairs most is taken; names that are equal as they are come first.
+    Of several ways to read the names (with counters, counted anew, or without; with or without the
+    model's name) the one that pairs most is taken; names that are equal as they are come first.
     """
     best: dict[str, str] = {}
-    for one, two in product(_READINGS, repeat=2):
+    for one, two in product(_readings(reference), _readings(new)):
         found = _paired(reference, new, one, two)
         if len(found) > len(best):
             best = found
@@ -57,14 +58,47 @@ def _inner_uncounted(parts: Parts) -> Parts:
     return _inner(uncounted(parts))
 
 
-_READINGS: tuple[Callable[[Parts], Parts], ...] = (_plain, uncounted, _inner, _inner_uncounted)
+def _readings(items: Sequence[Shaped]) -> tuple[Reading, ...]:
+    return _plain, _counted_anew(items), uncounted, _inner, _inner_uncounted
+
+
+def _counted_anew(items: Sequence[Shaped]) -> Reading:
+    """Return the reading that counts from 0 in every scope.
+
+    Keras counts through a process: the first model's `dense` and `dense_1` are `dense_2` and
+    `dense_3` in one that is built later.
+    """
+    counters: dict[tuple[Parts, str], set[int]] = {}
+    for item in items:
+        parts = tuple(item.name.split("/"))
+        for end, part in enumerate(parts[:-1] if item.is_op else parts):
+            counters.setdefault((parts[:end], COUNTER.sub("", part)), set()).add(_counter(part))
+    ranks = {
+        (scope, name, counter): rank
+        for (scope, name), found in counters.items()
+        for rank, counter in enumerate(sorted(found))
+    }
+
+    def read(parts: Parts) -> Parts:
+        bare = uncounted(parts)
+        return tuple(
+            f"{name}_{ranks.get((parts[:end], name, _counter(part)), 0)}"
+            for end, (name, part) in enumerate(zip(bare, parts, strict=True))
+        )
+
+    return read
+
+
+def _counter(part: str) -> int:
+    found = COUNTER.search(part)
+    return int(found[0][1:]) if found else 0
 
 
 def _paired(
     reference: Sequence[Shaped],
     new: Sequence[Shaped],
-    one: Callable[[Parts], Parts],
-    two: Callable[[Parts], Parts],
+    one: Reading,
+    two: Reading,
 ) -> dict[str, str]:
     if not reference or not new or reference[0].is_op == new[0].is_op:
         left, right = _by_path(reference, one), _by_path(new, two)
@@ -81,7 +115,7 @@ def _paired(
     }
 
 
-def _by_path(items: Sequence[Shaped], read: Callable[[Parts], Parts]) -> dict[Parts, Shaped]:
+def _by_path(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
     """Return the values by their paths as read; a path that several have is none's."""
     found: dict[Parts, Shaped] = {}
     twice: set[Parts] = set()
@@ -95,7 +129,7 @@ def _by_path(items: Sequence[Shaped], read: Callable[[Parts], Parts]) -> dict[Pa
 
 
 def _ends(
-    ops: Sequence[Shaped], read: Callable[[Parts], Parts], layers: Mapping[Parts, Shaped]
+    ops: Sequence[Shaped], read: Reading, layers: Mapping[Parts, Shaped]
 ) -> dict[Parts, Shaped]:
     """Return, for each layer's path, the last op of its scope that has the layer's shape."""
     found: dict[Parts, Shaped] = {}

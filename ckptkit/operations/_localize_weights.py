@@ -129,6 +129,8 @@ def _of_files(reference: Path, new: Path) -> Iterator[tuple[str, VariableGap]]:
         tensor = change.new or change.old
         if tensor is None or tensor.naming.duplicate_of is not None:
             continue
+        if change.status == "renamed":  # the same values under another name
+            continue
         yield tensor.naming.name, VariableGap(tensor.naming.name, True, _said(change))
 
 

@@ -74,7 +74,7 @@ def _load(request: Request, spec: RunnerSpec) -> Loaded:
     built = build(subject["model"])
     endpoints = calls_of(built.model, built.seen)
     loaded = Loaded(endpoints, built.model, held=built)
-    if request["action"] == "execute" and subject["path"]:
+    if request["action"] != "describe" and subject["path"]:
         found = restore_into(built, Path(subject["path"]), request.get("out"))
         loaded.restored = {**found, "environment": setup.environment(spec)}
         lost = lost_weights(built, found)
