@@ -362,13 +362,14 @@ def rewritten(model: Path, out: Path, values: Mapping[str, Any]) -> None:
 
 
 def dropped_line(model: Path, out: Path) -> str:
-    """Write a copy of a SavedModel whose vocabulary lacks a line; return the line."""
+    """Write a copy of a SavedModel whose vocabulary lacks a line; return which: "line 8"."""
     shutil.copytree(model, out)
     asset = next((out / "assets").iterdir())
     lines = asset.read_text(encoding="utf-8").splitlines()
-    gone = lines.pop(len(lines) // 2)
+    gone = len(lines) // 2
+    del lines[gone]
     asset.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return gone
+    return f"line {gone + 1}"
 
 
 def mentions(text: str, target: str) -> bool:

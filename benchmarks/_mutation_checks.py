@@ -153,15 +153,11 @@ def _names(report: Any, codes: str, targets: Sequence[str], never: str) -> bool:
 
 
 def _first(report: Any, mutant: Mutant) -> bool:
-    """Whether --localize names the damaged layer, or the Keras layer around it, first."""
+    """Whether --localize names the damaged layer, one inside it or the one around it, first."""
     found = report.localization
     suspects = found.suspects if found is not None else ()
     damaged = {*mutant.inside, *mutant.targets}
-    return (
-        any(suspects[0] == name or suspects[0].endswith(f"/{name}") for name in damaged)
-        if suspects
-        else False
-    )
+    return bool(suspects) and any(f"/{name}/" in f"/{suspects[0]}/" for name in damaged)
 
 
 def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
