@@ -80,11 +80,11 @@ def replacing_files(
     Raises OutputError as `replacing` does; nothing is renamed unless every file could be flushed.
     """
     targets = [_target(path, overwrite) for path in paths]
-    temporaries: list[Path] = []
+    temporaries = [_temporary_name(target) for target in targets]  # known before they are made
     try:
-        for target in targets:
+        for temporary, target in zip(temporaries, targets, strict=True):
             with _refusing(target):
-                temporaries.append(_temporary_file(target))
+                _make(temporary)
         with _refusing(targets[-1]):
             yield tuple(temporaries)
         for temporary, target in zip(temporaries, targets, strict=True):
@@ -119,11 +119,10 @@ def replacing_directory(path: Path, *, overwrite: bool = False, marker: str = ""
     """
     target = Path(os.path.realpath(path))
     _check_directory(path, target, overwrite, marker)
-    with _refusing(path):
-        temporary = _temporary_name(target)
-        temporary.mkdir()
+    temporary = _temporary_name(target)
     try:
         with _refusing(path):
+            temporary.mkdir()
             yield temporary
             _sync_tree(temporary)
             _swap(temporary, target, overwrite)
@@ -207,11 +206,9 @@ def _temporary_name(target: Path) -> Path:
     return target.with_name(f".{kept}{_MARK}{secrets.token_hex(4)}")
 
 
-def _temporary_file(target: Path) -> Path:
-    path = _temporary_name(target)
+def _make(file: Path) -> None:
     # 0666: the system takes the umask off, which Python could not read without changing it.
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-    return path
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
 def _keep_mode(temporary: Path, target: Path) -> None:
