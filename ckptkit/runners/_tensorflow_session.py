@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, Array]
 
+_NO_KERNEL = re.compile(r"(\w+) \(No registered '\w+' OpKernel for XLA")
 _LOW = {19: "float16", 14: "bfloat16"}  # DataType
 
 
@@ -158,11 +160,22 @@ class TensorFlowSession:
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
         with setup.scope(self.spec):
             given = self._given(inputs)
-            if self._ran:
-                outputs = self._function(signature)(given)
-            else:
-                outputs = self._first(signature, given)
+            try:
+                first = not self._ran
+                outputs = (self._first if first else self._again)(signature, given)
+            except tensorflow().errors.InvalidArgumentError as error:
+                lacking = _NO_KERNEL.search(str(error)) if self.spec.xla else None
+                if lacking is None:
+                    raise
+                what = "inputs of such a dtype" if lacking[1] == "_Arg" else lacking[1]
+                raise UnsupportedError(
+                    f"XLA cannot compile the model: it has no kernel for {what}",
+                    hint="run it without xla:",
+                ) from error
             return _arrays(outputs)
+
+    def _again(self, signature: str, given: Mapping[str, Any]) -> Any:
+        return self._function(signature)(given)
 
     def _first(self, signature: str, given: Mapping[str, Any]) -> Any:
         """Call it, and note the devices."""
