@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
-from ckptkit.stores._donor import LARGE_CONSTANT
 from ckptkit.stores._schema import parse
 from ckptkit.stores.saved_model import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
 
+LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 MAX_CONSTANT = 1 << 28  # bytes of one; a graph is at most 2 GiB, and zeros may stand for more
 _OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
 _LISTS = {
@@ -55,28 +55,35 @@ def constant_values(model: SavedModel) -> Iterator[Value]:
 
     Those that only saving and restoring uses are left out, and those of dtypes that cannot be read.
     """
+    for name, tensor, captured in const_nodes(model):
+        value = _value(name, tensor, captured)
+        if value is not None:
+            yield value
+
+
+def const_nodes(model: SavedModel) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (name, TensorProto, captured) of every Const of the graphs and of their functions.
+
+    captured: a function holds it as an object of the model.  Those that only saving and restoring
+    uses are left out.  Reads the whole of saved_model.pb.
+    """
     for meta in model._message.meta_graphs:
         graph = parse("GraphDef", meta.graph_def, str(model.path / MODEL_FILE))
-        captured = {
-            node.constant.operation
-            for node in meta.object_graph_def.nodes
-            if node.HasField("constant")
-        } | {
+        objects = meta.object_graph_def.nodes
+        captured = {node.constant.operation for node in objects if node.HasField("constant")} | {
             node.captured_tensor.name.partition(":")[0]
-            for node in meta.object_graph_def.nodes
+            for node in objects
             if node.HasField("captured_tensor")
         }
         bodies = [node for function in graph.library.function for node in function.node_def]
         for node in (*graph.node, *bodies):
-            if node.op == "Const":
-                value = _value(node.name, node.attr["value"].tensor, node.name in captured)
-                if value is not None:
-                    yield value
+            tensor = node.attr["value"].tensor if node.op == "Const" else None
+            if tensor is None or any(_OF_THE_SAVER in text for text in tensor.string_val):
+                continue
+            yield node.name, tensor, node.name in captured
 
 
 def _value(name: str, tensor: Any, captured: bool) -> Value | None:
-    if any(_OF_THE_SAVER in text for text in tensor.string_val):
-        return None
     dtype = dtype_of_enum(tensor.dtype)
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = math.prod(shape)

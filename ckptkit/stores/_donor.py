@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from ckptkit._files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import FormatError
+from ckptkit.stores._constants import LARGE_CONSTANT, const_nodes
 from ckptkit.stores._schema import parse
 from ckptkit.stores.base import ObjectGraph, TensorSpec
-from ckptkit.stores.saved_model import MODEL_FILE, SavedModel
+from ckptkit.stores.saved_model import SavedModel
 
 FINGERPRINT = "fingerprint.pb"
-_OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
-LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 
 
 class Constant(NamedTuple):
@@ -52,25 +51,10 @@ def constants(model: SavedModel) -> list[Constant]:
     Reads the whole of saved_model.pb.
     """
     found: dict[str, Constant] = {}
-    for meta in _graphs(model):
-        graph = parse("GraphDef", meta.graph_def, str(model.path / MODEL_FILE))
-        captured = {
-            node.constant.operation
-            for node in meta.object_graph_def.nodes
-            if node.HasField("constant")
-        } | {
-            node.captured_tensor.name.partition(":")[0]
-            for node in meta.object_graph_def.nodes
-            if node.HasField("captured_tensor")
-        }
-        bodies = [node for function in graph.library.function for node in function.node_def]
-        for node in (*graph.node, *bodies):
-            tensor = node.attr["value"].tensor if node.op == "Const" else None
-            if tensor is None or any(_OF_THE_SAVER in text for text in tensor.string_val):
-                continue
-            constant = _constant(node.name, tensor, node.name in captured)
-            if constant.nbytes >= LARGE_CONSTANT or (constant.captured and not _trivial(constant)):
-                found.setdefault(constant.name, constant)
+    for name, tensor, captured in const_nodes(model):
+        constant = _constant(name, tensor, captured)
+        if constant.nbytes >= LARGE_CONSTANT or (constant.captured and not _trivial(constant)):
+            found.setdefault(constant.name, constant)
     return sorted(found.values(), key=lambda constant: (-constant.nbytes, constant.name))
 
 
