@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _HANDLES_PER_THREAD = 8
 _ALIGNMENT = 64  # bytes: a cache line
+_HASHED_AT_ONCE = 1 << 20  # bytes
 
 Identity = tuple[int, int, int, int]
 
@@ -181,6 +182,24 @@ def aligned_buffer(nbytes: int) -> npt.NDArray[np.uint8]:
     raw = np.empty(nbytes + _ALIGNMENT, np.uint8)
     skip = -raw.ctypes.data % _ALIGNMENT
     return raw[skip : skip + nbytes]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a regular file, in hex, in one pass of bounded memory.
+
+    Raises PathNotFoundError, FormatError (not a regular file), TruncatedError (it shrank).
+    """
+    import hashlib  # here, since `ls` reads files and hashes none
+
+    size = file_size(path)
+    extent = Extent(path, 0, size)
+    buffer = aligned_buffer(min(size, _HASHED_AT_ONCE))
+    total = hashlib.sha256()
+    for start in range(0, size, _HASHED_AT_ONCE):
+        part = buffer[: min(_HASHED_AT_ONCE, size - start)]
+        extent.read_into(start, part.data)
+        total.update(part.data)
+    return total.hexdigest()
 
 
 def _check_range(path: Path, handle: Handle, offset: int, nbytes: int) -> None:

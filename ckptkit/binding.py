@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptkit._files import file_sha256
 from ckptkit._line_sketch import LineSketch, sketch_lines, split_text
 from ckptkit._sketch_values import Sketch
 from ckptkit.errors import FormatError
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _BOUND = frozenset({"weight", "table", "ema", "slot", "other"})  # roles
 _DIGESTED = frozenset({"weight", "table"})
 _FILES = (".tflite", ".onnx")  # whole models in one file, whose tensors have no store
-_CHUNK = 1 << 20
 _MAX_ALIASES = 4
 _MAX_SCALARS = 1000  # kinds of single floats; a graph with more has data in them
 
@@ -134,7 +134,7 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
 
     path = Path(path)
     if path.suffix in _FILES:
-        return Binding(path.suffix[1:], _file_digest(path))
+        return Binding(path.suffix[1:], file_sha256(path))
     checkpoint = open_checkpoint(path)
     store = checkpoint.store
     names = _names(checkpoint)
@@ -224,19 +224,6 @@ def _digest(variables: Mapping[str, Sketch]) -> str:
         if sketch.role in _DIGESTED:
             line = f"{name}\0{sketch.dtype}\0{list(sketch.shape)}\0{sketch.sha256}\n"
             total.update(line.encode("utf-8", "surrogatepass"))
-    return total.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    from ckptkit._files import os_error
-
-    total = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                total.update(chunk)
-    except OSError as error:
-        raise os_error(path, error) from error
     return total.hexdigest()
 
 

@@ -14,14 +14,13 @@ another recording is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._files import os_error
+from ckptkit._files import file_sha256
 from ckptkit._numbers import json_number
 from ckptkit._sample import Sample, sample
 from ckptkit._sketch_values import float_of
@@ -42,7 +41,6 @@ SCHEMA = "ckptkit.golden/1"
 MANIFEST = "manifest.json"
 BINDING = "binding.json"
 MAX_WHOLE = 4 << 20  # bytes of one output that is kept whole
-_CHUNK = 1 << 20
 _OPTIONAL = ("layers", "float64")  # files of a case that need not be there
 
 Values = Mapping[str, "Array | Sample"]
@@ -203,18 +201,6 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, (str, int, float, type(None))):
         return json_number(value)
     return str(value)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex; raises PathNotFoundError."""
-    total = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                total.update(chunk)
-    except OSError as error:
-        raise os_error(path, error) from error
-    return total.hexdigest()
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ written for formats that keep no checksum, so that a damaged file's damaged tens
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._atomic import replacing
-from ckptkit._files import Extent, aligned_buffer, file_size, read_exact
+from ckptkit._files import file_sha256, file_size, read_exact
 from ckptkit._pool import bounded_map
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
@@ -30,7 +29,6 @@ from ckptkit.operations.ls import tensor_sha256
 from ckptkit.stores.base import Store
 
 MAX_MANIFEST = 256 << 20  # bytes
-_READ = 1 << 20
 _LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
 _TENSOR = re.compile(r"#tensor ([0-9a-f]{64}) (\S+) (\[[0-9,]*\]) (\".*\")")
 _HAVE_CHECKSUMS = ("tensor-bundle", "saved-model", "npz", "keras")
@@ -229,16 +227,3 @@ def _unescaped(name: str) -> str:
 
 def _relative(file: Path, base: Path) -> str:
     return os.path.relpath(file.absolute(), base).replace(os.sep, "/")
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; raises PathNotFoundError, FormatError."""
-    size = file_size(path)
-    extent = Extent(path, 0, size)
-    buffer = aligned_buffer(min(size, _READ))
-    digest = hashlib.sha256()
-    for start in range(0, size, _READ):
-        part = buffer[: min(_READ, size - start)]
-        extent.read_into(start, part.data)
-        digest.update(part.data)
-    return digest.hexdigest()
