@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,14 @@ from ckptkit.commands._options import CommaList, echo_lines, flat
 from ckptkit.commands._work import progress, threads
 from ckptkit.names import ROLES
 
+if TYPE_CHECKING:
+    from ckptkit.operations.convert import MismatchError
+
+# options that `plan` and `convert` take as they are
+_TAKEN = (
+    *("to", "like", "model", "root", "names", "weights_only", "casts", "ema", "shard_size"),
+    *("allow_missing", "allow_unused", "allow_renamed", "timeout_s"),
+)
 _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
 
 
@@ -105,21 +114,10 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # a plan has ten small values per tensor, none of them garbage: looking for some took a fifth
     gc.set_threshold(200_000, 20, 100)
-    from ckptkit._align_rules import parse_rule, read_rules
     from ckptkit.operations.convert import MismatchError, convert, plan, write_inverse
     from ckptkit.reports import plan as report
 
-    rules = [
-        rule for path in options["map_from"] for rule in read_rules(Path(path), transforms=True)
-    ]
-    rules += [parse_rule(text, transforms=True) for text in options["maps"]]
-    kept = ("to", "like", "model", "root", "weights_only", "ema", "shard_size", "timeout_s")
-    asked: dict[str, Any] = {name: options[name] for name in kept}
-    asked |= {
-        name: options[name]
-        for name in ("names", "casts", "allow_missing", "allow_unused", "allow_renamed")
-    }
-    asked |= {"rules": rules, "drop_roles": flat(options["drop_roles"])}
+    asked = _asked(options)
     sources, lost = _sources(src, options)
     if options["dry_run"]:
         planned = plan(sources, dst, **asked)
@@ -142,15 +140,33 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 **asked,
             )
     except MismatchError as error:
-        from ckptkit.reports.text import printable
-
-        if options["fmt"] == "json":
-            echo_lines(report.refusal_lines(error))
-        for line in error.lines():
-            click.echo(f"ckptkit: {printable(line)}", err=True)
+        _say_misfit(error, options["fmt"])
         ctx.exit(error.exit_code)
     echo_lines(report.receipt_lines(done, options["fmt"]))
     ctx.exit(done.exit_code or int(lost))
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `plan` and `convert` are both asked for."""
+    from ckptkit._align_rules import parse_rule, read_rules
+
+    rules = [
+        rule for path in options["map_from"] for rule in read_rules(Path(path), transforms=True)
+    ]
+    rules += [parse_rule(text, transforms=True) for text in options["maps"]]
+    asked = {name: options[name] for name in _TAKEN}
+    return {**asked, "rules": rules, "drop_roles": flat(options["drop_roles"])}
+
+
+def _say_misfit(error: MismatchError, fmt: str) -> None:
+    """Name what does not fit: on stderr, and as JSON where that was asked for."""
+    from ckptkit.reports.plan import refusal_lines
+    from ckptkit.reports.text import printable
+
+    if fmt == "json":
+        echo_lines(refusal_lines(error))
+    for line in error.lines():
+        click.echo(f"ckptkit: {printable(line)}", err=True)
 
 
 def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], bool]:

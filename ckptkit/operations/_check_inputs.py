@@ -175,10 +175,14 @@ def _stem(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name.partition(".")[0]) or "case"
 
 
-def parse_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Return {input: (low, high)} of `NAME=LOW:HIGH`; raises UsageError."""
+def ranges_of(
+    ranges: Mapping[str, tuple[float, float]] | Sequence[str],
+) -> Mapping[str, tuple[float, float]]:
+    """Return {input: (low, high)}, which texts give as `NAME=LOW:HIGH`; raises UsageError."""
+    if isinstance(ranges, Mapping):
+        return ranges
     found: dict[str, tuple[float, float]] = {}
-    for text in texts:
+    for text in ranges:
         name, equals, span = text.rpartition("=")
         low, colon, high = span.partition(":")
         try:

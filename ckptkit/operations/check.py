@@ -15,38 +15,23 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptkit.errors import UsageError
-from ckptkit.golden import Golden
-from ckptkit.interface import Interface, TensorInfo
-from ckptkit.operations._check_float64 import broken_ties, exact_outputs
-from ckptkit.operations._check_inputs import (
-    SEED,
-    Asked,
-    parse_ranges,
-    prepare,
-)
-from ckptkit.operations._check_names import Pairing, parse_renames
-from ckptkit.operations._check_paired import Paired
-from ckptkit.operations._check_rows import Reference, rows_of
+from ckptkit.operations._check_inputs import SEED, Asked, ranges_of
+from ckptkit.operations._check_names import parse_renames
 from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_scaled import explain_by_inputs
 from ckptkit.operations._check_subjects import Resolved, resolve
 from ckptkit.operations._check_tolerance import AUTO, Policy
 from ckptkit.operations._check_values import Ran, Report, Row
+from ckptkit.operations._check_work import Checking
 from ckptkit.operations._coverage_values import Coverage, Variable
 from ckptkit.operations._verify_findings import Finding
-from ckptkit.operations.localize import Judged, command, find
+from ckptkit.operations.localize import command, find
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Limits
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 __all__ = ["Coverage", "Finding", "Ran", "Report", "Row", "Variable", "check"]
 
@@ -104,74 +89,93 @@ def check(
     Raises UsageError where nothing can be compared, RunnerError where a device or package is not
     here, and what reading the files raises.
     """
-    specs = [item if isinstance(item, RunnerSpec) else parse_runner(item) for item in _list(on)]
-    if not specs:
-        raise UsageError("no runner", hint="--on CPU:0")
-    if against is not None and golden is not None:
-        raise UsageError("--against and --golden exclude each other")
-    if outputs_only and golden is None:
-        raise UsageError("--outputs-only is for --golden", hint="--against compares no weights")
-    asked = Asked(
-        files=_list(inputs),
-        seed=seed,
-        ranges=ranges if isinstance(ranges, Mapping) else parse_ranges(ranges),
-        signature=signature,
-    )
+    specs = _runners(on)
+    _refuse_contradictions(against, golden, outputs_only)
+    asked = Asked(files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature)
     policy = Policy(tolerance, rtol, atol)
     _ = policy.rules  # a file that cannot be read is said before anything runs
+    into = _Into(model, like, rules, timeout_s)
     with tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory:
         scratch = Path(directory)
         runs = Runs(Limits(timeout_s, max_rss_bytes), scratch, {"imports": list(imports)})
-        what = resolve(subject, scratch, model=model, like=like, rules=rules, timeout_s=timeout_s)
-        checking = _Checking(
+        what = into.resolve(subject, scratch)
+        runs.coverage = what.coverage
+        checking = Checking(
             runs, what, specs, asked, policy, parse_renames(rename), strict, float64=float64
         )
-        checking.runs.coverage = what.coverage
         if golden is not None:
             checking.golden(Path(golden), bound=not outputs_only)
         elif against is not None:
-            (scratch / "against").mkdir()
-            other = resolve(
-                against,
-                scratch / "against",
-                model=model if _needs_model(against) else None,
-                like=like if _needs_model(against) else None,
-                rules=rules,
-                timeout_s=timeout_s,
-            )
-            checking.against(other)
+            checking.against(into.resolve_other(against, scratch))
         else:
             checking.among_runners()
         report = checking.report()
         if localize:
-            found = find(runs, checking.judged, policy, _list(layers) or ["*"], str(localize))
+            found = find(runs, checking.judged, policy, listed(layers) or ["*"], str(localize))
             report = replace(report, localization=found)
-        if report.localization is not None:
-            again = {
-                "on": [spec.text for spec in specs],
-                "against": against,
-                "golden": golden,
-                "inputs": asked.files,
-                "seed": seed if seed != SEED else None,
-                "range": [f"{name}={low:g}:{high:g}" for name, (low, high) in asked.ranges.items()],
-                "signature": signature,
-                "model": model,
-                "like": like,
-                "map": list(rules),
-                "rename": list(rename),
-                "import": list(imports),
-                "tolerance": tolerance if tolerance != AUTO else None,
-                "rtol": rtol,
-                "atol": atol,
-            }
-            report = report.told(command(subject, report.localization.point, again))
+    if report.localization is None:
         return report
+    again = {
+        "on": [spec.text for spec in specs],
+        "against": against,
+        "golden": golden,
+        **_options(asked, into),
+        "rename": list(rename),
+        "import": list(imports),
+        "tolerance": tolerance if tolerance != AUTO else None,
+        "rtol": rtol,
+        "atol": atol,
+    }
+    return report.told(command(subject, report.localization.point, again))
 
 
-def _list(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """Return one path or runner, or several, as a list."""
     if isinstance(value, str | os.PathLike | RunnerSpec):
         return [value]
     return list(value)
+
+
+def _runners(on: Sequence[str | RunnerSpec]) -> list[RunnerSpec]:
+    specs = [item if isinstance(item, RunnerSpec) else parse_runner(item) for item in listed(on)]
+    if not specs:
+        raise UsageError("no runner", hint="--on CPU:0")
+    return specs
+
+
+def _refuse_contradictions(against: Path_ | None, golden: Path_ | None, outputs_only: bool) -> None:
+    if against is not None and golden is not None:
+        raise UsageError("--against and --golden exclude each other")
+    if outputs_only and golden is None:
+        raise UsageError("--outputs-only is for --golden", hint="--against compares no weights")
+
+
+@dataclass(frozen=True)
+class _Into:
+    """What a checkpoint is put into, so that there is a model to run; see `check`."""
+
+    model: str | None
+    like: Path_ | None
+    rules: Sequence[str]
+    timeout_s: float
+
+    def resolve(self, subject: Path_, scratch: Path) -> Resolved:
+        """Return what the subject means."""
+        return resolve(
+            subject,
+            scratch,
+            model=self.model,
+            like=self.like,
+            rules=self.rules,
+            timeout_s=self.timeout_s,
+        )
+
+    def resolve_other(self, against: Path_, scratch: Path) -> Resolved:
+        """Return what --against means; --model and --like are for it too if it is weights."""
+        other = self if _needs_model(against) else replace(self, model=None, like=None)
+        place = scratch / "against"
+        place.mkdir()
+        return other.resolve(against, place)
 
 
 def _needs_model(path: Path_) -> bool:
@@ -181,162 +185,14 @@ def _needs_model(path: Path_) -> bool:
     return os.path.lexists(path) is False or locate(path).format not in ("saved-model", "keras")
 
 
-@dataclass
-class _Checking:
-    """One check under way."""
-
-    runs: Runs
-    what: Resolved
-    specs: Sequence[RunnerSpec]
-    asked: Asked
-    policy: Policy
-    renames: Mapping[str, str]
-    strict: bool
-    mode: str = ""
-    reference: str = ""
-    signature: str = ""
-    inputs: str = ""
-    float64: bool = False
-    explained: bool = False
-    rows: list[Row] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
-    source: Resolved | Golden | None = None  # of the reference's outputs
-    exact: dict[str, Mapping[str, Any]] | None = None  # those in float64, by case
-
-    def report(self) -> Report:
-        return Report(
-            str(self.what.subject),
-            self.mode,
-            self.reference,
-            self.signature,
-            self.inputs,
-            tuple(self.runs.ran),
-            tuple(self.rows),
-            self.runs.coverage,
-            tuple(dict.fromkeys(self.runs.findings)),
-            self.strict,
-        )
-
-    # --- without --against and --golden -------------------------------------------------------
-
-    def among_runners(self) -> None:
-        """Hold every runner against the first; restore a checkpoint that has only one."""
-        others = list(dict.fromkeys(self.specs))[1:]
-        if not others and not self.what.is_checkpoint:
-            raise UsageError(
-                "nothing to compare: one model, one runner",
-                where=str(self.what.subject),
-                hint="--on twice, --against MODEL, or --golden DIR (`ckptkit record` makes one)",
-            )
-        if not others:
-            self.mode, self.inputs = "coverage", f"restored into {self.what.place}"
-            if self.what.subject.kind == "code":
-                self.runs.restore(self.what, self.specs[0])
-            return
-        self.mode, self.reference = "runners", f"{self.what.subject} on {self.specs[0].text}"
-        if self.what.runs:
-            self._compare_with(self.what, others)
-
-    def against(self, other: Resolved) -> None:
-        """Hold the subject, on every runner, against another one on the first runner."""
-        self.mode, self.reference = "against", f"{other.subject} on {self.specs[0].text}"
-        if other.coverage is not None and not other.coverage.ok:
-            self.runs.findings += other.coverage.findings
-            return
-        if self.what.runs:
-            self._compare_with(other, list(dict.fromkeys(self.specs)))
-
-    def _compare_with(self, reference: Resolved, specs: Sequence[RunnerSpec]) -> None:
-        covered = self.runs.coverage
-        prepared = prepare(self.runs, reference, self.specs[0], self.asked)
-        if reference is not self.what:
-            self.runs.coverage = _told_apart(self.runs, covered)
-        if prepared is None:
-            return
-        self.signature, self.inputs, self.source = prepared.signature, prepared.text, reference
-        held = Reference(
-            self.reference,
-            dict(zip(prepared.cases, prepared.run.outputs, strict=True)),
-            prepared.run.environment,
-            {},
-        )
-        interface = with_outputs(prepared.interface, prepared.run.outputs[0])
-        same = reference.subject.kind == self.what.subject.kind
-        call = self._signature(prepared.signature)
-        paired = Paired(self.runs, self.what, interface, self.renames, call, same)
-        if reference is self.what:  # one model, one set of names
-            paired.pairing = Pairing({}, {})
-        for spec in specs:
-            self._run(spec, paired, held, prepared.cases)
-
-    def _signature(self, signature: str) -> str | None:
-        """Return the signature to call: that of the reference, if both are of one kind."""
-        if self.asked.signature is not None:
-            return self.asked.signature
-        called = signature != "call" and self.what.subject.kind == "saved_model"
-        return signature if called else None
-
-    def _run(
-        self, spec: RunnerSpec, paired: Paired, held: Reference, cases: Mapping[str, Arrays]
-    ) -> None:
-        """Run the subject on one runner and judge what it gave."""
-        run = paired.run(spec, list(cases.values()))
-        if run is None:
-            return
-        outputs = [paired.outputs_of(case) for case in run.outputs]
-        rows = rows_of(held, outputs, run.environment, spec.text, self.policy)
-        assert self.source is not None
-        differs = any(row.result.status == "differs" for row in rows)
-        if differs and self.float64 and self.policy.asked == AUTO:
-            if self.exact is None:
-                self.exact = exact_outputs(self.runs, self.source, cases)
-            rows = broken_ties(rows, held, dict(zip(cases, outputs, strict=True)), self.exact)
-        self.rows += rows
-        self.judged.append(
-            Judged(paired, spec, run, rows, held, cases, self.source, self.specs[0], self.signature)
-        )
-        differs = any(row.result.status == "differs" for row in rows)
-        if differs and self.mode != "runners" and not self.explained:
-            self.explained = True  # once: what holds on one runner holds on the others
-            self.runs.findings += explain_by_inputs(paired, spec, held, cases, self.policy)
-
-    # --- with --golden ------------------------------------------------------------------------
-
-    def golden(self, directory: Path, bound: bool) -> None:
-        """Hold the subject, on every runner, against what was recorded; bound: weights too."""
-        from ckptkit.operations._check_golden import against_golden
-
-        self.mode, self.reference = "golden", str(directory)
-        if self.asked.files or self.asked.ranges:
-            raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
-        found = against_golden(
-            self.runs, self.what, directory, self.asked.signature, self.renames, bound
-        )
-        self.signature, self.inputs, self.explained = found.signature, found.text, found.changed
-        self.source = found.golden
-        for spec in dict.fromkeys(self.specs) if self.what.runs else ():
-            self._run(spec, found.paired, found.reference, found.cases)
-
-
-def _told_apart(runs: Runs, covered: Coverage | None) -> Coverage | None:
-    """Return the subject's coverage; that of the reference becomes findings, if it is not fine."""
-    if runs.coverage is not covered and runs.coverage is not None:
-        runs.findings += [f for f in runs.coverage.findings if f.severity == "error"]
-    return covered
-
-
-def with_outputs(interface: Interface, outputs: Mapping[str, Any]) -> Interface:
-    """Return the interface with the outputs that were given, where it does not tell them."""
-    if interface.outputs:
-        return interface
-    return Interface(
-        interface.inputs,
-        tuple(
-            TensorInfo(name, _dtype(array), (None, *array.shape[1:]) if array.ndim else ())
-            for name, array in outputs.items()
-        ),
-    )
-
-
-def _dtype(array: Any) -> str:
-    return "string" if array.dtype.hasobject else str(array.dtype.name)
+def _options(asked: Asked, into: _Into) -> dict[str, Any]:
+    """Return the command's options for inputs and model; None for one that was not given."""
+    return {
+        "inputs": asked.files,
+        "seed": asked.seed if asked.seed != SEED else None,
+        "range": [f"{name}={low:g}:{high:g}" for name, (low, high) in asked.ranges.items()],
+        "signature": asked.signature,
+        "model": into.model,
+        "like": into.like,
+        "map": list(into.rules),
+    }

@@ -7,7 +7,6 @@ file, and the measured noise, below which a difference says nothing.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from ckptkit.errors import CkptkitError, OutputError, UsageError
 from ckptkit.golden import Case, Golden, is_golden, sampled, write_golden
 from ckptkit.interface import compare_interfaces
 from ckptkit.operations._check_golden import binding_of
-from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, parse_ranges, prepare
+from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, prepare, ranges_of
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved, resolve
+from ckptkit.operations._check_work import with_outputs
 from ckptkit.operations._record_blind import Coverage, measure
 from ckptkit.operations._record_noise import REPEATS, Noise, other_runs
-from ckptkit.operations.check import TIMEOUT_S, Path_, with_outputs
+from ckptkit.operations.check import TIMEOUT_S, Path_, listed
 from ckptkit.outputs import compare_outputs
 from ckptkit.runners.inside import double
 from ckptkit.runners.spec import RunnerSpec, parse_runner
@@ -91,14 +91,7 @@ def record(
     spec = on if isinstance(on, RunnerSpec) else parse_runner(on)
     if cases < 1 or batch < 1:
         raise UsageError("a golden needs at least one case of one example")
-    asked = Asked(
-        [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs),
-        seed,
-        batch,
-        cases,
-        ranges if isinstance(ranges, Mapping) else parse_ranges(ranges),
-        signature,
-    )
+    asked = Asked(listed(inputs), seed, batch, cases, ranges_of(ranges), signature)
     with tempfile.TemporaryDirectory(prefix="ckptkit-record-") as scratch:
         runs = Runs(Limits(timeout_s, max_rss_bytes), Path(scratch), {"imports": list(imports)})
         what = resolve(

@@ -1,0 +1,191 @@
+"""One check under way: who is run where, and what its outputs are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit.errors import UsageError
+from ckptkit.golden import Golden
+from ckptkit.interface import Interface, TensorInfo
+from ckptkit.operations._check_float64 import broken_ties, exact_outputs
+from ckptkit.operations._check_inputs import Asked, prepare
+from ckptkit.operations._check_names import Pairing
+from ckptkit.operations._check_paired import Paired
+from ckptkit.operations._check_rows import Reference, rows_of
+from ckptkit.operations._check_runs import Runs
+from ckptkit.operations._check_scaled import explain_by_inputs
+from ckptkit.operations._check_subjects import Resolved
+from ckptkit.operations._check_tolerance import AUTO, Policy
+from ckptkit.operations._check_values import Report, Row
+from ckptkit.operations._coverage_values import Coverage
+from ckptkit.operations.localize import Judged
+from ckptkit.runners.spec import RunnerSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass
+class Checking:
+    """One check under way."""
+
+    runs: Runs
+    what: Resolved
+    specs: Sequence[RunnerSpec]
+    asked: Asked
+    policy: Policy
+    renames: Mapping[str, str]
+    strict: bool
+    mode: str = ""
+    reference: str = ""
+    signature: str = ""
+    inputs: str = ""
+    float64: bool = False
+    explained: bool = False
+    rows: list[Row] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+    source: Resolved | Golden | None = None  # of the reference's outputs
+    exact: dict[str, Mapping[str, Any]] | None = None  # those in float64, by case
+
+    def report(self) -> Report:
+        return Report(
+            str(self.what.subject),
+            self.mode,
+            self.reference,
+            self.signature,
+            self.inputs,
+            tuple(self.runs.ran),
+            tuple(self.rows),
+            self.runs.coverage,
+            tuple(dict.fromkeys(self.runs.findings)),
+            self.strict,
+        )
+
+    # --- without --against and --golden -------------------------------------------------------
+
+    def among_runners(self) -> None:
+        """Hold every runner against the first; restore a checkpoint that has only one."""
+        others = list(dict.fromkeys(self.specs))[1:]
+        if not others and not self.what.is_checkpoint:
+            raise UsageError(
+                "nothing to compare: one model, one runner",
+                where=str(self.what.subject),
+                hint="--on twice, --against MODEL, or --golden DIR (`ckptkit record` makes one)",
+            )
+        if not others:
+            self.mode, self.inputs = "coverage", f"restored into {self.what.place}"
+            if self.what.subject.kind == "code":
+                self.runs.restore(self.what, self.specs[0])
+            return
+        self.mode, self.reference = "runners", f"{self.what.subject} on {self.specs[0].text}"
+        if self.what.runs:
+            self._compare_with(self.what, others)
+
+    def against(self, other: Resolved) -> None:
+        """Hold the subject, on every runner, against another one on the first runner."""
+        self.mode, self.reference = "against", f"{other.subject} on {self.specs[0].text}"
+        if other.coverage is not None and not other.coverage.ok:
+            self.runs.findings += other.coverage.findings
+            return
+        if self.what.runs:
+            self._compare_with(other, list(dict.fromkeys(self.specs)))
+
+    def _compare_with(self, reference: Resolved, specs: Sequence[RunnerSpec]) -> None:
+        covered = self.runs.coverage
+        prepared = prepare(self.runs, reference, self.specs[0], self.asked)
+        if reference is not self.what:
+            self.runs.coverage = _told_apart(self.runs, covered)
+        if prepared is None:
+            return
+        self.signature, self.inputs, self.source = prepared.signature, prepared.text, reference
+        held = Reference(
+            self.reference,
+            dict(zip(prepared.cases, prepared.run.outputs, strict=True)),
+            prepared.run.environment,
+            {},
+        )
+        interface = with_outputs(prepared.interface, prepared.run.outputs[0])
+        same = reference.subject.kind == self.what.subject.kind
+        call = self._signature(prepared.signature)
+        paired = Paired(self.runs, self.what, interface, self.renames, call, same)
+        if reference is self.what:  # one model, one set of names
+            paired.pairing = Pairing({}, {})
+        for spec in specs:
+            self._run(spec, paired, held, prepared.cases)
+
+    def _signature(self, signature: str) -> str | None:
+        """Return the signature to call: that of the reference, if both are of one kind."""
+        if self.asked.signature is not None:
+            return self.asked.signature
+        called = signature != "call" and self.what.subject.kind == "saved_model"
+        return signature if called else None
+
+    def _run(
+        self, spec: RunnerSpec, paired: Paired, held: Reference, cases: Mapping[str, Arrays]
+    ) -> None:
+        """Run the subject on one runner and judge what it gave."""
+        run = paired.run(spec, list(cases.values()))
+        if run is None:
+            return
+        outputs = [paired.outputs_of(case) for case in run.outputs]
+        rows = rows_of(held, outputs, run.environment, spec.text, self.policy)
+        assert self.source is not None
+        differs = any(row.result.status == "differs" for row in rows)
+        if differs and self.float64 and self.policy.asked == AUTO:
+            if self.exact is None:
+                self.exact = exact_outputs(self.runs, self.source, cases)
+            rows = broken_ties(rows, held, dict(zip(cases, outputs, strict=True)), self.exact)
+        self.rows += rows
+        self.judged.append(
+            Judged(paired, spec, run, rows, held, cases, self.source, self.specs[0], self.signature)
+        )
+        differs = any(row.result.status == "differs" for row in rows)
+        if differs and self.mode != "runners" and not self.explained:
+            self.explained = True  # once: what holds on one runner holds on the others
+            self.runs.findings += explain_by_inputs(paired, spec, held, cases, self.policy)
+
+    # --- with --golden ------------------------------------------------------------------------
+
+    def golden(self, directory: Path, bound: bool) -> None:
+        """Hold the subject, on every runner, against what was recorded; bound: weights too."""
+        from ckptkit.operations._check_golden import against_golden
+
+        self.mode, self.reference = "golden", str(directory)
+        if self.asked.files or self.asked.ranges:
+            raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
+        found = against_golden(
+            self.runs, self.what, directory, self.asked.signature, self.renames, bound
+        )
+        self.signature, self.inputs, self.explained = found.signature, found.text, found.changed
+        self.source = found.golden
+        for spec in dict.fromkeys(self.specs) if self.what.runs else ():
+            self._run(spec, found.paired, found.reference, found.cases)
+
+
+def _told_apart(runs: Runs, covered: Coverage | None) -> Coverage | None:
+    """Return the subject's coverage; that of the reference becomes findings, if it is not fine."""
+    if runs.coverage is not covered and runs.coverage is not None:
+        runs.findings += [f for f in runs.coverage.findings if f.severity == "error"]
+    return covered
+
+
+def with_outputs(interface: Interface, outputs: Mapping[str, Any]) -> Interface:
+    """Return the interface with the outputs that were given, where it does not tell them."""
+    if interface.outputs:
+        return interface
+    return Interface(
+        interface.inputs,
+        tuple(
+            TensorInfo(name, _dtype(array), (None, *array.shape[1:]) if array.ndim else ())
+            for name, array in outputs.items()
+        ),
+    )
+
+
+def _dtype(array: Any) -> str:
+    return "string" if array.dtype.hasobject else str(array.dtype.name)
