@@ -62,6 +62,52 @@ def draw(
     }
 
 
+def attempts(
+    inputs: Sequence[TensorInfo],
+    *,
+    seed: int,
+    batch: int = BATCH,
+    cases: int = 1,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    words: Sequence[str | bytes] = (),
+    int_high: int | None = None,
+) -> Iterator[list[dict[str, Array]]]:
+    """Yield inputs to try in turn until a model takes them: `cases` draws from seed, seed + 1, ...
+
+    Each has the next size and the next bound of ATTEMPTS for what the model leaves open; where
+    that is nothing, there is one attempt.  int_high: the bound where it is known.
+    Raises as `draw` does.
+    """
+    before: list[list[dict[str, Array]]] = []
+    for size, high in ATTEMPTS:
+        drawn = [
+            draw(
+                inputs,
+                seed=seed + number,
+                batch=batch,
+                size=size,
+                ranges=ranges,
+                words=words,
+                int_high=int_high or high,
+            )
+            for number in range(cases)
+        ]
+        if any(_same(drawn, earlier) for earlier in before):
+            continue  # nothing was left open: it would be refused again
+        before.append(drawn)
+        yield drawn
+
+
+def _same(one: Sequence[Mapping[str, Array]], two: Sequence[Mapping[str, Array]]) -> bool:
+    import numpy as np
+
+    return all(
+        np.array_equal(array, earlier[name])
+        for case, earlier in zip(one, two, strict=True)
+        for name, array in case.items()
+    )
+
+
 class _Stream:
     """Uniform numbers from a seed and a name."""
 

@@ -373,6 +373,23 @@ def test_outputs_that_differ_are_found(cnn: Made, tmp_path: Path) -> None:
     assert not any(row["ok"] for row in odd["rows"])
 
 
+def test_outputs_in_a_dict_are_paired_by_name(tmp_path: Path) -> None:
+    import keras
+
+    from ckptkit.runners._tensorflow_outputs import live_against_file
+
+    given = keras.Input((4,))
+    heads = {name: keras.layers.Dense(size) for size, name in enumerate(("a", "bb", "c"), 1)}
+    model = keras.Model(given, {name: layer(given) for name, layer in heads.items()})
+    model.export(str(tmp_path / "out"), verbose=False)
+    same = live_against_file(model, "saved_model", str(tmp_path / "out"))
+    named = [f"serving_default/{name}" for name in heads]
+    assert [row["output"] for row in same["rows"] if row["ok"] and row["n"]] == named
+    heads["c"].bias.assign([0.0, 0.0, 1e-3])
+    odd = live_against_file(model, "saved_model", str(tmp_path / "out"))
+    assert [row["output"] for row in odd["rows"] if not row["ok"]] == named[2:]
+
+
 @pytest.mark.slow
 def test_a_checkpoint_and_a_keras_archive_give_a_saved_model(cnn: Made, tmp_path: Path) -> None:
     like = cnn.path / "model.keras"

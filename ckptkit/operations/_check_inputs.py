@@ -120,7 +120,7 @@ def _attempts(
 ) -> Iterator[tuple[dict[str, Arrays], str]]:
     """Yield (cases, text) until one is taken."""
     from ckptkit._arrays import load_inputs
-    from ckptkit.draw import ATTEMPTS, draw, fit_inputs
+    from ckptkit.draw import attempts, fit_inputs
 
     if asked.files:
         if asked.ranges:
@@ -141,33 +141,19 @@ def _attempts(
         raise UsageError(f"--range: no input {unknown[0]!r}", hint=f"inputs are {names}")
     count = f"{asked.cases} x {asked.batch}" if asked.cases > 1 else f"{asked.batch}"
     text = f"{count} examples drawn from seed {asked.seed}"
-    before: list[dict[str, Arrays]] = []
-    for size, int_high in ATTEMPTS:
-        drawn: dict[str, Arrays] = {}
-        for number in range(asked.cases):
-            drawn[f"drawn{number}" if asked.cases > 1 else "drawn"] = draw(
-                infos,
-                seed=asked.seed + number,
-                batch=asked.batch,
-                size=size,
-                ranges=asked.ranges,
-                words=description.words,
-                int_high=description.int_high or int_high,
-            )
-        if any(_same(drawn, earlier) for earlier in before):
-            continue  # nothing was left open: it would be refused again
-        before.append(drawn)
-        yield drawn, text
-
-
-def _same(one: Mapping[str, Arrays], two: Mapping[str, Arrays]) -> bool:
-    import numpy as np
-
-    return all(
-        np.array_equal(array, two[case][name])
-        for case, arrays in one.items()
-        for name, array in arrays.items()
-    )
+    for drawn in attempts(
+        infos,
+        seed=asked.seed,
+        batch=asked.batch,
+        cases=asked.cases,
+        ranges=asked.ranges,
+        words=description.words,
+        int_high=description.int_high,
+    ):
+        if len(drawn) == 1:
+            yield {"drawn": drawn[0]}, text
+        else:
+            yield {f"drawn{number}": case for number, case in enumerate(drawn)}, text
 
 
 def _stem(path: Path) -> str:
