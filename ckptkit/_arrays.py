@@ -215,6 +215,7 @@ def _load_npy(path: Path) -> Array:
     from ckptkit.stores import _fortran, _zip
     from ckptkit.stores._npy import decode_descr, read_npy_header
     from ckptkit.stores._runs import Run
+    from ckptkit.stores._window import Window
 
     member = _zip.Member(path.name, _zip.STORED, 0, file_size(path), file_size(path), 0)
     header = read_npy_header(path, member)
@@ -228,7 +229,7 @@ def _load_npy(path: Path) -> Array:
         raise FormatError(
             str(path), f"values of {header.descr} {header.shape}", found=f"{nbytes} bytes"
         )
-    source = _zip.Window(path, header.start, nbytes)
+    source = Window(path, header.start, nbytes)
     run = Run(source, 0, nbytes, dtype, size, encoding, str(path))
     if header.fortran and size:
         flat = _fortran.read(run, header.shape, 0, size)

@@ -32,7 +32,7 @@ from ckptkit.errors import (
 from ckptkit.names import name_tensors
 from ckptkit.stores import _zip, hdf5
 from ckptkit.stores._hdf5_classic import Unusual, scan_classic
-from ckptkit.stores._zip import Window, whole_file
+from ckptkit.stores._window import Window, whole_file
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5
 from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json

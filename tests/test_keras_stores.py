@@ -23,7 +23,7 @@ from keras_files import READABLE, VALUES, h5_bytes, write_h5, write_keras, write
 from ckptkit import dtypes
 from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, UsageError
 from ckptkit.names import name_tensors
-from ckptkit.stores import _zip, hdf5
+from ckptkit.stores import _window, hdf5
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores._hdf5_classic import Unusual, scan_classic
 from ckptkit.stores.keras_archive import open_keras
@@ -152,7 +152,7 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
     from ckptkit._files import close_handles
 
     close_handles()
-    _zip.forget_spools()
+    _window.forget_spools()
     before = len(list(Path("/proc/self/fd").iterdir()))
     write_h5(tmp_path / "m.weights.h5", compression="gzip", chunks=True)
     for path, opener in (
@@ -165,7 +165,7 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
             for _ in store.blocks(key, 3):
                 break
     close_handles()
-    _zip.forget_spools()
+    _window.forget_spools()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -317,7 +317,7 @@ def test_both_readers_of_headers_agree(nested: bool, tmp_path: Path) -> None:
         base.attrs["long"] = [f"name {i}" for i in range(300)]
         base["named"] = np.dtype("f4")
         base.create_dataset("compact", data=[1, 2], dtype="i4")
-    window = _zip.whole_file(path)
+    window = _window.whole_file(path)
     assert scan_classic(window) == hdf5.scan_with_libhdf5(window)
 
 
@@ -325,7 +325,7 @@ def test_new_style_files_are_left_to_libhdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
         file["a"] = [1]
     with pytest.raises(Unusual):
-        scan_classic(_zip.whole_file(tmp_path / "m.h5"))
+        scan_classic(_window.whole_file(tmp_path / "m.h5"))
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -517,15 +517,15 @@ def test_what_the_store_says_of_itself(tmp_path: Path) -> None:
 def test_large_deflated_members_are_read_through_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptkit.stores import _zip, npz
+    from ckptkit.stores import _window, npz
 
     monkeypatch.setattr(npz, "_HELD_BYTES", 1000)
     values = np.arange(1000)
     store = npz_of(tmp_path / "m.npz", {"a.npy": npy(values)}, zipfile.ZIP_DEFLATED)
     assert store.read("a", 990).tolist() == list(range(990, 1000))
-    for spool in _zip._spools.values():
+    for spool in _window._spools.values():
         spool.close()
-    _zip.forget_spools()
+    _window.forget_spools()
 
 
 def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:

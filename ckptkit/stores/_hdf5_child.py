@@ -26,7 +26,8 @@ from ckptkit import errors
 from ckptkit._files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
-from ckptkit.stores._zip import Member, Window
+from ckptkit.stores._window import Window
+from ckptkit.stores._zip import Member
 
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"

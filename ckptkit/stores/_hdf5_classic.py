@@ -38,7 +38,7 @@ from ckptkit.stores._hdf5_types import (
     H5Tree,
     refusal,
 )
-from ckptkit.stores._zip import Window
+from ckptkit.stores._window import Window
 
 _UNDEFINED = (1 << 64) - 1
 _PAGE, _PAGES_KEPT = 4096, 1024

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit import dtypes
 from ckptkit.stores import _hdf5_child
 from ckptkit.stores._hdf5_types import H5Dataset
-from ckptkit.stores._zip import Window
+from ckptkit.stores._window import Window
 from ckptkit.stores.hdf5 import guard, h5py_module, opened
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.stores import _json, _zip
+from ckptkit.stores._window import whole_file
 from ckptkit.stores.hdf5 import scan
 
 MAX_JSON_BYTES = 256 << 20  # the config of the largest Keras models is a few MB
@@ -23,7 +24,7 @@ def archive_configs(path: Path) -> dict[str, Any]:
 
 def hdf5_configs(path: Path) -> dict[str, Any]:
     """Return the JSON attributes of an `.h5` file's root by name, parsed; raises FormatError."""
-    root = scan(_zip.whole_file(path)).groups[""]
+    root = scan(whole_file(path)).groups[""]
     found: dict[str, Any] = {}
     for name in _ATTRIBUTES:
         text = root.get(name)

@@ -1,4 +1,4 @@
-"""Reading zip archives without trusting them: the directory, whole members, windows onto members.
+"""Reading zip archives without trusting them: the directory, and the content of members.
 
 Layout (PKWARE APPNOTE 6.3.10; all integers little-endian):
 
@@ -14,39 +14,25 @@ Refused, with FormatError: no end record, a second end record inside the comment
 first member or after the end record, a name that occurs twice, headers that disagree, encryption,
 overlapping members, a deflated member that grows past its declared size, wrong CRC-32.
 Methods other than stored (0) and deflated (8) raise UnsupportedError.  Nothing is ever extracted
-to a named file: a stored member is a window onto the archive, a deflated one is inflated once into
-an unnamed temporary file.
+to a named file (`ckptkit.stores._window`).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
-import tempfile
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import file_size, read_exact, read_into
-from ckptkit.errors import (
-    ChecksumError,
-    FormatError,
-    OutputError,
-    TruncatedError,
-    UnsupportedError,
-)
+from ckptkit._files import file_size, read_exact
+from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 
 STORED, DEFLATED = 0, 8
 MAX_MEMBERS = 1_000_000  # an npz of a model has one per tensor; the largest seen has 20,000
 MAX_DIRECTORY = 256 << 20  # bytes; 1,000,000 members with names of 200 bytes
 MAX_EXPANSION = 1100  # deflate cannot exceed 1032:1, so a larger claim is a lie
-MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimizer state reach 20
 EXPANSION_FLOOR = 64 << 20  # bytes; below this no ratio is refused
 _CHUNK = 1 << 20
 
@@ -139,71 +125,6 @@ def member_chunks(path: Path, member: Member) -> Iterator[bytes]:
             found=f"{crc:08x}",
             hint="the file was damaged; copy it again",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Bytes [start, start + nbytes) of a file, or a spooled copy of a deflated member.
-
-    Picklable; `path` is the file that the user knows of.  A window made from a deflated member
-    inflates it on first use (once per process, into an unnamed temporary file).
-    """
-
-    path: Path
-    start: int
-    nbytes: int
-    deflated: Member | None = None
-
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """Return `nbytes` bytes at `offset` of the window; raises TruncatedError past its end."""
-        self._check(offset, nbytes)
-        if self.deflated is None:
-            return read_exact(self.path, self.start + offset, nbytes)
-        buffer = bytearray(nbytes)
-        self._read_spool(offset, memoryview(buffer))
-        return bytes(buffer)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` (bytes) from `offset` of the window; raises TruncatedError past its end."""
-        self._check(offset, len(buffer))
-        if self.deflated is None:
-            read_into(self.path, self.start + offset, buffer)
-        else:
-            self._read_spool(offset, buffer)
-
-    def _check(self, offset: int, nbytes: int) -> None:
-        if offset < 0 or offset + nbytes > self.nbytes:
-            raise TruncatedError(
-                f"{self.path} @ {self.start + offset}",
-                f"{nbytes} bytes reach past the end of the data",
-                expected=f"at most {max(0, self.nbytes - offset)} bytes",
-                found=nbytes,
-            )
-
-    def _read_spool(self, offset: int, buffer: memoryview) -> None:
-        assert self.deflated is not None
-        spool = _spool(self.path, self.deflated)
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(spool.fd, [buffer[done:]], offset + done)
-            if not count:
-                raise TruncatedError(str(self.path), "temporary copy of a member shrank")
-            done += count
-
-
-def whole_file(path: Path) -> Window:
-    """Return the window that is all of a file."""
-    return Window(path, 0, file_size(path))
-
-
-def window(path: Path, member: Member) -> Window:
-    """Return a window onto a member: the archive's own bytes where stored, else a spooled copy."""
-    if member.method == STORED:
-        return Window(path, member.offset, member.nbytes)
-    _check_expansion(
-        f"{path}:{member.name}", member.nbytes, member.stored_nbytes, MAX_SPOOL_EXPANSION
-    )
-    return Window(path, 0, member.nbytes, member)
 
 
 # --- the end record -------------------------------------------------------------------------------
@@ -384,10 +305,11 @@ def _check_sizes(where: str, entry: _Entry) -> None:
         raise FormatError(
             where, "stored zip member", expected=f"{entry.nbytes} bytes", found=entry.stored_nbytes
         )
-    _check_expansion(where, entry.nbytes, entry.stored_nbytes, MAX_EXPANSION)
+    check_expansion(where, entry.nbytes, entry.stored_nbytes, MAX_EXPANSION)
 
 
-def _check_expansion(where: str, nbytes: int, stored: int, limit: int) -> None:
+def check_expansion(where: str, nbytes: int, stored: int, limit: int) -> None:
+    """Raise FormatError for a deflated member that claims to grow more than `limit` times."""
     if nbytes > max(EXPANSION_FLOOR, limit * stored):
         raise FormatError(
             where,
@@ -450,59 +372,3 @@ def _raw_chunks(path: Path, member: Member) -> Iterator[bytes]:
             expected=f"{member.nbytes} bytes",
             found=done,
         )
-
-
-class _Spool:
-    """The descriptor of an unnamed temporary file; closed when the last reference goes."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self.fd = -1
-        with tempfile.TemporaryFile() as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            self.fd = os.dup(file.fileno())
-
-    def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    __del__ = close
-
-
-_SPOOLS_KEPT = 2
-_spools: OrderedDict[tuple[object, ...], _Spool] = OrderedDict()
-_spools_lock = threading.Lock()
-
-
-def _spool(path: Path, member: Member) -> _Spool:
-    """Return the temporary file with a deflated member's content; made once, then remembered."""
-    status = path.stat()
-    key = (path, status.st_ino, status.st_size, status.st_mtime_ns, member)
-    with _spools_lock:
-        spool = _spools.get(key)
-        if spool is not None:
-            _spools.move_to_end(key)
-            return spool
-        try:
-            room = os.statvfs(tempfile.gettempdir())
-            if member.nbytes > room.f_bavail * room.f_frsize:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            spool = _Spool(member_chunks(path, member))
-        except OSError as error:
-            raise OutputError(
-                f"no room to inflate {member.nbytes} bytes: {error.strerror}",
-                where=tempfile.gettempdir(),
-                hint="set TMPDIR to a larger disk",
-            ) from error
-        _spools[key] = spool
-        while len(_spools) > _SPOOLS_KEPT:
-            _spools.popitem(last=False)
-        return spool
-
-
-def forget_spools() -> None:
-    """Let go of the temporary copies of deflated members that this process keeps."""
-    with _spools_lock:
-        _spools.clear()

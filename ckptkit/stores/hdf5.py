@@ -12,9 +12,9 @@ store.  `scan` walks the whole tree once and checks everything; nothing is read 
 `scan` has not passed.
 
 Headers of the classic kind of file, which Keras writes, are read by `_hdf5_classic` without
-libhdf5.  For all else, bytes reach libhdf5 through a window (`_zip.Window`): an archive member is
-read in place, without the file locks and the driver choice that a path would bring.  Contiguous,
-unfiltered values in native byte order are read around libhdf5, straight from the file
+libhdf5.  For all else, bytes reach libhdf5 through a window (`_window.Window`): an archive member
+is read in place, without the file locks and the driver choice that a path would bring.
+Contiguous, unfiltered values in native byte order are read around libhdf5, straight from the file
 (`_hdf5_values`).
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (the
@@ -57,7 +57,7 @@ from ckptkit.stores._hdf5_types import (
     H5Tree,
     refusal,
 )
-from ckptkit.stores._zip import Window, whole_file
+from ckptkit.stores._window import Window, whole_file
 
 MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
 _HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it

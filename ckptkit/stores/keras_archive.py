@@ -19,7 +19,8 @@ from ckptkit.stores import _json
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores._keras_config import LayerConfig, as_layer
 from ckptkit.stores._keras_store import Source, make_store
-from ckptkit.stores._zip import Member, read_directory, read_member, window
+from ckptkit.stores._window import window
+from ckptkit.stores._zip import Member, read_directory, read_member
 
 WEIGHTS = "model.weights.h5"
 CONFIG = "config.json"

@@ -29,7 +29,7 @@ from ckptkit.stores._keras_config import (
     layer_rows,
     layers_of,
 )
-from ckptkit.stores._zip import whole_file
+from ckptkit.stores._window import whole_file
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
 from ckptkit.stores.hdf5 import scan
 

@@ -32,7 +32,7 @@ from ckptkit.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from ckptkit.stores import _fortran, _kept, _zip
+from ckptkit.stores import _fortran, _kept, _window, _zip
 from ckptkit.stores._npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores._runs import PLAIN, ByteSource, Encoding, Run
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
@@ -156,7 +156,7 @@ def _source(path: Path, member: _zip.Member) -> ByteSource:
     """Return a member's content for reading in any order."""
     if member.method != _zip.STORED and member.nbytes <= _HELD_BYTES:
         return _Held(_zip.read_member(path, member, _HELD_BYTES))
-    return _zip.window(path, member)
+    return _window.window(path, member)
 
 
 class _Sequential:
@@ -171,7 +171,7 @@ class _Sequential:
         head = bytearray(part.start)
         if self._member.method != _zip.STORED:
             self._chunks = _zip.member_chunks(path, self._member)
-        self._window = _zip.Window(path, self._member.offset, self._member.nbytes)
+        self._window = _window.Window(path, self._member.offset, self._member.nbytes)
         self.read_into(0, memoryview(head))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

@@ -37,7 +37,7 @@ from ckptkit.stores._safetensors_header import (
     Header,
     read_header,
 )
-from ckptkit.stores._zip import Window
+from ckptkit.stores._window import Window
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 
 if TYPE_CHECKING:

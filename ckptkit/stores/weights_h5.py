@@ -14,7 +14,7 @@ from ckptkit.errors import FormatError, PathNotFoundError
 from ckptkit.stores import _json
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores._keras_store import Source, make_store
-from ckptkit.stores._zip import whole_file
+from ckptkit.stores._window import whole_file
 
 MAX_SHARDS = 10_000
 

@@ -24,7 +24,7 @@ from ckptkit.operations.scan import scan
 from ckptkit.operations.verify import verify
 from ckptkit.reports import findings, listing
 from ckptkit.stores._graph import read_graphs
-from ckptkit.stores._zip import forget_spools
+from ckptkit.stores._window import forget_spools
 from ckptkit.stores.leveldb_table import parse_table
 
 MAX_SECONDS = 5.0

@@ -1,0 +1,146 @@
+"""Windows onto files: the bytes of a whole file, or of one member of a zip archive.
+
+Readers of formats that come both alone and inside an archive read from a window.  A stored member
+is the archive's own bytes; a deflated one is inflated once, into an unnamed temporary file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptkit._files import file_size, read_exact, read_into
+from ckptkit.errors import OutputError, TruncatedError
+from ckptkit.stores._zip import STORED, Member, check_expansion, member_chunks
+
+MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimizer state reach 20
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Bytes [start, start + nbytes) of a file, or a spooled copy of a deflated member.
+
+    Picklable; `path` is the file that the user knows of.  A window made from a deflated member
+    inflates it on first use (once per process, into an unnamed temporary file).
+    """
+
+    path: Path
+    start: int
+    nbytes: int
+    deflated: Member | None = None
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return `nbytes` bytes at `offset` of the window; raises TruncatedError past its end."""
+        self._check(offset, nbytes)
+        if self.deflated is None:
+            return read_exact(self.path, self.start + offset, nbytes)
+        buffer = bytearray(nbytes)
+        self._read_spool(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes) from `offset` of the window; raises TruncatedError past its end."""
+        self._check(offset, len(buffer))
+        if self.deflated is None:
+            read_into(self.path, self.start + offset, buffer)
+        else:
+            self._read_spool(offset, buffer)
+
+    def _check(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or offset + nbytes > self.nbytes:
+            raise TruncatedError(
+                f"{self.path} @ {self.start + offset}",
+                f"{nbytes} bytes reach past the end of the data",
+                expected=f"at most {max(0, self.nbytes - offset)} bytes",
+                found=nbytes,
+            )
+
+    def _read_spool(self, offset: int, buffer: memoryview) -> None:
+        assert self.deflated is not None
+        spool = _spool(self.path, self.deflated)
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(spool.fd, [buffer[done:]], offset + done)
+            if not count:
+                raise TruncatedError(str(self.path), "temporary copy of a member shrank")
+            done += count
+
+
+def whole_file(path: Path) -> Window:
+    """Return the window that is all of a file."""
+    return Window(path, 0, file_size(path))
+
+
+def window(path: Path, member: Member) -> Window:
+    """Return a window onto a member: the archive's own bytes where stored, else a spooled copy."""
+    if member.method == STORED:
+        return Window(path, member.offset, member.nbytes)
+    check_expansion(
+        f"{path}:{member.name}", member.nbytes, member.stored_nbytes, MAX_SPOOL_EXPANSION
+    )
+    return Window(path, 0, member.nbytes, member)
+
+
+# --- copies of deflated members ------------------------------------------------------------------
+
+
+class _Spool:
+    """The descriptor of an unnamed temporary file; closed when the last reference goes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.fd = -1
+        with tempfile.TemporaryFile() as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            self.fd = os.dup(file.fileno())
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
+
+
+_SPOOLS_KEPT = 2
+_spools: OrderedDict[tuple[object, ...], _Spool] = OrderedDict()
+_spools_lock = threading.Lock()
+
+
+def _spool(path: Path, member: Member) -> _Spool:
+    """Return the temporary file with a deflated member's content; made once, then remembered."""
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns, member)
+    with _spools_lock:
+        spool = _spools.get(key)
+        if spool is not None:
+            _spools.move_to_end(key)
+            return spool
+        try:
+            room = os.statvfs(tempfile.gettempdir())
+            if member.nbytes > room.f_bavail * room.f_frsize:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            spool = _Spool(member_chunks(path, member))
+        except OSError as error:
+            raise OutputError(
+                f"no room to inflate {member.nbytes} bytes: {error.strerror}",
+                where=tempfile.gettempdir(),
+                hint="set TMPDIR to a larger disk",
+            ) from error
+        _spools[key] = spool
+        while len(_spools) > _SPOOLS_KEPT:
+            _spools.popitem(last=False)
+        return spool
+
+
+def forget_spools() -> None:
+    """Let go of the temporary copies of deflated members that this process keeps."""
+    with _spools_lock:
+        _spools.clear()
