@@ -7,7 +7,7 @@ TensorFlow's runner gives them (`ckptkit.runners._tensorflow_endpoints`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -17,6 +17,7 @@ from ckptkit.interface import Interface, TensorInfo
 from ckptkit.runners._code import call_code
 from ckptkit.runners._exchange import refused
 from ckptkit.runners._keras_layers import arguments
+from ckptkit.runners._trees import named
 
 SEED = 20  # of what a build draws at random, as TensorFlow's runner does
 
@@ -247,53 +248,3 @@ def _built_with(model: Any) -> tuple[TensorInfo, ...]:
             )
         infos.append(TensorInfo(name, str(model.input_dtype), (None, *tuple(shape)[1:])))
     return tuple(infos)
-
-
-# -- names of what it gives ------------------------------------------------------------------------
-
-
-def named(value: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return {name: tensor} of whatever a model gave; names: of the model, for outputs in a list.
-
-    Dicts give their keys, tuples with fields these; others are output_0, output_1, ...
-    """
-    if isinstance(value, (list, tuple)) and len(value) == 1 and not hasattr(value, "_fields"):
-        value = value[0]
-    found: dict[str, Any] = {}
-    if not _is_tree(value):
-        _flatten(names[0] if names and len(names) == 1 else "output_0", value, found)
-        return found
-    items = list(_items(value))
-    keyed = isinstance(value, Mapping)
-    own = names is not None and not keyed and len(names) == len(items)
-    for number, (key, item) in enumerate(items):
-        key = key if keyed or hasattr(value, "_fields") else f"output_{key}"
-        _flatten(names[number] if own and names else key, item, found)
-    return found
-
-
-def _is_tree(value: Any) -> bool:
-    return isinstance(value, (Mapping, list, tuple))
-
-
-def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        yield from ((str(key), value[key]) for key in sorted(value, key=str))
-    elif hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    else:
-        yield from ((str(number), item) for number, item in enumerate(value))
-
-
-def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
-    if value is None:
-        return
-    if _is_tree(value):
-        for key, item in _items(value):
-            _flatten(f"{name}/{key}", item, found)
-        return
-    key, number = name, 1
-    while key in found:  # two outputs of one name
-        number += 1
-        key = f"{name}#{number}"
-    found[key] = value

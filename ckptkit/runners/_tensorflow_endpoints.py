@@ -1,8 +1,7 @@
 """What of a model can be called, by which names its inputs and outputs go.  Child process alone.
 
-Outputs are named by their keys where they are a dict, by the model's own output names where a Keras
-model has them, else output_0, output_1, ...  What is nested is joined by "/".  A ragged or sparse
-output comes as its parts: `name/values`, `name/row_splits`.
+Outputs go by the names of `ckptkit.runners._trees`; a ragged or sparse one comes as its parts:
+`name/values`, `name/row_splits`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError
 from ckptkit.interface import Interface, TensorInfo
+from ckptkit.runners import _trees
 from ckptkit.runners._tensorflow_build import is_keras
 
 CALL = "call"
@@ -236,49 +236,7 @@ def _keras_outputs(model: Any) -> tuple[TensorInfo, ...]:
 
 def named(value: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Return {name: tensor} of whatever a model gave; names: of Keras, for outputs in a list."""
-    if isinstance(value, (list, tuple)) and len(value) == 1 and not hasattr(value, "_fields"):
-        value = value[0]
-    found: dict[str, Any] = {}
-    if _is_tree(value):
-        items = list(_items(value))
-        own = names is not None and not isinstance(value, Mapping) and len(names) == len(items)
-        for number, (key, item) in enumerate(items):
-            key = (
-                key if isinstance(value, Mapping) or hasattr(value, "_fields") else f"output_{key}"
-            )
-            _flatten(names[number] if own and names else key, item, found)
-    else:
-        _flatten(names[0] if names and len(names) == 1 else "output_0", value, found)
-    return found
-
-
-def _is_tree(value: Any) -> bool:
-    return isinstance(value, (Mapping, list, tuple))
-
-
-def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        yield from ((str(key), value[key]) for key in sorted(value, key=str))
-    elif hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    else:
-        yield from ((str(number), item) for number, item in enumerate(value))
-
-
-def _flatten(name: str, value: Any, found: dict[str, Any]) -> None:
-    if value is None:
-        return
-    if _is_tree(value):
-        for key, item in _items(value):
-            _flatten(f"{name}/{key}", item, found)
-        return
-    for part, tensor in _parts(value):
-        key = f"{name}/{part}" if part else name
-        number = 1
-        while key in found:  # two outputs of one name
-            number += 1
-            key = f"{name}#{number}"
-        found[key] = tensor
+    return _trees.named(value, names, _parts)
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
