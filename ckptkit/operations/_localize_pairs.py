@@ -8,9 +8,12 @@ carry a counter, and its last op gives what the layer gives.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import product
 from typing import NamedTuple
+
+from ckptkit._layouts import layouts
+from ckptkit.operations._localize_names import alike, is_moved
 
 COUNTER = re.compile(r"_\d+$")
 Parts = tuple[str, ...]
@@ -18,15 +21,34 @@ Reading = Callable[[Parts], Parts]
 
 
 class Shaped(NamedTuple):
-    """A value's name and shape; is_op: whether it is the op of a graph, not a layer's path."""
+    """A value's name and shape; is_op: whether it is the op of a graph, not a layer's path.
+
+    op: the op that it means, where that is called otherwise (`ckptkit.operations._localize_names`).
+    moves: whether its axes may be in another order, as converters have them.
+    """
 
     name: str
     shape: tuple[int, ...]
     is_op: bool
+    dtype: str = "float32"
+    op: str = ""
+    moves: bool = False
+
+    @property
+    def parts(self) -> Parts:
+        """The parts of what it means."""
+        return tuple((self.op or self.name).split("/"))
+
+    def fits(self, other: Shaped) -> bool:
+        """Whether both can hold the same values; axes of one element do not count."""
+        if not alike(self.dtype, other.dtype):
+            return False
+        moved = self.moves or other.moves
+        return any(moved or order.is_plain for order in layouts(self.shape, other.shape))
 
 
 def pair_points(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[str, str]:
-    """Return {name in `new`: name in `reference`}, one to one; values of other shapes never pair.
+    """Return {name in `new`: name in `reference`}, one to one; values that do not fit never pair.
 
     Of several ways to read the names (with counters, counted anew, or without; with or without the
     model's name) the one that pairs most is taken; names that are equal as they are come first.
@@ -70,7 +92,7 @@ def _counted_anew(items: Sequence[Shaped]) -> Reading:
     """
     counters: dict[tuple[Parts, str], set[int]] = {}
     for item in items:
-        parts = tuple(item.name.split("/"))
+        parts = item.parts
         for end, part in enumerate(parts[:-1] if item.is_op else parts):
             counters.setdefault((parts[:end], COUNTER.sub("", part)), set()).add(_counter(part))
     ranks = {
@@ -108,11 +130,49 @@ def _paired(
     else:
         left = _by_path(reference, one)
         right = _ends(new, two, left)
-    return {
+    found = {
         item.name: left[path].name
         for path, item in right.items()
-        if path in left and left[path].shape == item.shape
+        if path in left and left[path].fits(item)
     }
+    if any(item.moves for item in new) and reference and reference[0].is_op:
+        found |= _moved_ends(reference, new, one, two, found)
+    return found
+
+
+def _moved_ends(
+    reference: Sequence[Shaped],
+    new: Sequence[Shaped],
+    one: Reading,
+    two: Reading,
+    found: Mapping[str, str],
+) -> dict[str, str]:
+    """Pair the last values of a scope, where either is only moved there: a layer's output.
+
+    A converter computes a loop by one op of its own, and moves what comes of it into place.
+    """
+    last, ends = _last(reference, one), _last(new, two)
+    taken = set(found.values())
+    more: dict[str, str] = {}
+    for scope, item in ends.items():
+        other = last.get(scope)
+        if other is None or item.name in found or other.name in taken or not other.fits(item):
+            continue
+        if is_moved("/".join(item.parts)) or is_moved("/".join(other.parts)):
+            more[item.name] = other.name
+            taken.add(other.name)
+    return more
+
+
+def _last(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
+    """Return {scope below the model's: the last value in it}, as read."""
+    found: dict[Parts, Shaped] = {}
+    shortest = len(read(("model", "layer")))
+    for item in items:
+        scope = read(item.parts[:-1])
+        for end in range(shortest, len(scope) + 1):
+            found[scope[:end]] = item
+    return found
 
 
 def _by_path(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
@@ -120,7 +180,7 @@ def _by_path(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
     found: dict[Parts, Shaped] = {}
     twice: set[Parts] = set()
     for item in items:
-        parts = tuple(item.name.split("/"))
+        parts = item.parts
         path = (*read(parts[:-1]), parts[-1]) if item.is_op else read(parts)
         if path in found:
             twice.add(path)
@@ -131,13 +191,19 @@ def _by_path(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
 def _ends(
     ops: Sequence[Shaped], read: Reading, layers: Mapping[Parts, Shaped]
 ) -> dict[Parts, Shaped]:
-    """Return, for each layer's path, the last op of its scope that has the layer's shape."""
+    """Return, for each layer's path, the last op of its scope that has the layer's shape.
+
+    Where none has, the last that has but for axes of one element.
+    """
     found: dict[Parts, Shaped] = {}
     for item in ops:
-        scope = read(tuple(item.name.split("/"))[:-1])
+        scope = read(item.parts[:-1])
         for length in range(1, len(scope) + 1):
             layer = layers.get(scope[:length])
-            if layer is not None and layer.shape == item.shape:
+            if layer is None or not layer.fits(item):
+                continue
+            before = found.get(scope[:length])
+            if before is None or layer.shape == item.shape or layer.shape != before.shape:
                 found[scope[:length]] = item
     taken: dict[str, Parts] = {}
     for path, item in found.items():  # an op ends the innermost of the layers that it could end
@@ -161,7 +227,7 @@ def scope_of(name: str) -> tuple[str, ...]:
     return tuple(part.removesuffix(ending) for part in counted)
 
 
-def layer_of_scope(scope: tuple[str, ...], layers: set[str]) -> str:
+def layer_of_scope(scope: tuple[str, ...], layers: Set[str]) -> str:
     """Return the innermost layer with variables that is in the scope, or all of the scope."""
     known = {tuple(layer.split("/")) for layer in layers}
     for end in range(len(scope), 0, -1):

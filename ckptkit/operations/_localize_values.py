@@ -71,7 +71,8 @@ class Layer:
     class, or the kind of op.  policy: dtype policy, or dtype.  order: place in the computation.
     propagated: each side was fed with its own values.  isolated: the subject's layer was fed with
     the reference's.  inputs: names of the values that it reads, with what they are in the
-    reference; output: what it gives there and here.
+    reference; output: what it gives there and here.  fused: other layers that a converter made one
+    op with it.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Layer:
     output: tuple[Stats, Stats] | None = None
     hints: tuple[str, ...] = ()
     before: float = 0.0  # the largest propagated error of what it reads
+    fused: tuple[str, ...] = ()
 
     @property
     def added(self) -> float:
@@ -118,6 +120,7 @@ class Layer:
             "name": self.name,
             "reference": self.reference,
             "layer": self.path,
+            "fused": list(self.fused),
             "kind": self.kind,
             "policy": self.policy,
             "order": self.order,

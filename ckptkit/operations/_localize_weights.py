@@ -23,12 +23,14 @@ _OWN_ENDINGS = ("/vars",)
 class Weights:
     """The variables of a subject's file; gaps: by readable name, for those that differ.
 
-    known: whether values were compared at all.
+    known: whether values were compared at all.  layers: paths of those that own variables; the
+    reference's, where the subject's file does not tell them.
     """
 
     known: bool = False
     gaps: dict[str, VariableGap] = field(default_factory=dict)
     namings: list[tuple[str, Naming, tuple[int, ...]]] = field(default_factory=list)
+    layers: frozenset[str] = frozenset()
 
     def of(self, owned: Iterable[Owned]) -> tuple[VariableGap, ...]:
         """Return the variables that a layer reads, by the names of the file."""
@@ -79,10 +81,6 @@ class Weights:
                     known.append(readable)
         return found
 
-    def layers(self) -> set[str]:
-        """Return the paths of the layers that own variables."""
-        return {owner_of(readable) for readable, _, _ in self.namings} - {""}
-
 
 def owner_of(name: str) -> str:
     """Return the path of the layer that owns a variable."""
@@ -95,8 +93,9 @@ def owner_of(name: str) -> str:
 def weights_between(reference: Path | Binding | None, new: Path | None) -> Weights:
     """Compare two files of weights, or a file with what a golden is bound to."""
     if new is None or not _holds_tensors(new):
-        return Weights()
-    found = Weights(namings=list(_namings(new)))
+        return Weights(layers=_layers_of(reference))
+    namings = list(_namings(new))
+    found = Weights(namings=namings, layers=_owners(readable for readable, _, _ in namings))
     try:
         if isinstance(reference, Binding):
             found.gaps = dict(_of_binding(reference, new))
@@ -110,6 +109,18 @@ def weights_between(reference: Path | Binding | None, new: Path | None) -> Weigh
     except CkptkitError:
         found.known = False
     return found
+
+
+def _layers_of(reference: Path | Binding | None) -> frozenset[str]:
+    if isinstance(reference, Binding):
+        return _owners(reference.variables)
+    if reference is None or not _holds_tensors(reference):
+        return frozenset()
+    return _owners(readable for readable, _, _ in _namings(reference))
+
+
+def _owners(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(owner_of, names)) - {""}
 
 
 def _holds_tensors(path: Path) -> bool:

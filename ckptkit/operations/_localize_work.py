@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._layouts import Layout
 from ckptkit.binding import Binding
 from ckptkit.operations._check_names import Pairing
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
-from ckptkit.operations._localize_pairs import Shaped, layer_of_scope, pair_points, scope_of
+from ckptkit.operations._localize_layouts import Inside, moved, same_value, shaped
+from ckptkit.operations._localize_names import CONVERTED
+from ckptkit.operations._localize_pairs import pair_points
+from ckptkit.operations._localize_paths import Paths
 from ckptkit.operations._localize_values import (
-    MODEL,
     Layer,
     Localization,
     Stats,
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Values = Mapping[str, Array | Sample]
 
-_GRAPHS = ("saved_model",)  # kinds of subjects whose values are ops, not layers
-_REPEATED = re.compile(r"#\d+|\[\d+\]")
 _EXPLAINED = 3  # layers that get statistics and hints
 
 
@@ -76,17 +76,23 @@ class Work:
 
     def layers(self) -> Localization:
         """Compare what is inside; raises nothing that a model may raise: a note says it."""
-        known = self._values(self.reference)
-        mine = self._values(self.new)
-        if not known or not mine:
+        theirs, own = self._values(self.reference), self._values(self.new)
+        if not theirs or not own:
             return self._weights_alone()
-        paired = self._pairs(known, mine)
+        paired = self._pairs(theirs, own)
         if not paired:
             self.notes.append(
                 "no value inside one model has the name and shape of one in the other"
             )
             return self._weights_alone()
-        isolated = self._isolated(known, mine, paired)
+        orders = self._orders(theirs, own, paired)
+        isolated = self._isolated(theirs, own, paired, orders)
+        ends = self._ends(isolated)
+        self._last = {end: same_value(theirs, value) for end, (value, _) in ends.items()}
+        by_name = {paired[here]: order for here, order in orders.items()}
+        known = Inside(theirs, {end: value for end, (value, _) in ends.items()}, by_name)
+        mine = Inside(own, {end: value for end, (_, value) in ends.items()})
+        paired |= {end: end for end in ends}
         propagated = self._propagated(known, mine, paired)
         if isolated is None and not propagated:
             return self._weights_alone()
@@ -95,7 +101,7 @@ class Work:
             self.differs,
             "propagated" if isolated is None else "isolated",
             rows,
-            known=len(mine),
+            known=len(own),
             notes=(),
         )
         rows = tuple(self._explained(done, known, mine))
@@ -125,6 +131,7 @@ class Work:
         return run.layers[0] if run.layers else {}
 
     _hidden: bool = False
+    _last: Mapping[str, str | None] = field(default_factory=dict)
 
     def _exposed(self, side: Side) -> Run | None:
         assert side.what is not None
@@ -136,26 +143,35 @@ class Work:
     def _pairs(self, known: Values, mine: Values) -> dict[str, str]:
         """Return {value here: value of the reference}."""
         return pair_points(
-            list(_shaped(known, self.reference.kind)), list(_shaped(mine, self.new.kind))
+            list(shaped(known, self.reference.kind)), list(shaped(mine, self.new.kind))
         )
+
+    def _orders(self, known: Values, mine: Values, paired: Mapping[str, str]) -> dict[str, Layout]:
+        """Return how the axes of the reference's values are moved: only converters reorder them."""
+        converted = {self.reference.kind, self.new.kind} & set(CONVERTED)
+        return moved(known, mine, paired, reorder=bool(converted))
 
     # -- one layer alone ---------------------------------------------------------------------------
 
     def _isolated(
-        self, known: Values, mine: Values, paired: Mapping[str, str]
+        self,
+        known: Values,
+        mine: Values,
+        paired: Mapping[str, str],
+        orders: Mapping[str, Layout],
     ) -> tuple[Isolated, bool] | None:
         """Return what each point gives on the other side's values, and whether that is the new's.
 
         The subject is fed with the reference's values; where its runtime cannot do that, the
         reference is fed with the subject's.
         """
-        sides: list[tuple[Side, Values, dict[str, str]]] = [(self.new, known, dict(paired))]
-        back = {there: here for here, there in paired.items()}
-        sides.append((self.reference, mine, back))
-        for side, values, names in sides:
-            if side.what is None or side.spec.runtime not in inside.ABLE:
+        back = {there: here for here, there in paired.items() if here not in orders}
+        sides: tuple[tuple[Side, Values, Mapping[str, str], Mapping[str, Layout]], ...]
+        sides = ((self.new, known, paired, orders), (self.reference, mine, back, {}))
+        for side, values, names, layout in sides:
+            if side.what is None:
                 continue
-            found = self._fed(side, values, names)
+            found = self._fed(side, values, names, layout)
             if found is not None:
                 return found, side is self.new
         self.notes.append(
@@ -163,7 +179,13 @@ class Work:
         )
         return None
 
-    def _fed(self, side: Side, values: Values, names: Mapping[str, str]) -> Isolated | None:
+    def _fed(
+        self,
+        side: Side,
+        values: Values,
+        names: Mapping[str, str],
+        orders: Mapping[str, Layout],
+    ) -> Isolated | None:
         from ckptkit._sample import Sample
 
         assert side.what is not None
@@ -187,7 +209,7 @@ class Work:
                 side.what.subject,
                 spec,
                 side.inputs,
-                inside.sources_of(values, usable, scratch),  # type: ignore[arg-type]
+                inside.sources_of(values, usable, orders, scratch),  # type: ignore[arg-type]
                 self.runs.limits,
                 signature=side.signature,
                 globs=self.globs if side is self.new else ("*",),
@@ -231,9 +253,9 @@ class Work:
     ) -> Iterator[Layer]:
         alone = dict(self._alone(known, mine, paired, isolated)) if isolated else {}
         points = self._points(paired, isolated)
+        paths = Paths(self.reference.kind, self.new.kind, self.weights, self._last)
         order = [name for name, _ in self._in_order(mine, paired)]
-        order += [name for name in points if name.startswith(inside.OUTPUT)]
-        for number, name in enumerate(dict.fromkeys(order)):
+        for number, name in enumerate(order):
             if isolated is not None and name not in alone:
                 continue  # the same tensor as another point, or not asked for
             point = points.get(name)
@@ -246,10 +268,12 @@ class Work:
                 earlier = order[number - 1]
                 before = error_of(propagated[earlier]) if earlier in propagated else 0.0
             variables = self.weights.of(point.variables) if point is not None else ()
+            path, *fused = paths.of(name, paired[name], variables)
             yield Layer(
                 name=name,
-                reference=paired.get(name, name),
-                path=self._path(name, variables),
+                reference=paired[name],
+                path=path,
+                fused=tuple(fused),
                 kind=point.kind if point is not None else "",
                 policy=point.policy if point is not None else "",
                 order=number,
@@ -259,6 +283,20 @@ class Work:
                 inputs=dict.fromkeys(inputs),
                 before=before,
             )
+
+    def _ends(self, isolated: tuple[Isolated, bool] | None) -> dict[str, tuple[Any, Any]]:
+        """Return {point: the output there and here} of outputs that are no other point."""
+        if isolated is None or not isolated[1]:
+            return {}
+        outputs = self.pairing.outputs_of if self.pairing is not None else dict
+        found = {}
+        for name in isolated[0].values:
+            if name.startswith(inside.OUTPUT):
+                own = name.removeprefix(inside.OUTPUT)
+                there = next(iter(outputs({own: own})))
+                if there in self.reference.outputs:
+                    found[name] = self.reference.outputs[there], self.new.outputs[own]
+        return found
 
     def _points(
         self, paired: Mapping[str, str], isolated: tuple[Isolated, bool] | None
@@ -287,19 +325,12 @@ class Work:
     ) -> Iterator[tuple[str, OutputResult]]:
         """Yield the isolated error of each point, by the names of the subject."""
         found, is_new = isolated
-        outputs = self.pairing.outputs_of if self.pairing is not None else dict
+        back = {there: here for here, there in paired.items()}
         for name in found.values:
-            if name.startswith(inside.OUTPUT):
-                own = name.removeprefix(inside.OUTPUT)
-                there = next(iter(outputs({own: own})))
-                if is_new and there in self.reference.outputs:
-                    ref = self.reference.outputs[there]
-                    yield name, self._measured(there, ref, found.values[name])
-            elif is_new:
+            if is_new and name in paired:
                 yield name, self._measured(name, known[paired[name]], found.values[name])
-            else:
-                here = next(h for h, t in paired.items() if t == name)
-                yield here, self._measured(here, found.values[name], mine[here])
+            elif name in back:
+                yield back[name], self._measured(back[name], found.values[name], mine[back[name]])
 
     # -- explaining --------------------------------------------------------------------------------
 
@@ -308,21 +339,6 @@ class Work:
         """The variables of the subject, and which of them differ."""
         new = self.new.weights
         return weights_between(self.reference.weights, new if isinstance(new, Path) else None)
-
-    def _path(self, name: str, variables: Sequence[VariableGap]) -> str:
-        """Return the layer that a value belongs to."""
-        if name.startswith(inside.OUTPUT):
-            return MODEL
-        if self.new.kind not in _GRAPHS:
-            return _REPEATED.sub(
-                "", name
-            )  # of a layer that is called twice, or gives several values
-        owners = {variable.name.rpartition("/")[0] for variable in variables} - {""}
-        scope = scope_of(name)
-        for owner in owners if len(owners) == 1 else ():
-            if not scope or owner.split("/")[-1] in scope:
-                return owner
-        return layer_of_scope(scope, self.weights.layers()) or name
 
     def _explained(self, done: Localization, known: Values, mine: Values) -> Iterator[Layer]:
         """Yield the layers, the first of the ranking with statistics and hints."""
@@ -363,18 +379,6 @@ class Work:
             owners=self._owners(),
             notes=tuple(self.notes),
         )
-
-
-def _shaped(values: Values, kind: str) -> Iterator[Shaped]:
-    chunks: Any = getattr(values, "chunks", None)
-    is_op = kind in _GRAPHS
-    if chunks is None:
-        for name, value in values.items():
-            yield Shaped(name, tuple(value.shape), is_op)
-        return
-    for chunk in chunks:
-        for name in chunk["names"]:
-            yield Shaped(name, tuple(chunk["described"][name]["shape"]), is_op)
 
 
 def _as_array(value: Any) -> Any:

@@ -16,8 +16,7 @@ from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._localize_weights import weights_between
 from ckptkit.runners import inside
-from ckptkit.runners.base import RunnerError
-from ckptkit.runners.inside import ABLE
+from ckptkit.runners.base import RUNNERS, RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.tiers import tier_of
 
@@ -71,7 +70,7 @@ def measure(
     from ckptkit.dtypes import dtype_of_numpy
 
     by = "variable" if thorough else "layer"
-    if spec.runtime not in ABLE or spec.replicas > 1:
+    if "perturb" not in RUNNERS[spec.runtime].inside or spec.replicas > 1:
         return Coverage(by=by, why_not=f"not on {spec.text}")
     tier = tier_of(environment, environment)
     tolerances = {n: tier.tolerance(n, dtype_of_numpy(v.dtype)) for n, v in outputs.items()}

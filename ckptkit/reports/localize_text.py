@@ -67,8 +67,17 @@ def _verdict(found: Localization) -> Iterator[str]:
 
 def _named(layer: Layer) -> str:
     kind = f" ({layer.kind})" if layer.kind else ""
-    value = "" if layer.name == layer.path else f", {layer.name}"
-    return f"{layer.path}{value}{kind}"
+    value = f", {_short(layer)}" if _short(layer) else ""
+    fused = f", one op with {', '.join(layer.fused)}" if layer.fused else ""
+    return f"{layer.path}{value}{kind}{fused}"
+
+
+def _short(layer: Layer) -> str:
+    """Return the value's name, "" where it is the layer's; of ops that became one, the first."""
+    first, _, others = layer.name.partition(";")
+    if layer.name == layer.path:
+        return ""
+    return f"{first};..." if others else first
 
 
 def _cells(layer: Layer) -> tuple[str, ...]:
@@ -76,7 +85,7 @@ def _cells(layer: Layer) -> tuple[str, ...]:
     allowed = max(result.tolerance.rtol, result.tolerance.atol) if result is not None else 0.0
     return (
         layer.path,
-        "" if layer.name == layer.path else layer.name,
+        _short(layer),
         layer.kind,
         _error(layer.isolated),
         _error(layer.propagated),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, Array]
 
+CHUNK_BYTES = 128 << 20  # of values inside of a model that are held at a time
 MAX_WORDS = 1000
 MAX_WORD_BYTES = 200
 
@@ -147,11 +148,7 @@ def _executed(request: Request, session: Session) -> Result:
     signature = ""
     done: list[Result] = []
     if not session.skipped:
-        for number, entry in enumerate(request["cases"]):
-            given = load_arrays(Path(entry["file"]), entry["described"])
-            interfaces = known.interfaces or {session.adopt(given): _interface_of(given)}
-            signature = choose_signature(interfaces, request["signature"])
-            inputs = fit(given, interfaces[signature], known.optional.get(signature, ()))
+        for number, (signature, inputs) in enumerate(cases_of(request, session)):
             done.append(_case(request, session, number, signature, inputs))
     return {
         "cases": done,
@@ -164,6 +161,16 @@ def _executed(request: Request, session: Session) -> Result:
     }
 
 
+def cases_of(request: Request, session: Session) -> Iterator[tuple[str, Arrays]]:
+    """Yield (signature, inputs) of each case of a request, as the model takes them."""
+    known = session.known()
+    for entry in request["cases"]:
+        given = load_arrays(Path(entry["file"]), entry["described"])
+        interfaces = known.interfaces or {session.adopt(given): _interface_of(given)}
+        signature = choose_signature(interfaces, request.get("signature"))
+        yield signature, fit(given, interfaces[signature], known.optional.get(signature, ()))
+
+
 def _case(
     request: Request, session: Session, number: int, signature: str, inputs: Arrays
 ) -> Result:
@@ -172,7 +179,7 @@ def _case(
     begin = time.monotonic()
     outputs = session.call(signature, inputs)
     seconds = time.monotonic() - begin
-    result = {**_written(scratch / f"case{number}.outputs.npz", outputs), "seconds": seconds}
+    result = {**written(scratch / f"case{number}.outputs.npz", outputs), "seconds": seconds}
     chunks: list[Result] = []
     equal: bool | None = None
     if request["layers"]:
@@ -180,11 +187,12 @@ def _case(
         for chunk in session.expose(signature, inputs, request["layers"]):
             equal = equal and _same(outputs, chunk.outputs)
             file = scratch / f"case{number}.layers{len(chunks)}.npz"
-            chunks.append(_written(file, chunk.layers))
+            chunks.append(written(file, chunk.layers))
     return {**result, "layers": chunks, "exposed_equal": equal}
 
 
-def _written(path: Path, arrays: Arrays) -> Result:
+def written(path: Path, arrays: Arrays) -> Result:
+    """Write arrays; return what the parent reads them by."""
     return {"file": str(path), "described": save_arrays(path, arrays), "names": list(arrays)}
 
 
@@ -270,6 +278,20 @@ def _interface_of(given: Arrays) -> Interface:
 
 def _listed(infos: Sequence[TensorInfo]) -> str:
     return ", ".join(f"{info.name} ({info.text})" for info in infos) or "nothing"
+
+
+def grouped(sizes: Mapping[str, int]) -> Iterator[set[str]]:
+    """Yield names in groups of about CHUNK_BYTES; sizes: of their values, in bytes."""
+    group: set[str] = set()
+    total = 0
+    for name, nbytes in sizes.items():
+        if group and total + nbytes > CHUNK_BYTES:
+            yield group
+            group, total = set(), 0
+        group.add(name)
+        total += nbytes
+    if group:
+        yield group
 
 
 def refused(message: str, hint: str = "") -> RunnerError:

@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Called(NamedTuple):
+    """One call of a layer; arguments: the positional ones and those by name."""
+
+    path: str
+    layer: Any
+    arguments: tuple[Any, Any]
+    output: Any
 
 
 @contextmanager
-def watching(keras: Any, model: Any, seen: Callable[[str, Any], None]) -> Iterator[None]:
-    """Call `seen(path, output)` after each call of a layer inside of a call of `model`."""
+def watching(keras: Any, model: Any, seen: Callable[[Called], Any]) -> Iterator[None]:
+    """Call `seen` after each call of a layer inside of a call of `model`.
+
+    What it returns, unless None, is what the layer gives.
+    """
     base = keras.layers.Layer
     original = base.__call__
     stack: list[str] = []
@@ -38,14 +50,19 @@ def watching(keras: Any, model: Any, seen: Callable[[str, Any], None]) -> Iterat
             output = original(layer, *args, **options)
         finally:
             stack.pop()
-        seen(path, output)
-        return output
+        instead = seen(Called(path, layer, (args, options), output))
+        return output if instead is None else instead
 
     base.__call__ = watched
     try:
         yield
     finally:
         base.__call__ = original
+
+
+def names_of(path: str, number: int) -> list[str]:
+    """Return the names of the tensors that one call gave: `lstm`, or `lstm[0]`, `lstm[1]`."""
+    return [path] if number == 1 else [f"{path}[{place}]" for place in range(number)]
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners import _exchange
+from ckptkit.runners import _exchange, _isolate
 from ckptkit.runners._exchange import Exposed, Known, Request, Result, import_extras, spec_of
+from ckptkit.runners._keras_isolate import KerasParts
 from ckptkit.runners._keras_model import (
     Built,
     build_code,
@@ -53,6 +54,9 @@ class Backend(Protocol):
         self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield (path, value) of what layers gave, with the outputs of the same computation."""
+
+    def is_value(self, item: Any) -> bool:
+        """Return whether a layer's output is a tensor that has values, or will have."""
 
     def array(self, tensor: Any) -> Array:
         """Return a tensor's values."""
@@ -110,6 +114,11 @@ class KerasSession:
                 told = {name: self.backend.array(value) for name, value in outputs.items()}
                 yield Exposed({n: self.backend.array(value) for n, value in layers}, told)
 
+    def cut(self, signature: str, inputs: Arrays, reference: _isolate.Reference) -> KerasParts:
+        """Return the model, each of whose layers is given the reference's values."""
+        del signature
+        return KerasParts(self.backend, self.keras, self.spec, self.built, inputs, reference)
+
 
 def described(backend: Backend, spec: RunnerSpec) -> dict[str, Any]:
     """Return the environment but for what the model adds."""
@@ -127,7 +136,7 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
                 return KerasSession(spec, backend, module, load_file(module, subject["path"]))
             built = build_code(module, subject["model"])
             session = KerasSession(spec, backend, module, built)
-            if request["action"] == "execute" and subject["path"]:
+            if request["action"] != "describe" and subject["path"]:
                 _restored(session, Path(subject["path"]), request.get("out"))
             return session
 
@@ -151,7 +160,8 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         import_extras(request)
         return module
 
-    return {**_exchange.actions(start, probe), "restore": restore}
+    isolate = _isolate.action(start, KerasSession.cut)
+    return {**_exchange.actions(start, probe), "restore": restore, "isolate": isolate}
 
 
 def _restored(session: KerasSession, path: Path, out: str | None) -> None:

@@ -12,13 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import MissingDependencyError
-from ckptkit.runners._exchange import cpu_name, missing
+from ckptkit.runners._exchange import CHUNK_BYTES, cpu_name, missing
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
 
-CHUNK_BYTES = 128 << 20  # of values that are held at a time
 _ASK_S = 20.0
 
 

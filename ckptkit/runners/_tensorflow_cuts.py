@@ -7,7 +7,7 @@ inherits.  The part of the graph between two cuts tells which variables a layer 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -150,21 +150,12 @@ class Cut:
         return found
 
 
-def distinct(points: Iterable[Point]) -> tuple[list[Point], dict[str, str]]:
-    """Return one point per tensor, the first, and {name of another: name of the first}.
+def distinct(points: Iterable[Point]) -> list[Point]:
+    """Return one point per tensor, the first.
 
     A model within a model gives what its last layer gives; dropout gives what it is given.
     """
     first: dict[str, Point] = {}
-    twins: dict[str, str] = {}
     for point in points:
-        known = first.setdefault(point.tensor, point)
-        if known is not point:
-            twins[point.name] = known.name
-    return list(first.values()), twins
-
-
-def grouped(points: Sequence[Point], size: int) -> Iterator[Sequence[Point]]:
-    """Yield the points, `size` at a time."""
-    for start in range(0, len(points), size):
-        yield points[start : start + size]
+        first.setdefault(point.tensor, point)
+    return list(first.values())

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._arrays import load_arrays, save_arrays
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import Request, Result, choose_signature, fit, spec_of
+from ckptkit.runners._exchange import Request, Result, cases_of, spec_of, written
 from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of
 from ckptkit.runners._tensorflow_endpoints import Endpoint, calls_of
 from ckptkit.runners._tensorflow_restore import build
@@ -44,20 +43,15 @@ def double(request: Request) -> Result:
         raise UnsupportedError(
             f"it cannot be rebuilt in float64: {what}", hint="use the .keras file, or --model"
         )
-    known = session.known()
     rebuilt, seen = _rebuilt(session, request)
     _copy(model, rebuilt)
     endpoints = calls_of(rebuilt, seen)
     done = []
-    for number, entry in enumerate(request["cases"]):
-        given = load_arrays(Path(entry["file"]), entry["described"])
-        signature = choose_signature(known.interfaces, None)
-        inputs = fit(given, known.interfaces[signature], known.optional.get(signature, ()))
+    for number, (signature, inputs) in enumerate(cases_of(request, session)):
         with setup.scope(session.spec):
             outputs = _call(endpoints[signature], inputs)
             _check(outputs, session.call(signature, inputs))
-        file = Path(request["scratch"]) / f"double{number}.npz"
-        done.append({"file": str(file), "described": save_arrays(file, outputs)})
+        done.append(written(Path(request["scratch"]) / f"double{number}.npz", outputs))
     return {"cases": done}
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._arrays import load_arrays, save_arrays
 from ckptkit._tf import tensorflow
-from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.errors import UnsupportedError
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import Request, Result, choose_signature, fit, spec_of, wanted
+from ckptkit.runners._exchange import Result
+from ckptkit.runners._isolate import OUTPUT, Keep, Reference, point_row
 from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of
-from ckptkit.runners._tensorflow_cuts import Cut, distinct, grouped
+from ckptkit.runners._tensorflow_cuts import Cut, distinct
 from ckptkit.runners._tensorflow_endpoints import Endpoint, named
 from ckptkit.runners._tensorflow_graphs import Flat, Point, readable
 from ckptkit.runners._tensorflow_layers import points_of_layers
-from ckptkit.runners._tensorflow_session import TensorFlowSession, _arrays, _sorted, start
+from ckptkit.runners._tensorflow_session import TensorFlowSession, _arrays, _sorted
 from ckptkit.runners._tensorflow_variables import weights_of
 
 if TYPE_CHECKING:
@@ -27,28 +26,16 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, Array]
 
 AT_A_TIME = 20  # layers whose values are in memory together
-OUTPUT = "output:"  # before the name of an output, as a point
 
 
-def isolate(request: Request) -> Result:
-    """Run each layer on the reference's values.
-
-    request: as of `execute`, with one case; sources: files of the reference's values, each with
-    `names` {point here: name in the file}; globs: which points are wanted.
-    """
-    session = start(request, spec_of(request))
-    if session.skipped:
-        raise UsageError(session.skipped)
-    known = session.known()
-    entry = request["cases"][0]
-    given = load_arrays(Path(entry["file"]), entry["described"])
-    interfaces = known.interfaces
-    if not interfaces:
+def cut(
+    session: TensorFlowSession, signature: str, inputs: Arrays, reference: Reference
+) -> TensorFlowParts:
+    """Return the model's graph, cut where the reference has a value."""
+    if not session.known().interfaces:
         raise UnsupportedError("the model does not tell its inputs, so its graph has none to cut")
-    signature = choose_signature(interfaces, request["signature"])
-    inputs = fit(given, interfaces[signature], known.optional.get(signature, ()))
     with setup.scope(session.spec):
-        return _Isolating(session, request, _open(session, signature, inputs)).result()
+        return TensorFlowParts(session, reference, _open(session, signature, inputs))
 
 
 @dataclass(frozen=True)
@@ -88,79 +75,46 @@ def _outputs(flat: Flat) -> dict[str, str]:
 
 
 @dataclass
-class _Isolating:
+class TensorFlowParts:
+    """See `ckptkit.runners._isolate.Parts`."""
+
     session: TensorFlowSession
-    request: Request
+    reference: Reference
     opened: Opened
 
     @cached_property
-    def sources(self) -> dict[str, tuple[int, str]]:
-        """{point: (number of a file, name in it)}."""
-        return {
-            here: (number, there)
-            for number, source in enumerate(self.request["sources"])
-            for here, there in source["names"].items()
-        }
-
-    @cached_property
-    def cut(self) -> Cut:
-        """The graph, cut where the reference has a value."""
-        points, _ = distinct(self.opened.points)
-        fed = [point for point in points if point.name in self.sources]
-        return Cut(self.opened.flat, fed, self.opened.names)
-
-    def result(self) -> Result:
-        points, twins = distinct(self.opened.points)
+    def points(self) -> Mapping[str, Point]:
+        """{name: point}, the outputs that are no other point too."""
+        points = distinct(self.opened.points)
         results = set(self.opened.outputs.values()) - {point.tensor for point in points}
         ends = [
             Point(f"{OUTPUT}{name}", tensor, self._dtype(tensor), None)
             for name, tensor in self.opened.outputs.items()
             if tensor in results
         ]
-        globs = self.request["globs"]
-        asked = [p for p in (*points, *ends) if wanted(p.name, globs)]
-        chunks = [self._chunk(number, part) for number, part in enumerate(self._groups(asked))]
-        return {
-            "points": [self._row(point) for point in asked],
-            "twins": twins,
-            "chunks": chunks,
-            "order": [point.name for point in points],
-            "environment": self.session.environment(),
-        }
+        return {point.name: point for point in (*points, *ends)}
 
-    def _groups(self, asked: Sequence[Point]) -> Iterator[Sequence[Point]]:
-        with_reference = [
-            point for point in asked if point.name in self.sources or point.name.startswith(OUTPUT)
-        ]
-        return grouped(with_reference, AT_A_TIME)
+    @cached_property
+    def cut(self) -> Cut:
+        """The graph, cut where the reference has a value."""
+        fed = [point for point in self.points.values() if point.name in self.reference]
+        return Cut(self.opened.flat, fed, self.opened.names)
+
+    def rows(self) -> list[Result]:
+        return [self._row(point) for point in self.points.values()]
+
+    def compute(self, names: Sequence[str], keep: Keep) -> None:
+        with setup.scope(self.session.spec):
+            for start in range(0, len(names), AT_A_TIME):
+                part = names[start : start + AT_A_TIME]
+                tensors = [self.points[name].tensor for name in part]
+                fed = self.reference.load(self.cut.needs(tensors))
+                values = self.cut.fetch(self.opened.given, fed, tensors, xla=self.session.spec.xla)
+                for name, value in _arrays(dict(zip(part, values, strict=True))).items():
+                    keep(name, value)
 
     def _dtype(self, tensor: str) -> str:
         return str(self.opened.flat.function.graph.get_tensor_by_name(tensor).dtype.name)
-
-    def _chunk(self, number: int, points: Sequence[Point]) -> Result:
-        """Compute some points and write them."""
-        tensors = [point.tensor for point in points]
-        fed = self._load(self.cut.needs(tensors))
-        values = self.cut.fetch(self.opened.given, fed, tensors, xla=self.session.spec.xla)
-        found = _arrays({p.name: value for p, value in zip(points, values, strict=True)})
-        file = Path(self.request["scratch"]) / f"isolated{number}.npz"
-        return {
-            "file": str(file),
-            "described": save_arrays(file, found),
-            "names": list(found),
-        }
-
-    def _load(self, names: Sequence[str]) -> dict[str, Array]:
-        """Return the reference's values of these points; a file is read once."""
-        by_file: dict[int, list[str]] = {}
-        for name in names:
-            by_file.setdefault(self.sources[name][0], []).append(name)
-        found = {}
-        for number, here in by_file.items():
-            source = self.request["sources"][number]
-            values = load_arrays(Path(source["file"]), source["described"])
-            found.update({name: values[self.sources[name][1]] for name in here})
-        return found
 
     # -- what a point is ---------------------------------------------------------------------------
 
@@ -175,16 +129,16 @@ class _Isolating:
             paths = self._variables.get(id(handle))
             if paths is not None:
                 variables.append(paths)
-        return {
-            "name": point.name,
-            "kind": kind,
-            "policy": str(policy),
-            "dtype": point.dtype,
-            "variables": variables,
-            "inputs": list(region.inputs),
-            "fed": point.name in self.sources,
-            "stateful": bool(self.cut.written & set(region.captures)),
-        }
+        return point_row(
+            point.name,
+            kind,
+            point.dtype,
+            policy=str(policy),
+            variables=variables,
+            inputs=region.inputs,
+            fed=point.name in self.reference,
+            stateful=bool(self.cut.written & set(region.captures)),
+        )
 
     def _op(self, point: Point) -> str:
         if point.name.startswith(OUTPUT):

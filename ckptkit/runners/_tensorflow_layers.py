@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ckptkit._tf import tensorflow
-from ckptkit.runners._exchange import wanted
-from ckptkit.runners._keras_layers import watching
+from ckptkit.runners._exchange import CHUNK_BYTES, wanted
+from ckptkit.runners._keras_layers import Called, names_of, watching
 from ckptkit.runners._tensorflow_endpoints import Endpoint, named
 from ckptkit.runners._tensorflow_graphs import Flat, Point
 
-CHUNK_BYTES = 128 << 20
 CHUNK_VALUES = 32
 
 Tensors = Mapping[str, Any]
@@ -28,11 +27,11 @@ def points_of_layers(
 ) -> tuple[Any, list[Point]]:
     """Trace a call of a Keras model; return the concrete function and its layers' outputs."""
     tf = tensorflow()
-    noted: list[tuple[str, Any]] = []
+    noted: list[Called] = []
 
     def traced(inputs: Tensors) -> Any:
         noted.clear()
-        with watching(keras, model, lambda path, output: noted.append((path, output))):
+        with watching(keras, model, lambda called: noted.append(called)):
             return endpoint.call(inputs)
 
     function = tf.function(traced, autograph=False)
@@ -45,13 +44,12 @@ def points_of_layers(
     return concrete, points
 
 
-def _tensors(noted: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, tensor) of all that layers gave: `lstm`, or `lstm[0]`, `lstm[1]`."""
+def _tensors(noted: Sequence[Called]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of all that layers gave."""
     tf = tensorflow()
-    for path, output in noted:
-        flat = [item for item in tf.nest.flatten(output) if tf.is_tensor(item)]
-        for number, tensor in enumerate(flat):
-            yield (path if len(flat) == 1 else f"{path}[{number}]"), tensor
+    for called in noted:
+        flat = [item for item in tf.nest.flatten(called.output) if tf.is_tensor(item)]
+        yield from zip(names_of(called.path, len(flat)), flat, strict=True)
 
 
 def expose_graph(
@@ -95,8 +93,8 @@ def expose_eagerly(
     """
     sizes: dict[str, int] = {}
 
-    def note(path: str, output: Any) -> None:
-        for name, tensor in _tensors([(path, output)]):
+    def note(called: Called) -> None:
+        for name, tensor in _tensors([called]):
             if wanted(name, globs):
                 sizes[name] = int(tensor.dtype.size) * int(tensorflow().size(tensor))
 
@@ -107,8 +105,8 @@ def expose_eagerly(
         names = {point.name for point in chunk}
         kept: dict[str, Any] = {}
 
-        def keep(path: str, output: Any, names: set[str] = names, kept: Any = kept) -> None:
-            kept.update((n, t) for n, t in _tensors([(path, output)]) if n in names)
+        def keep(called: Called, names: set[str] = names, kept: Any = kept) -> None:
+            kept.update((n, t) for n, t in _tensors([called]) if n in names)
 
         with watching(keras, model, keep):
             outputs = endpoint.call(given)

@@ -7,15 +7,15 @@ would go unseen before a normalisation), the outputs are compared, and the value
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit import _output_measure
-from ckptkit._arrays import as_array, load_arrays
+from ckptkit._arrays import as_array
 from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.runners import _exchange
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import Request, Result, choose_signature, fit, spec_of
+from ckptkit.runners._exchange import Request, Result, spec_of
 from ckptkit.runners._tensorflow_graphs import Flat
 from ckptkit.runners._tensorflow_isolate import variables_of
 from ckptkit.runners._tensorflow_session import TensorFlowSession, start
@@ -38,14 +38,8 @@ def perturb(request: Request) -> Result:
     session = start(request, spec_of(request))
     if session.skipped:
         raise UsageError(session.skipped)
-    known = session.known()
-    cases: list[Arrays] = []
-    signature = ""
-    for entry in request["cases"]:
-        given = load_arrays(Path(entry["file"]), entry["described"])
-        signature = choose_signature(known.interfaces, request["signature"])
-        optional = known.optional.get(signature, ())
-        cases.append(fit(given, known.interfaces[signature], optional))
+    given = list(_exchange.cases_of(request, session))
+    signature, cases = given[0][0], [inputs for _, inputs in given]
     with setup.scope(session.spec):
         variables = dict(_variables(session, signature, request["names"]))
         groups = _groups(variables, thorough=request["thorough"])

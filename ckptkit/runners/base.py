@@ -23,7 +23,8 @@ class Runtime(NamedTuple):
 
     module: has `ACTIONS`.  subjects: the kinds that it runs.  switches: of RunnerSpec, those that
     it has.  environment: variables that must be set before it is imported.  package: what must be
-    installed; extra: of this distribution, the extra that brings it.
+    installed; extra: of this distribution, the extra that brings it.  inside: what it finds out
+    about the inside of a model (`ckptkit.runners.inside`).
     """
 
     module: str
@@ -33,6 +34,7 @@ class Runtime(NamedTuple):
     environment: Mapping[str, str] = {}
     package: str = ""
     extra: str = ""
+    inside: frozenset[str] = frozenset({"isolate"})
 
 
 RUNNERS: dict[str, Runtime] = {
@@ -44,6 +46,7 @@ RUNNERS: dict[str, Runtime] = {
         {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "KERAS_BACKEND": "tensorflow"},
         "tensorflow",
         "tensorflow",
+        frozenset({"isolate", "perturb", "double"}),
     ),
     "litert": Runtime(
         "ckptkit.runners.litert",

@@ -4,7 +4,7 @@
     perturb(subject, spec, cases, limits)             which variables the outputs see
     double(subject, cases, limits)                    its outputs when computed in float64
 
-A runtime that can do it has the action of that name in its ACTIONS; the rows are plain values.
+Which runtimes can do it is told by `ckptkit.runners.base.Runtime.inside`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptkit._layouts import Layout
 from ckptkit.runners import subjects
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Limits, Subject
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Arrays = Mapping[str, Array]
 
-ABLE = frozenset({"tensorflow"})  # runtimes that have these actions
 OUTPUT = "output:"  # before the name of an output, as a point
 
 
@@ -63,24 +63,28 @@ class Point(NamedTuple):
 class Isolated:
     """What each point gave when all before it was the reference's; values are read from disk.
 
-    points: in the order of computation.  twins: {another name of a point: its name}.
+    points: in the order of computation.
     """
 
     points: tuple[Point, ...]
     values: Arrays
-    twins: Mapping[str, str]
-    environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(NamedTuple):
-    """A file of values (`ckptkit._arrays`): {point: name in the file}."""
+    """A file of values (`ckptkit._arrays`): {point: name in the file}.
+
+    layouts: {point: how the value becomes the point's}, where that is not as it is in the file.
+    """
 
     file: Path
     described: Mapping[str, Any]
     names: Mapping[str, str]
+    layouts: Mapping[str, Layout]
 
 
-def sources_of(values: Arrays, names: Mapping[str, str], scratch: Path) -> list[Source]:
+def sources_of(
+    values: Arrays, names: Mapping[str, str], layouts: Mapping[str, Layout], scratch: Path
+) -> list[Source]:
     """Return files that hold these values; names: {point: name in `values`}.
 
     The files of a run's layers are used as they are.
@@ -94,11 +98,11 @@ def sources_of(values: Arrays, names: Mapping[str, str], scratch: Path) -> list[
             there = set(chunk["names"])
             mine = {point: name for point, name in names.items() if name in there}
             if mine:
-                found.append(Source(Path(chunk["file"]), chunk["described"], mine))
+                found.append(Source(Path(chunk["file"]), chunk["described"], mine, layouts))
         return found
     file = scratch / f"values{len(list(scratch.iterdir()))}.npz"
     wanted = {name: values[name] for name in sorted(set(names.values()))}
-    return [Source(file, save_arrays(file, wanted), dict(names))] if wanted else []
+    return [Source(file, save_arrays(file, wanted), dict(names), layouts)] if wanted else []
 
 
 def isolate(
@@ -126,8 +130,13 @@ def isolate(
             "cases": [{"file": str(file), "described": save_arrays(file, dict(inputs))}],
             "signature": signature,
             "sources": [
-                {"file": str(s.file), "described": dict(s.described), "names": dict(s.names)}
-                for s in sources
+                {
+                    "file": str(source.file),
+                    "described": dict(source.described),
+                    "names": dict(source.names),
+                    "layouts": {n: source.layouts[n] for n in source.names if n in source.layouts},
+                }
+                for source in sources
             ],
             "globs": list(globs),
             "scratch": str(scratch),
@@ -139,7 +148,7 @@ def isolate(
     values = subjects.ChunkedArrays(result["chunks"])
     weakref.finalize(values, rmtree, scratch, ignore_errors=True)
     points = tuple(_point(row) for row in result["points"])
-    return Isolated(points, values, result["twins"], result["environment"])
+    return Isolated(points, values)
 
 
 def _point(row: Mapping[str, Any]) -> Point:

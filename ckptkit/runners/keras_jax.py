@@ -7,17 +7,19 @@ on the devices where the results lie.  Products are of full precision unless the
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
-from ckptkit.runners._exchange import Request, Result, cpu_name, missing, wanted
-from ckptkit.runners._keras_layers import watching
-from ckptkit.runners._keras_model import Built, Tensors, named
+from ckptkit.runners._exchange import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners._keras_isolate import values_of
+from ckptkit.runners._keras_layers import Called, watching
+from ckptkit.runners._keras_model import Built, Tensors
 from ckptkit.runners._keras_session import Devices, Layers, actions_of
-from ckptkit.runners._packages import CHUNK_BYTES, gpu_name, installed, package
+from ckptkit.runners._packages import gpu_name, installed, package
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Jax:
     name = "jax"
     eager = False
     device: Any = None
+    tracing: Any = None  # what traces the call that is under way; None where it runs op by op
 
     def configure(self, spec: RunnerSpec) -> None:
         flags = [os.environ.get("XLA_FLAGS", "")]
@@ -87,14 +90,19 @@ class Jax:
         state, given = self._placed(built), self._given(inputs)
 
         def inside(names: set[str] | None) -> Callable[[Any, Tensors], Any]:
-            return _stateless(built, _watched(keras, built, globs, names))
+            return _stateless(built, _watched(self, keras, built, globs, names))
 
         shapes, _ = jax().eval_shape(inside(None), state, given)
         order = list(_orders.pop(id(built), ()))
-        for names in _chunks({name: shapes[name] for name in order}):
+        for names in grouped({name: _nbytes(shapes[name]) for name in order}):
             run = inside(names) if self.eager else jax().jit(inside(names))
             layers, outputs = run(state, given)
+            self.tracing = None
             yield [(name, layers[name]) for name in order if name in names], outputs
+
+    def is_value(self, item: Any) -> bool:
+        # what a loop traces inside of itself has no value outside of it
+        return hasattr(item, "dtype") and _trace(item) in (None, self.tracing)
 
     def array(self, tensor: Any) -> Array:
         import numpy as np
@@ -181,21 +189,17 @@ _orders: dict[int, list[str]] = {}  # names of layers in the order of computatio
 
 
 def _watched(
-    keras: Any, built: Built, globs: Sequence[str], names: set[str] | None
+    backend: Jax, keras: Any, built: Built, globs: Sequence[str], names: set[str] | None
 ) -> Callable[[Tensors], tuple[dict[str, Any], dict[str, Any]]]:
     """Return a call that gives (layers, outputs); names: of the layers, None for all that fit."""
 
     def call(inputs: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
         kept: dict[str, Any] = {}
-        outer = _trace(next(iter(inputs.values())))
+        backend.tracing = _trace(next(iter(inputs.values())))
 
-        def keep(path: str, output: Any) -> None:
-            found = [item for item in named(output).values() if hasattr(item, "dtype")]
-            for number, tensor in enumerate(found):
-                name = path if len(found) == 1 else f"{path}[{number}]"
-                # what a loop traces inside of itself has no value outside of it
-                inner = _trace(tensor) not in (None, outer)
-                if not inner and (wanted(name, globs) if names is None else name in names):
+        def keep(called: Called) -> None:
+            for name, tensor in values_of(backend, keras, called):
+                if wanted(name, globs) if names is None else name in names:
                     kept[name] = tensor
 
         with watching(keras, built.model, keep):
@@ -212,20 +216,8 @@ def _trace(value: Any) -> Any:
     return getattr(value, "_trace", None)
 
 
-def _chunks(shapes: Mapping[str, Any]) -> Iterator[set[str]]:
-    import math
-
-    chunk: set[str] = set()
-    total = 0
-    for name, item in shapes.items():
-        nbytes = math.prod(item.shape) * item.dtype.itemsize
-        if chunk and total + nbytes > CHUNK_BYTES:
-            yield chunk
-            chunk, total = set(), 0
-        chunk.add(name)
-        total += nbytes
-    if chunk:
-        yield chunk
+def _nbytes(item: Any) -> int:
+    return int(math.prod(item.shape) * item.dtype.itemsize)
 
 
 # -- what ran where --------------------------------------------------------------------------------

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.runners._exchange import Request, Result, cpu_name, missing, wanted
-from ckptkit.runners._keras_layers import watching
-from ckptkit.runners._keras_model import Built, Tensors, named
+from ckptkit.runners._exchange import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners._keras_isolate import tensors_of, values_of
+from ckptkit.runners._keras_layers import Called, watching
+from ckptkit.runners._keras_model import Built
 from ckptkit.runners._keras_session import Devices, Layers, actions_of
-from ckptkit.runners._packages import CHUNK_BYTES, installed, only_cpu_zero, package
+from ckptkit.runners._packages import installed, only_cpu_zero, package
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -63,44 +64,41 @@ class Torch:
 
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
         where = f"cuda:{spec.index}" if spec.device == "GPU" else "cpu"
-        return keras.device(where)  # type: ignore[no-any-return]
+        scope = ExitStack()
+        scope.enter_context(keras.device(where))
+        scope.enter_context(torch().no_grad())
+        return scope
 
     def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
-        given = _given(inputs)
-        with torch().no_grad():
-            if devices is None:
-                return built.call(given)
-            with _counting(devices):
-                return built.call(given)
+        with nullcontext() if devices is None else _counting(devices):
+            return built.call(tensors_of(inputs))
 
     def expose(
         self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield values in chunks, each of a call of its own, since nothing else bounds memory."""
         sizes: dict[str, int] = {}
-        given = _given(inputs)
+        given = tensors_of(inputs)
 
-        def note(path: str, output: Any) -> None:
-            for name, tensor in _tensors(path, output):
+        def note(called: Called) -> None:
+            for name, tensor in values_of(self, keras, called):
                 if wanted(name, globs):
                     sizes[name] = tensor.numel() * tensor.element_size()
 
-        self._watched(keras, built, given, note)
-        for names in _chunks(sizes):
+        with watching(keras, built.model, note):
+            built.call(given)
+        for names in grouped(sizes):
             kept: Layers = []
 
-            def keep(path: str, output: Any, names: set[str] = names, kept: Layers = kept) -> None:
-                kept.extend((n, t) for n, t in _tensors(path, output) if n in names)
+            def keep(called: Called, names: set[str] = names, kept: Layers = kept) -> None:
+                kept.extend((n, t) for n, t in values_of(self, keras, called) if n in names)
 
-            outputs = self._watched(keras, built, given, keep)
+            with watching(keras, built.model, keep):
+                outputs = built.call(given)
             yield kept, outputs
 
-    @staticmethod
-    def _watched(
-        keras: Any, built: Built, given: Tensors, seen: Callable[[str, Any], None]
-    ) -> dict[str, Any]:
-        with torch().no_grad(), watching(keras, built.model, seen):
-            return built.call(given)
+    def is_value(self, item: Any) -> bool:
+        return hasattr(item, "numel") and item.device.type != "meta"
 
     def array(self, tensor: Any) -> Array:
         return to_array(tensor)
@@ -140,12 +138,6 @@ def _gpu_name(index: int) -> str:
     return f"{cuda.get_device_name(index)} (compute capability {capability})"
 
 
-def _given(inputs: Arrays) -> dict[str, Any]:
-    from keras import ops
-
-    return {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-
-
 def to_array(tensor: Any) -> Array:
     """Return a tensor's values; bfloat16, which numpy lacks, bit for bit."""
     import numpy as np
@@ -159,27 +151,6 @@ def to_array(tensor: Any) -> Array:
         bits = there.contiguous().view(torch().uint16).numpy()
         return bits.view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
     return there.numpy()  # type: ignore[no-any-return]
-
-
-def _tensors(path: str, output: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, tensor) of what a layer gave: `lstm`, or `lstm[0]`, `lstm[1]`."""
-    found = [item for item in named(output).values() if hasattr(item, "numel")]
-    for number, tensor in enumerate(found):
-        if tensor.device.type != "meta":
-            yield (path if len(found) == 1 else f"{path}[{number}]"), tensor
-
-
-def _chunks(sizes: Mapping[str, int]) -> Iterator[set[str]]:
-    chunk: set[str] = set()
-    total = 0
-    for name, nbytes in sizes.items():
-        if chunk and total + nbytes > CHUNK_BYTES:
-            yield chunk
-            chunk, total = set(), 0
-        chunk.add(name)
-        total += nbytes
-    if chunk:
-        yield chunk
 
 
 def _counting(devices: Devices) -> Any:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy
+from ckptkit.errors import UnsupportedError
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.runners._exchange import (
     Exposed,
@@ -25,7 +27,10 @@ from ckptkit.runners._exchange import (
     refused,
     wanted,
 )
+from ckptkit.runners._isolate import Reference, action
+from ckptkit.runners._litert_parts import fitting, float_of, with_ops
 from ckptkit.runners._packages import chunked, environment, installed, only_cpu_zero, package
+from ckptkit.runners._regions import GraphParts, Op, Regions
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -115,11 +120,24 @@ class LiteRTSession:
         return _interpreter(self.path, self.spec, keep=True)
 
     @cached_property
-    def _ops(self) -> list[tuple[str, list[int]]]:
-        """(kind, indices of its outputs) of each op, in the order of computation."""
+    def _tensors(self) -> dict[str, Mapping[str, Any]]:
+        """{name, made unique: details}."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for item in self._plain.get_tensor_details():
+            name, number = item["name"], 1
+            while name in found:
+                number += 1
+                name = f"{item['name']}#{number}"
+            found[name] = item
+        return found
+
+    @cached_property
+    def _ops(self) -> list[Op]:
+        """The ops of the first subgraph, in the order of computation."""
         fresh = _interpreter(self.path, self.spec)  # before a delegate takes the ops over
+        names = {item["index"]: name for name, item in self._tensors.items()}
         return [
-            (op["op_name"], [int(index) for index in op["outputs"]])
+            Op(op["op_name"], *(_named(names, op[side]) for side in ("inputs", "outputs")))
             for op in fresh._get_ops_details()
         ]
 
@@ -159,9 +177,8 @@ class LiteRTSession:
     # -- running -----------------------------------------------------------------------------------
 
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
-        kinds = [kind for kind, _ in self._ops]
-        heavy = sum(kind in HEAVY for kind in kinds)
-        self._devices = {"CPU:0": {"ops": len(kinds), "heavy": heavy}}  # it has no other device
+        heavy = sum(op.kind in HEAVY for op in self._ops)
+        self._devices = {"CPU:0": {"ops": len(self._ops), "heavy": heavy}}  # it has no other device
         outputs = [
             self._invoke(self._plain, signature, part) for part in self._parts(signature, inputs)
         ]
@@ -201,23 +218,96 @@ class LiteRTSession:
     # -- looking inside ----------------------------------------------------------------------------
 
     def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
-        names = {item["index"]: item["name"] for item in self._keeping.get_tensor_details()}
-        order = [index for _, indices in self._ops for index in indices if index in names]
-        chosen = [index for index in order if wanted(names[index], globs)]
+        self._check_first(signature)
+        chosen = [name for op in self._ops for name in op.outputs if wanted(name, globs)]
         outputs, layers = [], []
         for part in self._parts(signature, inputs):
             outputs.append(self._invoke(self._keeping, signature, part))
-            layers.append({index: self._value(index) for index in chosen})
+            layers.append({name: self._value(name) for name in chosen})
         merged = _joined(outputs)
-        values = _joined(layers)
-        for chunk in chunked((names[index], values[index]) for index in values):
+        for chunk in chunked(_joined(layers).items()):
             yield Exposed(chunk, merged)
 
-    def _value(self, index: int) -> Array | None:
+    def _check_first(self, signature: str) -> None:
+        """Refuse a signature that has a subgraph of its own, whose values are not told apart."""
+        if len(self._signatures) > 1 and signature not in self._first:
+            raise UnsupportedError(
+                f"values inside are looked at in a file's first subgraph, not in {signature!r}'s"
+            )
+
+    @cached_property
+    def _first(self) -> set[str]:
+        """The signatures whose tensors are those of the first subgraph."""
+        runners = {key: self._plain.get_signature_runner(key) for key in self._signatures}
+        return {key for key, runner in runners.items() if not runner._subgraph_index}
+
+    def _value(self, name: str) -> Array | None:
+        details = self._tensors[name]
         try:
-            return _taken(self._keeping.get_tensor(index))
+            return float_of(_taken(self._keeping.get_tensor(details["index"])), details)
         except ValueError:  # a value that no kernel wrote: a resource, or of another branch
             return None
+
+    # -- each value alone --------------------------------------------------------------------------
+
+    def cut(self, signature: str, inputs: Arrays, reference: Reference) -> GraphParts:
+        """Return the graph, cut where the reference has a value."""
+        self._check_first(signature)
+        sides = self._signatures[signature]
+        names = {item["index"]: name for name, item in self._tensors.items()}
+        given = {names[sides.inputs[name]["index"]]: value for name, value in inputs.items()}
+        made = [name for op in self._ops for name in op.outputs]
+        rows = len(next(iter(inputs.values()))) if sides.one_by_one else None
+        return GraphParts(
+            Regions(self._ops, frozenset(given), reference),
+            {name: _dtype(self._tensors[name]) for name in made},
+            {name: names[item["index"]] for name, item in sides.outputs.items()},
+            given,
+            {name: _constant(name, self._tensors[name]) for name in {*self._tensors} - {*made}},
+            partial(self._run, rows),
+        )
+
+    def _run(
+        self, rows: int | None, ops: Sequence[int], values: Arrays, names: Sequence[str]
+    ) -> Arrays:
+        """Run some ops; rows: how many examples are given one by one."""
+        details = self._tensors
+        indices = [[details[name]["index"] for name in side] for side in (values, names)]
+        module = package("ai_edge_litert.interpreter", PACKAGE)
+        part = module.Interpreter(
+            model_content=with_ops(self._data, ops, *indices), num_threads=self.spec.threads
+        )
+        found = []
+        for row in range(rows or 1):
+            for name, value in values.items():
+                mine = value if rows is None else _one(value, row, details[name])
+                part.resize_tensor_input(details[name]["index"], mine.shape)
+            part.allocate_tensors()
+            for name, value in values.items():
+                mine = value if rows is None else _one(value, row, details[name])
+                part.set_tensor(details[name]["index"], _given(fitting(mine, details[name])))
+            part.invoke()
+            taken = {name: _taken(part.get_tensor(details[name]["index"])) for name in names}
+            found.append({name: float_of(value, details[name]) for name, value in taken.items()})
+        return _joined(found)
+
+    @cached_property
+    def _data(self) -> bytes:
+        return Path(self.path).read_bytes()
+
+
+def _named(names: Mapping[int, str], indices: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of tensors; -1 stands for an input that is left out."""
+    return tuple(names[int(index)] for index in indices if int(index) in names)
+
+
+def _constant(name: str, details: Mapping[str, Any]) -> Result:
+    return {"names": [name], "shape": [int(n) for n in details["shape"]], "dtype": _dtype(details)}
+
+
+def _one(value: Array, row: int, details: Mapping[str, Any]) -> Array:
+    """Return one example's part of a value, as `_joined` put it in."""
+    return value[row] if value.ndim > len(details["shape"]) else value[row : row + 1]
 
 
 def _fresh_state(interpreter: Any) -> None:
@@ -260,4 +350,7 @@ def probe(request: Request) -> Result:
     return {"devices": [{"device": "CPU:0", "name": cpu_name()}], "versions": installed(PACKAGE)}
 
 
-ACTIONS: Mapping[str, Callable[[Request], Result]] = actions(start, probe)
+ACTIONS: Mapping[str, Callable[[Request], Result]] = {
+    **actions(start, probe),
+    "isolate": action(start, LiteRTSession.cut),
+}

@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from ckptkit.runners._exchange import (
     missing,
     wanted,
 )
+from ckptkit.runners._isolate import Reference, action
+from ckptkit.runners._onnx_parts import OnnxGraph
 from ckptkit.runners._packages import (
     chunked,
     environment,
@@ -35,6 +37,7 @@ from ckptkit.runners._packages import (
     only_cpu_zero,
     package,
 )
+from ckptkit.runners._regions import GraphParts
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -181,7 +184,7 @@ class OnnxSession:
         del signature
         own = [item.name for item in self._plain.get_outputs()]
         model, inside = self._opened(globs)
-        session = _session(self.spec, model, self.path.parent)
+        session = self._started(model)
         for begin in range(0, len(inside), FETCHED):
             names = inside[begin : begin + FETCHED]
             fetched = self._fetch(session, [*own, *names], inputs)
@@ -189,16 +192,32 @@ class OnnxSession:
             for chunk in chunked((name, fetched[name]) for name in names):
                 yield Exposed(chunk, outputs)
 
+    def _started(self, model: bytes) -> Any:
+        return _session(self.spec, model, self.path.parent)
+
+    def _loaded(self) -> Any:
+        """Return the model as a message, but for values that lie in files of their own."""
+        return package("onnx", "onnx").load(str(self.path), load_external_data=False)
+
     def _opened(self, globs: Sequence[str]) -> tuple[bytes, list[str]]:
         """Return the model with values inside of it as outputs, and their names in order."""
         onnx = package("onnx", "onnx")
-        model = onnx.load(str(self.path), load_external_data=False)
+        model = self._loaded()
         there = {item.name for item in model.graph.output}
         names = list(dict.fromkeys(name for node in model.graph.node for name in node.output))
         inside = [name for name in names if name and wanted(name, globs)]
         new = [onnx.ValueInfoProto(name=name) for name in inside if name not in there]
         model.graph.output.extend(new)
         return model.SerializeToString(), inside
+
+    def cut(self, signature: str, inputs: Arrays, reference: Reference) -> GraphParts:
+        """Return the graph, cut where the reference has a value."""
+        del signature
+
+        def start(model: bytes) -> Callable[[Sequence[str], Arrays], Arrays]:
+            return partial(self._fetch, self._started(model))
+
+        return OnnxGraph(self._loaded(), start).parts(inputs, reference)
 
 
 def _kernels(profile: Path) -> list[Mapping[str, Any]]:
@@ -257,4 +276,7 @@ def probe(request: Request) -> Result:
     return {"devices": rows, "versions": installed("onnxruntime", "onnxruntime-gpu", "onnx")}
 
 
-ACTIONS: Mapping[str, Callable[[Request], Result]] = actions(start, probe)
+ACTIONS: Mapping[str, Callable[[Request], Result]] = {
+    **actions(start, probe),
+    "isolate": action(start, OnnxSession.cut),
+}

@@ -3,7 +3,8 @@
     [RUNTIME:][xla:]DEVICE[:INDEX][,threads=N][,deterministic][,tf32][,eager]
     [RUNTIME:]mirrored:DEVICExN[,...]
 
-RUNTIME is a row of `ckptkit.runners.base.RUNNERS`, tensorflow where it is left out.  DEVICE is CPU
+RUNTIME is a row of `ckptkit.runners.base.RUNNERS`; where it is left out, tensorflow, or what runs
+the subject (`runner_for`).  DEVICE is CPU
 or GPU.  `CPU:1` is a second logical device of the same processor.  TF32, which TensorFlow has on by
 default, is off here unless `tf32` asks for it.
 """
@@ -80,6 +81,18 @@ def parse_runner(text: str) -> RunnerSpec:
     spec = RunnerSpec(runtime, device, index, replicas, xla, **found)  # type: ignore[arg-type]
     _check(spec, text)
     return spec
+
+
+def runner_for(spec: RunnerSpec, kind: str) -> RunnerSpec:
+    """Return the runner of a subject of this kind: where TensorFlow does not run it, another does.
+
+    A runtime other than TensorFlow was asked for by its name, and stays.  Raises UsageError where
+    the other runtime lacks a switch.
+    """
+    able = [name for name, row in RUNNERS.items() if kind in row.subjects]
+    if spec.runtime != DEFAULT or DEFAULT in able or not able:
+        return spec
+    return parse_runner(f"{able[0]}:{spec.text}")
 
 
 def _device(where: str, text: str) -> tuple[str, int, int]:

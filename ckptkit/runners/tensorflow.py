@@ -13,10 +13,10 @@ from typing import Any
 
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
-from ckptkit.runners import _exchange
+from ckptkit.runners import _exchange, _isolate
 from ckptkit.runners._tensorflow_build import is_keras, load_model, name_of, versions
 from ckptkit.runners._tensorflow_double import double
-from ckptkit.runners._tensorflow_isolate import isolate
+from ckptkit.runners._tensorflow_isolate import cut
 from ckptkit.runners._tensorflow_perturb import perturb
 from ckptkit.runners._tensorflow_restore import restore
 from ckptkit.runners._tensorflow_session import start
@@ -91,7 +91,7 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "export": export,
     "outputs": outputs,
     "restore": restore,
-    "isolate": isolate,
+    "isolate": _isolate.action(start, cut),
     "perturb": perturb,
     "double": double,
     **_exchange.actions(start, probe),

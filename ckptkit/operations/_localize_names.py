@@ -1,0 +1,70 @@
+"""The names of values inside of a model, as the op or the layer that they mean.
+
+A SavedModel, and what converters make of one, names the ops of a graph; Keras names layers.
+Converters keep TensorFlow's names: ONNX with the number of the output behind it, `.tflite` with all
+the ops that became one, `relu/Relu;norm/batchnorm/add_1;conv/BiasAdd`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ckptkit.dtypes import kind as kind_of
+
+GRAPHS = ("saved_model", "tflite", "onnx")  # kinds of subjects whose values are ops, not layers
+CONVERTED = ("tflite", "onnx")  # of these, those that were made from another model
+
+_CALLS = re.compile(r"(^|/)(Stateful)?PartitionedCall/")
+_OUTPUT = re.compile(r":\d+$")
+_COUNTED = re.compile(r"(_?\d+|__\d+)$")
+# What begins a fused op, or only moves values, so that another op of it gives the value.
+_FIRST = ("MatMul", "convolution", "Conv2D", "Conv1D", "Conv3D", "depthwise", "Squeeze", "Reshape")
+_READS = ("ReadVariableOp", "ExpandDims")
+_MOVES = frozenset(
+    {
+        *("strided_slice", "Slice", "Squeeze", "ExpandDims", "Reshape", "transpose", "Transpose"),
+        *("TensorListStack", "Identity", "unstack", "Unsqueeze"),
+    }
+)
+
+
+def op_of(name: str, kind: str) -> str:
+    """Return the op whose value goes by this name in a subject of this kind."""
+    if kind not in CONVERTED:
+        return name
+    ops = ops_of(name)
+    last = [op for op in ops if not _is(op, _FIRST)]
+    return (last or ops or [name])[0]
+
+
+def ops_of(name: str) -> list[str]:
+    """Return all ops that one op of a converted model stands for."""
+    return [op for op in all_ops_of(name) if not _is(op, _READS)]
+
+
+def all_ops_of(name: str) -> list[str]:
+    """Return the same with those that only read a variable."""
+    found = (_CALLS.sub(r"\1", _OUTPUT.sub("", part)) for part in name.split(";"))
+    return list(filter(None, found))
+
+
+def is_first(name: str) -> bool:
+    """Whether an op is a product or a convolution, after which others may be fused."""
+    return _is(name, _FIRST)
+
+
+def _is(name: str, kinds: tuple[str, ...]) -> bool:
+    return _COUNTED.sub("", name.rpartition("/")[2]).startswith(kinds)
+
+
+def is_moved(name: str) -> bool:
+    """Whether an op only gives what it was given, in another place or shape."""
+    word = name.rpartition("/")[2]
+    while word not in _MOVES and _COUNTED.search(word):
+        word = _COUNTED.sub("", word)
+    return word in _MOVES
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether values of these dtypes can be held against each other."""
+    return one == other or kind_of(one) == kind_of(other) == "float"

@@ -1,0 +1,93 @@
+"""Which layer a value inside of a model belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ckptkit.operations._localize_names import (
+    CONVERTED,
+    GRAPHS,
+    all_ops_of,
+    is_first,
+    op_of,
+    ops_of,
+)
+from ckptkit.operations._localize_pairs import layer_of_scope, scope_of
+from ckptkit.operations._localize_values import MODEL, VariableGap
+from ckptkit.operations._localize_weights import Weights, owner_of
+
+_REPEATED = re.compile(r"#\d+|\[\d+\]")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Finds layers by names; reference, new: kinds of the two subjects.
+
+    ends: {point that is an output: the reference's value that it is}, where there is one.
+    """
+
+    reference: str
+    new: str
+    weights: Weights
+    ends: Mapping[str, str | None]
+
+    def of(self, name: str, there: str, variables: Sequence[VariableGap]) -> tuple[str, ...]:
+        """Return the path of a value's layer, then those of others that are one op with it.
+
+        there: what the reference calls the value.  variables: those that are read between it and
+        the values before it; what a converter calls them tells their layers.
+        """
+        if name not in self.ends and self.new not in CONVERTED:
+            return (self._own(name, variables),)
+        meant, read = self._meant(name, there), self._read(variables)
+        first = [meant] if meant in read or (meant and not read) else read
+        if not first or (meant is None and len(read) > 1):
+            first = [MODEL]
+        rest = (*read, meant, *self._layers(ops_of(name)))
+        return tuple(dict.fromkeys([*first, *filter(None, rest)]))
+
+    def _meant(self, name: str, there: str) -> str | None:
+        """Return the layer that the value's name tells; of ops that became one, the product's."""
+        if name in self.ends:
+            last = self.ends[name]
+            return None if last is None else self._of_reference(last)
+        first = [op for op in ops_of(name) if is_first(op)]
+        return self._of_op(first[0]) if first else self._of_reference(there)
+
+    def _read(self, variables: Sequence[VariableGap]) -> list[str]:
+        """Return the layers whose variables are read."""
+        names = [gap.name for gap in variables]
+        if self.new in CONVERTED:
+            return self._layers(op for name in names for op in all_ops_of(name))
+        return list(dict.fromkeys(filter(None, map(owner_of, names))))
+
+    def _own(self, name: str, variables: Sequence[VariableGap]) -> str:
+        if self.new not in GRAPHS:
+            return _called_once(name)
+        owners = {variable.name.rpartition("/")[0] for variable in variables} - {""}
+        scope = scope_of(name)
+        for owner in owners if len(owners) == 1 else ():
+            if not scope or owner.split("/")[-1] in scope:
+                return owner
+        return layer_of_scope(scope, self.weights.layers) or name
+
+    def _layers(self, ops: Iterable[str]) -> list[str]:
+        """Return the layers of these ops; one outside of all scopes is of none."""
+        return list(dict.fromkeys(filter(None, (self._of_op(op) for op in ops if "/" in op))))
+
+    def _of_reference(self, there: str) -> str:
+        if self.reference not in GRAPHS:
+            return _called_once(there)
+        return self._of_op(op_of(there, self.reference)) or there
+
+    def _of_op(self, op: str) -> str:
+        path = layer_of_scope(scope_of(op), self.weights.layers)
+        longer = [layer for layer in self.weights.layers if layer.endswith(f"/{path}")]
+        return longer[0] if path not in self.weights.layers and len(longer) == 1 else path
+
+
+def _called_once(name: str) -> str:
+    """Return the path of a layer that is called twice, or gives several values."""
+    return _REPEATED.sub("", name)

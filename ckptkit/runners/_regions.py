@@ -1,0 +1,159 @@
+"""A graph of ops, cut at the values that a reference has: what lies between two cuts.
+
+Names are those of tensors.  Child process alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.dtypes import kind
+from ckptkit.runners._exchange import Result
+from ckptkit.runners._isolate import OUTPUT, Keep, Reference, point_row
+
+if TYPE_CHECKING:
+    from ckptkit.stores.base import Array
+
+    Arrays = Mapping[str, Array]
+
+AT_A_TIME = 20  # values that are computed together
+_STATE = ("ASSIGN", "CALL_ONCE", "READ_VARIABLE", "RandomNormal", "RandomUniform", "RANDOM")
+
+
+class Op(NamedTuple):
+    """One op, of a kind, and the tensors that it reads and writes."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Region(NamedTuple):
+    """What computes a tensor; ops: their numbers.
+
+    reads: cuts and inputs of the model.  constants: what no op computes.
+    """
+
+    ops: tuple[int, ...]
+    reads: tuple[str, ...]
+    constants: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Ops in the order of computation; given: the model's inputs; reference: where it is cut."""
+
+    ops: Sequence[Op]
+    given: frozenset[str]
+    reference: Reference
+
+    @cached_property
+    def _makers(self) -> dict[str, int]:
+        return {name: number for number, op in enumerate(self.ops) for name in op.outputs}
+
+    def kind(self, name: str) -> str:
+        """Return the kind of op that computes a tensor."""
+        return self.ops[self._makers[name]].kind if name in self._makers else ""
+
+    def _is_cut(self, name: str) -> bool:
+        """Whether the reference's value stands for a tensor; of an op's outputs all, or none."""
+        return all(other in self.reference for other in self.ops[self._makers[name]].outputs)
+
+    def of(self, name: str) -> Region:
+        """Return what lies between the cuts and a tensor."""
+        ops: dict[int, None] = {}
+        reads: dict[str, None] = {}
+        constants: dict[str, None] = {}
+        waiting = list(self._needs(name))
+        ops[self._makers[name]] = None
+        while waiting:
+            there = waiting.pop()
+            if there in self.given or (there in self._makers and self._is_cut(there)):
+                reads[there] = None
+            elif there not in self._makers:
+                constants[there] = None
+            elif self._makers[there] not in ops:
+                ops[self._makers[there]] = None
+                waiting += self._needs(there)
+        return Region(tuple(sorted(ops)), tuple(reads), tuple(constants))
+
+    def _needs(self, name: str) -> Iterator[str]:
+        return filter(None, self.ops[self._makers[name]].inputs)
+
+    def groups(self, names: Sequence[str]) -> Iterator[dict[str, Region]]:
+        """Yield tensors to compute together, none of which another of them reads."""
+        waiting = {name: self.of(name) for name in names if name in self._makers}
+        while waiting:
+            group: dict[str, Region] = {}
+            reads: set[str] = set()
+            for name, region in waiting.items():
+                if (
+                    len(group) < AT_A_TIME
+                    and name not in reads
+                    and group.keys().isdisjoint(region.reads)
+                ):
+                    group[name] = region
+                    reads.update(region.reads)
+            yield group
+            waiting = {name: region for name, region in waiting.items() if name not in group}
+
+
+Run = Callable[[Sequence[int], "Arrays", Sequence[str]], "Arrays"]
+"""Runs these ops, given these tensors; returns those that are asked for."""
+
+
+@dataclass(frozen=True)
+class GraphParts:
+    """See `ckptkit.runners._isolate.Parts`.
+
+    points: {tensor: its dtype}.  outputs: {output: tensor}.  given: inputs by tensor.
+    constants: {tensor: {"names", "shape", "dtype"}}.
+    """
+
+    regions: Regions
+    points: Mapping[str, str]
+    outputs: Mapping[str, str]
+    given: Arrays
+    constants: Mapping[str, Result]
+    run: Run
+
+    def rows(self) -> list[Result]:
+        ends = {f"{OUTPUT}{name}": tensor for name, tensor in self.outputs.items()}
+        known = self.regions.reference
+        rows = [self._row(name, name) for name in self.points if self.regions.kind(name)]
+        rows += [
+            self._row(name, tensor)
+            for name, tensor in ends.items()
+            if tensor not in known and self.regions.kind(tensor)
+        ]
+        return rows
+
+    def _row(self, name: str, tensor: str) -> Result:
+        region = self.regions.of(tensor)
+        kinds = {self.regions.ops[number].kind for number in region.ops}
+        variables = (self.constants[item] for item in region.constants if item in self.constants)
+        return point_row(
+            name,
+            self.regions.kind(tensor) if name == tensor else "output",
+            self.points.get(tensor, ""),
+            variables=[row for row in variables if row["shape"] and kind(row["dtype"]) == "float"],
+            inputs=region.reads,
+            fed=name in self.regions.reference,
+            stateful=any(sign in item for item in kinds for sign in _STATE),
+        )
+
+    def compute(self, names: Sequence[str], keep: Keep) -> None:
+        tensors = {self._tensor(name): name for name in names}
+        for group in self.regions.groups(list(tensors)):
+            reads = {name for region in group.values() for name in region.reads}
+            values: dict[str, Any] = {name: self.given[name] for name in reads & self.given.keys()}
+            values |= self.regions.reference.load(reads - self.given.keys())
+            ops = sorted({number for region in group.values() for number in region.ops})
+            for tensor, value in self.run(ops, values, list(group)).items():
+                keep(tensors[tensor], value)
+
+    def _tensor(self, name: str) -> str:
+        return self.outputs[name.removeprefix(OUTPUT)] if name.startswith(OUTPUT) else name
