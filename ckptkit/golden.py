@@ -152,6 +152,8 @@ def _write_case(directory: Path, case: Case) -> dict[str, Any]:
     for part, values in parts:
         if values or part not in _OPTIONAL:
             said[part] = _write_arrays(directory / f"{case.name}.{part}.npz", values)
+    if case.layers:
+        said["layers"]["order"] = list(case.layers)  # of computation
     return said
 
 
@@ -345,7 +347,10 @@ def _read_arrays(path: Path, fields: _Fields) -> dict[str, Any]:
         if "sampled" in entry:
             where = f"{fields.where}: {name}"
             arrays[name] = _sample(_Fields(entry["sampled"], where), arrays[name], entry["dtype"])
-    return {name: arrays[name] for name in described}
+    order = fields.items("order") if "order" in fields.value else list(described)
+    if sorted(map(str, order)) != sorted(described):
+        raise FormatError(fields.where, "the order is not one of the arrays there")
+    return {name: arrays[name] for name in order}
 
 
 def _sample(fields: _Fields, values: Array, dtype: str) -> Sample:

@@ -22,7 +22,8 @@ from ckptkit.operations._check_tolerance import AUTO, Policy
 from ckptkit.operations._check_values import Report, Row
 from ckptkit.operations._coverage_values import Coverage
 from ckptkit.operations.localize import Judged
-from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.base import RUNNERS
+from ckptkit.runners.spec import RunnerSpec, runner_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +52,9 @@ class Checking:
     judged: list[Judged] = field(default_factory=list)
     source: Resolved | Golden | None = None  # of the reference's outputs
     exact: dict[str, Mapping[str, Any]] | None = None  # those in float64, by case
+
+    def __post_init__(self) -> None:
+        self.first = self.specs[0]  # the runner of the reference
 
     def report(self) -> Report:
         return Report(
@@ -87,8 +91,14 @@ class Checking:
             self._compare_with(self.what, others)
 
     def against(self, other: Resolved) -> None:
-        """Hold the subject, on every runner, against another one on the first runner."""
-        self.mode, self.reference = "against", f"{other.subject} on {self.specs[0].text}"
+        """Hold the subject, on every runner, against another one on the first runner.
+
+        What that does not run is run by TensorFlow, or by the runtime of its kind, on the CPU.
+        """
+        kind, first = other.subject.kind, self.specs[0]
+        runs = kind in RUNNERS[first.runtime].subjects
+        self.first = first if runs else runner_for(RunnerSpec(), kind)
+        self.mode, self.reference = "against", f"{other.subject} on {self.first.text}"
         if other.coverage is not None and not other.coverage.ok:
             self.runs.findings += other.coverage.findings
             return
@@ -97,7 +107,7 @@ class Checking:
 
     def _compare_with(self, reference: Resolved, specs: Sequence[RunnerSpec]) -> None:
         covered = self.runs.coverage
-        prepared = prepare(self.runs, reference, self.specs[0], self.asked)
+        prepared = prepare(self.runs, reference, self.first, self.asked)
         if reference is not self.what:
             self.runs.coverage = _told_apart(self.runs, covered)
         if prepared is None:
@@ -142,7 +152,7 @@ class Checking:
             rows = broken_ties(rows, held, dict(zip(cases, outputs, strict=True)), self.exact)
         self.rows += rows
         self.judged.append(
-            Judged(paired, spec, run, rows, held, cases, self.source, self.specs[0], self.signature)
+            Judged(paired, spec, run, rows, held, cases, self.source, self.first, self.signature)
         )
         differs = any(row.result.status == "differs" for row in rows)
         if differs and self.mode != "runners" and not self.explained:

@@ -30,7 +30,7 @@ from ckptkit.operations._check_work import Checking
 from ckptkit.operations._coverage_values import Coverage, Variable
 from ckptkit.operations._verify_findings import Finding
 from ckptkit.operations.localize import command, find
-from ckptkit.runners.spec import RunnerSpec, parse_runner
+from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
 
 __all__ = ["Coverage", "Finding", "Ran", "Report", "Row", "Variable", "check"]
@@ -99,6 +99,7 @@ def check(
         scratch = Path(directory)
         runs = Runs(Limits(timeout_s, max_rss_bytes), scratch, {"imports": list(imports)})
         what = into.resolve(subject, scratch)
+        specs = [runner_for(spec, what.subject.kind) for spec in specs]
         runs.coverage = what.coverage
         checking = Checking(
             runs, what, specs, asked, policy, parse_renames(rename), strict, float64=float64

@@ -28,7 +28,7 @@ from ckptkit.operations._record_noise import REPEATS, Noise, other_runs
 from ckptkit.operations.check import TIMEOUT_S, Path_, listed
 from ckptkit.outputs import compare_outputs
 from ckptkit.runners.inside import double
-from ckptkit.runners.spec import RunnerSpec, parse_runner
+from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
 from ckptkit.tiers import tier_of
 
@@ -97,6 +97,7 @@ def record(
         what = resolve(
             subject, Path(scratch), model=model, like=like, rules=rules, timeout_s=timeout_s
         )
+        spec = runner_for(spec, what.subject.kind)
         extras = Extras(noise, blind, thorough, min_coverage, float64)
         golden = _Recording(runs, what, spec, asked, tuple(layers), extras).golden()
     write_golden(directory, golden, overwrite=overwrite)
