@@ -18,7 +18,8 @@ from ckptkit.fixtures.goldens import GOLDEN, goldens
 from ckptkit.operations._scan_keras import allowed_classes, config_findings
 from ckptkit.operations._scan_rule import effect_of, harmless_ops
 from ckptkit.operations.scan import scan
-from ckptkit.stores._protos import MESSAGES, from_binary, from_text
+from ckptkit.stores._protos import MESSAGES, from_binary
+from ckptkit.stores._protos_text import from_text
 
 # The seed list of bypass reports against other scanners, and more of the same kinds.
 HOSTILE_OPS = """

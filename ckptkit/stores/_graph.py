@@ -11,15 +11,8 @@ from typing import NamedTuple
 
 from ckptkit._files import file_size, read_exact
 from ckptkit.errors import FormatError
-from ckptkit.stores._protos import (
-    MAX_TEXT_BYTES,
-    Tree,
-    from_binary,
-    from_text,
-    text_of,
-    texts_of,
-    tree_of,
-)
+from ckptkit.stores._protos import Tree, from_binary, text_of, texts_of, tree_of
+from ckptkit.stores._protos_text import MAX_TEXT_BYTES, from_text
 from ckptkit.stores._schema import MAX_MESSAGE_BYTES
 
 MAX_ATTRIBUTE_DEPTH = 100
