@@ -31,7 +31,8 @@ from ckptkit.errors import (
 )
 from ckptkit.names import name_tensors
 from ckptkit.stores import _zip, hdf5
-from ckptkit.stores._hdf5_classic import Unusual, scan_classic
+from ckptkit.stores._hdf5_classic import scan_classic
+from ckptkit.stores._hdf5_messages import Unusual
 from ckptkit.stores._window import Window, whole_file
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5

@@ -25,7 +25,8 @@ from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, U
 from ckptkit.names import name_tensors
 from ckptkit.stores import _window, hdf5
 from ckptkit.stores._h5_store import H5Store
-from ckptkit.stores._hdf5_classic import Unusual, scan_classic
+from ckptkit.stores._hdf5_classic import scan_classic
+from ckptkit.stores._hdf5_messages import Unusual
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5
 from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json

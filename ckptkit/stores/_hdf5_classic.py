@@ -22,14 +22,22 @@ import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from ckptkit import dtypes
 from ckptkit.errors import FormatError, TruncatedError
+from ckptkit.stores._hdf5_messages import (
+    ATTRIBUTE,
+    FIXED,
+    OPAQUE,
+    STRING,
+    VARIABLE,
+    Messages,
+    Object,
+    Type,
+    Unusual,
+)
 from ckptkit.stores._hdf5_types import (
     EXPANSION_FLOOR,
-    MAX_ATTRIBUTE_BYTES,
-    MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_OBJECTS,
     SIGNATURE,
@@ -41,45 +49,12 @@ from ckptkit.stores._hdf5_types import (
 from ckptkit.stores._window import Window
 
 _UNDEFINED = (1 << 64) - 1
-_PAGE, _PAGES_KEPT = 4096, 1024
-_MAX_RANK = 32  # H5S_MAX_RANK
 _MAX_HEADER = 64 << 20  # bytes of one object header with its continuations
 _MAX_NAME = 4096
 
 _DATASPACE, _LINK_INFO, _DATATYPE, _LINK, _EXTERNAL = 0x01, 0x02, 0x03, 0x06, 0x07
-_LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS = 0x08, 0x0B, 0x0C, 0x10, 0x11
+_LAYOUT, _FILTERS, _CONTINUATION, _SYMBOLS = 0x08, 0x0B, 0x10, 0x11
 _ATTRIBUTE_INFO = 0x15
-_FIXED, _FLOAT, _STRING, _OPAQUE, _VARIABLE = 0, 1, 3, 5, 9
-# exponent location and size, mantissa location and size, bias; sign bit last
-_IEEE = {
-    2: ("float16", (10, 5, 0, 10, 15), 15),
-    4: ("float32", (23, 8, 0, 23, 127), 31),
-    8: ("float64", (52, 11, 0, 52, 1023), 63),
-}
-
-
-class Unusual(Exception):
-    """Valid HDF5, as far as seen, of a kind that is left to libhdf5."""
-
-
-class _Type(NamedTuple):
-    """A datatype: class, bytes per element, dtype where it is one, native byte order or not."""
-
-    kind: int
-    size: int
-    dtype: str
-    native: bool
-
-
-class _Object(NamedTuple):
-    """An object header: its messages as (type, flags, data)."""
-
-    address: int
-    messages: tuple[tuple[int, int, bytes], ...]
-
-    def first(self, kind: int) -> bytes | None:
-        """Return the data of the first message of a kind."""
-        return next((data for k, _, data in self.messages if k == kind), None)
 
 
 def scan_classic(window: Window) -> H5Tree:
@@ -110,56 +85,10 @@ def _guarded(window: Window) -> Iterator[None]:
         ) from None
 
 
-class _Reader:
-    """Bounded reads from the window, small ones from pages."""
-
-    def __init__(self, window: Window) -> None:
-        self.window = window
-        self._pages: dict[int, bytes] = {}
-
-    def error(self, address: int, message: str) -> FormatError:
-        where = f"{self.window.path} @ {self.window.start + address}"
-        return FormatError(where, f"damaged HDF5 data: {message}", hint="copy the file again")
-
-    def read(self, address: int, nbytes: int) -> bytes:
-        if address < 0 or address + nbytes > self.window.nbytes:
-            where = f"{self.window.path} @ {self.window.start + address}"
-            raise TruncatedError(
-                where,
-                f"damaged HDF5 data: {nbytes} bytes lie past the end",
-                hint="copy the file again",
-            )
-        if nbytes > _PAGE:
-            return self.window.read(address, nbytes)
-        number, skip = divmod(address, _PAGE)
-        data = self._page(number)[skip : skip + nbytes]
-        if len(data) < nbytes:
-            data += self._page(number + 1)[: nbytes - len(data)]
-        return data
-
-    def _page(self, number: int) -> bytes:
-        page = self._pages.get(number)
-        if page is None:
-            if len(self._pages) >= _PAGES_KEPT:
-                self._pages.clear()
-            start = number * _PAGE
-            page = self.window.read(start, min(_PAGE, self.window.nbytes - start))
-            self._pages[number] = page
-        return page
-
-    def signed(self, address: int, nbytes: int, signature: bytes) -> bytes:
-        """Return bytes that must begin with a signature."""
-        data = self.read(address, nbytes)
-        if data[: len(signature)] != signature:
-            raise self.error(address, f"expected {signature.decode()}, found {data[:4]!r}")
-        return data
-
-
-class _Scanner(_Reader):
+class _Scanner(Messages):
     def __init__(self, window: Window) -> None:
         super().__init__(window)
         self.seen: set[int] = set()
-        self.heaps: dict[int, dict[int, bytes]] = {}
 
     def run(self) -> H5Tree:
         groups: dict[str, dict[str, Attribute]] = {}
@@ -175,7 +104,7 @@ class _Scanner(_Reader):
                 self.seen.add(address)
                 if depth > MAX_DEPTH:
                     raise self.error(address, f"groups nest deeper than {MAX_DEPTH}")
-                groups[path] = self._attributes(found, path)
+                groups[path] = self.attributes(found, path)
                 members = list(self._members(symbols, path))
                 if len(groups) + len(datasets) + len(pending) + len(members) > MAX_OBJECTS:
                     raise self.error(address, f"more than {MAX_OBJECTS} objects")
@@ -191,7 +120,7 @@ class _Scanner(_Reader):
         symbols = found.first(_SYMBOLS)
         if symbols is None:
             raise self.error(found.address, "the root is no group")
-        return {name for name, _ in self._members(symbols, "")}, self._attributes(found, "")
+        return {name for name, _ in self._members(symbols, "")}, self.attributes(found, "")
 
     def _root(self) -> int:
         """Return the address of the root group's object header."""
@@ -221,7 +150,7 @@ class _Scanner(_Reader):
 
     # -- object headers
 
-    def _object(self, address: int, path: str) -> _Object:
+    def _object(self, address: int, path: str) -> Object:
         head = self.read(address, 16)
         if head[:4] == b"OHDR":
             raise Unusual("object headers of version 2")
@@ -251,17 +180,17 @@ class _Scanner(_Reader):
                     blocks.append(struct.unpack_from("<2Q", body))
                 messages.append((kind, flags, body))
                 at += 8 + nbytes
-        found = _Object(address, tuple(messages))
+        found = Object(address, tuple(messages))
         self._refuse_kinds(found)
         return found
 
-    def _refuse_kinds(self, found: _Object) -> None:
+    def _refuse_kinds(self, found: Object) -> None:
         for kind, flags, data in found.messages:
             if kind in (_LINK_INFO, _LINK, _FILTERS, _EXTERNAL):
                 raise Unusual("new-style group, filters or external values")
             if kind == _ATTRIBUTE_INFO and data[-16:-8] != b"\xff" * 8:
                 raise Unusual("attributes in a heap of their own")
-            if flags & 0x02 and kind in (_DATASPACE, _DATATYPE, _LAYOUT, _ATTRIBUTE):
+            if flags & 0x02 and kind in (_DATASPACE, _DATATYPE, _LAYOUT, ATTRIBUTE):
                 raise Unusual("messages shared between objects")
 
     # -- groups
@@ -320,31 +249,31 @@ class _Scanner(_Reader):
 
     # -- datasets
 
-    def _dataset(self, found: _Object, path: str) -> H5Dataset:
+    def _dataset(self, found: Object, path: str) -> H5Dataset:
         space, kind, layout = found.first(_DATASPACE), found.first(_DATATYPE), found.first(_LAYOUT)
         if space is None or kind is None or layout is None:
             raise self.error(found.address, f"{path} lacks its type or extent")
-        shape = self._extent(space, found.address)
+        shape = self.extent(space, found.address)
         if shape is None:
             raise self.error(found.address, f"{path} has no extent")
-        stored = self._type(kind, found.address)
-        if stored.kind == _VARIABLE or not (stored.dtype or stored.kind in (_STRING, _OPAQUE)):
+        stored = self.type(kind, found.address)
+        if stored.kind == VARIABLE or not (stored.dtype or stored.kind in (STRING, OPAQUE)):
             raise Unusual(f"{path} is of an unusual type")
         dtype, width = self._dtype(stored, found, path)
         declared = math.prod(shape) * stored.size
         offset = self._offset(layout, declared, found.address, path)
-        native = stored.native and stored.kind != _STRING and declared > 0
+        native = stored.native and stored.kind != STRING and declared > 0
         return H5Dataset(path, dtype, shape, declared, offset if native else None, width)
 
-    def _dtype(self, stored: _Type, found: _Object, path: str) -> tuple[str, int]:
+    def _dtype(self, stored: Type, found: Object, path: str) -> tuple[str, int]:
         """Return (dtype, width); Keras marks bfloat16 and float8 with an attribute `dtype`."""
-        if stored.kind == _STRING:
+        if stored.kind == STRING:
             return "string", stored.size
-        if stored.kind not in (_OPAQUE, _FIXED):
+        if stored.kind not in (OPAQUE, FIXED):
             return stored.dtype, 0
-        marked = self._attributes(found, path).get("dtype")
+        marked = self.attributes(found, path).get("dtype")
         if isinstance(marked, str) and dtypes.itemsize(marked) == stored.size:  # noqa: SIM102
-            if stored.kind == _OPAQUE or dtypes.kind(marked) == "float":
+            if stored.kind == OPAQUE or dtypes.kind(marked) == "float":
                 return marked, 0
         return (stored.dtype, 0) if stored.dtype else (f"void{8 * stored.size}", stored.size)
 
@@ -376,141 +305,3 @@ class _Scanner(_Reader):
                 found=max(0, self.window.nbytes - offset),
             )
         return int(offset)
-
-    # -- types and extents
-
-    def _extent(self, data: bytes, address: int) -> tuple[int, ...] | None:
-        """Return the shape that a dataspace tells; None for one without elements at all."""
-        version, rank = (data[0], data[1]) if len(data) >= 4 else (0, 0)
-        start = {1: 8, 2: 4}.get(version)
-        if start is None or rank > _MAX_RANK or len(data) < start + 8 * rank:
-            raise self.error(address, f"a dataspace of version {version} and rank {rank}")
-        if version == 2 and data[3] == 2:
-            return None
-        return struct.unpack_from(f"<{rank}Q", data, start)
-
-    def _type(self, data: bytes, address: int) -> _Type:
-        if len(data) < 8:
-            raise self.error(address, "a datatype that is too short")
-        kind, bits, size = data[0] & 0x0F, int.from_bytes(data[1:4], "little"), data[4:8]
-        nbytes = int.from_bytes(size, "little")
-        if not nbytes:
-            raise self.error(address, "a datatype of no bytes")
-        if kind == _FIXED and len(data) >= 12:
-            offset, precision = struct.unpack_from("<2H", data, 8)
-            if offset == 0 and precision == 8 * nbytes and nbytes in (1, 2, 4, 8):
-                sign = "" if bits & 0x08 else "u"
-                native = not bits & 0x01 or nbytes == 1
-                return _Type(kind, nbytes, f"{sign}int{8 * nbytes}", native)
-        elif kind == _FLOAT and len(data) >= 20 and nbytes in _IEEE:
-            name, layout, sign_bit = _IEEE[nbytes]
-            offset, precision, *fields, bias = struct.unpack_from("<2H4BI", data, 8)
-            plain = (bits >> 8) & 0xFF == sign_bit and (bits >> 4) & 3 == 2 and not bits & 0x40
-            if plain and (offset, precision) == (0, 8 * nbytes) and (*fields, bias) == layout:
-                return _Type(kind, nbytes, name, not bits & 0x01)
-        elif kind in (_STRING, _OPAQUE):
-            return _Type(kind, nbytes, "", kind == _OPAQUE)
-        elif kind == _VARIABLE:
-            return _Type(kind, nbytes, "string" if bits & 0x0F == 1 else "", False)
-        return _Type(kind, nbytes, "", False)
-
-    # -- attributes
-
-    def _attributes(self, found: _Object, path: str) -> dict[str, Attribute]:
-        raw = [data for kind, _, data in found.messages if kind == _ATTRIBUTE]
-        if len(raw) > MAX_ATTRIBUTES:
-            raise self.error(found.address, f"{path or '/'} has {len(raw)} attributes")
-        return dict(self._attribute(data, found.address) for data in raw)
-
-    def _attribute(self, data: bytes, address: int) -> tuple[str, Attribute]:
-        if len(data) < 9:
-            raise self.error(address, "an attribute that is too short")
-        version, flags, *sizes = struct.unpack_from("<BB3H", data)
-        if version not in (1, 2, 3) or (version > 1 and flags & 0x03):
-            raise Unusual(f"attributes of version {version}, or with shared types")
-        at = 9 if version == 3 else 8
-        parts: list[bytes] = []
-        for size in sizes:
-            parts.append(data[at : at + size])
-            at += size if version > 1 else (size + 7) // 8 * 8
-        if at > len(data):
-            raise self.error(address, "an attribute that reaches past its message")
-        name = parts[0].partition(b"\0")[0].decode("utf-8", "backslashreplace")
-        kind = self._type(parts[1], address)
-        shape = self._extent(parts[2], address)
-        if shape is None:
-            return name, None
-        return name, self._value(kind, shape, data[at:], address, name)
-
-    def _value(
-        self, kind: _Type, shape: tuple[int, ...], data: bytes, address: int, name: str
-    ) -> Attribute:
-        """Return an attribute's value: text and numbers; None for what no weights file needs."""
-        count = math.prod(shape)
-        if count * kind.size > len(data):
-            raise self.error(address, f"attribute {name!r} reaches past its message")
-        cells = [data[at : at + kind.size] for at in range(0, count * kind.size, kind.size)]
-        if kind.kind == _STRING:
-            values: list[Attribute] = [_text(cell.rstrip(b"\0")) for cell in cells]
-        elif kind.kind == _VARIABLE and kind.dtype and kind.size == 16:
-            values = self._heap_strings(cells, address, name)
-        elif kind.dtype and kind.native:
-            code = {"float16": "e", "float32": "f", "float64": "d"}.get(kind.dtype)
-            code = code or {1: "b", 2: "h", 4: "i", 8: "q"}[kind.size]
-            code = code.upper() if kind.dtype.startswith("u") else code
-            values = list(struct.unpack_from(f"<{count}{code}", data))
-        else:
-            return None
-        return _nested(values, shape)
-
-    def _heap_strings(self, cells: list[bytes], address: int, name: str) -> list[Attribute]:
-        values: list[Attribute] = []
-        total = 0
-        for cell in cells:
-            length, heap, index = struct.unpack("<IQI", cell)
-            text = b""
-            if length:
-                text = self._heap(heap).get(index, b"")
-                if len(text) < length:
-                    raise self.error(address, f"attribute {name!r} has lost its text")
-            total += length
-            if total > MAX_ATTRIBUTE_BYTES:
-                raise self.error(address, f"attribute {name!r} is larger than any in use")
-            values.append(_text(text[:length]))
-        return values
-
-    def _heap(self, address: int) -> dict[int, bytes]:
-        """Return the objects of a global heap collection by index."""
-        if address in self.heaps:
-            return self.heaps[address]
-        size = int.from_bytes(self.signed(address, 16, b"GCOL")[8:16], "little")
-        if not 16 <= size <= MAX_ATTRIBUTE_BYTES:
-            raise self.error(address, f"a global heap of {size} bytes")
-        data = self.read(address, size)
-        objects: dict[int, bytes] = {}
-        at = 16
-        while at + 16 <= size:
-            index, _, _, length = struct.unpack_from("<HHIQ", data, at)
-            if not index:  # the free space that is left
-                break
-            if length > size - at - 16:
-                raise self.error(address, "an object that reaches past its global heap")
-            objects[index] = data[at + 16 : at + 16 + length]
-            at += 16 + (length + 7) // 8 * 8
-        self.heaps[address] = objects
-        return objects
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
-
-
-def _nested(values: list[Attribute], shape: tuple[int, ...]) -> Attribute:
-    """Return row-major values as tuples within tuples; a scalar as itself."""
-    if not shape:
-        return values[0]
-    for size in reversed(shape[1:]):
-        if not size:
-            return ()
-        values = [tuple(values[i : i + size]) for i in range(0, len(values), size)]
-    return tuple(values)

@@ -17,6 +17,7 @@ from typing import Any
 from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.stores import _hdf5_values, hdf5
 from ckptkit.stores._hdf5_child import dataset_of, window_of
+from ckptkit.stores._hdf5_source import guard
 from ckptkit.stores._hdf5_types import H5Dataset, H5Tree
 from ckptkit.stores._window import Window
 
@@ -80,7 +81,7 @@ def _answer(request: dict[str, Any], kept: _Kept) -> Answer:
             return _tree(hdf5.scan_here(window))
         dataset = dataset_of(request["dataset"])
         handle = kept.of(window, dataset)
-        with hdf5.guard(window.path):
+        with guard(window.path):
             values = _hdf5_values.read_here(handle, dataset, request["start"], request["stop"])
     except CkptkitError as error:
         kept.close()

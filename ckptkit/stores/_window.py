@@ -19,6 +19,8 @@ from ckptkit._files import file_size, read_exact, read_into
 from ckptkit.errors import OutputError, TruncatedError
 from ckptkit.stores._zip import STORED, Member, check_expansion, member_chunks
 
+PAGE = 4096  # bytes
+_PAGES_KEPT = 1024
 MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimizer state reach 20
 
 
@@ -85,6 +87,25 @@ def window(path: Path, member: Member) -> Window:
         f"{path}:{member.name}", member.nbytes, member.stored_nbytes, MAX_SPOOL_EXPANSION
     )
     return Window(path, 0, member.nbytes, member)
+
+
+class Pages:
+    """Pages of a window, for the many small reads of headers; some of them are kept."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._kept: dict[int, bytes] = {}
+
+    def page(self, number: int) -> bytes:
+        """Return PAGE bytes from number * PAGE on, fewer at the end of the window."""
+        page = self._kept.get(number)
+        if page is None:
+            if len(self._kept) >= _PAGES_KEPT:
+                self._kept.clear()
+            start = number * PAGE
+            page = self._window.read(start, min(PAGE, self._window.nbytes - start))
+            self._kept[number] = page
+        return page
 
 
 # --- copies of deflated members ------------------------------------------------------------------

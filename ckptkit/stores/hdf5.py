@@ -1,4 +1,4 @@
-"""HDF5 files, whole or inside a zip archive; with `_hdf5_values` the only place that touches h5py.
+"""HDF5 files, whole or inside a zip archive; h5py is imported here alone.
 
 HDF5 (https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html) is a file system in a
 file: groups hold links to groups and datasets; a dataset has a type, an extent, a layout
@@ -12,9 +12,8 @@ store.  `scan` walks the whole tree once and checks everything; nothing is read 
 `scan` has not passed.
 
 Headers of the classic kind of file, which Keras writes, are read by `_hdf5_classic` without
-libhdf5.  For all else, bytes reach libhdf5 through a window (`_window.Window`): an archive member
-is read in place, without the file locks and the driver choice that a path would bring.
-Contiguous, unfiltered values in native byte order are read around libhdf5, straight from the file
+libhdf5.  For all else, bytes reach libhdf5 through a window (`_hdf5_source`).  Contiguous,
+unfiltered values in native byte order are read around libhdf5, straight from the file
 (`_hdf5_values`).
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (the
@@ -24,26 +23,24 @@ its death, becomes a FormatError here.
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ckptkit import dtypes
 from ckptkit.errors import (
-    CkptkitError,
     FormatError,
     MissingDependencyError,
     TruncatedError,
     UnsupportedError,
 )
 from ckptkit.stores import _hdf5_child
-from ckptkit.stores._hdf5_classic import Unusual, root_of, scan_classic
+from ckptkit.stores._hdf5_classic import root_of, scan_classic
+from ckptkit.stores._hdf5_messages import Unusual
+from ckptkit.stores._hdf5_source import opened
 from ckptkit.stores._hdf5_types import (
     EXPANSION_FLOOR,
     MAX_ATTRIBUTE_BYTES,
@@ -51,7 +48,6 @@ from ckptkit.stores._hdf5_types import (
     MAX_DEPTH,
     MAX_EXPANSION,
     MAX_OBJECTS,
-    SIGNATURE,
     Attribute,
     H5Dataset,
     H5Tree,
@@ -60,8 +56,6 @@ from ckptkit.stores._hdf5_types import (
 from ckptkit.stores._window import Window, whole_file
 
 MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
-_HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
-_PAGE, _PAGES_KEPT = 4096, 1024  # bytes; metadata only, 4 MiB at most
 # registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along
 _FILTERS = {1, 2, 3, 32000}
 
@@ -116,125 +110,6 @@ def scan_here(window: Window) -> H5Tree:
     h5 = h5py_module()
     with opened(h5, window) as file:
         return _Scanner(h5, window).run(file)
-
-
-# --- opening --------------------------------------------------------------------------------------
-
-
-class _WindowFile(io.RawIOBase):
-    """A window as the read-only file object that h5py's "fileobj" driver wants."""
-
-    def __init__(self, window: Window) -> None:
-        self._window = window
-        self._at = 0
-        self._pages: dict[int, bytes] = {}
-        self._heaps: set[int] = set()
-        self.error: CkptkitError | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = (0, self._at, self._window.nbytes)[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._window.nbytes - self._at))
-        try:
-            if count >= _HEAP_HEAD:
-                self._check_heap()
-            if count <= _PAGE:
-                self._copy_cached(view[:count])
-            else:
-                self._window.read_into(self._at, view[:count])
-        except CkptkitError as error:
-            self.error = error  # libhdf5 would turn it into a message about addresses
-            raise
-        self._at += count
-        return count
-
-    def _check_heap(self) -> None:
-        """Refuse a damaged global heap (the place of variable-length strings) before it is read.
-
-        libhdf5 1.14 loops for ever on an object whose size wraps around.  Layout: "GCOL", version,
-        3 zero bytes, size (8 bytes); then objects: index (2), references (2), 4 zero bytes, size
-        (8), data padded to 8 bytes; index 0 is free space, its size counts its own header.
-        """
-        start = self._at
-        if start in self._heaps or self._window.read(start, 4) != b"GCOL":
-            return
-        self._heaps.add(start)
-        size = int.from_bytes(self._window.read(start + 8, 8), "little")
-        where = f"{self._window.path} @ {self._window.start + start}"
-        if not _HEAP_HEAD <= size <= min(MAX_ATTRIBUTE_BYTES, self._window.nbytes - start):
-            raise FormatError(where, "damaged HDF5 global heap", found=f"a size of {size} bytes")
-        heap = self._window.read(start, size)
-        at = _HEAP_HEAD
-        while at + _HEAP_HEAD <= size:
-            length = int.from_bytes(heap[at + 8 : at + 16], "little")
-            if heap[at] or heap[at + 1]:
-                length = _HEAP_HEAD + (length + 7) // 8 * 8
-            if not _HEAP_HEAD <= length <= size - at:
-                raise FormatError(where, f"damaged HDF5 global heap: object of {length} bytes")
-            at += length
-
-    def _copy_cached(self, view: memoryview) -> None:
-        """Serve small reads from pages: libhdf5 asks for a group's parts in a dozen small reads."""
-        at, done = self._at, 0
-        while done < len(view):
-            number, skip = divmod(at + done, _PAGE)
-            page = self._pages.get(number)
-            if page is None:
-                if len(self._pages) >= _PAGES_KEPT:
-                    self._pages.clear()
-                start = number * _PAGE
-                page = self._window.read(start, min(_PAGE, self._window.nbytes - start))
-                self._pages[number] = page
-            part = page[skip : skip + len(view) - done]
-            view[done : done + len(part)] = part
-            done += len(part)
-
-
-@contextmanager
-def guard(path: Path, source: _WindowFile | None = None) -> Iterator[None]:
-    """Turn whatever h5py says of a damaged file into one FormatError; our own errors pass."""
-    try:
-        yield
-    except CkptkitError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
-        if source is not None and source.error is not None:
-            raise source.error from None
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        kind = TruncatedError if "truncated" in text else FormatError
-        raise kind(
-            str(path), f"damaged HDF5 data: {text[:200]}", hint="copy the file again"
-        ) from None
-
-
-@contextmanager
-def opened(h5: Any, window: Window) -> Iterator[Any]:
-    """Open the window as an HDF5 file (low-level FileID); all of it is closed at the end."""
-    if window.nbytes < len(SIGNATURE) or window.read(0, len(SIGNATURE)) != SIGNATURE:
-        raise FormatError(str(window.path), "no HDF5 signature at the start of the data")
-    source = _WindowFile(window)
-    with guard(window.path, source):
-        access = h5.h5p.create(h5.h5p.FILE_ACCESS)
-        access.set_fclose_degree(h5.h5f.CLOSE_STRONG)
-        access.set_fileobj_driver(h5.h5fd.fileobj_driver, source)
-        file = h5.h5f.open(os.fsencode(window.path), h5.h5f.ACC_RDONLY, fapl=access)
-        try:
-            yield file
-        finally:
-            file.close()
 
 
 # --- scanning -------------------------------------------------------------------------------------
