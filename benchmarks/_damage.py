@@ -1,78 +1,17 @@
-"""What `benchmarks.reliability` measures of damage: flipped bits, cut files, mutants."""
+"""What `benchmarks.reliability` measures of damage to files: flipped bits, and cuts."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-MB = 1e6
-
-
-class Row(NamedTuple):
-    """One line of the table.  is_met: whether what was asked for was found; None: no goal."""
-
-    what: str
-    files: int
-    ours: str
-    theirs: str = ""
-    is_met: bool | None = None
-
-
-class Peer:
-    """TensorFlow's reader, in a process that outlives what it reads."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._tf_verdicts"],
-            cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.process.stdout.readline()
-
-    def __call__(self, prefix: Path) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(str(prefix)) + "\n")
-        self.process.stdin.flush()
-        return dict(json.loads(self.process.stdout.readline()))
-
-
-def kind(verdict: dict[str, Any], clean: dict[str, Any]) -> str:
-    """Return what TensorFlow made of a damaged file, beside the sound one."""
-    if verdict["end"]:
-        return f"ended by {verdict['end']}"
-    if verdict["error"]:
-        return "error"
-    if verdict["list"] != clean["list"]:
-        return "silently lists fewer or other tensors"
-    return "same" if verdict["digest"] == clean["digest"] else "silently other values"
-
-
-def told(counts: Counter[str]) -> str:
-    """Return counts as text, most first."""
-    return ", ".join(f"{name}: {count:,}" for name, count in counts.most_common())
-
-
-def share(found: int, total: int) -> str:
-    """Return how many of all were found."""
-    return f"{found:,} of {total:,} found" + (" (100%)" if found == total else "  **MISSED SOME**")
-
+from benchmarks._rows import Peer, Row, kind, share, told
 
 # --- flipped bits ---------------------------------------------------------------------------------
 
@@ -282,131 +221,3 @@ def _cut_row(
     name = "".join(["*", *path.suffixes]) if path.stem in ("c", "w", "m") else path.name
     total = len(lengths)
     return Row(f"cut short: `{name}`, {every}", total, share(found, total), peers, found == total)
-
-
-# --- mutants --------------------------------------------------------------------------------------
-
-# all of them read without an error by TensorFlow before they are damaged
-MUTATED = (
-    *("tf2.21.0/adam/ckpt", "tf2.15.1/legacy_adam/ckpt", "tf2.12.1/metrics/ckpt"),
-    *("tf2.21.0/grid/ckpt", "tf2.12.1/saver/model.ckpt", "tf2.21.0/dtypes/ckpt"),
-    *("tf2.18.1/list/ckpt", "tf2.21.0/gan/ckpt"),
-)
-# targets of tests/fuzz, and what each mutant is read by
-OTHERS = {
-    **dict.fromkeys(
-        ("keras", "h5", "npz", "safetensors", "saved-model", "state"),
-        "by verify, scan, ls and load in every report",
-    ),
-    **dict.fromkeys(("index", "snappy"), "read as a table"),
-    **dict.fromkeys(("graph", "graph-text"), "by scan"),
-}
-MAX_SECONDS, MAX_BYTES = 5.0, 256 << 20  # that one file may take
-
-
-class _Cost:
-    """The most that one file took: seconds of the processor, and growth of resident memory."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.nbytes = 0
-        self.wrong = Counter[str]()
-
-    def of(self, use: Callable[[], Any]) -> Any:
-        """Call a function and return what it returns; None for an exception, which is noted."""
-        before = _reset_peak()
-        start = time.process_time()
-        try:
-            return use()
-        except Exception as error:  # what is looked for: a bug of ours
-            self.wrong[type(error).__name__] += 1
-            return None
-        finally:
-            self.seconds = max(self.seconds, time.process_time() - start)
-            self.nbytes = max(self.nbytes, _peak() - before)
-
-    @property
-    def is_small(self) -> bool:
-        fits = self.seconds <= MAX_SECONDS and self.nbytes <= MAX_BYTES
-        return fits and not self.wrong
-
-    def __str__(self) -> str:
-        wrong = told(self.wrong) if self.wrong else "no traceback"
-        return (
-            f"{wrong}; at most {self.seconds:.2f} s of the processor and "
-            f"{self.nbytes / MB:.0f} MB more memory"
-        )
-
-
-def _status(field: str) -> int:
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    return int(text.partition(f"{field}:")[2].split()[0]) * 1024
-
-
-def _reset_peak() -> int:
-    """Begin to measure peak memory anew (Linux); return the resident memory."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _status("VmHWM")
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
-
-
-def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
-    """Checkpoints damaged below checksums that hold, judged by both."""
-    import mutators
-
-    from ckptkit.fixtures.goldens import GOLDEN
-    from ckptkit.operations.verify import verify
-
-    count = 150 if quick else 6_000
-    cells = Counter[tuple[str, str]]()
-    cost = _Cost()
-    place = directory / "mutants"
-    for seed in range(count):
-        rng = random.Random(f"mutant {seed}")
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
-        files = mutators.golden_files(GOLDEN / rng.choice(MUTATED))
-        for name, content in mutators.bundle(files, rng).items():
-            (place / name).write_bytes(content)
-        prefix = place / "c"
-        result = cost.of(partial(verify, prefix))
-        code = 2 if result is None else result.exit_code
-        verdict = peer(prefix)
-        theirs = "error" if verdict["error"] else "read"
-        if verdict["end"]:
-            theirs = f"ended by {verdict['end']}"
-        cells[("sound", "findings", "could not tell")[code], theirs] += 1
-    ours, others = Counter[str](), Counter[str]()
-    for (one, other), number in cells.items():
-        ours[one] += number
-        others[other] += number
-    yield Row("mutants whose checksums hold (entries, keys, shapes, object graph, data)", count,
-              f"{told(ours)}; {cost}", told(others), cost.is_small)  # fmt: skip
-    wrong = sum(n for (mine, other), n in cells.items() if mine == "sound" and other != "read")
-    yield Row("of these: ckptkit says sound, TensorFlow fails", count, f"{wrong}", "", wrong == 0)
-    quiet = sum(n for (mine, other), n in cells.items() if mine != "sound" and other == "read")
-    yield Row("of these: TensorFlow reads all, ckptkit has findings", count, f"{quiet:,}")
-
-
-def other_mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
-    """Mutants of the other formats: verified, scanned, listed, loaded."""
-    del peer
-    from targets import judged
-    from targets import mutants as made
-
-    for name, use in OTHERS.items():
-        count = 10 if quick else 400
-        cost = _Cost()
-        for _seed, path in made(name, directory / name, range(100_000, 100_000 + count)):
-            cost.of(partial(judged, name, path))
-        ours = f"read, or refused in one line; {cost}"
-        yield Row(f"mutants: {name}, {use}", count, ours, "", cost.is_small)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks._damage import MB, ROOT, Peer, Row
+from benchmarks._rows import MB, ROOT, Peer, Row
 
 MAX_SECONDS, MAX_BYTES = 2.0, 256 << 20  # that a bomb may take
 

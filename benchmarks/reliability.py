@@ -21,8 +21,8 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
 
-from benchmarks import _damage, _hostile  # noqa: E402
-from benchmarks._damage import Peer, Row  # noqa: E402
+from benchmarks import _damage, _fuzzed, _hostile  # noqa: E402
+from benchmarks._rows import Peer, Row  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -32,8 +32,8 @@ SECTIONS = (
     _damage.index_flips,
     _damage.large_index_flips,
     _damage.truncations,
-    _damage.mutants,
-    _damage.other_mutants,
+    _fuzzed.mutants,
+    _fuzzed.other_mutants,
     _hostile.bombs,
     _hostile.audit,
     _hostile.scanning,
