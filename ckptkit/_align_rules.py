@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._atomic import replacing
-from ckptkit._files import os_error
+from ckptkit._files import rule_lines
 from ckptkit.errors import UsageError
 from ckptkit.transforms import Transform, parse_transform
 
@@ -64,20 +64,12 @@ def read_rules(path: Path, *, transforms: bool = False) -> list[Rule]:
 
     transforms: see `parse_rule`.  Raises UsageError, naming the line; PathNotFoundError.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise os_error(path, error) from error
-    except UnicodeDecodeError as error:
-        raise UsageError("not a text file", where=str(path)) from error
     rules = []
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            try:
-                rules.append(parse_rule(line.strip(), transforms=transforms))
-            except UsageError as error:
-                where = f"{path}, line {number}"
-                raise UsageError(error.message, where=where, hint=error.hint) from error
+    for line, where in rule_lines(path):
+        try:
+            rules.append(parse_rule(line, transforms=transforms))
+        except UsageError as error:
+            raise UsageError(error.message, where=where, hint=error.hint) from error
     return rules
 
 

@@ -15,7 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, TruncatedError
+from ckptkit.errors import (
+    CkptkitError,
+    FormatError,
+    PathNotFoundError,
+    TruncatedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,6 +206,22 @@ def file_sha256(path: Path) -> str:
         extent.read_into(start, part.data)
         total.update(part.data)
     return total.hexdigest()
+
+
+def rule_lines(path: Path) -> list[tuple[str, str]]:
+    """Return (rule, "path, line N") of a text file that a person wrote: one a line.
+
+    Empty lines, and comment lines that `#` starts, are left out.
+    Raises UsageError where it is not text, PathNotFoundError.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise os_error(path, error) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("not a text file", where=str(path)) from error
+    stripped = ((line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1))
+    return [(line, where) for line, where in stripped if line and not line.startswith("#")]
 
 
 def _check_range(path: Path, handle: Handle, offset: int, nbytes: int) -> None:

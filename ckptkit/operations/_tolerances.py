@@ -9,7 +9,7 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import os_error
+from ckptkit._files import rule_lines
 from ckptkit.compare_tally import Tolerance
 from ckptkit.errors import UsageError
 
@@ -39,17 +39,7 @@ def read_tolerances(path: Path) -> list[ToleranceRule]:
 
     Either may be left out, and is 0 then.  Raises UsageError, naming the line; PathNotFoundError.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise os_error(path, error) from error
-    except UnicodeDecodeError as error:
-        raise UsageError("not a text file", where=str(path)) from error
-    rules = []
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            rules.append(_rule(line.split(), f"{path}, line {number}"))
-    return rules
+    return [_rule(line.split(), where) for line, where in rule_lines(path)]
 
 
 def _rule(words: list[str], where: str) -> ToleranceRule:
