@@ -12,10 +12,12 @@ from typing import Any
 
 from ckptkit import _crc32c
 from ckptkit.stores._schema import message_class
+from ckptkit.stores._slices import slice_key
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.leveldb_table import MAGIC, TableWriter, varint
 
-Handle = tuple[int, int]
+EDGES = (1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+"""Sizes and places that no file has, at the edges of what integers hold."""
 
 
 def table(items: Mapping[bytes, bytes], **options: Any) -> bytes:
@@ -97,6 +99,35 @@ def entry(shape: Sequence[int] = (2,), dtype: int = 1, size: int = 8, **fields: 
     for length in shape:
         message.shape.dim.add(size=length)
     return bytes(message.SerializeToString())
+
+
+GOOD = block([entry_bytes(0, b"", header()), entry_bytes(0, b"a", entry())])
+"""A block without a lie: the header, and one entry."""
+
+
+def sliced(
+    shape: tuple[int, ...], slices: list[list[tuple[int, int] | None]]
+) -> dict[bytes, bytes]:
+    """Return an index of one float32 `w` in slices; None is a whole axis."""
+    whole = message_class("BundleEntryProto").FromString(entry(shape, size=0))
+    items = {b"": header()}
+    for extents in slices:
+        proto = whole.slices.add()
+        for extent in extents:
+            part = proto.extent.add()
+            if extent is not None:
+                part.start, part.length = extent
+        sizes = [
+            size if extent is None else extent[1]
+            for size, extent in zip(shape, extents, strict=False)
+        ]
+        elements = 1
+        for size in sizes:
+            elements *= size
+        key = slice_key(b"w", [(0, -1) if extent is None else extent for extent in extents])
+        items[key] = entry(sizes, size=4 * max(0, elements))
+    items[b"w"] = whole.SerializeToString()
+    return items
 
 
 def bundle_items(**entries: bytes) -> dict[bytes, bytes]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_bundle_lies as lies
 from catalogue import fault, found, is_listed, neither
 from command_line import ckptkit, refused
 from crafted import (
+    EDGES,
+    GOOD,
     block,
     entry,
     entry_bytes,
@@ -22,6 +23,7 @@ from crafted import (
     handle,
     header,
     raw_table,
+    sliced,
     string_tensor,
     write_graph,
     write_index,
@@ -39,7 +41,6 @@ from ckptkit.stores._slices import slice_key
 from ckptkit.writers.leveldb_table import varint
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
-EDGES = (1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 TWO = np.arange(2, dtype=np.float32).tobytes()
 GOOD_CRC = _crc32c.mask(_crc32c.value(TWO))
 
@@ -251,15 +252,14 @@ def _(tmp_path: Path) -> None:
 @fault(13, "block handles that are huge, overlap, repeat or point at themselves")
 def _(tmp_path: Path) -> None:
     """refused before anything is allocated; every block is visited once."""
-    good = lies.GOOD
     for number, slot in product(EDGES, range(4)):
         numbers = [0, 8, 13, 8]
         numbers[slot] = number
         with frugal():
-            neither(crafted(tmp_path, raw_table([good], footer=b"".join(map(varint, numbers)))))
-    for handles in ([handle(0, len(good))] * 2, [handle(n, 8) for n in EDGES], []):
+            neither(crafted(tmp_path, raw_table([GOOD], footer=b"".join(map(varint, numbers)))))
+    for handles in ([handle(0, len(GOOD))] * 2, [handle(n, 8) for n in EDGES], []):
         with frugal():
-            neither(crafted(tmp_path, raw_table([good], handles=handles)))
+            neither(crafted(tmp_path, raw_table([GOOD], handles=handles)))
 
 
 @fault(14, "varints that are too long, overlong or cut")
@@ -267,8 +267,8 @@ def _(tmp_path: Path) -> None:
     """refused."""
     for bad in (b"\x80\x00", b"\x80" * 10, b"\xff" * 9 + b"\x02", b"\xff" * 40):
         for content in (
-            raw_table([lies.GOOD], footer=bad.ljust(40, b"\0")[:40]),
-            raw_table([lies.GOOD], handles=[bad]),
+            raw_table([GOOD], footer=bad.ljust(40, b"\0")[:40]),
+            raw_table([GOOD], handles=[bad]),
             raw_table([block([bad])]),
             raw_table([block([b"\0\0" + bad])]),
         ):
@@ -286,7 +286,7 @@ def _(tmp_path: Path) -> None:
         block([entry_bytes(0, b"a", b"1")], restarts=[0, 6]),
     ):
         neither(crafted(tmp_path, raw_table([bad])))
-        neither(crafted(tmp_path, raw_table([lies.GOOD], index=bad)))
+        neither(crafted(tmp_path, raw_table([GOOD], index=bad)))
 
 
 @fault(16, "keys out of order or twice")
@@ -312,7 +312,7 @@ def _(tmp_path: Path) -> None:
 def _(tmp_path: Path) -> None:
     """refused, for each of the 254."""
     for kind in range(2, 256):
-        neither(crafted(tmp_path, raw_table([lies.GOOD], kinds=[kind])))
+        neither(crafted(tmp_path, raw_table([GOOD], kinds=[kind])))
 
 
 @fault(19, "header missing, unreadable, of a newer version or another byte order")
@@ -403,10 +403,10 @@ def _(tmp_path: Path) -> None:
         ((4, 4), [[(0, 2), None], [(2, 2), (0, 3)]]),
     ]
     for shape, slices in cases:
-        prefix = crafted(tmp_path, lies.sliced(shape, slices), bytes(64))
+        prefix = crafted(tmp_path, sliced(shape, slices), bytes(64))
         neither(prefix)
         assert any("w" in f.where + f.message for f in verify(prefix).findings)
-    items = lies.sliced((4,), [[(0, 2)], [(2, 2)]])
+    items = sliced((4,), [[(0, 2)], [(2, 2)]])
     del items[slice_key(b"w", [(2, 2)])]
     neither(crafted(tmp_path, items, bytes(64)))
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,18 @@ def dying_at(step: int, calls: list[str]) -> None:
     _atomic._renameat2 = counted("renameat2", _atomic._renameat2)
 
 
+def killed_at(step: int, write: Callable[[], object], *, quiet: bool = False) -> int:
+    """Return the exit status of a child that writes, and dies just before call number `step`."""
+    child = os.fork()
+    if not child:
+        if quiet:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        dying_at(step, [])
+        write()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def holds(store: Store, expected: Tensors) -> bool:
     """Whether the store is whole and holds these tensors; reads every checksum."""
     found = {
@@ -112,12 +125,7 @@ def main(kind: str, root: Path) -> None:
         directory = root / str(step)
         directory.mkdir()
         write(directory, old)
-        child = os.fork()
-        if not child:
-            dying_at(step, [])
-            write(directory, new)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = killed_at(step, partial(write, directory, new))
         store = read(directory)
         verdicts.append("old" if holds(store, old) else "new" if holds(store, new) else "MIXED")
         assert status in (0, DIED), (kind, step, status)

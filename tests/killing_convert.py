@@ -14,10 +14,11 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from killing import DIED, dying_at
+from killing import DIED, killed_at
 from weights import write_bundle
 
 import ckptkit
@@ -70,13 +71,8 @@ def main(form: str, root: Path) -> None:
             out = directory / NAMES[form]
             if there:
                 convert(olds, out, to=form, like=like)
-            child = os.fork()
-            if not child:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-                dying_at(step, [])
-                convert(news, out, to=form, like=like, overwrite=there)
-                os._exit(0)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            write = partial(convert, news, out, to=form, like=like, overwrite=there)
+            status = killed_at(step, write, quiet=True)
             assert status in (0, DIED), (form, step, status)
             verdict = state(out)
             assert verdict in (("old", "new") if there else ("nothing", "new")), (step, verdict)

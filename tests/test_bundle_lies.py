@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from crafted import (
+    EDGES,
+    GOOD,
     block,
     bundle_items,
     entry,
@@ -16,6 +18,7 @@ from crafted import (
     handle,
     header,
     raw_table,
+    sliced,
     string_tensor,
     table,
     write_graph,
@@ -30,9 +33,6 @@ from ckptkit.stores._slices import slice_key
 from ckptkit.stores.leveldb_table import parse_table
 from ckptkit.stores.tensor_bundle import open_bundle
 from ckptkit.writers.leveldb_table import varint
-
-HUGE = [1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
-GOOD = block([entry_bytes(0, b"", header()), entry_bytes(0, b"a", entry())])
 
 
 def refuse_table(data: bytes, match: str | None = None) -> FormatError:
@@ -51,7 +51,7 @@ def test_the_crafted_table_without_a_lie_is_read() -> None:
 # --- places of blocks -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize("number", EDGES)
 @pytest.mark.parametrize("slot", range(4))
 def test_huge_handles_in_the_footer(number: int, slot: int) -> None:
     numbers = [0, 8, 13, 8]
@@ -59,7 +59,7 @@ def test_huge_handles_in_the_footer(number: int, slot: int) -> None:
     refuse_table(raw_table([GOOD], footer=b"".join(map(varint, numbers))))
 
 
-@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize("number", EDGES)
 def test_huge_handles_in_the_index_block(number: int) -> None:
     refuse_table(raw_table([GOOD], handles=[handle(number, len(GOOD))]))
     refuse_table(raw_table([GOOD], handles=[handle(0, number)]), "reaches past the end")
@@ -341,7 +341,7 @@ def test_huge_numbers_of_strings_and_variants(tmp_path: Path, dtype: int, elemen
         list(store.blocks("a"))
 
 
-@pytest.mark.parametrize("length", HUGE)
+@pytest.mark.parametrize("length", EDGES)
 def test_huge_string_lengths(tmp_path: Path, length: int) -> None:
     width = 4 if length < 1 << 32 else 8
     crc = _crc32c.mask(_crc32c.value(length.to_bytes(width, "little"))).to_bytes(4, "little")
@@ -364,31 +364,6 @@ def test_string_lengths_are_checksummed_and_fill_the_tensor(tmp_path: Path) -> N
 
 
 # --- slices ---------------------------------------------------------------------------------------
-
-
-def sliced(
-    shape: tuple[int, ...], slices: list[list[tuple[int, int] | None]]
-) -> dict[bytes, bytes]:
-    """Return an index of one float32 `w` in slices; None is a whole axis."""
-    whole = message_class("BundleEntryProto").FromString(entry(shape, size=0))
-    items = {b"": header()}
-    for extents in slices:
-        proto = whole.slices.add()
-        for extent in extents:
-            part = proto.extent.add()
-            if extent is not None:
-                part.start, part.length = extent
-        sizes = [
-            size if extent is None else extent[1]
-            for size, extent in zip(shape, extents, strict=False)
-        ]
-        elements = 1
-        for size in sizes:
-            elements *= size
-        key = slice_key(b"w", [(0, -1) if extent is None else extent for extent in extents])
-        items[key] = entry(sizes, size=4 * max(0, elements))
-    items[b"w"] = whole.SerializeToString()
-    return items
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_bundles import write_odd_bundle
 from values import (
-    FIXED_DTYPES,
+    TF_DTYPES,
     blocks_of,
     check_store,
     corpus,
@@ -24,7 +24,6 @@ from values import (
     yielding,
 )
 
-from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
 from ckptkit.stores.leveldb_table import parse_table, read_table
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, open_bundle
@@ -32,7 +31,6 @@ from ckptkit.writers.base import OutTensor, plan_shards
 from ckptkit.writers.leveldb_table import TableWriter
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
-TF_DTYPES = [name for name in [*FIXED_DTYPES, "string"] if DTYPES[name].enum]
 # TensorFlow keeps quantized values in arrays of a record dtype, with the same bytes.
 QUANTIZED = [name for name in TF_DTYPES if name.startswith(("qint", "quint"))]
 

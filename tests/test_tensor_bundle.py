@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_bundles import Extents, write_odd_bundle
 from values import (
-    FIXED_DTYPES,
+    TF_DTYPES,
     blocks_of,
     check_store,
     corpus,
@@ -45,9 +45,6 @@ from ckptkit.fixtures.goldens import golden
 from ckptkit.stores.tensor_bundle import open_bundle
 from ckptkit.writers.leveldb_table import varint
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
-
-TF_DTYPES = [name for name in FIXED_DTYPES if DTYPES[name].enum] + ["string"]
-
 
 # --- values ---------------------------------------------------------------------------------------
 

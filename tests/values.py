@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ckptkit.writers.base import Blocks, OutTensor
 Array = npt.NDArray[Any]
 SHAPES = ((), (0,), (3, 0, 2), (1,), (7,), (5, 3), (2, 1, 3, 1, 2, 1, 1, 2))
 FIXED_DTYPES = [name for name, row in DTYPES.items() if row.itemsize]
+TF_DTYPES = [name for name in [*FIXED_DTYPES, "string"] if DTYPES[name].enum]
 STRINGS = [b"", b"a", b"\0", b"tail\0", b"\xff\xfe", b"x" * 300, "né".encode(), b"line\nline"]
 _BITS = {"bool": 1, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}
 
@@ -69,6 +71,17 @@ def same_bits(a: Array, b: Array) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return a.tolist() == b.tolist() if a.dtype == object else a.tobytes() == b.tobytes()
+
+
+def check_same_bytes(
+    write: Callable[[Path, list[OutTensor], Blocks], object], directory: Path
+) -> None:
+    """Assert that the same tensors give the same file, in any order and in blocks of any size."""
+    tensors = corpus(["float32", "int4", "string", "bool"])
+    listed = out_tensors(tensors)
+    for name, order, step in (("a", listed, 4), ("b", listed[::-1], 100)):
+        write(directory / name, order, blocks_of(tensors, step))
+    assert (directory / "a").read_bytes() == (directory / "b").read_bytes()
 
 
 def check_store(store: Store, tensors: Mapping[str, tuple[str, Array]], step: int = 3) -> None:

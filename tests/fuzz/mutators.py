@@ -17,10 +17,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from ckptkit import _crc32c
+import crafted
+
 from ckptkit.stores._schema import message_class
 from ckptkit.stores.leveldb_table import parse_table
-from ckptkit.writers.leveldb_table import TableWriter, varint
+from ckptkit.writers.leveldb_table import varint
 
 GRAPH_KEY = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 NUMBERS = (0, 1, 2, 127, 128, 255, 1 << 15, 1 << 31, (1 << 31) - 1, 1 << 32, (1 << 63) - 1, 1 << 63,
@@ -87,12 +88,7 @@ def bundle(files: Files, rng: random.Random) -> Files:
 
 def table(items: dict[bytes, bytes], rng: random.Random) -> bytes:
     """Return a well-formed index of these entries, in blocks of some size."""
-    sink = io.BytesIO()
-    writer = TableWriter(sink, block_bytes=rng.choice((60, 400, 1 << 18)))
-    for item in sorted(items.items()):
-        writer.add(*item)
-    writer.finish()
-    return sink.getvalue()
+    return crafted.table(items, block_bytes=rng.choice((60, 400, 1 << 18)))
 
 
 def _mutate_fields(items: dict[bytes, bytes], rng: random.Random) -> None:
@@ -139,12 +135,8 @@ def _with_graph(items: dict[bytes, bytes], data: bytes, rng: random.Random) -> b
         at += 1
     size |= stored[at] << 7 * at
     graph = noise(stored[at + 5 : at + 5 + size], rng)
-    lengths = len(graph).to_bytes(4, "little")
-    crc = _crc32c.value(lengths)
-    check = _crc32c.mask(crc).to_bytes(4, "little")
-    crc = _crc32c.extend(crc, check + graph)
-    new = varint(len(graph)) + check + graph
-    entry.offset, entry.size, entry.crc32c = len(data), len(new), _crc32c.mask(crc)
+    new, crc = crafted.string_tensor(graph)
+    entry.offset, entry.size, entry.crc32c = len(data), len(new), crc
     items[GRAPH_KEY] = entry.SerializeToString()
     return data + new
 
