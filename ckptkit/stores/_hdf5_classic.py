@@ -44,6 +44,7 @@ from ckptkit.stores._hdf5_types import (
     Attribute,
     H5Dataset,
     H5Tree,
+    check_place,
     refusal,
 )
 from ckptkit.stores._window import Window
@@ -297,11 +298,5 @@ class _Scanner(Messages):
             )
         if offset == _UNDEFINED:
             return None
-        if offset + declared > self.window.nbytes:
-            raise TruncatedError(
-                f"{self.window.path} @ {self.window.start + offset}",
-                f"{path} reaches past the end of the data",
-                expected=f"{declared} bytes",
-                found=max(0, self.window.nbytes - offset),
-            )
+        check_place(self.window, offset, declared, path)
         return int(offset)

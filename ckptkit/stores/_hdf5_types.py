@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit.errors import FormatError
+from ckptkit.errors import FormatError, TruncatedError
+from ckptkit.stores._window import Window
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -57,3 +58,14 @@ def refusal(path: Path, name: str, what: str) -> FormatError:
         f"{name} is a {what}, which is refused",
         hint="no Keras file has one; it can lead a reader to other files",
     )
+
+
+def check_place(window: Window, offset: int, nbytes: int, path: str) -> None:
+    """Raise TruncatedError where the values of a dataset reach past the end of the data."""
+    if offset + nbytes > window.nbytes:
+        raise TruncatedError(
+            f"{window.path} @ {window.start + offset}",
+            f"{path} reaches past the end of the data",
+            expected=f"{nbytes} bytes",
+            found=max(0, window.nbytes - offset),
+        )

@@ -34,7 +34,6 @@ from ckptkit import dtypes
 from ckptkit.errors import (
     FormatError,
     MissingDependencyError,
-    TruncatedError,
     UnsupportedError,
 )
 from ckptkit.stores import _hdf5_child
@@ -51,6 +50,7 @@ from ckptkit.stores._hdf5_types import (
     Attribute,
     H5Dataset,
     H5Tree,
+    check_place,
     refusal,
 )
 from ckptkit.stores._window import Window, whole_file
@@ -195,13 +195,7 @@ class _Scanner:
         offset = handle.get_offset() if layout == h5.h5d.CONTIGUOUS and native else None
         if offset is not None and declared:
             # the address is relative to the base address, which `opened` pins to 0
-            if offset + declared > self.window.nbytes:
-                raise TruncatedError(
-                    f"{self.window.path} @ {self.window.start + offset}",
-                    f"{path} reaches past the end of the data",
-                    expected=f"{declared} bytes",
-                    found=max(0, self.window.nbytes - offset),
-                )
+            check_place(self.window, offset, declared, path)
         elif not declared:
             offset = None
         nbytes = declared if dtype != "string" or width else stored
