@@ -25,8 +25,12 @@ from ckptkit.dtypes import kind
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+Rows = Array | tuple[Array, Array, Array]  # old, new, |new - old|: three rows, or one by one
 
-METRIC_BLOCK = 1 << 16  # elements: three float64 scratch arrays of 512 KiB stay near the core
+# Elements.  Fewer, and numpy's calls are over before another thread that waits for the
+# interpreter's lock is awake (60 us on a virtual machine): threads then take turns, none gains.
+# More, and three float64 rows of them leave the caches.
+METRIC_BLOCK = 1 << 17
 _DOT = 8192  # elements per BLAS call: below the size at which OpenBLAS starts threads of its own
 _SAFE_LOW, _SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
 _WIDE = ("int64", "uint64")
@@ -52,9 +56,7 @@ class _Scratch:
     """Buffers that one thread reuses for every block."""
 
     def __init__(self) -> None:
-        self.old = np.empty(METRIC_BLOCK)
-        self.new = np.empty(METRIC_BLOCK)
-        self.gap = np.empty(METRIC_BLOCK)
+        self.rows = np.empty((3, METRIC_BLOCK))  # old, new, |new - old|
         self.excess = np.empty(METRIC_BLOCK)
         self.flags = np.empty(METRIC_BLOCK, bool)
         self.above = np.empty(METRIC_BLOCK, bool)
@@ -73,7 +75,7 @@ class _Local(threading.local):
 
     def scratch(self) -> _Scratch:
         """Return this thread's buffers; those of another block size are not reused."""
-        if self.kept is None or len(self.kept.old) != METRIC_BLOCK:
+        if self.kept is None or len(self.kept.flags) != METRIC_BLOCK:
             self.kept = _Scratch()
         return self.kept
 
@@ -150,34 +152,33 @@ class Meter:
 
     def _add_numbers(self, start: int, a: Array, b: Array) -> None:
         """Floats of any width, and integers of up to 32 bits: all exact in float64."""
-        n = len(a)
-        old, new, gap = (x[:n] for x in (self._scratch.old, self._scratch.new, self._scratch.gap))
+        rows = self._scratch.rows[:, : len(a)]
+        old, new, gap = rows
         old[...] = a
         new[...] = b
         np.subtract(new, old, out=gap)
         np.abs(gap, out=gap)
         total = float(gap.sum())
         if math.isfinite(total):
-            self._finite(start, a, b, old, new, gap, total)
+            self._finite(start, a, b, rows, total)
         else:
             same = (old == new) | (np.isnan(old) & np.isnan(new))
-            self._split(start, a, b, old, new, gap, same)
+            self._split(start, a, b, rows, same)
 
     def _add_complex(self, start: int, a: Array, b: Array) -> None:
         old, new = a.astype(np.complex128), b.astype(np.complex128)
         gap = np.abs(new - old)
         total = float(gap.sum())
         if math.isfinite(total):
-            self._finite(start, a, b, old, new, gap, total)
+            self._finite(start, a, b, (old, new, gap), total)
             return
         left, right = old.view(np.float64), new.view(np.float64)
         parts = (left == right) | (np.isnan(left) & np.isnan(right))
-        self._split(start, a, b, old, new, gap, parts.reshape(-1, 2).all(axis=1))
+        self._split(start, a, b, (old, new, gap), parts.reshape(-1, 2).all(axis=1))
 
-    def _split(
-        self, start: int, a: Array, b: Array, old: Array, new: Array, gap: Floats, same: Array
-    ) -> None:
+    def _split(self, start: int, a: Array, b: Array, rows: Rows, same: Array) -> None:
         """Count the pairs that are not both finite; measure the others."""
+        old, new, _gap = rows
         finite = np.isfinite(old) & np.isfinite(new)
         bad = ~finite & ~same
         count = int(np.count_nonzero(bad))
@@ -189,8 +190,9 @@ class Meter:
             self.tally.offer(math.inf, start + at, a[at].item(), b[at].item())
         places = np.flatnonzero(finite)
         if len(places):
-            left, right, gap = old[places], new[places], gap[places]
-            self._finite(start, a[places], b[places], left, right, gap, float(gap.sum()), places)
+            left, right, gap = (row[places] for row in rows)
+            rows = left, right, gap
+            self._finite(start, a[places], b[places], rows, float(gap.sum()), places)
 
     def _add_wide(self, start: int, a: Array, b: Array) -> None:
         """64-bit integers of one dtype: differences are taken without going through floats."""
@@ -198,7 +200,8 @@ class Meter:
         gap = np.subtract(top.view(np.uint64), low.view(np.uint64))
         largest, numbers = int(gap.max(initial=0)), gap.astype(np.float64)
         old, new = a.astype(np.float64), b.astype(np.float64)
-        self._finite(start, a, b, old, new, numbers, float(numbers.sum()), largest=largest)
+        rows = old, new, numbers
+        self._finite(start, a, b, rows, float(numbers.sum()), largest=largest)
 
     def _add_mixed(self, start: int, a: Array, b: Array) -> None:
         """A 64-bit integer against another dtype: equality as Python sees it, which is exact."""
@@ -210,37 +213,36 @@ class Meter:
         gap[hidden] = np.spacing(np.abs(old[hidden])) / 2
         total = float(gap.sum())
         if math.isfinite(total):
-            self._finite(start, a, b, old, new, gap, total)
+            self._finite(start, a, b, (old, new, gap), total)
         else:
             same = ~unequal | (np.isnan(old) & np.isnan(new))
-            self._split(start, a, b, old, new, gap, same)
+            self._split(start, a, b, (old, new, gap), same)
 
     def _finite(
         self,
         start: int,
         a: Array,
         b: Array,
-        old: Array,
-        new: Array,
-        gap: Floats,
+        rows: Rows,
         total: float,
         places: Array | None = None,
         largest: float | None = None,
     ) -> None:
         """Measure pairs of finite numbers; old and new may be overwritten.
 
-        a, b: the values as stored.  gap: |new - old|, total: its sum.  places: index of each pair
-        within the block, where some were left out.  largest: the maximum of gap, if gap is rounded.
+        a, b: the values as stored.  rows: old, new, gap = |new - old|.  total: the sum of gap.
+        places: index of each pair within the block, where some were left out.  largest: the
+        maximum of gap, if gap is rounded.
         """
+        old, new, gap = rows
         tally, n = self.tally, len(gap)
         tally.n_finite += n
-        aa = _squares(old)
+        aa, *others = _squares(rows if total else rows[:1])
         tally.aa = tally.aa.plus(aa)
-        if total == 0.0:
+        if not others:
             tally.bb = tally.bb.plus(aa)
             return
-        tally.bb = tally.bb.plus(_squares(new))
-        tally.dd = tally.dd.plus(_squares(gap))
+        tally.bb, tally.dd = tally.bb.plus(others[0]), tally.dd.plus(others[1])
         tally.sum_abs += total
         flags = self._scratch.flags[:n]
         if a.dtype == b.dtype and a.dtype.isbuiltin == 1 and largest is None:
@@ -356,21 +358,36 @@ def bits_differ(a: Array, b: Array) -> Array:
     return np.asarray((left != right).any(axis=1))
 
 
-def _squares(values: Array) -> Scaled:
-    """Return the sum of squares, in pieces small enough that BLAS keeps to this thread."""
-    flat = values.view(np.float64) if values.dtype == np.complex128 else values
-    whole = len(flat) - len(flat) % _DOT
-    total = float(np.dot(flat[whole:], flat[whole:]))
+def _squares(rows: Array | tuple[Array, ...]) -> list[Scaled]:
+    """Return the sum of squares of each row."""
+    if isinstance(rows, np.ndarray):
+        return [_in_range(*pair) for pair in zip(_dots(rows), rows, strict=True)]
+    flat = [row.view(np.float64) if row.dtype == np.complex128 else row for row in rows]
+    return [_in_range(_dots(row[np.newaxis])[0], row) for row in flat]
+
+
+def _dots(rows: Floats) -> list[float]:
+    """Return the dot product of each row with itself.
+
+    All in one call, which other threads run beside, of pieces so small that BLAS starts no threads.
+    """
+    whole = rows.shape[1] - rows.shape[1] % _DOT
+    pieces, rest = rows[:, :whole].reshape(len(rows), -1, 1, _DOT), rows[:, np.newaxis, whole:]
+    totals = np.matmul(rest, rest.transpose(0, 2, 1)).reshape(-1)
     if whole:
-        pieces = flat[:whole].reshape(-1, 1, _DOT)
-        total += float(np.matmul(pieces, pieces.transpose(0, 2, 1)).sum())
+        totals += np.matmul(pieces, pieces.transpose(0, 1, 3, 2)).sum(axis=(1, 2, 3))
+    return list(map(float, totals))
+
+
+def _in_range(total: float, values: Floats) -> Scaled:
+    """Return the sum of squares, taken again where `total` lost something."""
     if _SAFE_LOW < total < _SAFE_HIGH:
         return scaled(total)
-    largest = float(np.abs(flat).max()) if len(flat) else 0.0
+    largest = float(np.abs(values).max()) if len(values) else 0.0
     if largest == 0.0 or not math.isfinite(largest):
         return Scaled(largest, 0)
     exponent = math.frexp(largest)[1]
-    small = np.ldexp(flat, -exponent)
+    small = np.ldexp(values, -exponent)
     mantissa, shift = math.frexp(float(np.dot(small, small)))
     return Scaled(mantissa, shift + 2 * exponent)
 
