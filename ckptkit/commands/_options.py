@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -97,6 +99,14 @@ def echo_lines(lines: Iterable[str]) -> None:
             click.echo(text.translate(table) if table else text)
     except BrokenPipeError as error:
         raise ReaderGone from error  # click would take it for a failure, exit code 1
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Write lines to a file, whole or not at all."""
+    from ckptkit._atomic import replacing
+
+    with replacing(Path(path), overwrite=True) as beside, beside.open("w", encoding="utf-8") as f:
+        f.writelines(f"{line}\n" for line in lines)
 
 
 def echo_problems(problems: Iterable[Exception]) -> int:

@@ -1,11 +1,9 @@
-"""Options of the commands that run models, and where their reports go."""
+"""Options of the commands that run models."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -92,11 +90,3 @@ def input_options(function: F) -> F:
     ):
         function = option(function)
     return function
-
-
-def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Write lines to a file, whole or not at all."""
-    from ckptkit._atomic import replacing
-
-    with replacing(Path(path), overwrite=True) as beside, beside.open("w", encoding="utf-8") as f:
-        f.writelines(f"{line}\n" for line in lines)

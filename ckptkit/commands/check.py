@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ckptkit.commands._options import echo_lines
-from ckptkit.commands._running import input_options, model_options, write_lines
+from ckptkit.commands._options import echo_lines, write_lines
+from ckptkit.commands._running import input_options, model_options
 from ckptkit.reports import check_text
 
 
@@ -90,6 +90,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     from ckptkit.operations.check import check
 
     shown = {name: options.pop(name) for name in ("fmt", "output", "junit", "quiet", "verbose")}
+    if shown["output"] or shown["junit"]:
+        _refuse_inputs([shown["output"], shown["junit"]], subject, options)
     report = check(subject, **options)
     if shown["junit"]:
         write_lines(shown["junit"], check_text.lines(report, "junit"))
@@ -102,6 +104,17 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     elif not shown["quiet"]:
         echo_lines(lines)
     ctx.exit(report.exit_code)
+
+
+def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, Any]) -> None:
+    """Raise OutputError where a report would replace a file that is read."""
+    from ckptkit.operations._input_files import code_file, refuse_inputs
+
+    code = (subject, options["against"] or "", options["model"] or "")
+    operands = (subject, options["against"], options["like"], options["tolerance"])
+    several = (*options["inputs"], *options["imports"], *map(code_file, code))
+    golden = list(Path(options["golden"]).glob("*")) if options["golden"] else []
+    refuse_inputs(outputs, (*operands, *several), golden)
 
 
 def _summarise(report: Any) -> None:

@@ -118,6 +118,11 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     from ckptkit.reports import plan as report
 
     asked = _asked(options)
+    if options["receipt"] or options["inverse"]:
+        from ckptkit.operations._input_files import code_file, refuse_inputs
+
+        read = (*src, options["like"], *options["map_from"], code_file(options["model"] or ""))
+        refuse_inputs([options["receipt"], options["inverse"]], read)
     sources, lost = _sources(src, options)
     if options["dry_run"]:
         planned = plan(sources, dst, **asked)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit._printable import count_text
-from ckptkit.commands._options import CommaList, echo_lines, flat, operands
+from ckptkit.commands._options import CommaList, echo_lines, flat, operands, write_lines
 from ckptkit.commands._work import progress, threads
 from ckptkit.names import ROLES
 
@@ -81,6 +81,11 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     """
     _check(options)
     old, new = _two(paths)
+    if options["output"] or options["write_map"]:
+        from ckptkit.operations._input_files import refuse_inputs
+
+        read = (old, new, *options["map_from"], options["tol_file"])
+        refuse_inputs([options["output"], options["write_map"]], read)
     # set before numpy is imported: threads are for spans of tensors, not for the sums within one
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     result = _compare(old, new, options)
@@ -186,10 +191,7 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
             labels=options["label"],
         )
     if output:
-        from ckptkit._atomic import replacing
-
-        with replacing(Path(output), overwrite=True) as path, path.open("w", encoding="utf-8") as f:
-            f.writelines(f"{line}\n" for line in lines)
+        write_lines(output, lines)
     else:
         echo_lines(lines)
     if fmt in ("csv", "junit", "html") or output:

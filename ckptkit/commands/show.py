@@ -48,6 +48,10 @@ def command(
     chosen = operands(paths)
     if len(chosen) > 1:
         raise click.UsageError(f"one PATH and one NAME, please; these are {len(chosen)} files.")
+    if npy is not None:
+        from ckptkit.operations._input_files import refuse_inputs
+
+        refuse_inputs([npy], chosen)
     result = show(chosen[0], name, slice=slice_)
     if npy is not None:
         from ckptkit.operations.npy import write_npy

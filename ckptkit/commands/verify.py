@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.commands import _work
-from ckptkit.commands._options import echo_lines
+from ckptkit.commands._options import echo_lines, write_lines
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -51,6 +51,11 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     """
     if len(paths) > 1 and (options["manifest"] or options["write_manifest"]):
         raise click.UsageError("a manifest goes with one PATH; give their directory.")
+    if options["output"] or options["write_manifest"]:
+        from ckptkit.operations._input_files import refuse_inputs
+
+        refuse_inputs([options["output"], options["write_manifest"]], paths)
+        refuse_inputs([options["output"]], [options["manifest"]])
     results, refused = _verify(paths, options)
     if not options["quiet"]:
         _print(results, options)
@@ -88,15 +93,12 @@ def _verify(
     return results, refused
 
 
-def _refuse_inputs(output: Path, results: list[Verification]) -> None:
-    """Raise OutputError where the report would replace a file that was verified."""
-    from ckptkit._atomic import same_file
-    from ckptkit.errors import OutputError
-    from ckptkit.operations.verify import files_read
+def _read(results: list[Verification]) -> list[Path]:
+    """Return every file of what was verified; a directory stands for many checkpoints."""
+    from ckptkit.operations._input_files import files_read
 
-    for unit in (unit for result in results for unit in result.units):
-        if any(same_file(output, file) for file in files_read(unit.format, unit.path)):
-            raise OutputError("is one of the files that were verified", where=str(output))
+    units = (unit for result in results for unit in result.units)
+    return [file for unit in units for file in files_read(unit.format, unit.path)]
 
 
 def _print(results: list[Verification], options: dict[str, Any]) -> None:
@@ -104,11 +106,9 @@ def _print(results: list[Verification], options: dict[str, Any]) -> None:
     if not options["output"]:
         echo_lines(lines)
         return
-    from ckptkit._atomic import replacing
+    from ckptkit.operations._input_files import refuse_inputs
 
-    path = Path(options["output"])
-    _refuse_inputs(path, results)
-    with replacing(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8") as f:
-        f.writelines(f"{line}\n" for line in lines)
+    refuse_inputs([options["output"]], (), _read(results))
+    write_lines(options["output"], lines)
     for result in results:
         click.echo(f"{result.path}: {findings.verdict(result)}", file=sys.stderr)

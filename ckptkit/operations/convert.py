@@ -19,6 +19,7 @@ from ckptkit._align_rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
+from ckptkit.operations._input_files import files_read, refuse_inputs
 from ckptkit.operations.converting import receipt as _receipt
 from ckptkit.operations.converting import write as _write
 from ckptkit.operations.converting.match import make_plan
@@ -89,6 +90,8 @@ def convert(
     for beside in (receipt, inverse):
         if beside is not None:
             refuse_existing(Target("receipt", Path(beside)), overwrite)
+    if receipt is not None or inverse is not None:
+        refuse_inputs([receipt, inverse], (), asked.files())
     with _write.staging(target) as scratch, _write.staging(target) as staged:
         planned = asked.plan(scratch.directory)
         planned.check()
@@ -201,6 +204,13 @@ class _Asked:
             if self.target.form not in shards:
                 raise UsageError(f"--shard-size: this {self.target.form} is not cut into shards")
             self.target = self.target.as_set()
+
+    def files(self) -> list[Path]:
+        """Return the files of the sources and of LIKE, and those that lie at the target."""
+        read = self.sources if self.like is None else [*self.sources, self.like]
+        found = [file for one in read for file in files_read(one.store.format, one.store.path)]
+        found += [shard for one in read for shard in one.store.shards]
+        return [*found, self.target.path, self.target.index_file, *self.target.existing()]
 
     def plan(self, scratch: Path) -> Plan:
         """Return the plan; scratch: a directory for the structure of a model that is built."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -20,6 +19,7 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
+from ckptkit.operations._input_files import SET_MEMBER, files_read
 from ckptkit.operations._verify_bundle import verify_bundle
 from ckptkit.operations._verify_data import Progress
 from ckptkit.operations._verify_directory import verify_directory
@@ -40,7 +40,7 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.tensor_bundle import index_path
 
-__all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "files_read", "verify"]
+__all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
 SCHEMA = "ckptkit.verify/1"
 _SUFFIXES = (
@@ -52,7 +52,6 @@ _SUFFIXES = (
     ".safetensors.index.json",
     ".weights.json",
 )
-_SET_MEMBER = re.compile(r".*[-_]\d{5}(-of-\d{5}\.safetensors|\.weights\.h5)")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -229,17 +228,6 @@ def _meter(progress: Progress | None, store: Store) -> Any:
     return add
 
 
-def files_read(format_name: str, path: Path) -> list[Path]:
-    """Return the regular files that a unit of this format at `path` is read from."""
-    if format_name == "saved-model":
-        files = [*path.glob("*"), *path.glob("variables/*"), *path.glob("assets/*")]
-    else:  # the files of a set begin as its index does: m.safetensors.index.json, m-00001-of-...
-        has_set = format_name in ("safetensors-index", "weights.json")
-        stem = path.name.partition(".")[0] if has_set else path.name
-        files = list(path.parent.glob(f"{_literal(stem)}*"))
-    return [file for file in files if file.is_file()]
-
-
 def _identities(target: _Target) -> dict[Path, tuple[int, int, int]]:
     """Return inode, size and modification time of the files that a target is read from."""
     found = {}
@@ -248,10 +236,6 @@ def _identities(target: _Target) -> dict[Path, tuple[int, int, int]]:
             status = file.stat()
             found[file] = (status.st_ino, status.st_size, status.st_mtime_ns)
     return found
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
 
 
 # --- what is meant --------------------------------------------------------------------------------
@@ -286,7 +270,7 @@ def _directory(path: Path) -> Iterator[_Target]:
     entries = sorted(path.iterdir())
     has_set = any(entry.name.endswith((".index.json", ".weights.json")) for entry in entries)
     for entry in entries:
-        if has_set and _SET_MEMBER.fullmatch(entry.name):
+        if has_set and SET_MEMBER.fullmatch(entry.name):
             known.add(entry.name)  # read through the index of its set
             continue
         found = _entry(entry)

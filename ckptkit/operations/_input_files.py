@@ -1,0 +1,88 @@
+"""The files that operands are read from; no output of a command takes the place of one of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ckptkit._atomic import same_file
+from ckptkit.errors import CkptkitError, OutputError
+from ckptkit.stores import open_format
+from ckptkit.stores._state_file import STATE_FILE
+from ckptkit.stores.locate import locate
+from ckptkit.stores.tensor_bundle import index_path
+from ckptkit.writers.tensor_bundle import data_files
+
+SET_MEMBER = re.compile(r".*[-_]\d{5}(-of-\d{5}\.safetensors|\.weights\.h5)")
+_SETS = ("safetensors-index", "weights.json")
+_OF_SAVED_MODELS = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")
+
+AnyPath = str | os.PathLike[str]
+
+
+def files_read(format_name: str, path: Path) -> list[Path]:
+    """Return the regular files that a unit of this format at `path` is read from, by their names.
+
+    The files of a set begin as its index does: m.safetensors.index.json, m-00001-of-00002....
+    """
+    found = [path]
+    if format_name == "saved-model":
+        found += [file for pattern in _OF_SAVED_MODELS for file in path.glob(pattern)]
+    elif format_name == "directory":
+        found += [path / STATE_FILE]
+    elif format_name == "tensor-bundle":
+        found += [index_path(path), *data_files(os.fspath(path)), *data_files(f"{path}/")]
+    elif format_name in _SETS:
+        stem = path.name.partition(".")[0]
+        beside = path.parent.iterdir()
+        found += [f for f in beside if f.name.startswith(stem) and SET_MEMBER.fullmatch(f.name)]
+    return [file for file in found if file.is_file()]
+
+
+def files_of(operand: AnyPath) -> list[Path]:
+    """Return the files that an operand of any command stands for; [] where it leads to none."""
+    path = Path(operand)
+    found = [path, path / STATE_FILE]
+    with suppress(OSError, ValueError):
+        try:
+            located = locate(operand)
+        except CkptkitError:  # whoever reads it says what is wrong; some of its files may be here
+            found += files_read("tensor-bundle", path)
+        else:
+            found += files_read(located.format, located.path)
+            if located.format in _SETS:  # whose index may call them anything
+                with suppress(CkptkitError):
+                    found += open_format(located.format, located.path).shards
+        return [file for file in found if file.is_file()]
+    return []
+
+
+def code_file(spec: str) -> str:
+    """Return the path in `file.py:callable?json`; of a module's name, nothing that is a file."""
+    return spec.partition("?")[0].rpartition(":")[0]
+
+
+def refuse_inputs(
+    outputs: Sequence[AnyPath | None],
+    operands: Iterable[AnyPath | None],
+    files: Iterable[Path] = (),
+) -> None:
+    """Raise OutputError where an output would replace a file that is read, or another output.
+
+    operands: as a user gives them; files: what else is read or written.  None stands for an option
+    that was not given.
+    """
+    given = [Path(output) for output in outputs if output]
+    if not given:
+        return
+    taken = [*files, *(file for operand in operands if operand for file in files_of(operand))]
+    for number, output in enumerate(given):
+        if any(same_file(output, file) for file in (*taken, *given[:number])):
+            raise OutputError(
+                "would be written over: this command reads or writes it already",
+                where=str(output),
+                hint="give another name",
+            )
