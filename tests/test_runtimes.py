@@ -19,6 +19,7 @@ import runtime_models
 
 import ckptkit
 from ckptkit.operations.check import Report
+from ckptkit.operations.localize import localize
 from ckptkit.operations.record import record
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import parse_runner
@@ -67,7 +68,7 @@ def golden(forms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
     @cache
     def recorded(name: str) -> Path:
-        record(forms / name, directory / name, noise=False)
+        record(forms / name, directory / name, noise=False, layers=["*"])
         return directory / name
 
     return recorded
@@ -175,31 +176,113 @@ def _other_activation(forms: Path, out: Path) -> str:
     return "keras-torch"
 
 
-@pytest.mark.parametrize(
-    ("damage", "source"),
-    [
-        (_lite_units_swapped, "cnn.tflite"),
-        (_onnx_gates_swapped, "lstm.onnx"),
-        (_onnx_transposed, "lstm.onnx"),
-        (_other_epsilon, "cnn.keras"),
-        (_other_activation, "lstm.keras"),
-    ],
-)
-def test_conversion_bugs_are_caught(
+def _lite_bias_in_a_fused_op(forms: Path, out: Path) -> str:
+    (details,) = [
+        item for item in _lite_tensors(forms / "cnn.tflite") if _is_fused(item[0]) and item[2]
+    ]
+    name, bias, _ = details
+    assert "norm2" in name and "conv2" in name
+    _patch(forms / "cnn.tflite", out, bias, bias[::-1].copy())
+    return "litert"
+
+
+def _is_fused(name: str) -> bool:
+    return "norm2" in name and "conv2" in name and ";" in name
+
+
+def _lite_tensors(path: Path) -> list[tuple[str, np.ndarray[Any, Any], bool]]:
+    """Return (name, value, whether no op computes it) of all tensors of one axis."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    made = {int(i) for op in interpreter._get_ops_details() for i in op["outputs"]}
+    interpreter.allocate_tensors()
+    return [
+        (item["name"], interpreter.get_tensor(item["index"]), item["index"] not in made)
+        for item in interpreter.get_tensor_details()
+        if len(item["shape"]) == 1 and item["index"] not in made
+    ]
+
+
+BUGS = [  # what is done, to which file, and the layer that it is in
+    (_lite_units_swapped, "cnn.tflite", "classes"),
+    (_lite_bias_in_a_fused_op, "cnn.tflite", "conv2"),
+    (_onnx_gates_swapped, "lstm.onnx", "lstm"),
+    (_onnx_transposed, "lstm.onnx", "lstm"),
+    (_other_epsilon, "cnn.keras", "norm1"),
+    (_other_activation, "lstm.keras", "lstm"),
+]
+
+
+@pytest.mark.parametrize(("damage", "source", "layer"), BUGS)
+def test_conversion_bugs_are_caught_and_their_layers_named(
     forms: Path,
     golden: Callable[[str], Path],
     tmp_path: Path,
     damage: Callable[[Path, Path], str],
     source: str,
+    layer: str,
 ) -> None:
     runtime = damage(forms, tmp_path / source)
 
-    report = check(tmp_path / source, golden(source.partition(".")[0]), f"{runtime}:CPU:0")
+    name = source.partition(".")[0]
+    report = check(tmp_path / source, golden(name), f"{runtime}:CPU:0", localize=True)
 
     assert report.exit_code == 1
     assert statuses(report) == {"differs"}
     for row in report.rows:
         assert row.result.max_abs > 10 * row.result.tolerance.atol * row.result.rms
+    found = report.localization
+    assert found is not None and found.mode == "isolated"
+    assert found.suspects[0].rpartition("/")[2] == layer
+    assert not found.switches  # another runtime computes in its own way: nothing to flip
+
+
+def test_a_bug_is_localised_against_the_model_that_was_converted(
+    forms: Path, tmp_path: Path
+) -> None:
+    _onnx_gates_swapped(forms, tmp_path / "lstm.onnx")
+
+    report = ckptkit.check(tmp_path / "lstm.onnx", against=forms / "lstm", localize=True)
+
+    assert [row.runner for row in report.rows] == ["onnx:CPU:0"]
+    assert report.reference.endswith("on CPU:0")
+    assert report.localization is not None
+    assert report.localization.suspects[0].rpartition("/")[2] == "lstm"
+
+
+@pytest.mark.parametrize(
+    ("source", "runtime", "layers"),
+    [
+        ("cnn.tflite", "litert", 6),
+        ("cnn.onnx", "onnx", 9),
+        ("lstm.onnx", "onnx", 4),
+        ("cnn.keras", "keras-jax", 8),
+        ("lstm.keras", "keras-torch", 3),
+    ],
+)
+def test_no_layer_of_a_sound_model_is_blamed(
+    forms: Path, golden: Callable[[str], Path], source: str, runtime: str, layers: int
+) -> None:
+    name = source.partition(".")[0]
+    found = localize(forms / source, golden=golden(name), on=[f"{runtime}:CPU:0"])
+
+    assert found.mode == "isolated"
+    assert not found.suspects
+    assert found.compared >= layers
+    for layer in found.layers:
+        assert layer.added < 1e-5, layer
+
+
+@pytest.mark.parametrize("source", ["one.tflite", "half.tflite"])
+def test_layers_of_small_models_run_alone(
+    forms: Path, golden: Callable[[str], Path], source: str
+) -> None:
+    found = localize(forms / source, golden=golden("mlp"))
+
+    assert found.mode == "isolated"
+    assert [layer.path.rpartition("/")[2] for layer in found.layers] == ["hidden", "logits"]
+    assert not found.suspects
 
 
 def test_swapped_outputs_are_named(forms: Path, golden: Callable[[str], Path]) -> None:

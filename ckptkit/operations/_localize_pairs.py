@@ -130,11 +130,11 @@ def _paired(
     else:
         left = _by_path(reference, one)
         right = _ends(new, two, left)
-    found = {
-        item.name: left[path].name
-        for path, item in right.items()
-        if path in left and left[path].fits(item)
-    }
+    found = {}
+    for path, items in right.items():
+        fitting = [(a.name, b.name) for a in left.get(path, ()) for b in items if a.fits(b)]
+        if len(fitting) == 1:  # a path that several have is none's
+            found[fitting[0][1]] = fitting[0][0]
     if any(item.moves for item in new) and reference and reference[0].is_op:
         found |= _moved_ends(reference, new, one, two, found)
     return found
@@ -175,22 +175,19 @@ def _last(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
     return found
 
 
-def _by_path(items: Sequence[Shaped], read: Reading) -> dict[Parts, Shaped]:
-    """Return the values by their paths as read; a path that several have is none's."""
-    found: dict[Parts, Shaped] = {}
-    twice: set[Parts] = set()
+def _by_path(items: Sequence[Shaped], read: Reading) -> dict[Parts, list[Shaped]]:
+    """Return the values by their paths as read."""
+    found: dict[Parts, list[Shaped]] = {}
     for item in items:
         parts = item.parts
         path = (*read(parts[:-1]), parts[-1]) if item.is_op else read(parts)
-        if path in found:
-            twice.add(path)
-        found[path] = item
-    return {path: item for path, item in found.items() if path not in twice}
+        found.setdefault(path, []).append(item)
+    return found
 
 
 def _ends(
-    ops: Sequence[Shaped], read: Reading, layers: Mapping[Parts, Shaped]
-) -> dict[Parts, Shaped]:
+    ops: Sequence[Shaped], read: Reading, layers: Mapping[Parts, Sequence[Shaped]]
+) -> dict[Parts, list[Shaped]]:
     """Return, for each layer's path, the last op of its scope that has the layer's shape.
 
     Where none has, the last that has but for axes of one element.
@@ -199,8 +196,8 @@ def _ends(
     for item in ops:
         scope = read(item.parts[:-1])
         for length in range(1, len(scope) + 1):
-            layer = layers.get(scope[:length])
-            if layer is None or not layer.fits(item):
+            layer, *others = layers.get(scope[:length]) or (None,)
+            if layer is None or others or not layer.fits(item):
                 continue
             before = found.get(scope[:length])
             if before is None or layer.shape == item.shape or layer.shape != before.shape:
@@ -209,7 +206,7 @@ def _ends(
     for path, item in found.items():  # an op ends the innermost of the layers that it could end
         if item.name not in taken or len(path) > len(taken[item.name]):
             taken[item.name] = path
-    return {path: item for path, item in found.items() if taken[item.name] == path}
+    return {path: [item] for path, item in found.items() if taken[item.name] == path}
 
 
 def scope_of(name: str) -> tuple[str, ...]:

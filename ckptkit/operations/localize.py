@@ -29,7 +29,7 @@ from ckptkit.operations._check_values import Row
 from ckptkit.operations._localize_switches import attribute
 from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
 from ckptkit.operations._localize_work import Side, Work
-from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Run
 
 if TYPE_CHECKING:
@@ -100,15 +100,17 @@ def find(
     bar = policy.choose(one.held.environment, one.run.environment).tolerance
     work = Work(runs, _reference(one), _new(one), one.paired.pairing, bar, one.differs, globs)
     found = work.layers()
-    if one.differs and (_runners_differ(one) or not found.suspects):
+    if one.differs and (_switches_differ(one) or not found.suspects):
         found = _with_switches(found, runs, one, bar)
     return found
 
 
-def _runners_differ(one: Judged) -> bool:
+def _switches_differ(one: Judged) -> bool:
+    """Whether one runtime ran both, under other switches: another computes in its own way."""
+    before = one.reference_spec
     if isinstance(one.reference, Golden):
-        return bool(one.reference.runner != one.spec.text)
-    return one.reference_spec != one.spec
+        before = parse_runner(one.reference.runner)
+    return before != one.spec and before.runtime == one.spec.runtime
 
 
 def _with_switches(found: Localization, runs: Runs, one: Judged, bar: Any) -> Localization:

@@ -74,9 +74,12 @@ def _named(layer: Layer) -> str:
 
 def _short(layer: Layer) -> str:
     """Return the value's name, "" where it is the layer's; of ops that became one, the first."""
-    first, _, others = layer.name.partition(";")
-    if layer.name == layer.path:
-        return ""
+    return "" if layer.name == layer.path else _first(layer.name)
+
+
+def _first(name: str) -> str:
+    """Return the first of the names that a converter gave a value, where it is several ops'."""
+    first, _, others = name.partition(";")
     return f"{first};..." if others else first
 
 
@@ -108,7 +111,7 @@ def _about(layer: Layer) -> Iterator[str]:
     if layer.variables and not layer.changed and all(g.differs is False for g in layer.variables):
         yield "  its variables are the same: look at its configuration, its code or the runtime"
     for name, stats in layer.inputs.items():
-        yield f"  input {name}{f': {_stats(stats)}' if stats is not None else ''}"
+        yield f"  input {_first(name)}{f': {_stats(stats)}' if stats is not None else ''}"
     if layer.output is not None:
         yield f"  output of the reference: {_stats(layer.output[0])}"
         yield f"  output here: {_stats(layer.output[1])}"
@@ -129,7 +132,7 @@ def _number(value: object) -> str:
 
 def _gap(gap: VariableGap) -> str:
     said = {True: "differs", False: "the same", None: "not compared"}[gap.differs]
-    return f"{gap.name}: {gap.text or said}"
+    return f"{_first(gap.name)}: {gap.text or said}"
 
 
 def _stats(stats: Stats) -> str:

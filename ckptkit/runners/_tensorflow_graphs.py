@@ -40,6 +40,7 @@ _PLUMBING = frozenset(
 _VALUES = frozenset(
     {"float16", "bfloat16", "float32", "float64", "int32", "int64", "int8", "uint8"}
 )
+_HANDS_ON = frozenset({"Identity", "IdentityN", "StopGradient"})  # a custom gradient's last op
 _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 
 
@@ -127,10 +128,7 @@ class Flat:
         Those are what leaves a name scope (a layer, as a rule), and every matrix product,
         convolution, normalisation, softmax and lookup.
         """
-        users: dict[str, list[str]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                users.setdefault(name.lstrip("^").partition(":")[0], []).append(node.name)
+        users = self._users()
         graph = self._imported()
         points: dict[str, Point] = {}
         for operation in graph.get_operations():
@@ -144,6 +142,19 @@ class Flat:
             shape = None if value.shape.rank is None else tuple(value.shape.as_list())
             points[name] = Point(name, value.name, value.dtype.name, shape)
         return list(points.values())
+
+    def _users(self) -> dict[str, list[str]]:
+        """Return {node: those that read it}, also through what only hands a value on."""
+        nodes = {node.name: node for node in self.graph.node}
+        users: dict[str, list[str]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                source, _, place = name.lstrip("^").partition(":")
+                users.setdefault(source, []).append(node.name)
+                while nodes[source].op in _HANDS_ON and int(place or 0) < len(nodes[source].input):
+                    source, _, place = nodes[source].input[int(place or 0)].partition(":")
+                    users.setdefault(source, []).append(node.name)
+        return users
 
     def _imported(self) -> Any:
         tf = tensorflow()
