@@ -1,4 +1,4 @@
-"""Graphs of ops cut where a reference has values, and names and layouts of what converters write."""
+"""Graphs of ops cut where a reference has values; names and layouts of what converters write."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from ckptkit.reports import check_text
     default=["CPU:0"],
     metavar="RUNNER",
     help="Where to run: CPU:0, GPU:0, xla:CPU:0, mirrored:CPUx2; then ,threads=N ,deterministic "
-    ",tf32 ,eager.  Repeatable.  [default: CPU:0]",
+    ",tf32 ,eager.  With a runtime before it, onnx:GPU:0, else on that of the model's kind.  "
+    "Repeatable.  [default: CPU:0]",
 )
 @click.option("--against", metavar="MODEL", help="Hold the outputs against this model's.")
 @click.option("--golden", metavar="DIR", help="Hold them against what `ckptkit record` wrote.")

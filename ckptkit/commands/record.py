@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 @click.command("record")
 @click.argument("subject")
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
-@click.option("--on", default="CPU:0", metavar="RUNNER", help="Where to run it.  [default: CPU:0]")
+@click.option(
+    "--on",
+    default="CPU:0",
+    metavar="RUNNER",
+    help="Where to run it, as for `check`.  [default: CPU:0]",
+)
 @input_options
 @click.option(
     "--batch", type=click.IntRange(1), default=8, help="Examples to draw per case.  [default: 8]"

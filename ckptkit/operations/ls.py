@@ -219,18 +219,6 @@ def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
 
 def tensor_sha256(checkpoint: Checkpoint, key: str) -> str:
     """Return the sha256 of one tensor's values, little-endian and row-major, in hexadecimal."""
-    import hashlib
-    import sys
+    from ckptkit._sketch import digest
 
-    digest = hashlib.sha256()
-    for _start, values in checkpoint.store.blocks(key):
-        if values.dtype == object:
-            for item in values:
-                digest.update(len(item).to_bytes(8, "little") + item)
-        else:
-            raw = values.view("u1")
-            if sys.byteorder == "big" and values.itemsize > 1:
-                unit = values.itemsize // (2 if values.dtype.kind == "c" else 1)
-                raw = values.view(f"u{unit}").byteswap().view("u1")
-            digest.update(raw.data)
-    return digest.hexdigest()
+    return digest(checkpoint.store, key)
