@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations clean
+.PHONY: demo test test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations conversions clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -55,6 +55,12 @@ reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites
 
 mutations: $(VENV)/.ready-test  ## damaged models beside TensorFlow's asserts; rewrites docs/mutations.md
 	$(BIN)/python -m benchmarks.mutations --write
+
+conversions:  ## damaged .tflite, .onnx and .keras files, localised; rewrites docs/runtimes.md
+	$(MAKE) VENV=$(VENV)-runtimes PIP_CONSTRAINT=tests/runtimes-constraints.txt run-conversions
+
+run-conversions: $(VENV)/.ready-test,runtimes
+	$(BIN)/python -m benchmarks.conversions --write
 
 clean:
 	rm -rf $(VENV) $(VENV)-runtimes build dist *.egg-info

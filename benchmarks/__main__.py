@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import click
 
-from benchmarks.harness import ROOT, Result
+from benchmarks.harness import ROOT, Result, put
 from ckptkit.reports.table import render
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -67,14 +67,6 @@ def report(results: list[Result], markdown: bool) -> Iterator[str]:
         yield f"- {line}" if markdown else line
 
 
-def put(results: list[Result]) -> None:
-    """Put the table into the page on performance."""
-    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = "\n".join(report(results, True))
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-
-
 @click.command()
 @click.option("--only", multiple=True, metavar="NAME", help="Those whose name contains NAME.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
@@ -93,7 +85,7 @@ def main(only: tuple[str, ...], as_json: bool, markdown: bool, write: bool) -> N
         print(json.dumps({"machine": list(machine()), "results": [r.to_json() for r in results]}))
         return
     if write:
-        put(results)
+        put(DOCUMENT, "\n".join(report(results, True)), BEGIN, END)
     print("\n".join(report(results, markdown)))
 
 

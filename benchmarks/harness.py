@@ -154,3 +154,10 @@ def _child(maker: str, rounds: str, only: str, *arguments: str) -> None:
 
 if __name__ == "__main__":
     _child(*sys.argv[1:])
+
+
+def put(document: Path, body: str, begin: str, end: str) -> None:
+    """Put text between two marks of a document."""
+    before, _, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{begin}\n{body}\n{end}{after}", encoding="utf-8")

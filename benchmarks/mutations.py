@@ -28,6 +28,7 @@ from benchmarks import _forks
 from benchmarks._mutants import KINDS
 from benchmarks._mutation_checks import Alarm, Verdict
 from benchmarks._mutation_models import MODELS
+from benchmarks.harness import put
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "mutations.md"
@@ -203,11 +204,7 @@ def main(
     short += [f"no verdicts: {name}" for name in only or MODELS if name not in done]
     click.echo("\n".join([*table, "", *short, f"{time.monotonic() - began:.0f} s"]))
     if write and done == set(MODELS):
-        text = DOCUMENT.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        body = "\n".join(table)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+        put(DOCUMENT, "\n".join(table), BEGIN, END)
     ctx.exit(bool(short))
 
 

@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
 
 from benchmarks import _damage, _fuzzed, _hostile  # noqa: E402
 from benchmarks._rows import Peer, Row  # noqa: E402
+from benchmarks.harness import put  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -85,11 +86,7 @@ def main(ctx: click.Context, write: bool, quick: bool, only: tuple[str, ...]) ->
     lines += ["", machine()]
     click.echo("\n".join(lines))
     if write:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        table = "\n".join(lines)
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        put(DOCUMENT, "\n".join(lines), BEGIN, END)
     ctx.exit(any(row.is_met is False for row in rows))
 
 
