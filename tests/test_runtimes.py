@@ -432,6 +432,22 @@ def test_checkpoints_fill_models_of_other_backends(
     assert report.coverage.counts["restored"] == (14 if name == "cnn" else 6)
 
 
+@pytest.mark.parametrize("on", [["keras-torch:CPU:0"], ["CPU:0", "keras-torch:CPU:0"]])
+@pytest.mark.parametrize("ending", ["safetensors", "npz"])
+def test_weights_of_any_format_fill_models_of_other_backends(
+    forms: Path, golden: Callable[[str], Path], ending: str, on: list[str], tmp_path: Path
+) -> None:
+    weights = tmp_path / f"cnn.{ending}"
+    ckptkit.convert(forms / "cnn.ckpt", weights)
+
+    report = ckptkit.check(
+        weights, golden=golden("cnn"), on=on, model=f"{HERE / 'runtime_models.py'}:cnn"
+    )
+
+    assert report.exit_code == 0, report.findings
+    assert [row.runner for row in report.rows] == on
+
+
 def test_a_checkpoint_that_does_not_fill_the_model_is_not_run(
     forms: Path, golden: Callable[[str], Path]
 ) -> None:

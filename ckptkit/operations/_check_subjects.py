@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ckptkit.operations._verify_findings import Finding
 from ckptkit.operations.convert import convert
 from ckptkit.operations.converting.plan import MismatchError, Problem
 from ckptkit.operations.coverage import structure_coverage
+from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.subjects import Subject
 from ckptkit.stores.locate import locate
 
@@ -57,10 +58,12 @@ def resolve(
     like: str | os.PathLike[str] | None = None,
     rules: Sequence[str] = (),
     timeout_s: float = 600.0,
+    runtimes: Set[str] = frozenset({DEFAULT}),
 ) -> Resolved:
     """Return what `text` means.
 
-    scratch: a directory for a model that is made of a checkpoint and LIKE.
+    scratch: a directory for a model that is made of a checkpoint and LIKE.  runtimes: where it
+    shall run: those beyond TensorFlow fill a model of code from weights of any format.
     Raises UsageError where it cannot be run, PathNotFoundError, and what reading it raises.
     """
     name = os.fspath(text)
@@ -94,11 +97,12 @@ def resolve(
     assert model is not None
     if located.format == "saved-model":
         raise UsageError("a SavedModel is run as it is", where=name, hint="leave out --model")
-    if located.format in _RESTORED_BY_CODE:
+    if located.format in _RESTORED_BY_CODE or DEFAULT not in runtimes:
         return Resolved(Subject("code", file.path, model, name), file, place=model)
-    made = scratch / "made"
-    convert(name, made, to="saved_model", model=model, weights_only=True, timeout_s=timeout_s)
-    return Resolved(Subject("saved_model", made, text=name), file, place=model)
+    kind = "saved_model" if runtimes == {DEFAULT} else "keras"  # which all backends of Keras run
+    made = scratch / ("made" if kind == "saved_model" else "made.keras")
+    convert(name, made, to=kind, model=model, weights_only=True, timeout_s=timeout_s)
+    return Resolved(Subject(kind, made, text=name), file, place=model)
 
 
 def _is_code(name: str) -> bool:

@@ -66,12 +66,13 @@ class Paths:
     def _own(self, name: str, variables: Sequence[VariableGap]) -> str:
         if self.new not in GRAPHS:
             return _called_once(name)
-        owners = {variable.name.rpartition("/")[0] for variable in variables} - {""}
+        owners = {owner_of(variable.name) or variable.name for variable in variables}
         scope = scope_of(name)
-        for owner in owners if len(owners) == 1 else ():
-            if not scope or owner.split("/")[-1] in scope:
-                return owner
-        return layer_of_scope(scope, self.weights.layers) or name
+        owner = owners.pop() if len(owners) == 1 else ""
+        if owner and (not scope or owner.split("/")[-1] in scope):
+            return owner
+        path = layer_of_scope(scope, self.weights.layers) or name
+        return path if path in self.weights.layers else owner or path
 
     def _layers(self, ops: Iterable[str]) -> list[str]:
         """Return the layers of these ops; one outside of all scopes is of none."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def check(
     asked = Asked(files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature)
     policy = Policy(tolerance, rtol, atol)
     _ = policy.rules  # a file that cannot be read is said before anything runs
-    into = _Into(model, like, rules, timeout_s)
+    into = _Into(model, like, rules, timeout_s, {spec.runtime for spec in specs})
     with tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory:
         scratch = Path(directory)
         runs = Runs(Limits(timeout_s, max_rss_bytes), scratch, {"imports": list(imports)})
@@ -159,6 +159,7 @@ class _Into:
     like: Path_ | None
     rules: Sequence[str]
     timeout_s: float
+    runtimes: Set[str]
 
     def resolve(self, subject: Path_, scratch: Path) -> Resolved:
         """Return what the subject means."""
@@ -169,6 +170,7 @@ class _Into:
             like=self.like,
             rules=self.rules,
             timeout_s=self.timeout_s,
+            runtimes=self.runtimes,
         )
 
     def resolve_other(self, against: Path_, scratch: Path) -> Resolved:
@@ -183,6 +185,8 @@ def _needs_model(path: Path_) -> bool:
     """Whether a subject is a file of weights, so that --model or --like is meant for it too."""
     from ckptkit.stores.locate import locate
 
+    if Path(path).suffix in (".tflite", ".onnx") and Path(path).is_file():
+        return False
     return os.path.lexists(path) is False or locate(path).format not in ("saved-model", "keras")
 
 

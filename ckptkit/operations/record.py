@@ -95,7 +95,13 @@ def record(
     with tempfile.TemporaryDirectory(prefix="ckptkit-record-") as scratch:
         runs = Runs(Limits(timeout_s, max_rss_bytes), Path(scratch), {"imports": list(imports)})
         what = resolve(
-            subject, Path(scratch), model=model, like=like, rules=rules, timeout_s=timeout_s
+            subject,
+            Path(scratch),
+            model=model,
+            like=like,
+            rules=rules,
+            timeout_s=timeout_s,
+            runtimes={spec.runtime},
         )
         spec = runner_for(spec, what.subject.kind)
         extras = Extras(noise, blind, thorough, min_coverage, float64)

@@ -16,6 +16,7 @@ from ckptkit._tf import tensorflow
 from ckptkit.runners._tensorflow_graphs import Flat, Point, _drop, _part
 
 _FED = "ckptkit_cut_"
+_HELD = ("Variable", "VariableV2")
 _WRITES = ("Assign", "LookupTableInsert", "LookupTableImport", "LookupTableRemove", "Scatter")
 
 
@@ -24,12 +25,14 @@ class Region:
     """What lies between a point and those before it.
 
     inputs: names of the points, and of the model's inputs, that it reads.  captures: placeholders
-    of what the function captured.  ops: kinds of its nodes.
+    of what the function captured.  ops: kinds of its nodes.  held: variables of TensorFlow 1, which
+    are nodes themselves.
     """
 
     inputs: tuple[str, ...]
     captures: tuple[str, ...]
     ops: tuple[str, ...]
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,7 @@ class Cut:
         own = dict(zip(self.flat.inputs, self.inputs, strict=True))
         inputs: dict[str, None] = {}
         captures: dict[str, None] = {}
+        held: dict[str, None] = {}
         ops: dict[str, None] = {}
         seen: set[str] = set()
         waiting = [tensor.partition(":")[0]]
@@ -105,8 +109,10 @@ class Cut:
             else:
                 node = self._nodes[name]
                 ops[node.op] = None
+                if node.op in _HELD:
+                    held[name] = None
                 waiting += [s.partition(":")[0] for s in node.input if not s.startswith("^")]
-        return Region(tuple(inputs), tuple(captures), tuple(ops))
+        return Region(tuple(inputs), tuple(captures), tuple(ops), tuple(held))
 
     def needs(self, tensors: Iterable[str]) -> list[str]:
         """Return the names of the points whose values the graph of these tensors reads.

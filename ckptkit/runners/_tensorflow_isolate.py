@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, Array]
 
+_PART = re.compile(r"/part_\d+$")  # of a variable that is partitioned
 AT_A_TIME = 20  # layers whose values are in memory together
 
 
@@ -129,6 +131,7 @@ class TensorFlowParts:
             paths = self._variables.get(id(handle))
             if paths is not None:
                 variables.append(paths)
+        variables += map(self._held, region.held)
         return point_row(
             point.name,
             kind,
@@ -139,6 +142,13 @@ class TensorFlowParts:
             fed=point.name in self.reference,
             stateful=bool(self.cut.written & set(region.captures)),
         )
+
+    def _held(self, name: str) -> Result:
+        """Return a variable of TensorFlow 1 as its row; files may hold its parts as one."""
+        tensor = self.opened.flat.function.graph.get_tensor_by_name(f"{name}:0")
+        shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
+        names = list(dict.fromkeys([name, _PART.sub("", name)]))
+        return {"names": names, "shape": shape, "dtype": tensor.dtype.base_dtype.name}
 
     def _op(self, point: Point) -> str:
         if point.name.startswith(OUTPUT):
