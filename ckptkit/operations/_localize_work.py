@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._layouts import Layout
 from ckptkit.binding import Binding
@@ -29,7 +29,7 @@ from ckptkit.operations._localize_weights import Weights, owner_of, weights_betw
 from ckptkit.outputs import Chooser, OutputResult
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
-from ckptkit.runners.inside import Isolated, Point
+from ckptkit.runners.inside import Isolated
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 
@@ -61,6 +61,25 @@ class Side:
     weights: Path | Binding | None = None
 
 
+class Both(NamedTuple):
+    """The values inside of both sides, in the subject's layouts, with outputs that are no layer's.
+
+    paired: {value here: value of the reference}.  ends: {point that is an output: the reference's
+    value that it is}.
+    """
+
+    known: Values
+    mine: Values
+    paired: Mapping[str, str]
+    ends: Mapping[str, str | None]
+
+    def in_order(self) -> Iterator[tuple[str, str]]:
+        """Yield the pairs in the subject's order of computation."""
+        for name in self.mine:
+            if name in self.paired:
+                yield name, self.paired[name]
+
+
 @dataclass
 class Work:
     """One localisation.  tolerance: the bar; globs: which values of the subject."""
@@ -86,25 +105,15 @@ class Work:
             )
             return self._weights_alone()
         orders = self._orders(theirs, own, paired)
-        isolated = self._isolated(theirs, own, paired, orders)
-        ends = self._ends(isolated)
-        self._last = {end: same_value(theirs, value) for end, (value, _) in ends.items()}
-        by_name = {paired[here]: order for here, order in orders.items()}
-        known = Inside(theirs, {end: value for end, (value, _) in ends.items()}, by_name)
-        mine = Inside(own, {end: value for end, (_, value) in ends.items()})
-        paired |= {end: end for end in ends}
-        propagated = self._propagated(known, mine, paired)
+        isolated = self._isolated(theirs, paired, orders)
+        both = self._both(theirs, own, paired, orders, isolated)
+        propagated = {} if self._hidden else dict(self._propagated(both))
         if isolated is None and not propagated:
             return self._weights_alone()
-        rows = tuple(self._rows(known, mine, paired, isolated, propagated))
-        done = Localization(
-            self.differs,
-            "propagated" if isolated is None else "isolated",
-            rows,
-            known=len(own),
-            notes=(),
-        )
-        rows = tuple(self._explained(done, known, mine))
+        rows = tuple(self._rows(both, isolated, propagated))
+        mode = "propagated" if isolated is None else "isolated"
+        done = Localization(self.differs, mode, rows, known=len(own), notes=())
+        rows = tuple(self._explained(done, both))
         unseen = self._unseen(rows)
         return replace(
             done, layers=rows, unseen=unseen, owners=self._owners(), notes=tuple(self.notes)
@@ -131,7 +140,6 @@ class Work:
         return run.layers[0] if run.layers else {}
 
     _hidden: bool = False
-    _last: Mapping[str, str | None] = field(default_factory=dict)
 
     def _exposed(self, side: Side) -> Run | None:
         assert side.what is not None
@@ -154,53 +162,22 @@ class Work:
     # -- one layer alone ---------------------------------------------------------------------------
 
     def _isolated(
-        self,
-        known: Values,
-        mine: Values,
-        paired: Mapping[str, str],
-        orders: Mapping[str, Layout],
-    ) -> tuple[Isolated, bool] | None:
-        """Return what each point gives on the other side's values, and whether that is the new's.
-
-        The subject is fed with the reference's values; where its runtime cannot do that, the
-        reference is fed with the subject's.
-        """
-        back = {there: here for here, there in paired.items() if here not in orders}
-        sides: tuple[tuple[Side, Values, Mapping[str, str], Mapping[str, Layout]], ...]
-        sides = ((self.new, known, paired, orders), (self.reference, mine, back, {}))
-        for side, values, names, layout in sides:
-            if side.what is None:
-                continue
-            found = self._fed(side, values, names, layout)
-            if found is not None:
-                return found, side is self.new
-        self.notes.append(
-            "no layer could be run alone: errors are those that each side makes and inherits"
-        )
-        return None
-
-    def _fed(
-        self,
-        side: Side,
-        values: Values,
-        names: Mapping[str, str],
-        orders: Mapping[str, Layout],
+        self, known: Values, paired: Mapping[str, str], orders: Mapping[str, Layout]
     ) -> Isolated | None:
+        """Return what each point of the subject gives on the reference's values."""
         from ckptkit._sample import Sample
 
+        side, spec = self.new, self.new.spec
         assert side.what is not None
-        spec = side.spec
         if spec.eager or spec.replicas > 1:
             spec = replace(spec, eager=False, replicas=1)
             self.notes.append(f"layers were run alone on {spec.text}")
-        usable = (
-            {here: there for here, there in names.items() if not isinstance(values[there], Sample)}
-            if not hasattr(values, "chunks")
-            else dict(names)
-        )
-        if len(usable) < len(names):
+        usable = dict(paired)
+        if not hasattr(known, "chunks"):
+            usable = {h: t for h, t in paired.items() if not isinstance(known[t], Sample)}
+        if len(usable) < len(paired):
             self.notes.append(
-                f"{len(names) - len(usable)} layers are too large to be kept whole in the golden"
+                f"{len(paired) - len(usable)} layers are too large to be kept whole in the golden"
             )
         scratch = self.runs.scratch / f"layers-{len(list(self.runs.scratch.iterdir()))}"
         scratch.mkdir()
@@ -209,32 +186,48 @@ class Work:
                 side.what.subject,
                 spec,
                 side.inputs,
-                inside.sources_of(values, usable, orders, scratch),  # type: ignore[arg-type]
+                inside.sources_of(known, usable, orders, scratch),  # type: ignore[arg-type]
                 self.runs.limits,
                 signature=side.signature,
-                globs=self.globs if side is self.new else ("*",),
+                globs=self.globs,
                 options=self.runs.options,
             )
         except RunnerError as error:
-            self.notes.append(f"no layer of {side.what.subject} ran alone: {error.message}")
+            self.notes.append(
+                f"no layer of {side.what.subject} ran alone, so errors are those that it makes "
+                f"and inherits: {error.message}"
+            )
             return None
 
     # -- comparing ---------------------------------------------------------------------------------
 
-    def _propagated(
-        self, known: Values, mine: Values, paired: Mapping[str, str]
-    ) -> dict[str, OutputResult]:
-        if self._hidden:
-            return {}
-        return {
-            here: self._measured(here, known[there], mine[here])
-            for here, there in self._in_order(mine, paired)
-        }
+    def _both(
+        self,
+        theirs: Values,
+        own: Values,
+        paired: Mapping[str, str],
+        orders: Mapping[str, Layout],
+        isolated: Isolated | None,
+    ) -> Both:
+        """Return the values of both sides, with the outputs that are points of their own."""
+        outputs = self.pairing.outputs_of if self.pairing is not None else dict
+        known, mine = {}, {}
+        for end in isolated.values if isolated is not None else ():
+            if end.startswith(inside.OUTPUT):
+                name = end.removeprefix(inside.OUTPUT)
+                there = next(iter(outputs({name: name})))
+                if there in self.reference.outputs:
+                    known[end], mine[end] = self.reference.outputs[there], self.new.outputs[name]
+        return Both(
+            Inside(theirs, known, {paired[here]: order for here, order in orders.items()}),
+            Inside(own, mine),
+            {**paired, **{end: end for end in known}},
+            {end: same_value(theirs, value) for end, value in known.items()},
+        )
 
-    def _in_order(self, mine: Values, paired: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        for name in mine:
-            if name in paired:
-                yield name, paired[name]
+    def _propagated(self, both: Both) -> Iterator[tuple[str, OutputResult]]:
+        for here, there in both.in_order():
+            yield here, self._measured(here, both.known[there], both.mine[here])
 
     def _measured(self, name: str, ref: Any, new: Any) -> OutputResult:
         from ckptkit import _output_measure
@@ -244,17 +237,12 @@ class Work:
         )
 
     def _rows(
-        self,
-        known: Values,
-        mine: Values,
-        paired: Mapping[str, str],
-        isolated: tuple[Isolated, bool] | None,
-        propagated: Mapping[str, OutputResult],
+        self, both: Both, isolated: Isolated | None, propagated: Mapping[str, OutputResult]
     ) -> Iterator[Layer]:
-        alone = dict(self._alone(known, mine, paired, isolated)) if isolated else {}
-        points = self._points(paired, isolated)
-        paths = Paths(self.reference.kind, self.new.kind, self.weights, self._last)
-        order = [name for name, _ in self._in_order(mine, paired)]
+        alone = dict(self._alone(both, isolated)) if isolated is not None else {}
+        points = {p.name: p for p in isolated.points} if isolated is not None else {}
+        paths = Paths(self.reference.kind, self.new.kind, self.weights, both.ends)
+        order = [name for name, _ in both.in_order()]
         for number, name in enumerate(order):
             if isolated is not None and name not in alone:
                 continue  # the same tensor as another point, or not asked for
@@ -268,10 +256,10 @@ class Work:
                 earlier = order[number - 1]
                 before = error_of(propagated[earlier]) if earlier in propagated else 0.0
             variables = self.weights.of(point.variables) if point is not None else ()
-            path, *fused = paths.of(name, paired[name], variables)
+            path, *fused = paths.of(name, both.paired[name], variables)
             yield Layer(
                 name=name,
-                reference=paired[name],
+                reference=both.paired[name],
                 path=path,
                 fused=tuple(fused),
                 kind=point.kind if point is not None else "",
@@ -284,53 +272,11 @@ class Work:
                 before=before,
             )
 
-    def _ends(self, isolated: tuple[Isolated, bool] | None) -> dict[str, tuple[Any, Any]]:
-        """Return {point: the output there and here} of outputs that are no other point."""
-        if isolated is None or not isolated[1]:
-            return {}
-        outputs = self.pairing.outputs_of if self.pairing is not None else dict
-        found = {}
-        for name in isolated[0].values:
-            if name.startswith(inside.OUTPUT):
-                own = name.removeprefix(inside.OUTPUT)
-                there = next(iter(outputs({own: own})))
-                if there in self.reference.outputs:
-                    found[name] = self.reference.outputs[there], self.new.outputs[own]
-        return found
-
-    def _points(
-        self, paired: Mapping[str, str], isolated: tuple[Isolated, bool] | None
-    ) -> dict[str, Point]:
-        """Return what is known of each point, by the names of the subject."""
-        if isolated is None:
-            return {}
-        found, is_new = isolated
-        if is_new:
-            return {point.name: point for point in found.points}
-        back = {there: here for here, there in paired.items()}
-        return {
-            back[point.name]: point._replace(
-                variables=(), inputs=tuple(back.get(name, name) for name in point.inputs)
-            )
-            for point in found.points
-            if point.name in back
-        }
-
-    def _alone(
-        self,
-        known: Values,
-        mine: Values,
-        paired: Mapping[str, str],
-        isolated: tuple[Isolated, bool],
-    ) -> Iterator[tuple[str, OutputResult]]:
-        """Yield the isolated error of each point, by the names of the subject."""
-        found, is_new = isolated
-        back = {there: here for here, there in paired.items()}
-        for name in found.values:
-            if is_new and name in paired:
-                yield name, self._measured(name, known[paired[name]], found.values[name])
-            elif name in back:
-                yield back[name], self._measured(back[name], found.values[name], mine[back[name]])
+    def _alone(self, both: Both, isolated: Isolated) -> Iterator[tuple[str, OutputResult]]:
+        """Yield the isolated error of each point."""
+        for name, value in isolated.values.items():
+            if name in both.paired:
+                yield name, self._measured(name, both.known[both.paired[name]], value)
 
     # -- explaining --------------------------------------------------------------------------------
 
@@ -340,27 +286,26 @@ class Work:
         new = self.new.weights
         return weights_between(self.reference.weights, new if isinstance(new, Path) else None)
 
-    def _explained(self, done: Localization, known: Values, mine: Values) -> Iterator[Layer]:
+    def _explained(self, done: Localization, both: Both) -> Iterator[Layer]:
         """Yield the layers, the first of the ranking with statistics and hints."""
         from ckptkit.outputs import compare_outputs
 
         chosen = {layer.name for layer in done.ranked[:_EXPLAINED]}
-        paired = {layer.name: layer.reference for layer in done.layers}
         for layer in done.layers:
-            if layer.name not in chosen or layer.name not in mine:
+            if layer.name not in chosen:
                 yield layer
                 continue
-            ref, new = known[layer.reference], _as_array(mine[layer.name])
-            inputs = {name: self._stats_of(name, known, paired) for name in layer.inputs}
+            ref, new = both.known[layer.reference], _as_array(both.mine[layer.name])
+            inputs = {name: self._stats_of(name, both) for name in layer.inputs}
             hints: tuple[str, ...] = ()
             if layer.isolated is None and layer.propagated is not None:
                 found = compare_outputs({layer.name: ref}, {layer.name: new}, self.tolerance)
                 hints = found[0].hints
             yield replace(layer, inputs=inputs, output=(stats(ref), stats(new)), hints=hints)
 
-    def _stats_of(self, name: str, known: Values, paired: Mapping[str, str]) -> Stats | None:
-        if paired.get(name, name) in known:
-            return stats(known[paired.get(name, name)])
+    def _stats_of(self, name: str, both: Both) -> Stats | None:
+        if name in both.paired:
+            return stats(both.known[both.paired[name]])
         return stats(self.new.inputs[name]) if name in self.new.inputs else None
 
     def _unseen(self, rows: Sequence[Layer]) -> tuple[VariableGap, ...]:
