@@ -125,7 +125,10 @@ class Work:
         """Return the values inside of a side; {} with a note where there are none."""
         if side.what is None:
             if not side.layers:
-                self.notes.append("the golden keeps no layers: `ckptkit record --layers '*'` does")
+                self.notes.append(
+                    "the golden keeps no layers (`ckptkit record --layers '*'` does), and its model "
+                    "is not beside it as it was"
+                )
             return side.layers or {}
         run = self._exposed(side)
         if run is None:

@@ -112,7 +112,9 @@ def check(
             checking.among_runners()
         report = checking.report()
         if localize:
-            found = find(runs, checking.judged, policy, listed(layers) or ["*"], str(localize))
+            near = [Path(), Path(golden or "").parent, Path(subject).parent]
+            globs = listed(layers) or ["*"]
+            found = find(runs, checking.judged, policy, globs, str(localize), near)
             report = replace(report, localization=found)
     if report.localization is None:
         return report

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.errors import UsageError
+from ckptkit.binding import bind, compare_bindings
+from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.golden import Golden
 from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_rows import Reference
@@ -30,7 +31,7 @@ from ckptkit.operations._localize_switches import attribute
 from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
 from ckptkit.operations._localize_work import Side, Work
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import Run
+from ckptkit.runners.subjects import Run, Subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,16 +90,24 @@ class Judged:
 
 
 def find(
-    runs: Runs, judged: Sequence[Judged], policy: Policy, globs: Sequence[str], when: str
+    runs: Runs,
+    judged: Sequence[Judged],
+    policy: Policy,
+    globs: Sequence[str],
+    when: str,
+    near: Sequence[Path] = (),
 ) -> Localization | None:
-    """Localise the first run that fails; of those that pass the first, if `when` is "always"."""
+    """Localise the first run that fails; of those that pass the first, if `when` is "always".
+
+    near: directories in which the model of a golden without layers may still lie.
+    """
     failed = [item for item in judged if item.differs]
     chosen = failed or (list(judged) if when == ALWAYS else [])
     if not chosen:
         return None
     one = chosen[0]
     bar = policy.choose(one.held.environment, one.run.environment).tolerance
-    work = Work(runs, _reference(one), _new(one), one.paired.pairing, bar, one.differs, globs)
+    work = Work(runs, _reference(one, near), _new(one), one.paired.pairing, bar, one.differs, globs)
     found = work.layers()
     if one.differs and (_switches_differ(one) or not found.suspects):
         found = _with_switches(found, runs, one, bar)
@@ -123,15 +132,30 @@ def _with_switches(found: Localization, runs: Runs, one: Judged, bar: Any) -> Lo
     return replace(found, switches=tuple(flipped), starts=start.text, passes=same)
 
 
-def _reference(one: Judged) -> Side:
+def _reference(one: Judged, near: Sequence[Path]) -> Side:
     inputs, outputs = one.cases[one.case], one.held.cases[one.case]
     signature, known = one.signature, one.reference
     if isinstance(known, Golden):
         layers = next(case.layers for case in known.cases if case.name == one.case)
-        spec = one.reference_spec
-        return Side(None, spec, inputs, outputs, signature, known.kind, layers, known.binding)
+        spec = parse_runner(known.runner)
+        what = _model_of(known, near) if not layers else None
+        return Side(what, spec, inputs, outputs, signature, known.kind, layers, known.binding)
     kind, file = known.subject.kind, _file(known)
     return Side(known, one.reference_spec, inputs, outputs, signature, kind, None, file)
+
+
+def _model_of(golden: Golden, near: Sequence[Path]) -> Resolved | None:
+    """Return the model that a golden is of, where it still is as it was recorded."""
+    if golden.kind == "code":
+        return None
+    for path in dict.fromkeys(directory / golden.subject for directory in near):
+        try:
+            changes = compare_bindings(golden.binding, bind(path, full=False))
+        except (CkptkitError, OSError):  # not there, or nothing that can be read
+            continue
+        if all(change.severity == "note" for change in changes):
+            return Resolved(Subject(golden.kind, path))
+    return None
 
 
 def _new(one: Judged) -> Side:
