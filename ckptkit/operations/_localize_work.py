@@ -126,8 +126,8 @@ class Work:
         if side.what is None:
             if not side.layers:
                 self.notes.append(
-                    "the golden keeps no layers (`ckptkit record --layers '*'` does), and its model "
-                    "is not beside it as it was"
+                    "the golden keeps no layers (`ckptkit record --layers '*'` does), "
+                    "and its model is not beside it as it was"
                 )
             return side.layers or {}
         run = self._exposed(side)
