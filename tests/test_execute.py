@@ -129,7 +129,7 @@ def test_the_inside_of_a_saved_model_is_its_graph(plain: Run) -> None:
     assert [name.rpartition("/")[2] for name in names] == ["MatMul", "BiasAdd"]
     assert not any("PartitionedCall" in name for name in names)
     assert plain.layers[0][names[-1]].tobytes() == plain.outputs[0]["output_0"].tobytes()
-    assert plain.exposed_equal == (True, True)
+    assert plain.exposed_apart == (0.0, 0.0)
 
 
 def test_layers_lie_on_disk_as_long_as_someone_holds_them(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_inputs_and_outputs_of_every_kind(code: Path, wide_case: Mapping[str, An
     assert (layers["choose"] == chosen).all()
     towers = {layers[name].tobytes() for name in ("tower/inner", "tower#2/inner")}
     assert towers == {outputs["b/0"].tobytes(), outputs["b/1"].tobytes()}
-    assert run.exposed_equal == (True,)
+    assert run.exposed_apart == (0.0,)
     description = run.description
     assert description.int_high == 7 and description.optional == {"call": ("more",)}
     dtypes = {info.name: info.dtype for info in description.interfaces["call"].inputs}
@@ -254,7 +254,7 @@ def test_a_restored_model_runs_for_inference(
     assert list(outputs) == ["output_0", "output_1/values", "output_1/row_splits"]
     assert outputs["output_0"].tobytes() == stacked["y"].tobytes()
     assert outputs["output_1/row_splits"].tolist() == [0, 1, 4]
-    assert list(run.layers[0]) == ["block_0", "block_1"] and run.exposed_equal == (True,)
+    assert list(run.layers[0]) == ["block_0", "block_1"] and run.exposed_apart == (0.0,)
     assert run.devices["CPU:0"]["heavy"] == 3
     written = ckptkit.open(out)
     held = {name for naming in written.names.values() for name in (naming.name, *naming.aliases)}

@@ -70,6 +70,15 @@ def test_layers_that_keras_counted_on_are_counted_anew() -> None:
     }
 
 
+def test_another_activation_is_still_the_layers_output() -> None:
+    before = [op("net/up/MatMul", 2), op("net/up/Softmax", 2), op("net/act/Relu", 2)]
+    after = [op("net/up/MatMul", 2), op("net/up/BiasAdd", 2), op("net/act/LeakyRelu", 2)]
+    assert pair_points(before, after) == {
+        "net/up/MatMul": "net/up/MatMul",
+        "net/act/LeakyRelu": "net/act/Relu",  # but what is before an activation is not its value
+    }
+
+
 def test_the_scope_of_an_op_is_its_layer() -> None:
     assert scope_of("net_1/up_1/Gelu/mul") == ("net", "up")
     assert scope_of("net/up/MatMul") == ("net", "up")
@@ -272,6 +281,10 @@ def test_the_command_that_is_printed_finds_it_again(models: Path, tmp_path: Path
     assert words[0] == "ckptkit" and words[-2:] == ["--layer", "matmul_1"]
     two = ckptkit(*words[1:])
     assert two.code == 1 and "look at: layers/1, matmul_1 (MatMul)" in two.out
+    none = ckptkit(*words[1:-1], "nothing*")
+    assert none.code == 2 and "no value inside of the subject is called nothing*" in none.err
+    alone = ckptkit(*[word for word in words[1:] if word != "--localize"])
+    assert alone.code == 2 and "--layer is for --localize" in alone.err
     assert "\n1 of 8 values inside were compared" in two.out
 
 
@@ -301,7 +314,7 @@ def test_a_difference_that_looking_hides_is_judged_layer_by_layer(
     original: Callable[..., Any] = _localize_work.Work._exposed
 
     def hiding(self: Any, side: Any) -> Any:
-        return replace(original(self, side), exposed_equal=(False,))
+        return replace(original(self, side), exposed_apart=(1.0,))
 
     monkeypatch.setattr(_localize_work.Work, "_exposed", hiding)
     saved = models / "mlp_module" / "saved_model"

@@ -53,6 +53,11 @@ def is_first(name: str) -> bool:
     return _is(name, _FIRST)
 
 
+def is_begun(name: str) -> bool:
+    """Whether an op is the first of a layer's, or adds its bias: more of the layer may follow."""
+    return _is(name, (*_FIRST, "BiasAdd"))
+
+
 def _is(name: str, kinds: tuple[str, ...]) -> bool:
     return _COUNTED.sub("", name.rpartition("/")[2]).startswith(kinds)
 

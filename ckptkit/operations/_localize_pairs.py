@@ -13,7 +13,7 @@ from itertools import product
 from typing import NamedTuple
 
 from ckptkit._layouts import layouts
-from ckptkit.operations._localize_names import alike, is_moved
+from ckptkit.operations._localize_names import alike, is_begun, is_moved
 
 COUNTER = re.compile(r"_\d+$")
 Parts = tuple[str, ...]
@@ -135,21 +135,22 @@ def _paired(
         fitting = [(a.name, b.name) for a in left.get(path, ()) for b in items if a.fits(b)]
         if len(fitting) == 1:  # a path that several have is none's
             found[fitting[0][1]] = fitting[0][0]
-    if any(item.moves for item in new) and reference and reference[0].is_op:
-        found |= _moved_ends(reference, new, one, two, found)
+    if reference and new and reference[0].is_op and new[0].is_op:
+        found |= _scope_ends(reference, new, one, two, found)
     return found
 
 
-def _moved_ends(
+def _scope_ends(
     reference: Sequence[Shaped],
     new: Sequence[Shaped],
     one: Reading,
     two: Reading,
     found: Mapping[str, str],
 ) -> dict[str, str]:
-    """Pair the last values of a scope, where either is only moved there: a layer's output.
+    """Pair the last values of a scope, which is a layer's output, whatever computes it.
 
-    A converter computes a loop by one op of its own, and moves what comes of it into place.
+    An activation may be another op, and a converter computes a loop by one op of its own and moves
+    what comes of it into place.  A product, or one with its bias, may have more behind it.
     """
     last, ends = _last(reference, one), _last(new, two)
     taken = set(found.values())
@@ -158,7 +159,8 @@ def _moved_ends(
         other = last.get(scope)
         if other is None or item.name in found or other.name in taken or not other.fits(item):
             continue
-        if is_moved("/".join(item.parts)) or is_moved("/".join(other.parts)):
+        ops = ["/".join(end.parts) for end in (item, other)]
+        if any(map(is_moved, ops)) or not any(map(is_begun, ops)):
             more[item.name] = other.name
             taken.add(other.name)
     return more

@@ -42,11 +42,15 @@ class Paths:
         if name not in self.ends and self.new not in CONVERTED:
             return (self._own(name, variables),)
         meant, read = self._meant(name, there), self._read(variables)
-        first = [meant] if meant in read or (meant and not read) else read
+        first = [meant] if meant and (not read or self._owns(meant)) else read
         if not first or (meant is None and len(read) > 1):
             first = [MODEL]
         rest = (*read, meant, *self._layers(ops_of(name)))
         return tuple(dict.fromkeys([*first, *filter(None, rest)]))
+
+    def _owns(self, path: str) -> bool:
+        """Whether a layer, or one inside of it, has variables."""
+        return any(layer == path or layer.startswith(f"{path}/") for layer in self.weights.layers)
 
     def _meant(self, name: str, there: str) -> str | None:
         """Return the layer that the value's name tells; of ops that became one, the product's."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ckptkit._numbers import json_number
 from ckptkit.outputs import OutputResult
 
+OUTPUT = "output:"  # before the name of an output, as a value
 MODEL = "(model)"  # the layer of what the model computes outside of its layers
 
 
@@ -192,7 +193,7 @@ class Localization:
     @property
     def compared(self) -> int:
         """How many of the values inside were compared, the outputs not counted."""
-        return sum(layer.path != MODEL for layer in self.layers)
+        return sum(not layer.name.startswith(OUTPUT) for layer in self.layers)
 
     @property
     def ranked(self) -> tuple[Layer, ...]:

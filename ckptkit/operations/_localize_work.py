@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._layouts import Layout
 from ckptkit.binding import Binding
+from ckptkit.errors import UsageError
 from ckptkit.operations._check_names import Pairing
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Values = Mapping[str, Array | Sample]
 
+_PART = 0.1  # of the tolerance, above which a change may hide a difference
 _EXPLAINED = 3  # layers that get statistics and hints
 
 
@@ -98,6 +101,7 @@ class Work:
         theirs, own = self._values(self.reference), self._values(self.new)
         if not theirs or not own:
             return self._weights_alone()
+        self._check_globs(own)
         paired = self._pairs(theirs, own)
         if not paired:
             self.notes.append(
@@ -119,6 +123,14 @@ class Work:
             done, layers=rows, unseen=unseen, owners=self._owners(), notes=tuple(self.notes)
         )
 
+    def _check_globs(self, own: Values) -> None:
+        names = [*own, *(f"{inside.OUTPUT}{name}" for name in self.new.outputs)]
+        if not any(fnmatchcase(name, glob) for glob in self.globs for name in names):
+            raise UsageError(
+                f"no value inside of the subject is called {' or '.join(self.globs)}",
+                hint=f"there are {len(own)}, such as {', '.join(list(own)[:3])}",
+            )
+
     # -- values ------------------------------------------------------------------------------------
 
     def _values(self, side: Side) -> Values:
@@ -134,7 +146,7 @@ class Work:
         if run is None:
             self.notes.append(f"{side.what.subject} on {side.spec.text} cannot be looked into")
             return {}
-        if run.exposed_equal and run.exposed_equal[0] is False:
+        if run.exposed_apart and (run.exposed_apart[0] or 0.0) > self._noticed(run):
             self._hidden = True
             self.notes.append(
                 f"{side.what.subject} on {side.spec.text} gives other outputs when its layers are "
@@ -143,6 +155,16 @@ class Work:
         return run.layers[0] if run.layers else {}
 
     _hidden: bool = False
+
+    def _noticed(self, run: Run) -> float:
+        """Return how far outputs may move by being looked at: a part of what is allowed."""
+        from ckptkit.dtypes import dtype_of_numpy
+
+        allowed = (
+            self.tolerance(name, dtype_of_numpy(value.dtype))
+            for name, value in run.outputs[0].items()
+        )
+        return _PART * min(max(item.rtol, item.atol) for item in allowed)
 
     def _exposed(self, side: Side) -> Run | None:
         assert side.what is not None

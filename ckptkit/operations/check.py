@@ -91,6 +91,8 @@ def check(
     """
     specs = _runners(on)
     _refuse_contradictions(against, golden, outputs_only)
+    if layers and not localize:
+        raise UsageError("--layer is for --localize", hint="add it")
     asked = Asked(files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature)
     policy = Policy(tolerance, rtol, atol)
     _ = policy.rules  # a file that cannot be read is said before anything runs

@@ -109,17 +109,23 @@ def find(
     bar = policy.choose(one.held.environment, one.run.environment).tolerance
     work = Work(runs, _reference(one, near), _new(one), one.paired.pairing, bar, one.differs, globs)
     found = work.layers()
-    if one.differs and (_switches_differ(one) or not found.suspects):
+    if one.differs and _is_one_runtime(one) and (_switches_differ(one) or not found.suspects):
         found = _with_switches(found, runs, one, bar)
     return found
 
 
+def _is_one_runtime(one: Judged) -> bool:
+    """Whether one runtime ran both: another computes in its own way, whatever its switches."""
+    return _runner_before(one).runtime == one.spec.runtime
+
+
 def _switches_differ(one: Judged) -> bool:
-    """Whether one runtime ran both, under other switches: another computes in its own way."""
-    before = one.reference_spec
-    if isinstance(one.reference, Golden):
-        before = parse_runner(one.reference.runner)
-    return before != one.spec and before.runtime == one.spec.runtime
+    return _runner_before(one) != one.spec
+
+
+def _runner_before(one: Judged) -> RunnerSpec:
+    known = one.reference
+    return parse_runner(known.runner) if isinstance(known, Golden) else one.reference_spec
 
 
 def _with_switches(found: Localization, runs: Runs, one: Judged, bar: Any) -> Localization:
@@ -137,7 +143,7 @@ def _reference(one: Judged, near: Sequence[Path]) -> Side:
     signature, known = one.signature, one.reference
     if isinstance(known, Golden):
         layers = next(case.layers for case in known.cases if case.name == one.case)
-        spec = parse_runner(known.runner)
+        spec = _runner_before(one)
         what = _model_of(known, near) if not layers else None
         return Side(what, spec, inputs, outputs, signature, known.kind, layers, known.binding)
     kind, file = known.subject.kind, _file(known)

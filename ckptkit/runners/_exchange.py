@@ -16,8 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ckptkit._arrays import describe as describe_arrays
-from ckptkit._arrays import load_arrays, save_arrays
+from ckptkit._arrays import as_array, load_arrays, save_arrays
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.runners.base import RunnerError
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, Array]
 
 CHUNK_BYTES = 128 << 20  # of values inside of a model that are held at a time
+MAX_GAP = 1e30
 MAX_WORDS = 1000
 MAX_WORD_BYTES = 200
 
@@ -181,14 +181,14 @@ def _case(
     seconds = time.monotonic() - begin
     result = {**written(scratch / f"case{number}.outputs.npz", outputs), "seconds": seconds}
     chunks: list[Result] = []
-    equal: bool | None = None
+    apart: float | None = None
     if request["layers"]:
-        equal = True
+        apart = 0.0
         for chunk in session.expose(signature, inputs, request["layers"]):
-            equal = equal and _same(outputs, chunk.outputs)
+            apart = max(apart, largest_gap(outputs, chunk.outputs)[0])
             file = scratch / f"case{number}.layers{len(chunks)}.npz"
             chunks.append(written(file, chunk.layers))
-    return {**result, "layers": chunks, "exposed_equal": equal}
+    return {**result, "layers": chunks, "exposed_apart": apart}
 
 
 def written(path: Path, arrays: Arrays) -> Result:
@@ -196,16 +196,27 @@ def written(path: Path, arrays: Arrays) -> Result:
     return {"file": str(path), "described": save_arrays(path, arrays), "names": list(arrays)}
 
 
-def _same(one: Arrays, other: Arrays) -> bool:
-    """Whether arrays are the same to the bit."""
-    if describe_arrays(one) != describe_arrays(other):
-        return False
-    return all(
-        one[name].tolist() == other[name].tolist()
-        if one[name].dtype == object
-        else one[name].tobytes() == other[name].tobytes()
-        for name in one
-    )
+def largest_gap(
+    reference: Arrays, new: Arrays, tolerances: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[float, bool]:
+    """Return the largest difference, as a tolerance, and whether one is above its tolerance.
+
+    It is 0 to the bit, and MAX_GAP at most.  tolerances: {output: [rtol, atol, scaled]}.
+    """
+    from ckptkit import _output_measure
+    from ckptkit.tiers import Tolerance
+
+    def limit(name: str, _dtype: str) -> Tolerance:
+        return Tolerance(*(tolerances or {}).get(name, (0.0, 0.0, True)))
+
+    largest, seen = 0.0, False
+    for name, ref in reference.items():
+        result = _output_measure.measure(name, as_array(ref), as_array(new[name]), limit, {})
+        if result.status == "equal":
+            continue
+        largest = max(largest, MAX_GAP if result.needed is None else result.needed)
+        seen = seen or not (result.ok or result.status in ("meaningless", "empty"))
+    return min(largest, MAX_GAP), seen
 
 
 def wanted(name: str, globs: Sequence[str]) -> bool:
@@ -262,7 +273,11 @@ def _fitted(array: Array, info: TensorInfo) -> Array:
             return cast
         if (cast.astype(array.dtype) == array).all():
             return cast
-    raise refused(f"input {info.name!r} is {info.text}, and {found} values do not fit it")
+    quantised = found.startswith("float") and info.dtype in ("int8", "uint8", "int16")
+    raise refused(
+        f"input {info.name!r} is {info.text}, and {found} values do not fit it",
+        "convert it with float inputs, or record it on its own runtime" if quantised else "",
+    )
 
 
 def _interface_of(given: Arrays) -> Interface:

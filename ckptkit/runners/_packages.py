@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckptkit.stores.base import Array
 
 _ASK_S = 20.0
+DAMAGED = "copy it again, or convert the model again"
 
 
 def package(module: str, distribution: str) -> Any:

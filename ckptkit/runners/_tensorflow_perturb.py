@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptkit import _output_measure
-from ckptkit._arrays import as_array
 from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.runners import _exchange
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import Request, Result, spec_of
+from ckptkit.runners._exchange import Request, Result, largest_gap, spec_of
 from ckptkit.runners._tensorflow_graphs import Flat
 from ckptkit.runners._tensorflow_isolate import variables_of
 from ckptkit.runners._tensorflow_session import TensorFlowSession, start
-from ckptkit.tiers import Tolerance
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -49,7 +46,7 @@ def perturb(request: Request) -> Result:
             for layer, names in groups.items()
         ]
         again = [session.call(signature, case) for case in cases]
-    if any(_largest(one, two, {})[0] > _NOISY for one, two in zip(reference, again, strict=True)):
+    if any(largest_gap(one, two)[0] > _NOISY for one, two in zip(reference, again, strict=True)):
         raise CkptkitError("the model gives something else after its values were put back")
     return {"rows": rows}
 
@@ -101,7 +98,7 @@ def _perturbed(
         for name, value in before.items():
             _assign(variables[name], changed(value, request["amount"]))
         found = [
-            _largest(one, session.call(signature, case), request["tolerances"])
+            largest_gap(one, session.call(signature, case), request["tolerances"])
             for one, case in zip(reference, cases, strict=True)
         ]
     finally:
@@ -111,7 +108,7 @@ def _perturbed(
         "layer": layer,
         "variables": list(names),
         "seen": any(seen for _, seen in found),
-        "needed": min(max(needed for needed, _ in found), 1e30),
+        "needed": max(needed for needed, _ in found),
     }
 
 
@@ -128,22 +125,3 @@ def changed(value: Array, amount: float) -> Array:
     signs = np.random.default_rng(SEED).choice((-1.0, 1.0), wide.shape)
     size = np.where(wide == 0, rms or 1.0, np.abs(wide))
     return np.asarray(wide + amount * signs * size).astype(value.dtype)
-
-
-def _largest(
-    reference: Arrays, new: Arrays, tolerances: Mapping[str, Sequence[Any]]
-) -> tuple[float, bool]:
-    """Return the largest difference (as a tolerance), and whether one is above its tolerance."""
-
-    def limit(name: str, _dtype: str) -> Tolerance:
-        rtol, atol, scaled = tolerances.get(name, (0.0, 0.0, True))
-        return Tolerance(rtol, atol, scaled)
-
-    largest, seen = 0.0, False
-    for name, ref in reference.items():
-        result = _output_measure.measure(name, as_array(ref), as_array(new[name]), limit, {})
-        if result.status == "equal":
-            continue
-        largest = max(largest, float("inf") if result.needed is None else result.needed)
-        seen = seen or not (result.ok or result.status in ("meaningless", "empty"))
-    return largest, seen

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy
-from ckptkit.errors import UnsupportedError
+from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.runners._exchange import (
     Exposed,
@@ -29,7 +29,14 @@ from ckptkit.runners._exchange import (
 )
 from ckptkit.runners._isolate import Reference, action
 from ckptkit.runners._litert_parts import fitting, float_of, with_ops
-from ckptkit.runners._packages import chunked, environment, installed, only_cpu_zero, package
+from ckptkit.runners._packages import (
+    DAMAGED,
+    chunked,
+    environment,
+    installed,
+    only_cpu_zero,
+    package,
+)
 from ckptkit.runners._regions import GraphParts, Op, Regions
 from ckptkit.runners.spec import RunnerSpec
 
@@ -58,9 +65,12 @@ def start(request: Request, spec: RunnerSpec) -> LiteRTSession:
 def _interpreter(path: str, spec: RunnerSpec, *, keep: bool = False) -> Any:
     """Return an interpreter; keep: of every value, which turns XNNPACK off."""
     module = package("ai_edge_litert.interpreter", PACKAGE)
-    return module.Interpreter(
-        path, num_threads=spec.threads, experimental_preserve_all_tensors=keep
-    )
+    try:
+        return module.Interpreter(
+            path, num_threads=spec.threads, experimental_preserve_all_tensors=keep
+        )
+    except ValueError as error:
+        raise FormatError(path, f"LiteRT cannot load it: {error}", hint=DAMAGED) from error
 
 
 @dataclass

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.errors import UnsupportedError
+from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.runners._exchange import (
     Exposed,
@@ -30,6 +30,7 @@ from ckptkit.runners._exchange import (
 from ckptkit.runners._isolate import Reference, action
 from ckptkit.runners._onnx_parts import OnnxGraph
 from ckptkit.runners._packages import (
+    DAMAGED,
     chunked,
     environment,
     gpu_name,
@@ -126,7 +127,13 @@ class OnnxSession:
     @cached_property
     def _plain(self) -> Any:
         prefix = str(Path(self._scratch.name, "profile"))
-        return _session(self.spec, self.path, self.path.parent, prefix)
+        try:
+            return _session(self.spec, self.path, self.path.parent, prefix)
+        except CkptkitError:
+            raise
+        except Exception as error:  # its errors have no base of their own
+            message = f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}"
+            raise FormatError(str(self.path), message, hint=DAMAGED) from error
 
     def known(self) -> Known:
         sides = (self._plain.get_inputs(), self._plain.get_outputs())

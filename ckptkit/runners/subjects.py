@@ -120,8 +120,8 @@ class Run:
     outputs: per case {name: array}; layers: per case {name: array} in the order of computation,
     read from disk when asked for.  devices: {device: {"ops": n, "heavy": n}}, counted over the
     kernels that were given to it for the first case; heavy ones multiply matrices or convolve.
-    seconds: per case.  exposed_equal: per case, whether the outputs were the same to the bit when
-    layers were looked at; None where they were not.
+    seconds: per case.  exposed_apart: per case, how far the outputs were from these when layers
+    were looked at, as the tolerance that it needs; 0 to the bit, None where they were not.
     skipped: why nothing was run ("" where it was): variables of the model that got no value.
     """
 
@@ -131,7 +131,7 @@ class Run:
     layers: tuple[Arrays, ...] = ()
     devices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     seconds: tuple[float, ...] = ()
-    exposed_equal: tuple[bool | None, ...] = ()
+    exposed_apart: tuple[float | None, ...] = ()
     restored: RestoreRun | None = None
     skipped: str = ""
 
@@ -210,7 +210,7 @@ def execute(
             _kept_layers(scratch, [case["layers"] for case in done]) if layers else (),
             result["devices"],
             tuple(case["seconds"] for case in done),
-            tuple(case["exposed_equal"] for case in done),
+            tuple(case["exposed_apart"] for case in done),
             _restored(result["restored"]),
             result["skipped"],
         )
