@@ -68,8 +68,8 @@ def _verdict(found: Localization) -> Iterator[str]:
 def _named(layer: Layer) -> str:
     kind = f" ({layer.kind})" if layer.kind else ""
     value = f", {_short(layer)}" if _short(layer) else ""
-    fused = f", one op with {', '.join(layer.fused)}" if layer.fused else ""
-    return f"{layer.path}{value}{kind}{fused}"
+    layers = f"one of {', '.join((layer.path, *layer.fused))}" if layer.fused else layer.path
+    return f"{layers}{value}{kind}"
 
 
 def _short(layer: Layer) -> str:
@@ -86,8 +86,9 @@ def _first(name: str) -> str:
 def _cells(layer: Layer) -> tuple[str, ...]:
     result = layer.isolated or layer.propagated
     allowed = max(result.tolerance.rtol, result.tolerance.atol) if result is not None else 0.0
+    others = f" +{len(layer.fused)}" if layer.fused else ""
     return (
-        layer.path,
+        f"{layer.path}{others}",
         _short(layer),
         layer.kind,
         _error(layer.isolated),
