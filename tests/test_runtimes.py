@@ -274,6 +274,22 @@ def test_no_layer_of_a_sound_model_is_blamed(
         assert layer.added < 1e-5, layer
 
 
+@pytest.mark.parametrize("source", ["cnn.tflite", "cnn.onnx"])
+def test_constants_go_by_the_names_of_the_weights_that_they_are(
+    forms: Path, golden: Callable[[str], Path], source: str, tmp_path: Path
+) -> None:
+    def variables(path: Path, layer: str) -> dict[str, bool | None]:
+        found = localize(path, golden=golden("cnn"))
+        [row] = [row for row in found.layers if row.path.rpartition("/")[2] == layer]
+        return {gap.name.rpartition("/")[2]: gap.differs for gap in row.variables}
+
+    assert variables(forms / source, "conv1") == {"kernel": False, "bias": False}
+    bias = _weight(forms, "cnn", "conv1/bias")
+    _patch(forms / source, tmp_path / source, bias, bias[::-1].copy())
+    changed = variables(tmp_path / source, "conv1")
+    assert changed.pop("kernel") is False and list(changed.values()) == [None]
+
+
 @pytest.mark.parametrize("source", ["one.tflite", "half.tflite"])
 def test_layers_of_small_models_run_alone(
     forms: Path, golden: Callable[[str], Path], source: str

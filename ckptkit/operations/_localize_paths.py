@@ -26,12 +26,14 @@ class Paths:
     """Finds layers by names; reference, new: kinds of the two subjects.
 
     ends: {point that is an output: the reference's value that it is}, where there is one.
+    between: {value of the reference: those just before it that the subject has not}.
     """
 
     reference: str
     new: str
     weights: Weights
     ends: Mapping[str, str | None]
+    between: Mapping[str, Sequence[str]]
 
     def of(self, name: str, there: str, variables: Sequence[VariableGap]) -> tuple[str, ...]:
         """Return the path of a value's layer, then those of others that are one op with it.
@@ -45,7 +47,8 @@ class Paths:
         first = [meant] if meant and (not read or self._owns(meant)) else read
         if not first or (meant is None and len(read) > 1):
             first = [MODEL]
-        rest = (*read, meant, *self._layers(ops_of(name)))
+        skipped = map(self._of_reference, self.between.get(self.ends.get(name) or there, ()))
+        rest = (*read, meant, *self._layers(ops_of(name)), *filter(self._owns, skipped))
         return tuple(dict.fromkeys([*first, *filter(None, rest)]))
 
     def _owns(self, path: str) -> bool:

@@ -13,9 +13,10 @@ from ckptkit.errors import CkptkitError
 from ckptkit.names import Naming
 from ckptkit.operations._localize_values import VariableGap
 from ckptkit.operations.diff import Change, diff
-from ckptkit.runners.inside import Owned
+from ckptkit.runners.inside import Owned, Point
 
 _ATTRIBUTE = "/.ATTRIBUTES/"
+_ROLES = ("weight", "ema", "table", "other")
 _OWN_ENDINGS = ("/vars",)
 
 
@@ -24,17 +25,37 @@ class Weights:
     """The variables of a subject's file; gaps: by readable name, for those that differ.
 
     known: whether values were compared at all.  layers: paths of those that own variables; the
-    reference's, where the subject's file does not tell them.
+    reference's, where the subject's file does not tell them.  digests: names of the reference's
+    weights by the digest of their values, where the subject is converted.
     """
 
     known: bool = False
     gaps: dict[str, VariableGap] = field(default_factory=dict)
     namings: list[tuple[str, Naming, tuple[int, ...]]] = field(default_factory=list)
     layers: frozenset[str] = frozenset()
+    digests: dict[str, list[str]] = field(default_factory=dict)
 
     def of(self, owned: Iterable[Owned]) -> tuple[VariableGap, ...]:
         """Return the variables that a layer reads, by the names of the file."""
         return tuple(self._gap(item) for item in owned)
+
+    def of_constants(self, owned: Iterable[Owned]) -> tuple[VariableGap, ...]:
+        """Return the constants of a converted model, by the reference's names where it has them."""
+        return tuple(map(self._constant, owned))
+
+    def lacking(self, points: Iterable[Point]) -> frozenset[str]:
+        """Return the layers of which some weight is in no constant of a converted model."""
+        constants = (self._constant(item) for point in points for item in point.variables)
+        there = {gap.name for gap in constants if gap.differs is False}
+        names = {name for names in self.digests.values() for name in names}
+        return _owners(names - there)
+
+    def _constant(self, item: Owned) -> VariableGap:
+        same = {name for digest in item.digests for name in self.digests.get(digest, ())}
+        if len(same) == 1:
+            return VariableGap(same.pop(), False)
+        text = "not as it is in the reference: changed, or computed from several weights"
+        return VariableGap(item.names[0], None, "" if same or not self.digests else text)
 
     def _gap(self, item: Owned) -> VariableGap:
         name = self._name(item)
@@ -93,7 +114,7 @@ def owner_of(name: str) -> str:
 def weights_between(reference: Path | Binding | None, new: Path | None) -> Weights:
     """Compare two files of weights, or a file with what a golden is bound to."""
     if new is None or not _holds_tensors(new):
-        return Weights(layers=_layers_of(reference))
+        return _of_converted(reference)
     namings = list(_namings(new))
     found = Weights(namings=namings, layers=_owners(readable for readable, _, _ in namings))
     try:
@@ -111,12 +132,19 @@ def weights_between(reference: Path | Binding | None, new: Path | None) -> Weigh
     return found
 
 
-def _layers_of(reference: Path | Binding | None) -> frozenset[str]:
-    if isinstance(reference, Binding):
-        return _owners(reference.variables)
-    if reference is None or not _holds_tensors(reference):
-        return frozenset()
-    return _owners(readable for readable, _, _ in _namings(reference))
+def _of_converted(reference: Path | Binding | None) -> Weights:
+    """Return what the reference tells of a subject whose own names tell little."""
+    if isinstance(reference, Path):
+        if not _holds_tensors(reference):
+            return Weights()
+        reference = bind(reference, full=False)
+    if reference is None:
+        return Weights()
+    kept = {name: s for name, s in reference.variables.items() if s.role in _ROLES}
+    found = Weights(layers=_owners(kept))
+    for name, sketch in kept.items():
+        found.digests.setdefault(sketch.sha256, []).append(name)
+    return found
 
 
 def _owners(names: Iterable[str]) -> frozenset[str]:
@@ -130,7 +158,7 @@ def _holds_tensors(path: Path) -> bool:
 def _namings(path: Path) -> Iterator[tuple[str, Naming, tuple[int, ...]]]:
     checkpoint = open_checkpoint(path)
     for key, naming in checkpoint.names.items():
-        if naming.role in ("weight", "ema", "table", "other"):
+        if naming.role in _ROLES:
             shape = checkpoint.store.specs[key].shape
             yield naming.duplicate_of or naming.name, naming, tuple(shape)
 

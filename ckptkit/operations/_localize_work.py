@@ -82,6 +82,18 @@ class Both(NamedTuple):
             if name in self.paired:
                 yield name, self.paired[name]
 
+    def between(self) -> dict[str, list[str]]:
+        """Return {value of the reference: those just before it that the subject does not have}."""
+        there = set(self.paired.values()) | set(self.ends.values())
+        found: dict[str, list[str]] = {}
+        lost: list[str] = []
+        for name in self.known:
+            if name in there:
+                found[name], lost = lost, []
+            else:
+                lost.append(name)
+        return found
+
 
 @dataclass
 class Work:
@@ -266,7 +278,8 @@ class Work:
     ) -> Iterator[Layer]:
         alone = dict(self._alone(both, isolated)) if isolated is not None else {}
         points = {p.name: p for p in isolated.points} if isolated is not None else {}
-        paths = Paths(self.reference.kind, self.new.kind, self.weights, both.ends)
+        paths = Paths(self.reference.kind, self.new.kind, self.weights, both.ends, both.between())
+        lacking = self.weights.lacking(points.values())
         order = [name for name, _ in both.in_order()]
         for number, name in enumerate(order):
             if isolated is not None and name not in alone:
@@ -282,6 +295,9 @@ class Work:
                 before = error_of(propagated[earlier]) if earlier in propagated else 0.0
             variables = self.weights.of(point.variables) if point is not None else ()
             path, *fused = paths.of(name, both.paired[name], variables)
+            if point is not None and self.new.kind in CONVERTED:
+                variables = self.weights.of_constants(point.variables)
+                path, *fused = sorted((path, *fused), key=lambda layer: layer not in lacking)
             yield Layer(
                 name=name,
                 reference=both.paired[name],

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy, numpy_dtype
-from ckptkit.runners._exchange import Result
 from ckptkit.runners._isolate import Reference
 from ckptkit.runners._packages import package
 from ckptkit.runners._regions import GraphParts, Op, Regions
@@ -38,7 +37,7 @@ class OnnxGraph:
             {name: self._dtype(name) for node in graph.node for name in node.output if name},
             {item.name: item.name for item in graph.output},
             inputs,
-            dict(self._constants()),
+            self._value,
             self._run,
         )
 
@@ -62,10 +61,13 @@ class OnnxGraph:
     def _dtype(self, name: str) -> str:
         return _dtype_of(self._types[name]) if self._types.get(name) else ""
 
-    def _constants(self) -> Iterator[tuple[str, Result]]:
-        for name, item in self._initializers.items():
-            dtype = _dtype_of(item.data_type)
-            yield name, {"names": [name], "shape": list(item.dims), "dtype": dtype}
+    def _value(self, name: str) -> Array | None:
+        """Return the value of a constant; None of one that lies in a file of its own."""
+        onnx = package("onnx", "onnx")
+        item = self._initializers.get(name)
+        if item is None or item.data_location == onnx.TensorProto.EXTERNAL:
+            return None
+        return onnx.numpy_helper.to_array(item)  # type: ignore[no-any-return]
 
     def _run(self, ops: Sequence[int], values: Arrays, names: Sequence[str]) -> Arrays:
         onnx = package("onnx", "onnx")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.dtypes import kind
+from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.runners._exchange import Result
 from ckptkit.runners._isolate import OUTPUT, Keep, Reference, point_row
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, Array]
 
+# Orders of axes in which TensorFlow keeps what converters keep otherwise, by rank: kernels of ONNX
+# are [out, in, ...], those of LiteRT [out, ..., in].
+_ORDERS = {
+    2: ((1, 0),),
+    3: ((2, 1, 0), (1, 2, 0)),
+    4: ((2, 3, 1, 0), (1, 2, 3, 0), (2, 3, 0, 1), (1, 2, 0, 3)),
+    5: ((2, 3, 4, 1, 0), (1, 2, 3, 4, 0)),
+}
 AT_A_TIME = 20  # values that are computed together
 _STATE = ("ASSIGN", "CALL_ONCE", "READ_VARIABLE", "RandomNormal", "RandomUniform", "RANDOM")
 
@@ -101,6 +109,19 @@ class Regions:
             waiting = {name: region for name, region in waiting.items() if name not in group}
 
 
+def constant(name: str, value: Array) -> Result:
+    """Return a constant as a variable of a row."""
+    from ckptkit._sketch import digest_of
+
+    orders = (tuple(range(value.ndim)), *_ORDERS.get(value.ndim, ()))
+    return {
+        "names": [name],
+        "shape": list(value.shape),
+        "dtype": dtype_of_numpy(value.dtype),
+        "digests": list(dict.fromkeys(digest_of(value.transpose(order)) for order in orders)),
+    }
+
+
 Run = Callable[[Sequence[int], "Arrays", Sequence[str]], "Arrays"]
 """Runs these ops, given these tensors; returns those that are asked for."""
 
@@ -110,14 +131,14 @@ class GraphParts:
     """See `ckptkit.runners._isolate.Parts`.
 
     points: {tensor: its dtype}.  outputs: {output: tensor}.  given: inputs by tensor.
-    constants: {tensor: {"names", "shape", "dtype"}}.
+    value: gives the value of a constant; None of what has none.
     """
 
     regions: Regions
     points: Mapping[str, str]
     outputs: Mapping[str, str]
     given: Arrays
-    constants: Mapping[str, Result]
+    value: Callable[[str], Array | None]
     run: Run
 
     def rows(self) -> list[Result]:
@@ -134,12 +155,16 @@ class GraphParts:
     def _row(self, name: str, tensor: str) -> Result:
         region = self.regions.of(tensor)
         kinds = {self.regions.ops[number].kind for number in region.ops}
-        variables = (self.constants[item] for item in region.constants if item in self.constants)
+        values = {item: self.value(item) for item in region.constants}
         return point_row(
             name,
             self.regions.kind(tensor) if name == tensor else "output",
             self.points.get(tensor, ""),
-            variables=[row for row in variables if row["shape"] and kind(row["dtype"]) == "float"],
+            variables=[
+                constant(item, value)
+                for item, value in values.items()
+                if value is not None and value.ndim and value.dtype.kind == "f"
+            ],
             inputs=region.reads,
             fed=name in self.regions.reference,
             stateful=any(sign in item for item in kinds for sign in _STATE),

@@ -33,11 +33,16 @@ OUTPUT = "output:"  # before the name of an output, as a point
 
 
 class Owned(NamedTuple):
-    """A variable that a layer reads; names: by which it may go in a file, the best first."""
+    """A variable that a layer reads; names: by which it may go in a file, the best first.
+
+    digests: of a constant of a converted model, in the layouts that TensorFlow may have it in (as
+    `ckptkit._sketch.digest`).
+    """
 
     names: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
+    digests: tuple[str, ...] = ()
 
 
 class Point(NamedTuple):
@@ -153,7 +158,12 @@ def isolate(
 
 def _point(row: Mapping[str, Any]) -> Point:
     owned = tuple(
-        Owned(tuple(item["names"]), item["dtype"], tuple(item["shape"]))
+        Owned(
+            tuple(item["names"]),
+            item["dtype"],
+            tuple(item["shape"]),
+            tuple(item.get("digests", ())),
+        )
         for item in row["variables"]
     )
     plain = {**row, "variables": owned, "inputs": tuple(row["inputs"])}

@@ -263,6 +263,7 @@ class LiteRTSession:
     def cut(self, signature: str, inputs: Arrays, reference: Reference) -> GraphParts:
         """Return the graph, cut where the reference has a value."""
         self._check_first(signature)
+        self._keeping.allocate_tensors()  # else it tells no constants
         sides = self._signatures[signature]
         names = {item["index"]: name for name, item in self._tensors.items()}
         given = {names[sides.inputs[name]["index"]]: value for name, value in inputs.items()}
@@ -273,7 +274,7 @@ class LiteRTSession:
             {name: _dtype(self._tensors[name]) for name in made},
             {name: names[item["index"]] for name, item in sides.outputs.items()},
             given,
-            {name: _constant(name, self._tensors[name]) for name in {*self._tensors} - {*made}},
+            self._value,
             partial(self._run, rows),
         )
 
@@ -289,13 +290,15 @@ class LiteRTSession:
         )
         found = []
         for row in range(rows or 1):
-            for name, value in values.items():
-                mine = value if rows is None else _one(value, row, details[name])
-                part.resize_tensor_input(details[name]["index"], mine.shape)
+            given = {
+                name: value if rows is None else _one(value, row, details[name])
+                for name, value in values.items()
+            }
+            for name, value in given.items():
+                part.resize_tensor_input(details[name]["index"], value.shape)
             part.allocate_tensors()
-            for name, value in values.items():
-                mine = value if rows is None else _one(value, row, details[name])
-                part.set_tensor(details[name]["index"], _given(fitting(mine, details[name])))
+            for name, value in given.items():
+                part.set_tensor(details[name]["index"], _given(fitting(value, details[name])))
             part.invoke()
             taken = {name: _taken(part.get_tensor(details[name]["index"])) for name in names}
             found.append({name: float_of(value, details[name]) for name, value in taken.items()})
@@ -309,10 +312,6 @@ class LiteRTSession:
 def _named(names: Mapping[int, str], indices: Sequence[int]) -> tuple[str, ...]:
     """Return the names of tensors; -1 stands for an input that is left out."""
     return tuple(names[int(index)] for index in indices if int(index) in names)
-
-
-def _constant(name: str, details: Mapping[str, Any]) -> Result:
-    return {"names": [name], "shape": [int(n) for n in details["shape"]], "dtype": _dtype(details)}
 
 
 def _one(value: Array, row: int, details: Mapping[str, Any]) -> Array:
