@@ -254,8 +254,8 @@ def test_a_bug_is_localised_against_the_model_that_was_converted(
 @pytest.mark.parametrize(
     ("source", "runtime", "layers"),
     [
-        ("cnn.tflite", "litert", 6),
-        ("cnn.onnx", "onnx", 9),
+        ("cnn.tflite", "litert", 5),
+        ("cnn.onnx", "onnx", 8),
         ("lstm.onnx", "onnx", 4),
         ("cnn.keras", "keras-jax", 8),
         ("lstm.keras", "keras-torch", 3),

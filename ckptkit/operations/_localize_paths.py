@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ckptkit.operations._localize_names import (
     CONVERTED,
@@ -16,7 +17,7 @@ from ckptkit.operations._localize_names import (
 )
 from ckptkit.operations._localize_pairs import layer_of_scope, scope_of
 from ckptkit.operations._localize_values import MODEL, VariableGap
-from ckptkit.operations._localize_weights import Weights, owner_of
+from ckptkit.operations._localize_weights import Weights, owner_of, with_outer
 
 _REPEATED = re.compile(r"#\d+|\[\d+\]")
 
@@ -49,11 +50,13 @@ class Paths:
             first = [MODEL]
         skipped = map(self._of_reference, self.between.get(self.ends.get(name) or there, ()))
         rest = (*read, meant, *self._layers(ops_of(name)), *filter(self._owns, skipped))
-        return tuple(dict.fromkeys([*first, *filter(None, rest)]))
+        inner = f"{first[0]}/"
+        others = [layer for layer in rest if layer and not layer.startswith(inner)]
+        return tuple(dict.fromkeys([*first, *others]))
 
     def _owns(self, path: str) -> bool:
         """Whether a layer, or one inside of it, has variables."""
-        return any(layer == path or layer.startswith(f"{path}/") for layer in self.weights.layers)
+        return path in self._known
 
     def _meant(self, name: str, there: str) -> str | None:
         """Return the layer that the value's name tells; of ops that became one, the product's."""
@@ -92,8 +95,13 @@ class Paths:
 
     def _of_op(self, op: str) -> str:
         path = layer_of_scope(scope_of(op), self.weights.layers)
-        longer = [layer for layer in self.weights.layers if layer.endswith(f"/{path}")]
-        return longer[0] if path not in self.weights.layers and len(longer) == 1 else path
+        longer = [layer for layer in self._known if layer.endswith(f"/{path}")]
+        return longer[0] if path not in self._known and len(longer) == 1 else path
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """The layers that own variables, and those around them."""
+        return with_outer(self.weights.layers)
 
 
 def _called_once(name: str) -> str:

@@ -44,11 +44,11 @@ class Weights:
         return tuple(map(self._constant, owned))
 
     def lacking(self, points: Iterable[Point]) -> frozenset[str]:
-        """Return the layers of which some weight is in no constant of a converted model."""
+        """Return the layers, and those around them, of which a weight is in no constant."""
         constants = (self._constant(item) for point in points for item in point.variables)
         there = {gap.name for gap in constants if gap.differs is False}
         names = {name for names in self.digests.values() for name in names}
-        return _owners(names - there)
+        return with_outer(_owners(names - there))
 
     def _constant(self, item: Owned) -> VariableGap:
         same = {name for digest in item.digests for name in self.digests.get(digest, ())}
@@ -135,9 +135,10 @@ def weights_between(reference: Path | Binding | None, new: Path | None) -> Weigh
 def _of_converted(reference: Path | Binding | None) -> Weights:
     """Return what the reference tells of a subject whose own names tell little."""
     if isinstance(reference, Path):
-        if not _holds_tensors(reference):
-            return Weights()
-        reference = bind(reference, full=False)
+        try:
+            reference = bind(reference, full=False) if _holds_tensors(reference) else None
+        except CkptkitError:
+            reference = None
     if reference is None:
         return Weights()
     kept = {name: s for name, s in reference.variables.items() if s.role in _ROLES}
@@ -145,6 +146,12 @@ def _of_converted(reference: Path | Binding | None) -> Weights:
     for name, sketch in kept.items():
         found.digests.setdefault(sketch.sha256, []).append(name)
     return found
+
+
+def with_outer(layers: Iterable[str]) -> frozenset[str]:
+    """Return paths of layers with those of the layers around them."""
+    parts = [layer.split("/") for layer in layers]
+    return frozenset("/".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
 
 
 def _owners(names: Iterable[str]) -> frozenset[str]:
