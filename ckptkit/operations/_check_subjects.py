@@ -22,7 +22,7 @@ from ckptkit.runners.subjects import Subject
 from ckptkit.stores.locate import locate
 
 _MODELS = {"saved-model": "saved_model", "keras": "keras"}
-_BY_SUFFIX = {".tflite": "tflite", ".onnx": "onnx"}
+BY_SUFFIX = {".tflite": "tflite", ".onnx": "onnx"}
 _RESTORED_BY_CODE = ("tensor-bundle", "weights.h5", "keras")
 
 
@@ -69,7 +69,7 @@ def resolve(
     name = os.fspath(text)
     if model is not None and like is not None:
         raise UsageError("--like and --model exclude each other")
-    kind = _BY_SUFFIX.get(Path(name).suffix)
+    kind = BY_SUFFIX.get(Path(name).suffix)
     if kind is not None and Path(name).is_file():
         return Resolved(Subject(kind, Path(name), text=name))
     if _is_code(name) and model is None and like is None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from ckptkit._numbers import json_number
 from ckptkit.outputs import OutputResult
+from ckptkit.runners.inside import OUTPUT
 
-OUTPUT = "output:"  # before the name of an output, as a value
 MODEL = "(model)"  # the layer of what the model computes outside of its layers
 
 

@@ -23,7 +23,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations._check_inputs import SEED, Asked, ranges_of
 from ckptkit.operations._check_names import parse_renames
 from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved, resolve
+from ckptkit.operations._check_subjects import BY_SUFFIX, Resolved, resolve
 from ckptkit.operations._check_tolerance import AUTO, Policy
 from ckptkit.operations._check_values import Ran, Report, Row
 from ckptkit.operations._check_work import Checking
@@ -189,7 +189,7 @@ def _needs_model(path: Path_) -> bool:
     """Whether a subject is a file of weights, so that --model or --like is meant for it too."""
     from ckptkit.stores.locate import locate
 
-    if Path(path).suffix in (".tflite", ".onnx") and Path(path).is_file():
+    if Path(path).suffix in BY_SUFFIX and Path(path).is_file():
         return False
     return os.path.lexists(path) is False or locate(path).format not in ("saved-model", "keras")
 

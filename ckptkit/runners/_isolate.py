@@ -24,6 +24,7 @@ from ckptkit.runners._exchange import (
     wanted,
     written,
 )
+from ckptkit.runners.inside import OUTPUT as OUTPUT
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Keep = Callable[[str, Any], None]
 """Takes a name and an array."""
-OUTPUT = "output:"  # before the name of an output, as a point
 
 
 class Reference:
@@ -116,11 +116,13 @@ class _Chunks:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._held: dict[str, Array] = {}
+        self._nbytes = 0
         self._written: list[Result] = []
 
     def keep(self, name: str, value: Array) -> None:
         self._held[name] = value
-        if sum(value.nbytes for value in self._held.values()) > CHUNK_BYTES:
+        self._nbytes += value.nbytes
+        if self._nbytes > CHUNK_BYTES:
             self._write()
 
     def all(self) -> list[Result]:
@@ -131,7 +133,7 @@ class _Chunks:
     def _write(self) -> None:
         file = self._scratch / f"isolated{len(self._written)}.npz"
         self._written.append(written(file, self._held))
-        self._held = {}
+        self._held, self._nbytes = {}, 0
 
 
 def point_row(
