@@ -37,7 +37,7 @@ bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run; rewrit
 	$(BIN)/python -m benchmarks --write
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
-	$(BIN)/python -m ckptkit.fixtures.golden_producers
+	$(BIN)/python fixtures/golden_producers
 
 docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
 	$(PYTEST) -q tests/test_docs.py --regen

@@ -162,9 +162,9 @@ def _index_row(what: str, prefix: Path, bits: range | list[int], peer: Peer, sam
 def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Every length of every kind of file."""
     from damage import write
+    from support.goldens import GOLDEN
     from values import blocks_of, corpus, out_tensors
 
-    from ckptkit.fixtures.goldens import GOLDEN
     from ckptkit.writers.npz import write_npz
     from ckptkit.writers.safetensors import write_safetensors
 

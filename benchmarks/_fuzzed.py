@@ -89,8 +89,8 @@ def _peak() -> int:
 def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Checkpoints damaged below checksums that hold, judged by both."""
     import mutators
+    from support.goldens import GOLDEN
 
-    from ckptkit.fixtures.goldens import GOLDEN
     from ckptkit.operations.verify import verify
 
     count = 150 if quick else 6_000

@@ -69,10 +69,10 @@ def audit(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def scanning(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Ops and classes that act on the outside, in every place; and plain exports."""
     del peer, quick
+    from support.goldens import GOLDEN, goldens
     from test_scan import HOSTILE_CONFIGS, HOSTILE_OPS, PLACES, keras_file, model_with, nested
     from test_scan import write_model as write_saved_model
 
-    from ckptkit.fixtures.goldens import GOLDEN, goldens
     from ckptkit.operations.scan import scan
 
     found = total = 0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from crafted import entry, header, raw_table, table
 from mutators import deflated
+from support.goldens import GOLDEN
 
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.writers.leveldb_table import varint
 
 GIB = 1 << 30

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from support.goldens import GOLDEN
 from values import blocks_of, out_tensors
 
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.operations.verify import Verification, verify
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 

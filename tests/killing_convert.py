@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from killing import DIED, killed_at
+from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
 from ckptkit._atomic import is_temporary
 from ckptkit.errors import CkptkitError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.convert import convert
 
 DONOR = golden("tf2.21.0/module_saved_model/model").path

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.goldens import golden
 
 import ckptkit
-from ckptkit.fixtures.goldens import golden
 
 ROOT = Path(ckptkit.__file__).resolve().parent.parent
 TEXT = (ROOT / "action.yml").read_text(encoding="utf-8")

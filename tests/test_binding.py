@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goldens import GOLDEN
 from values import FIXED_DTYPES, values_of
 
 from ckptkit import _sketch
@@ -24,7 +25,6 @@ from ckptkit._line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit._sketch_values import Sketch
 from ckptkit.binding import Binding, bind, compare_bindings
 from ckptkit.errors import CkptkitError, FormatError
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.interface import Change
 from ckptkit.stores._schema import message_class
 from ckptkit.writers.base import Blocks, OutTensor

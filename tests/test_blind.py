@@ -10,10 +10,10 @@ import pytest
 from command_line import ckptkit
 from layer_damage import run_here
 from machine import Machine
+from support.goldens import golden
 
 from ckptkit._sample import Sample
 from ckptkit._tie_break import tie_break
-from ckptkit.fixtures.goldens import golden
 from ckptkit.golden import read_golden
 from ckptkit.operations.check import check
 from ckptkit.operations.record import RecordError, record

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import mutators
 import pytest
+from support.goldens import golden
 
 import ckptkit
 from ckptkit.errors import CkptkitError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.reports import listing
 
 SEEDS = 250  # per golden

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from command_line import ckptkit, refused
 from machine import Arrays, Machine
+from support.goldens import golden
 
 from ckptkit.errors import UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.operations.check import Report, check
 from ckptkit.reports import check_github, check_text

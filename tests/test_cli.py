@@ -16,11 +16,11 @@ from command_line import refused
 from crafted import bundle_items, entry, write_index
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
 from ckptkit.cli import COMMANDS
-from ckptkit.fixtures.goldens import golden
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 COMMAND = [sys.executable, "-m", "ckptkit"]

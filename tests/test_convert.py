@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goldens import Golden, golden, goldens
 from values import FIXED_DTYPES, blocks_of, out_tensors, same_bits, values_of
 from weights import write_bundle
 
 import ckptkit
 from ckptkit.cli import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
-from ckptkit.fixtures.goldens import Golden, golden, goldens
 from ckptkit.operations import convert as operation
 from ckptkit.operations.convert import MismatchError, convert, plan
 from ckptkit.stores._object_graph import parse_object_graph

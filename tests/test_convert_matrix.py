@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.goldens import golden, goldens
 from values import same_bits
 
 import ckptkit
 from ckptkit.errors import UsageError
-from ckptkit.fixtures.goldens import golden, goldens
 from ckptkit.operations import convert as operation
 from ckptkit.operations.convert import MismatchError, convert
 from ckptkit.stores.base import ObjectGraph

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
 from ckptkit.cli import cli
 from ckptkit.errors import UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.convert import MismatchError, convert, plan
 
 ADAM = golden("tf2.21.0/adam/ckpt").path

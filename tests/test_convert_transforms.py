@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goldens import golden
 from values import same_bits, values_of
 from weights import write_bundle
 
@@ -18,7 +19,6 @@ import ckptkit
 from ckptkit._align_rules import exact_rule, parse_rule
 from ckptkit.cli import cli
 from ckptkit.errors import OutputError, UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.convert import MismatchError, convert
 from ckptkit.transforms import Transform, parse_transform
 

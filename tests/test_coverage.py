@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.coverage import Coverage, coverage, structure_coverage
 from ckptkit.runners._marks import is_marked, mark
 

@@ -12,12 +12,12 @@ import click
 import pytest
 from click.testing import CliRunner
 from damage import flip
+from support.goldens import GOLDEN
 from test_scan import model_with, write_model
 
 import ckptkit
 from ckptkit.cli import COMMANDS, cli
 from ckptkit.errors import CkptkitError
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.operations.verify import verify
 from ckptkit.stores import FORMATS
 

@@ -11,10 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from support.goldens import golden
 
 import ckptkit
 from ckptkit._arrays import save_arrays
-from ckptkit.fixtures.goldens import golden
 from ckptkit.interface import TensorInfo
 from ckptkit.runners import RunnerError, base, subjects
 from ckptkit.runners._marks import is_marked

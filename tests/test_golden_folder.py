@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goldens import GOLDEN
 from values import FIXED_DTYPES, same_bits, values_of
 
 from ckptkit._arrays import as_array, load_arrays, save_arrays
@@ -30,7 +31,6 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.golden import MAX_WHOLE, Case, Golden, is_golden, read_golden, sampled, write_golden
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.outputs import compare_outputs

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import runpy
 
 import numpy as np
 import pytest
+from support.goldens import GOLDEN, digest, goldens, manifest
 
 from ckptkit.dtypes import DTYPES
-from ckptkit.fixtures.golden_producers.versions import VERSIONS
-from ckptkit.fixtures.goldens import GOLDEN, digest, goldens, manifest
 
 FILES = manifest()["files"]
+PRODUCERS = GOLDEN.parent / "golden_producers"  # run by path, never imported by name
+VERSIONS = runpy.run_path(str(PRODUCERS / "versions.py"))["VERSIONS"]
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 import pytest
+from support.goldens import Golden, digest, golden, goldens
 
 import ckptkit
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import UnsupportedError
-from ckptkit.fixtures.goldens import Golden, digest, golden, goldens
 from ckptkit.names import ROLES
 
 READABLE = goldens("checkpoint", "saved-model", "keras", "weights.h5", "h5")

@@ -10,10 +10,10 @@ import pytest
 from command_line import ckptkit, refused
 from damage import data, index
 from safetensors.numpy import save_file
+from support.goldens import golden
 from weights import write_bundle
 
 from ckptkit.errors import OutputError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations._input_files import files_of
 from ckptkit.operations.convert import convert
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from command_line import ckptkit as run
 from keras_files import h5_bytes, layer, write_keras
+from support.goldens import golden
 
 import ckptkit
-from ckptkit.fixtures.goldens import golden
 
 
 def params(path: Path) -> dict[str, int | None]:

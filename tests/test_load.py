@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.goldens import GOLDEN
 
 import ckptkit
 from ckptkit.errors import ChecksumError, TruncatedError, UsageError
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.operations import load as load_module
 from ckptkit.writers.base import OutTensor
 from ckptkit.writers.tensor_bundle import write_tensor_bundle

@@ -13,8 +13,8 @@ import pytest
 from command_line import ckptkit
 from layer_damage import Damage, damaged, off_by, run_here, swapped, transposed, zeroed
 from machine import Machine
+from support.goldens import golden
 
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations import _localize_work
 from ckptkit.operations._localize_pairs import Shaped, pair_points, scope_of
 from ckptkit.operations._localize_switches import flips

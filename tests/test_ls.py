@@ -15,12 +15,12 @@ from command_line import ckptkit as run
 from command_line import refused
 from crafted import bundle_items, entry, write_index
 from odd_bundles import write_odd_bundle
+from support.goldens import golden
 from values import blocks_of, out_tensors, values_of
 from weights import write_bundle
 
 import ckptkit
 from ckptkit.errors import ChecksumError, UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.ls import natural
 from ckptkit.reports.listing import pattern
 from ckptkit.writers.npz import write_npz

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from odd_bundles import write_odd_bundle
+from support.goldens import golden
 from values import FIXED_DTYPES, corpus, same_bits, values_of
 from weights import write_bundle
 
@@ -20,7 +21,6 @@ import ckptkit
 from ckptkit._files import close_handles
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import ChecksumError, PathNotFoundError, TruncatedError, UnknownTensorError
-from ckptkit.fixtures.goldens import golden
 
 TF_DTYPES = [name for name in FIXED_DTYPES if DTYPES[name].enum] + ["string"]
 ADAM = golden("tf2.21.0/adam/ckpt").path

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from command_line import ckptkit as run
 from command_line import refused
+from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
@@ -23,7 +24,6 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.fixtures.goldens import golden
 from ckptkit.stores.locate import Located, locate
 
 ONE = {"layer/kernel": np.ones((2, 3), np.float32), "layer/bias": np.zeros(3, np.float32)}

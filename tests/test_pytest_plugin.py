@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from machine import Machine
+from support.goldens import golden
 
 import ckptkit
 from ckptkit.errors import UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.testing import assert_restores, assert_same_outputs
 
 ROOT = Path(ckptkit.__file__).resolve().parent.parent

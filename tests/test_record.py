@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from command_line import ckptkit, refused
 from machine import Arrays, Machine
+from support.goldens import golden
 
 from ckptkit.errors import CkptkitError, OutputError, UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.golden import read_golden
 from ckptkit.operations.check import Report, check
 from ckptkit.operations.record import RecordError, changes, record

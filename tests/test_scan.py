@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.goldens import GOLDEN, goldens
 
 from ckptkit.cli import cli
 from ckptkit.errors import PathNotFoundError
-from ckptkit.fixtures.goldens import GOLDEN, goldens
 from ckptkit.operations._scan_keras import allowed_classes, config_findings
 from ckptkit.operations._scan_rule import effect_of, harmless_ops
 from ckptkit.operations.scan import scan

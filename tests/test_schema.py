@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goldens import goldens
 
 import ckptkit.stores
 from ckptkit.errors import FormatError
-from ckptkit.fixtures.goldens import goldens
 from ckptkit.stores._object_graph import parse_object_graph
 from ckptkit.stores._schema import message_class, parse
 from ckptkit.stores.base import Node

@@ -18,13 +18,13 @@ from crafted import bundle_items, entry, write_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_bundles import write_odd_bundle
+from support.goldens import golden
 from values import FIXED_DTYPES, corpus, same_bits, values_of
 from weights import write_bundle
 
 import ckptkit
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import UnknownTensorError, UsageError
-from ckptkit.fixtures.goldens import golden
 from ckptkit.operations.show import MAX_SLICE_ELEMENTS, parse_slice, show
 
 TF_DTYPES = [name for name in FIXED_DTYPES if DTYPES[name].enum] + ["string"]

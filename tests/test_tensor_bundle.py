@@ -17,6 +17,7 @@ from crafted import bundle_items, entry, header, string_tensor, write_graph, wri
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_bundles import Extents, write_odd_bundle
+from support.goldens import golden
 from values import (
     TF_DTYPES,
     blocks_of,
@@ -41,7 +42,6 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ckptkit.fixtures.goldens import golden
 from ckptkit.stores.tensor_bundle import open_bundle
 from ckptkit.writers.leveldb_table import varint
 from ckptkit.writers.tensor_bundle import write_tensor_bundle

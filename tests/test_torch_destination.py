@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import torch_pairs
 
 from ckptkit._align_rules import read_rules
-from ckptkit.fixtures import torch_pairs
 from ckptkit.operations.convert import MismatchError, Receipt, convert
 from ckptkit.outputs import compare_outputs
 from ckptkit.tiers import tier_named
@@ -37,7 +37,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
-from ckptkit.fixtures import torch_pairs
+from support import torch_pairs
 
 out = Path(sys.argv[1])
 for name in torch_pairs.NAMES:

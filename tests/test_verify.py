@@ -19,12 +19,12 @@ import pytest
 from command_line import ckptkit, refused
 from damage import codes, cut, data, flip, golden, index, sound, write
 from odd_bundles import write_odd_bundle
+from support.goldens import GOLDEN, goldens
 from values import blocks_of, corpus, out_tensors, values_of
 
 import ckptkit as package
 from ckptkit import _crc32c
 from ckptkit.errors import FormatError, PathNotFoundError, UsageError
-from ckptkit.fixtures.goldens import GOLDEN, goldens
 from ckptkit.operations import _verify_data
 from ckptkit.operations.verify import verify
 from ckptkit.writers.base import OutTensor

@@ -25,12 +25,12 @@ from typing import Any
 import click
 import killing
 import numpy as np
+from support.goldens import GOLDEN
 from values import blocks_of, out_tensors
 
 from ckptkit._align_rules import write_rules
 from ckptkit.cli import cli
 from ckptkit.errors import CkptkitError
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.operations.convert import convert
 from ckptkit.operations.converting.receipt import write_receipt
 from ckptkit.operations.verify import verify

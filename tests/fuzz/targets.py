@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mutators
+from support.goldens import GOLDEN
 
 import ckptkit
 from ckptkit.errors import CkptkitError
-from ckptkit.fixtures.goldens import GOLDEN
 from ckptkit.operations.scan import scan
 from ckptkit.operations.verify import verify
 from ckptkit.reports import findings, listing
