@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from ckptkit._numbers import json_number
 from ckptkit.errors import FormatError
+from ckptkit.numbers_ import json_number
 
 SAMPLED = 24  # elements whose values are kept
 

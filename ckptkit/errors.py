@@ -17,7 +17,7 @@ survive pickling, so that a worker process can raise them.
 
 from __future__ import annotations
 
-from ckptkit._printable import printable
+from ckptkit.text import printable
 
 
 class ReaderGone(Exception):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._files import file_sha256
-from ckptkit._numbers import json_number
 from ckptkit._sample import Sample, sample
 from ckptkit._sketch_values import float_of
 from ckptkit.binding import Binding
@@ -33,6 +32,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.interface import Interface
+from ckptkit.numbers_ import json_number
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._numbers import json_number
 from ckptkit._sample import Sample
 from ckptkit.compare import Worst
+from ckptkit.numbers_ import json_number
 from ckptkit.tiers import Tolerance
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit._printable import count_text
 from ckptkit.commands._options import CommaList, echo_lines, flat, operands, write_lines
 from ckptkit.commands._work import progress, threads
 from ckptkit.names import ROLES
+from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.diff import DiffResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._numbers import json_number
+from ckptkit.numbers_ import json_number
 from ckptkit.operations.ls import tensor_json
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ckptkit._numbers import json_number
+from ckptkit.numbers_ import json_number
 from ckptkit.outputs import OutputResult
 from ckptkit.runners.inside import OUTPUT
 

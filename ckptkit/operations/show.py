@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._numbers import json_number
-from ckptkit._printable import count_text
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.names import Naming
+from ckptkit.numbers_ import json_number
 from ckptkit.operations.ls import tensor_json
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
+from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

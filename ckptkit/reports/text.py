@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ckptkit._printable import count_text as count_text
-from ckptkit._printable import printable as printable
+from ckptkit.text import count_text as count_text
+from ckptkit.text import printable as printable
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._printable import count_text
 from ckptkit.errors import FormatError
 from ckptkit.stores._h5_store import H5Store, spec_of
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset
@@ -17,6 +16,7 @@ from ckptkit.stores._keras_walk import Found, resolve
 from ckptkit.stores._window import Window
 from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
 from ckptkit.stores.hdf5 import scan
+from ckptkit.text import count_text
 
 
 class Source(NamedTuple):

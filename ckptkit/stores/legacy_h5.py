@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ckptkit._printable import count_text
 from ckptkit.errors import FormatError
 from ckptkit.keras_optimizers import optimizer_class
 from ckptkit.stores import _json
@@ -32,6 +31,7 @@ from ckptkit.stores._keras_config import (
 from ckptkit.stores._window import whole_file
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
 from ckptkit.stores.hdf5 import scan
+from ckptkit.text import count_text
 
 TOP_LEVEL = "top_level_model_weights"
 OPTIMIZER = "optimizer_weights"
