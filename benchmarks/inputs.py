@@ -131,7 +131,7 @@ def dense(directory: Path) -> None:
 
 def zeros(directory: Path) -> None:
     """Checkpoints `one` and `two` of 20 GiB of zeros, which take no room on the disk."""
-    from ckptkit._crc_combine import crc_of_repeated
+    from ckptkit._io.crc_combine_ import crc_of_repeated
     from ckptkit.writers.base import OutTensor
     from ckptkit.writers.leveldb_table import TableWriter
     from ckptkit.writers.tensor_bundle import _Entry, index_items

@@ -18,7 +18,7 @@ def functions(prefix: str) -> dict[str, Callable[[], object]]:
     """Return the bare loop and the operation, with one thread and with two."""
     from google_crc32c import extend
 
-    from ckptkit._files import aligned_buffer
+    from ckptkit._io.files import aligned_buffer
     from ckptkit.operations.verify import verify
 
     shard = f"{prefix}.data-00000-of-00001"

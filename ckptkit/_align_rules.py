@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._atomic import replacing
-from ckptkit._files import rule_lines
+from ckptkit._io.atomic import replacing
+from ckptkit._io.files import rule_lines
 from ckptkit.errors import UsageError
 from ckptkit.transforms import Transform, parse_transform
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from ckptkit._crc_combine import crc_of_repeated
+from ckptkit._io.crc_combine_ import crc_of_repeated
 from ckptkit.dtypes import itemsize
 from ckptkit.names import Naming
 from ckptkit.stores.base import TensorSpec

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit import _crc32c, _files
-from ckptkit._windows import SMALL, Windows
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import files as _files
+from ckptkit._io.small_reads import SMALL, Windows
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def combined_crc(partials: list[Partial], width: int, side: int) -> int:
     """Return the checksum of a whole tensor from those of its pieces; side 0 is old, 1 is new."""
     if len(partials) == 1:
         return (partials[0].old_crc if side == 0 else partials[0].new_crc) or 0
-    from ckptkit._crc_combine import combine
+    from ckptkit._io.crc_combine_ import combine
 
     total = 0
     for at, part in enumerate(partials):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._files import file_sha256
+from ckptkit._io.files import file_sha256
 from ckptkit._line_sketch import LineSketch, sketch_lines, split_text
 from ckptkit._sketch_values import Sketch
 from ckptkit.errors import FormatError
@@ -185,7 +185,7 @@ def _variables(
     full: bool,
     executor: Executor | None,
 ) -> dict[str, Sketch]:
-    from ckptkit._pool import bounded_map
+    from ckptkit._io.pool import bounded_map
 
     tasks = [(store, key, full and naming.role != "slot") for key, naming in names.items()]
     made = bounded_map(executor, _sketched, tasks)

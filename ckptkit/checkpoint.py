@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._files import close_handles, file_size
+from ckptkit._io.files import close_handles, file_size
 from ckptkit.errors import (
     CkptkitError,
     FormatError,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit import _compare_work as _work
 from ckptkit._compare_work import Partial, Piece, Run, Source
-from ckptkit._pool import bounded_map
+from ckptkit._io.pool import bounded_map
 from ckptkit.compare_tally import EXACT, Scaled, Tally, Tolerance, comparable, is_exact
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, UsageError

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._files import file_sha256
+from ckptkit._io.files import file_sha256
 from ckptkit._sample import Sample, sample
 from ckptkit._sketch_values import float_of
 from ckptkit.binding import Binding
@@ -105,7 +105,7 @@ def write_golden(path: Path | str, golden: Golden, *, overwrite: bool = False) -
     Raises OutputError; UsageError for a golden without cases or outputs, and for case names that
     are no file names.
     """
-    from ckptkit._atomic import replacing_directory
+    from ckptkit._io.atomic import replacing_directory
 
     _check(golden)
     with replacing_directory(Path(path), overwrite=overwrite, marker=MANIFEST) as directory:

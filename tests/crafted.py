@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ckptkit import _crc32c
+from ckptkit._io import crc32c as _crc32c
 from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY

@@ -33,7 +33,7 @@ from odd_bundles import write_odd_bundle
 from values import blocks_of, out_tensors
 
 import ckptkit as package
-from ckptkit import _crc32c
+from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify import verify
 from ckptkit.stores._schema import message_class

@@ -27,7 +27,7 @@ from values import blocks_of, out_tensors, same_bits
 from weights import write_bundle
 
 import ckptkit as package
-from ckptkit._atomic import is_temporary
+from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify import verify
 from ckptkit.writers.npz import write_npz

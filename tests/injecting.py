@@ -22,7 +22,7 @@ from typing import NamedTuple
 import writing
 
 import ckptkit
-from ckptkit._atomic import is_temporary
+from ckptkit._io.atomic import is_temporary
 from ckptkit.operations.verify import verify
 
 HERE = Path(__file__).parent

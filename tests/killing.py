@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from values import blocks_of, out_tensors, same_bits
 
-from ckptkit import _atomic
+from ckptkit._io import atomic as _atomic
 from ckptkit.stores.base import Store
 from ckptkit.stores.npz import open_npz
 from ckptkit.stores.safetensors import open_safetensors, open_safetensors_index

@@ -23,7 +23,7 @@ from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
-from ckptkit._atomic import is_temporary
+from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert import convert
 

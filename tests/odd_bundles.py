@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from values import Array
 
-from ckptkit import _crc32c
+from ckptkit._io import crc32c as _crc32c
 from ckptkit.dtypes import DTYPES
 from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key

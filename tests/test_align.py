@@ -13,7 +13,7 @@ import pytest
 import ckptkit
 from ckptkit._align_names import match_names, places, uncounted
 from ckptkit._align_rules import apply_rules, parse_rule, read_rules, suggest_rules, write_rules
-from ckptkit._crc32c import value
+from ckptkit._io.crc32c import value
 from ckptkit.align import Alignment, Match, Side, align, align_content
 from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.names import Naming

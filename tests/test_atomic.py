@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ckptkit import _atomic
-from ckptkit._atomic import (
+from ckptkit._io import atomic as _atomic
+from ckptkit._io.atomic import (
     free_count,
     is_temporary,
     replacing,

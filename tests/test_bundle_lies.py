@@ -26,7 +26,7 @@ from crafted import (
 )
 
 import ckptkit
-from ckptkit import _crc32c
+from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key

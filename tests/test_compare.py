@@ -19,8 +19,8 @@ from hypothesis.extra import numpy as hnp
 from weights import Array, MemoryStore, bundle
 
 from ckptkit import _compare_work
-from ckptkit._crc32c import value
-from ckptkit._crc_combine import combine, crc_of_repeated
+from ckptkit._io.crc32c import value
+from ckptkit._io.crc_combine_ import combine, crc_of_repeated
 from ckptkit.compare import Comparison, Delta, Pair, Tolerance, compare, compare_all, unravel
 from ckptkit.errors import ChecksumError, UsageError
 

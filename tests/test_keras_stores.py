@@ -150,7 +150,7 @@ def test_misuse_is_refused(store: H5Store) -> None:
 
 
 def test_no_handle_stays_open(tmp_path: Path) -> None:
-    from ckptkit._files import close_handles
+    from ckptkit._io.files import close_handles
 
     close_handles()
     _window.forget_spools()

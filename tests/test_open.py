@@ -18,7 +18,7 @@ from values import FIXED_DTYPES, corpus, same_bits, values_of
 from weights import write_bundle
 
 import ckptkit
-from ckptkit._files import close_handles
+from ckptkit._io.files import close_handles
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import ChecksumError, PathNotFoundError, TruncatedError, UnknownTensorError
 

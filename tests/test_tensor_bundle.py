@@ -30,8 +30,8 @@ from values import (
 from weights import write_bundle
 
 import ckptkit
-from ckptkit import _crc32c
-from ckptkit._files import close_handles
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io.files import close_handles
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import (
     ChecksumError,

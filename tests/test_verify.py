@@ -23,7 +23,7 @@ from support.goldens import GOLDEN, goldens
 from values import blocks_of, corpus, out_tensors, values_of
 
 import ckptkit as package
-from ckptkit import _crc32c
+from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import FormatError, PathNotFoundError, UsageError
 from ckptkit.operations import _verify_data
 from ckptkit.operations.verify import verify
@@ -216,7 +216,7 @@ def test_graph_and_tensors_must_fit(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """16 GB of holes in one tensor."""
-    from ckptkit._crc_combine import crc_of_repeated
+    from ckptkit._io.crc_combine_ import crc_of_repeated
     from ckptkit.writers.leveldb_table import TableWriter
     from ckptkit.writers.tensor_bundle import _Entry, index_items
 

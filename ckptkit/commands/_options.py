@@ -103,7 +103,7 @@ def echo_lines(lines: Iterable[str]) -> None:
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
     """Write lines to a file, whole or not at all."""
-    from ckptkit._atomic import replacing
+    from ckptkit._io.atomic import replacing
 
     with replacing(Path(path), overwrite=True) as beside, beside.open("w", encoding="utf-8") as f:
         f.writelines(f"{line}\n" for line in lines)

@@ -120,7 +120,7 @@ def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, A
 
 def _summarise(report: Any) -> None:
     """Append to the summary of the step, where a workflow runs; the file may hold others' text."""
-    from ckptkit._files import os_error
+    from ckptkit._io.files import os_error
     from ckptkit.reports.check_github import summary
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")

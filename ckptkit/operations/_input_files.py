@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ckptkit._atomic import same_file
+from ckptkit._io.atomic import same_file
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores import open_format
 from ckptkit.stores._state_file import STATE_FILE

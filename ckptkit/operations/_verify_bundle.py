@@ -11,9 +11,9 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from ckptkit._crc_combine import crc_of_repeated
-from ckptkit._files import file_size
-from ckptkit._pool import bounded_map
+from ckptkit._io.crc_combine_ import crc_of_repeated
+from ckptkit._io.files import file_size
+from ckptkit._io.pool import bounded_map
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError
 from ckptkit.operations._verify_data import (

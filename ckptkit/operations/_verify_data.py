@@ -13,10 +13,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit import _crc32c
-from ckptkit._crc_combine import combine
-from ckptkit._files import Extent, aligned_buffer, file_size
-from ckptkit._pool import bounded_map
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io.crc_combine_ import combine
+from ckptkit._io.files import Extent, aligned_buffer, file_size
+from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError
 from ckptkit.operations._verify_findings import Finding
 from ckptkit.stores.base import Store

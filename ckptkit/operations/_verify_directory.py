@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ckptkit._atomic import is_temporary
+from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
 from ckptkit.operations._verify_findings import Check, Finding, Unit, listed, of_error
 from ckptkit.stores._state_file import STATE_FILE, incomplete, prefixes, read_state

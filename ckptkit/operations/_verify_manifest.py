@@ -18,9 +18,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._atomic import replacing
-from ckptkit._files import file_sha256, file_size, read_exact
-from ckptkit._pool import bounded_map
+from ckptkit._io.atomic import replacing
+from ckptkit._io.files import file_sha256, file_size, read_exact
+from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations._verify_findings import Check, Finding, counted

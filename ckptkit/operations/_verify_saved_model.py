@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path, PurePosixPath
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations._verify_bundle import verify_bundle
 from ckptkit.operations._verify_data import Progress

@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import file_size
-from ckptkit._pool import bounded_map
+from ckptkit._io.files import file_size
+from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations._verify_data import Progress
 from ckptkit.operations._verify_findings import (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptkit._atomic import replacing_directory
+from ckptkit._io.atomic import replacing_directory
 from ckptkit.binding import Binding, bind
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import OutputError, UsageError

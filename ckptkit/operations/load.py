@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit import _crc32c
-from ckptkit._crc_combine import combine
-from ckptkit._files import Extent
-from ckptkit._memory import FreshMemory
-from ckptkit._pool import bounded_map
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io.crc_combine_ import combine
+from ckptkit._io.files import Extent
+from ckptkit._io.memory import FreshMemory
+from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import ChecksumError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptkit._atomic import replacing
+from ckptkit._io.atomic import replacing
 from ckptkit.dtypes import kind
 from ckptkit.errors import UnsupportedError
 from ckptkit.operations.show import Shown

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ckptkit._pool import bounded_map
+from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations._verify_data import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit._files import file_size, os_error, read_exact
+from ckptkit._io.files import file_size, os_error, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.operations._scan_graph import graph_findings
 from ckptkit.operations._scan_keras import config_findings

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ckptkit._files import os_error
+from ckptkit._io.files import os_error
 from ckptkit.errors import (
     CkptkitError,
     FormatError,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError, PathNotFoundError
 from ckptkit.stores._zip import member_chunks, read_directory
 from ckptkit.stores.base import Store

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
 from ckptkit.stores import leveldb_table, tensor_bundle
 from ckptkit.stores._schema import parse

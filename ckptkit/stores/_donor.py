@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import FormatError
 from ckptkit.stores._constants import LARGE_CONSTANT, const_nodes

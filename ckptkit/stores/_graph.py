@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError
 from ckptkit.stores._protos import Tree, from_binary, text_of, texts_of, tree_of
 from ckptkit.stores._protos_text import MAX_TEXT_BYTES, from_text

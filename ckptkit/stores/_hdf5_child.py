@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ckptkit import errors
-from ckptkit._files import Identity, handle_of
+from ckptkit._io.files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores._window import Window

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import read_exact
+from ckptkit._io.files import read_exact
 from ckptkit.errors import FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores import _zip
 from ckptkit.stores._runs import Encoding

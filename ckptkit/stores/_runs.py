@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ckptkit._files import aligned_buffer
+from ckptkit._io.files import aligned_buffer
 from ckptkit.dtypes import itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 

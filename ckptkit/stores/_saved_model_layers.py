@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.stores._json import loads
 from ckptkit.stores._keras_config import LayerConfig, as_layer, flag, layer_rows
 from ckptkit.stores._schema import parse

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 
 STATE_FILE = "checkpoint"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptkit._files import file_size, read_exact, read_into
+from ckptkit._io.files import file_size, read_exact, read_into
 from ckptkit.errors import OutputError, TruncatedError
 from ckptkit.stores._zip import STORED, Member, check_expansion, member_chunks
 

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 
 STORED, DEFLATED = 0, 8

@@ -1,7 +1,7 @@
 """What every format gives to the rest of the package: specs, a structure, and blocks of values.
 
 A store is a small frozen value.  Making one reads headers; bytes of tensors are read only by
-`blocks` and `read`, which open files through a small cache of handles (`ckptkit._files`), so a
+`blocks` and `read`, which open files through a small cache of handles (`ckptkit._io.files`), so a
 store can be pickled to a worker.  Keys are those of the file, exact; readable names are made by
 `ckptkit.names`.
 """

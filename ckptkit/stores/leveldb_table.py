@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from ckptkit import _crc32c
-from ckptkit._files import file_size, read_exact
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, MissingDependencyError, TruncatedError
 
 MAGIC = 0xDB4775248B80FB57

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnsupportedError
 from ckptkit.stores._state_file import STATE_FILE, is_state_file, latest_checkpoint, prefixes
 from ckptkit.stores.leveldb_table import is_table

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError
 from ckptkit.stores import _saved_model_layers

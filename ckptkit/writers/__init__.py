@@ -1,1 +1,1 @@
-"""Writers of weight stores: streaming, deterministic, each through `ckptkit._atomic`."""
+"""Writers of weight stores: streaming, deterministic, each through `ckptkit._io.atomic`."""

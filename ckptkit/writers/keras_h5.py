@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ckptkit import dtypes
-from ckptkit._atomic import replacing
+from ckptkit._io.atomic import replacing
 from ckptkit.errors import OutputError
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores._hdf5_types import H5Dataset

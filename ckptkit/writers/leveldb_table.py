@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ckptkit import _crc32c
+from ckptkit._io import crc32c as _crc32c
 
 BLOCK_BYTES = 1 << 18  # of entries per data block: TensorFlow's default
 MAGIC = 0xDB4775248B80FB57

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ckptkit._atomic import replacing
+from ckptkit._io.atomic import replacing
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError
 from ckptkit.stores import _kept

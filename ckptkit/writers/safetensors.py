@@ -5,7 +5,7 @@ size, then name, so that all are aligned; the header is padded to 64 bytes.  Dty
 format lacks are carried as `ckptkit.stores._kept` says, which is also what the metadata holds
 under "ckptkit".
 
-A set of files that is replaced stays whole until its index is: see `ckptkit._atomic`.
+A set of files that is replaced stays whole until its index is: see `ckptkit._io.atomic`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._atomic import free_count, replacing, replacing_files
+from ckptkit._io.atomic import free_count, replacing, replacing_files
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import _kept

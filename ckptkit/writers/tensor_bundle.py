@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ckptkit import _crc32c
-from ckptkit._atomic import free_count, replacing_files
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
 from ckptkit.stores._schema import message_class

@@ -107,7 +107,7 @@ class Receipt:
 
 def write_receipt(receipt: Receipt, path: Path, *, overwrite: bool = False) -> None:
     """Write the receipt as JSON, one line per tensor; raises OutputError."""
-    from ckptkit._atomic import replacing
+    from ckptkit._io.atomic import replacing
 
     document = receipt.to_json()
     tensors = document.pop("tensors")
@@ -120,7 +120,7 @@ def write_receipt(receipt: Receipt, path: Path, *, overwrite: bool = False) -> N
 
 def write_inverse(plan: Plan, path: Path, *, overwrite: bool = False) -> None:
     """Write the map that leads from the output back to SRC, one rule a line; raises OutputError."""
-    from ckptkit._atomic import replacing
+    from ckptkit._io.atomic import replacing
 
     with replacing(path, overwrite=overwrite) as temporary:
         lines = "".join(f"{rule}\n" for rule in plan.inverse_rules())

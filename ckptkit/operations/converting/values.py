@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit import _crc32c
-from ckptkit._windows import SMALL, Windows
+from ckptkit._io import crc32c as _crc32c
+from ckptkit._io.small_reads import SMALL, Windows
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec, shaped

@@ -1,6 +1,6 @@
 """Writing what a plan says: into a temporary sibling first, to be proven there, then into place.
 
-The sibling is a directory called like every temporary of `ckptkit._atomic`, so one that a killed
+The sibling is a directory called like every temporary of `ckptkit._io.atomic`, so one that a killed
 process leaves is never taken for data.  What is proven is renamed to DST, the file that makes it
 whole last; what is not becomes `DST.rejected`.
 """
@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit import _atomic
-from ckptkit._windows import Windows
+from ckptkit._io import atomic as _atomic
+from ckptkit._io.small_reads import Windows
 from ckptkit.errors import OutputError
 from ckptkit.operations.converting.plan import Plan
 from ckptkit.operations.converting.target import Target

@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING
 
-from ckptkit._files import aligned_buffer
+from ckptkit._io.files import aligned_buffer
 
 if TYPE_CHECKING:
     import numpy as np

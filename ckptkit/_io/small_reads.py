@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from pathlib import Path
 
-from ckptkit._files import handle_of
+from ckptkit._io.files import handle_of
 
 SMALL = 1 << 15  # bytes; larger runs are read by themselves
 _WINDOW = 1 << 18

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ckptkit._crc32c import value
+from ckptkit._io.crc32c import value
 
 _P = 0x82F63B78  # Castagnoli, reflected
 _ONE = 1 << 31
