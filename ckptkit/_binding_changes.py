@@ -13,7 +13,7 @@ from ckptkit._sketch_values import Sketch
 from ckptkit.interface import Change
 
 if TYPE_CHECKING:
-    from ckptkit.align import Side
+    from ckptkit.align.matching import Side
     from ckptkit.binding import Binding
 
 _JUDGED = frozenset({"weight", "table"})  # roles that outputs depend on
@@ -254,7 +254,7 @@ def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
     """Return {recorded name: name now}: by name, else as alignment finds it, else by content."""
     if set(recorded.variables) == set(now.variables):
         return {name: name for name in recorded.variables}
-    from ckptkit.align import align
+    from ckptkit.align.matching import align
 
     found = align(_side(recorded), _side(now), content=False)
     pairs = {match.old: match.new for match in found.pairs}
@@ -273,7 +273,7 @@ def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
 
 
 def _side(binding: Binding) -> Side:
-    from ckptkit.align import Side
+    from ckptkit.align.matching import Side
     from ckptkit.names import Naming
     from ckptkit.stores.base import TensorSpec
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import ckptkit
-from ckptkit._align_names import match_names, places, uncounted
-from ckptkit._align_rules import apply_rules, parse_rule, read_rules, suggest_rules, write_rules
 from ckptkit._io.crc32c import value
-from ckptkit.align import Alignment, Match, Side, align, align_content
+from ckptkit.align.matching import Alignment, Match, Side, align, align_content
+from ckptkit.align.numbered_names import match_names, places, uncounted
+from ckptkit.align.rules import apply_rules, parse_rule, read_rules, suggest_rules, write_rules
 from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.names import Naming
 from ckptkit.stores.base import TensorSpec

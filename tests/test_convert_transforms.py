@@ -16,11 +16,11 @@ from values import same_bits, values_of
 from weights import write_bundle
 
 import ckptkit
-from ckptkit._align_rules import exact_rule, parse_rule
+from ckptkit.align.rules import exact_rule, parse_rule
+from ckptkit.align.transforms import Transform, parse_transform
 from ckptkit.cli import cli
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.operations.convert import MismatchError, convert
-from ckptkit.transforms import Transform, parse_transform
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 A = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -266,7 +266,7 @@ def test_diff_takes_no_transforms() -> None:
 
 def test_a_wrong_transform_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof moves the output back; it does not repeat what the writer did."""
-    from ckptkit.transforms import Transpose
+    from ckptkit.align.transforms import Transpose
 
     real = Transpose.apply
 

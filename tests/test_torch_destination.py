@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from support import torch_pairs
 
-from ckptkit._align_rules import read_rules
+from ckptkit.align.rules import read_rules
+from ckptkit.align.transforms import parse_transform
 from ckptkit.operations.convert import MismatchError, Receipt, convert
 from ckptkit.outputs import compare_outputs
 from ckptkit.tiers import tier_named
-from ckptkit.transforms import parse_transform
 
 LACKING = [name for name in ("tensorflow", "torch") if find_spec(name) is None]
 

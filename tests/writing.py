@@ -28,7 +28,7 @@ import numpy as np
 from support.goldens import GOLDEN
 from values import blocks_of, out_tensors
 
-from ckptkit._align_rules import write_rules
+from ckptkit.align.rules import write_rules
 from ckptkit.cli import cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert import convert

@@ -153,7 +153,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
 
 def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `plan` and `convert` are both asked for."""
-    from ckptkit._align_rules import parse_rule, read_rules
+    from ckptkit.align.rules import parse_rule, read_rules
 
     rules = [
         rule for path in options["map_from"] for rule in read_rules(Path(path), transforms=True)

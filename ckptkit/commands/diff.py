@@ -129,7 +129,7 @@ def _two(paths: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
-    from ckptkit._align_rules import parse_rule, read_rules
+    from ckptkit.align.rules import parse_rule, read_rules
     from ckptkit.operations._tolerances import read_tolerances
     from ckptkit.operations.diff import diff
 
@@ -156,7 +156,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
 
 
 def _write_map(result: DiffResult, path: Path) -> None:
-    from ckptkit._align_rules import write_rules
+    from ckptkit.align.rules import write_rules
 
     names = [
         (change.old.naming.name, change.new.naming.name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptkit._align_rules import Rule, parse_rule
+from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError

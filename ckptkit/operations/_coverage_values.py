@@ -29,7 +29,7 @@ class Variable(NamedTuple):
     name: as the model calls it; `layer` and `leaf` are its two parts.  role: of `names.ROLES`.
     status: one of STATUSES.  severity: "" where all is well, else "error" or "note".
     dtype, shape: of the variable; file_*: of the tensor that belongs to it, "" and None without.
-    evidence: what ties the two, as in `ckptkit.align`.  message: more on a bad end.
+    evidence: what ties the two, as in `ckptkit.align.matching`.  message: more on a bad end.
     """
 
     name: str

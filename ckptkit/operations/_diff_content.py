@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptkit._compare_work import extend_values
-from ckptkit.align import Alignment, Side
+from ckptkit.align.matching import Alignment, Side
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit.align import constant_digests
+from ckptkit.align.matching import constant_digests
 from ckptkit.compare import Delta
 from ckptkit.dtypes import kind
 

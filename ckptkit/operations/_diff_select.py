@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptkit._align_rules import suggest_rules
-from ckptkit.align import Alignment, Side
+from ckptkit.align.matching import Alignment, Side
+from ckptkit.align.rules import suggest_rules
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.names import ROLES

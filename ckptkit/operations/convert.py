@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckptkit._align_rules import Rule, parse_rule
+from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
@@ -141,7 +141,7 @@ def plan(src: Source | Sequence[Source], dst: str | os.PathLike[str], **options:
     takes.  model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
     root: child of a new root that SRC's object graph goes under ("" keeps the root of a
     SavedModel).  rules: `RE=>REPL` from names of SRC to names of LIKE, or `RE=>REPL | STEP | STEP`
-    with transforms (`ckptkit.transforms`) of what they rename.  names: globs of what to
+    with transforms (`ckptkit.align.transforms`) of what they rename.  names: globs of what to
     take, "!GLOB" leaves out.  drop_roles: roles to leave behind; weights_only: all of training.
     casts: `OLD=NEW` dtypes.  ema: the averaged variables in place of the weights.  shard_size:
     bytes per data file.  allow_missing, allow_unused, allow_renamed: globs that each relax one

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptkit.align import Alignment, Match, Rule, Side, align
+from ckptkit.align.matching import Alignment, Match, Rule, Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.compare import Pair, compare_all
 from ckptkit.dtypes import kind

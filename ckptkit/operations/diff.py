@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ckptkit._align_rules import Rule, parse_rule
-from ckptkit.align import Match, Side, align, align_content
+from ckptkit.align.matching import Match, Side, align, align_content
+from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
@@ -40,7 +40,7 @@ class Change:
 
     status: one of STATUSES; "within": it differs, but by no more than the tolerance.
     old, new: None where that side has no such tensor.  evidence: why the two belong together (see
-    `ckptkit.align`).  delta: the numbers, where values were compared.  method: "values" (read and
+    `ckptkit.align.matching`).  delta: the numbers, where values were compared.  method: "values" (read and
     compared), "checksum" (stored crc32c only), "structure" (neither) or "" (one-sided).
     cast: where the dtype changed and values were compared: "lossless", "within tolerance" or
     "lossy".  hints: sentences for a person.

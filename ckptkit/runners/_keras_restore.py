@@ -1,7 +1,7 @@
 """Filling a Keras model from any checkpoint, without TensorFlow.  Child process alone.
 
 The model is marked and its weights are written as `.weights.h5`; the tensors of the checkpoint,
-read by this package's own reader, are put into that file's places as `ckptkit.align` pairs them;
+read by this package's own reader, are put into that file's places as `ckptkit.align.matching` pairs them;
 Keras loads the result.  What then still holds its mark got no value.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.align import Side, align
+from ckptkit.align.matching import Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind

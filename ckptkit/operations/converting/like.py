@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ckptkit._align_steps import labels_of
-from ckptkit.align import Alignment, Match, Side, align
+from ckptkit.align.evidence import labels_of
+from ckptkit.align.matching import Alignment, Match, Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptkit._compare_work import extend_values
-from ckptkit.align import Side, align
+from ckptkit.align.matching import Side, align
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Pair, compare_all

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ckptkit._align_rules import Rule, by_label, deciding
+from ckptkit.align.rules import Rule, by_label, deciding
+from ckptkit.align.transforms import Into, Part
 from ckptkit.errors import UsageError
 from ckptkit.operations.converting.sources import Move, Sources
-from ckptkit.transforms import Into, Part
 
 Labels = Mapping[str, Sequence[str]]
 Choices = Callable[[Sequence[str]], Iterator[tuple[Rule, str]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ckptkit._align_rules import Rule
+from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
 from ckptkit.operations.converting.draft import NEUTRAL, Draft
 from ckptkit.operations.converting.moves import moves_by_name

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._align_rules import Rule, exact_rule
+from ckptkit.align.rules import Rule, exact_rule
+from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.names import ROLES, Naming
 from ckptkit.operations.converting.target import Target
 from ckptkit.operations.converting.values import Cast, Origin
 from ckptkit.operations.select import Tensor
-from ckptkit.transforms import Transform
 from ckptkit.writers.base import OutTensor
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Fill(NamedTuple):
     """One tensor of the output, and where its values come from.
 
     source: the tensor of SRC (of the last one, for an average); None where LIKE or this tool gives
-    the values.  evidence: as in `ckptkit.align`; "own" in SRC's own structure, "twin" for a tensor
+    the values.  evidence: as in `ckptkit.align.matching`; "own" in SRC's own structure, "twin" for a tensor
     that repeats another, "kept" for a value of LIKE, "made" for one made here.
     cast: as in `--cast`, or ""; uncast: the values before it.  average: of how many sources.
     pieces: what `origin` is made of, where a map rule moves values; source is the first of them.

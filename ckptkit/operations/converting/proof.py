@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.align import Side, align
+from ckptkit.align.matching import Side, align
+from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
@@ -24,7 +25,6 @@ from ckptkit.dtypes import kind
 from ckptkit.operations.converting.plan import Fill, Plan
 from ckptkit.operations.converting.values import Origin, cast, moved
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
-from ckptkit.transforms import Transform
 
 if TYPE_CHECKING:
     from ckptkit.operations.converting.outputs import Outputs

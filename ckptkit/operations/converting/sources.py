@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from ckptkit.align import Side, align
+from ckptkit.align.matching import Side, align
+from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint import Checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
@@ -15,7 +16,6 @@ from ckptkit.operations.converting.plan import Fill, Piece, Problem, Request, Sk
 from ckptkit.operations.converting.values import Origin, average, cast, moved
 from ckptkit.operations.select import Selection, Tensor
 from ckptkit.stores.base import StoredNames, TensorSpec
-from ckptkit.transforms import Transform
 from ckptkit.writers.base import OutTensor
 
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.small_reads import SMALL, Windows
+from ckptkit.align.transforms import Transform
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec, shaped
-from ckptkit.transforms import Transform
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array, Store

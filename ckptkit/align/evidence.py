@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from ckptkit._align_names import disordered, match_names, without_counters
-from ckptkit._align_rules import Rule, apply_rules
-from ckptkit._align_values import Alignment, Ambiguity, Match, Side
+from ckptkit.align.numbered_names import disordered, match_names, without_counters
+from ckptkit.align.rules import Rule, apply_rules
+from ckptkit.align.types import Alignment, Ambiguity, Match, Side
 from ckptkit.names import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")

@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ckptkit._align_rules import Rule
-from ckptkit._align_steps import Aligner, slots_of
-from ckptkit._align_values import Alignment, Ambiguity, Match, Side, constant_digests
+from ckptkit.align.evidence import Aligner, slots_of
+from ckptkit.align.rules import Rule
+from ckptkit.align.types import Alignment, Ambiguity, Match, Side, constant_digests
 
 __all__ = [
     "Alignment",

@@ -1,7 +1,7 @@
 """Rename rules that a person gives: `RE=>REPL`, one a line in a file.
 
 Where values are moved on the way, as `ckptkit convert` can, transforms follow:
-`RE=>REPL | STEP | STEP` (see `ckptkit.transforms`).
+`RE=>REPL | STEP | STEP` (see `ckptkit.align.transforms`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import rule_lines
+from ckptkit.align.transforms import Transform, parse_transform
 from ckptkit.errors import UsageError
-from ckptkit.transforms import Transform, parse_transform
 
 _SUGGEST_AT_LEAST = 3  # pairs, before a rule is proposed
 _SUGGEST_AT_MOST = 3  # rules
