@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # as typing has it; importing that takes longer than all 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ckptkit.checkpoint import Checkpoint, open
+    from ckptkit.checkpoint.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
     from ckptkit.operations.check import check
     from ckptkit.operations.convert import convert
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from ckptkit.operations.verify import verify
 
 _EXPORTS = {
-    "Checkpoint": "ckptkit.checkpoint",
+    "Checkpoint": "ckptkit.checkpoint.checkpoint",
     "CkptkitError": "ckptkit.errors",
     "check": "ckptkit.operations.check",
     "convert": "ckptkit.operations.convert",
     "diff": "ckptkit.operations.diff",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
-    "open": "ckptkit.checkpoint",
+    "open": "ckptkit.checkpoint.checkpoint",
     "record": "ckptkit.operations.record",
     "scan": "ckptkit.operations.scan",
     "show": "ckptkit.operations.show",

@@ -274,7 +274,7 @@ def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
 
 def _side(binding: Binding) -> Side:
     from ckptkit.align.matching import Side
-    from ckptkit.names import Naming
+    from ckptkit.checkpoint.names import Naming
     from ckptkit.stores.base import TensorSpec
 
     specs, names = {}, {}

@@ -27,8 +27,8 @@ from ckptkit.errors import FormatError
 from ckptkit.interface import Change
 
 if TYPE_CHECKING:
-    from ckptkit.checkpoint import Checkpoint
-    from ckptkit.names import Naming
+    from ckptkit.checkpoint.checkpoint import Checkpoint
+    from ckptkit.checkpoint.names import Naming
     from ckptkit.stores.base import Store
 
 _BOUND = frozenset({"weight", "table", "ema", "slot", "other"})  # roles
@@ -130,7 +130,7 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
     grow with the file.
     Raises what opening and reading the file raises: damage is never bound.
     """
-    from ckptkit.checkpoint import open as open_checkpoint
+    from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 
     path = Path(path)
     if path.suffix in _FILES:

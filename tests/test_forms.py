@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ckptkit
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.ls import ls
 from ckptkit.writers.base import OutTensor
 from ckptkit.writers.npz import write_npz

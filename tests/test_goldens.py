@@ -8,9 +8,9 @@ import pytest
 from support.goldens import Golden, digest, golden, goldens
 
 import ckptkit
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.names import ROLES
 from ckptkit.errors import UnsupportedError
-from ckptkit.names import ROLES
 
 READABLE = goldens("checkpoint", "saved-model", "keras", "weights.h5", "h5")
 BUNDLES = goldens("checkpoint", "saved-model")

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from keras_files import edited_h5, h5_bytes, layer, write_h5, write_keras, write_legacy
 
+from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import (
     ChecksumError,
     CkptkitError,
@@ -29,7 +30,6 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ckptkit.names import name_tensors
 from ckptkit.stores import _zip, hdf5
 from ckptkit.stores._hdf5_classic import scan_classic
 from ckptkit.stores._hdf5_messages import Unusual

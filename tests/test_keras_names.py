@@ -10,9 +10,9 @@ from typing import Any
 import keras_layers
 import pytest
 
+from ckptkit.checkpoint.names import Naming, name_tensors
 from ckptkit.keras_optimizers import Weight, layout, optimizer_class
 from ckptkit.keras_variables import class_of_group, snake_case, variable_names
-from ckptkit.names import Naming, name_tensors
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5

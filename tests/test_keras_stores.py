@@ -21,8 +21,8 @@ import pytest
 from keras_files import READABLE, VALUES, h5_bytes, write_h5, write_keras, write_legacy
 
 from ckptkit import dtypes
+from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, UsageError
-from ckptkit.names import name_tensors
 from ckptkit.stores import _window, hdf5
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores._hdf5_classic import scan_classic
@@ -293,7 +293,7 @@ def test_headers_cost_neither_numpy_nor_h5py(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from ckptkit.stores.keras_archive import open_keras\n"
-        "from ckptkit.names import name_tensors; s = open_keras(Path(sys.argv[1]))\n"
+        "from ckptkit.checkpoint.names import name_tensors; s = open_keras(Path(sys.argv[1]))\n"
         "name_tensors(s.specs, s.structure)\n"
         "print(sorted({'numpy', 'h5py', 'keras', 'tensorflow'} & set(sys.modules)))"
     )

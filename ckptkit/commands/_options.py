@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ckptkit.checkpoint.names import ROLES
 from ckptkit.errors import CkptkitError, ReaderGone
-from ckptkit.names import ROLES
 
 F = TypeVar("F", bound=Callable[..., Any])
 

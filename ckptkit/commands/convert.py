@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.checkpoint.names import ROLES
 from ckptkit.commands._options import CommaList, echo_lines, flat
 from ckptkit.commands._work import progress, threads
-from ckptkit.names import ROLES
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert import MismatchError

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.checkpoint.names import ROLES
 from ckptkit.commands._options import CommaList, echo_lines, flat, operands, write_lines
 from ckptkit.commands._work import progress, threads
-from ckptkit.names import ROLES
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:

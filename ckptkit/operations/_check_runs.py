@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit import errors
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import CkptkitError
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_values import Ran, counted

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptkit.align.rules import Rule, parse_rule
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.operations._coverage_values import Coverage

@@ -13,7 +13,7 @@ from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec
 
 if TYPE_CHECKING:
-    from ckptkit.checkpoint import Checkpoint
+    from ckptkit.checkpoint.checkpoint import Checkpoint
     from ckptkit.operations.diff import Change
     from ckptkit.stores.base import Store
 

@@ -8,10 +8,10 @@ from ckptkit.numbers_ import json_number
 from ckptkit.operations.ls import tensor_json
 
 if TYPE_CHECKING:
-    from ckptkit.checkpoint import Checkpoint
+    from ckptkit.checkpoint.checkpoint import Checkpoint
+    from ckptkit.checkpoint.selection import Tensor
     from ckptkit.compare import Delta
     from ckptkit.operations.diff import Change, DiffResult
-    from ckptkit.operations.select import Tensor
 
 SCHEMA = "ckptkit.diff/1"
 _NUMBERS = (

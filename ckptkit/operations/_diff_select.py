@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, Side
 from ckptkit.align.rules import suggest_rules
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
-from ckptkit.names import ROLES
-from ckptkit.operations.select import Selection
 
 if TYPE_CHECKING:
     from ckptkit.operations.diff import Change

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from ckptkit.binding import Binding, bind, compare_bindings
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.names import Naming
 from ckptkit.errors import CkptkitError
-from ckptkit.names import Naming
 from ckptkit.operations._localize_values import VariableGap
 from ckptkit.operations.diff import Change, diff
 from ckptkit.runners.inside import Owned, Point

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import file_sha256, file_size, read_exact
 from ckptkit._io.pool import bounded_map
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations._verify_findings import Check, Finding, counted
 from ckptkit.operations._verify_findings import listed as first_of

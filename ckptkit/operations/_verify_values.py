@@ -7,11 +7,11 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import bounded_map
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import CkptkitError
 from ckptkit.operations._verify_findings import Check, Finding, of_error
-from ckptkit.operations.select import Selection, Tensor
 from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.align.rules import Rule, parse_rule
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations._input_files import files_read, refuse_inputs
 from ckptkit.operations.converting import receipt as _receipt
@@ -36,7 +37,6 @@ from ckptkit.operations.converting.receipt import Receipt, write_inverse
 from ckptkit.operations.converting.target import FORMS, Target, model_of, refuse_existing, target_of
 from ckptkit.operations.converting.values import Cast, parse_cast, parse_size
 from ckptkit.operations.ls import tensor_sha256, weights_digest
-from ckptkit.operations.select import Selection
 
 __all__ = [
     "FORMS",

@@ -13,19 +13,19 @@ from typing import Any, NoReturn
 
 from ckptkit.align.matching import Match, Side, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
 from ckptkit.compare_tally import comparable
 from ckptkit.errors import UsageError
-from ckptkit.names import ROLES
 from ckptkit.operations import _diff_content as _content
 from ckptkit.operations import _diff_hints as _hints
 from ckptkit.operations import _diff_select as _select
 from ckptkit.operations._diff_select import LeftOut
 from ckptkit.operations._tolerances import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.operations.ls import natural
-from ckptkit.operations.select import Tensor
 
 __all__ = ["Change", "DiffResult", "LeftOut", "diff"]
 

@@ -20,10 +20,10 @@ from ckptkit._io.crc_combine_ import combine
 from ckptkit._io.files import Extent
 from ckptkit._io.memory import FreshMemory
 from ckptkit._io.pool import bounded_map
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.selection import Selection
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import ChecksumError
-from ckptkit.operations.select import Selection
 from ckptkit.stores.base import shaped
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.operations.select import Selection, Tensor
 
 SCHEMA = "ckptkit.ls/1"
 SORTS = ("name", "size", "params", "offset")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ckptkit._io.pool import bounded_map
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations._verify_data import (
     Piece,

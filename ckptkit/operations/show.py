@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.names import Naming
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
-from ckptkit.names import Naming
 from ckptkit.numbers_ import json_number
 from ckptkit.operations.ls import tensor_json
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec

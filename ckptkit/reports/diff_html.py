@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations._diff_histograms import histograms
 from ckptkit.operations.diff import Change, DiffResult
 from ckptkit.reports import diff_text

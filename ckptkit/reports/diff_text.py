@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare import Worst
 from ckptkit.operations.diff import Change, DiffResult
-from ckptkit.operations.select import Tensor
 from ckptkit.reports.listing import pattern
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text

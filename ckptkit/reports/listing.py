@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.operations.ls import Listing, natural
-from ckptkit.operations.select import Tensor
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 from ckptkit.stores.base import Signature

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.align.matching import Side, align
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import CkptkitError
 from ckptkit.runners._exchange import Result

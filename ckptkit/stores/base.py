@@ -3,7 +3,7 @@
 A store is a small frozen value.  Making one reads headers; bytes of tensors are read only by
 `blocks` and `read`, which open files through a small cache of handles (`ckptkit._io.files`), so a
 store can be pickled to a worker.  Keys are those of the file, exact; readable names are made by
-`ckptkit.names`.
+`ckptkit.checkpoint.names`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     ReadBuffer = np.ndarray[Any, Any] | bytes | memoryview
 
-# What a tensor is for; given to it by `ckptkit.names`, kept by formats with metadata.
+# What a tensor is for; given to it by `ckptkit.checkpoint.names`, kept by formats with metadata.
 ROLES = ("weight", "slot", "ema", "counter", "metric", "table", "config", "other")
 BLOCK_ELEMENTS = 1 << 20  # default span of `blocks`: 4 MiB of float32
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ckptkit.align.evidence import labels_of
 from ckptkit.align.matching import Alignment, Match, Side, align
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.converting import model_files as _files
@@ -15,7 +16,6 @@ from ckptkit.operations.converting.draft import FIXED_FORMS, NEUTRAL, Draft, gra
 from ckptkit.operations.converting.moves import NOTHING, Moves, moves_to
 from ckptkit.operations.converting.plan import Fill, describe
 from ckptkit.operations.converting.values import Origin
-from ckptkit.operations.select import Tensor
 from ckptkit.stores._graph_edit import edit_graph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.base import OutTensor

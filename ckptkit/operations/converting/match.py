@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.operations.converting import model_files as _files
 from ckptkit.operations.converting.draft import FIXED_FORMS, Draft

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from ckptkit._compare_work import extend_values
 from ckptkit.align.matching import Side, align
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.converting.match import make_plan

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Container, Mapping
 from pathlib import PurePosixPath
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.converting.plan import Allowance, Problem, describe
 from ckptkit.stores import _donor
 from ckptkit.stores._assets import assets

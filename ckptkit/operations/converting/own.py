@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import UsageError
 from ckptkit.operations.converting import model_files as _files
 from ckptkit.operations.converting.draft import Draft, graph_bytes
 from ckptkit.operations.converting.plan import Fill
 from ckptkit.operations.converting.values import Origin, made
-from ckptkit.operations.select import Tensor
 from ckptkit.stores._graph_edit import check_root, edit_graph
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY

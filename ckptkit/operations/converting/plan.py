@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.align.rules import Rule, exact_rule
 from ckptkit.align.transforms import Transform
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.names import ROLES, Naming
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.names import ROLES, Naming
 from ckptkit.operations.converting.target import Target
 from ckptkit.operations.converting.values import Cast, Origin
-from ckptkit.operations.select import Tensor
 from ckptkit.writers.base import OutTensor
 
 if TYPE_CHECKING:

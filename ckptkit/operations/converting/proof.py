@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.align.matching import Side, align
 from ckptkit.align.transforms import Transform
-from ckptkit.checkpoint import Checkpoint
-from ckptkit.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.converting.plan import Fill, Plan

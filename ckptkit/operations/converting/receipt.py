@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptkit
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.converting.plan import Plan, fill_json
 from ckptkit.operations.converting.proof import Proof, loss_json
 from ckptkit.stores.base import ModelInfo, Signature

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from ckptkit.align.matching import Side, align
 from ckptkit.align.transforms import Transform
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.converting.plan import Fill, Piece, Problem, Request, Skipped
 from ckptkit.operations.converting.values import Origin, average, cast, moved
-from ckptkit.operations.select import Selection, Tensor
 from ckptkit.stores.base import StoredNames, TensorSpec
 from ckptkit.writers.base import OutTensor
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
 from ckptkit.stores.safetensors import INDEX_SUFFIX

@@ -19,8 +19,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ckptkit._object_paths import ObjectPaths, path_cost
-from ckptkit.names import Naming
+from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 
 VALUE = "VARIABLE_VALUE"

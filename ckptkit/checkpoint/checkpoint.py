@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import close_handles, file_size
+from ckptkit.checkpoint.names import Naming, name_tensors
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -21,7 +22,6 @@ from ckptkit.errors import (
     UnknownTensorError,
     UsageError,
 )
-from ckptkit.names import Naming, name_tensors
 from ckptkit.stores import open_format
 from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate

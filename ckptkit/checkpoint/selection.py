@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import NamedTuple
 
-from ckptkit.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.names import ROLES, Naming
 from ckptkit.errors import UsageError
-from ckptkit.names import ROLES, Naming
 from ckptkit.stores.base import TensorSpec
 
 

@@ -61,11 +61,11 @@ def _tell_apart(namings: dict[str, Naming]) -> None:
 
 def _named(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
     if isinstance(structure, ObjectGraph):
-        from ckptkit.object_names import name_objects
+        from ckptkit.checkpoint.object_names import name_objects
 
         return name_objects(specs, structure)
     if isinstance(structure, KerasStructure):
-        from ckptkit.keras_names import name_keras
+        from ckptkit.checkpoint.keras_names import name_keras
 
         return name_keras(specs, structure)
     if isinstance(structure, StoredNames):
