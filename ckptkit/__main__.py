@@ -17,7 +17,7 @@ def main() -> None:
     try:
         # A failing callback of the import system would print and swallow a KeyboardInterrupt.
         unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
-        from ckptkit.cli import main as run
+        from ckptkit.cli.main import main as run
 
         sys.unraisablehook = unraisable
         run()

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 from unittest.mock import patch
 
-from ckptkit.cli import main
+from ckptkit.cli.main import main
 
 
 class Result(NamedTuple):

@@ -20,7 +20,7 @@ from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.cli import COMMANDS
+from ckptkit.cli.main import COMMANDS
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 COMMAND = [sys.executable, "-m", "ckptkit"]

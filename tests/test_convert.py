@@ -17,7 +17,7 @@ from values import FIXED_DTYPES, blocks_of, out_tensors, same_bits, values_of
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
 from ckptkit.operations import convert as operation
 from ckptkit.operations.convert import MismatchError, convert, plan

@@ -13,7 +13,7 @@ from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert import MismatchError, convert, plan
 

@@ -18,7 +18,7 @@ from weights import write_bundle
 import ckptkit
 from ckptkit.align.rules import exact_rule, parse_rule
 from ckptkit.align.transforms import Transform, parse_transform
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.operations.convert import MismatchError, convert
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import ckptkit, refused
 
-from ckptkit.cli import COMMANDS
-from ckptkit.commands import demo
+from ckptkit.cli import demo
+from ckptkit.cli.main import COMMANDS
 from ckptkit.fixtures import demo as fixtures_demo
 from ckptkit.fixtures.demo import STEPS
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from weights import Array, write_bundle
 
 import ckptkit
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 from ckptkit.compare_tally import Tolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
 from ckptkit.operations._tolerances import ToleranceRule, read_tolerances

@@ -16,7 +16,7 @@ from support.goldens import GOLDEN
 from test_scan import model_with, write_model
 
 import ckptkit
-from ckptkit.cli import COMMANDS, cli
+from ckptkit.cli.main import COMMANDS, cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify import verify
 from ckptkit.stores import FORMATS

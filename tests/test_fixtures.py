@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ckptkit import errors, fixtures
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 
 needs_tf = pytest.mark.needs_tf
 # Keras and TensorFlow call numpy in ways that numpy 2 warns of.

@@ -15,7 +15,7 @@ from command_line import ckptkit as run
 from support.goldens import golden
 
 import ckptkit
-from ckptkit import cli
+from ckptkit.cli import main as cli
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which fcntl names from Python 3.10 on there only

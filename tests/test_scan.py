@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from support.goldens import GOLDEN, goldens
 
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 from ckptkit.errors import PathNotFoundError
 from ckptkit.operations._scan_keras import allowed_classes, config_findings
 from ckptkit.operations._scan_rule import effect_of, harmless_ops

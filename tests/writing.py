@@ -29,7 +29,7 @@ from support.goldens import GOLDEN
 from values import blocks_of, out_tensors
 
 from ckptkit.align.rules import write_rules
-from ckptkit.cli import cli
+from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert import convert
 from ckptkit.operations.converting.receipt import write_receipt

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit.commands._options import echo_lines
-from ckptkit.commands._running import input_options, model_options
+from ckptkit.cli.model_options import input_options, model_options
+from ckptkit.cli.options import echo_lines
 
 if TYPE_CHECKING:
     from ckptkit.golden import Golden

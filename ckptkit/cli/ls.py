@@ -7,13 +7,7 @@ from typing import Any
 
 import click
 
-from ckptkit.commands._options import (
-    echo_lines,
-    echo_problems,
-    filter_options,
-    flat,
-    operands,
-)
+from ckptkit.cli.options import echo_lines, echo_problems, filter_options, flat, operands
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
 from ckptkit.reports import listing

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.names import ROLES
-from ckptkit.commands._options import CommaList, echo_lines, flat, operands, write_lines
-from ckptkit.commands._work import progress, threads
+from ckptkit.cli.options import CommaList, echo_lines, flat, operands, write_lines
+from ckptkit.cli.progress import progress, threads
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckptkit.commands._options import echo_lines, operands
+from ckptkit.cli.options import echo_lines, operands
 
 
 @click.command("show")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit.commands import _work
-from ckptkit.commands._options import echo_lines, write_lines
+from ckptkit.cli import progress as _work
+from ckptkit.cli.options import echo_lines, write_lines
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 

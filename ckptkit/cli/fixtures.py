@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptkit.commands._groups import NearGroup
+from ckptkit.cli.groups import NearGroup
 
 
 class _Fixtures(NearGroup):

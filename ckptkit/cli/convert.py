@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.names import ROLES
-from ckptkit.commands._options import CommaList, echo_lines, flat
-from ckptkit.commands._work import progress, threads
+from ckptkit.cli.options import CommaList, echo_lines, flat
+from ckptkit.cli.progress import progress, threads
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert import MismatchError

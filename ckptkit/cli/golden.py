@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ckptkit.commands._groups import NearGroup
-from ckptkit.commands._options import echo_lines
+from ckptkit.cli.groups import NearGroup
+from ckptkit.cli.options import echo_lines
 
 _FORMS = ("npy", "onnx", "polygraphy", "warmup")
 

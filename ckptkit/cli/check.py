@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ckptkit.commands._options import echo_lines, write_lines
-from ckptkit.commands._running import input_options, model_options
+from ckptkit.cli.model_options import input_options, model_options
+from ckptkit.cli.options import echo_lines, write_lines
 from ckptkit.reports import check_text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptkit.commands._options import echo_lines
+from ckptkit.cli.options import echo_lines
 from ckptkit.reports import doctor_text
 
 

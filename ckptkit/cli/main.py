@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn, TextIO
 import click
 
 from ckptkit import __version__
-from ckptkit.commands._groups import NearGroup
+from ckptkit.cli.groups import NearGroup
 from ckptkit.errors import CkptkitError, ReaderGone
 
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -33,18 +33,18 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "ls": Command("ckptkit.commands.ls", "List the tensors of a checkpoint or model file."),
-    "show": Command("ckptkit.commands.show", "Show one tensor: where it lies, what is in it."),
-    "diff": Command("ckptkit.commands.diff", "Compare two sets of weights by value."),
-    "convert": Command("ckptkit.commands.convert", "Write weights in another form, and prove it."),
-    "verify": Command("ckptkit.commands.verify", "Check bytes: structure, checksums, all of it."),
-    "scan": Command("ckptkit.commands.scan", "Tell what a model could do when it is run."),
-    "record": Command("ckptkit.commands.record", "Keep what a model computes, for `check`."),
-    "check": Command("ckptkit.commands.check", "Run a model: does it compute what it should?"),
-    "golden": Command("ckptkit.commands.golden", "Exchange goldens with other tools."),
-    "doctor": Command("ckptkit.commands.doctor", "Tell which runtimes and devices are here."),
-    "fixtures": Command("ckptkit.commands.fixtures", "Make real files from reference models."),
-    "demo": Command("ckptkit.commands.demo", "Train a small model and walk through the tool."),
+    "ls": Command("ckptkit.cli.ls", "List the tensors of a checkpoint or model file."),
+    "show": Command("ckptkit.cli.show", "Show one tensor: where it lies, what is in it."),
+    "diff": Command("ckptkit.cli.diff", "Compare two sets of weights by value."),
+    "convert": Command("ckptkit.cli.convert", "Write weights in another form, and prove it."),
+    "verify": Command("ckptkit.cli.verify", "Check bytes: structure, checksums, all of it."),
+    "scan": Command("ckptkit.cli.scan", "Tell what a model could do when it is run."),
+    "record": Command("ckptkit.cli.record", "Keep what a model computes, for `check`."),
+    "check": Command("ckptkit.cli.check", "Run a model: does it compute what it should?"),
+    "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
+    "doctor": Command("ckptkit.cli.doctor", "Tell which runtimes and devices are here."),
+    "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),
+    "demo": Command("ckptkit.cli.demo", "Train a small model and walk through the tool."),
 }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptkit.commands._options import echo_lines
+from ckptkit.cli.options import echo_lines
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
