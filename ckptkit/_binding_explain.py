@@ -12,8 +12,8 @@ import numpy as np
 from ckptkit import _sketch
 from ckptkit._binding_initial import MIN_SIZE, initial_value
 from ckptkit._sketch_values import Sketch
-from ckptkit.compare import unravel
-from ckptkit.compare_metrics import Array
+from ckptkit.compare.metrics import Array
+from ckptkit.compare.tensors import unravel
 from ckptkit.dtypes import itemsize, kind, numpy_dtype
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from ckptkit import _output_order as order
 from ckptkit._output_formulas import CLOSE, Two, formula_hints
 from ckptkit._sample import Sample
-from ckptkit.compare_metrics import Array
+from ckptkit.compare.metrics import Array
 from ckptkit.dtypes import dtype_of_numpy, kind, numpy_dtype
 from ckptkit.outputs import OutputResult
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit import compare_tally
 from ckptkit._arrays import as_array
 from ckptkit._sample import Norms, Sample, norms_of
-from ckptkit.compare import Worst, cosine_of, unravel
-from ckptkit.compare_metrics import Array, Meter
+from ckptkit.compare import statistics as compare_tally
+from ckptkit.compare.metrics import Array, Meter
+from ckptkit.compare.tensors import Worst, cosine_of, unravel
 from ckptkit.dtypes import dtype_of_numpy, kind
 from ckptkit.outputs import Chooser, OutputResult, number
 from ckptkit.tiers import BOUNDS, Tolerance

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.compare_tally import Scaled, scaled
+from ckptkit.compare.statistics import Scaled, scaled
 from ckptkit.dtypes import dtype_of_numpy, kind
 
 if TYPE_CHECKING:

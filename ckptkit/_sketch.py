@@ -28,7 +28,7 @@ import numpy as np
 
 from ckptkit._sample import places_of
 from ckptkit._sketch_values import SAMPLED, Sketch
-from ckptkit.compare_metrics import Array
+from ckptkit.compare.metrics import Array
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.stores.base import Store, TensorSpec
 

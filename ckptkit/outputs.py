@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._sample import Sample
-from ckptkit.compare import Worst
+from ckptkit.compare.tensors import Worst
 from ckptkit.numbers_ import json_number
 from ckptkit.tiers import Tolerance
 

@@ -18,10 +18,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from weights import Array, MemoryStore, bundle
 
-from ckptkit import _compare_work
 from ckptkit._io.crc32c import value
 from ckptkit._io.crc_combine_ import combine, crc_of_repeated
-from ckptkit.compare import Comparison, Delta, Pair, Tolerance, compare, compare_all, unravel
+from ckptkit.compare import spans as _compare_work
+from ckptkit.compare.tensors import (
+    Comparison,
+    Delta,
+    Pair,
+    Tolerance,
+    compare,
+    compare_all,
+    unravel,
+)
 from ckptkit.errors import ChecksumError, UsageError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -431,8 +439,8 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     code = """
 import re, sys
 from pathlib import Path
-from ckptkit._compare_work import Run, Piece, work
-from ckptkit.compare import EXACT
+from ckptkit.compare.spans import Run, Piece, work
+from ckptkit.compare.tensors import EXACT
 runs = [Run(Path(p), 0, 512 << 20, "float32", None) for p in sys.argv[1:]]
 part = work((Piece(0, *runs, 0, 128 << 20, "equality", EXACT, False),))[0]
 part2 = work((Piece(0, *runs, 0, 1 << 22, "metrics", EXACT, False),))[0]

@@ -22,7 +22,7 @@ from weights import Array, write_bundle
 
 import ckptkit
 from ckptkit.cli.main import cli
-from ckptkit.compare_tally import Tolerance
+from ckptkit.compare.statistics import Tolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
 from ckptkit.operations._tolerances import ToleranceRule, read_tolerances
 from ckptkit.operations.diff import DiffResult, diff

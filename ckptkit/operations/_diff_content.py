@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptkit._compare_work import extend_values
 from ckptkit.align.matching import Alignment, Side
+from ckptkit.compare.spans import extend_values
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec

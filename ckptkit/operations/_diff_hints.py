@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.align.matching import constant_digests
-from ckptkit.compare import Delta
+from ckptkit.compare.tensors import Delta
 from ckptkit.dtypes import kind
 
 if TYPE_CHECKING:

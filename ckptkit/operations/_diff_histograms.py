@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit import _compare_work as _work
+from ckptkit.compare import spans as _work
 from ckptkit.dtypes import kind
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ckptkit.operations.ls import tensor_json
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
     from ckptkit.checkpoint.selection import Tensor
-    from ckptkit.compare import Delta
+    from ckptkit.compare.tensors import Delta
     from ckptkit.operations.diff import Change, DiffResult
 
 SCHEMA = "ckptkit.diff/1"

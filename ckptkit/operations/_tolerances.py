@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import rule_lines
-from ckptkit.compare_tally import Tolerance
+from ckptkit.compare.statistics import Tolerance
 from ckptkit.errors import UsageError
 
 

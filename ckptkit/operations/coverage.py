@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckptkit.align.matching import Alignment, Match, Rule, Side, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.names import Naming
-from ckptkit.compare import Pair, compare_all
+from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations._coverage_values import Coverage, Variable
 from ckptkit.operations._verify_findings import Finding

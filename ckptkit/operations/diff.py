@@ -17,8 +17,8 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.names import ROLES
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.compare import Comparison, Delta, Pair, compare_all
-from ckptkit.compare_tally import comparable
+from ckptkit.compare.statistics import comparable
+from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations import _diff_content as _content
 from ckptkit.operations import _diff_hints as _hints

@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.compare import Worst
+from ckptkit.compare.tensors import Worst
 from ckptkit.operations.diff import Change, DiffResult
 from ckptkit.reports.listing import pattern
 from ckptkit.reports.table import json_lines, render

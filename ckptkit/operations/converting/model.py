@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._compare_work import extend_values
 from ckptkit.align.matching import Side, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.compare import Pair, compare_all
+from ckptkit.compare.spans import extend_values
+from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.converting.match import make_plan
 from ckptkit.operations.converting.outputs import CPU, outputs_of

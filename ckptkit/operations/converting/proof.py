@@ -2,7 +2,7 @@
 
 The output is opened afresh by the same readers that any file is given to; its keys, dtypes, shapes
 and names come from its own bytes.  Then every tensor is compared by value with where it came from,
-bits and all (`ckptkit.compare`), which also verifies the stored checksums of either side, so that a
+bits and all (`ckptkit.compare.tensors`), which also verifies the stored checksums of either side, so that a
 damaged source proves nothing.  Last, the two files are aligned by what each says of itself: a
 tensor that the output calls by the name of another one is found here.
 """
@@ -20,7 +20,7 @@ from ckptkit.align.matching import Side, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.compare import Comparison, Delta, Pair, compare_all
+from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.converting.plan import Fill, Plan
 from ckptkit.operations.converting.values import Origin, cast, moved

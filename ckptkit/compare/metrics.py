@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptkit.compare_tally import Scaled, Tally, Tolerance, scaled
+from ckptkit.compare.statistics import Scaled, Tally, Tolerance, scaled
 from ckptkit.dtypes import kind
 
 Array = npt.NDArray[Any]

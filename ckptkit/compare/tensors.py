@@ -2,7 +2,7 @@
 
 Values are read in one pass over both files, in spans, and the stored checksums are compared on the
 way, so a difference is never damage in disguise.  Memory does not grow with the tensors.  The rules
-of equality are in `ckptkit.compare_metrics`.
+of equality are in `ckptkit.compare.metrics`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit import _compare_work as _work
-from ckptkit._compare_work import Partial, Piece, Run, Source
 from ckptkit._io.pool import bounded_map
-from ckptkit.compare_tally import EXACT, Scaled, Tally, Tolerance, comparable, is_exact
+from ckptkit.compare import spans as _work
+from ckptkit.compare.spans import Partial, Piece, Run, Source
+from ckptkit.compare.statistics import EXACT, Scaled, Tally, Tolerance, comparable, is_exact
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, UsageError
 

@@ -24,8 +24,8 @@ from ckptkit._io.small_reads import SMALL, Windows
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from ckptkit.compare_metrics import Array
-    from ckptkit.compare_tally import Tally, Tolerance
+    from ckptkit.compare.metrics import Array
+    from ckptkit.compare.statistics import Tally, Tolerance
     from ckptkit.stores.base import Store
 
 READ_BYTES = 1 << 18  # two such buffers stay in a core's second-level cache
@@ -139,7 +139,7 @@ class _Local(threading.local):
 
     def blocks(self) -> tuple[_Buffer, _Buffer]:
         """Return two buffers that hold one block of metrics of the widest dtype (16 bytes)."""
-        from ckptkit.compare_metrics import METRIC_BLOCK
+        from ckptkit.compare.metrics import METRIC_BLOCK
 
         if self.large is None:
             self.large = _Buffer(16 * METRIC_BLOCK), _Buffer(16 * METRIC_BLOCK)
@@ -199,7 +199,7 @@ def equal_bytes(old: Run, new: Run, start: int, stop: int) -> int | None:
 
 
 def _measure(piece: Piece) -> Partial:
-    from ckptkit.compare_metrics import Meter
+    from ckptkit.compare.metrics import Meter
 
     meter = Meter(piece.old.dtype, piece.new.dtype, piece.tolerance, piece.bitwise)
     old, new = _Reading(piece.old, piece, 0), _Reading(piece.new, piece, 1)
@@ -237,7 +237,7 @@ def gaps(old: Source, new: Source, size: int) -> Iterator[Array]:
     """Yield new - old in float64, block by block; for tensors of numbers."""
     import numpy as np
 
-    from ckptkit.compare_tally import EXACT
+    from ckptkit.compare.statistics import EXACT
 
     piece = Piece(0, old, new, 0, size, "metrics", EXACT, False)
     left, right = iter(_Reading(old, piece, 0)), iter(_Reading(new, piece, 1))
@@ -262,7 +262,7 @@ class _Reading:
     def _run(self, run: Run) -> Iterator[Array]:
         import numpy as np
 
-        from ckptkit.compare_metrics import METRIC_BLOCK
+        from ckptkit.compare.metrics import METRIC_BLOCK
         from ckptkit.dtypes import numpy_dtype
 
         buffer, width = _local.blocks()[self._side], itemsize(run.dtype)
@@ -276,7 +276,7 @@ class _Reading:
             yield values[:count]
 
     def _stream(self, source: Streamed) -> Iterator[Array]:
-        from ckptkit.compare_metrics import METRIC_BLOCK
+        from ckptkit.compare.metrics import METRIC_BLOCK
 
         for _, values in source.store.blocks(source.key, METRIC_BLOCK):
             self.crc = extend_values(self.crc, values)
@@ -296,7 +296,7 @@ def extend_values(crc: int, values: Array) -> int:
 
 def _norm(piece: Piece, run: Run) -> Partial:
     """Measure one side against itself."""
-    from ckptkit.compare_metrics import Meter
+    from ckptkit.compare.metrics import Meter
 
     meter = Meter(run.dtype, run.dtype, piece.tolerance)
     for at, values in enumerate(_Reading(run, piece, 0)):
