@@ -164,7 +164,7 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
     """Whether np.allclose takes the outputs, by name, for the same: a script of a few lines."""
     import numpy as np
 
-    from ckptkit.golden import read_golden
+    from ckptkit.golden.golden import read_golden
     from ckptkit.operations import _check_runs
     from ckptkit.runners.base import RunnerError
     from ckptkit.runners.spec import RunnerSpec
@@ -242,7 +242,7 @@ def _alarm(name: str, base: Base, what: str, report: Any) -> Alarm:
 
 def _split(name: str, base: Base, golden: str) -> Alarm:
     """Each example alone, held against the recorded batch."""
-    from ckptkit.golden import read_golden
+    from ckptkit.golden.golden import read_golden
     from ckptkit.operations._check_subjects import resolve
     from ckptkit.operations._record_noise import joined, split_cases
     from ckptkit.outputs import compare_outputs

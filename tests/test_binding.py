@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from support.goldens import GOLDEN
 from values import FIXED_DTYPES, values_of
 
-from ckptkit import _sketch
-from ckptkit._line_sketch import LineSketch, explain_lines, sketch_lines
-from ckptkit._sketch_values import Sketch
-from ckptkit.binding import Binding, bind, compare_bindings
 from ckptkit.errors import CkptkitError, FormatError
+from ckptkit.golden import sketch as _sketch
+from ckptkit.golden.binding import Binding, bind, compare_bindings
+from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
+from ckptkit.golden.sketch_types import Sketch
 from ckptkit.interface import Change
 from ckptkit.stores._schema import message_class
 from ckptkit.writers.base import Blocks, OutTensor
@@ -313,7 +313,7 @@ def test_a_sketch_over_many_blocks() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 199), st.floats(width=32), st.sampled_from(["f4", "i4", "u2", "i1"]))
 def test_any_one_element_is_named(place: int, value: float, code: str) -> None:
-    from ckptkit._binding_explain import _Case, _one_element
+    from ckptkit.golden.explain import _Case, _one_element
 
     old = np.random.default_rng(1).integers(-100, 100, (20, 10)).astype(code)
     new = old.copy()

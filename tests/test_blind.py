@@ -14,7 +14,7 @@ from support.goldens import golden
 
 from ckptkit._sample import Sample
 from ckptkit._tie_break import tie_break
-from ckptkit.golden import read_golden
+from ckptkit.golden.golden import read_golden
 from ckptkit.operations.check import check
 from ckptkit.operations.record import RecordError, record
 from ckptkit.outputs import compare_outputs

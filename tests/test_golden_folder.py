@@ -21,7 +21,6 @@ from values import FIXED_DTYPES, same_bits, values_of
 
 from ckptkit._arrays import as_array, load_arrays, save_arrays
 from ckptkit._sample import Sample
-from ckptkit.binding import bind
 from ckptkit.errors import (
     ChecksumError,
     CkptkitError,
@@ -31,7 +30,16 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.golden import MAX_WHOLE, Case, Golden, is_golden, read_golden, sampled, write_golden
+from ckptkit.golden.binding import bind
+from ckptkit.golden.golden import (
+    MAX_WHOLE,
+    Case,
+    Golden,
+    is_golden,
+    read_golden,
+    sampled,
+    write_golden,
+)
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.outputs import compare_outputs
 from ckptkit.tiers import tier_named

@@ -12,11 +12,18 @@ import pytest
 from command_line import ckptkit, refused
 
 from ckptkit._sample import sample
-from ckptkit._tensor_protos import from_onnx, from_tensor, read_records, records, to_onnx, to_tensor
-from ckptkit.binding import Binding
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, OutputError, UnsupportedError, UsageError
-from ckptkit.golden import Case, Golden, read_golden, write_golden
+from ckptkit.golden.binding import Binding
+from ckptkit.golden.golden import Case, Golden, read_golden, write_golden
+from ckptkit.golden.tensor_protos import (
+    from_onnx,
+    from_tensor,
+    read_records,
+    records,
+    to_onnx,
+    to_tensor,
+)
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.operations.golden import FORMS, export_golden, import_golden
 from ckptkit.stores._schema import message_class

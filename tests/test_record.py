@@ -14,7 +14,7 @@ from machine import Arrays, Machine
 from support.goldens import golden
 
 from ckptkit.errors import CkptkitError, OutputError, UsageError
-from ckptkit.golden import read_golden
+from ckptkit.golden.golden import read_golden
 from ckptkit.operations.check import Report, check
 from ckptkit.operations.record import RecordError, changes, record
 from ckptkit.runners.base import RunnerError
@@ -232,7 +232,7 @@ def _rename_input(directory: Path, old: str, new: str) -> None:
     """Make a golden one whose input is called otherwise."""
     from dataclasses import replace
 
-    from ckptkit.golden import write_golden
+    from ckptkit.golden.golden import write_golden
     from ckptkit.interface import Interface
 
     read = read_golden(directory)

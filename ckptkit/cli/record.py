@@ -11,7 +11,7 @@ from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import echo_lines
 
 if TYPE_CHECKING:
-    from ckptkit.golden import Golden
+    from ckptkit.golden.golden import Golden
 
 
 @click.command("record")
@@ -78,7 +78,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
 def _earlier(out: Path) -> Golden | None:
     """Return the golden that will be replaced; None where there is none that can be read."""
     from ckptkit.errors import CkptkitError
-    from ckptkit.golden import read_golden
+    from ckptkit.golden.golden import read_golden
 
     try:
         return read_golden(out)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._tie_break import tie_break
-from ckptkit.golden import Golden
+from ckptkit.golden.golden import Golden
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved

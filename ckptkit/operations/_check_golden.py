@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.binding import Binding, bind, compare_bindings
-from ckptkit.golden import Golden, read_golden
+from ckptkit.golden.binding import Binding, bind, compare_bindings
+from ckptkit.golden.golden import Golden, read_golden
 from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
-from ckptkit.golden import Golden
+from ckptkit.golden.golden import Golden
 from ckptkit.interface import Interface, TensorInfo
 from ckptkit.operations._check_float64 import broken_ties, exact_outputs
 from ckptkit.operations._check_inputs import Asked, prepare

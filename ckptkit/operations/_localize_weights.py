@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ckptkit.binding import Binding, bind, compare_bindings
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.names import Naming
 from ckptkit.errors import CkptkitError
+from ckptkit.golden.binding import Binding, bind, compare_bindings
 from ckptkit.operations._localize_values import VariableGap
 from ckptkit.operations.diff import Change, diff
 from ckptkit.runners.inside import Owned, Point

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._layouts import Layout
-from ckptkit.binding import Binding
 from ckptkit.errors import UsageError
+from ckptkit.golden.binding import Binding
 from ckptkit.operations._check_names import Pairing
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved

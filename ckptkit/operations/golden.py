@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.atomic import replacing_directory
-from ckptkit.binding import Binding, bind
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import OutputError, UsageError
-from ckptkit.golden import Case, Golden, read_golden, sampled, write_golden
+from ckptkit.golden.binding import Binding, bind
+from ckptkit.golden.exchange import FORMS, WARMUP, form_of
+from ckptkit.golden.golden import Case, Golden, read_golden, sampled, write_golden
 from ckptkit.interface import Interface, TensorInfo
-from ckptkit.operations._golden_forms import FORMS, WARMUP, form_of
 
 __all__ = ["FORMS", "export_golden", "import_golden"]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.binding import bind, compare_bindings
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.golden import Golden
+from ckptkit.golden.binding import bind, compare_bindings
+from ckptkit.golden.golden import Golden
 from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs

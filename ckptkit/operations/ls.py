@@ -219,6 +219,6 @@ def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
 
 def tensor_sha256(checkpoint: Checkpoint, key: str) -> str:
     """Return the sha256 of one tensor's values, little-endian and row-major, in hexadecimal."""
-    from ckptkit._sketch import digest
+    from ckptkit.golden.sketch import digest
 
     return digest(checkpoint.store, key)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._sample import Sample
-from ckptkit.binding import compare_bindings
 from ckptkit.errors import CkptkitError, OutputError, UsageError
-from ckptkit.golden import Case, Golden, is_golden, sampled, write_golden
+from ckptkit.golden.binding import compare_bindings
+from ckptkit.golden.golden import Case, Golden, is_golden, sampled, write_golden
 from ckptkit.interface import compare_interfaces
 from ckptkit.operations._check_golden import binding_of
 from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, prepare, ranges_of

@@ -111,7 +111,7 @@ class Regions:
 
 def constant(name: str, value: Array) -> Result:
     """Return a constant as a variable of a row."""
-    from ckptkit._sketch import digest_of
+    from ckptkit.golden.sketch import digest_of
 
     orders = (tuple(range(value.ndim)), *_ORDERS.get(value.ndim, ()))
     return {

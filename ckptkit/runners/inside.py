@@ -36,7 +36,7 @@ class Owned(NamedTuple):
     """A variable that a layer reads; names: by which it may go in a file, the best first.
 
     digests: of a constant of a converted model, in the layouts that TensorFlow may have it in (as
-    `ckptkit._sketch.digest`).
+    `ckptkit.golden.sketch.digest`).
     """
 
     names: tuple[str, ...]

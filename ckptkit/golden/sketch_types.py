@@ -1,4 +1,4 @@
-"""A sketch as a plain value, and as JSON; how it is made stands in `ckptkit._sketch`."""
+"""A sketch as a plain value, and as JSON; how it is made stands in `ckptkit.golden.sketch`."""
 
 from __future__ import annotations
 

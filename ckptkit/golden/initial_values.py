@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ckptkit._sketch_values import Sketch
 from ckptkit.dtypes import kind
+from ckptkit.golden.sketch_types import Sketch
 
 MIN_SIZE = 16  # elements from which the spread of a sample says something by itself
 CONSTANT = frozenset({"all zeros", "all ones", "zeros and ones"})  # first values that none draws

@@ -1,14 +1,14 @@
 """What a golden is bound to: the weights, files, constants and settings of the model it came from.
 
     digest      SHA-256 over names, dtypes, shapes and values of all weights
-    variables   a sketch of each (`ckptkit._sketch`), by readable name; slots of optimizers too
+    variables   a sketch of each (`ckptkit.golden.sketch`), by readable name; slots of optimizers too
     assets      vocabularies and the like, newlines at the end left out
     constants   data in the graph of a SavedModel: it stays when weights are replaced
     scalars     how often each single float occurs in that graph (a scale of 1/255, an epsilon)
     layers      settings of the layers of a Keras config that decide what is computed
 
 All of it is read from the files without running anything.  Recorded with the outputs, it tells on
-a failing check what changed in the model, by name; see `ckptkit._binding_changes`.
+a failing check what changed in the model, by name; see `ckptkit.golden.changes`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.files import file_sha256
-from ckptkit._line_sketch import LineSketch, sketch_lines, split_text
-from ckptkit._sketch_values import Sketch
 from ckptkit.errors import FormatError
+from ckptkit.golden.line_sketch import LineSketch, sketch_lines, split_text
+from ckptkit.golden.sketch_types import Sketch
 from ckptkit.interface import Change
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def compare_bindings(recorded: Binding, now: Binding) -> tuple[Change, ...]:
     counterpart, tensors that are stored twice, settings that only one version of Keras writes.
     `now` should come fresh from `bind`, so that changed values can be looked at.
     """
-    from ckptkit._binding_changes import changes
+    from ckptkit.golden.changes import changes
 
     return tuple(changes(recorded, now))
 
@@ -202,7 +202,7 @@ def _variables(
 
 
 def _sketched(task: tuple[Store, str, bool]) -> Sketch:
-    from ckptkit import _sketch
+    from ckptkit.golden import sketch as _sketch
 
     store, key, full = task
     if full:
@@ -249,7 +249,7 @@ def _constants(store: Store) -> tuple[dict[str, ConstantSketch], dict[str, int]]
 
     if not isinstance(store, SavedModel):
         return {}, {}
-    from ckptkit._sketch import digest_of
+    from ckptkit.golden.sketch import digest_of
     from ckptkit.stores._constants import constant_values
 
     found: dict[str, ConstantSketch] = {}
@@ -284,6 +284,6 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 def _layers(store: Store) -> Mapping[str, Mapping[str, Any]]:
     if store.format not in ("keras", "h5"):
         return {}
-    from ckptkit._binding_config import read_config
+    from ckptkit.golden.keras_config import read_config
 
     return read_config(store.path, store.format)

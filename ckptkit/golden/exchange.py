@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from ckptkit._sample import Sample
-from ckptkit._tensor_protos import (
+from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
+from ckptkit.golden.golden import Case, Golden
+from ckptkit.golden.tensor_protos import (
     from_onnx,
     from_tensor,
     read_records,
@@ -26,8 +28,6 @@ from ckptkit._tensor_protos import (
     to_onnx,
     to_tensor,
 )
-from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
-from ckptkit.golden import Case, Golden
 
 if TYPE_CHECKING:
     import numpy as np

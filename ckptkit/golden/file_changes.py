@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ckptkit._line_sketch import LineSketch, explain_lines, split_text
+from ckptkit.golden.line_sketch import LineSketch, explain_lines, split_text
 from ckptkit.interface import Change
 
 if TYPE_CHECKING:
-    from ckptkit.binding import Binding, ConstantSketch
+    from ckptkit.golden.binding import Binding, ConstantSketch
     from ckptkit.stores._constants import Value
 
 _WITH_ASSETS = frozenset({"saved-model", "keras"})
@@ -24,7 +24,7 @@ _FEW = 4
 
 def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
     """Yield what changed in assets, constants, single floats and layer settings."""
-    from ckptkit._binding_config import compare_layers
+    from ckptkit.golden.keras_config import compare_layers
 
     yield from _assets(recorded, now)
     if recorded.form == now.form == "saved-model":
@@ -149,7 +149,7 @@ def _value(now: Binding, wanted: ConstantSketch) -> Value | None:
     store = now.source.store
     if not isinstance(store, SavedModel):
         return None
-    from ckptkit._line_sketch import sketch_lines
+    from ckptkit.golden.line_sketch import sketch_lines
 
     for value in constant_values(store):
         if value.dtype != "string" or value.shape != wanted.shape:

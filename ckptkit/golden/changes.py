@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptkit._binding_explain import Explained, explain
-from ckptkit._binding_initial import CONSTANT, MIN_SIZE
-from ckptkit._sketch_values import Sketch
+from ckptkit.golden.explain import Explained, explain
+from ckptkit.golden.initial_values import CONSTANT, MIN_SIZE
+from ckptkit.golden.sketch_types import Sketch
 from ckptkit.interface import Change
 
 if TYPE_CHECKING:
     from ckptkit.align.matching import Side
-    from ckptkit.binding import Binding
+    from ckptkit.golden.binding import Binding
 
 _JUDGED = frozenset({"weight", "table"})  # roles that outputs depend on
 _SHOWN = 4  # names in one sentence
@@ -25,7 +25,7 @@ _LISTS = "they are in a Python list or dict, which tf.train.Checkpoint may pass 
 
 def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
     """Yield every change, those that sum up others first."""
-    from ckptkit import _binding_files
+    from ckptkit.golden import file_changes as _binding_files
 
     if not recorded.digest:  # bound to nothing: code, or values of another tool
         return

@@ -1,7 +1,7 @@
 """Goldens: what a model gave for known inputs, and what it was bound to, in files that git likes.
 
     DIR/manifest.json       all but the arrays; sorted, indented
-    DIR/binding.json        what the golden is bound to (`ckptkit.binding`), one line per variable
+    DIR/binding.json        what the golden is bound to (`ckptkit.golden.binding`), one line per variable
     DIR/caseN.inputs.npz    arrays as `ckptkit._arrays` keeps them; nothing is ever unpickled
     DIR/caseN.outputs.npz   an output of more than 4 MiB as a seeded sample, with norms of all of it
     DIR/caseN.layers.npz    outputs of layers, where they were recorded
@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_sha256
 from ckptkit._sample import Sample, sample
-from ckptkit._sketch_values import float_of
-from ckptkit.binding import Binding
 from ckptkit.errors import (
     ChecksumError,
     FormatError,
@@ -31,6 +29,8 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
+from ckptkit.golden.binding import Binding
+from ckptkit.golden.sketch_types import float_of
 from ckptkit.interface import Interface
 from ckptkit.numbers_ import json_number
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ckptkit import _sketch
-from ckptkit._binding_initial import MIN_SIZE, initial_value
-from ckptkit._sketch_values import Sketch
 from ckptkit.compare.metrics import Array
 from ckptkit.compare.tensors import unravel
 from ckptkit.dtypes import itemsize, kind, numpy_dtype
+from ckptkit.golden import sketch as _sketch
+from ckptkit.golden.initial_values import MIN_SIZE, initial_value
+from ckptkit.golden.sketch_types import Sketch
 
 if TYPE_CHECKING:
-    from ckptkit.binding import Binding
+    from ckptkit.golden.binding import Binding
     from ckptkit.stores.base import Store
 
 MAX_TRIED = 1 << 23  # elements of a tensor that is read whole to try reorderings
