@@ -243,12 +243,12 @@ def _alarm(name: str, base: Base, what: str, report: Any) -> Alarm:
 def _split(name: str, base: Base, golden: str) -> Alarm:
     """Each example alone, held against the recorded batch."""
     from ckptkit.golden.golden import read_golden
+    from ckptkit.model_io.compare_outputs import compare_outputs
+    from ckptkit.model_io.tiers import tier_of
     from ckptkit.operations._check_subjects import resolve
     from ckptkit.operations._record_noise import joined, split_cases
-    from ckptkit.outputs import compare_outputs
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, execute
-    from ckptkit.tiers import tier_of
 
     known = read_golden(golden)
     what = resolve(base.path, Path(golden), model=base.model)

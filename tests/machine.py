@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations import _check_runs, record
 from ckptkit.operations._record_blind import Coverage
 from ckptkit.runners.spec import RunnerSpec

@@ -12,16 +12,16 @@ from layer_damage import run_here
 from machine import Machine
 from support.goldens import golden
 
-from ckptkit._sample import Sample
-from ckptkit._tie_break import tie_break
 from ckptkit.golden.golden import read_golden
+from ckptkit.model_io.compare_outputs import compare_outputs
+from ckptkit.model_io.float64 import tie_break
+from ckptkit.model_io.sampling import Sample
+from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.check import check
 from ckptkit.operations.record import RecordError, record
-from ckptkit.outputs import compare_outputs
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.subjects import Limits, Subject
-from ckptkit.tiers import tier_named
 
 EXPORT = str(golden("tf2.21.0/saved_model_export/model").path)
 MODULE = str(golden("tf2.21.0/module_saved_model/model").path)

@@ -16,7 +16,7 @@ from machine import Arrays, Machine
 from support.goldens import golden
 
 from ckptkit.errors import UsageError
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.check import Report, check
 from ckptkit.reports import check_github, check_text
 from ckptkit.runners.base import RunnerError

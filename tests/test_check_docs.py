@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from command_line import Result, ckptkit
 
-from ckptkit.tiers import BOUNDS
+from ckptkit.model_io.tiers import BOUNDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "check.md"

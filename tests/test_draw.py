@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptkit._arrays import load_inputs
-from ckptkit.draw import ATTEMPTS, UNKNOWN_WORD, draw, fit_inputs
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
-from ckptkit.interface import TensorInfo
+from ckptkit.model_io.array_files import load_inputs
+from ckptkit.model_io.random_inputs import ATTEMPTS, UNKNOWN_WORD, draw, fit_inputs
+from ckptkit.model_io.signature import TensorInfo
 
 X = TensorInfo("x", "float32", (None, 3))
 IDS = TensorInfo("ids", "int32", (None, None))

@@ -14,8 +14,8 @@ import pytest
 from support.goldens import golden
 
 import ckptkit
-from ckptkit._arrays import save_arrays
-from ckptkit.interface import TensorInfo
+from ckptkit.model_io.array_files import save_arrays
+from ckptkit.model_io.signature import TensorInfo
 from ckptkit.runners import RunnerError, base, subjects
 from ckptkit.runners._marks import is_marked
 from ckptkit.runners.spec import parse_runner

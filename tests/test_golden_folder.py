@@ -19,8 +19,6 @@ from hypothesis import strategies as st
 from support.goldens import GOLDEN
 from values import FIXED_DTYPES, same_bits, values_of
 
-from ckptkit._arrays import as_array, load_arrays, save_arrays
-from ckptkit._sample import Sample
 from ckptkit.errors import (
     ChecksumError,
     CkptkitError,
@@ -40,9 +38,11 @@ from ckptkit.golden.golden import (
     sampled,
     write_golden,
 )
-from ckptkit.interface import Interface, TensorInfo
-from ckptkit.outputs import compare_outputs
-from ckptkit.tiers import tier_named
+from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
+from ckptkit.model_io.compare_outputs import compare_outputs
+from ckptkit.model_io.sampling import Sample
+from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.tiers import tier_named
 
 Array = npt.NDArray[Any]
 LARGE = np.arange(MAX_WHOLE // 4 + 10, dtype=np.float32)

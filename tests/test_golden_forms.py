@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from command_line import ckptkit, refused
 
-from ckptkit._sample import sample
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, OutputError, UnsupportedError, UsageError
 from ckptkit.golden.binding import Binding
@@ -24,7 +23,8 @@ from ckptkit.golden.tensor_protos import (
     to_onnx,
     to_tensor,
 )
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.sampling import sample
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.golden import FORMS, export_golden, import_golden
 from ckptkit.stores._schema import message_class
 

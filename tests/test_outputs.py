@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ckptkit._sample import sample
-from ckptkit.interface import Interface, TensorInfo, compare_interfaces
-from ckptkit.outputs import OutputResult, compare_outputs, noise_of
-from ckptkit.tiers import Tolerance, tier_named
+from ckptkit.model_io.compare_outputs import OutputResult, compare_outputs, noise_of
+from ckptkit.model_io.sampling import sample
+from ckptkit.model_io.signature import Interface, TensorInfo, compare_interfaces
+from ckptkit.model_io.tiers import Tolerance, tier_named
 
 Array = npt.NDArray[Any]
 T1 = tier_named("T1", "same").tolerance

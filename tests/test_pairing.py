@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptkit.interface import TensorInfo
-from ckptkit.pairing import pair_names
+from ckptkit.model_io.pair_names import pair_names
+from ckptkit.model_io.signature import TensorInfo
 
 
 def infos(*names: str, dtype: str = "float32", width: int = 4) -> list[TensorInfo]:

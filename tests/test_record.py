@@ -233,7 +233,7 @@ def _rename_input(directory: Path, old: str, new: str) -> None:
     from dataclasses import replace
 
     from ckptkit.golden.golden import write_golden
-    from ckptkit.interface import Interface
+    from ckptkit.model_io.signature import Interface
 
     read = read_golden(directory)
     cases = tuple(

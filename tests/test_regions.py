@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptkit._layouts import layouts
+from ckptkit.model_io.layouts import layouts
 from ckptkit.operations._localize_names import is_moved, op_of
 from ckptkit.operations._localize_pairs import Shaped, pair_points
 from ckptkit.runners._isolate import Reference

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptkit.tiers import BOUNDS, tier_named, tier_of
+from ckptkit.model_io.tiers import BOUNDS, tier_named, tier_of
 
 CPU: dict[str, Any] = {
     "runtime": "tensorflow",

@@ -24,7 +24,7 @@ from ckptkit._io.files import file_sha256
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, sketch_lines, split_text
 from ckptkit.golden.sketch_types import Sketch
-from ckptkit.interface import Change
+from ckptkit.model_io.signature import Change
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint

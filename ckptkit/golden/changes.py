@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptkit.golden.explain import Explained, explain
 from ckptkit.golden.initial_values import CONSTANT, MIN_SIZE
 from ckptkit.golden.sketch_types import Sketch
-from ckptkit.interface import Change
+from ckptkit.model_io.signature import Change
 
 if TYPE_CHECKING:
     from ckptkit.align.matching import Side

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from ckptkit._sample import Sample
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.golden.golden import Case, Golden
 from ckptkit.golden.tensor_protos import (
@@ -28,6 +27,7 @@ from ckptkit.golden.tensor_protos import (
     to_onnx,
     to_tensor,
 )
+from ckptkit.model_io.sampling import Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,7 @@ def _write_npy(golden: Golden, directory: Path) -> None:
 
 
 def _read_npy(path: Path) -> Read:
-    from ckptkit._arrays import load_inputs
+    from ckptkit.model_io.array_files import load_inputs
 
     places = (
         [path] if (path / "outputs").is_dir() else sorted(p.parent for p in path.glob("*/outputs"))
@@ -212,7 +212,7 @@ def _json(path: Path) -> Any:
 
 
 def _decoded(values: Any, where: str) -> Iterator[tuple[str, Array]]:
-    from ckptkit._arrays import load_inputs
+    from ckptkit.model_io.array_files import load_inputs
 
     if not isinstance(values, dict):
         raise FormatError(where, "no arrays by name")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, split_text
-from ckptkit.interface import Change
+from ckptkit.model_io.signature import Change
 
 if TYPE_CHECKING:
     from ckptkit.golden.binding import Binding, ConstantSketch

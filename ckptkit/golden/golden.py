@@ -2,7 +2,7 @@
 
     DIR/manifest.json       all but the arrays; sorted, indented
     DIR/binding.json        what the golden is bound to (`ckptkit.golden.binding`), one line per variable
-    DIR/caseN.inputs.npz    arrays as `ckptkit._arrays` keeps them; nothing is ever unpickled
+    DIR/caseN.inputs.npz    arrays as `ckptkit.model_io.array_files` keeps them; nothing is ever unpickled
     DIR/caseN.outputs.npz   an output of more than 4 MiB as a seeded sample, with norms of all of it
     DIR/caseN.layers.npz    outputs of layers, where they were recorded
     DIR/caseN.float64.npz   outputs of the model computed in float64, where it could be
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_sha256
-from ckptkit._sample import Sample, sample
 from ckptkit.errors import (
     ChecksumError,
     FormatError,
@@ -31,7 +30,8 @@ from ckptkit.errors import (
 )
 from ckptkit.golden.binding import Binding
 from ckptkit.golden.sketch_types import float_of
-from ckptkit.interface import Interface
+from ckptkit.model_io.sampling import Sample, sample
+from ckptkit.model_io.signature import Interface
 from ckptkit.numbers_ import json_number
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Golden:
 
 def sampled(values: Mapping[str, Any], seed: int) -> dict[str, Array | Sample]:
     """Return the values as a golden keeps them: those of more than 4 MiB as samples."""
-    from ckptkit._arrays import as_array
+    from ckptkit.model_io.array_files import as_array
 
     arrays = {name: as_array(value) for name, value in values.items()}
     return {
@@ -159,7 +159,7 @@ def _write_case(directory: Path, case: Case) -> dict[str, Any]:
 
 def _write_arrays(path: Path, values: Values) -> dict[str, Any]:
     """Write one file; return what the manifest says of it."""
-    from ckptkit._arrays import save_arrays
+    from ckptkit.model_io.array_files import save_arrays
 
     arrays = {
         name: value.values if isinstance(value, Sample) else value for name, value in values.items()
@@ -336,7 +336,7 @@ def _compare_sha256(path: Path, wanted: str) -> None:
 
 
 def _read_arrays(path: Path, fields: _Fields) -> dict[str, Any]:
-    from ckptkit._arrays import load_arrays
+    from ckptkit.model_io.array_files import load_arrays
 
     _compare_sha256(path, fields.text("sha256"))
     described = fields.fields("arrays").value
@@ -354,7 +354,7 @@ def _read_arrays(path: Path, fields: _Fields) -> dict[str, Any]:
 
 
 def _sample(fields: _Fields, values: Array, dtype: str) -> Sample:
-    from ckptkit._sample import Norms
+    from ckptkit.model_io.sampling import Norms
 
     shape, seed, norms = fields.items("shape"), fields.value.get("seed"), fields.value.get("norms")
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
-from ckptkit.interface import Change
+from ckptkit.model_io.signature import Change
 from ckptkit.stores._keras_config import LayerConfig, as_layer, layers_of
 from ckptkit.stores._keras_texts import archive_configs, hdf5_configs
 

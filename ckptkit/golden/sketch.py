@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit._sample import places_of
 from ckptkit.compare.metrics import Array
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.golden.sketch_types import SAMPLED, Sketch
+from ckptkit.model_io.sampling import places_of
 from ckptkit.stores.base import Store, TensorSpec
 
 PARTS = 16  # of the flat tensor, and of the last axis

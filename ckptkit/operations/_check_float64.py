@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._tie_break import tie_break
 from ckptkit.golden.golden import Golden
+from ckptkit.model_io.float64 import tie_break
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved

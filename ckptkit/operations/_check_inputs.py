@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.interface import Interface
+from ckptkit.model_io.signature import Interface
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
 from ckptkit.operations._verify_findings import Finding
@@ -119,8 +119,8 @@ def _attempts(
     asked: Asked, interface: Interface, description: Description, signature: str
 ) -> Iterator[tuple[dict[str, Arrays], str]]:
     """Yield (cases, text) until one is taken."""
-    from ckptkit._arrays import load_inputs
-    from ckptkit.draw import attempts, fit_inputs
+    from ckptkit.model_io.array_files import load_inputs
+    from ckptkit.model_io.random_inputs import attempts, fit_inputs
 
     if asked.files:
         if asked.ranges:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.interface import Change, Interface, TensorInfo, compare_interfaces
+from ckptkit.model_io.pair_names import pair_names
+from ckptkit.model_io.signature import Change, Interface, TensorInfo, compare_interfaces
 from ckptkit.operations._check_values import finding_of
 from ckptkit.operations._verify_findings import Finding
-from ckptkit.pairing import pair_names
 
 
 class Pairing(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.interface import Interface
+from ckptkit.model_io.signature import Interface
 from ckptkit.operations._check_inputs import interface_of
 from ckptkit.operations._check_names import Pairing, pair
 from ckptkit.operations._check_runs import Runs

@@ -11,7 +11,7 @@ from ckptkit.operations._check_values import Row
 if TYPE_CHECKING:
     import numpy as np
 
-    from ckptkit._sample import Sample
+    from ckptkit.model_io.sampling import Sample
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -37,7 +37,7 @@ def rows_of(
     policy: Policy,
 ) -> list[Row]:
     """Return a row per case and output; outputs: by the names of the reference."""
-    from ckptkit.outputs import compare_outputs
+    from ckptkit.model_io.compare_outputs import compare_outputs
 
     chosen = policy.choose(held.environment, environment)
     noise = held.noise if chosen.takes_noise else None

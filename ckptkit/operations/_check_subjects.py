@@ -11,7 +11,7 @@ from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations._coverage_values import Coverage
 from ckptkit.operations._verify_findings import Finding
 from ckptkit.operations.convert import convert

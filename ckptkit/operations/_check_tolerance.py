@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
+from ckptkit.model_io.tiers import Tier, Tolerance, tier_of
 from ckptkit.operations._tolerances import ToleranceRule, read_tolerances
 from ckptkit.operations._tolerances import tolerance as checked
-from ckptkit.tiers import Tier, Tolerance, tier_of
 
 AUTO, STRICT = "auto", "strict"
 

@@ -10,9 +10,9 @@ from ckptkit.operations._coverage_values import Coverage
 from ckptkit.operations._verify_findings import SEVERITIES, Finding
 
 if TYPE_CHECKING:
-    from ckptkit.interface import Change
+    from ckptkit.model_io.compare_outputs import OutputResult
+    from ckptkit.model_io.signature import Change
     from ckptkit.operations._localize_values import Localization
-    from ckptkit.outputs import OutputResult
 
 SCHEMA = "ckptkit.check/1"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.golden.golden import Golden
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations._check_float64 import broken_ties, exact_outputs
 from ckptkit.operations._check_inputs import Asked, prepare
 from ckptkit.operations._check_names import Pairing

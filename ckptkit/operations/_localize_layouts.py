@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._layouts import Layout, layouts
+from ckptkit.model_io.layouts import Layout, layouts
 from ckptkit.operations._localize_names import CONVERTED, GRAPHS, op_of
 from ckptkit.operations._localize_pairs import Shaped
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ckptkit._sample import Sample
+    from ckptkit.model_io.sampling import Sample
 
     Array = np.ndarray[Any, Any]
     Values = Mapping[str, Array | Sample]
@@ -26,8 +26,8 @@ def shaped(values: Values, kind: str) -> Iterator[Shaped]:
 
 def _specs(values: Values) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """Yield (name, dtype, shape); those that lie in files are not read for it."""
-    from ckptkit._sample import Sample
     from ckptkit.dtypes import dtype_of_numpy
+    from ckptkit.model_io.sampling import Sample
 
     chunks: Any = getattr(values, "chunks", None)
     if chunks is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import product
 from typing import NamedTuple
 
-from ckptkit._layouts import layouts
+from ckptkit.model_io.layouts import layouts
 from ckptkit.operations._localize_names import alike, is_begun, is_moved
 
 COUNTER = re.compile(r"_\d+$")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.model_io.compare_outputs import Chooser, OutputResult
 from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._localize_values import Flip, error_of
 from ckptkit.operations._record_noise import joined
-from ckptkit.outputs import Chooser, OutputResult
 from ckptkit.runners.base import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 
@@ -106,8 +106,8 @@ def _fine(result: OutputResult) -> bool:
 def _results(
     outputs: Mapping[str, Any], mine: Mapping[str, Any], tolerance: Chooser
 ) -> list[OutputResult]:
-    from ckptkit import _output_measure
-    from ckptkit._arrays import as_array
+    from ckptkit.model_io import measure as _output_measure
+    from ckptkit.model_io.array_files import as_array
 
     return [
         _output_measure.measure(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ckptkit.model_io.compare_outputs import OutputResult
 from ckptkit.numbers_ import json_number
-from ckptkit.outputs import OutputResult
 from ckptkit.runners.inside import OUTPUT
 
 MODEL = "(model)"  # the layer of what the model computes outside of its layers
@@ -38,8 +38,8 @@ def stats(value: Any) -> Stats:
     """Return the statistics of an array or a sample."""
     import numpy as np
 
-    from ckptkit._sample import Sample, norms_of
     from ckptkit.dtypes import dtype_of_numpy, kind
+    from ckptkit.model_io.sampling import Sample, norms_of
 
     if isinstance(value, Sample):
         norms = value.norms

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._layouts import Layout
 from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding
+from ckptkit.model_io.compare_outputs import Chooser, OutputResult
+from ckptkit.model_io.layouts import Layout
 from ckptkit.operations._check_names import Pairing
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
@@ -28,7 +29,6 @@ from ckptkit.operations._localize_values import (
     stats,
 )
 from ckptkit.operations._localize_weights import Weights, owner_of, weights_between
-from ckptkit.outputs import Chooser, OutputResult
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.inside import Isolated
@@ -38,7 +38,7 @@ from ckptkit.runners.subjects import Run
 if TYPE_CHECKING:
     import numpy as np
 
-    from ckptkit._sample import Sample
+    from ckptkit.model_io.sampling import Sample
 
     Array = np.ndarray[Any, Any]
     Values = Mapping[str, Array | Sample]
@@ -202,7 +202,7 @@ class Work:
         self, known: Values, paired: Mapping[str, str], orders: Mapping[str, Layout]
     ) -> Isolated | None:
         """Return what each point of the subject gives on the reference's values."""
-        from ckptkit._sample import Sample
+        from ckptkit.model_io.sampling import Sample
 
         side, spec = self.new, self.new.spec
         assert side.what is not None
@@ -267,7 +267,7 @@ class Work:
             yield here, self._measured(here, both.known[there], both.mine[here])
 
     def _measured(self, name: str, ref: Any, new: Any) -> OutputResult:
-        from ckptkit import _output_measure
+        from ckptkit.model_io import measure as _output_measure
 
         return _output_measure.measure(
             name, _output_measure.kept(ref), _as_array(new), self.tolerance, {}
@@ -329,7 +329,7 @@ class Work:
 
     def _explained(self, done: Localization, both: Both) -> Iterator[Layer]:
         """Yield the layers, the first of the ranking with statistics and hints."""
-        from ckptkit.outputs import compare_outputs
+        from ckptkit.model_io.compare_outputs import compare_outputs
 
         chosen = {layer.name for layer in done.ranked[:_EXPLAINED]}
         for layer in done.layers:
@@ -368,6 +368,6 @@ class Work:
 
 
 def _as_array(value: Any) -> Any:
-    from ckptkit._arrays import as_array
+    from ckptkit.model_io.array_files import as_array
 
     return as_array(value)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._localize_weights import weights_between
 from ckptkit.runners import inside
 from ckptkit.runners.base import RUNNERS, RunnerError
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.tiers import tier_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.interface import Interface
+from ckptkit.model_io.signature import Interface
 from ckptkit.operations._check_inputs import Prepared
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
@@ -39,7 +39,7 @@ class Noise:
         self, source: str, reference: Sequence[Arrays], repeats: Sequence[Sequence[Arrays]]
     ) -> None:
         """Measure repeats of all cases (each in their order) against the recorded outputs."""
-        from ckptkit.outputs import noise_of
+        from ckptkit.model_io.compare_outputs import noise_of
 
         largest = 0.0
         for number, outputs in enumerate(reference):

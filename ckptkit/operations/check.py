@@ -81,7 +81,7 @@ def check(
     outputs_only: weights, files and settings may be others than the golden's: names, shapes and
     values of inputs and outputs alone count.
     float64: outputs between the tolerance and that of reduced precision pass where they are as near
-    to the reference's model in float64 as the reference is (`ckptkit._tie_break`).
+    to the reference's model in float64 as the reference is (`ckptkit.model_io.float64`).
     localize: say which layer or switch makes outputs differ (`ckptkit.operations.localize`);
     layers: globs of the values that are looked at for it.
     timeout_s, max_rss_bytes: of each child.

@@ -13,7 +13,7 @@ from ckptkit.errors import OutputError, UsageError
 from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.exchange import FORMS, WARMUP, form_of
 from ckptkit.golden.golden import Case, Golden, read_golden, sampled, write_golden
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 
 __all__ = ["FORMS", "export_golden", "import_golden"]
 

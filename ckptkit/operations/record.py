@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._sample import Sample
 from ckptkit.errors import CkptkitError, OutputError, UsageError
 from ckptkit.golden.binding import compare_bindings
 from ckptkit.golden.golden import Case, Golden, is_golden, sampled, write_golden
-from ckptkit.interface import compare_interfaces
+from ckptkit.model_io.compare_outputs import compare_outputs
+from ckptkit.model_io.sampling import Sample
+from ckptkit.model_io.signature import compare_interfaces
+from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations._check_golden import binding_of
 from ckptkit.operations._check_inputs import BATCH, SEED, Asked, Prepared, prepare, ranges_of
 from ckptkit.operations._check_runs import Runs
@@ -26,11 +28,9 @@ from ckptkit.operations._check_work import with_outputs
 from ckptkit.operations._record_blind import Coverage, measure
 from ckptkit.operations._record_noise import REPEATS, Noise, other_runs
 from ckptkit.operations.check import TIMEOUT_S, Path_, listed
-from ckptkit.outputs import compare_outputs
 from ckptkit.runners.inside import double
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
-from ckptkit.tiers import tier_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
+    from ckptkit.model_io.compare_outputs import OutputResult
     from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
-    from ckptkit.outputs import OutputResult
 
 SHOWN = 5  # layers of the ranking that are printed; JSON has all
 _HEADERS = ("LAYER", "VALUE", "KIND", "ALONE", "WITH INPUTS' ERROR", "ALLOWED")

@@ -16,9 +16,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ckptkit._arrays import as_array, load_arrays, save_arrays
 from ckptkit.dtypes import dtype_of_numpy
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 
@@ -203,8 +203,8 @@ def largest_gap(
 
     It is 0 to the bit, and MAX_GAP at most.  tolerances: {output: [rtol, atol, scaled]}.
     """
-    from ckptkit import _output_measure
-    from ckptkit.tiers import Tolerance
+    from ckptkit.model_io import measure as _output_measure
+    from ckptkit.model_io.tiers import Tolerance
 
     def limit(name: str, _dtype: str) -> Tolerance:
         return Tolerance(*(tolerances or {}).get(name, (0.0, 0.0, True)))

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit._arrays import load_arrays
-from ckptkit._layouts import Layout
 from ckptkit.errors import UsageError
+from ckptkit.model_io.array_files import load_arrays
+from ckptkit.model_io.layouts import Layout
 from ckptkit.runners._exchange import (
     CHUNK_BYTES,
     Open,

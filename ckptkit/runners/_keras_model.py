@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.runners._code import call_code
 from ckptkit.runners._exchange import refused
 from ckptkit.runners._keras_layers import arguments

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.runners import _trees
 from ckptkit.runners._tensorflow_build import is_keras
 

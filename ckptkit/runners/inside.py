@@ -17,11 +17,11 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._layouts import Layout
+from ckptkit.model_io.layouts import Layout
+from ckptkit.model_io.tiers import Tolerance
 from ckptkit.runners import subjects
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Limits, Subject
-from ckptkit.tiers import Tolerance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ class Isolated:
 
 
 class Source(NamedTuple):
-    """A file of values (`ckptkit._arrays`): {point: name in the file}.
+    """A file of values (`ckptkit.model_io.array_files`): {point: name in the file}.
 
     layouts: {point: how the value becomes the point's}, where that is not as it is in the file.
     """
@@ -94,7 +94,7 @@ def sources_of(
 
     The files of a run's layers are used as they are.
     """
-    from ckptkit._arrays import save_arrays
+    from ckptkit.model_io.array_files import save_arrays
 
     chunks = getattr(values, "chunks", None)
     if chunks is not None:
@@ -126,7 +126,7 @@ def isolate(
     sources: the reference's values by the names of this subject's points.
     Raises RunnerError, UsageError.
     """
-    from ckptkit._arrays import save_arrays
+    from ckptkit.model_io.array_files import save_arrays
 
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-inside-"))
     try:
@@ -219,7 +219,7 @@ def perturb(
 
 def _kept(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
     """Write the cases; return what a request says of them."""
-    from ckptkit._arrays import save_arrays
+    from ckptkit.model_io.array_files import save_arrays
 
     files = [scratch / f"case{number}.npz" for number in range(len(cases))]
     return [
@@ -240,7 +240,7 @@ def double(
     Raises RunnerError where it cannot be rebuilt (`kind` "UnsupportedError": see `ckptkit.runners.
     _tensorflow_double`), UsageError.
     """
-    from ckptkit._arrays import load_arrays
+    from ckptkit.model_io.array_files import load_arrays
 
     spec = RunnerSpec()
     with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, UnsupportedError
-from ckptkit.interface import Interface, TensorInfo
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.runners._exchange import (
     Exposed,
     Known,

@@ -6,7 +6,7 @@
     probe()                                 the runtimes and devices that are here
 
 All of it happens in a fresh child process each time.  Arrays go there and come back as files
-(`ckptkit._arrays`), all else as JSON; nothing here knows TensorFlow.
+(`ckptkit.model_io.array_files`), all else as JSON; nothing here knows TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
-from ckptkit.interface import Interface
+from ckptkit.model_io.signature import Interface
 from ckptkit.runners.base import RUNNERS, RunnerError, run
 from ckptkit.runners.spec import RunnerSpec
 
@@ -185,7 +185,7 @@ def execute(
     classes).  out: for code, where the bundle of `RestoreRun.path` is written.
     Raises RunnerError (its `kind` says what happened: see there), UsageError.
     """
-    from ckptkit._arrays import save_arrays
+    from ckptkit.model_io.array_files import save_arrays
 
     asked = request(subject, spec, "execute", options)
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-arrays-"))
@@ -308,7 +308,7 @@ def _restored(found: Mapping[str, Any] | None) -> RestoreRun | None:
 
 def _loaded(written: Mapping[str, Any]) -> Arrays:
     """Return the arrays of a file that the child wrote, in its order."""
-    from ckptkit._arrays import load_arrays
+    from ckptkit.model_io.array_files import load_arrays
 
     arrays = load_arrays(Path(written["file"]), written["described"])
     return {name: arrays[name] for name in written["names"]}

@@ -14,12 +14,12 @@ from itertools import permutations
 
 import numpy as np
 
-from ckptkit import _output_order as order
-from ckptkit._output_formulas import CLOSE, Two, formula_hints
-from ckptkit._sample import Sample
 from ckptkit.compare.metrics import Array
 from ckptkit.dtypes import dtype_of_numpy, kind, numpy_dtype
-from ckptkit.outputs import OutputResult
+from ckptkit.model_io import output_order_ as order
+from ckptkit.model_io.compare_outputs import OutputResult
+from ckptkit.model_io.formulas import CLOSE, Two, formula_hints
+from ckptkit.model_io.sampling import Sample
 
 MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
 MAX_RANK = 5  # axes that are tried in every order

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._sample import Sample
-from ckptkit.outputs import OutputResult, number
-from ckptkit.tiers import BOUNDS
+from ckptkit.model_io.compare_outputs import OutputResult, number
+from ckptkit.model_io.sampling import Sample
+from ckptkit.model_io.tiers import BOUNDS
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -1,4 +1,4 @@
-"""The numbers behind one verdict of `ckptkit.outputs`."""
+"""The numbers behind one verdict of `ckptkit.model_io.compare_outputs`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit._arrays import as_array
-from ckptkit._sample import Norms, Sample, norms_of
 from ckptkit.compare import statistics as compare_tally
 from ckptkit.compare.metrics import Array, Meter
 from ckptkit.compare.tensors import Worst, cosine_of, unravel
 from ckptkit.dtypes import dtype_of_numpy, kind
-from ckptkit.outputs import Chooser, OutputResult, number
-from ckptkit.tiers import BOUNDS, Tolerance
+from ckptkit.model_io.array_files import as_array
+from ckptkit.model_io.compare_outputs import Chooser, OutputResult, number
+from ckptkit.model_io.sampling import Norms, Sample, norms_of
+from ckptkit.model_io.tiers import BOUNDS, Tolerance
 
 NOISE_FACTOR = 4.0  # times the recorded noise still passes
 MEANINGLESS = 0.1  # of the largest value: a tolerance from here on says nothing

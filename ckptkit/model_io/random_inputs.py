@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
-from ckptkit.interface import TensorInfo
+from ckptkit.model_io.signature import TensorInfo
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -289,7 +289,7 @@ def fit_inputs(arrays: Mapping[str, Any], inputs: Sequence[TensorInfo]) -> dict[
     whole number for a float, 64 bits for 32 (floats rounded, integers only if they fit).
     Raises UsageError naming what is missing, too much, or does not fit.
     """
-    from ckptkit._arrays import as_array
+    from ckptkit.model_io.array_files import as_array
 
     given = {name: as_array(value) for name, value in arrays.items()}
     names = [info.name for info in inputs]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ckptkit.compare.metrics import Array
-from ckptkit.outputs import OutputResult
+from ckptkit.model_io.compare_outputs import OutputResult
 
 CLOSE = 1e-5  # relative; a hint holds within this or within the output's own tolerance
 

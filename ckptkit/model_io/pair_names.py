@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ckptkit.interface import TensorInfo, fits
+from ckptkit.model_io.signature import TensorInfo, fits
 
 _ADDED = re.compile(r"^(?:serving_default_)?(.+?)(?::\d{1,4})?$", re.DOTALL)
 

@@ -5,7 +5,7 @@
 Nothing passes for want of a comparison: an output that is missing or new, another shape or dtype,
 NaN or infinity in other places, no elements at all, and a tolerance of a tenth of the largest
 value or more are verdicts of their own, and none of them is `ok`.  What does not pass gets hints:
-what the difference looks like (`ckptkit._output_hints`).
+what the difference looks like (`ckptkit.model_io.hints`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._sample import Sample
 from ckptkit.compare.tensors import Worst
+from ckptkit.model_io.sampling import Sample
+from ckptkit.model_io.tiers import Tolerance
 from ckptkit.numbers_ import json_number
-from ckptkit.tiers import Tolerance
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -123,7 +123,8 @@ def compare_outputs(
     noise: by output, as `noise_of` measures it; {} and None mean that none is known.
     Raises UsageError for arrays of Python objects other than text.
     """
-    from ckptkit import _output_hints, _output_measure
+    from ckptkit.model_io import hints as _output_hints
+    from ckptkit.model_io import measure as _output_measure
 
     known = {name: _output_measure.kept(value) for name, value in reference.items()}
     given = {name: _output_measure.kept(value) for name, value in new.items()}
@@ -161,7 +162,7 @@ def noise_of(reference: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]])
     max_scaled: max_abs in units of the reference's rms.  A repeat that lacks an output, or has it
     in another shape, leaves it out: that is no noise.  Infinite where NaN comes and goes.
     """
-    from ckptkit import _output_measure
+    from ckptkit.model_io import measure as _output_measure
 
     found: dict[str, Any] = {}
     for name, value in reference.items():
