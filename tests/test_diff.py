@@ -24,8 +24,8 @@ import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.compare.statistics import Tolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
-from ckptkit.operations._tolerances import ToleranceRule, read_tolerances
 from ckptkit.operations.diff import DiffResult, diff
+from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
 from ckptkit.testing import assert_same_weights
 
 ROOT = Path(__file__).parents[1]

@@ -109,7 +109,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
 
 def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, Any]) -> None:
     """Raise OutputError where a report would replace a file that is read."""
-    from ckptkit.operations._input_files import code_file, refuse_inputs
+    from ckptkit.operations.input_files import code_file, refuse_inputs
 
     code = (subject, options["against"] or "", options["model"] or "")
     operands = (subject, options["against"], options["like"], options["tolerance"])

@@ -119,7 +119,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
 
     asked = _asked(options)
     if options["receipt"] or options["inverse"]:
-        from ckptkit.operations._input_files import code_file, refuse_inputs
+        from ckptkit.operations.input_files import code_file, refuse_inputs
 
         read = (*src, options["like"], *options["map_from"], code_file(options["model"] or ""))
         refuse_inputs([options["receipt"], options["inverse"]], read)

@@ -82,7 +82,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     _check(options)
     old, new = _two(paths)
     if options["output"] or options["write_map"]:
-        from ckptkit.operations._input_files import refuse_inputs
+        from ckptkit.operations.input_files import refuse_inputs
 
         read = (old, new, *options["map_from"], options["tol_file"])
         refuse_inputs([options["output"], options["write_map"]], read)
@@ -130,8 +130,8 @@ def _two(paths: tuple[str, ...]) -> tuple[str, str]:
 
 def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     from ckptkit.align.rules import parse_rule, read_rules
-    from ckptkit.operations._tolerances import read_tolerances
     from ckptkit.operations.diff import diff
+    from ckptkit.operations.tolerance_rules import read_tolerances
 
     rules = [rule for path in options["map_from"] for rule in read_rules(Path(path))]
     rules += [parse_rule(text) for text in options["maps"]]

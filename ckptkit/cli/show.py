@@ -49,12 +49,12 @@ def command(
     if len(chosen) > 1:
         raise click.UsageError(f"one PATH and one NAME, please; these are {len(chosen)} files.")
     if npy is not None:
-        from ckptkit.operations._input_files import refuse_inputs
+        from ckptkit.operations.input_files import refuse_inputs
 
         refuse_inputs([npy], chosen)
     result = show(chosen[0], name, slice=slice_)
     if npy is not None:
-        from ckptkit.operations.npy import write_npy
+        from ckptkit.operations.npy_ import write_npy
 
         stored_as = write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
         if stored_as:

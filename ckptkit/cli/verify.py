@@ -52,7 +52,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     if len(paths) > 1 and (options["manifest"] or options["write_manifest"]):
         raise click.UsageError("a manifest goes with one PATH; give their directory.")
     if options["output"] or options["write_manifest"]:
-        from ckptkit.operations._input_files import refuse_inputs
+        from ckptkit.operations.input_files import refuse_inputs
 
         refuse_inputs([options["output"], options["write_manifest"]], paths)
         refuse_inputs([options["output"]], [options["manifest"]])
@@ -95,7 +95,7 @@ def _verify(
 
 def _read(results: list[Verification]) -> list[Path]:
     """Return every file of what was verified; a directory stands for many checkpoints."""
-    from ckptkit.operations._input_files import files_read
+    from ckptkit.operations.input_files import files_read
 
     units = (unit for result in results for unit in result.units)
     return [file for unit in units for file in files_read(unit.format, unit.path)]
@@ -106,7 +106,7 @@ def _print(results: list[Verification], options: dict[str, Any]) -> None:
     if not options["output"]:
         echo_lines(lines)
         return
-    from ckptkit.operations._input_files import refuse_inputs
+    from ckptkit.operations.input_files import refuse_inputs
 
     refuse_inputs([options["output"]], (), _read(results))
     write_lines(options["output"], lines)

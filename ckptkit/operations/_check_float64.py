@@ -11,7 +11,7 @@ from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_values import Row
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.inside import double
 

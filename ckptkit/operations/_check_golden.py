@@ -13,7 +13,7 @@ from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_values import counted, findings_of
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np

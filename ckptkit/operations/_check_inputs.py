@@ -13,7 +13,7 @@ from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run
 

@@ -9,7 +9,7 @@ from ckptkit.errors import UsageError
 from ckptkit.model_io.pair_names import pair_names
 from ckptkit.model_io.signature import Change, Interface, TensorInfo, compare_interfaces
 from ckptkit.operations._check_values import finding_of
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 
 
 class Pairing(NamedTuple):

@@ -14,8 +14,8 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_values import Ran, counted
 from ckptkit.operations._coverage_values import Coverage
-from ckptkit.operations._verify_findings import Finding
 from ckptkit.operations.coverage import coverage
+from ckptkit.operations.findings import Finding
 from ckptkit.runners._marks import is_marked
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import RunnerSpec

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations._check_rows import Reference, rows_of
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.tiers import Tier, Tolerance, tier_of
-from ckptkit.operations._tolerances import ToleranceRule, read_tolerances
-from ckptkit.operations._tolerances import tolerance as checked
+from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
+from ckptkit.operations.tolerance_rules import tolerance as checked
 
 AUTO, STRICT = "auto", "strict"
 

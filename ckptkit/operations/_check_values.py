@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.operations._coverage_values import Coverage
-from ckptkit.operations._verify_findings import SEVERITIES, Finding
+from ckptkit.operations.findings import SEVERITIES, Finding
 
 if TYPE_CHECKING:
     from ckptkit.model_io.compare_outputs import OutputResult

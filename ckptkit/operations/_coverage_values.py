@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 
 # What can become of a variable, in the order of a report; "restored" is the only good end.
 STATUSES = (

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from ckptkit.operations._scan_flow import MAIN, Flow, Origin
 from ckptkit.operations._scan_rule import effect_of, harmless_ops
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._graph import MetaGraph, Op
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.stores._keras_config import LEGACY_CLASSES, UNSAFE
 
 # Operations of keras.ops that take a function, or look one up.

@@ -24,15 +24,7 @@ from ckptkit.operations._verify_data import (
     pieces_by_shard,
     plan_shard,
 )
-from ckptkit.operations._verify_findings import (
-    Check,
-    Finding,
-    Unit,
-    counted,
-    is_damage,
-    listed,
-    of_error,
-)
+from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, listed, of_error
 from ckptkit.stores._damaged_bundle import survey
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.leveldb_table import read_table

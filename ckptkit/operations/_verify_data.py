@@ -18,7 +18,7 @@ from ckptkit._io.crc_combine_ import combine
 from ckptkit._io.files import Extent, aligned_buffer, file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
-from ckptkit.operations._verify_findings import Check, Finding, Unit, listed, of_error
+from ckptkit.operations.findings import Check, Finding, Unit, listed, of_error
 from ckptkit.stores._state_file import STATE_FILE, incomplete, prefixes, read_state
 
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ckptkit.errors import CkptkitError
 from ckptkit.keras_variables import variable_names
-from ckptkit.operations._verify_findings import Check, Finding, of_error
+from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores._keras_config import LayerConfig, as_layer, layers_of
 from ckptkit.stores._keras_texts import archive_configs, hdf5_configs
 from ckptkit.stores.base import KerasStructure, KerasVariable, Store

@@ -23,8 +23,8 @@ from ckptkit._io.files import file_sha256, file_size, read_exact
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
-from ckptkit.operations._verify_findings import Check, Finding, counted
-from ckptkit.operations._verify_findings import listed as first_of
+from ckptkit.operations.findings import Check, Finding, counted
+from ckptkit.operations.findings import listed as first_of
 from ckptkit.operations.ls import tensor_sha256
 from ckptkit.stores.base import Store
 

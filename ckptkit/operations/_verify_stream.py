@@ -11,14 +11,7 @@ from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations._verify_data import Progress
-from ckptkit.operations._verify_findings import (
-    Check,
-    Finding,
-    Unit,
-    counted,
-    is_damage,
-    of_error,
-)
+from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, of_error
 from ckptkit.stores import _zip, open_format
 from ckptkit.stores.base import Store
 

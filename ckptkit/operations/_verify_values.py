@@ -11,7 +11,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import CkptkitError
-from ckptkit.operations._verify_findings import Check, Finding, of_error
+from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from ckptkit.operations._check_tolerance import AUTO, Policy
 from ckptkit.operations._check_values import Ran, Report, Row
 from ckptkit.operations._check_work import Checking
 from ckptkit.operations._coverage_values import Coverage, Variable
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.operations.localize import command, find
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits

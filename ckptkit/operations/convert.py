@@ -20,7 +20,6 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
-from ckptkit.operations._input_files import files_read, refuse_inputs
 from ckptkit.operations.converting import receipt as _receipt
 from ckptkit.operations.converting import write as _write
 from ckptkit.operations.converting.match import make_plan
@@ -36,6 +35,7 @@ from ckptkit.operations.converting.proof import Proof, prove
 from ckptkit.operations.converting.receipt import Receipt, write_inverse
 from ckptkit.operations.converting.target import FORMS, Target, model_of, refuse_existing, target_of
 from ckptkit.operations.converting.values import Cast, parse_cast, parse_size
+from ckptkit.operations.input_files import files_read, refuse_inputs
 from ckptkit.operations.ls import tensor_sha256, weights_digest
 
 __all__ = [

@@ -19,7 +19,7 @@ from ckptkit.checkpoint.names import Naming
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations._coverage_values import Coverage, Variable
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array, TensorSpec

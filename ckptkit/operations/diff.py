@@ -24,8 +24,8 @@ from ckptkit.operations import _diff_content as _content
 from ckptkit.operations import _diff_hints as _hints
 from ckptkit.operations import _diff_select as _select
 from ckptkit.operations._diff_select import LeftOut
-from ckptkit.operations._tolerances import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.operations.ls import natural
+from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 
 __all__ = ["Change", "DiffResult", "LeftOut", "diff"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptkit import __version__
-from ckptkit.operations._verify_findings import Finding
+from ckptkit.operations.findings import Finding
 from ckptkit.runners.base import RUNNERS
 from ckptkit.runners.subjects import PROBE_TIMEOUT_S, Probed, probe
 
