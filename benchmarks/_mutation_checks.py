@@ -121,7 +121,7 @@ def _checked(base: Base, mutant: Mutant, **options: Any) -> Any:
     """Return the report; one that found nothing where `check` could not tell (exit code 2)."""
     from ckptkit import check
     from ckptkit.errors import CkptkitError
-    from ckptkit.operations.check import Report
+    from ckptkit.operations.check.api import Report
 
     try:
         return check(mutant.path, model=mutant.model, imports=base.imports, **options)

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
-    from ckptkit.operations.check import check
+    from ckptkit.operations.check.api import check
     from ckptkit.operations.convert import convert
     from ckptkit.operations.diff import diff
     from ckptkit.operations.load import load
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint.checkpoint",
     "CkptkitError": "ckptkit.errors",
-    "check": "ckptkit.operations.check",
+    "check": "ckptkit.operations.check.api",
     "convert": "ckptkit.operations.convert",
     "diff": "ckptkit.operations.diff",
     "load": "ckptkit.operations.load",

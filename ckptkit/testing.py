@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
-    from ckptkit.operations.check import Report
+    from ckptkit.operations.check.api import Report
 
 
 def assert_same_weights(
@@ -58,7 +58,7 @@ def assert_restores(
     """
     __tracebackhide__ = True
     from ckptkit.errors import UsageError
-    from ckptkit.operations.check import check
+    from ckptkit.operations.check.api import check
 
     taken = {"on", "golden", "against"} & options.keys()
     if taken:
@@ -81,7 +81,7 @@ def assert_same_outputs(
     Raises UsageError where nothing would be compared, RunnerError where a device is not here.
     """
     __tracebackhide__ = True
-    from ckptkit.operations.check import check
+    from ckptkit.operations.check.api import check
 
     runners = [on] if isinstance(on, str) else list(on)
     _assert_ok(check(subject, against=against, golden=golden, on=runners, **options))

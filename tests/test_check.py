@@ -17,7 +17,7 @@ from support.goldens import golden
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.operations.check import Report, check
+from ckptkit.operations.check.api import Report, check
 from ckptkit.reports import check_github, check_text
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import RunnerSpec

@@ -18,7 +18,7 @@ from support.goldens import golden
 from ckptkit.operations import _localize_work
 from ckptkit.operations._localize_pairs import Shaped, pair_points, scope_of
 from ckptkit.operations._localize_switches import flips
-from ckptkit.operations.check import check
+from ckptkit.operations.check.api import check
 from ckptkit.operations.localize import Localization, localize
 from ckptkit.operations.record import record
 from ckptkit.runners.spec import RunnerSpec, parse_runner

@@ -18,7 +18,7 @@ import pytest
 import runtime_models
 
 import ckptkit
-from ckptkit.operations.check import Report
+from ckptkit.operations.check.api import Report
 from ckptkit.operations.localize import localize
 from ckptkit.operations.record import record
 from ckptkit.runners.base import RunnerError

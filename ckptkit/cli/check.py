@@ -88,7 +88,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     Exit code: 0 the same, 1 differences or findings, 2 could not tell (nothing was compared, or a
     device or package is not here).
     """
-    from ckptkit.operations.check import check
+    from ckptkit.operations.check.api import check
 
     shown = {name: options.pop(name) for name in ("fmt", "output", "junit", "quiet", "verbose")}
     if shown["output"] or shown["junit"]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.operations._check_tolerance import Policy
-from ckptkit.operations._check_values import Row
+from ckptkit.operations.check.report import Row
 
 if TYPE_CHECKING:
     import numpy as np

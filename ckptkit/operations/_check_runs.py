@@ -12,8 +12,8 @@ from ckptkit import errors
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import CkptkitError
 from ckptkit.operations._check_subjects import Resolved
-from ckptkit.operations._check_values import Ran, counted
 from ckptkit.operations._coverage_values import Coverage
+from ckptkit.operations.check.report import Ran, counted
 from ckptkit.operations.coverage import coverage
 from ckptkit.operations.findings import Finding
 from ckptkit.runners._marks import is_marked

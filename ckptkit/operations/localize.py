@@ -26,10 +26,10 @@ from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._check_tolerance import Policy
-from ckptkit.operations._check_values import Row
 from ckptkit.operations._localize_switches import attribute
 from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
 from ckptkit.operations._localize_work import Side, Work
+from ckptkit.operations.check.report import Row
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Run, Subject
 
@@ -48,7 +48,7 @@ def localize(subject: str | os.PathLike[str], **options: Any) -> Localization:
     the subject.  Layers are compared even where the outputs agree.
     Raises UsageError where nothing was compared, and what `check` raises.
     """
-    from ckptkit.operations.check import check
+    from ckptkit.operations.check.api import check
 
     report = check(subject, **{**options, "localize": ALWAYS})
     if report.localization is None:

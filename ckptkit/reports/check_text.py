@@ -12,7 +12,7 @@ from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import count_text, printable
 
 if TYPE_CHECKING:
-    from ckptkit.operations.check import Ran, Report, Row
+    from ckptkit.operations.check.api import Ran, Report, Row
 
 FORMATS = ("table", "json", "github", "junit")
 SHOWN = 40  # findings that are printed; JSON and JUnit have all

@@ -12,7 +12,7 @@ from ckptkit.operations._check_paired import Paired
 from ckptkit.operations._check_rows import Reference
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import Resolved
-from ckptkit.operations._check_values import counted, findings_of
+from ckptkit.operations.check.report import counted, findings_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:

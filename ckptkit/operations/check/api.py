@@ -25,9 +25,9 @@ from ckptkit.operations._check_names import parse_renames
 from ckptkit.operations._check_runs import Runs
 from ckptkit.operations._check_subjects import BY_SUFFIX, Resolved, resolve
 from ckptkit.operations._check_tolerance import AUTO, Policy
-from ckptkit.operations._check_values import Ran, Report, Row
-from ckptkit.operations._check_work import Checking
 from ckptkit.operations._coverage_values import Coverage, Variable
+from ckptkit.operations.check.checking import Checking
+from ckptkit.operations.check.report import Ran, Report, Row
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.localize import command, find
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
