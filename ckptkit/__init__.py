@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
     from ckptkit.operations.check.api import check
-    from ckptkit.operations.convert import convert
+    from ckptkit.operations.convert.api import convert
     from ckptkit.operations.diff import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
@@ -31,7 +31,7 @@ _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint.checkpoint",
     "CkptkitError": "ckptkit.errors",
     "check": "ckptkit.operations.check.api",
-    "convert": "ckptkit.operations.convert",
+    "convert": "ckptkit.operations.convert.api",
     "diff": "ckptkit.operations.diff",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",

@@ -25,7 +25,7 @@ from weights import write_bundle
 import ckptkit
 from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.convert import convert
+from ckptkit.operations.convert.api import convert
 
 DONOR = golden("tf2.21.0/module_saved_model/model").path
 NAMES = {

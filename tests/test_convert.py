@@ -19,8 +19,8 @@ from weights import write_bundle
 import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
-from ckptkit.operations import convert as operation
-from ckptkit.operations.convert import MismatchError, convert, plan
+from ckptkit.operations.convert import api as operation
+from ckptkit.operations.convert.api import MismatchError, convert, plan
 from ckptkit.stores._object_graph import parse_object_graph
 from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
@@ -247,7 +247,7 @@ def test_a_stale_donor_is_refused_by_name(tmp_path: Path) -> None:
     specs = ckptkit.open(donor).specs
     key = next(key for key in arrays if len(specs[key].shape) == 2)
     shape = (specs[key].shape[0] + 1, specs[key].shape[1])
-    from ckptkit.operations.converting.draft import graph_bytes
+    from ckptkit.operations.convert.builder import graph_bytes
     from ckptkit.writers.base import OutTensor
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
@@ -507,7 +507,7 @@ def test_a_failed_proof_leaves_rejected_and_the_old_file(
         at = next(n for n, f in enumerate(fills) if f.key == "first/w")
         from weights import MemoryStore
 
-        from ckptkit.operations.converting.values import Origin
+        from ckptkit.operations.convert.value_stores import Origin
 
         wrong = np.ones(9, np.float32)
         wrong[4] = 2

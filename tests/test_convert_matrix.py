@@ -13,8 +13,8 @@ from values import same_bits
 
 import ckptkit
 from ckptkit.errors import UsageError
-from ckptkit.operations import convert as operation
-from ckptkit.operations.convert import MismatchError, convert
+from ckptkit.operations.convert import api as operation
+from ckptkit.operations.convert.api import MismatchError, convert
 from ckptkit.stores.base import ObjectGraph
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"

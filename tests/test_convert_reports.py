@@ -15,7 +15,7 @@ from weights import write_bundle
 import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert import MismatchError, convert, plan
+from ckptkit.operations.convert.api import MismatchError, convert, plan
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 KERAS = golden("tf2.21.0/files_nested/model.keras").path

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit.operations.convert import MismatchError, convert
+from ckptkit.operations.convert.api import MismatchError, convert
 from ckptkit.runners import RunnerError
 
 pytestmark = [
@@ -323,7 +323,7 @@ def test_models_that_cannot_be_filled_are_refused_by_name(cnn: Made, tmp_path: P
 
 def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     from ckptkit.errors import CkptkitError
-    from ckptkit.operations.converting.draft import graph_bytes
+    from ckptkit.operations.convert.builder import graph_bytes
     from ckptkit.runners import _tensorflow_variables as variables
     from ckptkit.stores._graph_edit import edit_graph
     from ckptkit.writers.base import OutTensor

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit.operations.convert import convert
+from ckptkit.operations.convert.api import convert
 
 pytestmark = [
     pytest.mark.needs_tf,

@@ -20,7 +20,7 @@ from ckptkit.align.rules import exact_rule, parse_rule
 from ckptkit.align.transforms import Transform, parse_transform
 from ckptkit.cli.main import cli
 from ckptkit.errors import OutputError, UsageError
-from ckptkit.operations.convert import MismatchError, convert
+from ckptkit.operations.convert.api import MismatchError, convert
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 A = np.arange(24, dtype=np.float32).reshape(4, 6)

@@ -14,7 +14,7 @@ from support.goldens import golden
 from weights import write_bundle
 
 from ckptkit.errors import OutputError
-from ckptkit.operations.convert import convert
+from ckptkit.operations.convert.api import convert
 from ckptkit.operations.input_files import files_of
 
 SAID = "would be written over"

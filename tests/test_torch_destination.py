@@ -17,7 +17,7 @@ from ckptkit.align.rules import read_rules
 from ckptkit.align.transforms import parse_transform
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.tiers import tier_named
-from ckptkit.operations.convert import MismatchError, Receipt, convert
+from ckptkit.operations.convert.api import MismatchError, Receipt, convert
 
 LACKING = [name for name in ("tensorflow", "torch") if find_spec(name) is None]
 

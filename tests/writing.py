@@ -31,8 +31,8 @@ from values import blocks_of, out_tensors
 from ckptkit.align.rules import write_rules
 from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.convert import convert
-from ckptkit.operations.converting.receipt import write_receipt
+from ckptkit.operations.convert.api import convert
+from ckptkit.operations.convert.receipt import write_receipt
 from ckptkit.operations.verify import verify
 from ckptkit.stores import open_format
 from ckptkit.writers.base import OutTensor

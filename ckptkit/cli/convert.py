@@ -15,7 +15,7 @@ from ckptkit.cli.options import CommaList, echo_lines, flat
 from ckptkit.cli.progress import progress, threads
 
 if TYPE_CHECKING:
-    from ckptkit.operations.convert import MismatchError
+    from ckptkit.operations.convert.api import MismatchError
 
 # options that `plan` and `convert` take as they are
 _TAKEN = (
@@ -114,7 +114,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # a plan has ten small values per tensor, none of them garbage: looking for some took a fifth
     gc.set_threshold(200_000, 20, 100)
-    from ckptkit.operations.convert import MismatchError, convert, plan, write_inverse
+    from ckptkit.operations.convert.api import MismatchError, convert, plan, write_inverse
     from ckptkit.reports import plan as report
 
     asked = _asked(options)

@@ -13,8 +13,8 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations._coverage_values import Coverage
-from ckptkit.operations.convert import convert
-from ckptkit.operations.converting.plan import MismatchError, Problem
+from ckptkit.operations.convert.api import convert
+from ckptkit.operations.convert.plan import MismatchError, Problem
 from ckptkit.operations.coverage import structure_coverage
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT

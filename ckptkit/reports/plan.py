@@ -10,8 +10,8 @@ from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 if TYPE_CHECKING:
-    from ckptkit.operations.convert import MismatchError, Plan, Receipt
-    from ckptkit.operations.converting.plan import Fill
+    from ckptkit.operations.convert.api import MismatchError, Plan, Receipt
+    from ckptkit.operations.convert.plan import Fill
 
 SCHEMA = "ckptkit.convert/1"
 

@@ -1,1 +1,1 @@
-"""The parts of `ckptkit.operations.convert`: requests, plans, values, writing, proof, receipt."""
+"""The parts of `ckptkit.operations.convert.api`: requests, plans, values, writing, proof, receipt."""

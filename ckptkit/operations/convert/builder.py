@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
-from ckptkit.operations.converting.moves import Moves
-from ckptkit.operations.converting.plan import Allowance, Fill, Plan, Problem, Request
-from ckptkit.operations.converting.sources import Sources
-from ckptkit.operations.converting.target import Target
+from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.moves_ import Moves
+from ckptkit.operations.convert.plan import Allowance, Fill, Plan, Problem, Request
+from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.base import OutTensor
 

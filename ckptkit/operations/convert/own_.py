@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting import model_files as _files
-from ckptkit.operations.converting.draft import Draft, graph_bytes
-from ckptkit.operations.converting.plan import Fill
-from ckptkit.operations.converting.values import Origin, made
+from ckptkit.operations.convert import model_files as _files
+from ckptkit.operations.convert.builder import Draft, graph_bytes
+from ckptkit.operations.convert.plan import Fill
+from ckptkit.operations.convert.value_stores import Origin, made
 from ckptkit.stores._graph_edit import check_root, edit_graph
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY

@@ -11,11 +11,11 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting import model_files as _files
-from ckptkit.operations.converting.draft import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
-from ckptkit.operations.converting.moves import NOTHING, Moves, moves_to
-from ckptkit.operations.converting.plan import Fill, describe
-from ckptkit.operations.converting.values import Origin
+from ckptkit.operations.convert import model_files as _files
+from ckptkit.operations.convert.builder import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
+from ckptkit.operations.convert.moves_ import NOTHING, Moves, moves_to
+from ckptkit.operations.convert.plan import Fill, describe
+from ckptkit.operations.convert.value_stores import Origin
 from ckptkit.stores._graph_edit import edit_graph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.base import OutTensor

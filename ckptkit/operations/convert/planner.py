@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting import model_files as _files
-from ckptkit.operations.converting.draft import FIXED_FORMS, Draft
-from ckptkit.operations.converting.like import by_like
-from ckptkit.operations.converting.names import by_name
-from ckptkit.operations.converting.own import by_own_graph
-from ckptkit.operations.converting.plan import Plan, Request, Skipped
-from ckptkit.operations.converting.sources import Sources
-from ckptkit.operations.converting.target import Target
+from ckptkit.operations.convert import model_files as _files
+from ckptkit.operations.convert.builder import FIXED_FORMS, Draft
+from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.from_template import by_like
+from ckptkit.operations.convert.names_ import by_name
+from ckptkit.operations.convert.own_ import by_own_graph
+from ckptkit.operations.convert.plan import Plan, Request, Skipped
+from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 
 _LIKE_FORMATS = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting.draft import NEUTRAL, Draft
-from ckptkit.operations.converting.moves import moves_by_name
+from ckptkit.operations.convert.builder import NEUTRAL, Draft
+from ckptkit.operations.convert.moves_ import moves_by_name
 from ckptkit.writers.base import OutTensor
 
 _TIED = ("slot", "ema")

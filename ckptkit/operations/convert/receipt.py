@@ -13,8 +13,8 @@ from typing import Any
 
 import ckptkit
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.operations.converting.plan import Plan, fill_json
-from ckptkit.operations.converting.proof import Proof, loss_json
+from ckptkit.operations.convert.plan import Plan, fill_json
+from ckptkit.operations.convert.proof import Proof, loss_json
 from ckptkit.stores.base import ModelInfo, Signature
 
 SCHEMA = "ckptkit.convert/1"

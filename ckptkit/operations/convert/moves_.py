@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ckptkit.align.rules import Rule, by_label, deciding
 from ckptkit.align.transforms import Into, Part
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting.sources import Move, Sources
+from ckptkit.operations.convert.sources import Move, Sources
 
 Labels = Mapping[str, Sequence[str]]
 Choices = Callable[[Sequence[str]], Iterator[tuple[Rule, str]]]

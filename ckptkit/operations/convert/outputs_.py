@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit.operations.converting.plan import Plan
+from ckptkit.operations.convert.plan import Plan
 
 # Conversions are done on the CPU: what a device would change is another question.
 CPU = {"CUDA_VISIBLE_DEVICES": "-1"}

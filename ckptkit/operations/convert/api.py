@@ -20,21 +20,21 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting import receipt as _receipt
-from ckptkit.operations.converting import write as _write
-from ckptkit.operations.converting.match import make_plan
-from ckptkit.operations.converting.outputs import compare_files
-from ckptkit.operations.converting.plan import (
-    TRAINING_ROLES,
-    MismatchError,
-    Plan,
-    Problem,
-    Request,
+from ckptkit.operations.convert import receipt as _receipt
+from ckptkit.operations.convert import write as _write
+from ckptkit.operations.convert.destination import (
+    FORMS,
+    Target,
+    model_of,
+    refuse_existing,
+    target_of,
 )
-from ckptkit.operations.converting.proof import Proof, prove
-from ckptkit.operations.converting.receipt import Receipt, write_inverse
-from ckptkit.operations.converting.target import FORMS, Target, model_of, refuse_existing, target_of
-from ckptkit.operations.converting.values import Cast, parse_cast, parse_size
+from ckptkit.operations.convert.outputs_ import compare_files
+from ckptkit.operations.convert.plan import TRAINING_ROLES, MismatchError, Plan, Problem, Request
+from ckptkit.operations.convert.planner import make_plan
+from ckptkit.operations.convert.proof import Proof, prove
+from ckptkit.operations.convert.receipt import Receipt, write_inverse
+from ckptkit.operations.convert.value_stores import Cast, parse_cast, parse_size
 from ckptkit.operations.input_files import files_read, refuse_inputs
 from ckptkit.operations.ls import tensor_sha256, weights_digest
 
@@ -119,7 +119,7 @@ def _produce(
 ) -> Proof | None:
     """Write the output at `path` and prove it."""
     if planned.build is not None:
-        from ckptkit.operations.converting import model as _model
+        from ckptkit.operations.convert import built_model as _model
 
         exported = _model.export(planned, path, compare=check)
         return _model.prove_model(exported, path, executor) if check else None
@@ -216,7 +216,7 @@ class _Asked:
         """Return the plan; scratch: a directory for the structure of a model that is built."""
         if self.model is None:
             return make_plan(self.sources, self.like, self.target, self.request)
-        from ckptkit.operations.converting import model as _model  # it starts processes
+        from ckptkit.operations.convert import built_model as _model
 
         model = _model.Model(self.model, self.like, self.timeout_s)
         return _model.plan_model(self.sources, model, self.target, self.request, scratch)

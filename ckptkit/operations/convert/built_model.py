@@ -25,12 +25,12 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare.spans import extend_values
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations.converting.match import make_plan
-from ckptkit.operations.converting.outputs import CPU, outputs_of
-from ckptkit.operations.converting.plan import TRAINING_ROLES, Plan, Request
-from ckptkit.operations.converting.proof import Proof, prove
-from ckptkit.operations.converting.target import Target
-from ckptkit.operations.converting.write import write
+from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.outputs_ import CPU, outputs_of
+from ckptkit.operations.convert.plan import TRAINING_ROLES, Plan, Request
+from ckptkit.operations.convert.planner import make_plan
+from ckptkit.operations.convert.proof import Proof, prove
+from ckptkit.operations.convert.write import write
 from ckptkit.runners import RunnerError, run
 
 # How the child, or Keras itself, says that a class is not known.

@@ -14,12 +14,12 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.names import ROLES, Naming
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.operations.converting.target import Target
-from ckptkit.operations.converting.values import Cast, Origin
+from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.value_stores import Cast, Origin
 from ckptkit.writers.base import OutTensor
 
 if TYPE_CHECKING:
-    from ckptkit.operations.converting.model import Build
+    from ckptkit.operations.convert.built_model import Build
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")

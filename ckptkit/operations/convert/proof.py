@@ -22,12 +22,12 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations.converting.plan import Fill, Plan
-from ckptkit.operations.converting.values import Origin, cast, moved
+from ckptkit.operations.convert.plan import Fill, Plan
+from ckptkit.operations.convert.value_stores import Origin, cast, moved
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 
 if TYPE_CHECKING:
-    from ckptkit.operations.converting.outputs import Outputs
+    from ckptkit.operations.convert.outputs_ import Outputs
 
 _NAMED = ("key", "alias", "path", "full name", "name")
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit._io import atomic as _atomic
 from ckptkit._io.small_reads import Windows
 from ckptkit.errors import OutputError
-from ckptkit.operations.converting.plan import Plan
-from ckptkit.operations.converting.target import Target
-from ckptkit.operations.converting.values import small_values
+from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.plan import Plan
+from ckptkit.operations.convert.value_stores import small_values
 from ckptkit.stores import _donor
 from ckptkit.stores._assets import check_copied
 from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES

@@ -13,8 +13,8 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations.converting.plan import Fill, Piece, Problem, Request, Skipped
-from ckptkit.operations.converting.values import Origin, average, cast, moved
+from ckptkit.operations.convert.plan import Fill, Piece, Problem, Request, Skipped
+from ckptkit.operations.convert.value_stores import Origin, average, cast, moved
 from ckptkit.stores.base import StoredNames, TensorSpec
 from ckptkit.writers.base import OutTensor
 
