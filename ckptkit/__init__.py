@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptkit.errors import CkptkitError
     from ckptkit.operations.check.api import check
     from ckptkit.operations.convert.api import convert
-    from ckptkit.operations.diff import diff
+    from ckptkit.operations.diff.api import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
     from ckptkit.operations.record import record
@@ -32,7 +32,7 @@ _EXPORTS = {
     "CkptkitError": "ckptkit.errors",
     "check": "ckptkit.operations.check.api",
     "convert": "ckptkit.operations.convert.api",
-    "diff": "ckptkit.operations.diff",
+    "diff": "ckptkit.operations.diff.api",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
     "open": "ckptkit.checkpoint.checkpoint",

@@ -35,7 +35,7 @@ def assert_same_weights(
     options are those of `ckptkit.diff`.  Raises UsageError where nothing would be compared.
     """
     __tracebackhide__ = True  # pytest shows the caller's line
-    from ckptkit.operations.diff import diff
+    from ckptkit.operations.diff.api import diff
     from ckptkit.reports.diff_text import lines
 
     result = diff(old, new, rtol=rtol, atol=atol, roles=roles, names=names, rules=rules, **options)

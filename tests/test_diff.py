@@ -24,7 +24,7 @@ import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.compare.statistics import Tolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
-from ckptkit.operations.diff import DiffResult, diff
+from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
 from ckptkit.testing import assert_same_weights
 
@@ -666,7 +666,7 @@ def test_assert_same_weights_is_silent_or_says_it_all(pair: Pair) -> None:
 def test_equal_weights_need_no_numpy(pair: Pair) -> None:
     old, new = pair({"a/w": noise(300)}, {"a/w": noise(300)})
     code = (
-        "import sys\nfrom ckptkit.operations.diff import diff\n"
+        "import sys\nfrom ckptkit.operations.diff.api import diff\n"
         f"for mode in ('structure', 'quick', 'values'): assert diff({str(old)!r}, {str(new)!r}, "
         "mode=mode).same\nassert 'numpy' not in sys.modules and 'tensorflow' not in sys.modules"
     )

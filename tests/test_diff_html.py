@@ -11,7 +11,7 @@ import pytest
 from browser import Page, browser, missing
 from weights import Array, write_bundle
 
-from ckptkit.operations.diff import DiffResult, diff
+from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.reports import diff_html
 
 EVIL = "evil</script><img src=x onerror=document.title='broken'>/w"

@@ -15,7 +15,7 @@ from ckptkit.cli.progress import progress, threads
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
-    from ckptkit.operations.diff import DiffResult
+    from ckptkit.operations.diff.api import DiffResult
 
 FORMATS = ("table", "json", "csv", "markdown", "junit", "html")
 _ONLY = ("added", "removed", "changed", "renamed")
@@ -130,7 +130,7 @@ def _two(paths: tuple[str, ...]) -> tuple[str, str]:
 
 def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     from ckptkit.align.rules import parse_rule, read_rules
-    from ckptkit.operations.diff import diff
+    from ckptkit.operations.diff.api import diff
     from ckptkit.operations.tolerance_rules import read_tolerances
 
     rules = [rule for path in options["map_from"] for rule in read_rules(Path(path))]

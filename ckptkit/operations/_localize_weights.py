@@ -12,7 +12,7 @@ from ckptkit.checkpoint.names import Naming
 from ckptkit.errors import CkptkitError
 from ckptkit.golden.binding import Binding, bind, compare_bindings
 from ckptkit.operations._localize_values import VariableGap
-from ckptkit.operations.diff import Change, diff
+from ckptkit.operations.diff.api import Change, diff
 from ckptkit.runners.inside import Owned, Point
 
 _ATTRIBUTE = "/.ATTRIBUTES/"

@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.operations._diff_histograms import histograms
-from ckptkit.operations.diff import Change, DiffResult
+from ckptkit.operations.diff.api import Change, DiffResult
+from ckptkit.operations.diff.histograms import histograms
 from ckptkit.reports import diff_text
 from ckptkit.reports._diff_page import PAGE, STYLE
 from ckptkit.reports._diff_script import SCRIPT
@@ -65,7 +65,7 @@ def _file(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _row(change: Change) -> dict[str, Any]:
-    from ckptkit.operations._diff_json import entry
+    from ckptkit.operations.diff.diff_json_ import entry
 
     row = entry(change)
     worst = change.delta.worst if change.delta else None

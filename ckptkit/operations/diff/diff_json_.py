@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
     from ckptkit.checkpoint.selection import Tensor
     from ckptkit.compare.tensors import Delta
-    from ckptkit.operations.diff import Change, DiffResult
+    from ckptkit.operations.diff.api import Change, DiffResult
 
 SCHEMA = "ckptkit.diff/1"
 _NUMBERS = (

@@ -15,7 +15,7 @@ from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from ckptkit.operations.diff import Change
+    from ckptkit.operations.diff.api import Change
 
 # What a training run counts and sets is not a weight, nor a difference between weights.
 _SIDE_ROLES = frozenset({"counter", "config"})

@@ -10,7 +10,7 @@ from ckptkit.compare import spans as _work
 from ckptkit.dtypes import kind
 
 if TYPE_CHECKING:
-    from ckptkit.operations.diff import Change, DiffResult
+    from ckptkit.operations.diff.api import Change, DiffResult
 
 BINS = 61  # odd, so that one bin has zero in its middle
 _ENOUGH = 256  # elements

@@ -20,10 +20,10 @@ from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.statistics import comparable
 from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.errors import UsageError
-from ckptkit.operations import _diff_content as _content
-from ckptkit.operations import _diff_hints as _hints
-from ckptkit.operations import _diff_select as _select
-from ckptkit.operations._diff_select import LeftOut
+from ckptkit.operations.diff import checksums as _content
+from ckptkit.operations.diff import hints as _hints
+from ckptkit.operations.diff import participants as _select
+from ckptkit.operations.diff.participants import LeftOut
 from ckptkit.operations.ls import natural
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 
@@ -137,7 +137,7 @@ class DiffResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.diff/1 (docs/diff.md)."""
-        from ckptkit.operations._diff_json import document
+        from ckptkit.operations.diff.diff_json_ import document
 
         return document(self)
 

@@ -14,7 +14,7 @@ from ckptkit.stores.base import TensorSpec
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
-    from ckptkit.operations.diff import Change
+    from ckptkit.operations.diff.api import Change
     from ckptkit.stores.base import Store
 
 
