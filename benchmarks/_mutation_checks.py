@@ -52,7 +52,7 @@ class Alarm:
 
 def remember_runs() -> None:
     """Run the same model on the same inputs once, however many checks ask for it."""
-    from ckptkit.operations import _check_runs
+    from ckptkit.operations.execution import runs as _check_runs
 
     known: dict[Any, Any] = {}
     execute = _check_runs.execute
@@ -165,7 +165,7 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
     import numpy as np
 
     from ckptkit.golden.golden import read_golden
-    from ckptkit.operations import _check_runs
+    from ckptkit.operations.execution import runs as _check_runs
     from ckptkit.runners.base import RunnerError
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, Subject
@@ -245,8 +245,8 @@ def _split(name: str, base: Base, golden: str) -> Alarm:
     from ckptkit.golden.golden import read_golden
     from ckptkit.model_io.compare_outputs import compare_outputs
     from ckptkit.model_io.tiers import tier_of
-    from ckptkit.operations._check_subjects import resolve
     from ckptkit.operations._record_noise import joined, split_cases
+    from ckptkit.operations.execution.subjects import resolve
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, execute
 

@@ -210,7 +210,7 @@ def test_inputs_that_a_model_refuses_are_drawn_in_other_sizes(machine: Machine) 
     machine.compute = compute
     interface = {"f": Interface((TensorInfo("x", "float32", (None, None)),), ())}
     patch = pytest.MonkeyPatch()
-    from ckptkit.operations import _check_inputs
+    from ckptkit.operations.execution import inputs as _check_inputs
 
     with patch.context() as patched:
         patched.setattr(_check_inputs, "interfaces_of_file", lambda _subject: interface)

@@ -12,7 +12,7 @@ from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.operations.coverage import Coverage, coverage, structure_coverage
+from ckptkit.operations.execution.coverage import Coverage, coverage, structure_coverage
 from ckptkit.runners._marks import is_marked, mark
 
 RNG = np.random.default_rng(4)

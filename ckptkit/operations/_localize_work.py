@@ -13,9 +13,6 @@ from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding
 from ckptkit.model_io.compare_outputs import Chooser, OutputResult
 from ckptkit.model_io.layouts import Layout
-from ckptkit.operations._check_names import Pairing
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations._localize_layouts import Inside, moved, same_value, shaped
 from ckptkit.operations._localize_names import CONVERTED
 from ckptkit.operations._localize_pairs import pair_points
@@ -29,6 +26,9 @@ from ckptkit.operations._localize_values import (
     stats,
 )
 from ckptkit.operations._localize_weights import Weights, owner_of, weights_between
+from ckptkit.operations.execution.input_names import Pairing
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.inside import Isolated

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.signature import Interface
-from ckptkit.operations._check_inputs import Prepared
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved
+from ckptkit.operations.execution.inputs import Prepared
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

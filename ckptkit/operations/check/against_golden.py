@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.golden.binding import Binding, bind, compare_bindings
 from ckptkit.golden.golden import Golden, read_golden
-from ckptkit.operations._check_paired import Paired
-from ckptkit.operations._check_rows import Reference
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved
 from ckptkit.operations.check.report import counted, findings_of
+from ckptkit.operations.execution.check_rows_ import Reference
+from ckptkit.operations.execution.paired import Paired
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:

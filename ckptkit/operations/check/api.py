@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import UsageError
-from ckptkit.operations._check_inputs import SEED, Asked, ranges_of
-from ckptkit.operations._check_names import parse_renames
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import BY_SUFFIX, Resolved, resolve
-from ckptkit.operations._check_tolerance import AUTO, Policy
-from ckptkit.operations._coverage_values import Coverage, Variable
 from ckptkit.operations.check.checking import Checking
 from ckptkit.operations.check.report import Ran, Report, Row
+from ckptkit.operations.execution.coverage_types import Coverage, Variable
+from ckptkit.operations.execution.input_names import parse_renames
+from ckptkit.operations.execution.inputs import SEED, Asked, ranges_of
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import BY_SUFFIX, Resolved, resolve
+from ckptkit.operations.execution.tolerance import AUTO, Policy
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.localize import command, find
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for

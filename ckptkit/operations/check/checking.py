@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import UsageError
 from ckptkit.golden.golden import Golden
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.operations._check_inputs import Asked, prepare
-from ckptkit.operations._check_names import Pairing
-from ckptkit.operations._check_paired import Paired
-from ckptkit.operations._check_rows import Reference, rows_of
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved
-from ckptkit.operations._check_tolerance import AUTO, Policy
-from ckptkit.operations._coverage_values import Coverage
 from ckptkit.operations.check.explain import explain_by_inputs
 from ckptkit.operations.check.float64 import broken_ties, exact_outputs
 from ckptkit.operations.check.report import Report, Row
+from ckptkit.operations.execution.check_rows_ import Reference, rows_of
+from ckptkit.operations.execution.coverage_types import Coverage
+from ckptkit.operations.execution.input_names import Pairing
+from ckptkit.operations.execution.inputs import Asked, prepare
+from ckptkit.operations.execution.paired import Paired
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.tolerance import AUTO, Policy
 from ckptkit.operations.localize import Judged
 from ckptkit.runners.base import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for

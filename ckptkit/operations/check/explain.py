@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.operations._check_rows import Reference, rows_of
+from ckptkit.operations.execution.check_rows_ import Reference, rows_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ckptkit.operations._check_paired import Paired
-    from ckptkit.operations._check_tolerance import Policy
+    from ckptkit.operations.execution.paired import Paired
+    from ckptkit.operations.execution.tolerance import Policy
     from ckptkit.runners.spec import RunnerSpec
 
     Array = np.ndarray[Any, Any]

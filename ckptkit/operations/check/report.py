@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.operations._coverage_values import Coverage
+from ckptkit.operations.execution.coverage_types import Coverage
 from ckptkit.operations.findings import SEVERITIES, Finding
 
 if TYPE_CHECKING:

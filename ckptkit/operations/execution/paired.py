@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.signature import Interface
-from ckptkit.operations._check_inputs import interface_of
-from ckptkit.operations._check_names import Pairing, pair
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
+from ckptkit.operations.execution.input_names import Pairing, pair
+from ckptkit.operations.execution.inputs import interface_of
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved, interfaces_of_file
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface
-from ckptkit.operations._check_runs import Runs
-from ckptkit.operations._check_subjects import Resolved, interfaces_of_file
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved, interfaces_of_file
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run

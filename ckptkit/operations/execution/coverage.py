@@ -18,7 +18,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.names import Naming
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations._coverage_values import Coverage, Variable
+from ckptkit.operations.execution.coverage_types import Coverage, Variable
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.operations._coverage_values import Coverage
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.plan import MismatchError, Problem
-from ckptkit.operations.coverage import structure_coverage
+from ckptkit.operations.execution.coverage import structure_coverage
+from ckptkit.operations.execution.coverage_types import Coverage
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.subjects import Subject

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.operations._check_tolerance import Policy
 from ckptkit.operations.check.report import Row
+from ckptkit.operations.execution.tolerance import Policy
 
 if TYPE_CHECKING:
     import numpy as np
