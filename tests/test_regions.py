@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptkit.model_io.layouts import layouts
-from ckptkit.operations._localize_names import is_moved, op_of
-from ckptkit.operations._localize_pairs import Shaped, pair_points
+from ckptkit.operations.localize.localize_names_ import is_moved, op_of
+from ckptkit.operations.localize.pairs import Shaped, pair_points
 from ckptkit.runners._isolate import Reference
 from ckptkit.runners._litert_parts import fitting, float_of
 from ckptkit.runners._regions import Op, Regions

@@ -19,7 +19,7 @@ import runtime_models
 
 import ckptkit
 from ckptkit.operations.check.api import Report
-from ckptkit.operations.localize import localize
+from ckptkit.operations.localize.find import localize
 from ckptkit.operations.record import record
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import parse_runner

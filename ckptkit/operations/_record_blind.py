@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.tiers import tier_of
-from ckptkit.operations._localize_weights import weights_between
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.localize.weights import weights_between
 from ckptkit.runners import inside
 from ckptkit.runners.base import RUNNERS, RunnerError
 from ckptkit.runners.spec import RunnerSpec

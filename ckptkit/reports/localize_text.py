@@ -10,7 +10,7 @@ from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
     from ckptkit.model_io.compare_outputs import OutputResult
-    from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
+    from ckptkit.operations.localize.values import Flip, Layer, Localization, Stats, VariableGap
 
 SHOWN = 5  # layers of the ranking that are printed; JSON has all
 _HEADERS = ("LAYER", "VALUE", "KIND", "ALONE", "WITH INPUTS' ERROR", "ALLOWED")

@@ -29,7 +29,7 @@ from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import BY_SUFFIX, Resolved, resolve
 from ckptkit.operations.execution.tolerance import AUTO, Policy
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.localize import command, find
+from ckptkit.operations.localize.find import command, find
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
 
@@ -82,7 +82,7 @@ def check(
     values of inputs and outputs alone count.
     float64: outputs between the tolerance and that of reduced precision pass where they are as near
     to the reference's model in float64 as the reference is (`ckptkit.model_io.float64`).
-    localize: say which layer or switch makes outputs differ (`ckptkit.operations.localize`);
+    localize: say which layer or switch makes outputs differ (`ckptkit.operations.localize.find`);
     layers: globs of the values that are looked at for it.
     timeout_s, max_rss_bytes: of each child.
 

@@ -12,7 +12,7 @@ from ckptkit.operations.findings import SEVERITIES, Finding
 if TYPE_CHECKING:
     from ckptkit.model_io.compare_outputs import OutputResult
     from ckptkit.model_io.signature import Change
-    from ckptkit.operations._localize_values import Localization
+    from ckptkit.operations.localize.values import Localization
 
 SCHEMA = "ckptkit.check/1"
 

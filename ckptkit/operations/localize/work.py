@@ -13,11 +13,14 @@ from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding
 from ckptkit.model_io.compare_outputs import Chooser, OutputResult
 from ckptkit.model_io.layouts import Layout
-from ckptkit.operations._localize_layouts import Inside, moved, same_value, shaped
-from ckptkit.operations._localize_names import CONVERTED
-from ckptkit.operations._localize_pairs import pair_points
-from ckptkit.operations._localize_paths import Paths
-from ckptkit.operations._localize_values import (
+from ckptkit.operations.execution.input_names import Pairing
+from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
+from ckptkit.operations.localize.localize_names_ import CONVERTED
+from ckptkit.operations.localize.pairs import pair_points
+from ckptkit.operations.localize.paths import Paths
+from ckptkit.operations.localize.values import (
     Layer,
     Localization,
     Stats,
@@ -25,10 +28,7 @@ from ckptkit.operations._localize_values import (
     error_of,
     stats,
 )
-from ckptkit.operations._localize_weights import Weights, owner_of, weights_between
-from ckptkit.operations.execution.input_names import Pairing
-from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.localize.weights import Weights, owner_of, weights_between
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.inside import Isolated

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.golden.binding import bind, compare_bindings
 from ckptkit.golden.golden import Golden
-from ckptkit.operations._localize_switches import attribute
-from ckptkit.operations._localize_values import Flip, Layer, Localization, Stats, VariableGap
-from ckptkit.operations._localize_work import Side, Work
 from ckptkit.operations.check.report import Row
 from ckptkit.operations.execution.check_rows_ import Reference
 from ckptkit.operations.execution.paired import Paired
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.tolerance import Policy
+from ckptkit.operations.localize.switches import attribute
+from ckptkit.operations.localize.values import Flip, Layer, Localization, Stats, VariableGap
+from ckptkit.operations.localize.work import Side, Work
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Run, Subject
 

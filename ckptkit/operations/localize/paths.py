@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ckptkit.operations._localize_names import (
+from ckptkit.operations.localize.localize_names_ import (
     CONVERTED,
     GRAPHS,
     all_ops_of,
@@ -15,9 +15,9 @@ from ckptkit.operations._localize_names import (
     op_of,
     ops_of,
 )
-from ckptkit.operations._localize_pairs import layer_of_scope, scope_of
-from ckptkit.operations._localize_values import MODEL, VariableGap
-from ckptkit.operations._localize_weights import Weights, owner_of, with_outer
+from ckptkit.operations.localize.pairs import layer_of_scope, scope_of
+from ckptkit.operations.localize.values import MODEL, VariableGap
+from ckptkit.operations.localize.weights import Weights, owner_of, with_outer
 
 _REPEATED = re.compile(r"#\d+|\[\d+\]")
 
