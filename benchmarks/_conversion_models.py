@@ -91,7 +91,7 @@ def make(name: str, directory: Path) -> None:
     """Write a model in every form, and a golden of its SavedModel with layers."""
     import tensorflow as tf
 
-    from ckptkit.operations.record import record
+    from ckptkit.operations.record.api import record
 
     model = drawn(MODELS[name]())
     exported = directory / name

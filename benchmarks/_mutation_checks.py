@@ -245,8 +245,8 @@ def _split(name: str, base: Base, golden: str) -> Alarm:
     from ckptkit.golden.golden import read_golden
     from ckptkit.model_io.compare_outputs import compare_outputs
     from ckptkit.model_io.tiers import tier_of
-    from ckptkit.operations._record_noise import joined, split_cases
     from ckptkit.operations.execution.subjects import resolve
+    from ckptkit.operations.record.noise import joined, split_cases
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, execute
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.diff.api import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
-    from ckptkit.operations.record import record
+    from ckptkit.operations.record.api import record
     from ckptkit.operations.scan import scan
     from ckptkit.operations.show import show
     from ckptkit.operations.verify import verify
@@ -36,7 +36,7 @@ _EXPORTS = {
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
     "open": "ckptkit.checkpoint.checkpoint",
-    "record": "ckptkit.operations.record",
+    "record": "ckptkit.operations.record.api",
     "scan": "ckptkit.operations.scan",
     "show": "ckptkit.operations.show",
     "verify": "ckptkit.operations.verify",

@@ -61,7 +61,7 @@ class GoldenCheck:
         golden = self.directory / (name or self.name)
         runners = [on] if isinstance(on, str) else list(on)
         if self.writes:
-            from ckptkit.operations.record import record
+            from ckptkit.operations.record.api import record
 
             kept = {key: value for key, value in options.items() if key not in _OF_CHECK}
             golden.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.operations import record
-from ckptkit.operations._record_blind import Coverage
 from ckptkit.operations.execution import runs as _check_runs
+from ckptkit.operations.record import api as record
+from ckptkit.operations.record.blind import Coverage
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run, Subject
 

@@ -18,7 +18,7 @@ from ckptkit.model_io.float64 import tie_break
 from ckptkit.model_io.sampling import Sample
 from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.check.api import check
-from ckptkit.operations.record import RecordError, record
+from ckptkit.operations.record.api import RecordError, record
 from ckptkit.runners import inside
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.subjects import Limits, Subject

@@ -20,7 +20,7 @@ from ckptkit.operations.localize import work as _localize_work
 from ckptkit.operations.localize.find import Localization, localize
 from ckptkit.operations.localize.pairs import Shaped, pair_points, scope_of
 from ckptkit.operations.localize.switches import flips
-from ckptkit.operations.record import record
+from ckptkit.operations.record.api import record
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 
 EXPORT = str(golden("tf2.21.0/saved_model_export/model").path)
