@@ -73,7 +73,7 @@ def scanning(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     from test_scan import HOSTILE_CONFIGS, HOSTILE_OPS, PLACES, keras_file, model_with, nested
     from test_scan import write_model as write_saved_model
 
-    from ckptkit.operations.scan import scan
+    from ckptkit.operations.scan.api import scan
 
     found = total = 0
     for op in HOSTILE_OPS:

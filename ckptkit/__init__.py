@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
     from ckptkit.operations.record.api import record
-    from ckptkit.operations.scan import scan
+    from ckptkit.operations.scan.api import scan
     from ckptkit.operations.show import show
     from ckptkit.operations.verify import verify
 
@@ -37,7 +37,7 @@ _EXPORTS = {
     "ls": "ckptkit.operations.ls",
     "open": "ckptkit.checkpoint.checkpoint",
     "record": "ckptkit.operations.record.api",
-    "scan": "ckptkit.operations.scan",
+    "scan": "ckptkit.operations.scan.api",
     "show": "ckptkit.operations.show",
     "verify": "ckptkit.operations.verify",
 }

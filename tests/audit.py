@@ -27,8 +27,8 @@ from test_scan import HOSTILE_CONFIGS, HOSTILE_OPS, keras_file, model_with, nest
 from test_scan import write_model as write_saved_model  # noqa: E402
 
 from ckptkit.errors import CkptkitError  # noqa: E402
-from ckptkit.operations._scan_keras import config_findings  # noqa: E402
-from ckptkit.operations.scan import scan  # noqa: E402
+from ckptkit.operations.scan.api import scan
+from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify import verify  # noqa: E402
 from ckptkit.stores import _hdf5_child  # noqa: E402
 

@@ -27,7 +27,7 @@ from weights import write_bundle
 
 import ckptkit as package
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.scan import scan
+from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify import verify
 from ckptkit.stores import _hdf5_child
 from ckptkit.writers.npz import write_npz

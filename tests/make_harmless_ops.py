@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ckptkit.operations import _scan_rule
-from ckptkit.operations._scan_rule import OpFacts, is_harmless
+from ckptkit.operations.scan import rule as _scan_rule
+from ckptkit.operations.scan.rule import OpFacts, is_harmless
 
 TARGET = Path(_scan_rule.__file__).with_name("harmless_ops.txt")
 

@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ckptkit.operations import _scan_keras
+from ckptkit.operations.scan import keras as _scan_keras
 
 TARGET = Path(_scan_keras.__file__).with_name("keras_classes.txt")
 _PUBLIC = (

@@ -15,9 +15,9 @@ from support.goldens import GOLDEN, goldens
 
 from ckptkit.cli.main import cli
 from ckptkit.errors import PathNotFoundError
-from ckptkit.operations._scan_keras import allowed_classes, config_findings
-from ckptkit.operations._scan_rule import effect_of, harmless_ops
-from ckptkit.operations.scan import scan
+from ckptkit.operations.scan.api import scan
+from ckptkit.operations.scan.keras import allowed_classes, config_findings
+from ckptkit.operations.scan.rule import effect_of, harmless_ops
 from ckptkit.stores._protos import MESSAGES, from_binary
 from ckptkit.stores._protos_text import from_text
 

@@ -11,7 +11,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
 if TYPE_CHECKING:
-    from ckptkit.operations.scan import Scan
+    from ckptkit.operations.scan.api import Scan
 
 
 @click.command("scan")
@@ -36,7 +36,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
 
     Exit code: 0 nothing but known harmless ops and classes, 1 findings, 2 could not tell.
     """
-    from ckptkit.operations.scan import scan
+    from ckptkit.operations.scan.api import scan
     from ckptkit.reports.text import printable
 
     results: list[Scan] = []

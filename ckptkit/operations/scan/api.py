@@ -10,9 +10,9 @@ from typing import Any
 
 from ckptkit._io.files import file_size, os_error, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
-from ckptkit.operations._scan_graph import graph_findings
-from ckptkit.operations._scan_keras import config_findings
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
+from ckptkit.operations.scan.graph import graph_findings
+from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify import Verification
 from ckptkit.stores import _json, open_format
 from ckptkit.stores._assets import is_plain_name

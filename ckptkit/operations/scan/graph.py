@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ckptkit.operations._scan_flow import MAIN, Flow, Origin
-from ckptkit.operations._scan_rule import effect_of, harmless_ops
 from ckptkit.operations.findings import Finding
+from ckptkit.operations.scan.flow import MAIN, Flow, Origin
+from ckptkit.operations.scan.rule import effect_of, harmless_ops
 from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._graph import MetaGraph, Op
 
