@@ -39,9 +39,9 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     import numpy as np
     from values import blocks_of, out_tensors
 
-    from ckptkit.operations._verify_bundle import checksum_findings
-    from ckptkit.operations._verify_data import pieces_by_shard, plan_shard
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
+    from ckptkit.operations.verify.bundle import checksum_findings
+    from ckptkit.operations.verify.data import pieces_by_shard, plan_shard
     from ckptkit.stores.tensor_bundle import open_bundle
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
@@ -132,7 +132,7 @@ def large_index_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]
 def _index_row(what: str, prefix: Path, bits: range | list[int], peer: Peer, sampled: int) -> Row:
     from ckptkit.errors import CkptkitError
     from ckptkit.operations.ls import ls
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
 
     path = prefix.with_name("c.index")
     content = path.read_bytes()
@@ -203,7 +203,7 @@ def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def _cut_row(
     path: Path, operand: Path, quick: bool, theirs: Callable[[], str] | None = None
 ) -> Row:
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
 
     content = path.read_bytes()
     size = len(content.rstrip())  # white space at the end of a text is no loss

@@ -91,7 +91,7 @@ def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     import mutators
     from support.goldens import GOLDEN
 
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
 
     count = 150 if quick else 6_000
     cells = Counter[tuple[str, str]]()

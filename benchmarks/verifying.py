@@ -19,7 +19,7 @@ def functions(prefix: str) -> dict[str, Callable[[], object]]:
     from google_crc32c import extend
 
     from ckptkit._io.files import aligned_buffer
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
 
     shard = f"{prefix}.data-00000-of-00001"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.record.api import record
     from ckptkit.operations.scan.api import scan
     from ckptkit.operations.show import show
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
 
 _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint.checkpoint",
@@ -39,7 +39,7 @@ _EXPORTS = {
     "record": "ckptkit.operations.record.api",
     "scan": "ckptkit.operations.scan.api",
     "show": "ckptkit.operations.show",
-    "verify": "ckptkit.operations.verify",
+    "verify": "ckptkit.operations.verify.api",
 }
 
 __all__ = [

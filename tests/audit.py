@@ -29,7 +29,7 @@ from test_scan import write_model as write_saved_model  # noqa: E402
 from ckptkit.errors import CkptkitError  # noqa: E402
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.scan.keras import config_findings
-from ckptkit.operations.verify import verify  # noqa: E402
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores import _hdf5_child  # noqa: E402
 
 FORBIDDEN = (

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import ls
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 
 COUNT = 53  # rows
 

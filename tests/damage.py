@@ -11,7 +11,7 @@ import numpy as np
 from support.goldens import GOLDEN
 from values import blocks_of, out_tensors
 
-from ckptkit.operations.verify import Verification, verify
+from ckptkit.operations.verify.api import Verification, verify
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 Tensors = Mapping[str, tuple[str, Any]]

@@ -35,7 +35,7 @@ from values import blocks_of, out_tensors
 import ckptkit as package
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key
 from ckptkit.writers.leveldb_table import varint

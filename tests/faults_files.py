@@ -28,7 +28,7 @@ from weights import write_bundle
 import ckptkit as package
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.scan.api import scan
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores import _hdf5_child
 from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
@@ -229,7 +229,7 @@ def _(tmp_path: Path) -> None:
             _hdf5_child._deadly.clear()
         assert verify(path).exit_code == 0
     code = (
-        "import os, sys; from pathlib import Path; from ckptkit.operations.verify import verify\n"
+        "import os, sys; from pathlib import Path; from ckptkit.operations.verify.api import verify\n"
         "assert verify(Path(sys.argv[1])).exit_code == 0; print('h5py' in sys.modules)"
     )
     assert run_python(code, path) == "False"

@@ -29,7 +29,7 @@ from weights import write_bundle
 import ckptkit as package
 from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle

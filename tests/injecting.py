@@ -23,7 +23,7 @@ import writing
 
 import ckptkit
 from ckptkit._io.atomic import is_temporary
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 
 HERE = Path(__file__).parent
 CALLS = (

@@ -18,7 +18,7 @@ from test_scan import model_with, write_model
 import ckptkit
 from ckptkit.cli.main import COMMANDS, cli
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores import FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,8 +25,8 @@ from values import blocks_of, corpus, out_tensors, values_of
 import ckptkit as package
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import FormatError, PathNotFoundError, UsageError
-from ckptkit.operations import _verify_data
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify import data as _verify_data
+from ckptkit.operations.verify.api import verify
 from ckptkit.writers.base import OutTensor
 from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors

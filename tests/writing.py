@@ -33,7 +33,7 @@ from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.receipt import write_receipt
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 from ckptkit.stores import open_format
 from ckptkit.writers.base import OutTensor
 from ckptkit.writers.tensor_bundle import write_tensor_bundle

@@ -180,7 +180,7 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
         return [*src], False
     if len(src) > 1:
         raise click.UsageError("--salvage takes one SRC.")
-    from ckptkit.operations.salvage import salvage
+    from ckptkit.operations.verify.salvage import salvage
     from ckptkit.reports.text import printable
 
     with threads(options["jobs"]) as executor, progress("read") as bar:

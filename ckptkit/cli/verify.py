@@ -14,7 +14,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
 if TYPE_CHECKING:
-    from ckptkit.operations.verify import Verification
+    from ckptkit.operations.verify.api import Verification
 
 
 @click.command("verify")
@@ -69,7 +69,7 @@ def _verify(
     paths: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[list[Verification], list[str]]:
     """Return the results, and one line per path that could not be verified."""
-    from ckptkit.operations.verify import verify
+    from ckptkit.operations.verify.api import verify
     from ckptkit.reports.text import printable
 
     results: list[Verification] = []

@@ -10,7 +10,7 @@ from ckptkit.reports.table import json_lines
 from ckptkit.reports.text import bytes_text, count_text, printable
 
 if TYPE_CHECKING:
-    from ckptkit.operations.verify import Check, Finding, Unit, Verification
+    from ckptkit.operations.verify.api import Check, Finding, Unit, Verification
 
 FORMATS = ("table", "json", "junit")
 

@@ -21,7 +21,7 @@ from support.goldens import GOLDEN
 import ckptkit
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.scan.api import scan
-from ckptkit.operations.verify import verify
+from ckptkit.operations.verify.api import verify
 from ckptkit.reports import findings, listing
 from ckptkit.stores._graph import read_graphs
 from ckptkit.stores._window import forget_spools

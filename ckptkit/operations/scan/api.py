@@ -13,7 +13,7 @@ from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.scan.graph import graph_findings
 from ckptkit.operations.scan.keras import config_findings
-from ckptkit.operations.verify import Verification
+from ckptkit.operations.verify.api import Verification
 from ckptkit.stores import _json, open_format
 from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._graph import MetaGraph, read_graphs

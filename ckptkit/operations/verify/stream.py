@@ -10,8 +10,8 @@ from typing import NamedTuple
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, UnsupportedError
-from ckptkit.operations._verify_data import Progress
 from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, of_error
+from ckptkit.operations.verify.data import Progress
 from ckptkit.stores import _zip, open_format
 from ckptkit.stores.base import Store
 
@@ -174,7 +174,7 @@ def _finding(path: Path, read: _Read, what: str) -> Finding:
 
 
 def _config(store: Store) -> Iterator[Check]:
-    from ckptkit.operations._verify_keras import config_check
+    from ckptkit.operations.verify.keras import config_check
 
     check = config_check(store)
     if check is not None:

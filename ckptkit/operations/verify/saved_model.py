@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError
-from ckptkit.operations._verify_bundle import verify_bundle
-from ckptkit.operations._verify_data import Progress
 from ckptkit.operations.findings import Check, Finding, Unit, counted, listed, of_error
+from ckptkit.operations.verify.bundle import verify_bundle
+from ckptkit.operations.verify.data import Progress
 from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._fingerprint import fingerprint64
 from ckptkit.stores._graph import Asset, MetaGraph, Op, read_graphs

@@ -19,16 +19,16 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.operations._verify_bundle import verify_bundle
-from ckptkit.operations._verify_data import Progress
-from ckptkit.operations._verify_directory import verify_directory
-from ckptkit.operations._verify_manifest import check_manifest, write_manifest
-from ckptkit.operations._verify_saved_model import verify_saved_model
-from ckptkit.operations._verify_stream import verify_stream
-from ckptkit.operations._verify_values import values_check
 from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_error
 from ckptkit.operations.input_files import SET_MEMBER, files_read
-from ckptkit.operations.salvage import readable_names
+from ckptkit.operations.verify.bundle import verify_bundle
+from ckptkit.operations.verify.data import Progress
+from ckptkit.operations.verify.directory import verify_directory
+from ckptkit.operations.verify.manifest import check_manifest, write_manifest
+from ckptkit.operations.verify.salvage import readable_names
+from ckptkit.operations.verify.saved_model import verify_saved_model
+from ckptkit.operations.verify.stream import verify_stream
+from ckptkit.operations.verify.values import values_check
 from ckptkit.stores._state_file import STATE_FILE, prefixes
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate

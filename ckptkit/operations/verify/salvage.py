@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
-from ckptkit.operations._verify_data import (
+from ckptkit.operations.verify.data import (
     Piece,
     Progress,
     ShardPlan,

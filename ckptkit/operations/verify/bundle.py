@@ -16,7 +16,8 @@ from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError
-from ckptkit.operations._verify_data import (
+from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, listed, of_error
+from ckptkit.operations.verify.data import (
     Piece,
     Progress,
     ShardPlan,
@@ -24,7 +25,6 @@ from ckptkit.operations._verify_data import (
     pieces_by_shard,
     plan_shard,
 )
-from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, listed, of_error
 from ckptkit.stores._damaged_bundle import survey
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.leveldb_table import read_table
