@@ -18,7 +18,8 @@ from support.goldens import golden
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.check.api import Report, check
-from ckptkit.reports import check_github, check_text
+from ckptkit.reports.check import github as check_github
+from ckptkit.reports.check import text as check_text
 from ckptkit.runners.base import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Subject

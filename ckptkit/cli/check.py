@@ -10,7 +10,7 @@ import click
 
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import echo_lines, write_lines
-from ckptkit.reports import check_text
+from ckptkit.reports.check import text as check_text
 
 
 @click.command("check")
@@ -121,7 +121,7 @@ def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, A
 def _summarise(report: Any) -> None:
     """Append to the summary of the step, where a workflow runs; the file may hold others' text."""
     from ckptkit._io.files import os_error
-    from ckptkit.reports.check_github import summary
+    from ckptkit.reports.check.github import summary
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
-from ckptkit.reports.check_text import environment_text, row_text, where_text
+from ckptkit.reports.check.text import environment_text, row_text, where_text
 from ckptkit.reports.findings import finding_text
 from ckptkit.reports.text import printable
 

@@ -33,11 +33,11 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
     if fmt == "json":
         yield from json_lines(report.to_json(), "outputs")
     elif fmt == "junit":
-        from ckptkit.reports import check_junit
+        from ckptkit.reports.check import junit as check_junit
 
         yield from check_junit.lines(report)
     elif fmt == "github":
-        from ckptkit.reports import check_github
+        from ckptkit.reports.check import github as check_github
 
         yield from check_github.commands(report)
     else:
@@ -61,7 +61,7 @@ def _text(report: Report, verbose: bool) -> Iterator[str]:
     if len(findings) > SHOWN:
         yield f"... and {len(findings) - SHOWN} more (--format json has all)"
     if report.localization is not None:
-        from ckptkit.reports import localize_text
+        from ckptkit.reports.check import localize as localize_text
 
         yield from localize_text.lines(report.localization)
     yield printable(report.verdict)
