@@ -36,7 +36,7 @@ def assert_same_weights(
     """
     __tracebackhide__ = True  # pytest shows the caller's line
     from ckptkit.operations.diff.api import diff
-    from ckptkit.reports.diff_text import lines
+    from ckptkit.reports.diff.text import lines
 
     result = diff(old, new, rtol=rtol, atol=atol, roles=roles, names=names, rules=rules, **options)
     if not result.same:

@@ -464,7 +464,7 @@ def test_names_cannot_steer_the_terminal(pair: Pair) -> None:
 
 
 def test_colour_and_bars_only_for_a_terminal(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptkit.reports import diff_text
+    from ckptkit.reports.diff import text as diff_text
 
     result = diff(*pair({"w": noise(2)}, {"w": noise(2) + 1}))
     plain, rich = (list(diff_text.lines(result, rich=r)) for r in (False, True))
@@ -502,7 +502,7 @@ def _in_terminal(result: DiffResult) -> Callable[[dict[str, str]], str]:
     ("change", "filled"), [(0.0, 0), (1e-12, 1), (1e-4, 3), (1.0, 6), (float("inf"), 6)]
 )
 def test_bars_are_logarithmic(change: float, filled: int) -> None:
-    from ckptkit.reports.diff_text import bar
+    from ckptkit.reports.diff.text import bar
 
     assert len(bar(change)) == 6
     assert len(bar(change).strip()) == filled

@@ -12,7 +12,7 @@ from browser import Page, browser, missing
 from weights import Array, write_bundle
 
 from ckptkit.operations.diff.api import DiffResult, diff
-from ckptkit.reports import diff_html
+from ckptkit.reports.diff import html as diff_html
 
 EVIL = "evil</script><img src=x onerror=document.title='broken'>/w"
 LAYERS = 12

@@ -168,15 +168,15 @@ def _write_map(result: DiffResult, path: Path) -> None:
 
 
 def _print(result: DiffResult, options: dict[str, Any]) -> None:
-    from ckptkit.reports import diff_text
+    from ckptkit.reports.diff import text as diff_text
 
     fmt, output = options["fmt"], options["output"]
     if fmt == "html":
-        from ckptkit.reports import diff_html as report
+        from ckptkit.reports.diff import html as report
 
         lines = report.lines(result)
     elif fmt == "junit":
-        from ckptkit.reports import diff_junit
+        from ckptkit.reports.diff import junit as diff_junit
 
         lines = diff_junit.lines(result)
     else:

@@ -10,9 +10,9 @@ from typing import Any
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.diff.api import Change, DiffResult
 from ckptkit.operations.diff.histograms import histograms
-from ckptkit.reports import diff_text
-from ckptkit.reports._diff_page import PAGE, STYLE
-from ckptkit.reports._diff_script import SCRIPT
+from ckptkit.reports.diff import text as diff_text
+from ckptkit.reports.diff.diff_page_ import PAGE, STYLE
+from ckptkit.reports.diff.script import SCRIPT
 from ckptkit.reports.text import printable
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
 from ckptkit.operations.diff.api import Change, DiffResult
-from ckptkit.reports.diff_text import dtype_text, shape_change, verdict, worst_text
+from ckptkit.reports.diff.text import dtype_text, shape_change, verdict, worst_text
 from ckptkit.reports.text import printable, shape_text
 
 
