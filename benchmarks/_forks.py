@@ -86,10 +86,10 @@ def silence() -> None:
 def run_here(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     """Carry out a request as the runner's child would, in this process.
 
-    In place of `ckptkit.runners.base.run`; raises RunnerError as that does.
+    In place of `ckptkit.runners.process.run`; raises RunnerError as that does.
     """
     from ckptkit.runners import _child
-    from ckptkit.runners.base import RUNNERS, RunnerError
+    from ckptkit.runners.process import RUNNERS, RunnerError
 
     with tempfile.TemporaryDirectory(prefix="mutations-run-") as scratch:
         asked, answer = Path(scratch, "request.json"), Path(scratch, "result.json")
@@ -106,7 +106,7 @@ def run_here(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any
 
 def run_forked(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     """Carry out a request in a fork; this process must not have started TensorFlow."""
-    from ckptkit.runners.base import RunnerError
+    from ckptkit.runners.process import RunnerError
 
     good, value = forked(_tried, runner, dict(request))
     if not good:
@@ -116,7 +116,7 @@ def run_forked(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, A
 
 
 def _tried(runner: str, request: Mapping[str, Any]) -> tuple[bool, Any]:
-    from ckptkit.runners.base import RunnerError
+    from ckptkit.runners.process import RunnerError
 
     try:
         return True, run_here(runner, request)

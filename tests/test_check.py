@@ -20,7 +20,7 @@ from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.check.api import Report, check
 from ckptkit.reports.check import github as check_github
 from ckptkit.reports.check import text as check_text
-from ckptkit.runners.base import RunnerError
+from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Subject
 

@@ -13,7 +13,7 @@ from weights import write_bundle
 
 import ckptkit
 from ckptkit.operations.execution.coverage import Coverage, coverage, structure_coverage
-from ckptkit.runners._marks import is_marked, mark
+from ckptkit.runners.marks import is_marked, mark
 
 RNG = np.random.default_rng(4)
 MODEL: Mapping[str, Any] = {

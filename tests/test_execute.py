@@ -16,8 +16,9 @@ from support.goldens import golden
 import ckptkit
 from ckptkit.model_io.array_files import save_arrays
 from ckptkit.model_io.signature import TensorInfo
-from ckptkit.runners import RunnerError, base, subjects
-from ckptkit.runners._marks import is_marked
+from ckptkit.runners import RunnerError, subjects
+from ckptkit.runners import process as base
+from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import (
     Limits,

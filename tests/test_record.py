@@ -17,7 +17,7 @@ from ckptkit.errors import CkptkitError, OutputError, UsageError
 from ckptkit.golden.golden import read_golden
 from ckptkit.operations.check.api import Report, check
 from ckptkit.operations.record.api import RecordError, changes, record
-from ckptkit.runners.base import RunnerError
+from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Subject
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.runners import base
-from ckptkit.runners.base import RunnerError, run
+from ckptkit.runners import process as base
+from ckptkit.runners.process import RunnerError, run
 
 RUNTIME = """
 import os, sys, time

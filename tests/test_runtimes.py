@@ -21,7 +21,7 @@ import ckptkit
 from ckptkit.operations.check.api import Report
 from ckptkit.operations.localize.find import localize
 from ckptkit.operations.record.api import record
-from ckptkit.runners.base import RunnerError
+from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import Limits, Subject, execute, probe
 

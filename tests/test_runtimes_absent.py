@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.runners.base import RUNNERS, RunnerError
+from ckptkit.runners.process import RUNNERS, RunnerError
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import Limits, Subject, describe
 

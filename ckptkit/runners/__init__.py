@@ -10,6 +10,6 @@ one row in RUNNERS.
 
 from __future__ import annotations
 
-from ckptkit.runners.base import RUNNERS, RunnerError, run
+from ckptkit.runners.process import RUNNERS, RunnerError, run
 
 __all__ = ["RUNNERS", "RunnerError", "run"]

@@ -19,7 +19,7 @@ from ckptkit.dtypes import kind
 from ckptkit.errors import CkptkitError
 from ckptkit.runners._exchange import Result
 from ckptkit.runners._keras_model import Built
-from ckptkit.runners._marks import is_marked, mark
+from ckptkit.runners.marks import is_marked, mark
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.writers.keras_h5 import write_weights_h5
 

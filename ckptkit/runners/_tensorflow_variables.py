@@ -1,6 +1,6 @@
 """Variables of live models: their paths, their marking, restoring and writing.  Child process.
 
-Before values are restored every variable is filled with its mark (`ckptkit.runners._marks`).
+Before values are restored every variable is filled with its mark (`ckptkit.runners.marks`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError
-from ckptkit.runners._marks import is_marked, mark
 from ckptkit.runners._tensorflow_build import is_keras
+from ckptkit.runners.marks import is_marked, mark
 
 HOLDER = "weights"  # edge of the root under which every weight is found by its path
 

@@ -3,7 +3,7 @@
     [RUNTIME:][xla:]DEVICE[:INDEX][,threads=N][,deterministic][,tf32][,eager]
     [RUNTIME:]mirrored:DEVICExN[,...]
 
-RUNTIME is a row of `ckptkit.runners.base.RUNNERS`; where it is left out, tensorflow, or what runs
+RUNTIME is a row of `ckptkit.runners.process.RUNNERS`; where it is left out, tensorflow, or what runs
 the subject (`runner_for`).  DEVICE is CPU
 or GPU.  `CPU:1` is a second logical device of the same processor.  TF32, which TensorFlow has on by
 default, is off here unless `tf32` asks for it.
@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from ckptkit.errors import UsageError
-from ckptkit.runners.base import RUNNERS
+from ckptkit.runners.process import RUNNERS
 
 DEFAULT = "tensorflow"
 DEVICES = ("CPU", "GPU")

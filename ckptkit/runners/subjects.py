@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface
-from ckptkit.runners.base import RUNNERS, RunnerError, run
+from ckptkit.runners.process import RUNNERS, RunnerError, run
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class RestoreRun:
 
     path: None where it could not be written.  Its root has the children that the file was restored
     into, and `weights`, below which every weight of the model lies by its path.  Variables that
-    were not restored hold their mark (`ckptkit.runners._marks`).
+    were not restored hold their mark (`ckptkit.runners.marks`).
     error, error_kind: what the restore raised, and its class; "" where it raised nothing.
     unrestored: paths of variables that hold their mark.  unmarked: paths of those whose dtype has
     none.  optimizer: whether the model has one.  root_children: names that were restored into.

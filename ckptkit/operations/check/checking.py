@@ -22,7 +22,7 @@ from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.tolerance import AUTO, Policy
 from ckptkit.operations.localize.find import Judged
-from ckptkit.runners.base import RUNNERS
+from ckptkit.runners.process import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from ckptkit.operations.execution.check_rows_ import Reference
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.findings import Finding
-from ckptkit.runners.base import RunnerError
 from ckptkit.runners.inside import double
+from ckptkit.runners.process import RunnerError
 
 if TYPE_CHECKING:
     import numpy as np

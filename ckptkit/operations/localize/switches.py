@@ -11,7 +11,7 @@ from ckptkit.operations.execution.paired import Paired
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.localize.values import Flip, error_of
 from ckptkit.operations.record.noise import joined
-from ckptkit.runners.base import RUNNERS
+from ckptkit.runners.process import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

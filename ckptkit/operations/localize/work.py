@@ -30,8 +30,8 @@ from ckptkit.operations.localize.values import (
 )
 from ckptkit.operations.localize.weights import Weights, owner_of, weights_between
 from ckptkit.runners import inside
-from ckptkit.runners.base import RunnerError
 from ckptkit.runners.inside import Isolated
+from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 
