@@ -88,7 +88,7 @@ def run_here(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any
 
     In place of `ckptkit.runners.process.run`; raises RunnerError as that does.
     """
-    from ckptkit.runners import _child
+    from ckptkit.runners.child import __main__ as _child
     from ckptkit.runners.process import RUNNERS, RunnerError
 
     with tempfile.TemporaryDirectory(prefix="mutations-run-") as scratch:

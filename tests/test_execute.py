@@ -226,7 +226,7 @@ def stacked(code: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str
     """Write checkpoints of a model with layers in a list, and what it computes."""
     import tensorflow as tf
 
-    from ckptkit.runners._code import import_code
+    from ckptkit.runners.child.user_code import import_code
 
     directory = tmp_path_factory.mktemp("stack")
     model = import_code(str(code)).stack()

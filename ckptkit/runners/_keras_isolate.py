@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners._exchange import Result
-from ckptkit.runners._isolate import OUTPUT, Keep, Reference, point_row
 from ckptkit.runners._keras_layers import Called, names_of, watching
 from ckptkit.runners._keras_model import Built, layers_of
+from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.session import Result
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def tensors_of(inputs: Arrays) -> dict[str, Any]:
 
 @dataclass
 class KerasParts:
-    """See `ckptkit.runners._isolate.Parts`."""
+    """See `ckptkit.runners.child.isolate.Parts`."""
 
     backend: Values
     keras: Any

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners import _exchange, _isolate
-from ckptkit.runners._exchange import Exposed, Known, Request, Result, import_extras, spec_of
 from ckptkit.runners._keras_isolate import KerasParts
 from ckptkit.runners._keras_model import (
     Built,
@@ -20,7 +18,10 @@ from ckptkit.runners._keras_model import (
     rows_of,
 )
 from ckptkit.runners._keras_restore import lost_weights, restore_into
-from ckptkit.runners._packages import environment
+from ckptkit.runners.child import isolate as _isolate
+from ckptkit.runners.child import session as _exchange
+from ckptkit.runners.child.packages import environment
+from ckptkit.runners.child.session import Exposed, Known, Request, Result, import_extras, spec_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Backend(Protocol):
 
 @dataclass
 class KerasSession:
-    """See `ckptkit.runners._exchange.Session`."""
+    """See `ckptkit.runners.child.session.Session`."""
 
     spec: RunnerSpec
     backend: Backend

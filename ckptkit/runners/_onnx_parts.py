@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy, numpy_dtype
-from ckptkit.runners._isolate import Reference
-from ckptkit.runners._packages import package
-from ckptkit.runners._regions import GraphParts, Op, Regions
+from ckptkit.runners.child.graph_parts import GraphParts, Op, Regions
+from ckptkit.runners.child.isolate import Reference
+from ckptkit.runners.child.packages import package
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -1,6 +1,6 @@
 """What of a model can be called, by which names its inputs and outputs go.  Child process alone.
 
-Outputs go by the names of `ckptkit.runners._trees`; a ragged or sparse one comes as its parts:
+Outputs go by the names of `ckptkit.runners.child.trees`; a ragged or sparse one comes as its parts:
 `name/values`, `name/row_splits`.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners import _trees
 from ckptkit.runners._tensorflow_build import is_keras
+from ckptkit.runners.child import trees as _trees
 
 CALL = "call"
 

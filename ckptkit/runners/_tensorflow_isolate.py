@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import Result
-from ckptkit.runners._isolate import OUTPUT, Keep, Reference, point_row
 from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of
 from ckptkit.runners._tensorflow_cuts import Cut, distinct
 from ckptkit.runners._tensorflow_endpoints import Endpoint, named
@@ -20,6 +18,8 @@ from ckptkit.runners._tensorflow_graphs import Flat, Point, readable
 from ckptkit.runners._tensorflow_layers import points_of_layers
 from ckptkit.runners._tensorflow_session import TensorFlowSession, _arrays, _sorted
 from ckptkit.runners._tensorflow_variables import weights_of
+from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.session import Result
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -78,7 +78,7 @@ def _outputs(flat: Flat) -> dict[str, str]:
 
 @dataclass
 class TensorFlowParts:
-    """See `ckptkit.runners._isolate.Parts`."""
+    """See `ckptkit.runners.child.isolate.Parts`."""
 
     session: TensorFlowSession
     reference: Reference

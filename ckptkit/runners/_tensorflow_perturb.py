@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.runners import _exchange
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import Request, Result, largest_gap, spec_of
 from ckptkit.runners._tensorflow_graphs import Flat
 from ckptkit.runners._tensorflow_isolate import variables_of
 from ckptkit.runners._tensorflow_session import TensorFlowSession, start
+from ckptkit.runners.child import session as _exchange
+from ckptkit.runners.child.session import Request, Result, largest_gap, spec_of
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

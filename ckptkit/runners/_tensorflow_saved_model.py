@@ -16,7 +16,7 @@ from typing import Any
 
 from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError
-from ckptkit.runners._exchange import MAX_WORDS
+from ckptkit.runners.child.session import MAX_WORDS
 
 _PB = "saved_model.pb"
 _VOCABULARY_BYTES = 1 << 20  # of a text file that is read for its words

@@ -11,14 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._exchange import (
-    Exposed,
-    Known,
-    Request,
-    import_extras,
-    refused,
-    wanted,
-)
 from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of, load_keras
 from ckptkit.runners._tensorflow_devices import Devices, compiled, watching
 from ckptkit.runners._tensorflow_endpoints import Endpoint, calls_of, signatures_of
@@ -27,6 +19,7 @@ from ckptkit.runners._tensorflow_layers import expose_eagerly, expose_graph, poi
 from ckptkit.runners._tensorflow_mirrored import mirrored
 from ckptkit.runners._tensorflow_restore import build, lost_weights, restore_into
 from ckptkit.runners._tensorflow_saved_model import load_saved_model, rows_looked_up, words_of
+from ckptkit.runners.child.session import Exposed, Known, Request, import_extras, refused, wanted
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -89,7 +82,7 @@ def _load(request: Request, spec: RunnerSpec) -> Loaded:
 
 @dataclass
 class TensorFlowSession:
-    """See `ckptkit.runners._exchange.Session`."""
+    """See `ckptkit.runners.child.session.Session`."""
 
     spec: RunnerSpec
     path: Path

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ckptkit._tf import tensorflow
-from ckptkit.runners._exchange import cpu_name, missing
 from ckptkit.runners._tensorflow_build import SEED, versions
+from ckptkit.runners.child.session import cpu_name, missing
 from ckptkit.runners.spec import RunnerSpec
 
 

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners._exchange import (
+from ckptkit.runners._litert_parts import fitting, float_of, with_ops
+from ckptkit.runners.child.graph_parts import GraphParts, Op, Regions
+from ckptkit.runners.child.isolate import Reference, action
+from ckptkit.runners.child.packages import (
+    DAMAGED,
+    chunked,
+    environment,
+    installed,
+    only_cpu_zero,
+    package,
+)
+from ckptkit.runners.child.session import (
     Exposed,
     Known,
     Request,
@@ -27,17 +38,6 @@ from ckptkit.runners._exchange import (
     refused,
     wanted,
 )
-from ckptkit.runners._isolate import Reference, action
-from ckptkit.runners._litert_parts import fitting, float_of, with_ops
-from ckptkit.runners._packages import (
-    DAMAGED,
-    chunked,
-    environment,
-    installed,
-    only_cpu_zero,
-    package,
-)
-from ckptkit.runners._regions import GraphParts, Op, Regions
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _dtype(details: Mapping[str, Any]) -> str:
 
 @dataclass
 class LiteRTSession:
-    """See `ckptkit.runners._exchange.Session`."""
+    """See `ckptkit.runners.child.session.Session`."""
 
     spec: RunnerSpec
     path: str

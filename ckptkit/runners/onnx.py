@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners._exchange import (
+from ckptkit.runners._onnx_parts import OnnxGraph
+from ckptkit.runners.child.graph_parts import GraphParts
+from ckptkit.runners.child.isolate import Reference, action
+from ckptkit.runners.child.packages import (
+    DAMAGED,
+    chunked,
+    environment,
+    gpu_name,
+    installed,
+    only_cpu_zero,
+    package,
+)
+from ckptkit.runners.child.session import (
     Exposed,
     Known,
     Request,
@@ -27,18 +39,6 @@ from ckptkit.runners._exchange import (
     missing,
     wanted,
 )
-from ckptkit.runners._isolate import Reference, action
-from ckptkit.runners._onnx_parts import OnnxGraph
-from ckptkit.runners._packages import (
-    DAMAGED,
-    chunked,
-    environment,
-    gpu_name,
-    installed,
-    only_cpu_zero,
-    package,
-)
-from ckptkit.runners._regions import GraphParts
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _session(spec: RunnerSpec, model: Path | bytes, folder: Path, profile: str =
 
 @dataclass
 class OnnxSession:
-    """See `ckptkit.runners._exchange.Session`."""
+    """See `ckptkit.runners.child.session.Session`."""
 
     spec: RunnerSpec
     path: Path

@@ -142,7 +142,7 @@ def run(
         )
         with Path(scratch, "output").open("w+b") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "ckptkit.runners._child", str(asked), str(answer)],
+                [sys.executable, "-m", "ckptkit.runners.child.__main__", str(asked), str(answer)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -13,7 +13,6 @@ from typing import Any
 
 from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
-from ckptkit.runners import _exchange, _isolate
 from ckptkit.runners._tensorflow_build import is_keras, load_model, name_of, versions
 from ckptkit.runners._tensorflow_double import double
 from ckptkit.runners._tensorflow_isolate import cut
@@ -22,6 +21,8 @@ from ckptkit.runners._tensorflow_restore import restore
 from ckptkit.runners._tensorflow_session import start
 from ckptkit.runners._tensorflow_setup import probe
 from ckptkit.runners._tensorflow_variables import fill, write_structure
+from ckptkit.runners.child import isolate as _isolate
+from ckptkit.runners.child import session as _exchange
 
 Request = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_numpy
-from ckptkit.runners._exchange import Result
-from ckptkit.runners._isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.session import Result
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -128,7 +128,7 @@ Run = Callable[[Sequence[int], "Arrays", Sequence[str]], "Arrays"]
 
 @dataclass(frozen=True)
 class GraphParts:
-    """See `ckptkit.runners._isolate.Parts`.
+    """See `ckptkit.runners.child.isolate.Parts`.
 
     points: {tensor: its dtype}.  outputs: {output: tensor}.  given: inputs by tensor.
     value: gives the value of a constant; None of what has none.

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import MissingDependencyError
-from ckptkit.runners._exchange import CHUNK_BYTES, cpu_name, missing
+from ckptkit.runners.child.session import CHUNK_BYTES, cpu_name, missing
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ckptkit.errors import UsageError
 from ckptkit.model_io.array_files import load_arrays
 from ckptkit.model_io.layouts import Layout
-from ckptkit.runners._exchange import (
+from ckptkit.runners.child.session import (
     CHUNK_BYTES,
     Open,
     Request,

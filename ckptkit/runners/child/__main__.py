@@ -1,4 +1,4 @@
-"""The child's side of a runner: `python -m ckptkit.runners._child REQUEST RESULT`.
+"""The child's side of a runner: `python -m ckptkit.runners.child.__main__ REQUEST RESULT`.
 
 Whatever a model raises becomes a line in the result; whatever it prints goes to the parent's log.
 A fatal signal, and SIGUSR1, have Python write down where it is.

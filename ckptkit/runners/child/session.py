@@ -1,7 +1,7 @@
 """The child's side of `ckptkit.runners.subjects`, the same for every runtime.
 
 A runtime gives a `Session`, a model made ready to run, and a `probe`; `actions` makes of them what
-`ckptkit.runners._child` calls.
+`ckptkit.runners.child.__main__` calls.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ def missing(message: str, hint: str = "") -> RunnerError:
 
 def import_extras(request: Request) -> None:
     """Import the modules and files of `options["imports"]`, which register custom classes."""
-    from ckptkit.runners._code import import_code
+    from ckptkit.runners.child.user_code import import_code
 
     for name in request["options"].get("imports", ()):
         import_code(name)
