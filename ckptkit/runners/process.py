@@ -64,7 +64,7 @@ RUNNERS: dict[str, Runtime] = {
         extra="runtimes",
     ),
     "keras-jax": Runtime(
-        "ckptkit.runners.keras_jax",
+        "ckptkit.runners.keras.jax_backend",
         frozenset({"keras", "code"}),
         ("CPU", "GPU"),
         frozenset({"deterministic", "tf32", "threads", "eager"}),
@@ -73,7 +73,7 @@ RUNNERS: dict[str, Runtime] = {
         "runtimes",
     ),
     "keras-torch": Runtime(
-        "ckptkit.runners.keras_torch",
+        "ckptkit.runners.keras.torch_backend",
         frozenset({"keras", "code"}),
         ("CPU", "GPU"),
         frozenset({"deterministic", "tf32", "threads"}),

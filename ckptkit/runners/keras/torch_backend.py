@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.runners._keras_isolate import tensors_of, values_of
-from ckptkit.runners._keras_layers import Called, watching
-from ckptkit.runners._keras_model import Built
-from ckptkit.runners._keras_session import Devices, Layers, actions_of
 from ckptkit.runners.child.packages import installed, only_cpu_zero, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners.keras.isolate import tensors_of, values_of
+from ckptkit.runners.keras.layers import Called, watching
+from ckptkit.runners.keras.model import Built
+from ckptkit.runners.keras.session import Devices, Layers, actions_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def torch() -> Any:
 
 
 class Torch:
-    """See `ckptkit.runners._keras_session.Backend`."""
+    """See `ckptkit.runners.keras.session.Backend`."""
 
     name = "torch"
 

@@ -8,20 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners._keras_isolate import KerasParts
-from ckptkit.runners._keras_model import (
-    Built,
-    build_code,
-    keras,
-    load_file,
-    policy_of,
-    rows_of,
-)
-from ckptkit.runners._keras_restore import lost_weights, restore_into
 from ckptkit.runners.child import isolate as _isolate
 from ckptkit.runners.child import session as _exchange
 from ckptkit.runners.child.packages import environment
 from ckptkit.runners.child.session import Exposed, Known, Request, Result, import_extras, spec_of
+from ckptkit.runners.keras.isolate import KerasParts
+from ckptkit.runners.keras.model import Built, build_code, keras, load_file, policy_of, rows_of
+from ckptkit.runners.keras.restore import lost_weights, restore_into
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

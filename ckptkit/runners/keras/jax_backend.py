@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
-from ckptkit.runners._keras_isolate import values_of
-from ckptkit.runners._keras_layers import Called, watching
-from ckptkit.runners._keras_model import Built, Tensors
-from ckptkit.runners._keras_session import Devices, Layers, actions_of
 from ckptkit.runners.child.packages import gpu_name, installed, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners.keras.isolate import values_of
+from ckptkit.runners.keras.layers import Called, watching
+from ckptkit.runners.keras.model import Built, Tensors
+from ckptkit.runners.keras.session import Devices, Layers, actions_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def jax() -> Any:
 
 
 class Jax:
-    """See `ckptkit.runners._keras_session.Backend`."""
+    """See `ckptkit.runners.keras.session.Backend`."""
 
     name = "jax"
     eager = False

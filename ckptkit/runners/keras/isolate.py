@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners._keras_layers import Called, names_of, watching
-from ckptkit.runners._keras_model import Built, layers_of
 from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
 from ckptkit.runners.child.session import Result
+from ckptkit.runners.keras.layers import Called, names_of, watching
+from ckptkit.runners.keras.model import Built, layers_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Values(Protocol):
-    """What of a backend this needs: see `ckptkit.runners._keras_session.Backend`."""
+    """What of a backend this needs: see `ckptkit.runners.keras.session.Backend`."""
 
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]: ...
 

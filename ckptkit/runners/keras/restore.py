@@ -17,8 +17,8 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import CkptkitError
-from ckptkit.runners._keras_model import Built
 from ckptkit.runners.child.session import Result
+from ckptkit.runners.keras.model import Built
 from ckptkit.runners.marks import is_marked, mark
 from ckptkit.stores._h5_store import H5Store
 from ckptkit.writers.keras_h5 import write_weights_h5

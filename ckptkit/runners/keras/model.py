@@ -14,10 +14,10 @@ from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners._keras_layers import arguments
 from ckptkit.runners.child.session import refused
 from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
+from ckptkit.runners.keras.layers import arguments
 
 SEED = 20  # of what a build draws at random, as TensorFlow's runner does
 
