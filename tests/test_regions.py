@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ckptkit.model_io.layouts import layouts
 from ckptkit.operations.localize.localize_names_ import is_moved, op_of
 from ckptkit.operations.localize.pairs import Shaped, pair_points
-from ckptkit.runners._litert_parts import fitting, float_of
 from ckptkit.runners.child.graph_parts import Op, Regions
 from ckptkit.runners.child.isolate import Reference
+from ckptkit.runners.litert.flatbuffer import fitting, float_of
 
 # x -> a -> b -> c, d = a + c; s gives two values, of which e reads one and f the other.
 OPS = [

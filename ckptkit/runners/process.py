@@ -49,7 +49,7 @@ RUNNERS: dict[str, Runtime] = {
         frozenset({"isolate", "perturb", "double"}),
     ),
     "litert": Runtime(
-        "ckptkit.runners.litert",
+        "ckptkit.runners.litert.session",
         frozenset({"tflite"}),
         switches=frozenset({"threads"}),
         package="ai-edge-litert",

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners._litert_parts import fitting, float_of, with_ops
 from ckptkit.runners.child.graph_parts import GraphParts, Op, Regions
 from ckptkit.runners.child.isolate import Reference, action
 from ckptkit.runners.child.packages import (
@@ -38,6 +37,7 @@ from ckptkit.runners.child.session import (
     refused,
     wanted,
 )
+from ckptkit.runners.litert.flatbuffer import fitting, float_of, with_ops
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
