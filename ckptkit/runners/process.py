@@ -56,7 +56,7 @@ RUNNERS: dict[str, Runtime] = {
         extra="runtimes",
     ),
     "onnx": Runtime(
-        "ckptkit.runners.onnx",
+        "ckptkit.runners.onnx.session",
         frozenset({"onnx"}),
         ("CPU", "GPU"),
         frozenset({"deterministic", "tf32", "threads"}),

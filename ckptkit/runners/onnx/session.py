@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners._onnx_parts import OnnxGraph
 from ckptkit.runners.child.graph_parts import GraphParts
 from ckptkit.runners.child.isolate import Reference, action
 from ckptkit.runners.child.packages import (
@@ -39,6 +38,7 @@ from ckptkit.runners.child.session import (
     missing,
     wanted,
 )
+from ckptkit.runners.onnx.subgraph import OnnxGraph
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
