@@ -27,7 +27,7 @@ def preload() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     import_module("keras")
-    import_module("ckptkit.runners.tensorflow")
+    import_module("ckptkit.runners.tensorflow.actions")
 
 
 def forked(function: Callable[..., Any], *arguments: Any, limit_s: float = LIMIT_S) -> Any:

@@ -324,7 +324,7 @@ def test_models_that_cannot_be_filled_are_refused_by_name(cnn: Made, tmp_path: P
 def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     from ckptkit.errors import CkptkitError
     from ckptkit.operations.convert.builder import graph_bytes
-    from ckptkit.runners import _tensorflow_variables as variables
+    from ckptkit.runners.tensorflow import variables
     from ckptkit.stores._graph_edit import edit_graph
     from ckptkit.writers.base import OutTensor
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
@@ -347,7 +347,7 @@ def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
 
 
 def test_outputs_that_differ_are_found(cnn: Made, tmp_path: Path) -> None:
-    from ckptkit.runners._tensorflow_outputs import file_against_file
+    from ckptkit.runners.tensorflow.outputs import file_against_file
 
     convert(cnn.path / "export", tmp_path / "w.npz", names=["!digit/bias"])
     convert(
@@ -376,7 +376,7 @@ def test_outputs_that_differ_are_found(cnn: Made, tmp_path: Path) -> None:
 def test_outputs_in_a_dict_are_paired_by_name(tmp_path: Path) -> None:
     import keras
 
-    from ckptkit.runners._tensorflow_outputs import live_against_file
+    from ckptkit.runners.tensorflow.outputs import live_against_file
 
     given = keras.Input((4,))
     heads = {name: keras.layers.Dense(size) for size, name in enumerate(("a", "bb", "c"), 1)}

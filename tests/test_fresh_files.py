@@ -21,7 +21,7 @@ pytestmark = pytest.mark.needs_tf
 
 @pytest.fixture(scope="module")
 def tf() -> Any:
-    from ckptkit._tf import tensorflow
+    from ckptkit.runners.tensorflow.module import tensorflow
 
     return tensorflow()
 

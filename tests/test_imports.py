@@ -102,7 +102,7 @@ def test_every_layer_has_modules() -> None:
 
 def test_only_runners_import_tensorflow_and_keras() -> None:
     found = importers("tensorflow", "keras", "tf_keras")
-    assert "ckptkit._tf" in found
+    assert "ckptkit.runners.tensorflow.module" in found
     assert not inside(found, "_tf", "runners")
 
 

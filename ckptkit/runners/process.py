@@ -39,7 +39,7 @@ class Runtime(NamedTuple):
 
 RUNNERS: dict[str, Runtime] = {
     "tensorflow": Runtime(
-        "ckptkit.runners.tensorflow",
+        "ckptkit.runners.tensorflow.actions",
         frozenset({"saved_model", "keras", "code"}),
         ("CPU", "GPU"),
         frozenset({"xla", "deterministic", "tf32", "threads", "eager", "mirrored"}),

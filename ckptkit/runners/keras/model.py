@@ -1,7 +1,7 @@
 """What a Keras 3 model takes, gives and holds, on any backend.  Child process alone.
 
 Inputs go by the names of their layers, outputs by the model's own output names: the same names that
-TensorFlow's runner gives them (`ckptkit.runners._tensorflow_endpoints`).
+TensorFlow's runner gives them (`ckptkit.runners.tensorflow.endpoints`).
 """
 
 from __future__ import annotations

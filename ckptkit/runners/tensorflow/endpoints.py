@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners._tensorflow_build import is_keras
 from ckptkit.runners.child import trees as _trees
+from ckptkit.runners.tensorflow.build import is_keras
+from ckptkit.runners.tensorflow.module import tensorflow
 
 CALL = "call"
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._tensorflow_build import checked, keras, seed_keras
-from ckptkit.runners._tensorflow_variables import mark_all, root_of, still_marked, weights_of
 from ckptkit.runners.child.session import Request, Result, import_extras, spec_of
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.keras.layers import arguments
+from ckptkit.runners.tensorflow import setup
+from ckptkit.runners.tensorflow.build import checked, keras, seed_keras
+from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.variables import mark_all, root_of, still_marked, weights_of
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _COUNTER = "save_counter"

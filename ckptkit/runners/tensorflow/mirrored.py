@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.runners._tensorflow_endpoints import Endpoint
+from ckptkit.runners.tensorflow.endpoints import Endpoint
+from ckptkit.runners.tensorflow.module import tensorflow
 
 Tensors = Mapping[str, Any]
 

@@ -15,11 +15,11 @@ from ckptkit.errors import UnsupportedError
 from ckptkit.model_io import random_inputs as draw
 from ckptkit.model_io.compare_outputs import OutputResult, compare_outputs
 from ckptkit.model_io.tiers import Tier, tier_of
-from ckptkit.runners._tensorflow_build import load_keras
-from ckptkit.runners._tensorflow_endpoints import CALL, calls_of, signatures_of
-from ckptkit.runners._tensorflow_saved_model import load_saved_model
-from ckptkit.runners._tensorflow_session import Loaded, TensorFlowSession
 from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.tensorflow.build import load_keras
+from ckptkit.runners.tensorflow.endpoints import CALL, calls_of, signatures_of
+from ckptkit.runners.tensorflow.saved_model import load_saved_model
+from ckptkit.runners.tensorflow.session import Loaded, TensorFlowSession
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

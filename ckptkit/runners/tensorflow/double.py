@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of
-from ckptkit.runners._tensorflow_endpoints import Endpoint, calls_of
-from ckptkit.runners._tensorflow_restore import build
-from ckptkit.runners._tensorflow_session import TensorFlowSession, _arrays, start
 from ckptkit.runners.child.session import Request, Result, cases_of, spec_of, written
+from ckptkit.runners.tensorflow import setup
+from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
+from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of
+from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.restore import build
+from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, start
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._tensorflow_graphs import Flat
-from ckptkit.runners._tensorflow_isolate import variables_of
-from ckptkit.runners._tensorflow_session import TensorFlowSession, start
 from ckptkit.runners.child import session as _exchange
 from ckptkit.runners.child.session import Request, Result, largest_gap, spec_of
+from ckptkit.runners.tensorflow import setup
+from ckptkit.runners.tensorflow.graphs import Flat
+from ckptkit.runners.tensorflow.isolate import variables_of
+from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.session import TensorFlowSession, start
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError
-from ckptkit.runners._tensorflow_build import is_keras
 from ckptkit.runners.marks import is_marked, mark
+from ckptkit.runners.tensorflow.build import is_keras
+from ckptkit.runners.tensorflow.module import tensorflow
 
 HOLDER = "weights"  # edge of the root under which every weight is found by its path
 

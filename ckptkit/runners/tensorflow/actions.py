@@ -11,18 +11,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
-from ckptkit.runners._tensorflow_build import is_keras, load_model, name_of, versions
-from ckptkit.runners._tensorflow_double import double
-from ckptkit.runners._tensorflow_isolate import cut
-from ckptkit.runners._tensorflow_perturb import perturb
-from ckptkit.runners._tensorflow_restore import restore
-from ckptkit.runners._tensorflow_session import start
-from ckptkit.runners._tensorflow_setup import probe
-from ckptkit.runners._tensorflow_variables import fill, write_structure
 from ckptkit.runners.child import isolate as _isolate
 from ckptkit.runners.child import session as _exchange
+from ckptkit.runners.tensorflow.build import is_keras, load_model, name_of, versions
+from ckptkit.runners.tensorflow.double import double
+from ckptkit.runners.tensorflow.isolate import cut
+from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.perturb import perturb
+from ckptkit.runners.tensorflow.restore import restore
+from ckptkit.runners.tensorflow.session import start
+from ckptkit.runners.tensorflow.setup import probe
+from ckptkit.runners.tensorflow.variables import fill, write_structure
 
 Request = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def export(request: Request) -> dict[str, Any]:
     _write(model, request["form"], request["out"], request.get("root") or "model")
     result = {"versions": versions(), "outputs": None}
     if request.get("compare"):
-        from ckptkit.runners import _tensorflow_outputs
+        from ckptkit.runners.tensorflow import outputs as _tensorflow_outputs
 
         compared = _tensorflow_outputs.live_against_file(model, request["form"], request["out"])
         result["outputs"] = compared
@@ -56,7 +56,7 @@ def export(request: Request) -> dict[str, Any]:
 
 def outputs(request: Request) -> dict[str, Any]:
     """Run two files (SavedModels or `.keras`) on the same inputs; request: old, new."""
-    from ckptkit.runners import _tensorflow_outputs
+    from ckptkit.runners.tensorflow import outputs as _tensorflow_outputs
 
     compared = _tensorflow_outputs.file_against_file(request["old"], request["new"])
     return {"versions": versions(), "outputs": compared}

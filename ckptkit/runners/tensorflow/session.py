@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of, load_keras
-from ckptkit.runners._tensorflow_devices import Devices, compiled, watching
-from ckptkit.runners._tensorflow_endpoints import Endpoint, calls_of, signatures_of
-from ckptkit.runners._tensorflow_graphs import HEAVY, Flat
-from ckptkit.runners._tensorflow_layers import expose_eagerly, expose_graph, points_of_layers
-from ckptkit.runners._tensorflow_mirrored import mirrored
-from ckptkit.runners._tensorflow_restore import build, lost_weights, restore_into
-from ckptkit.runners._tensorflow_saved_model import load_saved_model, rows_looked_up, words_of
 from ckptkit.runners.child.session import Exposed, Known, Request, import_extras, refused, wanted
 from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.tensorflow import setup
+from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_keras
+from ckptkit.runners.tensorflow.devices import Devices, compiled, watching
+from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of, signatures_of
+from ckptkit.runners.tensorflow.graphs import HEAVY, Flat
+from ckptkit.runners.tensorflow.layers import expose_eagerly, expose_graph, points_of_layers
+from ckptkit.runners.tensorflow.mirrored import mirrored
+from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
+from ckptkit.runners.tensorflow.saved_model import load_saved_model, rows_looked_up, words_of
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UnsupportedError
-from ckptkit.runners import _tensorflow_setup as setup
-from ckptkit.runners._tensorflow_build import is_keras, keras, layers_of
-from ckptkit.runners._tensorflow_cuts import Cut, distinct
-from ckptkit.runners._tensorflow_endpoints import Endpoint, named
-from ckptkit.runners._tensorflow_graphs import Flat, Point, readable
-from ckptkit.runners._tensorflow_layers import points_of_layers
-from ckptkit.runners._tensorflow_session import TensorFlowSession, _arrays, _sorted
-from ckptkit.runners._tensorflow_variables import weights_of
 from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
 from ckptkit.runners.child.session import Result
+from ckptkit.runners.tensorflow import setup
+from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
+from ckptkit.runners.tensorflow.cuts import Cut, distinct
+from ckptkit.runners.tensorflow.endpoints import Endpoint, named
+from ckptkit.runners.tensorflow.graphs import Flat, Point, readable
+from ckptkit.runners.tensorflow.layers import points_of_layers
+from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, _sorted
+from ckptkit.runners.tensorflow.variables import weights_of
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckptkit._tf import tensorflow
+from ckptkit.runners.tensorflow.module import tensorflow
 
 HEAVY = frozenset(
     {

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ckptkit._tf import tensorflow
-from ckptkit.runners._tensorflow_build import SEED, versions
 from ckptkit.runners.child.session import cpu_name, missing
 from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.tensorflow.build import SEED, versions
+from ckptkit.runners.tensorflow.module import tensorflow
 
 
 def configure(spec: RunnerSpec) -> None:

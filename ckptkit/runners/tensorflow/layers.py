@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ckptkit._tf import tensorflow
-from ckptkit.runners._tensorflow_endpoints import Endpoint, named
-from ckptkit.runners._tensorflow_graphs import Flat, Point
 from ckptkit.runners.child.session import CHUNK_BYTES, wanted
 from ckptkit.runners.keras.layers import Called, names_of, watching
+from ckptkit.runners.tensorflow.endpoints import Endpoint, named
+from ckptkit.runners.tensorflow.graphs import Flat, Point
+from ckptkit.runners.tensorflow.module import tensorflow
 
 CHUNK_VALUES = 32
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import CkptkitError
 from ckptkit.runners.child.session import MAX_WORDS
+from ckptkit.runners.tensorflow.module import tensorflow
 
 _PB = "saved_model.pb"
 _VOCABULARY_BYTES = 1 << 20  # of a text file that is read for its words

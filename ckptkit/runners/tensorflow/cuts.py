@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckptkit._tf import tensorflow
-from ckptkit.runners._tensorflow_graphs import Flat, Point, _drop, _part
+from ckptkit.runners.tensorflow.graphs import Flat, Point, _drop, _part
+from ckptkit.runners.tensorflow.module import tensorflow
 
 _FED = "ckptkit_cut_"
 _HELD = ("Variable", "VariableV2")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ckptkit.runners._tensorflow_graphs import HEAVY, count
+from ckptkit.runners.tensorflow.graphs import HEAVY, count
 
 Devices = dict[str, dict[str, int]]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from ckptkit._tf import tensorflow
 from ckptkit.errors import UsageError
 from ckptkit.runners.child.user_code import call_code
+from ckptkit.runners.tensorflow.module import tensorflow
 
 _UNKNOWN_CLASS = re.compile(r"Could not locate class '([^']+)'")
 SEED = 20  # of what a build draws at random, so that it draws the same again
