@@ -132,7 +132,7 @@ def dense(directory: Path) -> None:
 def zeros(directory: Path) -> None:
     """Checkpoints `one` and `two` of 20 GiB of zeros, which take no room on the disk."""
     from ckptkit._io.crc_combine_ import crc_of_repeated
-    from ckptkit.writers.base import OutTensor
+    from ckptkit.stores.writing import OutTensor
     from ckptkit.writers.leveldb_table import TableWriter
     from ckptkit.writers.tensor_bundle import _Entry, index_items
 
@@ -152,7 +152,7 @@ def zeros(directory: Path) -> None:
 
 def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:
     """Write a name-based checkpoint of float32 arrays."""
-    from ckptkit.writers.base import OutTensor
+    from ckptkit.stores.writing import OutTensor
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
     tensors = [OutTensor(key, "float32", array.shape) for key, array in arrays.items()]

@@ -27,7 +27,7 @@ from values import (
 from ckptkit.errors import OutputError
 from ckptkit.stores.leveldb_table import parse_table, read_table
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, open_bundle
-from ckptkit.writers.base import OutTensor, plan_shards
+from ckptkit.stores.writing import OutTensor, plan_shards
 from ckptkit.writers.leveldb_table import TableWriter
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 

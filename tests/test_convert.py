@@ -248,7 +248,7 @@ def test_a_stale_donor_is_refused_by_name(tmp_path: Path) -> None:
     key = next(key for key in arrays if len(specs[key].shape) == 2)
     shape = (specs[key].shape[0] + 1, specs[key].shape[1])
     from ckptkit.operations.convert.builder import graph_bytes
-    from ckptkit.writers.base import OutTensor
+    from ckptkit.stores.writing import OutTensor
     from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
     graph = graph_bytes(ckptkit.open(donor))

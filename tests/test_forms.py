@@ -13,7 +13,7 @@ import pytest
 import ckptkit
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.ls import ls
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 

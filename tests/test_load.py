@@ -12,7 +12,7 @@ from support.goldens import GOLDEN
 import ckptkit
 from ckptkit.errors import ChecksumError, TruncatedError, UsageError
 from ckptkit.operations import load as load_module
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 ARRAYS = {

@@ -41,7 +41,7 @@ from ckptkit.errors import (
 from ckptkit.stores import _fortran
 from ckptkit.stores.base import StoredNames
 from ckptkit.stores.npz import NpzStore, open_npz
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 from ckptkit.writers.npz import write_npz
 
 NUMPY_DTYPES = [name for name in FIXED_DTYPES if np.dtype(np.void).kind and hasattr(np, name)]

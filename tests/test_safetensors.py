@@ -32,7 +32,7 @@ from ckptkit.errors import FormatError, OutputError, TruncatedError, UnknownTens
 from ckptkit.stores._safetensors_header import CODES, parse_header
 from ckptkit.stores.base import StoredNames
 from ckptkit.stores.safetensors import open_safetensors, open_safetensors_index
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 from ckptkit.writers.safetensors import write_safetensors
 
 Entry = dict[str, Any]

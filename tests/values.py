@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.stores.base import Store
-from ckptkit.writers.base import Blocks, OutTensor
+from ckptkit.stores.writing import Blocks, OutTensor
 
 Array = npt.NDArray[Any]
 SHAPES = ((), (0,), (3, 0, 2), (1,), (7,), (5, 3), (2, 1, 3, 1, 2, 1, 1, 2))

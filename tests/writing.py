@@ -35,7 +35,7 @@ from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.receipt import write_receipt
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores import open_format
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 KERAS = GOLDEN / "tf2.21.0" / "files_nested" / "model.keras"

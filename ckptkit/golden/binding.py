@@ -231,7 +231,7 @@ def _digest(variables: Mapping[str, Sketch]) -> str:
 
 
 def _assets(store: Store) -> Iterator[tuple[str, LineSketch]]:
-    from ckptkit.stores._assets import assets, small_asset
+    from ckptkit.stores.assets import assets, small_asset
 
     for name, digest in sorted(assets(store).items()):
         if digest is None:

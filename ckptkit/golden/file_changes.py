@@ -74,7 +74,7 @@ def _counterpart(
 
 
 def _file_text(old: LineSketch, now: Binding, name: str) -> str:
-    from ckptkit.stores._assets import small_asset
+    from ckptkit.stores.assets import small_asset
 
     data = small_asset(now.source.store, name) if now.source is not None else None
     if data is None or old.lines < 0:

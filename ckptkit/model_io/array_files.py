@@ -71,7 +71,7 @@ def save_arrays(
     Equal bytes of deflated files (`compress`) are promised for one version of zlib only.
     Raises OutputError; UsageError for values that cannot be kept.
     """
-    from ckptkit.writers.base import OutTensor
+    from ckptkit.stores.writing import OutTensor
     from ckptkit.writers.npz import write_npz
 
     kept = {name: as_array(value) for name, value in arrays.items()}

@@ -32,7 +32,8 @@ from ckptkit.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from ckptkit.stores import _fortran, _kept, _window, _zip
+from ckptkit.stores import _fortran, _window, _zip
+from ckptkit.stores import metadata as _kept
 from ckptkit.stores._npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores._runs import PLAIN, ByteSource, Encoding, Run
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
-from ckptkit.stores import _json, _kept
+from ckptkit.stores import _json
+from ckptkit.stores import metadata as _kept
 from ckptkit.stores._runs import PLAIN, Encoding, Run
 from ckptkit.stores._safetensors_header import (
     CODES,

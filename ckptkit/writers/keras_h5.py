@@ -27,7 +27,7 @@ from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores._hdf5_values import write_dataset
 from ckptkit.stores._window import Window, whole_file
 from ckptkit.stores._zip import STORED, member_chunks, read_directory
-from ckptkit.writers.base import Blocks, OutTensor, checked_blocks, raw_bytes
+from ckptkit.stores.writing import Blocks, OutTensor, checked_blocks, raw_bytes
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

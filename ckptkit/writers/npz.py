@@ -4,7 +4,7 @@ The format is that of `ckptkit.stores.npz`.  Members are stored, or deflated on 
 order of their keys, with fixed timestamps; the npy header is padded so that the values of a
 stored member start at a multiple of 64 bytes in the file.  Dtypes that numpy lacks (bfloat16,
 float8, ...) are carried as unsigned integers of the same size; the member `ckptkit.json` (see
-`ckptkit.stores._kept`) tells what they are, and names and roles.  Strings are `S` where that is
+`ckptkit.stores.metadata`) tells what they are, and names and roles.  Strings are `S` where that is
 lossless (no element ends in NUL) and not much larger, else carried.
 """
 
@@ -19,10 +19,10 @@ from typing import BinaryIO, NamedTuple
 from ckptkit._io.atomic import replacing
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError
-from ckptkit.stores import _kept
+from ckptkit.stores import metadata as _kept
 from ckptkit.stores._npy import MAGIC, NATIVE
 from ckptkit.stores.npz import KEPT_MEMBER
-from ckptkit.writers.base import (
+from ckptkit.stores.writing import (
     Blocks,
     OutTensor,
     carried_string_chunks,

@@ -2,7 +2,7 @@
 
 The format is that of `ckptkit.stores.safetensors`.  Tensors lie in the order of falling element
 size, then name, so that all are aligned; the header is padded to 64 bytes.  Dtypes that the
-format lacks are carried as `ckptkit.stores._kept` says, which is also what the metadata holds
+format lacks are carried as `ckptkit.stores.metadata` says, which is also what the metadata holds
 under "ckptkit".
 
 A set of files that is replaced stays whole until its index is: see `ckptkit._io.atomic`.
@@ -19,10 +19,10 @@ from typing import NamedTuple
 from ckptkit._io.atomic import free_count, replacing, replacing_files
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
-from ckptkit.stores import _kept
+from ckptkit.stores import metadata as _kept
 from ckptkit.stores._safetensors_header import CODES, MAX_HEADER, METADATA
 from ckptkit.stores.safetensors import INDEX_SUFFIX
-from ckptkit.writers.base import (
+from ckptkit.stores.writing import (
     Blocks,
     OutTensor,
     carried_string_chunks,

@@ -24,7 +24,7 @@ from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
 from ckptkit.stores._schema import message_class
-from ckptkit.writers.base import (
+from ckptkit.stores.writing import (
     Blocks,
     OutTensor,
     checked_blocks,

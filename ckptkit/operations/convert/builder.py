@@ -12,7 +12,7 @@ from ckptkit.operations.convert.moves_ import Moves
 from ckptkit.operations.convert.plan import Allowance, Fill, Plan, Problem, Request
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 
 NEUTRAL = ("safetensors", "npz")
 # Structures that are taken over whole: every tensor of LIKE is in the output.

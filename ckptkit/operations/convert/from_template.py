@@ -18,7 +18,7 @@ from ckptkit.operations.convert.plan import Fill, describe
 from ckptkit.operations.convert.value_stores import Origin
 from ckptkit.stores._graph_edit import edit_graph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 
 _BUNDLES = ("checkpoint", "saved_model")
 _STRONG = ("key", "alias", "full name", "name")

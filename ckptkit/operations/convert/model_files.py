@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.plan import Allowance, Problem, describe
 from ckptkit.stores import _donor
-from ckptkit.stores._assets import assets
+from ckptkit.stores.assets import assets
 from ckptkit.stores.saved_model import SavedModel
 
 

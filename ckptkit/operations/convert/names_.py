@@ -9,7 +9,7 @@ from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import NEUTRAL, Draft
 from ckptkit.operations.convert.moves_ import moves_by_name
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 
 _TIED = ("slot", "ema")
 

@@ -14,7 +14,7 @@ from ckptkit.operations.convert.value_stores import Origin, made
 from ckptkit.stores._graph_edit import check_root, edit_graph
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 
 _TWICE = "stored twice in SRC"
 

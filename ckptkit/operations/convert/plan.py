@@ -16,7 +16,7 @@ from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.value_stores import Cast, Origin
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert.built_model import Build

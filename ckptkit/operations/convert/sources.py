@@ -16,7 +16,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.plan import Fill, Piece, Problem, Request, Skipped
 from ckptkit.operations.convert.value_stores import Origin, average, cast, moved
 from ckptkit.stores.base import StoredNames, TensorSpec
-from ckptkit.writers.base import OutTensor
+from ckptkit.stores.writing import OutTensor
 
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})
 _AVERAGED_ROLES = frozenset({"weight", "ema"})

@@ -21,9 +21,9 @@ from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.value_stores import small_values
 from ckptkit.stores import _donor
-from ckptkit.stores._assets import check_copied
+from ckptkit.stores.assets import check_copied
 from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES
-from ckptkit.writers.base import Blocks, OutTensor
+from ckptkit.stores.writing import Blocks, OutTensor
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -15,10 +15,10 @@ from ckptkit.operations.scan.graph import graph_findings
 from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import Verification
 from ckptkit.stores import _json, open_format
-from ckptkit.stores._assets import is_plain_name
 from ckptkit.stores._graph import MetaGraph, read_graphs
 from ckptkit.stores._keras_texts import archive_configs, hdf5_configs
 from ckptkit.stores._protos import from_binary, text_of
+from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.locate import locate
 
 __all__ = ["Scan", "scan"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.errors import OutputError
-from ckptkit.stores import _kept
+from ckptkit.stores import metadata as _kept
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
