@@ -30,10 +30,11 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ckptkit.stores import _zip, hdf5
+from ckptkit.stores import hdf5
 from ckptkit.stores._hdf5_classic import scan_classic
 from ckptkit.stores._hdf5_messages import Unusual
-from ckptkit.stores._window import Window, whole_file
+from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers.window import Window, whole_file
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5
 from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit.errors import FormatError, PathNotFoundError
-from ckptkit.stores import _json
+from ckptkit.stores.containers import strict_json as _json
 
 
 @settings(max_examples=60, deadline=None)

@@ -514,7 +514,8 @@ def test_what_the_store_says_of_itself(tmp_path: Path) -> None:
 def test_large_deflated_members_are_read_through_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptkit.stores import _window, npz
+    from ckptkit.stores import npz
+    from ckptkit.stores.containers import window as _window
 
     monkeypatch.setattr(npz, "_HELD_BYTES", 1000)
     values = np.arange(1000)

@@ -219,7 +219,7 @@ def read_golden(path: Path | str) -> Golden:
     Raises PathNotFoundError, FormatError, ChecksumError (a file was edited, or is of another
     recording), UnsupportedError (a newer schema).
     """
-    from ckptkit.stores import _json
+    from ckptkit.stores.containers import strict_json as _json
 
     directory = Path(path)
     if not is_golden(directory):

@@ -212,10 +212,11 @@ def _check_input(dtype: str, where: str) -> None:
 
 def _load_npy(path: Path) -> Array:
     """Return the array of a lone npy file, read as if it were the one member of an archive."""
-    from ckptkit.stores import _fortran, _zip
+    from ckptkit.stores import _fortran
     from ckptkit.stores._npy import decode_descr, read_npy_header
-    from ckptkit.stores._runs import Run
-    from ckptkit.stores._window import Window
+    from ckptkit.stores.containers import zip_archive as _zip
+    from ckptkit.stores.containers.encoded_run import Run
+    from ckptkit.stores.containers.window import Window
 
     member = _zip.Member(path.name, _zip.STORED, 0, file_size(path), file_size(path), 0)
     header = read_npy_header(path, member)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.stores._runs import Run
+from ckptkit.stores.containers.encoded_run import Run
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

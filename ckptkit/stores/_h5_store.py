@@ -11,8 +11,8 @@ from ckptkit import dtypes
 from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
 from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores._hdf5_values import dataset_blocks, read_span
-from ckptkit.stores._window import Window
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
+from ckptkit.stores.containers.window import Window
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

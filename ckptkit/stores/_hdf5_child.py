@@ -26,8 +26,8 @@ from ckptkit import errors
 from ckptkit._io.files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
-from ckptkit.stores._window import Window
-from ckptkit.stores._zip import Member
+from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.zip_archive import Member
 
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"

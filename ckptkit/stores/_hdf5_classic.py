@@ -47,7 +47,7 @@ from ckptkit.stores._hdf5_types import (
     check_place,
     refusal,
 )
-from ckptkit.stores._window import Window
+from ckptkit.stores.containers.window import Window
 
 _UNDEFINED = (1 << 64) - 1
 _MAX_HEADER = 64 << 20  # bytes of one object header with its continuations

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores._hdf5_types import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Attribute
-from ckptkit.stores._window import PAGE, Pages, Window
+from ckptkit.stores.containers.window import PAGE, Pages, Window
 
 _MAX_RANK = 32  # H5S_MAX_RANK
 ATTRIBUTE = 0x0C  # kind of message

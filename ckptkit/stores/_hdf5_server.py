@@ -19,7 +19,7 @@ from ckptkit.stores import _hdf5_values, hdf5
 from ckptkit.stores._hdf5_child import dataset_of, window_of
 from ckptkit.stores._hdf5_source import guard
 from ckptkit.stores._hdf5_types import H5Dataset, H5Tree
-from ckptkit.stores._window import Window
+from ckptkit.stores.containers.window import Window
 
 MAX_ADDRESS_SPACE = 6 << 30  # bytes; most of it is never touched
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptkit.errors import CkptkitError, FormatError, TruncatedError
 from ckptkit.stores._hdf5_types import MAX_ATTRIBUTE_BYTES, SIGNATURE
-from ckptkit.stores._window import PAGE, Pages, Window
+from ckptkit.stores.containers.window import PAGE, Pages, Window
 
 _HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores._window import Window
+from ckptkit.stores.containers.window import Window
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

@@ -18,7 +18,7 @@ from ckptkit import dtypes
 from ckptkit.stores import _hdf5_child
 from ckptkit.stores._hdf5_source import guard, opened
 from ckptkit.stores._hdf5_types import H5Dataset
-from ckptkit.stores._window import Window
+from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5 import h5py_module
 
 if TYPE_CHECKING:

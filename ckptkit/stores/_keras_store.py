@@ -13,8 +13,8 @@ from ckptkit.stores._keras_config import LayerConfig, custom_classes, layer_rows
 from ckptkit.stores._keras_groups import LISTS, group_tree
 from ckptkit.stores._keras_slots import name_optimizers
 from ckptkit.stores._keras_walk import Found, resolve
-from ckptkit.stores._window import Window
 from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
+from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5 import scan
 from ckptkit.text import count_text
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ckptkit.stores import _json, _zip
-from ckptkit.stores._window import whole_file
+from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers.window import whole_file
 from ckptkit.stores.hdf5 import scan
 
 MAX_JSON_BYTES = 256 << 20  # the config of the largest Keras models is a few MB

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ckptkit._io.files import read_exact
 from ckptkit.errors import FormatError, TruncatedError, UnsupportedError
-from ckptkit.stores import _zip
-from ckptkit.stores._runs import Encoding
+from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers.encoded_run import Encoding
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes; numpy's own limit

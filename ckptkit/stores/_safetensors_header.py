@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores import _json
+from ckptkit.stores.containers import strict_json as _json
 
 MAX_HEADER = 100_000_000  # bytes; the reference reader's limit
 LENGTH_BYTES = 8

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError, PathNotFoundError
-from ckptkit.stores._zip import member_chunks, read_directory
 from ckptkit.stores.base import Store
+from ckptkit.stores.containers.zip_archive import member_chunks, read_directory
 
 _CHUNK = 1 << 20
 _MAX_TEXT = 64 << 20  # bytes of an asset that is looked at line by line

@@ -53,7 +53,7 @@ from ckptkit.stores._hdf5_types import (
     check_place,
     refusal,
 )
-from ckptkit.stores._window import Window, whole_file
+from ckptkit.stores.containers.window import Window, whole_file
 
 MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
 # registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along

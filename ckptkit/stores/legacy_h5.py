@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ckptkit.errors import FormatError
 from ckptkit.keras_optimizers import optimizer_class
-from ckptkit.stores import _json
 from ckptkit.stores._h5_store import H5Store, spec_of
 from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores._keras_config import (
@@ -28,8 +27,9 @@ from ckptkit.stores._keras_config import (
     layer_rows,
     layers_of,
 )
-from ckptkit.stores._window import whole_file
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
+from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers.window import whole_file
 from ckptkit.stores.hdf5 import scan
 from ckptkit.text import count_text
 

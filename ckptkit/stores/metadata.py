@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from ckptkit.dtypes import DTYPES, itemsize, kind
 from ckptkit.errors import FormatError
-from ckptkit.stores import _json
 from ckptkit.stores.base import ROLES, StoredNames
+from ckptkit.stores.containers import strict_json as _json
 
 KEY = "ckptkit"
 VERSION = 1

@@ -5,7 +5,7 @@
     header                     {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
     values                     to the end of the member, which must be exactly as long
 
-The zip around it is read by `ckptkit.stores._zip`; its CRC-32 is compared at the end of `blocks`.
+The zip around it is read by `ckptkit.stores.containers.zip_archive`; its CRC-32 is compared at the end of `blocks`.
 Nothing is unpickled, ever: an array of Python objects is listed as dtype `object` and refused when
 read.  Other dtypes without a counterpart (records, dates, long doubles, and the `V2` and `V1` that
 numpy makes of bfloat16 and float8 arrays) are opaque bytes.  `ckptkit.writers.npz` keeps the true
@@ -32,11 +32,13 @@ from ckptkit.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from ckptkit.stores import _fortran, _window, _zip
+from ckptkit.stores import _fortran
 from ckptkit.stores import metadata as _kept
 from ckptkit.stores._npy import NpyHeader, decode_descr, read_npy_header
-from ckptkit.stores._runs import PLAIN, ByteSource, Encoding, Run
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+from ckptkit.stores.containers import window as _window
+from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers.encoded_run import PLAIN, ByteSource, Encoding, Run
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

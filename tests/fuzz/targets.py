@@ -24,7 +24,7 @@ from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import verify
 from ckptkit.reports import findings, listing
 from ckptkit.stores._graph import read_graphs
-from ckptkit.stores._window import forget_spools
+from ckptkit.stores.containers.window import forget_spools
 from ckptkit.stores.leveldb_table import parse_table
 
 MAX_SECONDS = 5.0

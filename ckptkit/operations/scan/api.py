@@ -14,11 +14,12 @@ from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_erro
 from ckptkit.operations.scan.graph import graph_findings
 from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import Verification
-from ckptkit.stores import _json, open_format
+from ckptkit.stores import open_format
 from ckptkit.stores._graph import MetaGraph, read_graphs
 from ckptkit.stores._keras_texts import archive_configs, hdf5_configs
 from ckptkit.stores._protos import from_binary, text_of
 from ckptkit.stores.assets import is_plain_name
+from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.locate import locate
 
 __all__ = ["Scan", "scan"]
@@ -180,7 +181,7 @@ def _file(path: Path) -> Unit:
 
 
 def _keras(path: Path) -> list[Check]:
-    from ckptkit.stores import _zip
+    from ckptkit.stores.containers import zip_archive as _zip
 
     findings: list[Finding] = []
     count = 0

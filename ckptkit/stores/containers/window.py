@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ckptkit._io.files import file_size, read_exact, read_into
 from ckptkit.errors import OutputError, TruncatedError
-from ckptkit.stores._zip import STORED, Member, check_expansion, member_chunks
+from ckptkit.stores.containers.zip_archive import STORED, Member, check_expansion, member_chunks
 
 PAGE = 4096  # bytes
 _PAGES_KEPT = 1024
