@@ -30,7 +30,7 @@ from ckptkit.errors import CkptkitError  # noqa: E402
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores import _hdf5_child  # noqa: E402
+from ckptkit.stores.hdf5 import client as _hdf5_child
 
 FORBIDDEN = (
     *("compile", "exec", "import", "marshal.loads", "marshal.load", "code.__new__"),

@@ -29,7 +29,7 @@ import ckptkit as package
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores import _hdf5_child
+from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 

@@ -30,11 +30,11 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ckptkit.stores import hdf5
-from ckptkit.stores._hdf5_classic import scan_classic
-from ckptkit.stores._hdf5_messages import Unusual
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.window import Window, whole_file
+from ckptkit.stores.hdf5 import reader as hdf5
+from ckptkit.stores.hdf5.classic import scan_classic
+from ckptkit.stores.hdf5.messages import Unusual
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5
 from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json

@@ -23,11 +23,11 @@ from keras_files import READABLE, VALUES, h5_bytes, write_h5, write_keras, write
 from ckptkit import dtypes
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, UsageError
-from ckptkit.stores import hdf5
 from ckptkit.stores._h5_store import H5Store
-from ckptkit.stores._hdf5_classic import scan_classic
-from ckptkit.stores._hdf5_messages import Unusual
 from ckptkit.stores.containers import window as _window
+from ckptkit.stores.hdf5 import reader as hdf5
+from ckptkit.stores.hdf5.classic import scan_classic
+from ckptkit.stores.hdf5.messages import Unusual
 from ckptkit.stores.keras_archive import open_keras
 from ckptkit.stores.legacy_h5 import open_legacy_h5
 from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json

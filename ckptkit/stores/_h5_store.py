@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from ckptkit import dtypes
 from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
-from ckptkit.stores._hdf5_types import H5Dataset
-from ckptkit.stores._hdf5_values import dataset_blocks, read_span
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
 from ckptkit.stores.containers.window import Window
+from ckptkit.stores.hdf5.types import H5Dataset
+from ckptkit.stores.hdf5.values import dataset_blocks, read_span
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from ckptkit.keras_optimizers import optimizer_class
 from ckptkit.keras_variables import CHILDREN, class_of_group, snake_case
-from ckptkit.stores._hdf5_types import Attribute, H5Dataset
 from ckptkit.stores._keras_config import LayerConfig, as_layer, layers_of
+from ckptkit.stores.hdf5.types import Attribute, H5Dataset
 
 LISTS = ("layers", "_layer_checkpoint_dependencies")
 

@@ -8,7 +8,7 @@ from typing import Any
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.window import whole_file
-from ckptkit.stores.hdf5 import scan
+from ckptkit.stores.hdf5.reader import scan
 
 MAX_JSON_BYTES = 256 << 20  # the config of the largest Keras models is a few MB
 _ATTRIBUTES = ("model_config", "training_config")

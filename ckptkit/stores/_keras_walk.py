@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from ckptkit.keras_optimizers import optimizer_class
 from ckptkit.keras_variables import CHILDREN, class_of_group, variable_names
-from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores._keras_config import LayerConfig, as_layer, group_names, layers_of
 from ckptkit.stores._keras_groups import (
     LISTS,
@@ -35,6 +34,7 @@ from ckptkit.stores._keras_groups import (
     step_into,
 )
 from ckptkit.stores.base import KerasVariable
+from ckptkit.stores.hdf5.types import H5Dataset
 
 _METRIC = re.compile(r"(^|_)(metrics?|tracker)($|_)")
 _RANDOM = ("seed_generator", "_random_generator")

@@ -213,7 +213,7 @@ def _zip_kind(path: Path) -> str:
 
 
 def _hdf5_kind(path: Path) -> str:
-    from ckptkit.stores.hdf5 import is_weights_h5
+    from ckptkit.stores.hdf5.reader import is_weights_h5
 
     return "weights.h5" if is_weights_h5(path) else "h5"
 

@@ -25,7 +25,8 @@ from contextlib import contextmanager
 
 from ckptkit import dtypes
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores._hdf5_messages import (
+from ckptkit.stores.containers.window import Window
+from ckptkit.stores.hdf5.messages import (
     ATTRIBUTE,
     FIXED,
     OPAQUE,
@@ -36,7 +37,7 @@ from ckptkit.stores._hdf5_messages import (
     Type,
     Unusual,
 )
-from ckptkit.stores._hdf5_types import (
+from ckptkit.stores.hdf5.types import (
     EXPANSION_FLOOR,
     MAX_DEPTH,
     MAX_OBJECTS,
@@ -47,7 +48,6 @@ from ckptkit.stores._hdf5_types import (
     check_place,
     refusal,
 )
-from ckptkit.stores.containers.window import Window
 
 _UNDEFINED = (1 << 64) - 1
 _MAX_HEADER = 64 << 20  # bytes of one object header with its continuations

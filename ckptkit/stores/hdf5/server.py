@@ -15,11 +15,12 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from ckptkit.errors import CkptkitError, FormatError
-from ckptkit.stores import _hdf5_values, hdf5
-from ckptkit.stores._hdf5_child import dataset_of, window_of
-from ckptkit.stores._hdf5_source import guard
-from ckptkit.stores._hdf5_types import H5Dataset, H5Tree
 from ckptkit.stores.containers.window import Window
+from ckptkit.stores.hdf5 import reader as hdf5
+from ckptkit.stores.hdf5 import values as _hdf5_values
+from ckptkit.stores.hdf5.client import dataset_of, window_of
+from ckptkit.stores.hdf5.file_object import guard
+from ckptkit.stores.hdf5.types import H5Dataset, H5Tree
 
 MAX_ADDRESS_SPACE = 6 << 30  # bytes; most of it is never touched
 

@@ -11,8 +11,8 @@ import struct
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores._hdf5_types import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Attribute
 from ckptkit.stores.containers.window import PAGE, Pages, Window
+from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Attribute
 
 _MAX_RANK = 32  # H5S_MAX_RANK
 ATTRIBUTE = 0x0C  # kind of message

@@ -25,13 +25,13 @@ from typing import IO, Any
 from ckptkit import errors
 from ckptkit._io.files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
-from ckptkit.stores._hdf5_types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.containers.zip_archive import Member
+from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 
 PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
-    "from ckptkit.stores._hdf5_server import main; main()"
+    "from ckptkit.stores.hdf5.server import main; main()"
 )
 SECONDS = 2  # of the processor that a request may take, and one more per megabyte
 _WALL = 20  # times as long by the clock: a machine may be busy

@@ -36,11 +36,12 @@ from ckptkit.errors import (
     MissingDependencyError,
     UnsupportedError,
 )
-from ckptkit.stores import _hdf5_child
-from ckptkit.stores._hdf5_classic import root_of, scan_classic
-from ckptkit.stores._hdf5_messages import Unusual
-from ckptkit.stores._hdf5_source import opened
-from ckptkit.stores._hdf5_types import (
+from ckptkit.stores.containers.window import Window, whole_file
+from ckptkit.stores.hdf5 import client as _hdf5_child
+from ckptkit.stores.hdf5.classic import root_of, scan_classic
+from ckptkit.stores.hdf5.file_object import opened
+from ckptkit.stores.hdf5.messages import Unusual
+from ckptkit.stores.hdf5.types import (
     EXPANSION_FLOOR,
     MAX_ATTRIBUTE_BYTES,
     MAX_ATTRIBUTES,
@@ -53,7 +54,6 @@ from ckptkit.stores._hdf5_types import (
     check_place,
     refusal,
 )
-from ckptkit.stores.containers.window import Window, whole_file
 
 MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
 # registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along

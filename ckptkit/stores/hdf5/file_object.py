@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import CkptkitError, FormatError, TruncatedError
-from ckptkit.stores._hdf5_types import MAX_ATTRIBUTE_BYTES, SIGNATURE
 from ckptkit.stores.containers.window import PAGE, Pages, Window
+from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, SIGNATURE
 
 _HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit import dtypes
-from ckptkit.stores import _hdf5_child
-from ckptkit.stores._hdf5_source import guard, opened
-from ckptkit.stores._hdf5_types import H5Dataset
 from ckptkit.stores.containers.window import Window
-from ckptkit.stores.hdf5 import h5py_module
+from ckptkit.stores.hdf5 import client as _hdf5_child
+from ckptkit.stores.hdf5.file_object import guard, opened
+from ckptkit.stores.hdf5.reader import h5py_module
+from ckptkit.stores.hdf5.types import H5Dataset
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
