@@ -35,9 +35,9 @@ from ckptkit.stores.containers.window import Window, whole_file
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.hdf5.messages import Unusual
-from ckptkit.stores.keras_archive import open_keras
-from ckptkit.stores.legacy_h5 import open_legacy_h5
-from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json
+from ckptkit.stores.keras.archive import open_keras
+from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
+from ckptkit.stores.keras.weights_h5_ import open_weights_h5, open_weights_json
 
 H5 = h5py.File
 
@@ -330,7 +330,7 @@ def test_a_missing_h5py_is_one_line(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['h5py'] = None\n"
         "from pathlib import Path\n"
-        "from ckptkit.stores.weights_h5 import open_weights_h5\n"
+        "from ckptkit.stores.keras.weights_h5_ import open_weights_h5\n"
         "from ckptkit.errors import MissingDependencyError\n"
         "try: open_weights_h5(Path(sys.argv[1]))\n"
         "except MissingDependencyError as error: print(error)"
@@ -469,7 +469,7 @@ def test_configs_that_are_no_configs(config: bytes, match: str, tmp_path: Path) 
 
 
 def test_a_config_beyond_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptkit.stores.keras_archive.MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("ckptkit.stores.keras.archive.MAX_JSON_BYTES", 100)
     _refused(FormatError, "too large", open_keras, write_keras(tmp_path / "m.keras"))
 
 

@@ -23,16 +23,16 @@ from keras_files import READABLE, VALUES, h5_bytes, write_h5, write_keras, write
 from ckptkit import dtypes
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, UsageError
-from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores.containers import window as _window
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.hdf5.messages import Unusual
-from ckptkit.stores.keras_archive import open_keras
-from ckptkit.stores.legacy_h5 import open_legacy_h5
-from ckptkit.stores.weights_h5 import open_weights_h5, open_weights_json
-from ckptkit.writers.keras_h5 import write_keras as rewrite_keras
-from ckptkit.writers.keras_h5 import write_weights_h5 as rewrite_weights
+from ckptkit.stores.keras.archive import open_keras
+from ckptkit.stores.keras.h5_store import H5Store
+from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
+from ckptkit.stores.keras.weights_h5_ import open_weights_h5, open_weights_json
+from ckptkit.stores.keras.writer import write_keras as rewrite_keras
+from ckptkit.stores.keras.writer import write_weights_h5 as rewrite_weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -293,7 +293,7 @@ def test_headers_cost_neither_numpy_nor_h5py(tmp_path: Path) -> None:
     path = write_keras(tmp_path / "m.keras")
     code = (
         "import sys; from pathlib import Path\n"
-        "from ckptkit.stores.keras_archive import open_keras\n"
+        "from ckptkit.stores.keras.archive import open_keras\n"
         "from ckptkit.checkpoint.names import name_tensors; s = open_keras(Path(sys.argv[1]))\n"
         "name_tensors(s.specs, s.structure)\n"
         "print(sorted({'numpy', 'h5py', 'keras', 'tensorflow'} & set(sys.modules)))"

@@ -44,7 +44,7 @@ MODEL = GOLDEN / "tf2.21.0" / "module_saved_model" / "model"
 
 def _keras(form: str) -> Callable[[Path, int], None]:
     def write(directory: Path, fill: int) -> None:
-        from ckptkit.writers.keras_h5 import write_keras, write_weights_h5
+        from ckptkit.stores.keras.writer import write_keras, write_weights_h5
 
         like: Any = open_format("keras", KERAS)
 

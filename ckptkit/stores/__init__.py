@@ -25,10 +25,12 @@ class Format(NamedTuple):
 
 FORMATS = {
     "h5": Format(
-        "ckptkit.stores.legacy_h5:open_legacy_h5", "model.h5", "HDF5 of Keras 1 and 2, tf-keras"
+        "ckptkit.stores.keras.legacy_h5:open_legacy_h5",
+        "model.h5",
+        "HDF5 of Keras 1 and 2, tf-keras",
     ),
     "keras": Format(
-        "ckptkit.stores.keras_archive:open_keras", "model.keras", "Keras 3 archive (zip)"
+        "ckptkit.stores.keras.archive:open_keras", "model.keras", "Keras 3 archive (zip)"
     ),
     "npz": Format("ckptkit.stores.npz:open_npz", "weights.npz", "numpy archive (zip)"),
     "safetensors": Format(
@@ -50,10 +52,12 @@ FORMATS = {
         "TensorFlow checkpoint, TF2 object-based or TF1 name-based",
     ),
     "weights.h5": Format(
-        "ckptkit.stores.weights_h5:open_weights_h5", "model.weights.h5", "Keras 3 weights (HDF5)"
+        "ckptkit.stores.keras.weights_h5_:open_weights_h5",
+        "model.weights.h5",
+        "Keras 3 weights (HDF5)",
     ),
     "weights.json": Format(
-        "ckptkit.stores.weights_h5:open_weights_json",
+        "ckptkit.stores.keras.weights_h5_:open_weights_json",
         "model.weights.json",
         "Keras 3 weights in shards",
     ),

@@ -64,8 +64,8 @@ def write(plan: Plan, path: Path) -> None:
     elif form == "saved_model":
         _write_saved_model(plan, path, tensors)
     elif form in ("keras", "weights.h5"):
-        from ckptkit.stores._h5_store import H5Store
-        from ckptkit.writers import keras_h5
+        from ckptkit.stores.keras import writer as keras_h5
+        from ckptkit.stores.keras.h5_store import H5Store
 
         assert plan.layout is not None and isinstance(plan.layout.store, H5Store)
         writer = keras_h5.write_keras if form == "keras" else keras_h5.write_weights_h5

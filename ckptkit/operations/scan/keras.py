@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.operations.findings import Finding
-from ckptkit.stores._keras_config import LEGACY_CLASSES, UNSAFE
+from ckptkit.stores.keras.config import LEGACY_CLASSES, UNSAFE
 
 # Operations of keras.ops that take a function, or look one up.
 _CALLERS = frozenset(

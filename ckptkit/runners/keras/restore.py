@@ -20,8 +20,8 @@ from ckptkit.errors import CkptkitError
 from ckptkit.runners.child.session import Result
 from ckptkit.runners.keras.model import Built
 from ckptkit.runners.marks import is_marked, mark
-from ckptkit.stores._h5_store import H5Store
-from ckptkit.writers.keras_h5 import write_weights_h5
+from ckptkit.stores.keras.h5_store import H5Store
+from ckptkit.stores.keras.writer import write_weights_h5
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from ckptkit.keras_variables import snake_case
+from ckptkit.stores.keras.layer_variables import snake_case
 
 Shape = tuple[int, ...]
 

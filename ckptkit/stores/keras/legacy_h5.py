@@ -17,20 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ckptkit.errors import FormatError
-from ckptkit.keras_optimizers import optimizer_class
-from ckptkit.stores._h5_store import H5Store, spec_of
-from ckptkit.stores._keras_config import (
-    LayerConfig,
-    as_layer,
-    custom_classes,
-    layer_rows,
-    layers_of,
-)
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers.window import whole_file
 from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
+from ckptkit.stores.keras.config import LayerConfig, as_layer, custom_classes, layer_rows, layers_of
+from ckptkit.stores.keras.h5_store import H5Store, spec_of
+from ckptkit.stores.keras.optimizer_variables import optimizer_class
 from ckptkit.text import count_text
 
 TOP_LEVEL = "top_level_model_weights"

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ckptkit.keras_optimizers import optimizer_class
-from ckptkit.keras_variables import CHILDREN, class_of_group, snake_case
-from ckptkit.stores._keras_config import LayerConfig, as_layer, layers_of
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset
+from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
+from ckptkit.stores.keras.layer_variables import CHILDREN, class_of_group, snake_case
+from ckptkit.stores.keras.optimizer_variables import optimizer_class
 
 LISTS = ("layers", "_layer_checkpoint_dependencies")
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError
-from ckptkit.stores._h5_store import H5Store, spec_of
-from ckptkit.stores._keras_config import LayerConfig, custom_classes, layer_rows
-from ckptkit.stores._keras_groups import LISTS, group_tree
-from ckptkit.stores._keras_slots import name_optimizers
-from ckptkit.stores._keras_walk import Found, resolve
 from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset
+from ckptkit.stores.keras.config import LayerConfig, custom_classes, layer_rows
+from ckptkit.stores.keras.groups import LISTS, group_tree
+from ckptkit.stores.keras.h5_store import H5Store, spec_of
+from ckptkit.stores.keras.layer_tree import Found, resolve
+from ckptkit.stores.keras.slots import name_optimizers
 from ckptkit.text import count_text
 
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ckptkit.keras_optimizers import optimizer_class
-from ckptkit.keras_variables import CHILDREN, class_of_group, variable_names
-from ckptkit.stores._keras_config import LayerConfig, as_layer, group_names, layers_of
-from ckptkit.stores._keras_groups import (
+from ckptkit.stores.base import KerasVariable
+from ckptkit.stores.hdf5.types import H5Dataset
+from ckptkit.stores.keras.config import LayerConfig, as_layer, group_names, layers_of
+from ckptkit.stores.keras.groups import (
     LISTS,
     Node,
     Place,
@@ -33,8 +33,8 @@ from ckptkit.stores._keras_groups import (
     numbered_twice,
     step_into,
 )
-from ckptkit.stores.base import KerasVariable
-from ckptkit.stores.hdf5.types import H5Dataset
+from ckptkit.stores.keras.layer_variables import CHILDREN, class_of_group, variable_names
+from ckptkit.stores.keras.optimizer_variables import optimizer_class
 
 _METRIC = re.compile(r"(^|_)(metrics?|tracker)($|_)")
 _RANDOM = ("seed_generator", "_random_generator")

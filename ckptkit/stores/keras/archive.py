@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import FormatError, UnsupportedError
-from ckptkit.stores._h5_store import H5Store
-from ckptkit.stores._keras_config import LayerConfig, as_layer
-from ckptkit.stores._keras_store import Source, make_store
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers.window import window
 from ckptkit.stores.containers.zip_archive import Member, read_directory, read_member
+from ckptkit.stores.keras.config import LayerConfig, as_layer
+from ckptkit.stores.keras.h5_store import H5Store
+from ckptkit.stores.keras.keras_store import Source, make_store
 
 WEIGHTS = "model.weights.h5"
 CONFIG = "config.json"

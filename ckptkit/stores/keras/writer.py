@@ -22,11 +22,11 @@ from typing import IO, TYPE_CHECKING
 from ckptkit import dtypes
 from ckptkit._io.atomic import replacing
 from ckptkit.errors import OutputError
-from ckptkit.stores._h5_store import H5Store
 from ckptkit.stores.containers.window import Window, whole_file
 from ckptkit.stores.containers.zip_archive import STORED, member_chunks, read_directory
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import write_dataset
+from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.writing import Blocks, OutTensor, checked_blocks, raw_bytes
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ckptkit.keras_variables import Config, snake_case
 from ckptkit.stores.base import Layer
+from ckptkit.stores.keras.layer_variables import Config, snake_case
 
 Shape = tuple[int | None, ...]
 

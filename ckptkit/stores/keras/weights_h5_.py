@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import FormatError, PathNotFoundError
-from ckptkit.stores._h5_store import H5Store
-from ckptkit.stores._keras_store import Source, make_store
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers.window import whole_file
+from ckptkit.stores.keras.h5_store import H5Store
+from ckptkit.stores.keras.keras_store import Source, make_store
 
 MAX_SHARDS = 10_000
 
