@@ -165,7 +165,7 @@ def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     from support.goldens import GOLDEN
     from values import blocks_of, corpus, out_tensors
 
-    from ckptkit.writers.npz import write_npz
+    from ckptkit.stores.npz.writer import write_npz
     from ckptkit.writers.safetensors import write_safetensors
 
     place = directory / "cut"

@@ -22,10 +22,10 @@ from values import blocks_of, out_tensors, same_bits
 
 from ckptkit._io import atomic as _atomic
 from ckptkit.stores.base import Store
-from ckptkit.stores.npz import open_npz
+from ckptkit.stores.npz.reader import open_npz
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors import open_safetensors, open_safetensors_index
 from ckptkit.stores.tensor_bundle import open_bundle
-from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 

@@ -27,8 +27,8 @@ from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Change
 from ckptkit.stores._schema import message_class
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.writing import Blocks, OutTensor
-from ckptkit.writers.npz import write_npz
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(11)

@@ -22,7 +22,7 @@ from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageErr
 from ckptkit.operations.convert import api as operation
 from ckptkit.operations.convert.api import MismatchError, convert, plan
 from ckptkit.stores._object_graph import parse_object_graph
-from ckptkit.writers.npz import write_npz
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 
 KINDS = {

@@ -181,8 +181,8 @@ def test_seeded_mistakes_are_refused_by_name_in_keras_files(like: Any, tmp_path:
     out = tmp_path / f"out{SUFFIX[like.kind]}"
     with pytest.raises(MismatchError, match=f"{lost} of LIKE has no value in SRC"):
         convert(tmp_path / "part.npz", out, like=like.path, weights_only=True)
+    from ckptkit.stores.npz.writer import write_npz
     from ckptkit.stores.writing import OutTensor
-    from ckptkit.writers.npz import write_npz
 
     arrays: dict[str, Any] = dict(ckptkit.open(tmp_path / "all.npz").items())
 

@@ -13,8 +13,8 @@ import pytest
 import ckptkit
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.ls import ls
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 
 pytestmark = pytest.mark.needs_tf

@@ -23,7 +23,7 @@ import ckptkit
 from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.operations.ls import natural
 from ckptkit.reports.listing import pattern
-from ckptkit.writers.npz import write_npz
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 

@@ -38,11 +38,11 @@ from ckptkit.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from ckptkit.stores import _fortran
 from ckptkit.stores.base import StoredNames
-from ckptkit.stores.npz import NpzStore, open_npz
+from ckptkit.stores.npz import column_major as _fortran
+from ckptkit.stores.npz.reader import NpzStore, open_npz
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.npz import write_npz
 
 NUMPY_DTYPES = [name for name in FIXED_DTYPES if np.dtype(np.void).kind and hasattr(np, name)]
 
@@ -514,8 +514,8 @@ def test_what_the_store_says_of_itself(tmp_path: Path) -> None:
 def test_large_deflated_members_are_read_through_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptkit.stores import npz
     from ckptkit.stores.containers import window as _window
+    from ckptkit.stores.npz import reader as npz
 
     monkeypatch.setattr(npz, "_HELD_BYTES", 1000)
     values = np.arange(1000)

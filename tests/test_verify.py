@@ -27,8 +27,8 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.verify import data as _verify_data
 from ckptkit.operations.verify.api import verify
+from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.npz import write_npz
 from ckptkit.writers.safetensors import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 

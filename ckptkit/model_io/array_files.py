@@ -1,6 +1,6 @@
 """Named arrays in a file, for exchange with another process and for goldens.
 
-The file is an npz that plain `numpy.load` opens without pickle (see `ckptkit.stores.npz`): dtypes
+The file is an npz that plain `numpy.load` opens without pickle (see `ckptkit.stores.npz.reader`): dtypes
 that numpy lacks (bfloat16, float8, int4) are kept as unsigned integers and strings that are no
 fixed-width text as bytes and end offsets; the member `ckptkit.json` says which.  The same arrays
 give the same bytes.  A name that cannot be the name of an archive member is percent-encoded.
@@ -20,7 +20,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, shaped
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
-    from ckptkit.stores.npz import NpzStore
+    from ckptkit.stores.npz.reader import NpzStore
 
 _FREE_ELEMENTS = 1 << 20  # that may take no bytes
 MAX_MEMBER_NAME = 60_000  # bytes; a zip archive takes 65,535, and ".npy" follows
@@ -71,8 +71,8 @@ def save_arrays(
     Equal bytes of deflated files (`compress`) are promised for one version of zlib only.
     Raises OutputError; UsageError for values that cannot be kept.
     """
+    from ckptkit.stores.npz.writer import write_npz
     from ckptkit.stores.writing import OutTensor
-    from ckptkit.writers.npz import write_npz
 
     kept = {name: as_array(value) for name, value in arrays.items()}
     members = {name: member_name(name) for name in kept}
@@ -104,7 +104,7 @@ def describe(arrays: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
 
 def member_name(name: str) -> str:
     """Return the archive member (without `.npy`) for an array's name; one-to-one."""
-    from ckptkit.writers.npz import is_safe_name
+    from ckptkit.stores.npz.writer import is_safe_name
 
     plain = "%" not in name and is_safe_name(name) and len(name.encode()) <= MAX_MEMBER_NAME
     if plain and name:
@@ -123,7 +123,7 @@ def load_arrays(
     """
     from urllib.parse import unquote
 
-    from ckptkit.stores.npz import open_npz
+    from ckptkit.stores.npz.reader import open_npz
 
     store = open_npz(path)
     keys = {unquote(key[1:]) if key.startswith("%") else key: key for key in store.specs}
@@ -179,7 +179,7 @@ def load_inputs(path: Path) -> dict[str, Array]:
     Fixed-width text becomes an array of bytes objects.  Nothing is unpickled.  Raises UsageError
     for an empty file and for dtypes that no model takes; PathNotFoundError, FormatError.
     """
-    from ckptkit.stores.npz import open_npz
+    from ckptkit.stores.npz.reader import open_npz
 
     if not path.is_file():
         raise PathNotFoundError("no such file", where=str(path), hint="--inputs takes an npz file")
@@ -212,11 +212,11 @@ def _check_input(dtype: str, where: str) -> None:
 
 def _load_npy(path: Path) -> Array:
     """Return the array of a lone npy file, read as if it were the one member of an archive."""
-    from ckptkit.stores import _fortran
-    from ckptkit.stores._npy import decode_descr, read_npy_header
     from ckptkit.stores.containers import zip_archive as _zip
     from ckptkit.stores.containers.encoded_run import Run
     from ckptkit.stores.containers.window import Window
+    from ckptkit.stores.npz import column_major as _fortran
+    from ckptkit.stores.npz.npy import decode_descr, read_npy_header
 
     member = _zip.Member(path.name, _zip.STORED, 0, file_size(path), file_size(path), 0)
     header = read_npy_header(path, member)

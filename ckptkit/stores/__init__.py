@@ -32,7 +32,7 @@ FORMATS = {
     "keras": Format(
         "ckptkit.stores.keras.archive:open_keras", "model.keras", "Keras 3 archive (zip)"
     ),
-    "npz": Format("ckptkit.stores.npz:open_npz", "weights.npz", "numpy archive (zip)"),
+    "npz": Format("ckptkit.stores.npz.reader:open_npz", "weights.npz", "numpy archive (zip)"),
     "safetensors": Format(
         "ckptkit.stores.safetensors:open_safetensors", "model.safetensors", "safetensors"
     ),

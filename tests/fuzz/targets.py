@@ -113,7 +113,7 @@ def _written(kind: str) -> bytes:
     """Return a file of every kind of tensor, as our writer makes it."""
     from values import blocks_of, corpus, out_tensors
 
-    from ckptkit.writers.npz import write_npz
+    from ckptkit.stores.npz.writer import write_npz
     from ckptkit.writers.safetensors import write_safetensors
 
     tensors = corpus(["float32", "int8", "string"])

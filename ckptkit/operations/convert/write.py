@@ -76,7 +76,7 @@ def write(plan: Plan, path: Path) -> None:
         size, destined = plan.request.shard_size, plan.target.path
         write_safetensors(path, tensors, blocks, shard_size=size, destined=destined)
     else:
-        from ckptkit.writers.npz import write_npz
+        from ckptkit.stores.npz.writer import write_npz
 
         write_npz(path, tensors, blocks)
 

@@ -1,4 +1,4 @@
-"""The header of a `.npy` file: see `ckptkit.stores.npz` for the format.
+"""The header of a `.npy` file: see `ckptkit.stores.npz.reader` for the format.
 
 The header is the text of a Python dict.  It is taken apart by patterns that know the three keys and
 nothing else, so no expression in it is ever evaluated.

@@ -8,7 +8,7 @@
 The zip around it is read by `ckptkit.stores.containers.zip_archive`; its CRC-32 is compared at the end of `blocks`.
 Nothing is unpickled, ever: an array of Python objects is listed as dtype `object` and refused when
 read.  Other dtypes without a counterpart (records, dates, long doubles, and the `V2` and `V1` that
-numpy makes of bfloat16 and float8 arrays) are opaque bytes.  `ckptkit.writers.npz` keeps the true
+numpy makes of bfloat16 and float8 arrays) are opaque bytes.  `ckptkit.stores.npz.writer` keeps the true
 dtypes of what it writes in the member `ckptkit.json`.  `U` strings are given as UTF-8; trailing
 NULs of `S` and `U` are padding.
 Source: numpy.lib.format.
@@ -32,13 +32,13 @@ from ckptkit.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from ckptkit.stores import _fortran
 from ckptkit.stores import metadata as _kept
-from ckptkit.stores._npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.containers import window as _window
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.encoded_run import PLAIN, ByteSource, Encoding, Run
+from ckptkit.stores.npz import column_major as _fortran
+from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

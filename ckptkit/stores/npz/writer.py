@@ -1,6 +1,6 @@
 """Writing `.npz`: a zip archive of one `KEY.npy` per tensor, which plain numpy loads.
 
-The format is that of `ckptkit.stores.npz`.  Members are stored, or deflated on request, in the
+The format is that of `ckptkit.stores.npz.reader`.  Members are stored, or deflated on request, in the
 order of their keys, with fixed timestamps; the npy header is padded so that the values of a
 stored member start at a multiple of 64 bytes in the file.  Dtypes that numpy lacks (bfloat16,
 float8, ...) are carried as unsigned integers of the same size; the member `ckptkit.json` (see
@@ -20,8 +20,8 @@ from ckptkit._io.atomic import replacing
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError
 from ckptkit.stores import metadata as _kept
-from ckptkit.stores._npy import MAGIC, NATIVE
-from ckptkit.stores.npz import KEPT_MEMBER
+from ckptkit.stores.npz.npy import MAGIC, NATIVE
+from ckptkit.stores.npz.reader import KEPT_MEMBER
 from ckptkit.stores.writing import (
     Blocks,
     OutTensor,
