@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
 from ckptkit.writers.leveldb_table import MAGIC, TableWriter, varint
 

@@ -36,8 +36,8 @@ import ckptkit as package
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.writers.leveldb_table import varint
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 

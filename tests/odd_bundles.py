@@ -12,8 +12,8 @@ from values import Array
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.dtypes import DTYPES
-from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.writers.leveldb_table import BLOCK_BYTES, TableWriter, varint
 
 Extents = Sequence[tuple[int, int]]

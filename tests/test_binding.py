@@ -26,8 +26,8 @@ from ckptkit.golden.binding import Binding, bind, compare_bindings
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Change
-from ckptkit.stores._schema import message_class
 from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.writing import Blocks, OutTensor
 
 Array = npt.NDArray[Any]

@@ -28,9 +28,9 @@ from crafted import (
 import ckptkit
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
-from ckptkit.stores._schema import message_class
 from ckptkit.stores._slices import slice_key
 from ckptkit.stores.leveldb_table import parse_table
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle import open_bundle
 from ckptkit.writers.leveldb_table import varint
 

@@ -12,8 +12,8 @@ from values import FIXED_DTYPES, values_of
 
 import ckptkit
 from ckptkit.dtypes import DTYPES, numpy_dtype
-from ckptkit.stores._schema import message_class
 from ckptkit.stores.leveldb_table import parse_table, read_table
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle import open_bundle
 
 pytestmark = pytest.mark.needs_tf

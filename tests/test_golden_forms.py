@@ -26,7 +26,7 @@ from ckptkit.golden.tensor_protos import (
 from ckptkit.model_io.sampling import sample
 from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.golden import FORMS, export_golden, import_golden
-from ckptkit.stores._schema import message_class
+from ckptkit.stores.proto.messages import message_class
 
 WORDS = np.array([b"good", b"", b"\xff"], object)
 X = np.arange(6, dtype=np.float32).reshape(3, 2)

@@ -18,8 +18,8 @@ from ckptkit.errors import PathNotFoundError
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.scan.keras import allowed_classes, config_findings
 from ckptkit.operations.scan.rule import effect_of, harmless_ops
-from ckptkit.stores._protos import MESSAGES, from_binary
-from ckptkit.stores._protos_text import from_text
+from ckptkit.stores.proto.text_format import from_text
+from ckptkit.stores.proto.wire import MESSAGES, from_binary
 
 # The seed list of bypass reports against other scanners, and more of the same kinds.
 HOSTILE_OPS = """

@@ -240,7 +240,7 @@ def _write_warmup(golden: Golden, directory: Path) -> None:
 
 
 def _logged(golden: Golden, case: Case) -> bytes:
-    from ckptkit.stores._schema import message_class
+    from ckptkit.stores.proto.messages import message_class
 
     log = message_class("PredictionLog")()
     request = log.predict_log.request
@@ -257,7 +257,7 @@ def _logged(golden: Golden, case: Case) -> bytes:
 
 
 def _read_warmup(path: Path) -> Read:
-    from ckptkit.stores._schema import parse
+    from ckptkit.stores.proto.messages import parse
 
     file = path / WARMUP if path.is_dir() else path
     cases, signature = [], ""

@@ -17,7 +17,7 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit.dtypes import DTYPES, dtype_of_enum, dtype_of_numpy, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores._constants import numbers_of
-from ckptkit.stores._schema import message_class
+from ckptkit.stores.proto.messages import message_class
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -88,7 +88,7 @@ def from_onnx(data: bytes, where: str) -> tuple[str, Array]:
     """Return the name and the array; raises FormatError, UnsupportedError."""
     import numpy as np
 
-    from ckptkit.stores._schema import parse
+    from ckptkit.stores.proto.messages import parse
 
     message = parse("OnnxTensorProto", data, where)
     dtype = ONNX_DTYPES.get(message.data_type)

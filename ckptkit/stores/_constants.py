@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
-from ckptkit.stores._schema import parse
+from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
 from ckptkit.stores import leveldb_table, tensor_bundle
-from ckptkit.stores._schema import parse
 from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.tensor_bundle import TensorBundle
 
 MAX_PROBLEMS = 1000  # listed of one index; a hostile one could have millions

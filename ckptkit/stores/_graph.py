@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError
-from ckptkit.stores._protos import Tree, from_binary, text_of, texts_of, tree_of
-from ckptkit.stores._protos_text import MAX_TEXT_BYTES, from_text
-from ckptkit.stores._schema import MAX_MESSAGE_BYTES
+from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES
+from ckptkit.stores.proto.text_format import MAX_TEXT_BYTES, from_text
+from ckptkit.stores.proto.wire import Tree, from_binary, text_of, texts_of, tree_of
 
 MAX_ATTRIBUTE_DEPTH = 100
 

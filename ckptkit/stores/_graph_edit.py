@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.stores._schema import message_class, parse
+from ckptkit.stores.proto.messages import message_class, parse
 
 SAVE_COUNTER_KEY = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
 _VALUE = "VARIABLE_VALUE"

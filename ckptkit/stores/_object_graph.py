@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ckptkit.errors import FormatError
-from ckptkit.stores._schema import parse
 from ckptkit.stores.base import Node, ObjectGraph
+from ckptkit.stores.proto.messages import parse
 
 
 def parse_object_graph(data: bytes, where: str) -> ObjectGraph:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.stores._schema import parse
 from ckptkit.stores.base import Layer, ObjectGraph, Structure, TensorSpec
 from ckptkit.stores.containers.strict_json import loads
 from ckptkit.stores.keras.config import LayerConfig, as_layer, flag, layer_rows
+from ckptkit.stores.proto.messages import parse
 
 METADATA_FILE = "keras_metadata.pb"
 _IDENTIFIERS = ("_tf_keras_layer", "_tf_keras_model", "_tf_keras_network", "_tf_keras_sequential")

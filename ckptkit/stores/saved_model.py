@@ -21,8 +21,8 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError
 from ckptkit.stores import _saved_model_layers
-from ckptkit.stores._schema import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
+from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.tensor_bundle import TensorBundle, open_bundle
 
 if TYPE_CHECKING:

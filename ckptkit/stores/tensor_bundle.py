@@ -27,9 +27,9 @@ from ckptkit._io.files import check_range
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores import _bundle_data, _slices
-from ckptkit.stores._schema import parse
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
 from ckptkit.stores.leveldb_table import read_table
+from ckptkit.stores.proto.messages import parse
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -23,7 +23,7 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
-from ckptkit.stores._schema import message_class
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.writing import (
     Blocks,
     OutTensor,

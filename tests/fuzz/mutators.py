@@ -19,8 +19,8 @@ from pathlib import Path
 
 import crafted
 
-from ckptkit.stores._schema import message_class
 from ckptkit.stores.leveldb_table import parse_table
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.writers.leveldb_table import varint
 
 GRAPH_KEY = b"_CHECKPOINTABLE_OBJECT_GRAPH"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptkit.errors import FormatError
-from ckptkit.stores._protos import MAX_DEPTH, MESSAGES, Tree
+from ckptkit.stores.proto.wire import MAX_DEPTH, MESSAGES, Tree
 
 MAX_TEXT_BYTES = 256 << 20  # text is 3 to 10 times its binary form
 
