@@ -166,7 +166,7 @@ def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     from values import blocks_of, corpus, out_tensors
 
     from ckptkit.stores.npz.writer import write_npz
-    from ckptkit.writers.safetensors import write_safetensors
+    from ckptkit.stores.safetensors.writer import write_safetensors
 
     place = directory / "cut"
     place.mkdir()

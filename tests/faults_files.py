@@ -31,7 +31,7 @@ from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.stores.npz.writer import write_npz
-from ckptkit.writers.safetensors import write_safetensors
+from ckptkit.stores.safetensors.writer import write_safetensors
 
 # names that would lead out of a directory somewhere, each once
 HOSTILE_NAMES = (

@@ -31,7 +31,7 @@ from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.npz.writer import write_npz
-from ckptkit.writers.safetensors import write_safetensors
+from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 HERE = Path(__file__).parent

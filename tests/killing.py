@@ -24,9 +24,9 @@ from ckptkit._io import atomic as _atomic
 from ckptkit.stores.base import Store
 from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.npz.writer import write_npz
-from ckptkit.stores.safetensors import open_safetensors, open_safetensors_index
+from ckptkit.stores.safetensors.reader import open_safetensors, open_safetensors_index
+from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle import open_bundle
-from ckptkit.writers.safetensors import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 CALLS = ("open", "fsync", "replace", "rename", "link", "unlink", "chmod", "mkdir", "rmdir")

@@ -23,7 +23,7 @@ from ckptkit.operations.convert import api as operation
 from ckptkit.operations.convert.api import MismatchError, convert, plan
 from ckptkit.stores._object_graph import parse_object_graph
 from ckptkit.stores.npz.writer import write_npz
-from ckptkit.writers.safetensors import write_safetensors
+from ckptkit.stores.safetensors.writer import write_safetensors
 
 KINDS = {
     "checkpoint": ("checkpoint", ""),

@@ -14,8 +14,8 @@ import ckptkit
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.ls import ls
 from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.safetensors import write_safetensors
 
 pytestmark = pytest.mark.needs_tf
 

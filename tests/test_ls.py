@@ -24,7 +24,7 @@ from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.operations.ls import natural
 from ckptkit.reports.listing import pattern
 from ckptkit.stores.npz.writer import write_npz
-from ckptkit.writers.safetensors import write_safetensors
+from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 ADAM = golden("tf2.21.0/adam/ckpt").path

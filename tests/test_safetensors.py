@@ -29,11 +29,11 @@ from values import (
 )
 
 from ckptkit.errors import FormatError, OutputError, TruncatedError, UnknownTensorError, UsageError
-from ckptkit.stores._safetensors_header import CODES, parse_header
 from ckptkit.stores.base import StoredNames
-from ckptkit.stores.safetensors import open_safetensors, open_safetensors_index
+from ckptkit.stores.safetensors.header import CODES, parse_header
+from ckptkit.stores.safetensors.reader import open_safetensors, open_safetensors_index
+from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.safetensors import write_safetensors
 
 Entry = dict[str, Any]
 
@@ -663,7 +663,7 @@ def test_blocks_that_break_the_promise(tmp_path: Path) -> None:
 def test_a_header_beyond_the_limit_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptkit.writers import safetensors as writer
+    from ckptkit.stores.safetensors import writer
 
     monkeypatch.setattr(writer, "MAX_HEADER", 100)
     tensors = corpus(["int8"])

@@ -28,8 +28,8 @@ from ckptkit.errors import FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.verify import data as _verify_data
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.safetensors import write_safetensors
 from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 GOOD = ("checkpoint", "saved-model", "keras", "h5", "weights.h5", "saved-model-pbtxt")

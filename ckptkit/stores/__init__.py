@@ -34,10 +34,10 @@ FORMATS = {
     ),
     "npz": Format("ckptkit.stores.npz.reader:open_npz", "weights.npz", "numpy archive (zip)"),
     "safetensors": Format(
-        "ckptkit.stores.safetensors:open_safetensors", "model.safetensors", "safetensors"
+        "ckptkit.stores.safetensors.reader:open_safetensors", "model.safetensors", "safetensors"
     ),
     "safetensors-index": Format(
-        "ckptkit.stores.safetensors:open_safetensors_index",
+        "ckptkit.stores.safetensors.reader:open_safetensors_index",
         "model.safetensors.index.json",
         "safetensors in shards",
     ),

@@ -114,7 +114,7 @@ def _written(kind: str) -> bytes:
     from values import blocks_of, corpus, out_tensors
 
     from ckptkit.stores.npz.writer import write_npz
-    from ckptkit.writers.safetensors import write_safetensors
+    from ckptkit.stores.safetensors.writer import write_safetensors
 
     tensors = corpus(["float32", "int8", "string"])
     with tempfile.TemporaryDirectory() as scratch:

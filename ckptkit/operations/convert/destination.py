@@ -9,9 +9,9 @@ from typing import NamedTuple
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
-from ckptkit.stores.safetensors import INDEX_SUFFIX
+from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
+from ckptkit.stores.safetensors.writer import shards_beside
 from ckptkit.stores.saved_model import MODEL_FILE
-from ckptkit.writers.safetensors import shards_beside
 from ckptkit.writers.tensor_bundle import data_files
 
 FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")

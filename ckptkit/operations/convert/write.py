@@ -71,7 +71,7 @@ def write(plan: Plan, path: Path) -> None:
         writer = keras_h5.write_keras if form == "keras" else keras_h5.write_weights_h5
         writer(path, plan.layout.store, blocks)
     elif form == "safetensors":
-        from ckptkit.writers.safetensors import write_safetensors
+        from ckptkit.stores.safetensors.writer import write_safetensors
 
         size, destined = plan.request.shard_size, plan.target.path
         write_safetensors(path, tensors, blocks, shard_size=size, destined=destined)

@@ -1,6 +1,6 @@
 """Writing safetensors, one file or several under `STEM.safetensors.index.json`.
 
-The format is that of `ckptkit.stores.safetensors`.  Tensors lie in the order of falling element
+The format is that of `ckptkit.stores.safetensors.reader`.  Tensors lie in the order of falling element
 size, then name, so that all are aligned; the header is padded to 64 bytes.  Dtypes that the
 format lacks are carried as `ckptkit.stores.metadata` says, which is also what the metadata holds
 under "ckptkit".
@@ -20,8 +20,8 @@ from ckptkit._io.atomic import free_count, replacing, replacing_files
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import metadata as _kept
-from ckptkit.stores._safetensors_header import CODES, MAX_HEADER, METADATA
-from ckptkit.stores.safetensors import INDEX_SUFFIX
+from ckptkit.stores.safetensors.header import CODES, MAX_HEADER, METADATA
+from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.writing import (
     Blocks,
     OutTensor,

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: see `ckptkit.stores.safetensors` for the format."""
+"""The header of a safetensors file: see `ckptkit.stores.safetensors.reader` for the format."""
 
 from __future__ import annotations
 

@@ -30,16 +30,11 @@ from typing import TYPE_CHECKING
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as _kept
-from ckptkit.stores._safetensors_header import (
-    CODES,
-    METADATA,
-    Header,
-    read_header,
-)
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers.encoded_run import PLAIN, Encoding, Run
 from ckptkit.stores.containers.window import Window
+from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
