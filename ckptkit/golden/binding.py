@@ -212,8 +212,8 @@ def _sketched(task: tuple[Store, str, bool]) -> Sketch:
 
 
 def _hidden(store: Store) -> frozenset[str]:
-    from ckptkit.stores._donor import list_members
-    from ckptkit.stores.saved_model import SavedModel
+    from ckptkit.stores.saved_model.reader import SavedModel
+    from ckptkit.stores.saved_model.replaceable import list_members
 
     return frozenset(list_members(store)) if isinstance(store, SavedModel) else frozenset()
 
@@ -245,12 +245,12 @@ def _assets(store: Store) -> Iterator[tuple[str, LineSketch]]:
 
 
 def _constants(store: Store) -> tuple[dict[str, ConstantSketch], dict[str, int]]:
-    from ckptkit.stores.saved_model import SavedModel
+    from ckptkit.stores.saved_model.reader import SavedModel
 
     if not isinstance(store, SavedModel):
         return {}, {}
     from ckptkit.golden.sketch import digest_of
-    from ckptkit.stores._constants import constant_values
+    from ckptkit.stores.saved_model.constants import constant_values
 
     found: dict[str, ConstantSketch] = {}
     scalars: dict[str, int] = {}

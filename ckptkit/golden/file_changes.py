@@ -15,7 +15,7 @@ from ckptkit.model_io.signature import Change
 
 if TYPE_CHECKING:
     from ckptkit.golden.binding import Binding, ConstantSketch
-    from ckptkit.stores._constants import Value
+    from ckptkit.stores.saved_model.constants import Value
 
 _WITH_ASSETS = frozenset({"saved-model", "keras"})
 _MAX_SCALARS = 8  # single floats that changed, beyond which another compiler wrote the graph
@@ -141,8 +141,8 @@ def _changed(
 
 def _value(now: Binding, wanted: ConstantSketch) -> Value | None:
     """Return a constant's values, read again."""
-    from ckptkit.stores._constants import constant_values
-    from ckptkit.stores.saved_model import SavedModel
+    from ckptkit.stores.saved_model.constants import constant_values
+    from ckptkit.stores.saved_model.reader import SavedModel
 
     if wanted.dtype != "string" or now.source is None:
         return None

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.dtypes import DTYPES, dtype_of_enum, dtype_of_numpy, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
-from ckptkit.stores._constants import numbers_of
 from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.saved_model.constants import numbers_of
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

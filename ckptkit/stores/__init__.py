@@ -42,7 +42,7 @@ FORMATS = {
         "safetensors in shards",
     ),
     "saved-model": Format(
-        "ckptkit.stores.saved_model:open_saved_model",
+        "ckptkit.stores.saved_model.reader:open_saved_model",
         "export/ (with saved_model.pb)",
         "TensorFlow SavedModel",
     ),

@@ -11,7 +11,7 @@ from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
 from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.safetensors.writer import shards_beside
-from ckptkit.stores.saved_model import MODEL_FILE
+from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.writers.tensor_bundle import data_files
 
 FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.plan import Allowance, Problem, describe
-from ckptkit.stores import _donor
 from ckptkit.stores.assets import assets
-from ckptkit.stores.saved_model import SavedModel
+from ckptkit.stores.saved_model import replaceable as _donor
+from ckptkit.stores.saved_model.reader import SavedModel
 
 
 def check_donor(like: Checkpoint, duplicates: Mapping[str, str]) -> list[Problem]:

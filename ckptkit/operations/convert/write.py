@@ -20,9 +20,9 @@ from ckptkit.errors import OutputError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.value_stores import small_values
-from ckptkit.stores import _donor
 from ckptkit.stores.assets import check_copied
-from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES
+from ckptkit.stores.saved_model import replaceable as _donor
+from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.writing import Blocks, OutTensor
 
 if TYPE_CHECKING:

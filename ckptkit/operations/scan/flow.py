@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ckptkit.stores._graph import Function, MetaGraph, Op
+from ckptkit.stores.saved_model.graph import Function, MetaGraph, Op
 
 MAIN = ""  # the scope of the graph itself; the others are functions, by name
 MAX_STEPS = 10_000

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.scan.flow import MAIN, Flow, Origin
 from ckptkit.operations.scan.rule import effect_of, harmless_ops
-from ckptkit.stores._graph import MetaGraph, Op
 from ckptkit.stores.assets import is_plain_name
+from ckptkit.stores.saved_model.graph import MetaGraph, Op
 
 # ops that read the file which an input names, and that input
 _READS = {

@@ -25,7 +25,7 @@ from ckptkit.operations.verify.data import (
 from ckptkit.stores._damaged_bundle import survey
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
-from ckptkit.stores.saved_model import VARIABLES
+from ckptkit.stores.saved_model.reader import VARIABLES
 from ckptkit.stores.tensor_bundle import TensorBundle, index_path
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # what object-based checkpoints add to a path

@@ -11,13 +11,13 @@ from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, Unit, counted, listed, of_error
 from ckptkit.operations.verify.bundle import verify_bundle
 from ckptkit.operations.verify.data import Progress
-from ckptkit.stores._fingerprint import fingerprint64
-from ckptkit.stores._graph import Asset, MetaGraph, Op, read_graphs
-from ckptkit.stores._map_order import in_c_order
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.proto.wire import Tree, from_binary
-from ckptkit.stores.saved_model import MODEL_FILE, VARIABLES
+from ckptkit.stores.saved_model.canonical_order import in_c_order
+from ckptkit.stores.saved_model.farmhash import fingerprint64
+from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
+from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.tensor_bundle import index_path
 
 FINGERPRINT = "fingerprint.pb"

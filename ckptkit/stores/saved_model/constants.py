@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.saved_model import MODEL_FILE, SavedModel
+from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import FormatError
-from ckptkit.stores._constants import LARGE_CONSTANT, const_nodes
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.saved_model import SavedModel
+from ckptkit.stores.saved_model.constants import LARGE_CONSTANT, const_nodes
+from ckptkit.stores.saved_model.reader import SavedModel
 
 FINGERPRINT = "fingerprint.pb"
 

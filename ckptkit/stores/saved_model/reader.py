@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError
-from ckptkit.stores import _saved_model_layers
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
+from ckptkit.stores.saved_model import layers as _saved_model_layers
 from ckptkit.stores.tensor_bundle import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
