@@ -42,8 +42,8 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     from ckptkit.operations.verify.api import verify
     from ckptkit.operations.verify.bundle import checksum_findings
     from ckptkit.operations.verify.data import pieces_by_shard, plan_shard
-    from ckptkit.stores.tensor_bundle import open_bundle
-    from ckptkit.writers.tensor_bundle import write_tensor_bundle
+    from ckptkit.stores.tensor_bundle.reader import open_bundle
+    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
     rng = np.random.default_rng(1)
     tensors = {
@@ -97,7 +97,7 @@ def index_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     import numpy as np
     from values import blocks_of, out_tensors
 
-    from ckptkit.writers.tensor_bundle import write_tensor_bundle
+    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
     tensors = {f"model/layer_{i}/kernel": ("float32", np.full(4, i, np.float32)) for i in range(24)}
     prefix = directory / "index" / "c"

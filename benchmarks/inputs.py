@@ -132,9 +132,9 @@ def dense(directory: Path) -> None:
 def zeros(directory: Path) -> None:
     """Checkpoints `one` and `two` of 20 GiB of zeros, which take no room on the disk."""
     from ckptkit._io.crc_combine_ import crc_of_repeated
+    from ckptkit.stores.tensor_bundle.table_writer import TableWriter
+    from ckptkit.stores.tensor_bundle.writer import _Entry, index_items
     from ckptkit.stores.writing import OutTensor
-    from ckptkit.writers.leveldb_table import TableWriter
-    from ckptkit.writers.tensor_bundle import _Entry, index_items
 
     nbytes = 1 << 30
     crc = crc_of_repeated(bytes(8), nbytes)
@@ -152,8 +152,8 @@ def zeros(directory: Path) -> None:
 
 def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:
     """Write a name-based checkpoint of float32 arrays."""
+    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
     from ckptkit.stores.writing import OutTensor
-    from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
     tensors = [OutTensor(key, "float32", array.shape) for key, array in arrays.items()]
     write_tensor_bundle(prefix, tensors, lambda key: iter([(0, arrays[key].reshape(-1))]))

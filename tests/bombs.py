@@ -13,7 +13,7 @@ from crafted import entry, header, raw_table, table
 from mutators import deflated
 from support.goldens import GOLDEN
 
-from ckptkit.writers.leveldb_table import varint
+from ckptkit.stores.tensor_bundle.table_writer import varint
 
 GIB = 1 << 30
 

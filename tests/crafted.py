@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit.stores._slices import slice_key
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
-from ckptkit.writers.leveldb_table import MAGIC, TableWriter, varint
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.slices import slice_key
+from ckptkit.stores.tensor_bundle.table_writer import MAGIC, TableWriter, varint
 
 EDGES = (1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 """Sizes and places that no file has, at the edges of what integers hold."""

@@ -12,7 +12,7 @@ from support.goldens import GOLDEN
 from values import blocks_of, out_tensors
 
 from ckptkit.operations.verify.api import Verification, verify
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
 Tensors = Mapping[str, tuple[str, Any]]
 

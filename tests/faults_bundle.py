@@ -36,10 +36,10 @@ import ckptkit as package
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores._slices import slice_key
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.writers.leveldb_table import varint
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
+from ckptkit.stores.tensor_bundle.slices import slice_key
+from ckptkit.stores.tensor_bundle.table_writer import varint
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
 TWO = np.arange(2, dtype=np.float32).tobytes()
 GOOD_CRC = _crc32c.mask(_crc32c.value(TWO))

@@ -32,7 +32,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
 HERE = Path(__file__).parent
 

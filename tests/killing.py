@@ -26,8 +26,8 @@ from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.reader import open_safetensors, open_safetensors_index
 from ckptkit.stores.safetensors.writer import write_safetensors
-from ckptkit.stores.tensor_bundle import open_bundle
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
+from ckptkit.stores.tensor_bundle.reader import open_bundle
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
 CALLS = ("open", "fsync", "replace", "rename", "link", "unlink", "chmod", "mkdir", "rmdir")
 DIED = 77

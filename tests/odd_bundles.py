@@ -12,9 +12,9 @@ from values import Array
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.dtypes import DTYPES
-from ckptkit.stores._slices import slice_key
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.writers.leveldb_table import BLOCK_BYTES, TableWriter, varint
+from ckptkit.stores.tensor_bundle.slices import slice_key
+from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 
 Extents = Sequence[tuple[int, int]]
 """(start, length) per axis."""

@@ -28,11 +28,11 @@ from crafted import (
 import ckptkit
 from ckptkit._io import crc32c as _crc32c
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
-from ckptkit.stores._slices import slice_key
-from ckptkit.stores.leveldb_table import parse_table
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.tensor_bundle import open_bundle
-from ckptkit.writers.leveldb_table import varint
+from ckptkit.stores.tensor_bundle.reader import open_bundle
+from ckptkit.stores.tensor_bundle.slices import slice_key
+from ckptkit.stores.tensor_bundle.table import parse_table
+from ckptkit.stores.tensor_bundle.table_writer import varint
 
 
 def refuse_table(data: bytes, match: str | None = None) -> FormatError:

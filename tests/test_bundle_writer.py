@@ -25,11 +25,11 @@ from values import (
 )
 
 from ckptkit.errors import OutputError
-from ckptkit.stores.leveldb_table import parse_table, read_table
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, open_bundle
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, open_bundle
+from ckptkit.stores.tensor_bundle.table import parse_table, read_table
+from ckptkit.stores.tensor_bundle.table_writer import TableWriter
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor, plan_shards
-from ckptkit.writers.leveldb_table import TableWriter
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 # TensorFlow keeps quantized values in arrays of a record dtype, with the same bytes.
 QUANTIZED = [name for name in TF_DTYPES if name.startswith(("qint", "quint"))]

@@ -21,9 +21,9 @@ from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
 from ckptkit.operations.convert import api as operation
 from ckptkit.operations.convert.api import MismatchError, convert, plan
-from ckptkit.stores._object_graph import parse_object_graph
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
+from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
 
 KINDS = {
     "checkpoint": ("checkpoint", ""),
@@ -248,8 +248,8 @@ def test_a_stale_donor_is_refused_by_name(tmp_path: Path) -> None:
     key = next(key for key in arrays if len(specs[key].shape) == 2)
     shape = (specs[key].shape[0] + 1, specs[key].shape[1])
     from ckptkit.operations.convert.builder import graph_bytes
+    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
     from ckptkit.stores.writing import OutTensor
-    from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
     graph = graph_bytes(ckptkit.open(donor))
     parse_object_graph(graph, "test")

@@ -325,9 +325,9 @@ def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     from ckptkit.errors import CkptkitError
     from ckptkit.operations.convert.builder import graph_bytes
     from ckptkit.runners.tensorflow import variables
-    from ckptkit.stores._graph_edit import edit_graph
+    from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
+    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
     from ckptkit.stores.writing import OutTensor
-    from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
     variables.write_structure(cnn.model, str(tmp_path / "whole"))
     whole = ckptkit.open(tmp_path / "whole")

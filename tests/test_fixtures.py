@@ -155,7 +155,7 @@ def test_blocks_in_a_list_are_lost_without_the_optimizer(made: Any) -> None:
 
 @needs_tf
 def test_partitioned_embedding_is_stored_as_slices(made: Any) -> None:
-    from ckptkit.stores.tensor_bundle import open_bundle
+    from ckptkit.stores.tensor_bundle.reader import open_bundle
 
     store = open_bundle(made("partitioned_embedding") / "model.ckpt")
     for key in ("embedding", "embedding/Momentum"):

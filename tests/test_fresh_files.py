@@ -12,9 +12,9 @@ from values import FIXED_DTYPES, values_of
 
 import ckptkit
 from ckptkit.dtypes import DTYPES, numpy_dtype
-from ckptkit.stores.leveldb_table import parse_table, read_table
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.tensor_bundle import open_bundle
+from ckptkit.stores.tensor_bundle.reader import open_bundle
+from ckptkit.stores.tensor_bundle.table import parse_table, read_table
 
 pytestmark = pytest.mark.needs_tf
 

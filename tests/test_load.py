@@ -12,8 +12,8 @@ from support.goldens import GOLDEN
 import ckptkit
 from ckptkit.errors import ChecksumError, TruncatedError, UsageError
 from ckptkit.operations import load as load_module
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 ARRAYS = {
     "large": np.arange(3 << 20, dtype=np.float32).reshape(3, -1),  # several parts, huge pages

@@ -25,7 +25,7 @@ from ckptkit.operations.ls import natural
 from ckptkit.reports.listing import pattern
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 EXPORT = golden("tf2.21.0/saved_model_export/model").path

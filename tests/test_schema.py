@@ -13,10 +13,10 @@ from support.goldens import goldens
 
 import ckptkit.stores
 from ckptkit.errors import FormatError
-from ckptkit.stores._object_graph import parse_object_graph
 from ckptkit.stores.base import Node
 from ckptkit.stores.proto.messages import message_class, parse
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, open_bundle
+from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, open_bundle
 
 STORES = Path(ckptkit.stores.__file__).parent
 

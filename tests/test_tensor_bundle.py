@@ -42,9 +42,9 @@ from ckptkit.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from ckptkit.stores.tensor_bundle import open_bundle
-from ckptkit.writers.leveldb_table import varint
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
+from ckptkit.stores.tensor_bundle.reader import open_bundle
+from ckptkit.stores.tensor_bundle.table_writer import varint
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
 # --- values ---------------------------------------------------------------------------------------
 

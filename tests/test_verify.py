@@ -29,8 +29,8 @@ from ckptkit.operations.verify import data as _verify_data
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 GOOD = ("checkpoint", "saved-model", "keras", "h5", "weights.h5", "saved-model-pbtxt")
 
@@ -194,7 +194,7 @@ def test_an_index_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_graph_and_tensors_must_fit(tmp_path: Path) -> None:
-    from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+    from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
     prefix = golden(tmp_path, "tf2.21.0/adam/ckpt")
     store = package.open(prefix).store
@@ -217,8 +217,8 @@ def test_graph_and_tensors_must_fit(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """16 GB of holes in one tensor."""
     from ckptkit._io.crc_combine_ import crc_of_repeated
-    from ckptkit.writers.leveldb_table import TableWriter
-    from ckptkit.writers.tensor_bundle import _Entry, index_items
+    from ckptkit.stores.tensor_bundle.table_writer import TableWriter
+    from ckptkit.stores.tensor_bundle.writer import _Entry, index_items
 
     nbytes = 1 << 28  # the slow test and the benchmark take 20 GB
     tensor = OutTensor("w", "uint8", (nbytes,))

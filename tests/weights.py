@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.stores.base import ModelInfo, Structure, TensorSpec
-from ckptkit.stores.tensor_bundle import TensorBundle, open_bundle
+from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 Array = npt.NDArray[Any]
 

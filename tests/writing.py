@@ -35,8 +35,8 @@ from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.receipt import write_receipt
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores import open_format
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor
-from ckptkit.writers.tensor_bundle import write_tensor_bundle
 
 KERAS = GOLDEN / "tf2.21.0" / "files_nested" / "model.keras"
 MODEL = GOLDEN / "tf2.21.0" / "module_saved_model" / "model"

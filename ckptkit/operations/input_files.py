@@ -11,10 +11,10 @@ from pathlib import Path
 from ckptkit._io.atomic import same_file
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores import open_format
-from ckptkit.stores._state_file import STATE_FILE
 from ckptkit.stores.locate import locate
-from ckptkit.stores.tensor_bundle import index_path
-from ckptkit.writers.tensor_bundle import data_files
+from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
+from ckptkit.stores.tensor_bundle.writer import data_files
 
 SET_MEMBER = re.compile(r".*[-_]\d{5}(-of-\d{5}\.safetensors|\.weights\.h5)")
 _SETS = ("safetensors-index", "weights.json")

@@ -47,7 +47,7 @@ FORMATS = {
         "TensorFlow SavedModel",
     ),
     "tensor-bundle": Format(
-        "ckptkit.stores.tensor_bundle:open_bundle",
+        "ckptkit.stores.tensor_bundle.reader:open_bundle",
         "run/ckpt-3 (.index, .data-00000-of-00001)",
         "TensorFlow checkpoint, TF2 object-based or TF1 name-based",
     ),

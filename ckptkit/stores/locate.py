@@ -15,9 +15,14 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnsupportedError
-from ckptkit.stores._state_file import STATE_FILE, is_state_file, latest_checkpoint, prefixes
-from ckptkit.stores.leveldb_table import is_table
-from ckptkit.stores.tensor_bundle import index_path
+from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.state_file import (
+    STATE_FILE,
+    is_state_file,
+    latest_checkpoint,
+    prefixes,
+)
+from ckptkit.stores.tensor_bundle.table import is_table
 
 _MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _V1_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -167,7 +172,7 @@ def _table_without_suffix(path: Path) -> CkptkitError:
 
     A bundle header begins with field 1 as a varint, V1's SavedTensorSlices with a message.
     """
-    from ckptkit.stores.leveldb_table import read_table
+    from ckptkit.stores.tensor_bundle.table import read_table
 
     items = read_table(path)
     if items and items[0] == (b"", items[0][1]) and items[0][1][:1] == b"\x0a":

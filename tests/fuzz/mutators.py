@@ -19,9 +19,9 @@ from pathlib import Path
 
 import crafted
 
-from ckptkit.stores.leveldb_table import parse_table
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.writers.leveldb_table import varint
+from ckptkit.stores.tensor_bundle.table import parse_table
+from ckptkit.stores.tensor_bundle.table_writer import varint
 
 GRAPH_KEY = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 NUMBERS = (0, 1, 2, 127, 128, 255, 1 << 15, 1 << 31, (1 << 31) - 1, 1 << 32, (1 << 63) - 1, 1 << 63,

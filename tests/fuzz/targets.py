@@ -24,8 +24,8 @@ from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import verify
 from ckptkit.reports import findings, listing
 from ckptkit.stores.containers.window import forget_spools
-from ckptkit.stores.leveldb_table import parse_table
 from ckptkit.stores.saved_model.graph import read_graphs
+from ckptkit.stores.tensor_bundle.table import parse_table
 
 MAX_SECONDS = 5.0
 

@@ -11,7 +11,7 @@ from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.moves_ import Moves
 from ckptkit.operations.convert.plan import Allowance, Fill, Plan, Problem, Request
 from ckptkit.operations.convert.sources import Sources
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import OutTensor
 
 NEUTRAL = ("safetensors", "npz")

@@ -12,7 +12,7 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.safetensors.writer import shards_beside
 from ckptkit.stores.saved_model.reader import MODEL_FILE
-from ckptkit.writers.tensor_bundle import data_files
+from ckptkit.stores.tensor_bundle.writer import data_files
 
 FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
 _MODEL_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5")

@@ -16,8 +16,8 @@ from ckptkit.operations.convert.builder import FIXED_FORMS, NEUTRAL, Draft, grap
 from ckptkit.operations.convert.moves_ import NOTHING, Moves, moves_to
 from ckptkit.operations.convert.plan import Fill, describe
 from ckptkit.operations.convert.value_stores import Origin
-from ckptkit.stores._graph_edit import edit_graph
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import OutTensor
 
 _BUNDLES = ("checkpoint", "saved_model")

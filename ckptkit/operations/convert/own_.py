@@ -11,9 +11,9 @@ from ckptkit.operations.convert import model_files as _files
 from ckptkit.operations.convert.builder import Draft, graph_bytes
 from ckptkit.operations.convert.plan import Fill
 from ckptkit.operations.convert.value_stores import Origin, made
-from ckptkit.stores._graph_edit import check_root, edit_graph
 from ckptkit.stores.base import ObjectGraph
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.edit_graph import check_root, edit_graph
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import OutTensor
 
 _TWICE = "stored twice in SRC"

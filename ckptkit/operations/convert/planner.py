@@ -14,7 +14,7 @@ from ckptkit.operations.convert.names_ import by_name
 from ckptkit.operations.convert.own_ import by_own_graph
 from ckptkit.operations.convert.plan import Plan, Request, Skipped
 from ckptkit.operations.convert.sources import Sources
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
 _LIKE_FORMATS = {
     "saved_model": ("saved-model",),

@@ -24,7 +24,7 @@ from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.plan import Fill, Plan
 from ckptkit.operations.convert.value_stores import Origin, cast, moved
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert.outputs_ import Outputs

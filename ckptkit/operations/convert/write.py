@@ -97,7 +97,7 @@ def _blocks(plan: Plan) -> Blocks:
 def _write_bundle(
     plan: Plan, prefix: Path, tensors: Sequence[OutTensor], destined: Path | None = None
 ) -> None:
-    from ckptkit.writers.tensor_bundle import write_tensor_bundle
+    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
     write_tensor_bundle(
         prefix,

@@ -29,10 +29,10 @@ from ckptkit.operations.verify.salvage import readable_names
 from ckptkit.operations.verify.saved_model import verify_saved_model
 from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
-from ckptkit.stores._state_file import STATE_FILE, prefixes
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
-from ckptkit.stores.tensor_bundle import index_path
+from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefixes
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 

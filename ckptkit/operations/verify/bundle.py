@@ -25,10 +25,10 @@ from ckptkit.operations.verify.data import (
     pieces_by_shard,
     plan_shard,
 )
-from ckptkit.stores._damaged_bundle import survey
 from ckptkit.stores.base import ObjectGraph, TensorSpec
-from ckptkit.stores.leveldb_table import read_table
-from ckptkit.stores.tensor_bundle import OBJECT_GRAPH_KEY, TensorBundle, index_path
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
+from ckptkit.stores.tensor_bundle.recovery import survey
+from ckptkit.stores.tensor_bundle.table import read_table
 
 _TORN_HINT = (
     "the data file is newer than the index: it may be of a later save that was not finished; "

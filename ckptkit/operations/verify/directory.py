@@ -9,7 +9,7 @@ from pathlib import Path
 from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, listed, of_error
-from ckptkit.stores._state_file import STATE_FILE, incomplete, prefixes, read_state
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, incomplete, prefixes, read_state
 
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
 _DATA_FILE = re.compile(r"(.*)\.data-\d{5}-of-\d{5}")

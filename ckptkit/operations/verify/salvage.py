@@ -22,11 +22,11 @@ from ckptkit.operations.verify.data import (
     pieces_by_shard,
     plan_shard,
 )
-from ckptkit.stores._damaged_bundle import survey
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.saved_model.reader import VARIABLES
-from ckptkit.stores.tensor_bundle import TensorBundle, index_path
+from ckptkit.stores.tensor_bundle.reader import TensorBundle, index_path
+from ckptkit.stores.tensor_bundle.recovery import survey
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # what object-based checkpoints add to a path
 

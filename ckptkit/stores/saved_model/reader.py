@@ -23,7 +23,7 @@ from ckptkit.errors import FormatError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.saved_model import layers as _saved_model_layers
-from ckptkit.stores.tensor_bundle import TensorBundle, open_bundle
+from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array

@@ -1,4 +1,4 @@
-"""Writing the LevelDB table that `ckptkit.stores.leveldb_table` describes.
+"""Writing the LevelDB table that `ckptkit.stores.tensor_bundle.table` describes.
 
 Byte for byte what TensorFlow's own table builder makes of the same entries: full keys at every 16th
 entry, index entries that are all full, shortened separators between blocks, an empty metaindex

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptkit._io.files import check_range
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
-from ckptkit.stores import _bundle_data, _slices
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
-from ckptkit.stores.leveldb_table import read_table
 from ckptkit.stores.proto.messages import parse
+from ckptkit.stores.tensor_bundle import data_blocks as _bundle_data
+from ckptkit.stores.tensor_bundle import slices as _slices
+from ckptkit.stores.tensor_bundle.table import read_table
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array
@@ -110,7 +111,7 @@ class TensorBundle:
 
         Raises ChecksumError, FormatError when the graph's bytes are damaged.
         """
-        from ckptkit.stores._object_graph import parse_object_graph
+        from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
 
         if OBJECT_GRAPH_KEY not in self.specs:
             return None

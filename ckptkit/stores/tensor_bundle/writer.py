@@ -1,7 +1,7 @@
 """Writing a tensor bundle: `PREFIX.data-00000-of-00001` (more with `shard_size`) and
 `PREFIX.index`.
 
-The layout is that of `ckptkit.stores.tensor_bundle`.  Values lie in the order of falling element
+The layout is that of `ckptkit.stores.tensor_bundle.reader`.  Values lie in the order of falling element
 size, then key, so that every tensor is aligned to its dtype with no padding; strings come last.
 Each entry carries the masked crc32c of its bytes.  Partitioned variables are written whole.
 
@@ -24,6 +24,7 @@ from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
 from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
     Blocks,
     OutTensor,
@@ -33,7 +34,6 @@ from ckptkit.stores.writing import (
     plan_shards,
     raw_bytes,
 )
-from ckptkit.writers.leveldb_table import BLOCK_BYTES, TableWriter, varint
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written

@@ -111,7 +111,7 @@ def prefixes(directory: Path) -> list[Path]:
 
 def incomplete(prefix: Path) -> str | None:
     """Return what a checkpoint lacks, in one line, or None when its files are all there."""
-    from ckptkit.stores.tensor_bundle import open_bundle
+    from ckptkit.stores.tensor_bundle.reader import open_bundle
 
     try:
         bundle = open_bundle(prefix)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
-from ckptkit.stores import leveldb_table, tensor_bundle
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.tensor_bundle import TensorBundle
+from ckptkit.stores.tensor_bundle import reader as tensor_bundle
+from ckptkit.stores.tensor_bundle import table as leveldb_table
+from ckptkit.stores.tensor_bundle.reader import TensorBundle
 
 MAX_PROBLEMS = 1000  # listed of one index; a hostile one could have millions
 _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")

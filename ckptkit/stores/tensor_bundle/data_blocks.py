@@ -12,7 +12,7 @@ from ckptkit._io.files import aligned_buffer, check_range, read_exact, read_into
 from ckptkit.dtypes import itemsize, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError
 from ckptkit.stores.base import TensorSpec
-from ckptkit.stores.leveldb_table import read_varint
+from ckptkit.stores.tensor_bundle.table import read_varint
 
 if TYPE_CHECKING:
     import numpy as np
