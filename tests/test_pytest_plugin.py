@@ -1,4 +1,4 @@
-"""The pytest plugin, in pytest runs of its own, and the assertions of `ckptkit.testing`."""
+"""The pytest plugin, in pytest runs of its own, and the assertions of `ckptkit.testing.assertions`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.goldens import golden
 
 import ckptkit
 from ckptkit.errors import UsageError
-from ckptkit.testing import assert_restores, assert_same_outputs
+from ckptkit.testing.assertions import assert_restores, assert_same_outputs
 
 ROOT = Path(ckptkit.__file__).resolve().parent.parent
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
@@ -48,7 +48,7 @@ def test_changed(ckptkit_golden, machine, request):
 def pytest_in(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "ckptkit.pytest_plugin", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "ckptkit.testing.pytest_plugin", *arguments],
         cwd=directory,
         env={
             **os.environ,
@@ -97,7 +97,7 @@ def test_the_package_brings_the_plugin() -> None:
 
 
 def test_the_plugin_costs_next_to_nothing() -> None:
-    program = "import sys, ckptkit.pytest_plugin; print(*sys.modules)"
+    program = "import sys, ckptkit.testing.pytest_plugin; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )

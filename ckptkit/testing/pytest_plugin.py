@@ -69,7 +69,7 @@ class GoldenCheck:
             return golden
         if not (golden / "manifest.json").is_file():
             raise AssertionError(f"no golden at {golden}: run pytest --ckptkit-record and keep it")
-        from ckptkit.testing import assert_same_outputs
+        from ckptkit.testing.assertions import assert_same_outputs
 
         asked = {key: value for key, value in options.items() if key not in _OF_RECORD}
         assert_same_outputs(subject, golden=golden, on=runners, **asked)
