@@ -26,7 +26,7 @@ from ckptkit.compare.statistics import Tolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
 from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
-from ckptkit.testing.assertions import assert_same_weights
+from ckptkit.testing import assert_same_weights
 
 ROOT = Path(__file__).parents[1]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

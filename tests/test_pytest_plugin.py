@@ -1,4 +1,4 @@
-"""The pytest plugin, in pytest runs of its own, and the assertions of `ckptkit.testing.assertions`."""
+"""The pytest plugin, in pytest runs of its own, and the assertions of `ckptkit.testing`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.goldens import golden
 
 import ckptkit
 from ckptkit.errors import UsageError
-from ckptkit.testing.assertions import assert_restores, assert_same_outputs
+from ckptkit.testing import assert_restores, assert_same_outputs
 
 ROOT = Path(ckptkit.__file__).resolve().parent.parent
 EXPORT = golden("tf2.21.0/saved_model_export/model").path

@@ -90,8 +90,7 @@ _LOG = re.compile(r"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] ")
 _NOT_OWN = (
     "site-packages",
     "dist-packages",
-    "/runners/_",
-    "/runners/tensorflow.py",
+    "/ckptkit/runners/",
     "<frozen",
     "/lib/",
 )

@@ -1,1 +1,0 @@
-"""The parts of `ckptkit.operations.convert.api`: requests, plans, values, writing, proof, receipt."""

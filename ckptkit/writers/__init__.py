@@ -1,1 +1,0 @@
-"""Writers of weight stores: streaming, deterministic, each through `ckptkit._io.atomic`."""
