@@ -121,7 +121,7 @@ def _checked(base: Base, mutant: Mutant, **options: Any) -> Any:
     """Return the report; one that found nothing where `check` could not tell (exit code 2)."""
     from ckptkit import check
     from ckptkit.errors import CkptkitError
-    from ckptkit.operations.check.api import Report
+    from ckptkit.operations.check.report import Report
 
     try:
         return check(mutant.path, model=mutant.model, imports=base.imports, **options)
@@ -245,8 +245,8 @@ def _split(name: str, base: Base, golden: str) -> Alarm:
     from ckptkit.golden.golden import read_golden
     from ckptkit.model_io.compare_outputs import compare_outputs
     from ckptkit.model_io.tiers import tier_of
+    from ckptkit.operations.execution.inputs import joined, split_cases
     from ckptkit.operations.execution.subjects import resolve
-    from ckptkit.operations.record.noise import joined, split_cases
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, execute
 

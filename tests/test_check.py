@@ -17,7 +17,8 @@ from support.goldens import golden
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.operations.check.api import Report, check
+from ckptkit.operations.check.api import check
+from ckptkit.operations.check.report import Report
 from ckptkit.reports.check import github as check_github
 from ckptkit.reports.check import text as check_text
 from ckptkit.runners.process import RunnerError

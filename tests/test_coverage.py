@@ -12,7 +12,8 @@ from support.goldens import golden
 from weights import write_bundle
 
 import ckptkit
-from ckptkit.operations.execution.coverage import Coverage, coverage, structure_coverage
+from ckptkit.operations.execution.coverage import coverage, structure_coverage
+from ckptkit.operations.execution.coverage_types import Coverage
 from ckptkit.runners.marks import is_marked, mark
 
 RNG = np.random.default_rng(4)

@@ -15,11 +15,11 @@ from layer_damage import Damage, damaged, off_by, run_here, swapped, transposed,
 from machine import Machine
 from support.goldens import golden
 
-from ckptkit.operations.check.api import check
+from ckptkit.operations.check.api import check, localize
 from ckptkit.operations.localize import work as _localize_work
-from ckptkit.operations.localize.find import Localization, localize
 from ckptkit.operations.localize.pairs import Shaped, pair_points, scope_of
 from ckptkit.operations.localize.switches import flips
+from ckptkit.operations.localize.values import Localization
 from ckptkit.operations.record.api import record
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 

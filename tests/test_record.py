@@ -15,7 +15,8 @@ from support.goldens import golden
 
 from ckptkit.errors import CkptkitError, OutputError, UsageError
 from ckptkit.golden.golden import read_golden
-from ckptkit.operations.check.api import Report, check
+from ckptkit.operations.check.api import check
+from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import RecordError, changes, record
 from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec

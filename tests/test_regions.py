@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptkit.model_io.layouts import layouts
-from ckptkit.operations.localize.localize_names_ import is_moved, op_of
+from ckptkit.operations.localize.op_names import is_moved, op_of
 from ckptkit.operations.localize.pairs import Shaped, pair_points
 from ckptkit.runners.child.graph_parts import Op, Regions
 from ckptkit.runners.child.isolate import Reference

@@ -18,8 +18,8 @@ import pytest
 import runtime_models
 
 import ckptkit
-from ckptkit.operations.check.api import Report
-from ckptkit.operations.localize.find import localize
+from ckptkit.operations.check.api import localize
+from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import record
 from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import parse_runner

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
-    from ckptkit.operations.check.api import Report
+    from ckptkit.operations.check.report import Report
 
 
 def assert_same_weights(

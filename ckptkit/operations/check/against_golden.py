@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.golden.binding import Binding, bind, compare_bindings
+from ckptkit.golden.binding import compare_bindings
 from ckptkit.golden.golden import Golden, read_golden
-from ckptkit.operations.check.report import counted, findings_of
-from ckptkit.operations.execution.check_rows_ import Reference
-from ckptkit.operations.execution.paired import Paired
+from ckptkit.operations.execution.paired import Paired, Reference
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.subjects import Resolved, binding_of
+from ckptkit.operations.execution.types import counted, findings_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
@@ -72,15 +71,6 @@ def against_golden(
         any(finding.severity == "error" for finding in changes),
         golden,
     )
-
-
-def binding_of(what: Resolved, *, full: bool) -> Binding:
-    """Return what the subject's outputs follow from: the checkpoint for code, else the model.
-
-    full: as `bind` takes it.  Code without a checkpoint is bound to nothing.
-    """
-    path = what.subject.path
-    return bind(path, full=full) if path is not None else Binding("code", "")
 
 
 def _same_kind(golden: Golden, what: Resolved) -> bool:

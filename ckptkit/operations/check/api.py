@@ -21,22 +21,19 @@ from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.check.checking import Checking
-from ckptkit.operations.check.report import Ran, Report, Row
-from ckptkit.operations.execution.coverage_types import Coverage, Variable
+from ckptkit.operations.check.report import Report
 from ckptkit.operations.execution.input_names import parse_renames
 from ckptkit.operations.execution.inputs import SEED, Asked, ranges_of
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import BY_SUFFIX, Resolved, resolve
 from ckptkit.operations.execution.tolerance import AUTO, Policy
-from ckptkit.operations.findings import Finding
-from ckptkit.operations.localize.find import command, find
+from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
+from ckptkit.operations.localize.find import ALWAYS, command, find
+from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
 
-__all__ = ["Coverage", "Finding", "Ran", "Report", "Row", "Variable", "check"]
-
-TIMEOUT_S = 600.0  # of one child
-Path_ = str | os.PathLike[str]
+__all__ = ["check", "localize"]
 
 
 def check(
@@ -134,13 +131,6 @@ def check(
     return report.told(command(subject, report.localization.point, again))
 
 
-def listed(value: Any) -> list[Any]:
-    """Return one path or runner, or several, as a list."""
-    if isinstance(value, str | os.PathLike | RunnerSpec):
-        return [value]
-    return list(value)
-
-
 def _runners(on: Sequence[str | RunnerSpec]) -> list[RunnerSpec]:
     specs = [item if isinstance(item, RunnerSpec) else parse_runner(item) for item in listed(on)]
     if not specs:
@@ -205,3 +195,16 @@ def _options(asked: Asked, into: _Into) -> dict[str, Any]:
         "like": into.like,
         "map": list(into.rules),
     }
+
+
+def localize(subject: str | os.PathLike[str], **options: Any) -> Localization:
+    """Say where the subject computes something else than the reference.
+
+    options: those of `check`, with on (two runners), against or golden; layers: globs of values of
+    the subject.  Layers are compared even where the outputs agree.
+    Raises UsageError where nothing was compared, and what `check` raises.
+    """
+    report = check(subject, **{**options, "localize": ALWAYS})
+    if report.localization is None:
+        raise UsageError(f"nothing to localise: {report.verdict}", where=str(subject))
+    return report.localization

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.golden.golden import Golden
-from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.check.explain import explain_by_inputs
 from ckptkit.operations.check.float64 import broken_ties, exact_outputs
-from ckptkit.operations.check.report import Report, Row
-from ckptkit.operations.execution.check_rows_ import Reference, rows_of
+from ckptkit.operations.check.report import Report
 from ckptkit.operations.execution.coverage_types import Coverage
 from ckptkit.operations.execution.input_names import Pairing
-from ckptkit.operations.execution.inputs import Asked, prepare
-from ckptkit.operations.execution.paired import Paired
+from ckptkit.operations.execution.inputs import Asked, prepare, with_outputs
+from ckptkit.operations.execution.paired import Paired, Reference, rows_of
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.tolerance import AUTO, Policy
+from ckptkit.operations.execution.types import Row
 from ckptkit.operations.localize.find import Judged
 from ckptkit.runners.process import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
@@ -182,20 +181,3 @@ def _told_apart(runs: Runs, covered: Coverage | None) -> Coverage | None:
     if runs.coverage is not covered and runs.coverage is not None:
         runs.findings += [f for f in runs.coverage.findings if f.severity == "error"]
     return covered
-
-
-def with_outputs(interface: Interface, outputs: Mapping[str, Any]) -> Interface:
-    """Return the interface with the outputs that were given, where it does not tell them."""
-    if interface.outputs:
-        return interface
-    return Interface(
-        interface.inputs,
-        tuple(
-            TensorInfo(name, _dtype(array), (None, *array.shape[1:]) if array.ndim else ())
-            for name, array in outputs.items()
-        ),
-    )
-
-
-def _dtype(array: Any) -> str:
-    return "string" if array.dtype.hasobject else str(array.dtype.name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.operations.execution.check_rows_ import Reference, rows_of
+from ckptkit.operations.execution.paired import Reference, rows_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:

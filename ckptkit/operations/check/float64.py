@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.golden.golden import Golden
 from ckptkit.model_io.float64 import tie_break
-from ckptkit.operations.check.report import Row
-from ckptkit.operations.execution.check_rows_ import Reference
+from ckptkit.operations.execution.paired import Reference
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.types import Row
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.inside import double
 from ckptkit.runners.process import RunnerError

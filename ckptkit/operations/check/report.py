@@ -2,77 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.execution.coverage_types import Coverage
+from ckptkit.operations.execution.types import Ran, Row, counted
 from ckptkit.operations.findings import SEVERITIES, Finding
 
 if TYPE_CHECKING:
-    from ckptkit.model_io.compare_outputs import OutputResult
-    from ckptkit.model_io.signature import Change
     from ckptkit.operations.localize.values import Localization
 
 SCHEMA = "ckptkit.check/1"
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """One run of a model in a child process.
-
-    subject: as it was given.  runner: its text.  environment, devices: what the child reports.
-    seconds: of wall-clock time, the child's start included.  error: why it gave no outputs, or "".
-    """
-
-    subject: str
-    runner: str
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    devices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    seconds: float = 0.0
-    error: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the run as plain values."""
-        return {
-            "subject": self.subject,
-            "runner": self.runner,
-            "seconds": round(self.seconds, 3),
-            "error": self.error,
-            "environment": dict(self.environment),
-            "devices": {name: dict(counts) for name, counts in self.devices.items()},
-        }
-
-
-class Row(NamedTuple):
-    """One output of one case, compared.
-
-    case: its name.  runner: that of the run that was judged; reference: what it was held against.
-    tier: the row of the tolerance table that applied; the result's tolerance has the reason.
-    """
-
-    case: str
-    runner: str
-    reference: str
-    result: OutputResult
-    tier: str
-
-    @property
-    def name(self) -> str:
-        """The output, with its case and runner: unique in a report."""
-        return f"{self.runner} {self.case} {self.result.name}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain values."""
-        found = self.result.to_json()
-        return {
-            "case": self.case,
-            "runner": self.runner,
-            "reference": self.reference,
-            "output": found.pop("name"),
-            "tier": self.tier,
-            **found,
-        }
 
 
 @dataclass(frozen=True)
@@ -173,20 +113,3 @@ class Report:
             "outputs": [row.to_json() for row in self.rows],
             **({"localization": localized.to_json()} if localized is not None else {}),
         }
-
-
-def finding_of(change: Change, severity: str = "") -> Finding:
-    """Return a change of a binding or an interface as a finding."""
-    return Finding(
-        severity or change.severity, change.code, change.where, change.message, change.hint
-    )
-
-
-def findings_of(changes: Iterable[Change]) -> list[Finding]:
-    """Return changes of a binding or an interface as findings."""
-    return [finding_of(change) for change in changes]
-
-
-def counted(number: int, noun: str) -> str:
-    """Return "1 output" or "2 outputs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

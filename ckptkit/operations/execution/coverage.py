@@ -24,7 +24,6 @@ from ckptkit.operations.findings import Finding
 if TYPE_CHECKING:
     from ckptkit.stores.base import Array, TensorSpec
 
-__all__ = ["Coverage", "Variable", "coverage", "structure_coverage"]
 
 HOLDER = "weights/"  # below it the restored bundle shows every weight of the model by its path
 _TRAINING = ("slot", "ema", "counter", "config", "metric")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ckptkit.errors import UsageError
 from ckptkit.model_io.pair_names import pair_names
 from ckptkit.model_io.signature import Change, Interface, TensorInfo, compare_interfaces
-from ckptkit.operations.check.report import finding_of
+from ckptkit.operations.execution.types import finding_of
 from ckptkit.operations.findings import Finding
 
 

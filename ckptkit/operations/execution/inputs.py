@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.model_io.signature import Interface
+from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved, interfaces_of_file
 from ckptkit.operations.findings import Finding
@@ -181,4 +181,64 @@ def ranges_of(
             raise UsageError(
                 f"{text!r} is no range of an input", hint="write --range NAME=0:255"
             ) from None
+    return found
+
+
+def with_outputs(interface: Interface, outputs: Mapping[str, Any]) -> Interface:
+    """Return the interface with the outputs that were given, where it does not tell them."""
+    if interface.outputs:
+        return interface
+    return Interface(
+        interface.inputs,
+        tuple(
+            TensorInfo(name, _dtype(array), (None, *array.shape[1:]) if array.ndim else ())
+            for name, array in outputs.items()
+        ),
+    )
+
+
+def _dtype(array: Any) -> str:
+    return "string" if array.dtype.hasobject else str(array.dtype.name)
+
+
+MAX_SPLIT = 64  # examples of a case that are run one by one
+
+
+def split_cases(cases: Sequence[Arrays], interface: Interface) -> list[list[dict[str, Any]]]:
+    """Return each case as cases of one example; [] for one that cannot be split.
+
+    A case splits where the first axis of every input is free, and as long in all of them.
+    """
+    free = all(
+        info.shape is not None and info.shape and info.shape[0] is None for info in interface.inputs
+    )
+    found: list[list[dict[str, Any]]] = []
+    for case in cases:
+        lengths = {array.shape[0] for array in case.values() if array.ndim}
+        whole = free and len(lengths) == 1 and all(array.ndim for array in case.values())
+        count = lengths.pop() if whole else 0
+        if not 1 < count <= MAX_SPLIT:
+            found.append([])
+            continue
+        found.append([{k: v[i : i + 1] for k, v in case.items()} for i in range(count)])
+    return found
+
+
+def joined(parts: Sequence[Arrays], whole: Arrays) -> dict[str, Any] | None:
+    """Return the outputs of single examples put together again; None where that is not the whole's
+    shape: the model does more than treat example by example.
+    """
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for name, reference in whole.items():
+        pieces = [part.get(name) for part in parts]
+        if not reference.ndim or any(piece is None or not piece.ndim for piece in pieces):
+            return None
+        try:
+            found[name] = np.concatenate(pieces)  # type: ignore[arg-type]
+        except ValueError:
+            return None
+        if found[name].shape != reference.shape:
+            return None
     return found

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.model_io.signature import Interface
 from ckptkit.operations.execution.input_names import Pairing, pair
 from ckptkit.operations.execution.inputs import interface_of
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved, interfaces_of_file
+from ckptkit.operations.execution.tolerance import Policy
+from ckptkit.operations.execution.types import Row
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ckptkit.model_io.sampling import Sample
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -79,3 +83,35 @@ class Paired:
     def outputs_of(self, outputs: Arrays) -> dict[str, Any]:
         """Return outputs of the subject under the reference's names."""
         return self.pairing.outputs_of(outputs) if self.pairing is not None else dict(outputs)
+
+
+class Reference(NamedTuple):
+    """What outputs are held against.
+
+    name: to say it.  cases: outputs by case, in order.  environment: of what computed them.
+    noise: by output, as recorded; {} where none is known.
+    """
+
+    name: str
+    cases: Mapping[str, Mapping[str, Any | Sample]]
+    environment: Mapping[str, Any]
+    noise: Mapping[str, Mapping[str, Any]]
+
+
+def rows_of(
+    held: Reference,
+    outputs: Sequence[Arrays],
+    environment: Mapping[str, Any],
+    runner: str,
+    policy: Policy,
+) -> list[Row]:
+    """Return a row per case and output; outputs: by the names of the reference."""
+    from ckptkit.model_io.compare_outputs import compare_outputs
+
+    chosen = policy.choose(held.environment, environment)
+    noise = held.noise if chosen.takes_noise else None
+    return [
+        Row(name, runner, held.name, result, chosen.tier)
+        for (name, reference), given in zip(held.cases.items(), outputs, strict=True)
+        for result in compare_outputs(reference, given, chosen.tolerance, noise=noise)
+    ]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ckptkit import errors
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.check.report import Ran, counted
 from ckptkit.operations.execution.coverage import coverage
 from ckptkit.operations.execution.coverage_types import Coverage
 from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.types import Ran, counted
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.process import RunnerError

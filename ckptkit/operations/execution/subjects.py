@@ -11,6 +11,7 @@ from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
+from ckptkit.golden.binding import Binding, bind
 from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.plan import MismatchError, Problem
@@ -181,3 +182,12 @@ def interfaces_of_file(subject: Subject) -> dict[str, Interface]:
         )
         for signature in signatures
     }
+
+
+def binding_of(what: Resolved, *, full: bool) -> Binding:
+    """Return what the subject's outputs follow from: the checkpoint for code, else the model.
+
+    full: as `bind` takes it.  Code without a checkpoint is bound to nothing.
+    """
+    path = what.subject.path
+    return bind(path, full=full) if path is not None else Binding("code", "")

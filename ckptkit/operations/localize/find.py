@@ -18,17 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.errors import CkptkitError
 from ckptkit.golden.binding import bind, compare_bindings
 from ckptkit.golden.golden import Golden
-from ckptkit.operations.check.report import Row
-from ckptkit.operations.execution.check_rows_ import Reference
-from ckptkit.operations.execution.paired import Paired
+from ckptkit.operations.execution.paired import Paired, Reference
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.tolerance import Policy
+from ckptkit.operations.execution.types import Row
 from ckptkit.operations.localize.switches import attribute
-from ckptkit.operations.localize.values import Flip, Layer, Localization, Stats, VariableGap
+from ckptkit.operations.localize.values import Localization
 from ckptkit.operations.localize.work import Side, Work
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Run, Subject
@@ -37,23 +36,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-__all__ = ["Flip", "Judged", "Layer", "Localization", "Stats", "VariableGap", "localize"]
-
-
-def localize(subject: str | os.PathLike[str], **options: Any) -> Localization:
-    """Say where the subject computes something else than the reference.
-
-    options: those of `check`, with on (two runners), against or golden; layers: globs of values of
-    the subject.  Layers are compared even where the outputs agree.
-    Raises UsageError where nothing was compared, and what `check` raises.
-    """
-    from ckptkit.operations.check.api import check
-
-    report = check(subject, **{**options, "localize": ALWAYS})
-    if report.localization is None:
-        raise UsageError(f"nothing to localise: {report.verdict}", where=str(subject))
-    return report.localization
 
 
 FAILED, ALWAYS = "failed", "always"  # when `check` localises

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.layouts import Layout, layouts
-from ckptkit.operations.localize.localize_names_ import CONVERTED, GRAPHS, op_of
+from ckptkit.operations.localize.op_names import CONVERTED, GRAPHS, op_of
 from ckptkit.operations.localize.pairs import Shaped
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from itertools import product
 from typing import NamedTuple
 
 from ckptkit.model_io.layouts import layouts
-from ckptkit.operations.localize.localize_names_ import alike, is_begun, is_moved
+from ckptkit.operations.localize.op_names import alike, is_begun, is_moved
 
 COUNTER = re.compile(r"_\d+$")
 Parts = tuple[str, ...]
@@ -23,7 +23,7 @@ Reading = Callable[[Parts], Parts]
 class Shaped(NamedTuple):
     """A value's name and shape; is_op: whether it is the op of a graph, not a layer's path.
 
-    op: the op that it means, where that is called otherwise (`ckptkit.operations.localize.localize_names_`).
+    op: the op that it means, where that is called otherwise (`ckptkit.operations.localize.op_names`).
     moves: whether its axes may be in another order, as converters have them.
     """
 

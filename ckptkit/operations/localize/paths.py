@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ckptkit.operations.localize.localize_names_ import (
+from ckptkit.operations.localize.op_names import (
     CONVERTED,
     GRAPHS,
     all_ops_of,

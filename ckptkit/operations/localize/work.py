@@ -17,7 +17,7 @@ from ckptkit.operations.execution.input_names import Pairing
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
-from ckptkit.operations.localize.localize_names_ import CONVERTED
+from ckptkit.operations.localize.op_names import CONVERTED
 from ckptkit.operations.localize.pairs import pair_points
 from ckptkit.operations.localize.paths import Paths
 from ckptkit.operations.localize.values import (

@@ -20,12 +20,18 @@ from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.sampling import Sample
 from ckptkit.model_io.signature import compare_interfaces
 from ckptkit.model_io.tiers import tier_of
-from ckptkit.operations.check.against_golden import binding_of
-from ckptkit.operations.check.api import TIMEOUT_S, Path_, listed
-from ckptkit.operations.check.checking import with_outputs
-from ckptkit.operations.execution.inputs import BATCH, SEED, Asked, Prepared, prepare, ranges_of
+from ckptkit.operations.execution.inputs import (
+    BATCH,
+    SEED,
+    Asked,
+    Prepared,
+    prepare,
+    ranges_of,
+    with_outputs,
+)
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved, resolve
+from ckptkit.operations.execution.subjects import Resolved, binding_of, resolve
+from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
 from ckptkit.operations.record.blind import Coverage, measure
 from ckptkit.operations.record.noise import REPEATS, Noise, other_runs
 from ckptkit.runners.inside import double

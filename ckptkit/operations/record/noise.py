@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.model_io.signature import Interface
-from ckptkit.operations.execution.inputs import Prepared
+from ckptkit.operations.execution.inputs import Prepared, joined, split_cases
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.runners.spec import RunnerSpec
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 ONE_THREAD, SINGLE, XLA = "one thread", "one example at a time", "XLA"
 DOES_NOT_RUN = "does not run"
 REPEATS = 3  # runs of each case in the recording process
-MAX_SPLIT = 64  # examples of a case that are run one by one
 
 
 @dataclass
@@ -57,46 +55,6 @@ class Noise:
             values = [item[key] for item in (held, noise) if item.get(key) is not None]
             held[key] = max(values) if values else None
         held["runs"] = runs
-
-
-def split_cases(cases: Sequence[Arrays], interface: Interface) -> list[list[dict[str, Any]]]:
-    """Return each case as cases of one example; [] for one that cannot be split.
-
-    A case splits where the first axis of every input is free, and as long in all of them.
-    """
-    free = all(
-        info.shape is not None and info.shape and info.shape[0] is None for info in interface.inputs
-    )
-    found: list[list[dict[str, Any]]] = []
-    for case in cases:
-        lengths = {array.shape[0] for array in case.values() if array.ndim}
-        whole = free and len(lengths) == 1 and all(array.ndim for array in case.values())
-        count = lengths.pop() if whole else 0
-        if not 1 < count <= MAX_SPLIT:
-            found.append([])
-            continue
-        found.append([{k: v[i : i + 1] for k, v in case.items()} for i in range(count)])
-    return found
-
-
-def joined(parts: Sequence[Arrays], whole: Arrays) -> dict[str, Any] | None:
-    """Return the outputs of single examples put together again; None where that is not the whole's
-    shape: the model does more than treat example by example.
-    """
-    import numpy as np
-
-    found: dict[str, Any] = {}
-    for name, reference in whole.items():
-        pieces = [part.get(name) for part in parts]
-        if not reference.ndim or any(piece is None or not piece.ndim for piece in pieces):
-            return None
-        try:
-            found[name] = np.concatenate(pieces)  # type: ignore[arg-type]
-        except ValueError:
-            return None
-        if found[name].shape != reference.shape:
-            return None
-    return found
 
 
 def other_runs(

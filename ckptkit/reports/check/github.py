@@ -15,7 +15,7 @@ from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
-    from ckptkit.operations.check.api import Report
+    from ckptkit.operations.check.report import Report
 
 _LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 _HEADERS = ("runner", "case", "output", "status", "max abs", "max rel", "needed", "allowed", "tier")

@@ -11,7 +11,8 @@ from ckptkit.reports.findings import finding_text
 from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
-    from ckptkit.operations.check.api import Finding, Report
+    from ckptkit.operations.check.report import Report
+    from ckptkit.operations.findings import Finding
 
 Case = tuple[str, str, list[tuple[str, str]]]  # class name, name, failures as (type, message)
 

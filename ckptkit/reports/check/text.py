@@ -12,7 +12,8 @@ from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import count_text, printable
 
 if TYPE_CHECKING:
-    from ckptkit.operations.check.api import Ran, Report, Row
+    from ckptkit.operations.check.report import Report
+    from ckptkit.operations.execution.types import Ran, Row
 
 FORMATS = ("table", "json", "github", "junit")
 SHOWN = 40  # findings that are printed; JSON and JUnit have all
