@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from browser import Page, browser, missing
 from weights import Array, write_bundle
 
+import ckptkit
 from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.reports.diff import html as diff_html
 
@@ -73,6 +76,25 @@ def test_the_page_is_one_file_without_addresses(file: Path) -> None:
     assert not re.search(r"<(?:link|img|iframe|script[^>]* src)", text)
     assert "default-src 'none'" in text
     assert text.count("</script>") == 2
+
+
+def test_the_page_holds_its_style_and_script_as_they_are(file: Path) -> None:
+    text = file.read_text("utf-8")
+    source = Path(diff_html.__file__).parent
+    assert f"<style>\n{(source / 'page.css').read_text('utf-8')}</style>" in text
+    assert f"<script>\n{(source / 'page.js').read_text('utf-8')}</script>" in text
+    assert not re.search(r"@[A-Z]+@", text)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node found, which checks JavaScript")
+@pytest.mark.parametrize(
+    "script", sorted(Path(ckptkit.__file__).parent.rglob("*.js")), ids=lambda path: path.name
+)
+def test_the_script_is_javascript(script: Path) -> None:
+    done = subprocess.run(
+        ["node", "--check", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_fetched_and_names_stay_text(page: Page) -> None:

@@ -1,34 +1,45 @@
-"""A comparison as one self-contained HTML page: strip of layers, histograms, sortable table."""
+"""A comparison as one self-contained HTML page: strip of layers, histograms, sortable table.
+
+The page is three files beside this one: `page.html` (markup, with a mark for each thing to fill in),
+`page.css` and `page.js`.  Nothing is fetched: a content security policy forbids every request.
+Colours are variables, given twice: for light and for dark, which follows the system until a person
+chooses.  Everything that comes from a checkpoint is JSON in the page, which the script puts there
+as text (`textContent`), never as markup.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.diff.api import Change, DiffResult
 from ckptkit.operations.diff.histograms import histograms
 from ckptkit.reports.diff import text as diff_text
-from ckptkit.reports.diff.diff_page_ import PAGE, STYLE
-from ckptkit.reports.diff.script import SCRIPT
 from ckptkit.reports.text import printable
 
 
 def lines(result: DiffResult) -> Iterator[str]:
     """Yield the page; tensors with the largest change are read once more for their histograms."""
     title = f"{result.old.path.name} → {result.new.path.name} · ckptkit diff"
-    page = PAGE
+    page = _packaged("page.html")
     for mark, text in (
         ("@TITLE@", escape(printable(title))),
-        ("@STYLE@", STYLE),
-        ("@SCRIPT@", SCRIPT),
+        ("@STYLE@", _packaged("page.css")),
+        ("@SCRIPT@", _packaged("page.js")),
         ("@DATA@", _embedded(_data(result))),  # last: names in it are not looked at for marks
     ):
         before, _, after = page.partition(mark)
         page = before + text + after
     yield from page.splitlines()
+
+
+def _packaged(name: str) -> str:
+    """Return the text of a file that lies beside this module."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _embedded(value: Any) -> str:

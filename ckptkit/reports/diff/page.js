@@ -1,9 +1,3 @@
-"""The script of `diff --format html`: plain JavaScript over the JSON in the page.
-
-Everything that comes from a file reaches the page as text (`textContent`), never as markup.
-"""
-
-SCRIPT = r"""
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
@@ -312,4 +306,3 @@ $("theme").addEventListener("click", () => {
 theme();
 render(true);
 document.body.dataset.ready = "yes";
-"""
