@@ -10,10 +10,17 @@ whole byte per element in a tensor bundle and in ml_dtypes arrays.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
+
+# Strings, so that they may be imported at run time without numpy.
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Arrays: TypeAlias = "Mapping[str, Array]"
+"""Arrays by the name of an input, output or tensor."""
 
 
 class DType(NamedTuple):

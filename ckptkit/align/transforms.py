@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 Shape = tuple[int, ...]
 _STEPS = "transpose, reshape, blocks, part or into"

@@ -27,7 +27,7 @@ from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 MAX_PROBLEMS = 8
 MAX_COMPARED = 2000  # names that a miss is compared with

@@ -15,17 +15,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptkit.compare.statistics import Scaled, Tally, Tolerance, scaled
-from ckptkit.dtypes import kind
+from ckptkit.dtypes import Array, kind
 
-Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
-Rows = Array | tuple[Array, Array, Array]  # old, new, |new - old|: three rows, or one by one
+# old, new, |new - old|: three rows, or one by one
+Rows: TypeAlias = "Array | tuple[Array, Array, Array]"
 
 # Elements.  Fewer, and numpy's calls are over before another thread that waits for the
 # interpreter's lock is awake (60 us on a virtual machine): threads then take turns, none gains.

@@ -24,8 +24,8 @@ from ckptkit._io.small_reads import SMALL, Windows
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from ckptkit.compare.metrics import Array
     from ckptkit.compare.statistics import Tally, Tolerance
+    from ckptkit.dtypes import Array
     from ckptkit.stores.base import Store
 
 READ_BYTES = 1 << 18  # two such buffers stay in a core's second-level cache

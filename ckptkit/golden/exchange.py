@@ -30,9 +30,7 @@ from ckptkit.golden.tensor_protos import (
 from ckptkit.model_io.sampling import Sample
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+    from ckptkit.dtypes import Array
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_WARMUP = 1000  # records that TensorFlow Serving takes

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ckptkit.compare.metrics import Array
 from ckptkit.compare.tensors import unravel
-from ckptkit.dtypes import itemsize, kind, numpy_dtype
+from ckptkit.dtypes import Array, itemsize, kind, numpy_dtype
 from ckptkit.golden import sketch as _sketch
 from ckptkit.golden.initial_values import MIN_SIZE, initial_value
 from ckptkit.golden.sketch_types import Sketch

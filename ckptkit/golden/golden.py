@@ -35,7 +35,7 @@ from ckptkit.model_io.signature import Interface
 from ckptkit.numbers_ import json_number
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 SCHEMA = "ckptkit.golden/1"
 MANIFEST = "manifest.json"

@@ -26,8 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit.compare.metrics import Array
-from ckptkit.dtypes import itemsize, kind
+from ckptkit.dtypes import Array, itemsize, kind
 from ckptkit.golden.sketch_types import SAMPLED, Sketch
 from ckptkit.model_io.sampling import places_of
 from ckptkit.stores.base import Store, TensorSpec

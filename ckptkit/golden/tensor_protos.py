@@ -20,7 +20,7 @@ from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.saved_model.constants import numbers_of
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 _ONNX_ORDER = (  # from 1 on
     *("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool"),

@@ -19,7 +19,7 @@ from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, Usa
 from ckptkit.stores.base import BLOCK_ELEMENTS, shaped
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
     from ckptkit.stores.npz.reader import NpzStore
 
 _FREE_ELEMENTS = 1 << 20  # that may take no bytes

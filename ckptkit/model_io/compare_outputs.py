@@ -21,7 +21,7 @@ from ckptkit.model_io.tiers import Tolerance
 from ckptkit.numbers_ import json_number
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 NONE = Tolerance()  # of outputs that were not compared
 PASSING = frozenset({"equal", "within", "noise", "float64"})

@@ -18,7 +18,7 @@ from ckptkit.model_io.sampling import Sample
 from ckptkit.model_io.tiers import BOUNDS
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 FACTOR, WIDE_FACTOR = 2.0, 3.0
 FEW = 1000  # elements

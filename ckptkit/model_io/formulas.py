@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ckptkit.compare.metrics import Array
+from ckptkit.dtypes import Array
 from ckptkit.model_io.compare_outputs import OutputResult
 
 CLOSE = 1e-5  # relative; a hint holds within this or within the output's own tolerance

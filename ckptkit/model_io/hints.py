@@ -14,8 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-from ckptkit.compare.metrics import Array
-from ckptkit.dtypes import dtype_of_numpy, kind, numpy_dtype
+from ckptkit.dtypes import Array, dtype_of_numpy, kind, numpy_dtype
 from ckptkit.model_io import output_order_ as order
 from ckptkit.model_io.compare_outputs import OutputResult
 from ckptkit.model_io.formulas import CLOSE, Two, formula_hints

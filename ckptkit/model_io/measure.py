@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ckptkit.compare import statistics as compare_tally
-from ckptkit.compare.metrics import Array, Meter
+from ckptkit.compare.metrics import Meter
 from ckptkit.compare.tensors import Worst, cosine_of, unravel
-from ckptkit.dtypes import dtype_of_numpy, kind
+from ckptkit.dtypes import Array, dtype_of_numpy, kind
 from ckptkit.model_io.array_files import as_array
 from ckptkit.model_io.compare_outputs import Chooser, OutputResult, number
 from ckptkit.model_io.sampling import Norms, Sample, norms_of

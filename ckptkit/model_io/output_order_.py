@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ckptkit.compare.metrics import Array
+from ckptkit.dtypes import Array
 
 MAX_SLICES = 4096  # per axis: a permutation is searched by sorting, then verified
 _SHOWN = 8

@@ -17,7 +17,7 @@ from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import TensorInfo
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 ATTEMPTS: tuple[tuple[int, int], ...] = ((16, 10), (32, 2), (8, 2), (64, 2), (128, 2), (224, 2))
 """(size, int_high) to try in turn when a model refuses: axes of unknown length, and integers."""

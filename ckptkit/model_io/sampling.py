@@ -10,7 +10,7 @@ from ckptkit.compare.statistics import Scaled, scaled
 from ckptkit.dtypes import dtype_of_numpy, kind
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 SAMPLED = 1 << 16  # elements kept of a large array
 

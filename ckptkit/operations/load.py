@@ -27,7 +27,8 @@ from ckptkit.errors import ChecksumError
 from ckptkit.stores.base import shaped
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array, Store, TensorSpec
+    from ckptkit.dtypes import Array
+    from ckptkit.stores.base import Store, TensorSpec
 
 PART_BYTES = 1 << 24  # one work item: so large that threads rarely wait for each other
 STEP_BYTES = 1 << 18  # read and checksum in steps that stay in a core's cache

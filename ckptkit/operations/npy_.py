@@ -11,7 +11,7 @@ from ckptkit.errors import UnsupportedError
 from ckptkit.operations.show import Shown
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 
 def write_npy(shown: Shown, path: Path, *, whole: bool, overwrite: bool = False) -> str | None:

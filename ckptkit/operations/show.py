@@ -20,7 +20,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 SCHEMA = "ckptkit.show/1"
 BINS = 20

@@ -24,10 +24,7 @@ from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Limits, Subject
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
-    Arrays = Mapping[str, Array]
+    from ckptkit.dtypes import Arrays
 
 OUTPUT = "output:"  # before the name of an output, as a point
 

@@ -6,12 +6,10 @@ afterwards was not restored, whatever the restore itself says.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+    from ckptkit.dtypes import Array
 
 # {dtype: the bits of one element, as an unsigned integer of its width}.  A dtype that is not here
 # has no value that training could not make.

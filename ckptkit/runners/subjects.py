@@ -25,10 +25,7 @@ from ckptkit.runners.process import RUNNERS, RunnerError, run
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
-    Arrays = Mapping[str, Array]
+    from ckptkit.dtypes import Array, Arrays
 
 KINDS = ("saved_model", "keras", "code", "tflite", "onnx")
 PROBE_TIMEOUT_S = 120.0

@@ -18,9 +18,9 @@ from ckptkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
-    import numpy.typing as npt
 
-    Array = npt.NDArray[Any]
+    from ckptkit.dtypes import Array
+
     ReadBuffer = np.ndarray[Any, Any] | bytes | memoryview
 
 # What a tensor is for; given to it by `ckptkit.checkpoint.names`, kept by formats with metadata.

@@ -17,7 +17,7 @@ from ckptkit.errors import OutputError
 from ckptkit.stores import metadata as _kept
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 
 class OutTensor(NamedTuple):

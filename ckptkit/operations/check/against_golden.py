@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.golden.binding import compare_bindings
 from ckptkit.golden.golden import Golden, read_golden
@@ -15,9 +15,7 @@ from ckptkit.operations.execution.types import counted, findings_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 
 class Held(NamedTuple):

@@ -25,9 +25,7 @@ from ckptkit.runners.process import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 
 @dataclass

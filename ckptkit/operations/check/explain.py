@@ -16,14 +16,10 @@ from ckptkit.operations.execution.paired import Reference, rows_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptkit.dtypes import Array, Arrays
     from ckptkit.operations.execution.paired import Paired
     from ckptkit.operations.execution.tolerance import Policy
     from ckptkit.runners.spec import RunnerSpec
-
-    Array = np.ndarray[Any, Any]
-    Arrays = Mapping[str, Array]
 
 # What a model may do to its inputs beside what the reference does, and how to undo it.
 _WAYS: Mapping[str, Callable[[Array], Array]] = {

@@ -16,9 +16,7 @@ from ckptkit.runners.inside import double
 from ckptkit.runners.process import RunnerError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 _REBUILT = ("keras", "code")  # kinds of subjects that can be
 

@@ -21,7 +21,8 @@ from ckptkit.errors import UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec, shaped
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array, Store
+    from ckptkit.dtypes import Array
+    from ckptkit.stores.base import Store
 
 
 # Read, checksummed and written while it is in the processor's cache: 4 MiB at a time, the kernel

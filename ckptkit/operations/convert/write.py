@@ -26,7 +26,7 @@ from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.writing import Blocks, OutTensor
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 REJECTED = ".rejected"
 

@@ -11,7 +11,8 @@ from ckptkit.compare.tensors import Delta
 from ckptkit.dtypes import kind
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array, Store
+    from ckptkit.dtypes import Array
+    from ckptkit.stores.base import Store
 
 MAX_TRIED = 1 << 23  # elements: two float32 tensors and a copy of one are 100 MB
 MAX_RANK = 5  # 120 orders of axes

@@ -22,7 +22,8 @@ from ckptkit.operations.execution.coverage_types import Coverage, Variable
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array, TensorSpec
+    from ckptkit.dtypes import Array
+    from ckptkit.stores.base import TensorSpec
 
 
 HOLDER = "weights/"  # below it the restored bundle shows every weight of the model by its path

@@ -18,9 +18,7 @@ from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 SEED = 20
 BATCH = 8

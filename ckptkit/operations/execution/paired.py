@@ -17,11 +17,8 @@ from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptkit.dtypes import Arrays
     from ckptkit.model_io.sampling import Sample
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass

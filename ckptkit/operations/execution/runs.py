@@ -31,9 +31,7 @@ from ckptkit.runners.subjects import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 _CAUSES = {"died": "run.died", "timeout": "run.timeout", "memory": "run.memory"}
 

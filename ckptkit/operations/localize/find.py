@@ -33,9 +33,7 @@ from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Run, Subject
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 
 FAILED, ALWAYS = "failed", "always"  # when `check` localises

@@ -10,11 +10,9 @@ from ckptkit.operations.localize.op_names import CONVERTED, GRAPHS, op_of
 from ckptkit.operations.localize.pairs import Shaped
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptkit.dtypes import Array
     from ckptkit.model_io.sampling import Sample
 
-    Array = np.ndarray[Any, Any]
     Values = Mapping[str, Array | Sample]
 
 

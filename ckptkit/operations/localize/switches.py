@@ -15,9 +15,7 @@ from ckptkit.runners.process import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 BATCH = "one example at a time"
 MAX_SPLIT = 64  # examples of a case that are run one by one

@@ -36,11 +36,9 @@ from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptkit.dtypes import Array
     from ckptkit.model_io.sampling import Sample
 
-    Array = np.ndarray[Any, Any]
     Values = Mapping[str, Array | Sample]
 
 _PART = 0.1  # of the tolerance, above which a change may hide a difference

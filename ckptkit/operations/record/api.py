@@ -39,9 +39,7 @@ from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 __all__ = ["Golden", "RecordError", "changes", "record"]
 

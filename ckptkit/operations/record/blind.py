@@ -21,9 +21,7 @@ from ckptkit.runners.process import RUNNERS, RunnerError
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 AMOUNT = 0.01  # of each element
 

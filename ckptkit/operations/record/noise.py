@@ -17,9 +17,7 @@ from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    from ckptkit.dtypes import Arrays
 
 ONE_THREAD, SINGLE, XLA = "one thread", "one example at a time", "XLA"
 DOES_NOT_RUN = "does not run"

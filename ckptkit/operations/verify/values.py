@@ -15,7 +15,7 @@ from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import Store
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 _BLOCK = 1 << 18  # elements: small enough for a core's cache
 _LEAST_CONSTANT = 16  # elements; a smaller tensor may well hold one value

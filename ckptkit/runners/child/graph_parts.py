@@ -15,9 +15,8 @@ from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
 from ckptkit.runners.child.session import Result
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 # Orders of axes in which TensorFlow keeps what converters keep otherwise, by rank: kernels of ONNX
 # are [out, in, ...], those of LiteRT [out, ..., in].

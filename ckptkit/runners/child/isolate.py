@@ -27,9 +27,8 @@ from ckptkit.runners.child.session import (
 from ckptkit.runners.inside import OUTPUT as OUTPUT
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 Keep = Callable[[str, Any], None]
 """Takes a name and an array."""

@@ -16,7 +16,7 @@ from ckptkit.runners.child.session import CHUNK_BYTES, cpu_name, missing
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 _ASK_S = 20.0
 DAMAGED = "copy it again, or convert the model again"

@@ -23,9 +23,8 @@ from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 CHUNK_BYTES = 128 << 20  # of values inside of a model that are held at a time
 MAX_GAP = 1e30

@@ -20,9 +20,7 @@ from ckptkit.runners.keras.model import Built, layers_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
-
-    Arrays = Mapping[str, Array]
+    from ckptkit.dtypes import Array, Arrays
 
 
 class Values(Protocol):

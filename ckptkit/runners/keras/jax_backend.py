@@ -23,9 +23,8 @@ from ckptkit.runners.keras.session import Devices, Layers, actions_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 # Primitives that multiply matrices or convolve.
 HEAVY = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general", "scaled_dot"}

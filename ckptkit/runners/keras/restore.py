@@ -24,7 +24,7 @@ from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.writer import write_weights_h5
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 ENDING = ".weights.h5"
 

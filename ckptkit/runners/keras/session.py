@@ -18,9 +18,8 @@ from ckptkit.runners.keras.restore import lost_weights, restore_into
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 CALL = "call"
 

@@ -20,9 +20,8 @@ from ckptkit.runners.keras.session import Devices, Layers, actions_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 # Kernels that multiply matrices or convolve, as `aten::NAME`.
 HEAVY = {

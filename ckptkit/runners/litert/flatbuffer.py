@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
-    Arrays = Mapping[str, Array]
 
 _SUBGRAPHS, _SIGNATURES = 2, 7  # fields of Model
 _INPUTS, _OUTPUTS, _OPERATORS = 1, 2, 3  # fields of SubGraph

@@ -41,9 +41,8 @@ from ckptkit.runners.litert.flatbuffer import fitting, float_of, with_ops
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 CALL = "call"
 PACKAGE = "ai-edge-litert"

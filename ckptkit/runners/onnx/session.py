@@ -42,9 +42,8 @@ from ckptkit.runners.onnx.subgraph import OnnxGraph
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 CALL = "call"
 PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider"}

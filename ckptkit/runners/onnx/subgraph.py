@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,7 @@ from ckptkit.runners.child.isolate import Reference
 from ckptkit.runners.child.packages import package
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
-
-    Arrays = Mapping[str, Array]
+    from ckptkit.dtypes import Array, Arrays
 
 
 @dataclass(frozen=True, eq=False)

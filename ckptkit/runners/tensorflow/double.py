@@ -8,7 +8,7 @@ would be none.  Child process alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,8 @@ from ckptkit.runners.tensorflow.restore import build
 from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, start
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 DOUBLE = "float64"
 _OTHER = 0.2  # of the output's rms: more than bfloat16 rounds

@@ -22,9 +22,8 @@ from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, _sort
 from ckptkit.runners.tensorflow.variables import weights_of
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Arrays
 
-    Arrays = Mapping[str, Array]
 
 _PART = re.compile(r"/part_\d+$")  # of a variable that is partitioned
 AT_A_TIME = 20  # layers whose values are in memory together

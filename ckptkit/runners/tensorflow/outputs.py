@@ -22,9 +22,8 @@ from ckptkit.runners.tensorflow.saved_model import load_saved_model
 from ckptkit.runners.tensorflow.session import Loaded, TensorFlowSession
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
     Call = Callable[[Arrays], Arrays]
 
 SEED = 20

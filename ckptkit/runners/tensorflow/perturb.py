@@ -19,9 +19,8 @@ from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.session import TensorFlowSession, start
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 SEED = 20
 

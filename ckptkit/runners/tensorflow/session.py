@@ -23,9 +23,8 @@ from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
 from ckptkit.runners.tensorflow.saved_model import load_saved_model, rows_looked_up, words_of
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array, Arrays
 
-    Arrays = Mapping[str, Array]
 
 _NO_KERNEL = re.compile(r"(\w+) \(No registered '\w+' OpKernel for XLA")
 _LOW = {19: "float16", 14: "bfloat16"}  # DataType

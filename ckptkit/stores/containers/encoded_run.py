@@ -13,7 +13,7 @@ from ckptkit.dtypes import itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 _END_BYTES = 8  # of one end offset in front of carried strings
 _STRINGS_PER_BLOCK = 1 << 16

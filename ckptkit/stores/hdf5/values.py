@@ -22,7 +22,7 @@ from ckptkit.stores.hdf5.reader import h5py_module
 from ckptkit.stores.hdf5.types import H5Dataset
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 _CHUNK_CACHE = 32 << 20  # bytes that libhdf5 may keep decompressed while a dataset is read
 

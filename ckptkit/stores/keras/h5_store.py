@@ -15,7 +15,7 @@ from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import dataset_blocks, read_span
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.writing import Blocks, OutTensor, checked_blocks, raw_bytes
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 _COPY = 1 << 20  # bytes copied at a time
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the format can tell

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptkit.stores.containers.encoded_run import Run
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 SLAB_BYTES = 64 << 20  # of rows held at a time (twice while they are turned)
 _PIECE_BYTES = 4096  # from this size on, pieces of columns are read one by one

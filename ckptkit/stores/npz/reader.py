@@ -41,7 +41,7 @@ from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 KEPT_MEMBER = "ckptkit.json"
 MAX_KEPT = 256 << 20  # bytes; names of a million tensors

@@ -37,7 +37,7 @@ from ckptkit.stores.containers.window import Window
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 MAX_INDEX = 64 << 20  # bytes of an index.json; 500,000 names
 INDEX_SUFFIX = ".safetensors.index.json"

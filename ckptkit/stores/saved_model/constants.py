@@ -16,7 +16,7 @@ from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 MAX_CONSTANT = 1 << 28  # bytes of one; a graph is at most 2 GiB, and zeros may stand for more

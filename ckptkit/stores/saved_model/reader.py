@@ -26,7 +26,7 @@ from ckptkit.stores.saved_model import layers as _saved_model_layers
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 MODEL_FILE = "saved_model.pb"
 VARIABLES = Path("variables", "variables")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 READ_BYTES = 1 << 18  # read and checksum in steps that stay in a core's cache
 STRING_BYTES = 1 << 22  # cut blocks of strings at about this much

@@ -33,7 +33,7 @@ from ckptkit.stores.tensor_bundle import slices as _slices
 from ckptkit.stores.tensor_bundle.table import read_table
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INDEX_SUFFIX = ".index"

@@ -15,7 +15,7 @@ from ckptkit.errors import FormatError
 from ckptkit.stores.base import Slice
 
 if TYPE_CHECKING:
-    from ckptkit.stores.base import Array
+    from ckptkit.dtypes import Array
 
 
 def slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
