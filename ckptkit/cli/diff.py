@@ -15,7 +15,7 @@ from ckptkit.cli.progress import progress, threads
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
-    from ckptkit.operations.diff.api import DiffResult
+    from ckptkit.operations.diff.result import DiffResult
 
 FORMATS = ("table", "json", "csv", "markdown", "junit", "html")
 _ONLY = ("added", "removed", "changed", "renamed")

@@ -29,7 +29,7 @@ from ckptkit.operations.convert.destination import (
     refuse_existing,
     target_of,
 )
-from ckptkit.operations.convert.outputs_ import compare_files
+from ckptkit.operations.convert.output_comparison import compare_files
 from ckptkit.operations.convert.plan import TRAINING_ROLES, MismatchError, Plan, Problem, Request
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.proof import Proof, prove

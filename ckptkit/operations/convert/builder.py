@@ -8,8 +8,8 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.destination import Target
-from ckptkit.operations.convert.moves_ import Moves
 from ckptkit.operations.convert.plan import Allowance, Fill, Plan, Problem, Request
+from ckptkit.operations.convert.rule_transforms import Moves
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import OutTensor

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,8 @@ from ckptkit.compare.spans import extend_values
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.destination import Target
-from ckptkit.operations.convert.outputs_ import CPU, outputs_of
-from ckptkit.operations.convert.plan import TRAINING_ROLES, Plan, Request
+from ckptkit.operations.convert.output_comparison import CPU, outputs_of
+from ckptkit.operations.convert.plan import TRAINING_ROLES, Build, Plan, Request
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.proof import Proof, prove
 from ckptkit.operations.convert.write import write
@@ -38,23 +38,6 @@ _LACKING = re.compile(
     r"class '(\w+)' is not known|(?:locate class|[Uu]nknown (?:layer|object)):? '?(\w+)"
 )
 _KERAS = ("keras", "weights.h5", "weights.json")
-
-
-@dataclass(frozen=True)
-class Build:
-    """A model to be built: how it is named, its structure, and where scratch files may lie."""
-
-    spec: str
-    structure: Checkpoint
-    scratch: Path
-    timeout_s: float
-    versions: Mapping[str, str]
-
-    @property
-    def filled(self) -> Path:
-        """Where the structure with the values of SRC is written."""
-        name = "filled.weights.h5" if self.structure.store.format == "weights.h5" else "filled"
-        return self.scratch / name
 
 
 class Model(NamedTuple):

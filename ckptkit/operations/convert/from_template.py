@@ -13,8 +13,8 @@ from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert import model_files as _files
 from ckptkit.operations.convert.builder import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
-from ckptkit.operations.convert.moves_ import NOTHING, Moves, moves_to
 from ckptkit.operations.convert.plan import Fill, describe
+from ckptkit.operations.convert.rule_transforms import NOTHING, Moves, moves_to
 from ckptkit.operations.convert.value_stores import Origin
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY

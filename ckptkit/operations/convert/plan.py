@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ckptkit.align.rules import Rule, exact_rule
 from ckptkit.align.transforms import Transform
@@ -17,9 +18,6 @@ from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.value_stores import Cast, Origin
 from ckptkit.stores.writing import OutTensor
-
-if TYPE_CHECKING:
-    from ckptkit.operations.convert.built_model import Build
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")
@@ -59,8 +57,8 @@ class Fill(NamedTuple):
     """One tensor of the output, and where its values come from.
 
     source: the tensor of SRC (of the last one, for an average); None where LIKE or this tool gives
-    the values.  evidence: as in `ckptkit.align.matching`; "own" in SRC's own structure, "twin" for a tensor
-    that repeats another, "kept" for a value of LIKE, "made" for one made here.
+    the values.  evidence: as in `ckptkit.align.matching`; "own" in SRC's own structure, "twin" for a
+    tensor that repeats another, "kept" for a value of LIKE, "made" for one made here.
     cast: as in `--cast`, or ""; uncast: the values before it.  average: of how many sources.
     pieces: what `origin` is made of, where a map rule moves values; source is the first of them.
     """
@@ -160,6 +158,23 @@ def _grouped(problems: Sequence[Problem]) -> list[tuple[str, list[str]]]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+@dataclass(frozen=True)
+class Build:
+    """A model to be built: how it is named, its structure, and where scratch files may lie."""
+
+    spec: str
+    structure: Checkpoint
+    scratch: Path
+    timeout_s: float
+    versions: Mapping[str, str]
+
+    @property
+    def filled(self) -> Path:
+        """Where the structure with the values of SRC is written."""
+        name = "filled.weights.h5" if self.structure.store.format == "weights.h5" else "filled"
+        return self.scratch / name
 
 
 @dataclass(frozen=True)

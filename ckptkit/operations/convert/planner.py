@@ -9,9 +9,9 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert import model_files as _files
 from ckptkit.operations.convert.builder import FIXED_FORMS, Draft
 from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.from_names import by_name
+from ckptkit.operations.convert.from_object_graph import by_own_graph
 from ckptkit.operations.convert.from_template import by_like
-from ckptkit.operations.convert.names_ import by_name
-from ckptkit.operations.convert.own_ import by_own_graph
 from ckptkit.operations.convert.plan import Plan, Request, Skipped
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY

@@ -2,8 +2,8 @@
 
 The output is opened afresh by the same readers that any file is given to; its keys, dtypes, shapes
 and names come from its own bytes.  Then every tensor is compared by value with where it came from,
-bits and all (`ckptkit.compare.tensors`), which also verifies the stored checksums of either side, so that a
-damaged source proves nothing.  Last, the two files are aligned by what each says of itself: a
+bits and all (`ckptkit.compare.tensors`), which also verifies the stored checksums of either side,
+so that a damaged source proves nothing.  Last, the two files are aligned by what each says of itself: a
 tensor that the output calls by the name of another one is found here.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptkit.align.matching import Side, align
 from ckptkit.align.transforms import Transform
@@ -22,12 +22,10 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
+from ckptkit.operations.convert.output_comparison import Outputs
 from ckptkit.operations.convert.plan import Fill, Plan
 from ckptkit.operations.convert.value_stores import Origin, cast, moved
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
-
-if TYPE_CHECKING:
-    from ckptkit.operations.convert.outputs_ import Outputs
 
 _NAMED = ("key", "alias", "path", "full name", "name")
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ckptkit.align.matching import Match, Side, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
@@ -23,123 +21,11 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums as _content
 from ckptkit.operations.diff import hints as _hints
 from ckptkit.operations.diff import participants as _select
-from ckptkit.operations.diff.participants import LeftOut
+from ckptkit.operations.diff.result import MODES, Change, DiffResult, LeftOut
 from ckptkit.operations.ls import natural
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 
 __all__ = ["Change", "DiffResult", "LeftOut", "diff"]
-
-MODES = ("values", "quick", "structure")
-STATUSES = ("equal", "within", "changed", "added", "removed", "renamed")
-DIFFERENT = frozenset({"changed", "added", "removed", "renamed"})
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What became of one tensor.
-
-    status: one of STATUSES; "within": it differs, but by no more than the tolerance.
-    old, new: None where that side has no such tensor.  evidence: why the two belong together (see
-    `ckptkit.align.matching`).  delta: the numbers, where values were compared.  method: "values" (read and
-    compared), "checksum" (stored crc32c only), "structure" (neither) or "" (one-sided).
-    cast: where the dtype changed and values were compared: "lossless", "within tolerance" or
-    "lossy".  hints: sentences for a person.
-    """
-
-    status: str
-    old: Tensor | None
-    new: Tensor | None
-    evidence: str = ""
-    delta: Delta | None = None
-    method: str = ""
-    cast: str | None = None
-    hints: tuple[str, ...] = ()
-
-    @property
-    def some(self) -> Tensor:
-        """The tensor of OLD, or of NEW where OLD has none."""
-        tensor = self.old or self.new
-        assert tensor is not None
-        return tensor
-
-    @property
-    def name(self) -> str:
-        """The readable name in OLD, or in NEW where OLD has none."""
-        return self.some.naming.name
-
-    @property
-    def role(self) -> str:
-        return self.some.naming.role
-
-    @property
-    def is_difference(self) -> bool:
-        return self.status in DIFFERENT
-
-    @property
-    def same_type(self) -> bool:
-        """Whether dtype and shape agree."""
-        if self.old is None or self.new is None:
-            return False
-        one, two = self.old.spec, self.new.spec
-        return one.dtype == two.dtype and one.shape == two.shape
-
-
-@dataclass(frozen=True, repr=False)
-class DiffResult:
-    """The comparison of two files.
-
-    It has no truth value, since "is there a difference?" and "are they the same?" are both natural
-    readings: ask `same` or `differences`.
-
-    changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
-    no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
-    that would pair more.
-    """
-
-    old: Checkpoint
-    new: Checkpoint
-    mode: str
-    options: Mapping[str, Any]
-    changes: tuple[Change, ...]
-    left_out: tuple[LeftOut, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError("a DiffResult is neither true nor false: ask .same or .differences")
-
-    def __repr__(self) -> str:
-        counts = [f"{n} {status}" for status, n in self.counts.items() if n]
-        verdict = "same" if self.same else "different"
-        return (
-            f"<DiffResult {verdict}: {', '.join(counts)}; {self.old.path} against {self.new.path}>"
-        )
-
-    @property
-    def same(self) -> bool:
-        """Whether nothing differs beyond what the options allow."""
-        return not self.differences
-
-    @cached_property
-    def differences(self) -> tuple[Change, ...]:
-        """The changes that make the two files different."""
-        return tuple(change for change in self.changes if change.is_difference)
-
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """How many changes there are of each status."""
-        found = Counter(change.status for change in self.changes)
-        return {status: found[status] for status in STATUSES}
-
-    @property
-    def exit_code(self) -> int:
-        """0 the same, 1 different."""
-        return 0 if self.same else 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.diff/1 (docs/diff.md)."""
-        from ckptkit.operations.diff.diff_json_ import document
-
-        return document(self)
 
 
 def diff(

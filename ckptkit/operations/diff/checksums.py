@@ -10,11 +10,11 @@ from ckptkit.align.matching import Alignment, Side
 from ckptkit.compare.spans import extend_values
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
+from ckptkit.operations.diff.result import Change
 from ckptkit.stores.base import TensorSpec
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
-    from ckptkit.operations.diff.api import Change
     from ckptkit.stores.base import Store
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ckptkit.compare import spans as _work
 from ckptkit.dtypes import kind
-
-if TYPE_CHECKING:
-    from ckptkit.operations.diff.api import Change, DiffResult
+from ckptkit.operations.diff.result import Change, DiffResult
 
 BINS = 61  # odd, so that one bin has zero in its middle
 _ENOUGH = 256  # elements

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, Side
 from ckptkit.align.rules import suggest_rules
@@ -13,27 +11,12 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.names import ROLES
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from ckptkit.operations.diff.api import Change
+from ckptkit.operations.diff.result import Change, LeftOut
 
 # What a training run counts and sets is not a weight, nor a difference between weights.
 _SIDE_ROLES = frozenset({"counter", "config"})
 # State that belongs to training: a file without any of it is not a file that lost it.
 _OPTIONAL_ROLES = frozenset({"slot", "ema", "metric"})
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Tensors that took no part: how many, of what role, and why."""
-
-    count: int
-    what: str
-    why: str
-
-    def __str__(self) -> str:
-        plural = "" if self.count == 1 else "s"
-        return f"{self.count:,} {self.what} tensor{plural} ({self.why})"
 
 
 def select(

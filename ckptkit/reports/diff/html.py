@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.operations.diff.api import Change, DiffResult
 from ckptkit.operations.diff.histograms import histograms
+from ckptkit.operations.diff.result import Change, DiffResult
 from ckptkit.reports.diff import text as diff_text
 from ckptkit.reports.text import printable
 
@@ -76,7 +76,7 @@ def _file(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _row(change: Change) -> dict[str, Any]:
-    from ckptkit.operations.diff.diff_json_ import entry
+    from ckptkit.operations.diff.result import entry
 
     row = entry(change)
     worst = change.delta.worst if change.delta else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
-from ckptkit.operations.diff.api import Change, DiffResult
+from ckptkit.operations.diff.result import Change, DiffResult
 from ckptkit.reports.diff.text import dtype_text, shape_change, verdict, worst_text
 from ckptkit.reports.text import printable, shape_text
 

@@ -10,7 +10,7 @@ from typing import Any
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Worst
-from ckptkit.operations.diff.api import Change, DiffResult
+from ckptkit.operations.diff.result import Change, DiffResult
 from ckptkit.reports.listing import pattern
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import NEUTRAL, Draft
-from ckptkit.operations.convert.moves_ import moves_by_name
+from ckptkit.operations.convert.rule_transforms import moves_by_name
 from ckptkit.stores.writing import OutTensor
 
 _TIED = ("slot", "ema")

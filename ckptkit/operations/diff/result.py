@@ -1,0 +1,220 @@
+"""What `diff` found: the result, a change per tensor, and both as JSON of schema ckptkit.diff/1."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.selection import Tensor
+from ckptkit.compare.tensors import Delta
+from ckptkit.numbers_ import json_number
+from ckptkit.operations.ls import tensor_json
+
+SCHEMA = "ckptkit.diff/1"
+_NUMBERS = (
+    *("n", "n_diff", "n_outside", "nonfinite", "max_abs", "max_rel", "mean_abs", "rmse"),
+    *("max_ulp", "rel_l2", "cosine", "needed_rtol", "rtol", "atol", "rule"),
+)
+MODES = ("values", "quick", "structure")
+STATUSES = ("equal", "within", "changed", "added", "removed", "renamed")
+DIFFERENT = frozenset({"changed", "added", "removed", "renamed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one tensor.
+
+    status: one of STATUSES; "within": it differs, but by no more than the tolerance.
+    old, new: None where that side has no such tensor.  evidence: why the two belong together (see
+    `ckptkit.align.matching`).  delta: the numbers, where values were compared.
+    method: "values" (read and compared), "checksum" (stored crc32c only), "structure" (neither) or
+    "" (one-sided).
+    cast: where the dtype changed and values were compared: "lossless", "within tolerance" or
+    "lossy".  hints: sentences for a person.
+    """
+
+    status: str
+    old: Tensor | None
+    new: Tensor | None
+    evidence: str = ""
+    delta: Delta | None = None
+    method: str = ""
+    cast: str | None = None
+    hints: tuple[str, ...] = ()
+
+    @property
+    def some(self) -> Tensor:
+        """The tensor of OLD, or of NEW where OLD has none."""
+        tensor = self.old or self.new
+        assert tensor is not None
+        return tensor
+
+    @property
+    def name(self) -> str:
+        """The readable name in OLD, or in NEW where OLD has none."""
+        return self.some.naming.name
+
+    @property
+    def role(self) -> str:
+        return self.some.naming.role
+
+    @property
+    def is_difference(self) -> bool:
+        return self.status in DIFFERENT
+
+    @property
+    def same_type(self) -> bool:
+        """Whether dtype and shape agree."""
+        if self.old is None or self.new is None:
+            return False
+        one, two = self.old.spec, self.new.spec
+        return one.dtype == two.dtype and one.shape == two.shape
+
+
+@dataclass(frozen=True, repr=False)
+class DiffResult:
+    """The comparison of two files.
+
+    It has no truth value, since "is there a difference?" and "are they the same?" are both natural
+    readings: ask `same` or `differences`.
+
+    changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
+    no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
+    that would pair more.
+    """
+
+    old: Checkpoint
+    new: Checkpoint
+    mode: str
+    options: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a DiffResult is neither true nor false: ask .same or .differences")
+
+    def __repr__(self) -> str:
+        counts = [f"{n} {status}" for status, n in self.counts.items() if n]
+        verdict = "same" if self.same else "different"
+        return (
+            f"<DiffResult {verdict}: {', '.join(counts)}; {self.old.path} against {self.new.path}>"
+        )
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs beyond what the options allow."""
+        return not self.differences
+
+    @cached_property
+    def differences(self) -> tuple[Change, ...]:
+        """The changes that make the two files different."""
+        return tuple(change for change in self.changes if change.is_difference)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many changes there are of each status."""
+        found = Counter(change.status for change in self.changes)
+        return {status: found[status] for status in STATUSES}
+
+    @property
+    def exit_code(self) -> int:
+        """0 the same, 1 different."""
+        return 0 if self.same else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.diff/1 (docs/diff.md)."""
+        return document(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Tensors that took no part: how many, of what role, and why."""
+
+    count: int
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        plural = "" if self.count == 1 else "s"
+        return f"{self.count:,} {self.what} tensor{plural} ({self.why})"
+
+
+def document(result: DiffResult) -> dict[str, Any]:
+    """Return what docs/diff.md describes; numbers that JSON cannot hold are strings."""
+    return {
+        "schema": SCHEMA,
+        "old": _file(result.old),
+        "new": _file(result.new),
+        "mode": result.mode,
+        "options": dict(result.options),
+        "summary": {
+            **result.counts,
+            "verdict": "same" if result.same else "different",
+            "exit": result.exit_code,
+        },
+        "left_out": [
+            {"count": item.count, "what": item.what, "why": item.why} for item in result.left_out
+        ],
+        "warnings": list(result.warnings),
+        "entries": [entry(change) for change in result.changes],
+    }
+
+
+def _file(checkpoint: Checkpoint) -> dict[str, Any]:
+    store = checkpoint.store
+    return {
+        "path": str(store.path),
+        "subtree": checkpoint.subtree,
+        "format": store.format,
+        "style": store.style or None,
+        "producer": store.producer,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def entry(change: Change) -> dict[str, Any]:
+    """Return the JSON row of one change."""
+    return {
+        "status": change.status,
+        "name": change.name,
+        "role": change.role,
+        "evidence": change.evidence or None,
+        "method": change.method or None,
+        "cast": change.cast,
+        "hints": list(change.hints),
+        "old": _tensor(change.old),
+        "new": _tensor(change.new),
+        "values": _values(change.delta) if change.delta else None,
+    }
+
+
+def _tensor(tensor: Tensor | None) -> dict[str, Any] | None:
+    if tensor is None:
+        return None
+    row = tensor_json(*tensor)
+    kept = ("name", "key", "full_name", "role", "dtype", "shape", "params", "bytes", "crc32c")
+    return {name: row[name] for name in kept}
+
+
+def _values(delta: Delta) -> dict[str, Any]:
+    row = {name: json_number(getattr(delta, name)) for name in _NUMBERS}
+    worst = delta.worst
+    row["worst"] = worst and {
+        "index": list(worst.index),
+        "old": _scalar(worst.old),
+        "new": _scalar(worst.new),
+    }
+    return row
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, complex):
+        return [json_number(value.real), json_number(value.imag)]
+    return json_number(value)
