@@ -3,11 +3,12 @@
     python -m benchmarks.house [PACKAGE_DIRECTORY]
 
 An arrow is an import, wherever it stands: at the top of a module, in a function, or for type
-checkers alone.  A *room* is a module or package directly in `ckptkit/`; its *floor* is the length of
-the longest chain of imports below it.  A *circle* is a set of modules, or of siblings in one folder,
-each of which reaches all the others.  An arrow goes *upward* when it leads to a room that FLOORS,
-which docs/design.md explains, has above its own.  Names in strings (tables of commands, formats and
-runners, which are imported on demand) are no arrows.  `tests/test_imports.py` holds these figures.
+checkers alone.  A *room* is a module or package directly in `ckptkit/`; its *floor* is the length
+of the longest chain of imports below it.  A *circle* is a set of modules, or of siblings in one
+folder, each of which reaches all the others.  An arrow goes *upward* when it leads to a room that
+FLOORS, which docs/design.md explains, has above its own.  Names in strings (tables of commands,
+formats and runners, which are imported on demand) are no arrows.  `tests/test_imports.py` holds
+these figures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-# From the ground up; a room may import from its own floor's rooms below it and from all floors below.
+# From the ground up; a room may import from its own floor and from all floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors", "dtypes", "text", "results"),
     ("_io",),

@@ -1,7 +1,7 @@
 """What a golden is bound to: the weights, files, constants and settings of the model it came from.
 
     digest      SHA-256 over names, dtypes, shapes and values of all weights
-    variables   a sketch of each (`ckptkit.golden.sketch`), by readable name; slots of optimizers too
+    variables   a sketch of each (`ckptkit.golden.sketch`), by readable name; optimizer slots too
     assets      vocabularies and the like, newlines at the end left out
     constants   data in the graph of a SavedModel: it stays when weights are replaced
     scalars     how often each single float occurs in that graph (a scale of 1/255, an epsilon)

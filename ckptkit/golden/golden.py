@@ -1,8 +1,8 @@
 """Goldens: what a model gave for known inputs, and what it was bound to, in files that git likes.
 
     DIR/manifest.json       all but the arrays; sorted, indented
-    DIR/binding.json        what the golden is bound to (`ckptkit.golden.binding`), one line per variable
-    DIR/caseN.inputs.npz    arrays as `ckptkit.model_io.array_files` keeps them; nothing is ever unpickled
+    DIR/binding.json        what it is bound to (`ckptkit.golden.binding`), one line per variable
+    DIR/caseN.inputs.npz    arrays (`ckptkit.model_io.array_files`); nothing is ever unpickled
     DIR/caseN.outputs.npz   an output of more than 4 MiB as a seeded sample, with norms of all of it
     DIR/caseN.layers.npz    outputs of layers, where they were recorded
     DIR/caseN.float64.npz   outputs of the model computed in float64, where it could be

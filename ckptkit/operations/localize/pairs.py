@@ -23,7 +23,7 @@ Reading = Callable[[Parts], Parts]
 class Shaped(NamedTuple):
     """A value's name and shape; is_op: whether it is the op of a graph, not a layer's path.
 
-    op: the op that it means, where that is called otherwise (`ckptkit.operations.localize.op_names`).
+    op: the op that it means, where that is called otherwise (`op_names`).
     moves: whether its axes may be in another order, as converters have them.
     """
 

@@ -1,8 +1,8 @@
 """Filling a Keras model from any checkpoint, without TensorFlow.  Child process alone.
 
 The model is marked and its weights are written as `.weights.h5`; the tensors of the checkpoint,
-read by this package's own reader, are put into that file's places as `ckptkit.align.matching` pairs them;
-Keras loads the result.  What then still holds its mark got no value.
+read by this package's own reader, are put into that file's places as `ckptkit.align.matching` pairs
+them; Keras loads the result.  What then still holds its mark got no value.
 """
 
 from __future__ import annotations

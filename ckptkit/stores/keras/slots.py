@@ -1,7 +1,7 @@
 """Which weight a numbered optimizer variable belongs to.
 
 `optimizer/vars/N` has no name.  With the optimizer's class and the order of the trainable weights
-the layout is known (`ckptkit.stores.keras.optimizer_variables`); it is believed only where every shape fits.  Where
+the layout is known (`optimizer_variables`); it is believed only where every shape fits.  Where
 the order of the weights is not sure (a subclassed model, whose groups are sorted by attribute), a
 slot is tied only if its shape occurs once among the weights and once among the slots of its kind.
 Everything else stays a slot of nothing.

@@ -5,10 +5,11 @@
     header                     {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
     values                     to the end of the member, which must be exactly as long
 
-The zip around it is read by `ckptkit.stores.containers.zip_archive`; its CRC-32 is compared at the end of `blocks`.
+The zip around it is read by `ckptkit.stores.containers`; its CRC-32 is compared at the end of
+`blocks`.
 Nothing is unpickled, ever: an array of Python objects is listed as dtype `object` and refused when
 read.  Other dtypes without a counterpart (records, dates, long doubles, and the `V2` and `V1` that
-numpy makes of bfloat16 and float8 arrays) are opaque bytes.  `ckptkit.stores.npz.writer` keeps the true
+numpy makes of bfloat16 and float8 arrays) are opaque bytes.  `npz.writer` keeps the true
 dtypes of what it writes in the member `ckptkit.json`.  `U` strings are given as UTF-8; trailing
 NULs of `S` and `U` are padding.
 Source: numpy.lib.format.

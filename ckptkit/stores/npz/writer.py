@@ -1,7 +1,7 @@
 """Writing `.npz`: a zip archive of one `KEY.npy` per tensor, which plain numpy loads.
 
-The format is that of `ckptkit.stores.npz.reader`.  Members are stored, or deflated on request, in the
-order of their keys, with fixed timestamps; the npy header is padded so that the values of a
+The format is that of `ckptkit.stores.npz.reader`.  Members are stored, or deflated on request, in
+the order of their keys, with fixed timestamps; the npy header is padded so that the values of a
 stored member start at a multiple of 64 bytes in the file.  Dtypes that numpy lacks (bfloat16,
 float8, ...) are carried as unsigned integers of the same size; the member `ckptkit.json` (see
 `ckptkit.stores.metadata`) tells what they are, and names and roles.  Strings are `S` where that is

@@ -1,7 +1,7 @@
 """Writing safetensors, one file or several under `STEM.safetensors.index.json`.
 
-The format is that of `ckptkit.stores.safetensors.reader`.  Tensors lie in the order of falling element
-size, then name, so that all are aligned; the header is padded to 64 bytes.  Dtypes that the
+The format is that of `ckptkit.stores.safetensors.reader`.  Tensors lie in the order of falling
+element size, then name, so that all are aligned; the header is padded to 64 bytes.  Dtypes that the
 format lacks are carried as `ckptkit.stores.metadata` says, which is also what the metadata holds
 under "ckptkit".
 
