@@ -89,7 +89,8 @@ def run_here(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any
     In place of `ckptkit.runners.process.run`; raises RunnerError as that does.
     """
     from ckptkit.runners.child import __main__ as _child
-    from ckptkit.runners.process import RUNNERS, RunnerError
+    from ckptkit.runners.errors import RunnerError
+    from ckptkit.runners.registry import RUNNERS
 
     with tempfile.TemporaryDirectory(prefix="mutations-run-") as scratch:
         asked, answer = Path(scratch, "request.json"), Path(scratch, "result.json")
@@ -106,7 +107,7 @@ def run_here(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any
 
 def run_forked(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     """Carry out a request in a fork; this process must not have started TensorFlow."""
-    from ckptkit.runners.process import RunnerError
+    from ckptkit.runners.errors import RunnerError
 
     good, value = forked(_tried, runner, dict(request))
     if not good:
@@ -116,7 +117,7 @@ def run_forked(runner: str, request: Mapping[str, Any], **_: Any) -> dict[str, A
 
 
 def _tried(runner: str, request: Mapping[str, Any]) -> tuple[bool, Any]:
-    from ckptkit.runners.process import RunnerError
+    from ckptkit.runners.errors import RunnerError
 
     try:
         return True, run_here(runner, request)

@@ -166,7 +166,7 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
 
     from ckptkit.golden.golden import read_golden
     from ckptkit.operations.execution import runs as _check_runs
-    from ckptkit.runners.process import RunnerError
+    from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, Subject
 
@@ -212,7 +212,7 @@ def record(base: Base, out: Path) -> None:
 def alarms(name: str, base: Base, golden: str) -> list[Alarm]:
     """Check what is sound: re-saves, conversions, other runners, and batches that are split."""
     import ckptkit
-    from ckptkit.runners.process import RunnerError
+    from ckptkit.runners.errors import RunnerError
 
     _forks.use(_forks.run_forked)
     found = []

@@ -22,7 +22,7 @@ from benchmarks import _forks
 from benchmarks._conversion_models import ENDINGS, MODELS, damaged, make
 from benchmarks.harness import ROOT, put
 from ckptkit.reports.table import render
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 
 DOCUMENT = ROOT / "docs" / "runtimes.md"
 BEGIN, END = "<!-- conversions: begin -->", "<!-- conversions: end -->"

@@ -14,7 +14,7 @@ import pytest
 
 import ckptkit
 from ckptkit.runners import subjects
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 
 Values = dict[str, Any]
 Damage = Callable[[Values], list[str]]

@@ -22,7 +22,8 @@ from values import FIXED_DTYPES, values_of
 
 from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.golden import sketch as _sketch
-from ckptkit.golden.binding import Binding, bind, compare_bindings
+from ckptkit.golden.binding import Binding, bind
+from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Change

@@ -20,7 +20,7 @@ from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.check.api import check
 from ckptkit.operations.record.api import RecordError, record
 from ckptkit.runners import inside
-from ckptkit.runners.process import RunnerError
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.subjects import Limits, Subject
 
 EXPORT = str(golden("tf2.21.0/saved_model_export/model").path)

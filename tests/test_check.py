@@ -21,7 +21,7 @@ from ckptkit.operations.check.api import check
 from ckptkit.operations.check.report import Report
 from ckptkit.reports.check import github as check_github
 from ckptkit.reports.check import text as check_text
-from ckptkit.runners.process import RunnerError
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Subject
 

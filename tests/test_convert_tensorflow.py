@@ -10,7 +10,7 @@ import pytest
 
 import ckptkit
 from ckptkit.operations.convert.api import MismatchError, convert
-from ckptkit.runners import RunnerError
+from ckptkit.runners.errors import RunnerError
 
 pytestmark = [
     pytest.mark.needs_tf,

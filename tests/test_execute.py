@@ -16,8 +16,8 @@ from support.goldens import golden
 import ckptkit
 from ckptkit.model_io.array_files import save_arrays
 from ckptkit.model_io.signature import TensorInfo
-from ckptkit.runners import RunnerError, subjects
-from ckptkit.runners import process as base
+from ckptkit.runners import registry, subjects
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import (
@@ -292,6 +292,6 @@ def test_a_missing_gpu_is_missing(features: Mapping[str, Any]) -> None:
 
 
 def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subjects, "RUNNERS", {"tensorflow": base.RUNNERS["tensorflow"]})
+    monkeypatch.setattr(subjects, "RUNNERS", {"tensorflow": registry.RUNNERS["tensorflow"]})
     rows = [row for row in probe() if row.device == "CPU:0"]
     assert rows and rows[0].versions["tensorflow"] and not rows[0].why_not

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ckptkit.model_io.compare_outputs import OutputResult, compare_outputs, noise_of
+from ckptkit.model_io.compare_outputs import compare_outputs, noise_of
+from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.sampling import sample
 from ckptkit.model_io.signature import Interface, TensorInfo, compare_interfaces
 from ckptkit.model_io.tiers import Tolerance, tier_named

@@ -18,7 +18,7 @@ from ckptkit.golden.golden import read_golden
 from ckptkit.operations.check.api import check
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import RecordError, changes, record
-from ckptkit.runners.process import RunnerError
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Subject
 

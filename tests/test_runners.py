@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.runners import process as base
-from ckptkit.runners.process import RunnerError, run
+from ckptkit.runners import registry
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.process import run
 
 RUNTIME = """
 import os, sys, time
@@ -63,7 +64,7 @@ ACTIONS = {f.__name__: f for f in (
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a runner called "test", of the actions above."""
     (tmp_path / "runtime_for_test.py").write_text(RUNTIME)
-    monkeypatch.setitem(base.RUNNERS, "test", base.Runtime("runtime_for_test"))
+    monkeypatch.setitem(registry.RUNNERS, "test", registry.Runtime("runtime_for_test"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 

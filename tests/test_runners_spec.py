@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Limits, Subject, describe, restore
 

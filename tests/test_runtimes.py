@@ -21,7 +21,7 @@ import ckptkit
 from ckptkit.operations.check.api import localize
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import record
-from ckptkit.runners.process import RunnerError
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import Limits, Subject, execute, probe
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.runners.process import RUNNERS, RunnerError
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import Limits, Subject, describe
 

@@ -24,7 +24,6 @@ from ckptkit._io.files import file_sha256
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, sketch_lines, split_text
 from ckptkit.golden.sketch_types import Sketch
-from ckptkit.model_io.signature import Change
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -152,18 +151,6 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
         checkpoint,
         {naming.name: key for key, naming in names.items()},
     )
-
-
-def compare_bindings(recorded: Binding, now: Binding) -> tuple[Change, ...]:
-    """Return what changed in the model since it was recorded, each change named.
-
-    Nothing is said of what an unmodified re-save changes: form, names where alignment finds the
-    counterpart, tensors that are stored twice, settings that only one version of Keras writes.
-    `now` should come fresh from `bind`, so that changed values can be looked at.
-    """
-    from ckptkit.golden.changes import changes
-
-    return tuple(changes(recorded, now))
 
 
 # --- variables ------------------------------------------------------------------------------------

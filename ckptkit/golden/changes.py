@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptkit.golden.explain import Explained, explain
+from ckptkit.golden.file_changes import file_changes
 from ckptkit.golden.initial_values import CONSTANT, MIN_SIZE
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Change
@@ -23,10 +24,17 @@ _WHOLE_FILES = ("tflite", "onnx")
 _LISTS = "they are in a Python list or dict, which tf.train.Checkpoint may pass by"
 
 
-def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
-    """Yield every change, those that sum up others first."""
-    from ckptkit.golden import file_changes as _binding_files
+def compare_bindings(recorded: Binding, now: Binding) -> tuple[Change, ...]:
+    """Return what changed in the model since it was recorded, those that sum up others first.
 
+    Nothing is said of what an unmodified re-save changes: form, names where alignment finds the
+    counterpart, tensors that are stored twice, settings that only one version of Keras writes.
+    `now` should come fresh from `bind`, so that changed values can be looked at.
+    """
+    return tuple(_changes(recorded, now))
+
+
+def _changes(recorded: Binding, now: Binding) -> Iterator[Change]:
     if not recorded.digest:  # bound to nothing: code, or values of another tool
         return
     if {recorded.form, now.form} & {*_WHOLE_FILES}:
@@ -35,7 +43,7 @@ def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
         return
     if recorded.digest != now.digest or set(recorded.variables) != set(now.variables):
         yield from _Weights(recorded, now).rows()
-    yield from _binding_files.changes(recorded, now)
+    yield from file_changes(recorded, now)
 
 
 @dataclass

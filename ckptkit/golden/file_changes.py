@@ -22,7 +22,7 @@ _MAX_SCALARS = 8  # single floats that changed, beyond which another compiler wr
 _FEW = 4
 
 
-def changes(recorded: Binding, now: Binding) -> Iterator[Change]:
+def file_changes(recorded: Binding, now: Binding) -> Iterator[Change]:
     """Yield what changed in assets, constants, single floats and layer settings."""
     from ckptkit.golden.keras_config import compare_layers
 

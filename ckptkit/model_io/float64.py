@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.model_io.compare_outputs import OutputResult, number
+from ckptkit.model_io.results import OutputResult, number
 from ckptkit.model_io.sampling import Sample
 from ckptkit.model_io.tiers import BOUNDS
 

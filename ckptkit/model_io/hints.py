@@ -15,9 +15,15 @@ from itertools import permutations
 import numpy as np
 
 from ckptkit.dtypes import Array, dtype_of_numpy, kind, numpy_dtype
-from ckptkit.model_io import output_order_ as order
-from ckptkit.model_io.compare_outputs import OutputResult
-from ckptkit.model_io.formulas import CLOSE, Two, formula_hints
+from ckptkit.model_io.formulas import (
+    CLOSE,
+    MAX_SLICES,
+    Two,
+    formula_hints,
+    moved_slices,
+    permutation_text,
+)
+from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.sampling import Sample
 
 MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
@@ -197,9 +203,9 @@ def _order_hints(two: Two) -> Iterator[str]:
             yield f"is the recorded output transposed {axes}"
             return
     for axis in range(ref.ndim):
-        moved = order.moved_slices(ref, new, axis, two.near)
+        moved = moved_slices(ref, new, axis, two.near)
         if moved is not None:
-            yield f"{_axis_name(axis, ref.ndim)} in another order: {order.said(moved)}"
+            yield f"{_axis_name(axis, ref.ndim)} in another order: {permutation_text(moved)}"
             return
     if np.unique(one).size > 2:
         yield "has the recorded values in another order"
@@ -238,7 +244,7 @@ def _longer(two: Two, axis: int) -> Iterator[str]:
     """One axis has another length: is a slice of it missing?"""
     ref, new = (np.moveaxis(x, axis, 0) for x in (two.ref, two.new))
     shorter, longer, word = (new, ref, "lacks") if len(new) < len(ref) else (ref, new, "has also")
-    if len(longer) - len(shorter) > FEW or len(longer) > order.MAX_SLICES:
+    if len(longer) - len(shorter) > FEW or len(longer) > MAX_SLICES:
         return
     lacking, at = [], 0
     for index in range(len(longer)):

@@ -14,7 +14,7 @@ from ckptkit.compare.metrics import Meter
 from ckptkit.compare.tensors import Worst, cosine_of, unravel
 from ckptkit.dtypes import Array, dtype_of_numpy, kind
 from ckptkit.model_io.array_files import as_array
-from ckptkit.model_io.compare_outputs import Chooser, OutputResult, number
+from ckptkit.model_io.results import Chooser, OutputResult, number
 from ckptkit.model_io.sampling import Norms, Sample, norms_of
 from ckptkit.model_io.tiers import BOUNDS, Tolerance
 

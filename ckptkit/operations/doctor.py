@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptkit import __version__
 from ckptkit.operations.findings import Finding
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.subjects import PROBE_TIMEOUT_S, Probed, probe
 
 SCHEMA = "ckptkit.doctor/1"

@@ -4,7 +4,7 @@
     perturb(subject, spec, cases, limits)             which variables the outputs see
     double(subject, cases, limits)                    its outputs when computed in float64
 
-Which runtimes can do it is told by `ckptkit.runners.process.Runtime.inside`.
+Which runtimes can do it is told by `ckptkit.runners.registry.Runtime.inside`.
 """
 
 from __future__ import annotations

@@ -13,75 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.errors import UsageError
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.registry import RUNNERS
 
-
-class Runtime(NamedTuple):
-    """What this package knows of a runtime without importing it.
-
-    module: has `ACTIONS`.  subjects: the kinds that it runs.  switches: of RunnerSpec, those that
-    it has.  environment: variables that must be set before it is imported.  package: what must be
-    installed; extra: of this distribution, the extra that brings it.  inside: what it finds out
-    about the inside of a model (`ckptkit.runners.inside`).
-    """
-
-    module: str
-    subjects: frozenset[str] = frozenset()
-    devices: tuple[str, ...] = ("CPU",)
-    switches: frozenset[str] = frozenset()
-    environment: Mapping[str, str] = {}
-    package: str = ""
-    extra: str = ""
-    inside: frozenset[str] = frozenset({"isolate"})
-
-
-RUNNERS: dict[str, Runtime] = {
-    "tensorflow": Runtime(
-        "ckptkit.runners.tensorflow.actions",
-        frozenset({"saved_model", "keras", "code"}),
-        ("CPU", "GPU"),
-        frozenset({"xla", "deterministic", "tf32", "threads", "eager", "mirrored"}),
-        {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "KERAS_BACKEND": "tensorflow"},
-        "tensorflow",
-        "tensorflow",
-        frozenset({"isolate", "perturb", "double"}),
-    ),
-    "litert": Runtime(
-        "ckptkit.runners.litert.session",
-        frozenset({"tflite"}),
-        switches=frozenset({"threads"}),
-        package="ai-edge-litert",
-        extra="runtimes",
-    ),
-    "onnx": Runtime(
-        "ckptkit.runners.onnx.session",
-        frozenset({"onnx"}),
-        ("CPU", "GPU"),
-        frozenset({"deterministic", "tf32", "threads"}),
-        package="onnxruntime",
-        extra="runtimes",
-    ),
-    "keras-jax": Runtime(
-        "ckptkit.runners.keras.jax_backend",
-        frozenset({"keras", "code"}),
-        ("CPU", "GPU"),
-        frozenset({"deterministic", "tf32", "threads", "eager"}),
-        {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-        "jax",
-        "runtimes",
-    ),
-    "keras-torch": Runtime(
-        "ckptkit.runners.keras.torch_backend",
-        frozenset({"keras", "code"}),
-        ("CPU", "GPU"),
-        frozenset({"deterministic", "tf32", "threads"}),
-        {"KERAS_BACKEND": "torch"},
-        "torch",
-        "runtimes",
-    ),
-}
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
 _STACK_POLLS = 20  # that a child gets to write its stack
@@ -103,18 +40,6 @@ _CAUSES = {
     "SIGFPE": "an integer divided by zero in native code",
     "SIGKILL": "killed from outside, as the system does when memory runs out",
 }
-
-
-class RunnerError(CkptkitError):
-    """A model could not be run: the child refused, failed, hung, or died.
-
-    kind: "timeout", "memory", "died", "missing" (a device or package that is not here), "signature"
-    (inputs or a signature that the model does not have), else the class of what the child raised.
-    """
-
-    def __init__(self, message: str, *, kind: str = "", where: str = "", hint: str = "") -> None:
-        super().__init__(message, where=where, hint=hint)
-        self.kind = kind
 
 
 def run(

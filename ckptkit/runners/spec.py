@@ -3,9 +3,9 @@
     [RUNTIME:][xla:]DEVICE[:INDEX][,threads=N][,deterministic][,tf32][,eager]
     [RUNTIME:]mirrored:DEVICExN[,...]
 
-RUNTIME is a row of `ckptkit.runners.process.RUNNERS`; where it is left out, tensorflow, or what
-runs the subject (`runner_for`).  DEVICE is CPU or GPU.  `CPU:1` is a second logical device of the same processor.  TF32, which TensorFlow has on by
-default, is off here unless `tf32` asks for it.
+RUNTIME is a row of `ckptkit.runners.registry.RUNNERS`; where it is left out, tensorflow, or what
+runs the subject (`runner_for`).  DEVICE is CPU or GPU.  `CPU:1` is a second logical device of the
+same processor.  TF32, which TensorFlow has on by default, is off here unless `tf32` asks for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from ckptkit.errors import UsageError
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 
 DEFAULT = "tensorflow"
 DEVICES = ("CPU", "GPU")

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface
-from ckptkit.runners.process import RUNNERS, RunnerError, run
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.process import run
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit.golden.binding import compare_bindings
+from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Golden, read_golden
 from ckptkit.operations.execution.paired import Paired, Reference
 from ckptkit.operations.execution.runs import Runs

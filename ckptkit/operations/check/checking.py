@@ -21,7 +21,7 @@ from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.tolerance import AUTO, Policy
 from ckptkit.operations.execution.types import Row
 from ckptkit.operations.localize.find import Judged
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
 
 if TYPE_CHECKING:

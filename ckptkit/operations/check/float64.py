@@ -12,8 +12,8 @@ from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.types import Row
 from ckptkit.operations.findings import Finding
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.inside import double
-from ckptkit.runners.process import RunnerError
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

@@ -31,7 +31,8 @@ from ckptkit.operations.convert.plan import TRAINING_ROLES, Build, Plan, Request
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.proof import Proof, prove
 from ckptkit.operations.convert.write import write
-from ckptkit.runners import RunnerError, run
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.process import run
 
 # How the child, or Keras itself, says that a class is not known.
 _LACKING = re.compile(

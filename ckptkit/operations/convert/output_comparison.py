@@ -57,7 +57,8 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
         return Outputs(why_not=f"{changed}: other values compute something else")
     if importlib.util.find_spec("tensorflow") is None:
         return Outputs(why_not="TensorFlow is not installed")
-    from ckptkit.runners import RunnerError, run
+    from ckptkit.runners.errors import RunnerError
+    from ckptkit.runners.process import run
 
     request = {"action": "outputs", "old": str(source.path), "new": str(output)}
     try:

@@ -16,8 +16,8 @@ from ckptkit.operations.execution.coverage_types import Coverage
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.execution.types import Ran, counted
 from ckptkit.operations.findings import Finding
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
-from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import (
     Description,

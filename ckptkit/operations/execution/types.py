@@ -11,7 +11,7 @@ from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
-    from ckptkit.model_io.compare_outputs import OutputResult
+    from ckptkit.model_io.results import OutputResult
     from ckptkit.model_io.signature import Change
 
 

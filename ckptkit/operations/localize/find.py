@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError
-from ckptkit.golden.binding import bind, compare_bindings
+from ckptkit.golden.binding import bind
+from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Golden
 from ckptkit.operations.execution.paired import Paired, Reference
 from ckptkit.operations.execution.runs import Runs

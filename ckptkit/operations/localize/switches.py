@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.model_io.compare_outputs import Chooser, OutputResult
+from ckptkit.model_io.results import Chooser, OutputResult
 from ckptkit.operations.execution.inputs import joined
 from ckptkit.operations.execution.paired import Paired
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.localize.values import Flip, error_of
-from ckptkit.runners.process import RUNNERS
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

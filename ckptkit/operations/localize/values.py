@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ckptkit.model_io.compare_outputs import OutputResult
+from ckptkit.model_io.results import OutputResult
 from ckptkit.numbers_ import json_number
 from ckptkit.runners.inside import OUTPUT
 

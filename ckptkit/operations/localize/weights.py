@@ -10,7 +10,8 @@ from pathlib import Path
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.names import Naming
 from ckptkit.errors import CkptkitError
-from ckptkit.golden.binding import Binding, bind, compare_bindings
+from ckptkit.golden.binding import Binding, bind
+from ckptkit.golden.changes import compare_bindings
 from ckptkit.operations.diff.api import diff
 from ckptkit.operations.diff.result import Change
 from ckptkit.operations.localize.values import VariableGap

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding
-from ckptkit.model_io.compare_outputs import Chooser, OutputResult
 from ckptkit.model_io.layouts import Layout
+from ckptkit.model_io.results import Chooser, OutputResult
 from ckptkit.operations.execution.input_names import Pairing
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
@@ -30,8 +30,8 @@ from ckptkit.operations.localize.values import (
 )
 from ckptkit.operations.localize.weights import Weights, owner_of, weights_between
 from ckptkit.runners import inside
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.inside import Isolated
-from ckptkit.runners.process import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, OutputError, UsageError
-from ckptkit.golden.binding import compare_bindings
+from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Case, Golden, is_golden, sampled, write_golden
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.sampling import Sample

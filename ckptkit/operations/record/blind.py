@@ -17,7 +17,8 @@ from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import Resolved
 from ckptkit.operations.localize.weights import weights_between
 from ckptkit.runners import inside
-from ckptkit.runners.process import RUNNERS, RunnerError
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
-    from ckptkit.model_io.compare_outputs import OutputResult
+    from ckptkit.model_io.results import OutputResult
     from ckptkit.operations.localize.values import Flip, Layer, Localization, Stats, VariableGap
 
 SHOWN = 5  # layers of the ranking that are printed; JSON has all

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
 from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners.process import RunnerError
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError
 from ckptkit.model_io import random_inputs as draw
-from ckptkit.model_io.compare_outputs import OutputResult, compare_outputs
+from ckptkit.model_io.compare_outputs import compare_outputs
+from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.tiers import Tier, tier_of
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow.build import load_keras

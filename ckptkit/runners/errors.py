@@ -1,0 +1,17 @@
+"""The one error of running a model; raised in the parent, and in the child that it is sent from."""
+
+from __future__ import annotations
+
+from ckptkit.errors import CkptkitError
+
+
+class RunnerError(CkptkitError):
+    """A model could not be run: the child refused, failed, hung, or died.
+
+    kind: "timeout", "memory", "died", "missing" (a device or package that is not here), "signature"
+    (inputs or a signature that the model does not have), else the class of what the child raised.
+    """
+
+    def __init__(self, message: str, *, kind: str = "", where: str = "", hint: str = "") -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.kind = kind

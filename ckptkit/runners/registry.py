@@ -1,0 +1,76 @@
+"""The runtimes that models are run with, and what is known of each without importing it.
+
+To add a runtime: one module with `ACTIONS: Mapping[str, Callable[[request], result]]`, which
+`ckptkit.runners.child.session.actions` makes of a `Session`, and one row in RUNNERS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Runtime(NamedTuple):
+    """What this package knows of a runtime without importing it.
+
+    module: has `ACTIONS`.  subjects: the kinds that it runs.  switches: of RunnerSpec, those that
+    it has.  environment: variables that must be set before it is imported.  package: what must be
+    installed; extra: of this distribution, the extra that brings it.  inside: what it finds out
+    about the inside of a model (`ckptkit.runners.inside`).
+    """
+
+    module: str
+    subjects: frozenset[str] = frozenset()
+    devices: tuple[str, ...] = ("CPU",)
+    switches: frozenset[str] = frozenset()
+    environment: Mapping[str, str] = {}
+    package: str = ""
+    extra: str = ""
+    inside: frozenset[str] = frozenset({"isolate"})
+
+
+RUNNERS: dict[str, Runtime] = {
+    "tensorflow": Runtime(
+        "ckptkit.runners.tensorflow.actions",
+        frozenset({"saved_model", "keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"xla", "deterministic", "tf32", "threads", "eager", "mirrored"}),
+        {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "KERAS_BACKEND": "tensorflow"},
+        "tensorflow",
+        "tensorflow",
+        frozenset({"isolate", "perturb", "double"}),
+    ),
+    "litert": Runtime(
+        "ckptkit.runners.litert.session",
+        frozenset({"tflite"}),
+        switches=frozenset({"threads"}),
+        package="ai-edge-litert",
+        extra="runtimes",
+    ),
+    "onnx": Runtime(
+        "ckptkit.runners.onnx.session",
+        frozenset({"onnx"}),
+        ("CPU", "GPU"),
+        frozenset({"deterministic", "tf32", "threads"}),
+        package="onnxruntime",
+        extra="runtimes",
+    ),
+    "keras-jax": Runtime(
+        "ckptkit.runners.keras.jax_backend",
+        frozenset({"keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"deterministic", "tf32", "threads", "eager"}),
+        {"KERAS_BACKEND": "jax", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        "jax",
+        "runtimes",
+    ),
+    "keras-torch": Runtime(
+        "ckptkit.runners.keras.torch_backend",
+        frozenset({"keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"deterministic", "tf32", "threads"}),
+        {"KERAS_BACKEND": "torch"},
+        "torch",
+        "runtimes",
+    ),
+}
