@@ -47,7 +47,7 @@ schema: $(VENV)/.ready-test  ## compile schema.proto
 	    --descriptor_set_out=ckptkit/stores/proto/schema.pb ckptkit/stores/proto/schema.proto
 
 fuzz: $(VENV)/.ready-test  ## mutants of every reader (or of TARGET), SECONDS in all
-	$(BIN)/python tests/fuzz --seconds $(or $(SECONDS),300) --start $(or $(START),0) \
+	PYTHONPATH=tests $(BIN)/python -m support.fuzz --seconds $(or $(SECONDS),300) --start $(or $(START),0) \
 	    $(addprefix --target ,$(TARGET))
 
 reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites docs/reliability.md

@@ -37,13 +37,13 @@ def _write(path: Path, parts: dict[int, bytes]) -> None:
 def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Every bit of a 64 KiB data file of ours, and bursts of 2 to 32 bits."""
     import numpy as np
-    from values import blocks_of, out_tensors
 
     from ckptkit.operations.verify.api import verify
     from ckptkit.operations.verify.bundle import checksum_findings
     from ckptkit.operations.verify.data import pieces_by_shard, plan_shard
     from ckptkit.stores.tensor_bundle.reader import open_bundle
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+    from support.values import blocks_of, out_tensors
 
     rng = np.random.default_rng(1)
     tensors = {
@@ -95,9 +95,9 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def index_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Every bit of an index of several blocks of ours, by `verify` and by `ls`."""
     import numpy as np
-    from values import blocks_of, out_tensors
 
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+    from support.values import blocks_of, out_tensors
 
     tensors = {f"model/layer_{i}/kernel": ("float32", np.full(4, i, np.float32)) for i in range(24)}
     prefix = directory / "index" / "c"
@@ -161,12 +161,11 @@ def _index_row(what: str, prefix: Path, bits: range | list[int], peer: Peer, sam
 
 def truncations(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Every length of every kind of file."""
-    from damage import write
-    from support.goldens import GOLDEN
-    from values import blocks_of, corpus, out_tensors
-
     from ckptkit.stores.npz.writer import write_npz
     from ckptkit.stores.safetensors.writer import write_safetensors
+    from support.damage import write
+    from support.goldens import GOLDEN
+    from support.values import blocks_of, corpus, out_tensors
 
     place = directory / "cut"
     place.mkdir()

@@ -19,7 +19,7 @@ MUTATED = (
     *("tf2.21.0/grid/ckpt", "tf2.12.1/saver/model.ckpt", "tf2.21.0/dtypes/ckpt"),
     *("tf2.18.1/list/ckpt", "tf2.21.0/gan/ckpt"),
 )
-# targets of tests/fuzz, and what each mutant is read by
+# targets of tests/support/fuzz, and what each mutant is read by
 OTHERS = {
     **dict.fromkeys(
         ("keras", "h5", "npz", "safetensors", "saved-model", "state"),
@@ -88,10 +88,9 @@ def _peak() -> int:
 
 def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Checkpoints damaged below checksums that hold, judged by both."""
-    import mutators
-    from support.goldens import GOLDEN
-
     from ckptkit.operations.verify.api import verify
+    from support.fuzz import mutators
+    from support.goldens import GOLDEN
 
     count = 150 if quick else 6_000
     cells = Counter[tuple[str, str]]()
@@ -127,8 +126,8 @@ def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def other_mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Mutants of the other formats: verified, scanned, listed, loaded."""
     del peer
-    from targets import judged
-    from targets import mutants as made
+    from support.fuzz.targets import judged
+    from support.fuzz.targets import mutants as made
 
     for name, use in OTHERS.items():
         count = 10 if quick else 400

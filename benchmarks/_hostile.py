@@ -18,10 +18,9 @@ MAX_SECONDS, MAX_BYTES = 2.0, 256 << 20  # that a bomb may take
 def bombs(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Small files that claim to be large."""
     del peer, quick
-    from bombs import BOMBS
-    from measured import run
-
     from benchmarks.harness import CKPTKIT
+    from support.bombs import BOMBS
+    from support.measured import run
 
     slowest, largest, wrong = 0.0, 0, 0
     commands = ("verify", "ls", "scan")
@@ -49,9 +48,11 @@ def bombs(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def audit(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Nothing is executed, fetched or started, whatever a file says."""
     del peer
+    from support.places import environment
+
     done = subprocess.run(
-        [sys.executable, "tests/audit.py", str(directory), "20" if quick else "200"],
-        cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", "support.audit", str(directory), "20" if quick else "200"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
@@ -69,11 +70,17 @@ def audit(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def scanning(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Ops and classes that act on the outside, in every place; and plain exports."""
     del peer, quick
-    from support.goldens import GOLDEN, goldens
-    from test_scan import HOSTILE_CONFIGS, HOSTILE_OPS, PLACES, keras_file, model_with, nested
-    from test_scan import write_model as write_saved_model
-
     from ckptkit.operations.scan.api import scan
+    from support.goldens import GOLDEN, goldens
+    from support.hostile_models import (
+        HOSTILE_CONFIGS,
+        HOSTILE_OPS,
+        PLACES,
+        keras_file,
+        model_with,
+        nested,
+    )
+    from support.hostile_models import write_model as write_saved_model
 
     found = total = 0
     for op in HOSTILE_OPS:
@@ -102,7 +109,7 @@ def scanning(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 def injection(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Writers killed and refused at every write-class system call."""
     del peer
-    from injecting import (
+    from support.injecting import (
         Server,
         calls_of,
         failed_everywhere,
@@ -110,7 +117,7 @@ def injection(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
         killed_everywhere,
         why_not,
     )
-    from writing import WRITERS
+    from support.writing import WRITERS
 
     if why_not():
         yield Row("writers under strace", 0, f"not measured: {why_not()}", "", False)

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "fuzz")]
+sys.path[:0] = [str(ROOT / "tests")]
 
 from benchmarks import _damage, _fuzzed, _hostile  # noqa: E402
 from benchmarks._rows import Peer, Row  # noqa: E402

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.goldens import golden
 
 import ckptkit
+from support.goldens import golden
+from support.places import ROOT
 
-ROOT = Path(ckptkit.__file__).resolve().parent.parent
 TEXT = (ROOT / "action.yml").read_text(encoding="utf-8")
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.places import ROOT, environment
+
 
 def test_no_forbidden_event_over_the_hostile_corpus(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
-    here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, str(here / "audit.py"), str(tmp_path), "3"],
-        cwd=here.parent,
+        [sys.executable, "-m", "support.audit", str(tmp_path), "3"],
+        cwd=ROOT,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -29,7 +30,7 @@ def test_no_forbidden_event_over_the_hostile_corpus(tmp_path: Path) -> None:
 
 def test_the_hook_sees_what_it_should(tmp_path: Path) -> None:
     code = (
-        "import audit, os, subprocess, pickle\n"
+        "import os, subprocess, pickle; from support import audit\n"
         "watch = audit.Watch(); watch.armed = True\n"
         "exec('1'); open('probe', 'w').close(); subprocess.run(['true'])\n"
         "pickle.loads(pickle.dumps(os.getcwd)); import this\n"
@@ -38,7 +39,7 @@ def test_the_hook_sees_what_it_should(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,

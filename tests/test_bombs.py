@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from bombs import BOMBS, NEED_H5PY
-from measured import run
+
+from support.bombs import BOMBS, NEED_H5PY
+from support.measured import run
 
 # `make reliability` holds them to 2 s; a test must also pass where the machine is slow.
 MAX_SECONDS, MAX_BYTES = 10.0, 256 << 20

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import faults_bundle
-import faults_files
-import faults_writing
 import pytest
-from catalogue import COUNT, FAULTS
+
+from support import faults_bundle, faults_files, faults_writing
+from support.catalogue import COUNT, FAULTS
+from support.places import DOCS
 
 assert faults_bundle
 assert faults_files
 assert faults_writing
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
+DOCUMENT = DOCS / "reliability.md"
 _TABLE = re.compile(r"(?s)(<!-- catalogue -->\n).*?(<!-- /catalogue -->)")
 
 

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import Result, ckptkit
 
 from ckptkit.model_io.tiers import BOUNDS
+from support.command_line import Result, ckptkit
+from support.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "check.md"
 NET = """
 import keras

@@ -11,17 +11,17 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from damage import flip
-from support.goldens import GOLDEN
-from test_scan import model_with, write_model
 
 import ckptkit
 from ckptkit.cli.main import COMMANDS, cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores import FORMATS
+from support.damage import flip
+from support.goldens import GOLDEN
+from support.hostile_models import model_with, write_model
+from support.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # What the examples call their files, and the golden files that these are.
 EXAMPLES = {

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-FUZZ = Path(__file__).with_name("fuzz")
+from support.places import SUPPORT
+
 # else 80; `make fuzz` goes on from here
 SEEDS = {"saved-model": 15, "keras": 30, "state": 30, "libhdf5": 12}
 
 
 @pytest.fixture
 def targets() -> Any:
-    return importlib.import_module("targets")
+    return importlib.import_module("support.fuzz.targets")
 
 
 NAMES = (
@@ -54,7 +55,7 @@ def test_every_target_is_run(targets: Any) -> None:
 
 
 def crashes() -> list[Path]:
-    return sorted((FUZZ / "crashes").glob("*-*"))
+    return sorted((SUPPORT / "fuzz" / "crashes").glob("*-*"))
 
 
 def test_mutants_that_once_got_through(targets: Any) -> None:

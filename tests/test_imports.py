@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.goldens import golden
 
 import ckptkit
+from support.goldens import golden
 
 PACKAGE = Path(ckptkit.__file__).parent
 MODULES = {

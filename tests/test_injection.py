@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import writing
-from injecting import (
+
+from support import writing
+from support.injecting import (
     Server,
     calls_of,
     failed_everywhere,

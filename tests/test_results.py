@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.goldens import golden
 
 import ckptkit
+from support.goldens import golden
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 EXPORT = golden("tf2.21.0/saved_model_export/model").path

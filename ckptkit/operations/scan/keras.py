@@ -3,7 +3,7 @@
 A class is allowed when it is one of Keras's own that a config can name, in a public module or among
 the operations of `keras.ops`, and does nothing but compute with what its config holds: all but
 those of `stores._keras_config.UNSAFE` and the operations that call a function they are given.
-`keras_classes.txt` is the list; `python tests/make_keras_classes.py` makes it anew from the
+`keras_classes.txt` is the list; `python tests/support/make_keras_classes.py` makes it anew from the
 installed Keras, to which the layers of Keras 1 and 2 are added.  Whatever else a config names is
 "unknown", at any depth: it needs code that is not in the file, or runs code that is.
 

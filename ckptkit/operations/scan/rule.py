@@ -14,7 +14,7 @@ decide, and in doubt an op is left out:
     or an assertion (CONTROL).
 
 REVIEWED are exceptions, each with its reason.  `harmless_ops.txt` is what this gives for the
-TensorFlow named in its first line; `python tests/make_harmless_ops.py` makes it anew.
+TensorFlow named in its first line; `python tests/support/make_harmless_ops.py` makes it anew.
 """
 
 from __future__ import annotations

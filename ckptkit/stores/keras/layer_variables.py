@@ -4,7 +4,7 @@ Those files hold no variable names: a layer's values are `vars/0`, `vars/1`, …
 `Layer.save_own_variables`: trainable variables as created, then the others; layers that can be
 quantized have an order of their own.  Which variables exist depends on the layer's config
 (`use_bias`, `scale`, …).  The rows below were taken from the behaviour of Keras 2.12 to 3.15; they
-are compared with the installed Keras, class by class, in tests/test_keras_names.py.
+are compared with the installed Keras, class by class, in tests/stores/test_keras_names.py.
 
 Nothing here imports Keras, and no class is ever looked up by a name found in a file.
 """

@@ -1,0 +1,294 @@
+"""The command line as a process: exit codes, pipes, signals, closed or full outputs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ckptkit
+from ckptkit.cli.main import COMMANDS
+from support.command_line import ckptkit as run
+from support.command_line import refused
+from support.crafted import bundle_items, entry, write_index
+from support.goldens import golden
+from support.weights import write_bundle
+
+ADAM = golden("tf2.21.0/adam/ckpt").path
+COMMAND = [sys.executable, "-m", "ckptkit"]
+
+
+def process(
+    *arguments: object, text: str = "", **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run ckptkit as a process of its own."""
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [*COMMAND, *map(str, arguments)],
+        cwd=Path(ckptkit.__file__).parents[1],
+        **{"capture_output": True, "text": True, "timeout": 60, **options},
+    )
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell line in which "$K" is ckptkit; its exit code is that of ckptkit."""
+    return subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(ckptkit.__file__).parents[1],
+        env={**os.environ, "K": " ".join(COMMAND), **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A listing of more than a pipe holds."""
+    keys = {f"model/block_{n}/attention/kernel": entry() for n in range(20_000)}
+    return write_index(tmp_path_factory.mktemp("large") / "c", bundle_items(**keys), bytes(8))
+
+
+# --- help, versions, mistakes ---------------------------------------------------------------------
+
+
+def test_help() -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        result = run(*arguments)
+        assert (result.code, result.err) == (0, "")
+        assert "Usage: ckptkit" in result.out
+        for name, row in COMMANDS.items():
+            assert f"  {name} " in result.out
+            assert row.summary.split()[0] in result.out
+
+
+@pytest.mark.parametrize("name", ["ls", "show"])
+def test_help_of_commands_shows_how_they_are_called(name: str) -> None:
+    result = run(name, "--help")
+    assert result.code == 0
+    assert f"  ckptkit {name} run/ckpt-3" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_version() -> None:
+    assert run("--version").out == f"ckptkit, version {ckptkit.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["lst"], ["--colour"], ["ls"], ["show"], ["show", "x"], ["diff", "a", "b", "c"], [""]),
+        *(["ls", ""], ["ls", "--"], ["ls", "-"], ["ls", "--format"], ["\x1b[31m"], ["ls", "\n"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str]) -> None:
+    line = refused(*arguments)
+    assert all(c.isprintable() for c in line.rstrip("\n"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["lst"], "did you mean ls?"),
+        (["difff", "a", "b"], "did you mean diff?"),
+        (["fixtures", "lits"], "did you mean list?"),
+        (["fixtures", "gan", "x"], "did you mean `ckptkit fixtures make gan DIR`?"),
+        (["fixtures", "functional_cn"], "did you mean functional_cnn?"),
+        (["fixtures", "make", "gam", "x"], "did you mean gan?"),
+        (["fixtures", "make", "zzzz", "x"], "`ckptkit fixtures list` lists them"),
+    ],
+)
+def test_names_that_are_nearly_right(arguments: list[str], hint: str) -> None:
+    assert hint in refused(*arguments)
+
+
+def test_as_a_module_and_as_a_script() -> None:
+    done = process("ls", ADAM)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run("ls", ADAM).out
+    script = Path(sys.executable).with_name("ckptkit")
+    if script.exists():
+        assert subprocess.check_output([script, "ls", ADAM], text=True) == done.stdout
+
+
+# --- outputs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", ["table", "json", "csv"])
+@pytest.mark.parametrize("reader", ["head -1", "head -c 10", "true"])
+def test_a_reader_that_goes_away_is_no_error(large: Path, fmt: str, reader: str) -> None:
+    done = shell(f"$K ls {large} --format {fmt} | {reader}; echo ${{PIPESTATUS[0]}} >&2")
+    assert done.stderr in ("141\n", "0\n")
+    assert done.stderr == "141\n" or reader == "true"
+
+
+def test_a_reader_of_errors_that_goes_away(tmp_path: Path) -> None:
+    done = shell(f"$K ls {tmp_path}/none 2> >(true) >/dev/null; echo $?")
+    assert done.stdout.strip() in ("2", "141")
+
+
+@pytest.mark.parametrize("command", ["ls", "ls --format json", "show"])
+def test_a_full_disk(large: Path, command: str) -> None:
+    arguments = f"{ADAM} hidden/kernel" if command == "show" else large
+    done = shell(f"$K {command} {arguments} > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+
+
+def test_closed_outputs() -> None:
+    assert shell(f"$K ls {ADAM} >&-").stderr == ""
+    assert shell(f"$K ls {ADAM} >&- 2>&-").returncode == 0
+    assert shell("$K ls /nowhere 2>&-").returncode == 2
+    assert shell("$K ls /nowhere >&-").returncode == 2
+    assert shell(f"$K ls {ADAM} <&-").returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("options", ["", "--tree", "--patterns", "--format csv", "--long"])
+def test_terminals_that_know_few_letters(tmp_path: Path, encoding: str, options: str) -> None:
+    arrays = {"layer_é/𝔘1": np.zeros(2, np.float32), "layer_é/𝔘2": np.zeros(2, np.float32)}
+    prefix = write_bundle(tmp_path / "c", arrays)
+    done = subprocess.run(
+        [*COMMAND, "ls", prefix, *options.split()],
+        capture_output=True,
+        cwd=Path(ckptkit.__file__).parents[1],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    # click takes ASCII for a mistake and writes UTF-8
+    assert "layer" in done.stdout.decode("utf-8" if encoding == "ascii" else encoding)
+
+
+def test_what_is_drawn_has_stand_ins(tmp_path: Path) -> None:
+    old = write_bundle(tmp_path / "old", {"dense/kernel": np.ones(3, np.float32)})
+    new = write_bundle(tmp_path / "new", {"dense/kernel": np.ones(3, np.float32) * 1.5})
+    for encoding in ("ascii", "latin-1"):
+        done = shell(f"$K diff {old} {new}; $K ls {old} --tree", PYTHONIOENCODING=encoding)
+        assert "[0] 1 -> 1.5" in done.stdout
+        assert "`-- dense/" in done.stdout
+        assert done.stdout.isascii() and "\\u" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["1", "-5", "x"])
+def test_odd_widths_of_terminals(columns: str) -> None:
+    for arguments in (f"ls {ADAM}", f"ls {ADAM} --tree", f"show {ADAM} hidden/kernel", "--help"):
+        done = shell(f"$K {arguments}", COLUMNS=columns, LINES=columns)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def test_ctrl_c(tmp_path: Path) -> None:
+    """Interrupted in the middle of a tensor of 16 GB (of holes), it says so and exits 130."""
+    size = 1 << 34
+    prefix = write_index(tmp_path / "c", bundle_items(a=entry((size,), 4, size)))
+    os.truncate(f"{prefix}.data-00000-of-00001", size)
+    child = subprocess.Popen(
+        [*COMMAND, "ls", prefix, "--digest"],
+        cwd=Path(ckptkit.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    shard = f"{prefix}.data-00000-of-00001"
+    while not any(
+        os.path.realpath(f) == os.path.realpath(shard)
+        for f in Path(f"/proc/{child.pid}/fd").iterdir()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err.lstrip()) == (130, "", "ckptkit: interrupted\n")
+
+
+# --- anything -------------------------------------------------------------------------------------
+
+
+_WORDS = st.sampled_from(
+    [
+        *("--long", "--tree", "--depth", "--patterns", "--sort", "--role", "--name", "--dtype"),
+        *("--digest", "--all", "--format", "--slice", "--help", "-l", "-a", "--", "-", "--npy"),
+        *(
+            "name",
+            "size",
+            "json",
+            "csv",
+            "markdown",
+            "table",
+            "weight",
+            "slot",
+            "*",
+            "!*",
+            "[",
+            "0",
+        ),
+        *(
+            "1",
+            "-1",
+            ":",
+            "...",
+            "0,0",
+            "hidden/kernel",
+            "hidden/bias",
+            "float32",
+            "#",
+            "é",
+            "\udcff",
+        ),
+    ]
+)
+_PATHS = st.sampled_from(
+    [str(ADAM), f"{ADAM}#model", f"{ADAM}#x", f"{ADAM}.index", str(ADAM.parent), "/", ".", "none"]
+)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    command=st.sampled_from(["ls", "show"]),
+    path=_PATHS | st.text(max_size=5),
+    words=st.lists(_WORDS | st.text(max_size=6), max_size=5),
+)
+def test_no_arguments_end_in_a_traceback(
+    command: str,
+    path: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(command, path, *words)
+    assert result.code in (0, 2)
+    if result.code == 2:
+        lines = result.err.splitlines()  # one per operand, where there are several
+        assert all(line.startswith("ckptkit: ") for line in lines)
+        assert 1 <= len(lines) <= 1 + len(words) * (command == "ls")
+    else:
+        assert result.err == ""
+
+
+@pytest.mark.parametrize("content", ["index", "data"])
+def test_files_that_change_under_a_listing(tmp_path: Path, content: str) -> None:
+    """A writer that replaces the files all the time gives lists or errors, never a traceback."""
+    prefix = write_bundle(tmp_path / "c", {f"v{n}": np.zeros(n) for n in range(50)})
+    path = Path(f"{prefix}.index" if content == "index" else f"{prefix}.data-00000-of-00001")
+    whole = path.read_bytes()
+    for number in range(60):
+        path.write_bytes(whole[: len(whole) * (number % 4) // 3])
+        result = run("ls", prefix, "--digest")
+        assert result.code in (0, 2)
+        assert result.code == 0 or result.err.count("\n") == 1

@@ -1,0 +1,75 @@
+"""Ctrl-C while a process of ckptkit is starting, and what a call from Python leaves behind."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import ckptkit
+from ckptkit.cli import main as cli
+from support.command_line import ckptkit as run
+from support.goldens import golden
+from support.places import ROOT
+
+ADAM = golden("tf2.21.0/adam/ckpt").path
+SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which fcntl names from Python 3.10 on there only
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs pipes that can be made small")
+@pytest.mark.parametrize("module", ["click._compat", "click.types", "click.core", "ckptkit.errors"])
+def test_an_interrupt_while_modules_are_imported(module: str) -> None:
+    """The child reports its imports to a pipe that holds few lines, so it cannot run ahead."""
+    child = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "ckptkit", "ls", ADAM],
+        cwd=Path(ckptkit.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    fcntl.fcntl(child.stderr.fileno(), SET_PIPE_SIZE, 4096)
+    for line in child.stderr:
+        if line.rpartition("|")[2].strip() == module:
+            break
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (130, "")
+    said = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert said in ([], ["ckptkit: interrupted"])
+
+
+def test_the_script_begins_where_interrupts_are_quiet() -> None:
+    setup = ROOT / "setup.cfg"
+    assert "ckptkit = ckptkit.__main__:main" in setup.read_text(encoding="utf-8")
+
+
+def test_a_call_from_python_leaves_the_process_as_it_was() -> None:
+    def handler(_number: int, _frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, handler)
+    thresholds = gc.get_threshold()
+    try:
+        assert run("ls", ADAM).code == 0
+        assert run("ls", "/nowhere").code == 2
+        assert signal.getsignal(signal.SIGTERM) is handler
+        with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["ckptkit", "--version"])
+            cli.main()
+        assert gc.get_threshold() == thresholds
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_call_from_another_thread() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(run("ls", ADAM).code))
+    thread.start()
+    thread.join()
+    assert codes == [0]

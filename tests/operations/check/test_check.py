@@ -1,0 +1,459 @@
+"""`check`: it passes only what was compared; runs are made up here, and real in the second half."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptkit.errors import UsageError
+from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.operations.check.api import check
+from ckptkit.operations.check.report import Report
+from ckptkit.reports.check import github as check_github
+from ckptkit.reports.check import text as check_text
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.subjects import Subject
+from support.command_line import ckptkit, refused
+from support.goldens import golden
+from support.machine import Arrays, Machine
+
+EXPORT = str(golden("tf2.21.0/saved_model_export/model").path)
+MODULE = str(golden("tf2.21.0/module_saved_model/model").path)
+CHECKPOINT = str(golden("tf2.21.0/adam/ckpt").path)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine.replacing(monkeypatch)
+
+
+def failing(kind: str, message: str = "no more") -> Callable[..., Arrays]:
+    def compute(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        if spec.xla:
+            raise RunnerError(message, kind=kind)
+        return {"output_0": inputs["features"][:, :2]}
+
+    return compute
+
+
+XLA = ["CPU:0", "xla:CPU:0"]
+
+
+def codes(report: Report) -> list[str]:
+    return [finding.code for finding in report.findings]
+
+
+# --- what passes, what fails, what cannot be told -------------------------------------------------
+
+
+def test_two_runners_that_agree(machine: Machine) -> None:
+    report = check(EXPORT, on=XLA)
+    assert report.ok and report.exit_code == 0
+    assert [row.result.status for row in report.rows] == ["equal"]
+    assert report.rows[0].tier == "T2"
+    assert [run.runner for run in report.runs] == XLA
+    assert report.verdict == "ok: 1 of 1 output as they should be"
+
+
+def test_one_model_on_one_runner_is_nothing_to_compare(machine: Machine) -> None:
+    for on in (["CPU:0"], ["CPU:0", "CPU:0"]):
+        with pytest.raises(UsageError, match="nothing to compare"):
+            check(EXPORT, on=on)
+    assert machine.asked == []
+    assert "nothing to compare" in refused("check", EXPORT)
+
+
+def test_a_difference_fails(machine: Machine) -> None:
+    machine.compute = lambda _s, spec, x: {
+        "output_0": x["features"][:, :2] * (1.01 if spec.xla else 1)
+    }
+    report = check(EXPORT, on=XLA)
+    assert report.exit_code == 1
+    [row] = report.failed
+    assert row.result.status == "differs" and row.result.needed > 1e-3
+    assert "scaled" in check_text.row_text(row) or "1.01" in check_text.row_text(row)
+
+
+def lacking(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    return {} if spec.xla else {"output_0": inputs["features"]}
+
+
+def more(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    return {"output_0": inputs["features"]} | ({"b": inputs["features"]} if spec.xla else {})
+
+
+def shaped(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    return {"output_0": inputs["features"][:, : 2 if spec.xla else 3]}
+
+
+def typed(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    return {"output_0": inputs["features"].astype("f8" if spec.xla else "f4")}
+
+
+def undefined(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    values = inputs["features"].copy()
+    values[0, 0] = np.nan if spec.xla else 0
+    return {"output_0": values}
+
+
+def nothing(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    return {"output_0": inputs["features"][:0]}
+
+
+@pytest.mark.parametrize(
+    ("compute", "status"),
+    [
+        (lacking, "missing"),
+        (more, "extra"),
+        (shaped, "shape"),
+        (typed, "dtype"),
+        (undefined, "nonfinite"),
+        (nothing, "empty"),
+    ],
+)
+def test_never_a_pass(compute: Any, status: str, machine: Machine) -> None:
+    machine.compute = compute
+    report = check(EXPORT, on=XLA)
+    assert status in [row.result.status for row in report.failed]
+    assert report.exit_code == 1
+
+
+def test_no_outputs_at_all_are_no_pass(machine: Machine) -> None:
+    machine.compute = lambda _s, _r, _x: {}
+    assert check(EXPORT, on=XLA).exit_code == 2
+
+
+def test_a_tolerance_that_lets_anything_pass_tells_nothing(machine: Machine) -> None:
+    machine.compute = lambda _s, spec, x: {
+        "output_0": x["features"] * 1e-13 + (1e-13 if spec.xla else 0)
+    }
+    report = check(EXPORT, on=XLA, atol=1e-5)
+    assert [row.result.status for row in report.meaningless] == ["meaningless"]
+    assert report.exit_code == 2 and "too small to tell" in report.verdict
+
+
+@pytest.mark.parametrize(("tolerance", "code"), [("auto", 0), ("strict", 1)])
+def test_strict_means_every_bit(tolerance: str, code: int, machine: Machine) -> None:
+    machine.compute = lambda _s, spec, x: {
+        "output_0": np.nextafter(x["features"], np.float32(9)) if spec.xla else x["features"]
+    }
+    report = check(EXPORT, on=XLA, tolerance=tolerance)
+    assert report.exit_code == code
+    assert report.rows[0].tier == ("T0" if code else "T2")
+
+
+def test_a_file_of_tolerances(machine: Machine, tmp_path: Path) -> None:
+    machine.compute = lambda _s, spec, x: {
+        "output_0": x["features"] * (1.01 if spec.xla else 1),
+        "b": x["features"],
+    }
+    rules = tmp_path / "tolerances"
+    rules.write_text("output_* rtol=0.02\n")
+    report = check(EXPORT, on=XLA, tolerance=rules)
+    first = report.rows[0].result
+    assert (first.status, first.tolerance.reason) == (
+        "within",
+        "output_*",
+    )
+    assert report.ok
+    rules.write_text("output_* rtol=x\n")
+    with pytest.raises(UsageError, match="line 1"):
+        check(EXPORT, on=XLA, tolerance=rules)
+
+
+# --- children -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("died", "run.died"),
+        ("timeout", "run.timeout"),
+        ("memory", "run.memory"),
+        ("InvalidArgumentError", "run.failed"),
+    ],
+)
+def test_a_child_that_fails_is_a_finding_with_its_cause(
+    kind: str, code: str, machine: Machine
+) -> None:
+    machine.compute = failing(kind, "signal 11")
+    report = check(EXPORT, on=XLA)
+    assert report.exit_code == 1
+    assert codes(report) == [code]
+    assert "on xla:CPU:0: signal 11" in report.findings[0].message
+    assert report.runs[-1].error == "signal 11"
+
+
+@pytest.mark.parametrize("kind", ["missing", "UsageError", "MissingDependencyError"])
+def test_what_is_not_here_is_no_verdict(kind: str, machine: Machine) -> None:
+    machine.compute = failing(kind, "no GPU here")
+    with pytest.raises(RunnerError, match="no GPU here"):
+        check(EXPORT, on=XLA)
+    assert "no GPU here" in refused("check", EXPORT, "--on", "CPU:0", "--on", "xla:CPU:0")
+
+
+def test_inputs_that_a_model_refuses_are_drawn_in_other_sizes(machine: Machine) -> None:
+    tried = []
+
+    def compute(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        tried.append(inputs["x"].shape)
+        if inputs["x"].shape[1] != 8:
+            raise RunnerError("wrong size", kind="InvalidArgumentError")
+        return {"y": inputs["x"]}
+
+    machine.compute = compute
+    interface = {"f": Interface((TensorInfo("x", "float32", (None, None)),), ())}
+    patch = pytest.MonkeyPatch()
+    from ckptkit.operations.execution import inputs as _check_inputs
+
+    with patch.context() as patched:
+        patched.setattr(_check_inputs, "interfaces_of_file", lambda _subject: interface)
+        report = check(EXPORT, on=XLA, signature="f")
+        assert report.ok and len(report.runs) == 2
+        machine.compute = failing("InvalidArgumentError")
+        machine.compute = lambda *_: (_ for _ in ()).throw(
+            RunnerError("never", kind="InvalidArgumentError")
+        )
+        with pytest.raises(UsageError, match="took none of the inputs"):
+            check(EXPORT, on=XLA, signature="f")
+    assert len(set(tried)) > 1
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        {"CPU:0": {"ops": 9, "heavy": 4}},
+        {"GPU:0": {"ops": 9, "heavy": 4}, "CPU:0": {"ops": 2, "heavy": 1}},
+        {"CPU:0": {"ops": 3, "heavy": 0}},
+    ],
+)
+def test_a_gpu_check_that_ran_on_the_cpu_fails(devices: Any, machine: Machine) -> None:
+    machine.devices = lambda spec: (
+        devices if spec.device == "GPU" else {"CPU:0": {"ops": 9, "heavy": 4}}
+    )
+    report = check(EXPORT, on=["CPU:0", "GPU:0"])
+    assert report.exit_code == 1 and codes(report) == ["run.device"]
+    assert all(row.result.ok for row in report.rows)
+
+
+def test_lookups_of_a_gpu_check_may_run_on_the_cpu(machine: Machine) -> None:
+    machine.devices = lambda spec: {
+        "CPU:0": {"ops": 3, "heavy": 0 if spec.device == "GPU" else 2},
+        **({"GPU:0": {"ops": 7, "heavy": 3}} if spec.device == "GPU" else {}),
+    }
+    assert check(EXPORT, on=["CPU:0", "GPU:0"]).ok
+
+
+# --- two models -----------------------------------------------------------------------------------
+
+
+def test_against_runs_the_reference_on_the_first_runner(machine: Machine) -> None:
+    report = check(EXPORT, against=EXPORT, on=XLA)
+    assert machine.asked == [(EXPORT, "CPU:0"), (EXPORT, "CPU:0"), (EXPORT, "xla:CPU:0")]
+    assert len(report.rows) == 2 and report.ok
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        (lambda x: x * 255, "divided by 255"),
+        (lambda x: x / 255, "multiplied by 255"),
+        (lambda x: (x + 1) * 127.5, "x / 127.5 - 1"),
+    ],
+)
+def test_inputs_that_are_scaled_otherwise_are_recognised(
+    way: Any, words: str, machine: Machine, tmp_path: Path
+) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(EXPORT, other)
+
+    def compute(subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        x = inputs["features"].astype("f8")
+        x = way(x) if str(subject) == str(other) else x
+        return {"output_0": np.tanh(x).astype("f4") + x.astype("f4")}
+
+    machine.compute = compute
+    report = check(other, against=EXPORT)
+    assert report.exit_code == 1
+    assert "input.scaled" in codes(report)
+    assert words in next(f.message for f in report.findings if f.code == "input.scaled")
+
+
+@pytest.mark.parametrize("code", ["output.random", "output.batch"])
+def test_a_model_in_training_mode_is_recognised(
+    code: str, machine: Machine, tmp_path: Path
+) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(EXPORT, other)
+    rng = np.random.default_rng(1)
+
+    def compute(subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        x = inputs["features"].astype("f4")
+        if str(subject) == str(other):
+            x = x * (rng.random(x.shape) > 0.2) if code == "output.random" else x - x.mean(axis=0)
+        return {"output_0": np.tanh(x).astype("f4")}
+
+    machine.compute = compute
+    report = check(other, against=EXPORT)
+    assert [f.code for f in report.findings if f.severity == "error"] == [code]
+    assert "training mode" in report.findings[0].hint
+
+
+# --- what can be asked wrongly --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([EXPORT, "--on", "TPU:0"], "is no device"),
+        ([EXPORT, "--against", EXPORT, "--golden", "g"], "exclude each other"),
+        ([EXPORT, "--golden", "nowhere"], "nowhere"),
+        ([EXPORT, "--model", "m:f"], "leave out --model"),
+        (["nowhere"], "nowhere"),
+        ([CHECKPOINT], "--model package.module:function"),
+        ([CHECKPOINT, "--like", CHECKPOINT], "holds no model"),
+        ([CHECKPOINT, "--like", EXPORT, "--model", "m:f"], "exclude each other"),
+        ([f"{EXPORT}#variables"], "not a part of it"),
+        ([EXPORT, "--against", EXPORT, "--signature", "nope"], "there are: serve"),
+        ([EXPORT, "--against", EXPORT, "--range", "x=0"], "is no range"),
+        ([EXPORT, "--against", EXPORT, "--range", "nope=0:1"], "inputs are features"),
+        ([EXPORT, "--against", EXPORT, "--rename", "a"], "OLD=NEW"),
+        ([EXPORT, "--against", EXPORT, "--rename", "a=b"], "no input or output 'a'"),
+        ([EXPORT, "--against", EXPORT, "--rtol", "-1"], "rtol"),
+        ([EXPORT, "--against", EXPORT, "--tolerance", "strict", "--rtol", "1"], "exclude"),
+        ([EXPORT, "--against", EXPORT, "--tolerance", "nowhere"], "nowhere"),
+        ([EXPORT, "--against", EXPORT, "--inputs", "nowhere.npz"], "nowhere.npz"),
+        ([EXPORT, "--against", EXPORT, "--max-memory", "much"], "is no size"),
+    ],
+)
+def test_refusals(arguments: list[str], words: str, machine: Machine) -> None:
+    assert words in refused("check", *arguments)
+
+
+def test_inputs_of_a_file(machine: Machine, tmp_path: Path) -> None:
+    seen = []
+
+    def compute(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        seen.append(inputs["features"])
+        return {"output_0": inputs["features"]}
+
+    machine.compute = compute
+    np.savez(tmp_path / "a.npz", features=np.ones((5, 3)))
+    np.save(tmp_path / "b.npy", np.zeros((2, 3), "f4"))
+    report = check(EXPORT, on=XLA, inputs=[tmp_path / "a.npz", tmp_path / "b.npy"])
+    assert [row.case for row in report.rows] == ["a", "b"]
+    assert seen[0].shape == (5, 3) and seen[0].dtype == "float32"
+    np.savez(tmp_path / "a.npz", x=np.ones((5, 3), "f4"))
+    with pytest.raises(UsageError, match="features"):
+        check(EXPORT, on=XLA, inputs=tmp_path / "a.npz")
+
+
+def test_drawn_inputs_stay_in_their_range(machine: Machine) -> None:
+    seen = []
+
+    def compute(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        seen.append(inputs["features"])
+        return {"output_0": inputs["features"]}
+
+    machine.compute = compute
+    check(EXPORT, on=XLA, ranges=["features=5:6"], seed=3)
+    check(EXPORT, on=XLA, ranges={"features": (5, 6)}, seed=3)
+    assert np.array_equal(seen[0], seen[2])
+    assert seen[0].min() >= 5 and seen[0].max() <= 6 and seen[0].std() > 0
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failed(machine: Machine) -> Report:
+    def compute(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        if spec.threads:
+            raise RunnerError("died: 100%, at a:b\x1b[31m", kind="died")
+        values = inputs["features"].copy()
+        values[1, 2] += 0.5 if spec.xla else 0
+        return {"output_0": values, "second": inputs["features"]}
+
+    machine.compute = compute
+    return check(EXPORT, on=[*XLA, "CPU:0,threads=1"])
+
+
+def test_text(failed: Report) -> None:
+    text = "\n".join(check_text.lines(failed))
+    assert "no outputs: died: 100%" in text and "\x1b" not in text
+    assert re.search(r"xla:CPU:0 +drawn +output_0 +differs", text)
+    assert re.search(r"xla:CPU:0 +drawn +second +equal", text)
+    assert text.splitlines()[-1].startswith("failed: 1 of 2 outputs as they should be; 1 finding")
+
+
+def test_json(failed: Report) -> None:
+    document = json.loads("\n".join(check_text.lines(failed, "json")))
+    assert document["schema"] == "ckptkit.check/1" and document["exit_code"] == 1
+    assert [row["status"] for row in document["outputs"]] == ["differs", "equal"]
+    assert document["outputs"][0]["worst"]["index"] == [1, 2]
+    assert [run["error"] for run in document["runs"]][:2] == ["", ""]
+    assert document["findings"][0]["code"] == "run.died"
+
+
+def test_junit(failed: Report, tmp_path: Path) -> None:
+    suites = ElementTree.fromstring("\n".join(check_text.lines(failed, "junit")))
+    assert suites.attrib == {"tests": "3", "failures": "2", "errors": "0"}
+    cases = {case.attrib["name"]: case for case in suites.iter("testcase")}
+    failure = cases["xla:CPU:0 drawn output_0"].find("failure")
+    assert failure is not None and failure.attrib["type"] == "differs"
+    assert cases["xla:CPU:0 drawn second"].find("failure") is None
+    assert cases["run.died"].find("failure") is not None
+
+
+def test_junit_of_nothing_compared_is_an_error(machine: Machine) -> None:
+    machine.compute = lambda _s, _r, _x: {}
+    suites = ElementTree.fromstring("\n".join(check_text.lines(check(EXPORT, on=XLA), "junit")))
+    assert suites.attrib["errors"] == "1" and suites.attrib["tests"] == "1"
+
+
+def test_github_annotations_are_one_line_each(failed: Report) -> None:
+    lines = list(check_text.lines(failed, "github"))
+    assert all(re.fullmatch(r"::(error|warning|notice) title=[^:,]*::.*", line) for line in lines)
+    assert "died: 100%25" in lines[0]
+    assert any("title=differs%3A xla%3ACPU%3A0 drawn output_0::" in line for line in lines)
+
+
+def test_github_summary_is_appended(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = ckptkit("check", EXPORT, "--on", "CPU:0", "--on", "xla:CPU:0", "--format", "github")
+    assert done.code == 0 and done.out.startswith("::notice ")
+    text = summary.read_text()
+    assert text.startswith("before\n### ckptkit check ") and "| xla:CPU:0 | drawn" in text
+
+
+def test_a_summary_does_not_run_markdown(failed: Report) -> None:
+    text = "\n".join(check_github.summary(failed))
+    assert "<" not in text.replace("\\<", "")
+
+
+def test_options_of_output(machine: Machine, tmp_path: Path) -> None:
+    two = ("--on", "CPU:0", "--on", "xla:CPU:0")
+    assert ckptkit("check", EXPORT, *two, "--quiet").out == ""
+    out, junit = tmp_path / "r.json", tmp_path / "r.xml"
+    done = ckptkit("check", EXPORT, *two, "--format", "json", "-o", out, "--junit", junit)
+    assert done.code == 0 and done.out == "" and "ok:" in done.err
+    assert json.loads(out.read_text())["exit_code"] == 0
+    assert ElementTree.parse(junit).getroot().attrib["failures"] == "0"
+    text = ckptkit("check", EXPORT, *two, "--verbose").out
+    assert "CPU:0 5 ops (2 heavy)" in text and "tensorflow 2.21.0" in text

@@ -1,0 +1,113 @@
+"""What `convert` tells a person or a program: refusals in few lines, receipts, JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import ckptkit
+from ckptkit.cli.main import cli
+from ckptkit.errors import UsageError
+from ckptkit.operations.convert.api import MismatchError, convert, plan
+from support.goldens import golden
+from support.weights import write_bundle
+
+ADAM = golden("tf2.21.0/adam/ckpt").path
+KERAS = golden("tf2.21.0/files_nested/model.keras").path
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(cli, ["convert", *map(str, arguments)])
+
+
+def test_what_like_gave_is_said(tmp_path: Path) -> None:
+    convert(KERAS, tmp_path / "w.npz", weights_only=True)
+    done = convert(tmp_path / "w.npz", tmp_path / "m.keras", like=KERAS, weights_only=True)
+    assert done.kept == {"slot": 8, "counter": 1, "config": 1}
+    assert done.to_json()["kept"] == dict(done.kept)
+    shown = invoke(tmp_path / "w.npz", tmp_path / "n.keras", "--like", KERAS, "--weights-only")
+    assert "kept from LIKE: 1 counter, 1 setting, 8 slots\n" in shown.output
+    assert convert(KERAS, tmp_path / "all.npz").kept == {}
+
+
+def test_many_problems_of_one_kind_are_one_line(tmp_path: Path) -> None:
+    names = [f"layer{n:02}/kernel" for n in range(20)]
+    source = write_bundle(tmp_path / "src", {name: np.ones(2, "f4") for name in names})
+    like = write_bundle(tmp_path / "like", {"other": np.ones(3, "f4")})
+    with pytest.raises(MismatchError) as caught:
+        convert(source, tmp_path / "out", like=like)
+    error = caught.value
+    assert len(error.problems) == 21
+    assert error.lines() == [
+        "missing: other of LIKE has no value in SRC",
+        "unused: 20 tensors of SRC: LIKE has no place for it: layer00/kernel, layer01/kernel, "
+        "layer02/kernel, layer03/kernel and 16 more",
+        "hint (missing): --allow-missing GLOB keeps the values of LIKE",
+        "hint (unused): --drop-role, --weights-only or --allow-unused GLOB leaves them behind",
+        "hint: --dry-run lists all of them",
+    ]
+    dry = invoke(source, tmp_path / "out", "--like", like, "--dry-run")
+    assert dry.exit_code == 1
+    assert all(f"problem: unused: {name} of SRC" in dry.output for name in names)
+
+
+def test_a_cast_that_the_structure_undoes_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the keras layout of SRC decides the dtypes, and has"):
+        convert(KERAS, tmp_path / "m.keras", casts=["float32=float16"])
+    with pytest.raises(UsageError, match="LIKE decides the dtypes, and has float32 too"):
+        convert(ADAM, tmp_path / "w.npz", like=ADAM, casts=["float32=float16"])
+    with pytest.raises(UsageError, match="no weight, average or slot is int64"):
+        convert(ADAM, tmp_path / "w.npz", casts=["int64=int32"])
+    with pytest.raises(UsageError, match="no tensor to be written is float64"):
+        convert(ADAM, tmp_path / "w.npz", casts=["float64=float32"])
+
+
+def test_unknown_options_are_named() -> None:
+    with pytest.raises(TypeError, match=r"convert\(\) has no .*'weigths_only' \(did you mean 'we"):
+        ckptkit.convert(ADAM, "x.npz", weigths_only=True)
+    with pytest.raises(TypeError, match=r"plan\(\) has no keyword argument 'foo': it has to, like"):
+        plan(ADAM, "x.npz", foo=1)
+
+
+def test_a_receipt_has_a_truth_value_and_a_short_form(tmp_path: Path) -> None:
+    done = convert(ADAM, tmp_path / "w.npz")
+    assert bool(done) is True
+    path = str(tmp_path / "w.npz")
+    assert repr(done) == f"<Receipt: 23 tensors, 460 B as npz at {path!r}, proven>"
+    assert "not proven" in repr(convert(ADAM, tmp_path / "v.npz", check=False))
+    source = write_bundle(tmp_path / "src", {"w": np.array([1.0, 1e9], np.float32)})
+    failed = convert(source, tmp_path / "x.npz", casts=["float32=float16"])
+    assert not failed and "refused by the proof: 1 failure" in repr(failed)
+
+
+def test_json_on_stdout_is_the_receipt(tmp_path: Path) -> None:
+    out, file = tmp_path / "w.npz", tmp_path / "r.json"
+    done = invoke(ADAM, out, "--format", "json", "--receipt", file)
+    shown = json.loads(done.stdout)
+    assert done.exit_code == 0 and shown == json.loads(file.read_text())
+    assert shown["schema"] == "ckptkit.convert/1" and shown["tensors"][0]["sha256"]
+    dry = json.loads(invoke(ADAM, tmp_path / "x.npz", "--dry-run", "--format", "json").stdout)
+    assert dry["schema"] == "ckptkit.plan/1" and dry["ok"] and len(dry["pairs"]) == 23
+    refused = invoke(out, tmp_path / "m.keras", "--like", KERAS, "--format", "json")
+    document = json.loads(refused.stdout)
+    assert refused.exit_code == 1 and document["ok"] is False
+    assert {problem["kind"] for problem in document["problems"]} >= {"missing", "unused"}
+
+
+@pytest.mark.parametrize("size", [200, "1GB"])
+def test_shards_need_no_index_in_the_name(size: int | str, tmp_path: Path) -> None:
+    done = convert(ADAM, tmp_path / "w.safetensors", shard_size=size)
+    assert done.ok and done.path == tmp_path / "w.safetensors.index.json"
+    assert len(done.files) == (4 if size == 200 else 2)
+    assert set(ckptkit.open(done.path)) | {GRAPH} == set(ckptkit.open(ADAM))
+
+
+def test_messages_name_tensors_as_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="send both norm/gamma and norm/beta to norm/beta"):
+        convert(ADAM, tmp_path / "out", like=ADAM, rules=["^norm/(beta|gamma)$=>norm/beta"])

@@ -1,0 +1,1 @@
+"""Mutants of good files, for every reader; `make fuzz` goes on until the time is up."""

@@ -1,0 +1,80 @@
+"""Derives `ckptkit/operations/scan/keras_classes.txt` from the installed Keras.
+
+python tests/support/make_keras_classes.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckptkit.operations.scan import keras as _scan_keras
+
+TARGET = Path(_scan_keras.__file__).with_name("keras_classes.txt")
+_PUBLIC = (
+    "activations",
+    "constraints",
+    "dtype_policies",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "optimizers.schedules",
+    "quantizers",
+    "random",
+    "regularizers",
+)
+
+
+def _public() -> Iterator[str]:
+    """Yield the classes of Keras's public modules that a config can name."""
+    for name in _PUBLIC:
+        try:
+            module = importlib.import_module(f"keras.{name}")
+        except ModuleNotFoundError:
+            continue
+        for key, value in vars(module).items():
+            if inspect.isclass(value) and hasattr(value, "from_config"):
+                yield key
+
+
+def _operations() -> Iterator[str]:
+    """Yield the operations that a functional model's config names for `x + 1` and the like."""
+    import keras
+    from keras.src import ops
+    from keras.src.ops.operation import Operation
+
+    del keras
+    for info in pkgutil.iter_modules(ops.__path__):
+        if info.name.endswith("_test"):
+            continue
+        module = importlib.import_module(f"keras.src.ops.{info.name}")
+        for key, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, Operation):
+                yield key
+
+
+def derived() -> list[str]:
+    """Return the names of all classes that only compute, sorted."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    names = {*_public(), *_operations()}
+    return sorted(name for name in names if _scan_keras.may_be_allowed(name))
+
+
+def main() -> None:
+    from importlib.metadata import version
+
+    names = derived()
+    head = f"# {len(names)} classes of Keras {version('keras')}, by the rule in _scan_keras.py"
+    TARGET.write_text("\n".join([head, *names]) + "\n", encoding="utf-8")
+    print(f"{TARGET.name}: {len(names)} classes")
+
+
+if __name__ == "__main__":
+    main()
