@@ -136,7 +136,7 @@ def _reference(base: Base) -> str:
 
 def _said(report: Any) -> Iterator[tuple[str, str]]:
     """Yield (code, text) of what counts in a report."""
-    for finding in report.counting:
+    for finding in report.failing_findings:
         yield finding.code, f"{finding.where}: {finding.message} {finding.hint}"
     for row in report.failed:
         result = row.result

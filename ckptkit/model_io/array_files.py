@@ -1,9 +1,9 @@
 """Named arrays in a file, for exchange with another process and for goldens.
 
 The file is an npz that plain `numpy.load` opens without pickle (see `ckptkit.stores.npz.reader`):
-dtypes that numpy lacks (bfloat16, float8, int4) are kept as unsigned integers and strings that are no
-fixed-width text as bytes and end offsets; the member `ckptkit.json` says which.  The same arrays
-give the same bytes.  A name that cannot be the name of an archive member is percent-encoded.
+dtypes that numpy lacks (bfloat16, float8, int4) are kept as unsigned integers and strings that
+are no fixed-width text as bytes and end offsets; the member `ckptkit.json` says which.  The same
+arrays give the same bytes.  A name that cannot be the name of an archive member is percent-encoded.
 """
 
 from __future__ import annotations

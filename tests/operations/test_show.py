@@ -328,11 +328,11 @@ def test_a_corner_of_a_long_row_reads_little(
     asked: list[int] = []
     read = type(checkpoint.store).read
 
-    def counting(self: Any, key: str, start: int = 0, stop: int | None = None) -> Any:
+    def failing_findings(self: Any, key: str, start: int = 0, stop: int | None = None) -> Any:
         asked.append((stop or 0) - start)
         return read(self, key, start, stop)
 
-    monkeypatch.setattr(type(checkpoint.store), "read", counting)
+    monkeypatch.setattr(type(checkpoint.store), "read", failing_findings)
     assert show(path, "v").values is not None
     assert sum(asked) == 12
 

@@ -10,7 +10,7 @@ import pytest
 from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.execution import runs as _check_runs
 from ckptkit.operations.record import api as record
-from ckptkit.operations.record.blind import Coverage
+from ckptkit.operations.record.sensitivity import OutputSensitivity
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run, Subject
 
@@ -55,5 +55,5 @@ class Machine:
         """Return one that `check` and `record` run everything on."""
         made = cls()
         monkeypatch.setattr(_check_runs, "execute", made.execute)
-        monkeypatch.setattr(record, "measure", lambda *_, **__: Coverage(("w",)))
+        monkeypatch.setattr(record, "measure", lambda *_, **__: OutputSensitivity(("w",)))
         return made

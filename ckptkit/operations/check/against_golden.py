@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Golden, read_golden
-from ckptkit.operations.execution.paired import Paired, Reference
+from ckptkit.operations.execution.mapped import MappedSubject, ReferenceOutputs
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved, binding_of
+from ckptkit.operations.execution.subjects import ResolvedSubject, binding_of
 from ckptkit.operations.execution.types import counted, findings_of
 from ckptkit.operations.findings import Finding
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
 
 
-class Held(NamedTuple):
+class GoldenReference(NamedTuple):
     """A golden beside the subject of a check.
 
     cases: the recorded inputs by case.  paired: the subject, to be run on them.
     changed: whether weights or files differ from those recorded, which explains other outputs.
     """
 
-    reference: Reference
+    reference: ReferenceOutputs
     cases: Mapping[str, Arrays]
-    paired: Paired
+    paired: MappedSubject
     signature: str
     text: str
     changed: bool
@@ -36,34 +36,36 @@ class Held(NamedTuple):
 
 def against_golden(
     runs: Runs,
-    what: Resolved,
+    resolved: ResolvedSubject,
     directory: Path,
     signature: str | None,
     renames: Mapping[str, str],
     bound: bool,
-) -> Held:
+) -> GoldenReference:
     """Compare the subject's weights and files with the golden's, if `bound`; nothing is run.
 
     Raises FormatError and PathNotFoundError of a golden that cannot be read.
     """
     golden = read_golden(directory)
     cases = {case.name: case.inputs for case in golden.cases}
-    reference = Reference(
+    reference = ReferenceOutputs(
         str(directory),
         {case.name: case.outputs for case in golden.cases},
         golden.environment,
         golden.noise,
     )
     changes: list[Finding] = []
-    if what.runs and bound:
-        changes = findings_of(compare_bindings(golden.binding, binding_of(what, full=False)))
+    if resolved.runs and bound:
+        changes = findings_of(compare_bindings(golden.binding, binding_of(resolved, full=False)))
     runs.findings += changes
-    same = _same_kind(golden, what)
-    call = signature or (golden.signature if same and what.subject.kind == "saved_model" else None)
-    return Held(
+    same = _same_kind(golden, resolved)
+    call = signature or (
+        golden.signature if same and resolved.subject.kind == "saved_model" else None
+    )
+    return GoldenReference(
         reference,
         cases,
-        Paired(runs, what, golden.interface, renames, call, same),
+        MappedSubject(runs, resolved, golden.interface, renames, call, same),
         golden.signature,
         f"{counted(len(cases), 'case')} of the golden",
         any(finding.severity == "error" for finding in changes),
@@ -71,6 +73,8 @@ def against_golden(
     )
 
 
-def _same_kind(golden: Golden, what: Resolved) -> bool:
+def _same_kind(golden: Golden, resolved: ResolvedSubject) -> bool:
     calls = ("keras", "code")
-    return golden.kind == what.subject.kind or (golden.kind in calls and what.subject.kind in calls)
+    return golden.kind == resolved.subject.kind or (
+        golden.kind in calls and resolved.subject.kind in calls
+    )

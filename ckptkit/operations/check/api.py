@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import UsageError
-from ckptkit.operations.check.checking import Checking
+from ckptkit.operations.check.check_run import CheckRun
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.execution.input_names import parse_renames
-from ckptkit.operations.execution.inputs import SEED, Asked, ranges_of
+from ckptkit.operations.execution.inputs import SEED, InputOptions, ranges_of
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import BY_SUFFIX, Resolved, resolve
-from ckptkit.operations.execution.tolerance import AUTO, Policy
+from ckptkit.operations.execution.subjects import BY_SUFFIX, ResolvedSubject, resolve
+from ckptkit.operations.execution.tolerance import AUTO, TolerancePolicy
 from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
 from ckptkit.operations.localize.find import ALWAYS, command, find
 from ckptkit.operations.localize.values import Localization
@@ -90,18 +90,27 @@ def check(
     _refuse_contradictions(against, golden, outputs_only)
     if layers and not localize:
         raise UsageError("--layer is for --localize", hint="add it")
-    asked = Asked(files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature)
-    policy = Policy(tolerance, rtol, atol)
+    input_options = InputOptions(
+        files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature
+    )
+    policy = TolerancePolicy(tolerance, rtol, atol)
     _ = policy.rules  # a file that cannot be read is said before anything runs
-    into = _Into(model, like, rules, timeout_s, {spec.runtime for spec in specs})
+    into = _ModelSource(model, like, rules, timeout_s, {spec.runtime for spec in specs})
     with tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory:
         scratch = Path(directory)
         runs = Runs(Limits(timeout_s, max_rss_bytes), scratch, {"imports": list(imports)})
-        what = into.resolve(subject, scratch)
-        specs = [runner_for(spec, what.subject.kind) for spec in specs]
-        runs.coverage = what.coverage
-        checking = Checking(
-            runs, what, specs, asked, policy, parse_renames(rename), strict, float64=float64
+        resolved = into.resolve(subject, scratch)
+        specs = [runner_for(spec, resolved.subject.kind) for spec in specs]
+        runs.coverage = resolved.coverage
+        checking = CheckRun(
+            runs,
+            resolved,
+            specs,
+            input_options,
+            policy,
+            parse_renames(rename),
+            strict,
+            float64=float64,
         )
         if golden is not None:
             checking.golden(Path(golden), bound=not outputs_only)
@@ -121,14 +130,14 @@ def check(
         "on": [spec.text for spec in specs],
         "against": against,
         "golden": golden,
-        **_options(asked, into),
+        **_options(input_options, into),
         "rename": list(rename),
         "import": list(imports),
         "tolerance": tolerance if tolerance != AUTO else None,
         "rtol": rtol,
         "atol": atol,
     }
-    return report.told(command(subject, report.localization.point, again))
+    return report.with_command(command(subject, report.localization.point, again))
 
 
 def _runners(on: Sequence[str | RunnerSpec]) -> list[RunnerSpec]:
@@ -146,7 +155,7 @@ def _refuse_contradictions(against: Path_ | None, golden: Path_ | None, outputs_
 
 
 @dataclass(frozen=True)
-class _Into:
+class _ModelSource:
     """What a checkpoint is put into, so that there is a model to run; see `check`."""
 
     model: str | None
@@ -155,7 +164,7 @@ class _Into:
     timeout_s: float
     runtimes: Set[str]
 
-    def resolve(self, subject: Path_, scratch: Path) -> Resolved:
+    def resolve(self, subject: Path_, scratch: Path) -> ResolvedSubject:
         """Return what the subject means."""
         return resolve(
             subject,
@@ -167,7 +176,7 @@ class _Into:
             runtimes=self.runtimes,
         )
 
-    def resolve_other(self, against: Path_, scratch: Path) -> Resolved:
+    def resolve_other(self, against: Path_, scratch: Path) -> ResolvedSubject:
         """Return what --against means; --model and --like are for it too if it is weights."""
         other = self if _needs_model(against) else replace(self, model=None, like=None)
         place = scratch / "against"
@@ -184,13 +193,13 @@ def _needs_model(path: Path_) -> bool:
     return os.path.lexists(path) is False or locate(path).format not in ("saved-model", "keras")
 
 
-def _options(asked: Asked, into: _Into) -> dict[str, Any]:
+def _options(input_options: InputOptions, into: _ModelSource) -> dict[str, Any]:
     """Return the command's options for inputs and model; None for one that was not given."""
     return {
-        "inputs": asked.files,
-        "seed": asked.seed if asked.seed != SEED else None,
-        "range": [f"{name}={low:g}:{high:g}" for name, (low, high) in asked.ranges.items()],
-        "signature": asked.signature,
+        "inputs": input_options.files,
+        "seed": input_options.seed if input_options.seed != SEED else None,
+        "range": [f"{name}={low:g}:{high:g}" for name, (low, high) in input_options.ranges.items()],
+        "signature": input_options.signature,
         "model": into.model,
         "like": into.like,
         "map": list(into.rules),

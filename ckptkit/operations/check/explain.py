@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.operations.execution.paired import Reference, rows_of
+from ckptkit.operations.execution.mapped import ReferenceOutputs, rows_of
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
-    from ckptkit.operations.execution.paired import Paired
-    from ckptkit.operations.execution.tolerance import Policy
+    from ckptkit.operations.execution.mapped import MappedSubject
+    from ckptkit.operations.execution.tolerance import TolerancePolicy
     from ckptkit.runners.spec import RunnerSpec
 
 # What a model may do to its inputs beside what the reference does, and how to undo it.
@@ -35,21 +35,21 @@ _CHANNELS = "given with their channels in reverse order (RGB, BGR)"
 
 
 def explain_by_inputs(
-    paired: Paired,
+    paired: MappedSubject,
     spec: RunnerSpec,
-    held: Reference,
+    reference_outputs: ReferenceOutputs,
     cases: Mapping[str, Arrays],
-    policy: Policy,
+    policy: TolerancePolicy,
 ) -> list[Finding]:
     """Return what is found on the first case: at most one finding, the surest cause."""
     name = next(iter(cases))
     given = paired.inputs_of(cases[name])
     ways, half = dict(_ways(given)), _part(given)
-    subject = str(paired.what.subject)
+    subject = str(paired.resolved.subject)
     run = None
     for part in (half, None) if half else (None,):  # a model may want batches of one size
-        asked = [given, given, *ways.values(), *([part] if part else [])]
-        run = paired.runs.execute(paired.what, spec, asked, paired.signature, quiet=True)
+        requests = [given, given, *ways.values(), *([part] if part else [])]
+        run = paired.runs.execute(paired.resolved, spec, requests, paired.signature, quiet=True)
         if run is not None:
             break
     if run is None:
@@ -57,7 +57,7 @@ def explain_by_inputs(
     environment = run.environment
 
     def agree(reference: Mapping[str, Any], outputs: Arrays) -> bool:
-        one = held._replace(cases={name: reference})
+        one = reference_outputs._replace(cases={name: reference})
         rows = rows_of(one, [outputs], environment, spec.text, policy)
         return all(row.result.ok or row.result.status == "meaningless" for row in rows)
 
@@ -66,12 +66,12 @@ def explain_by_inputs(
         message = f"on {spec.text} the same inputs give other outputs each time"
         hint = "something random is active, as dropout in training mode; was training=True saved?"
         return [Finding("error", "output.random", subject, message, hint)]
-    if part and not agree(*_halves(once, others.pop(), given)) and not _is_noisy(held):
+    if part and not agree(*_halves(once, others.pop(), given)) and not _is_noisy(reference_outputs):
         message = f"on {spec.text} the outputs of an example depend on the others of its batch"
         hint = "as batch normalisation in training mode has it; was training=True saved?"
         return [Finding("error", "output.batch", subject, message, hint)]
     for text, outputs in zip(ways, others, strict=True):
-        if agree(held.cases[name], outputs):
+        if agree(reference_outputs.cases[name], outputs):
             message = f"on {spec.text} the outputs agree when the inputs are {text}"
             hint = "the weights are right; the preprocessing differs"
             return [Finding("error", "input.scaled", subject, message, hint)]
@@ -98,9 +98,9 @@ def _halves(whole: Arrays, half: Arrays, given: Arrays) -> tuple[dict[str, Array
     return {name: whole[name][: count // 2] for name in names}, {name: half[name] for name in names}
 
 
-def _is_noisy(held: Reference) -> bool:
+def _is_noisy(reference_outputs: ReferenceOutputs) -> bool:
     """Whether the reference itself gave other outputs for examples alone, when it was recorded."""
-    return any(noise.get("max_scaled", 0.0) > _NOISY for noise in held.noise.values())
+    return any(noise.get("max_scaled", 0.0) > _NOISY for noise in reference_outputs.noise.values())
 
 
 def _ways(given: Arrays) -> Iterator[tuple[str, dict[str, Array]]]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.golden.golden import Golden
 from ckptkit.model_io.float64 import tie_break
-from ckptkit.operations.execution.paired import Reference
+from ckptkit.operations.execution.mapped import ReferenceOutputs
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.types import Row
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.errors import RunnerError
@@ -22,7 +22,7 @@ _REBUILT = ("keras", "code")  # kinds of subjects that can be
 
 
 def exact_outputs(
-    runs: Runs, source: Resolved | Golden, cases: Mapping[str, Arrays]
+    runs: Runs, source: ResolvedSubject | Golden, cases: Mapping[str, Arrays]
 ) -> dict[str, Mapping[str, Any]]:
     """Return the reference's outputs in float64 by case; {} with a finding where there are none."""
     if isinstance(source, Golden):
@@ -52,7 +52,7 @@ def _impossible(runs: Runs, where: str, why: str) -> None:
 
 def broken_ties(
     rows: Sequence[Row],
-    held: Reference,
+    reference_outputs: ReferenceOutputs,
     outputs: Mapping[str, Arrays],
     exact: Mapping[str, Mapping[str, Any]],
 ) -> list[Row]:
@@ -61,7 +61,7 @@ def broken_ties(
     for row in rows:
         name, true = row.result.name, exact.get(row.case, {})
         if row.result.status == "differs" and name in true and name in outputs[row.case]:
-            reference, new = held.cases[row.case][name], outputs[row.case][name]
+            reference, new = reference_outputs.cases[row.case][name], outputs[row.case][name]
             row = row._replace(result=tie_break(row.result, reference, new, true[name]))
         found.append(row)
     return found

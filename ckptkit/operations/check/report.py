@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.operations.execution.coverage_types import Coverage
-from ckptkit.operations.execution.types import Ran, Row, counted
+from ckptkit.operations.execution.coverage_types import RestoreCoverage
+from ckptkit.operations.execution.types import Row, RunRecord, counted
 from ckptkit.operations.findings import SEVERITIES, Finding
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class Report:
     reference: str = ""
     signature: str = ""
     inputs: str = ""
-    runs: tuple[Ran, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
     rows: tuple[Row, ...] = ()
-    coverage: Coverage | None = None
-    own_findings: tuple[Finding, ...] = ()
+    coverage: RestoreCoverage | None = None
+    run_findings: tuple[Finding, ...] = ()
     strict: bool = False
     localization: Localization | None = None
 
@@ -40,7 +40,7 @@ class Report:
     def findings(self) -> tuple[Finding, ...]:
         """All findings, those of the restore coverage first, the most severe first in each part."""
         covered = self.coverage.findings if self.coverage is not None else ()
-        own = sorted(self.own_findings, key=lambda f: SEVERITIES.index(f.severity))
+        own = sorted(self.run_findings, key=lambda f: SEVERITIES.index(f.severity))
         return (*covered, *own)
 
     @property
@@ -54,7 +54,7 @@ class Report:
         return tuple(row for row in self.rows if row.result.status == "meaningless")
 
     @property
-    def counting(self) -> tuple[Finding, ...]:
+    def failing_findings(self) -> tuple[Finding, ...]:
         """The findings that make the check fail."""
         serious = SEVERITIES if self.strict else SEVERITIES[:2]
         return tuple(finding for finding in self.findings if finding.severity in serious)
@@ -62,7 +62,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 the same, 1 differences or findings, 2 nothing (or nothing meaningful) was compared."""
-        if self.failed or self.counting:
+        if self.failed or self.failing_findings:
             return 1
         compared = bool(self.rows) or (self.mode == "coverage" and self.coverage is not None)
         return 0 if compared and not self.meaningless else 2
@@ -83,12 +83,12 @@ class Report:
             parts.append(f"{good} of {counted(len(self.rows), 'output')} as they should be")
         if self.meaningless:
             parts.append(f"{len(self.meaningless)} too small to tell")
-        if self.counting:
-            parts.append(counted(len(self.counting), "finding"))
+        if self.failing_findings:
+            parts.append(counted(len(self.failing_findings), "finding"))
         word = {0: "ok", 1: "failed", 2: "could not tell"}[self.exit_code]
         return f"{word}: {'; '.join(parts) or 'nothing was compared'}"
 
-    def told(self, command: str) -> Report:
+    def with_command(self, command: str) -> Report:
         """Return the report with the command that localises again."""
         if self.localization is None:
             return self

@@ -18,7 +18,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.names import Naming
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations.execution.coverage_types import Coverage, Variable
+from ckptkit.operations.execution.coverage_types import RestoreCoverage, Variable
 from ckptkit.operations.findings import Finding
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def coverage(
     rules: Sequence[Rule] = (),
     asserts: Mapping[str, str] | None = None,
     places: Sequence[str] = (),
-) -> Coverage:
+) -> RestoreCoverage:
     """Return what became of every variable.
 
     file: what was restored.  restored: a bundle of all variables of the model and its optimizer
@@ -59,25 +59,25 @@ def coverage(
     what lies below another one belongs to something that the code does not make.
     Raises what reading the two raises (ChecksumError, TruncatedError, FormatError).
     """
-    cover = _Cover(file, restored, is_marked, rules, places=places)
+    cover = _CoverageBuilder(file, restored, is_marked, rules, places=places)
     found = cover.coverage(error)
     return replace(found, asserts=dict(asserts or {}))
 
 
 def structure_coverage(
     file: Checkpoint, like: Checkpoint, rules: Sequence[Rule] = (), *, weights_only: bool = True
-) -> Coverage:
+) -> RestoreCoverage:
     """Return which tensors of LIKE's structure the file fills; no value is read.
 
     weights_only: whether training state of LIKE keeps its own values, and is not looked at.
     """
-    cover = _Cover(file, like, None, rules)
+    cover = _CoverageBuilder(file, like, None, rules)
     cover.keep_training = weights_only
     return cover.coverage("")
 
 
 @dataclass
-class _Cover:
+class _CoverageBuilder:
     """One coverage in the making."""
 
     file: Checkpoint
@@ -128,7 +128,7 @@ class _Cover:
                 found.setdefault((spec.dtype, spec.shape, spec.crc32c), []).append(name)
         return found
 
-    def coverage(self, error: str) -> Coverage:
+    def coverage(self, error: str) -> RestoreCoverage:
         rows = dict(self._paired())
         for key in self.sides[1].keys:
             if key not in rows and not self._is_housekeeping(self.model, key):
@@ -142,7 +142,7 @@ class _Cover:
         extra: tuple[Finding, ...] = ()
         if error and not explained:
             extra = (Finding("error", "restore.raised", str(self.file.path), error),)
-        return Coverage(
+        return RestoreCoverage(
             str(self.file.path),
             tuple(found),
             by="TensorFlow" if self.marks_known else "ckptkit",
@@ -201,8 +201,8 @@ class _Cover:
         naming = self.model.names[key]
         paths = [path for path in naming.aliases if not path.startswith(HOLDER)]
         seen = [path for path in paths if "/_trainable_variables/" not in path]
-        held = len(paths) < len(naming.aliases)
-        return _IN_LIST if held and not seen and self.marks_known else ""
+        is_shown = len(paths) < len(naming.aliases)
+        return _IN_LIST if is_shown and not seen and self.marks_known else ""
 
     def _row(self, key: str, status: str, match: Match | None, message: str = "") -> Variable:
         spec, role = self.model.specs[key], self.model.names[key].role
@@ -232,8 +232,8 @@ class _Cover:
 
     def _path(self, key: str) -> str:
         naming: Naming = self.model.names[key]
-        held = [path for path in (naming.name, *naming.aliases) if path.startswith(HOLDER)]
-        return held[0].removeprefix(HOLDER) if held else naming.name
+        shown = [path for path in (naming.name, *naming.aliases) if path.startswith(HOLDER)]
+        return shown[0].removeprefix(HOLDER) if shown else naming.name
 
     @staticmethod
     def _is_housekeeping(side: Checkpoint, key: str) -> bool:
@@ -245,13 +245,13 @@ class _Cover:
 
     def _is_training(self, item: Variable) -> bool:
         """Whether a variable is the optimizer's, not the model's."""
-        return item.role in _TRAINING and not self._is_held(item)
+        return item.role in _TRAINING and not self._is_the_models(item)
 
-    def _is_held(self, item: Variable) -> bool:
-        return item.role in ("counter", "config") and item.name in self._held
+    def _is_the_models(self, item: Variable) -> bool:
+        return item.role in ("counter", "config") and item.name in self._names_below_holder
 
     @cached_property
-    def _held(self) -> frozenset[str]:
+    def _names_below_holder(self) -> frozenset[str]:
         """Names of what lies below the holder: the model's own, whatever their role."""
         return frozenset(
             self._path(key)

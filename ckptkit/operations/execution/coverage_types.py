@@ -64,7 +64,7 @@ class Variable(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Coverage:
+class RestoreCoverage:
     """What a restore covered.
 
     path: of the file.  variables: of the model first, in its order, then unused tensors.

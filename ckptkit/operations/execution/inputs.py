@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved, interfaces_of_file
+from ckptkit.operations.execution.subjects import ResolvedSubject, interfaces_of_file
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Description, Run
@@ -26,7 +26,7 @@ _ENDED = ("run.died", "run.timeout", "run.memory")
 
 
 @dataclass(frozen=True)
-class Asked:
+class InputOptions:
     """Where inputs come from.
 
     files: of arrays, one case each; without any, they are drawn: cases of `batch` examples from
@@ -52,7 +52,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    runs: Runs, what: Resolved, spec: RunnerSpec, asked: Asked, repeat: int = 1
+    runs: Runs,
+    resolved: ResolvedSubject,
+    spec: RunnerSpec,
+    input_options: InputOptions,
+    repeat: int = 1,
 ) -> Prepared | None:
     """Make inputs that the subject takes, and run it on them; None where it did not run.
 
@@ -60,23 +64,23 @@ def prepare(
     Sizes and integers that the signature leaves open are tried in turn.
     Raises UsageError where inputs do not fit, or none could be made up.
     """
-    description = _description(runs, what, spec, asked)
-    signature = choose_signature(description, asked.signature, str(what.subject))
+    description = _description(runs, resolved, spec, input_options)
+    signature = choose_signature(description, input_options.signature, str(resolved.subject))
     interface = description.interfaces[signature]
     failures: list[Finding] = []
-    for cases, text in _attempts(asked, interface, description, signature):
+    for cases, text in _attempts(input_options, interface, description, signature):
         before = len(runs.ran), len(runs.findings)
-        run = runs.execute(what, spec, list(cases.values()) * repeat, signature)
+        run = runs.execute(resolved, spec, list(cases.values()) * repeat, signature)
         if run is not None:
             return Prepared(cases, text, signature, interface, run)
         failures = runs.findings[before[1] :]
-        drawn = not asked.files
+        drawn = not input_options.files
         if not drawn or not failures or any(f.code in _ENDED for f in failures):
             return None
         del runs.ran[before[0] :], runs.findings[before[1] :]
     raise UsageError(
         f"the model took none of the inputs that were made up: {failures[0].message}",
-        where=str(what.subject),
+        where=str(resolved.subject),
         hint="--inputs FILE.npz gives it real ones, --range NAME=LOW:HIGH other numbers",
     )
 
@@ -94,36 +98,41 @@ def choose_signature(description: Description, wanted: str | None, where: str) -
     return description.default
 
 
-def interface_of(runs: Runs, what: Resolved, signature: str | None, spec: RunnerSpec) -> Interface:
+def interface_of(
+    runs: Runs, resolved: ResolvedSubject, signature: str | None, spec: RunnerSpec
+) -> Interface:
     """Return what the subject takes and gives: from its file, else from a child that loads it."""
-    known = interfaces_of_file(what.subject)
-    described = Description(known) if known else runs.describe(what.subject, spec)
-    return described.interfaces[choose_signature(described, signature, str(what.subject))]
+    known = interfaces_of_file(resolved.subject)
+    described = Description(known) if known else runs.describe(resolved.subject, spec)
+    return described.interfaces[choose_signature(described, signature, str(resolved.subject))]
 
 
-def _description(runs: Runs, what: Resolved, spec: RunnerSpec, asked: Asked) -> Description:
+def _description(
+    runs: Runs, resolved: ResolvedSubject, spec: RunnerSpec, input_options: InputOptions
+) -> Description:
     """Return what the subject takes, from its file where that says enough."""
-    found = Description(interfaces_of_file(what.subject))
-    name = asked.signature or found.default
+    found = Description(interfaces_of_file(resolved.subject))
+    name = input_options.signature or found.default
     interface = found.interfaces.get(name) if name is not None else None
     if interface is not None and (
-        asked.files or all(info.dtype.startswith(("float", "bfloat")) for info in interface.inputs)
+        input_options.files
+        or all(info.dtype.startswith(("float", "bfloat")) for info in interface.inputs)
     ):
         return found
-    return runs.describe(what.subject, spec)
+    return runs.describe(resolved.subject, spec)
 
 
 def _attempts(
-    asked: Asked, interface: Interface, description: Description, signature: str
+    input_options: InputOptions, interface: Interface, description: Description, signature: str
 ) -> Iterator[tuple[dict[str, Arrays], str]]:
     """Yield (cases, text) until one is taken."""
     from ckptkit.model_io.array_files import load_inputs
     from ckptkit.model_io.random_inputs import attempts, fit_inputs
 
-    if asked.files:
-        if asked.ranges:
+    if input_options.files:
+        if input_options.ranges:
             raise UsageError("--range is for inputs that are drawn, not for --inputs")
-        paths = [Path(file) for file in asked.files]
+        paths = [Path(file) for file in input_options.files]
         cases: dict[str, Arrays] = {
             _stem(path): fit_inputs(load_inputs(path), interface.inputs) for path in paths
         }
@@ -133,18 +142,22 @@ def _attempts(
         return
     optional = description.optional.get(signature, ())
     infos = [info for info in interface.inputs if info.name not in optional]
-    unknown = sorted(set(asked.ranges) - {info.name for info in infos})
+    unknown = sorted(set(input_options.ranges) - {info.name for info in infos})
     if unknown:
         names = ", ".join(info.name for info in infos)
         raise UsageError(f"--range: no input {unknown[0]!r}", hint=f"inputs are {names}")
-    count = f"{asked.cases} x {asked.batch}" if asked.cases > 1 else f"{asked.batch}"
-    text = f"{count} examples drawn from seed {asked.seed}"
+    count = (
+        f"{input_options.cases} x {input_options.batch}"
+        if input_options.cases > 1
+        else f"{input_options.batch}"
+    )
+    text = f"{count} examples drawn from seed {input_options.seed}"
     for drawn in attempts(
         infos,
-        seed=asked.seed,
-        batch=asked.batch,
-        cases=asked.cases,
-        ranges=asked.ranges,
+        seed=input_options.seed,
+        batch=input_options.batch,
+        cases=input_options.cases,
+        ranges=input_options.ranges,
         words=description.words,
         int_high=description.int_high,
     ):

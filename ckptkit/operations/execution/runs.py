@@ -12,9 +12,9 @@ from ckptkit import errors
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.execution.coverage import coverage
-from ckptkit.operations.execution.coverage_types import Coverage
-from ckptkit.operations.execution.subjects import Resolved
-from ckptkit.operations.execution.types import Ran, counted
+from ckptkit.operations.execution.coverage_types import RestoreCoverage
+from ckptkit.operations.execution.subjects import ResolvedSubject
+from ckptkit.operations.execution.types import RunRecord, counted
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
@@ -46,13 +46,13 @@ class Runs:
     limits: Limits
     scratch: Path
     options: Mapping[str, Any] = field(default_factory=dict)
-    ran: list[Ran] = field(default_factory=list)
+    ran: list[RunRecord] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    coverage: Coverage | None = None
+    coverage: RestoreCoverage | None = None
 
     def execute(
         self,
-        what: Resolved,
+        resolved: ResolvedSubject,
         spec: RunnerSpec,
         cases: Sequence[Arrays],
         signature: str | None,
@@ -70,28 +70,28 @@ class Runs:
         began = time.monotonic()
         try:
             run = execute(
-                what.subject,
+                resolved.subject,
                 spec,
                 cases,
                 self.limits,
                 signature=signature,
                 layers=tuple(layers),
                 options=self.options,
-                out=out if what.is_checkpoint and what.subject.kind == "code" else None,
+                out=out if resolved.is_checkpoint and resolved.subject.kind == "code" else None,
             )
         except RunnerError as error:
             if quiet:
                 return None
             self._refuse(error)
-            self._failed(what.subject, spec, error, began)
+            self._failed(resolved.subject, spec, error, began)
             return None
         if quiet:
             return run
         took = time.monotonic() - began
-        text = str(what.subject)
-        self.ran.append(Ran(text, spec.text, run.environment, run.devices, took, run.skipped))
+        text = str(resolved.subject)
+        self.ran.append(RunRecord(text, spec.text, run.environment, run.devices, took, run.skipped))
         if run.restored is not None:
-            self._cover(what, spec, run.restored)
+            self._cover(resolved, spec, run.restored)
         if run.skipped:
             return None
         self.findings += placement(text, spec, run.devices)
@@ -101,32 +101,32 @@ class Runs:
         """Return what the subject takes; raises RunnerError."""
         return describe(subject, spec, self.limits, options=self.options)
 
-    def restore(self, what: Resolved, spec: RunnerSpec) -> None:
+    def restore(self, resolved: ResolvedSubject, spec: RunnerSpec) -> None:
         """Restore the checkpoint without running the model; `coverage` has the result."""
         began = time.monotonic()
         try:
             done = restore(
-                what.subject, spec, self.limits, self.scratch / "restored", options=self.options
+                resolved.subject, spec, self.limits, self.scratch / "restored", options=self.options
             )
         except RunnerError as error:
             self._refuse(error)
-            self._failed(what.subject, spec, error, began)
+            self._failed(resolved.subject, spec, error, began)
             return
         took = time.monotonic() - began
-        self.ran.append(Ran(str(what.subject), spec.text, done.environment, {}, took))
-        self._cover(what, spec, done)
+        self.ran.append(RunRecord(str(resolved.subject), spec.text, done.environment, {}, took))
+        self._cover(resolved, spec, done)
 
-    def _cover(self, what: Resolved, spec: RunnerSpec, done: RestoreRun) -> None:
-        assert what.file is not None
+    def _cover(self, resolved: ResolvedSubject, spec: RunnerSpec, done: RestoreRun) -> None:
+        assert resolved.file is not None
         if done.path is None:
             error = done.error or "the restored values could not be written"
             self.findings.append(
-                Finding("error", "restore.raised", str(what.subject), f"{spec.text}: {error}")
+                Finding("error", "restore.raised", str(resolved.subject), f"{spec.text}: {error}")
             )
             return
         restored = open_checkpoint(done.path)
         found = coverage(
-            what.file,
+            resolved.file,
             restored,
             is_marked,
             error=done.error,
@@ -137,7 +137,7 @@ class Runs:
             self.coverage = found
         elif found.counts != self.coverage.counts:
             text = f"on {spec.text} another restore: {found.verdict}"
-            self.findings.append(Finding("error", "restore.differs", str(what.subject), text))
+            self.findings.append(Finding("error", "restore.differs", str(resolved.subject), text))
 
     @staticmethod
     def _refuse(error: RunnerError) -> None:
@@ -152,7 +152,7 @@ class Runs:
         text = f"on {spec.text}: {error.message}"
         self.findings.append(Finding("error", code, str(subject), text, error.hint))
         took = time.monotonic() - began
-        self.ran.append(Ran(str(subject), spec.text, seconds=took, error=error.message))
+        self.ran.append(RunRecord(str(subject), spec.text, seconds=took, error=error.message))
 
 
 def placement(

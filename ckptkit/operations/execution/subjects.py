@@ -16,7 +16,7 @@ from ckptkit.model_io.signature import Interface, TensorInfo
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.plan import MismatchError, Problem
 from ckptkit.operations.execution.coverage import structure_coverage
-from ckptkit.operations.execution.coverage_types import Coverage
+from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.subjects import Subject
@@ -28,7 +28,7 @@ _RESTORED_BY_CODE = ("tensor-bundle", "weights.h5", "keras")
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedSubject:
     """A subject that can be run.
 
     file: the checkpoint whose values it takes, None for a model that holds its own.
@@ -38,7 +38,7 @@ class Resolved:
 
     subject: Subject
     file: Checkpoint | None = None
-    coverage: Coverage | None = None
+    coverage: RestoreCoverage | None = None
     place: str = ""
 
     @property
@@ -60,7 +60,7 @@ def resolve(
     rules: Sequence[str] = (),
     timeout_s: float = 600.0,
     runtimes: Set[str] = frozenset({DEFAULT}),
-) -> Resolved:
+) -> ResolvedSubject:
     """Return what `text` means.
 
     scratch: a directory for a model that is made of a checkpoint and LIKE.  runtimes: where it
@@ -72,9 +72,9 @@ def resolve(
         raise UsageError("--like and --model exclude each other")
     kind = BY_SUFFIX.get(Path(name).suffix)
     if kind is not None and Path(name).is_file():
-        return Resolved(Subject(kind, Path(name), text=name))
+        return ResolvedSubject(Subject(kind, Path(name), text=name))
     if _is_code(name) and model is None and like is None:
-        return Resolved(Subject("code", None, name, name))
+        return ResolvedSubject(Subject("code", None, name, name))
     located = locate(name)
     if located.subtree is not None:
         raise UsageError(
@@ -84,7 +84,7 @@ def resolve(
         )
     if model is None and like is None:
         if located.format in _MODELS:
-            return Resolved(Subject(_MODELS[located.format], located.path, text=name))
+            return ResolvedSubject(Subject(_MODELS[located.format], located.path, text=name))
         raise UsageError(
             f"{located.format} holds weights and no model that could be run",
             where=name,
@@ -99,11 +99,11 @@ def resolve(
     if located.format == "saved-model":
         raise UsageError("a SavedModel is run as it is", where=name, hint="leave out --model")
     if located.format in _RESTORED_BY_CODE or DEFAULT not in runtimes:
-        return Resolved(Subject("code", file.path, model, name), file, place=model)
+        return ResolvedSubject(Subject("code", file.path, model, name), file, place=model)
     kind = "saved_model" if runtimes == {DEFAULT} else "keras"  # which all backends of Keras run
     made = scratch / ("made" if kind == "saved_model" else "made.keras")
     convert(name, made, to=kind, model=model, weights_only=True, timeout_s=timeout_s)
-    return Resolved(Subject(kind, made, text=name), file, place=model)
+    return ResolvedSubject(Subject(kind, made, text=name), file, place=model)
 
 
 def _is_code(name: str) -> bool:
@@ -118,7 +118,7 @@ def _is_code(name: str) -> bool:
 
 def _in_structure(
     name: str, file: Checkpoint, like: str, scratch: Path, rules: Sequence[str], timeout_s: float
-) -> Resolved:
+) -> ResolvedSubject:
     """Put the values of a checkpoint into another model; a misfit is a coverage with findings."""
     holder = open_checkpoint(like)
     kind = _MODELS.get(holder.store.format)
@@ -137,23 +137,25 @@ def _in_structure(
         )
     except MismatchError as error:
         found = _problems(coverage, error.problems, name)
-        return Resolved(subject, file, _with(coverage, found), like)
+        return ResolvedSubject(subject, file, _with(coverage, found), like)
     failures = done.proof.failures if done.proof is not None else ()
     found = [Finding("error", "restore.proof", name, failure) for failure in failures]
-    return Resolved(subject, file, _with(coverage, found, compared=not found), like)
+    return ResolvedSubject(subject, file, _with(coverage, found, compared=not found), like)
 
 
 def _rules(rules: Sequence[str]) -> list[Rule]:
     return [parse_rule(rule) for rule in rules]
 
 
-def _with(coverage: Coverage, extra: Sequence[Finding], *, compared: bool = False) -> Coverage:
-    return Coverage(
+def _with(
+    coverage: RestoreCoverage, extra: Sequence[Finding], *, compared: bool = False
+) -> RestoreCoverage:
+    return RestoreCoverage(
         coverage.path, coverage.variables, coverage.by, coverage.error, tuple(extra), compared
     )
 
 
-def _problems(coverage: Coverage, problems: Sequence[Problem], where: str) -> list[Finding]:
+def _problems(coverage: RestoreCoverage, problems: Sequence[Problem], where: str) -> list[Finding]:
     """Return the problems that no row of the coverage tells already."""
     told = {"not restored" if v.severity == "" else v.status for v in coverage.variables}
     return [
@@ -184,10 +186,10 @@ def interfaces_of_file(subject: Subject) -> dict[str, Interface]:
     }
 
 
-def binding_of(what: Resolved, *, full: bool) -> Binding:
+def binding_of(resolved: ResolvedSubject, *, full: bool) -> Binding:
     """Return what the subject's outputs follow from: the checkpoint for code, else the model.
 
     full: as `bind` takes it.  Code without a checkpoint is bound to nothing.
     """
-    path = what.subject.path
+    path = resolved.subject.path
     return bind(path, full=full) if path is not None else Binding("code", "")

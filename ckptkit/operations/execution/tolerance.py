@@ -17,7 +17,7 @@ from ckptkit.operations.tolerance_rules import tolerance as checked
 AUTO, STRICT = "auto", "strict"
 
 
-class Chosen(NamedTuple):
+class ChosenTolerance(NamedTuple):
     """The tolerance of each output, by name and dtype, the tier behind it, and whether noise
     that was recorded may widen it.
     """
@@ -28,42 +28,44 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Policy:
+class TolerancePolicy:
     """What was asked for: "auto", "strict" or a file of rules; rtol, atol: of all the rest."""
 
-    asked: str | os.PathLike[str] = AUTO
+    tolerance: str | os.PathLike[str] = AUTO
     rtol: float | None = None
     atol: float | None = None
 
     def __post_init__(self) -> None:
-        if self._told and self.asked == STRICT:
+        if self.has_explicit_bounds and self.tolerance == STRICT:
             raise UsageError("--tolerance strict and --rtol or --atol exclude each other")
-        if self._told:
+        if self.has_explicit_bounds:
             checked(self.rtol or 0.0, self.atol or 0.0)
 
     @property
-    def _told(self) -> bool:
+    def has_explicit_bounds(self) -> bool:
         return self.rtol is not None or self.atol is not None
 
     @cached_property
     def rules(self) -> list[ToleranceRule]:
         """The rules of the file, if one was given."""
-        return [] if self.asked in (AUTO, STRICT) else read_tolerances(Path(self.asked))
+        return [] if self.tolerance in (AUTO, STRICT) else read_tolerances(Path(self.tolerance))
 
-    def choose(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> Chosen:
+    def choose(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> ChosenTolerance:
         """Return what applies between two environments."""
-        if self.asked == STRICT:
-            return Chosen(lambda _name, _dtype: Tolerance(reason="strict: every bit"), "T0", False)
+        if self.tolerance == STRICT:
+            return ChosenTolerance(
+                lambda _name, _dtype: Tolerance(reason="strict: every bit"), "T0", False
+            )
         tier = tier_of(one, other)
-        return Chosen(
+        return ChosenTolerance(
             lambda name, dtype: self._of(tier, name, dtype),
-            "" if self._told else tier.name,
-            not self._told,
+            "" if self.has_explicit_bounds else tier.name,
+            not self.has_explicit_bounds,
         )
 
     def _of(self, tier: Tier, name: str, dtype: str) -> Tolerance:
         found = tier.tolerance(name, dtype)
-        if self._told:
+        if self.has_explicit_bounds:
             found = Tolerance(self.rtol or 0.0, self.atol or 0.0, False, "--rtol, --atol")
         for rule in self.rules:
             if rule.fits([name]):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunRecord:
     """One run of a model in a child process.
 
     subject: as it was given.  runner: its text.  environment, devices: what the child reports.

@@ -22,14 +22,14 @@ from ckptkit.errors import CkptkitError
 from ckptkit.golden.binding import bind
 from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Golden
-from ckptkit.operations.execution.paired import Paired, Reference
+from ckptkit.operations.execution.mapped import MappedSubject, ReferenceOutputs
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
-from ckptkit.operations.execution.tolerance import Policy
+from ckptkit.operations.execution.subjects import ResolvedSubject
+from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Row
+from ckptkit.operations.localize.localizer import Localizer, ModelRun
 from ckptkit.operations.localize.switches import attribute
 from ckptkit.operations.localize.values import Localization
-from ckptkit.operations.localize.work import Side, Work
 from ckptkit.runners.spec import RunnerSpec, parse_runner
 from ckptkit.runners.subjects import Run, Subject
 
@@ -41,20 +41,20 @@ FAILED, ALWAYS = "failed", "always"  # when `check` localises
 
 
 @dataclass(frozen=True)
-class Judged:
+class ComparedRun:
     """One run of a check, with what it was held against.
 
     paired: the subject.  cases: inputs by case, by the names of the reference.
     reference: the model behind the outputs, run on `reference_spec` by `signature`, or a golden.
     """
 
-    paired: Paired
+    paired: MappedSubject
     spec: RunnerSpec
     run: Run
     rows: Sequence[Row]
-    held: Reference
+    reference_outputs: ReferenceOutputs
     cases: Mapping[str, Arrays]
-    reference: Resolved | Golden
+    reference: ResolvedSubject | Golden
     reference_spec: RunnerSpec
     signature: str
 
@@ -72,8 +72,8 @@ class Judged:
 
 def find(
     runs: Runs,
-    judged: Sequence[Judged],
-    policy: Policy,
+    judged: Sequence[ComparedRun],
+    policy: TolerancePolicy,
     globs: Sequence[str],
     when: str,
     near: Sequence[Path] = (),
@@ -87,51 +87,55 @@ def find(
     if not chosen:
         return None
     one = chosen[0]
-    bar = policy.choose(one.held.environment, one.run.environment).tolerance
-    work = Work(runs, _reference(one, near), _new(one), one.paired.pairing, bar, one.differs, globs)
+    bar = policy.choose(one.reference_outputs.environment, one.run.environment).tolerance
+    work = Localizer(
+        runs, _reference(one, near), _new(one), one.paired.pairing, bar, one.differs, globs
+    )
     found = work.layers()
     if one.differs and _is_one_runtime(one) and (_switches_differ(one) or not found.suspects):
         found = _with_switches(found, runs, one, bar)
     return found
 
 
-def _is_one_runtime(one: Judged) -> bool:
+def _is_one_runtime(one: ComparedRun) -> bool:
     """Whether one runtime ran both: another computes in its own way, whatever its switches."""
     return _runner_before(one).runtime == one.spec.runtime
 
 
-def _switches_differ(one: Judged) -> bool:
+def _switches_differ(one: ComparedRun) -> bool:
     return _runner_before(one) != one.spec
 
 
-def _runner_before(one: Judged) -> RunnerSpec:
+def _runner_before(one: ComparedRun) -> RunnerSpec:
     known = one.reference
     return parse_runner(known.runner) if isinstance(known, Golden) else one.reference_spec
 
 
-def _with_switches(found: Localization, runs: Runs, one: Judged, bar: Any) -> Localization:
+def _with_switches(found: Localization, runs: Runs, one: ComparedRun, bar: Any) -> Localization:
     """Flip switches: from the reference's runner where its model is the same, else from the own."""
     paired = one.paired
-    same = one.reference is paired.what
+    same = one.reference is paired.resolved
     start, other = (one.reference_spec, one.spec) if same else (one.spec, one.reference_spec)
-    outputs = one.held.cases[one.case]
+    outputs = one.reference_outputs.cases[one.case]
     flipped = attribute(runs, paired, start, other, one.cases[one.case], outputs, bar, same)
     return replace(found, switches=tuple(flipped), starts=start.text, passes=same)
 
 
-def _reference(one: Judged, near: Sequence[Path]) -> Side:
-    inputs, outputs = one.cases[one.case], one.held.cases[one.case]
+def _reference(one: ComparedRun, near: Sequence[Path]) -> ModelRun:
+    inputs, outputs = one.cases[one.case], one.reference_outputs.cases[one.case]
     signature, known = one.signature, one.reference
     if isinstance(known, Golden):
         layers = next(case.layers for case in known.cases if case.name == one.case)
         spec = _runner_before(one)
-        what = _model_of(known, near) if not layers else None
-        return Side(what, spec, inputs, outputs, signature, known.kind, layers, known.binding)
+        resolved = _model_of(known, near) if not layers else None
+        return ModelRun(
+            resolved, spec, inputs, outputs, signature, known.kind, layers, known.binding
+        )
     kind, file = known.subject.kind, _file(known)
-    return Side(known, one.reference_spec, inputs, outputs, signature, kind, None, file)
+    return ModelRun(known, one.reference_spec, inputs, outputs, signature, kind, None, file)
 
 
-def _model_of(golden: Golden, near: Sequence[Path]) -> Resolved | None:
+def _model_of(golden: Golden, near: Sequence[Path]) -> ResolvedSubject | None:
     """Return the model that a golden is of, where it still is as it was recorded."""
     if golden.kind == "code":
         return None
@@ -141,20 +145,20 @@ def _model_of(golden: Golden, near: Sequence[Path]) -> Resolved | None:
         except (CkptkitError, OSError):  # not there, or nothing that can be read
             continue
         if all(change.severity == "note" for change in changes):
-            return Resolved(Subject(golden.kind, path))
+            return ResolvedSubject(Subject(golden.kind, path))
     return None
 
 
-def _new(one: Judged) -> Side:
+def _new(one: ComparedRun) -> ModelRun:
     paired = one.paired
     outputs = one.run.outputs[list(one.cases).index(one.case)]
     inputs = paired.inputs_of(one.cases[one.case])
-    kind, file = paired.what.subject.kind, _file(paired.what)
-    return Side(paired.what, one.spec, inputs, outputs, paired.signature, kind, None, file)
+    kind, file = paired.resolved.subject.kind, _file(paired.resolved)
+    return ModelRun(paired.resolved, one.spec, inputs, outputs, paired.signature, kind, None, file)
 
 
-def _file(what: Resolved) -> Path | None:
-    return what.file.path if what.file is not None else what.subject.path
+def _file(resolved: ResolvedSubject) -> Path | None:
+    return resolved.file.path if resolved.file is not None else resolved.subject.path
 
 
 def command(subject: Any, layer: str | None, options: Mapping[str, Any]) -> str:

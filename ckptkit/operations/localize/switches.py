@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.results import Chooser, OutputResult
 from ckptkit.operations.execution.inputs import joined
-from ckptkit.operations.execution.paired import Paired
+from ckptkit.operations.execution.mapped import MappedSubject
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.localize.values import Flip, error_of
 from ckptkit.runners.registry import RUNNERS
@@ -55,7 +55,7 @@ def _leads(flipped: RunnerSpec, start: RunnerSpec, other: RunnerSpec) -> bool:
 
 def attribute(
     runs: Runs,
-    paired: Paired,
+    paired: MappedSubject,
     start: RunnerSpec,
     other: RunnerSpec,
     case: Arrays,
@@ -73,9 +73,9 @@ def attribute(
     def judged(given: Mapping[str, Any]) -> tuple[bool, OutputResult]:
         return _verdict(_results(outputs, paired.outputs_of(given), tolerance))
 
-    what, signature, inputs = paired.what, paired.signature, paired.inputs_of(case)
-    for switch, spec in flips(start, other, what.subject.kind).items():
-        run = runs.execute(what, spec, [inputs], signature, quiet=True)
+    resolved, signature, inputs = paired.resolved, paired.signature, paired.inputs_of(case)
+    for switch, spec in flips(start, other, resolved.subject.kind).items():
+        run = runs.execute(resolved, spec, [inputs], signature, quiet=True)
         if run is None or not run.outputs:
             yield Flip(switch, spec.text, False, 0.0, error="does not run")
             continue
@@ -83,7 +83,7 @@ def attribute(
         yield Flip(switch, spec.text, fine is not passes, error_of(worst), worst.name)
     examples = _split(inputs)
     if examples:
-        run = runs.execute(what, start, examples, signature, quiet=True)
+        run = runs.execute(resolved, start, examples, signature, quiet=True)
         whole = (
             joined([paired.outputs_of(o) for o in run.outputs], outputs)
             if run is not None

@@ -23,17 +23,17 @@ from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations.execution.inputs import (
     BATCH,
     SEED,
-    Asked,
+    InputOptions,
     Prepared,
     prepare,
     ranges_of,
     with_outputs,
 )
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved, binding_of, resolve
+from ckptkit.operations.execution.subjects import ResolvedSubject, binding_of, resolve
 from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
-from ckptkit.operations.record.blind import Coverage, measure
 from ckptkit.operations.record.noise import REPEATS, Noise, other_runs
+from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
 from ckptkit.runners.inside import double
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
@@ -95,10 +95,10 @@ def record(
     spec = on if isinstance(on, RunnerSpec) else parse_runner(on)
     if cases < 1 or batch < 1:
         raise UsageError("a golden needs at least one case of one example")
-    asked = Asked(listed(inputs), seed, batch, cases, ranges_of(ranges), signature)
+    input_options = InputOptions(listed(inputs), seed, batch, cases, ranges_of(ranges), signature)
     with tempfile.TemporaryDirectory(prefix="ckptkit-record-") as scratch:
         runs = Runs(Limits(timeout_s, max_rss_bytes), Path(scratch), {"imports": list(imports)})
-        what = resolve(
+        resolved = resolve(
             subject,
             Path(scratch),
             model=model,
@@ -107,9 +107,9 @@ def record(
             timeout_s=timeout_s,
             runtimes={spec.runtime},
         )
-        spec = runner_for(spec, what.subject.kind)
+        spec = runner_for(spec, resolved.subject.kind)
         extras = Extras(noise, blind, thorough, min_coverage, float64)
-        golden = _Recording(runs, what, spec, asked, tuple(layers), extras).golden()
+        golden = _Recording(runs, resolved, spec, input_options, tuple(layers), extras).golden()
     write_golden(directory, golden, overwrite=overwrite)
     return golden
 
@@ -141,45 +141,49 @@ class Extras:
 @dataclass
 class _Recording:
     runs: Runs
-    what: Resolved
+    resolved: ResolvedSubject
     spec: RunnerSpec
-    asked: Asked
+    input_options: InputOptions
     layers: tuple[str, ...]
     extras: Extras
 
     def golden(self) -> Golden:
         """Run the model and return what is to be kept."""
-        self.runs.coverage = self.what.coverage
+        self.runs.coverage = self.resolved.coverage
         self._refuse_findings()
         prepared = prepare(
-            self.runs, self.what, self.spec, self.asked, REPEATS if self.extras.noise else 1
+            self.runs,
+            self.resolved,
+            self.spec,
+            self.input_options,
+            REPEATS if self.extras.noise else 1,
         )
         self._refuse_findings()
         assert prepared is not None
         cases = list(prepared.cases.values())
         outputs = prepared.run.outputs[: len(cases)]
         if not any(array.size for case in outputs for array in case.values()):
-            raise RecordError("it gives no elements at all", where=str(self.what.subject))
+            raise RecordError("it gives no elements at all", where=str(self.resolved.subject))
         noise = Noise()
         if self.extras.noise:
             count = len(cases)
             again = prepared.run.outputs[count:]
             repeats = [again[n * count : (n + 1) * count] for n in range(REPEATS - 1)]
             noise.add("repeats", outputs, repeats)
-            other_runs(self.runs, self.what, self.spec, cases, prepared, noise)
+            other_runs(self.runs, self.resolved, self.spec, cases, prepared, noise)
         covered = self._coverage(prepared, cases)
         doubled = self._doubled(cases)
         kept = self._layers(prepared, cases)
         return Golden(
-            subject=Path(str(self.what.subject)).name,
-            kind=self.what.subject.kind,
+            subject=Path(str(self.resolved.subject)).name,
+            kind=self.resolved.subject.kind,
             signature=prepared.signature,
             interface=with_outputs(prepared.interface, outputs[0]),
-            binding=binding_of(self.what, full=True),
+            binding=binding_of(self.resolved, full=True),
             environment=dict(prepared.run.environment),
             runner=self.spec.text,
             cases=tuple(
-                Case(name, given, *(sampled(part, self.asked.seed) for part in parts))
+                Case(name, given, *(sampled(part, self.input_options.seed) for part in parts))
                 for (name, given), *parts in zip(
                     prepared.cases.items(), outputs, kept, doubled, strict=True
                 )
@@ -188,21 +192,21 @@ class _Recording:
             blind=covered.blind,
             options={
                 "inputs": prepared.text,
-                "model": self.what.subject.model,
+                "model": self.resolved.subject.model,
                 "noise_sources": noise.sources,
                 **({"coverage": covered.to_json()} if self.extras.blind else {}),
             },
         )
 
-    def _coverage(self, prepared: Prepared, cases: Sequence[Arrays]) -> Coverage:
+    def _coverage(self, prepared: Prepared, cases: Sequence[Arrays]) -> OutputSensitivity:
         """Return which variables the outputs see; raises RecordError where they are too few."""
         least = self.extras.min_coverage
         if not self.extras.blind:
-            return Coverage()
+            return OutputSensitivity()
         run = prepared.run
         found = measure(
             self.runs,
-            self.what,
+            self.resolved,
             self.spec,
             cases,
             run.outputs[0],
@@ -220,7 +224,7 @@ class _Recording:
             raise RecordError(
                 f"not recorded: the outputs see {found.share:.1%} of the variables, "
                 f"not {least:.1%}; blind to {listed}{more}",
-                where=str(self.what.subject),
+                where=str(self.resolved.subject),
                 hint="--inputs with examples that reach them, or more of them: --batch, --cases",
             )
         return found
@@ -229,17 +233,17 @@ class _Recording:
         """Return the outputs in float64, per case, where they were asked for."""
         if not self.extras.float64:
             return [{} for _ in cases]
-        return double(self.what.subject, cases, self.runs.limits, options=self.runs.options)
+        return double(self.resolved.subject, cases, self.runs.limits, options=self.runs.options)
 
     def _layers(self, prepared: Prepared, cases: Sequence[Arrays]) -> Sequence[Arrays]:
         """Return what was asked for of the inside of the model, per case."""
         if not self.layers:
             return [{} for _ in cases]
         run = self.runs.execute(
-            self.what, self.spec, cases, prepared.signature, layers=self.layers, quiet=True
+            self.resolved, self.spec, cases, prepared.signature, layers=self.layers, quiet=True
         )
         if run is None:
-            raise RecordError("its layers cannot be looked at", where=str(self.what.subject))
+            raise RecordError("its layers cannot be looked at", where=str(self.resolved.subject))
         if not any(run.layers):
             raise UsageError(f"no layer is called {' or '.join(self.layers)}")
         return [dict(layers) for layers in run.layers]

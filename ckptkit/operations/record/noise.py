@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.execution.inputs import Prepared, joined, split_cases
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -47,17 +47,17 @@ class Noise:
         self.sources[source] = f"{max(before, largest):.3g}"
 
     def _join(self, name: str, noise: Mapping[str, Any]) -> None:
-        held = self.by_output.setdefault(name, dict(noise) | {"runs": 0})
-        runs = held["runs"] + noise["runs"]
+        largest = self.by_output.setdefault(name, dict(noise) | {"runs": 0})
+        runs = largest["runs"] + noise["runs"]
         for key in ("max_abs", "max_scaled", "max_ulp"):
-            values = [item[key] for item in (held, noise) if item.get(key) is not None]
-            held[key] = max(values) if values else None
-        held["runs"] = runs
+            values = [item[key] for item in (largest, noise) if item.get(key) is not None]
+            largest[key] = max(values) if values else None
+        largest["runs"] = runs
 
 
 def other_runs(
     runs: Runs,
-    what: Resolved,
+    resolved: ResolvedSubject,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
     prepared: Prepared,
@@ -73,11 +73,11 @@ def other_runs(
             continue
         split = split_cases(cases, prepared.interface) if source == ONE_THREAD else []
         single = [example for examples in split for example in examples]
-        run = runs.execute(what, other, [*cases, *single], prepared.signature, quiet=True)
+        run = runs.execute(resolved, other, [*cases, *single], prepared.signature, quiet=True)
         if run is None and single:  # a model may want more than one example
             noise.sources[SINGLE] = DOES_NOT_RUN
             split = []
-            run = runs.execute(what, other, cases, prepared.signature, quiet=True)
+            run = runs.execute(resolved, other, cases, prepared.signature, quiet=True)
         if run is None:
             noise.sources[source] = DOES_NOT_RUN
             continue

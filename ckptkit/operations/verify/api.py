@@ -92,8 +92,8 @@ class Verification:
     @property
     def exit_code(self) -> int:
         """0 sound, 1 findings, 2 could not tell (nothing was checked, or a part could not be)."""
-        counting = SEVERITIES if self.strict else SEVERITIES[:2]
-        if any(finding.severity in counting for finding in self.findings):
+        failing_findings = SEVERITIES if self.strict else SEVERITIES[:2]
+        if any(finding.severity in failing_findings for finding in self.findings):
             return 1
         if self.refusals or not any(unit.format != "directory" for unit in self.units):
             return 2

@@ -61,7 +61,7 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 def _cases(report: Report) -> Iterator[Case]:
     if report.coverage is not None:
         yield report.subject, "restore", _failures(report.coverage.findings, report)
-    own = [finding for finding in report.own_findings if finding in report.counting]
+    own = [finding for finding in report.run_findings if finding in report.failing_findings]
     for code in dict.fromkeys(finding.code for finding in own):
         same = [finding for finding in own if finding.code == code]
         yield report.subject, code, _failures(same, report)
@@ -71,8 +71,8 @@ def _cases(report: Report) -> Iterator[Case]:
 
 
 def _failures(findings: Sequence[Finding], report: Report) -> list[tuple[str, str]]:
-    counting = report.counting
-    return [(f.code, finding_text(f)) for f in findings if f in counting]
+    failing_findings = report.failing_findings
+    return [(f.code, finding_text(f)) for f in findings if f in failing_findings]
 
 
 def _attribute(text: str) -> str:

@@ -13,7 +13,7 @@ from ckptkit.reports.text import count_text, printable
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report
-    from ckptkit.operations.execution.types import Ran, Row
+    from ckptkit.operations.execution.types import Row, RunRecord
 
 FORMATS = ("table", "json", "github", "junit")
 SHOWN = 40  # findings that are printed; JSON and JUnit have all
@@ -76,7 +76,7 @@ def _head(report: Report) -> Iterator[str]:
         yield printable(f"reference: {report.reference}")
 
 
-def _run(run: Ran, verbose: bool) -> Iterator[str]:
+def _run(run: RunRecord, verbose: bool) -> Iterator[str]:
     if run.error:
         yield printable(f"{run.subject} on {run.runner}: no outputs: {run.error}")
     elif verbose:
@@ -84,7 +84,7 @@ def _run(run: Ran, verbose: bool) -> Iterator[str]:
         yield printable(f"  {environment_text(run.environment)}")
 
 
-def where_text(run: Ran) -> str:
+def where_text(run: RunRecord) -> str:
     """Return where the kernels of a run really ran."""
     parts = [
         f"{device} {count_text(int(counts.get('ops', 0)), 'op')}"

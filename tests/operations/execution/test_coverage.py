@@ -11,7 +11,7 @@ import pytest
 
 import ckptkit
 from ckptkit.operations.execution.coverage import coverage, structure_coverage
-from ckptkit.operations.execution.coverage_types import Coverage
+from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.runners.marks import is_marked, mark
 from support.goldens import golden
 from support.weights import write_bundle
@@ -35,14 +35,14 @@ def marked(arrays: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def cover(
     tmp_path: Path, file: Mapping[str, Any], model: Mapping[str, Any], **more: Any
-) -> Coverage:
+) -> RestoreCoverage:
     one, two = (tmp_path / name for name in ("file", "restored"))
     write_bundle(one, file)
     write_bundle(two, model)
     return coverage(ckptkit.open(one), ckptkit.open(two), is_marked, **more)
 
 
-def statuses(found: Coverage) -> dict[str, str]:
+def statuses(found: RestoreCoverage) -> dict[str, str]:
     return {item.name: item.status for item in found.variables if item.status != "restored"}
 
 

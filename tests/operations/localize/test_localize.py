@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckptkit.operations.check.api import check, localize
-from ckptkit.operations.localize import work as _localize_work
+from ckptkit.operations.localize import localizer
 from ckptkit.operations.localize.pairs import Shaped, pair_points, scope_of
 from ckptkit.operations.localize.switches import flips
 from ckptkit.operations.localize.values import Localization
@@ -311,12 +311,12 @@ def test_a_difference_that_looking_hides_is_judged_layer_by_layer(
 ) -> None:
     from dataclasses import replace
 
-    original: Callable[..., Any] = _localize_work.Work._exposed
+    original: Callable[..., Any] = localizer.Localizer._exposed
 
     def hiding(self: Any, side: Any) -> Any:
         return replace(original(self, side), exposed_apart=(1.0,))
 
-    monkeypatch.setattr(_localize_work.Work, "_exposed", hiding)
+    monkeypatch.setattr(localizer.Localizer, "_exposed", hiding)
     saved = models / "mlp_module" / "saved_model"
     damaged(saved, tmp_path / "bad", off_by("layers/1/w"))
     found = localize(tmp_path / "bad", against=saved)

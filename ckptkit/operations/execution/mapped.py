@@ -10,8 +10,8 @@ from ckptkit.model_io.signature import Interface
 from ckptkit.operations.execution.input_names import Pairing, pair
 from ckptkit.operations.execution.inputs import interface_of
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved, interfaces_of_file
-from ckptkit.operations.execution.tolerance import Policy
+from ckptkit.operations.execution.subjects import ResolvedSubject, interfaces_of_file
+from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Row
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import Run
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Paired:
+class MappedSubject:
     """A subject beside a reference: the first run finds out which name is which.
 
     reference: what the inputs and outputs are called there.  signature: what to call, None for the
@@ -30,7 +30,7 @@ class Paired:
     """
 
     runs: Runs
-    what: Resolved
+    resolved: ResolvedSubject
     reference: Interface
     renames: Mapping[str, str]
     signature: str | None
@@ -45,13 +45,13 @@ class Paired:
         if self.pairing is None and len(self.reference.inputs) == 1 and not self._known:
             return self._run_the_only_input(spec, cases)
         if self.pairing is None:
-            self._pair(interface_of(self.runs, self.what, self.signature, spec))
+            self._pair(interface_of(self.runs, self.resolved, self.signature, spec))
         return self._execute(spec, [self.inputs_of(case) for case in cases])
 
     @property
     def _known(self) -> bool:
         """Whether the subject's file tells its names."""
-        return bool(interfaces_of_file(self.what.subject))
+        return bool(interfaces_of_file(self.resolved.subject))
 
     def _run_the_only_input(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
         """Run it without knowing what its input is called, which saves a process that only asks."""
@@ -61,7 +61,7 @@ class Paired:
         return run
 
     def _execute(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
-        return self.runs.execute(self.what, spec, cases, self.signature)
+        return self.runs.execute(self.resolved, spec, cases, self.signature)
 
     def _pair(self, subject: Interface) -> None:
         self.pairing = pair(
@@ -69,7 +69,7 @@ class Paired:
             subject,
             self.renames,
             same_contract=self.same_contract,
-            where=str(self.what.subject),
+            where=str(self.resolved.subject),
         )
         self.runs.findings += self.pairing.findings
 
@@ -82,7 +82,7 @@ class Paired:
         return self.pairing.outputs_of(outputs) if self.pairing is not None else dict(outputs)
 
 
-class Reference(NamedTuple):
+class ReferenceOutputs(NamedTuple):
     """What outputs are held against.
 
     name: to say it.  cases: outputs by case, in order.  environment: of what computed them.
@@ -96,19 +96,19 @@ class Reference(NamedTuple):
 
 
 def rows_of(
-    held: Reference,
+    reference_outputs: ReferenceOutputs,
     outputs: Sequence[Arrays],
     environment: Mapping[str, Any],
     runner: str,
-    policy: Policy,
+    policy: TolerancePolicy,
 ) -> list[Row]:
     """Return a row per case and output; outputs: by the names of the reference."""
     from ckptkit.model_io.compare_outputs import compare_outputs
 
-    chosen = policy.choose(held.environment, environment)
-    noise = held.noise if chosen.takes_noise else None
+    chosen = policy.choose(reference_outputs.environment, environment)
+    noise = reference_outputs.noise if chosen.takes_noise else None
     return [
-        Row(name, runner, held.name, result, chosen.tier)
-        for (name, reference), given in zip(held.cases.items(), outputs, strict=True)
-        for result in compare_outputs(reference, given, chosen.tolerance, noise=noise)
+        Row(name, runner, reference_outputs.name, result, chosen.tier)
+        for (name, expected), found in zip(reference_outputs.cases.items(), outputs, strict=True)
+        for result in compare_outputs(expected, found, chosen.tolerance, noise=noise)
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.weights import weights_between
 from ckptkit.runners import inside
 from ckptkit.runners.errors import RunnerError
@@ -28,7 +28,7 @@ AMOUNT = 0.01  # of each element
 
 
 @dataclass(frozen=True)
-class Coverage:
+class OutputSensitivity:
     """seen, blind: variables by readable name.  by: "layer" or "variable", what was changed at
     once.  why_not: why nothing was measured, or "".
     """
@@ -53,7 +53,7 @@ class Coverage:
 
 def measure(
     runs: Runs,
-    what: Resolved,
+    resolved: ResolvedSubject,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
     outputs: Arrays,
@@ -61,7 +61,7 @@ def measure(
     signature: str,
     *,
     thorough: bool,
-) -> Coverage:
+) -> OutputSensitivity:
     """Change the variables of each layer (thorough: each one) and look at the outputs.
 
     outputs: of one case, for their names and dtypes.
@@ -70,16 +70,16 @@ def measure(
 
     by = "variable" if thorough else "layer"
     if "perturb" not in RUNNERS[spec.runtime].inside or spec.replicas > 1:
-        return Coverage(by=by, why_not=f"not on {spec.text}")
+        return OutputSensitivity(by=by, why_not=f"not on {spec.text}")
     tier = tier_of(environment, environment)
     tolerances = {n: tier.tolerance(n, dtype_of_numpy(v.dtype)) for n, v in outputs.items()}
-    path = what.subject.path
+    path = resolved.subject.path
     names: dict[str, str] = {}
     if path is not None and Path(path).suffix not in (".tflite", ".onnx"):
         names = weights_between(None, Path(path)).names()
     try:
         rows = inside.perturb(
-            what.subject,
+            resolved.subject,
             spec,
             cases,
             runs.limits,
@@ -91,7 +91,7 @@ def measure(
             options=runs.options,
         )
     except RunnerError as error:
-        return Coverage(by=by, why_not=error.message)
+        return OutputSensitivity(by=by, why_not=error.message)
     seen = [name for row in rows if row.seen for name in row.variables]
     blind = [name for row in rows if not row.seen for name in row.variables]
-    return Coverage(tuple(sorted(seen)), tuple(sorted(blind)), by)
+    return OutputSensitivity(tuple(sorted(seen)), tuple(sorted(blind)), by)

@@ -15,7 +15,7 @@ from ckptkit.model_io.layouts import Layout
 from ckptkit.model_io.results import Chooser, OutputResult
 from ckptkit.operations.execution.input_names import Pairing
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
+from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
 from ckptkit.operations.localize.op_names import CONVERTED
 from ckptkit.operations.localize.pairs import pair_points
@@ -46,13 +46,13 @@ _EXPLAINED = 3  # layers that get statistics and hints
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelRun:
     """One of the two: a model on a runner, or what a golden kept (`what` is None).
 
     inputs, outputs: of the case, by the names of this side.  layers: those that a golden kept.
     """
 
-    what: Resolved | None
+    resolved: ResolvedSubject | None
     spec: RunnerSpec
     inputs: Mapping[str, Any]
     outputs: Values
@@ -62,7 +62,7 @@ class Side:
     weights: Path | Binding | None = None
 
 
-class Both(NamedTuple):
+class PairedValues(NamedTuple):
     """The values inside of both sides, in the subject's layouts, with outputs that are no layer's.
 
     paired: {value here: value of the reference}.  ends: {point that is an output: the reference's
@@ -94,12 +94,12 @@ class Both(NamedTuple):
 
 
 @dataclass
-class Work:
+class Localizer:
     """One localisation.  tolerance: the bar; globs: which values of the subject."""
 
     runs: Runs
-    reference: Side
-    new: Side
+    reference: ModelRun
+    new: ModelRun
     pairing: Pairing | None
     tolerance: Chooser
     differs: bool
@@ -143,9 +143,9 @@ class Work:
 
     # -- values ------------------------------------------------------------------------------------
 
-    def _values(self, side: Side) -> Values:
+    def _values(self, side: ModelRun) -> Values:
         """Return the values inside of a side; {} with a note where there are none."""
-        if side.what is None:
+        if side.resolved is None:
             if not side.layers:
                 self.notes.append(
                     "the golden keeps no layers (`ckptkit record --layers '*'` does), "
@@ -154,13 +154,13 @@ class Work:
             return side.layers or {}
         run = self._exposed(side)
         if run is None:
-            self.notes.append(f"{side.what.subject} on {side.spec.text} cannot be looked into")
+            self.notes.append(f"{side.resolved.subject} on {side.spec.text} cannot be looked into")
             return {}
         if run.exposed_apart and (run.exposed_apart[0] or 0.0) > self._noticed(run):
             self._hidden = True
             self.notes.append(
-                f"{side.what.subject} on {side.spec.text} gives other outputs when its layers are "
-                "looked at, so the difference may hide: each layer is judged alone"
+                f"{side.resolved.subject} on {side.spec.text} gives other outputs when its layers "
+                "are looked at, so the difference may hide: each layer is judged alone"
             )
         return run.layers[0] if run.layers else {}
 
@@ -176,11 +176,11 @@ class Work:
         )
         return _PART * min(max(item.rtol, item.atol) for item in allowed)
 
-    def _exposed(self, side: Side) -> Run | None:
-        assert side.what is not None
+    def _exposed(self, side: ModelRun) -> Run | None:
+        assert side.resolved is not None
         globs = ("*",)
         return self.runs.execute(
-            side.what, side.spec, [side.inputs], side.signature, layers=globs, quiet=True
+            side.resolved, side.spec, [side.inputs], side.signature, layers=globs, quiet=True
         )
 
     def _pairs(self, known: Values, mine: Values) -> dict[str, str]:
@@ -203,7 +203,7 @@ class Work:
         from ckptkit.model_io.sampling import Sample
 
         side, spec = self.new, self.new.spec
-        assert side.what is not None
+        assert side.resolved is not None
         if spec.eager or spec.replicas > 1:
             spec = replace(spec, eager=False, replicas=1)
             self.notes.append(f"layers were run alone on {spec.text}")
@@ -218,7 +218,7 @@ class Work:
         scratch.mkdir()
         try:
             return inside.isolate(
-                side.what.subject,
+                side.resolved.subject,
                 spec,
                 side.inputs,
                 inside.sources_of(known, usable, orders, scratch),  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ class Work:
             )
         except RunnerError as error:
             self.notes.append(
-                f"no layer of {side.what.subject} ran alone, so errors are those that it makes "
+                f"no layer of {side.resolved.subject} ran alone, so errors are those that it makes "
                 f"and inherits: {error.message}"
             )
             return None
@@ -243,7 +243,7 @@ class Work:
         paired: Mapping[str, str],
         orders: Mapping[str, Layout],
         isolated: Isolated | None,
-    ) -> Both:
+    ) -> PairedValues:
         """Return the values of both sides, with the outputs that are points of their own."""
         outputs = self.pairing.outputs_of if self.pairing is not None else dict
         known, mine = {}, {}
@@ -253,14 +253,14 @@ class Work:
                 there = next(iter(outputs({name: name})))
                 if there in self.reference.outputs:
                     known[end], mine[end] = self.reference.outputs[there], self.new.outputs[name]
-        return Both(
+        return PairedValues(
             Inside(theirs, known, {paired[here]: order for here, order in orders.items()}),
             Inside(own, mine),
             {**paired, **{end: end for end in known}},
             {end: same_value(theirs, value) for end, value in known.items()},
         )
 
-    def _propagated(self, both: Both) -> Iterator[tuple[str, OutputResult]]:
+    def _propagated(self, both: PairedValues) -> Iterator[tuple[str, OutputResult]]:
         for here, there in both.in_order():
             yield here, self._measured(here, both.known[there], both.mine[here])
 
@@ -272,7 +272,7 @@ class Work:
         )
 
     def _rows(
-        self, both: Both, isolated: Isolated | None, propagated: Mapping[str, OutputResult]
+        self, both: PairedValues, isolated: Isolated | None, propagated: Mapping[str, OutputResult]
     ) -> Iterator[Layer]:
         alone = dict(self._alone(both, isolated)) if isolated is not None else {}
         points = {p.name: p for p in isolated.points} if isolated is not None else {}
@@ -311,7 +311,7 @@ class Work:
                 before=before,
             )
 
-    def _alone(self, both: Both, isolated: Isolated) -> Iterator[tuple[str, OutputResult]]:
+    def _alone(self, both: PairedValues, isolated: Isolated) -> Iterator[tuple[str, OutputResult]]:
         """Yield the isolated error of each point."""
         for name, value in isolated.values.items():
             if name in both.paired:
@@ -325,7 +325,7 @@ class Work:
         new = self.new.weights
         return weights_between(self.reference.weights, new if isinstance(new, Path) else None)
 
-    def _explained(self, done: Localization, both: Both) -> Iterator[Layer]:
+    def _explained(self, done: Localization, both: PairedValues) -> Iterator[Layer]:
         """Yield the layers, the first of the ranking with statistics and hints."""
         from ckptkit.model_io.compare_outputs import compare_outputs
 
@@ -342,7 +342,7 @@ class Work:
                 hints = found[0].hints
             yield replace(layer, inputs=inputs, output=(stats(ref), stats(new)), hints=hints)
 
-    def _stats_of(self, name: str, both: Both) -> Stats | None:
+    def _stats_of(self, name: str, both: PairedValues) -> Stats | None:
         if name in both.paired:
             return stats(both.known[both.paired[name]])
         return stats(self.new.inputs[name]) if name in self.new.inputs else None

@@ -12,15 +12,15 @@ from ckptkit.golden.golden import Golden
 from ckptkit.operations.check.explain import explain_by_inputs
 from ckptkit.operations.check.float64 import broken_ties, exact_outputs
 from ckptkit.operations.check.report import Report
-from ckptkit.operations.execution.coverage_types import Coverage
+from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.input_names import Pairing
-from ckptkit.operations.execution.inputs import Asked, prepare, with_outputs
-from ckptkit.operations.execution.paired import Paired, Reference, rows_of
+from ckptkit.operations.execution.inputs import InputOptions, prepare, with_outputs
+from ckptkit.operations.execution.mapped import MappedSubject, ReferenceOutputs, rows_of
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import Resolved
-from ckptkit.operations.execution.tolerance import AUTO, Policy
+from ckptkit.operations.execution.subjects import ResolvedSubject
+from ckptkit.operations.execution.tolerance import AUTO, TolerancePolicy
 from ckptkit.operations.execution.types import Row
-from ckptkit.operations.localize.find import Judged
+from ckptkit.operations.localize.find import ComparedRun
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Checking:
+class CheckRun:
     """One check under way."""
 
     runs: Runs
-    what: Resolved
+    resolved: ResolvedSubject
     specs: Sequence[RunnerSpec]
-    asked: Asked
-    policy: Policy
+    input_options: InputOptions
+    policy: TolerancePolicy
     renames: Mapping[str, str]
     strict: bool
     mode: str = ""
@@ -46,8 +46,8 @@ class Checking:
     float64: bool = False
     explained: bool = False
     rows: list[Row] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
-    source: Resolved | Golden | None = None  # of the reference's outputs
+    judged: list[ComparedRun] = field(default_factory=list)
+    source: ResolvedSubject | Golden | None = None  # of the reference's outputs
     exact: dict[str, Mapping[str, Any]] | None = None  # those in float64, by case
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Checking:
 
     def report(self) -> Report:
         return Report(
-            str(self.what.subject),
+            str(self.resolved.subject),
             self.mode,
             self.reference,
             self.signature,
@@ -72,22 +72,22 @@ class Checking:
     def among_runners(self) -> None:
         """Hold every runner against the first; restore a checkpoint that has only one."""
         others = list(dict.fromkeys(self.specs))[1:]
-        if not others and not self.what.is_checkpoint:
+        if not others and not self.resolved.is_checkpoint:
             raise UsageError(
                 "nothing to compare: one model, one runner",
-                where=str(self.what.subject),
+                where=str(self.resolved.subject),
                 hint="--on twice, --against MODEL, or --golden DIR (`ckptkit record` makes one)",
             )
         if not others:
-            self.mode, self.inputs = "coverage", f"restored into {self.what.place}"
-            if self.what.subject.kind == "code":
-                self.runs.restore(self.what, self.specs[0])
+            self.mode, self.inputs = "coverage", f"restored into {self.resolved.place}"
+            if self.resolved.subject.kind == "code":
+                self.runs.restore(self.resolved, self.specs[0])
             return
-        self.mode, self.reference = "runners", f"{self.what.subject} on {self.specs[0].text}"
-        if self.what.runs:
-            self._compare_with(self.what, others)
+        self.mode, self.reference = "runners", f"{self.resolved.subject} on {self.specs[0].text}"
+        if self.resolved.runs:
+            self._compare_with(self.resolved, others)
 
-    def against(self, other: Resolved) -> None:
+    def against(self, other: ResolvedSubject) -> None:
         """Hold the subject, on every runner, against another one on the first runner.
 
         What that does not run is run by TensorFlow, or by the runtime of its kind, on the CPU.
@@ -99,62 +99,80 @@ class Checking:
         if other.coverage is not None and not other.coverage.ok:
             self.runs.findings += other.coverage.findings
             return
-        if self.what.runs:
+        if self.resolved.runs:
             self._compare_with(other, list(dict.fromkeys(self.specs)))
 
-    def _compare_with(self, reference: Resolved, specs: Sequence[RunnerSpec]) -> None:
+    def _compare_with(self, reference: ResolvedSubject, specs: Sequence[RunnerSpec]) -> None:
         covered = self.runs.coverage
-        prepared = prepare(self.runs, reference, self.first, self.asked)
-        if reference is not self.what:
+        prepared = prepare(self.runs, reference, self.first, self.input_options)
+        if reference is not self.resolved:
             self.runs.coverage = _told_apart(self.runs, covered)
         if prepared is None:
             return
         self.signature, self.inputs, self.source = prepared.signature, prepared.text, reference
-        held = Reference(
+        reference_outputs = ReferenceOutputs(
             self.reference,
             dict(zip(prepared.cases, prepared.run.outputs, strict=True)),
             prepared.run.environment,
             {},
         )
         interface = with_outputs(prepared.interface, prepared.run.outputs[0])
-        same = reference.subject.kind == self.what.subject.kind
+        same = reference.subject.kind == self.resolved.subject.kind
         call = self._signature(prepared.signature)
-        paired = Paired(self.runs, self.what, interface, self.renames, call, same)
-        if reference is self.what:  # one model, one set of names
+        paired = MappedSubject(self.runs, self.resolved, interface, self.renames, call, same)
+        if reference is self.resolved:  # one model, one set of names
             paired.pairing = Pairing({}, {})
         for spec in specs:
-            self._run(spec, paired, held, prepared.cases)
+            self._run(spec, paired, reference_outputs, prepared.cases)
 
     def _signature(self, signature: str) -> str | None:
         """Return the signature to call: that of the reference, if both are of one kind."""
-        if self.asked.signature is not None:
-            return self.asked.signature
-        called = signature != "call" and self.what.subject.kind == "saved_model"
+        if self.input_options.signature is not None:
+            return self.input_options.signature
+        called = signature != "call" and self.resolved.subject.kind == "saved_model"
         return signature if called else None
 
     def _run(
-        self, spec: RunnerSpec, paired: Paired, held: Reference, cases: Mapping[str, Arrays]
+        self,
+        spec: RunnerSpec,
+        paired: MappedSubject,
+        reference_outputs: ReferenceOutputs,
+        cases: Mapping[str, Arrays],
     ) -> None:
         """Run the subject on one runner and judge what it gave."""
         run = paired.run(spec, list(cases.values()))
         if run is None:
             return
         outputs = [paired.outputs_of(case) for case in run.outputs]
-        rows = rows_of(held, outputs, run.environment, spec.text, self.policy)
+        rows = rows_of(reference_outputs, outputs, run.environment, spec.text, self.policy)
         assert self.source is not None
         differs = any(row.result.status == "differs" for row in rows)
-        if differs and self.float64 and self.policy.asked == AUTO:
+        if differs and self.float64 and self.policy.tolerance == AUTO:
             if self.exact is None:
                 self.exact = exact_outputs(self.runs, self.source, cases)
-            rows = broken_ties(rows, held, dict(zip(cases, outputs, strict=True)), self.exact)
+            rows = broken_ties(
+                rows, reference_outputs, dict(zip(cases, outputs, strict=True)), self.exact
+            )
         self.rows += rows
         self.judged.append(
-            Judged(paired, spec, run, rows, held, cases, self.source, self.first, self.signature)
+            ComparedRun(
+                paired,
+                spec,
+                run,
+                rows,
+                reference_outputs,
+                cases,
+                self.source,
+                self.first,
+                self.signature,
+            )
         )
         differs = any(row.result.status == "differs" for row in rows)
         if differs and self.mode != "runners" and not self.explained:
             self.explained = True  # once: what holds on one runner holds on the others
-            self.runs.findings += explain_by_inputs(paired, spec, held, cases, self.policy)
+            self.runs.findings += explain_by_inputs(
+                paired, spec, reference_outputs, cases, self.policy
+            )
 
     # --- with --golden ------------------------------------------------------------------------
 
@@ -163,18 +181,18 @@ class Checking:
         from ckptkit.operations.check.against_golden import against_golden
 
         self.mode, self.reference = "golden", str(directory)
-        if self.asked.files or self.asked.ranges:
+        if self.input_options.files or self.input_options.ranges:
             raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
         found = against_golden(
-            self.runs, self.what, directory, self.asked.signature, self.renames, bound
+            self.runs, self.resolved, directory, self.input_options.signature, self.renames, bound
         )
         self.signature, self.inputs, self.explained = found.signature, found.text, found.changed
         self.source = found.golden
-        for spec in dict.fromkeys(self.specs) if self.what.runs else ():
+        for spec in dict.fromkeys(self.specs) if self.resolved.runs else ():
             self._run(spec, found.paired, found.reference, found.cases)
 
 
-def _told_apart(runs: Runs, covered: Coverage | None) -> Coverage | None:
+def _told_apart(runs: Runs, covered: RestoreCoverage | None) -> RestoreCoverage | None:
     """Return the subject's coverage; that of the reference becomes findings, if it is not fine."""
     if runs.coverage is not covered and runs.coverage is not None:
         runs.findings += [f for f in runs.coverage.findings if f.severity == "error"]
