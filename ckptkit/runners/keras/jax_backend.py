@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import UsageError
 from ckptkit.runners.child.packages import gpu_name, installed, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.keras.isolate import values_of
 from ckptkit.runners.keras.layers import Called, watching
 from ckptkit.runners.keras.model import Built, Tensors
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
 
 
-# Primitives that multiply matrices or convolve.
-HEAVY = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general", "scaled_dot"}
 _PLATFORMS = {"gpu": "GPU", "cuda": "GPU", "rocm": "GPU", "cpu": "CPU"}
 
 
@@ -227,7 +226,7 @@ def _count(devices: Devices, jaxpr: Any, outputs: Mapping[str, Any]) -> None:
     counts = {"ops": 0, "heavy": 0}
     for name in _primitives(jaxpr.jaxpr):
         counts["ops"] += 1
-        counts["heavy"] += name in HEAVY
+        counts["heavy"] += is_heavy(name)
     for device in {device for value in outputs.values() for device in value.devices()}:
         kind = _PLATFORMS.get(device.platform, device.platform.upper())
         row = devices.setdefault(f"{kind}:{device.id}", {"ops": 0, "heavy": 0})

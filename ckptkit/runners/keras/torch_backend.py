@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.runners.child.packages import installed, only_cpu_zero, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.keras.isolate import tensors_of, values_of
 from ckptkit.runners.keras.layers import Called, watching
 from ckptkit.runners.keras.model import Built
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
 
 
-# Kernels that multiply matrices or convolve, as `aten::NAME`.
-HEAVY = {
-    *("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "matmul", "linear", "einsum"),
-    *("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution"),
-    *("mkldnn_convolution", "mkldnn_linear", "mkldnn_rnn_layer", "lstm", "gru", "_cudnn_rnn"),
-    *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
-    *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu"),
-    *("_scaled_mm", "_int_mm", "_addmm_activation"),
-}
 _CUBLAS = ":4096:8"  # the workspace without which cuBLAS is not deterministic
 
 
@@ -167,7 +159,7 @@ def _counting(devices: Devices) -> Any:
             if where and where[0].type != "meta":
                 row = devices.setdefault(_short(where[0]), {"ops": 0, "heavy": 0})
                 row["ops"] += 1
-                row["heavy"] += function.overloadpacket.__name__ in HEAVY
+                row["heavy"] += is_heavy(function.overloadpacket.__name__)
             return result
 
     return Counting()

@@ -37,6 +37,7 @@ from ckptkit.runners.child.session import (
     refused,
     wanted,
 )
+from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.litert.flatbuffer import fitting, float_of, with_ops
 from ckptkit.runners.spec import RunnerSpec
 
@@ -46,13 +47,6 @@ if TYPE_CHECKING:
 
 CALL = "call"
 PACKAGE = "ai-edge-litert"
-# Kernels that multiply matrices or convolve.
-HEAVY = {
-    *("CONV_2D", "CONV_3D", "CONV_3D_TRANSPOSE", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"),
-    *("FULLY_CONNECTED", "BATCH_MATMUL", "LSTM", "SVDF", "RNN", "STABLEHLO_DOT_GENERAL"),
-    *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"),
-    *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "STABLEHLO_CONVOLUTION"),
-}
 
 
 def start(request: Request, spec: RunnerSpec) -> LiteRTSession:
@@ -186,7 +180,7 @@ class LiteRTSession:
     # -- running -----------------------------------------------------------------------------------
 
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
-        heavy = sum(op.kind in HEAVY for op in self._ops)
+        heavy = sum(is_heavy(op.kind) for op in self._ops)
         self._devices = {"CPU:0": {"ops": len(self._ops), "heavy": heavy}}  # it has no other device
         outputs = [
             self._invoke(self._plain, signature, part) for part in self._parts(signature, inputs)

@@ -38,6 +38,7 @@ from ckptkit.runners.child.session import (
     missing,
     wanted,
 )
+from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.onnx.subgraph import OnnxGraph
 from ckptkit.runners.spec import RunnerSpec
 
@@ -50,8 +51,6 @@ PROVIDERS = {"CPU": "CPUExecutionProvider", "GPU": "CUDAExecutionProvider"}
 FETCHED = 64  # values inside of the model that are asked for in one run
 _DEVICES = {provider: device for device, provider in PROVIDERS.items()}
 _DTYPES = {"float": "float32", "double": "float64"}
-# Kernels that multiply matrices or convolve; also what the runtime fuses them into.
-_HEAVY = ("Conv", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Attention", "Einsum")
 _QUANTISED = ("QLinear", "Quantize", "Dequantize", "Integer", "NBits")
 
 
@@ -145,7 +144,7 @@ class OnnxSession:
         name = gpu_name(self.spec.index) if self.spec.device == "GPU" else cpu_name()
         names = ("onnxruntime", "onnxruntime-gpu", "numpy")
         found = environment(self.spec, installed(*names), device_name=name)
-        kinds = [str(event["args"].get("op_name", "")) for event in self._events]
+        kinds = list(map(_op_name, self._events))
         quantised = any(mark in kind for kind in kinds for mark in _QUANTISED)
         return {**found, "policy": self._policy(), "quantized": quantised}
 
@@ -153,7 +152,7 @@ class OnnxSession:
         """Return the dtype that products are computed in, where that is not float32."""
         for event in self._events:
             types = [key for item in event["args"].get("input_type_shape", ()) for key in item]
-            if _is_heavy(event) and "float16" in types:
+            if is_heavy(_op_name(event)) and "float16" in types:
                 return "float16"
         return "float32"
 
@@ -165,7 +164,7 @@ class OnnxSession:
             index = self.spec.index if kind == self.spec.device else 0
             row = found.setdefault(f"{kind}:{index}" if kind else provider, {"ops": 0, "heavy": 0})
             row["ops"] += 1
-            row["heavy"] += _is_heavy(event)
+            row["heavy"] += is_heavy(_op_name(event))
         return found
 
     # -- running -----------------------------------------------------------------------------------
@@ -237,9 +236,8 @@ def _kernels(profile: Path) -> list[Mapping[str, Any]]:
     ]
 
 
-def _is_heavy(event: Mapping[str, Any]) -> bool:
-    kind = str(event["args"].get("op_name", ""))
-    return any(mark in kind for mark in _HEAVY)
+def _op_name(event: Mapping[str, Any]) -> str:
+    return str(event["args"].get("op_name", ""))
 
 
 def _info(item: Any) -> TensorInfo:

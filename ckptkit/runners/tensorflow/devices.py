@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ckptkit.runners.tensorflow.graphs import HEAVY, count
+from ckptkit.runners.heavy_ops import is_heavy
+from ckptkit.runners.tensorflow.graphs import count
 
 Devices = dict[str, dict[str, int]]
 
@@ -89,5 +90,5 @@ def _eager_ops(devices: Devices) -> Iterator[None]:
         op_callbacks.remove_op_callback(ran)
         for (device, kind), number in found.items():
             if kind != "ReadVariableOp":
-                heavy = number if kind in HEAVY else 0
+                heavy = number if is_heavy(kind) else 0
                 _add(devices, device, {"ops": number, "heavy": heavy})

@@ -13,19 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.tensorflow.module import tensorflow
 
-HEAVY = frozenset(
-    {
-        *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "SparseMatMul", "Einsum"),
-        *("SparseTensorDenseMatMul", "XlaDotV2", "QuantizedMatMul", "_FusedMatMul"),
-        *("_FusedBatchMatMulV2", "_MklMatMul", "_MklFusedMatMul", "_MklBatchMatMulV2"),
-        *("Conv1D", "Conv2D", "Conv3D", "_FusedConv2D", "_FusedConv3D", "_MklConv2D"),
-        *("DepthwiseConv2dNative", "_FusedDepthwiseConv2dNative", "_MklFusedConv2D"),
-        *("Conv2DBackpropInput", "Conv3DBackpropInputV2", "XlaConvV2", "CudnnRNN", "CudnnRNNV3"),
-        *("_MklNativeConv2D", "_MklNativeFusedConv2D", "_MklFusedBatchMatMulV2"),
-    }
-)
 # Ops that move or shape values, or are no computation at all.
 _PLUMBING = frozenset(
     {
@@ -49,7 +39,7 @@ def count(nodes: Iterator[Any]) -> dict[str, int]:
     ops = Counter(node.op for node in nodes)
     return {
         "ops": sum(number for op, number in ops.items() if op not in _PLUMBING),
-        "heavy": sum(number for op, number in ops.items() if op in HEAVY),
+        "heavy": sum(number for op, number in ops.items() if is_heavy(op)),
     }
 
 
@@ -165,7 +155,7 @@ class Flat:
     @staticmethod
     def _is_point(operation: Any, users: Mapping[str, Sequence[str]]) -> bool:
         kind = operation.type
-        if kind in HEAVY or "Norm" in kind or "Softmax" in kind or "LookupTableFind" in kind:
+        if is_heavy(kind) or "Norm" in kind or "Softmax" in kind or "LookupTableFind" in kind:
             return True
         scope = _scope(operation.name)
         return any(_scope(user) != scope for user in users.get(operation.name, ())) or (

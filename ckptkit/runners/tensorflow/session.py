@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.runners.child.session import Exposed, Known, Request, import_extras, refused, wanted
+from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_keras
 from ckptkit.runners.tensorflow.devices import Devices, compiled, watching
 from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of, signatures_of
-from ckptkit.runners.tensorflow.graphs import HEAVY, Flat
+from ckptkit.runners.tensorflow.graphs import Flat
 from ckptkit.runners.tensorflow.layers import expose_eagerly, expose_graph, points_of_layers
 from ckptkit.runners.tensorflow.mirrored import mirrored
 from ckptkit.runners.tensorflow.module import tensorflow
@@ -144,7 +145,7 @@ class TensorFlowSession:
             if endpoint.concrete is not None:
                 graph = endpoint.concrete.graph.as_graph_def()
                 nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
-                low |= {_LOW.get(n.attr["T"].type, "") for n in nodes if n.op in HEAVY}
+                low |= {_LOW.get(n.attr["T"].type, "") for n in nodes if is_heavy(n.op)}
         return ", ".join(sorted(low - {""})) or "float32"
 
     # -- running -----------------------------------------------------------------------------------
