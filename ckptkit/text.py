@@ -1,6 +1,8 @@
-"""Text that is safe to print, whoever made it up."""
+"""Text on its way to a reader: safe to print, in natural order, with counts that agree."""
 
 from __future__ import annotations
+
+import re
 
 
 def count_text(count: int, noun: str, plural: str = "") -> str:
@@ -17,3 +19,13 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_DIGITS = re.compile(r"(\d{1,18})")  # int() refuses thousands of digits
+
+
+def natural(name: str) -> list[str | int]:
+    """Return a sort key that puts layer2 before layer10."""
+    parts: list[str | int] = list(_DIGITS.split(name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts

@@ -10,7 +10,7 @@ from functools import cached_property
 from ckptkit.align.numbered_names import disordered, match_names, without_counters
 from ckptkit.align.rules import Rule, apply_rules
 from ckptkit.align.types import Alignment, Ambiguity, Match, Side
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
 _NAMELESS = re.compile(r"/vars/\d+$")

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from ckptkit._io.crc_combine_ import crc_of_repeated
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.dtypes import itemsize
 from ckptkit.stores.base import TensorSpec
 

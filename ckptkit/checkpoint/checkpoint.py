@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import close_handles, file_size
-from ckptkit.checkpoint.names import Naming, name_tensors
+from ckptkit.checkpoint.names import name_tensors
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import (
     CkptkitError,
     FormatError,

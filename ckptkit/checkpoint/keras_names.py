@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure, KerasVariable, TensorSpec
 
 

@@ -5,36 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ckptkit.stores.base import ROLES as ROLES
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Structure
-
-
-class Naming(NamedTuple):
-    """What to call one tensor, and what it is for.
-
-    name: readable and unique within the file; a slot reads `conv1/kernel@momentum`.
-    role: one of ROLES.  full_name: the name a TF1 saver would use, or None.
-    aliases: all object paths that lead to the tensor (a bounded number), best first.
-    slot_of: name of the variable a slot (or average) belongs to; slot: "m", "momentum", ...;
-    optimizer: path or name of the optimizer that owns it.
-    only_through_optimizer: a weight that no path outside an optimizer reaches.
-    duplicate_of: name of the tensor that this one repeats (a file may store a weight twice).
-    """
-
-    name: str
-    role: str
-    full_name: str | None = None
-    aliases: tuple[str, ...] = ()
-    slot_of: str | None = None
-    slot: str | None = None
-    optimizer: str | None = None
-    only_through_optimizer: bool = False
-    duplicate_of: str | None = None
 
 
 def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:

@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 

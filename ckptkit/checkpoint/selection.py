@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.names import ROLES, Naming
+from ckptkit.checkpoint.naming import ROLES, Naming
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec
 
@@ -88,3 +88,25 @@ class Selection:
                 hint=self._hint(checkpoint),
             )
         return found
+
+
+def tensor_json(spec: TensorSpec, naming: Naming) -> dict[str, Any]:
+    """Return the JSON row of one tensor; crc32c is eight hexadecimal digits, unmasked."""
+    return {
+        "key": spec.key,
+        "name": naming.name,
+        "full_name": naming.full_name,
+        "aliases": naming.aliases,
+        "role": naming.role,
+        "slot_of": naming.slot_of,
+        "slot": naming.slot,
+        "duplicate_of": naming.duplicate_of,
+        "dtype": spec.dtype,
+        "shape": spec.shape,
+        "params": spec.size,
+        "bytes": spec.nbytes,
+        "shard": spec.shard,
+        "offset": spec.offset,
+        "crc32c": None if spec.crc32c is None else f"{spec.crc32c:08x}",
+        "slices": len(spec.slices),
+    }

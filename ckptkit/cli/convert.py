@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli.options import CommaList, echo_lines, flat
 from ckptkit.cli.progress import progress, threads
 

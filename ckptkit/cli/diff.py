@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli.options import CommaList, echo_lines, flat, operands, write_lines
 from ckptkit.cli.progress import progress, threads
 from ckptkit.text import count_text

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.errors import CkptkitError, ReaderGone
 
 F = TypeVar("F", bound=Callable[..., Any])

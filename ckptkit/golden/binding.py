@@ -27,7 +27,7 @@ from ckptkit.golden.sketch_types import Sketch
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
-    from ckptkit.checkpoint.names import Naming
+    from ckptkit.checkpoint.naming import Naming
     from ckptkit.stores.base import Store
 
 _BOUND = frozenset({"weight", "table", "ema", "slot", "other"})  # roles
@@ -190,12 +190,13 @@ def _variables(
 
 def _sketched(task: tuple[Store, str, bool]) -> Sketch:
     from ckptkit.golden import sketch as _sketch
+    from ckptkit.stores.digest import digest
 
     store, key, full = task
     if full:
         return _sketch.sketch(store, key)
     spec = store.specs[key]
-    return Sketch(spec.dtype, spec.shape, _sketch.digest(store, key))
+    return Sketch(spec.dtype, spec.shape, digest(store, key))
 
 
 def _hidden(store: Store) -> frozenset[str]:
@@ -236,7 +237,7 @@ def _constants(store: Store) -> tuple[dict[str, ConstantSketch], dict[str, int]]
 
     if not isinstance(store, SavedModel):
         return {}, {}
-    from ckptkit.golden.sketch import digest_of
+    from ckptkit.stores.digest import digest_of
     from ckptkit.stores.saved_model.constants import constant_values
 
     found: dict[str, ConstantSketch] = {}

@@ -282,7 +282,7 @@ def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
 
 def _side(binding: Binding) -> Side:
     from ckptkit.align.matching import Side
-    from ckptkit.checkpoint.names import Naming
+    from ckptkit.checkpoint.naming import Naming
     from ckptkit.stores.base import TensorSpec
 
     specs, names = {}, {}

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -30,6 +29,7 @@ from ckptkit.dtypes import Array, itemsize, kind
 from ckptkit.golden.sketch_types import SAMPLED, Sketch
 from ckptkit.model_io.sampling import places_of
 from ckptkit.stores.base import Store, TensorSpec
+from ckptkit.stores.digest import canonical_bytes
 
 PARTS = 16  # of the flat tensor, and of the last axis
 BLOCK = 1 << 15  # elements worked on at once: scratch arrays of 256 KiB stay near the core
@@ -39,33 +39,6 @@ _STEP = int(_B)
 _DOT = 8192  # elements per BLAS call: below the size at which OpenBLAS starts threads of its own
 _HALF, _SHIFT = np.uint64(32), np.uint64(29)
 _MASK = (1 << 64) - 1
-
-
-def digest(store: Store, key: str) -> str:
-    """Return the SHA-256 of a tensor's values (little-endian; text with lengths), in hex."""
-    total = hashlib.sha256()
-    for _, values in store.blocks(key):
-        for chunk in _canonical(values):
-            total.update(chunk)
-    return total.hexdigest()
-
-
-def digest_of(values: Array) -> str:
-    """Return what `digest` returns, for an array."""
-    total = hashlib.sha256()
-    for chunk in _canonical(values.reshape(-1)):
-        total.update(chunk)
-    return total.hexdigest()
-
-
-def _canonical(values: Array) -> Iterator[Any]:
-    if values.dtype == object:
-        for value in values:
-            yield len(value).to_bytes(8, "little") + value
-        return
-    if sys.byteorder == "big":
-        values = values.byteswap()
-    yield np.ascontiguousarray(values).view(np.uint8).data
 
 
 def sketch(store: Store, key: str) -> Sketch:
@@ -89,7 +62,7 @@ def sketch_blocks(spec: TensorSpec, blocks: Iterable[Array]) -> Sketch:
     numeric = kind(spec.dtype) not in ("string", "opaque") and itemsize(spec.dtype) > 0
     maker = _Maker(spec) if numeric and spec.size else None
     for values in blocks:
-        for chunk in _canonical(values):
+        for chunk in canonical_bytes(values):
             total.update(chunk)
         if maker is not None:
             for start in range(0, len(values), BLOCK):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.selection import Selection, Tensor
+from ckptkit.checkpoint.digest import weights_digest
+from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.text import natural
 
 SCHEMA = "ckptkit.ls/1"
 SORTS = ("name", "size", "params", "offset")
@@ -121,28 +122,6 @@ class Listing:
         }
 
 
-def tensor_json(spec: Any, naming: Any) -> dict[str, Any]:
-    """Return the JSON row of one tensor; crc32c is eight hexadecimal digits, unmasked."""
-    return {
-        "key": spec.key,
-        "name": naming.name,
-        "full_name": naming.full_name,
-        "aliases": naming.aliases,
-        "role": naming.role,
-        "slot_of": naming.slot_of,
-        "slot": naming.slot,
-        "duplicate_of": naming.duplicate_of,
-        "dtype": spec.dtype,
-        "shape": spec.shape,
-        "params": spec.size,
-        "bytes": spec.nbytes,
-        "shard": spec.shard,
-        "offset": spec.offset,
-        "crc32c": None if spec.crc32c is None else f"{spec.crc32c:08x}",
-        "slices": len(spec.slices),
-    }
-
-
 def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": None if shape is None else list(shape)}
 
@@ -179,46 +158,9 @@ def ls(
     )
 
 
-_DIGITS = re.compile(r"(\d{1,18})")  # int() refuses thousands of digits
-
-
-def natural(name: str) -> list[str | int]:
-    """Return a sort key that puts layer2 before layer10."""
-    parts: list[str | int] = list(_DIGITS.split(name))
-    parts[1::2] = map(int, parts[1::2])
-    return parts
-
-
 _ORDERS: dict[str, Callable[[Tensor], Any]] = {
     "name": lambda t: natural(t.naming.name),
     "size": lambda t: (-t.spec.nbytes, natural(t.naming.name)),
     "params": lambda t: (-t.spec.size, natural(t.naming.name)),
     "offset": lambda t: (t.spec.shard or 0, t.spec.offset or 0, natural(t.naming.name)),
 }
-
-
-def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
-    """Return "sha256:..." of the weights' names, dtypes, shapes and bytes.
-
-    The same weights give the same digest in any format and order: per weight (duplicates and
-    optimizer state left out) one line "name dtype shape sha256-of-little-endian-row-major-bytes",
-    the lines sorted and hashed.  Strings are hashed as 8-byte little-endian length and bytes each.
-    Reads, and where the format stores checksums verifies, every byte.
-    """
-    import hashlib
-
-    lines = []
-    for spec, naming in tensors:
-        if naming.role == "weight" and not naming.duplicate_of:
-            shape = ",".join(map(str, spec.shape))
-            lines.append(
-                f"{naming.name} {spec.dtype} [{shape}] {tensor_sha256(checkpoint, spec.key)}"
-            )
-    return "sha256:" + hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def tensor_sha256(checkpoint: Checkpoint, key: str) -> str:
-    """Return the sha256 of one tensor's values, little-endian and row-major, in hexadecimal."""
-    from ckptkit.golden.sketch import digest
-
-    return digest(checkpoint.store, key)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
+from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.numbers_ import json_number
-from ckptkit.operations.ls import tensor_json
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
 from ckptkit.text import count_text
 

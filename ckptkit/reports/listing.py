@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.operations.ls import Listing, natural
+from ckptkit.operations.ls import Listing
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 from ckptkit.stores.base import Signature
+from ckptkit.text import natural
 
 _HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
 _ALIGN = ("left", "left", "left", "right", "right", "left")

@@ -33,7 +33,7 @@ class Owned(NamedTuple):
     """A variable that a layer reads; names: by which it may go in a file, the best first.
 
     digests: of a constant of a converted model, in the layouts that TensorFlow may have it in (as
-    `ckptkit.golden.sketch.digest`).
+    `ckptkit.stores.digest.digest`).
     """
 
     names: tuple[str, ...]

@@ -15,7 +15,7 @@ from ckptkit._io.crc32c import value
 from ckptkit.align.matching import Alignment, Match, Side, align, align_content
 from ckptkit.align.numbered_names import match_names, places, uncounted
 from ckptkit.align.rules import apply_rules, parse_rule, read_rules, suggest_rules, write_rules
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.stores.base import TensorSpec
 from support.goldens import GOLDEN

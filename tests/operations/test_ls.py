@@ -14,11 +14,11 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import ChecksumError, UsageError
-from ckptkit.operations.ls import natural
 from ckptkit.reports.listing import pattern
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from ckptkit.text import natural
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.crafted import bundle_items, entry, write_index

@@ -8,7 +8,7 @@ import pytest
 
 import ckptkit
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.errors import UnsupportedError
 from support.goldens import Golden, digest, golden, goldens
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ckptkit.checkpoint.names import Naming, name_tensors
+from ckptkit.checkpoint.names import name_tensors
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.keras.archive import open_keras
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.layer_variables import class_of_group, snake_case, variable_names

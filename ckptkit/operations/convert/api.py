@@ -18,6 +18,7 @@ from typing import Any
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.digest import tensor_sha256, weights_digest
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert import receipt as _receipt
@@ -36,7 +37,6 @@ from ckptkit.operations.convert.proof import Proof, prove
 from ckptkit.operations.convert.receipt import Receipt, write_inverse
 from ckptkit.operations.convert.value_stores import Cast, parse_cast, parse_size
 from ckptkit.operations.input_files import files_read, refuse_inputs
-from ckptkit.operations.ls import tensor_sha256, weights_digest
 
 __all__ = [
     "FORMS",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ckptkit.align.rules import Rule, exact_rule
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.names import ROLES, Naming
+from ckptkit.checkpoint.naming import ROLES, Naming
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.convert.destination import Target

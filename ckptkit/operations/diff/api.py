@@ -13,7 +13,7 @@ from ckptkit.align.matching import Match, Side, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.statistics import comparable
 from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
@@ -22,8 +22,8 @@ from ckptkit.operations.diff import checksums as _content
 from ckptkit.operations.diff import hints as _hints
 from ckptkit.operations.diff import participants as _select
 from ckptkit.operations.diff.result import MODES, Change, DiffResult, LeftOut
-from ckptkit.operations.ls import natural
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
+from ckptkit.text import natural
 
 __all__ = ["Change", "DiffResult", "LeftOut", "diff"]
 

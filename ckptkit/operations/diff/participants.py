@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ckptkit.align.matching import Alignment, Side
 from ckptkit.align.rules import suggest_rules
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.names import ROLES
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import Change, LeftOut

@@ -9,10 +9,9 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.selection import Tensor
+from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
 from ckptkit.numbers_ import json_number
-from ckptkit.operations.ls import tensor_json
 
 SCHEMA = "ckptkit.diff/1"
 _NUMBERS = (

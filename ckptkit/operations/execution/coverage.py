@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, Match, Rule, Side, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.execution.coverage_types import RestoreCoverage, Variable

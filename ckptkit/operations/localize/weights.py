@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.names import Naming
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import CkptkitError
 from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.changes import compare_bindings

@@ -22,10 +22,10 @@ from ckptkit._io.atomic import replacing
 from ckptkit._io.files import file_sha256, file_size, read_exact
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.digest import tensor_sha256
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, counted
 from ckptkit.operations.findings import listed as first_of
-from ckptkit.operations.ls import tensor_sha256
 from ckptkit.stores.base import Store
 
 MAX_MANIFEST = 256 << 20  # bytes

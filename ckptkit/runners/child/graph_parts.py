@@ -110,7 +110,7 @@ class Regions:
 
 def constant(name: str, value: Array) -> Result:
     """Return a constant as a variable of a row."""
-    from ckptkit.golden.sketch import digest_of
+    from ckptkit.stores.digest import digest_of
 
     orders = (tuple(range(value.ndim)), *_ORDERS.get(value.ndim, ()))
     return {
