@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit.stores.base import Array, Store
+from ckptkit.dtypes import Array
+from ckptkit.stores.base import Store
 
 
 def digest(store: Store, key: str) -> str:
