@@ -129,4 +129,5 @@ def use(run: Callable[..., dict[str, Any]]) -> None:
     """Have runners' requests carried out by `run_here` or `run_forked` from now on."""
     from ckptkit.runners import subjects
 
-    subjects.run = run
+    module: Any = subjects  # its own name for `run` is replaced
+    module.run = run

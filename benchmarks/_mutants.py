@@ -200,8 +200,8 @@ def _swaps(weights: Sequence[Weight]) -> Damage:
     for members in _by_owner(weights).values():
         key = tuple((w.leaf, w.value.shape, str(w.value.dtype)) for w in members)
         groups.setdefault(key, []).append(members)
-    for members in groups.values():
-        one, two = members[0], members[-1]
+    for alike in groups.values():
+        one, two = alike[0], alike[-1]
         moved = [(a, b) for a, b in zip(one, two, strict=True) if _varies(a) and _varies(b)]
         if one is two or not moved:
             continue

@@ -52,10 +52,11 @@ class Alarm:
 
 def remember_runs() -> None:
     """Run the same model on the same inputs once, however many checks ask for it."""
-    from ckptkit.operations.execution import runs as _check_runs
+    from ckptkit.operations.execution import runs
 
+    module: Any = runs  # its own name for `execute` is replaced
     known: dict[Any, Any] = {}
-    execute = _check_runs.execute
+    execute = module.execute
 
     def remembered(
         subject: Any, spec: Any, cases: Sequence[Mapping[str, Any]], limits: Any, **options: Any
@@ -72,7 +73,7 @@ def remember_runs() -> None:
             known[key] = execute(subject, spec, cases, limits, **options)
         return known[key]
 
-    _check_runs.execute = remembered
+    module.execute = remembered
 
 
 # --- mutants --------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ def _names(report: Any, codes: str, targets: Sequence[str], never: str) -> bool:
 def _first(report: Any, mutant: Mutant) -> bool:
     """Whether --localize names the damaged layer, one inside it or the one around it, first."""
     found = report.localization
-    suspects = found.suspects if found is not None else ()
+    suspects: Sequence[str] = found.suspects if found is not None else ()
     damaged = {*mutant.inside, *mutant.targets}
     return bool(suspects) and any(f"/{name}/" in f"/{suspects[0]}/" for name in damaged)
 
@@ -165,7 +166,7 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
     import numpy as np
 
     from ckptkit.golden.golden import read_golden
-    from ckptkit.operations.execution import runs as _check_runs
+    from ckptkit.operations.execution import runs
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.spec import RunnerSpec
     from ckptkit.runners.subjects import Limits, Subject
@@ -174,9 +175,10 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
     subject = Subject(base.form, Path(mutant.path), mutant.model)
     signature = known.signature if base.form == "saved_model" else None
     cases = [case.inputs for case in known.cases]
+    module: Any = runs  # whose `execute` remembers
     options = {"imports": list(base.imports)}
     try:
-        run = _check_runs.execute(
+        run = module.execute(
             subject, RunnerSpec(), cases, Limits(), signature=signature, options=options
         )
     except RunnerError:
@@ -259,7 +261,8 @@ def _split(name: str, base: Base, golden: str) -> Alarm:
     if not parts:
         return Alarm(name, base.name, "batch split", "")
     run = execute(what.subject, RunnerSpec(), parts, Limits(), signature=signature, options=options)
-    together = joined(run.outputs, dict(case.outputs)) or {}
+    whole: dict[str, Any] = dict(case.outputs)  # small models: no output is kept as a sample
+    together = joined(run.outputs, whole) or {}
     chosen = tier_of(known.environment, run.environment).tolerance
     results = compare_outputs(case.outputs, together, chosen, noise=known.noise)
     bad = [f"{r.name}: {r.message}" for r in results if not r.ok and r.status != "meaningless"]

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Change
+from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.writing import Blocks, OutTensor
@@ -71,7 +72,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Binding:
     return Binding.from_json(json.loads(json.dumps(made.to_json())), "binding.json")
 
 
-def written(directory: Path, weights: dict[str, Array | None]) -> Path:
+def written(directory: Path, weights: Mapping[str, Array | None]) -> Path:
     """Write weights to an npz file; None leaves one out."""
     path = directory / "weights.npz"
     kept = {name: values for name, values in weights.items() if values is not None}
@@ -283,7 +284,7 @@ def test_layers_in_a_python_list_are_said_to_be() -> None:
 def test_a_sketch_does_not_depend_on_how_it_is_cut(dtype: str, shape: tuple[int, ...]) -> None:
     values = values_of(dtype, shape)
     whole = _sketch.sketch_of(values, dtype)
-    spec = _sketch.TensorSpec("", dtype, shape, values.nbytes)
+    spec = TensorSpec("", dtype, shape, values.nbytes)
     flat = values.reshape(-1)
     for step in (1, 2, 5):
         parts = [flat[at : at + step] for at in range(0, flat.size, step)]
@@ -329,7 +330,7 @@ def test_any_one_element_is_named(place: int, value: float, code: str) -> None:
             return new.reshape(-1)[start:stop].copy()
 
     sketches = (_sketch.sketch_of(values, dtype) for values in (old, new))
-    said = _one_element(_Case(*sketches, Store(), "x"))  # type: ignore[arg-type]
+    said = _one_element(_Case(*sketches, Store(), "x"))  # type: ignore[arg-type, call-arg]
     assert said is not None
     index = list(np.unravel_index(place, old.shape))
     assert f"{[int(n) for n in index]} is " in said.text
@@ -556,7 +557,8 @@ def test_stale_constants_are_named(
 
 def test_single_floats_are_notes(tmp_path: Path) -> None:
     def model(name: str, scale: float) -> Binding:
-        return bind(Model(tmp_path / name).constant("s", np.float32(scale), packed=False).save())
+        value = np.asarray(scale, "f4")
+        return bind(Model(tmp_path / name).constant("s", value, packed=False).save())
 
     [row] = compare_bindings(model("a", 1 / 255), model("b", 1.0))
     assert (row.severity, row.code) == ("note", "constant.scalar")

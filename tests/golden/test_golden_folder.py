@@ -45,6 +45,7 @@ from support.goldens import GOLDEN
 from support.values import FIXED_DTYPES, same_bits, values_of
 
 Array = npt.NDArray[Any]
+NOTHING = np.empty(0)
 LARGE = np.arange(MAX_WHOLE // 4 + 10, dtype=np.float32)
 
 
@@ -88,7 +89,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, Sample):
         return (
             isinstance(other, Sample)
-            and replace(one, values=0) == replace(other, values=0)
+            and replace(one, values=NOTHING) == replace(other, values=NOTHING)
             and same_bits(one.values, other.values)
         )
     return same_bits(one, other)

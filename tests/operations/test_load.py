@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit._io.memory import FreshMemory
+from ckptkit.dtypes import Array
 from ckptkit.errors import ChecksumError, TruncatedError, UsageError
 from ckptkit.operations import load as load_module
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor
 from support.goldens import GOLDEN
 
-ARRAYS = {
+ARRAYS: dict[str, Array] = {
     "large": np.arange(3 << 20, dtype=np.float32).reshape(3, -1),  # several parts, huge pages
     "odd": np.arange(100_003, dtype=np.uint8),
     "empty": np.zeros((0, 3), np.float32),
@@ -83,9 +85,7 @@ def test_a_slow_part_ends_the_use_of_huge_pages(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(
-        load_module.FreshMemory, "use_huge_pages", lambda _self, start, _n: asked.append(start)
-    )
+    monkeypatch.setattr(FreshMemory, "use_huge_pages", lambda _self, start, _n: asked.append(start))
     monkeypatch.setattr(load_module, "SLOW_BYTES_PER_S", 1e99)
     ckptkit.load(bundle, jobs=1)
     assert asked == [0]

@@ -51,14 +51,14 @@ def document(*arguments: object) -> dict[str, Any]:
 @pytest.fixture
 def layers(tmp_path: Path) -> Path:
     """Twelve layers out of order, an optimizer, a counter."""
-    arrays = {
+    arrays: dict[str, Any] = {
         f"layer_{n}/{part}": np.zeros((n + 1, 2) if part == "kernel" else 2, np.float32)
         for n in (11, 2, 1, 10, 0)
         for part in ("kernel", "bias")
     }
     arrays["layer_0/kernel/Momentum"] = np.zeros((1, 2), np.float32)
-    arrays["global_step"] = np.int64(7)  # type: ignore[assignment]
-    arrays["names"] = np.array([b"a", b"b"], object)  # type: ignore[assignment]
+    arrays["global_step"] = np.int64(7)
+    arrays["names"] = np.array([b"a", b"b"], object)
     return write_bundle(tmp_path / "c", {k: np.asarray(v) for k, v in arrays.items()})
 
 
@@ -321,7 +321,7 @@ def test_without_the_path(layers: Path) -> None:
 
 
 def test_patterns(tmp_path: Path) -> None:
-    shapes = {f"block_{n}/dense_{n}/kernel": (3, 2) for n in range(12)}
+    shapes: dict[str, tuple[int, ...]] = {f"block_{n}/dense_{n}/kernel": (3, 2) for n in range(12)}
     shapes |= {f"head_{n}/kernel": (3, 2) for n in (1, 2, 5)} | {"block_3/odd": (7,), "x1": (2,)}
     arrays = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
     prefix = write_bundle(tmp_path / "c", arrays)
@@ -337,7 +337,7 @@ def test_patterns(tmp_path: Path) -> None:
 
 
 def test_patterns_keep_apart_what_differs(tmp_path: Path) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "a1": np.zeros(2, np.float32),
         "a2": np.zeros(2, np.float64),
         "a3": np.zeros(3, np.float32),

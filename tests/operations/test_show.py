@@ -34,7 +34,7 @@ CUBE = np.arange(2 * 30 * 40, dtype=np.float32).reshape(2, 30, 40)
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "cube": CUBE,
         "odd": np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 2.0, -6.0], np.float32),
         "scalar": np.array(2.5, np.float64),

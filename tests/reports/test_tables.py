@@ -50,7 +50,7 @@ def test_stand_ins_are_for_what_is_missing() -> None:
 def test_json_rows_have_a_line_each_whatever_is_in_them(count: int) -> None:
     texts = ["plain", "}, {", '"}, {"', "\n", "é", "]"]
     rows = [{"n": n, "text": texts[n % 97 % 6] if n > 150 else "a", "x": [1]} for n in range(count)]
-    rows[120:121] = [{"n": -1, "text": "", "x": [{"a": 1}, {"b": 2}]}]  # type: ignore[list-item]
+    rows[120:121] = [{"n": -1, "text": "", "x": [{"a": 1}, {"b": 2}]}]
     lines = list(json_lines({"schema": "s", "rows": iter(rows)}, "rows"))
     assert json.loads("\n".join(lines)) == {"schema": "s", "rows": rows}
     assert len(lines) == len(rows) + 5 - (not rows)

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -39,7 +39,7 @@ from ckptkit.stores.keras.weights_h5_ import open_weights_h5, open_weights_json
 from support import keras_files
 from support.keras_files import edited_h5, h5_bytes, layer, write_h5, write_keras, write_legacy
 
-H5 = h5py.File
+H5: TypeAlias = h5py.File
 
 
 def _refused(
@@ -537,7 +537,8 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
 
 
 def test_what_the_classic_reader_leaves_to_libhdf5(tmp_path: Path) -> None:
-    for number, options in enumerate(({"userblock_size": 512}, {"libver": "latest"})):
+    kinds: list[dict[str, Any]] = [{"userblock_size": 512}, {"libver": "latest"}]
+    for number, options in enumerate(kinds):
         path = tmp_path / f"{number}.h5"
         with h5py.File(path, "w", **options) as file:
             file["a"] = [1.0]

@@ -38,7 +38,7 @@ def ckptkit(*arguments: object) -> Result:
     finally:
         gc.set_threshold(*thresholds)
     assert isinstance(code, int)
-    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
     return Result(code, *texts)
 
 

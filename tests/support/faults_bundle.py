@@ -112,8 +112,8 @@ def _(tmp_path: Path) -> None:
         offset = max(at for at in names if at is not None and at <= bit // 8)
         assert (finding.code, finding.key) == ("tensor.checksum", names[offset])
         flip(data(prefix), bit)
-    for offset in names:
-        flip(data(prefix), 8 * (offset or 0))
+    for start in names:
+        flip(data(prefix), 8 * (start or 0))
     assert found(prefix) == ["tensor.checksum"] * len(names)
 
 

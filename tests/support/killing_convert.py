@@ -57,7 +57,7 @@ def state(path: Path) -> str:
     except CkptkitError as error:
         index = os.path.lexists(f"{path}.index") or (path / "saved_model.pb").exists()
         return f"BROKEN {error}" if index or path.is_file() else "nothing"
-    return {(1.0,): "old", (2.0,): "new"}.get(tuple(found), f"MIXED {found}")
+    return "old" if found == {1.0} else "new" if found == {2.0} else f"MIXED {found}"
 
 
 def main(form: str, root: Path) -> None:

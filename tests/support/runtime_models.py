@@ -7,6 +7,7 @@ averages too, so that none of them could be lost unseen.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def lstm(unroll: bool = False) -> Any:
     )
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "multi": multi, "lstm": lstm}
+MODELS: dict[str, Callable[..., Any]] = {"mlp": mlp, "cnn": cnn, "multi": multi, "lstm": lstm}
 
 
 def _drawn(model: Any) -> Any:

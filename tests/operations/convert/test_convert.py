@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
-from ckptkit.operations.convert import api as operation
+from ckptkit.operations.convert import write as write_module
 from ckptkit.operations.convert.api import MismatchError, convert, plan
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
@@ -312,9 +312,11 @@ def test_unused_is_refused_by_name_and_may_be_allowed(
 def test_a_relaxation_that_is_not_needed_is_an_error(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    options: dict[str, Any]
     for option in ("allow_missing", "allow_unused", "allow_renamed"):
+        options = {option: ["a/*"]}
         with pytest.raises(UsageError, match="allowed nothing"):
-            convert(pair[0], tmp_path / "out", like=pair[1], **{option: ["a/*"]})
+            convert(pair[0], tmp_path / "out", like=pair[1], **options)
     with pytest.raises(UsageError, match="paired nothing"):
         convert(pair[0], tmp_path / "out", like=pair[1], rules=["^zz=>y"])
     with pytest.raises(UsageError, match="changed nothing"):
@@ -380,7 +382,7 @@ def test_what_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         ({"to": "checkpoint", "names": ["nothing*"]}, "no tensor passes"),
     ):
         with pytest.raises(UsageError, match=message):
-            convert(ADAM, tmp_path / "x", **options)  # type: ignore[arg-type]
+            convert(ADAM, tmp_path / "x", **options)
     with pytest.raises(UsageError, match="its name says npz"):
         convert(ADAM, tmp_path / "x.npz", to="safetensors")
     assert not list(tmp_path.iterdir())
@@ -418,7 +420,7 @@ def test_a_cast_of_integers_loses_none(tmp_path: Path) -> None:
 
 def test_several_checkpoints_give_their_average(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    arrays = [
+    arrays: list[dict[str, Any]] = [
         {
             "w": rng.normal(size=(700, 3)).astype("f4"),
             "h": rng.normal(size=5).astype("f2"),
@@ -431,7 +433,7 @@ def test_several_checkpoints_give_their_average(tmp_path: Path) -> None:
     done = convert(paths, tmp_path / "mean", to="checkpoint")
     assert done.ok
     mean = ckptkit.open(tmp_path / "mean")
-    wide = sum(item["w"].astype("f8") for item in arrays) / 3
+    wide = np.mean([item["w"].astype("f8") for item in arrays], axis=0)
     assert (mean["w"] == wide.astype("f4")).all() and mean["h"].dtype == np.float16
     assert mean["global_step"] == 2 and (mean["rows"] == np.arange(3) + 2).all()
     with pytest.raises(UsageError, match="given twice"):
@@ -458,9 +460,9 @@ def test_ema_takes_the_averaged_variables(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     source = save(tmp_path / "src", {"w": np.ones(3, np.float32)})
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    for dst, options in (("src", {"to": "checkpoint"}), ("src.index", {})):
+    for dst, to in (("src", "checkpoint"), ("src.index", None)):
         with pytest.raises(OutputError, match="already exists"):
-            convert(source, tmp_path / dst, **options)  # type: ignore[arg-type]
+            convert(source, tmp_path / dst, to=to)
     (tmp_path / "there.npz").write_bytes(b"mine")
     with pytest.raises(OutputError, match="already exists"):
         convert(source, tmp_path / "there.npz")
@@ -500,7 +502,7 @@ def test_a_failed_proof_leaves_rejected_and_the_old_file(
     to = None if "." in dst else "checkpoint"
     convert(source, tmp_path / dst, to=to)
     old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    real = operation._write.write
+    real = write_module.write
 
     def damaging(planned: Any, path: Path) -> None:
         """Write one tensor with another one's first value."""
@@ -516,7 +518,7 @@ def test_a_failed_proof_leaves_rejected_and_the_old_file(
 
         real(replace(planned, fills=tuple(fills)), path)
 
-    monkeypatch.setattr(operation._write, "write", damaging)
+    monkeypatch.setattr(write_module, "write", damaging)
     for _ in range(2):  # an older rejected one is replaced
         done = convert(source, tmp_path / dst, to=to, overwrite=True)
         assert not done.ok and done.path.name.startswith(f"{dst}.rejected")

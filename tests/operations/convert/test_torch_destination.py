@@ -120,7 +120,8 @@ def computed(name: str, path: Path) -> np.ndarray[Any, Any]:
     module = torch_pairs.torch_model(twin(name))
     module.load_state_dict(load_file(str(path)), strict=True)
     with torch.no_grad():
-        return module(torch.from_numpy(torch_pairs.inputs(twin(name)))).numpy()
+        outputs = module(torch.from_numpy(torch_pairs.inputs(twin(name))))
+    return np.asarray(outputs.numpy())
 
 
 def compared(name: str, trained: Path, new: np.ndarray[Any, Any]) -> Any:

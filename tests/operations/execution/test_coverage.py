@@ -17,7 +17,7 @@ from support.goldens import golden
 from support.weights import write_bundle
 
 RNG = np.random.default_rng(4)
-MODEL: Mapping[str, Any] = {
+MODEL: dict[str, Any] = {
     "conv/kernel": RNG.normal(size=(3, 4)).astype("f4"),
     "conv/bias": np.zeros(4, "f4"),
     "head/kernel": RNG.normal(size=(4, 2)).astype("f4"),

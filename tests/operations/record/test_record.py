@@ -46,7 +46,7 @@ def codes(report: Report) -> list[str]:
 
 
 def test_what_is_written(machine: Machine, model: Path, tmp_path: Path) -> None:
-    made = record(model, tmp_path / "a", noise=False, cases=2, batch=3)
+    made: Any = record(model, tmp_path / "a", noise=False, cases=2, batch=3)
     record(model, tmp_path / "b", noise=False, cases=2, batch=3)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == [
@@ -55,7 +55,7 @@ def test_what_is_written(machine: Machine, model: Path, tmp_path: Path) -> None:
     ]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    read = read_golden(tmp_path / "a")
+    read: Any = read_golden(tmp_path / "a")
     assert [case.name for case in read.cases] == ["drawn0", "drawn1"]
     assert read.cases[0].inputs["features"].shape == (3, 3)
     assert not np.array_equal(read.cases[0].inputs["features"], read.cases[1].inputs["features"])
@@ -70,7 +70,7 @@ def test_the_noise_is_measured(machine: Machine, model: Path, tmp_path: Path) ->
         return {"output_0": x * np.float32(1 + step)}
 
     machine.compute = compute
-    made = record(model, tmp_path / "golden")
+    made: Any = record(model, tmp_path / "golden")
     rms = float(np.sqrt(np.mean(np.square(made.cases[0].outputs["output_0"], dtype="f8"))))
     noise = made.noise["output_0"]
     assert noise["max_scaled"] == pytest.approx(noise["max_abs"] / rms)

@@ -721,7 +721,7 @@ def test_entries_that_list_well_and_that_tensorflow_cannot_read(
     from support.crafted import entry, header, table
 
     content = np.arange(2, dtype=np.float32).tobytes()
-    good = {"crc32c": _crc32c.mask(_crc32c.value(content))}
+    good: dict[str, Any] = {"crc32c": _crc32c.mask(_crc32c.value(content))}
     prefix = tmp_path / "c"
     data(prefix).write_bytes(content)
     index(prefix).write_bytes(table({b"": header(), b"a": entry(**good)}))

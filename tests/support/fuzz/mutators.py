@@ -103,8 +103,8 @@ def _mutate_fields(items: dict[bytes, bytes], rng: random.Random) -> None:
     entry = message_class("BundleEntryProto").FromString(items[key])
     field = rng.choice(("dtype", "shard_id", "offset", "size", "crc32c", "dim", "dims", "slices"))
     if field == "dim" and entry.shape.dim:
-        edges = (-1, -2, 0, 1, 1 << 31, (1 << 62) + 1, (1 << 63) - 1)
-        rng.choice(entry.shape.dim).size = rng.choice(edges)
+        sizes = (-1, -2, 0, 1, 1 << 31, (1 << 62) + 1, (1 << 63) - 1)
+        rng.choice(entry.shape.dim).size = rng.choice(sizes)
     elif field == "dims":
         for _ in range(rng.choice((1, 2, 250, 300))):
             entry.shape.dim.add(size=rng.choice((0, 1, 1, 2, 1 << 20)))
