@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ckptkit.compare.statistics import Scaled, Tally, Tolerance, scaled
+from ckptkit.compare.statistics import DiffStatistics, ElementTolerance, ScaledFloat, scaled_float
 from ckptkit.dtypes import Array, kind
 
 Floats = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ _DIGITS = {
 }
 
 
-class _Scratch:
+class _MetricBuffers:
     """Buffers that one thread reuses for every block."""
 
     def __init__(self) -> None:
@@ -69,18 +69,18 @@ class _Scratch:
         return self.bits[itemsize][:n]
 
 
-class _Local(threading.local):
+class _ThreadScratch(threading.local):
     def __init__(self) -> None:
-        self.kept: _Scratch | None = None
+        self.buffers: _MetricBuffers | None = None
 
-    def scratch(self) -> _Scratch:
+    def scratch(self) -> _MetricBuffers:
         """Return this thread's buffers; those of another block size are not reused."""
-        if self.kept is None or len(self.kept.flags) != METRIC_BLOCK:
-            self.kept = _Scratch()
-        return self.kept
+        if self.buffers is None or len(self.buffers.flags) != METRIC_BLOCK:
+            self.buffers = _MetricBuffers()
+        return self.buffers
 
 
-_local = _Local()
+_thread = _ThreadScratch()
 
 
 class Meter:
@@ -90,7 +90,9 @@ class Meter:
     `start` is the flat index of their first element.
     """
 
-    def __init__(self, old: str, new: str, tolerance: Tolerance, bitwise: bool = False) -> None:
+    def __init__(
+        self, old: str, new: str, tolerance: ElementTolerance, bitwise: bool = False
+    ) -> None:
         kinds = {kind(old), kind(new)}
         exact = kinds <= {"int", "uint", "bool"}
         self.rtol = 0.0 if exact or bitwise else tolerance.rtol
@@ -98,8 +100,8 @@ class Meter:
         self.bitwise = bitwise and old == new
         self.ulps = old == new and kinds == {"float"}
         self.dtype = old
-        self.tally = Tally()
-        self._scratch = _local.scratch()
+        self.statistics = DiffStatistics()
+        self._scratch = _thread.scratch()
         self._measure = self._choose(kinds, old, new, exact)
 
     def _choose(
@@ -117,7 +119,7 @@ class Meter:
         """Measure one block, in pieces that fit the scratch arrays."""
         for low in range(0, len(old), METRIC_BLOCK):
             a, b = old[low : low + METRIC_BLOCK], new[low : low + METRIC_BLOCK]
-            self.tally.n += len(a)
+            self.statistics.n += len(a)
             with np.errstate(all="ignore"):
                 if self.bitwise and kind(self.dtype) != "string":
                     self._add_bits(start + low, a, b)
@@ -126,17 +128,18 @@ class Meter:
 
     def _add_bits(self, start: int, a: Array, b: Array) -> None:
         """Measure as numbers, but count by bits."""
-        before = self.tally
-        self.tally = Tally()
+        # The numbers go into statistics of their own, whose counts are then replaced.
+        before = self.statistics
+        self.statistics = DiffStatistics()
         self._measure(start, a, b)
-        part = self.tally
+        part = self.statistics
         unequal = bits_differ(a, b)
         part.n_diff = part.n_outside = int(np.count_nonzero(unequal))
         if part.worst is None and part.n_diff:
             at = int(unequal.argmax())
             part.worst = (0.0, start + at, a[at].item(), b[at].item())
         before.join(part)
-        self.tally = before
+        self.statistics = before
 
     def _add_objects(self, start: int, a: Array, b: Array) -> None:
         unequal = np.asarray(a != b, bool)
@@ -144,11 +147,13 @@ class Meter:
         self._unequal(count)
         if count:
             at = int(unequal.argmax())
-            self.tally.offer(math.inf, start + at, _item(a[at]), _item(b[at]))
+            self.statistics.update_worst(
+                math.inf, start + at, _python_value(a[at]), _python_value(b[at])
+            )
 
     def _unequal(self, count: int) -> None:
-        self.tally.n_diff += count
-        self.tally.n_outside += count
+        self.statistics.n_diff += count
+        self.statistics.n_outside += count
 
     def _add_numbers(self, start: int, a: Array, b: Array) -> None:
         """Floats of any width, and integers of up to 32 bits: all exact in float64."""
@@ -184,10 +189,11 @@ class Meter:
         count = int(np.count_nonzero(bad))
         if count:
             self._unequal(count)
-            self.tally.nonfinite += count
-            self.tally.needed_rtol = math.inf
+            self.statistics.nonfinite += count
+            self.statistics.needed_rtol = math.inf
             at = int(bad.argmax())
-            self.tally.offer(math.inf, start + at, a[at].item(), b[at].item())
+            self.statistics.update_worst(math.inf, start + at, a[at].item(), b[at].item())
+        # What is left are pairs of finite numbers, brought together.
         places = np.flatnonzero(finite)
         if len(places):
             left, right, gap = (row[places] for row in rows)
@@ -235,24 +241,29 @@ class Meter:
         maximum of gap, if gap is rounded.
         """
         old, new, gap = rows
-        tally, n = self.tally, len(gap)
-        tally.n_finite += n
-        aa, *others = _squares(rows if total else rows[:1])
-        tally.aa = tally.aa.plus(aa)
+        statistics, n = self.statistics, len(gap)
+        statistics.n_finite += n
+        # Where nothing differs, old and new have the same squares, and there is no more to measure.
+        sum_sq_old, *others = _squares(rows if total else rows[:1])
+        statistics.sum_sq_old = statistics.sum_sq_old.plus(sum_sq_old)
         if not others:
-            tally.bb = tally.bb.plus(aa)
+            statistics.sum_sq_new = statistics.sum_sq_new.plus(sum_sq_old)
             return
-        tally.bb, tally.dd = tally.bb.plus(others[0]), tally.dd.plus(others[1])
-        tally.sum_abs += total
+        sum_sq_new, sum_sq_diff = others
+        statistics.sum_sq_new = statistics.sum_sq_new.plus(sum_sq_new)
+        statistics.sum_sq_diff = statistics.sum_sq_diff.plus(sum_sq_diff)
+        statistics.sum_abs += total
+        # Which elements differ, and which of them by most.
         flags = self._scratch.flags[:n]
         if a.dtype == b.dtype and a.dtype.isbuiltin == 1 and largest is None:
             np.not_equal(a, b, out=flags)  # finite numbers, as stored: fewer bytes than gaps
         else:
             np.greater(gap, 0.0, out=flags)
         n_diff = int(np.count_nonzero(flags))
-        tally.n_diff += n_diff
+        statistics.n_diff += n_diff
         at = int(gap.argmax())
-        tally.max_abs = max(tally.max_abs, float(gap[at]) if largest is None else largest)
+        statistics.max_abs = max(statistics.max_abs, float(gap[at]) if largest is None else largest)
+        # Relative changes; old and new are no longer needed, so their rows take the quotients.
         size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
         out = new if new.dtype == np.float64 else np.empty(n)
         np.divide(gap, size, out=out)
@@ -260,43 +271,44 @@ class Meter:
         if self.ulps:
             self._update_ulps(a, b, out, top)
         self._relative(gap, size, out, top)
+        # The worst element: without a tolerance, the one with the largest gap.
         excess = float(gap[at])
         if self.rtol or self.atol:
             at, excess = self._tolerate(gap, size, flags)
         else:
-            tally.n_outside += n_diff
+            statistics.n_outside += n_diff
         index = at if places is None else int(places[at])
-        tally.offer(excess, start + index, a[at].item(), b[at].item())
+        statistics.update_worst(excess, start + index, a[at].item(), b[at].item())
 
     def _relative(self, gap: Floats, size: Floats, out: Floats, largest: float) -> None:
         """Update max_rel, and the smallest rtol under which every element would pass.
 
         out: gap / size; it is overwritten where size is 0.  largest: its maximum.
         """
-        tally = self.tally
+        statistics = self.statistics
         blocked = False
         if not math.isfinite(largest):  # somewhere old is 0, or the quotient overflows
             zero = size == 0.0
             blocked = bool((gap[zero] > self.atol).any())
             out[zero] = 0.0
             largest = float(out.max())
-        tally.max_rel = max(tally.max_rel, largest)
+        statistics.max_rel = max(statistics.max_rel, largest)
         if blocked:
-            tally.needed_rtol = math.inf
+            statistics.needed_rtol = math.inf
         elif self.atol == 0.0:
-            tally.needed_rtol = max(tally.needed_rtol, largest)
+            statistics.needed_rtol = max(statistics.needed_rtol, largest)
         else:
             beyond = gap > self.atol
             if beyond.any():
                 needed = float(((gap[beyond] - self.atol) / size[beyond]).max())
-                tally.needed_rtol = max(tally.needed_rtol, needed)
+                statistics.needed_rtol = max(statistics.needed_rtol, needed)
 
     def _tolerate(self, gap: Floats, size: Floats, differs: Array) -> tuple[int, float]:
         """Count the elements outside; return the place and excess of the worst that differs."""
         limit = np.multiply(size, self.rtol, out=self._scratch.excess[: len(gap)])
         limit += self.atol
         np.logical_not(differs, out=differs)
-        self.tally.n_outside += int(np.count_nonzero(gap > limit))
+        self.statistics.n_outside += int(np.count_nonzero(gap > limit))
         excess = np.subtract(gap, limit, out=limit)
         excess[differs] = -math.inf
         at = int(excess.argmax())
@@ -309,7 +321,7 @@ class Meter:
         fewer than r / (1 - r) * 2**p of them: what does not reach the maximum so far is left out.
         largest: the maximum of `relative`, NaN where both elements of a pair are 0.
         """
-        reach = self.tally.max_ulp * 2.0 ** -_DIGITS[self.dtype]
+        reach = self.statistics.max_ulp * 2.0 ** -_DIGITS[self.dtype]
         least = reach / (1 + reach) * (1 - 1e-9)  # room for rounding
         if largest <= least:
             return
@@ -320,7 +332,7 @@ class Meter:
         if count * 4 < len(a):
             places = np.flatnonzero(above)
             a, b = a[places], b[places]
-        self.tally.max_ulp = max(self.tally.max_ulp, self._max_ulp(a, b))
+        self.statistics.max_ulp = max(self.statistics.max_ulp, self._max_ulp(a, b))
 
     def _max_ulp(self, a: Array, b: Array) -> int:
         """Return the most representable values that lie between two elements.
@@ -358,7 +370,7 @@ def bits_differ(a: Array, b: Array) -> Array:
     return np.asarray((left != right).any(axis=1))
 
 
-def _squares(rows: Array | tuple[Array, ...]) -> list[Scaled]:
+def _squares(rows: Array | tuple[Array, ...]) -> list[ScaledFloat]:
     """Return the sum of squares of each row."""
     if isinstance(rows, np.ndarray):
         return [_in_range(*pair) for pair in zip(_dots(rows), rows, strict=True)]
@@ -379,18 +391,19 @@ def _dots(rows: Floats) -> list[float]:
     return list(map(float, totals))
 
 
-def _in_range(total: float, values: Floats) -> Scaled:
+def _in_range(total: float, values: Floats) -> ScaledFloat:
     """Return the sum of squares, taken again where `total` lost something."""
     if _SAFE_LOW < total < _SAFE_HIGH:
-        return scaled(total)
+        return scaled_float(total)
     largest = float(np.abs(values).max()) if len(values) else 0.0
     if largest == 0.0 or not math.isfinite(largest):
-        return Scaled(largest, 0)
+        return ScaledFloat(largest, 0)
+    # In units of a power of two that brings the largest value to 1, no square overflows.
     exponent = math.frexp(largest)[1]
     small = np.ldexp(values, -exponent)
     mantissa, shift = math.frexp(float(np.dot(small, small)))
-    return Scaled(mantissa, shift + 2 * exponent)
+    return ScaledFloat(mantissa, shift + 2 * exponent)
 
 
-def _item(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value

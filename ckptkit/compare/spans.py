@@ -1,9 +1,9 @@
-"""How the comparison of many tensors is cut into work, and one piece of it done.
+"""How the comparison of many tensors is cut into work items, and one item is done.
 
-A tensor whose bytes lie in one run in native order (bundles, safetensors, most of HDF5 and npz) is
-read with plain positional reads into a small reused buffer, and may be cut into spans that are
-worked on at once: the checksums of the spans are then joined (`_crc_combine`).  Anything else goes
-through `Store.blocks`, in one piece.
+A tensor whose bytes lie side by side in native order (bundles, safetensors, most of HDF5 and npz)
+is read with plain positional reads into a small reused buffer, and may be cut into spans that are
+worked on at once: the checksums of the spans are then joined (`crc_combine`).  Anything else goes
+through `Store.blocks`, in one item.
 
 Equal bytes are the common case and need neither arithmetic nor a second checksum: a span is first
 compared as bytes, and measured only if that finds a difference.
@@ -24,20 +24,20 @@ from ckptkit._io.small_reads import SMALL, Windows
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from ckptkit.compare.statistics import Tally, Tolerance
+    from ckptkit.compare.statistics import DiffStatistics, ElementTolerance
     from ckptkit.dtypes import Array
     from ckptkit.stores.base import Store
 
 READ_BYTES = 1 << 18  # two such buffers stay in a core's second-level cache
-SPAN_ELEMENTS = 1 << 22  # one piece of work: 16 MiB of float32
+SPAN_ELEMENTS = 1 << 22  # one work item: 16 MiB of float32
 
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
-class Run(NamedTuple):
-    """Values that lie in one run of bytes, in native order."""
+class FileSpan(NamedTuple):
+    """Values that lie side by side in a file, in native order."""
 
     path: Path
     offset: int
@@ -46,7 +46,7 @@ class Run(NamedTuple):
     crc32c: int | None
 
 
-class Streamed(NamedTuple):
+class StreamedValues(NamedTuple):
     """Values that only the store itself can read."""
 
     store: Store
@@ -54,53 +54,53 @@ class Streamed(NamedTuple):
     dtype: str
 
 
-Source = Run | Streamed
+TensorSource = FileSpan | StreamedValues
 
 
-class Piece(NamedTuple):
+class WorkItem(NamedTuple):
     """Elements [start, stop) of the pair numbered `pair`.
 
-    want: "equality" (bytes first, measure on a difference), "metrics" (measure at once) or
+    task: "equality" (bytes first, measure on a difference), "metrics" (measure at once) or
     "norm" (the bytes are known to be equal: only the sum of squares is missing).
     """
 
     pair: int
-    old: Source
-    new: Source
+    old: TensorSource
+    new: TensorSource
     start: int
     stop: int
-    want: str
-    tolerance: Tolerance
+    task: str
+    tolerance: ElementTolerance
     bitwise: bool
 
 
-class Partial(NamedTuple):
-    """What one piece gave: a tally (None: equal bytes, not measured) and both checksums.
+class WorkResult(NamedTuple):
+    """What one item gave: statistics (None: equal bytes, not measured) and both checksums.
 
-    The checksums are of the piece's bytes; None where the store has verified its own.
+    The checksums are of the item's bytes; None where nothing was read of that side.
     """
 
     pair: int
     start: int
     stop: int
-    tally: Tally | None
+    statistics: DiffStatistics | None
     old_crc: int | None
     new_crc: int | None
 
 
-def source_of(store: Store, key: str) -> Source:
+def source_of(store: Store, key: str) -> TensorSource:
     """Return how the values of `key` are read."""
     spec = store.specs[key]
     width = itemsize(spec.dtype)
     offset, shard = spec.offset, spec.shard
     if offset is None or shard is None or spec.slices or not width:
-        return Streamed(store, key, spec.dtype)
+        return StreamedValues(store, key, spec.dtype)
     if spec.nbytes == spec.size * width and store.mappable(key):
-        return Run(store.shards[shard], offset, spec.nbytes, spec.dtype, spec.crc32c)
-    return Streamed(store, key, spec.dtype)
+        return FileSpan(store.shards[shard], offset, spec.nbytes, spec.dtype, spec.crc32c)
+    return StreamedValues(store, key, spec.dtype)
 
 
-class _Buffer:
+class _ReadBuffer:
     """Reused bytes of one thread, seen three ways: to read into, to compare, to checksum.
 
     Anonymous maps start on a page: the kernel copies into them several times faster than into a
@@ -121,44 +121,46 @@ class _Buffer:
             return unlocked(crc, self.address, nbytes)
         return int(_crc32c.extend(crc, (ctypes.c_char * nbytes).from_buffer(self.data)))
 
-    def equals(self, other: _Buffer, nbytes: int) -> bool:
+    def equals(self, other: _ReadBuffer, nbytes: int) -> bool:
         """Whether the first `nbytes` bytes of both are the same; other threads run meanwhile."""
         return bool(_memcmp(self.address, other.address, nbytes) == 0)
 
 
-class _Local(threading.local):
+class _ThreadBuffers(threading.local):
     def __init__(self) -> None:
-        self.small: tuple[_Buffer, _Buffer] | None = None
-        self.large: tuple[_Buffer, _Buffer] | None = None
+        self.small: tuple[_ReadBuffer, _ReadBuffer] | None = None
+        self.large: tuple[_ReadBuffer, _ReadBuffer] | None = None
 
-    def pair(self) -> tuple[_Buffer, _Buffer]:
+    def pair(self) -> tuple[_ReadBuffer, _ReadBuffer]:
         """Return two buffers of READ_BYTES."""
         if self.small is None:
-            self.small = _Buffer(READ_BYTES), _Buffer(READ_BYTES)
+            self.small = _ReadBuffer(READ_BYTES), _ReadBuffer(READ_BYTES)
         return self.small
 
-    def blocks(self) -> tuple[_Buffer, _Buffer]:
+    def blocks(self) -> tuple[_ReadBuffer, _ReadBuffer]:
         """Return two buffers that hold one block of metrics of the widest dtype (16 bytes)."""
         from ckptkit.compare.metrics import METRIC_BLOCK
 
         if self.large is None:
-            self.large = _Buffer(16 * METRIC_BLOCK), _Buffer(16 * METRIC_BLOCK)
+            self.large = _ReadBuffer(16 * METRIC_BLOCK), _ReadBuffer(16 * METRIC_BLOCK)
         return self.large
 
 
-_local = _Local()
+_thread = _ThreadBuffers()
 
 
-def work(pieces: tuple[Piece, ...]) -> list[Partial]:
-    """Do several pieces, one after the other; runs of small ones are read together."""
-    windows = Windows() if len(pieces) > 1 else None
-    return [(_small(piece, windows) if windows else None) or _work(piece) for piece in pieces]
+def do_items(items: tuple[WorkItem, ...]) -> list[WorkResult]:
+    """Do several items, one after the other; small neighbours in a file are read together."""
+    windows = Windows() if len(items) > 1 else None
+    return [
+        (_compare_small(item, windows) if windows else None) or _do_item(item) for item in items
+    ]
 
 
-def _small(piece: Piece, windows: Windows) -> Partial | None:
+def _compare_small(item: WorkItem, windows: Windows) -> WorkResult | None:
     """Return the result where the bytes are few, and equal."""
-    old, new = piece.old, piece.new
-    if piece.want != "equality" or not isinstance(old, Run) or not isinstance(new, Run):
+    old, new = item.old, item.new
+    if item.task != "equality" or not isinstance(old, FileSpan) or not isinstance(new, FileSpan):
         return None
     if not 0 < old.nbytes <= SMALL or old.nbytes != new.nbytes:
         return None
@@ -166,52 +168,53 @@ def _small(piece: Piece, windows: Windows) -> Partial | None:
     if data is None or data != windows.read(new.path, new.offset, new.nbytes):
         return None
     crc = _crc32c.extend(0, data)
-    return Partial(piece.pair, piece.start, piece.stop, None, crc, crc)
+    return WorkResult(item.pair, item.start, item.stop, None, crc, crc)
 
 
-def _work(piece: Piece) -> Partial:
-    old, new = piece.old, piece.new
-    if isinstance(old, Run) and isinstance(new, Run):
-        if piece.want == "norm":
-            return _norm(piece, old)
-        if piece.want == "equality":
+def _do_item(item: WorkItem) -> WorkResult:
+    old, new = item.old, item.new
+    if isinstance(old, FileSpan) and isinstance(new, FileSpan):
+        if item.task == "norm":
+            return _sum_of_squares(item, old)
+        if item.task == "equality":
             width = itemsize(old.dtype)
-            crc = equal_bytes(old, new, piece.start * width, piece.stop * width)
+            crc = equal_bytes(old, new, item.start * width, item.stop * width)
             if crc is not None:
-                return Partial(piece.pair, piece.start, piece.stop, None, crc, crc)
-    return _measure(piece)
+                return WorkResult(item.pair, item.start, item.stop, None, crc, crc)
+    return _measure(item)
 
 
-def equal_bytes(old: Run, new: Run, start: int, stop: int) -> int | None:
-    """Return the crc32c of bytes [start, stop) if they are the same in both runs, else None."""
-    left, right = _local.pair()
-    one = _files.Extent(old.path, old.offset + start, stop - start)
-    two = _files.Extent(new.path, new.offset + start, stop - start)
+def equal_bytes(old: FileSpan, new: FileSpan, start: int, stop: int) -> int | None:
+    """Return the crc32c of bytes [start, stop) if they are the same in both files, else None."""
+    left, right = _thread.pair()
+    old_extent = _files.Extent(old.path, old.offset + start, stop - start)
+    new_extent = _files.Extent(new.path, new.offset + start, stop - start)
     crc = 0
     for at in range(0, stop - start, READ_BYTES):
         count = min(READ_BYTES, stop - start - at)
-        one.read_into(at, left.view[:count])
-        two.read_into(at, right.view[:count])
+        old_extent.read_into(at, left.view[:count])
+        new_extent.read_into(at, right.view[:count])
         if not left.equals(right, count):
             return None
         crc = left.crc(crc, count)
     return crc
 
 
-def _measure(piece: Piece) -> Partial:
+def _measure(item: WorkItem) -> WorkResult:
     from ckptkit.compare.metrics import Meter
 
-    meter = Meter(piece.old.dtype, piece.new.dtype, piece.tolerance, piece.bitwise)
-    old, new = _Reading(piece.old, piece, 0), _Reading(piece.new, piece, 1)
+    meter = Meter(item.old.dtype, item.new.dtype, item.tolerance, item.bitwise)
+    old, new = _ValueStream(item.old, item, 0), _ValueStream(item.new, item, 1)
     left, right = iter(old), iter(new)
-    for start, a, b in _lockstep(left, right, piece.start):
+    for start, a, b in _lockstep(left, right, item.start):
         if a is not None and b is not None:
             meter.add(start, a, b)
             continue
+        # Opaque values need not be of one length: what one side has alone differs.
         extra = len(b if a is None else a)  # type: ignore[arg-type]
-        meter.tally.n_diff += extra  # opaque values need not be of one length
-        meter.tally.n_outside += extra
-    return Partial(piece.pair, piece.start, piece.stop, meter.tally, old.crc, new.crc)
+        meter.statistics.n_diff += extra
+        meter.statistics.n_outside += extra
+    return WorkResult(item.pair, item.start, item.stop, meter.statistics, old.crc, new.crc)
 
 
 def _lockstep(
@@ -226,64 +229,68 @@ def _lockstep(
         n = min(len(x) for x in (a, b) if x is not None)
         yield start, None if a is None else a[:n], None if b is None else b[:n]
         start += n
-        # a used-up block is let go before the next is asked for: its buffer may be reused
+        # A used-up block is let go before the next is read: its buffer may be reused.
         if a is not None:
             a = a[n:] if n < len(a) else next(left, None)
         if b is not None:
             b = b[n:] if n < len(b) else next(right, None)
 
 
-def gaps(old: Source, new: Source, size: int) -> Iterator[Array]:
+def differences(old: TensorSource, new: TensorSource, size: int) -> Iterator[Array]:
     """Yield new - old in float64, block by block; for tensors of numbers."""
     import numpy as np
 
     from ckptkit.compare.statistics import EXACT
 
-    piece = Piece(0, old, new, 0, size, "metrics", EXACT, False)
-    left, right = iter(_Reading(old, piece, 0)), iter(_Reading(new, piece, 1))
+    item = WorkItem(0, old, new, 0, size, "metrics", EXACT, False)
+    left, right = iter(_ValueStream(old, item, 0)), iter(_ValueStream(new, item, 1))
     for _, a, b in _lockstep(left, right, 0):
         if a is not None and b is not None:
             with np.errstate(all="ignore"):
                 yield b.astype(np.float64) - a.astype(np.float64)
 
 
-class _Reading:
-    """One pass over the values of a piece, with their checksum."""
+class _ValueStream:
+    """One pass over the values of an item, with their checksum."""
 
-    def __init__(self, source: Source, piece: Piece, side: int) -> None:
+    def __init__(self, source: TensorSource, item: WorkItem, side: int) -> None:
         self.source = source
-        self.start, self.stop = piece.start, piece.stop
+        self.start, self.stop = item.start, item.stop
         self.crc = 0
         self._side = side
 
     def __iter__(self) -> Iterator[Array]:
-        return self._run(self.source) if isinstance(self.source, Run) else self._stream(self.source)
+        return (
+            self._from_file(self.source)
+            if isinstance(self.source, FileSpan)
+            else self._from_store(self.source)
+        )
 
-    def _run(self, run: Run) -> Iterator[Array]:
+    def _from_file(self, span: FileSpan) -> Iterator[Array]:
         import numpy as np
 
         from ckptkit.compare.metrics import METRIC_BLOCK
         from ckptkit.dtypes import numpy_dtype
 
-        buffer, width = _local.blocks()[self._side], itemsize(run.dtype)
-        values = np.frombuffer(buffer.data, numpy_dtype(run.dtype))
-        first, size = run.offset + self.start * width, self.stop - self.start
-        extent = _files.Extent(run.path, first, size * width)
+        buffer, width = _thread.blocks()[self._side], itemsize(span.dtype)
+        values = np.frombuffer(buffer.data, numpy_dtype(span.dtype))
+        first, size = span.offset + self.start * width, self.stop - self.start
+        extent = _files.Extent(span.path, first, size * width)
         for at in range(0, size, METRIC_BLOCK):
             count = min(METRIC_BLOCK, size - at)
             extent.read_into(at * width, buffer.view[: count * width])
             self.crc = buffer.crc(self.crc, count * width)
             yield values[:count]
 
-    def _stream(self, source: Streamed) -> Iterator[Array]:
+    def _from_store(self, source: StreamedValues) -> Iterator[Array]:
         from ckptkit.compare.metrics import METRIC_BLOCK
 
         for _, values in source.store.blocks(source.key, METRIC_BLOCK):
-            self.crc = extend_values(self.crc, values)
+            self.crc = extend_crc(self.crc, values)
             yield values
 
 
-def extend_values(crc: int, values: Array) -> int:
+def extend_crc(crc: int, values: Array) -> int:
     """Extend a checksum by values; of numbers it is that of their bytes, as bundles store them."""
     if values.dtype == object:
         for value in values:
@@ -294,31 +301,30 @@ def extend_values(crc: int, values: Array) -> int:
     return int(_crc32c.extend(crc, np.ascontiguousarray(values).view(np.uint8)))
 
 
-def _norm(piece: Piece, run: Run) -> Partial:
+def _sum_of_squares(item: WorkItem, span: FileSpan) -> WorkResult:
     """Measure one side against itself."""
     from ckptkit.compare.metrics import Meter
 
-    meter = Meter(run.dtype, run.dtype, piece.tolerance)
-    for at, values in enumerate(_Reading(run, piece, 0)):
-        meter.add(piece.start + at, values, values)
-    return Partial(piece.pair, piece.start, piece.stop, meter.tally, None, None)
+    meter = Meter(span.dtype, span.dtype, item.tolerance)
+    for at, values in enumerate(_ValueStream(span, item, 0)):
+        meter.add(item.start + at, values, values)
+    return WorkResult(item.pair, item.start, item.stop, meter.statistics, None, None)
 
 
-def spans(size: int) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) of the pieces of a tensor of `size` elements."""
+def span_bounds(size: int) -> Iterator[tuple[int, int]]:
+    """Yield [start, stop) of the spans that a tensor of `size` elements is cut into."""
     for start in range(0, size, SPAN_ELEMENTS):
         yield start, min(start + SPAN_ELEMENTS, size)
 
 
-def batches(pieces: Iterator[Piece]) -> Iterator[tuple[Piece, ...]]:
-    """Group small pieces until they are worth handing over; order is kept."""
-    batch: list[Piece] = []
+def batched(items: Iterator[WorkItem]) -> Iterator[tuple[WorkItem, ...]]:
+    """Group small items until they are worth handing to another thread; order is preserved."""
+    batch: list[WorkItem] = []
     weight = 0
-    for piece in pieces:
-        batch.append(piece)
-        weight += max(
-            piece.stop - piece.start, 1 << 12
-        )  # a tiny tensor costs as much as 4 Ki elements
+    for item in items:
+        batch.append(item)
+        # A tiny tensor costs as much as 4 Ki elements.
+        weight += max(item.stop - item.start, 1 << 12)
         if weight >= SPAN_ELEMENTS:
             yield tuple(batch)
             batch, weight = [], 0
@@ -326,14 +332,16 @@ def batches(pieces: Iterator[Piece]) -> Iterator[tuple[Piece, ...]]:
         yield tuple(batch)
 
 
-def combined_crc(partials: list[Partial], width: int, side: int) -> int:
-    """Return the checksum of a whole tensor from those of its pieces; side 0 is old, 1 is new."""
-    if len(partials) == 1:
-        return (partials[0].old_crc if side == 0 else partials[0].new_crc) or 0
+def combined_crc(results: list[WorkResult], width: int, side: int) -> int:
+    """Return the checksum of a whole tensor from those of its items; side 0 is old, 1 is new."""
+    if len(results) == 1:
+        return (results[0].old_crc if side == 0 else results[0].new_crc) or 0
     from ckptkit._io.crc_combine_ import combine
 
     total = 0
-    for at, part in enumerate(partials):
-        crc = part.old_crc if side == 0 else part.new_crc
-        total = crc or 0 if at == 0 else combine(total, crc or 0, (part.stop - part.start) * width)
+    for at, result in enumerate(results):
+        crc = result.old_crc if side == 0 else result.new_crc
+        total = (
+            crc or 0 if at == 0 else combine(total, crc or 0, (result.stop - result.start) * width)
+        )
     return total

@@ -1,7 +1,7 @@
 """What a comparison counts and sums, without numpy: a comparison that finds nothing needs none.
 
-A `Tally` is a partial result; tallies of neighbouring runs are joined in order, so the outcome does
-not depend on how the work was cut or by how many threads it was done.
+`DiffStatistics` are a partial result; those of neighbouring spans are joined in order, so the
+outcome does not depend on how the work was cut or by how many threads it was done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ckptkit.dtypes import DTYPES, kind
 
 
-class Tolerance(NamedTuple):
+class ElementTolerance(NamedTuple):
     """How far apart two numbers may be; `rule` says where the numbers come from."""
 
     rtol: float = 0.0
@@ -21,16 +21,16 @@ class Tolerance(NamedTuple):
     rule: str = "default"
 
 
-EXACT = Tolerance()
+EXACT = ElementTolerance()
 
 
-class Scaled(NamedTuple):
+class ScaledFloat(NamedTuple):
     """mantissa * 2**exponent: a sum of squares that neither overflows nor underflows."""
 
     mantissa: float = 0.0
     exponent: int = 0
 
-    def plus(self, other: Scaled) -> Scaled:
+    def plus(self, other: ScaledFloat) -> ScaledFloat:
         """Return the sum."""
         if not other.mantissa:
             return self
@@ -38,14 +38,14 @@ class Scaled(NamedTuple):
             return other
         top = max(self.exponent, other.exponent)
         total = math.ldexp(self.mantissa, self.exponent - top)
-        return scaled(total + math.ldexp(other.mantissa, other.exponent - top), top)
+        return scaled_float(total + math.ldexp(other.mantissa, other.exponent - top), top)
 
-    def root(self) -> Scaled:
+    def root(self) -> ScaledFloat:
         """Return the square root."""
         odd = self.exponent & 1
-        return scaled(math.sqrt(math.ldexp(self.mantissa, odd)), (self.exponent - odd) // 2)
+        return scaled_float(math.sqrt(math.ldexp(self.mantissa, odd)), (self.exponent - odd) // 2)
 
-    def over(self, other: Scaled) -> float:
+    def over(self, other: ScaledFloat) -> float:
         """Return self / other; inf when only `other` is zero, 0 when both are."""
         if not other.mantissa:
             return math.inf if self.mantissa else 0.0
@@ -56,11 +56,12 @@ class Scaled(NamedTuple):
         return _ldexp(self.mantissa, self.exponent)
 
 
-def scaled(value: float, exponent: int = 0) -> Scaled:
+def scaled_float(value: float, exponent: int = 0) -> ScaledFloat:
+    """Return value * 2**exponent, with a mantissa of 0.5 or more and below 1."""
     if not math.isfinite(value):
-        return Scaled(value, 0)
+        return ScaledFloat(value, 0)
     mantissa, shift = math.frexp(value)
-    return Scaled(mantissa, exponent + shift)
+    return ScaledFloat(mantissa, exponent + shift)
 
 
 def _ldexp(mantissa: float, exponent: int) -> float:
@@ -71,12 +72,12 @@ def _ldexp(mantissa: float, exponent: int) -> float:
 
 
 @dataclass(slots=True)
-class Tally:
-    """Sums and extremes of a run of element pairs.
+class DiffStatistics:
+    """Sums and extremes over a span of element pairs.
 
     n counts all pairs, n_finite those with two finite members; only these are in the sums.
-    aa, bb, dd: sums of squares of old, new and their difference.  worst: (excess over the
-    tolerance, flat index, old, new), among elements that differ.
+    sum_sq_old, sum_sq_new, sum_sq_diff: sums of squares of old, new and new - old.
+    worst: (excess over the tolerance, flat index, old, new), among elements that differ.
     """
 
     n: int = 0
@@ -89,13 +90,13 @@ class Tally:
     max_ulp: int = 0
     sum_abs: float = 0.0
     needed_rtol: float = 0.0
-    aa: Scaled = field(default_factory=Scaled)
-    bb: Scaled = field(default_factory=Scaled)
-    dd: Scaled = field(default_factory=Scaled)
+    sum_sq_old: ScaledFloat = field(default_factory=ScaledFloat)
+    sum_sq_new: ScaledFloat = field(default_factory=ScaledFloat)
+    sum_sq_diff: ScaledFloat = field(default_factory=ScaledFloat)
     worst: tuple[float, int, Any, Any] | None = None
 
-    def join(self, other: Tally) -> None:
-        """Add the tally of the run that follows this one."""
+    def join(self, other: DiffStatistics) -> None:
+        """Add the statistics of the span that follows this one."""
         self.n += other.n
         self.n_finite += other.n_finite
         self.n_diff += other.n_diff
@@ -106,13 +107,16 @@ class Tally:
         self.max_rel = max(self.max_rel, other.max_rel)
         self.max_ulp = max(self.max_ulp, other.max_ulp)
         self.needed_rtol = max(self.needed_rtol, other.needed_rtol)
-        self.aa, self.bb = self.aa.plus(other.aa), self.bb.plus(other.bb)
-        self.dd = self.dd.plus(other.dd)
+        self.sum_sq_old, self.sum_sq_new = (
+            self.sum_sq_old.plus(other.sum_sq_old),
+            self.sum_sq_new.plus(other.sum_sq_new),
+        )
+        self.sum_sq_diff = self.sum_sq_diff.plus(other.sum_sq_diff)
         if other.worst is not None:
-            self.offer(*other.worst)
+            self.update_worst(*other.worst)
 
-    def offer(self, excess: float, index: int, old: Any, new: Any) -> None:
-        """Keep an element if it exceeds the tolerance by more than the worst so far."""
+    def update_worst(self, excess: float, index: int, old: Any, new: Any) -> None:
+        """Take this element as the worst if it exceeds the tolerance by more than the last one."""
         if self.worst is None or excess > self.worst[0]:
             self.worst = (excess, index, old, new)
 

@@ -15,16 +15,23 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import bounded_map
-from ckptkit.compare import spans as _work
-from ckptkit.compare.spans import Partial, Piece, Run, Source
-from ckptkit.compare.statistics import EXACT, Scaled, Tally, Tolerance, comparable, is_exact
+from ckptkit.compare import spans
+from ckptkit.compare.spans import FileSpan, TensorSource, WorkItem, WorkResult
+from ckptkit.compare.statistics import (
+    EXACT,
+    DiffStatistics,
+    ElementTolerance,
+    ScaledFloat,
+    comparable,
+    is_exact,
+)
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, UsageError
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Store
 
-__all__ = ["Comparison", "Delta", "Pair", "Tolerance", "Worst", "compare", "compare_all"]
+__all__ = ["Comparison", "Delta", "ElementTolerance", "Pair", "Worst", "compare", "compare_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class Pair(NamedTuple):
     old_key: str
     new: Store
     new_key: str
-    tolerance: Tolerance = EXACT
+    tolerance: ElementTolerance = EXACT
     bitwise: bool = False
 
 
@@ -103,8 +110,16 @@ class Comparison(NamedTuple):
 def compare(pair: Pair) -> Comparison:
     """Compare two tensors of one shape.
 
-    Raises UsageError when shapes differ or the dtypes have nothing in common; ChecksumError,
-    TruncatedError, FormatError and UnsupportedError as the stores do.
+    Args:
+        pair: the tensors and the tolerance.
+
+    Returns:
+        The numbers of the difference, and the crc32c of the values of either side.
+
+    Raises:
+        UsageError: the shapes differ, or the dtypes have nothing in common.
+        ChecksumError: the values of a side do not have the checksum that its file stores.
+        TruncatedError, FormatError, UnsupportedError: as the stores raise them.
     """
     return next(compare_all([pair]))
 
@@ -115,31 +130,44 @@ def compare_all(
     window: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Comparison]:
-    """Yield a Comparison for each of `pairs`, in order, at most `window` pieces of work under way.
+    """Yield a Comparison for each of `pairs`, in order.
 
     Large tensors are cut into spans and small ones are put together, so that any executor is kept
-    busy; results do not depend on it.  progress: called with the bytes of OLD done since the last
-    call.  Raises as `compare` does.
+    busy; the numbers do not depend on it.
+
+    Args:
+        pairs: what to compare; all are checked before any value is read.
+        executor: where the work is done; None does it here.
+        window: batches of work that are under way at once.
+        progress: called with the bytes of OLD that were compared since the last call.
+
+    Yields:
+        One Comparison per pair.
+
+    Raises:
+        As `compare` does.
     """
     for pair in pairs:
         _check(pair)
     sources = [
-        (_work.source_of(pair.old, pair.old_key), _work.source_of(pair.new, pair.new_key))
+        (spans.source_of(pair.old, pair.old_key), spans.source_of(pair.new, pair.new_key))
         for pair in pairs
     ]
-    partials: list[Partial] = []
-    waiting = 0
-    for done in bounded_map(executor, _work.work, _work.batches(_pieces(pairs, sources)), window):
-        for part in done:
-            while waiting < part.pair:  # all pieces of the pair before are in
-                yield _finish(waiting, pairs, sources, partials, executor)
-                waiting, partials = waiting + 1, []
-            partials.append(part)
+    results: list[WorkResult] = []
+    next_pair = 0
+    batches = spans.batched(_work_items(pairs, sources))
+    for batch_results in bounded_map(executor, spans.do_items, batches, window):
+        for result in batch_results:
+            # Results come in order, so one of a later pair says that this pair is complete.
+            while next_pair < result.pair:
+                yield _comparison_of(next_pair, pairs, sources, results, executor)
+                next_pair, results = next_pair + 1, []
+            results.append(result)
             if progress is not None:
-                progress((part.stop - part.start) * itemsize(sources[part.pair][0].dtype))
-    while waiting < len(pairs):
-        yield _finish(waiting, pairs, sources, partials, executor)
-        waiting, partials = waiting + 1, []
+                progress((result.stop - result.start) * itemsize(sources[result.pair][0].dtype))
+    while next_pair < len(pairs):
+        yield _comparison_of(next_pair, pairs, sources, results, executor)
+        next_pair, results = next_pair + 1, []
 
 
 def _check(pair: Pair) -> None:
@@ -153,51 +181,53 @@ def _check(pair: Pair) -> None:
         raise UsageError(f"{pair.old_key}: {old.dtype} cannot be compared with {new.dtype}")
 
 
-def _pieces(pairs: Sequence[Pair], sources: Sequence[tuple[Source, Source]]) -> Iterator[Piece]:
+def _work_items(
+    pairs: Sequence[Pair], sources: Sequence[tuple[TensorSource, TensorSource]]
+) -> Iterator[WorkItem]:
     for number, (pair, (old, new)) in enumerate(zip(pairs, sources, strict=True)):
         size = pair.old.specs[pair.old_key].size
-        runs = isinstance(old, Run) and isinstance(new, Run)
-        want = "equality" if runs and _may_be_equal(old, new) else "metrics"
-        # an empty tensor in a store of its own kind still has a checksum to verify
-        for start, stop in _work.spans(size) if runs else [(0, size)]:
-            yield Piece(number, old, new, start, stop, want, pair.tolerance, pair.bitwise)
+        both_in_files = isinstance(old, FileSpan) and isinstance(new, FileSpan)
+        task = "equality" if both_in_files and _may_be_equal(old, new) else "metrics"
+        # A store reads its own kind in one piece; even an empty tensor has a checksum to verify.
+        for start, stop in spans.span_bounds(size) if both_in_files else [(0, size)]:
+            yield WorkItem(number, old, new, start, stop, task, pair.tolerance, pair.bitwise)
 
 
-def _may_be_equal(old: Source, new: Source) -> bool:
+def _may_be_equal(old: TensorSource, new: TensorSource) -> bool:
     """Whether it is worth looking at the bytes first: not when the stored checksums differ."""
-    if old.dtype != new.dtype or not isinstance(old, Run) or not isinstance(new, Run):
+    if old.dtype != new.dtype or not isinstance(old, FileSpan) or not isinstance(new, FileSpan):
         return False
     return old.crc32c is None or new.crc32c is None or old.crc32c == new.crc32c
 
 
-def _finish(
+def _comparison_of(
     number: int,
     pairs: Sequence[Pair],
-    sources: Sequence[tuple[Source, Source]],
-    partials: list[Partial],
+    sources: Sequence[tuple[TensorSource, TensorSource]],
+    results: list[WorkResult],
     executor: Executor | None,
 ) -> Comparison:
-    """Join the pieces of one pair and verify the checksums."""
+    """Join the results of one pair and verify the stored checksums."""
     pair, (old, new) = pairs[number], sources[number]
     crcs = (
-        _work.combined_crc(partials, itemsize(old.dtype), 0),
-        _work.combined_crc(partials, itemsize(new.dtype), 1),
+        spans.combined_crc(results, itemsize(old.dtype), 0),
+        spans.combined_crc(results, itemsize(new.dtype), 1),
     )
-    _verify(old, crcs[0], pair.old_key)
-    _verify(new, crcs[1], pair.new_key)
+    _verify_checksum(old, crcs[0], pair.old_key)
+    _verify_checksum(new, crcs[1], pair.new_key)
     spec = pair.old.specs[pair.old_key]
-    if all(part.tally is None for part in partials):
+    if all(result.statistics is None for result in results):
         delta = _equal_delta(spec.size, pair.tolerance, old.dtype, new.dtype)
         return Comparison(delta, *crcs)
-    tally = Tally()
-    for part in _with_norms(pair, old, new, partials, executor):
-        assert part.tally is not None
-        tally.join(part.tally)
-    return Comparison(_delta(tally, spec.shape, pair, old.dtype, new.dtype), *crcs)
+    statistics = DiffStatistics()
+    for result in _with_norms(pair, old, new, results, executor):
+        assert result.statistics is not None
+        statistics.join(result.statistics)
+    return Comparison(_delta(statistics, spec.shape, pair, old.dtype, new.dtype), *crcs)
 
 
-def _verify(source: Source, crc: int, key: str) -> None:
-    if isinstance(source, Run) and source.crc32c is not None and source.crc32c != crc:
+def _verify_checksum(source: TensorSource, crc: int, key: str) -> None:
+    if isinstance(source, FileSpan) and source.crc32c is not None and source.crc32c != crc:
         raise ChecksumError(
             f"{source.path}: {key}",
             "crc32c of the values does not match the stored one",
@@ -208,26 +238,34 @@ def _verify(source: Source, crc: int, key: str) -> None:
 
 
 def _with_norms(
-    pair: Pair, old: Source, new: Source, partials: list[Partial], executor: Executor | None
-) -> list[Partial]:
+    pair: Pair,
+    old: TensorSource,
+    new: TensorSource,
+    results: list[WorkResult],
+    executor: Executor | None,
+) -> list[WorkResult]:
     """Measure the spans that were only found equal, now that other spans differ."""
-    todo = [
-        Piece(part.pair, old, new, part.start, part.stop, "norm", pair.tolerance, pair.bitwise)
-        for part in partials
-        if part.tally is None
+    unmeasured = [
+        WorkItem(
+            result.pair, old, new, result.start, result.stop, "norm", pair.tolerance, pair.bitwise
+        )
+        for result in results
+        if result.statistics is None
     ]
-    found = iter(
+    measured = iter(
         [
-            part
-            for done in bounded_map(executor, _work.work, _work.batches(iter(todo)))
-            for part in done
+            result
+            for batch_results in bounded_map(
+                executor, spans.do_items, spans.batched(iter(unmeasured))
+            )
+            for result in batch_results
         ]
     )
-    return [next(found) if part.tally is None else part for part in partials]
+    return [next(measured) if result.statistics is None else result for result in results]
 
 
 @lru_cache(maxsize=256)
-def _equal_delta(size: int, tolerance: Tolerance, old: str, new: str) -> Delta:
+def _equal_delta(size: int, tolerance: ElementTolerance, old: str, new: str) -> Delta:
     exact = is_exact(old, new)
     return Delta(
         n=size,
@@ -241,47 +279,60 @@ def _equal_delta(size: int, tolerance: Tolerance, old: str, new: str) -> Delta:
     )
 
 
-def _delta(tally: Tally, shape: tuple[int, ...], pair: Pair, old: str, new: str) -> Delta:
+def _delta(
+    statistics: DiffStatistics, shape: tuple[int, ...], pair: Pair, old: str, new: str
+) -> Delta:
     exact = is_exact(old, new)
-    count = max(tally.n_finite, 1)
-    gap = tally.dd.root()
+    count = max(statistics.n_finite, 1)
+    norm_diff = statistics.sum_sq_diff.root()
     worst = None
-    if tally.worst is not None:
-        _, flat, left, right = tally.worst
+    if statistics.worst is not None:
+        _, flat, left, right = statistics.worst
         worst = Worst(unravel(flat, shape), left, right)
     return Delta(
-        n=tally.n,
-        n_diff=tally.n_diff,
-        n_outside=tally.n_outside,
-        nonfinite=tally.nonfinite,
-        max_abs=int(tally.max_abs) if exact and math.isfinite(tally.max_abs) else tally.max_abs,
-        max_rel=tally.max_rel,
-        mean_abs=tally.sum_abs / count,
-        rmse=Scaled(gap.mantissa / math.sqrt(count), gap.exponent).number(),
-        max_ulp=tally.max_ulp if kind(old) == "float" and old == new else None,
-        rel_l2=gap.over(tally.aa.root()),
-        cosine=cosine_of(tally) if tally.n_diff else 1.0,
-        needed_rtol=None if exact else _round_up(tally.needed_rtol),
+        n=statistics.n,
+        n_diff=statistics.n_diff,
+        n_outside=statistics.n_outside,
+        nonfinite=statistics.nonfinite,
+        max_abs=int(statistics.max_abs)
+        if exact and math.isfinite(statistics.max_abs)
+        else statistics.max_abs,
+        max_rel=statistics.max_rel,
+        mean_abs=statistics.sum_abs / count,
+        rmse=ScaledFloat(norm_diff.mantissa / math.sqrt(count), norm_diff.exponent).number(),
+        max_ulp=statistics.max_ulp if kind(old) == "float" and old == new else None,
+        rel_l2=norm_diff.over(statistics.sum_sq_old.root()),
+        cosine=cosine_of(statistics) if statistics.n_diff else 1.0,
+        needed_rtol=None if exact else _round_up(statistics.needed_rtol),
         worst=worst,
         rtol=pair.tolerance.rtol,
         atol=pair.tolerance.atol,
         rule=pair.tolerance.rule,
-        same_norm=abs(tally.bb.over(tally.aa) - 1.0)
-        < 1e-12,  # two sums of the same squares, in another order
+        # Room for rounding: two sums of the same squares, taken in another order.
+        same_norm=abs(statistics.sum_sq_new.over(statistics.sum_sq_old) - 1.0) < 1e-12,
     )
 
 
-def cosine_of(tally: Tally) -> float | None:
-    """Return the cosine of the angle, by way of 1 - cos, which is exact where they are close.
+def cosine_of(statistics: DiffStatistics) -> float | None:
+    """Return the cosine of the angle between two tensors as vectors.
 
-    1 - cos = (||d||^2 - (||a|| - ||b||)^2) / (2 ||a|| ||b||), with d = b - a.
+    It is found by way of 1 - cos, which is exact where the two are close:
+    1 - cos = (||d||^2 - (||a|| - ||b||)^2) / (2 ||a|| ||b||), with a old, b new and d = b - a.
+
+    Args:
+        statistics: the sums of squares of old, new and difference.
+
+    Returns:
+        A number from -1 to 1; None when a tensor is all zeros or a sum is not finite.
     """
-    if not tally.aa.mantissa or not tally.bb.mantissa:
+    if not statistics.sum_sq_old.mantissa or not statistics.sum_sq_new.mantissa:
         return None
-    a, b, d = (x.root() for x in (tally.aa, tally.bb, tally.dd))
+    a, b, d = (
+        x.root() for x in (statistics.sum_sq_old, statistics.sum_sq_new, statistics.sum_sq_diff)
+    )
     if not all(math.isfinite(x.mantissa) for x in (a, b, d)):
         return None
-    # scaled by ||a||, so that nothing overflows; then by ||b|| / ||a||
+    # Everything in units of ||a||, so that nothing overflows.
     ratio, gap = b.over(a), d.over(a)
     if not 0 < ratio < math.inf or not math.isfinite(gap):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit.compare import statistics as compare_tally
+from ckptkit.compare import statistics as diff_statistics
 from ckptkit.compare.metrics import Meter
 from ckptkit.compare.tensors import Worst, cosine_of, unravel
 from ckptkit.dtypes import Array, dtype_of_numpy, kind
@@ -47,7 +47,7 @@ def measure(
         )
     if not math.prod(shape):
         return replace(result, status="empty", message="no elements, so nothing was compared")
-    if not compare_tally.comparable(dtype, found):
+    if not diff_statistics.comparable(dtype, found):
         return replace(result, status="dtype", message=f"{found}, recorded as {dtype}")
     if isinstance(ref, Sample):
         result = _of_sample(result, ref, new, limit, noise)
@@ -104,14 +104,14 @@ def _judged(
 ) -> OutputResult:
     """Fill in the numbers and the status of two flat arrays."""
     old_dtype, new_dtype = dtype_of_numpy(ref.dtype), dtype_of_numpy(new.dtype)
-    exact = compare_tally.is_exact(old_dtype, new_dtype)
+    exact = diff_statistics.is_exact(old_dtype, new_dtype)
     rms = norms.rms if norms is not None else 0.0
     unit = rms if limit.scaled else 1.0
     atol = limit.atol * unit
     by_angle = limit.min_cosine is not None
-    meter = Meter(old_dtype, new_dtype, compare_tally.Tolerance(limit.rtol, atol))
+    meter = Meter(old_dtype, new_dtype, diff_statistics.ElementTolerance(limit.rtol, atol))
     meter.add(0, ref, new)
-    tally = meter.tally
+    tally = meter.statistics
     worst = None
     if tally.worst is not None:
         index = (
@@ -156,9 +156,9 @@ def _judged(
     return replace(result, message=_far(result))
 
 
-def _by_angle(result: OutputResult, tally: compare_tally.Tally) -> OutputResult:
+def _by_angle(result: OutputResult, tally: diff_statistics.DiffStatistics) -> OutputResult:
     """Judge a quantised output by its angle and its ratio of signal to noise."""
-    ratio = tally.aa.over(tally.dd)
+    ratio = tally.sum_sq_old.over(tally.sum_sq_diff)
     least = result.tolerance.min_cosine or 0.0
     good = result.cosine is not None and result.cosine >= least and ratio >= _MIN_SNR
     decibel = 10 * math.log10(ratio) if ratio > 0 else -math.inf
@@ -228,14 +228,14 @@ def noise(ref: Array, runs: Sequence[Array]) -> dict[str, Any] | None:
     dtype = dtype_of_numpy(ref.dtype)
     if kind(dtype) in ("string", "opaque") or not ref.size:
         return None
-    total = compare_tally.Tally()
+    total = diff_statistics.DiffStatistics()
     ulps = False
     for run in runs:
         if run.shape != ref.shape or run.dtype != ref.dtype:
             return None
-        meter = Meter(dtype, dtype, compare_tally.EXACT)
+        meter = Meter(dtype, dtype, diff_statistics.EXACT)
         meter.add(0, ref.reshape(-1), run.reshape(-1))
-        total.join(meter.tally)
+        total.join(meter.statistics)
         ulps = meter.ulps
     rms = norms_of(ref).rms
     largest = math.inf if total.nonfinite else float(total.max_abs)

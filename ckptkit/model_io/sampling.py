@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.compare.statistics import Scaled, scaled
+from ckptkit.compare.statistics import ScaledFloat, scaled_float
 from ckptkit.dtypes import dtype_of_numpy, kind
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def norms_of(array: Array) -> Norms:
 
     flat = array.reshape(-1)
     count = bad = 0
-    squares, lowest, highest = Scaled(), math.inf, -math.inf
+    squares, lowest, highest = ScaledFloat(), math.inf, -math.inf
     for start in range(0, flat.size, 1 << 18):
         part = flat[start : start + (1 << 18)]
         numbers: Any = np.abs(part) if part.dtype.kind == "c" else part
@@ -92,9 +92,9 @@ def norms_of(array: Array) -> Norms:
         lowest, highest = min(lowest, low), max(highest, high)
         exponent = math.frexp(max(-low, high))[1]  # so that no square overflows
         finite = np.ldexp(finite, -exponent)
-        squares = squares.plus(scaled(float(np.dot(finite, finite)), 2 * exponent))
+        squares = squares.plus(scaled_float(float(np.dot(finite, finite)), 2 * exponent))
     if not count:
         return Norms(bad, 0.0, 0.0, 0.0)
     root = squares.root()
-    rms = Scaled(root.mantissa / math.sqrt(count), root.exponent).number()
+    rms = ScaledFloat(root.mantissa / math.sqrt(count), root.exponent).number()
     return Norms(bad, rms, lowest, highest)

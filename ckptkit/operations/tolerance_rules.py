@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import rule_lines
-from ckptkit.compare.statistics import Tolerance
+from ckptkit.compare.statistics import ElementTolerance
 from ckptkit.errors import UsageError
 
 
@@ -18,7 +18,7 @@ class ToleranceRule(NamedTuple):
     """A glob over readable names and keys, and the tolerance of what it fits."""
 
     pattern: str
-    tolerance: Tolerance
+    tolerance: ElementTolerance
 
     def fits(self, names: Iterable[str]) -> bool:
         """Whether any of `names` fits the pattern."""
@@ -26,12 +26,12 @@ class ToleranceRule(NamedTuple):
         return any(match(name) for name in names)
 
 
-def tolerance(rtol: float, atol: float, rule: str = "default") -> Tolerance:
+def tolerance(rtol: float, atol: float, rule: str = "default") -> ElementTolerance:
     """Return a Tolerance; raises UsageError for a negative one or NaN."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not value >= 0 or math.isinf(value):
             raise UsageError(f"{name} is {value}", hint="a tolerance is a number from 0 up")
-    return Tolerance(rtol, atol, rule)
+    return ElementTolerance(rtol, atol, rule)
 
 
 def read_tolerances(path: Path) -> list[ToleranceRule]:
@@ -62,7 +62,9 @@ def _rule(words: list[str], where: str) -> ToleranceRule:
         raise UsageError(error.message, where=where, hint=error.hint) from error
 
 
-def choose(rules: Iterable[ToleranceRule], default: Tolerance, names: Iterable[str]) -> Tolerance:
+def choose(
+    rules: Iterable[ToleranceRule], default: ElementTolerance, names: Iterable[str]
+) -> ElementTolerance:
     """Return the tolerance of the last rule that fits, else the default."""
     names = tuple(names)
     chosen = default

@@ -19,12 +19,12 @@ from hypothesis.extra import numpy as hnp
 
 from ckptkit._io.crc32c import value
 from ckptkit._io.crc_combine_ import combine, crc_of_repeated
-from ckptkit.compare import spans as _compare_work
+from ckptkit.compare import spans
 from ckptkit.compare.tensors import (
     Comparison,
     Delta,
+    ElementTolerance,
     Pair,
-    Tolerance,
     compare,
     compare_all,
     unravel,
@@ -47,7 +47,7 @@ FLOAT_DTYPES = [
 def in_memory(old: Any, new: Any, rtol: float = 0, atol: float = 0, bitwise: bool = False) -> Delta:
     """Compare two arrays through stores that stream."""
     left, right = MemoryStore({"t": np.asarray(old)}, 7), MemoryStore({"t": np.asarray(new)}, 5)
-    return compare(Pair(left, "t", right, "t", Tolerance(rtol, atol), bitwise)).delta
+    return compare(Pair(left, "t", right, "t", ElementTolerance(rtol, atol), bitwise)).delta
 
 
 def in_files(
@@ -55,7 +55,7 @@ def in_files(
 ) -> Comparison:
     """Compare two arrays through bundles on disk."""
     left, right = bundle(folder / "old", {"t": old}), bundle(folder / "new", {"t": new})
-    return compare(Pair(left, "t", right, "t", Tolerance(rtol, atol), bitwise))
+    return compare(Pair(left, "t", right, "t", ElementTolerance(rtol, atol), bitwise))
 
 
 def reference(old: Array, new: Array, rtol: float, atol: float) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def test_cosine_and_relative_change() -> None:
 
 @pytest.fixture
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_compare_work, "SPAN_ELEMENTS", 1 << 15)
+    monkeypatch.setattr(spans, "SPAN_ELEMENTS", 1 << 15)
 
 
 @pytest.mark.usefixtures("small_spans")
@@ -356,7 +356,7 @@ def test_spans_give_what_one_pass_gives(tmp_path: Path) -> None:
         new[changed] *= 1.5
         new[changed][:1] = math.nan
         left, right = MemoryStore({"t": old}, 4000), MemoryStore({"t": new}, 7000)
-        streamed = compare(Pair(left, "t", right, "t", Tolerance(0.1))).delta
+        streamed = compare(Pair(left, "t", right, "t", ElementTolerance(0.1))).delta
         spanned = in_files(tmp_path, old, new, rtol=0.1)
         for file in tmp_path.iterdir():
             file.unlink()
@@ -439,12 +439,12 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     code = """
 import re, sys
 from pathlib import Path
-from ckptkit.compare.spans import Run, Piece, work
+from ckptkit.compare.spans import FileSpan, WorkItem, do_items
 from ckptkit.compare.tensors import EXACT
-runs = [Run(Path(p), 0, 512 << 20, "float32", None) for p in sys.argv[1:]]
-part = work((Piece(0, *runs, 0, 128 << 20, "equality", EXACT, False),))[0]
-part2 = work((Piece(0, *runs, 0, 1 << 22, "metrics", EXACT, False),))[0]
-assert part.tally is None and part2.tally.n == 1 << 22
+runs = [FileSpan(Path(p), 0, 512 << 20, "float32", None) for p in sys.argv[1:]]
+part = do_items((WorkItem(0, *runs, 0, 128 << 20, "equality", EXACT, False),))[0]
+part2 = do_items((WorkItem(0, *runs, 0, 1 << 22, "metrics", EXACT, False),))[0]
+assert part.statistics is None and part2.statistics.n == 1 << 22
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
     paths = [str(tmp_path / f"{side}.data-00000-of-00001") for side in ("old", "new")]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ckptkit.align.matching import Side, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.compare.spans import extend_values
+from ckptkit.compare.spans import extend_crc
 from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.destination import Target
@@ -186,5 +186,5 @@ def _content(checkpoint: Checkpoint, key: str) -> tuple[object, ...]:
     spec = checkpoint.specs[key]
     crc = 0
     for _, values in checkpoint.store.blocks(key):
-        crc = extend_values(crc, values)
+        crc = extend_crc(crc, values)
     return spec.dtype, spec.shape, crc

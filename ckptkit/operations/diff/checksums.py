@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, Side
-from ckptkit.compare.spans import extend_values
+from ckptkit.compare.spans import extend_crc
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import Change
@@ -61,7 +61,7 @@ def _digests(
         if _type(side, key) in types and side.digest(key) is None:
             found[key] = 0
             for _, values in store.blocks(key):
-                found[key] = extend_values(found[key], values)
+                found[key] = extend_crc(found[key], values)
     return found
 
 

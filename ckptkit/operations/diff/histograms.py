@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ckptkit.compare import spans as _work
+from ckptkit.compare import spans
 from ckptkit.dtypes import kind
 from ckptkit.operations.diff.result import Change, DiffResult
 
@@ -72,9 +72,9 @@ def _counts(result: DiffResult, change: Change) -> tuple[int, ...]:
     assert change.old is not None and change.new is not None and change.delta is not None
     limit = float(change.delta.max_abs)
     counts = np.zeros(BINS, np.int64)
-    old = _work.source_of(result.old.store, change.old.spec.key)
-    new = _work.source_of(result.new.store, change.new.spec.key)
-    for gap in _work.gaps(old, new, change.old.spec.size):
+    old = spans.source_of(result.old.store, change.old.spec.key)
+    new = spans.source_of(result.new.store, change.new.spec.key)
+    for gap in spans.differences(old, new, change.old.spec.size):
         # in units of the limit, so that neither tiny nor huge ones break the arithmetic of bins
         counts += np.histogram(gap[np.isfinite(gap)] / limit, BINS, (-1.0, 1.0))[0]
     return tuple(counts.tolist())

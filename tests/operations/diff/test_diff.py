@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 import ckptkit
 from ckptkit.cli.main import cli
-from ckptkit.compare.statistics import Tolerance
+from ckptkit.compare.statistics import ElementTolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
 from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
@@ -642,7 +642,7 @@ def test_the_library_gives_typed_results(pair: Pair) -> None:
     (change,) = result.differences
     assert change.name == "a/w" and change.evidence == "key" and change.method == "values"
     assert change.delta is not None and change.delta.n_diff == 3
-    rule = ToleranceRule("a/*", Tolerance(atol=2.0, rule="a/*"))
+    rule = ToleranceRule("a/*", ElementTolerance(atol=2.0, rule="a/*"))
     assert ckptkit.diff(old, new, tolerances=[rule]).same
 
 
