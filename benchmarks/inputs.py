@@ -131,7 +131,7 @@ def dense(directory: Path) -> None:
 
 def zeros(directory: Path) -> None:
     """Checkpoints `one` and `two` of 20 GiB of zeros, which take no room on the disk."""
-    from ckptkit._io.crc_combine_ import crc_of_repeated
+    from ckptkit._io.crc32c import crc_of_repeated
     from ckptkit.stores.tensor_bundle.table_writer import TableWriter
     from ckptkit.stores.tensor_bundle.writer import _Entry, index_items
     from ckptkit.stores.writing import OutTensor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import Any
 
 
 def count_text(count: int, noun: str, plural: str = "") -> str:
@@ -29,3 +31,10 @@ def natural(name: str) -> list[str | int]:
     parts: list[str | int] = list(_DIGITS.split(name))
     parts[1::2] = map(int, parts[1::2])
     return parts
+
+
+def json_number(value: Any) -> Any:
+    """Return a number that JSON can hold: non-finite ones become "NaN", "Infinity", "-Infinity"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

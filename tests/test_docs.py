@@ -16,7 +16,7 @@ import ckptkit
 from ckptkit.cli.main import COMMANDS, cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores import FORMATS
+from ckptkit.stores.registry import FORMATS
 from support.damage import flip
 from support.goldens import GOLDEN
 from support.hostile_models import model_with, write_model

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from ckptkit._io.crc_combine_ import crc_of_repeated
+from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.dtypes import itemsize
 from ckptkit.stores.base import TensorSpec

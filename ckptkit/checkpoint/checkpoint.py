@@ -23,9 +23,9 @@ from ckptkit.errors import (
     UnknownTensorError,
     UsageError,
 )
-from ckptkit.stores import open_format
 from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import open_format
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array

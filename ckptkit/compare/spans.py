@@ -336,7 +336,7 @@ def combined_crc(results: list[WorkResult], width: int, side: int) -> int:
     """Return the checksum of a whole tensor from those of its items; side 0 is old, 1 is new."""
     if len(results) == 1:
         return (results[0].old_crc if side == 0 else results[0].new_crc) or 0
-    from ckptkit._io.crc_combine_ import combine
+    from ckptkit._io.crc32c import combine
 
     total = 0
     for at, result in enumerate(results):

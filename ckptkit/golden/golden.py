@@ -32,7 +32,7 @@ from ckptkit.golden.binding import Binding
 from ckptkit.golden.sketch_types import float_of
 from ckptkit.model_io.sampling import Sample, sample
 from ckptkit.model_io.signature import Interface
-from ckptkit.numbers_ import json_number
+from ckptkit.text import json_number
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array

@@ -16,8 +16,9 @@ from typing import Any
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.model_io.signature import Change
+from ckptkit.stores.keras.archive import archive_configs
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
-from ckptkit.stores.keras.keras_texts_ import archive_configs, hdf5_configs
+from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 
 Layers = Mapping[str, Mapping[str, Any]]
 

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from ckptkit.errors import FormatError
-from ckptkit.numbers_ import json_number
+from ckptkit.text import json_number
 
 SAMPLED = 24  # elements whose values are kept
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptkit.compare.tensors import Worst
 from ckptkit.model_io.tiers import Tolerance
-from ckptkit.numbers_ import json_number
+from ckptkit.text import json_number
 
 NONE = Tolerance()  # of outputs that were not compared
 PASSING = frozenset({"equal", "within", "noise", "float64"})

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ckptkit._io.atomic import same_file
 from ckptkit.errors import CkptkitError, OutputError
-from ckptkit.stores import open_format
 from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import open_format
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
 from ckptkit.stores.tensor_bundle.writer import data_files

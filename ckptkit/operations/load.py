@@ -16,7 +16,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io.crc_combine_ import combine
+from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent
 from ckptkit._io.memory import FreshMemory
 from ckptkit._io.pool import bounded_map

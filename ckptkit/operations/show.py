@@ -15,9 +15,8 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
-from ckptkit.numbers_ import json_number
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
-from ckptkit.text import count_text
+from ckptkit.text import count_text, json_number
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array

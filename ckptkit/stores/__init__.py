@@ -52,12 +52,12 @@ FORMATS = {
         "TensorFlow checkpoint, TF2 object-based or TF1 name-based",
     ),
     "weights.h5": Format(
-        "ckptkit.stores.keras.weights_h5_:open_weights_h5",
+        "ckptkit.stores.keras.archive:open_weights_h5",
         "model.weights.h5",
         "Keras 3 weights (HDF5)",
     ),
     "weights.json": Format(
-        "ckptkit.stores.keras.weights_h5_:open_weights_json",
+        "ckptkit.stores.keras.archive:open_weights_json",
         "model.weights.json",
         "Keras 3 weights in shards",
     ),

@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ckptkit._io.crc32c import value
-from ckptkit._io.crc_combine_ import combine, crc_of_repeated
+from ckptkit._io.crc32c import combine, crc_of_repeated, value
 from ckptkit.compare import spans
 from ckptkit.compare.tensors import (
     Comparison,

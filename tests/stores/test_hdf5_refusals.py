@@ -33,9 +33,8 @@ from ckptkit.stores.containers.window import Window, whole_file
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.hdf5.messages import Unusual
-from ckptkit.stores.keras.archive import open_keras
+from ckptkit.stores.keras.archive import open_keras, open_weights_h5, open_weights_json
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
-from ckptkit.stores.keras.weights_h5_ import open_weights_h5, open_weights_json
 from support import keras_files
 from support.keras_files import edited_h5, h5_bytes, layer, write_h5, write_keras, write_legacy
 
@@ -330,7 +329,7 @@ def test_a_missing_h5py_is_one_line(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['h5py'] = None\n"
         "from pathlib import Path\n"
-        "from ckptkit.stores.keras.weights_h5_ import open_weights_h5\n"
+        "from ckptkit.stores.keras.archive import open_weights_h5\n"
         "from ckptkit.errors import MissingDependencyError\n"
         "try: open_weights_h5(Path(sys.argv[1]))\n"
         "except MissingDependencyError as error: print(error)"

@@ -11,12 +11,11 @@ import pytest
 
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.checkpoint.naming import Naming
-from ckptkit.stores.keras.archive import open_keras
+from ckptkit.stores.keras.archive import open_keras, open_weights_h5
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.layer_variables import class_of_group, snake_case, variable_names
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
 from ckptkit.stores.keras.optimizer_variables import Weight, layout, optimizer_class
-from ckptkit.stores.keras.weights_h5_ import open_weights_h5
 from support import keras_layers
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -25,10 +25,9 @@ from ckptkit.stores.containers import window as _window
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.hdf5.messages import Unusual
-from ckptkit.stores.keras.archive import open_keras
+from ckptkit.stores.keras.archive import open_keras, open_weights_h5, open_weights_json
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
-from ckptkit.stores.keras.weights_h5_ import open_weights_h5, open_weights_json
 from ckptkit.stores.keras.writer import write_keras as rewrite_keras
 from ckptkit.stores.keras.writer import write_weights_h5 as rewrite_weights
 from support import keras_files

@@ -31,7 +31,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.receipt import write_receipt
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores import open_format
+from ckptkit.stores.registry import open_format
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import OutTensor
 from support import killing

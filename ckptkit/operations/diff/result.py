@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
-from ckptkit.numbers_ import json_number
+from ckptkit.text import json_number
 
 SCHEMA = "ckptkit.diff/1"
 _NUMBERS = (

@@ -14,12 +14,13 @@ from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_erro
 from ckptkit.operations.scan.graph import graph_findings
 from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import Verification
-from ckptkit.stores import open_format
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.containers import strict_json as _json
-from ckptkit.stores.keras.keras_texts_ import archive_configs, hdf5_configs
+from ckptkit.stores.keras.archive import archive_configs
+from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 from ckptkit.stores.locate import locate
 from ckptkit.stores.proto.wire import from_binary, text_of
+from ckptkit.stores.registry import open_format
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 
 __all__ = ["Scan", "scan"]

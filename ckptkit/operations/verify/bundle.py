@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from ckptkit._io.crc_combine_ import crc_of_repeated
+from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.dtypes import itemsize

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io.crc_combine_ import combine
+from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, aligned_buffer, file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError

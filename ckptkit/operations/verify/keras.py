@@ -8,9 +8,10 @@ from typing import Any
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import KerasStructure, KerasVariable, Store
+from ckptkit.stores.keras.archive import archive_configs
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
-from ckptkit.stores.keras.keras_texts_ import archive_configs, hdf5_configs
 from ckptkit.stores.keras.layer_variables import variable_names
+from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 
 Shape = tuple[int | None, ...]
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "SimpleRNN": 1, "SimpleRNNCell": 1}

@@ -12,9 +12,9 @@ from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, of_error
 from ckptkit.operations.verify.data import Progress
-from ckptkit.stores import open_format
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.registry import open_format
 
 _NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, --manifest)"
 INFLATED_FLOOR = 256 << 20  # bytes; below this no ratio is refused

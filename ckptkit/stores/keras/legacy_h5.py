@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
@@ -29,6 +30,7 @@ from ckptkit.text import count_text
 
 TOP_LEVEL = "top_level_model_weights"
 OPTIMIZER = "optimizer_weights"
+_CONFIGS = ("model_config", "training_config")
 _SCALARS = {
     "iteration": "counter",
     "iter": "counter",
@@ -79,6 +81,18 @@ def open_legacy_h5(path: Path) -> H5Store:
         producer=f"Keras {version}" if isinstance(version, str) else "Keras 1",
         notes=(f"in no layer's list: {count_text(len(stray), 'tensor')}",) if stray else (),
     )
+
+
+def hdf5_configs(path: Path) -> dict[str, Any]:
+    """Return the JSON attributes of an `.h5` file's root by name, parsed; raises FormatError."""
+    root = scan(whole_file(path)).groups[""]
+    found: dict[str, Any] = {}
+    for name in _CONFIGS:
+        text = root.get(name)
+        if isinstance(text, str):
+            data = text.encode("utf-8", "surrogatepass")
+            found[name] = _json.loads(data, f"{path}@{name}")
+    return found
 
 
 # --- weights --------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_graph_and_tensors_must_fit(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """16 GB of holes in one tensor."""
-    from ckptkit._io.crc_combine_ import crc_of_repeated
+    from ckptkit._io.crc32c import crc_of_repeated
     from ckptkit.stores.tensor_bundle.table_writer import TableWriter
     from ckptkit.stores.tensor_bundle.writer import _Entry, index_items
 
