@@ -169,10 +169,10 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
     from ckptkit.operations.execution import runs
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.spec import RunnerSpec
-    from ckptkit.runners.subjects import Limits, Subject
+    from ckptkit.runners.subjects import Limits, ModelSpec
 
     known = read_golden(golden)
-    subject = Subject(base.form, Path(mutant.path), mutant.model)
+    subject = ModelSpec(base.form, Path(mutant.path), mutant.model)
     signature = known.signature if base.form == "saved_model" else None
     cases = [case.inputs for case in known.cases]
     module: Any = runs  # whose `execute` remembers
@@ -255,7 +255,7 @@ def _split(name: str, base: Base, golden: str) -> Alarm:
     known = read_golden(golden)
     what = resolve(base.path, Path(golden), model=base.model)
     case = known.cases[0]
-    parts = split_cases([case.inputs], known.interface)[0]
+    parts = split_cases([case.inputs], known.model_signature)[0]
     signature = known.signature if base.form == "saved_model" else None
     options = {"imports": list(base.imports)}
     if not parts:

@@ -21,9 +21,9 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
-from benchmarks import _damage, _fuzzed, _hostile  # noqa: E402
-from benchmarks._rows import Peer, Row  # noqa: E402
-from benchmarks.harness import put  # noqa: E402
+from benchmarks import _damage, _fuzzed, _hostile
+from benchmarks._rows import Peer, Row
+from benchmarks.harness import put
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

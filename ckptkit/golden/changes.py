@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptkit.golden.explain import Explained, explain
+from ckptkit.golden.explain import Explanation, explain
 from ckptkit.golden.file_changes import file_changes
 from ckptkit.golden.initial_values import CONSTANT, MIN_SIZE
 from ckptkit.golden.sketch_types import Sketch
-from ckptkit.model_io.signature import Change
+from ckptkit.model_io.signature import Discrepancy
 
 if TYPE_CHECKING:
     from ckptkit.align.matching import Side
@@ -24,7 +24,7 @@ _WHOLE_FILES = ("tflite", "onnx")
 _LISTS = "they are in a Python list or dict, which tf.train.Checkpoint may pass by"
 
 
-def compare_bindings(recorded: Binding, now: Binding) -> tuple[Change, ...]:
+def compare_bindings(recorded: Binding, now: Binding) -> tuple[Discrepancy, ...]:
     """Return what changed in the model since it was recorded, those that sum up others first.
 
     Nothing is said of what an unmodified re-save changes: form, names where alignment finds the
@@ -34,12 +34,12 @@ def compare_bindings(recorded: Binding, now: Binding) -> tuple[Change, ...]:
     return tuple(_changes(recorded, now))
 
 
-def _changes(recorded: Binding, now: Binding) -> Iterator[Change]:
+def _changes(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
     if not recorded.digest:  # bound to nothing: code, or values of another tool
         return
     if {recorded.form, now.form} & {*_WHOLE_FILES}:
         if recorded.form == now.form and recorded.digest != now.digest:
-            yield Change("note", "file.changed", "", "the file's bytes are not those recorded")
+            yield Discrepancy("note", "file.changed", "", "the file's bytes are not those recorded")
         return
     if recorded.digest != now.digest or set(recorded.variables) != set(now.variables):
         yield from _Weights(recorded, now).rows()
@@ -53,10 +53,10 @@ class _Weights:
     recorded: Binding
     now: Binding
     pairs: dict[str, str] = field(default_factory=dict)  # recorded name -> name now
-    changed: dict[str, Explained] = field(default_factory=dict)
+    changed: dict[str, Explanation] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)  # recorded names that a row speaks of
 
-    def rows(self) -> Iterator[Change]:
+    def rows(self) -> Iterator[Discrepancy]:
         self.pairs = _paired(self.recorded, self.now)
         judged = {
             name: other for name, other in self.pairs.items() if self._old(name).role in _JUDGED
@@ -77,7 +77,7 @@ class _Weights:
         yield from self._summed()
         for name, found in self.changed.items():
             if name not in self.done:
-                yield Change("error", found.code, name, found.text, found.hint)
+                yield Discrepancy("error", found.code, name, found.text, found.hint)
         yield from self._absent()
 
     def _old(self, name: str) -> Sketch:
@@ -99,7 +99,7 @@ class _Weights:
                 moves[name] = sources[0]
         return moves
 
-    def _swapped(self, moves: Mapping[str, str]) -> Iterator[Change]:
+    def _swapped(self, moves: Mapping[str, str]) -> Iterator[Discrepancy]:
         by_layers: dict[tuple[str, str], list[str]] = defaultdict(list)
         for name, source in moves.items():
             if moves.get(source) == name and name < source:
@@ -109,18 +109,18 @@ class _Weights:
             ends = [name.rpartition("/")[2] for name in names]
             if one != other and ends == [moves[name].rpartition("/")[2] for name in names]:
                 said = f"layers {one!r} and {other!r} have changed places ({_listed(ends)})"
-                yield Change("error", "layer.swapped", one, said)
+                yield Discrepancy("error", "layer.swapped", one, said)
                 continue
             for name in names:
                 said = f"{name} and {moves[name]} have changed places"
-                yield Change("error", "weight.swapped", name, said)
+                yield Discrepancy("error", "weight.swapped", name, said)
         for name, source in moves.items():
             if name not in self.done:
                 self.done.add(name)
                 said = f"holds the values that were recorded of {source}"
-                yield Change("error", "weight.moved", name, said)
+                yield Discrepancy("error", "weight.moved", name, said)
 
-    def _averaged(self, differing: Mapping[str, str]) -> Iterator[Change]:
+    def _averaged(self, differing: Mapping[str, str]) -> Iterator[Discrepancy]:
         """Weights that hold what was recorded as an optimizer's average of weights."""
         averages = {
             (sketch.dtype, sketch.shape, sketch.sha256)
@@ -137,11 +137,11 @@ class _Weights:
         if held:
             said = f"{len(held)} weights hold averages that the optimizer kept (use_ema), of "
             hint = "after training, finalize_variable_values puts averages in place of weights"
-            yield Change("error", "weight.averaged", "", said + _listed(layers), hint)
+            yield Discrepancy("error", "weight.averaged", "", said + _listed(layers), hint)
 
     # -- layers without values ---------------------------------------------------------------------
 
-    def _fresh(self, judged: Mapping[str, str]) -> Iterator[Change]:
+    def _fresh(self, judged: Mapping[str, str]) -> Iterator[Discrepancy]:
         layers: dict[str, list[str]] = defaultdict(list)
         for name in judged:
             layers[layer_of(name)].append(name)
@@ -163,7 +163,7 @@ class _Weights:
                 if name in self.changed
             ]
             said = f"layer {layer!r} looks freshly initialised, not restored: {_listed(parts)}"
-            yield Change("error", "layer.fresh", layer, said, _LISTS if hidden else "")
+            yield Discrepancy("error", "layer.fresh", layer, said, _LISTS if hidden else "")
 
     def _is_fresh(self, names: Sequence[str]) -> bool:
         """Whether all of a layer's variables look like first values, and not as recorded."""
@@ -199,7 +199,7 @@ class _Weights:
     def _is_hidden(self, name: str) -> bool:
         return self._old(name).hidden or self.now.variables[self.pairs[name]].hidden
 
-    def _nothing_restored(self, count: int) -> Change:
+    def _nothing_restored(self, count: int) -> Discrepancy:
         slots = [
             (self._old(name), self.now.variables[other])
             for name, other in self.pairs.items()
@@ -209,12 +209,12 @@ class _Weights:
         if slots and all(old.sha256 == new.sha256 for old, new in slots):
             said += f"; the {len(slots)} slots of the optimizer are as recorded"
             hint = "only the optimizer was restored: the model's part of the checkpoint was not"
-            return Change("error", "weights.optimizer-only", "", said, hint)
-        return Change("error", "weights.fresh", "", said, "the restore matched nothing")
+            return Discrepancy("error", "weights.optimizer-only", "", said, hint)
+        return Discrepancy("error", "weights.fresh", "", said, "the restore matched nothing")
 
     # -- the rest ----------------------------------------------------------------------------------
 
-    def _summed(self) -> Iterator[Change]:
+    def _summed(self) -> Iterator[Discrepancy]:
         groups: dict[tuple[str, str], list[str]] = defaultdict(list)
         for name, found in self.changed.items():
             if found.code in _SUMMED and name not in self.done:
@@ -223,9 +223,9 @@ class _Weights:
             if len(names) > 1:
                 self.done.update(names)
                 said = f"{len(names)} weights are {group}: {_listed(names)}"
-                yield Change("error", code, "", said)
+                yield Discrepancy("error", code, "", said)
 
-    def _absent(self) -> Iterator[Change]:
+    def _absent(self) -> Iterator[Discrepancy]:
         here = {sketch.sha256 for sketch in self.now.variables.values()}
         known = {sketch.sha256 for sketch in self.recorded.variables.values()}
         layers: dict[str, list[str]] = defaultdict(list)
@@ -236,16 +236,16 @@ class _Weights:
             hint = _LISTS if all(self._old(name).hidden for name in names) else ""
             if len(names) > 1 and layer:
                 ends = _listed([name.rpartition("/")[2] for name in names])
-                yield Change(
+                yield Discrepancy(
                     "error", "layer.missing", layer, f"no values for layer {layer!r}: {ends}", hint
                 )
             else:
                 for name in names:
-                    yield Change("error", "weight.missing", name, f"no weight {name}", hint)
+                    yield Discrepancy("error", "weight.missing", name, f"no weight {name}", hint)
         taken = set(self.pairs.values())
         for name, sketch in self.now.variables.items():
             if name not in taken and sketch.role in _JUDGED and sketch.sha256 not in known:
-                yield Change("warning", "weight.added", name, f"weight {name} is new")
+                yield Discrepancy("warning", "weight.added", name, f"weight {name} is new")
 
 
 def layer_of(name: str) -> str:

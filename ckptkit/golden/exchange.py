@@ -132,7 +132,7 @@ def _write_onnx(golden: Golden, directory: Path) -> None:
         place = directory / f"test_data_set_{number}"
         place.mkdir()
         for side, arrays in (("input", case.inputs), ("output", whole(case))):
-            order = [info.name for info in getattr(golden.interface, f"{side}s")]
+            order = [info.name for info in getattr(golden.model_signature, f"{side}s")]
             names = [*(n for n in order if n in arrays), *(n for n in arrays if n not in order)]
             for index, name in enumerate(names):
                 (place / f"{side}_{index}.pb").write_bytes(to_onnx(name, arrays[name]))

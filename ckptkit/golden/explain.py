@@ -26,7 +26,7 @@ _BLOCKS = (2, 3, 4)  # of an axis: gates of a GRU and an LSTM, halves of a GLU
 _CLOSE = 0.999  # correlation from which values are those recorded, but for a small change
 
 
-class Explained(NamedTuple):
+class Explanation(NamedTuple):
     """A code, a sentence, a hint; group: what to say of many alike.
 
     initial: what first value the tensor looks like now, None if like none.
@@ -39,7 +39,7 @@ class Explained(NamedTuple):
     initial: str | None = None
 
 
-class _Case(NamedTuple):
+class _ChangedTensor(NamedTuple):
     """One changed tensor: what it was, what it is, and where its values are."""
 
     old: Sketch
@@ -54,19 +54,19 @@ class _Case(NamedTuple):
         return self.store.read(self.key).reshape(self.new.shape)
 
 
-def explain(old: Sketch, now: Binding, name: str) -> Explained:
+def explain(old: Sketch, now: Binding, name: str) -> Explanation:
     """Return what happened to the variable that is called `name` now."""
     new = now.variables[name]
     if now.source is None or name not in now.keys:
-        return Explained("weight.changed", "the values differ")
+        return Explanation("weight.changed", "the values differ")
     store, key = now.source.store, now.keys[name]
     if new.places is None:
         new = _sketch.sketch(store, key)
-    case = _Case(old, new, store, key)
+    case = _ChangedTensor(old, new, store, key)
     if old.dtype != new.dtype or old.shape != new.shape:
         return _explain_form(case)
     if old.places is None or new.places is None:
-        return Explained("weight.changed", f"the values differ ({old.dtype} {list(old.shape)})")
+        return Explanation("weight.changed", f"the values differ ({old.dtype} {list(old.shape)})")
     initial = initial_value(new)
     for question in _QUESTIONS:
         found = question(case)
@@ -80,24 +80,24 @@ def explain(old: Sketch, now: Binding, name: str) -> Explained:
 # --- another form ---------------------------------------------------------------------------------
 
 
-def _explain_form(case: _Case) -> Explained:
+def _explain_form(case: _ChangedTensor) -> Explanation:
     old, new = case.old, case.new
     if old.shape == new.shape:
         said = f"dtype {new.dtype}, recorded as {old.dtype}"
         if _agree_as(old.sampled, new.sampled, new.dtype):
             group = f"cast from {old.dtype} to {new.dtype}"
-            return Explained("weight.cast", f"{group}; the values agree", "", group)
-        return Explained("weight.dtype", f"{said}; the values differ too")
+            return Explanation("weight.cast", f"{group}; the values agree", "", group)
+        return Explanation("weight.dtype", f"{said}; the values differ too")
     said = f"shape {list(new.shape)}, recorded {list(old.shape)}"
     values = case.values() if old.dtype == new.dtype and old.size == new.size else None
     if values is not None and old.places is not None:
         for axes in _axis_orders(values.ndim):
             turned = values.transpose(axes)
             if turned.shape == old.shape and _sketch.places_sum(turned) == old.places:
-                return Explained("weight.transposed", f"transposed {_inverse(axes)}: {said}")
+                return Explanation("weight.transposed", f"transposed {_inverse(axes)}: {said}")
         if _sketch.places_sum(values) == old.places:
-            return Explained("weight.shape", f"reshaped: {said}; the same values in order")
-    return Explained("weight.shape", said)
+            return Explanation("weight.shape", f"reshaped: {said}; the same values in order")
+    return Explanation("weight.shape", said)
 
 
 def _agree_as(old: tuple[float, ...], new: tuple[float, ...], dtype: str) -> bool:
@@ -112,7 +112,7 @@ def _agree_as(old: tuple[float, ...], new: tuple[float, ...], dtype: str) -> boo
 # --- the questions, the surest first --------------------------------------------------------------
 
 
-def _one_element(case: _Case) -> Explained | None:
+def _one_element(case: _ChangedTensor) -> Explanation | None:
     """One 32-bit word changed: the sums tell where, and what it was."""
     old, new = case.old, case.new
     width = itemsize(new.dtype)
@@ -135,7 +135,7 @@ def _one_element(case: _Case) -> Explained | None:
         f"{_number(element)}, recorded {_number(before)}"
     )
     code = "weight.nonfinite" if new.nonfinite > old.nonfinite else "weight.element"
-    return Explained(code, said)
+    return Explanation(code, said)
 
 
 def _signed(number: int) -> int:
@@ -148,7 +148,7 @@ def _number(element: Array) -> str:
     return f"{value:.9g}" if element.dtype.kind == "f" else str(value)
 
 
-def _nonfinite(case: _Case) -> Explained | None:
+def _nonfinite(case: _ChangedTensor) -> Explanation | None:
     old, new = case.old, case.new
     if new.nonfinite <= old.nonfinite:
         return None
@@ -158,7 +158,7 @@ def _nonfinite(case: _Case) -> Explained | None:
         with np.errstate(all="ignore"):
             bad = ~np.isfinite(values.astype(np.complex128 if values.dtype.kind == "c" else float))
         said += _where(bad)
-    return Explained("weight.nonfinite", said)
+    return Explanation("weight.nonfinite", said)
 
 
 def _where(bad: Array) -> str:
@@ -173,7 +173,7 @@ def _where(bad: Array) -> str:
     return ""
 
 
-def _constant(case: _Case) -> Explained | None:
+def _constant(case: _ChangedTensor) -> Explanation | None:
     new = case.new
     if not new.is_constant or new.size == 1:
         return None
@@ -181,10 +181,10 @@ def _constant(case: _Case) -> Explained | None:
         code, said = "weight.constant.zero", f"zeroed: all {new.size:,} elements are 0"
     else:
         code, said = "weight.constant", f"all {new.size:,} elements are {new.low:.6g}"
-    return Explained(code, said)
+    return Explanation(code, said)
 
 
-def _reordered(case: _Case) -> Explained | None:
+def _reordered(case: _ChangedTensor) -> Explanation | None:
     old, new = case.old, case.new
     if old.values != new.values or new.size < 2:
         return None
@@ -193,18 +193,18 @@ def _reordered(case: _Case) -> Explained | None:
         for axes in _axis_orders(values.ndim):
             turned = values.transpose(axes)
             if turned.shape == old.shape and _sketch.places_sum(turned) == old.places:
-                return Explained("weight.transposed", f"transposed {_inverse(axes)}")
+                return Explanation("weight.transposed", f"transposed {_inverse(axes)}")
         for axis in range(values.ndim):
             if _sketch.places_sum(np.flip(values, axis)) == old.places:
-                return Explained("weight.reordered", f"reversed along axis {axis}")
+                return Explanation("weight.reordered", f"reversed along axis {axis}")
         found = _blocks(values, old)
         if found is not None:
             return found
     if old.columns is not None and old.columns == new.columns:
-        return Explained("weight.reordered", "columns (units of the last axis) in another order")
+        return Explanation("weight.reordered", "columns (units of the last axis) in another order")
     if old.rows is not None and old.rows == new.rows:
-        return Explained("weight.reordered", "rows in another order")
-    return Explained("weight.reordered", "the same values in another order")
+        return Explanation("weight.reordered", "rows in another order")
+    return Explanation("weight.reordered", "the same values in another order")
 
 
 def _axis_orders(rank: int) -> Iterator[tuple[int, ...]]:
@@ -216,7 +216,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(at) for at in np.argsort(axes))
 
 
-def _blocks(values: Array, old: Sketch) -> Explained | None:
+def _blocks(values: Array, old: Sketch) -> Explanation | None:
     """Are two, three or four equal blocks of an axis in another order, as gates may be?"""
     if values.size > MAX_BLOCKED:
         return None
@@ -232,21 +232,21 @@ def _blocks(values: Array, old: Sketch) -> Explained | None:
                     where = "the last axis" if axis == values.ndim - 1 else f"axis {axis}"
                     said = f"the {count} blocks of {where} are in another order: [{names}]"
                     hint = "libraries order the gates of an LSTM or GRU differently"
-                    return Explained("weight.gates", said, hint)
+                    return Explanation("weight.gates", said, hint)
     return None
 
 
-def _rounded(case: _Case) -> Explained | None:
+def _rounded(case: _ChangedTensor) -> Explanation | None:
     for dtype in case.new.coarse:
         if dtype not in case.old.coarse and _agree_as(case.old.sampled, case.new.sampled, dtype):
-            return Explained("weight.rounded", f"rounded to {dtype}", "", f"rounded to {dtype}")
+            return Explanation("weight.rounded", f"rounded to {dtype}", "", f"rounded to {dtype}")
         if dtype not in case.old.coarse and _near(case, 0.01):
             said = f"rounded to {dtype} (cut off, not to the nearest)"
-            return Explained("weight.rounded", said, "", f"rounded to {dtype}")
+            return Explanation("weight.rounded", said, "", f"rounded to {dtype}")
     return None
 
 
-def _near(case: _Case, share: float) -> bool:
+def _near(case: _ChangedTensor, share: float) -> bool:
     """Whether every sampled value is within that share of what it was."""
     return bool(case.old.sampled) and all(
         math.isclose(a, b, rel_tol=share, abs_tol=1e-30)
@@ -254,7 +254,7 @@ def _near(case: _Case, share: float) -> bool:
     )
 
 
-def _formula(case: _Case) -> Explained | None:
+def _formula(case: _ChangedTensor) -> Explanation | None:
     """All sampled values multiplied by one number, or moved by one."""
     old, new = case.old, case.new
     pairs = list(zip(old.sampled, new.sampled, strict=True))
@@ -270,20 +270,20 @@ def _formula(case: _Case) -> Explained | None:
             for number in (255.0, 127.5, 256.0):
                 if math.isclose(middle * number, 1.0, rel_tol=1e-5):
                     factor = f"1/{number:g}"
-            return Explained(
+            return Explanation(
                 "weight.scaled", f"all {new.size:,} elements are {factor} times so large"
             )
     step = pairs[0][1] - pairs[0][0]
     room = tight * max(abs(step), old.rms)
     if step and all(abs(b - a - step) <= room for a, b in pairs) and abs(step) > 10 * room:
-        return Explained("weight.shifted", f"all {new.size:,} elements are moved by {step:.6g}")
+        return Explanation("weight.shifted", f"all {new.size:,} elements are moved by {step:.6g}")
     return None
 
 
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _some_units(case: _Case) -> Explained | None:
+def _some_units(case: _ChangedTensor) -> Explanation | None:
     """Only some units of the last axis changed."""
     old, new = case.old, case.new
     hit = [part for part, (a, b) in enumerate(zip(old.units, new.units, strict=True)) if a != b]
@@ -292,10 +292,10 @@ def _some_units(case: _Case) -> Explained | None:
     count = new.shape[-1]
     spans = [_span(part, len(new.units), count) for part in hit]
     said = f"only {_spans(spans, 'unit')} of the last axis (of {count:,}) changed"
-    return Explained("weight.units", said + _zeroed(case, new.size // count))
+    return Explanation("weight.units", said + _zeroed(case, new.size // count))
 
 
-def _some_part(case: _Case) -> Explained | None:
+def _some_part(case: _ChangedTensor) -> Explanation | None:
     """Only some of the 16 parts of the flat tensor changed."""
     old, new = case.old, case.new
     parts = len(new.blocks)
@@ -309,10 +309,10 @@ def _some_part(case: _Case) -> Explained | None:
         spans.append((low // row, (high - 1) // row + 1))
     word = "element" if len(new.shape) == 1 else "row"
     said = f"changed only within {_spans(spans, word)} (of {new.shape[0]:,})"
-    return Explained("weight.part", said + _zeroed(case, row))
+    return Explanation("weight.part", said + _zeroed(case, row))
 
 
-def _zeroed(case: _Case, size: int) -> str:
+def _zeroed(case: _ChangedTensor, size: int) -> str:
     more = case.new.zeros - case.old.zeros
     return f"; {more:,} elements more are 0" if more >= max(1, size) else ""
 
@@ -334,7 +334,7 @@ def _spans(spans: list[tuple[int, int]], word: str) -> str:
     return f"{word}{many} {', '.join(texts)}"
 
 
-def _throughout(case: _Case, initial: str | None) -> Explained:
+def _throughout(case: _ChangedTensor, initial: str | None) -> Explanation:
     old, new = case.old, case.new
     gaps = [abs(b - a) for a, b in zip(old.sampled, new.sampled, strict=True)]
     gap = math.sqrt(sum(x * x for x in gaps) / len(gaps)) if gaps else math.inf
@@ -343,11 +343,11 @@ def _throughout(case: _Case, initial: str | None) -> Explained:
         said = (
             f"changed throughout, by about {gap / old.rms if old.rms else math.inf:.1g} of its rms"
         )
-        return Explained("weight.drift", said, "as more training would")
+        return Explanation("weight.drift", said, "as more training would")
     text = f"other values throughout: rms {new.rms:.3g}, recorded {old.rms:.3g}"
     if initial is not None:
         text += f"; like a first value ({initial})"
-    return Explained("weight.other", text, initial=initial)
+    return Explanation("weight.other", text, initial=initial)
 
 
 def _correlation(old: tuple[float, ...], new: tuple[float, ...]) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, split_text
-from ckptkit.model_io.signature import Change
+from ckptkit.model_io.signature import Discrepancy
 
 if TYPE_CHECKING:
     from ckptkit.golden.binding import Binding, ConstantSketch
@@ -22,7 +22,7 @@ _MAX_SCALARS = 8  # single floats that changed, beyond which another compiler wr
 _FEW = 4
 
 
-def file_changes(recorded: Binding, now: Binding) -> Iterator[Change]:
+def file_changes(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
     """Yield what changed in assets, constants, single floats and layer settings."""
     from ckptkit.golden.keras_config import compare_layers
 
@@ -34,7 +34,7 @@ def file_changes(recorded: Binding, now: Binding) -> Iterator[Change]:
     yield from compare_layers(recorded.layers, now.layers, path, now.form)
 
 
-def _assets(recorded: Binding, now: Binding) -> Iterator[Change]:
+def _assets(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
     if not {recorded.form, now.form} <= _WITH_ASSETS:
         return
     old = dict(recorded.assets)
@@ -46,14 +46,14 @@ def _assets(recorded: Binding, now: Binding) -> Iterator[Change]:
     for name, asset in old.items():
         other = _counterpart(name, old, new)
         if other is None:
-            yield Change("error", "asset.missing", name, f"no file like {name!r}")
+            yield Discrepancy("error", "asset.missing", name, f"no file like {name!r}")
         elif not new[other].sha256:
-            yield Change("error", "asset.missing", other, f"the file {other!r} is missing")
+            yield Discrepancy("error", "asset.missing", other, f"the file {other!r} is missing")
         else:
-            yield Change("error", "asset.changed", other, _file_text(asset, now, other))
+            yield Discrepancy("error", "asset.changed", other, _file_text(asset, now, other))
         new.pop(other or "", None)
     for name in new:
-        yield Change("warning", "asset.added", name, f"the file {name!r} is new")
+        yield Discrepancy("warning", "asset.added", name, f"the file {name!r} is new")
 
 
 def _with_content(files: Mapping[str, LineSketch], sha256: str) -> str | None:
@@ -85,7 +85,7 @@ def _file_text(old: LineSketch, now: Binding, name: str) -> str:
 # --- constants ------------------------------------------------------------------------------------
 
 
-def _constants(recorded: Binding, now: Binding) -> Iterator[Change]:
+def _constants(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
     known = {_content(constant) for constant in recorded.constants.values()}
     here = {_content(constant) for constant in now.constants.values()}
     gone = {name: c for name, c in recorded.constants.items() if _content(c) not in here}
@@ -98,9 +98,9 @@ def _constants(recorded: Binding, now: Binding) -> Iterator[Change]:
                 yield _changed(name, constant, come[twins[0]], now, twins[0])
                 del gone[name], come[twins[0]]
     for name, constant in gone.items():
-        yield Change("note", "constant.gone", name, f"the graph's {_text(constant)} is gone")
+        yield Discrepancy("note", "constant.gone", name, f"the graph's {_text(constant)} is gone")
     for name, constant in come.items():
-        yield Change("note", "constant.new", name, f"{_text(constant)} is new in the graph")
+        yield Discrepancy("note", "constant.new", name, f"{_text(constant)} is new in the graph")
 
 
 def _content(constant: ConstantSketch) -> tuple[str, tuple[int, ...], str]:
@@ -124,7 +124,7 @@ def _both_text(name: str, one: ConstantSketch, other: str, two: ConstantSketch) 
 
 def _changed(
     name: str, old: ConstantSketch, new: ConstantSketch, now: Binding, other: str
-) -> Change:
+) -> Discrepancy:
     said = f"the graph's {_text(old)} holds other values"
     hint = "constants stay as they are when the weights of a SavedModel are replaced"
     value = _value(now, new)
@@ -136,7 +136,7 @@ def _changed(
     elif old.shape != new.shape:
         said = f"the graph's {_text(old)} is {_text(new)} now"
     severity = "error" if old.captured or new.captured else "warning"
-    return Change(severity, "constant.changed", name, said, hint)
+    return Discrepancy(severity, "constant.changed", name, said, hint)
 
 
 def _value(now: Binding, wanted: ConstantSketch) -> Value | None:
@@ -164,10 +164,10 @@ def _text(constant: ConstantSketch) -> str:
     return f"{kind} {constant.dtype} {list(constant.shape)}"
 
 
-def _scalars(old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[Change]:
+def _scalars(old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[Discrepancy]:
     gone, come = sorted(set(old) - set(new)), sorted(set(new) - set(old))
     if not old or not new or not 0 < len(gone) + len(come) <= _MAX_SCALARS:
         return
     parts = [f"{text} is gone" for text in gone[:_FEW]] + [f"{text} is new" for text in come[:_FEW]]
     said = f"single floats in the graph: {', '.join(parts)}"
-    yield Change("note", "constant.scalar", "", said, "a scale, a rate or an epsilon")
+    yield Discrepancy("note", "constant.scalar", "", said, "a scale, a rate or an epsilon")

@@ -31,7 +31,7 @@ from ckptkit.errors import (
 from ckptkit.golden.binding import Binding
 from ckptkit.golden.sketch_types import float_of
 from ckptkit.model_io.sampling import Sample, sample
-from ckptkit.model_io.signature import Interface
+from ckptkit.model_io.signature import ModelSignature
 from ckptkit.text import json_number
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Golden:
     subject: str
     kind: str
     signature: str
-    interface: Interface
+    model_signature: ModelSignature
     binding: Binding
     environment: Mapping[str, Any]
     runner: str
@@ -115,7 +115,7 @@ def write_golden(path: Path | str, golden: Golden, *, overwrite: bool = False) -
         manifest = {
             "schema": SCHEMA,
             "subject": {"name": golden.subject, "kind": golden.kind},
-            "signature": {"name": golden.signature, **golden.interface.to_json()},
+            "signature": {"name": golden.signature, **golden.model_signature.to_json()},
             "environment": _numbers(dict(golden.environment)),
             "runner": golden.runner,
             "binding": {"digest": golden.binding.digest, "sha256": file_sha256(binding)},
@@ -247,7 +247,7 @@ def read_golden(path: Path | str) -> Golden:
         subject=subject.text("name"),
         kind=subject.text("kind"),
         signature=signature.text("name"),
-        interface=Interface.from_json(signature.value, where),
+        model_signature=ModelSignature.from_json(signature.value, where),
         binding=Binding.from_json(_json.load(directory / BINDING), str(directory / BINDING)),
         environment=manifest.fields("environment").value,
         runner=manifest.text("runner"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
-from ckptkit.model_io.signature import Change
+from ckptkit.model_io.signature import Discrepancy
 from ckptkit.stores.keras.archive import archive_configs
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
 from ckptkit.stores.keras.legacy_h5 import hdf5_configs
@@ -131,7 +131,9 @@ def _inbound(nodes: Any) -> Iterator[str]:
 # --- comparing ------------------------------------------------------------------------------------
 
 
-def compare_layers(old: Layers, new: Layers, source: Path | None, form: str) -> Iterator[Change]:
+def compare_layers(
+    old: Layers, new: Layers, source: Path | None, form: str
+) -> Iterator[Discrepancy]:
     """Yield a row per layer whose settings, class or inputs changed.
 
     Layers are paired by name, or in order where no name is shared and the classes agree.
@@ -140,12 +142,14 @@ def compare_layers(old: Layers, new: Layers, source: Path | None, form: str) -> 
         return
     names = _paired(old, new)
     for name in (name for name in old if name not in names):
-        yield Change(
+        yield Discrepancy(
             "error", "layer.missing", name, f"no layer {name!r} ({old[name].get('class')})"
         )
     taken = set(names.values())
     for name in (name for name in new if name not in taken):
-        yield Change("error", "layer.added", name, f"layer {name!r} is new ({new[name]['class']})")
+        yield Discrepancy(
+            "error", "layer.added", name, f"layer {name!r} is new ({new[name]['class']})"
+        )
     for name, other in names.items():
         yield from _changed(name, old[name], new[other], names, (source, form, other))
 
@@ -165,21 +169,21 @@ def _changed(
     new: Mapping[str, Any],
     names: Mapping[str, str],
     source: tuple[Path | None, str, str],
-) -> Iterator[Change]:
+) -> Iterator[Discrepancy]:
     if old.get("class") != new["class"]:
         said = f"layer is a {new['class']}, recorded as {old.get('class')}"
-        yield Change("error", "layer.class", name, said)
+        yield Discrepancy("error", "layer.class", name, said)
         return
     one, two = old.get("settings") or {}, new["settings"]
     for key, before, after in _differences(one, two, ""):
         said = f"{key} is {_shown(after)}, recorded as {_shown(before)}"
         if _is_lines(before) and _is_lines(after):
             said = f"{key}: {_lines(before, key, *source)}"
-        yield Change("error", "layer.config", name, said)
+        yield Discrepancy("error", "layer.config", name, said)
     fed = [names.get(layer, layer) for layer in old.get("inputs") or []]
     if fed != new["inputs"] and bool(fed) == bool(new["inputs"]):
         said = f"fed by {', '.join(new['inputs'])}, recorded {', '.join(fed)}"
-        yield Change("error", "layer.inputs", name, said)
+        yield Discrepancy("error", "layer.inputs", name, said)
 
 
 def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

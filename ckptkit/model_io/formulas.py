@@ -20,7 +20,7 @@ _SHOWN = 8  # places that a permutation in words lists
 CLOSE = 1e-5  # relative; a hint holds within this or within the output's own tolerance
 
 
-class Two(NamedTuple):
+class ValuePair(NamedTuple):
     """Reference and new values in float64, of one shape; room: how far apart is still the same.
 
     near(a, b) is judged against the spread of the reference, so that units do not matter.
@@ -41,7 +41,7 @@ class Two(NamedTuple):
 _FACTORS = {255.0: "255", 1 / 255: "1/255", 127.5: "127.5", 1 / 127.5: "1/127.5", 256.0: "256"}
 
 
-def formula_hints(two: Two) -> Iterator[str]:
+def formula_hints(two: ValuePair) -> Iterator[str]:
     """new = f(ref), for every element."""
     ref, new = two.ref, two.new
     if not (np.isfinite(ref).all() and np.isfinite(new).all()) or two.room == 0.0:
@@ -70,7 +70,7 @@ def formula_hints(two: Two) -> Iterator[str]:
     yield from _activation_hints(two)
 
 
-def _follows(two: Two, wanted: Array, factor: float) -> bool:
+def _follows(two: ValuePair, wanted: Array, factor: float) -> bool:
     """Whether new is `wanted`, far closer than it is to the reference."""
     gap = float(np.abs(two.new - wanted).max())
     now = float(np.abs(two.new - two.ref).max())
@@ -102,7 +102,7 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _activation_hints(two: Two) -> Iterator[str]:
+def _activation_hints(two: ValuePair) -> Iterator[str]:
     if two.ref.ndim < 1 or two.ref.size < 3:
         return
     with np.errstate(all="ignore"):

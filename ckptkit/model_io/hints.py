@@ -18,7 +18,7 @@ from ckptkit.dtypes import Array, dtype_of_numpy, kind, numpy_dtype
 from ckptkit.model_io.formulas import (
     CLOSE,
     MAX_SLICES,
-    Two,
+    ValuePair,
     formula_hints,
     moved_slices,
     permutation_text,
@@ -102,14 +102,16 @@ def _is_number(array: Array) -> bool:
     return kind(dtype_of_numpy(array.dtype)) in ("float", "int", "uint", "bool")
 
 
-def _two(ref: Array, new: Array, result: OutputResult) -> Two:
+def _two(ref: Array, new: Array, result: OutputResult) -> ValuePair:
     wide, late = ref.astype(np.float64), new.astype(np.float64)
     finite = wide[np.isfinite(wide)]
     spread = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
     limit = result.tolerance
     own = limit.atol * (spread if limit.scaled else min(1.0, spread)) + limit.rtol * spread
     exact = kind(dtype_of_numpy(ref.dtype)) != "float"
-    return Two(wide, late, 0.0 if exact else max(CLOSE * spread, min(own, 0.01 * spread)), result)
+    return ValuePair(
+        wide, late, 0.0 if exact else max(CLOSE * spread, min(own, 0.01 * spread)), result
+    )
 
 
 def _equal_values(ref: Array, new: Array, result: OutputResult) -> bool:
@@ -141,7 +143,7 @@ def _recorded_as(
 # --- the order of the questions -------------------------------------------------------------------
 
 
-def _hints(two: Two, ref: Array, new: Array) -> Iterator[str]:
+def _hints(two: ValuePair, ref: Array, new: Array) -> Iterator[str]:
     if two.result.status == "nonfinite":
         yield from _nonfinite_hints(two)
         return
@@ -159,7 +161,7 @@ def _hints(two: Two, ref: Array, new: Array) -> Iterator[str]:
     yield from _spread_hints(two)
 
 
-def _nonfinite_hints(two: Two) -> Iterator[str]:
+def _nonfinite_hints(two: ValuePair) -> Iterator[str]:
     gone = ~np.isfinite(two.new) & np.isfinite(two.ref)
     word = "NaN" if np.isnan(two.new[gone]).all() else "NaN or infinite"
     if not gone.any():
@@ -175,7 +177,7 @@ def _nonfinite_hints(two: Two) -> Iterator[str]:
         yield "everything else agrees"
 
 
-def _constant_hints(two: Two) -> Iterator[str]:
+def _constant_hints(two: ValuePair) -> Iterator[str]:
     ref, new = two.ref, two.new
     if not new.any():
         if ref.any():
@@ -190,7 +192,7 @@ def _all_rows_equal(array: Array) -> bool:
     return bool((array == array[:1]).all())
 
 
-def _order_hints(two: Two) -> Iterator[str]:
+def _order_hints(two: ValuePair) -> Iterator[str]:
     """Same values, other places."""
     ref, new = two.ref, two.new
     if ref.size < 2:
@@ -224,7 +226,7 @@ def _axis_name(axis: int, rank: int) -> str:
     return "rows (examples)" if axis == 0 else f"slices of axis {axis}"
 
 
-def _shape_hints(two: Two) -> Iterator[str]:
+def _shape_hints(two: ValuePair) -> Iterator[str]:
     ref, new = two.ref, two.new
     for axes in _orders(ref.shape):
         if ref.transpose(axes).shape == new.shape and two.near(ref.transpose(axes), new):
@@ -240,7 +242,7 @@ def _shape_hints(two: Two) -> Iterator[str]:
                 yield from _longer(two, axis)
 
 
-def _longer(two: Two, axis: int) -> Iterator[str]:
+def _longer(two: ValuePair, axis: int) -> Iterator[str]:
     """One axis has another length: is a slice of it missing?"""
     ref, new = (np.moveaxis(x, axis, 0) for x in (two.ref, two.new))
     shorter, longer, word = (new, ref, "lacks") if len(new) < len(ref) else (ref, new, "has also")
@@ -259,7 +261,7 @@ def _longer(two: Two, axis: int) -> Iterator[str]:
 # --- integers and text ----------------------------------------------------------------------------
 
 
-def _integer_hints(two: Two, ref: Array) -> Iterator[str]:
+def _integer_hints(two: ValuePair, ref: Array) -> Iterator[str]:
     if ref.dtype.kind not in "iu":
         return
     gap = two.new - two.ref
@@ -317,7 +319,7 @@ def _digits(values: Array) -> int:
 # --- where, and how much --------------------------------------------------------------------------
 
 
-def _place_hints(two: Two) -> Iterator[str]:
+def _place_hints(two: ValuePair) -> Iterator[str]:
     limit = two.result.tolerance
     scale = max(two.result.rms, 0.0) if limit.scaled else 1.0
     with np.errstate(all="ignore"):
@@ -350,7 +352,7 @@ def _listed(numbers: list[int], word: str) -> str:
     return f"{word}{many} {', '.join(map(str, numbers))}{tail}"
 
 
-def _spread_hints(two: Two) -> Iterator[str]:
+def _spread_hints(two: ValuePair) -> Iterator[str]:
     """What the size of the difference suggests; the one place where a hint is not certain."""
     cosine, result = two.result.cosine, two.result
     size = float(np.linalg.norm(two.ref))
@@ -368,7 +370,7 @@ def _spread_hints(two: Two) -> Iterator[str]:
         yield f"differs all over by {apart:.1g} of its size, as float16 or TensorFloat-32 would"
 
 
-def _centred_cosine(two: Two) -> float | None:
+def _centred_cosine(two: ValuePair) -> float | None:
     a, b = two.ref - two.ref.mean(), two.new - two.new.mean()
     sizes = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return float(np.vdot(a, b)) / sizes if sizes > 0 and two.ref.size > 3 else None

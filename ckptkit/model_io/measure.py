@@ -16,7 +16,7 @@ from ckptkit.dtypes import Array, dtype_of_numpy, kind
 from ckptkit.model_io.array_files import as_array
 from ckptkit.model_io.results import Chooser, OutputResult, number
 from ckptkit.model_io.sampling import Norms, Sample, norms_of
-from ckptkit.model_io.tiers import BOUNDS, Tolerance
+from ckptkit.model_io.tiers import BOUNDS, OutputTolerance
 
 NOISE_FACTOR = 4.0  # times the recorded noise still passes
 MEANINGLESS = 0.1  # of the largest value: a tolerance from here on says nothing
@@ -62,7 +62,11 @@ def measure(
 
 
 def _of_sample(
-    result: OutputResult, ref: Sample, new: Array, limit: Tolerance, noise: Mapping[str, float]
+    result: OutputResult,
+    ref: Sample,
+    new: Array,
+    limit: OutputTolerance,
+    noise: Mapping[str, float],
 ) -> OutputResult:
     """Judge the sampled elements, then the norms of all of them."""
     places = ref.places
@@ -99,7 +103,7 @@ def _judged(
     ref: Array,
     new: Array,
     norms: Norms | None,
-    limit: Tolerance,
+    limit: OutputTolerance,
     noise: Mapping[str, float],
 ) -> OutputResult:
     """Fill in the numbers and the status of two flat arrays."""
@@ -195,7 +199,7 @@ def _needed(ref: Array, new: Array, unit: float) -> float:
 
 
 def _outside(
-    ref: Array, new: Array, limit: Tolerance, unit: float, floor: float, dtype: str
+    ref: Array, new: Array, limit: OutputTolerance, unit: float, floor: float, dtype: str
 ) -> bool:
     """Whether an element is outside both the tolerance and the noise (itself bounded by tier 3)."""
     rtol, atol = BOUNDS["T3"].get(dtype, BOUNDS["T3"]["float32"])

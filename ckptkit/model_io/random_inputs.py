@@ -19,7 +19,14 @@ from ckptkit.model_io.signature import TensorInfo
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-ATTEMPTS: tuple[tuple[int, int], ...] = ((16, 10), (32, 2), (8, 2), (64, 2), (128, 2), (224, 2))
+CANDIDATE_SIZES: tuple[tuple[int, int], ...] = (
+    (16, 10),
+    (32, 2),
+    (8, 2),
+    (64, 2),
+    (128, 2),
+    (224, 2),
+)
 """(size, int_high) to try in turn when a model refuses: axes of unknown length, and integers."""
 
 BATCH = 4  # examples, where the axis is free
@@ -29,12 +36,12 @@ _WORDS = ("a", "the", "one", "two", "good", "bad", "red", "blue", "0", "42", "A 
 _SENTENCE = 64  # words of one text at most
 
 
-def draw(
+def random_inputs(
     inputs: Sequence[TensorInfo],
     *,
     seed: int,
     batch: int = BATCH,
-    size: int = ATTEMPTS[0][0],
+    size: int = CANDIDATE_SIZES[0][0],
     ranges: Mapping[str, tuple[float, float]] | None = None,
     words: Sequence[str | bytes] = (),
     int_high: int | None = None,
@@ -62,7 +69,7 @@ def draw(
     }
 
 
-def attempts(
+def candidate_inputs(
     inputs: Sequence[TensorInfo],
     *,
     seed: int,
@@ -76,12 +83,12 @@ def attempts(
 
     Each has the next size and the next bound of ATTEMPTS for what the model leaves open; where
     that is nothing, there is one attempt.  int_high: the bound where it is known.
-    Raises as `draw` does.
+    Raises as `random_inputs` does.
     """
     before: list[list[dict[str, Array]]] = []
-    for size, high in ATTEMPTS:
+    for size, high in CANDIDATE_SIZES:
         drawn = [
-            draw(
+            random_inputs(
                 inputs,
                 seed=seed + number,
                 batch=batch,
@@ -204,7 +211,7 @@ def _integers(
 
     dtype = numpy_dtype(info.dtype)
     if limits is None:
-        low, high = 0, max(1, ATTEMPTS[0][1] if int_high is None else int_high)
+        low, high = 0, max(1, CANDIDATE_SIZES[0][1] if int_high is None else int_high)
         if dtype.kind in "iu":  # uint8 holds no index of a vocabulary of 1000
             high = min(high, int(np.iinfo(dtype).max) + 1)
         else:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptkit.compare.tensors import Worst
-from ckptkit.model_io.tiers import Tolerance
+from ckptkit.model_io.tiers import OutputTolerance
 from ckptkit.text import json_number
 
-NONE = Tolerance()  # of outputs that were not compared
+NONE = OutputTolerance()  # of outputs that were not compared
 PASSING = frozenset({"equal", "within", "noise", "float64"})
 STATUSES = (
     *("equal", "within", "noise", "float64", "differs", "meaningless", "missing", "extra"),
     *("shape", "dtype", "nonfinite", "empty"),
 )
 
-Chooser = Callable[[str, str], Tolerance]
+Chooser = Callable[[str, str], OutputTolerance]
 """tolerance(name, dtype) of an output; `Tier.tolerance` is one."""
 
 
@@ -56,7 +56,7 @@ class OutputResult:
     argmax_agreement: float | None = None
     rms: float = 0.0
     needed: float | None = None
-    tolerance: Tolerance = NONE
+    tolerance: OutputTolerance = NONE
     worst: Worst | None = None
     message: str = ""
     hints: tuple[str, ...] = ()

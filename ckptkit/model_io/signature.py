@@ -1,6 +1,6 @@
 """What a model takes and gives: names, dtypes and shapes of its inputs and outputs, compared.
 
-A `Change` is one row of any comparison of a model with what was recorded of it.
+A `Discrepancy` is one row of any comparison of a model with what was recorded of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TensorInfo(NamedTuple):
         return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
 
 
-class Interface(NamedTuple):
+class ModelSignature(NamedTuple):
     """Inputs and outputs of one signature (or of calling a Keras model), in the model's order."""
 
     inputs: tuple[TensorInfo, ...]
@@ -49,14 +49,14 @@ class Interface(NamedTuple):
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> Interface:
-        """Return the interface that `to_json` described; raises FormatError."""
+    def from_json(cls, value: Any, where: str) -> ModelSignature:
+        """Return the signature that `to_json` described; raises FormatError."""
         if not isinstance(value, Mapping):
-            raise FormatError(where, "the interface is no JSON object")
+            raise FormatError(where, "the signature is no JSON object")
         return cls(*(_infos(value.get(side), f"{where}: {side}") for side in ("inputs", "outputs")))
 
 
-class Change(NamedTuple):
+class Discrepancy(NamedTuple):
     """One thing that is not as recorded.
 
     severity: "error" (it computes something else), "warning" (it may) or "note" (no finding: said
@@ -71,7 +71,7 @@ class Change(NamedTuple):
     hint: str = ""
 
 
-def compare_interfaces(recorded: Interface, now: Interface) -> tuple[Change, ...]:
+def compare_signatures(recorded: ModelSignature, now: ModelSignature) -> tuple[Discrepancy, ...]:
     """Return how inputs and outputs differ from those recorded.
 
     Order does not count: values are passed by name.  A batch axis that was fixed and is now free
@@ -85,7 +85,7 @@ def compare_interfaces(recorded: Interface, now: Interface) -> tuple[Change, ...
 
 def _sides(
     side: str, recorded: Sequence[TensorInfo], now: Sequence[TensorInfo]
-) -> Iterator[Change]:
+) -> Iterator[Discrepancy]:
     old, new = ({info.name: info for info in infos} for infos in (recorded, now))
     gone = [info for info in recorded if info.name not in new]
     come = [info for info in now if info.name not in old]
@@ -94,7 +94,7 @@ def _sides(
         rivals = [other for other in gone if fits(other, info)]
         if len(twins) == 1 and len(rivals) == 1:
             come.remove(twins[0])
-            yield Change(
+            yield Discrepancy(
                 "error",
                 f"{side}.renamed",
                 info.name,
@@ -103,25 +103,27 @@ def _sides(
             )
         else:
             names = ", ".join(other.name for other in now) or "none"
-            yield Change(
+            yield Discrepancy(
                 "error", f"{side}.missing", info.name, f"no {side} {info.name!r}; now: {names}"
             )
     for info in come:
-        yield Change("error", f"{side}.added", info.name, f"{side} {info.name!r} is new")
+        yield Discrepancy("error", f"{side}.added", info.name, f"{side} {info.name!r} is new")
     for info in recorded:
         if info.name in new:
             yield from _changed(side, info, new[info.name])
 
 
-def _changed(side: str, old: TensorInfo, new: TensorInfo) -> Iterator[Change]:
+def _changed(side: str, old: TensorInfo, new: TensorInfo) -> Iterator[Discrepancy]:
     if old.dtype != new.dtype:
-        yield Change(
+        yield Discrepancy(
             "error", f"{side}.dtype", old.name, f"{side} was {old.dtype} and is {new.dtype}"
         )
     if old.shape == new.shape:
         return
     severity = "note" if _compatible(old.shape, new.shape) else "error"
-    yield Change(severity, f"{side}.shape", old.name, f"{side} was {old.text} and is {new.text}")
+    yield Discrepancy(
+        severity, f"{side}.shape", old.name, f"{side} was {old.text} and is {new.text}"
+    )
 
 
 def fits(one: TensorInfo, other: TensorInfo) -> bool:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from ckptkit.dtypes import kind
 
 
-class Tolerance(NamedTuple):
+class OutputTolerance(NamedTuple):
     """How far apart two numbers may be; `reason` says where that comes from.
 
     scaled: whether atol counts in units of the reference's root mean square.
@@ -84,19 +84,19 @@ class Tier:
     bounds: Bounds = field(default_factory=dict)
     compute: str = ""
 
-    def tolerance(self, name: str, dtype: str) -> Tolerance:
+    def tolerance(self, name: str, dtype: str) -> OutputTolerance:
         """Return the tolerance of the output `name`; the name only makes it a usable callback."""
         why = f"{self.name}: {self.reason}"
         if kind(dtype) not in ("float", "complex"):
-            return Tolerance(reason="T0: equal or wrong")
+            return OutputTolerance(reason="T0: equal or wrong")
         if self.name == "T5":
-            return Tolerance(reason=why, min_cosine=QUANTISED_COSINE)
+            return OutputTolerance(reason=why, min_cosine=QUANTISED_COSINE)
         rtol, atol = self._bound(_PARTS.get(dtype, dtype))
         if self.compute and dtype != "float64":
             wide = self._bound(self.compute)
             if wide > (rtol, atol):
-                return Tolerance(*wide, True, f"{why}; computed in {self.compute}")
-        return Tolerance(rtol, atol, True, why)
+                return OutputTolerance(*wide, True, f"{why}; computed in {self.compute}")
+        return OutputTolerance(rtol, atol, True, why)
 
     def _bound(self, dtype: str) -> tuple[float, float]:
         if not self.bounds:

@@ -12,7 +12,7 @@ from typing import Any
 from ckptkit import __version__
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.registry import RUNNERS
-from ckptkit.runners.subjects import PROBE_TIMEOUT_S, Probed, probe
+from ckptkit.runners.subjects import PROBE_TIMEOUT_S, DeviceProbe, probe
 
 SCHEMA = "ckptkit.doctor/1"
 DISTRIBUTION = "ckptkit-tf"
@@ -34,7 +34,7 @@ class Diagnosis:
     python: str
     system: str
     packages: dict[str, str | None]
-    probed: tuple[Probed, ...]
+    probed: tuple[DeviceProbe, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -105,7 +105,7 @@ def _clashes() -> Iterator[Finding]:
         )
 
 
-def _runtimes(probed: tuple[Probed, ...]) -> Iterator[Finding]:
+def _runtimes(probed: tuple[DeviceProbe, ...]) -> Iterator[Finding]:
     for row in probed:
         if row.why_not:
             extra = RUNNERS[row.runtime].extra

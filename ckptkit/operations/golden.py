@@ -13,7 +13,7 @@ from ckptkit.errors import OutputError, UsageError
 from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.exchange import FORMS, WARMUP, form_of
 from ckptkit.golden.golden import Case, Golden, read_golden, sampled, write_golden
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 
 __all__ = ["FORMS", "export_golden", "import_golden"]
 
@@ -75,7 +75,7 @@ def import_golden(
         subject=source.name,
         kind="imported",
         signature=found.signature or "call",
-        interface=_interface(found.cases[0]),
+        model_signature=_model_signature(found.cases[0]),
         binding=bind(os.fspath(model)) if model is not None else Binding("imported", ""),
         environment={"runtime": runtime},
         runner="",
@@ -86,8 +86,8 @@ def import_golden(
     return golden
 
 
-def _interface(case: Case) -> Interface:
-    return Interface(_infos(case.inputs), _infos(case.outputs))
+def _model_signature(case: Case) -> ModelSignature:
+    return ModelSignature(_infos(case.inputs), _infos(case.outputs))
 
 
 def _infos(arrays: Mapping[str, Any]) -> tuple[TensorInfo, ...]:

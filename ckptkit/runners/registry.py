@@ -15,8 +15,8 @@ class Runtime(NamedTuple):
 
     module: has `ACTIONS`.  subjects: the kinds that it runs.  switches: of RunnerSpec, those that
     it has.  environment: variables that must be set before it is imported.  package: what must be
-    installed; extra: of this distribution, the extra that brings it.  inside: what it finds out
-    about the inside of a model (`ckptkit.runners.inside`).
+    installed; extra: of this distribution, the extra that brings it.  introspection: what it can
+    find out about the inside of a model (`ckptkit.runners.introspect`).
     """
 
     module: str
@@ -26,7 +26,7 @@ class Runtime(NamedTuple):
     environment: Mapping[str, str] = {}
     package: str = ""
     extra: str = ""
-    inside: frozenset[str] = frozenset({"isolate"})
+    introspection: frozenset[str] = frozenset({"isolate"})
 
 
 RUNNERS: dict[str, Runtime] = {
@@ -38,7 +38,7 @@ RUNNERS: dict[str, Runtime] = {
         {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "KERAS_BACKEND": "tensorflow"},
         "tensorflow",
         "tensorflow",
-        frozenset({"isolate", "perturb", "double"}),
+        frozenset({"isolate", "perturb", "float64_outputs"}),
     ),
     "litert": Runtime(
         "ckptkit.runners.litert.session",

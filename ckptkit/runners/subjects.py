@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
-from ckptkit.model_io.signature import Interface
+from ckptkit.model_io.signature import ModelSignature
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
 from ckptkit.runners.registry import RUNNERS
@@ -35,7 +35,7 @@ _HIDE_GPUS = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSpec:
     """A model to be run.
 
     kind: one of KINDS; "code" is a callable that builds a model, and a file of weights for it.
@@ -65,14 +65,14 @@ class Limits:
 class Description:
     """What a model takes and gives.
 
-    interfaces: by signature; that of a Keras model, and of what is called, is "call".  `outputs` is
+    signatures: by key; that of a Keras model, and of what is called, is "call".  `outputs` is
     empty where they are not known before the model runs.
     environment: what ran it: see `environment` in docs/check.md.
     words: some of the vocabulary, for string inputs.  int_high: integers below it are safe as
     inputs; None where nothing says so.  optional: {signature: names of inputs that may be left out}
     """
 
-    interfaces: Mapping[str, Interface]
+    signatures: Mapping[str, ModelSignature]
     environment: Mapping[str, Any] = field(default_factory=dict)
     words: tuple[bytes, ...] = ()
     int_high: int | None = None
@@ -81,7 +81,7 @@ class Description:
     @property
     def default(self) -> str | None:
         """The signature that is meant where none is named; None where that is open."""
-        names = list(self.interfaces)
+        names = list(self.signatures)
         for name in ("serving_default", "call"):
             if name in names:
                 return name
@@ -89,7 +89,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class RestoreRun:
+class RestoreResult:
     """What a restore did; `path` is a bundle of every variable afterwards.
 
     path: None where it could not be written.  Its root has the children that the file was restored
@@ -113,7 +113,7 @@ class RestoreRun:
 
 
 @dataclass(frozen=True)
-class Run:
+class ExecutionResult:
     """What one model gave for every case.
 
     outputs: per case {name: array}; layers: per case {name: array} in the order of computation,
@@ -130,8 +130,8 @@ class Run:
     layers: tuple[Arrays, ...] = ()
     devices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     seconds: tuple[float, ...] = ()
-    exposed_apart: tuple[float | None, ...] = ()
-    restored: RestoreRun | None = None
+    intermediates_gap: tuple[float | None, ...] = ()
+    restored: RestoreResult | None = None
     skipped: str = ""
 
     @property
@@ -140,7 +140,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Probed:
+class DeviceProbe:
     """One device of one runtime; device is "" where the runtime is not here, `why_not` says why."""
 
     runtime: str
@@ -151,7 +151,7 @@ class Probed:
 
 
 def describe(
-    subject: Subject,
+    subject: ModelSpec,
     spec: RunnerSpec,
     limits: Limits,
     *,
@@ -166,7 +166,7 @@ def describe(
 
 
 def execute(
-    subject: Subject,
+    subject: ModelSpec,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
     limits: Limits,
@@ -175,13 +175,13 @@ def execute(
     layers: bool | Sequence[str] = False,
     options: Mapping[str, Any] | None = None,
     out: Path | None = None,
-) -> Run:
+) -> ExecutionResult:
     """Run a model on each case, {name of an input: array}; strings are object arrays of bytes.
 
     A case {"": array} gives the model's only input.  signature: see `Description.default`.
     layers: whether values inside of the model come back too; globs name the wanted ones.
     options: `imports`, modules or files to import before a model is loaded (they register custom
-    classes).  out: for code, where the bundle of `RestoreRun.path` is written.
+    classes).  out: for code, where the bundle of `RestoreResult.path` is written.
     Raises RunnerError (its `kind` says what happened: see there), UsageError.
     """
     from ckptkit.model_io.array_files import save_arrays
@@ -202,14 +202,14 @@ def execute(
         }
         result = answer(asked, spec, limits)
         done = result["cases"]
-        return Run(
+        return ExecutionResult(
             tuple(_loaded(case) for case in done),
             result["signature"] or "",
             _description(result),
             _kept_layers(scratch, [case["layers"] for case in done]) if layers else (),
             result["devices"],
             tuple(case["seconds"] for case in done),
-            tuple(case["exposed_apart"] for case in done),
+            tuple(case["intermediates_gap"] for case in done),
             _restored(result["restored"]),
             result["skipped"],
         )
@@ -219,13 +219,13 @@ def execute(
 
 
 def restore(
-    subject: Subject,
+    subject: ModelSpec,
     spec: RunnerSpec,
     limits: Limits,
     out: Path,
     *,
     options: Mapping[str, Any] | None = None,
-) -> RestoreRun:
+) -> RestoreResult:
     """Build the model of a "code" subject, restore `subject.path` into it, and write it to `out`.
 
     What the restore raises is in the result.  Raises RunnerError where the model cannot be built.
@@ -238,24 +238,24 @@ def restore(
     return found
 
 
-def probe(timeout_s: float = PROBE_TIMEOUT_S) -> tuple[Probed, ...]:
+def probe(timeout_s: float = PROBE_TIMEOUT_S) -> tuple[DeviceProbe, ...]:
     """Return the devices of every runtime that is known, those that are not here too."""
     return tuple(row for name in RUNNERS for row in _probe(name, timeout_s))
 
 
-def _probe(name: str, timeout_s: float) -> Iterator[Probed]:
+def _probe(name: str, timeout_s: float) -> Iterator[DeviceProbe]:
     try:
         environment = RUNNERS[name].environment
         found = run(name, {"action": "probe"}, timeout_s=timeout_s, environment=environment)
     except RunnerError as error:
-        yield Probed(name, "", why_not=str(error))
+        yield DeviceProbe(name, "", why_not=str(error))
         return
     for row in found["devices"]:
-        yield Probed(name, row["device"], row["name"], found["versions"])
+        yield DeviceProbe(name, row["device"], row["name"], found["versions"])
 
 
 def request(
-    subject: Subject, spec: RunnerSpec, action: str, options: Mapping[str, Any] | None
+    subject: ModelSpec, spec: RunnerSpec, action: str, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return what to ask a child; raises UsageError where the runtime does not take the subject."""
     taken = RUNNERS[spec.runtime].subjects
@@ -288,7 +288,7 @@ def answer(asked: Mapping[str, Any], spec: RunnerSpec, limits: Limits) -> dict[s
 def _description(result: Mapping[str, Any]) -> Description:
     found = result["description"]
     return Description(
-        {key: Interface.from_json(value, key) for key, value in found["interfaces"].items()},
+        {key: ModelSignature.from_json(value, key) for key, value in found["signatures"].items()},
         result["environment"],
         tuple(bytes.fromhex(word) for word in found["words"]),
         found["int_high"],
@@ -296,13 +296,13 @@ def _description(result: Mapping[str, Any]) -> Description:
     )
 
 
-def _restored(found: Mapping[str, Any] | None) -> RestoreRun | None:
+def _restored(found: Mapping[str, Any] | None) -> RestoreResult | None:
     if found is None:
         return None
     lists = ("unrestored", "unmarked", "root_children")
     plain = {**found, **{name: tuple(found[name]) for name in lists}}
     plain["path"] = Path(found["path"]) if found["path"] else None
-    return RestoreRun(**plain)
+    return RestoreResult(**plain)
 
 
 def _loaded(written: Mapping[str, Any]) -> Arrays:
@@ -336,7 +336,7 @@ class ChunkedArrays(Mapping[str, "Array"]):
         return len(self._places)
 
 
-class _Scratch:
+class _ScratchFolder:
     """A directory that goes away with the last of those that hold it."""
 
     def __init__(self, path: Path) -> None:
@@ -344,7 +344,7 @@ class _Scratch:
 
 
 def _kept_layers(scratch: Path, cases: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Arrays, ...]:
-    holder = _Scratch(scratch)
+    holder = _ScratchFolder(scratch)
     layers = [ChunkedArrays(chunks) for chunks in cases]
     for each in layers:
         each.scratch = holder  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.golden.sketch_types import Sketch
-from ckptkit.model_io.signature import Change
+from ckptkit.model_io.signature import Discrepancy
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.proto.messages import message_class
@@ -315,7 +315,7 @@ def test_a_sketch_over_many_blocks() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 199), st.floats(width=32), st.sampled_from(["f4", "i4", "u2", "i1"]))
 def test_any_one_element_is_named(place: int, value: float, code: str) -> None:
-    from ckptkit.golden.explain import _Case, _one_element
+    from ckptkit.golden.explain import _ChangedTensor, _one_element
 
     old = np.random.default_rng(1).integers(-100, 100, (20, 10)).astype(code)
     new = old.copy()
@@ -330,7 +330,7 @@ def test_any_one_element_is_named(place: int, value: float, code: str) -> None:
             return new.reshape(-1)[start:stop].copy()
 
     sketches = (_sketch.sketch_of(values, dtype) for values in (old, new))
-    said = _one_element(_Case(*sketches, Store(), "x"))  # type: ignore[arg-type, call-arg]
+    said = _one_element(_ChangedTensor(*sketches, Store(), "x"))  # type: ignore[arg-type, call-arg]
     assert said is not None
     index = list(np.unravel_index(place, old.shape))
     assert f"{[int(n) for n in index]} is " in said.text
@@ -621,6 +621,6 @@ def test_a_binding_that_was_tampered_with_is_refused_or_read(data: st.DataObject
 def test_rows_are_changes(recorded: Binding, tmp_path: Path) -> None:
     now = bind(written(tmp_path, {**WEIGHTS, "a/bias": np.zeros(32, "f4")}), full=False)
     [row] = compare_bindings(recorded, now)
-    assert row == Change(
+    assert row == Discrepancy(
         "error", "weight.constant.zero", "a/bias", "zeroed: all 32 elements are 0", ""
     )

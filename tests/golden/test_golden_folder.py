@@ -39,7 +39,7 @@ from ckptkit.golden.golden import (
 from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.sampling import Sample
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.model_io.tiers import tier_named
 from support.goldens import GOLDEN
 from support.values import FIXED_DTYPES, same_bits, values_of
@@ -61,7 +61,7 @@ def golden(**changes: Any) -> Golden:
         subject="model",
         kind="saved_model",
         signature="serving_default",
-        interface=Interface(
+        model_signature=ModelSignature(
             (TensorInfo("x", "float32", (None, 2)),),
             (TensorInfo("scores", "float32", (None, 2)), TensorInfo("text", "string", None)),
         ),

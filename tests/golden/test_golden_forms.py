@@ -23,7 +23,7 @@ from ckptkit.golden.tensor_protos import (
     to_tensor,
 )
 from ckptkit.model_io.sampling import sample
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.golden import FORMS, export_golden, import_golden
 from ckptkit.stores.proto.messages import message_class
 from support.command_line import ckptkit, refused
@@ -42,8 +42,10 @@ def infos(arrays: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
 
 @pytest.fixture
 def golden(tmp_path: Path) -> Path:
-    interface = Interface(infos(CASES[0].inputs), infos(CASES[0].outputs))
-    made = Golden("m", "saved_model", "serve", interface, Binding("x", ""), {}, "CPU:0", CASES)
+    model_signature = ModelSignature(infos(CASES[0].inputs), infos(CASES[0].outputs))
+    made = Golden(
+        "m", "saved_model", "serve", model_signature, Binding("x", ""), {}, "CPU:0", CASES
+    )
     write_golden(tmp_path / "golden", made)
     return tmp_path / "golden"
 
@@ -83,7 +85,7 @@ def test_refusals(golden: Path, tmp_path: Path) -> None:
 def test_a_sampled_output_is_not_exported(tmp_path: Path) -> None:
     big = sample(np.zeros(1 << 21, np.float32), 1)
     made = Golden(
-        *("m", "saved_model", "call", Interface((), ()), Binding("x", ""), {}, "CPU:0"),
+        *("m", "saved_model", "call", ModelSignature((), ()), Binding("x", ""), {}, "CPU:0"),
         (Case("one", {"x": X}, {"y": big}),),
     )
     write_golden(tmp_path / "g", made)
@@ -94,9 +96,9 @@ def test_a_sampled_output_is_not_exported(tmp_path: Path) -> None:
 
 
 def test_text_is_kept_where_the_form_has_it(tmp_path: Path) -> None:
-    interface = Interface((TensorInfo("s", "string", (None,)),), ())
+    model_signature = ModelSignature((TensorInfo("s", "string", (None,)),), ())
     case = Case("one", {"s": WORDS}, {"y": X})
-    made = Golden("m", "keras", "call", interface, Binding("x", ""), {}, "CPU:0", (case,))
+    made = Golden("m", "keras", "call", model_signature, Binding("x", ""), {}, "CPU:0", (case,))
     write_golden(tmp_path / "g", made)
     for form in FORMS:
         export_golden(tmp_path / "g", tmp_path / form, form)

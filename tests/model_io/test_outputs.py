@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as hnp
 from ckptkit.model_io.compare_outputs import compare_outputs, noise_of
 from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.sampling import sample
-from ckptkit.model_io.signature import Interface, TensorInfo, compare_interfaces
-from ckptkit.model_io.tiers import Tolerance, tier_named
+from ckptkit.model_io.signature import ModelSignature, TensorInfo, compare_signatures
+from ckptkit.model_io.tiers import OutputTolerance, tier_named
 
 Array = npt.NDArray[Any]
 T1 = tier_named("T1", "same").tolerance
@@ -28,9 +28,9 @@ A, B = (RNG.normal(size=(8, 5)).astype(np.float32) for _ in range(2))
 WORDS = np.array([b"a", b"b", b"c", b"d", b"e"], object)
 
 
-def exact(name: str, dtype: str) -> Tolerance:
+def exact(name: str, dtype: str) -> OutputTolerance:
     """Return no tolerance at all."""
-    return Tolerance()
+    return OutputTolerance()
 
 
 def one(ref: Any, new: Any, limit: Any = T1, **options: Any) -> OutputResult:
@@ -95,8 +95,8 @@ def test_the_scale_does_not_matter(size: float) -> None:
 
 
 def test_a_tolerance_that_says_nothing_does_not_pass() -> None:
-    def wide(name: str, dtype: str) -> Tolerance:
-        return Tolerance(0.0, 1e-5)
+    def wide(name: str, dtype: str) -> OutputTolerance:
+        return OutputTolerance(0.0, 1e-5)
 
     assert one(A * 1e-12, B * 1e-12, wide).status == "meaningless"
     assert one(A * 1e-12, A * 1e-12, wide).status == "equal"
@@ -139,13 +139,13 @@ def test_quantised_outputs_pass_by_their_angle() -> None:
 def test_the_tolerance_needed_passes_and_less_does_not(
     ref: Array, new: Array, scaled: bool
 ) -> None:
-    found = one(ref, new, lambda name, dtype: Tolerance(0.0, 0.0, scaled))
+    found = one(ref, new, lambda name, dtype: OutputTolerance(0.0, 0.0, scaled))
     needed = found.needed
     assert needed is not None
     if not math.isfinite(needed):
         return
     for share, bad in ((1 + 1e-9, False), (1 - 1e-6, found.status != "equal")):
-        limit = Tolerance(needed * share, needed * share, scaled)
+        limit = OutputTolerance(needed * share, needed * share, scaled)
         again = one(ref, new, lambda name, dtype, limit=limit: limit)
         assert (again.status == "differs") == bad
 
@@ -156,7 +156,7 @@ def test_the_tolerance_needed_passes_and_less_does_not(
     hnp.arrays(np.float64, (3, 4), elements=st.floats(width=64)),
 )
 def test_verdicts_agree_with_numpy(ref: Array, new: Array) -> None:
-    limit = Tolerance(1e-3, 1e-3)
+    limit = OutputTolerance(1e-3, 1e-3)
     found = one(ref, new, lambda name, dtype: limit)
     with np.errstate(all="ignore"):
         close = bool(np.isclose(new, ref, 1e-3, 1e-3, equal_nan=True).all())
@@ -299,7 +299,7 @@ def test_permutations_are_found(rows: list[int], columns: list[int]) -> None:
         assert found.ok or word in found.hints[0]
 
 
-# --- interfaces -----------------------------------------------------------------------------------
+# --- signatures -----------------------------------------------------------------------------------
 
 X = TensorInfo("x", "float32", (None, 4))
 Y = TensorInfo("y", "float32", (None, 2))
@@ -318,13 +318,13 @@ Y = TensorInfo("y", "float32", (None, 2))
     ],
 )
 def test_changes_of_the_interface(
-    change: Callable[[Interface], Interface], expected: list[tuple[str, str]]
+    change: Callable[[ModelSignature], ModelSignature], expected: list[tuple[str, str]]
 ) -> None:
-    recorded = Interface((X,), (Y,))
-    found = compare_interfaces(recorded, change(recorded))
+    recorded = ModelSignature((X,), (Y,))
+    found = compare_signatures(recorded, change(recorded))
     assert [(row.severity, row.code) for row in found] == expected
 
 
 def test_an_interface_survives_json() -> None:
-    recorded = Interface((X, TensorInfo("t", "string", None)), (Y,))
-    assert Interface.from_json(json.loads(json.dumps(recorded.to_json())), "x") == recorded
+    recorded = ModelSignature((X, TensorInfo("t", "string", None)), (Y,))
+    assert ModelSignature.from_json(json.loads(json.dumps(recorded.to_json())), "x") == recorded

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from ckptkit.operations import doctor
-from ckptkit.runners.subjects import Probed
+from ckptkit.runners.subjects import DeviceProbe
 from support.command_line import ckptkit
 from support.places import DOCS
 
-CPU = Probed("tensorflow", "CPU:0", "some processor", {"tensorflow": "2.21.0"})
-GONE = Probed("tensorflow", "", why_not="TensorFlow is not installed")
+CPU = DeviceProbe("tensorflow", "CPU:0", "some processor", {"tensorflow": "2.21.0"})
+GONE = DeviceProbe("tensorflow", "", why_not="TensorFlow is not installed")
 
 
 def entry(name: str, *scripts: str, top: str = "") -> Any:

@@ -20,9 +20,9 @@ from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.subjects import (
+    ExecutionResult,
     Limits,
-    Run,
-    Subject,
+    ModelSpec,
     execute,
     probe,
 )
@@ -90,10 +90,10 @@ def features() -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def plain(features: Mapping[str, Any]) -> Run:
+def plain(features: Mapping[str, Any]) -> ExecutionResult:
     """Run a SavedModel on two cases, and look inside."""
     cases = [features, {"": features["features"][:1]}]
-    subject = Subject("saved_model", EXPORT)
+    subject = ModelSpec("saved_model", EXPORT)
     return execute(subject, parse_runner("CPU:0"), cases, LIMITS, layers=True)
 
 
@@ -106,18 +106,20 @@ def expected(features: Any) -> Any:
 # -- SavedModels -----------------------------------------------------------------------------------
 
 
-def test_a_saved_model_gives_its_outputs(plain: Run, features: Mapping[str, Any]) -> None:
+def test_a_saved_model_gives_its_outputs(
+    plain: ExecutionResult, features: Mapping[str, Any]
+) -> None:
     first, second = (outputs["output_0"] for outputs in plain.outputs)
     assert first.dtype == np.float32 and first.shape == (5, 2) and second.shape == (1, 2)
     np.testing.assert_allclose(first, expected(features["features"]), rtol=1e-6)
     np.testing.assert_allclose(second, first[:1], rtol=1e-6)
     assert plain.signature == "serving_default" == plain.description.default
-    interface = plain.description.interfaces["serving_default"]
-    assert interface.inputs == (TensorInfo("features", "float32", (None, 3)),)
-    assert interface.outputs == (TensorInfo("output_0", "float32", (None, 2)),)
+    model_signature = plain.description.signatures["serving_default"]
+    assert model_signature.inputs == (TensorInfo("features", "float32", (None, 3)),)
+    assert model_signature.outputs == (TensorInfo("output_0", "float32", (None, 2)),)
 
 
-def test_it_says_where_it_ran(plain: Run) -> None:
+def test_it_says_where_it_ran(plain: ExecutionResult) -> None:
     assert plain.devices == {"CPU:0": {"ops": 1, "heavy": 1}}
     environment = plain.environment
     assert environment["device"] == "CPU" and environment["policy"] == "float32"
@@ -125,12 +127,12 @@ def test_it_says_where_it_ran(plain: Run) -> None:
     assert environment["cpu"] and environment["python"] and environment["threads"] is None
 
 
-def test_the_inside_of_a_saved_model_is_its_graph(plain: Run) -> None:
+def test_the_inside_of_a_saved_model_is_its_graph(plain: ExecutionResult) -> None:
     names = list(plain.layers[0])
     assert [name.rpartition("/")[2] for name in names] == ["MatMul", "BiasAdd"]
     assert not any("PartitionedCall" in name for name in names)
     assert plain.layers[0][names[-1]].tobytes() == plain.outputs[0]["output_0"].tobytes()
-    assert plain.exposed_apart == (0.0, 0.0)
+    assert plain.intermediates_gap == (0.0, 0.0)
 
 
 def test_layers_lie_on_disk_as_long_as_someone_holds_them(tmp_path: Path) -> None:
@@ -147,8 +149,10 @@ def test_layers_lie_on_disk_as_long_as_someone_holds_them(tmp_path: Path) -> Non
     assert not scratch.exists()
 
 
-def test_a_second_cpu_under_xla_computes_the_same(plain: Run, features: Mapping[str, Any]) -> None:
-    subject = Subject("saved_model", EXPORT)
+def test_a_second_cpu_under_xla_computes_the_same(
+    plain: ExecutionResult, features: Mapping[str, Any]
+) -> None:
+    subject = ModelSpec("saved_model", EXPORT)
     run = execute(
         subject, parse_runner("xla:CPU:1,threads=1"), [features], LIMITS, layers=["*MatMul"]
     )
@@ -158,8 +162,8 @@ def test_a_second_cpu_under_xla_computes_the_same(plain: Run, features: Mapping[
     assert run.environment["xla"] and run.environment["threads"] == 1
 
 
-def test_replicas_share_the_batch(plain: Run, features: Mapping[str, Any]) -> None:
-    subject = Subject("saved_model", EXPORT)
+def test_replicas_share_the_batch(plain: ExecutionResult, features: Mapping[str, Any]) -> None:
+    subject = ModelSpec("saved_model", EXPORT)
     run = execute(subject, parse_runner("mirrored:CPUx2,deterministic"), [features], LIMITS)
     np.testing.assert_allclose(run.outputs[0]["output_0"], plain.outputs[0]["output_0"], rtol=1e-5)
     assert {device: row["heavy"] for device, row in run.devices.items()} == {"CPU:0": 1, "CPU:1": 1}
@@ -183,7 +187,7 @@ def test_a_keras_2_model_with_slots_loads(tmp_path: Path, features: Mapping[str,
     (path / "fingerprint.pb").unlink()
     with pytest.raises(AttributeError, match="add_slot"):
         tf.saved_model.load(str(path))
-    run = execute(Subject("saved_model", path), parse_runner("CPU:0"), [features], LIMITS)
+    run = execute(ModelSpec("saved_model", path), parse_runner("CPU:0"), [features], LIMITS)
     assert run.environment["loaded"] == "without its slots"
     wanted = tf.saved_model.load(str(KERAS2)).signatures["serving_default"]
     scores = wanted(features=tf.constant(features["features"]))["scores"].numpy()
@@ -204,7 +208,7 @@ def wide_case() -> dict[str, Any]:
 
 
 def test_inputs_and_outputs_of_every_kind(code: Path, wide_case: Mapping[str, Any]) -> None:
-    subject = Subject("code", None, f"{code}:wide")
+    subject = ModelSpec("code", None, f"{code}:wide")
     run = execute(subject, parse_runner("CPU:0"), [wide_case], LIMITS, layers=True)
     outputs = run.outputs[0]
     assert list(outputs) == ["a", "b/0", "b/1"] and outputs["a"].shape == (2, 4, 3)
@@ -214,10 +218,10 @@ def test_inputs_and_outputs_of_every_kind(code: Path, wide_case: Mapping[str, An
     assert (layers["choose"] == chosen).all()
     towers = {layers[name].tobytes() for name in ("tower/inner", "tower#2/inner")}
     assert towers == {outputs["b/0"].tobytes(), outputs["b/1"].tobytes()}
-    assert run.exposed_apart == (0.0,)
+    assert run.intermediates_gap == (0.0,)
     description = run.description
     assert description.int_high == 7 and description.optional == {"call": ("more",)}
-    dtypes = {info.name: info.dtype for info in description.interfaces["call"].inputs}
+    dtypes = {info.name: info.dtype for info in description.signatures["call"].inputs}
     assert dtypes == {"x": "bfloat16", "flag": "bool", "more": "float32", "ids": "int32"}
 
 
@@ -244,7 +248,7 @@ def stacked(code: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str
 def test_a_restored_model_runs_for_inference(
     code: Path, stacked: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    subject = Subject("code", stacked["directory"] / "both", f"{code}:stack")
+    subject = ModelSpec("code", stacked["directory"] / "both", f"{code}:stack")
     cases, out = [{"x": stacked["x"]}], tmp_path / "restored"
     spec = parse_runner("CPU:0,eager")
     run = execute(subject, spec, cases, LIMITS, layers=["block_*"], out=out)
@@ -255,7 +259,7 @@ def test_a_restored_model_runs_for_inference(
     assert list(outputs) == ["output_0", "output_1/values", "output_1/row_splits"]
     assert outputs["output_0"].tobytes() == stacked["y"].tobytes()
     assert outputs["output_1/row_splits"].tolist() == [0, 1, 4]
-    assert list(run.layers[0]) == ["block_0", "block_1"] and run.exposed_apart == (0.0,)
+    assert list(run.layers[0]) == ["block_0", "block_1"] and run.intermediates_gap == (0.0,)
     assert run.devices["CPU:0"]["heavy"] == 3
     written = ckptkit.open(out)
     held = {name for naming in written.names.values() for name in (naming.name, *naming.aliases)}
@@ -266,7 +270,7 @@ def test_a_restored_model_runs_for_inference(
 def test_what_is_not_restored_is_named_and_not_run(
     code: Path, stacked: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    subject = Subject("code", stacked["directory"] / "bare", f"{code}:stack")
+    subject = ModelSpec("code", stacked["directory"] / "bare", f"{code}:stack")
     cases, out = [{"x": stacked["x"]}], tmp_path / "restored"
     run = execute(subject, parse_runner("CPU:0"), cases, LIMITS, out=out)
     assert run.outputs == () and run.skipped.startswith("4 variables got no value: ")
@@ -286,7 +290,7 @@ def test_a_missing_gpu_is_missing(features: Mapping[str, Any]) -> None:
 
     number = len(tf.config.list_physical_devices("GPU"))
     with pytest.raises(RunnerError, match=f"no GPU:{number} here") as caught:
-        subject = Subject("saved_model", EXPORT)
+        subject = ModelSpec("saved_model", EXPORT)
         execute(subject, parse_runner(f"GPU:{number}"), [features], LIMITS)
     assert caught.value.kind == "missing" and caught.value.exit_code == 2
 

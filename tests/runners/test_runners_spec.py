@@ -10,7 +10,7 @@ import pytest
 from ckptkit.errors import UsageError
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import Limits, Subject, describe, restore
+from ckptkit.runners.subjects import Limits, ModelSpec, describe, restore
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_what_is_no_runner_is_refused(text: str, why: str) -> None:
 
 def test_a_subject_goes_to_runtimes_that_take_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tensorflow does not run"):
-        describe(Subject("tflite", tmp_path / "m.tflite"), RunnerSpec(), Limits())
+        describe(ModelSpec("tflite", tmp_path / "m.tflite"), RunnerSpec(), Limits())
     with pytest.raises(UsageError, match="only a checkpoint"):
-        restore(Subject("keras", tmp_path / "m.keras"), RunnerSpec(), Limits(), tmp_path / "out")
+        restore(ModelSpec("keras", tmp_path / "m.keras"), RunnerSpec(), Limits(), tmp_path / "out")

@@ -22,7 +22,7 @@ from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import record
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import parse_runner
-from ckptkit.runners.subjects import Limits, Subject, execute, probe
+from ckptkit.runners.subjects import Limits, ModelSpec, execute, probe
 from support import runtime_models
 from support.places import SUPPORT
 
@@ -366,7 +366,7 @@ def _given(name: str, batch: int = 8) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _outputs(path: Path, spec: str, case: dict[str, Any], **options: Any) -> Any:
-    subject = Subject(KINDS[path.suffix], path)
+    subject = ModelSpec(KINDS[path.suffix], path)
     return execute(subject, parse_runner(spec), [case], LIMITS, **options)
 
 

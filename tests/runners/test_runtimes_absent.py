@@ -12,7 +12,7 @@ from ckptkit.errors import UsageError
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import parse_runner
-from ckptkit.runners.subjects import Limits, Subject, describe
+from ckptkit.runners.subjects import Limits, ModelSpec, describe
 
 LIMITS = Limits(timeout_s=120)
 SUBJECTS = {
@@ -41,7 +41,7 @@ def nothing_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def test_a_package_that_is_not_there(nothing_installed: None, tmp_path: Path, runtime: str) -> None:
     path = tmp_path / "model"
     path.write_bytes(b"")
-    subject = Subject(SUBJECTS[runtime][1], path)
+    subject = ModelSpec(SUBJECTS[runtime][1], path)
 
     with pytest.raises(RunnerError, match="which is not installed") as caught:
         describe(subject, parse_runner(f"{runtime}:CPU:0"), LIMITS)
@@ -55,7 +55,7 @@ def test_a_package_that_is_not_there(nothing_installed: None, tmp_path: Path, ru
 )
 def test_a_runtime_says_which_others_take_a_model(runtime: str, kind: str) -> None:
     with pytest.raises(UsageError) as caught:
-        describe(Subject(kind, Path("model")), parse_runner(f"{runtime}:CPU:0"), LIMITS)
+        describe(ModelSpec(kind, Path("model")), parse_runner(f"{runtime}:CPU:0"), LIMITS)
     able = [name for name, row in RUNNERS.items() if kind in row.subjects]
     assert able and ", ".join(able) in str(caught.value)
 

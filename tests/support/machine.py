@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.execution import runs as _check_runs
 from ckptkit.operations.record import api as record
 from ckptkit.operations.record.sensitivity import OutputSensitivity
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Description, Run, Subject
+from ckptkit.runners.subjects import Description, ExecutionResult, ModelSpec
 
 INPUTS = (TensorInfo("features", "float32", (None, 3)),)
 OUTPUTS = (TensorInfo("output_0", "float32", (None, 2)),)
@@ -26,7 +26,7 @@ class Machine:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
-        self.compute: Callable[[Subject, RunnerSpec, Arrays], Arrays] = lambda _s, _r, x: {
+        self.compute: Callable[[ModelSpec, RunnerSpec, Arrays], Arrays] = lambda _s, _r, x: {
             "output_0": x["features"][:, :2] * 2
         }
         self.devices: Callable[[RunnerSpec], Mapping[str, Any]] = lambda spec: {
@@ -35,20 +35,20 @@ class Machine:
 
     def execute(
         self,
-        subject: Subject,
+        subject: ModelSpec,
         spec: RunnerSpec,
         cases: Sequence[Arrays],
         _limits: Any,
         *,
         signature: str | None,
         **_: Any,
-    ) -> Run:
+    ) -> ExecutionResult:
         self.asked.append((str(subject), spec.text))
         outputs = tuple(self.compute(subject, spec, case) for case in cases)
         name = signature or "serving_default"
         environment = ENVIRONMENT | {"device": f"{spec.device}:0", "xla": spec.xla}
-        described = Description({name: Interface(INPUTS, OUTPUTS)}, environment)
-        return Run(outputs, name, described, devices=self.devices(spec))
+        described = Description({name: ModelSignature(INPUTS, OUTPUTS)}, environment)
+        return ExecutionResult(outputs, name, described, devices=self.devices(spec))
 
     @classmethod
     def replacing(cls, monkeypatch: pytest.MonkeyPatch) -> Machine:

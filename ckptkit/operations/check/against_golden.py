@@ -65,7 +65,7 @@ def against_golden(
     return GoldenReference(
         reference,
         cases,
-        MappedSubject(runs, resolved, golden.interface, renames, call, same),
+        MappedSubject(runs, resolved, golden.model_signature, renames, call, same),
         golden.signature,
         f"{counted(len(cases), 'case')} of the golden",
         any(finding.severity == "error" for finding in changes),

@@ -116,10 +116,10 @@ class CheckRun:
             prepared.run.environment,
             {},
         )
-        interface = with_outputs(prepared.interface, prepared.run.outputs[0])
+        model_signature = with_outputs(prepared.model_signature, prepared.run.outputs[0])
         same = reference.subject.kind == self.resolved.subject.kind
         call = self._signature(prepared.signature)
-        paired = MappedSubject(self.runs, self.resolved, interface, self.renames, call, same)
+        paired = MappedSubject(self.runs, self.resolved, model_signature, self.renames, call, same)
         if reference is self.resolved:  # one model, one set of names
             paired.pairing = Pairing({}, {})
         for spec in specs:

@@ -13,7 +13,7 @@ from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.types import Row
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.inside import double
+from ckptkit.runners.introspect import float64_outputs
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -37,7 +37,9 @@ def exact_outputs(
         _impossible(runs, str(source.subject), why)
         return {}
     try:
-        found = double(source.subject, list(cases.values()), runs.limits, options=runs.options)
+        found = float64_outputs(
+            source.subject, list(cases.values()), runs.limits, options=runs.options
+        )
     except RunnerError as error:
         _impossible(runs, str(source.subject), error.message)
         return {}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.pair_names import pair_names
-from ckptkit.model_io.signature import Change, Interface, TensorInfo, compare_interfaces
+from ckptkit.model_io.signature import Discrepancy, ModelSignature, TensorInfo, compare_signatures
 from ckptkit.operations.execution.types import finding_of
 from ckptkit.operations.findings import Finding
 
@@ -43,14 +43,14 @@ def parse_renames(texts: Sequence[str]) -> dict[str, str]:
 
 
 def pair(
-    reference: Interface,
-    subject: Interface,
+    reference: ModelSignature,
+    subject: ModelSignature,
     renames: Mapping[str, str],
     *,
     same_contract: bool,
     where: str,
 ) -> Pairing:
-    """Pair the names of two interfaces.
+    """Pair the names of two signatures.
 
     renames: names of the reference to names of the subject.  same_contract: whether both are the
     same signature of the same kind of model, so that another name breaks its callers: a finding.
@@ -60,10 +60,10 @@ def pair(
     _check_renames(renames, [info.name for old, _ in sides for info in old])
     maps = [pair_names(old, new, renames) for old, new in sides]
     if same_contract:
-        told = Interface(*(tuple(_renamed(old, renames)) for old, _ in sides))
+        told = ModelSignature(*(tuple(_renamed(old, renames)) for old, _ in sides))
         changes = [
             change
-            for change in compare_interfaces(told, subject)
+            for change in compare_signatures(told, subject)
             if subject.outputs or not change.code.startswith("output")
         ]
         found = tuple(finding_of(change) for change in changes)
@@ -94,5 +94,7 @@ def _notes(
             if old != new and old not in renames:
                 text = f"{side} {old!r} is taken for {new!r}: no other could be meant"
                 yield finding_of(
-                    Change("note", f"{side}.paired", where, text, f"--rename {old}={new} says it")
+                    Discrepancy(
+                        "note", f"{side}.paired", where, text, f"--rename {old}={new} says it"
+                    )
                 )

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import ResolvedSubject, interfaces_of_file
+from ckptkit.operations.execution.subjects import ResolvedSubject, signatures_of_file
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Description, Run
+from ckptkit.runners.subjects import Description, ExecutionResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -47,8 +47,8 @@ class Prepared(NamedTuple):
     cases: Mapping[str, Arrays]
     text: str
     signature: str
-    interface: Interface
-    run: Run
+    model_signature: ModelSignature
+    run: ExecutionResult
 
 
 def prepare(
@@ -66,13 +66,13 @@ def prepare(
     """
     description = _description(runs, resolved, spec, input_options)
     signature = choose_signature(description, input_options.signature, str(resolved.subject))
-    interface = description.interfaces[signature]
+    model_signature = description.signatures[signature]
     failures: list[Finding] = []
-    for cases, text in _attempts(input_options, interface, description, signature):
+    for cases, text in _attempts(input_options, model_signature, description, signature):
         before = len(runs.ran), len(runs.findings)
         run = runs.execute(resolved, spec, list(cases.values()) * repeat, signature)
         if run is not None:
-            return Prepared(cases, text, signature, interface, run)
+            return Prepared(cases, text, signature, model_signature, run)
         failures = runs.findings[before[1] :]
         drawn = not input_options.files
         if not drawn or not failures or any(f.code in _ENDED for f in failures):
@@ -87,61 +87,64 @@ def prepare(
 
 def choose_signature(description: Description, wanted: str | None, where: str) -> str:
     """Return the signature that is meant; raises UsageError."""
-    known = ", ".join(description.interfaces) or "none"
+    known = ", ".join(description.signatures) or "none"
     if wanted is not None:
-        if wanted not in description.interfaces:
+        if wanted not in description.signatures:
             raise UsageError(f"no signature {wanted!r}", where=where, hint=f"there are: {known}")
         return wanted
     if description.default is None:
-        hint = f"--signature NAME, of: {known}" if description.interfaces else "export it with one"
+        hint = f"--signature NAME, of: {known}" if description.signatures else "export it with one"
         raise UsageError("it does not say which signature is meant", where=where, hint=hint)
     return description.default
 
 
-def interface_of(
+def model_signature_of(
     runs: Runs, resolved: ResolvedSubject, signature: str | None, spec: RunnerSpec
-) -> Interface:
+) -> ModelSignature:
     """Return what the subject takes and gives: from its file, else from a child that loads it."""
-    known = interfaces_of_file(resolved.subject)
+    known = signatures_of_file(resolved.subject)
     described = Description(known) if known else runs.describe(resolved.subject, spec)
-    return described.interfaces[choose_signature(described, signature, str(resolved.subject))]
+    return described.signatures[choose_signature(described, signature, str(resolved.subject))]
 
 
 def _description(
     runs: Runs, resolved: ResolvedSubject, spec: RunnerSpec, input_options: InputOptions
 ) -> Description:
     """Return what the subject takes, from its file where that says enough."""
-    found = Description(interfaces_of_file(resolved.subject))
+    found = Description(signatures_of_file(resolved.subject))
     name = input_options.signature or found.default
-    interface = found.interfaces.get(name) if name is not None else None
-    if interface is not None and (
+    model_signature = found.signatures.get(name) if name is not None else None
+    if model_signature is not None and (
         input_options.files
-        or all(info.dtype.startswith(("float", "bfloat")) for info in interface.inputs)
+        or all(info.dtype.startswith(("float", "bfloat")) for info in model_signature.inputs)
     ):
         return found
     return runs.describe(resolved.subject, spec)
 
 
 def _attempts(
-    input_options: InputOptions, interface: Interface, description: Description, signature: str
+    input_options: InputOptions,
+    model_signature: ModelSignature,
+    description: Description,
+    signature: str,
 ) -> Iterator[tuple[dict[str, Arrays], str]]:
     """Yield (cases, text) until one is taken."""
     from ckptkit.model_io.array_files import load_inputs
-    from ckptkit.model_io.random_inputs import attempts, fit_inputs
+    from ckptkit.model_io.random_inputs import candidate_inputs, fit_inputs
 
     if input_options.files:
         if input_options.ranges:
             raise UsageError("--range is for inputs that are drawn, not for --inputs")
         paths = [Path(file) for file in input_options.files]
         cases: dict[str, Arrays] = {
-            _stem(path): fit_inputs(load_inputs(path), interface.inputs) for path in paths
+            _stem(path): fit_inputs(load_inputs(path), model_signature.inputs) for path in paths
         }
         if len(cases) < len(paths):
             raise UsageError("two files of --inputs have one name", hint="rename one")
         yield cases, f"inputs of {', '.join(path.name for path in paths)}"
         return
     optional = description.optional.get(signature, ())
-    infos = [info for info in interface.inputs if info.name not in optional]
+    infos = [info for info in model_signature.inputs if info.name not in optional]
     unknown = sorted(set(input_options.ranges) - {info.name for info in infos})
     if unknown:
         names = ", ".join(info.name for info in infos)
@@ -152,7 +155,7 @@ def _attempts(
         else f"{input_options.batch}"
     )
     text = f"{count} examples drawn from seed {input_options.seed}"
-    for drawn in attempts(
+    for drawn in candidate_inputs(
         infos,
         seed=input_options.seed,
         batch=input_options.batch,
@@ -195,12 +198,12 @@ def ranges_of(
     return found
 
 
-def with_outputs(interface: Interface, outputs: Mapping[str, Any]) -> Interface:
-    """Return the interface with the outputs that were given, where it does not tell them."""
-    if interface.outputs:
-        return interface
-    return Interface(
-        interface.inputs,
+def with_outputs(model_signature: ModelSignature, outputs: Mapping[str, Any]) -> ModelSignature:
+    """Return the signature with the outputs that were given, where it does not tell them."""
+    if model_signature.outputs:
+        return model_signature
+    return ModelSignature(
+        model_signature.inputs,
         tuple(
             TensorInfo(name, _dtype(array), (None, *array.shape[1:]) if array.ndim else ())
             for name, array in outputs.items()
@@ -215,13 +218,16 @@ def _dtype(array: Any) -> str:
 MAX_SPLIT = 64  # examples of a case that are run one by one
 
 
-def split_cases(cases: Sequence[Arrays], interface: Interface) -> list[list[dict[str, Any]]]:
+def split_cases(
+    cases: Sequence[Arrays], model_signature: ModelSignature
+) -> list[list[dict[str, Any]]]:
     """Return each case as cases of one example; [] for one that cannot be split.
 
     A case splits where the first axis of every input is free, and as long in all of them.
     """
     free = all(
-        info.shape is not None and info.shape and info.shape[0] is None for info in interface.inputs
+        info.shape is not None and info.shape and info.shape[0] is None
+        for info in model_signature.inputs
     )
     found: list[list[dict[str, Any]]] = []
     for case in cases:

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.model_io.signature import Interface
+from ckptkit.model_io.signature import ModelSignature
 from ckptkit.operations.execution.input_names import Pairing, pair
-from ckptkit.operations.execution.inputs import interface_of
+from ckptkit.operations.execution.inputs import model_signature_of
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import ResolvedSubject, interfaces_of_file
+from ckptkit.operations.execution.subjects import ResolvedSubject, signatures_of_file
 from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Row
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Run
+from ckptkit.runners.subjects import ExecutionResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -31,13 +31,13 @@ class MappedSubject:
 
     runs: Runs
     resolved: ResolvedSubject
-    reference: Interface
+    reference: ModelSignature
     renames: Mapping[str, str]
     signature: str | None
     same_contract: bool
     pairing: Pairing | None = field(default=None, init=False)
 
-    def run(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
+    def run(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> ExecutionResult | None:
         """Run the subject on cases by the reference's names; None where it gave nothing.
 
         Raises UsageError for a rename that fits nothing, and what `Runs.execute` raises.
@@ -45,25 +45,27 @@ class MappedSubject:
         if self.pairing is None and len(self.reference.inputs) == 1 and not self._known:
             return self._run_the_only_input(spec, cases)
         if self.pairing is None:
-            self._pair(interface_of(self.runs, self.resolved, self.signature, spec))
+            self._pair(model_signature_of(self.runs, self.resolved, self.signature, spec))
         return self._execute(spec, [self.inputs_of(case) for case in cases])
 
     @property
     def _known(self) -> bool:
         """Whether the subject's file tells its names."""
-        return bool(interfaces_of_file(self.resolved.subject))
+        return bool(signatures_of_file(self.resolved.subject))
 
-    def _run_the_only_input(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
+    def _run_the_only_input(
+        self, spec: RunnerSpec, cases: Sequence[Arrays]
+    ) -> ExecutionResult | None:
         """Run it without knowing what its input is called, which saves a process that only asks."""
         run = self._execute(spec, [{"": array} for case in cases for array in case.values()])
         if run is not None:
-            self._pair(run.description.interfaces[run.signature])
+            self._pair(run.description.signatures[run.signature])
         return run
 
-    def _execute(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> Run | None:
+    def _execute(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> ExecutionResult | None:
         return self.runs.execute(self.resolved, spec, cases, self.signature)
 
-    def _pair(self, subject: Interface) -> None:
+    def _pair(self, subject: ModelSignature) -> None:
         self.pairing = pair(
             self.reference,
             subject,

@@ -21,10 +21,10 @@ from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.subjects import (
     Description,
+    ExecutionResult,
     Limits,
-    RestoreRun,
-    Run,
-    Subject,
+    ModelSpec,
+    RestoreResult,
     describe,
     execute,
     restore,
@@ -59,7 +59,7 @@ class Runs:
         *,
         layers: Sequence[str] = (),
         quiet: bool = False,
-    ) -> Run | None:
+    ) -> ExecutionResult | None:
         """Return the run; None where the child gave nothing, which is then a finding.
 
         quiet: an extra run, which is no part of the report.
@@ -97,7 +97,7 @@ class Runs:
         self.findings += placement(text, spec, run.devices)
         return run
 
-    def describe(self, subject: Subject, spec: RunnerSpec) -> Description:
+    def describe(self, subject: ModelSpec, spec: RunnerSpec) -> Description:
         """Return what the subject takes; raises RunnerError."""
         return describe(subject, spec, self.limits, options=self.options)
 
@@ -116,7 +116,7 @@ class Runs:
         self.ran.append(RunRecord(str(resolved.subject), spec.text, done.environment, {}, took))
         self._cover(resolved, spec, done)
 
-    def _cover(self, resolved: ResolvedSubject, spec: RunnerSpec, done: RestoreRun) -> None:
+    def _cover(self, resolved: ResolvedSubject, spec: RunnerSpec, done: RestoreResult) -> None:
         assert resolved.file is not None
         if done.path is None:
             error = done.error or "the restored values could not be written"
@@ -147,7 +147,9 @@ class Runs:
         if error.kind in ("missing", "signature") or ours:
             raise error
 
-    def _failed(self, subject: Subject, spec: RunnerSpec, error: RunnerError, began: float) -> None:
+    def _failed(
+        self, subject: ModelSpec, spec: RunnerSpec, error: RunnerError, began: float
+    ) -> None:
         code = _CAUSES.get(error.kind, "run.failed")
         text = f"on {spec.text}: {error.message}"
         self.findings.append(Finding("error", code, str(subject), text, error.hint))

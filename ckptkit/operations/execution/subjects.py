@@ -12,14 +12,14 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding, bind
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.plan import MismatchError, Problem
 from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
-from ckptkit.runners.subjects import Subject
+from ckptkit.runners.subjects import ModelSpec
 from ckptkit.stores.locate import locate
 
 _MODELS = {"saved-model": "saved_model", "keras": "keras"}
@@ -36,7 +36,7 @@ class ResolvedSubject:
     place: what the checkpoint goes into, "" for a model that holds its own values.
     """
 
-    subject: Subject
+    subject: ModelSpec
     file: Checkpoint | None = None
     coverage: RestoreCoverage | None = None
     place: str = ""
@@ -72,9 +72,9 @@ def resolve(
         raise UsageError("--like and --model exclude each other")
     kind = BY_SUFFIX.get(Path(name).suffix)
     if kind is not None and Path(name).is_file():
-        return ResolvedSubject(Subject(kind, Path(name), text=name))
+        return ResolvedSubject(ModelSpec(kind, Path(name), text=name))
     if _is_code(name) and model is None and like is None:
-        return ResolvedSubject(Subject("code", None, name, name))
+        return ResolvedSubject(ModelSpec("code", None, name, name))
     located = locate(name)
     if located.subtree is not None:
         raise UsageError(
@@ -84,7 +84,7 @@ def resolve(
         )
     if model is None and like is None:
         if located.format in _MODELS:
-            return ResolvedSubject(Subject(_MODELS[located.format], located.path, text=name))
+            return ResolvedSubject(ModelSpec(_MODELS[located.format], located.path, text=name))
         raise UsageError(
             f"{located.format} holds weights and no model that could be run",
             where=name,
@@ -99,11 +99,11 @@ def resolve(
     if located.format == "saved-model":
         raise UsageError("a SavedModel is run as it is", where=name, hint="leave out --model")
     if located.format in _RESTORED_BY_CODE or DEFAULT not in runtimes:
-        return ResolvedSubject(Subject("code", file.path, model, name), file, place=model)
+        return ResolvedSubject(ModelSpec("code", file.path, model, name), file, place=model)
     kind = "saved_model" if runtimes == {DEFAULT} else "keras"  # which all backends of Keras run
     made = scratch / ("made" if kind == "saved_model" else "made.keras")
     convert(name, made, to=kind, model=model, weights_only=True, timeout_s=timeout_s)
-    return ResolvedSubject(Subject(kind, made, text=name), file, place=model)
+    return ResolvedSubject(ModelSpec(kind, made, text=name), file, place=model)
 
 
 def _is_code(name: str) -> bool:
@@ -130,7 +130,7 @@ def _in_structure(
         )
     coverage = structure_coverage(file, holder, _rules(rules))
     made = scratch / ("made.keras" if kind == "keras" else "made")
-    subject = Subject(kind, made, text=name)
+    subject = ModelSpec(kind, made, text=name)
     try:
         done = convert(
             name, made, to=kind, like=like, rules=rules, weights_only=True, timeout_s=timeout_s
@@ -168,7 +168,7 @@ def _problems(coverage: RestoreCoverage, problems: Sequence[Problem], where: str
 # --- what a SavedModel says of itself -------------------------------------------------------------
 
 
-def interfaces_of_file(subject: Subject) -> dict[str, Interface]:
+def signatures_of_file(subject: ModelSpec) -> dict[str, ModelSignature]:
     """Return the signatures of a SavedModel as its file tells them; {} for anything else.
 
     Nothing is run.  An input of integers or strings needs more to be drawn than its dtype.
@@ -178,7 +178,7 @@ def interfaces_of_file(subject: Subject) -> dict[str, Interface]:
     info = open_checkpoint(subject.path).store.model
     signatures = info.signatures if info is not None else ()
     return {
-        signature.key: Interface(
+        signature.key: ModelSignature(
             tuple(TensorInfo(*item) for item in signature.inputs),
             tuple(TensorInfo(*item) for item in signature.outputs),
         )

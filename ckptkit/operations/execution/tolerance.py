@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
-from ckptkit.model_io.tiers import Tier, Tolerance, tier_of
+from ckptkit.model_io.tiers import OutputTolerance, Tier, tier_of
 from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
 from ckptkit.operations.tolerance_rules import tolerance as checked
 
@@ -22,7 +22,7 @@ class ChosenTolerance(NamedTuple):
     that was recorded may widen it.
     """
 
-    tolerance: Callable[[str, str], Tolerance]
+    tolerance: Callable[[str, str], OutputTolerance]
     tier: str
     takes_noise: bool
 
@@ -54,7 +54,7 @@ class TolerancePolicy:
         """Return what applies between two environments."""
         if self.tolerance == STRICT:
             return ChosenTolerance(
-                lambda _name, _dtype: Tolerance(reason="strict: every bit"), "T0", False
+                lambda _name, _dtype: OutputTolerance(reason="strict: every bit"), "T0", False
             )
         tier = tier_of(one, other)
         return ChosenTolerance(
@@ -63,11 +63,13 @@ class TolerancePolicy:
             not self.has_explicit_bounds,
         )
 
-    def _of(self, tier: Tier, name: str, dtype: str) -> Tolerance:
+    def _of(self, tier: Tier, name: str, dtype: str) -> OutputTolerance:
         found = tier.tolerance(name, dtype)
         if self.has_explicit_bounds:
-            found = Tolerance(self.rtol or 0.0, self.atol or 0.0, False, "--rtol, --atol")
+            found = OutputTolerance(self.rtol or 0.0, self.atol or 0.0, False, "--rtol, --atol")
         for rule in self.rules:
             if rule.fits([name]):
-                found = Tolerance(rule.tolerance.rtol, rule.tolerance.atol, False, rule.pattern)
+                found = OutputTolerance(
+                    rule.tolerance.rtol, rule.tolerance.atol, False, rule.pattern
+                )
         return found

@@ -12,7 +12,7 @@ from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
     from ckptkit.model_io.results import OutputResult
-    from ckptkit.model_io.signature import Change
+    from ckptkit.model_io.signature import Discrepancy
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,15 @@ class Row(NamedTuple):
         }
 
 
-def finding_of(change: Change, severity: str = "") -> Finding:
-    """Return a change of a binding or an interface as a finding."""
+def finding_of(change: Discrepancy, severity: str = "") -> Finding:
+    """Return a change of a binding or a signature as a finding."""
     return Finding(
         severity or change.severity, change.code, change.where, change.message, change.hint
     )
 
 
-def findings_of(changes: Iterable[Change]) -> list[Finding]:
-    """Return changes of a binding or an interface as findings."""
+def findings_of(changes: Iterable[Discrepancy]) -> list[Finding]:
+    """Return changes of a binding or a signature as findings."""
     return [finding_of(change) for change in changes]
 
 

@@ -31,7 +31,7 @@ from ckptkit.operations.localize.localizer import Localizer, ModelRun
 from ckptkit.operations.localize.switches import attribute
 from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import Run, Subject
+from ckptkit.runners.subjects import ExecutionResult, ModelSpec
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -50,7 +50,7 @@ class ComparedRun:
 
     paired: MappedSubject
     spec: RunnerSpec
-    run: Run
+    run: ExecutionResult
     rows: Sequence[Row]
     reference_outputs: ReferenceOutputs
     cases: Mapping[str, Arrays]
@@ -145,7 +145,7 @@ def _model_of(golden: Golden, near: Sequence[Path]) -> ResolvedSubject | None:
         except (CkptkitError, OSError):  # not there, or nothing that can be read
             continue
         if all(change.severity == "note" for change in changes):
-            return ResolvedSubject(Subject(golden.kind, path))
+            return ResolvedSubject(ModelSpec(golden.kind, path))
     return None
 
 

@@ -29,11 +29,11 @@ from ckptkit.operations.localize.values import (
     stats,
 )
 from ckptkit.operations.localize.weights import Weights, owner_of, weights_between
-from ckptkit.runners import inside
+from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.inside import Isolated
+from ckptkit.runners.introspect import IsolationResult
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Run
+from ckptkit.runners.subjects import ExecutionResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -134,7 +134,7 @@ class Localizer:
         )
 
     def _check_globs(self, own: Values) -> None:
-        names = [*own, *(f"{inside.OUTPUT}{name}" for name in self.new.outputs)]
+        names = [*own, *(f"{introspect.OUTPUT}{name}" for name in self.new.outputs)]
         if not any(fnmatchcase(name, glob) for glob in self.globs for name in names):
             raise UsageError(
                 f"no value inside of the subject is called {' or '.join(self.globs)}",
@@ -156,7 +156,7 @@ class Localizer:
         if run is None:
             self.notes.append(f"{side.resolved.subject} on {side.spec.text} cannot be looked into")
             return {}
-        if run.exposed_apart and (run.exposed_apart[0] or 0.0) > self._noticed(run):
+        if run.intermediates_gap and (run.intermediates_gap[0] or 0.0) > self._noticed(run):
             self._hidden = True
             self.notes.append(
                 f"{side.resolved.subject} on {side.spec.text} gives other outputs when its layers "
@@ -166,7 +166,7 @@ class Localizer:
 
     _hidden: bool = False
 
-    def _noticed(self, run: Run) -> float:
+    def _noticed(self, run: ExecutionResult) -> float:
         """Return how far outputs may move by being looked at: a part of what is allowed."""
         from ckptkit.dtypes import dtype_of_numpy
 
@@ -176,7 +176,7 @@ class Localizer:
         )
         return _PART * min(max(item.rtol, item.atol) for item in allowed)
 
-    def _exposed(self, side: ModelRun) -> Run | None:
+    def _exposed(self, side: ModelRun) -> ExecutionResult | None:
         assert side.resolved is not None
         globs = ("*",)
         return self.runs.execute(
@@ -198,7 +198,7 @@ class Localizer:
 
     def _isolated(
         self, known: Values, paired: Mapping[str, str], orders: Mapping[str, Layout]
-    ) -> Isolated | None:
+    ) -> IsolationResult | None:
         """Return what each point of the subject gives on the reference's values."""
         from ckptkit.model_io.sampling import Sample
 
@@ -217,11 +217,11 @@ class Localizer:
         scratch = self.runs.scratch / f"layers-{len(list(self.runs.scratch.iterdir()))}"
         scratch.mkdir()
         try:
-            return inside.isolate(
+            return introspect.isolate(
                 side.resolved.subject,
                 spec,
                 side.inputs,
-                inside.sources_of(known, usable, orders, scratch),  # type: ignore[arg-type]
+                introspect.value_files(known, usable, orders, scratch),  # type: ignore[arg-type]
                 self.runs.limits,
                 signature=side.signature,
                 globs=self.globs,
@@ -242,14 +242,14 @@ class Localizer:
         own: Values,
         paired: Mapping[str, str],
         orders: Mapping[str, Layout],
-        isolated: Isolated | None,
+        isolated: IsolationResult | None,
     ) -> PairedValues:
         """Return the values of both sides, with the outputs that are points of their own."""
         outputs = self.pairing.outputs_of if self.pairing is not None else dict
         known, mine = {}, {}
         for end in isolated.values if isolated is not None else ():
-            if end.startswith(inside.OUTPUT):
-                name = end.removeprefix(inside.OUTPUT)
+            if end.startswith(introspect.OUTPUT):
+                name = end.removeprefix(introspect.OUTPUT)
                 there = next(iter(outputs({name: name})))
                 if there in self.reference.outputs:
                     known[end], mine[end] = self.reference.outputs[there], self.new.outputs[name]
@@ -272,7 +272,10 @@ class Localizer:
         )
 
     def _rows(
-        self, both: PairedValues, isolated: Isolated | None, propagated: Mapping[str, OutputResult]
+        self,
+        both: PairedValues,
+        isolated: IsolationResult | None,
+        propagated: Mapping[str, OutputResult],
     ) -> Iterator[Layer]:
         alone = dict(self._alone(both, isolated)) if isolated is not None else {}
         points = {p.name: p for p in isolated.points} if isolated is not None else {}
@@ -311,7 +314,9 @@ class Localizer:
                 before=before,
             )
 
-    def _alone(self, both: PairedValues, isolated: Isolated) -> Iterator[tuple[str, OutputResult]]:
+    def _alone(
+        self, both: PairedValues, isolated: IsolationResult
+    ) -> Iterator[tuple[str, OutputResult]]:
         """Yield the isolated error of each point."""
         for name, value in isolated.values.items():
             if name in both.paired:

@@ -15,7 +15,7 @@ from ckptkit.golden.changes import compare_bindings
 from ckptkit.operations.diff.api import diff
 from ckptkit.operations.diff.result import Change
 from ckptkit.operations.localize.values import VariableGap
-from ckptkit.runners.inside import Owned, Point
+from ckptkit.runners.introspect import Point, ReadVariable
 
 _ATTRIBUTE = "/.ATTRIBUTES/"
 _ROLES = ("weight", "ema", "table", "other")
@@ -37,11 +37,11 @@ class Weights:
     layers: frozenset[str] = frozenset()
     digests: dict[str, list[str]] = field(default_factory=dict)
 
-    def of(self, owned: Iterable[Owned]) -> tuple[VariableGap, ...]:
+    def of(self, owned: Iterable[ReadVariable]) -> tuple[VariableGap, ...]:
         """Return the variables that a layer reads, by the names of the file."""
         return tuple(self._gap(item) for item in owned)
 
-    def of_constants(self, owned: Iterable[Owned]) -> tuple[VariableGap, ...]:
+    def of_constants(self, owned: Iterable[ReadVariable]) -> tuple[VariableGap, ...]:
         """Return the constants of a converted model, by the reference's names where it has them."""
         return tuple(map(self._constant, owned))
 
@@ -52,21 +52,21 @@ class Weights:
         names = {name for names in self.digests.values() for name in names}
         return with_outer(_owners(names - there))
 
-    def _constant(self, item: Owned) -> VariableGap:
+    def _constant(self, item: ReadVariable) -> VariableGap:
         same = {name for digest in item.digests for name in self.digests.get(digest, ())}
         if len(same) == 1:
             return VariableGap(same.pop(), False)
         text = "not as it is in the reference: changed, or computed from several weights"
         return VariableGap(item.names[0], None, "" if same or not self.digests else text)
 
-    def _gap(self, item: Owned) -> VariableGap:
+    def _gap(self, item: ReadVariable) -> VariableGap:
         name = self._name(item)
         if name is None:
             return VariableGap(item.names[0] if item.names else "?", None)
         gap = self.gaps.get(name)
         return gap or VariableGap(name, False if self.known else None)
 
-    def _name(self, item: Owned) -> str | None:
+    def _name(self, item: ReadVariable) -> str | None:
         """Return the readable name of the file's tensor that a live variable came from."""
         index = self._index
         for name in item.names:

@@ -18,7 +18,7 @@ from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Case, Golden, is_golden, sampled, write_golden
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.sampling import Sample
-from ckptkit.model_io.signature import compare_interfaces
+from ckptkit.model_io.signature import compare_signatures
 from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations.execution.inputs import (
     BATCH,
@@ -34,7 +34,7 @@ from ckptkit.operations.execution.subjects import ResolvedSubject, binding_of, r
 from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
 from ckptkit.operations.record.noise import REPEATS, Noise, other_runs
 from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
-from ckptkit.runners.inside import double
+from ckptkit.runners.introspect import float64_outputs
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.subjects import Limits
 
@@ -178,7 +178,7 @@ class _Recording:
             subject=Path(str(self.resolved.subject)).name,
             kind=self.resolved.subject.kind,
             signature=prepared.signature,
-            interface=with_outputs(prepared.interface, outputs[0]),
+            model_signature=with_outputs(prepared.model_signature, outputs[0]),
             binding=binding_of(self.resolved, full=True),
             environment=dict(prepared.run.environment),
             runner=self.spec.text,
@@ -233,7 +233,9 @@ class _Recording:
         """Return the outputs in float64, per case, where they were asked for."""
         if not self.extras.float64:
             return [{} for _ in cases]
-        return double(self.resolved.subject, cases, self.runs.limits, options=self.runs.options)
+        return float64_outputs(
+            self.resolved.subject, cases, self.runs.limits, options=self.runs.options
+        )
 
     def _layers(self, prepared: Prepared, cases: Sequence[Arrays]) -> Sequence[Arrays]:
         """Return what was asked for of the inside of the model, per case."""
@@ -262,7 +264,9 @@ class _Recording:
 def changes(old: Golden, new: Golden) -> list[str]:
     """Return how a new golden differs from the one that it replaces, one line each."""
     lines = [_line(change) for change in compare_bindings(old.binding, new.binding)]
-    lines += [_line(change) for change in compare_interfaces(old.interface, new.interface)]
+    lines += [
+        _line(change) for change in compare_signatures(old.model_signature, new.model_signature)
+    ]
     for key in sorted(set(old.environment) | set(new.environment)):
         one, two = old.environment.get(key), new.environment.get(key)
         if one != two:

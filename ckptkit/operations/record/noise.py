@@ -71,7 +71,7 @@ def other_runs(
     ):
         if other == spec or spec.replicas > 1:
             continue
-        split = split_cases(cases, prepared.interface) if source == ONE_THREAD else []
+        split = split_cases(cases, prepared.model_signature) if source == ONE_THREAD else []
         single = [example for examples in split for example in examples]
         run = runs.execute(resolved, other, [*cases, *single], prepared.signature, quiet=True)
         if run is None and single:  # a model may want more than one example

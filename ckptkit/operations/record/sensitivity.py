@@ -16,7 +16,7 @@ from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.weights import weights_between
-from ckptkit.runners import inside
+from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
@@ -69,7 +69,7 @@ def measure(
     from ckptkit.dtypes import dtype_of_numpy
 
     by = "variable" if thorough else "layer"
-    if "perturb" not in RUNNERS[spec.runtime].inside or spec.replicas > 1:
+    if "perturb" not in RUNNERS[spec.runtime].introspection or spec.replicas > 1:
         return OutputSensitivity(by=by, why_not=f"not on {spec.text}")
     tier = tier_of(environment, environment)
     tolerances = {n: tier.tolerance(n, dtype_of_numpy(v.dtype)) for n, v in outputs.items()}
@@ -78,7 +78,7 @@ def measure(
     if path is not None and Path(path).suffix not in (".tflite", ".onnx"):
         names = weights_between(None, Path(path)).names()
     try:
-        rows = inside.perturb(
+        rows = introspect.perturb(
             resolved.subject,
             spec,
             cases,

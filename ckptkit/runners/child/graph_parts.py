@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_numpy
-from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.isolate import OUTPUT, Keep, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ AT_A_TIME = 20  # values that are computed together
 _STATE = ("ASSIGN", "CALL_ONCE", "READ_VARIABLE", "RandomNormal", "RandomUniform", "RANDOM")
 
 
-class Op(NamedTuple):
+class GraphOp(NamedTuple):
     """One op, of a kind, and the tensors that it reads and writes."""
 
     kind: str
@@ -38,7 +38,7 @@ class Op(NamedTuple):
     outputs: tuple[str, ...]
 
 
-class Region(NamedTuple):
+class OpRegion(NamedTuple):
     """What computes a tensor; ops: their numbers.
 
     reads: cuts and inputs of the model.  constants: what no op computes.
@@ -53,9 +53,9 @@ class Region(NamedTuple):
 class Regions:
     """Ops in the order of computation; given: the model's inputs; reference: where it is cut."""
 
-    ops: Sequence[Op]
+    ops: Sequence[GraphOp]
     given: frozenset[str]
-    reference: Reference
+    reference: ReferenceValues
 
     @cached_property
     def _makers(self) -> dict[str, int]:
@@ -69,7 +69,7 @@ class Regions:
         """Whether the reference's value stands for a tensor; of an op's outputs all, or none."""
         return all(other in self.reference for other in self.ops[self._makers[name]].outputs)
 
-    def of(self, name: str) -> Region:
+    def of(self, name: str) -> OpRegion:
         """Return what lies between the cuts and a tensor."""
         ops: dict[int, None] = {}
         reads: dict[str, None] = {}
@@ -85,16 +85,16 @@ class Regions:
             elif self._makers[there] not in ops:
                 ops[self._makers[there]] = None
                 waiting += self._needs(there)
-        return Region(tuple(sorted(ops)), tuple(reads), tuple(constants))
+        return OpRegion(tuple(sorted(ops)), tuple(reads), tuple(constants))
 
     def _needs(self, name: str) -> Iterator[str]:
         return filter(None, self.ops[self._makers[name]].inputs)
 
-    def groups(self, names: Sequence[str]) -> Iterator[dict[str, Region]]:
+    def groups(self, names: Sequence[str]) -> Iterator[dict[str, OpRegion]]:
         """Yield tensors to compute together, none of which another of them reads."""
         waiting = {name: self.of(name) for name in names if name in self._makers}
         while waiting:
-            group: dict[str, Region] = {}
+            group: dict[str, OpRegion] = {}
             reads: set[str] = set()
             for name, region in waiting.items():
                 if (
@@ -121,7 +121,7 @@ def constant(name: str, value: Array) -> Result:
     }
 
 
-Run = Callable[[Sequence[int], "Arrays", Sequence[str]], "Arrays"]
+RunOps = Callable[[Sequence[int], "Arrays", Sequence[str]], "Arrays"]
 """Runs these ops, given these tensors; returns those that are asked for."""
 
 
@@ -138,7 +138,7 @@ class GraphParts:
     outputs: Mapping[str, str]
     given: Arrays
     value: Callable[[str], Array | None]
-    run: Run
+    run: RunOps
 
     def rows(self) -> list[Result]:
         ends = {f"{OUTPUT}{name}": tensor for name, tensor in self.outputs.items()}

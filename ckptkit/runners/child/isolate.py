@@ -24,7 +24,7 @@ from ckptkit.runners.child.session import (
     wanted,
     written,
 )
-from ckptkit.runners.inside import OUTPUT as OUTPUT
+from ckptkit.runners.introspect import OUTPUT as OUTPUT
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
@@ -34,7 +34,7 @@ Keep = Callable[[str, Any], None]
 """Takes a name and an array."""
 
 
-class Reference:
+class ReferenceValues:
     """The reference's values, by the names of the subject's points; read when asked for."""
 
     def __init__(self, sources: Sequence[Mapping[str, Any]]) -> None:
@@ -68,17 +68,17 @@ class Parts(Protocol):
     """A model whose values are each computed from the reference's."""
 
     def rows(self) -> Sequence[Result]:
-        """Return the fields of `ckptkit.runners.inside.Point`, in the order of computation."""
+        """Return the fields of `ckptkit.runners.introspect.Point`, in the order of computation."""
 
     def compute(self, names: Sequence[str], keep: Keep) -> None:
         """Call `keep` with each of these points and its value."""
 
 
-Cut = Callable[[Any, str, "Arrays", Reference], Parts]
+MakeParts = Callable[[Any, str, "Arrays", ReferenceValues], Parts]
 """Makes the parts of a session, a signature and its inputs."""
 
 
-def action(start: Open, cut: Cut) -> Callable[[Request], Result]:
+def action(start: Open, cut: MakeParts) -> Callable[[Request], Result]:
     """Return the action `isolate` of a runtime.
 
     Its request: as of `execute`, with one case; sources: files of the reference's values, each with
@@ -91,7 +91,7 @@ def action(start: Open, cut: Cut) -> Callable[[Request], Result]:
         if session.skipped:
             raise UsageError(session.skipped)
         ((signature, inputs),) = cases_of(request, session)
-        reference = Reference(request["sources"])
+        reference = ReferenceValues(request["sources"])
         return _isolated(request, session, cut(session, signature, inputs, reference))
 
     return isolate
@@ -146,7 +146,7 @@ def point_row(
     fed: bool,
     stateful: bool = False,
 ) -> Result:
-    """Return one point as plain values: see `ckptkit.runners.inside.Point`."""
+    """Return one point as plain values: see `ckptkit.runners.introspect.Point`."""
     return {
         "name": name,
         "kind": kind,

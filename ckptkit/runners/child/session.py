@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 
@@ -36,16 +36,16 @@ Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelFacts:
     """What a session knows of its model: see `ckptkit.runners.subjects.Description`."""
 
-    interfaces: Mapping[str, Interface]
+    signatures: Mapping[str, ModelSignature]
     words: Sequence[bytes] = ()
     int_high: int | None = None
     optional: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-class Exposed(NamedTuple):
+class Intermediates(NamedTuple):
     """Some values inside of a model, and its outputs as computed together with them."""
 
     layers: Arrays
@@ -63,16 +63,18 @@ class Session(Protocol):
     def skipped(self) -> str:
         """Why it must not run; "" where it may."""
 
-    def known(self) -> Known:
+    def describe(self) -> ModelFacts:
         """Return what the model takes and gives."""
 
-    def adopt(self, inputs: Arrays) -> str:
+    def infer_signature(self, inputs: Arrays) -> str:
         """Return the signature to call with these where the model itself tells none."""
 
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
         """Return the outputs, by name."""
 
-    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+    def intermediates(
+        self, signature: str, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[Intermediates]:
         """Yield values inside of the model whose names fit, in the order of computation."""
 
     def devices(self) -> dict[str, dict[str, int]]:
@@ -92,7 +94,7 @@ def actions(
 
     def describe(request: Request) -> Result:
         session = start(request, spec_of(request))
-        return {"description": _described(session.known()), "environment": _environment(session)}
+        return {"description": _described(session.describe()), "environment": _environment(session)}
 
     def execute(request: Request) -> Result:
         return _executed(request, start(request, spec_of(request)))
@@ -132,10 +134,10 @@ def cpu_name() -> str:
     return platform.processor()
 
 
-def _described(known: Known) -> Result:
+def _described(known: ModelFacts) -> Result:
     words = [word for word in known.words if len(word) <= MAX_WORD_BYTES][:MAX_WORDS]
     return {
-        "interfaces": {key: value.to_json() for key, value in known.interfaces.items()},
+        "signatures": {key: value.to_json() for key, value in known.signatures.items()},
         "words": [word.hex() for word in words],
         "int_high": known.int_high,
         "optional": {key: list(names) for key, names in known.optional.items()},
@@ -143,7 +145,7 @@ def _described(known: Known) -> Result:
 
 
 def _executed(request: Request, session: Session) -> Result:
-    known = session.known()
+    known = session.describe()
     signature = ""
     done: list[Result] = []
     if not session.skipped:
@@ -162,12 +164,12 @@ def _executed(request: Request, session: Session) -> Result:
 
 def cases_of(request: Request, session: Session) -> Iterator[tuple[str, Arrays]]:
     """Yield (signature, inputs) of each case of a request, as the model takes them."""
-    known = session.known()
+    known = session.describe()
     for entry in request["cases"]:
         given = load_arrays(Path(entry["file"]), entry["described"])
-        interfaces = known.interfaces or {session.adopt(given): _interface_of(given)}
-        signature = choose_signature(interfaces, request.get("signature"))
-        yield signature, fit(given, interfaces[signature], known.optional.get(signature, ()))
+        signatures = known.signatures or {session.infer_signature(given): _signature_of(given)}
+        signature = choose_signature(signatures, request.get("signature"))
+        yield signature, fit(given, signatures[signature], known.optional.get(signature, ()))
 
 
 def _case(
@@ -183,11 +185,11 @@ def _case(
     apart: float | None = None
     if request["layers"]:
         apart = 0.0
-        for chunk in session.expose(signature, inputs, request["layers"]):
+        for chunk in session.intermediates(signature, inputs, request["layers"]):
             apart = max(apart, largest_gap(outputs, chunk.outputs)[0])
             file = scratch / f"case{number}.layers{len(chunks)}.npz"
             chunks.append(written(file, chunk.layers))
-    return {**result, "layers": chunks, "exposed_apart": apart}
+    return {**result, "layers": chunks, "intermediates_gap": apart}
 
 
 def written(path: Path, arrays: Arrays) -> Result:
@@ -203,10 +205,10 @@ def largest_gap(
     It is 0 to the bit, and MAX_GAP at most.  tolerances: {output: [rtol, atol, scaled]}.
     """
     from ckptkit.model_io import measure as _output_measure
-    from ckptkit.model_io.tiers import Tolerance
+    from ckptkit.model_io.tiers import OutputTolerance
 
-    def limit(name: str, _dtype: str) -> Tolerance:
-        return Tolerance(*(tolerances or {}).get(name, (0.0, 0.0, True)))
+    def limit(name: str, _dtype: str) -> OutputTolerance:
+        return OutputTolerance(*(tolerances or {}).get(name, (0.0, 0.0, True)))
 
     largest, seen = 0.0, False
     for name, ref in reference.items():
@@ -223,9 +225,9 @@ def wanted(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in globs)
 
 
-def choose_signature(interfaces: Mapping[str, Interface], asked: str | None) -> str:
+def choose_signature(signatures: Mapping[str, ModelSignature], asked: str | None) -> str:
     """Return the signature to run; raises RunnerError, which lists those that there are."""
-    names = list(interfaces)
+    names = list(signatures)
     if asked is not None and asked in names:
         return asked
     there = ", ".join(names) or "none"
@@ -239,9 +241,11 @@ def choose_signature(interfaces: Mapping[str, Interface], asked: str | None) -> 
     raise refused(f"which signature? There are: {there}", "--signature names one")
 
 
-def fit(given: Arrays, interface: Interface, optional: Sequence[str] = ()) -> dict[str, Array]:
+def fit(
+    given: Arrays, model_signature: ModelSignature, optional: Sequence[str] = ()
+) -> dict[str, Array]:
     """Return the inputs in the model's order and dtypes; raises RunnerError naming what misfits."""
-    inputs = {info.name: info for info in interface.inputs}
+    inputs = {info.name: info for info in model_signature.inputs}
     if list(given) == [""] and len(inputs) == 1:
         given = {next(iter(inputs)): given[""]}
     missing = [name for name in inputs if name not in given and name not in optional]
@@ -249,7 +253,7 @@ def fit(given: Arrays, interface: Interface, optional: Sequence[str] = ()) -> di
     if missing or extra:
         parts = [f"no value for {', '.join(map(repr, missing))}"] if missing else []
         parts += [f"no input {', '.join(map(repr, extra))}"] if extra else []
-        raise refused(f"{'; '.join(parts)}; the model takes {_listed(interface.inputs)}")
+        raise refused(f"{'; '.join(parts)}; the model takes {_listed(model_signature.inputs)}")
     return {name: _fitted(given[name], info) for name, info in inputs.items() if name in given}
 
 
@@ -279,15 +283,15 @@ def _fitted(array: Array, info: TensorInfo) -> Array:
     )
 
 
-def _interface_of(given: Arrays) -> Interface:
-    """Return an interface that these inputs fit, for a model that tells none."""
+def _signature_of(given: Arrays) -> ModelSignature:
+    """Return a signature that these inputs fit, for a model that tells none."""
     infos = [
         TensorInfo(
             name, dtype_of_numpy(array.dtype), (None, *array.shape[1:]) if array.ndim else ()
         )
         for name, array in given.items()
     ]
-    return Interface(tuple(infos), ())
+    return ModelSignature(tuple(infos), ())
 
 
 def _listed(infos: Sequence[TensorInfo]) -> str:

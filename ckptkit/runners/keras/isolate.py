@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.isolate import OUTPUT, Keep, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
-from ckptkit.runners.keras.layers import Called, names_of, watching
-from ckptkit.runners.keras.model import Built, layers_of
+from ckptkit.runners.keras.layers import LayerCall, names_of, watching
+from ckptkit.runners.keras.model import CallableModel, layers_of
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Values(Protocol):
     def array(self, tensor: Any) -> Array: ...
 
 
-def values_of(backend: Values, keras: Any, called: Called) -> Iterator[tuple[str, Any]]:
+def values_of(backend: Values, keras: Any, called: LayerCall) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of what a layer gave."""
     found = [item for item in keras.tree.flatten(called.output) if backend.is_value(item)]
     yield from zip(names_of(called.path, len(found)), found, strict=True)
@@ -53,9 +53,9 @@ class KerasParts:
     backend: Values
     keras: Any
     spec: RunnerSpec
-    built: Built
+    built: CallableModel
     inputs: Arrays
-    reference: Reference
+    reference: ReferenceValues
 
     def rows(self) -> list[Result]:
         return self._rows
@@ -80,7 +80,7 @@ class KerasParts:
         known = _Names()
         inside: dict[int, Any] = {}  # layers that gave a point, whose variables are its own
 
-        def seen(called: Called) -> Any:
+        def seen(called: LayerCall) -> Any:
             flat = self.keras.tree.flatten(called.output)
             places = [place for place, item in enumerate(flat) if self.backend.is_value(item)]
             for name, place in zip(names_of(called.path, len(places)), places, strict=True):
@@ -110,7 +110,7 @@ class KerasParts:
         return self.keras.ops.convert_to_tensor(value, dtype=self._dtype(tensor))
 
     def _row(
-        self, name: str, called: Called, tensor: Any, known: _Names, inside: Mapping[int, Any]
+        self, name: str, called: LayerCall, tensor: Any, known: _Names, inside: Mapping[int, Any]
     ) -> Result:
         layer = called.layer
         arguments = map(known.of, self.keras.tree.flatten(called.arguments))

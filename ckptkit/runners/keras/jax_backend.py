@@ -18,8 +18,8 @@ from ckptkit.runners.child.packages import gpu_name, installed, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
 from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.keras.isolate import values_of
-from ckptkit.runners.keras.layers import Called, watching
-from ckptkit.runners.keras.model import Built, Tensors
+from ckptkit.runners.keras.layers import LayerCall, watching
+from ckptkit.runners.keras.model import CallableModel, Tensors
 from ckptkit.runners.keras.session import Devices, Layers, actions_of
 from ckptkit.runners.spec import RunnerSpec
 
@@ -63,7 +63,7 @@ class Jax:
         del keras, spec
         return jax().default_device(self.device)  # type: ignore[no-any-return]
 
-    def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
+    def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
         state, given = self._placed(built), self._given(inputs)
         names: list[str] = []  # kept here, since what is compiled gives dicts sorted
         function = _listed(_stateless(built, built.call), names)
@@ -73,7 +73,7 @@ class Jax:
             _count(devices, jax().make_jaxpr(function)(state, given), outputs)
         return outputs
 
-    def _placed(self, built: Built) -> list[Any]:
+    def _placed(self, built: CallableModel) -> list[Any]:
         """Return the values of all variables, on the device."""
         values = [variable.value for variable in built.model.variables]
         return jax().device_put(values, self.device)  # type: ignore[no-any-return]
@@ -81,8 +81,8 @@ class Jax:
     def _given(self, inputs: Arrays) -> dict[str, Any]:
         return jax().device_put(dict(inputs), self.device)  # type: ignore[no-any-return]
 
-    def expose(
-        self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
+    def intermediates(
+        self, keras: Any, built: CallableModel, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield values in chunks, each compiled with the outputs."""
         state, given = self._placed(built), self._given(inputs)
@@ -154,7 +154,7 @@ def _name(device: Any) -> str:
 
 
 def _stateless(
-    built: Built, call: Callable[[Tensors], Any]
+    built: CallableModel, call: Callable[[Tensors], Any]
 ) -> Callable[[Sequence[Any], Tensors], Any]:
     """Return a call as a function of the variables' values and the inputs."""
     from keras import StatelessScope
@@ -187,7 +187,7 @@ _orders: dict[int, list[str]] = {}  # names of layers in the order of computatio
 
 
 def _watched(
-    backend: Jax, keras: Any, built: Built, globs: Sequence[str], names: set[str] | None
+    backend: Jax, keras: Any, built: CallableModel, globs: Sequence[str], names: set[str] | None
 ) -> Callable[[Tensors], tuple[dict[str, Any], dict[str, Any]]]:
     """Return a call that gives (layers, outputs); names: of the layers, None for all that fit."""
 
@@ -195,7 +195,7 @@ def _watched(
         kept: dict[str, Any] = {}
         backend.tracing = _trace(next(iter(inputs.values())))
 
-        def keep(called: Called) -> None:
+        def keep(called: LayerCall) -> None:
             for name, tensor in values_of(backend, keras, called):
                 if wanted(name, globs) if names is None else name in names:
                     kept[name] = tensor

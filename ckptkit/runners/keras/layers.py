@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
-class Called(NamedTuple):
+class LayerCall(NamedTuple):
     """One call of a layer; arguments: the positional ones and those by name."""
 
     path: str
@@ -22,7 +22,7 @@ class Called(NamedTuple):
 
 
 @contextmanager
-def watching(keras: Any, model: Any, seen: Callable[[Called], Any]) -> Iterator[None]:
+def watching(keras: Any, model: Any, seen: Callable[[LayerCall], Any]) -> Iterator[None]:
     """Call `seen` after each call of a layer inside of a call of `model`.
 
     What it returns, unless None, is what the layer gives.
@@ -50,7 +50,7 @@ def watching(keras: Any, model: Any, seen: Callable[[Called], Any]) -> Iterator[
             output = original(layer, *args, **options)
         finally:
             stack.pop()
-        instead = seen(Called(path, layer, (args, options), output))
+        instead = seen(LayerCall(path, layer, (args, options), output))
         return output if instead is None else instead
 
     base.__call__ = watched

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.session import refused
 from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
@@ -68,24 +68,24 @@ def seed(keras: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Built:
+class CallableModel:
     """A model, and how it is called.
 
-    interface: None where the model tells none.  call: of {name: tensor}, returns {name: tensor}.
+    model_signature: None where the model tells none.  call: of {name: tensor}, returns {name: tensor}.
     """
 
     model: Any
-    interface: Interface | None
+    model_signature: ModelSignature | None
     call: Callable[[Tensors], dict[str, Any]]
     optional: tuple[str, ...] = ()
 
 
-def load_file(keras: Any, path: str) -> Built:
+def load_file(keras: Any, path: str) -> CallableModel:
     """Return the model of a `.keras` file, loaded in safe mode."""
     return _built(keras, keras.saving.load_model(path, safe_mode=True, compile=False), {})
 
 
-def build_code(keras: Any, spec: str) -> Built:
+def build_code(keras: Any, spec: str) -> CallableModel:
     """Return what the callable of `spec` builds; raises UsageError where it is no built model."""
     with arguments(keras) as calls:
         model = call_code(spec, lambda: seed(keras))
@@ -132,12 +132,12 @@ def rows_of(model: Any) -> int | None:
 # -- how it is called ------------------------------------------------------------------------------
 
 
-def _built(keras: Any, model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> Built:
+def _built(keras: Any, model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> CallableModel:
     tree = _tree_of(model, "_inputs_struct")
     if tree is None:
         specs = _seen(keras, model, calls) or _built_with(model)
-        interface = Interface(specs, ()) if specs else None
-        return Built(model, interface, _plain_call(keras, model))
+        model_signature = ModelSignature(specs, ()) if specs else None
+        return CallableModel(model, model_signature, _plain_call(keras, model))
     if isinstance(tree, (list, tuple)) and len(tree) == 1:
         tree = tree[0]
     infos = [_input_info(tensor) for tensor in keras.tree.flatten(tree)]
@@ -155,7 +155,7 @@ def _built(keras: Any, model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) ->
 
     outputs = named(_tree_of(model, "_outputs_struct"), _output_names(model))
     told = tuple(_info(name, tensor) for name, tensor in outputs.items())
-    return Built(model, Interface(tuple(infos), told), call, optional)
+    return CallableModel(model, ModelSignature(tuple(infos), told), call, optional)
 
 
 def _plain_call(keras: Any, model: Any) -> Callable[[Tensors], dict[str, Any]]:

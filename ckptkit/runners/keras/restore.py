@@ -18,7 +18,7 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind
 from ckptkit.errors import CkptkitError
 from ckptkit.runners.child.session import Result
-from ckptkit.runners.keras.model import Built
+from ckptkit.runners.keras.model import CallableModel
 from ckptkit.runners.marks import is_marked, mark
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.writer import write_weights_h5
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ENDING = ".weights.h5"
 
 
-def restore_into(keras: Any, built: Built, path: Path, out: str | None) -> Result:
+def restore_into(keras: Any, built: CallableModel, path: Path, out: str | None) -> Result:
     """Fill the model from `path`; return RestoreRun's fields, with what it then holds in `out`.
 
     A variable that the file has no tensor of its shape and dtype for keeps its mark.
@@ -62,7 +62,7 @@ def restore_into(keras: Any, built: Built, path: Path, out: str | None) -> Resul
     }
 
 
-def lost_weights(built: Built, found: Result) -> list[str]:
+def lost_weights(built: CallableModel, found: Result) -> list[str]:
     """Return the variables of the model itself that got no value, its optimizer left aside."""
     weights = _by_path(built.model.weights)
     return [path for path in found["unrestored"] if path in weights]

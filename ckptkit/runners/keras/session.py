@@ -11,9 +11,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ckptkit.runners.child import isolate as _isolate
 from ckptkit.runners.child import session as _exchange
 from ckptkit.runners.child.packages import environment
-from ckptkit.runners.child.session import Exposed, Known, Request, Result, import_extras, spec_of
+from ckptkit.runners.child.session import (
+    Intermediates,
+    ModelFacts,
+    Request,
+    Result,
+    import_extras,
+    spec_of,
+)
 from ckptkit.runners.keras.isolate import KerasParts
-from ckptkit.runners.keras.model import Built, build_code, keras, load_file, policy_of, rows_of
+from ckptkit.runners.keras.model import (
+    CallableModel,
+    build_code,
+    keras,
+    load_file,
+    policy_of,
+    rows_of,
+)
 from ckptkit.runners.keras.restore import lost_weights, restore_into
 from ckptkit.runners.spec import RunnerSpec
 
@@ -40,11 +54,11 @@ class Backend(Protocol):
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
         """Return the scope in which a model is made and called on the device."""
 
-    def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
+    def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
         """Return the outputs; devices: what to add the kernels of this call to."""
 
-    def expose(
-        self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
+    def intermediates(
+        self, keras: Any, built: CallableModel, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield (path, value) of what layers gave, with the outputs of the same computation."""
 
@@ -71,19 +85,19 @@ class KerasSession:
     spec: RunnerSpec
     backend: Backend
     keras: Any
-    built: Built
+    built: CallableModel
     restored: Mapping[str, Any] | None = None
     skipped: str = ""
     _devices: Devices = field(default_factory=dict)
     _ran: bool = False
 
-    def known(self) -> Known:
+    def describe(self) -> ModelFacts:
         built = self.built
-        interfaces = {CALL: built.interface} if built.interface is not None else {}
+        signatures = {CALL: built.model_signature} if built.model_signature is not None else {}
         optional = {CALL: built.optional} if built.optional else {}
-        return Known(interfaces, (), rows_of(built.model), optional)
+        return ModelFacts(signatures, (), rows_of(built.model), optional)
 
-    def adopt(self, inputs: Arrays) -> str:
+    def infer_signature(self, inputs: Arrays) -> str:
         del inputs
         return CALL
 
@@ -100,14 +114,20 @@ class KerasSession:
             self._ran = True
             return {name: self.backend.array(value) for name, value in outputs.items()}
 
-    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+    def intermediates(
+        self, signature: str, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[Intermediates]:
         del signature
         with self.backend.scope(self.keras, self.spec):
-            for layers, outputs in self.backend.expose(self.keras, self.built, inputs, globs):
+            for layers, outputs in self.backend.intermediates(
+                self.keras, self.built, inputs, globs
+            ):
                 told = {name: self.backend.array(value) for name, value in outputs.items()}
-                yield Exposed({n: self.backend.array(value) for n, value in layers}, told)
+                yield Intermediates({n: self.backend.array(value) for n, value in layers}, told)
 
-    def cut(self, signature: str, inputs: Arrays, reference: _isolate.Reference) -> KerasParts:
+    def subgraphs(
+        self, signature: str, inputs: Arrays, reference: _isolate.ReferenceValues
+    ) -> KerasParts:
         """Return the model, each of whose layers is given the reference's values."""
         del signature
         return KerasParts(self.backend, self.keras, self.spec, self.built, inputs, reference)
@@ -153,7 +173,7 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         import_extras(request)
         return module
 
-    isolate = _isolate.action(start, KerasSession.cut)
+    isolate = _isolate.action(start, KerasSession.subgraphs)
     return {**_exchange.actions(start, probe), "restore": restore, "isolate": isolate}
 
 

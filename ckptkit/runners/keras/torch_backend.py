@@ -15,8 +15,8 @@ from ckptkit.runners.child.packages import installed, only_cpu_zero, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
 from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.keras.isolate import tensors_of, values_of
-from ckptkit.runners.keras.layers import Called, watching
-from ckptkit.runners.keras.model import Built
+from ckptkit.runners.keras.layers import LayerCall, watching
+from ckptkit.runners.keras.model import CallableModel
 from ckptkit.runners.keras.session import Devices, Layers, actions_of
 from ckptkit.runners.spec import RunnerSpec
 
@@ -60,18 +60,18 @@ class Torch:
         scope.enter_context(torch().no_grad())
         return scope
 
-    def call(self, built: Built, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
+    def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
         with nullcontext() if devices is None else _counting(devices):
             return built.call(tensors_of(inputs))
 
-    def expose(
-        self, keras: Any, built: Built, inputs: Arrays, globs: Sequence[str]
+    def intermediates(
+        self, keras: Any, built: CallableModel, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield values in chunks, each of a call of its own, since nothing else bounds memory."""
         sizes: dict[str, int] = {}
         given = tensors_of(inputs)
 
-        def note(called: Called) -> None:
+        def note(called: LayerCall) -> None:
             for name, tensor in values_of(self, keras, called):
                 if wanted(name, globs):
                     sizes[name] = tensor.numel() * tensor.element_size()
@@ -81,7 +81,7 @@ class Torch:
         for names in grouped(sizes):
             kept: Layers = []
 
-            def keep(called: Called, names: set[str] = names, kept: Layers = kept) -> None:
+            def keep(called: LayerCall, names: set[str] = names, kept: Layers = kept) -> None:
                 kept.extend((n, t) for n, t in values_of(self, keras, called) if n in names)
 
             with watching(keras, built.model, keep):

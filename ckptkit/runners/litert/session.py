@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, UnsupportedError
-from ckptkit.model_io.signature import Interface, TensorInfo
-from ckptkit.runners.child.graph_parts import GraphParts, Op, Regions
-from ckptkit.runners.child.isolate import Reference, action
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
+from ckptkit.runners.child.graph_parts import GraphOp, GraphParts, Regions
+from ckptkit.runners.child.isolate import ReferenceValues, action
 from ckptkit.runners.child.packages import (
     DAMAGED,
     chunked,
@@ -28,8 +28,8 @@ from ckptkit.runners.child.packages import (
     package,
 )
 from ckptkit.runners.child.session import (
-    Exposed,
-    Known,
+    Intermediates,
+    ModelFacts,
     Request,
     Result,
     actions,
@@ -80,9 +80,11 @@ class _Signature:
         return bool(shapes) and all(shape[:1] == (1,) for shape in shapes)
 
     @property
-    def interface(self) -> Interface:
+    def model_signature(self) -> ModelSignature:
         sides = (self.inputs, self.outputs)
-        return Interface(*(tuple(self._info(*item) for item in side.items()) for side in sides))
+        return ModelSignature(
+            *(tuple(self._info(*item) for item in side.items()) for side in sides)
+        )
 
     def _info(self, name: str, details: Mapping[str, Any]) -> TensorInfo:
         shape = _shape(details)
@@ -135,12 +137,12 @@ class LiteRTSession:
         return found
 
     @cached_property
-    def _ops(self) -> list[Op]:
+    def _ops(self) -> list[GraphOp]:
         """The ops of the first subgraph, in the order of computation."""
         fresh = _interpreter(self.path, self.spec)  # before a delegate takes the ops over
         names = {item["index"]: name for name, item in self._tensors.items()}
         return [
-            Op(op["op_name"], *(_named(names, op[side]) for side in ("inputs", "outputs")))
+            GraphOp(op["op_name"], *(_named(names, op[side]) for side in ("inputs", "outputs")))
             for op in fresh._get_ops_details()
         ]
 
@@ -155,10 +157,10 @@ class LiteRTSession:
             found[CALL] = _Signature(*({item["name"]: item for item in side} for side in sides))
         return found
 
-    def known(self) -> Known:
-        return Known({key: item.interface for key, item in self._signatures.items()})
+    def describe(self) -> ModelFacts:
+        return ModelFacts({key: item.model_signature for key, item in self._signatures.items()})
 
-    def adopt(self, inputs: Arrays) -> str:
+    def infer_signature(self, inputs: Arrays) -> str:
         raise AssertionError("a .tflite file always tells its inputs")
 
     def environment(self) -> dict[str, Any]:
@@ -220,7 +222,9 @@ class LiteRTSession:
 
     # -- looking inside ----------------------------------------------------------------------------
 
-    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+    def intermediates(
+        self, signature: str, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[Intermediates]:
         self._check_first(signature)
         chosen = [name for op in self._ops for name in op.outputs if wanted(name, globs)]
         outputs, layers = [], []
@@ -229,7 +233,7 @@ class LiteRTSession:
             layers.append({name: self._value(name) for name in chosen})
         merged = _joined(outputs)
         for chunk in chunked(_joined(layers).items()):
-            yield Exposed(chunk, merged)
+            yield Intermediates(chunk, merged)
 
     def _check_first(self, signature: str) -> None:
         """Refuse a signature that has a subgraph of its own, whose values are not told apart."""
@@ -253,7 +257,7 @@ class LiteRTSession:
 
     # -- each value alone --------------------------------------------------------------------------
 
-    def cut(self, signature: str, inputs: Arrays, reference: Reference) -> GraphParts:
+    def subgraphs(self, signature: str, inputs: Arrays, reference: ReferenceValues) -> GraphParts:
         """Return the graph, cut where the reference has a value."""
         self._check_first(signature)
         self._keeping.allocate_tensors()  # else it tells no constants
@@ -354,5 +358,5 @@ def probe(request: Request) -> Result:
 
 ACTIONS: Mapping[str, Callable[[Request], Result]] = {
     **actions(start, probe),
-    "isolate": action(start, LiteRTSession.cut),
+    "isolate": action(start, LiteRTSession.subgraphs),
 }

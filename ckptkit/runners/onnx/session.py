@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.graph_parts import GraphParts
-from ckptkit.runners.child.isolate import Reference, action
+from ckptkit.runners.child.isolate import ReferenceValues, action
 from ckptkit.runners.child.packages import (
     DAMAGED,
     chunked,
@@ -29,8 +29,8 @@ from ckptkit.runners.child.packages import (
     package,
 )
 from ckptkit.runners.child.session import (
-    Exposed,
-    Known,
+    Intermediates,
+    ModelFacts,
     Request,
     Result,
     actions,
@@ -133,11 +133,11 @@ class OnnxSession:
             message = f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}"
             raise FormatError(str(self.path), message, hint=DAMAGED) from error
 
-    def known(self) -> Known:
+    def describe(self) -> ModelFacts:
         sides = (self._plain.get_inputs(), self._plain.get_outputs())
-        return Known({CALL: Interface(*(tuple(map(_info, side)) for side in sides))})
+        return ModelFacts({CALL: ModelSignature(*(tuple(map(_info, side)) for side in sides))})
 
-    def adopt(self, inputs: Arrays) -> str:
+    def infer_signature(self, inputs: Arrays) -> str:
         raise AssertionError("an .onnx file always tells its inputs")
 
     def environment(self) -> dict[str, Any]:
@@ -185,7 +185,9 @@ class OnnxSession:
 
     # -- looking inside ----------------------------------------------------------------------------
 
-    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+    def intermediates(
+        self, signature: str, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[Intermediates]:
         del signature
         own = [item.name for item in self._plain.get_outputs()]
         model, inside = self._opened(globs)
@@ -195,7 +197,7 @@ class OnnxSession:
             fetched = self._fetch(session, [*own, *names], inputs)
             outputs = {name: fetched[name] for name in own}
             for chunk in chunked((name, fetched[name]) for name in names):
-                yield Exposed(chunk, outputs)
+                yield Intermediates(chunk, outputs)
 
     def _started(self, model: bytes) -> Any:
         return _session(self.spec, model, self.path.parent)
@@ -215,7 +217,7 @@ class OnnxSession:
         model.graph.output.extend(new)
         return model.SerializeToString(), inside
 
-    def cut(self, signature: str, inputs: Arrays, reference: Reference) -> GraphParts:
+    def subgraphs(self, signature: str, inputs: Arrays, reference: ReferenceValues) -> GraphParts:
         """Return the graph, cut where the reference has a value."""
         del signature
 
@@ -282,5 +284,5 @@ def probe(request: Request) -> Result:
 
 ACTIONS: Mapping[str, Callable[[Request], Result]] = {
     **actions(start, probe),
-    "isolate": action(start, OnnxSession.cut),
+    "isolate": action(start, OnnxSession.subgraphs),
 }

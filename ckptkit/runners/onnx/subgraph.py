@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import dtype_of_numpy, numpy_dtype
-from ckptkit.runners.child.graph_parts import GraphParts, Op, Regions
-from ckptkit.runners.child.isolate import Reference
+from ckptkit.runners.child.graph_parts import GraphOp, GraphParts, Regions
+from ckptkit.runners.child.isolate import ReferenceValues
 from ckptkit.runners.child.packages import package
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class OnnxGraph:
     model: Any
     start: Callable[[bytes], Callable[[Sequence[str], Arrays], Arrays]]
 
-    def parts(self, inputs: Arrays, reference: Reference) -> GraphParts:
+    def parts(self, inputs: Arrays, reference: ReferenceValues) -> GraphParts:
         """Return the graph, cut where the reference has a value."""
         graph = self.model.graph
         given = frozenset(item.name for item in graph.input) - self._initializers.keys()
@@ -39,10 +39,10 @@ class OnnxGraph:
             self._run,
         )
 
-    def _ops(self) -> Iterator[Op]:
+    def _ops(self) -> Iterator[GraphOp]:
         for node in self.model.graph.node:
             reads = dict.fromkeys([*node.input, *_captured(node)])
-            yield Op(node.op_type, tuple(reads), tuple(filter(None, node.output)))
+            yield GraphOp(node.op_type, tuple(reads), tuple(filter(None, node.output)))
 
     @cached_property
     def _initializers(self) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from ckptkit.errors import UsageError
 from ckptkit.runners.child import isolate as _isolate
 from ckptkit.runners.child import session as _exchange
 from ckptkit.runners.tensorflow.build import is_keras, load_model, name_of, versions
-from ckptkit.runners.tensorflow.double import double
-from ckptkit.runners.tensorflow.isolate import cut
+from ckptkit.runners.tensorflow.float64 import float64_outputs
+from ckptkit.runners.tensorflow.isolate import subgraphs
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.perturb import perturb
 from ckptkit.runners.tensorflow.restore import restore
@@ -92,8 +92,8 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "export": export,
     "outputs": outputs,
     "restore": restore,
-    "isolate": _isolate.action(start, cut),
+    "isolate": _isolate.action(start, subgraphs),
     "perturb": perturb,
-    "double": double,
+    "float64_outputs": float64_outputs,
     **_exchange.actions(start, probe),
 }

@@ -1,6 +1,6 @@
 """A model's graph cut into its layers: each computed from what the reference gave before it.
 
-Where a layer ends (a `Point`), those that read it read a placeholder instead, into which the
+Where a layer ends (a `GraphPoint`), those that read it read a placeholder instead, into which the
 reference's value goes.  What a layer then gives differs by what it adds itself, not by what it
 inherits.  The part of the graph between two cuts tells which variables a layer reads.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckptkit.runners.tensorflow.graphs import Flat, Point, _drop, _part
+from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint, _drop, _part
 from ckptkit.runners.tensorflow.module import tensorflow
 
 _FED = "ckptkit_cut_"
@@ -36,15 +36,15 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class CutGraph:
     """A flat graph, cut at points; inputs: the model's, by name, in the order of the graph's."""
 
-    flat: Flat
-    points: Sequence[Point]
+    flat: FlatGraph
+    points: Sequence[GraphPoint]
     inputs: Sequence[str]
 
     @cached_property
-    def placeholders(self) -> dict[str, Point]:
+    def placeholders(self) -> dict[str, GraphPoint]:
         """{placeholder: the point whose readers read it}."""
         return {f"{_FED}{number}": point for number, point in enumerate(self.points)}
 
@@ -156,12 +156,12 @@ class Cut:
         return found
 
 
-def distinct(points: Iterable[Point]) -> list[Point]:
+def distinct(points: Iterable[GraphPoint]) -> list[GraphPoint]:
     """Return one point per tensor, the first.
 
     A model within a model gives what its last layer gives; dropout gives what it is given.
     """
-    first: dict[str, Point] = {}
+    first: dict[str, GraphPoint] = {}
     for point in points:
         first.setdefault(point.tensor, point)
     return list(first.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptkit.errors import UnsupportedError
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child import trees as _trees
 from ckptkit.runners.tensorflow.build import is_keras
 from ckptkit.runners.tensorflow.module import tensorflow
@@ -39,8 +39,8 @@ class Endpoint:
     optional: tuple[str, ...] = ()
 
     @property
-    def interface(self) -> Interface | None:
-        return None if self.inputs is None else Interface(self.inputs, self.outputs)
+    def model_signature(self) -> ModelSignature | None:
+        return None if self.inputs is None else ModelSignature(self.inputs, self.outputs)
 
 
 # -- SavedModels -----------------------------------------------------------------------------------

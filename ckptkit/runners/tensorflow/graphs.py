@@ -44,7 +44,7 @@ def count(nodes: Iterator[Any]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Point:
+class GraphPoint:
     """A value inside of a graph; name: as reported, tensor: in the graph."""
 
     name: str
@@ -54,7 +54,7 @@ class Point:
 
 
 @dataclass(frozen=True, eq=False)
-class Flat:
+class FlatGraph:
     """The graph of a concrete function; inlined: whether the calls in it are resolved."""
 
     function: Any
@@ -112,7 +112,7 @@ class Flat:
 
         return tf.function(body, jit_compile=xla, autograph=False)(*inputs)
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[GraphPoint]:
         """Return values worth looking at, in the order of computation.
 
         Those are what leaves a name scope (a layer, as a rule), and every matrix product,
@@ -120,7 +120,7 @@ class Flat:
         """
         users = self._users()
         graph = self._imported()
-        points: dict[str, Point] = {}
+        points: dict[str, GraphPoint] = {}
         for operation in graph.get_operations():
             if operation.type in _PLUMBING or not operation.outputs:
                 continue
@@ -130,7 +130,7 @@ class Flat:
             name = readable(operation.name)
             name = name if name not in points else operation.name
             shape = None if value.shape.rank is None else tuple(value.shape.as_list())
-            points[name] = Point(name, value.name, value.dtype.name, shape)
+            points[name] = GraphPoint(name, value.name, value.dtype.name, shape)
         return list(points.values())
 
     def _users(self) -> dict[str, list[str]]:

@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError
-from ckptkit.runners.child.isolate import OUTPUT, Keep, Reference, point_row
+from ckptkit.runners.child.isolate import OUTPUT, Keep, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
-from ckptkit.runners.tensorflow.cuts import Cut, distinct
+from ckptkit.runners.tensorflow.cuts import CutGraph, distinct
 from ckptkit.runners.tensorflow.endpoints import Endpoint, named
-from ckptkit.runners.tensorflow.graphs import Flat, Point, readable
+from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint, readable
 from ckptkit.runners.tensorflow.layers import points_of_layers
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, _sorted
@@ -29,44 +29,44 @@ _PART = re.compile(r"/part_\d+$")  # of a variable that is partitioned
 AT_A_TIME = 20  # layers whose values are in memory together
 
 
-def cut(
-    session: TensorFlowSession, signature: str, inputs: Arrays, reference: Reference
+def subgraphs(
+    session: TensorFlowSession, signature: str, inputs: Arrays, reference: ReferenceValues
 ) -> TensorFlowParts:
     """Return the model's graph, cut where the reference has a value."""
-    if not session.known().interfaces:
+    if not session.describe().signatures:
         raise UnsupportedError("the model does not tell its inputs, so its graph has none to cut")
     with setup.scope(session.spec):
         return TensorFlowParts(session, reference, _open(session, signature, inputs))
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedGraph:
     """A model's graph and what in it can be looked at; given: its inputs, in the graph's order."""
 
-    flat: Flat
-    points: Sequence[Point]
+    flat: FlatGraph
+    points: Sequence[GraphPoint]
     outputs: Mapping[str, str]  # name -> tensor
     names: Sequence[str]
     given: Sequence[Any]
 
 
-def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> Opened:
+def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> OpenedGraph:
     endpoint: Endpoint = session.loaded.endpoints[signature]
     model = session.loaded.model
     tensors = session._given(inputs)
     if model is not None and is_keras(model):
         concrete, points = points_of_layers(keras(), model, endpoint, tensors)
-        flat = Flat(concrete, inlined=False)
+        flat = FlatGraph(concrete, inlined=False)
         names, given = sorted(tensors), list(_sorted(tensors))
     else:
         if endpoint.concrete is None:
             raise UnsupportedError("the model is no Keras model and has no graph of its own")
-        flat = Flat(endpoint.concrete)
+        flat = FlatGraph(endpoint.concrete)
         points, names, given = flat.points(), list(tensors), list(tensors.values())
-    return Opened(flat, points, _outputs(flat), names, given)
+    return OpenedGraph(flat, points, _outputs(flat), names, given)
 
 
-def _outputs(flat: Flat) -> dict[str, str]:
+def _outputs(flat: FlatGraph) -> dict[str, str]:
     """Return {output: tensor}; {} where some are ragged or sparse, which are several tensors."""
     try:
         packed = tensorflow().nest.pack_sequence_as(flat.function.structured_outputs, flat.results)
@@ -80,26 +80,26 @@ class TensorFlowParts:
     """See `ckptkit.runners.child.isolate.Parts`."""
 
     session: TensorFlowSession
-    reference: Reference
-    opened: Opened
+    reference: ReferenceValues
+    opened: OpenedGraph
 
     @cached_property
-    def points(self) -> Mapping[str, Point]:
+    def points(self) -> Mapping[str, GraphPoint]:
         """{name: point}, the outputs that are no other point too."""
         points = distinct(self.opened.points)
         results = set(self.opened.outputs.values()) - {point.tensor for point in points}
         ends = [
-            Point(f"{OUTPUT}{name}", tensor, self._dtype(tensor), None)
+            GraphPoint(f"{OUTPUT}{name}", tensor, self._dtype(tensor), None)
             for name, tensor in self.opened.outputs.items()
             if tensor in results
         ]
         return {point.name: point for point in (*points, *ends)}
 
     @cached_property
-    def cut(self) -> Cut:
+    def cut(self) -> CutGraph:
         """The graph, cut where the reference has a value."""
         fed = [point for point in self.points.values() if point.name in self.reference]
-        return Cut(self.opened.flat, fed, self.opened.names)
+        return CutGraph(self.opened.flat, fed, self.opened.names)
 
     def rows(self) -> list[Result]:
         return [self._row(point) for point in self.points.values()]
@@ -119,7 +119,7 @@ class TensorFlowParts:
 
     # -- what a point is ---------------------------------------------------------------------------
 
-    def _row(self, point: Point) -> Result:
+    def _row(self, point: GraphPoint) -> Result:
         region = self.cut.region(point.tensor)
         layer = self._layer(point.name)
         kind = type(layer).__name__ if layer is not None else self._op(point)
@@ -149,7 +149,7 @@ class TensorFlowParts:
         names = list(dict.fromkeys([name, _PART.sub("", name)]))
         return {"names": names, "shape": shape, "dtype": tensor.dtype.base_dtype.name}
 
-    def _op(self, point: Point) -> str:
+    def _op(self, point: GraphPoint) -> str:
         if point.name.startswith(OUTPUT):
             return "output"
         name = point.tensor.partition(":")[0]

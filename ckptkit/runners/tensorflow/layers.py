@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ckptkit.runners.child.session import CHUNK_BYTES, wanted
-from ckptkit.runners.keras.layers import Called, names_of, watching
+from ckptkit.runners.keras.layers import LayerCall, names_of, watching
 from ckptkit.runners.tensorflow.endpoints import Endpoint, named
-from ckptkit.runners.tensorflow.graphs import Flat, Point
+from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint
 from ckptkit.runners.tensorflow.module import tensorflow
 
 CHUNK_VALUES = 32
@@ -24,10 +24,10 @@ Chunk = tuple[dict[str, Any], Tensors]  # layers, outputs
 
 def points_of_layers(
     keras: Any, model: Any, endpoint: Endpoint, given: Tensors
-) -> tuple[Any, list[Point]]:
+) -> tuple[Any, list[GraphPoint]]:
     """Trace a call of a Keras model; return the concrete function and its layers' outputs."""
     tf = tensorflow()
-    noted: list[Called] = []
+    noted: list[LayerCall] = []
 
     def traced(inputs: Tensors) -> Any:
         noted.clear()
@@ -40,11 +40,11 @@ def points_of_layers(
     for name, tensor in _tensors(noted):
         if getattr(tensor, "graph", None) is concrete.graph:  # not inside of a loop or a branch
             shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-            points.append(Point(name, tensor.name, tensor.dtype.name, shape))
+            points.append(GraphPoint(name, tensor.name, tensor.dtype.name, shape))
     return concrete, points
 
 
-def _tensors(noted: Sequence[Called]) -> Iterator[tuple[str, Any]]:
+def _tensors(noted: Sequence[LayerCall]) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of all that layers gave."""
     tf = tensorflow()
     for called in noted:
@@ -52,8 +52,8 @@ def _tensors(noted: Sequence[Called]) -> Iterator[tuple[str, Any]]:
         yield from zip(names_of(called.path, len(flat)), flat, strict=True)
 
 
-def expose_graph(
-    flat: Flat, given: Sequence[Any], points: Sequence[Point], *, xla: bool
+def graph_intermediates(
+    flat: FlatGraph, given: Sequence[Any], points: Sequence[GraphPoint], *, xla: bool
 ) -> Iterator[Chunk]:
     """Yield the values of these points, and the outputs."""
     tf = tensorflow()
@@ -67,9 +67,9 @@ def expose_graph(
         yield dict(zip(names, values, strict=False)), named(packed)
 
 
-def _chunks(points: Sequence[Point], rows: int) -> Iterator[list[Point]]:
+def _chunks(points: Sequence[GraphPoint], rows: int) -> Iterator[list[GraphPoint]]:
     """Yield points in groups whose values together stay below the limit, as far as one can know."""
-    chunk: list[Point] = []
+    chunk: list[GraphPoint] = []
     total = 0
     for point in points:
         nbytes = tensorflow().as_dtype(point.dtype).size
@@ -84,7 +84,7 @@ def _chunks(points: Sequence[Point], rows: int) -> Iterator[list[Point]]:
         yield chunk
 
 
-def expose_eagerly(
+def eager_intermediates(
     keras: Any, model: Any, endpoint: Endpoint, given: Tensors, globs: Sequence[str]
 ) -> Iterator[Chunk]:
     """Yield the outputs of the layers that fit, and the model's, of calls without a graph.
@@ -93,19 +93,19 @@ def expose_eagerly(
     """
     sizes: dict[str, int] = {}
 
-    def note(called: Called) -> None:
+    def note(called: LayerCall) -> None:
         for name, tensor in _tensors([called]):
             if wanted(name, globs):
                 sizes[name] = int(tensor.dtype.size) * int(tensorflow().size(tensor))
 
     with watching(keras, model, note):
         endpoint.call(given)
-    points = [Point(name, name, "uint8", (nbytes,)) for name, nbytes in sizes.items()]
+    points = [GraphPoint(name, name, "uint8", (nbytes,)) for name, nbytes in sizes.items()]
     for chunk in _chunks(points, 1):
         names = {point.name for point in chunk}
         kept: dict[str, Any] = {}
 
-        def keep(called: Called, names: set[str] = names, kept: Any = kept) -> None:
+        def keep(called: LayerCall, names: set[str] = names, kept: Any = kept) -> None:
             kept.update((n, t) for n, t in _tensors([called]) if n in names)
 
         with watching(keras, model, keep):

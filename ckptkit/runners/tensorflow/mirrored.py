@@ -16,7 +16,7 @@ Tensors = Mapping[str, Any]
 def mirrored(strategy: Any, endpoint: Endpoint) -> Callable[[Tensors], dict[str, Any]]:
     """Return a call that splits the batch over the replicas, and puts their outputs together.
 
-    Inputs whose first axis the interface leaves open are split; every replica gets all of others.
+    Inputs whose first axis the signature leaves open are split; every replica gets all of others.
     """
     tf = tensorflow()
     replicas = strategy.num_replicas_in_sync

@@ -20,7 +20,7 @@ from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow.build import load_keras
 from ckptkit.runners.tensorflow.endpoints import CALL, calls_of, signatures_of
 from ckptkit.runners.tensorflow.saved_model import load_saved_model
-from ckptkit.runners.tensorflow.session import Loaded, TensorFlowSession
+from ckptkit.runners.tensorflow.session import LoadedModel, TensorFlowSession
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
@@ -50,7 +50,10 @@ def live_against_file(model: Any, form: str, path: str) -> dict[str, Any]:
     if form not in ("keras", "saved_model"):
         return _none(f"a {form} does not run")
     try:
-        live, written = _session(Path(path), Loaded(calls_of(model), model)), _opened(Path(path))
+        live, written = (
+            _session(Path(path), LoadedModel(calls_of(model), model)),
+            _opened(Path(path)),
+        )
         if form == "keras":
             key, sides = CALL, _both(CALL, live, written)
         else:
@@ -76,12 +79,12 @@ def _told(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _opened(path: Path) -> TensorFlowSession:
     if path.suffix == ".keras":
         model = load_keras(str(path))
-        return _session(path, Loaded(calls_of(model), model))
+        return _session(path, LoadedModel(calls_of(model), model))
     held, how = load_saved_model(path)
-    return _session(path, Loaded(signatures_of(held), held=held, how=how))
+    return _session(path, LoadedModel(signatures_of(held), held=held, how=how))
 
 
-def _session(path: Path, loaded: Loaded) -> TensorFlowSession:
+def _session(path: Path, loaded: LoadedModel) -> TensorFlowSession:
     return TensorFlowSession(RunnerSpec(), path, loaded)
 
 
@@ -121,14 +124,16 @@ def _call(session: TensorFlowSession, key: str, names: Mapping[str, str] | None 
 
 def _tried(key: str, told_by: TensorFlowSession, old: Call, new: Call) -> tuple[Arrays, Arrays]:
     """Return both sides' outputs for the first inputs that the old side takes."""
-    known = told_by.known()
-    if key not in known.interfaces:
+    known = told_by.describe()
+    if key not in known.signatures:
         raise UnsupportedError("the model does not tell its inputs")
     optional = known.optional.get(key, ())
-    infos = [info for info in known.interfaces[key].inputs if info.name not in optional]
+    infos = [info for info in known.signatures[key].inputs if info.name not in optional]
     failure: Exception | None = None
     try:
-        for [inputs] in draw.attempts(infos, seed=SEED, words=known.words, int_high=known.int_high):
+        for [inputs] in draw.candidate_inputs(
+            infos, seed=SEED, words=known.words, int_high=known.int_high
+        ):
             try:
                 given = old(inputs)
             except Exception as error:  # a model may refuse any input, in any way

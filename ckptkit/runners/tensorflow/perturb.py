@@ -13,7 +13,7 @@ from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.runners.child import session as _exchange
 from ckptkit.runners.child.session import Request, Result, largest_gap, spec_of
 from ckptkit.runners.tensorflow import setup
-from ckptkit.runners.tensorflow.graphs import Flat
+from ckptkit.runners.tensorflow.graphs import FlatGraph
 from ckptkit.runners.tensorflow.isolate import variables_of
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.session import TensorFlowSession, start
@@ -58,7 +58,7 @@ def _variables(
 ) -> Iterator[tuple[str, Any]]:
     """Yield (readable name, variable) of the floats that a signature reads."""
     concrete = session.loaded.endpoints[signature].concrete
-    read = None if concrete is None else {id(v) for v in Flat(concrete).captured.values()}
+    read = None if concrete is None else {id(v) for v in FlatGraph(concrete).captured.values()}
     taken: set[str] = set()
     for names, variable in variables_of(session):
         if not variable.dtype.is_floating:

@@ -30,7 +30,7 @@ _MAX_TEXT = 4000  # characters of an error that are kept
 
 
 @dataclass
-class Built:
+class BuiltObjects:
     """What a callable returned: the model, what else a checkpoint holds, how it was called.
 
     root: the tf.train.Checkpoint that was returned, if any.  seen: {argument: spec} of the model's
@@ -48,18 +48,18 @@ class Built:
         return found if hasattr(found, "_trackable_children") else None
 
 
-def build(spec: str) -> Built:
+def build(spec: str) -> BuiltObjects:
     """Call what `spec` names; raises UsageError where it returns no built model."""
     tf = tensorflow()
     with arguments(keras()) as calls:
         value = call_code(spec, seed_keras)
     if not isinstance(value, tf.train.Checkpoint):
-        return Built(checked(value, spec), seen=_seen(value, calls))
+        return BuiltObjects(checked(value, spec), seen=_seen(value, calls))
     objects = {k: v for k, v in value._trackable_children().items() if k != _COUNTER}
     models = [item for item in objects.values() if callable(item) and hasattr(item, "variables")]
     if len(models) != 1:
         raise UsageError(f"the Checkpoint holds {len(models)} models, not one", where=spec)
-    return Built(checked(models[0], spec), objects, value, _seen(models[0], calls))
+    return BuiltObjects(checked(models[0], spec), objects, value, _seen(models[0], calls))
 
 
 def _seen(model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ def restore(request: Request) -> Result:
     return {"restored": {**found, "environment": setup.environment(spec)}}
 
 
-def restore_into(built: Built, path: Path, out: str | None) -> Result:
+def restore_into(built: BuiltObjects, path: Path, out: str | None) -> Result:
     """Mark every variable, restore, write all of them to `out`; return RestoreRun's fields."""
     weights = weights_of(built.model)
     variables = {**_optimizer_variables(built), **weights}
@@ -135,13 +135,13 @@ def restore_into(built: Built, path: Path, out: str | None) -> Result:
     }
 
 
-def lost_weights(built: Built, found: Mapping[str, Any]) -> list[str]:
+def lost_weights(built: BuiltObjects, found: Mapping[str, Any]) -> list[str]:
     """Return the unrestored variables of the model itself, its optimizer left aside."""
     weights = weights_of(built.model)
     return [path for path in found["unrestored"] if path in weights]
 
 
-def _optimizer_variables(built: Built) -> dict[str, Any]:
+def _optimizer_variables(built: BuiltObjects) -> dict[str, Any]:
     """Return {path: variable} of the optimizer."""
     variables = getattr(built.optimizer, "variables", ())
     found: dict[str, Any] = {}
@@ -213,7 +213,7 @@ def _file_graph(prefix: str) -> Any:
     return message.FromString(reader.get_tensor(_GRAPH_KEY))
 
 
-def _objects(built: Built, graph: Any) -> dict[str, Any]:
+def _objects(built: BuiltObjects, graph: Any) -> dict[str, Any]:
     """Return {child of the file's root: object}; "" where the root is the model itself."""
     model, optimizer = built.model, built.optimizer
     places = {"": 0}

@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.runners.child.session import Exposed, Known, Request, import_extras, refused, wanted
+from ckptkit.runners.child.session import (
+    Intermediates,
+    ModelFacts,
+    Request,
+    import_extras,
+    refused,
+    wanted,
+)
 from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_keras
 from ckptkit.runners.tensorflow.devices import Devices, compiled, watching
 from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of, signatures_of
-from ckptkit.runners.tensorflow.graphs import Flat
-from ckptkit.runners.tensorflow.layers import expose_eagerly, expose_graph, points_of_layers
+from ckptkit.runners.tensorflow.graphs import FlatGraph
+from ckptkit.runners.tensorflow.layers import (
+    eager_intermediates,
+    graph_intermediates,
+    points_of_layers,
+)
 from ckptkit.runners.tensorflow.mirrored import mirrored
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
@@ -32,7 +43,7 @@ _LOW = {19: "float16", 14: "bfloat16"}  # DataType
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A subject in memory.  model: None of a SavedModel, which is `held` alive alone."""
 
     endpoints: dict[str, Endpoint]
@@ -53,7 +64,7 @@ def start(request: Request, spec: RunnerSpec) -> TensorFlowSession:
     return TensorFlowSession(spec, Path(request["subject"]["path"] or "."), loaded, strategy)
 
 
-def _load(request: Request, spec: RunnerSpec) -> Loaded:
+def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     subject = request["subject"]
     if subject["kind"] == "saved_model":
         if spec.eager:
@@ -62,13 +73,13 @@ def _load(request: Request, spec: RunnerSpec) -> Loaded:
         endpoints = signatures_of(held)
         if not endpoints:
             raise UnsupportedError("the SavedModel has nothing to call", where=subject["path"])
-        return Loaded(endpoints, held=held, how=how)
+        return LoadedModel(endpoints, held=held, how=how)
     if subject["kind"] == "keras":
         model = load_keras(subject["path"])
-        return Loaded(calls_of(model), model)
+        return LoadedModel(calls_of(model), model)
     built = build(subject["model"])
     endpoints = calls_of(built.model, built.seen)
-    loaded = Loaded(endpoints, built.model, held=built)
+    loaded = LoadedModel(endpoints, built.model, held=built)
     if request["action"] != "describe" and subject["path"]:
         found = restore_into(built, Path(subject["path"]), request.get("out"))
         loaded.restored = {**found, "environment": setup.environment(spec)}
@@ -86,7 +97,7 @@ class TensorFlowSession:
 
     spec: RunnerSpec
     path: Path
-    loaded: Loaded
+    loaded: LoadedModel
     strategy: Any = None
     _devices: Devices = field(default_factory=dict)
     _functions: dict[str, Any] = field(default_factory=dict)
@@ -102,12 +113,14 @@ class TensorFlowSession:
 
     # -- what it knows -----------------------------------------------------------------------------
 
-    def known(self) -> Known:
+    def describe(self) -> ModelFacts:
         endpoints = self.loaded.endpoints
-        interfaces = {k: e.interface for k, e in endpoints.items() if e.interface is not None}
+        signatures = {
+            k: e.model_signature for k, e in endpoints.items() if e.model_signature is not None
+        }
         optional = {key: e.optional for key, e in endpoints.items() if e.optional}
         words, high = self._words_and_rows()
-        return Known(interfaces, words, high, optional)
+        return ModelFacts(signatures, words, high, optional)
 
     def _words_and_rows(self) -> tuple[list[bytes], int | None]:
         dtypes = {i.dtype for e in self.loaded.endpoints.values() for i in e.inputs or ()}
@@ -119,12 +132,12 @@ class TensorFlowSession:
             words = words_of(self.path, graphs)
         high = None
         if dtypes & {"int32", "int64", "int16", "int8", "uint8"}:
-            flats = [Flat(e.concrete) for e in self.loaded.endpoints.values()]
+            flats = [FlatGraph(e.concrete) for e in self.loaded.endpoints.values()]
             rows = [rows_looked_up(flat.graph, flat.captured) for flat in flats]
             high = min((n for n in rows if n is not None), default=None)
         return words, high
 
-    def adopt(self, inputs: Arrays) -> str:
+    def infer_signature(self, inputs: Arrays) -> str:
         (name, endpoint), *others = self.loaded.endpoints.items() or [("", None)]
         if others or endpoint is None:
             raise refused("the model does not tell its inputs")
@@ -207,7 +220,9 @@ class TensorFlowSession:
 
     # -- looking inside ----------------------------------------------------------------------------
 
-    def expose(self, signature: str, inputs: Arrays, globs: Sequence[str]) -> Iterator[Exposed]:
+    def intermediates(
+        self, signature: str, inputs: Arrays, globs: Sequence[str]
+    ) -> Iterator[Intermediates]:
         if self.strategy is not None:
             raise UsageError("layers are looked at on one device, not under MirroredStrategy")
         endpoint, model = self._endpoint(signature), self.loaded.model
@@ -217,19 +232,19 @@ class TensorFlowSession:
             if self.spec.eager:
                 if not layered:
                     raise UnsupportedError("only a Keras model has layers to look at eagerly")
-                chunks = expose_eagerly(keras(), model, endpoint, given, globs)
+                chunks = eager_intermediates(keras(), model, endpoint, given, globs)
             elif layered:
                 traced, points = points_of_layers(keras(), model, endpoint, given)
                 points = [point for point in points if wanted(point.name, globs)]
-                flat = Flat(traced, inlined=False)
-                chunks = expose_graph(flat, list(_sorted(given)), points, xla=self.spec.xla)
+                flat = FlatGraph(traced, inlined=False)
+                chunks = graph_intermediates(flat, list(_sorted(given)), points, xla=self.spec.xla)
             else:
-                flat = Flat(endpoint.concrete or _traced(endpoint, given))
+                flat = FlatGraph(endpoint.concrete or _traced(endpoint, given))
                 points = [point for point in flat.points() if wanted(point.name, globs)]
                 fed = list(given.values()) if endpoint.concrete else list(_sorted(given))
-                chunks = expose_graph(flat, fed, points, xla=self.spec.xla)
+                chunks = graph_intermediates(flat, fed, points, xla=self.spec.xla)
             for layers, outputs in chunks:
-                yield Exposed(_arrays(layers), _arrays(outputs))
+                yield Intermediates(_arrays(layers), _arrays(outputs))
 
 
 def _sorted(given: Mapping[str, Any]) -> Iterator[Any]:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.model_io.signature import Interface, TensorInfo
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.check.api import check
 from ckptkit.operations.check.report import Report
 from ckptkit.reports.check import github as check_github
 from ckptkit.reports.check import text as check_text
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Subject
+from ckptkit.runners.subjects import ModelSpec
 from support.command_line import ckptkit, refused
 from support.goldens import golden
 from support.machine import Arrays, Machine
@@ -36,7 +36,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def failing(kind: str, message: str = "no more") -> Callable[..., Arrays]:
-    def compute(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
         if spec.xla:
             raise RunnerError(message, kind=kind)
         return {"output_0": inputs["features"][:, :2]}
@@ -82,29 +82,29 @@ def test_a_difference_fails(machine: Machine) -> None:
     assert "scaled" in check_text.row_text(row) or "1.01" in check_text.row_text(row)
 
 
-def lacking(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+def lacking(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
     return {} if spec.xla else {"output_0": inputs["features"]}
 
 
-def more(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+def more(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
     return {"output_0": inputs["features"]} | ({"b": inputs["features"]} if spec.xla else {})
 
 
-def shaped(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+def shaped(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
     return {"output_0": inputs["features"][:, : 2 if spec.xla else 3]}
 
 
-def typed(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+def typed(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
     return {"output_0": inputs["features"].astype("f8" if spec.xla else "f4")}
 
 
-def undefined(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+def undefined(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
     values = inputs["features"].copy()
     values[0, 0] = np.nan if spec.xla else 0
     return {"output_0": values}
 
 
-def nothing(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+def nothing(_subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
     return {"output_0": inputs["features"][:0]}
 
 
@@ -203,19 +203,19 @@ def test_what_is_not_here_is_no_verdict(kind: str, machine: Machine) -> None:
 def test_inputs_that_a_model_refuses_are_drawn_in_other_sizes(machine: Machine) -> None:
     tried = []
 
-    def compute(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
         tried.append(inputs["x"].shape)
         if inputs["x"].shape[1] != 8:
             raise RunnerError("wrong size", kind="InvalidArgumentError")
         return {"y": inputs["x"]}
 
     machine.compute = compute
-    interface = {"f": Interface((TensorInfo("x", "float32", (None, None)),), ())}
+    model_signature = {"f": ModelSignature((TensorInfo("x", "float32", (None, None)),), ())}
     patch = pytest.MonkeyPatch()
     from ckptkit.operations.execution import inputs as _check_inputs
 
     with patch.context() as patched:
-        patched.setattr(_check_inputs, "interfaces_of_file", lambda _subject: interface)
+        patched.setattr(_check_inputs, "signatures_of_file", lambda _subject: model_signature)
         report = check(EXPORT, on=XLA, signature="f")
         assert report.ok and len(report.runs) == 2
         machine.compute = failing("InvalidArgumentError")
@@ -277,7 +277,7 @@ def test_inputs_that_are_scaled_otherwise_are_recognised(
     other = tmp_path / "other"
     shutil.copytree(EXPORT, other)
 
-    def compute(subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
         x = inputs["features"].astype("f8")
         x = way(x) if str(subject) == str(other) else x
         return {"output_0": np.tanh(x).astype("f4") + x.astype("f4")}
@@ -299,7 +299,7 @@ def test_a_model_in_training_mode_is_recognised(
     shutil.copytree(EXPORT, other)
     rng = np.random.default_rng(1)
 
-    def compute(subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
         x = inputs["features"].astype("f4")
         if str(subject) == str(other):
             x = x * (rng.random(x.shape) > 0.2) if code == "output.random" else x - x.mean(axis=0)
@@ -345,7 +345,7 @@ def test_refusals(arguments: list[str], words: str, machine: Machine) -> None:
 def test_inputs_of_a_file(machine: Machine, tmp_path: Path) -> None:
     seen = []
 
-    def compute(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
         seen.append(inputs["features"])
         return {"output_0": inputs["features"]}
 
@@ -363,7 +363,7 @@ def test_inputs_of_a_file(machine: Machine, tmp_path: Path) -> None:
 def test_drawn_inputs_stay_in_their_range(machine: Machine) -> None:
     seen = []
 
-    def compute(_subject: Subject, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
         seen.append(inputs["features"])
         return {"output_0": inputs["features"]}
 
@@ -379,7 +379,7 @@ def test_drawn_inputs_stay_in_their_range(machine: Machine) -> None:
 
 @pytest.fixture
 def failed(machine: Machine) -> Report:
-    def compute(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
         if spec.threads:
             raise RunnerError("died: 100%, at a:b\x1b[31m", kind="died")
         values = inputs["features"].copy()

@@ -314,7 +314,7 @@ def test_a_difference_that_looking_hides_is_judged_layer_by_layer(
     original: Callable[..., Any] = localizer.Localizer._exposed
 
     def hiding(self: Any, side: Any) -> Any:
-        return replace(original(self, side), exposed_apart=(1.0,))
+        return replace(original(self, side), intermediates_gap=(1.0,))
 
     monkeypatch.setattr(localizer.Localizer, "_exposed", hiding)
     saved = models / "mlp_module" / "saved_model"

@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 from ckptkit.model_io.layouts import layouts
 from ckptkit.operations.localize.op_names import is_moved, op_of
 from ckptkit.operations.localize.pairs import Shaped, pair_points
-from ckptkit.runners.child.graph_parts import Op, Regions
-from ckptkit.runners.child.isolate import Reference
+from ckptkit.runners.child.graph_parts import GraphOp, Regions
+from ckptkit.runners.child.isolate import ReferenceValues
 from ckptkit.runners.litert.flatbuffer import fitting, float_of
 
 # x -> a -> b -> c, d = a + c; s gives two values, of which e reads one and f the other.
 OPS = [
-    Op("Conv", ("x", "kernel"), ("a",)),
-    Op("Relu", ("a",), ("b",)),
-    Op("MatMul", ("b", "weights"), ("c",)),
-    Op("Add", ("a", "c"), ("d",)),
-    Op("Split", ("d",), ("left", "right")),
-    Op("Neg", ("left",), ("e",)),
-    Op("Neg", ("right",), ("f",)),
+    GraphOp("Conv", ("x", "kernel"), ("a",)),
+    GraphOp("Relu", ("a",), ("b",)),
+    GraphOp("MatMul", ("b", "weights"), ("c",)),
+    GraphOp("Add", ("a", "c"), ("d",)),
+    GraphOp("Split", ("d",), ("left", "right")),
+    GraphOp("Neg", ("left",), ("e",)),
+    GraphOp("Neg", ("right",), ("f",)),
 ]
 
 
 def regions(*fed: str) -> Regions:
     source = {"file": "", "described": {}, "names": {name: name for name in fed}, "layouts": {}}
-    return Regions(OPS, frozenset({"x"}), Reference([source]))
+    return Regions(OPS, frozenset({"x"}), ReferenceValues([source]))
 
 
 def test_a_region_ends_at_the_values_before() -> None:

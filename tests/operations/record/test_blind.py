@@ -15,9 +15,9 @@ from ckptkit.model_io.sampling import Sample
 from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.check.api import check
 from ckptkit.operations.record.api import RecordError, record
-from ckptkit.runners import inside
+from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.subjects import Limits, Subject
+from ckptkit.runners.subjects import Limits, ModelSpec
 from support.command_line import ckptkit
 from support.goldens import golden
 from support.layer_damage import run_here
@@ -158,11 +158,11 @@ def test_a_keras_model_in_float64(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("here")
 def test_what_cannot_be_rebuilt_is_said(two: str) -> None:
     for subject, why in (
-        (Subject("saved_model", Path(EXPORT)), "a SavedModel's graph has its dtypes built in"),
-        (Subject("code", None, two, two), "no Keras model"),
+        (ModelSpec("saved_model", Path(EXPORT)), "a SavedModel's graph has its dtypes built in"),
+        (ModelSpec("code", None, two, two), "no Keras model"),
     ):
         with pytest.raises((RunnerError, Exception), match=why):
-            inside.double(subject, [{"x": np.ones((1, 2), np.float32)}], Limits())
+            introspect.float64_outputs(subject, [{"x": np.ones((1, 2), np.float32)}], Limits())
 
 
 def test_check_says_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import RecordError, changes, record
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Subject
+from ckptkit.runners.subjects import ModelSpec
 from support.command_line import ckptkit, refused
 from support.goldens import golden
 from support.machine import Arrays, Machine
@@ -64,7 +64,7 @@ def test_what_is_written(machine: Machine, model: Path, tmp_path: Path) -> None:
 
 
 def test_the_noise_is_measured(machine: Machine, model: Path, tmp_path: Path) -> None:
-    def compute(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
         x = inputs["features"].astype("f4")
         step = 1e-3 if spec.xla else 1e-4 if len(x) == 1 else 1e-5 if spec.threads else 0
         return {"output_0": x * np.float32(1 + step)}
@@ -97,7 +97,7 @@ def test_noise_widens_what_passes(machine: Machine, model: Path, tmp_path: Path)
 def test_a_model_that_does_not_run_otherwise_is_recorded(
     machine: Machine, model: Path, tmp_path: Path
 ) -> None:
-    def compute(_subject: Subject, spec: RunnerSpec, inputs: Arrays) -> Arrays:
+    def compute(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
         if spec.xla or len(inputs["features"]) == 1:
             raise RunnerError("no", kind="InvalidArgumentError")
         return {"output_0": inputs["features"]}
@@ -234,7 +234,7 @@ def _rename_input(directory: Path, old: str, new: str) -> None:
     from dataclasses import replace
 
     from ckptkit.golden.golden import write_golden
-    from ckptkit.model_io.signature import Interface
+    from ckptkit.model_io.signature import ModelSignature
 
     read = read_golden(directory)
     cases = tuple(
@@ -242,10 +242,13 @@ def _rename_input(directory: Path, old: str, new: str) -> None:
         for case in read.cases
     )
     inputs = tuple(
-        info._replace(name=new) if info.name == old else info for info in read.interface.inputs
+        info._replace(name=new) if info.name == old else info
+        for info in read.model_signature.inputs
     )
-    interface = Interface(inputs, read.interface.outputs)
-    write_golden(directory, replace(read, cases=cases, interface=interface), overwrite=True)
+    model_signature = ModelSignature(inputs, read.model_signature.outputs)
+    write_golden(
+        directory, replace(read, cases=cases, model_signature=model_signature), overwrite=True
+    )
 
 
 def test_a_golden_that_was_edited_is_refused(kept: Path, model: Path) -> None:

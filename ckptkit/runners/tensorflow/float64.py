@@ -31,7 +31,7 @@ _OTHER = 0.2  # of the output's rms: more than bfloat16 rounds
 _FLOATS = ("float", "bfloat", "mixed_")
 
 
-def double(request: Request) -> Result:
+def float64_outputs(request: Request) -> Result:
     """Write the outputs of the model in float64, per case."""
     session = start(request, spec_of(request))
     if session.skipped:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.model_io.array_files import load_inputs
-from ckptkit.model_io.random_inputs import ATTEMPTS, UNKNOWN_WORD, draw, fit_inputs
+from ckptkit.model_io.random_inputs import CANDIDATE_SIZES, UNKNOWN_WORD, fit_inputs, random_inputs
 from ckptkit.model_io.signature import TensorInfo
 
 X = TensorInfo("x", "float32", (None, 3))
@@ -21,18 +21,18 @@ WORDS = TensorInfo("words", "string", (None,))
 
 
 def test_the_same_numbers_on_every_machine_and_version() -> None:
-    values = draw([X], seed=20, batch=2)["x"]
+    values = random_inputs([X], seed=20, batch=2)["x"]
     assert zlib.crc32(values.tobytes()) == 0x4CE4A6D8
-    ids = draw([IDS], seed=20, batch=2, size=4, int_high=100)["ids"]
+    ids = random_inputs([IDS], seed=20, batch=2, size=4, int_high=100)["ids"]
     assert ids.tolist() == [[80, 51, 90, 45], [41, 52, 98, 42]]
 
 
 def test_an_input_does_not_change_with_the_others() -> None:
-    alone = draw([X], seed=3)["x"]
-    both = draw([IDS, X], seed=3)["x"]
+    alone = random_inputs([X], seed=3)["x"]
+    both = random_inputs([IDS, X], seed=3)["x"]
     assert np.array_equal(alone, both)
-    assert not np.array_equal(alone, draw([X], seed=4)["x"])
-    other = draw([X._replace(name="y")], seed=3)["y"]
+    assert not np.array_equal(alone, random_inputs([X], seed=4)["x"])
+    other = random_inputs([X._replace(name="y")], seed=3)["y"]
     assert not np.array_equal(alone, other)
 
 
@@ -43,14 +43,14 @@ def test_an_input_does_not_change_with_the_others() -> None:
     ),
     st.lists(st.none() | st.integers(0, 5), max_size=4),
     st.integers(1, 6),
-    st.sampled_from(ATTEMPTS),
+    st.sampled_from(CANDIDATE_SIZES),
 )
 def test_shapes_dtypes_and_bounds(
     dtype: str, shape: list[int | None], batch: int, attempt: tuple[int, int]
 ) -> None:
     size, high = min(attempt[0], 8), attempt[1]
     info = TensorInfo("v", dtype, tuple(shape))
-    values = draw([info], seed=1, batch=batch, size=size, int_high=high)["v"]
+    values = random_inputs([info], seed=1, batch=batch, size=size, int_high=high)["v"]
     wanted = tuple(
         n if n is not None else batch if axis == 0 else size for axis, n in enumerate(shape)
     )
@@ -66,14 +66,14 @@ def test_shapes_dtypes_and_bounds(
 def test_a_range_is_kept_and_reached(low: int, width: int) -> None:
     info = [TensorInfo("f", "float64", (500,)), TensorInfo("i", "int64", (2000,))]
     ranges = {"f": (low, low + width), "i": (low, low + min(width, 3))}
-    values = draw(info, seed=1, ranges=ranges)
+    values = random_inputs(info, seed=1, ranges=ranges)
     assert values["f"].min() >= low
     assert values["f"].max() <= low + width
     assert set(values["i"].tolist()) == set(range(low, low + min(width, 3) + 1))
 
 
 def test_floats_have_mean_0_and_variance_1() -> None:
-    values = draw([TensorInfo("f", "float64", (100_000,))], seed=5)["f"]
+    values = random_inputs([TensorInfo("f", "float64", (100_000,))], seed=5)["f"]
     assert abs(values.mean()) < 0.02
     assert abs(values.std() - 1) < 0.02
 
@@ -89,23 +89,23 @@ def test_floats_have_mean_0_and_variance_1() -> None:
 )
 def test_ranges_that_cannot_be(dtype: str, limits: tuple[float, float], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        draw([TensorInfo("x", dtype, (2,))], seed=1, ranges={"x": limits})
+        random_inputs([TensorInfo("x", dtype, (2,))], seed=1, ranges={"x": limits})
 
 
 def test_a_range_of_no_input_and_a_dtype_that_cannot_be_drawn() -> None:
     with pytest.raises(UsageError, match=r"'z', which is no input .there are: x"):
-        draw([X], seed=1, ranges={"z": (0, 1)})
+        random_inputs([X], seed=1, ranges={"z": (0, 1)})
     with pytest.raises(UsageError, match="--inputs"):
-        draw([TensorInfo("x", "variant", ())], seed=1)
+        random_inputs([TensorInfo("x", "variant", ())], seed=1)
     with pytest.raises(UsageError, match="elements"):
-        draw([TensorInfo("x", "float32", (1 << 15, 1 << 15))], seed=1)
+        random_inputs([TensorInfo("x", "float32", (1 << 15, 1 << 15))], seed=1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60))
 def test_all_words_that_fit_and_always_the_last(count: int, known: int) -> None:
     words = [f"w{number}" for number in range(known)]
-    texts = draw([WORDS], seed=2, batch=count, words=words)["words"].tolist()
+    texts = random_inputs([WORDS], seed=2, batch=count, words=words)["words"].tolist()
     assert len(texts) == count
     seen = {word for text in texts for word in text.decode().split(" ")}
     assert f"w{known - 1}" in seen
@@ -116,7 +116,7 @@ def test_all_words_that_fit_and_always_the_last(count: int, known: int) -> None:
 
 
 def test_text_without_a_vocabulary() -> None:
-    texts = draw([WORDS._replace(shape=None)], seed=2, batch=6)["words"]
+    texts = random_inputs([WORDS._replace(shape=None)], seed=2, batch=6)["words"]
     assert texts.shape == (6,)
     assert all(isinstance(text, bytes) for text in texts)
 

@@ -4,7 +4,7 @@
     perturb(subject, spec, cases, limits)             which variables the outputs see
     double(subject, cases, limits)                    its outputs when computed in float64
 
-Which runtimes can do it is told by `ckptkit.runners.registry.Runtime.inside`.
+Which runtimes can do it is told by `ckptkit.runners.registry.Runtime.introspection`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from shutil import rmtree
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.model_io.layouts import Layout
-from ckptkit.model_io.tiers import Tolerance
+from ckptkit.model_io.tiers import OutputTolerance
 from ckptkit.runners import subjects
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Limits, Subject
+from ckptkit.runners.subjects import Limits, ModelSpec
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 OUTPUT = "output:"  # before the name of an output, as a point
 
 
-class Owned(NamedTuple):
+class ReadVariable(NamedTuple):
     """A variable that a layer reads; names: by which it may go in a file, the best first.
 
     digests: of a constant of a converted model, in the layouts that TensorFlow may have it in (as
@@ -55,14 +55,14 @@ class Point(NamedTuple):
     kind: str
     policy: str
     dtype: str
-    variables: tuple[Owned, ...]
+    variables: tuple[ReadVariable, ...]
     inputs: tuple[str, ...]
     fed: bool
     stateful: bool
 
 
 @dataclass(frozen=True)
-class Isolated:
+class IsolationResult:
     """What each point gave when all before it was the reference's; values are read from disk.
 
     points: in the order of computation.
@@ -72,7 +72,7 @@ class Isolated:
     values: Arrays
 
 
-class Source(NamedTuple):
+class ValueFile(NamedTuple):
     """A file of values (`ckptkit.model_io.array_files`): {point: name in the file}.
 
     layouts: {point: how the value becomes the point's}, where that is not as it is in the file.
@@ -84,9 +84,9 @@ class Source(NamedTuple):
     layouts: Mapping[str, Layout]
 
 
-def sources_of(
+def value_files(
     values: Arrays, names: Mapping[str, str], layouts: Mapping[str, Layout], scratch: Path
-) -> list[Source]:
+) -> list[ValueFile]:
     """Return files that hold these values; names: {point: name in `values`}.
 
     The files of a run's layers are used as they are.
@@ -100,24 +100,24 @@ def sources_of(
             there = set(chunk["names"])
             mine = {point: name for point, name in names.items() if name in there}
             if mine:
-                found.append(Source(Path(chunk["file"]), chunk["described"], mine, layouts))
+                found.append(ValueFile(Path(chunk["file"]), chunk["described"], mine, layouts))
         return found
     file = scratch / f"values{len(list(scratch.iterdir()))}.npz"
     wanted = {name: values[name] for name in sorted(set(names.values()))}
-    return [Source(file, save_arrays(file, wanted), dict(names), layouts)] if wanted else []
+    return [ValueFile(file, save_arrays(file, wanted), dict(names), layouts)] if wanted else []
 
 
 def isolate(
-    subject: Subject,
+    subject: ModelSpec,
     spec: RunnerSpec,
     inputs: Arrays,
-    sources: Sequence[Source],
+    sources: Sequence[ValueFile],
     limits: Limits,
     *,
     signature: str | None = None,
     globs: Sequence[str] = ("*",),
     options: Mapping[str, Any] | None = None,
-) -> Isolated:
+) -> IsolationResult:
     """Run every point on the reference's values of what comes before it.
 
     sources: the reference's values by the names of this subject's points.
@@ -150,12 +150,12 @@ def isolate(
     values = subjects.ChunkedArrays(result["chunks"])
     weakref.finalize(values, rmtree, scratch, ignore_errors=True)
     points = tuple(_point(row) for row in result["points"])
-    return Isolated(points, values)
+    return IsolationResult(points, values)
 
 
 def _point(row: Mapping[str, Any]) -> Point:
     owned = tuple(
-        Owned(
+        ReadVariable(
             tuple(item["names"]),
             item["dtype"],
             tuple(item["shape"]),
@@ -167,7 +167,7 @@ def _point(row: Mapping[str, Any]) -> Point:
     return Point(**plain)
 
 
-class Perturbed(NamedTuple):
+class PerturbationResult(NamedTuple):
     """What a small change of some variables does to the outputs.
 
     seen: whether an output changed by more than its tolerance.  needed: the largest change, as a
@@ -181,18 +181,18 @@ class Perturbed(NamedTuple):
 
 
 def perturb(
-    subject: Subject,
+    subject: ModelSpec,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
     limits: Limits,
     *,
     signature: str | None = None,
-    tolerances: Mapping[str, Tolerance],
+    tolerances: Mapping[str, OutputTolerance],
     amount: float = 0.01,
     thorough: bool = False,
     names: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> tuple[Perturbed, ...]:
+) -> tuple[PerturbationResult, ...]:
     """Change the variables of each layer (thorough: each variable) by `amount`, in one child.
 
     tolerances: by output.  names: {name of a variable in the model: readable name}.
@@ -210,7 +210,8 @@ def perturb(
         }
         rows = subjects.answer(asked, spec, limits)["rows"]
     return tuple(
-        Perturbed(row["layer"], tuple(row["variables"]), row["seen"], row["needed"]) for row in rows
+        PerturbationResult(row["layer"], tuple(row["variables"]), row["seen"], row["needed"])
+        for row in rows
     )
 
 
@@ -225,8 +226,8 @@ def _kept(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
     ]
 
 
-def double(
-    subject: Subject,
+def float64_outputs(
+    subject: ModelSpec,
     cases: Sequence[Arrays],
     limits: Limits,
     *,
@@ -241,7 +242,7 @@ def double(
 
     spec = RunnerSpec()
     with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
-        asked = subjects.request(subject, spec, "double", options) | {
+        asked = subjects.request(subject, spec, "float64_outputs", options) | {
             "cases": _kept(cases, Path(scratch)),
             "scratch": scratch,
             "out": None,
