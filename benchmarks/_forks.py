@@ -127,7 +127,7 @@ def _tried(runner: str, request: Mapping[str, Any]) -> tuple[bool, Any]:
 
 def use(run: Callable[..., dict[str, Any]]) -> None:
     """Have runners' requests carried out by `run_here` or `run_forked` from now on."""
-    from ckptkit.runners import subjects
+    from ckptkit.runners import client
 
-    module: Any = subjects  # its own name for `run` is replaced
+    module: Any = client  # its own name for `run` is replaced
     module.run = run

@@ -169,7 +169,7 @@ def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
     from ckptkit.operations.execution import runs
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.spec import RunnerSpec
-    from ckptkit.runners.subjects import Limits, ModelSpec
+    from ckptkit.runners.types import Limits, ModelSpec
 
     known = read_golden(golden)
     subject = ModelSpec(base.form, Path(mutant.path), mutant.model)
@@ -249,8 +249,9 @@ def _split(name: str, base: Base, golden: str) -> Alarm:
     from ckptkit.model_io.tiers import tier_of
     from ckptkit.operations.execution.inputs import joined, split_cases
     from ckptkit.operations.execution.subjects import resolve
+    from ckptkit.runners.client import execute
     from ckptkit.runners.spec import RunnerSpec
-    from ckptkit.runners.subjects import Limits, execute
+    from ckptkit.runners.types import Limits
 
     known = read_golden(golden)
     what = resolve(base.path, Path(golden), model=base.model)

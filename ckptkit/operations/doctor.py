@@ -11,8 +11,9 @@ from typing import Any
 
 from ckptkit import __version__
 from ckptkit.operations.findings import Finding
+from ckptkit.runners.client import PROBE_TIMEOUT_S, probe
 from ckptkit.runners.registry import RUNNERS
-from ckptkit.runners.subjects import PROBE_TIMEOUT_S, DeviceProbe, probe
+from ckptkit.runners.types import DeviceProbe
 
 SCHEMA = "ckptkit.doctor/1"
 DISTRIBUTION = "ckptkit-tf"

@@ -1,8 +1,8 @@
 """What a child process finds out about the inside of a model, for the parent.
 
-    isolate(subject, spec, inputs, sources, limits)   each layer fed with a reference's values
-    perturb(subject, spec, cases, limits)             which variables the outputs see
-    double(subject, cases, limits)                    its outputs when computed in float64
+    isolate(model, spec, inputs, sources, limits)   each layer fed with a reference's values
+    perturb(model, spec, cases, limits)             which variables the outputs see
+    float64_outputs(model, cases, limits)           its outputs when computed in float64
 
 Which runtimes can do it is told by `ckptkit.runners.registry.Runtime.introspection`.
 """
@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.model_io.layouts import Layout
 from ckptkit.model_io.tiers import OutputTolerance
-from ckptkit.runners import subjects
+from ckptkit.runners import client
+from ckptkit.runners.chunks import ChunkedArrays
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Limits, ModelSpec
+from ckptkit.runners.types import Limits, ModelSpec
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
-
-OUTPUT = "output:"  # before the name of an output, as a point
 
 
 class ReadVariable(NamedTuple):
@@ -128,7 +127,7 @@ def isolate(
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-inside-"))
     try:
         file = scratch / "case.npz"
-        asked = subjects.request(subject, spec, "isolate", options) | {
+        asked = client.request(subject, spec, "isolate", options) | {
             "cases": [{"file": str(file), "described": save_arrays(file, dict(inputs))}],
             "signature": signature,
             "sources": [
@@ -143,11 +142,11 @@ def isolate(
             "globs": list(globs),
             "scratch": str(scratch),
         }
-        result = subjects.answer(asked, spec, limits)
+        result = client.answer(asked, spec, limits)
     except BaseException:
         rmtree(scratch, ignore_errors=True)
         raise
-    values = subjects.ChunkedArrays(result["chunks"])
+    values = ChunkedArrays(result["chunks"])
     weakref.finalize(values, rmtree, scratch, ignore_errors=True)
     points = tuple(_point(row) for row in result["points"])
     return IsolationResult(points, values)
@@ -199,7 +198,7 @@ def perturb(
     Raises RunnerError, UsageError.
     """
     with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
-        asked = subjects.request(subject, spec, "perturb", options) | {
+        asked = client.request(subject, spec, "perturb", options) | {
             "cases": _kept(cases, Path(scratch)),
             "signature": signature,
             "amount": amount,
@@ -208,7 +207,7 @@ def perturb(
             "tolerances": {name: [t.rtol, t.atol, t.scaled] for name, t in tolerances.items()},
             "out": None,
         }
-        rows = subjects.answer(asked, spec, limits)["rows"]
+        rows = client.answer(asked, spec, limits)["rows"]
     return tuple(
         PerturbationResult(row["layer"], tuple(row["variables"]), row["seen"], row["needed"])
         for row in rows
@@ -235,17 +234,17 @@ def float64_outputs(
 ) -> tuple[Arrays, ...]:
     """Return the outputs of a Keras model that is rebuilt in float64, per case, on the CPU.
 
-    Raises RunnerError where it cannot be rebuilt (`kind` "UnsupportedError": see `ckptkit.runners.
-    _tensorflow_double`), UsageError.
+    Raises RunnerError where it cannot be rebuilt (`kind` "UnsupportedError": see `ckptkit.runners.tensorflow.
+    float64`), UsageError.
     """
     from ckptkit.model_io.array_files import load_arrays
 
     spec = RunnerSpec()
     with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
-        asked = subjects.request(subject, spec, "float64_outputs", options) | {
+        asked = client.request(subject, spec, "float64_outputs", options) | {
             "cases": _kept(cases, Path(scratch)),
             "scratch": scratch,
             "out": None,
         }
-        done = subjects.answer(asked, spec, limits)["cases"]
+        done = client.answer(asked, spec, limits)["cases"]
         return tuple(load_arrays(Path(case["file"]), case["described"]) for case in done)

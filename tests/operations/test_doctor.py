@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ckptkit.operations import doctor
-from ckptkit.runners.subjects import DeviceProbe
+from ckptkit.runners.types import DeviceProbe
 from support.command_line import ckptkit
 from support.places import DOCS
 

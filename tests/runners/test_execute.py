@@ -15,17 +15,12 @@ import pytest
 import ckptkit
 from ckptkit.model_io.array_files import save_arrays
 from ckptkit.model_io.signature import TensorInfo
-from ckptkit.runners import registry, subjects
+from ckptkit.runners import chunks, client, registry
+from ckptkit.runners.client import execute, probe
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import parse_runner
-from ckptkit.runners.subjects import (
-    ExecutionResult,
-    Limits,
-    ModelSpec,
-    execute,
-    probe,
-)
+from ckptkit.runners.types import ExecutionResult, Limits, ModelSpec
 from support.goldens import golden
 
 pytestmark = pytest.mark.needs_tf
@@ -141,7 +136,7 @@ def test_layers_lie_on_disk_as_long_as_someone_holds_them(tmp_path: Path) -> Non
     values = {"b": np.ones(2), "a": np.zeros(3)}
     described = save_arrays(scratch / "c.npz", values)
     chunk = {"file": str(scratch / "c.npz"), "described": described, "names": ["b", "a"]}
-    layers = subjects._kept_layers(scratch, [[chunk]])
+    layers = chunks.chunked_layers(scratch, [[chunk]])
     assert list(layers[0]) == ["b", "a"] and layers[0]["a"].tolist() == [0, 0, 0]
     assert scratch.exists()
     del layers
@@ -296,6 +291,6 @@ def test_a_missing_gpu_is_missing(features: Mapping[str, Any]) -> None:
 
 
 def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subjects, "RUNNERS", {"tensorflow": registry.RUNNERS["tensorflow"]})
+    monkeypatch.setattr(client, "RUNNERS", {"tensorflow": registry.RUNNERS["tensorflow"]})
     rows = [row for row in probe() if row.device == "CPU:0"]
     assert rows and rows[0].versions["tensorflow"] and not rows[0].why_not

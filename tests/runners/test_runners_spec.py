@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
+from ckptkit.runners.client import describe, restore
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import Limits, ModelSpec, describe, restore
+from ckptkit.runners.types import Limits, ModelSpec
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ import ckptkit
 from ckptkit.operations.check.api import localize
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import record
+from ckptkit.runners.client import execute, probe
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import parse_runner
-from ckptkit.runners.subjects import Limits, ModelSpec, execute, probe
+from ckptkit.runners.types import Limits, ModelSpec
 from support import runtime_models
 from support.places import SUPPORT
 

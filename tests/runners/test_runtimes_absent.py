@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ckptkit.errors import UsageError
+from ckptkit.runners.client import describe
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import parse_runner
-from ckptkit.runners.subjects import Limits, ModelSpec, describe
+from ckptkit.runners.types import Limits, ModelSpec
 
 LIMITS = Limits(timeout_s=120)
 SUBJECTS = {

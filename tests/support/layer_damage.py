@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit.runners import subjects
+from ckptkit.runners import client
 from ckptkit.runners.registry import RUNNERS
 
 Values = dict[str, Any]
@@ -29,7 +29,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
         found: dict[str, Any] = json.loads(json.dumps(action(json.loads(json.dumps(request)))))
         return found
 
-    monkeypatch.setattr(subjects, "run", run)
+    monkeypatch.setattr(client, "run", run)
 
 
 def damaged(model: Path, out: Path, damage: Damage) -> list[str]:

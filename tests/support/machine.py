@@ -12,7 +12,7 @@ from ckptkit.operations.execution import runs as _check_runs
 from ckptkit.operations.record import api as record
 from ckptkit.operations.record.sensitivity import OutputSensitivity
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Description, ExecutionResult, ModelSpec
+from ckptkit.runners.types import Description, ExecutionResult, ModelSpec
 
 INPUTS = (TensorInfo("features", "float32", (None, 3)),)
 OUTPUTS = (TensorInfo("output_0", "float32", (None, 2)),)

@@ -31,7 +31,7 @@ from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
 from ckptkit.operations.localize.find import ALWAYS, command, find
 from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
-from ckptkit.runners.subjects import Limits
+from ckptkit.runners.types import Limits
 
 __all__ = ["check", "localize"]
 

@@ -15,7 +15,7 @@ from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject, signatures_of_file
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import Description, ExecutionResult
+from ckptkit.runners.types import Description, ExecutionResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

@@ -14,7 +14,7 @@ from ckptkit.operations.execution.subjects import ResolvedSubject, signatures_of
 from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Row
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import ExecutionResult
+from ckptkit.runners.types import ExecutionResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

@@ -16,19 +16,11 @@ from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.types import RunRecord, counted
 from ckptkit.operations.findings import Finding
+from ckptkit.runners.client import describe, execute, restore
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import (
-    Description,
-    ExecutionResult,
-    Limits,
-    ModelSpec,
-    RestoreResult,
-    describe,
-    execute,
-    restore,
-)
+from ckptkit.runners.types import Description, ExecutionResult, Limits, ModelSpec, RestoreResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

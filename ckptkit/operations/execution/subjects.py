@@ -19,7 +19,7 @@ from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
-from ckptkit.runners.subjects import ModelSpec
+from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
 
 _MODELS = {"saved-model": "saved_model", "keras": "keras"}

@@ -31,7 +31,7 @@ from ckptkit.operations.localize.localizer import Localizer, ModelRun
 from ckptkit.operations.localize.switches import attribute
 from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.subjects import ExecutionResult, ModelSpec
+from ckptkit.runners.types import ExecutionResult, ModelSpec
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

@@ -33,7 +33,7 @@ from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.introspect import IsolationResult
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import ExecutionResult
+from ckptkit.runners.types import OUTPUT, ExecutionResult
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -134,7 +134,7 @@ class Localizer:
         )
 
     def _check_globs(self, own: Values) -> None:
-        names = [*own, *(f"{introspect.OUTPUT}{name}" for name in self.new.outputs)]
+        names = [*own, *(f"{OUTPUT}{name}" for name in self.new.outputs)]
         if not any(fnmatchcase(name, glob) for glob in self.globs for name in names):
             raise UsageError(
                 f"no value inside of the subject is called {' or '.join(self.globs)}",
@@ -248,8 +248,8 @@ class Localizer:
         outputs = self.pairing.outputs_of if self.pairing is not None else dict
         known, mine = {}, {}
         for end in isolated.values if isolated is not None else ():
-            if end.startswith(introspect.OUTPUT):
-                name = end.removeprefix(introspect.OUTPUT)
+            if end.startswith(OUTPUT):
+                name = end.removeprefix(OUTPUT)
                 there = next(iter(outputs({name: name})))
                 if there in self.reference.outputs:
                     known[end], mine[end] = self.reference.outputs[there], self.new.outputs[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ckptkit.model_io.results import OutputResult
-from ckptkit.runners.introspect import OUTPUT
+from ckptkit.runners.types import OUTPUT
 from ckptkit.text import json_number
 
 MODEL = "(model)"  # the layer of what the model computes outside of its layers

@@ -36,7 +36,7 @@ from ckptkit.operations.record.noise import REPEATS, Noise, other_runs
 from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
 from ckptkit.runners.introspect import float64_outputs
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
-from ckptkit.runners.subjects import Limits
+from ckptkit.runners.types import Limits
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

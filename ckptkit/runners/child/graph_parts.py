@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_numpy
-from ckptkit.runners.child.isolate import OUTPUT, Keep, ReferenceValues, point_row
+from ckptkit.runners.child.isolate import Keep, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
+from ckptkit.runners.types import OUTPUT
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays

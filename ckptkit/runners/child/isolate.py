@@ -24,7 +24,7 @@ from ckptkit.runners.child.session import (
     wanted,
     written,
 )
-from ckptkit.runners.introspect import OUTPUT as OUTPUT
+from ckptkit.runners.types import OUTPUT as OUTPUT
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays

@@ -1,4 +1,4 @@
-"""The child's side of `ckptkit.runners.subjects`, the same for every runtime.
+"""The child's side of `ckptkit.runners.client`, the same for every runtime.
 
 A runtime gives a `Session`, a model made ready to run, and a `probe`; `actions` makes of them what
 `ckptkit.runners.child.__main__` calls.
@@ -37,7 +37,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a session knows of its model: see `ckptkit.runners.subjects.Description`."""
+    """What a session knows of its model: see `ckptkit.runners.types.Description`."""
 
     signatures: Mapping[str, ModelSignature]
     words: Sequence[bytes] = ()

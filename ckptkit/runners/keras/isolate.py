@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptkit.runners.child.isolate import OUTPUT, Keep, ReferenceValues, point_row
+from ckptkit.runners.child.isolate import Keep, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
 from ckptkit.runners.keras.layers import LayerCall, names_of, watching
 from ckptkit.runners.keras.model import CallableModel, layers_of
 from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.types import OUTPUT
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays

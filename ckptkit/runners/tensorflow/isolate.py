@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError
-from ckptkit.runners.child.isolate import OUTPUT, Keep, ReferenceValues, point_row
+from ckptkit.runners.child.isolate import Keep, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
@@ -20,6 +20,7 @@ from ckptkit.runners.tensorflow.layers import points_of_layers
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, _sorted
 from ckptkit.runners.tensorflow.variables import weights_of
+from ckptkit.runners.types import OUTPUT
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays

@@ -20,7 +20,7 @@ from ckptkit.reports.check import github as check_github
 from ckptkit.reports.check import text as check_text
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import ModelSpec
+from ckptkit.runners.types import ModelSpec
 from support.command_line import ckptkit, refused
 from support.goldens import golden
 from support.machine import Arrays, Machine

@@ -17,7 +17,7 @@ from ckptkit.operations.check.api import check
 from ckptkit.operations.record.api import RecordError, record
 from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.subjects import Limits, ModelSpec
+from ckptkit.runners.types import Limits, ModelSpec
 from support.command_line import ckptkit
 from support.goldens import golden
 from support.layer_damage import run_here

@@ -17,7 +17,7 @@ from ckptkit.operations.check.report import Report
 from ckptkit.operations.record.api import RecordError, changes, record
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.subjects import ModelSpec
+from ckptkit.runners.types import ModelSpec
 from support.command_line import ckptkit, refused
 from support.goldens import golden
 from support.machine import Arrays, Machine

@@ -13,141 +13,32 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import ModelSignature
+from ckptkit.runners.chunks import chunked_layers, load_written
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.types import (
+    Description,
+    DeviceProbe,
+    ExecutionResult,
+    Limits,
+    ModelSpec,
+    RestoreResult,
+)
 
 if TYPE_CHECKING:
-    from ckptkit.dtypes import Array, Arrays
+    from ckptkit.dtypes import Arrays
 
-KINDS = ("saved_model", "keras", "code", "tflite", "onnx")
 PROBE_TIMEOUT_S = 120.0
 _HIDE_GPUS = {"CUDA_VISIBLE_DEVICES": "-1"}
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model to be run.
-
-    kind: one of KINDS; "code" is a callable that builds a model, and a file of weights for it.
-    path: of the model, or of the weights; None runs code with the values that it builds.
-    model: `package.module:callable[?json]` or `file.py:callable[?json]`, for code.
-    text: how the user called it.
-    """
-
-    kind: str
-    path: Path | None
-    model: str | None = None
-    text: str = ""
-
-    def __str__(self) -> str:
-        return self.text or str(self.path or self.model)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one child: seconds of wall-clock time, bytes of resident memory (None: no limit)."""
-
-    timeout_s: float = 600.0
-    max_rss_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a model takes and gives.
-
-    signatures: by key; that of a Keras model, and of what is called, is "call".  `outputs` is
-    empty where they are not known before the model runs.
-    environment: what ran it: see `environment` in docs/check.md.
-    words: some of the vocabulary, for string inputs.  int_high: integers below it are safe as
-    inputs; None where nothing says so.  optional: {signature: names of inputs that may be left out}
-    """
-
-    signatures: Mapping[str, ModelSignature]
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    words: tuple[bytes, ...] = ()
-    int_high: int | None = None
-    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def default(self) -> str | None:
-        """The signature that is meant where none is named; None where that is open."""
-        names = list(self.signatures)
-        for name in ("serving_default", "call"):
-            if name in names:
-                return name
-        return names[0] if len(names) == 1 else None
-
-
-@dataclass(frozen=True)
-class RestoreResult:
-    """What a restore did; `path` is a bundle of every variable afterwards.
-
-    path: None where it could not be written.  Its root has the children that the file was restored
-    into, and `weights`, below which every weight of the model lies by its path.  Variables that
-    were not restored hold their mark (`ckptkit.runners.marks`).
-    error, error_kind: what the restore raised, and its class; "" where it raised nothing.
-    unrestored: paths of variables that hold their mark.  unmarked: paths of those whose dtype has
-    none.  optimizer: whether the model has one.  root_children: names that were restored into.
-    verdicts: {name of one of the runtime's own assertions: "" or what it raised}.
-    """
-
-    path: Path | None
-    error: str = ""
-    error_kind: str = ""
-    unrestored: tuple[str, ...] = ()
-    unmarked: tuple[str, ...] = ()
-    optimizer: bool = False
-    root_children: tuple[str, ...] = ()
-    verdicts: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ExecutionResult:
-    """What one model gave for every case.
-
-    outputs: per case {name: array}; layers: per case {name: array} in the order of computation,
-    read from disk when asked for.  devices: {device: {"ops": n, "heavy": n}}, counted over the
-    kernels that were given to it for the first case; heavy ones multiply matrices or convolve.
-    seconds: per case.  exposed_apart: per case, how far the outputs were from these when layers
-    were looked at, as the tolerance that it needs; 0 to the bit, None where they were not.
-    skipped: why nothing was run ("" where it was): variables of the model that got no value.
-    """
-
-    outputs: tuple[Arrays, ...]
-    signature: str
-    description: Description
-    layers: tuple[Arrays, ...] = ()
-    devices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    seconds: tuple[float, ...] = ()
-    intermediates_gap: tuple[float | None, ...] = ()
-    restored: RestoreResult | None = None
-    skipped: str = ""
-
-    @property
-    def environment(self) -> Mapping[str, Any]:
-        return self.description.environment
-
-
-@dataclass(frozen=True)
-class DeviceProbe:
-    """One device of one runtime; device is "" where the runtime is not here, `why_not` says why."""
-
-    runtime: str
-    device: str
-    name: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    why_not: str = ""
 
 
 def describe(
@@ -203,10 +94,10 @@ def execute(
         result = answer(asked, spec, limits)
         done = result["cases"]
         return ExecutionResult(
-            tuple(_loaded(case) for case in done),
+            tuple(load_written(case) for case in done),
             result["signature"] or "",
             _description(result),
-            _kept_layers(scratch, [case["layers"] for case in done]) if layers else (),
+            chunked_layers(scratch, [case["layers"] for case in done]) if layers else (),
             result["devices"],
             tuple(case["seconds"] for case in done),
             tuple(case["intermediates_gap"] for case in done),
@@ -303,49 +194,3 @@ def _restored(found: Mapping[str, Any] | None) -> RestoreResult | None:
     plain = {**found, **{name: tuple(found[name]) for name in lists}}
     plain["path"] = Path(found["path"]) if found["path"] else None
     return RestoreResult(**plain)
-
-
-def _loaded(written: Mapping[str, Any]) -> Arrays:
-    """Return the arrays of a file that the child wrote, in its order."""
-    from ckptkit.model_io.array_files import load_arrays
-
-    arrays = load_arrays(Path(written["file"]), written["described"])
-    return {name: arrays[name] for name in written["names"]}
-
-
-class ChunkedArrays(Mapping[str, "Array"]):
-    """Arrays in several files; one is read when an array of it is asked for, the last is kept."""
-
-    def __init__(self, chunks: Sequence[Mapping[str, Any]]) -> None:
-        self.chunks = chunks
-        self._places = {
-            name: number for number, chunk in enumerate(chunks) for name in chunk["names"]
-        }
-        self._last: tuple[int, Arrays] = (-1, {})
-
-    def __getitem__(self, name: str) -> Array:
-        number = self._places[name]
-        if self._last[0] != number:
-            self._last = (number, _loaded(self.chunks[number]))
-        return self._last[1][name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-class _ScratchFolder:
-    """A directory that goes away with the last of those that hold it."""
-
-    def __init__(self, path: Path) -> None:
-        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
-
-
-def _kept_layers(scratch: Path, cases: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Arrays, ...]:
-    holder = _ScratchFolder(scratch)
-    layers = [ChunkedArrays(chunks) for chunks in cases]
-    for each in layers:
-        each.scratch = holder  # type: ignore[attr-defined]
-    return tuple(layers)
