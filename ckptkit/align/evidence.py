@@ -1,4 +1,4 @@
-"""The steps of alignment, strongest evidence first; what one paired, the next does not touch."""
+"""The steps of alignment, strongest evidence first; what one pairs, the next does not touch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 
 from ckptkit.align.numbered_names import disordered, match_names, without_counters
 from ckptkit.align.rules import Rule, apply_rules
-from ckptkit.align.types import Alignment, Ambiguity, Match, Side
+from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet
 from ckptkit.checkpoint.naming import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
@@ -20,9 +20,9 @@ _COUNTER_NAMES = {"iter": "iterations", "_iterations": "iterations", "iteration"
 
 
 class Aligner:
-    """Holds what is still free on either side while the evidence is gone through."""
+    """Goes through the evidence; `left` and `right` are the keys that are not yet paired."""
 
-    def __init__(self, old: Side, new: Side) -> None:
+    def __init__(self, old: TensorSet, new: TensorSet) -> None:
         self.old, self.new = old, new
         self.left = dict.fromkeys(old.keys)
         self.right = dict.fromkeys(new.keys)
@@ -31,10 +31,11 @@ class Aligner:
         self.undecided: tuple[set[str], set[str]] = (set(), set())
 
     def run(self, rules: Sequence[Rule]) -> Alignment:
-        dead: tuple[str, ...] = ()
+        """Return what all evidence but content pairs; raises UsageError where rules collide."""
+        unused_rules: tuple[str, ...] = ()
         if rules:
             matches = apply_rules(rules, labels_of(self.old), labels_of(self.new))
-            dead = matches.dead
+            unused_rules = matches.unused
             for left, right, text in matches.pairs:
                 self._pair(left, right, f"rule {text}")
         self._by_key()
@@ -51,7 +52,7 @@ class Aligner:
             tuple(self.left),
             tuple(self.right),
             tuple(self.ambiguous),
-            dead,
+            unused_rules,
         )
 
     # -- helpers ----------------------------------------------------------------------------------
@@ -62,8 +63,8 @@ class Aligner:
             self.pairs.append(Match(left, right, evidence))
 
     def _fits(self, left: str, right: str) -> bool:
-        one, two = self.old.specs[left], self.new.specs[right]
-        return one.dtype == two.dtype and one.shape == two.shape
+        old_spec, new_spec = self.old.specs[left], self.new.specs[right]
+        return old_spec.dtype == new_spec.dtype and old_spec.shape == new_spec.shape
 
     def _fit(self, left: str, right: str) -> tuple[int, int]:
         fits = self._fits(left, right)
@@ -117,7 +118,10 @@ class Aligner:
                 if side.names[key].full_name == key:
                     families.setdefault(without_counters(key), (set(), set()))[at].add(key)
         return {
-            key for one, two in families.values() if one and two and one != two for key in one & two
+            key
+            for old_keys, new_keys in families.values()
+            if old_keys and new_keys and old_keys != new_keys
+            for key in old_keys & new_keys
         }
 
     def _by_alias(self) -> None:
@@ -141,10 +145,12 @@ class Aligner:
         evidence: str,
     ) -> None:
         """Pair keys that share a path, where each is the other's only one."""
-        for one, two in _shared_paths(left, right):
-            roles = {self.old.names[one].role, self.new.names[two].role}
-            if (len(roles) == 1 or "other" in roles) and not self._contradicted(one, two):
-                self._pair(one, two, evidence)
+        for left_key, right_key in _shared_paths(left, right):
+            roles = {self.old.names[left_key].role, self.new.names[right_key].role}
+            if (len(roles) == 1 or "other" in roles) and not self._contradicted(
+                left_key, right_key
+            ):
+                self._pair(left_key, right_key, evidence)
 
     def _below_root_child(self) -> None:
         """Try `x/...` against `y/...` and `...`, and keep the roots that pair most weights."""
@@ -155,13 +161,13 @@ class Aligner:
             {k: self.new.paths[k] for k in right if k in self.new.weights},
         )
         best: tuple[int, int, str, str] | None = None
-        for one in _heads(sides[0], weights):
-            for two in _heads(sides[1], weights):
-                if one == two:
+        for left_head in _heads(sides[0], weights):
+            for right_head in _heads(sides[1], weights):
+                if left_head == right_head:
                     continue
-                shared = _shared_paths(_below(sides[0], one), _below(sides[1], two))
+                shared = _shared_paths(_below(sides[0], left_head), _below(sides[1], right_head))
                 count = sum(self._fits(*pair) for pair in shared)
-                rank = (count, -one.count("/") - two.count("/"), one, two)
+                rank = (count, -left_head.count("/") - right_head.count("/"), left_head, right_head)
                 if best is None or rank[:2] > best[:2]:
                     best = rank
         if best is None or best[0] * 2 <= weights:
@@ -174,13 +180,13 @@ class Aligner:
     def _by_names(self) -> None:
         full: Callable[[Naming], str] = lambda naming: naming.full_name or ""  # noqa: E731
         name: Callable[[Naming], str] = lambda naming: naming.name  # noqa: E731
-        for one, two, evidence in (
+        for left_name, right_name, evidence in (
             (full, full, "full name"),
             (name, name, "name"),
             (full, name, "name"),
             (name, full, "name"),
         ):
-            self._by_one_name(one, two, evidence)
+            self._by_one_name(left_name, right_name, evidence)
         left, right = self._free()
         self._by_paths(
             {key: _labels(self.old, key) for key in left},
@@ -209,10 +215,10 @@ class Aligner:
                     self._pair(left[0], right[0], "name")
 
     def _by_one_name(
-        self, one: Callable[[Naming], str], two: Callable[[Naming], str], evidence: str
+        self, left_name: Callable[[Naming], str], right_name: Callable[[Naming], str], evidence: str
     ) -> None:
-        left = _unique(self._free()[0], self.old, one)
-        right = _unique(self._free()[1], self.new, two)
+        left = _unique(self._free()[0], self.old, left_name)
+        right = _unique(self._free()[1], self.new, right_name)
         matches = match_names(left, right, self._fit)
         wrong = disordered(
             matches,
@@ -254,10 +260,10 @@ class Aligner:
         contents = defaultdict(list)
         for key in right:
             contents[self.new.content(key)].append(key)
-        own = Counter(self.old.content(key) for key in left)
+        left_counts = Counter(self.old.content(key) for key in left)
         for key in left:
             content = self.old.content(key)
-            if content is not None and own[content] == len(contents[content]) == 1:
+            if content is not None and left_counts[content] == len(contents[content]) == 1:
                 self._pair(key, contents[content][0], "full name")
         left, right = [k for k in left if k in self.left], [k for k in right if k in self.right]
         if len(left) == len(right) == 1:
@@ -280,12 +286,12 @@ class Aligner:
                 self._pair(left[0], right[0], "name")
 
 
-def labels_of(side: Side) -> dict[str, list[str]]:
+def labels_of(side: TensorSet) -> dict[str, list[str]]:
     """Return the names by which a rule may call each tensor, best first."""
     return {key: _labels(side, key) for key in side.keys}
 
 
-def _labels(side: Side, key: str) -> list[str]:
+def _labels(side: TensorSet, key: str) -> list[str]:
     naming = side.names[key]
     return [name for name in (naming.name, naming.full_name, *side.paths[key]) if name]
 
@@ -300,9 +306,9 @@ def _ends(name: str) -> str | None:
     return f"{parts[0]}/{parts[-1]}" if len(parts) > 1 else None
 
 
-def _abridges(one: str, two: str) -> bool:
+def _abridges(left: str, right: str) -> bool:
     """Whether one name is the other with some of its parts left out."""
-    short, long = sorted((one.split("/"), two.split("/")), key=len)
+    short, long = sorted((left.split("/"), right.split("/")), key=len)
     rest = iter(long)
     return all(part in rest for part in short)
 
@@ -312,11 +318,11 @@ def _layer(name: str) -> str | None:
     return (_NAMELESS.sub("", name) if _NAMELESS.search(name) else name.rpartition("/")[0]) or None
 
 
-def _either_nameless(one: str, two: str) -> bool:
-    return bool(_NAMELESS.search(one) or _NAMELESS.search(two))
+def _either_nameless(left: str, right: str) -> bool:
+    return bool(_NAMELESS.search(left) or _NAMELESS.search(right))
 
 
-def _unique(keys: Iterable[str], side: Side, name: Callable[[Naming], str]) -> dict[str, str]:
+def _unique(keys: Iterable[str], side: TensorSet, name: Callable[[Naming], str]) -> dict[str, str]:
     """Return {name: key} for the names that only one key has."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in keys:
@@ -343,9 +349,9 @@ def _shared_paths(
 def _heads(paths: Mapping[str, Iterable[str]], weights: int) -> list[str]:
     """Return "" and the first one and two steps that more than half of the weights lie below."""
     counts: Counter[str] = Counter()
-    for some in paths.values():
+    for key_paths in paths.values():
         heads: set[str] = set()
-        for path in some:
+        for path in key_paths:
             steps = path.split("/")
             heads.update("/".join(steps[:depth]) + "/" for depth in (1, 2) if len(steps) > depth)
         counts.update(heads)
@@ -356,14 +362,14 @@ def _heads(paths: Mapping[str, Iterable[str]], weights: int) -> list[str]:
 def _below(paths: Mapping[str, Iterable[str]], head: str) -> dict[str, list[str]]:
     """Return the paths below `head`; `_layers` and `layers` are one edge (Keras keeps both)."""
     return {
-        key: [_PRIVATE.sub("", path[len(head) :]) for path in some if path.startswith(head)]
-        for key, some in paths.items()
+        key: [_PRIVATE.sub("", path[len(head) :]) for path in key_paths if path.startswith(head)]
+        for key, key_paths in paths.items()
     }
 
 
 def slots_of(
-    old: Side,
-    new: Side,
+    old: TensorSet,
+    new: TensorSet,
     pairs: Iterable[Match],
     free: tuple[Iterable[str], Iterable[str]],
 ) -> list[Match]:

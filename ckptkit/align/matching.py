@@ -23,34 +23,56 @@ from dataclasses import replace
 
 from ckptkit.align.evidence import Aligner, slots_of
 from ckptkit.align.rules import Rule
-from ckptkit.align.types import Alignment, Ambiguity, Match, Side, constant_digests
+from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet, constant_digests
 
 __all__ = [
     "Alignment",
     "Ambiguity",
     "Match",
     "Rule",
-    "Side",
+    "TensorSet",
     "align",
     "align_content",
     "constant_digests",
 ]
 
 
-def align(old: Side, new: Side, rules: Sequence[Rule] = (), *, content: bool = True) -> Alignment:
-    """Pair the tensors of two files; raises UsageError when rules send two tensors to one.
+def align(
+    old: TensorSet, new: TensorSet, rules: Sequence[Rule] = (), *, content: bool = True
+) -> Alignment:
+    """Pair the tensors of two files.
 
-    content: whether tensors left over are paired by the checksums that the sides know; a caller who
-    can find out more calls `align_content` later.
+    Args:
+        old: the tensors of one file.
+        new: the tensors of the other.
+        rules: renames from names of OLD to names of NEW; the last that fits a name decides.
+        content: whether tensors left over are paired by the checksums that the two sets know; a
+            caller who can find out more calls `align_content` later.
+
+    Returns:
+        Which keys belong together and why, which are alone, and what could not be decided.
+
+    Raises:
+        UsageError: rules send two tensors to one.
     """
     alignment = Aligner(old, new).run(rules)
     return align_content(alignment, old, new) if content else alignment
 
 
-def align_content(alignment: Alignment, old: Side, new: Side) -> Alignment:
-    """Pair what is left over by unique exact content, with the digests that the sides now have."""
+def align_content(alignment: Alignment, old: TensorSet, new: TensorSet) -> Alignment:
+    """Pair what is left over by content that only one tensor on either side has.
+
+    Args:
+        alignment: what other evidence found.
+        old: the tensors of one file, with all digests that are known by now.
+        new: the tensors of the other.
+
+    Returns:
+        The alignment with more pairs: those found by content are `renamed`, and their slots follow.
+    """
     if not alignment.only_left or not alignment.only_right:
         return alignment
+    # Tensors of the same content on both sides; slots are paired by their variable alone.
     groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
     free = (set(alignment.only_left), set(alignment.only_right))
     for at, side in enumerate((old, new)):
@@ -61,24 +83,27 @@ def align_content(alignment: Alignment, old: Side, new: Side) -> Alignment:
     renamed: list[Match] = []
     ambiguous = list(alignment.ambiguous)
     for left, right in groups.values():
-        waiting = [k for k in left if k in free[0]], [k for k in right if k in free[1]]
-        if not waiting[0] or not waiting[1]:
+        free_keys = [k for k in left if k in free[0]], [k for k in right if k in free[1]]
+        if not free_keys[0] or not free_keys[1]:
             continue
         if len(left) == len(right) == 1:
             renamed.append(Match(left[0], right[0], "content"))
         else:
             ambiguous.append(
-                Ambiguity(tuple(waiting[0]), tuple(waiting[1]), "several have the same content")
+                Ambiguity(tuple(free_keys[0]), tuple(free_keys[1]), "several have the same content")
             )
-    done = {m.old for m in renamed}, {m.new for m in renamed}
+    # A slot goes with the variable that was just paired.
+    paired = {m.old for m in renamed}, {m.new for m in renamed}
     slots = slots_of(old, new, renamed, free)
-    done[0].update(m.old for m in slots)
-    done[1].update(m.new for m in slots)
+    paired[0].update(m.old for m in slots)
+    paired[1].update(m.new for m in slots)
     return replace(
         alignment,
         renamed=(*alignment.renamed, *renamed),
         pairs=(*alignment.pairs, *slots),
-        only_left=tuple(k for k in alignment.only_left if k not in done[0]),
-        only_right=tuple(k for k in alignment.only_right if k not in done[1]),
-        ambiguous=tuple(a for a in ambiguous if not (set(a.old) & done[0] or set(a.new) & done[1])),
+        only_left=tuple(k for k in alignment.only_left if k not in paired[0]),
+        only_right=tuple(k for k in alignment.only_right if k not in paired[1]),
+        ambiguous=tuple(
+            a for a in ambiguous if not (set(a.old) & paired[0] or set(a.new) & paired[1])
+        ),
     )

@@ -68,21 +68,23 @@ def _match(old: _Tree, new: _Tree, fit: Fit, renumbered: bool) -> list[NameMatch
     if old.key is not None and new.key is not None:
         found.append(NameMatch(old.key, new.key, renumbered))
     for left, right in _families(old, new):
-        raw = [
+        as_named = [
             match
             for name, node in left.items()
             if name in right
             for match in _match(node, right[name], fit, renumbered)
         ]
         if left.keys() == right.keys() or not left or not right:
-            found += raw
+            found += as_named
             continue
-        ordered = [
+        by_number = [
             match
-            for one, two in zip(_by_number(left), _by_number(right), strict=False)
-            for match in _match(left[one], right[two], fit, renumbered or one != two)
+            for left_name, right_name in zip(_by_number(left), _by_number(right), strict=False)
+            for match in _match(
+                left[left_name], right[right_name], fit, renumbered or left_name != right_name
+            )
         ]
-        found += ordered if _score(ordered, fit) > _score(raw, fit) else raw
+        found += by_number if _score(by_number, fit) > _score(as_named, fit) else as_named
     return found
 
 
@@ -131,6 +133,7 @@ def disordered(
     names, paths: of either side, by key.  Layers whose names differ only in an automatic counter
     must come in one order in both structures; where a structure has no order, nothing is said.
     """
+    # Matches whose names differ only in counters, such as the kernels of dense, dense_1, dense_2.
     families: dict[tuple[str, str], list[NameMatch]] = defaultdict(list)
     for match in matches:
         scope, _, leaf = names[0][match.old].rpartition("/")
@@ -142,15 +145,19 @@ def disordered(
             _ranks([paths[1][match.new] for match in family]),
         ]
         if len(family) > 1 and ranks[0] and ranks[1] and ranks[0] != ranks[1]:
-            wrong += [m for m, one, two in zip(family, *ranks, strict=True) if one != two]
+            wrong += [
+                m
+                for m, left_rank, right_rank in zip(family, *ranks, strict=True)
+                if left_rank != right_rank
+            ]
     return wrong
 
 
 def _ranks(paths: Sequence[Iterable[str]]) -> list[int]:
     """Return the order of some tensors by their place in a container that holds all; else []."""
-    held = [places(some) for some in paths]
-    for container in held[0]:
-        positions = [place.get(container) for place in held]
+    places_of = [places(key_paths) for key_paths in paths]
+    for container in places_of[0]:
+        positions = [place.get(container) for place in places_of]
         known = [p for p in positions if p is not None]
         if len(set(known)) == len(positions):
             ordered = sorted(known)

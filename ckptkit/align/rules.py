@@ -91,10 +91,10 @@ def exact_rule(old: str, new: str, transform: Transform | None = None) -> str:
 
 
 class RuleMatches(NamedTuple):
-    """What rules found: (old key, new key, rule text), and the rules that found nothing."""
+    """What rules pair, as (old key, new key, rule text), and the texts of those that do not."""
 
     pairs: tuple[tuple[str, str, str], ...]
-    dead: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 def apply_rules(
@@ -111,19 +111,19 @@ def apply_rules(
     taken: dict[str, tuple[str, str]] = {}
     used: set[str] = set()
     for key, names in old.items():
-        found = _apply(rules, names, target)
-        if found is None:
+        decision = _apply(rules, names, target)
+        if decision is None:
             continue
-        wanted, text = found
+        new_key, text = decision
         used.add(text)
-        if wanted in taken:
+        if new_key in taken:
+            both = f"{_label(old, taken[new_key][0])} and {_label(old, key)}"
             raise UsageError(
-                f"rename rules send both {_label(old, taken[wanted][0])} and {_label(old, key)} to "
-                f"{_label(new, wanted)}",
+                f"rename rules send both {both} to {_label(new, new_key)}",
                 hint="make the rules tell them apart",
             )
-        taken[wanted] = key, text
-    pairs = tuple((key, wanted, text) for wanted, (key, text) in taken.items())
+        taken[new_key] = key, text
+    pairs = tuple((key, new_key, text) for new_key, (key, text) in taken.items())
     return RuleMatches(pairs, tuple(rule.text for rule in rules if rule.text not in used))
 
 
@@ -144,8 +144,8 @@ def _label(names: Mapping[str, Sequence[str]], key: str) -> str:
 def _apply(
     rules: Sequence[Rule], names: Sequence[str], target: Mapping[str, str]
 ) -> tuple[str, str] | None:
-    for rule, wanted in deciding(rules, names, target):
-        return wanted, rule.text
+    for rule, new_key in deciding(rules, names, target):
+        return new_key, rule.text
     return None
 
 
@@ -172,38 +172,44 @@ def suggest_rules(
     old, new: {name: dtype and shape}.  A rule replaces a leading part of the name, and is proposed
     only when at least three tensors agree on it.
     """
+    # Names of NEW by what a rule leaves alone: the last part, dtype and shape.
     by_tail: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, kind in new.items():
         by_tail[(name.rpartition("/")[2], *kind)].append(name)
+    # Each pair of names that could belong together votes for the rule from one to the other.
     votes: Counter[tuple[str, str]] = Counter()
     for name, kind in list(old.items())[:_VOTERS]:
         for other in by_tail.get((name.rpartition("/")[2], *kind), ())[:_CANDIDATES]:
             votes[_heads(name, other)] += 1
+    # The rules with most votes, each for names that no other has paired.
     rules: list[tuple[str, int]] = []
     used: set[str] = set()
-    for (one, two), count in votes.most_common(_CANDIDATES):
-        if one == two or count < _SUGGEST_AT_LEAST or len(rules) == _SUGGEST_AT_MOST:
+    for (old_head, new_head), count in votes.most_common(_CANDIDATES):
+        if old_head == new_head or count < _SUGGEST_AT_LEAST or len(rules) == _SUGGEST_AT_MOST:
             continue
         pairs = {
             name: other
             for name, kind in old.items()
-            if name.startswith(one) and f"old {name}" not in used
-            for other in (two + name[len(one) :],)
+            if name.startswith(old_head) and f"old {name}" not in used
+            for other in (new_head + name[len(old_head) :],)
             if new.get(other) == kind and f"new {other}" not in used
         }
         if len(pairs) >= _SUGGEST_AT_LEAST:
-            rules.append((f"^{re.escape(one)}=>{two}", len(pairs)))
+            rules.append((f"^{re.escape(old_head)}=>{new_head}", len(pairs)))
             used.update(f"old {name}" for name in pairs)
             used.update(f"new {other}" for other in pairs.values())
     return rules
 
 
-def _heads(one: str, two: str) -> tuple[str, str]:
+def _heads(old_name: str, new_name: str) -> tuple[str, str]:
     """Return the leading parts that differ, before the longest common tail of whole components."""
-    left, right = one.split("/"), two.split("/")
+    old_parts, new_parts = old_name.split("/"), new_name.split("/")
     common = 0
-    while common < min(len(left), len(right)) and left[-1 - common] == right[-1 - common]:
+    while (
+        common < min(len(old_parts), len(new_parts))
+        and old_parts[-1 - common] == new_parts[-1 - common]
+    ):
         common += 1
-    heads = ("/".join(side[: len(side) - common]) for side in (left, right))
-    first, second = (f"{head}/" if head else "" for head in heads)
-    return first, second
+    heads = ("/".join(parts[: len(parts) - common]) for parts in (old_parts, new_parts))
+    old_head, new_head = (f"{head}/" if head else "" for head in heads)
+    return old_head, new_head

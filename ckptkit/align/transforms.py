@@ -81,7 +81,7 @@ class Reshape(NamedTuple):
         return Reshape(shape)
 
 
-class Blocks(NamedTuple):
+class ReorderBlocks(NamedTuple):
     """Blocks of one axis, each called by a letter, in the order `old` and wanted as `new`."""
 
     old: str
@@ -92,22 +92,22 @@ class Blocks(NamedTuple):
         return f"blocks {self.old}={self.new}{_on(self.axis)}"
 
     def shape(self, shape: Shape) -> Shape:
-        _block(self, shape, self.axis, len(self.old))
+        _block_size(self, shape, self.axis, len(self.old))
         return shape
 
     def apply(self, array: Array) -> Array:
         import numpy as np
 
-        size = _block(self, array.shape, self.axis, len(self.old))
+        size = _block_size(self, array.shape, self.axis, len(self.old))
         starts = [self.old.index(letter) * size for letter in self.new]
         pieces = [_cut(array, self.axis, start, start + size) for start in starts]
         return np.concatenate(pieces, axis=self.axis)
 
     def inverse(self, shape: Shape) -> Step:
-        return Blocks(self.new, self.old, self.axis)
+        return ReorderBlocks(self.new, self.old, self.axis)
 
 
-class Part(NamedTuple):
+class TakePart(NamedTuple):
     """Equal part `number` (from 1) of `of` along an axis."""
 
     number: int
@@ -118,18 +118,18 @@ class Part(NamedTuple):
         return f"part {self.number}/{self.of}{_on(self.axis)}"
 
     def shape(self, shape: Shape) -> Shape:
-        size = _block(self, shape, self.axis, self.of)
+        size = _block_size(self, shape, self.axis, self.of)
         return *shape[: self.axis], size, *shape[self.axis + 1 :]
 
     def apply(self, array: Array) -> Array:
-        size = _block(self, array.shape, self.axis, self.of)
+        size = _block_size(self, array.shape, self.axis, self.of)
         return _cut(array, self.axis, (self.number - 1) * size, self.number * size)
 
     def inverse(self, shape: Shape) -> Step:
-        return Into(*self)
+        return JoinInto(*self)
 
 
-class Into(NamedTuple):
+class JoinInto(NamedTuple):
     """The tensor becomes equal part `number` (from 1) of `of` of another, along an axis."""
 
     number: int
@@ -141,17 +141,17 @@ class Into(NamedTuple):
 
     def shape(self, shape: Shape) -> Shape:
         """Return the shape of the whole."""
-        _block(self, shape, self.axis, 1)
+        _block_size(self, shape, self.axis, 1)
         return *shape[: self.axis], shape[self.axis] * self.of, *shape[self.axis + 1 :]
 
     def apply(self, array: Array) -> Array:
         return array  # who has the other parts joins them
 
     def inverse(self, shape: Shape) -> Step:
-        return Part(*self)
+        return TakePart(*self)
 
 
-Step = Transpose | Reshape | Blocks | Part | Into
+Step = Transpose | Reshape | ReorderBlocks | TakePart | JoinInto
 
 
 class Transform(NamedTuple):
@@ -166,16 +166,16 @@ class Transform(NamedTuple):
         return " | ".join(map(str, self.steps))
 
     @property
-    def part(self) -> Part | None:
+    def part(self) -> TakePart | None:
         """The first step, where it takes a part."""
         first = self.steps[0] if self.steps else None
-        return first if isinstance(first, Part) else None
+        return first if isinstance(first, TakePart) else None
 
     @property
-    def into(self) -> Into | None:
+    def into(self) -> JoinInto | None:
         """The last step, where the tensor becomes a part of another."""
         last = self.steps[-1] if self.steps else None
-        return last if isinstance(last, Into) else None
+        return last if isinstance(last, JoinInto) else None
 
     @property
     def without_into(self) -> Transform:
@@ -190,7 +190,7 @@ class Transform(NamedTuple):
     @property
     def keeps_order(self) -> bool:
         """Whether the elements stay in their row-major order."""
-        return all(isinstance(step, (Reshape, Into)) for step in self.steps)
+        return all(isinstance(step, (Reshape, JoinInto)) for step in self.steps)
 
     def shape(self, shape: Shape) -> Shape:
         """Return the shape of the result; raises UsageError where a step does not fit."""
@@ -215,11 +215,11 @@ class Transform(NamedTuple):
 
 def parse_transform(texts: Sequence[str]) -> Transform:
     """Return the transform of these steps; raises UsageError for what is none."""
-    steps = tuple(_parse(text.strip()) for text in texts)
+    steps = tuple(_parse_step(text.strip()) for text in texts)
     for at, step in enumerate(steps):
-        if isinstance(step, Part) and at > 0:
+        if isinstance(step, TakePart) and at > 0:
             raise UsageError(f"`{step}` can only be the first step")
-        if isinstance(step, Into) and at + 1 < len(steps):
+        if isinstance(step, JoinInto) and at + 1 < len(steps):
             raise UsageError(f"`{step}` can only be the last step")
     return Transform(steps)
 
@@ -229,40 +229,40 @@ _PARSERS = (
     (r"reshape (?P<sizes>(?:\d+|-1)(?:, ?(?:\d+|-1))*)", lambda m: Reshape(_ints(m["sizes"]))),
     (
         r"blocks (?P<old>\w+)=(?P<new>\w+)(?: on (?P<axis>\d+))?",
-        lambda m: Blocks(m["old"], m["new"], int(m["axis"] or 0)),
+        lambda m: ReorderBlocks(m["old"], m["new"], int(m["axis"] or 0)),
     ),
     (
         r"part (?P<number>\d+)/(?P<of>\d+)(?: on (?P<axis>\d+))?",
-        lambda m: Part(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
+        lambda m: TakePart(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
     ),
     (
         r"into (?P<number>\d+)/(?P<of>\d+)(?: on (?P<axis>\d+))?",
-        lambda m: Into(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
+        lambda m: JoinInto(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
     ),
 )
 
 
-def _parse(text: str) -> Step:
+def _parse_step(text: str) -> Step:
     for pattern, make in _PARSERS:
         match = re.fullmatch(pattern, text)
         if match is not None:
             step: Step = make(match)
-            _check(step)
+            _check_step(step)
             return step
     raise UsageError(f"{text!r} is no transform", hint=f"steps are {_STEPS}, such as `transpose`")
 
 
-def _check(step: Step) -> None:
+def _check_step(step: Step) -> None:
     """Raise UsageError for a step that fits no tensor."""
     if isinstance(step, Transpose) and sorted(step.axes) != list(range(len(step.axes))):
         raise UsageError(f"`{step}` does not name each axis once")
     if isinstance(step, Reshape) and step.sizes.count(-1) > 1:
         raise UsageError(f"`{step}`: only one size can follow from the others")
-    if isinstance(step, Blocks) and (
+    if isinstance(step, ReorderBlocks) and (
         sorted(step.old) != sorted(step.new) or len(set(step.old)) < len(step.old)
     ):
         raise UsageError(f"`{step}` does not name the same blocks, each once, on both sides")
-    if isinstance(step, (Part, Into)) and not 1 <= step.number <= step.of:
+    if isinstance(step, (TakePart, JoinInto)) and not 1 <= step.number <= step.of:
         raise UsageError(f"`{step}`: parts are numbered from 1 to {step.of}")
 
 
@@ -278,7 +278,7 @@ def _on(axis: int) -> str:
     return f" on {axis}" if axis else ""
 
 
-def _block(step: Step, shape: Shape, axis: int, count: int) -> int:
+def _block_size(step: Step, shape: Shape, axis: int, count: int) -> int:
     """Return the size of one of `count` equal blocks of an axis; raises UsageError."""
     if axis >= len(shape):
         raise UsageError(f"`{step}` needs an axis {axis}, and there are {len(shape)}")

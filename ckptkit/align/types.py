@@ -17,8 +17,8 @@ _ONE = {"float32": b"\0\0\x80?", "float64": b"\0\0\0\0\0\0\xf0?", "bfloat16": b"
 
 
 @dataclass(frozen=True)
-class Side:
-    """One file, as alignment sees it.
+class TensorSet:
+    """The tensors of one file, as alignment sees them.
 
     specs, names: of all keys.  digests: crc32c of the values by key, where known beyond the index.
     constants: keys whose elements are all equal, where known beyond the index.
@@ -64,8 +64,8 @@ class Side:
         for key in self.specs:
             original = self.duplicates.get(key, key)
             if original in found:
-                own = [key.removesuffix(_SUFFIX)] if key.endswith(_SUFFIX) else []
-                found[original] += [*own, *self.names[key].aliases]
+                object_path = [key.removesuffix(_SUFFIX)] if key.endswith(_SUFFIX) else []
+                found[original] += [*object_path, *self.names[key].aliases]
         return {key: tuple(dict.fromkeys(paths)) for key, paths in found.items()}
 
     @cached_property
@@ -124,7 +124,7 @@ class Alignment:
     only_left: tuple[str, ...]
     only_right: tuple[str, ...]
     ambiguous: tuple[Ambiguity, ...] = ()
-    dead_rules: tuple[str, ...] = ()
+    unused_rules: tuple[str, ...] = ()
 
 
 def _is_constant(spec: TensorSpec, digest: int) -> bool:

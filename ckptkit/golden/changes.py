@@ -14,7 +14,7 @@ from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Discrepancy
 
 if TYPE_CHECKING:
-    from ckptkit.align.matching import Side
+    from ckptkit.align.matching import TensorSet
     from ckptkit.golden.binding import Binding
 
 _JUDGED = frozenset({"weight", "table"})  # roles that outputs depend on
@@ -280,8 +280,8 @@ def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
     return pairs
 
 
-def _side(binding: Binding) -> Side:
-    from ckptkit.align.matching import Side
+def _side(binding: Binding) -> TensorSet:
+    from ckptkit.align.matching import TensorSet
     from ckptkit.checkpoint.naming import Naming
     from ckptkit.stores.base import TensorSpec
 
@@ -291,4 +291,4 @@ def _side(binding: Binding) -> Side:
         names[name] = Naming(
             name, sketch.role, sketch.full_name or name, sketch.aliases, sketch.slot_of
         )
-    return Side(specs, names)
+    return TensorSet(specs, names)

@@ -12,7 +12,7 @@ import pytest
 
 import ckptkit
 from ckptkit._io.crc32c import value
-from ckptkit.align.matching import Alignment, Match, Side, align, align_content
+from ckptkit.align.matching import Alignment, Match, TensorSet, align, align_content
 from ckptkit.align.numbered_names import match_names, places, uncounted
 from ckptkit.align.rules import apply_rules, parse_rule, read_rules, suggest_rules, write_rules
 from ckptkit.checkpoint.naming import Naming
@@ -64,10 +64,12 @@ def named(name: str, **options: object) -> tuple[TensorSpec, Naming]:
     return spec._replace(key=name), naming
 
 
-def side(*tensors: tuple[TensorSpec, Naming], digests: Mapping[str, int] | None = None) -> Side:
+def side(
+    *tensors: tuple[TensorSpec, Naming], digests: Mapping[str, int] | None = None
+) -> TensorSet:
     specs = {spec.key: spec for spec, _ in tensors}
     names = {spec.key: naming for spec, naming in tensors}
-    return Side(specs, names, digests or {})
+    return TensorSet(specs, names, digests or {})
 
 
 def short(matches: Sequence[Match]) -> dict[str, tuple[str, str]]:
@@ -401,7 +403,7 @@ def test_rules_with_groups_and_the_last_that_fits() -> None:
     rules = [parse_rule("layer=>other"), parse_rule(r"layer_(\d+)=>blocks/\1")]
     result = align(old, new, rules)
     assert short(result.pairs)["layer_3/w"][0] == "blocks/3/w"
-    assert result.dead_rules == ("layer=>other",)
+    assert result.unused_rules == ("layer=>other",)
 
 
 def test_rules_that_collide_are_refused() -> None:
@@ -496,7 +498,7 @@ def test_real_files_of_one_model_pair_variable_with_variable(paths: list[str]) -
     sides, variables = {}, {}
     for path in paths:
         opened = ckptkit.open(GOLDEN / path)
-        sides[path] = Side(opened.specs, opened.names)
+        sides[path] = TensorSet(opened.specs, opened.names)
         variables[path] = {k: t.get("variable") for k, t in goldens[path]["tensors"].items()}
     for one, two in itertools.permutations(paths, 2):
         old, new, result = sides[one], sides[two], align(sides[one], sides[two])

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit.align.matching import Side, align
+from ckptkit.align.matching import TensorSet, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare.spans import extend_crc
@@ -177,9 +177,9 @@ def _arrived(
     return failures
 
 
-def _numbers(checkpoint: Checkpoint) -> Side:
+def _numbers(checkpoint: Checkpoint) -> TensorSet:
     keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
-    return Side({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
+    return TensorSet({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
 
 
 def _content(checkpoint: Checkpoint, key: str) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ckptkit.align.evidence import labels_of
-from ckptkit.align.matching import Alignment, Match, Side, align
+from ckptkit.align.matching import Alignment, Match, TensorSet, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
@@ -47,7 +47,7 @@ class _Matcher:
         draft, like = self.draft, self.like
         if self.fixed:
             draft.layout = like
-        whole = Side(like.specs, like.names)
+        whole = TensorSet(like.specs, like.names)
         alignment, side = self._align()
         partner = {match.new: match for match in (*alignment.pairs, *alignment.renamed)}
         ambiguous = {key for item in alignment.ambiguous for key in (*item.old, *item.new)}
@@ -70,11 +70,11 @@ class _Matcher:
         if self.form == "saved_model":
             draft.notes += _files.notes_on_donor(like)
 
-    def _align(self) -> tuple[Alignment, Side]:
+    def _align(self) -> tuple[Alignment, TensorSet]:
         """Pair SRC with what LIKE has of the roles that are not dropped."""
         like, request = self.like, self.draft.request
         keys = [key for key in like.specs if like.names[key].role not in self.drop]
-        side = Side({k: like.specs[k] for k in keys}, {k: like.names[k] for k in keys})
+        side = TensorSet({k: like.specs[k] for k in keys}, {k: like.names[k] for k in keys})
         if self.draft.same_keys and not request.rules:
             return _by_keys(self.draft.src.side, side), side
         moves = self._moves(side)
@@ -88,7 +88,7 @@ class _Matcher:
             if key in split
         ]
         alignment = replace(alignment, pairs=(*alignment.pairs, *parts))
-        dead = [text for text in alignment.dead_rules if text not in moves.texts]
+        dead = [text for text in alignment.unused_rules if text not in moves.texts]
         if dead:
             raise UsageError(
                 f"rule {dead[0]!r} paired nothing",
@@ -98,7 +98,7 @@ class _Matcher:
             self._contradictions(alignment, side)
         return alignment, side
 
-    def _moves(self, side: Side) -> Moves:
+    def _moves(self, side: TensorSet) -> Moves:
         """Let SRC be what rules with transforms make of it."""
         src, rules = self.draft.src, self.draft.request.rules
         if not any(rule.transform for rule in rules):
@@ -108,7 +108,7 @@ class _Matcher:
         src.move(moves.moves)
         return moves
 
-    def _contradictions(self, alignment: Alignment, side: Side) -> None:
+    def _contradictions(self, alignment: Alignment, side: TensorSet) -> None:
         """Refuse rules that send a tensor away from one of its own name, dtype and shape."""
         source = self.draft.src.side
         own = {m.old: m.new for m in align(source, side).pairs if m.evidence in _STRONG}
@@ -188,7 +188,7 @@ class _Matcher:
 
     # -- the rest ----------------------------------------------------------------------------------
 
-    def _twins(self, whole: Side, done: dict[str, Fill]) -> None:
+    def _twins(self, whole: TensorSet, done: dict[str, Fill]) -> None:
         """Give tensors that LIKE stores twice the values of the first."""
         if self.form in NEUTRAL:
             return
@@ -228,17 +228,17 @@ class _Matcher:
             draft.problem("ambiguous", names[0], message)
 
 
-def _without(side: Side, keys: set[str]) -> Side:
+def _without(side: TensorSet, keys: set[str]) -> TensorSet:
     """Return the side without the tensors that are paired already."""
     if not keys:
         return side
-    return Side(
+    return TensorSet(
         {key: spec for key, spec in side.specs.items() if key not in keys},
         {key: naming for key, naming in side.names.items() if key not in keys},
     )
 
 
-def _by_keys(old: Side, new: Side) -> Alignment:
+def _by_keys(old: TensorSet, new: TensorSet) -> Alignment:
     """Pair what has the same key on both sides, and nothing else."""
     return Alignment(
         tuple(Match(key, key, "key") for key in old.keys if key in new.specs),

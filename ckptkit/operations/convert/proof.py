@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptkit.align.matching import Side, align
+from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -146,11 +146,11 @@ def _names(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> Iterator[
     if all(output.names[key].name == plan.source.names[old].name for key, old in taken.items()):
         return  # every tensor goes by the name that its source has
     keys = {key for key in taken.values() if key in plan.source.specs}
-    source = Side(
+    source = TensorSet(
         {key: plan.source.specs[key] for key in plan.source.specs if key in keys},
         {key: plan.source.names[key] for key in plan.source.specs if key in keys},
     )
-    alignment = align(source, Side(output.specs, output.names))
+    alignment = align(source, TensorSet(output.specs, output.names))
     by_source: dict[str, list[str]] = {}
     for key, old in taken.items():
         by_source.setdefault(old, []).append(key)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptkit.align.rules import Rule, by_label, deciding
-from ckptkit.align.transforms import Into, Part
+from ckptkit.align.transforms import JoinInto, TakePart
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.sources import Move, Sources
 
@@ -90,7 +90,7 @@ def _key(pieces: Sequence[tuple[str, Rule]]) -> str:
 
 def _check_pieces(src: Sources, name: str, pieces: Sequence[tuple[str, Rule]]) -> Iterator[str]:
     """Yield the parts of a target that nothing gives; raises UsageError for what cannot be."""
-    found: dict[Into | None, str] = {}
+    found: dict[JoinInto | None, str] = {}
     for key, rule in pieces:
         into, own = rule.transform.into, src.tensors[key].naming.name
         if into in found:
@@ -111,7 +111,7 @@ def _check_pieces(src: Sources, name: str, pieces: Sequence[tuple[str, Rule]]) -
 
 def _lost(src: Sources, found: Mapping[str, Move]) -> Iterator[tuple[str, str]]:
     """Yield (name, part) for the parts of tensors that no rule takes."""
-    taken: dict[str, set[Part]] = {}
+    taken: dict[str, set[TakePart]] = {}
     for move in found.values():
         for key, transform in move.pieces:
             if transform.part is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from ckptkit.align.matching import Side, align
+from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
@@ -85,7 +85,7 @@ class Sources:
     @cached_property
     def duplicates(self) -> Mapping[str, str]:
         """{key of a tensor that SRC stores again: key of the first}."""
-        return Side(self.last.specs, self.last.names).duplicates
+        return TensorSet(self.last.specs, self.last.names).duplicates
 
     def skip(self, tensor: Tensor, why: str) -> None:
         """Note that a tensor of SRC is not in the output."""
@@ -93,9 +93,9 @@ class Sources:
         self.skipped.append(row)
 
     @cached_property
-    def side(self) -> Side:
+    def side(self) -> TensorSet:
         """The tensors that take part, for alignment."""
-        return Side(
+        return TensorSet(
             {key: tensor.spec for key, tensor in self.tensors.items()},
             {key: tensor.naming for key, tensor in self.tensors.items()},
         )
@@ -124,9 +124,9 @@ class Sources:
     def partners(self) -> list[dict[str, str]]:
         """For each of the earlier checkpoints {key in the last: key there}."""
         found = []
-        last = Side(self.last.specs, self.last.names)
+        last = TensorSet(self.last.specs, self.last.names)
         for checkpoint in self.checkpoints[:-1]:
-            side = Side(checkpoint.specs, checkpoint.names)
+            side = TensorSet(checkpoint.specs, checkpoint.names)
             alignment = align(last, side)
             found.append({match.old: match.new for match in alignment.pairs})
         return found

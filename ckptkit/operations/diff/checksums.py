@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptkit.align.matching import Alignment, Side
+from ckptkit.align.matching import Alignment, TensorSet
 from ckptkit.compare.spans import extend_crc
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations.diff.result import Change
+from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.stores.base import TensorSpec
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def with_digests(
-    alignment: Alignment, sides: tuple[Side, Side], stores: tuple[Store, Store]
-) -> tuple[Side, Side]:
+    alignment: Alignment, sides: tuple[TensorSet, TensorSet], stores: tuple[Store, Store]
+) -> tuple[TensorSet, TensorSet]:
     """Return both sides with the checksums that left-over tensors lack, and which are constant.
 
     Only tensors that could be paired by content are read: those with a counterpart of the same
@@ -28,41 +28,46 @@ def with_digests(
     """
     left = [key for key in alignment.only_left if _by_content(sides[0].specs[key])]
     right = [key for key in alignment.only_right if _by_content(sides[1].specs[key])]
-    both = (left, right)
-    types = [{_type(side, key) for key in keys} for side, keys in zip(sides, both, strict=True)]
-    known = [
-        replace(side, digests={**side.digests, **_digests(side, keys, store, types[0] & types[1])})
-        for side, keys, store in zip(sides, both, stores, strict=True)
+    leftovers = (left, right)
+    types = [
+        {_type(side, key) for key in keys} for side, keys in zip(sides, leftovers, strict=True)
     ]
-    found = [{side.content(key) for key in keys} for side, keys in zip(known, both, strict=True)]
-    shared = (found[0] & found[1]) - {None}
-    done = []
-    for side, keys, store in zip(known, both, stores, strict=True):
-        same = [key for key in keys if side.content(key) in shared]
-        constants = side.constants | {key for key in same if _is_constant(store, key)}
-        done.append(replace(side, constants=constants))
-    return done[0], done[1]
+    extended = [
+        replace(side, digests={**side.digests, **_digests(side, keys, store, types[0] & types[1])})
+        for side, keys, store in zip(sides, leftovers, stores, strict=True)
+    ]
+    # Of those that share their content, which are constant: any constant equals many others.
+    contents = [
+        {side.content(key) for key in keys} for side, keys in zip(extended, leftovers, strict=True)
+    ]
+    shared = (contents[0] & contents[1]) - {None}
+    results = []
+    for side, keys, store in zip(extended, leftovers, stores, strict=True):
+        shared_keys = [key for key in keys if side.content(key) in shared]
+        constants = side.constants | {key for key in shared_keys if _is_constant(store, key)}
+        results.append(replace(side, constants=constants))
+    return results[0], results[1]
 
 
 def _by_content(spec: TensorSpec) -> bool:
     return kind(spec.dtype) not in ("string", "opaque") and spec.size > 1
 
 
-def _type(side: Side, key: str) -> tuple[str, tuple[int, ...]]:
+def _type(side: TensorSet, key: str) -> tuple[str, tuple[int, ...]]:
     return side.specs[key].dtype, side.specs[key].shape
 
 
 def _digests(
-    side: Side, keys: Sequence[str], store: Store, types: set[tuple[str, tuple[int, ...]]]
+    side: TensorSet, keys: Sequence[str], store: Store, types: set[tuple[str, tuple[int, ...]]]
 ) -> dict[str, int]:
     """Return the crc32c of the values of those keys of `types` for which none is known."""
-    found = {}
+    digests = {}
     for key in keys:
         if _type(side, key) in types and side.digest(key) is None:
-            found[key] = 0
+            digests[key] = 0
             for _, values in store.blocks(key):
-                found[key] = extend_crc(found[key], values)
-    return found
+                digests[key] = extend_crc(digests[key], values)
+    return digests
 
 
 def _is_constant(store: Store, key: str) -> bool:
@@ -77,37 +82,41 @@ def _is_constant(store: Store, key: str) -> bool:
 
 
 def by_checksum(
-    changes: Iterable[Change], checkpoints: tuple[Checkpoint, Checkpoint]
-) -> list[Change]:
+    changes: Iterable[TensorDiff], checkpoints: tuple[Checkpoint, Checkpoint]
+) -> list[TensorDiff]:
     """Judge pairs by their stored checksums; raises UsageError where there are none."""
-    done, unknown = [], []
+    results, without_checksum = [], []
     for change in changes:
         if change.old is None or change.new is None or not change.same_type:
-            done.append(change)
+            results.append(change)
             continue
         equal = _same_checksum(change.old.spec, change.new.spec)
         if equal is None:
-            unknown.append(change)
+            without_checksum.append(change)
             continue
         status = change.status if equal else "changed"
-        done.append(replace(change, status=status, method="checksum"))
-    if unknown:
+        results.append(replace(change, status=status, method="checksum"))
+    if without_checksum:
         raise UsageError(
-            f"no stored checksum for {len(unknown)} of the tensors, first {unknown[0].name}",
+            f"no stored checksum for {len(without_checksum)} of the tensors, "
+            f"first {without_checksum[0].name}",
             where=" and ".join(str(checkpoint.path) for checkpoint in checkpoints),
             hint="compare by value: leave --quick out",
         )
-    return done
+    return results
 
 
-def _same_checksum(one: TensorSpec, two: TensorSpec) -> bool | None:
+def _same_checksum(old: TensorSpec, new: TensorSpec) -> bool | None:
     """Whether the stored checksums agree; None where they say nothing."""
-    if one.slices or two.slices:
-        left, right = _slices(one), _slices(two)
-        return left == right if [s[0] for s in left] == [s[0] for s in right] else None
-    if one.crc32c is None or two.crc32c is None:
+    if old.slices or new.slices:
+        old_slices, new_slices = _slices(old), _slices(new)
+        # Each slice has a checksum of its own; those of slices cut elsewhere cannot be compared.
+        if [place for place, _ in old_slices] != [place for place, _ in new_slices]:
+            return None
+        return old_slices == new_slices
+    if old.crc32c is None or new.crc32c is None:
         return None
-    return one.crc32c == two.crc32c and one.nbytes == two.nbytes
+    return old.crc32c == new.crc32c and old.nbytes == new.nbytes
 
 
 def _slices(spec: TensorSpec) -> Sequence[tuple[object, int | None]]:

@@ -18,8 +18,8 @@ MAX_TRIED = 1 << 23  # elements: two float32 tensors and a copy of one are 100 M
 MAX_RANK = 5  # 120 orders of axes
 
 
-class Content(NamedTuple):
-    """The values of one changed pair by checksum: what OLD held, and what NEW holds."""
+class ContentChange(NamedTuple):
+    """The values of one changed pair by checksum: those of OLD, and those of NEW."""
 
     name: str
     dtype: str
@@ -31,33 +31,33 @@ class Content(NamedTuple):
 
 def shape_hint(old: Store, old_key: str, new: Store, new_key: str, read_values: bool) -> str | None:
     """Say what would turn the one shape into the other, and whether the values then agree."""
-    one, two = old.specs[old_key].shape, new.specs[new_key].shape
-    ways = list(_ways(one, two))
+    old_shape, new_shape = old.specs[old_key].shape, new.specs[new_key].shape
+    ways = list(_ways(old_shape, new_shape))
     if not ways:
         return None
     comparable = kind(old.specs[old_key].dtype) not in ("string", "opaque")
     if not read_values or old.specs[old_key].size > MAX_TRIED or not comparable:
         return f"a {ways[0][0]} has this shape; values not tried"
-    left = old.read(old_key).reshape(one)
-    right = new.read(new_key).reshape(two)
+    left = old.read(old_key).reshape(old_shape)
+    right = new.read(new_key).reshape(new_shape)
     for way, order in ways:
-        moved = left.transpose(order) if order else left.reshape(two)
-        if _same(moved, right):
+        rearranged = left.transpose(order) if order else left.reshape(new_shape)
+        if _same(rearranged, right):
             return f"a {way} of OLD is NEW, value for value"
     return f"a {ways[0][0]} has this shape, but other values"
 
 
 def _ways(
-    one: tuple[int, ...], two: tuple[int, ...]
+    old_shape: tuple[int, ...], new_shape: tuple[int, ...]
 ) -> Iterator[tuple[str, tuple[int, ...] | None]]:
-    """Yield (name, order of axes) of what turns shape `one` into `two`; no order: a reshape."""
-    if [n for n in one if n != 1] == [n for n in two if n != 1]:
-        yield "squeeze" if len(two) < len(one) else "reshape by axes of size 1", None
-    if len(one) == len(two) <= MAX_RANK and sorted(one) == sorted(two):
-        for order in permutations(range(len(one))):
-            if tuple(one[axis] for axis in order) == two:
+    """Yield (name, order of axes) of what turns one shape into the other; no order: a reshape."""
+    if [n for n in old_shape if n != 1] == [n for n in new_shape if n != 1]:
+        yield "squeeze" if len(new_shape) < len(old_shape) else "reshape by axes of size 1", None
+    if len(old_shape) == len(new_shape) <= MAX_RANK and sorted(old_shape) == sorted(new_shape):
+        for order in permutations(range(len(old_shape))):
+            if tuple(old_shape[axis] for axis in order) == new_shape:
                 yield f"transpose {order}", order
-    elif _product(one) == _product(two):
+    elif _product(old_shape) == _product(new_shape):
         yield "reshape", None
 
 
@@ -68,14 +68,14 @@ def _product(shape: Iterable[int]) -> int:
     return size
 
 
-def _same(one: Array, two: Array) -> bool:
+def _same(left: Array, right: Array) -> bool:
     """Whether two arrays are equal element by element, NaN equal to NaN."""
     import numpy as np
 
-    if one.dtype != two.dtype:
-        one, two = one.astype(np.float64), two.astype(np.float64)
+    if left.dtype != right.dtype:
+        left, right = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        return bool(((one == two) | ((one != one) & (two != two))).all())
+        return bool(((left == right) | ((left != left) & (right != right))).all())
 
 
 def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta) -> str | None:
@@ -92,12 +92,12 @@ def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta)
     left, right = old.read(old_key), new.read(new_key)
     if not np.array_equal(np.sort(left.astype(np.float64)), np.sort(right.astype(np.float64))):
         return None
-    shaped, wanted = left.reshape(spec.shape), right.reshape(spec.shape)
+    old_values, new_values = left.reshape(spec.shape), right.reshape(spec.shape)
     for way, order in _ways(spec.shape, spec.shape):
-        moved = order is not None and order != tuple(range(len(order)))
-        if moved and _same(shaped.transpose(order), wanted):
+        changes_order = order is not None and order != tuple(range(len(order)))
+        if changes_order and _same(old_values.transpose(order), new_values):
             return f"a {way} of OLD is NEW, value for value"
-    return f"the same values in another order{_moved_axis(shaped, wanted)}"
+    return f"the same values in another order{_moved_axis(old_values, new_values)}"
 
 
 def _moved_axis(old: Array, new: Array) -> str:
@@ -108,30 +108,30 @@ def _moved_axis(old: Array, new: Array) -> str:
 
     for axis in range(old.ndim):
         if 1 < old.shape[axis] < old.size:
-            sides = []
+            slices = []
             for values in (old, new):
-                first = np.ascontiguousarray(np.moveaxis(values, axis, 0))
-                sides.append(Counter(row.tobytes() for row in first))
-            if sides[0] == sides[1]:
+                rows = np.ascontiguousarray(np.moveaxis(values, axis, 0))
+                slices.append(Counter(row.tobytes() for row in rows))
+            if slices[0] == slices[1]:
                 return f" along axis {axis}"
     return ""
 
 
-def swapped(contents: Sequence[Content]) -> Mapping[str, str]:
+def swapped(contents: Sequence[ContentChange]) -> Mapping[str, str]:
     """Return {name: hint} for changed tensors that now hold what another one held."""
-    held: dict[tuple[object, ...], list[Content]] = {}
+    by_old_content: dict[tuple[object, ...], list[ContentChange]] = {}
     for content in contents:
         if content.old_crc not in constant_digests(content.dtype, content.nbytes):
             key = content.dtype, content.shape, content.old_crc
-            held.setdefault(key, []).append(content)
+            by_old_content.setdefault(key, []).append(content)
     hints: dict[str, str] = {}
     for content in contents:
-        source = held.get((content.dtype, content.shape, content.new_crc), [])
-        if len(source) != 1 or source[0].name == content.name:
+        matches = by_old_content.get((content.dtype, content.shape, content.new_crc), [])
+        if len(matches) != 1 or matches[0].name == content.name:
             continue
-        other = source[0]
-        if other.new_crc == content.old_crc:
-            hints[content.name] = f"contents swapped with {other.name}"
+        owner = matches[0]
+        if owner.new_crc == content.old_crc:
+            hints[content.name] = f"contents swapped with {owner.name}"
         else:
-            hints[content.name] = f"now holds what OLD has in {other.name}"
+            hints[content.name] = f"now holds what OLD has in {owner.name}"
     return hints

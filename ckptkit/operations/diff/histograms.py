@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ckptkit.compare import spans
 from ckptkit.dtypes import kind
-from ckptkit.operations.diff.result import Change, DiffResult
+from ckptkit.operations.diff.result import DiffResult, TensorDiff
 
 BINS = 61  # odd, so that one bin has zero in its middle
 _ENOUGH = 256  # elements
@@ -28,20 +28,20 @@ def histograms(result: DiffResult, most: int = 12) -> list[Histogram]:
 
     Tensors are read once more for it, in bounded memory.  Raises as the stores do.
     """
-    found: list[Histogram] = []
+    drawn: list[Histogram] = []
     budget = MAX_ELEMENTS
     for index in _largest(result.changes):
         change = result.changes[index]
         assert change.delta is not None
-        if len(found) == most:
+        if len(drawn) == most:
             break
         if change.some.spec.size <= budget:
             budget -= change.some.spec.size
-            found.append(Histogram(index, change.delta.max_abs, _counts(result, change)))
-    return found
+            drawn.append(Histogram(index, change.delta.max_abs, _counts(result, change)))
+    return drawn
 
 
-def _largest(changes: Sequence[Change]) -> list[int]:
+def _largest(changes: Sequence[TensorDiff]) -> list[int]:
     """Return the indexes of changed tensors of numbers, those first that are worth a picture.
 
     Weights come before training state, and tensors with enough elements for a shape before others.
@@ -66,7 +66,7 @@ def _largest(changes: Sequence[Change]) -> list[int]:
     return sorted(usable, key=rank)
 
 
-def _counts(result: DiffResult, change: Change) -> tuple[int, ...]:
+def _counts(result: DiffResult, change: TensorDiff) -> tuple[int, ...]:
     import numpy as np
 
     assert change.old is not None and change.new is not None and change.delta is not None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from ckptkit.align.matching import Alignment, Side
+from ckptkit.align.matching import Alignment, TensorSet
 from ckptkit.align.rules import suggest_rules
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
-from ckptkit.operations.diff.result import Change, LeftOut
+from ckptkit.operations.diff.result import LeftOut, TensorDiff
 
 # What a training run counts and sets is not a weight, nor a difference between weights.
 _SIDE_ROLES = frozenset({"counter", "config"})
@@ -20,17 +20,17 @@ _OPTIONAL_ROLES = frozenset({"slot", "ema", "metric"})
 
 
 def select(
-    changes: list[Change],
+    changes: list[TensorDiff],
     roles: Sequence[str],
     names: Sequence[str],
     checkpoints: tuple[Checkpoint, Checkpoint],
-    sides: tuple[Side, Side],
-) -> tuple[list[Change], tuple[LeftOut, ...]]:
+    sides: tuple[TensorSet, TensorSet],
+) -> tuple[list[TensorDiff], tuple[LeftOut, ...]]:
     """Return the changes that take part, and what does not; raises UsageError when none do."""
-    everything = "all" in roles
-    kept, out = changes, Counter[tuple[str, str]]()
-    if not everything:
-        kept = []
+    taking_part, left_out = changes, Counter[tuple[str, str]]()
+    # By role.
+    if "all" not in roles:
+        taking_part = []
         one_sided = {} if roles else _one_sided(sides)
         untied = not roles and any(
             side.names[key].role == "slot" and side.names[key].slot_of is None
@@ -42,19 +42,24 @@ def select(
             if why is None and untied and change.role == "slot" and None in _keys(change):
                 why = "the variables of some cannot be told"
             if why is None:
-                kept.append(change)
+                taking_part.append(change)
             else:
-                out[change.role, why] += 1
+                left_out[change.role, why] += 1
+    # By name, of either side.
     if names:
-        inside = [_selected(checkpoint, names) for checkpoint in checkpoints]
-        chosen = [c for c in kept if _keys(c)[0] in inside[0] or _keys(c)[1] in inside[1]]
-        if len(kept) - len(chosen):
-            out["", "by --name"] += len(kept) - len(chosen)
-        kept = chosen
+        selected = [_selected(checkpoint, names) for checkpoint in checkpoints]
+        by_name = [
+            change
+            for change in taking_part
+            if any(key in keys for key, keys in zip(_keys(change), selected, strict=True))
+        ]
+        if len(by_name) < len(taking_part):
+            left_out["", "by --name"] += len(taking_part) - len(by_name)
+        taking_part = by_name
     repeated = max(len(side.duplicates) for side in sides)
     if repeated:
-        out["repeated", "stored twice, compared once"] += repeated
-    if not kept:
+        left_out["repeated", "stored twice, compared once"] += repeated
+    if not taking_part:
         old, new = (str(checkpoint.path) for checkpoint in checkpoints)
         raise UsageError(
             "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
@@ -62,11 +67,11 @@ def select(
             hint="`ckptkit ls` lists what a file holds; --role all compares everything",
         )
     order = {role: at for at, role in enumerate(ROLES)}
-    items = sorted(out.items(), key=lambda item: order.get(item[0][0], len(order)))
-    return kept, tuple(LeftOut(n, what or "other", why) for (what, why), n in items)
+    rows = sorted(left_out.items(), key=lambda row: order.get(row[0][0], len(order)))
+    return taking_part, tuple(LeftOut(n, what or "other", why) for (what, why), n in rows)
 
 
-def _keys(change: Change) -> tuple[str | None, str | None]:
+def _keys(change: TensorDiff) -> tuple[str | None, str | None]:
     return (
         change.old.spec.key if change.old else None,
         change.new.spec.key if change.new else None,
@@ -80,13 +85,13 @@ def _selected(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
         return set()  # the other file may hold some
 
 
-def _one_sided(sides: tuple[Side, Side]) -> dict[str, str]:
+def _one_sided(sides: tuple[TensorSet, TensorSet]) -> dict[str, str]:
     """Return {role: "only in OLD"} for kinds of training state that one file has none of."""
-    held = [{side.names[key].role for key in side.keys} for side in sides]
+    roles = [{side.names[key].role for key in side.keys} for side in sides]
     return {
-        role: "only in OLD" if role in held[0] else "only in NEW"
+        role: "only in OLD" if role in roles[0] else "only in NEW"
         for role in _OPTIONAL_ROLES
-        if (role in held[0]) != (role in held[1])
+        if (role in roles[0]) != (role in roles[1])
     }
 
 
@@ -100,18 +105,21 @@ def _left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> 
 
 
 def warnings_of(
-    alignment: Alignment, changes: Iterable[Change], sides: tuple[Side, Side]
+    alignment: Alignment, changes: Iterable[TensorDiff], sides: tuple[TensorSet, TensorSet]
 ) -> tuple[str, ...]:
     """Return what should be said beside the table."""
-    found = [f"rule {rule!r} paired nothing" for rule in alignment.dead_rules]
+    warnings = [f"rule {rule!r} paired nothing" for rule in alignment.unused_rules]
     taking_part = {key for change in changes for key in _keys(change)}
     for ambiguity in alignment.ambiguous:
         if taking_part.isdisjoint((*ambiguity.old, *ambiguity.new)):
             continue
         old = _some_names(sides[0], ambiguity.old)
         new = _some_names(sides[1], ambiguity.new)
-        found.append(f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; --map decides")
-    lost = [
+        warnings.append(
+            f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; --map decides"
+        )
+    # Weights alone on their side may have been renamed: a rule that would pair them is proposed.
+    alone = [
         {
             side.names[key].name: (side.specs[key].dtype, side.specs[key].shape)
             for key in keys
@@ -119,11 +127,11 @@ def warnings_of(
         }
         for side, keys in zip(sides, (alignment.only_left, alignment.only_right), strict=True)
     ]
-    for rule, count in suggest_rules(*lost):
-        found.append(f"these look renamed: --map {rule!r} would pair {count} of them")
-    return tuple(found)
+    for rule, count in suggest_rules(*alone):
+        warnings.append(f"these look renamed: --map {rule!r} would pair {count} of them")
+    return tuple(warnings)
 
 
-def _some_names(side: Side, keys: Sequence[str]) -> str:
+def _some_names(side: TensorSet, keys: Sequence[str]) -> str:
     shown = ", ".join(side.names[key].name for key in keys[:3])
     return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown

@@ -24,7 +24,7 @@ DIFFERENT = frozenset({"changed", "added", "removed", "renamed"})
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TensorDiff:
     """What became of one tensor.
 
     status: one of STATUSES; "within": it differs, but by no more than the tolerance.
@@ -70,8 +70,8 @@ class Change:
         """Whether dtype and shape agree."""
         if self.old is None or self.new is None:
             return False
-        one, two = self.old.spec, self.new.spec
-        return one.dtype == two.dtype and one.shape == two.shape
+        old, new = self.old.spec, self.new.spec
+        return old.dtype == new.dtype and old.shape == new.shape
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +90,7 @@ class DiffResult:
     new: Checkpoint
     mode: str
     options: Mapping[str, Any]
-    changes: tuple[Change, ...]
+    changes: tuple[TensorDiff, ...]
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -110,15 +110,15 @@ class DiffResult:
         return not self.differences
 
     @cached_property
-    def differences(self) -> tuple[Change, ...]:
+    def differences(self) -> tuple[TensorDiff, ...]:
         """The changes that make the two files different."""
         return tuple(change for change in self.changes if change.is_difference)
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many changes there are of each status."""
-        found = Counter(change.status for change in self.changes)
-        return {status: found[status] for status in STATUSES}
+        counts = Counter(change.status for change in self.changes)
+        return {status: counts[status] for status in STATUSES}
 
     @property
     def exit_code(self) -> int:
@@ -176,7 +176,7 @@ def _file(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def entry(change: Change) -> dict[str, Any]:
+def entry(change: TensorDiff) -> dict[str, Any]:
     """Return the JSON row of one change."""
     return {
         "status": change.status,
@@ -196,8 +196,8 @@ def _tensor(tensor: Tensor | None) -> dict[str, Any] | None:
     if tensor is None:
         return None
     row = tensor_json(*tensor)
-    kept = ("name", "key", "full_name", "role", "dtype", "shape", "params", "bytes", "crc32c")
-    return {name: row[name] for name in kept}
+    columns = ("name", "key", "full_name", "role", "dtype", "shape", "params", "bytes", "crc32c")
+    return {column: row[column] for column in columns}
 
 
 def _values(delta: Delta) -> dict[str, Any]:

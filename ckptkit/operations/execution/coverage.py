@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptkit.align.matching import Alignment, Match, Rule, Side, align
+from ckptkit.align.matching import Alignment, Match, Rule, TensorSet, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.compare.tensors import Pair, compare_all
@@ -88,7 +88,7 @@ class _CoverageBuilder:
     places: Sequence[str] = ()
 
     @cached_property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[TensorSet, TensorSet]:
         return _side(self.file), _side(self.model)
 
     @cached_property
@@ -307,8 +307,8 @@ class _CoverageBuilder:
         return "training state" + ("" if self.keep_training else "; the model has no optimizer")
 
 
-def _side(checkpoint: Checkpoint) -> Side:
+def _side(checkpoint: Checkpoint) -> TensorSet:
     keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
-    return Side(
+    return TensorSet(
         {key: checkpoint.specs[key] for key in keys}, {key: checkpoint.names[key] for key in keys}
     )

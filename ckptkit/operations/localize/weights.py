@@ -13,7 +13,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.changes import compare_bindings
 from ckptkit.operations.diff.api import diff
-from ckptkit.operations.diff.result import Change
+from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.localize.values import VariableGap
 from ckptkit.runners.introspect import Point, ReadVariable
 
@@ -182,7 +182,7 @@ def _of_files(reference: Path, new: Path) -> Iterator[tuple[str, VariableGap]]:
         yield tensor.naming.name, VariableGap(tensor.naming.name, True, _said(change))
 
 
-def _said(change: Change) -> str:
+def _said(change: TensorDiff) -> str:
     if change.new is None or change.old is None:
         return "only in the reference" if change.new is None else "not in the reference"
     if change.hints:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.diff.histograms import histograms
-from ckptkit.operations.diff.result import Change, DiffResult
+from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.diff import text as diff_text
 from ckptkit.reports.text import printable
 
@@ -75,7 +75,7 @@ def _file(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _row(change: Change) -> dict[str, Any]:
+def _row(change: TensorDiff) -> dict[str, Any]:
     from ckptkit.operations.diff.result import entry
 
     row = entry(change)

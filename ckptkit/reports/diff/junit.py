@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
-from ckptkit.operations.diff.result import Change, DiffResult
+from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.diff.text import dtype_text, shape_change, verdict, worst_text
 from ckptkit.reports.text import printable, shape_text
 
@@ -42,7 +42,7 @@ def _attribute(text: str) -> str:
     return quoteattr(printable(text))
 
 
-def failure_text(change: Change) -> str:
+def failure_text(change: TensorDiff) -> str:
     """Return one line on a difference: what, how much, where it is worst."""
     if change.old is None or change.new is None:
         where = "missing from NEW" if change.new is None else "only in NEW"

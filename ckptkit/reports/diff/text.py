@@ -10,7 +10,7 @@ from typing import Any
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Worst
-from ckptkit.operations.diff.result import Change, DiffResult
+from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.listing import pattern
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
@@ -127,9 +127,9 @@ def _step(one: int, two: int, noun: str) -> str:
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def grouped(changes: Iterable[Change]) -> list[list[Change]]:
+def grouped(changes: Iterable[TensorDiff]) -> list[list[TensorDiff]]:
     """Return changes that are alike together: names that differ in numbers, slots of one kind."""
-    groups: dict[tuple[object, ...], list[Change]] = {}
+    groups: dict[tuple[object, ...], list[TensorDiff]] = {}
     for change in changes:
         template = _NUMBER.sub("#", change.name)
         other = _NUMBER.sub("#", change.new.naming.name) if change.new else ""
@@ -144,7 +144,7 @@ def grouped(changes: Iterable[Change]) -> list[list[Change]]:
 
 
 def _table(
-    groups: Sequence[Sequence[Change]], result: DiffResult, fmt: str, rich: bool
+    groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str, rich: bool
 ) -> Iterator[str]:
     rows = [_row(group, rich) for group in groups]
     valueless = result.mode != "values" or not any(row[4] or row[8] for row in rows)
@@ -166,7 +166,7 @@ def _table(
             yield _coloured(f"     {printable(hint)}", "2", rich)
 
 
-def _notes(group: Sequence[Change]) -> Iterator[str]:
+def _notes(group: Sequence[TensorDiff]) -> Iterator[str]:
     """Yield what stands below a row."""
     yield from group[0].hints
     deltas = [c.delta for c in group if c.delta]
@@ -188,7 +188,7 @@ def _up(rtol: float) -> str:
     return text if float(text) >= rtol else f"{rtol * 1.01:.3g}"
 
 
-def _group_name(group: Sequence[Change]) -> str:
+def _group_name(group: Sequence[TensorDiff]) -> str:
     """Return what a row calls its changes: `dense{1-2}/kernel ×2`, `*@momentum ×9`.
 
     Where the two files call a tensor differently: `old → new`.
@@ -204,11 +204,11 @@ def _group_name(group: Sequence[Change]) -> str:
     return name + many + role
 
 
-def _new_name(change: Change) -> str:
+def _new_name(change: TensorDiff) -> str:
     return change.new.naming.name if change.new else ""
 
 
-def _row(group: Sequence[Change], rich: bool) -> tuple[str, ...]:
+def _row(group: Sequence[TensorDiff], rich: bool) -> tuple[str, ...]:
     first = group[0]
     shapes = {shape_of(change) for change in group}
     shape = shapes.pop() if len(shapes) == 1 else "(several)"
@@ -229,16 +229,16 @@ def _row(group: Sequence[Change], rich: bool) -> tuple[str, ...]:
     )
 
 
-def _excess(change: Change) -> float:
+def _excess(change: TensorDiff) -> float:
     return change.delta.rel_l2 if change.delta else 0.0
 
 
-def _worst_of(change: Change, many: int) -> str:
+def _worst_of(change: TensorDiff, many: int) -> str:
     assert change.delta is not None and change.delta.worst is not None
     return (change.name if many > 1 else "") + worst_text(change.delta.worst)
 
 
-def dtype_text(change: Change) -> str:
+def dtype_text(change: TensorDiff) -> str:
     """Return "float32", or "float32→bfloat16 (lossy)"."""
     if change.old is None or change.new is None:
         return change.some.spec.dtype
@@ -246,7 +246,7 @@ def dtype_text(change: Change) -> str:
     return one if one == two else f"{one}→{two}" + (f" ({change.cast})" if change.cast else "")
 
 
-def shape_of(change: Change) -> str:
+def shape_of(change: TensorDiff) -> str:
     """Return the shape, with changed axes marked."""
     if change.old is None or change.new is None:
         return shape_text(change.some.spec.shape)
@@ -308,7 +308,7 @@ def _coloured(text: str, colour: str, rich: bool) -> str:
 
 
 def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
-    layers: dict[str, list[Change]] = {}
+    layers: dict[str, list[TensorDiff]] = {}
     for change in result.changes:
         layers.setdefault(layer_of(change), []).append(change)
     rows = []
@@ -331,7 +331,7 @@ def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
         yield ""
 
 
-def layer_of(change: Change) -> str:
+def layer_of(change: TensorDiff) -> str:
     """Return the name of the layer: that of the variable, without its last part."""
     name = change.some.naming.slot_of or change.name
     return name.rpartition("/")[0] or name
@@ -340,7 +340,7 @@ def layer_of(change: Change) -> str:
 # -- csv -------------------------------------------------------------------------------------------
 
 
-def csv_row(change: Change) -> tuple[Any, ...]:
+def csv_row(change: TensorDiff) -> tuple[Any, ...]:
     """Return every field of a change, in the order of the CSV's header."""
     d = change.delta
     worst = d.worst if d else None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.align.matching import Side, align
+from ckptkit.align.matching import TensorSet, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind
@@ -119,6 +119,6 @@ def _fill(model: Any, file: Checkpoint, scratch: Path) -> None:
     model.load_weights(filled)
 
 
-def _side(checkpoint: Checkpoint) -> Side:
+def _side(checkpoint: Checkpoint) -> TensorSet:
     keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
-    return Side({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
+    return TensorSet({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
