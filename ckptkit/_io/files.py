@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.errors import (
     CkptkitError,
@@ -32,6 +32,36 @@ _ALIGNMENT = 64  # bytes: a cache line
 _HASHED_AT_ONCE = 1 << 20  # bytes
 
 Identity = tuple[int, int, int, int]
+
+
+# The coarsest clock of a file system in use: FAT counts in steps of two seconds.
+_SETTLED_NS = 2_000_000_000
+
+
+class FileState(NamedTuple):
+    """What tells one content of a path from another, as far as the file system says."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int  # of the inode: no program can set it back
+
+    def is_settled(self, at_ns: int) -> bool:
+        """Whether any change after `at_ns` (nanoseconds since 1970) gives another state.
+
+        Two changes within one tick of the file system's clock look the same.
+        """
+        return max(self.modified_ns, self.changed_ns) + _SETTLED_NS < at_ns
+
+
+def file_state(path: Path) -> FileState | None:
+    """Return the state of what is at `path`, links followed; None where nothing is."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return FileState(*_identity(status), status.st_ctime_ns)
 
 
 class Handle:

@@ -201,7 +201,7 @@ def checksum_findings(
             damaged.append(_bad_read(plan, piece, crc))
         elif piece.crc32c is not None and crc != piece.crc32c:
             damaged.append(_mismatch(plan, piece, crc))
-    strings = [(bundle, plan, piece) for plan in plans for piece in plan.pieces if piece.decoded]
+    strings = [(bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded]
     for piece, finding in bounded_map(executor, _decoded, strings):
         count, nbytes = count + 1, nbytes + piece.nbytes
         damaged.extend(finding)
@@ -260,16 +260,16 @@ def _hint(bundle: TensorBundle, torn: bool) -> str:
     return _DAMAGED_HINT
 
 
-def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[Piece, list[Finding]]:
+def _decoded(item: tuple[TensorBundle, Path, Piece]) -> tuple[Piece, list[Finding]]:
     """Compare the checksums of strings or variants."""
-    bundle, plan, piece = item
+    bundle, shard, piece = item
     assert piece.key is not None
     try:
         for _ in bundle.blocks(piece.key):
             pass
     except CkptkitError as error:
         finding = of_error(error, "tensor")
-        where = f"{plan.path.name}: {piece.label}"
+        where = f"{shard.name}: {piece.label}"
         found = Finding("error", finding.code, where, finding.message, finding.hint, key=piece.key)
         return piece, [found]
     return piece, []

@@ -133,7 +133,7 @@ def _sound(
         else:
             place = f"{plan.path.name} bytes {piece.offset} to {piece.offset + piece.nbytes}"
             reasons.setdefault(piece.key, f"its checksum does not hold ({place})")
-    decoded = [(bundle, plan, piece) for plan in plans for piece in plan.pieces if piece.decoded]
+    decoded = [(bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded]
     for key, reason in bounded_map(executor, _decoded, decoded):
         if reason:
             reasons.setdefault(key, reason)
@@ -168,15 +168,15 @@ def _lose(reasons: dict[str, str], piece: Piece, reason: str) -> None:
         reasons.setdefault(piece.key, reason)
 
 
-def _decoded(item: tuple[TensorBundle, ShardPlan, Piece]) -> tuple[str, str]:
+def _decoded(item: tuple[TensorBundle, Path, Piece]) -> tuple[str, str]:
     """Return (key, why its strings or variants are lost, or "")."""
-    bundle, plan, piece = item
+    bundle, shard, piece = item
     assert piece.key is not None
     try:
         for _ in bundle.blocks(piece.key):
             pass
     except ChecksumError:
-        return piece.key, f"its checksum does not hold ({plan.path.name})"
+        return piece.key, f"its checksum does not hold ({shard.name})"
     except CkptkitError as error:
         return piece.key, error.message
     return piece.key, ""

@@ -116,7 +116,9 @@ def _tensors(
     total = sum(spec.nbytes for spec in store.specs.values())
     reads: list[_Read] = []
     done = 0
-    items = [(store, key) for key, spec in store.specs.items() if spec.shard is not None]
+    items = [
+        (store, key, spec.nbytes) for key, spec in store.specs.items() if spec.shard is not None
+    ]
     for read in bounded_map(executor, _read_tensor, items):
         reads.append(read)
         done += read.nbytes
@@ -131,15 +133,14 @@ def _tensors(
     return reads, Check("tensors", counts, tuple(findings))
 
 
-def _read_tensor(item: tuple[Store, str]) -> _Read:
-    store, key = item
-    spec = store.specs[key]
+def _read_tensor(item: tuple[Store, str, int]) -> _Read:
+    store, key, nbytes = item
     try:
         for _ in store.blocks(key):
             pass
     except CkptkitError as error:
-        return _Read(key, spec.nbytes, error)
-    return _Read(key, spec.nbytes, None)
+        return _Read(key, nbytes, error)
+    return _Read(key, nbytes, None)
 
 
 def _archive(format_name: str, path: Path, executor: Executor | None) -> Iterator[Check]:

@@ -1,6 +1,6 @@
 """A comparison as one self-contained HTML page: strip of layers, histograms, sortable table.
 
-The page is three files beside this one: `page.html` (markup, with a mark for each thing to fill in),
+The page is three files beside this one: `page.html` (markup, with a mark for each part to fill),
 `page.css` and `page.js`.  Nothing is fetched: a content security policy forbids every request.
 Colours are variables, given twice: for light and for dark, which follows the system until a person
 chooses.  Everything that comes from a checkpoint is JSON in the page, which the script puts there

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from contextlib import ExitStack, suppress
 from typing import Any
 
+from ckptkit._io.files import FileState, file_state
 from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5 import reader as hdf5
@@ -28,18 +30,24 @@ Answer = tuple[dict[str, Any], list[Any]]
 
 
 class _Kept:
-    """The dataset that was read last, kept open: spans of one dataset come one after the other."""
+    """The dataset that was read last, kept open: spans of one dataset come one after the other.
+
+    libhdf5 keeps chunks in memory, so a file that changed, or may have, is opened anew.
+    """
 
     def __init__(self) -> None:
         self.stack = ExitStack()
-        self.key: tuple[Window, str] | None = None
+        self.key: tuple[Window, str, FileState | None] | None = None
         self.handle: Any = None
 
     def of(self, window: Window, dataset: H5Dataset) -> Any:
-        if self.key != (window, dataset.path):
+        state = file_state(window.path)
+        if self.key != (window, dataset.path, state):
             self.close()
+            started_ns = time.time_ns()
             self.handle = self.stack.enter_context(_hdf5_values.open_dataset(window, dataset))
-            self.key = window, dataset.path
+            if state is not None and state.is_settled(started_ns):
+                self.key = window, dataset.path, state
         return self.handle
 
     def close(self) -> None:

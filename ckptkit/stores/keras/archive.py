@@ -48,7 +48,9 @@ def open_keras(path: Path) -> H5Store:
     version = _version(path, members)
     assets = tuple(sorted(m for m in members if m not in (WEIGHTS, CONFIG, METADATA)))
     source = Source(path, window(path, weights))
-    return make_store("keras", path, (source,), config=config, keras_version=version, assets=assets)
+    return make_store(
+        "keras", path, (source,), open_keras, config=config, keras_version=version, assets=assets
+    )
 
 
 def open_weights_h5(path: Path) -> H5Store:
@@ -58,7 +60,7 @@ def open_weights_h5(path: Path) -> H5Store:
     PathNotFoundError.
     """
     source = Source(path, whole_file(path))
-    return make_store("weights.h5", path, (source,), config=None, keras_version=None)
+    return make_store("weights.h5", path, (source,), open_weights_h5, config=None, keras_version=None)
 
 
 def open_weights_json(path: Path) -> H5Store:
@@ -73,7 +75,7 @@ def open_weights_json(path: Path) -> H5Store:
                 f"shard {shard.name} is missing", where=str(path), hint="copy it beside the index"
             )
     sources = [Source(shard, whole_file(shard)) for shard in shards]
-    return make_store("weights.h5", path, sources, config=None, keras_version=None)
+    return make_store("weights.h5", path, sources, open_weights_json, config=None, keras_version=None)
 
 
 def archive_configs(path: Path) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptkit import dtypes
 from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
@@ -13,6 +13,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import dataset_blocks, read_span
+from ckptkit.stores.reopening import Opener, pickled
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -23,6 +24,7 @@ class H5Store:
     """Fulfils `ckptkit.stores.base.Store`; see there.
 
     windows: the HDF5 data of each shard.  datasets: by key; its place is relative to its window.
+    opener: the function that made it of its path.
     """
 
     format: str
@@ -34,9 +36,18 @@ class H5Store:
     structure: Structure
     model: ModelInfo | None
     producer: str | None
+    opener: Opener = field(compare=False, repr=False)
     notes: tuple[str, ...] = ()
     style: str = ""
     missing_shards: tuple[Path, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self.opener, self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`."""
+        return (self.path, *self.shards)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         """See `Store.blocks`; the format keeps no checksum (beyond HDF5's own fletcher32)."""

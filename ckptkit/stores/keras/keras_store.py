@@ -16,6 +16,7 @@ from ckptkit.stores.keras.groups import LISTS, group_tree
 from ckptkit.stores.keras.h5_store import H5Store, spec_of
 from ckptkit.stores.keras.layer_tree import Found, resolve
 from ckptkit.stores.keras.slots import name_optimizers
+from ckptkit.stores.reopening import Opener
 from ckptkit.text import count_text
 
 
@@ -30,13 +31,14 @@ def make_store(
     format_name: str,
     path: Path,
     sources: Sequence[Source],
+    opener: Opener,
     *,
     config: LayerConfig | None,
     keras_version: str | None,
     assets: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> H5Store:
-    """Scan the sources and name what they hold; raises what `hdf5.scan` raises."""
+    """Scan the sources and name what they hold, for the function `opener`; raises what `hdf5.scan` raises."""
     specs: dict[str, TensorSpec] = {}
     datasets: dict[str, H5Dataset] = {}
     groups: dict[str, dict[str, Attribute]] = {}
@@ -65,6 +67,7 @@ def make_store(
         structure=KerasStructure(variables),
         model=_model_info(config, found, assets),
         producer=f"Keras {keras_version}" if keras_version else None,
+        opener=opener,
         notes=(*notes, *_notes(config, found)),
     )
 

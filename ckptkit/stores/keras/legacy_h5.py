@@ -79,6 +79,7 @@ def open_legacy_h5(path: Path) -> H5Store:
         structure=KerasStructure(variables),
         model=_model(config, params),
         producer=f"Keras {version}" if isinstance(version, str) else "Keras 1",
+        opener=open_legacy_h5,
         notes=(f"in no layer's list: {count_text(len(stray), 'tensor')}",) if stray else (),
     )
 

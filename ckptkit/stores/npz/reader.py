@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import (
@@ -40,6 +40,7 @@ from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.encoded_run import PLAIN, ByteSource, Encoding, Run
 from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
+from ckptkit.stores.reopening import pickled
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -69,6 +70,14 @@ class NpzStore:
     structure: StoredNames | None
     notes: tuple[str, ...]
     parts: Mapping[str, Part]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(open_npz, self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`."""
+        return (self.path,)
 
     @property
     def format(self) -> str:

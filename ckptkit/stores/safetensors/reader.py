@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
@@ -34,6 +34,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSp
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers.encoded_run import PLAIN, Encoding, Run
 from ckptkit.stores.containers.window import Window
+from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ class SafetensorsStore:
     specs: Mapping[str, TensorSpec]
     structure: StoredNames | None
     notes: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        one_file = self.shards == (self.path,)
+        return pickled(open_safetensors if one_file else open_safetensors_index, self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`."""
+        return (self.path, *self.shards)
 
     @property
     def format(self) -> str:

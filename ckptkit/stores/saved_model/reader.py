@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
-from ckptkit.errors import FormatError
+from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
+from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
@@ -41,7 +42,16 @@ class SavedModel:
     format: str = "saved-model"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_saved_model, (self.path,)
+        return pickled(open_saved_model, self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`; the folder of variables tells whether there are any."""
+        own = (MODEL_FILE, _saved_model_layers.METADATA_FILE, VARIABLES.parent)
+        return (
+            *(self.path / name for name in own),
+            *(self.bundle.files if self.bundle else ()),
+        )
 
     @property
     def style(self) -> str:
@@ -104,18 +114,19 @@ class SavedModel:
         return message
 
     def mappable(self, key: str) -> bool:
-        return self._variables.mappable(key)
+        return self._variables(key).mappable(key)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
-        return self._variables.blocks(key, max_elements)
+        return self._variables(key).blocks(key, max_elements)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
-        return self._variables.read(key, start, stop)
+        return self._variables(key).read(key, start, stop)
 
-    @property
-    def _variables(self) -> TensorBundle:
+    def _variables(self, key: str) -> TensorBundle:
         if self.bundle is None:
-            raise KeyError("a SavedModel without variables holds no tensor")
+            raise UnknownTensorError(
+                f"no tensor {key!r}: a SavedModel without variables", where=str(self.path)
+            )
         return self.bundle
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.files import check_range
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
-from ckptkit.errors import FormatError, UnsupportedError
+from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
 from ckptkit.stores.proto.messages import parse
+from ckptkit.stores.reopening import Opener, pickled
 from ckptkit.stores.tensor_bundle import data_blocks as _bundle_data
 from ckptkit.stores.tensor_bundle import slices as _slices
 from ckptkit.stores.tensor_bundle.table import read_table
@@ -78,9 +79,15 @@ class TensorBundle:
     big_endian: bool = False
     format: str = "tensor-bundle"
     model: ModelInfo | None = None
+    opener: Opener | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_bundle, (self.path,)
+        return pickled(self.opener or open_bundle, self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`; the data files too, one of which holds the object graph."""
+        return (index_path(self.path), *self.shards)
 
     @property
     def style(self) -> str:
@@ -139,12 +146,12 @@ class TensorBundle:
         return ("its object graph is in the data that is missing: roles are guessed from keys",)
 
     def mappable(self, key: str) -> bool:
-        spec = self.specs[key]
+        spec = self._spec(key)
         native = self.big_endian == (sys.byteorder == "big") or itemsize(spec.dtype) == 1
         return spec.offset is not None and native and itemsize(spec.dtype) > 0
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
-        spec = self.specs[key]
+        spec = self._spec(key)
         if spec.slices:
             return self._sliced_blocks(spec, max_elements)
         shard = self._shard(spec)
@@ -158,7 +165,7 @@ class TensorBundle:
         return _bundle_data.fixed_blocks(shard, spec, self.big_endian, max_elements, where)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
-        spec = self.specs[key]
+        spec = self._spec(key)
         stop = spec.size if stop is None else min(stop, spec.size)
         start = min(start, stop)
         if kind(spec.dtype) == "opaque":
@@ -180,6 +187,12 @@ class TensorBundle:
             if low < high:
                 out[low - start : high - start] = values[low - first : high - first]
         return out
+
+    def _spec(self, key: str) -> TensorSpec:
+        try:
+            return self.specs[key]
+        except KeyError:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
 
     def _shard(self, spec: TensorSpec) -> Path:
         assert spec.shard is not None

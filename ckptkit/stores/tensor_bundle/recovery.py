@@ -48,8 +48,15 @@ def survey(prefix: Path) -> Survey:
     items = _table(path, problems)
     shards, big_endian = _header(prefix, items, problems)
     specs = _specs(items, len(shards), str(path), problems)
-    bundle = TensorBundle(prefix, MappingProxyType(specs), shards, big_endian)
+    bundle = TensorBundle(
+        prefix, MappingProxyType(specs), shards, big_endian, opener=open_damaged_bundle
+    )
     return Survey(bundle, tuple(problems) or (first,))
+
+
+def open_damaged_bundle(prefix: Path) -> TensorBundle:
+    """Return what can be read of the checkpoint at `prefix`; raises as `survey` does."""
+    return survey(prefix).bundle
 
 
 def _note(problems: list[CkptkitError], error: CkptkitError) -> None:

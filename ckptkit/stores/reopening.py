@@ -1,0 +1,101 @@
+"""Stores on their way to another process: a function and a path, opened there once.
+
+A store holds the names and places of all its tensors, hundreds of kilobytes of a large file, and a
+task for a worker names one tensor.  So a store pickles to the function that opened it and the path,
+and each process keeps the few stores that it opened last.
+
+What a process keeps is given out only while every file that the store was made of is the same file
+(device, inode), as long and as old as when it was opened; else it is opened anew.  A store of files
+that changed a moment ago is opened again each time (`FileState.is_settled`).
+
+A store that cannot be opened raises why at its first use, not while the task is unpickled: an error
+there ends the whole pool of workers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ckptkit._io.files import FileState, file_state
+from ckptkit.errors import CkptkitError
+from ckptkit.stores.base import Store
+
+STORES_KEPT = 16  # per process; each may hold the names of a million tensors
+
+
+class StoreOfFiles(Store, Protocol):
+    """A store that says which files it was made of."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every path whose content decides what the store is, there or not."""
+
+
+Opener = Callable[[Path], StoreOfFiles]
+
+
+class _KeptStore(NamedTuple):
+    store: StoreOfFiles
+    states: tuple[FileState | None, ...]
+
+
+class UnopenedStore:
+    """Stands for a store that could not be opened here; whatever it is asked, it raises why."""
+
+    def __init__(self, error: CkptkitError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by copy, pickle and the like
+            raise AttributeError(name)
+        raise self._error
+
+
+_kept: OrderedDict[tuple[Opener, Path], _KeptStore] = OrderedDict()
+_lock = threading.Lock()
+
+
+def pickled(opener: Opener, path: Path) -> tuple[Any, ...]:
+    """Return what `__reduce__` of a store returns that `opener` made of `path`."""
+    return reopen, (opener, path)
+
+
+def reopen(opener: Opener, path: Path) -> Any:
+    """Return the store of `path` as it is now, the one that this process has where that holds."""
+    key = (opener, path)
+    with _lock:
+        kept = _kept.get(key)
+        if kept is not None:
+            _kept.move_to_end(key)
+    if kept is not None and _states(kept.store) == kept.states:
+        return kept.store
+    started_ns = time.time_ns()
+    try:
+        store = opener(path)
+    except CkptkitError as error:
+        return UnopenedStore(error)
+    states = _states(store)
+    # Of the time before: a file that changed while it was opened may be half old, half new.
+    settled = all(state is None or state.is_settled(started_ns) for state in states)
+    with _lock:
+        _kept.pop(key, None)
+        if settled:
+            _kept[key] = _KeptStore(store, states)
+        while len(_kept) > STORES_KEPT:
+            _kept.popitem(last=False)
+    return store
+
+
+def _states(store: StoreOfFiles) -> tuple[FileState | None, ...]:
+    return tuple(map(file_state, store.files))
+
+
+def forget_stores() -> None:
+    """Let go of the stores that this process keeps."""
+    with _lock:
+        _kept.clear()
