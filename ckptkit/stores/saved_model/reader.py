@@ -133,8 +133,9 @@ class SavedModel:
 def open_saved_model(path: Path) -> SavedModel:
     """Return the SavedModel in directory `path`; reads the index of its variables, no data file.
 
-    Raises what `open_bundle` raises.
+    Raises PathNotFoundError without a `saved_model.pb`, and what `open_bundle` raises.
     """
+    file_size(path / MODEL_FILE)  # or a path that leads nowhere would be a model of no tensors
     prefix = path / VARIABLES
     # TensorFlow 1 makes an empty folder where there are no variables.
     has_variables = prefix.parent.is_dir() and any(prefix.parent.iterdir())

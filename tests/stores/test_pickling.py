@@ -1,0 +1,292 @@
+"""Every store goes to another process as a format and a path, and is opened there once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit._io import files as _files
+from ckptkit.align.transforms import parse_transform
+from ckptkit.errors import ChecksumError, PathNotFoundError, UnknownTensorError
+from ckptkit.operations.convert import value_stores
+from ckptkit.operations.verify.api import verify
+from ckptkit.stores import FORMATS, open_format
+from ckptkit.stores.base import Store
+from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.reopening import STORES_KEPT, forget_stores, reopen
+from ckptkit.stores.safetensors.writer import write_safetensors
+from ckptkit.stores.tensor_bundle.reader import open_bundle
+from ckptkit.stores.tensor_bundle.recovery import survey
+from support import keras_files
+from support.goldens import GOLDEN
+from support.in_workers import believe_fresh_files, content, identity, read
+from support.values import blocks_of, out_tensors
+from support.weights import Array, write_bundle
+
+COUNT = 300  # tensors: by value, the smallest of these stores would take 15 kB
+LARGEST = 1000  # bytes of a pickled store, beside its path
+OVERHEAD = 600  # bytes more that a store takes which is computed from another
+
+
+def values(fill: int) -> dict[str, Array]:
+    """Return tensors whose sizes do not depend on `fill`, only their values do."""
+    return {
+        f"layers/dense_{number}/vars/0": np.full((2, 3), fill + number, np.float32)
+        for number in range(COUNT)
+    }
+
+
+def _h5(path: Path, fill: int, **options: Any) -> Path:
+    names = {key.removesuffix("/vars/0"): key.split("/")[1] for key in values(fill)}
+    keras_files.write_h5(path, values(fill), names, **options)
+    return path
+
+
+def _legacy(path: Path, fill: int) -> Path:
+    with h5py.File(path, "w") as file:
+        layers = {key.split("/")[1]: array for key, array in values(fill).items()}
+        file.attrs["layer_names"] = [layer.encode() for layer in layers]
+        file.attrs["keras_version"] = "2.15.0"
+        for layer, array in layers.items():
+            file.create_group(layer).attrs["weight_names"] = [f"{layer}/kernel:0".encode()]
+            file[layer][f"{layer}/kernel:0"] = array
+    return path
+
+
+def _keras(path: Path, fill: int) -> Path:
+    inner = _h5(path.with_suffix(".h5"), fill)
+    keras_files.write_keras(path, inner.read_bytes())
+    inner.unlink()
+    return path
+
+
+def _weights_json(path: Path, fill: int) -> Path:
+    _h5(path.with_name("model_00000.weights.h5"), fill)
+    text = '{"metadata": {"total_size": 1}, "weight_map": {"/layers": "model_00000.weights.h5"}}'
+    path.write_text(text, "utf-8")
+    return path
+
+
+def _neutral(path: Path, fill: int, write: Callable[..., Any], **options: Any) -> Path:
+    tensors = {key: ("float32", array) for key, array in values(fill).items()}
+    write(path, out_tensors(tensors), blocks_of(tensors), **options)
+    return path
+
+
+def _saved_model(path: Path, fill: int) -> Path:
+    model = GOLDEN / "tf2.21.0" / "module_saved_model" / "model"
+    (path / "variables").mkdir(parents=True)
+    shutil.copy(model / "saved_model.pb", path)
+    write_bundle(path / "variables" / "variables", values(fill))
+    return path
+
+
+# Per format: what its path is called, and who writes it there.
+WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
+    "h5": ("model.h5", _legacy),
+    "keras": ("model.keras", _keras),
+    "npz": ("model.npz", partial(_neutral, write=write_npz)),
+    "safetensors": ("model.safetensors", partial(_neutral, write=write_safetensors)),
+    "safetensors-index": (
+        "model.safetensors.index.json",
+        partial(_neutral, write=write_safetensors, shard_size=4000),
+    ),
+    "saved-model": ("export", _saved_model),
+    "tensor-bundle": ("ckpt", lambda path, fill: write_bundle(path, values(fill))),
+    "weights.h5": ("model.weights.h5", _h5),
+    "weights.json": ("model.weights.json", _weights_json),
+}
+
+
+def written(format_name: str, folder: Path, fill: int) -> Path:
+    folder.mkdir()
+    name, write = WRITERS[format_name]
+    return write(folder / name, fill)
+
+
+def replace_files(old: Path, new: Path) -> None:
+    """Put each file of folder `new` in the place of the one of that name in folder `old`."""
+    for file in [path for path in new.rglob("*") if path.is_file()]:
+        file.replace(old / file.relative_to(new))
+
+
+def rewrite_files(old: Path, new: Path) -> None:
+    """Write the bytes of `new` into the files of `old`: same inode, same size, same times."""
+    for file in [path for path in new.rglob("*") if path.is_file()]:
+        target = old / file.relative_to(new)
+        status = target.stat()
+        assert file.stat().st_size == status.st_size
+        target.write_bytes(file.read_bytes())
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Executor]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def keeping_worker() -> Iterator[Executor]:
+    with ProcessPoolExecutor(1, get_context("spawn"), believe_fresh_files) as pool:
+        yield pool
+
+
+# --- every format ---------------------------------------------------------------------------------
+
+
+def test_every_format_is_here() -> None:
+    assert list(WRITERS) == list(FORMATS)
+
+
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_a_store_is_as_small_as_its_path(format_name: str, tmp_path: Path) -> None:
+    store = open_format(format_name, written(format_name, tmp_path / "a", 1))
+    assert len(store.specs) == COUNT
+    assert len(pickle.dumps(store)) < LARGEST + len(str(store.path))
+    checkpoint = ckptkit.open(store.path)
+    assert len(pickle.dumps(checkpoint)) < LARGEST + OVERHEAD + len(str(store.path))
+
+
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_a_store_holds_the_same_in_another_process(
+    format_name: str, tmp_path: Path, worker: Executor
+) -> None:
+    store = open_format(format_name, written(format_name, tmp_path / "a", 1))
+    assert worker.submit(content, store).result() == content(store)
+
+
+@pytest.mark.parametrize("replace", [replace_files, rewrite_files])
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_a_file_that_changed_between_two_tasks_is_read_as_it_is(
+    format_name: str, replace: Callable[[Path, Path], None], tmp_path: Path, worker: Executor
+) -> None:
+    path = written(format_name, tmp_path / "a", 1)
+    store = open_format(format_name, path)
+    before = worker.submit(content, store).result()
+    other = open_format(format_name, written(format_name, tmp_path / "b", 2))
+    expected = content(other)
+    assert expected != before
+    replace(tmp_path / "a", tmp_path / "b")
+    assert worker.submit(content, store).result() == expected
+
+
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_a_kept_store_is_let_go_when_its_files_are_replaced(
+    format_name: str, tmp_path: Path, keeping_worker: Executor
+) -> None:
+    store = open_format(format_name, written(format_name, tmp_path / "a", 1))
+    ids = [keeping_worker.submit(identity, store).result() for _ in range(3)]
+    assert len(set(ids)) == 1  # opened once
+    expected = content(open_format(format_name, written(format_name, tmp_path / "b", 2)))
+    replace_files(tmp_path / "a", tmp_path / "b")
+    assert keeping_worker.submit(content, store).result() == expected
+
+
+def test_other_tensors_in_the_place_of_the_file_are_noticed(
+    tmp_path: Path, worker: Executor
+) -> None:
+    store = open_bundle(write_bundle(tmp_path / "c", {"v": np.arange(3, dtype=np.float32)}))
+    (tmp_path / "new").mkdir()
+    write_bundle(tmp_path / "new" / "c", {"w": np.arange(5, dtype=np.float32)})
+    replace_files(tmp_path, tmp_path / "new")
+    assert list(worker.submit(content, store).result()) == ["w"]
+    with pytest.raises(UnknownTensorError, match="'v'"):
+        worker.submit(read, store, "v").result()
+
+
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_a_file_that_is_gone_is_an_error_and_the_worker_lives(
+    format_name: str, tmp_path: Path, worker: Executor
+) -> None:
+    store = open_format(format_name, written(format_name, tmp_path / "a", 1))
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(PathNotFoundError):
+        worker.submit(content, store).result()
+    assert worker.submit(len, "alive").result() == 5
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+def test_a_store_of_old_files_is_opened_once(worker: Executor) -> None:
+    path = GOLDEN / "tf2.21.0" / "files_nested" / "model.keras"
+    store = ckptkit.open(path).store
+    assert len({worker.submit(identity, store).result() for _ in range(3)}) == 1
+
+
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files, "_SETTLED_NS", 0)
+    forget_stores()
+    paths = [
+        write_bundle(tmp_path / f"c{number}", {"v": np.zeros(1, np.float32)})
+        for number in range(STORES_KEPT + 1)
+    ]
+    first, *_others, last = [reopen(open_bundle, path) for path in paths]
+    assert reopen(open_bundle, paths[-1]) is last
+    assert reopen(open_bundle, paths[0]) is not first
+    forget_stores()
+    assert reopen(open_bundle, paths[-1]) is not last
+
+
+# --- stores that are made from stores -------------------------------------------------------------
+
+
+def computed(store: Store) -> dict[str, value_stores.Origin]:
+    """Return a tensor of each kind of computed store."""
+    keys = list(store.specs)[:2]
+    origins = [value_stores.Origin(store, key) for key in keys]
+    return {
+        "plain": origins[0],
+        "cast": value_stores.cast(origins[0], "bfloat16"),
+        "average": value_stores.average(origins),
+        "moved": value_stores.moved([(origins[0], parse_transform(["transpose"]))]),
+        "made": value_stores.made("step", "int64", 3),
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "cast", "average", "moved", "made"])
+def test_a_computed_store_is_small_and_computes_the_same(
+    kind: str, tmp_path: Path, worker: Executor
+) -> None:
+    store, key = computed(open_format("keras", written("keras", tmp_path / "a", 1)))[kind]
+    assert len(pickle.dumps(store)) < LARGEST + OVERHEAD + 2 * len(str(tmp_path))
+    assert worker.submit(read, store, key).result().tolist() == store.read(key).tolist()
+
+
+def test_a_subtree_travels(tmp_path: Path, worker: Executor) -> None:
+    checkpoint = ckptkit.open(f"{GOLDEN / 'tf2.21.0' / 'adam' / 'ckpt'}#model")
+    assert worker.submit(list, checkpoint).result() == list(checkpoint)
+
+
+def test_what_is_left_of_a_damaged_bundle_travels(tmp_path: Path, worker: Executor) -> None:
+    prefix = write_bundle(tmp_path / "c", values(1))
+    index = tmp_path / "c.index"
+    data = bytearray(index.read_bytes())
+    data[100] ^= 1
+    index.write_bytes(data)
+    with pytest.raises(ChecksumError):
+        open_bundle(prefix)
+    rest = survey(prefix).bundle
+    assert len(rest.specs) < COUNT
+    assert worker.submit(content, rest).result() == content(rest)
+
+
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_verify_in_a_worker_says_what_it_says_here(
+    format_name: str, tmp_path: Path, worker: Executor
+) -> None:
+    path = written(format_name, tmp_path / "a", 1)
+    assert verify(path, values=True, executor=worker) == verify(path, values=True)

@@ -1,0 +1,39 @@
+"""What tests have done to a store in another process."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptkit._io import files as _files
+from ckptkit.stores.base import Store
+
+
+def content(store: Store) -> dict[str, tuple[str, tuple[int, ...], str]]:
+    """Return dtype, shape and a digest of the values by key."""
+    return {
+        key: (
+            spec.dtype,
+            spec.shape,
+            sha256(b"".join(block.tobytes() for _start, block in store.blocks(key))).hexdigest(),
+        )
+        for key, spec in store.specs.items()
+    }
+
+
+def identity(store: Store) -> int:
+    """Return what tells whether two tasks were given the very same store."""
+    return id(store)
+
+
+def believe_fresh_files() -> None:
+    """Let stores of files that were just written be kept, so that keeping them is tested."""
+    _files._SETTLED_NS = 0
+
+
+def read(store: Store, key: str) -> npt.NDArray[Any]:
+    """Return all values of a tensor."""
+    return np.asarray(store.read(key))
