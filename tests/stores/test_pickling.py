@@ -22,9 +22,9 @@ from ckptkit.align.transforms import parse_transform
 from ckptkit.errors import ChecksumError, PathNotFoundError, UnknownTensorError
 from ckptkit.operations.convert import value_stores
 from ckptkit.operations.verify.api import verify
-from ckptkit.stores import FORMATS, open_format
 from ckptkit.stores.base import Store
 from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.registry import FORMATS, open_format
 from ckptkit.stores.reopening import STORES_KEPT, forget_stores, reopen
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.reader import open_bundle

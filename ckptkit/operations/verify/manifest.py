@@ -21,8 +21,6 @@ from typing import NamedTuple
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import file_sha256, file_size, read_exact
 from ckptkit._io.pool import bounded_map
-from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.digest import tensor_sha256
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, counted
 from ckptkit.operations.findings import listed as first_of
@@ -106,14 +104,15 @@ def _tensor_lines(path: Path, store: Store, base: Path, executor: Executor | Non
 
 
 def _tensor_digests(store: Store, executor: Executor | None) -> Iterator[tuple[str, str | None]]:
-    checkpoint = Checkpoint(store)
-    items = [(checkpoint, key) for key in store.specs]
+    items = [(store, key) for key in store.specs]
     return bounded_map(executor, _tensor_digest, items)
 
 
-def _tensor_digest(item: tuple[Checkpoint, str]) -> tuple[str, str | None]:
+def _tensor_digest(item: tuple[Store, str]) -> tuple[str, str | None]:
+    from ckptkit.stores.digest import digest  # takes numpy, which only some files need
+
     try:
-        return item[1], tensor_sha256(*item)
+        return item[1], digest(*item)
     except CkptkitError:
         return item[1], None  # damaged or unreadable: a finding of its own
 
