@@ -201,7 +201,9 @@ def checksum_findings(
             damaged.append(_bad_read(plan, piece, crc))
         elif piece.crc32c is not None and crc != piece.crc32c:
             damaged.append(_mismatch(plan, piece, crc))
-    strings = [(bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded]
+    strings = [
+        (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
+    ]
     for piece, finding in bounded_map(executor, _decoded, strings):
         count, nbytes = count + 1, nbytes + piece.nbytes
         damaged.extend(finding)

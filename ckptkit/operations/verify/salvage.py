@@ -133,7 +133,9 @@ def _sound(
         else:
             place = f"{plan.path.name} bytes {piece.offset} to {piece.offset + piece.nbytes}"
             reasons.setdefault(piece.key, f"its checksum does not hold ({place})")
-    decoded = [(bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded]
+    decoded = [
+        (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
+    ]
     for key, reason in bounded_map(executor, _decoded, decoded):
         if reason:
             reasons.setdefault(key, reason)

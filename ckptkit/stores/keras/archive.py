@@ -60,7 +60,9 @@ def open_weights_h5(path: Path) -> H5Store:
     PathNotFoundError.
     """
     source = Source(path, whole_file(path))
-    return make_store("weights.h5", path, (source,), open_weights_h5, config=None, keras_version=None)
+    return make_store(
+        "weights.h5", path, (source,), open_weights_h5, config=None, keras_version=None
+    )
 
 
 def open_weights_json(path: Path) -> H5Store:
@@ -75,7 +77,9 @@ def open_weights_json(path: Path) -> H5Store:
                 f"shard {shard.name} is missing", where=str(path), hint="copy it beside the index"
             )
     sources = [Source(shard, whole_file(shard)) for shard in shards]
-    return make_store("weights.h5", path, sources, open_weights_json, config=None, keras_version=None)
+    return make_store(
+        "weights.h5", path, sources, open_weights_json, config=None, keras_version=None
+    )
 
 
 def archive_configs(path: Path) -> dict[str, Any]:
