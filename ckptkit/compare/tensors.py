@@ -27,6 +27,7 @@ from ckptkit.compare.statistics import (
 )
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, UsageError
+from ckptkit.results import Result
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Store
@@ -44,7 +45,7 @@ class Worst:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Result):
     """Numbers between two tensors of one shape; OLD is the reference.
 
     n: elements.  n_diff: those that differ.  n_outside: those that differ by more than
@@ -83,7 +84,7 @@ class Delta:
         return self.n_diff == 0
 
     @property
-    def passes(self) -> bool:
+    def ok(self) -> bool:
         """Whether every element is within the tolerance."""
         return self.n_outside == 0
 

@@ -32,6 +32,7 @@ from ckptkit.golden.binding import Binding
 from ckptkit.golden.sketch_types import float_of
 from ckptkit.model_io.sampling import Sample, sample
 from ckptkit.model_io.signature import ModelSignature
+from ckptkit.results import Result
 from ckptkit.text import json_number
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Golden:
+class Golden(Result):
     """A recording.
 
     subject: what it was recorded of, for people (a file name, no path).  kind: as runners call it.
@@ -78,6 +79,11 @@ class Golden:
     noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     blind: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is something to check against: at least one case, each with outputs."""
+        return bool(self.cases) and all(case.outputs for case in self.cases)
 
 
 def sampled(values: Mapping[str, Any], seed: int) -> dict[str, Array | Sample]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ckptkit.compare.tensors import Worst
 from ckptkit.model_io.tiers import OutputTolerance
+from ckptkit.results import Result
 from ckptkit.text import json_number
 
 NONE = OutputTolerance()  # of outputs that were not compared
@@ -27,7 +28,7 @@ Chooser = Callable[[str, str], OutputTolerance]
 
 
 @dataclass(frozen=True)
-class OutputResult:
+class OutputResult(Result):
     """The verdict on one output; numbers are over pairs of finite elements.
 
     status: equal (NaN in the same places is), within (the tolerance), noise (within four times

@@ -11,6 +11,7 @@ from typing import Any
 
 from ckptkit import __version__
 from ckptkit.operations.findings import Finding
+from ckptkit.results import Result
 from ckptkit.runners.client import PROBE_TIMEOUT_S, probe
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.types import DeviceProbe
@@ -25,7 +26,7 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Result):
     """What is here.
 
     packages: {distribution: version}, None where it is not installed.  probed: runtimes and devices
@@ -37,6 +38,11 @@ class Diagnosis:
     packages: dict[str, str | None]
     probed: tuple[DeviceProbe, ...]
     findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a model can be run here and nothing stands in the way."""
+        return self.exit_code == 0
 
     @property
     def exit_code(self) -> int:

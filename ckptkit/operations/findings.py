@@ -13,6 +13,7 @@ from ckptkit.errors import (
     PathNotFoundError,
     TruncatedError,
 )
+from ckptkit.results import Result
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -49,7 +50,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Result):
     """One thing that was looked at.
 
     name: what.  counts: how much of it, (noun, number) pairs; the noun "byte" is for sizes.
@@ -60,13 +61,13 @@ class Check:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def passed(self) -> bool:
+    def ok(self) -> bool:
         """Whether nothing but notes was found."""
         return all(finding.severity == "note" for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Result):
     """One file or set of files that belong together, verified.
 
     tensors, nbytes: whose stored bytes were compared with a checksum (or read, where the format
@@ -81,6 +82,11 @@ class Unit:
     tensors: int = 0
     nbytes: int = 0
     refusal: CkptkitError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it could be checked and nothing but notes was found."""
+        return self.refusal is None and all(check.ok for check in self.checks)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -14,6 +14,7 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.digest import weights_digest
 from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.results import Result
 from ckptkit.text import natural
 
 SCHEMA = "ckptkit.ls/1"
@@ -21,7 +22,7 @@ SORTS = ("name", "size", "params", "offset")
 
 
 @dataclass(frozen=True, repr=False)
-class Listing:
+class Listing(Result):
     """The tensors of a file that passed a filter, and totals over them.
 
     tensors: what to list.  hidden: housekeeping entries left out.  problems: missing or short
@@ -35,6 +36,11 @@ class Listing:
     problems: tuple[CkptkitError, ...]
     digest: str | None = None
     filtered: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether no data file is missing or too short for what lies in it."""
+        return not self.problems
 
     @cached_property
     def totals(self) -> dict[str, Any]:

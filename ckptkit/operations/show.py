@@ -15,6 +15,7 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
+from ckptkit.results import Result
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
 from ckptkit.text import count_text, json_number
 
@@ -49,7 +50,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, repr=False)
-class Shown:
+class Shown(Result):
     """One tensor: what the file says of it, its statistics, and the values of a slice.
 
     values: as many axes as the slice leaves.  whole: whether the slice is the whole tensor.
@@ -63,6 +64,11 @@ class Shown:
     statistics: Statistics | None
     slice_text: str
     values: Array | None
+
+    @property
+    def ok(self) -> bool:
+        """True: a tensor that cannot be read, or whose checksum does not hold, raises."""
+        return True
 
     def __repr__(self) -> str:
         name, spec = self.naming.name, self.spec

@@ -79,7 +79,7 @@ def _unit(unit: Unit, verbose: bool, strict: bool, words: Words) -> Iterator[str
     yield f"{path}: {_unit_verdict(unit, strict, words)}"
     if verbose:
         for check in unit.checks:
-            yield f"  {'ok ' if check.passed else '!! '} {check.name}: {counts_text(check)}"
+            yield f"  {'ok ' if check.ok else '!! '} {check.name}: {counts_text(check)}"
     findings = [f for f in unit.findings if f.severity != "note"]
     findings += [f for f in unit.findings if f.severity == "note"]
     for finding in findings[:SHOWN]:

@@ -124,11 +124,11 @@ def test_needed_rtol_is_the_smallest_that_passes(pair: tuple[Array, Array], atol
     needed = in_memory(old, new, 0.0, atol).needed_rtol
     assert needed is not None
     if math.isinf(needed):
-        assert not in_memory(old, new, 1e300, atol).passes
+        assert not in_memory(old, new, 1e300, atol).ok
         return
-    assert in_memory(old, new, needed, atol).passes
+    assert in_memory(old, new, needed, atol).ok
     if needed > 1e-12:
-        assert not in_memory(old, new, needed * (1 - 1e-9), atol).passes
+        assert not in_memory(old, new, needed * (1 - 1e-9), atol).ok
 
 
 def test_nan_is_equal_only_in_the_same_place() -> None:
@@ -144,7 +144,7 @@ def test_nan_is_equal_only_in_the_same_place() -> None:
 def test_infinities_are_equal_by_sign() -> None:
     assert in_memory([math.inf, -math.inf], [math.inf, -math.inf]).equal
     assert in_memory([math.inf], [-math.inf], rtol=1, atol=1e9).nonfinite == 1
-    assert not in_memory([1.0], [math.inf], rtol=1e300).passes
+    assert not in_memory([1.0], [math.inf], rtol=1e300).ok
 
 
 def test_signed_zeros_differ_only_in_bits(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_complex_numbers() -> None:
     delta = in_memory(old, new)
     assert (delta.n_diff, delta.nonfinite, delta.max_abs) == (2, 1, 1.0)
     assert delta.max_rel == pytest.approx(0.2)
-    assert in_memory([3 + 4j], [3 + 4.5j], atol=0.5).passes
+    assert in_memory([3 + 4j], [3 + 4.5j], atol=0.5).ok
 
 
 def test_empty_and_scalar_tensors(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_worst_is_measured_against_the_tolerance_not_in_absolute_terms() -> None
 
 def test_worst_is_never_an_element_that_is_equal() -> None:
     delta = in_memory(np.array([0.0, 10.0]), np.array([0.0, 10.1]), rtol=0.1)
-    assert delta.passes and delta.worst is not None and delta.worst.index == (1,)
+    assert delta.ok and delta.worst is not None and delta.worst.index == (1,)
 
 
 def test_cosine_and_relative_change() -> None:

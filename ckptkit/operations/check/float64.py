@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.golden.golden import Golden
@@ -64,6 +65,6 @@ def broken_ties(
         name, true = row.result.name, exact.get(row.case, {})
         if row.result.status == "differs" and name in true and name in outputs[row.case]:
             reference, new = reference_outputs.cases[row.case][name], outputs[row.case][name]
-            row = row._replace(result=tie_break(row.result, reference, new, true[name]))
+            row = replace(row, result=tie_break(row.result, reference, new, true[name]))
         found.append(row)
     return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.types import Row, RunRecord, counted
 from ckptkit.operations.findings import SEVERITIES, Finding
+from ckptkit.results import Result
 
 if TYPE_CHECKING:
     from ckptkit.operations.localize.values import Localization
@@ -16,7 +17,7 @@ SCHEMA = "ckptkit.check/1"
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Result):
     """The answer of a check.
 
     subject: as it was given.  mode: "coverage", "runners", "against" or "golden"; reference: what

@@ -128,7 +128,7 @@ def _produce(
         return None
     proof = prove(planned, path, executor, _Progress(progress, planned.nbytes))
     outputs = compare_files(planned, path, timeout_s) if proof.ok else None
-    failures = (*proof.failures, *(outputs.failures if outputs else ()))
+    failures = (*proof.failures, *(outputs.failures if outputs is not None else ()))
     return replace(proof, failures=failures, outputs=outputs)
 
 

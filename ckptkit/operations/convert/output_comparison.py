@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.operations.convert.plan import Plan
+from ckptkit.results import Result
 
 # Conversions are done on the CPU: what a device would change is another question.
 CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -16,7 +17,7 @@ _RUNNABLE = {"saved_model": "saved-model", "keras": "keras"}
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Outputs(Result):
     """The comparison of outputs on seeded inputs; `why_not` says why there was none.
 
     rows: one per output: `output`, `ok`, `n`, `max_abs`, `rms`, `bits` (whether every bit agrees),
@@ -27,6 +28,11 @@ class Outputs:
     why_not: str = ""
     seed: int = 0
     versions: Mapping[str, str] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether outputs were compared and none differs."""
+        return not self.why_not and not self.failures
 
     @property
     def failures(self) -> list[str]:

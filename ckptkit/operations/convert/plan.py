@@ -17,6 +17,7 @@ from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.value_stores import Cast, Origin
+from ckptkit.results import Result
 from ckptkit.stores.writing import OutTensor
 
 # Training state: what `--weights-only` leaves behind.
@@ -178,7 +179,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Result):
     """Every tensor of the output, all of SRC that is left behind, and what stands in the way.
 
     graph: object graph of a checkpoint to be written, serialised.  layout: Keras file or donor
@@ -231,6 +232,11 @@ class Plan:
                 rules += [exact_rule(fill.name, name)] if name != fill.name else []
         return rules
 
+    @property
+    def ok(self) -> bool:
+        """Whether the conversion can be carried out."""
+        return not self.problems
+
     def check(self) -> None:
         """Raise MismatchError if the plan has problems."""
         if self.problems:
@@ -241,7 +247,7 @@ class Plan:
         """Return the document of schema ckptkit.plan/1 (docs/convert.md)."""
         return {
             "schema": "ckptkit.plan/1",
-            "ok": not self.problems,
+            "ok": self.ok,
             "to": self.target.form,
             "dst": str(self.target.path),
             "bytes": self.nbytes,

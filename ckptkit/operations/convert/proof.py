@@ -25,14 +25,15 @@ from ckptkit.dtypes import kind
 from ckptkit.operations.convert.output_comparison import Outputs
 from ckptkit.operations.convert.plan import Fill, Plan
 from ckptkit.operations.convert.value_stores import Origin, cast, moved
+from ckptkit.results import Result
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
 _NAMED = ("key", "alias", "path", "full name", "name")
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What the proof found; `ok` when nothing speaks against the output.
+class Proof(Result):
+    """What the proof found.
 
     tensors, nbytes: compared bit for bit.  failures: one sentence each.  losses: by key of the
     output, what a cast changed.  outputs: the comparison of what the models compute, or why none.
@@ -46,6 +47,7 @@ class Proof:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing speaks against the output."""
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class Proof:
             "bytes": self.nbytes,
             "failures": list(self.failures),
             "worst_loss": worst_loss(self.losses),
-            "outputs": self.outputs.to_json() if self.outputs else None,
+            "outputs": self.outputs.to_json() if self.outputs is not None else None,
         }
 
 

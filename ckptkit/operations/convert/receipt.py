@@ -15,6 +15,7 @@ import ckptkit
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.plan import Plan, fill_json
 from ckptkit.operations.convert.proof import Proof, loss_json
+from ckptkit.results import Result
 from ckptkit.stores.base import ModelInfo, Signature
 
 SCHEMA = "ckptkit.convert/1"
@@ -22,7 +23,7 @@ _PACKAGES = ("numpy", "ml_dtypes", "google.protobuf", "h5py")
 
 
 @dataclass(frozen=True, repr=False)
-class Receipt:
+class Receipt(Result):
     """What `convert` did.
 
     path: DST, or DST.rejected when the proof failed.  proof: None with `check=False`.
@@ -47,9 +48,6 @@ class Receipt:
         """Whether DST was written and nothing speaks against it."""
         return self.proof is None or self.proof.ok
 
-    def __bool__(self) -> bool:
-        return self.ok
-
     def __repr__(self) -> str:
         state = "proven" if self.proof is not None else "not proven"
         if self.proof is not None and not self.ok:
@@ -70,7 +68,7 @@ class Receipt:
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.convert/1 (docs/convert.md)."""
         plan, proof = self.plan, self.proof
-        losses = proof.losses if proof else {}
+        losses = proof.losses if proof is not None else {}
         digests: Sequence[str | None] = self.digests or [None] * len(plan.sources)
         return {
             "schema": SCHEMA,
@@ -88,7 +86,7 @@ class Receipt:
             "rules": [rule.text for rule in plan.request.rules],
             "inverse_rules": plan.inverse_rules() if plan.request.rules else [],
             "casts": [str(cast) for cast in plan.request.casts],
-            "proof": proof.to_json() if proof else None,
+            "proof": proof.to_json() if proof is not None else None,
             "signatures": list(self.signatures),
             "versions": dict(self.versions),
             "left": [item._asdict() for item in plan.skipped],

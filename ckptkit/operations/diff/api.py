@@ -246,15 +246,15 @@ class _WeightsComparison:
     def _with_verdict(self, change: TensorDiff, delta: Delta, swap_hint: str | None) -> TensorDiff:
         """Return a pair whose values were compared, with its verdict and a hint."""
         assert change.old is not None and change.new is not None
-        status = "equal" if delta.equal else "within" if delta.passes else "changed"
+        status = "equal" if delta.equal else "within" if delta.ok else "changed"
         cast = None
         if not change.same_type:
-            lossy = "within tolerance" if delta.passes else "lossy"
+            lossy = "within tolerance" if delta.ok else "lossy"
             cast = "lossless" if delta.equal else lossy
             if not self.cast_ok:
                 status = "changed"
         hint = swap_hint
-        if hint is None and not delta.passes:
+        if hint is None and not delta.ok:
             stores = (self.old.store, change.old.spec.key, self.new.store, change.new.spec.key)
             hint = hints.order_hint(*stores, delta)
         if change.status == "renamed" and status == "equal":

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, ClassVar
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
+from ckptkit.results import Result
 from ckptkit.text import json_number
 
 SCHEMA = "ckptkit.diff/1"
@@ -24,7 +25,7 @@ DIFFERENT = frozenset({"changed", "added", "removed", "renamed"})
 
 
 @dataclass(frozen=True, slots=True)
-class TensorDiff:
+class TensorDiff(Result):
     """What became of one tensor.
 
     status: one of STATUSES; "within": it differs, but by no more than the tolerance.
@@ -62,6 +63,11 @@ class TensorDiff:
         return self.some.naming.role
 
     @property
+    def ok(self) -> bool:
+        """Whether it does not make the two files different."""
+        return not self.is_difference
+
+    @property
     def is_difference(self) -> bool:
         return self.status in DIFFERENT
 
@@ -75,11 +81,8 @@ class TensorDiff:
 
 
 @dataclass(frozen=True, repr=False)
-class DiffResult:
+class DiffResult(Result):
     """The comparison of two files.
-
-    It has no truth value, since "is there a difference?" and "are they the same?" are both natural
-    readings: ask `same` or `differences`.
 
     changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
     no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
@@ -93,9 +96,7 @@ class DiffResult:
     changes: tuple[TensorDiff, ...]
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError("a DiffResult is neither true nor false: ask .same or .differences")
+    ASK: ClassVar[str] = ".ok, .same or .differences"
 
     def __repr__(self) -> str:
         counts = [f"{n} {status}" for status, n in self.counts.items() if n]
@@ -103,6 +104,11 @@ class DiffResult:
         return (
             f"<DiffResult {verdict}: {', '.join(counts)}; {self.old.path} against {self.new.path}>"
         )
+
+    @property
+    def ok(self) -> bool:
+        """Whether the two are the same, `same` by another name."""
+        return self.same
 
     @property
     def same(self) -> bool:
@@ -188,7 +194,7 @@ def entry(change: TensorDiff) -> dict[str, Any]:
         "hints": list(change.hints),
         "old": _tensor(change.old),
         "new": _tensor(change.new),
-        "values": _values(change.delta) if change.delta else None,
+        "values": _values(change.delta) if change.delta is not None else None,
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ckptkit.operations.findings import Finding
+from ckptkit.results import Result
 
 # What can become of a variable, in the order of a report; "restored" is the only good end.
 STATUSES = (
@@ -64,7 +65,7 @@ class Variable(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RestoreCoverage:
+class RestoreCoverage(Result):
     """What a restore covered.
 
     path: of the file.  variables: of the model first, in its order, then unused tensors.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.findings import Finding
+from ckptkit.results import Result
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(Result):
     """One run of a model in a child process.
 
     subject: as it was given.  runner: its text.  environment, devices: what the child reports.
@@ -30,6 +31,11 @@ class RunRecord:
     seconds: float = 0.0
     error: str = ""
 
+    @property
+    def ok(self) -> bool:
+        """Whether it gave outputs."""
+        return not self.error
+
     def to_json(self) -> dict[str, Any]:
         """Return the run as plain values."""
         return {
@@ -42,7 +48,8 @@ class RunRecord:
         }
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Row(Result):
     """One output of one case, compared.
 
     case: its name.  runner: that of the run that was judged; reference: what it was held against.
@@ -54,6 +61,11 @@ class Row(NamedTuple):
     reference: str
     result: OutputResult
     tier: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output passes."""
+        return self.result.ok
 
     @property
     def name(self) -> str:

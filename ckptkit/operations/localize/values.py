@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ckptkit.model_io.results import OutputResult
+from ckptkit.results import Result
 from ckptkit.runners.types import OUTPUT
 from ckptkit.text import json_number
 
@@ -167,7 +168,7 @@ class Flip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Localization:
+class Localization(Result):
     """Where two runs part.
 
     differs: whether the outputs do.  mode: "isolated" or "propagated", what `added` comes from.
@@ -189,6 +190,11 @@ class Localization:
     owners: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the outputs do not differ."""
+        return not self.differs
 
     @property
     def compared(self) -> int:

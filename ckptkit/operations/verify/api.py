@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple
 
 from ckptkit._io.files import os_error
 from ckptkit.errors import (
@@ -29,6 +29,7 @@ from ckptkit.operations.verify.salvage import readable_names
 from ckptkit.operations.verify.saved_model import verify_saved_model
 from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
+from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.tensor_bundle.reader import index_path
@@ -49,18 +50,13 @@ _SUFFIXES = (
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Verification:
-    """What a verification of one operand found.  strict: notes count as findings.
-
-    It has no truth value: findings and "could not tell" are both no soundness.  Ask `sound`.
-    """
+class Verification(Result):
+    """What a verification of one operand found.  strict: notes count as findings."""
 
     path: Path
     units: tuple[Unit, ...]
     strict: bool = False
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} is neither true nor false: ask .sound")
+    ASK: ClassVar[str] = ".ok, or .sound"
 
     def __repr__(self) -> str:
         verdict = ("sound", "findings", "could not tell")[self.exit_code]
@@ -68,6 +64,11 @@ class Verification:
         parts = [f"{counts[severity]} {severity}" for severity in SEVERITIES if counts[severity]]
         of = f": {', '.join(parts)}" if parts else ""
         return f"<{type(self).__name__} {verdict}{of}; {self.path}>"
+
+    @property
+    def ok(self) -> bool:
+        """Whether all was checked and nothing found, `sound` by another name."""
+        return self.sound
 
     @property
     def sound(self) -> bool:

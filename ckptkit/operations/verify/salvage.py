@@ -22,6 +22,7 @@ from ckptkit.operations.verify.data import (
     pieces_by_shard,
     plan_shard,
 )
+from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
 from ckptkit.stores.saved_model.reader import VARIABLES
@@ -51,11 +52,17 @@ class Rescued(Checkpoint):
         return []
 
 
-class Salvage(NamedTuple):
+@dataclass(frozen=True)
+class Salvage(Result):
     """checkpoint: the tensors that are sound.  lost: what is not; entries of the index too."""
 
     checkpoint: Rescued
     lost: tuple[Lost, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is lost."""
+        return not self.lost
 
 
 def salvage(

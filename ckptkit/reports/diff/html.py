@@ -79,7 +79,7 @@ def _row(change: TensorDiff) -> dict[str, Any]:
     from ckptkit.operations.diff.result import entry
 
     row = entry(change)
-    worst = change.delta.worst if change.delta else None
+    worst = change.delta.worst if change.delta is not None else None
     return {
         "status": change.status,
         "is_difference": change.is_difference,

@@ -169,7 +169,7 @@ def _table(
 def _notes(group: Sequence[TensorDiff]) -> Iterator[str]:
     """Yield what stands below a row."""
     yield from group[0].hints
-    deltas = [c.delta for c in group if c.delta]
+    deltas = [c.delta for c in group if c.delta is not None]
     bad = sum(d.nonfinite for d in deltas)
     if bad:
         yield f"{bad:,} NaN or infinite on one side only"
@@ -177,7 +177,7 @@ def _notes(group: Sequence[TensorDiff]) -> Iterator[str]:
     if rules:
         used = f"rtol {deltas[0].rtol:g}, atol {deltas[0].atol:g}"
         yield f"tolerance of {', '.join(sorted(rules))}: {used}"
-    needed = max((d.needed_rtol or 0 for d in deltas if not d.passes), default=0)
+    needed = max((d.needed_rtol or 0 for d in deltas if not d.ok), default=0)
     if deltas and (deltas[0].rtol or deltas[0].atol) and needed:
         yield f"would pass with --rtol {_up(needed)}" if needed < math.inf else "no rtol would pass"
 
@@ -216,7 +216,9 @@ def _row(group: Sequence[TensorDiff], rich: bool) -> tuple[str, ...]:
     deltas = [c.delta for c in group if c.delta is not None]
     if not deltas or first.status == "renamed":
         return (*head, "", "", "", "", "")
-    worst = max((c for c in group if c.delta and c.delta.worst), key=_excess, default=None)
+    worst = max(
+        (c for c in group if c.delta is not None and c.delta.worst), key=_excess, default=None
+    )
     change = max(d.rel_l2 for d in deltas)
     numeric = deltas[0].cosine is not None or deltas[0].max_abs or deltas[0].rel_l2
     return (
@@ -225,12 +227,12 @@ def _row(group: Sequence[TensorDiff], rich: bool) -> tuple[str, ...]:
         number(max(d.max_abs for d in deltas)) if numeric else "",
         number(max(d.max_rel for d in deltas)) if numeric else "",
         (number(change) + (f" {bar(change)}" if rich else "")) if numeric else "",
-        _worst_of(worst, len(group)) if worst else "",
+        _worst_of(worst, len(group)) if worst is not None else "",
     )
 
 
 def _excess(change: TensorDiff) -> float:
-    return change.delta.rel_l2 if change.delta else 0.0
+    return change.delta.rel_l2 if change.delta is not None else 0.0
 
 
 def _worst_of(change: TensorDiff, many: int) -> str:
@@ -316,7 +318,7 @@ def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
         different = [c for c in changes if c.is_difference]
         if not different:
             continue
-        measured = [c.delta.rel_l2 for c in different if c.delta]
+        measured = [c.delta.rel_l2 for c in different if c.delta is not None]
         largest = max(measured, default=0.0)
         marks = "".join(sorted({MARKS[c.status] for c in different}))
         tail = [bar(largest)] if rich else []
@@ -343,7 +345,7 @@ def layer_of(change: TensorDiff) -> str:
 def csv_row(change: TensorDiff) -> tuple[Any, ...]:
     """Return every field of a change, in the order of the CSV's header."""
     d = change.delta
-    worst = d.worst if d else None
+    worst = d.worst if d is not None else None
     numbers: tuple[Any, ...] = ("",) * 12
     if d is not None:
         numbers = (
@@ -356,7 +358,7 @@ def csv_row(change: TensorDiff) -> tuple[Any, ...]:
         *_types(change.new),
         *numbers,
         *((",".join(map(str, worst.index)), worst.old, worst.new) if worst else ("", "", "")),
-        *((d.rtol, d.atol, d.rule) if d else ("", "", "")),
+        *((d.rtol, d.atol, d.rule) if d is not None else ("", "", "")),
         change.cast or "",
         "; ".join(change.hints),
     )
