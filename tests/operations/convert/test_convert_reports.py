@@ -75,15 +75,15 @@ def test_unknown_options_are_named() -> None:
         plan(ADAM, "x.npz", foo=1)
 
 
-def test_a_receipt_has_a_truth_value_and_a_short_form(tmp_path: Path) -> None:
+def test_a_receipt_has_a_verdict_and_a_short_form(tmp_path: Path) -> None:
     done = convert(ADAM, tmp_path / "w.npz")
-    assert bool(done) is True
+    assert done.ok
     path = str(tmp_path / "w.npz")
     assert repr(done) == f"<Receipt: 23 tensors, 460 B as npz at {path!r}, proven>"
     assert "not proven" in repr(convert(ADAM, tmp_path / "v.npz", check=False))
     source = write_bundle(tmp_path / "src", {"w": np.array([1.0, 1e9], np.float32)})
     failed = convert(source, tmp_path / "x.npz", casts=["float32=float16"])
-    assert not failed and "refused by the proof: 1 failure" in repr(failed)
+    assert not failed.ok and "refused by the proof: 1 failure" in repr(failed)
 
 
 def test_json_on_stdout_is_the_receipt(tmp_path: Path) -> None:
