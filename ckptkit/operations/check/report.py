@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
@@ -88,12 +88,6 @@ class Report(Result):
             parts.append(counted(len(self.failing_findings), "finding"))
         word = {0: "ok", 1: "failed", 2: "could not tell"}[self.exit_code]
         return f"{word}: {'; '.join(parts) or 'nothing was compared'}"
-
-    def with_command(self, command: str) -> Report:
-        """Return the report with the command that localises again."""
-        if self.localization is None:
-            return self
-        return replace(self, localization=replace(self.localization, command=command))
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.check/1 (docs/json.md)."""

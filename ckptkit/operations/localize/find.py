@@ -11,8 +11,6 @@ what it adds itself, so a layer that only amplifies or inherits an error is not 
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,17 +157,3 @@ def _new(one: ComparedRun) -> ModelRun:
 
 def _file(resolved: ResolvedSubject) -> Path | None:
     return resolved.file.path if resolved.file is not None else resolved.subject.path
-
-
-def command(subject: Any, layer: str | None, options: Mapping[str, Any]) -> str:
-    """Return the command that localises again, looking at one value alone.
-
-    options: {option of the command: value, or values}; those that are None or empty are left out.
-    """
-    words = ["ckptkit", "check", os.fspath(subject)]
-    for name, value in options.items():
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if item is not None:
-                words += [f"--{name}", str(item)]
-    words.append("--localize")
-    return shlex.join([*words, *(["--layer", layer] if layer is not None else [])])

@@ -176,7 +176,7 @@ class Localization(Result):
     starts: the runner that they were flipped from; passes: whether the outputs pass there.
     known: values that there are inside of the subject.  unseen: variables that differ
     and whose layers show nothing; owners: {variable: its layer}.  notes: what limits the answer.
-    command: does it again.
+    again: the keywords of `check`, beside the subject, that look at `point` again.
     """
 
     differs: bool
@@ -189,7 +189,7 @@ class Localization(Result):
     unseen: tuple[VariableGap, ...] = ()
     owners: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    command: str = ""
+    again: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -268,5 +268,5 @@ class Localization(Result):
             "starts": self.starts,
             "unseen": [variable._asdict() for variable in self.unseen],
             "notes": list(self.notes),
-            "command": self.command,
+            "again": dict(self.again),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.check.commands import localize_again
 from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
@@ -17,7 +18,7 @@ _HEADERS = ("LAYER", "VALUE", "KIND", "ALONE", "WITH INPUTS' ERROR", "ALLOWED")
 _ALIGN = ("left",) * 3 + ("right",) * 3
 
 
-def lines(found: Localization) -> Iterator[str]:
+def lines(subject: str, found: Localization) -> Iterator[str]:
     """Yield the report."""
     yield from map(printable, _verdict(found))
     ranked = found.ranked[:SHOWN]
@@ -34,8 +35,8 @@ def lines(found: Localization) -> Iterator[str]:
         yield printable(f"differs, but no layer shows it on these inputs: {_gap(gap)}")
     for note in found.notes:
         yield printable(f"note: {note}")
-    if found.command:
-        yield printable(f"again: {found.command}")
+    if found.again:
+        yield printable(f"again: {localize_again(subject, found.again)}")
     yield ""
 
 

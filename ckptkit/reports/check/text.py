@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.reports.check.commands import localize_again
 from ckptkit.reports.findings import finding_text
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import count_text, printable
@@ -32,7 +33,7 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
     verbose: passing runs with their environments too.
     """
     if fmt == "json":
-        yield from json_lines(report.to_json(), "outputs")
+        yield from json_lines(_document(report), "outputs")
     elif fmt == "junit":
         from ckptkit.reports.check import junit as check_junit
 
@@ -43,6 +44,15 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
         yield from check_github.commands(report)
     else:
         yield from _text(report, verbose)
+
+
+def _document(report: Report) -> dict[str, Any]:
+    """Return the JSON document: what the library gives, and the command that localises again."""
+    document = report.to_json()
+    if report.localization is not None:
+        again = localize_again(report.subject, report.localization.again)
+        document["localization"]["command"] = again
+    return document
 
 
 def _text(report: Report, verbose: bool) -> Iterator[str]:
@@ -64,7 +74,7 @@ def _text(report: Report, verbose: bool) -> Iterator[str]:
     if report.localization is not None:
         from ckptkit.reports.check import localize as localize_text
 
-        yield from localize_text.lines(report.localization)
+        yield from localize_text.lines(report.subject, report.localization)
     yield printable(report.verdict)
 
 

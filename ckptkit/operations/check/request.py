@@ -1,0 +1,114 @@
+"""What a check is asked for, put together and validated once, before anything runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ckptkit.errors import UsageError
+from ckptkit.operations.execution.inputs import InputOptions
+from ckptkit.operations.execution.subjects import BY_SUFFIX, ResolvedSubject, resolve
+from ckptkit.operations.execution.tolerance import TolerancePolicy
+from ckptkit.operations.execution.types import Path_
+from ckptkit.operations.localize.find import ALWAYS, FAILED
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.types import Limits
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What weights are put into, so that there is a model to run: code, or another model.
+
+    model: `package.module:callable` or `file.py:callable`.  like: a SavedModel or `.keras` file;
+    rules: `RE=>REPL` from the names of the weights to those of like.
+    """
+
+    model: str | None = None
+    like: Path_ | None = None
+    rules: tuple[str, ...] = ()
+
+    def resolve(
+        self, subject: Path_, scratch: Path, timeout_s: float, runtimes: Set[str]
+    ) -> ResolvedSubject:
+        """Return what the subject means; raises what `subjects.resolve` raises."""
+        return resolve(
+            subject,
+            scratch,
+            model=self.model,
+            like=self.like,
+            rules=self.rules,
+            timeout_s=timeout_s,
+            runtimes=runtimes,
+        )
+
+    def meant_for(self, path: Path_) -> ModelSource:
+        """Return itself for a file of weights, and nothing for what is a model already."""
+        return self if _holds_weights_alone(path) else replace(self, model=None, like=None)
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """One check.
+
+    runners: where the subject is run, at least one.  against, golden: what its outputs are held
+    against, at most one of them; without either, every runner is held against the first.
+    renames: {name in the reference: name in the subject}.  localize: "", "failed" or "always";
+    layers: globs of the values that are looked at for it.  The rest is as in `check`.
+    Raises UsageError where the parts contradict each other, and what reading a file of tolerances
+    raises.
+    """
+
+    subject: Path_
+    runners: tuple[RunnerSpec, ...]
+    inputs: InputOptions = field(default_factory=InputOptions)
+    source: ModelSource = field(default_factory=ModelSource)
+    tolerance: TolerancePolicy = field(default_factory=TolerancePolicy)
+    limits: Limits = field(default_factory=Limits)
+    against: Path_ | None = None
+    golden: Path_ | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+    imports: tuple[str, ...] = ()
+    strict: bool = False
+    outputs_only: bool = False
+    float64: bool = False
+    localize: str = ""
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.runners:
+            raise UsageError("no runner", hint="--on CPU:0")
+        if self.against is not None and self.golden is not None:
+            raise UsageError("--against and --golden exclude each other")
+        if self.outputs_only and self.golden is None:
+            raise UsageError("--outputs-only is for --golden", hint="--against compares no weights")
+        if self.golden is not None and (self.inputs.files or self.inputs.ranges):
+            raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
+        if self.layers and not self.localize:
+            raise UsageError("--layer is for --localize", hint="add it")
+        _ = self.tolerance.rules  # a file that cannot be read is said before anything runs
+
+    @property
+    def runtimes(self) -> set[str]:
+        """The runtimes that were asked for."""
+        return {runner.runtime for runner in self.runners}
+
+    @property
+    def options(self) -> Mapping[str, Sequence[str]]:
+        """What every child is told beside the model."""
+        return {"imports": list(self.imports)}
+
+
+def when_to_localize(localize: bool | str) -> str:
+    """Return "", "failed" or "always" for the keyword of `check`."""
+    return ALWAYS if localize == ALWAYS else FAILED if localize else ""
+
+
+def _holds_weights_alone(path: Path_) -> bool:
+    """Whether a subject is a file of weights, so that the source of models is meant for it too."""
+    from ckptkit.stores.locate import locate
+
+    if Path(path).suffix in BY_SUFFIX and Path(path).is_file():
+        return False
+    return os.path.lexists(path) is False or locate(path).format not in ("saved-model", "keras")
