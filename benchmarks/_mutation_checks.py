@@ -68,7 +68,7 @@ def remember_runs() -> None:
             for name, array in case.items():
                 content = repr(array.tolist()) if array.dtype == object else array.tobytes()
                 digest.update(f"{name}{array.shape}{array.dtype}{content!r}".encode())
-        key = (str(subject.path), subject.model, spec, options.get("signature"), digest.digest())
+        key = (str(subject.path), subject.code, spec, options.get("signature"), digest.digest())
         if key not in known:
             known[key] = execute(subject, spec, cases, limits, **options)
         return known[key]

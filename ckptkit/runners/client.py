@@ -1,9 +1,9 @@
-"""Running models, whatever runs them: subjects, and what a child process answers about them.
+"""What the parent may ask about a model, whatever runs it, and the answers.
 
-    describe(subject, spec, limits)         what a model takes and gives
-    execute(subject, spec, cases, limits)   its outputs for named arrays
-    restore(subject, spec, limits, out)     what becomes of every variable when it is restored
-    probe()                                 the runtimes and devices that are here
+    describe(model, spec, limits)         what a model takes and gives
+    execute(model, spec, cases, limits)   its outputs for named arrays
+    restore(model, spec, limits, out)     what becomes of every variable when it is restored
+    probe()                               the runtimes and devices that are here
 
 All of it happens in a fresh child process each time.  Arrays go there and come back as files
 (`ckptkit.model_io.array_files`), all else as JSON; nothing here knows TensorFlow.
@@ -42,7 +42,7 @@ _HIDE_GPUS = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def describe(
-    subject: ModelSpec,
+    model: ModelSpec,
     spec: RunnerSpec,
     limits: Limits,
     *,
@@ -52,12 +52,12 @@ def describe(
 
     options: see `execute`.  Raises RunnerError, UsageError.
     """
-    asked = request(subject, spec, "describe", options)
-    return _description(answer(asked, spec, limits))
+    request = build_request(model, spec, "describe", options)
+    return _description(send(request, spec, limits))
 
 
 def execute(
-    subject: ModelSpec,
+    model: ModelSpec,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
     limits: Limits,
@@ -77,21 +77,21 @@ def execute(
     """
     from ckptkit.model_io.array_files import save_arrays
 
-    asked = request(subject, spec, "execute", options)
+    request = build_request(model, spec, "execute", options)
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-arrays-"))
     try:
         files = []
         for number, case in enumerate(cases):
             file = scratch / f"case{number}.inputs.npz"
             files.append({"file": str(file), "described": save_arrays(file, dict(case))})
-        asked |= {
+        request |= {
             "cases": files,
             "signature": signature,
             "layers": ["*"] if layers is True else list(layers or ()),
             "scratch": str(scratch),
             "out": str(out) if out is not None else None,
         }
-        result = answer(asked, spec, limits)
+        result = send(request, spec, limits)
         done = result["cases"]
         return ExecutionResult(
             tuple(load_written(case) for case in done),
@@ -110,21 +110,21 @@ def execute(
 
 
 def restore(
-    subject: ModelSpec,
+    model: ModelSpec,
     spec: RunnerSpec,
     limits: Limits,
     out: Path,
     *,
     options: Mapping[str, Any] | None = None,
 ) -> RestoreResult:
-    """Build the model of a "code" subject, restore `subject.path` into it, and write it to `out`.
+    """Build the model of kind "code", restore `model.path` into it, and write it to `out`.
 
     What the restore raises is in the result.  Raises RunnerError where the model cannot be built.
     """
-    if subject.kind != "code" or subject.path is None:
+    if model.kind != "code" or model.path is None:
         raise UsageError("only a checkpoint with code to restore it into can be restored")
-    asked = request(subject, spec, "restore", options) | {"out": str(out)}
-    found = _restored(answer(asked, spec, limits)["restored"])
+    request = build_request(model, spec, "restore", options) | {"out": str(out)}
+    found = _restored(send(request, spec, limits)["restored"])
     assert found is not None
     return found
 
@@ -145,31 +145,30 @@ def _probe(name: str, timeout_s: float) -> Iterator[DeviceProbe]:
         yield DeviceProbe(name, row["device"], row["name"], found["versions"])
 
 
-def request(
-    subject: ModelSpec, spec: RunnerSpec, action: str, options: Mapping[str, Any] | None
+def build_request(
+    model: ModelSpec, spec: RunnerSpec, action: str, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return what to ask a child; raises UsageError where the runtime does not take the subject."""
-    taken = RUNNERS[spec.runtime].subjects
-    if subject.kind not in taken:
-        able = [name for name, row in RUNNERS.items() if subject.kind in row.subjects]
+    """Build the request for a child; raises UsageError where the runtime does not run the model."""
+    if model.kind not in RUNNERS[spec.runtime].model_kinds:
+        able = [name for name, row in RUNNERS.items() if model.kind in row.model_kinds]
         hint = f"runtimes that do: {', '.join(able)}" if able else "none does here"
-        raise UsageError(f"{spec.runtime} does not run {subject} ({subject.kind})", hint=hint)
+        raise UsageError(f"{spec.runtime} does not run {model} ({model.kind})", hint=hint)
     return {
         "action": action,
-        "subject": {**asdict(subject), "path": str(subject.path) if subject.path else None},
+        "model_spec": {**asdict(model), "path": str(model.path) if model.path else None},
         "spec": asdict(spec),
         "options": dict(options or {}),
     }
 
 
-def answer(asked: Mapping[str, Any], spec: RunnerSpec, limits: Limits) -> dict[str, Any]:
-    """Return what the child answers to `request`; raises RunnerError."""
+def send(request: Mapping[str, Any], spec: RunnerSpec, limits: Limits) -> dict[str, Any]:
+    """Start a child for the request and return its result; raises RunnerError."""
     environment = dict(RUNNERS[spec.runtime].environment)
     if spec.device == "CPU":
         environment |= _HIDE_GPUS
     return run(
         spec.runtime,
-        asked,
+        request,
         timeout_s=limits.timeout_s,
         max_rss_bytes=limits.max_rss_bytes,
         environment=environment,

@@ -107,7 +107,7 @@ def value_files(
 
 
 def isolate(
-    subject: ModelSpec,
+    model: ModelSpec,
     spec: RunnerSpec,
     inputs: Arrays,
     sources: Sequence[ValueFile],
@@ -119,7 +119,7 @@ def isolate(
 ) -> IsolationResult:
     """Run every point on the reference's values of what comes before it.
 
-    sources: the reference's values by the names of this subject's points.
+    sources: the reference's values by the names of this model's points.
     Raises RunnerError, UsageError.
     """
     from ckptkit.model_io.array_files import save_arrays
@@ -127,7 +127,7 @@ def isolate(
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-inside-"))
     try:
         file = scratch / "case.npz"
-        asked = client.request(subject, spec, "isolate", options) | {
+        request = client.build_request(model, spec, "isolate", options) | {
             "cases": [{"file": str(file), "described": save_arrays(file, dict(inputs))}],
             "signature": signature,
             "sources": [
@@ -142,7 +142,7 @@ def isolate(
             "globs": list(globs),
             "scratch": str(scratch),
         }
-        result = client.answer(asked, spec, limits)
+        result = client.send(request, spec, limits)
     except BaseException:
         rmtree(scratch, ignore_errors=True)
         raise
@@ -180,7 +180,7 @@ class PerturbationResult(NamedTuple):
 
 
 def perturb(
-    subject: ModelSpec,
+    model: ModelSpec,
     spec: RunnerSpec,
     cases: Sequence[Arrays],
     limits: Limits,
@@ -198,7 +198,7 @@ def perturb(
     Raises RunnerError, UsageError.
     """
     with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
-        asked = client.request(subject, spec, "perturb", options) | {
+        request = client.build_request(model, spec, "perturb", options) | {
             "cases": _kept(cases, Path(scratch)),
             "signature": signature,
             "amount": amount,
@@ -207,7 +207,7 @@ def perturb(
             "tolerances": {name: [t.rtol, t.atol, t.scaled] for name, t in tolerances.items()},
             "out": None,
         }
-        rows = client.answer(asked, spec, limits)["rows"]
+        rows = client.send(request, spec, limits)["rows"]
     return tuple(
         PerturbationResult(row["layer"], tuple(row["variables"]), row["seen"], row["needed"])
         for row in rows
@@ -226,7 +226,7 @@ def _kept(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
 
 
 def float64_outputs(
-    subject: ModelSpec,
+    model: ModelSpec,
     cases: Sequence[Arrays],
     limits: Limits,
     *,
@@ -241,10 +241,10 @@ def float64_outputs(
 
     spec = RunnerSpec()
     with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
-        asked = client.request(subject, spec, "float64_outputs", options) | {
+        request = client.build_request(model, spec, "float64_outputs", options) | {
             "cases": _kept(cases, Path(scratch)),
             "scratch": scratch,
             "out": None,
         }
-        done = client.answer(asked, spec, limits)["cases"]
+        done = client.send(request, spec, limits)["cases"]
         return tuple(load_arrays(Path(case["file"]), case["described"]) for case in done)

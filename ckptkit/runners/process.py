@@ -1,4 +1,12 @@
-"""The parent's side of a runner: start the child, watch it, read its result."""
+"""Start the child process of a request, watch it, read its result.
+
+    request.json   {"runner": module, "action": ..., what the action takes}
+    result.json    what the action returns, or {"error": {"kind": ..., "message": ...}}
+
+The child has a session of its own, so that it and all that it starts can be ended together.  What
+it prints goes to a file; of that only the end is read, and only where the child gave no result.  A
+child that is too slow is asked for its stack (SIGUSR1) before it is ended.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +16,12 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +34,8 @@ _TAIL_BYTES = 16_000  # of what the child printed, for the message
 _STACK_POLLS = 20  # that a child gets to write its stack
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _LOG = re.compile(r"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] ")
-_NOT_OWN = (
-    "site-packages",
-    "dist-packages",
-    "/ckptkit/runners/",
-    "<frozen",
-    "/lib/",
-)
+_PACKAGE = Path(__file__).resolve().parents[1]
+_INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of other people's packages
 _NO_MEMORY = ("std::bad_alloc", "Cannot allocate memory", "MemoryError")
 _CAUSES = {
     "SIGSEGV": "a crash in native code",
@@ -60,13 +65,14 @@ def run(
     if runner not in RUNNERS:
         raise UsageError(f"no runner {runner!r}", hint=f"one of {', '.join(RUNNERS)}")
     with tempfile.TemporaryDirectory(prefix="ckptkit-run-") as scratch:
-        asked, answer = Path(scratch, "request.json"), Path(scratch, "result.json")
-        asked.write_text(
+        request_file, result_file = Path(scratch, "request.json"), Path(scratch, "result.json")
+        request_file.write_text(
             json.dumps({"runner": RUNNERS[runner].module, **request}), encoding="utf-8"
         )
+        files = [str(request_file), str(result_file)]
         with Path(scratch, "output").open("w+b") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "ckptkit.runners.child.__main__", str(asked), str(answer)],
+                [sys.executable, "-m", "ckptkit.runners.child.__main__", *files],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -77,7 +83,7 @@ def run(
                 status = _wait(child, timeout_s, max_rss_bytes, output)
             finally:
                 _end(child)
-            return _result(answer, status, output)
+            return _result(result_file, status, output)
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -143,9 +149,9 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _result(answer: Path, status: int, output: Any) -> dict[str, Any]:
+def _result(file: Path, status: int, output: Any) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         raise _death(status, _printed(output)) from None
     error = result.get("error")
@@ -186,10 +192,30 @@ def _frame(printed: str) -> str:
     """
     start = max(printed.rfind("(most recent call first)"), 0)
     frames = _FRAME.findall(printed[start:]) if start else []
-    own = [f for f in frames if not any(part in f[0] for part in _NOT_OWN)]
-    for path, line, function in own or frames:
+    of_user = [frame for frame in frames if _is_users(frame[0])]
+    for path, line, function in of_user or frames:
         return f"{function}, {Path(path).name}:{line}"
     return ""
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file of a stack is the user's: no package that is installed, and none of ours.
+
+    The reference models of this package count as the user's, since they are run as such.
+    """
+    path = Path(file).resolve()
+    if path.is_relative_to(_PACKAGE):
+        return path.is_relative_to(_PACKAGE / "fixtures")
+    # modules that Python holds in memory are called "<frozen importlib>" and the like
+    if file.startswith("<") or not _INSTALLED.isdisjoint(path.parts):
+        return False
+    return not any(path.is_relative_to(folder) for folder in _standard_library())
+
+
+@cache
+def _standard_library() -> tuple[Path, ...]:
+    """Return the folders of Python's own modules; those of a child are the same."""
+    return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
 def _is_noise(line: str) -> bool:

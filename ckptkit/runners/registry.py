@@ -13,14 +13,14 @@ from typing import NamedTuple
 class Runtime(NamedTuple):
     """What this package knows of a runtime without importing it.
 
-    module: has `ACTIONS`.  subjects: the kinds that it runs.  switches: of RunnerSpec, those that
+    module: has `ACTIONS`.  model_kinds: those that it runs.  switches: of RunnerSpec, those that
     it has.  environment: variables that must be set before it is imported.  package: what must be
     installed; extra: of this distribution, the extra that brings it.  introspection: what it can
     find out about the inside of a model (`ckptkit.runners.introspect`).
     """
 
     module: str
-    subjects: frozenset[str] = frozenset()
+    model_kinds: frozenset[str] = frozenset()
     devices: tuple[str, ...] = ("CPU",)
     switches: frozenset[str] = frozenset()
     environment: Mapping[str, str] = {}

@@ -4,7 +4,7 @@
     [RUNTIME:]mirrored:DEVICExN[,...]
 
 RUNTIME is a row of `ckptkit.runners.registry.RUNNERS`; where it is left out, tensorflow, or what
-runs the subject (`runner_for`).  DEVICE is CPU or GPU.  `CPU:1` is a second logical device of the
+runs the model (`runner_for`).  DEVICE is CPU or GPU.  `CPU:1` is a second logical device of the
 same processor.  TF32, which TensorFlow has on by default, is off here unless `tf32` asks for it.
 """
 
@@ -83,12 +83,12 @@ def parse_runner(text: str) -> RunnerSpec:
 
 
 def runner_for(spec: RunnerSpec, kind: str) -> RunnerSpec:
-    """Return the runner of a subject of this kind: where TensorFlow does not run it, another does.
+    """Return the runner of a model of this kind: where TensorFlow does not run it, another does.
 
     A runtime other than TensorFlow was asked for by its name, and stays.  Raises UsageError where
     the other runtime lacks a switch.
     """
-    able = [name for name, row in RUNNERS.items() if kind in row.subjects]
+    able = [name for name, row in RUNNERS.items() if kind in row.model_kinds]
     if spec.runtime != DEFAULT or DEFAULT in able or not able:
         return spec
     return parse_runner(f"{able[0]}:{spec.text}")

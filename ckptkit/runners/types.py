@@ -26,17 +26,17 @@ class ModelSpec:
 
     kind: one of KINDS; "code" is a callable that builds a model, and a file of weights for it.
     path: of the model, or of the weights; None runs code with the values that it builds.
-    model: `package.module:callable[?json]` or `file.py:callable[?json]`, for code.
+    code: `package.module:callable[?json]` or `file.py:callable[?json]`, for code.
     text: how the user called it.
     """
 
     kind: str
     path: Path | None
-    model: str | None = None
+    code: str | None = None
     text: str = ""
 
     def __str__(self) -> str:
-        return self.text or str(self.path or self.model)
+        return self.text or str(self.path or self.code)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -60,6 +61,20 @@ ACTIONS = {f.__name__: f for f in (
 """
 
 
+THEIRS = """
+import contextlib, os
+
+def build():
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.abort)
+"""
+CALLS_THEIRS = """
+from their_code import build
+
+ACTIONS = {"theirs": lambda request: build()}
+"""
+
+
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a runner called "test", of the actions above."""
@@ -70,8 +85,6 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("runtime")
 def test_a_child_answers() -> None:
-    import os
-
     request = {"action": "echo", "value": [1, "é"]}
     result = run("test", request, timeout_s=60, environment={"CKPTKIT_X": "1"})
     assert result["got"] == [1, "é"] and result["set"] == "1" and result["pid"] != os.getpid()
@@ -99,6 +112,22 @@ def test_a_child_that_fails_is_an_error(action: str, kind: str, message: str) ->
     with pytest.raises(RunnerError, match=message) as caught:
         run("test", {"action": action}, timeout_s=60)
     assert caught.value.kind == kind and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("folder", ["lib", "ckptkit/runners", "ckptkit/fixtures/lib"])
+def test_code_of_users_is_told_from_ours_wherever_it_lies(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "their_code.py").write_text(THEIRS)
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "runtime_for_test.py").write_text(CALLS_THEIRS)
+    monkeypatch.setitem(registry.RUNNERS, "test", registry.Runtime("runtime_for_test"))
+    paths = [str(tmp_path / "site-packages"), str(tmp_path / folder)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    # their frame is neither the innermost (contextlib's) nor the outermost (the child's own)
+    with pytest.raises(RunnerError, match=r"SIGABRT.*, in build, their_code.py:5"):
+        run("test", {"action": "theirs"}, timeout_s=60)
 
 
 @pytest.mark.usefixtures("runtime")

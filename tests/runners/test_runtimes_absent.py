@@ -57,7 +57,7 @@ def test_a_package_that_is_not_there(nothing_installed: None, tmp_path: Path, ru
 def test_a_runtime_says_which_others_take_a_model(runtime: str, kind: str) -> None:
     with pytest.raises(UsageError) as caught:
         describe(ModelSpec(kind, Path("model")), parse_runner(f"{runtime}:CPU:0"), LIMITS)
-    able = [name for name, row in RUNNERS.items() if kind in row.subjects]
+    able = [name for name, row in RUNNERS.items() if kind in row.model_kinds]
     assert able and ", ".join(able) in str(caught.value)
 
 

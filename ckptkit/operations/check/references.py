@@ -111,7 +111,7 @@ def _other_model(
     source = request.source.meant_for(request.against)
     other = source.resolve(request.against, place, request.limits.timeout_s, request.runtimes)
     kind, first = other.subject.kind, specs[0]
-    if kind not in RUNNERS[first.runtime].subjects:
+    if kind not in RUNNERS[first.runtime].model_kinds:
         first = runner_for(RunnerSpec(), kind)
     reference = CheckReference("against", f"{other.subject} on {first.text}")
     if other.coverage is not None and not other.coverage.ok:

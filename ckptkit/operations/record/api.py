@@ -192,7 +192,7 @@ class _Recording:
             blind=covered.blind,
             options={
                 "inputs": prepared.text,
-                "model": self.resolved.subject.model,
+                "model": self.resolved.subject.code,
                 "noise_sources": noise.sources,
                 **({"coverage": covered.to_json()} if self.extras.blind else {}),
             },

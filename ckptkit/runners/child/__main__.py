@@ -23,12 +23,13 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
 
 
-def main(asked: Path, answer: Path) -> None:
-    """Carry out one request."""
+def main(request_file: Path, result_file: Path) -> None:
+    """Carry out the request in one file and write its result, or its error, to the other."""
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=False)
-    request = json.loads(asked.read_text(encoding="utf-8"))
+    request = json.loads(request_file.read_text(encoding="utf-8"))
+    # code that a user names is importable from where the command was called
     sys.path.insert(0, str(Path.cwd()))
     try:
         result = import_module(request["runner"]).ACTIONS[request["action"]](request)
@@ -41,9 +42,10 @@ def main(asked: Path, answer: Path) -> None:
         name = type(error).__name__
         kind = "memory" if name in _OUT_OF_MEMORY else name
         result = _refusal(kind, f"{name}: {' '.join(lines)}" if lines else name)
-    beside = answer.with_suffix(".part")
+    # written beside and renamed: the parent never sees half a result
+    beside = result_file.with_suffix(".part")
     beside.write_text(json.dumps(result), encoding="utf-8")
-    beside.replace(answer)
+    beside.replace(result_file)
 
 
 def _kind(error: CkptkitError) -> str:

@@ -35,7 +35,7 @@ Keep = Callable[[str, Any], None]
 
 
 class ReferenceValues:
-    """The reference's values, by the names of the subject's points; read when asked for."""
+    """The reference's values, by the names of the model's points; read when asked for."""
 
     def __init__(self, sources: Sequence[Mapping[str, Any]]) -> None:
         self._sources = sources
@@ -50,7 +50,7 @@ class ReferenceValues:
         return name in self._places
 
     def load(self, names: Iterable[str]) -> dict[str, Array]:
-        """Return the values of these points, in the subject's layout."""
+        """Return the values of these points, in the model's layout."""
         by_file = sorted(names, key=lambda name: self._places[name])
         return {name: self._value(name) for name in by_file}
 

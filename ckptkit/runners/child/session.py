@@ -225,17 +225,17 @@ def wanted(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in globs)
 
 
-def choose_signature(signatures: Mapping[str, ModelSignature], asked: str | None) -> str:
+def choose_signature(signatures: Mapping[str, ModelSignature], name: str | None) -> str:
     """Return the signature to run; raises RunnerError, which lists those that there are."""
     names = list(signatures)
-    if asked is not None and asked in names:
-        return asked
+    if name is not None and name in names:
+        return name
     there = ", ".join(names) or "none"
-    if asked is not None:
-        raise refused(f"no signature {asked!r}; there are: {there}")
-    for name in ("serving_default", "call"):
-        if name in names:
-            return name
+    if name is not None:
+        raise refused(f"no signature {name!r}; there are: {there}")
+    for usual in ("serving_default", "call"):
+        if usual in names:
+            return usual
     if len(names) == 1:
         return names[0]
     raise refused(f"which signature? There are: {there}", "--signature names one")

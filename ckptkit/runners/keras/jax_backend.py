@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.packages import gpu_name, installed, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
-from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.keras.isolate import values_of
 from ckptkit.runners.keras.layers import LayerCall, watching
 from ckptkit.runners.keras.model import CallableModel, Tensors

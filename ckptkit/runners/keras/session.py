@@ -143,23 +143,23 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
 
     def start(request: Request, spec: RunnerSpec) -> KerasSession:
         module = _ready(request, spec)
-        subject = request["subject"]
+        model_spec = request["model_spec"]
         with backend.scope(module, spec):
-            if subject["kind"] == "keras":
-                return KerasSession(spec, backend, module, load_file(module, subject["path"]))
-            built = build_code(module, subject["model"])
+            if model_spec["kind"] == "keras":
+                return KerasSession(spec, backend, module, load_file(module, model_spec["path"]))
+            built = build_code(module, model_spec["code"])
             session = KerasSession(spec, backend, module, built)
-            if request["action"] != "describe" and subject["path"]:
-                _restored(session, Path(subject["path"]), request.get("out"))
+            if request["action"] != "describe" and model_spec["path"]:
+                _restored(session, Path(model_spec["path"]), request.get("out"))
             return session
 
     def restore(request: Request) -> Result:
         spec = spec_of(request)
         module = _ready(request, spec)
-        subject = request["subject"]
+        model_spec = request["model_spec"]
         with backend.scope(module, spec):
-            built = build_code(module, subject["model"])
-            found = restore_into(module, built, Path(subject["path"]), request["out"])
+            built = build_code(module, model_spec["code"])
+            found = restore_into(module, built, Path(model_spec["path"]), request["out"])
         return {"restored": {**found, "environment": described(backend, spec)}}
 
     def probe(request: Request) -> Result:

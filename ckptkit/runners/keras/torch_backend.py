@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.packages import installed, only_cpu_zero, package
 from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
-from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.keras.isolate import tensors_of, values_of
 from ckptkit.runners.keras.layers import LayerCall, watching
 from ckptkit.runners.keras.model import CallableModel

@@ -18,6 +18,7 @@ from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.graph_parts import GraphOp, GraphParts, Regions
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.isolate import ReferenceValues, action
 from ckptkit.runners.child.packages import (
     DAMAGED,
@@ -37,7 +38,6 @@ from ckptkit.runners.child.session import (
     refused,
     wanted,
 )
-from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.litert.flatbuffer import fitting, float_of, with_ops
 from ckptkit.runners.spec import RunnerSpec
 
@@ -52,7 +52,7 @@ PACKAGE = "ai-edge-litert"
 def start(request: Request, spec: RunnerSpec) -> LiteRTSession:
     """Load the model of a request."""
     only_cpu_zero(spec)
-    return LiteRTSession(spec, request["subject"]["path"])
+    return LiteRTSession(spec, request["model_spec"]["path"])
 
 
 def _interpreter(path: str, spec: RunnerSpec, *, keep: bool = False) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.graph_parts import GraphParts
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.isolate import ReferenceValues, action
 from ckptkit.runners.child.packages import (
     DAMAGED,
@@ -38,7 +39,6 @@ from ckptkit.runners.child.session import (
     missing,
     wanted,
 )
-from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.onnx.subgraph import OnnxGraph
 from ckptkit.runners.spec import RunnerSpec
 
@@ -60,7 +60,7 @@ def start(request: Request, spec: RunnerSpec) -> OnnxSession:
     runtime = package("onnxruntime", "onnxruntime")
     runtime.set_default_logger_severity(3)
     _check_provider(runtime, spec)
-    return OnnxSession(spec, Path(request["subject"]["path"]))
+    return OnnxSession(spec, Path(request["model_spec"]["path"]))
 
 
 def _check_provider(runtime: Any, spec: RunnerSpec) -> None:

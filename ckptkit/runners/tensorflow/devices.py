@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from ckptkit.runners.heavy_ops import is_heavy
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.tensorflow.graphs import count
 
 Devices = dict[str, dict[str, int]]

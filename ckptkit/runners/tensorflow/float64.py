@@ -57,10 +57,10 @@ def float64_outputs(request: Request) -> Result:
 def _rebuilt(session: TensorFlowSession, request: Request) -> tuple[Any, Any]:
     """Return the model in float64, values as built, and the specs it was built with."""
     here = keras()
-    subject = request["subject"]
+    model_spec = request["model_spec"]
     with _as_double(here):  # layers that a layer makes itself take their dtype from here
-        if subject["kind"] == "code":
-            built = build(subject["model"])
+        if model_spec["kind"] == "code":
+            built = build(model_spec["code"])
             model, seen = built.model, built.seen
         else:
             plain = widened(here.saving.serialize_keras_object(session.loaded.model))

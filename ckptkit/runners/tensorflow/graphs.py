@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckptkit.runners.heavy_ops import is_heavy
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.tensorflow.module import tensorflow
 
 # Ops that move or shape values, or are no computation at all.

@@ -189,7 +189,7 @@ def variables_by_handle(session: TensorFlowSession) -> dict[int, Result]:
 
 
 def variables_of(session: TensorFlowSession) -> Iterator[tuple[list[str], Any]]:
-    """Yield (names, tf.Variable) of all variables that a loaded subject has."""
+    """Yield (names, tf.Variable) of all variables that a loaded model has."""
     model = session.loaded.model
     if model is not None:
         for path, variable in weights_of(model).items():

@@ -94,8 +94,8 @@ def restore(request: Request) -> Result:
     setup.configure(spec)
     import_extras(request)
     with setup.scope(spec):
-        built = build(request["subject"]["model"])
-        found = restore_into(built, Path(request["subject"]["path"]), request["out"])
+        built = build(request["model_spec"]["code"])
+        found = restore_into(built, Path(request["model_spec"]["path"]), request["out"])
     return {"restored": {**found, "environment": setup.environment(spec)}}
 
 

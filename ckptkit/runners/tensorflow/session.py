@@ -1,4 +1,4 @@
-"""A model that TensorFlow has ready to run, of any kind of subject.  Child process alone."""
+"""A model that TensorFlow has ready to run, of any kind.  Child process alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.session import (
     Intermediates,
     ModelFacts,
@@ -17,7 +18,6 @@ from ckptkit.runners.child.session import (
     refused,
     wanted,
 )
-from ckptkit.runners.heavy_ops import is_heavy
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_keras
@@ -44,7 +44,7 @@ _LOW = {19: "float16", 14: "bfloat16"}  # DataType
 
 @dataclass
 class LoadedModel:
-    """A subject in memory.  model: None of a SavedModel, which is `held` alive alone."""
+    """A model in memory.  model: None of a SavedModel, which is `held` alive alone."""
 
     endpoints: dict[str, Endpoint]
     model: Any = None
@@ -55,33 +55,33 @@ class LoadedModel:
 
 
 def start(request: Request, spec: RunnerSpec) -> TensorFlowSession:
-    """Set TensorFlow up and load the subject of a request."""
+    """Set TensorFlow up and load the model of a request."""
     setup.configure(spec)
     import_extras(request)
     strategy = setup.strategy(spec)
     with strategy.scope() if strategy is not None else setup.scope(spec):
         loaded = _load(request, spec)
-    return TensorFlowSession(spec, Path(request["subject"]["path"] or "."), loaded, strategy)
+    return TensorFlowSession(spec, Path(request["model_spec"]["path"] or "."), loaded, strategy)
 
 
 def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
-    subject = request["subject"]
-    if subject["kind"] == "saved_model":
+    model_spec = request["model_spec"]
+    if model_spec["kind"] == "saved_model":
         if spec.eager:
             raise UsageError("a SavedModel holds graphs, which do not run eagerly")
-        held, how = load_saved_model(Path(subject["path"]))
+        held, how = load_saved_model(Path(model_spec["path"]))
         endpoints = signatures_of(held)
         if not endpoints:
-            raise UnsupportedError("the SavedModel has nothing to call", where=subject["path"])
+            raise UnsupportedError("the SavedModel has nothing to call", where=model_spec["path"])
         return LoadedModel(endpoints, held=held, how=how)
-    if subject["kind"] == "keras":
-        model = load_keras(subject["path"])
+    if model_spec["kind"] == "keras":
+        model = load_keras(model_spec["path"])
         return LoadedModel(calls_of(model), model)
-    built = build(subject["model"])
+    built = build(model_spec["code"])
     endpoints = calls_of(built.model, built.seen)
     loaded = LoadedModel(endpoints, built.model, held=built)
-    if request["action"] != "describe" and subject["path"]:
-        found = restore_into(built, Path(subject["path"]), request.get("out"))
+    if request["action"] != "describe" and model_spec["path"]:
+        found = restore_into(built, Path(model_spec["path"]), request.get("out"))
         loaded.restored = {**found, "environment": setup.environment(spec)}
         lost = lost_weights(built, found)
         if lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptkit.runners.heavy_ops import is_heavy
+from ckptkit.runners.child.heavy_ops import is_heavy
 
 HEAVY = {
     "TensorFlow": """
