@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import OutputError
+from ckptkit.wording import say
 
 _MARK = ".ckptkit-tmp-"
 _TEMPORARY = re.compile(r"\..*" + re.escape(_MARK) + r"[0-9a-f]{8}\Z", re.DOTALL)
@@ -186,7 +187,7 @@ def _check_parent(target: Path) -> None:
 
 
 def _exists(path: Path) -> OutputError:
-    return OutputError("already exists", where=str(path), hint="--overwrite replaces it")
+    return OutputError("already exists", where=str(path), hint=say("‹overwrite› replaces it"))
 
 
 @contextmanager

@@ -20,7 +20,9 @@ import click
 
 from ckptkit import __version__
 from ckptkit.cli.groups import NearGroup
+from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, ReaderGone
+from ckptkit.wording import spoken_by
 
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
@@ -60,6 +62,13 @@ class LazyGroup(NearGroup):
             return None
         command: click.Command = import_module(row.module).command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        def command_of(name: str) -> click.Command | None:
+            return self.get_command(ctx, name or ctx.invoked_subcommand or "")
+
+        with spoken_by(as_options(command_of)):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

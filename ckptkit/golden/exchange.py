@@ -28,6 +28,7 @@ from ckptkit.golden.tensor_protos import (
     to_tensor,
 )
 from ckptkit.model_io.sampling import Sample
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -58,7 +59,7 @@ def whole(case: Case) -> dict[str, Array]:
         if isinstance(value, Sample):
             raise UsageError(
                 f"output {name!r} of case {case.name} is too large to be kept whole in a golden",
-                hint="record fewer examples: --batch",
+                hint=say("record fewer examples: ‹batch›"),
             )
     return dict(case.outputs)  # type: ignore[arg-type]
 

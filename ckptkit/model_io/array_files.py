@@ -17,6 +17,7 @@ from ckptkit._io.files import file_size
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, shaped
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -182,7 +183,9 @@ def load_inputs(path: Path) -> dict[str, Array]:
     from ckptkit.stores.npz.reader import open_npz
 
     if not path.is_file():
-        raise PathNotFoundError("no such file", where=str(path), hint="--inputs takes an npz file")
+        raise PathNotFoundError(
+            "no such file", where=str(path), hint=say("‹inputs› takes an npz file")
+        )
     if path.suffix == ".npy":
         return {"": _load_npy(path)}
     store = open_npz(path)

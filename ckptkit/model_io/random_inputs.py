@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import TensorInfo
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -165,7 +166,7 @@ def _draw(
     else:
         raise UsageError(
             f"cannot make up a value of dtype {info.dtype} for input {info.name!r}",
-            hint="give one with --inputs",
+            hint=say("give one with ‹inputs›"),
         )
     return flat.reshape(shape)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ckptkit.errors import FormatError
+from ckptkit.wording import say
 
 Shape = tuple[int | None, ...]
 
@@ -99,7 +100,7 @@ def _sides(
                 f"{side}.renamed",
                 info.name,
                 f"{side} {info.name!r} is now called {twins[0].name!r}",
-                f"--rename {info.name}={twins[0].name} compares them all the same",
+                say(f"‹rename={info.name}={twins[0].name}› compares them all the same"),
             )
         else:
             names = ", ".join(other.name for other in now) or "none"

@@ -14,6 +14,7 @@ from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.exchange import FORMS, WARMUP, form_of
 from ckptkit.golden.golden import Case, Golden, read_golden, sampled, write_golden
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
+from ckptkit.wording import say
 
 __all__ = ["FORMS", "export_golden", "import_golden"]
 
@@ -37,7 +38,7 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
         return target
     file = target / WARMUP
     if file.exists() and not overwrite:
-        raise OutputError("exists", where=str(file), hint="--overwrite replaces it")
+        raise OutputError("exists", where=str(file), hint=say("‹overwrite› replaces it"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

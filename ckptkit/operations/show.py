@@ -18,6 +18,7 @@ from ckptkit.errors import UsageError
 from ckptkit.results import Result
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
 from ckptkit.text import count_text, json_number
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -191,7 +192,7 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
         raise UsageError(
             f"the slice holds {wanted:,} elements",
             where=spec.key,
-            hint="take a smaller one, or save the whole with --npy",
+            hint=say("take a smaller one, or save the whole with ‹npy›"),
         )
     shape = tuple(
         len(r) for r, index in zip(ranges, indices, strict=True) if not isinstance(index, int)

@@ -28,6 +28,7 @@ from typing import Any
 from ckptkit.errors import UsageError
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
+from ckptkit.wording import say
 
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
@@ -109,7 +110,7 @@ def _wait(
             raise RunnerError(
                 f"the model ran for more than {timeout_s:g} s{_where_it_is(child, output)}",
                 kind="timeout",
-                hint="--timeout gives it longer",
+                hint=say("‹timeout_s› gives it longer"),
             )
         if max_rss_bytes is not None and resident_bytes(child.pid) > max_rss_bytes:
             raise RunnerError(
@@ -156,7 +157,7 @@ def _result(file: Path, status: int, output: Any) -> dict[str, Any]:
         raise _death(status, _printed(output)) from None
     error = result.get("error")
     if error is not None:
-        raise RunnerError(error["message"], kind=error["kind"], hint=error.get("hint", ""))
+        raise RunnerError(error["message"], kind=error["kind"], hint=say(error.get("hint", "")))
     return result
 
 

@@ -15,6 +15,7 @@ from ckptkit.operations.execution.types import Row
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.introspect import float64_outputs
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -29,11 +30,11 @@ def exact_outputs(
     if isinstance(source, Golden):
         kept: dict[str, Mapping[str, Any]] = {c.name: c.float64 for c in source.cases if c.float64}
         if not kept:
-            _impossible(runs, source.subject, "the golden keeps none: `ckptkit record --float64`")
+            _impossible(runs, source.subject, say("the golden keeps none: ‹record.float64›"))
         return kept
     if source.subject.kind not in _REBUILT:
-        why = (
-            "a SavedModel's graph has its dtypes built in; a .keras file or --model can be rebuilt"
+        why = say(
+            "a SavedModel's graph has its dtypes built in; a .keras file or ‹model› can be rebuilt"
         )
         _impossible(runs, str(source.subject), why)
         return {}

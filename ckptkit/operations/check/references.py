@@ -20,6 +20,7 @@ from ckptkit.operations.execution.types import counted, findings_of
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -91,7 +92,7 @@ def _first_runner(
         raise UsageError(
             "nothing to compare: one model, one runner",
             where=str(subject.subject),
-            hint="--on twice, --against MODEL, or --golden DIR (`ckptkit record` makes one)",
+            hint=say("‹on› twice, ‹against=MODEL›, or ‹golden=DIR› (`ckptkit record` makes one)"),
         )
     if subject.subject.kind == "code":
         runs.restore(subject, first)

@@ -15,6 +15,7 @@ from ckptkit.operations.execution.types import Path_
 from ckptkit.operations.localize.find import ALWAYS, FAILED
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Limits
+from ckptkit.wording import say
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,19 @@ class CheckRequest:
 
     def __post_init__(self) -> None:
         if not self.runners:
-            raise UsageError("no runner", hint="--on CPU:0")
+            raise UsageError("no runner", hint=say("‹on=CPU:0›"))
         if self.against is not None and self.golden is not None:
-            raise UsageError("--against and --golden exclude each other")
+            raise UsageError(say("‹against› and ‹golden› exclude each other"))
         if self.outputs_only and self.golden is None:
-            raise UsageError("--outputs-only is for --golden", hint="--against compares no weights")
+            raise UsageError(
+                say("‹outputs_only› is for ‹golden›"), hint=say("‹against› compares no weights")
+            )
         if self.golden is not None and (self.inputs.files or self.inputs.ranges):
-            raise UsageError("a golden has its own inputs", hint="leave out --inputs and --range")
+            raise UsageError(
+                "a golden has its own inputs", hint=say("leave out ‹inputs› and ‹ranges›")
+            )
         if self.layers and not self.localize:
-            raise UsageError("--layer is for --localize", hint="add it")
+            raise UsageError(say("‹layers› is for ‹localize›"), hint="add it")
         _ = self.tolerance.rules  # a file that cannot be read is said before anything runs
 
     @property

@@ -10,6 +10,7 @@ from ckptkit.model_io.pair_names import pair_names
 from ckptkit.model_io.signature import Discrepancy, ModelSignature, TensorInfo, compare_signatures
 from ckptkit.operations.execution.types import finding_of
 from ckptkit.operations.findings import Finding
+from ckptkit.wording import say
 
 
 class Pairing(NamedTuple):
@@ -35,9 +36,9 @@ def parse_renames(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         old, equals, new = text.partition("=")
         if not equals or not old or not new:
-            raise UsageError(f"{text!r} renames nothing", hint="write --rename OLD=NEW")
+            raise UsageError(f"{text!r} renames nothing", hint=say("write ‹rename=OLD=NEW›"))
         if old in found or new in found.values():
-            raise UsageError(f"--rename {text}: that name is there twice")
+            raise UsageError(say(f"‹rename={text}›: that name is there twice"))
         found[old] = new
     return found
 
@@ -76,7 +77,7 @@ def _check_renames(renames: Mapping[str, str], known: Sequence[str]) -> None:
     for old in renames:
         if old not in known:
             raise UsageError(
-                f"--rename {old}={renames[old]}: the reference has no input or output {old!r}",
+                say(f"‹rename={old}={renames[old]}›: the reference has no input or output {old!r}"),
                 hint=f"it has {', '.join(known)}",
             )
 
@@ -95,6 +96,6 @@ def _notes(
                 text = f"{side} {old!r} is taken for {new!r}: no other could be meant"
                 yield finding_of(
                     Discrepancy(
-                        "note", f"{side}.paired", where, text, f"--rename {old}={new} says it"
+                        "note", f"{side}.paired", where, text, say(f"‹rename={old}={new}› says it")
                     )
                 )

@@ -16,6 +16,7 @@ from ckptkit.operations.execution.subjects import ResolvedSubject, signatures_of
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Description, ExecutionResult
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -81,7 +82,7 @@ def prepare(
     raise UsageError(
         f"the model took none of the inputs that were made up: {failures[0].message}",
         where=str(resolved.subject),
-        hint="--inputs FILE.npz gives it real ones, --range NAME=LOW:HIGH other numbers",
+        hint=say("‹inputs=FILE.npz› gives it real ones, ‹ranges=NAME=LOW:HIGH› other numbers"),
     )
 
 
@@ -93,7 +94,11 @@ def choose_signature(description: Description, wanted: str | None, where: str) -
             raise UsageError(f"no signature {wanted!r}", where=where, hint=f"there are: {known}")
         return wanted
     if description.default is None:
-        hint = f"--signature NAME, of: {known}" if description.signatures else "export it with one"
+        hint = (
+            say(f"‹signature=NAME›, of: {known}")
+            if description.signatures
+            else "export it with one"
+        )
         raise UsageError("it does not say which signature is meant", where=where, hint=hint)
     return description.default
 
@@ -134,13 +139,13 @@ def _attempts(
 
     if input_options.files:
         if input_options.ranges:
-            raise UsageError("--range is for inputs that are drawn, not for --inputs")
+            raise UsageError(say("‹ranges› is for inputs that are drawn, not for ‹inputs›"))
         paths = [Path(file) for file in input_options.files]
         cases: dict[str, Arrays] = {
             _stem(path): fit_inputs(load_inputs(path), model_signature.inputs) for path in paths
         }
         if len(cases) < len(paths):
-            raise UsageError("two files of --inputs have one name", hint="rename one")
+            raise UsageError(say("two files of ‹inputs› have one name"), hint="rename one")
         yield cases, f"inputs of {', '.join(path.name for path in paths)}"
         return
     optional = description.optional.get(signature, ())
@@ -148,7 +153,7 @@ def _attempts(
     unknown = sorted(set(input_options.ranges) - {info.name for info in infos})
     if unknown:
         names = ", ".join(info.name for info in infos)
-        raise UsageError(f"--range: no input {unknown[0]!r}", hint=f"inputs are {names}")
+        raise UsageError(say(f"‹ranges›: no input {unknown[0]!r}"), hint=f"inputs are {names}")
     count = (
         f"{input_options.cases} x {input_options.batch}"
         if input_options.cases > 1
@@ -193,7 +198,7 @@ def ranges_of(
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"{text!r} is no range of an input", hint="write --range NAME=0:255"
+                f"{text!r} is no range of an input", hint=say("write ‹ranges=NAME=0:255›")
             ) from None
     return found
 

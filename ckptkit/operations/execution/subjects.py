@@ -21,6 +21,7 @@ from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
+from ckptkit.wording import say
 
 _MODELS = {"saved-model": "saved_model", "keras": "keras"}
 BY_SUFFIX = {".tflite": "tflite", ".onnx": "onnx"}
@@ -69,7 +70,7 @@ def resolve(
     """
     name = os.fspath(text)
     if model is not None and like is not None:
-        raise UsageError("--like and --model exclude each other")
+        raise UsageError(say("‹like› and ‹model› exclude each other"))
     kind = BY_SUFFIX.get(Path(name).suffix)
     if kind is not None and Path(name).is_file():
         return ResolvedSubject(ModelSpec(kind, Path(name), text=name))
@@ -80,7 +81,7 @@ def resolve(
         raise UsageError(
             "a whole model is checked, not a part of it",
             where=name,
-            hint="leave out what follows the #; --signature chooses one of several",
+            hint=say("leave out what follows the #; ‹signature› chooses one of several"),
         )
     if model is None and like is None:
         if located.format in _MODELS:
@@ -88,7 +89,9 @@ def resolve(
         raise UsageError(
             f"{located.format} holds weights and no model that could be run",
             where=name,
-            hint="--model package.module:function builds it, --like a SavedModel or .keras file",
+            hint=say(
+                "‹model=package.module:function› builds it, ‹like› a SavedModel or .keras file"
+            ),
         )
     file = open_checkpoint(name)
     for problem in file.problems():
@@ -97,7 +100,7 @@ def resolve(
         return _in_structure(name, file, os.fspath(like), scratch, rules, timeout_s)
     assert model is not None
     if located.format == "saved-model":
-        raise UsageError("a SavedModel is run as it is", where=name, hint="leave out --model")
+        raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
     if located.format in _RESTORED_BY_CODE or DEFAULT not in runtimes:
         return ResolvedSubject(ModelSpec("code", file.path, model, name), file, place=model)
     kind = "saved_model" if runtimes == {DEFAULT} else "keras"  # which all backends of Keras run
@@ -124,7 +127,7 @@ def _in_structure(
     kind = _MODELS.get(holder.store.format)
     if kind is None:
         raise UsageError(
-            f"--like is {holder.store.format}, which holds no model",
+            say(f"‹like› is {holder.store.format}, which holds no model"),
             where=like,
             hint="give a SavedModel or a .keras file",
         )

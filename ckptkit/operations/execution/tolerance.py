@@ -13,6 +13,7 @@ from ckptkit.errors import UsageError
 from ckptkit.model_io.tiers import OutputTolerance, Tier, tier_of
 from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
 from ckptkit.operations.tolerance_rules import tolerance as checked
+from ckptkit.wording import say
 
 AUTO, STRICT = "auto", "strict"
 
@@ -37,7 +38,7 @@ class TolerancePolicy:
 
     def __post_init__(self) -> None:
         if self.has_explicit_bounds and self.tolerance == STRICT:
-            raise UsageError("--tolerance strict and --rtol or --atol exclude each other")
+            raise UsageError(say("‹tolerance› strict and ‹rtol› or ‹atol› exclude each other"))
         if self.has_explicit_bounds:
             checked(self.rtol or 0.0, self.atol or 0.0)
 
@@ -66,7 +67,9 @@ class TolerancePolicy:
     def _of(self, tier: Tier, name: str, dtype: str) -> OutputTolerance:
         found = tier.tolerance(name, dtype)
         if self.has_explicit_bounds:
-            found = OutputTolerance(self.rtol or 0.0, self.atol or 0.0, False, "--rtol, --atol")
+            found = OutputTolerance(
+                self.rtol or 0.0, self.atol or 0.0, False, say("‹rtol›, ‹atol›")
+            )
         for rule in self.rules:
             if rule.fits([name]):
                 found = OutputTolerance(

@@ -34,6 +34,7 @@ from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.introspect import IsolationResult
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import OUTPUT, ExecutionResult
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -148,8 +149,10 @@ class Localizer:
         if side.resolved is None:
             if not side.layers:
                 self.notes.append(
-                    "the golden keeps no layers (`ckptkit record --layers '*'` does), "
-                    "and its model is not beside it as it was"
+                    say(
+                        "the golden keeps no layers (‹record.layers=*› does), "
+                        "and its model is not beside it as it was"
+                    )
                 )
             return side.layers or {}
         run = self._exposed(side)

@@ -37,6 +37,7 @@ from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
 from ckptkit.runners.introspect import float64_outputs
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.types import Limits
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -123,7 +124,7 @@ def _refuse_existing(directory: Path, overwrite: bool) -> None:
         raise OutputError(
             "a golden is there already",
             where=str(directory),
-            hint="`ckptkit check --golden` compares with it; --overwrite replaces it",
+            hint=say("‹check.golden› compares with it; ‹overwrite› replaces it"),
         )
 
 
@@ -225,7 +226,9 @@ class _Recording:
                 f"not recorded: the outputs see {found.share:.1%} of the variables, "
                 f"not {least:.1%}; blind to {listed}{more}",
                 where=str(self.resolved.subject),
-                hint="--inputs with examples that reach them, or more of them: --batch, --cases",
+                hint=say(
+                    "‹inputs› with examples that reach them, or more of them: ‹batch›, ‹cases›"
+                ),
             )
         return found
 

@@ -25,6 +25,7 @@ from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundE
 from ckptkit.operations.findings import Check, Finding, counted
 from ckptkit.operations.findings import listed as first_of
 from ckptkit.stores.base import Store
+from ckptkit.wording import say
 
 MAX_MANIFEST = 256 << 20  # bytes
 _LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
@@ -181,7 +182,7 @@ def read_manifest(manifest: Path) -> Manifest:
         size = file_size(manifest)
     except PathNotFoundError:
         raise PathNotFoundError(
-            "no such manifest", where=str(manifest), hint="--write-manifest makes one"
+            "no such manifest", where=str(manifest), hint=say("‹write_manifest› makes one")
         ) from None
     if size > MAX_MANIFEST:
         raise FormatError(str(manifest), f"{size} bytes are more than a manifest may have")
@@ -193,7 +194,9 @@ def read_manifest(manifest: Path) -> Manifest:
     for number, line in enumerate(text.split("\n"), 1):
         _take(found, line.rstrip("\r"), f"{manifest} line {number}")
     if not found.files:
-        raise FormatError(str(manifest), "names no file", hint="--write-manifest makes one anew")
+        raise FormatError(
+            str(manifest), "names no file", hint=say("‹write_manifest› makes one anew")
+        )
     return found
 
 

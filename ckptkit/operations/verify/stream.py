@@ -15,8 +15,9 @@ from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.registry import open_format
+from ckptkit.wording import say
 
-_NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, --manifest)"
+_NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, ‹manifest›)"
 INFLATED_FLOOR = 256 << 20  # bytes; below this no ratio is refused
 MAX_EXPANSION = 200  # sparse weights with optimizer state reach 20
 _ARCHIVES = ("keras", "npz")
@@ -54,7 +55,7 @@ def verify_stream(
     reads, check = _tensors(store, executor, progress)
     checks.append(check)
     if format_name not in _ARCHIVES:
-        not_checked.append(_NO_CHECKSUM)
+        not_checked.append(say(_NO_CHECKSUM))
     unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
     if unread:
         not_checked.append(f"{counted(len(unread), 'tensor')} of a dtype that is not read")

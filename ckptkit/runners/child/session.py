@@ -238,7 +238,7 @@ def choose_signature(signatures: Mapping[str, ModelSignature], name: str | None)
             return usual
     if len(names) == 1:
         return names[0]
-    raise refused(f"which signature? There are: {there}", "--signature names one")
+    raise refused(f"which signature? There are: {there}", "‹signature› names one")
 
 
 def fit(

@@ -40,7 +40,7 @@ def float64_outputs(request: Request) -> Result:
     if model is None or not is_keras(model):
         what = "a SavedModel's graph has its dtypes built in" if model is None else "no Keras model"
         raise UnsupportedError(
-            f"it cannot be rebuilt in float64: {what}", hint="use the .keras file, or --model"
+            f"it cannot be rebuilt in float64: {what}", hint="use the .keras file, or ‹model›"
         )
     rebuilt, seen = _rebuilt(session, request)
     _copy(model, rebuilt)

@@ -32,6 +32,7 @@ from ckptkit.stores.writing import (
     numeric_chunks,
     plan_shards,
 )
+from ckptkit.wording import say
 
 SUFFIX = ".safetensors"
 _ALIGNMENT = 64  # bytes, of the first value in the file
@@ -154,7 +155,7 @@ def _write_files(
     index = path.with_name(stem + INDEX_SUFFIX)
     old = shards_beside(index)
     if old and not overwrite:
-        raise OutputError("already exists", where=str(old[0]), hint="--overwrite replaces it")
+        raise OutputError("already exists", where=str(old[0]), hint=say("‹overwrite› replaces it"))
     shards = plan_shards([item.nbytes for item in placed], shard_size)
 
     def names(count: int) -> list[Path]:

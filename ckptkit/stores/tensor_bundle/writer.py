@@ -34,6 +34,7 @@ from ckptkit.stores.writing import (
     plan_shards,
     raw_bytes,
 )
+from ckptkit.wording import say
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written
@@ -143,7 +144,7 @@ def data_files(prefix: str) -> list[Path]:
 def _refuse_existing(prefix: str) -> None:
     index = Path(f"{prefix}.index")
     for path in [index] * os.path.lexists(index) + data_files(prefix):
-        raise OutputError("already exists", where=str(path), hint="--overwrite replaces it")
+        raise OutputError("already exists", where=str(path), hint=say("‹overwrite› replaces it"))
 
 
 def _with_graph(

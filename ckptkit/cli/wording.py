@@ -1,0 +1,32 @@
+"""What the keywords of the library's messages are called at a shell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+import click
+
+from ckptkit.wording import Speaker
+
+
+def as_options(command_of: Callable[[str], click.Command | None]) -> Speaker:
+    """Return who says a keyword as an option.
+
+    command_of: the command of that name; of "", the one that is being run.
+    """
+
+    def speak(function: str, keyword: str, value: str | None) -> str:
+        option = _option(command_of(function), keyword)
+        text = option if value is None else f"{option} {shlex.quote(value)}"
+        return f"`ckptkit {function} {text}`" if function else text
+
+    return speak
+
+
+def _option(command: click.Command | None, keyword: str) -> str:
+    """Return the longest option of the parameter that is called `keyword`."""
+    for parameter in command.params if command is not None else ():
+        if parameter.name in (keyword, f"no_{keyword}") and isinstance(parameter, click.Option):
+            return max(parameter.opts, key=len)
+    return f"--{keyword.replace('_', '-')}"

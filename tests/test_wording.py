@@ -1,0 +1,86 @@
+"""Keywords in messages: options at a shell, keywords in a program."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import ckptkit
+from ckptkit.cli.main import cli
+from ckptkit.errors import UsageError
+from ckptkit.wording import as_keywords, say, spoken_by
+
+PACKAGE = Path(ckptkit.__file__).parent
+EDGE = ("cli", "reports")
+# The rest of what speaks of options: a recipe of commands, flags of other programs, of pytest.
+NOT_OURS = {
+    "fixtures/demo.py": "the commands that the demo runs",
+    "operations/doctor.py": "an option of pip",
+    "runners/child/packages.py": "options of nvidia-smi",
+    "runners/keras/jax_backend.py": "flags of XLA",
+    "testing/pytest_plugin.py": "an option of pytest",
+}
+
+
+@pytest.mark.parametrize(
+    ("marked", "said"),
+    [
+        ("‹golden› is read", "golden is read"),
+        ("‹on=CPU:0› twice", "on='CPU:0' twice"),
+        ("‹record.float64› keeps them", "record(float64=True) keeps them"),
+        ("‹record.layers=*› does", "record(layers='*') does"),
+        ("no mark: ‹ › <a> {b}", "no mark: ‹ › <a> {b}"),
+    ],
+)
+def test_a_program_reads_keywords(marked: str, said: str) -> None:
+    assert say(marked) == said
+
+
+def test_another_speaker_holds_for_a_block() -> None:
+    with spoken_by(lambda function, keyword, value: f"[{function}|{keyword}|{value}]"):
+        assert say("‹record.layers=*› ‹on›") == "[record|layers|*] [|on|None]"
+    assert say("‹on›") == as_keywords("", "on", None)
+
+
+def test_one_refusal_in_both_words() -> None:
+    with pytest.raises(UsageError, match=r"^against and golden exclude each other$"):
+        ckptkit.check("x", against="a", golden="b")
+    done = CliRunner().invoke(cli, ["check", "x", "--against", "a", "--golden", "b"])
+    assert str(done.exception) == "--against and --golden exclude each other"
+
+
+def test_a_shell_reads_the_option_that_it_knows() -> None:
+    """`ranges` is typed as `--range`, which the command's own table tells."""
+    done = CliRunner().invoke(cli, ["check", "x", "--golden", "g", "--range", "a=0:1"])
+    assert str(done.exception) == "a golden has its own inputs (leave out --inputs and --range)"
+
+
+def test_options_are_spelled_at_the_edge_alone() -> None:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name.startswith(tuple(f"{folder}/" for folder in EDGE)):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documented = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        spelled = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in documented
+            and re.search(r"(?<![\w-])--[a-z]", node.value)
+        ]
+        if spelled and name not in NOT_OURS:
+            found[name] = spelled
+    assert not found
