@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations conversions clean
+.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations conversions clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -17,6 +17,13 @@ demo: $(VENV)/.ready-fixtures  ## train a small model and walk through the tool
 
 test: $(VENV)/.ready-test  ## the test suite, in a few minutes on two cores
 	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+
+# An environment of its own, without TensorFlow: a test that needs it and does not say so fails.
+test-light:  ## the tests that need no TensorFlow
+	$(MAKE) VENV=$(VENV)-light run-test-light
+
+run-test-light: $(VENV)/.ready-test-light
+	$(PYTEST) -n 2 --dist loadfile -m "not needs_tf and not runtimes and not slow"
 
 test-slow: $(VENV)/.ready-test  ## what takes minutes
 	$(PYTEST) -m slow
@@ -63,4 +70,4 @@ run-conversions: $(VENV)/.ready-test,runtimes
 	$(BIN)/python -m benchmarks.conversions --write
 
 clean:
-	rm -rf $(VENV) $(VENV)-runtimes build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-light $(VENV)-runtimes build dist *.egg-info

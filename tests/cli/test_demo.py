@@ -31,6 +31,7 @@ def test_the_walk_ends_well(tmp_path: Path) -> None:
     assert accuracy > 95
 
 
+@pytest.mark.needs_tf
 def test_an_earlier_demo_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_train", lambda root: str((root / "new").write_text("")))
     monkeypatch.setattr(fixtures_demo, "STEPS", ())
@@ -45,6 +46,7 @@ def test_every_command_that_looks_or_writes_has_a_step() -> None:
     assert set(COMMANDS) - walked == {"fixtures", "demo"}
 
 
+@pytest.mark.needs_tf
 def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     assert "is not empty, and no earlier demo" in refused("demo", tmp_path)

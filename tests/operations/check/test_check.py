@@ -326,7 +326,11 @@ def test_a_model_in_training_mode_is_recognised(
         ([CHECKPOINT, "--like", CHECKPOINT], "holds no model"),
         ([CHECKPOINT, "--like", EXPORT, "--model", "m:f"], "exclude each other"),
         ([f"{EXPORT}#variables"], "not a part of it"),
-        ([EXPORT, "--against", EXPORT, "--signature", "nope"], "there are: serve"),
+        pytest.param(
+            [EXPORT, "--against", EXPORT, "--signature", "nope"],
+            "there are: serve",
+            marks=pytest.mark.needs_tf,
+        ),
         ([EXPORT, "--against", EXPORT, "--range", "x=0"], "is no range"),
         ([EXPORT, "--against", EXPORT, "--range", "nope=0:1"], "inputs are features"),
         ([EXPORT, "--against", EXPORT, "--rename", "a"], "OLD=NEW"),

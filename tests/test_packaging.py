@@ -1,0 +1,161 @@
+"""What is installed and what is shipped: the wheel and the sdist, built and put to use."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from support.places import ROOT, environment
+
+LIGHT = "not needs_tf and not runtimes and not slow"
+needs_git = pytest.mark.skipif(
+    not (ROOT / ".git").exists() or shutil.which("git") is None, reason="no git checkout"
+)
+
+
+def run(*command: object, cwd: Path = ROOT) -> str:
+    """Run a command that must succeed; return what it prints."""
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def tracked(*below: str) -> set[str]:
+    """Return the names of the files of the last commit."""
+    names = run("git", "ls-tree", "-r", "-z", "--name-only", "HEAD", *below)
+    return set(names.rstrip("\0").split("\0"))
+
+
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Build a "wheel" or an "sdist" as a frontend does, by the hook that PEP 517 names."""
+    program = (
+        "import sys; from setuptools import build_meta\n"
+        f"print(build_meta.build_{kind}(sys.argv[1]))"
+    )
+    return out / run(sys.executable, "-c", program, out, cwd=source).splitlines()[-1]
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Return the files of a wheel by name, without those that describe it."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {
+            name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name
+        }
+
+
+def unpacked(sdist: Path, out: Path) -> Path:
+    """Unpack an sdist below `out`; return its one folder."""
+    with tarfile.open(sdist) as archive:
+        if hasattr(tarfile, "data_filter"):
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(out)
+    [folder] = out.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist of the last commit, cloned without symbolic links."""
+    out = tmp_path_factory.mktemp("built")
+    run("git", "-c", "core.symlinks=false", "clone", "--quiet", ROOT, out / "clone")
+    for kind in ("sdist", "wheel"):
+        build(kind, out / "clone", out)
+    return out
+
+
+def wheel_of(built: Path) -> Path:
+    [path] = built.glob("*.whl")
+    return path
+
+
+def sdist_of(built: Path) -> Path:
+    [path] = built.glob("*.tar.gz")
+    return path
+
+
+@needs_git
+def test_no_file_is_a_symbolic_link() -> None:
+    assert not [line for line in run("git", "ls-files", "-s").splitlines() if line[:6] == "120000"]
+
+
+@pytest.mark.slow
+@needs_git
+def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
+    assert contents(wheel_of(built)).keys() == tracked("ckptkit")
+
+
+@pytest.mark.slow
+@needs_git
+def test_the_wheel_has_the_commands_and_the_plugin(built: Path) -> None:
+    with zipfile.ZipFile(wheel_of(built)) as archive:
+        [name] = [n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt")]
+        points = configparser.ConfigParser()
+        points.read_string(archive.read(name).decode())
+    assert dict(points["console_scripts"]) == {"ckptkit": "ckptkit.__main__:main"}
+    assert dict(points["pytest11"]) == {"ckptkit": "ckptkit.testing.pytest_plugin"}
+
+
+@pytest.mark.slow
+@needs_git
+def test_the_sdist_is_the_checkout_and_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    folder = unpacked(sdist_of(built), tmp_path / "sdist")
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    made = {name for name in files if name == "PKG-INFO" or ".egg-info/" in name}
+    assert files - made - {"setup.cfg"} == tracked() - {".gitignore", "setup.cfg"}
+    again = build("wheel", folder, tmp_path)
+    assert contents(again) == contents(wheel_of(built))
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tf
+@needs_git
+def test_the_demo_walks_from_the_wheel_alone(built: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel_of(built)) as archive:
+        archive.extractall(tmp_path / "installed")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "import ckptkit; from ckptkit.cli.main import main\n"
+        "assert ckptkit.__file__.startswith(sys.path[0])\n"
+        "main()"
+    )
+    shown = run(
+        sys.executable, "-c", program, tmp_path / "installed", "demo", tmp_path / "demo",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "% of the held-out digits" in shown
+
+
+@pytest.mark.slow
+@needs_git
+def test_the_light_tests_of_the_sdist_pass_against_the_wheel(built: Path, tmp_path: Path) -> None:
+    """In an environment of their own, without TensorFlow and without the sdist's own package."""
+    folder = unpacked(sdist_of(built), tmp_path / "sdist")
+    shutil.rmtree(folder / "ckptkit")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    clean = {name: text for name, text in environment().items() if name != "PYTHONPATH"}
+    install = [python, "-m", "pip", "install", "--quiet", f"{wheel_of(built)}[test-light]"]
+    subprocess.run(install, cwd=tmp_path, env=clean, check=True)
+    for module, found in (("tensorflow", "None"), ("ckptkit", str(tmp_path / "venv"))):
+        program = f"import importlib.util as u; print(u.find_spec('{module}'))"
+        done = subprocess.run(
+            [python, "-c", program], cwd=folder, env=clean, capture_output=True, text=True
+        )
+        assert found in done.stdout, done
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", LIGHT],
+        cwd=folder,
+        env=clean,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
