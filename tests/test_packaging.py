@@ -20,10 +20,10 @@ needs_git = pytest.mark.skipif(
 )
 
 
-def run(*command: object, cwd: Path = ROOT) -> str:
-    """Run a command that must succeed; return what it prints."""
+def run(*command: object, cwd: Path = ROOT, **variables: str) -> str:
+    """Run a command that must succeed, with these variables; return what it prints."""
     done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=environment(), capture_output=True, text=True
+        [*map(str, command)], cwd=cwd, env=environment(**variables), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
@@ -119,18 +119,13 @@ def test_the_sdist_is_the_checkout_and_builds_the_same_wheel(built: Path, tmp_pa
 @pytest.mark.needs_tf
 @needs_git
 def test_the_demo_walks_from_the_wheel_alone(built: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel_of(built)) as archive:
-        archive.extractall(tmp_path / "installed")
-    program = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "import ckptkit; from ckptkit.cli.main import main\n"
-        "assert ckptkit.__file__.startswith(sys.path[0])\n"
-        "main()"
-    )
-    shown = run(
-        sys.executable, "-c", program, tmp_path / "installed", "demo", tmp_path / "demo",
-        cwd=tmp_path,
-    )  # fmt: skip
+        archive.extractall(installed)
+    path = {"PYTHONPATH": str(installed)}
+    where = run(sys.executable, "-c", "import ckptkit; print(ckptkit)", cwd=tmp_path, **path)
+    assert str(installed) in where
+    shown = run(sys.executable, "-m", "ckptkit", "demo", "walk", cwd=tmp_path, **path)
     assert "% of the held-out digits" in shown
 
 

@@ -15,4 +15,4 @@ DOCS = ROOT / "docs"
 def environment(**more: str) -> dict[str, str]:
     """Return variables for a child in which `python -m support.NAME` finds what is found here."""
     path = os.pathsep.join([str(TESTS), *sys.path])
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {**os.environ, "PYTHONPATH": path} | more
