@@ -10,9 +10,11 @@ Names are imported on first use, so that `import ckptkit` costs nothing.
 
 from __future__ import annotations
 
+from ckptkit._version import __version__ as __version__
+
 TYPE_CHECKING = False  # as typing has it; importing that takes longer than all the rest here
 
-__version__ = "0.1.0"
+__distribution__ = "ckptkit-tf"  # told from another distribution of this name by it
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint, open

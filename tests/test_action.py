@@ -79,6 +79,7 @@ def run(step: Step, tmp_path: Path, **inputs: str) -> Result:
             **{name: str(file) for name, file in files.items()},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
+            "GITHUB_ACTION_PATH": str(ROOT),
         },
         capture_output=True,
         text=True,
@@ -154,7 +155,7 @@ def test_every_input_arrives(checkpoint: Path, tmp_path: Path) -> None:
     )
     assert done.code == 0
     assert re.findall(r"<(.*)>", done.out) == [
-        *("-m", "ckptkit", "check", "--format", "github", "--tolerance", "strict"),
+        *("-m", "ckptkit_tf", "check", "--format", "github", "--tolerance", "strict"),
         *("--on", "CPU:0", "--on", "xla:CPU:0,threads=1", "--golden", "a golden"),
         *("--against", "b", "--model", "net.py:build?{}", "--like", "c", "--junit", "j.xml"),
         *("--rename", "x=y z", "--", "--my model; $(touch gone)"),
@@ -169,6 +170,10 @@ def test_installing_takes_one_requirement(tmp_path: Path) -> None:
     python.chmod(0o755)
     install = steps()[0]
     step = install._replace(script=f'PATH="{python.parent}:$PATH"\n{install.script}')
-    done = run(step, tmp_path)
-    assert re.findall(r"<(.*)>", done.out)[:3] == ["-m", "pip", "install"]
-    assert done.out.endswith("<ckptkit-tf[tensorflow]>\n")
+    for asked, requirement in (
+        ({}, f"{ROOT}[tensorflow]"),  # the commit that the workflow names, and no other
+        ({"install": "ckptkit-tf[runtimes] >= 0.1"}, "ckptkit-tf[runtimes] >= 0.1"),
+    ):
+        done = run(step, tmp_path, **asked)
+        arguments = re.findall(r"<(.*)>", done.out)
+        assert arguments[:3] == ["-m", "pip", "install"] and arguments[-1] == requirement

@@ -36,7 +36,7 @@ def command(directory: str) -> int:
             click.echo(f"# {step.remark}")
         click.echo(f"$ ckptkit {shlex.join(step.arguments)}")
         code = subprocess.run(
-            [sys.executable, "-m", "ckptkit", *step.arguments], cwd=root, check=False
+            [sys.executable, "-m", "ckptkit_tf", *step.arguments], cwd=root, check=False
         ).returncode
         if code != step.exit_code:
             click.echo(f"ckptkit: exit code {code}, expected {step.exit_code}", err=True)

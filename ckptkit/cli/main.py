@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn, TextIO
 
 import click
 
-from ckptkit import __version__
+from ckptkit._version import __version__
 from ckptkit.cli.groups import NearGroup
 from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, ReaderGone

@@ -7,9 +7,11 @@ import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ckptkit import __version__
+from ckptkit._version import __version__
+from ckptkit.installation import DISTRIBUTION, OTHER, damage, mending
 from ckptkit.operations.findings import Finding
 from ckptkit.results import Result
 from ckptkit.runners.client import PROBE_TIMEOUT_S, probe
@@ -17,7 +19,6 @@ from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.types import DeviceProbe
 
 SCHEMA = "ckptkit.doctor/1"
-DISTRIBUTION = "ckptkit-tf"
 # What reads files, or runs models, beside the runtimes; by the name of the distribution.
 _PACKAGES = (
     *("numpy", "ml_dtypes", "google-crc32c", "protobuf", "click", "tabulate", "tqdm"),
@@ -92,7 +93,7 @@ def _version(distribution: str) -> str | None:
 def _clashes() -> Iterator[Finding]:
     """Yield other distributions that own the import name or the command `ckptkit`.
 
-    On the package index the name `ckptkit` belongs to a tool for PyTorch.
+    Where there are none, yield what one has done to our files before it was removed.
     """
     owners: set[str] = set()
     for distribution in importlib.metadata.distributions():
@@ -100,16 +101,20 @@ def _clashes() -> Iterator[Finding]:
         points = {(p.group, p.name) for p in distribution.entry_points}
         top = (distribution.read_text("top_level.txt") or "").split()
         owns = ("console_scripts", "ckptkit") in points or "ckptkit" in top
-        if owns or name.lower() == "ckptkit":
+        if owns or name.lower() == OTHER:
             owners.add(name)
-    for name in sorted(owners - {DISTRIBUTION}):
+    others = sorted(owners - {DISTRIBUTION})
+    for name in others:
         yield Finding(
             "error",
             "name.clash",
             name,
             "another package of the import name and command ckptkit is installed",
-            f"pip uninstall {name} and then pip install --force-reinstall {DISTRIBUTION}",
+            mending(name),
         )
+    found = damage(Path(__file__).resolve().parents[1])
+    if found and not others:
+        yield Finding("error", "name.damaged", DISTRIBUTION, found)
 
 
 def _runtimes(probed: tuple[DeviceProbe, ...]) -> Iterator[Finding]:

@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import UsageError
+from ckptkit.installation import CLAIM_NAME
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.wording import say
 
+_PROGRAM = f"{CLAIM_NAME}; from ckptkit.runners.child.__main__ import run; run()"
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
 _STACK_POLLS = 20  # that a child gets to write its stack
@@ -73,7 +75,7 @@ def run(
         files = [str(request_file), str(result_file)]
         with Path(scratch, "output").open("w+b") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "ckptkit.runners.child.__main__", *files],
+                [sys.executable, "-c", _PROGRAM, *files],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ckptkit
-from ckptkit.cli import main as cli
+from ckptkit.cli.main import main
 from support.command_line import ckptkit as run
 from support.goldens import golden
 from support.places import ROOT
@@ -45,9 +45,9 @@ def test_an_interrupt_while_modules_are_imported(module: str) -> None:
     assert said in ([], ["ckptkit: interrupted"])
 
 
-def test_the_script_begins_where_interrupts_are_quiet() -> None:
-    setup = ROOT / "setup.cfg"
-    assert "ckptkit = ckptkit.__main__:main" in setup.read_text(encoding="utf-8")
+def test_the_scripts_begin_where_interrupts_are_quiet() -> None:
+    setup = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    assert "    ckptkit = ckptkit_tf:main\n    ckptkit-tf = ckptkit_tf:main\n" in setup
 
 
 def test_a_call_from_python_leaves_the_process_as_it_was() -> None:
@@ -61,7 +61,7 @@ def test_a_call_from_python_leaves_the_process_as_it_was() -> None:
         assert signal.getsignal(signal.SIGTERM) is handler
         with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["ckptkit", "--version"])
-            cli.main()
+            main()
         assert gc.get_threshold() == thresholds
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ckptkit
+from ckptkit._version import __version__
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.plan import Plan, fill_json
 from ckptkit.operations.convert.proof import Proof, loss_json
@@ -137,7 +137,7 @@ def _file_json(checkpoint: Checkpoint, digest: str | None) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of this tool, of Python, and of the packages that took part."""
-    found = {"ckptkit": ckptkit.__version__, "python": platform.python_version()}
+    found = {"ckptkit": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         number = getattr(sys.modules.get(name), "__version__", None)
         if number is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit import errors
+import ckptkit.errors as errors
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.execution.coverage import coverage

@@ -49,7 +49,7 @@ def _embedded(value: Any) -> str:
 
 
 def _data(result: DiffResult) -> dict[str, Any]:
-    from ckptkit import __version__
+    from ckptkit._version import __version__
 
     return {
         "old": _file(result.old),

@@ -1,4 +1,4 @@
-"""The child's side of a runner: `python -m ckptkit.runners.child.__main__ REQUEST RESULT`.
+"""The child's side of a runner: `ckptkit.runners.process` calls `run` with argv REQUEST RESULT.
 
 Whatever a model raises becomes a line in the result; whatever it prints goes to the parent's log.
 A fatal signal, and SIGUSR1, have Python write down where it is.
@@ -21,6 +21,13 @@ from ckptkit.errors import CkptkitError, MissingDependencyError
 _MESSAGE_LINES = 3
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
+
+
+def run() -> None:
+    """Carry out the request that the command line names, and end the process."""
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.stdout.flush()
+    os._exit(0)  # TensorFlow's threads need not be waited for
 
 
 def main(request_file: Path, result_file: Path) -> None:
@@ -59,6 +66,4 @@ def _refusal(kind: str, message: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
-    sys.stdout.flush()
-    os._exit(0)  # TensorFlow's threads need not be waited for
+    run()

@@ -23,7 +23,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ckptkit import dtypes
+import ckptkit.dtypes as dtypes
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5.messages import (

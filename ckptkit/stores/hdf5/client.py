@@ -22,15 +22,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ckptkit import errors
+import ckptkit.errors as errors
 from ckptkit._io.files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
+from ckptkit.installation import CLAIM_NAME
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.containers.zip_archive import Member
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 
 PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {CLAIM_NAME};"
     "from ckptkit.stores.hdf5.server import main; main()"
 )
 SECONDS = 2  # of the processor that a request may take, and one more per megabyte

@@ -30,7 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ckptkit import dtypes
+import ckptkit.dtypes as dtypes
 from ckptkit.errors import (
     FormatError,
     MissingDependencyError,

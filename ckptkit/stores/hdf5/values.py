@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit import dtypes
+import ckptkit.dtypes as dtypes
 from ckptkit.stores.containers.window import Window
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.stores.hdf5.file_object import guard, opened

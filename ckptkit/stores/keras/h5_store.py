@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit import dtypes
+import ckptkit.dtypes as dtypes
 from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
 from ckptkit.stores.containers.window import Window

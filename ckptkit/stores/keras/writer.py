@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ckptkit import dtypes
+import ckptkit.dtypes as dtypes
 from ckptkit._io.atomic import replacing
 from ckptkit.errors import OutputError
 from ckptkit.stores.containers.window import Window, whole_file

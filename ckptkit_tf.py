@@ -1,0 +1,83 @@
+"""The scripts `ckptkit-tf` and `ckptkit`, and `python -m ckptkit`: where a process begins.
+
+Another distribution may have overwritten or removed `ckptkit/__init__.py` (see
+`ckptkit.installation`).  Nobody else has a module of this name, so this one finds its own package
+beside itself and makes it `ckptkit` in this process, whatever is there by that name.
+
+Importing the command line takes a tenth of a second, in which Ctrl-C may well come.  Nothing is
+under way yet, so the process then ends as programs do that were interrupted, and says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DISTRIBUTION = "ckptkit-tf"
+INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        # A failing callback of the import system would print and swallow a KeyboardInterrupt.
+        unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
+        package = claim_name()
+        from ckptkit.cli.main import main as run
+        from ckptkit.installation import damage
+
+        sys.unraisablehook = unraisable
+        found = damage(package)
+        if found and sys.stderr is not None:
+            sys.stderr.write(f"{DISTRIBUTION}: {found}\n")
+        run()
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except SystemExit as exit_:
+        if exit_.code == INTERRUPTED:  # else Python may end itself by the signal all the same
+            os._exit(INTERRUPTED)
+        raise
+
+
+def claim_name() -> Path:
+    """Make the package beside this module `ckptkit` in this process, and return its directory.
+
+    Where its `__init__.py` is not ours it has no names of its own, but all of its modules.
+    """
+    from pathlib import Path
+
+    directory = Path(__file__).resolve().parent / "ckptkit"
+    if getattr(sys.modules.get("ckptkit"), "__distribution__", "") == DISTRIBUTION:
+        return directory
+    # What stands there is another distribution's, or a directory without `__init__.py`.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ckptkit"]:
+        del sys.modules[name]
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    init = directory / "__init__.py"
+    spec = spec_from_file_location("ckptkit", init, submodule_search_locations=[str(directory)])
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules["ckptkit"] = package
+    from ckptkit.installation import is_own_init
+
+    if is_own_init(directory):
+        spec.loader.exec_module(package)
+    else:
+        package.__distribution__ = DISTRIBUTION  # type: ignore[attr-defined]
+    return directory
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        os._exit(INTERRUPTED)
+    sys.__unraisablehook__(unraisable)
+
+
+if __name__ == "__main__":
+    main()
