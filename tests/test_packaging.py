@@ -138,8 +138,8 @@ def test_the_light_tests_of_the_sdist_pass_against_the_wheel(built: Path, tmp_pa
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     clean = {name: text for name, text in environment().items() if name != "PYTHONPATH"}
-    install = [python, "-m", "pip", "install", "--quiet", f"{wheel_of(built)}[test-light]"]
-    subprocess.run(install, cwd=tmp_path, env=clean, check=True)
+    wheel = f"{wheel_of(built)}[test-light]"
+    subprocess.run([python, "-m", "pip", "install", "-q", wheel], env=clean, check=True)
     for module, found in (("tensorflow", "None"), ("ckptkit", str(tmp_path / "venv"))):
         program = f"import importlib.util as u; print(u.find_spec('{module}'))"
         done = subprocess.run(
