@@ -22,7 +22,7 @@ from pathlib import Path
 
 # From the ground up; a room may import from its own floor and from all floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_version", "installation", "errors", "dtypes", "text", "results", "wording"),
+    ("_version", "installation", "errors", "dtypes", "text", "results", "wording", "plugins"),
     ("_io",),
     ("stores",),
     ("checkpoint",),

@@ -22,6 +22,7 @@ from ckptkit._version import __version__
 from ckptkit.cli.groups import NearGroup
 from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, ReaderGone
+from ckptkit.plugins import Registry
 from ckptkit.wording import spoken_by
 
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -50,16 +51,20 @@ COMMANDS = {
 }
 
 
+# Commands of other packages; one that is called as one of ours is not asked.
+ADDED = Registry("ckptkit.commands", click.Command, {})
+
+
 class LazyGroup(NearGroup):
     """A group whose commands are imported on first use; `--help` needs none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *(name for name in ADDED if name not in COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         row = COMMANDS.get(cmd_name)
         if row is None:
-            return None
+            return ADDED.get(cmd_name)
         command: click.Command = import_module(row.module).command
         return command
 
@@ -73,6 +78,10 @@ class LazyGroup(NearGroup):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
+        added = {name: whose for name, whose in ADDED.added().items() if name not in COMMANDS}
+        if added:
+            with formatter.section("Commands of other packages"):
+                formatter.write_dl([(name, f"from {whose}") for name, whose in added.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

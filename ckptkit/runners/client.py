@@ -150,7 +150,7 @@ def build_request(
 ) -> dict[str, Any]:
     """Build the request for a child; raises UsageError where the runtime does not run the model."""
     if model.kind not in RUNNERS[spec.runtime].model_kinds:
-        able = [name for name, row in RUNNERS.items() if model.kind in row.model_kinds]
+        able = RUNNERS.matching(lambda row: model.kind in row.model_kinds)
         hint = f"runtimes that do: {', '.join(able)}" if able else "none does here"
         raise UsageError(f"{spec.runtime} does not run {model} ({model.kind})", hint=hint)
     return {

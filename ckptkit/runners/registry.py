@@ -1,13 +1,16 @@
 """The runtimes that models are run with, and what is known of each without importing it.
 
 To add a runtime: one module with `ACTIONS: Mapping[str, Callable[[request], result]]`, which
-`ckptkit.runners.child.session.actions` makes of a `Session`, and one row in RUNNERS.
+`ckptkit.runners.child.session.actions` makes of a `Session`, and one row in RUNNERS.  Another package adds its row as an entry point of the
+group `ckptkit.runners` (docs/examples).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from ckptkit.plugins import Registry
 
 
 class Runtime(NamedTuple):
@@ -29,7 +32,7 @@ class Runtime(NamedTuple):
     introspection: frozenset[str] = frozenset({"isolate"})
 
 
-RUNNERS: dict[str, Runtime] = {
+_BUILT_IN = {
     "tensorflow": Runtime(
         "ckptkit.runners.tensorflow.actions",
         frozenset({"saved_model", "keras", "code"}),
@@ -74,3 +77,5 @@ RUNNERS: dict[str, Runtime] = {
         "runtimes",
     ),
 }
+
+RUNNERS = Registry("ckptkit.runners", Runtime, _BUILT_IN)

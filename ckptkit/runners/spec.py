@@ -66,7 +66,7 @@ def parse_runner(text: str) -> RunnerSpec:
     where, *switches = [part.strip() for part in text.split(",")]
     head, _, rest = where.partition(":")
     runtime = DEFAULT
-    if head.lower() in RUNNERS:
+    if not _is_place(head) and head.lower() in RUNNERS:
         runtime, where = head.lower(), rest or "CPU"
     xla = where.lower().startswith("xla:")
     where = where[4:] if xla else where
@@ -88,10 +88,15 @@ def runner_for(spec: RunnerSpec, kind: str) -> RunnerSpec:
     A runtime other than TensorFlow was asked for by its name, and stays.  Raises UsageError where
     the other runtime lacks a switch.
     """
-    able = [name for name, row in RUNNERS.items() if kind in row.model_kinds]
+    able = RUNNERS.matching(lambda row: kind in row.model_kinds)
     if spec.runtime != DEFAULT or DEFAULT in able or not able:
         return spec
     return parse_runner(f"{able[0]}:{spec.text}")
+
+
+def _is_place(head: str) -> bool:
+    """Whether a runner begins with a device or a way to run there, so that no runtime is named."""
+    return head.lower() in ("xla", "mirrored") or _DEVICE.fullmatch(head) is not None
 
 
 def _device(where: str, text: str) -> tuple[str, int, int]:
