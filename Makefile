@@ -50,7 +50,7 @@ docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
 	$(PYTEST) -q tests/test_docs.py --regen
 
 schema: $(VENV)/.ready-test  ## compile schema.proto
-	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores/proto \
+	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores/proto --include_imports \
 	    --descriptor_set_out=ckptkit/stores/proto/schema.pb ckptkit/stores/proto/schema.proto
 
 fuzz: $(VENV)/.ready-test  ## mutants of every reader (or of TARGET), SECONDS in all

@@ -487,7 +487,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.message = message_class("SavedModel")()
+        self.message = message_class("RawSavedModel")()
         self.meta = self.message.meta_graphs.add()
         self.graph = message_class("GraphDef")()
 

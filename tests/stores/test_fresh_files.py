@@ -11,7 +11,6 @@ import pytest
 
 import ckptkit
 from ckptkit.dtypes import DTYPES, numpy_dtype
-from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.table import parse_table, read_table
 from support.values import FIXED_DTYPES, values_of
@@ -223,35 +222,3 @@ def test_flipped_bits_of_the_index_tensorflow_lists_fewer_and_we_refuse(
         with pytest.raises(ckptkit.CkptkitError):
             ckptkit.open(prefix)
     assert silent > 0  # else TensorFlow has learned to check, and docs should say so
-
-
-def test_field_numbers_are_tensorflow_s() -> None:
-    from tensorflow.core.framework import tensor_shape_pb2, tensor_slice_pb2, versions_pb2
-    from tensorflow.core.protobuf import (
-        meta_graph_pb2,
-        saved_model_pb2,
-        saved_object_graph_pb2,
-        tensor_bundle_pb2,
-        trackable_object_graph_pb2,
-    )
-
-    theirs = {
-        "TensorShapeProto": tensor_shape_pb2.TensorShapeProto,
-        "TensorSliceProto": tensor_slice_pb2.TensorSliceProto,
-        "VersionDef": versions_pb2.VersionDef,
-        "BundleHeaderProto": tensor_bundle_pb2.BundleHeaderProto,
-        "BundleEntryProto": tensor_bundle_pb2.BundleEntryProto,
-        "BundleEntryWithRawShape": tensor_bundle_pb2.BundleEntryProto,
-        "TrackableObjectGraph": trackable_object_graph_pb2.TrackableObjectGraph,
-        "SavedModel": saved_model_pb2.SavedModel,
-        "MetaGraphDef": meta_graph_pb2.MetaGraphDef,
-        "SignatureDef": meta_graph_pb2.SignatureDef,
-        "TensorInfo": meta_graph_pb2.TensorInfo,
-        "SavedObjectGraph": saved_object_graph_pb2.SavedObjectGraph,
-        "SavedObject": saved_object_graph_pb2.SavedObject,
-        "SavedVariable": saved_object_graph_pb2.SavedVariable,
-    }
-    for name, message in theirs.items():
-        known = {field.number: field.name for field in message.DESCRIPTOR.fields}
-        for field in message_class(name).DESCRIPTOR.fields:
-            assert known[field.number] == field.name, name

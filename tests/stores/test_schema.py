@@ -5,20 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ckptkit.stores
+import ckptkit.stores.proto
+from ckptkit.dtypes import BY_ENUM
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import Node
-from ckptkit.stores.proto.messages import message_class, parse
-from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
+from ckptkit.stores.proto.messages import message_class, parse, parse_text
+from ckptkit.stores.saved_model.canonical_order import fields_with_maps
+from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph, plain_leaf
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, open_bundle
 from support.goldens import goldens
 
-STORES = Path(ckptkit.stores.__file__).parent
+PROTO = Path(ckptkit.stores.proto.__file__).parent
 
 
 def test_the_compiled_schema_is_that_of_the_source(tmp_path: Path) -> None:
@@ -27,15 +30,190 @@ def test_the_compiled_schema_is_that_of_the_source(tmp_path: Path) -> None:
 
     out = tmp_path / "schema.pb"
     # In a process of its own: beside TensorFlow, the compiler is killed by a clash of symbols.
-    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{STORES}"]
-    source = str(STORES / "schema.proto")
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", "--include_imports"]
+    source = str(PROTO / "schema.proto")
     subprocess.run([*protoc, f"--descriptor_set_out={out}", source], check=True, timeout=60)
-    kept = (STORES / "schema.pb").read_bytes()
+    kept = (PROTO / "schema.pb").read_bytes()
     parsed = [
         descriptor_pb2.FileDescriptorSet.FromString(data) for data in (out.read_bytes(), kept)
     ]
     assert parsed[0] == parsed[1], "run: make schema"
-    assert len(parsed[1].file) == 1  # as `_schema` takes it to be
+
+
+def messages() -> list[Any]:
+    """Return the descriptors of all messages of the schema, those inside of others included."""
+    found = list(message_class("GraphDef").DESCRIPTOR.file.message_types_by_name.values())
+    for message in found:
+        found.extend(inner for inner in message.nested_types if not inner.GetOptions().map_entry)
+    return found
+
+
+def test_raw_messages_have_the_numbers_of_the_whole_ones() -> None:
+    raws = [message for message in messages() if message.name.startswith("Raw")]
+    assert len(raws) == 4
+    for raw in raws:
+        whole = message_class(raw.name.removeprefix("Raw")).DESCRIPTOR
+        for field in raw.fields:
+            twin = whole.fields_by_name[field.name]
+            assert field.number == twin.number, field.full_name
+            # bytes have the wire type of a message
+            assert field.type == twin.type or (field.type, twin.type) == (
+                field.TYPE_BYTES,
+                field.TYPE_MESSAGE,
+            )
+
+
+@pytest.mark.needs_tf
+def test_the_schema_is_tensorflow_s() -> None:
+    """Every message but those of Keras, TensorFlow Serving and ONNX: names, numbers and types."""
+    from google.protobuf import descriptor_pool
+    from tensorflow.core.framework import graph_pb2  # noqa: F401 (puts its messages into the pool)
+    from tensorflow.core.protobuf import (  # noqa: F401
+        fingerprint_pb2,
+        saved_model_pb2,
+        tensor_bundle_pb2,
+        trackable_object_graph_pb2,
+    )
+
+    theirs = descriptor_pool.Default()
+    others = {
+        *("SavedMetadata", "SavedMetadata.Object", "OnnxTensorProto", "ModelSpec"),
+        *("PredictRequest", "PredictResponse", "PredictLog", "PredictionLog", "BoolValue"),
+    }
+    compared = 0
+    for message in messages():
+        name = message.full_name.removeprefix("tensorflow.")
+        if name in others or name.startswith("Raw"):
+            continue
+        twin = theirs.FindMessageTypeByName(f"tensorflow.{name}")
+        for field in message.fields:
+            known = twin.fields_by_name[field.name]
+            assert (field.number, field.type) == (known.number, known.type), field.full_name
+            assert field.is_repeated == known.is_repeated, field.full_name
+            owners = field.containing_oneof, known.containing_oneof
+            assert (owners[0] is None) == (owners[1] is None), field.full_name
+            compared += 1
+    assert compared > 100
+    numbers = {
+        value.name: value.number
+        for value in message_class("TensorProto")
+        .DESCRIPTOR.fields_by_name["dtype"]
+        .enum_type.values
+    }
+    their_values = theirs.FindEnumTypeByName("tensorflow.DataType").values
+    assert numbers == {value.name: value.number for value in their_values}
+
+
+def test_dtypes_have_the_numbers_of_the_schema() -> None:
+    enum = message_class("TensorProto").DESCRIPTOR.fields_by_name["dtype"].enum_type
+    numbers = {value.number for value in enum.values if not value.name.endswith("_REF")}
+    assert numbers == {0, *BY_ENUM}
+
+
+def test_the_bytes_of_a_plain_variable_are_those_of_the_schema() -> None:
+    node = message_class("TrackableObjectGraph.TrackableObject")
+    fields, tensor = (
+        node.DESCRIPTOR.fields_by_name,
+        "TrackableObjectGraph.TrackableObject.SerializedTensor",
+    )
+    leaf, parts = plain_leaf(), message_class(tensor).DESCRIPTOR.fields_by_name
+    assert leaf.attribute == fields["attributes"].number << 3 | 2
+    name = bytes([parts["name"].number << 3 | 2, len("VARIABLE_VALUE")]) + b"VARIABLE_VALUE"
+    assert leaf.head == name + bytes([parts["full_name"].number << 3 | 2])
+    assert leaf.key == parts["checkpoint_key"].number << 3 | 2
+    value = message_class("BoolValue").DESCRIPTOR.fields_by_name["value"].number << 3
+    assert leaf.tail == bytes([fields["has_checkpoint_values"].number << 3 | 2, 2, value, 1])
+
+
+def test_maps_are_sorted_wherever_the_schema_has_them() -> None:
+    fields = fields_with_maps(message_class("NodeDef").DESCRIPTOR)
+    assert {number: is_map for number, (_inner, is_map) in fields.items()} == {5: True}
+    function = message_class("FunctionDef").DESCRIPTOR
+    assert fields_with_maps(function).keys() == {
+        function.fields_by_name[name].number
+        for name in ("node_def", "ret", "attr", "control_ret", "arg_attr", "resource_arg_unique_id")
+    }
+    assert not fields_with_maps(message_class("TensorProto").DESCRIPTOR)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def of_text(text: str, name: str = "SavedModel") -> Any:
+    return parse_text(name, text.encode(), "x.pbtxt")
+
+
+def test_text_names_dtypes_and_types() -> None:
+    """As TensorFlow writes them."""
+    asset = "[type.googleapis.com/tensorflow.AssetFileDef] { filename: 'words.txt' }"
+    model = of_text(
+        "meta_graphs { collection_def { key: 'saved_model_assets' value { any_list { value {"
+        f"{asset} }} }} }} }} signature_def {{ key: 'a' value {{ inputs {{ key: 'x' value {{"
+        "name: 'x:0' dtype: DT_BFLOAT16 } } } } }"
+    )
+    (meta,) = model.meta_graphs
+    assert meta.signature_def["a"].inputs["x"].dtype == 14
+    (held,) = meta.collection_def["saved_model_assets"].any_list.value
+    assert parse("AssetFileDef", held.value, "x").filename == "words.txt"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "versions { producer: 7 bad_consumers: [1, 2] }",
+        'node { name: "a" experimental_debug_info { original_node_names: "b" } }',
+        'node { name: "a" } strange: -inf, other: 0x1F; third: [{ a: 1 }, <b: 2>]',
+        'node [{ name: "a" }, { op: "b" }]  # { { {',
+    ],
+)
+def test_text_passes_over_what_the_schema_lacks(text: str) -> None:
+    of_text(text, "GraphDef")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('node { name: "a" name: "b" }', "should not have multiple"),
+        ("node { name: 7 }", "line 1, column"),
+        ("node { name: 'a }", "not protobuf text of a GraphDef"),
+        ("node { attr { key: 'T' value { tensor { dtype: DT_NONE } } } }", "DT_NONE"),
+        ("node { name: '\\xff' }", "not protobuf text"),
+        ("node { name: '\\U00110000' }", "not protobuf text"),
+        ("node {" * 101, "messages nest deeper than 100"),
+        ("strange <" * 1_000_000, "messages nest deeper than 100"),
+        ("x" * 1_000_000, "not protobuf text"),
+        ("}" * 1_000_000, "not protobuf text"),
+    ],
+)
+def test_text_that_is_refused(text: str, message: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        of_text(text, "GraphDef")
+    assert message in caught.value.message
+    assert len(caught.value.message) < 400 and "\n" not in caught.value.message
+
+
+def test_an_any_of_a_type_that_the_schema_lacks_is_refused() -> None:
+    held = "value { [type.googleapis.com/tensorflow.Nothing] { a: 1 } }"
+    text = f"meta_graphs {{ collection_def {{ key: 'x' value {{ any_list {{ {held} }} }} }} }}"
+    with pytest.raises(FormatError, match=r"Type tensorflow\.Nothing not found"):
+        of_text(text)
+
+
+def test_brackets_in_strings_and_comments_open_nothing() -> None:
+    graph = of_text("node { name: '" + "{" * 500 + "' op: \"it's\" } # " + "<" * 500, "GraphDef")
+    assert graph.node[0].name == "{" * 500
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="{}<>[]:;,'\"\\# \nnodeam01-./é", max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        of_text("node {" + text, "GraphDef")
+    except FormatError as error:
+        assert "\n" not in error.message
+
+
+# --- binary ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05ab", b"\x0a\xff\xff\xff\xff\x0f", b"\x07"])
@@ -89,7 +267,7 @@ def test_variables_cut_out_by_hand(
     if has_values is not None:
         node.has_checkpoint_values.value = has_values
     raw = node.SerializeToString() + tail
-    outer = message_class("RawObjectGraph")(nodes=[raw]).SerializeToString()
+    outer = message_class("RawTrackableObjectGraph")(nodes=[raw]).SerializeToString()
     check_same(outer)
 
 
@@ -104,7 +282,7 @@ def test_damaged_variables_cut_out_by_hand(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     del raw[data.draw(st.integers(0, len(raw))) :]
-    check_same(message_class("RawObjectGraph")(nodes=[bytes(raw)]).SerializeToString())
+    check_same(message_class("RawTrackableObjectGraph")(nodes=[bytes(raw)]).SerializeToString())
 
 
 def check_same(data: bytes) -> None:

@@ -1,6 +1,6 @@
 """SavedModels and Keras files that want to act on the outside, without TensorFlow.
 
-A message is written as {field: value or list of values}, in both forms, from our own table.
+A message is written as {field: value or list of values}, in both forms, by the schema.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ckptkit.stores.proto.wire import MESSAGES
+from ckptkit.stores.proto.messages import message_class
 from support.goldens import GOLDEN
 
 # The seed list of bypass reports against other scanners, and more of the same kinds.
@@ -30,31 +30,36 @@ PLACES = ("graph", "function", "nested function", "initializer")
 
 def binary(message: str, tree: dict[str, Any]) -> bytes:
     """Serialise a tree."""
-    numbers = {name: (number, what) for number, (name, what) in MESSAGES[message].items()}
-    out = b""
-    for name, values in tree.items():
-        number, what = numbers[name]
-        for value in values if isinstance(values, list) else [values]:
-            if what == "int":
-                out += varint(number << 3) + varint(value)
-                continue
-            data = value.encode() if what == "bytes" else binary(what, value)
-            out += varint(number << 3 | 2) + varint(len(data)) + data
-    return out
+    return _binary(message_class(message).DESCRIPTOR, tree)
 
 
 def text(message: str, tree: dict[str, Any]) -> str:
     """Write a tree as protobuf text."""
-    kinds = dict(MESSAGES[message].values())
+    return _text(message_class(message).DESCRIPTOR, tree)
+
+
+def _binary(message: Any, tree: dict[str, Any]) -> bytes:
+    out = b""
+    for name, values in tree.items():
+        field = message.fields_by_name[name]
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, int):
+                out += varint(field.number << 3) + varint(value)
+                continue
+            data = value.encode() if isinstance(value, str) else _binary(field.message_type, value)
+            out += varint(field.number << 3 | 2) + varint(len(data)) + data
+    return out
+
+
+def _text(message: Any, tree: dict[str, Any]) -> str:
     out = ""
     for name, values in tree.items():
         for value in values if isinstance(values, list) else [values]:
-            if kinds[name] == "bytes":
-                out += f"{name}: {json.dumps(value)}\n"
-            elif kinds[name] == "int":
-                out += f"{name}: {value}\n"
+            if isinstance(value, dict):
+                inner = _text(message.fields_by_name[name].message_type, value)
+                out += f"{name} {{ {inner} }} # a comment\n"
             else:
-                out += f"{name} {{ {text(kinds[name], value)} }} # a comment\n"
+                out += f"{name}: {json.dumps(value)}\n"
     return out
 
 

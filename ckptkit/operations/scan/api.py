@@ -19,7 +19,7 @@ from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.keras.archive import archive_configs
 from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 from ckptkit.stores.locate import locate
-from ckptkit.stores.proto.wire import from_binary, text_of
+from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.registry import open_format
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 
@@ -132,11 +132,10 @@ def _assets(graph: MetaGraph, path: Path) -> Iterator[Finding]:
 def _metadata(path: Path) -> Check:
     """Scan the configs in keras_metadata.pb, which Keras 2 wrote beside saved_model.pb."""
     data = read_exact(path, 0, file_size(path))
-    nodes = from_binary("SavedMetadata", data, str(path)).get("nodes", [])
+    nodes = parse("SavedMetadata", data, str(path)).nodes
     findings: list[Finding] = []
     for node in nodes:
-        text = text_of(node, "metadata")
-        findings.extend(_text(text.encode(), f"{path.name}: {text_of(node, 'node_path')}"))
+        findings.extend(_text(node.metadata.encode(), f"{path.name}: {node.node_path}"))
     return Check(path.name, (("object", len(nodes)),), tuple(findings))
 
 

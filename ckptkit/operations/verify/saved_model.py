@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError
@@ -13,7 +14,7 @@ from ckptkit.operations.verify.bundle import verify_bundle
 from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
-from ckptkit.stores.proto.wire import Tree, from_binary
+from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model.canonical_order import in_c_order
 from ckptkit.stores.saved_model.farmhash import fingerprint64
 from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
@@ -231,7 +232,7 @@ def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
         return
     try:
         data = read_exact(file, 0, min(file_size(file), 1 << 16))
-        stored = from_binary("FingerprintDef", data, str(file))
+        stored = parse("FingerprintDef", data, str(file))
     except CkptkitError as error:
         yield Check(FINGERPRINT, (), (of_error(error, "fingerprint"),))
         return
@@ -244,7 +245,7 @@ def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
         ("saved_model_checksum", path / MODEL_FILE, "the graph was changed or damaged since"),
         ("checkpoint_hash", index_path(path / VARIABLES), "the variables are of another save"),
     ):
-        value = (stored.get(field) or [0])[-1]
+        value = getattr(stored, field)
         if not value or not target.is_file():
             continue
         if file_size(target) > MAX_FINGERPRINTED:
@@ -271,17 +272,15 @@ def _fingerprint(path: Path, not_checked: list[str]) -> Iterator[Check]:
     yield Check(FINGERPRINT, (("file", compared),), tuple(findings))
 
 
-def _is_whole(fingerprint: Tree) -> bool:
+def _is_whole(fingerprint: Any) -> bool:
     """Whether the last fields are there: `version` always, `uuid` since producer 4.
 
     A conversion leaves out both `checkpoint_hash` and `uuid`, which are of the old variables.
     """
-    versions = fingerprint.get("version")
-    if not versions:
-        return False
-    producer = (versions[-1].get("producer") or [0])[-1]
-    has_uuid = bool(fingerprint.get("uuid")) or not fingerprint.get("checkpoint_hash")
-    return int(producer) < MIN_WITH_UUID or has_uuid
+    has_uuid = bool(fingerprint.uuid) or not fingerprint.checkpoint_hash
+    return fingerprint.HasField("version") and (
+        fingerprint.version.producer < MIN_WITH_UUID or has_uuid
+    )
 
 
 def _without_checksum(path: Path) -> list[str]:

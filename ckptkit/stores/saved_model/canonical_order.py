@@ -3,63 +3,23 @@
 `fingerprint.pb` holds a hash of saved_model.pb as C++ serialises it, with the entries of every map
 by rising key.  Python (protobuf's upb), which writes the file, puts integer keys in falling order,
 and a key that another begins with after that one.  Everything else is the same byte for byte, so
-sorting the maps gives the C++ form.  Field numbers: tensorflow/core/protobuf/{meta_graph,
-saved_object_graph,struct}.proto, core/framework/{function,node_def,attr_value}.proto.
+sorting the maps gives the C++ form.  It is done on the bytes, as protobuf itself would put fields
+that the schema lacks last.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from ckptkit.errors import FormatError
+from ckptkit.stores.proto.messages import message_class
 
 _WHERE = "saved_model.pb"
-
-# message -> field -> (message of the field or of the map's values, or "", whether it is a map)
-_FIELDS: dict[str, dict[int, tuple[str, bool]]] = {
-    "SavedModel": {2: ("MetaGraphDef", False)},
-    "MetaGraphDef": {
-        1: ("MetaInfoDef", False),
-        2: ("GraphDef", False),
-        4: ("", True),
-        5: ("SignatureDef", True),
-        7: ("SavedObjectGraph", False),
-    },
-    "MetaInfoDef": {8: ("", True)},
-    "GraphDef": {1: ("NodeDef", False), 2: ("FunctionDefLibrary", False)},
-    "FunctionDefLibrary": {1: ("FunctionDef", False)},
-    "FunctionDef": {
-        3: ("NodeDef", False),
-        4: ("", True),
-        5: ("AttrValue", True),
-        6: ("", True),
-        7: ("ArgAttrs", True),
-        8: ("", True),
-    },
-    "ArgAttrs": {1: ("AttrValue", True)},
-    "NodeDef": {5: ("AttrValue", True)},
-    "AttrValue": {1: ("ListValue", False), 10: ("NameAttrList", False)},
-    "ListValue": {9: ("NameAttrList", False)},
-    "NameAttrList": {2: ("AttrValue", True)},
-    "SignatureDef": {1: ("", True), 2: ("", True), 4: ("", True)},
-    "SavedObjectGraph": {1: ("SavedObject", False), 2: ("ConcreteFunction", True)},
-    "SavedObject": {6: ("SavedFunction", False), 8: ("BareFunction", False), 11: ("", True)},
-    "SavedFunction": {2: ("FunctionSpec", False)},
-    "BareFunction": {4: ("FunctionSpec", False)},
-    "FunctionSpec": {1: ("StructuredValue", False), 5: ("StructuredValue", False)},
-    "ConcreteFunction": {3: ("StructuredValue", False), 4: ("StructuredValue", False)},
-    "StructuredValue": {
-        34: ("TypeSpec", False),
-        51: ("Values", False),
-        52: ("Values", False),
-        53: ("DictValue", False),
-        54: ("NamedTuple", False),
-    },
-    "TypeSpec": {2: ("StructuredValue", False)},
-    "Values": {1: ("StructuredValue", False)},
-    "DictValue": {1: ("StructuredValue", True)},
-    "NamedTuple": {2: ("Pair", False)},
-    "Pair": {2: ("StructuredValue", False)},
-}
 _MAX_DEPTH = 100
+
+# Field number -> (message of the field or of the map's values, or None; whether it is a map).
+Fields = dict[int, tuple[Any, bool]]
 
 
 def in_c_order(data: bytes) -> bytes:
@@ -67,12 +27,34 @@ def in_c_order(data: bytes) -> bytes:
 
     Raises FormatError for bytes that are no message.
     """
-    return _sorted(data, "SavedModel", 0)
+    return _sorted(data, message_class("SavedModel").DESCRIPTOR, 0)
 
 
-def _sorted(data: bytes, message: str, depth: int) -> bytes:
+@cache
+def fields_with_maps(message: Any) -> Fields:
+    """Return the fields of a message (its descriptor) that are maps or have maps somewhere below."""
+    fields: Fields = {}
+    for field in message.fields:
+        inner = field.message_type
+        is_map = inner is not None and inner.GetOptions().map_entry
+        if is_map:
+            inner = inner.fields_by_name["value"].message_type
+        if is_map or (inner is not None and _has_maps(inner, frozenset())):
+            fields[field.number] = inner, is_map
+    return fields
+
+
+def _has_maps(message: Any, above: frozenset[Any]) -> bool:
+    """Whether a message has a map, or one of the messages in it; `above`: those being looked at."""
+    inner = {field.message_type for field in message.fields} - {None, message, *above}
+    return any(
+        item.GetOptions().map_entry or _has_maps(item, above | {message}) for item in inner
+    )
+
+
+def _sorted(data: bytes, message: Any, depth: int) -> bytes:
     """Return one message with its maps, and those of the messages in it, sorted."""
-    fields = _FIELDS.get(message)
+    fields = fields_with_maps(message)
     if not fields:
         return data
     if depth > _MAX_DEPTH:
@@ -91,12 +73,12 @@ def _sorted(data: bytes, message: str, depth: int) -> bytes:
         if entries and number != passing:
             out.extend(entry for _key, entry in sorted(entries))
             entries = []
-        inner, is_map = fields.get(number, ("", False))
+        inner, is_map = fields.get(number, (None, False))
         if is_map:
             passing = number
             key, value = _entry(data[start:at], inner, depth)
             entries.append((key, data[tag_at:start] + value))
-        elif inner:
+        elif inner is not None:
             out.append(data[tag_at:start])
             out.append(_sorted(data[start:at], inner, depth + 1))
         else:
@@ -117,7 +99,7 @@ def _skip(data: bytes, at: int, kind: int) -> tuple[int, int]:
     raise FormatError(_WHERE, f"not a message: wire type {kind}")
 
 
-def _entry(data: bytes, inner: str, depth: int) -> tuple[int | bytes, bytes]:
+def _entry(data: bytes, inner: Any, depth: int) -> tuple[int | bytes, bytes]:
     """Return (key, entry with its value sorted) of a map entry."""
     key: int | bytes = b""
     out: list[bytes] = []
@@ -130,7 +112,7 @@ def _entry(data: bytes, inner: str, depth: int) -> tuple[int | bytes, bytes]:
             key = _varint(data, start)[0]
         elif tag == 10:
             key = data[start:at]
-        if tag == 18 and inner:
+        if tag == 18 and inner is not None:
             out += (data[tag_at:start], _sorted(data[start:at], inner, depth + 1))
         else:
             out.append(data[tag_at:at])

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError
-from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES
-from ckptkit.stores.proto.text_format import MAX_TEXT_BYTES, from_text
-from ckptkit.stores.proto.wire import Tree, from_binary, text_of, texts_of, tree_of
+from ckptkit.stores.proto.messages import (
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT_BYTES,
+    message_class,
+    parse,
+    parse_text,
+)
 
 MAX_ATTRIBUTE_DEPTH = 100
 
@@ -94,185 +98,177 @@ def read_graphs(path: Path) -> list[MetaGraph]:
     if size > limit:
         raise FormatError(str(path), "graph", expected=f"at most {limit} bytes", found=size)
     data = read_exact(path, 0, size)
-    parse = from_text if is_text else from_binary
+    read = parse_text if is_text else parse
+    where = str(path)
     if path.stem == "saved_model":
-        graphs = parse("SavedModel", data, str(path)).get("meta_graphs", [])
+        graphs = read("SavedModel", data, where).meta_graphs
         if not graphs:
-            raise FormatError(str(path), "holds no graph", hint="it is damaged or unfinished")
-        return [_meta_graph(graph, str(path)) for graph in graphs]
-    graph = parse("GraphDef", data, str(path))
-    if not graph:
-        raise FormatError(str(path), "holds no graph", hint="it is damaged or no GraphDef")
-    return [_meta_graph({"graph_def": [graph]}, str(path))]
+            raise FormatError(where, "holds no graph", hint="it is damaged or unfinished")
+        return [_meta_graph(meta, meta.graph_def, where) for meta in graphs]
+    graph = read("GraphDef", data, where)
+    if not graph.node and not graph.library.function:
+        raise FormatError(where, "holds no graph", hint="it is damaged or no GraphDef")
+    return [_meta_graph(message_class("MetaGraphDef")(), graph, where)]
 
 
-def _meta_graph(tree: Tree, where: str) -> MetaGraph:
-    graph, saver = tree_of(tree, "graph_def"), tree_of(tree, "saver_def")
-    library, objects = tree_of(graph, "library"), tree_of(tree, "object_graph_def")
-    collections = _entries(tree, "collection_def")
+def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
+    objects = meta.object_graph_def
     saved, saveable = _object_functions(objects)
     return MetaGraph(
-        tags=tuple(texts_of(tree_of(tree, "meta_info_def"), "tags")),
-        ops=tuple(_op(node) for node in graph.get("node", ())),
-        functions=tuple(_function(item) for item in library.get("function", ())),
+        tags=tuple(meta.meta_info_def.tags),
+        ops=tuple(map(_op, graph.node)),
+        functions=tuple(map(_function, graph.library.function)),
         saver=(
-            text_of(saver, "filename_tensor_name"),
-            text_of(saver, "save_tensor_name"),
-            text_of(saver, "restore_op_name"),
+            meta.saver_def.filename_tensor_name,
+            meta.saver_def.save_tensor_name,
+            meta.saver_def.restore_op_name,
         ),
         signatures=tuple(
             Signature(
                 key,
-                tuple(_tensor_names(value, "inputs")),
-                tuple(_tensor_names(value, "outputs")),
-                text_of(value, "method_name"),
+                tuple(_tensor_names(signature.inputs)),
+                tuple(_tensor_names(signature.outputs)),
+                signature.method_name,
             )
-            for key, value in _entries(tree, "signature_def")
+            for key, signature in _entries(meta.signature_def)
         ),
-        init_ops=tuple(_init_ops(collections)),
+        init_ops=tuple(_init_ops(meta.collection_def)),
         assets=_unique(
-            Asset(text_of(tree_of(item, "tensor_info"), "name"), text_of(item, "filename"))
-            for item in [*tree.get("asset_file_def", ()), *_collected_assets(collections, where)]
+            Asset(item.tensor_info.name, item.filename)
+            for item in [*meta.asset_file_def, *_collected_assets(meta.collection_def, where)]
         ),
-        gradients=tuple(text_of(item, "gradient_func") for item in library.get("gradient", ())),
+        gradients=tuple(item.gradient_func for item in graph.library.gradient),
         object_functions=saved,
-        captures=_captures(
-            objects, [text_of(a, "filename") for a in tree.get("asset_file_def", ())]
-        ),
+        captures=_captures(objects, [asset.filename for asset in meta.asset_file_def]),
         saveable_functions=saveable,
         metadata=tuple(
-            (text_of(user, "identifier"), text_of(user, "metadata"))
-            for node in objects.get("nodes", ())
-            for user in node.get("user_object", ())
+            (node.user_object.identifier, node.user_object.metadata)
+            for node in objects.nodes
+            if node.HasField("user_object")
         ),
     )
 
 
-def _entries(tree: Tree, name: str) -> list[tuple[str, Tree]]:
-    """Return the pairs of a map of messages; of a key that occurs twice, all."""
-    return [(text_of(item, "key"), tree_of(item, "value")) for item in tree.get(name, ())]
+def _entries(messages: Any) -> list[tuple[Any, Any]]:
+    """Return the pairs of a map by rising key: protobuf gives them in any order."""
+    return sorted(messages.items(), key=lambda item: item[0])
 
 
-def _op(node: Tree) -> Op:
+def _op(node: Any) -> Op:
     calls: list[str] = []
     strings: list[bytes] = []
     texts: dict[str, str] = {}
-    for key, value in _entries(node, "attr"):
+    for key, value in _entries(node.attr):
         _attribute(value, calls, strings, 0)
-        if "s" in value:
-            texts[key] = text_of(value, "s")
-    return Op(
-        text_of(node, "name"),
-        text_of(node, "op"),
-        tuple(texts_of(node, "input")),
-        tuple(calls),
-        tuple(strings),
-        texts,
-    )
+        if value.HasField("s"):
+            texts[key] = value.s.decode("utf-8", "backslashreplace")
+    return Op(node.name, node.op, tuple(node.input), tuple(calls), tuple(strings), texts)
 
 
-def _attribute(value: Tree, calls: list[str], strings: list[bytes], depth: int) -> None:
+def _attribute(value: Any, calls: list[str], strings: list[bytes], depth: int) -> None:
     """Collect the functions and strings of one attribute, those of its functions included."""
-    for item in [value, *value.get("list", ())]:
-        for tensor in item.get("tensor", ()):
-            strings.extend(tensor.get("string_val", ()))
-        for function in item.get("func", ()):
-            calls.append(text_of(function, "name"))
-            if depth < MAX_ATTRIBUTE_DEPTH:
-                for _key, inner in _entries(function, "attr"):
-                    _attribute(inner, calls, strings, depth + 1)
+    kind = value.WhichOneof("value")
+    tensors = (value.tensor,) if kind == "tensor" else value.list.tensor if kind == "list" else ()
+    functions = (value.func,) if kind == "func" else value.list.func if kind == "list" else ()
+    for tensor in tensors:
+        strings.extend(tensor.string_val)
+    for function in functions:
+        calls.append(function.name)
+        if depth < MAX_ATTRIBUTE_DEPTH:
+            for _key, inner in _entries(function.attr):
+                _attribute(inner, calls, strings, depth + 1)
 
 
-def _function(tree: Tree) -> Function:
-    signature = tree_of(tree, "signature")
+def _function(message: Any) -> Function:
     calls: list[str] = []
-    for _key, value in _entries(tree, "attr"):
+    for _key, value in _entries(message.attr):
         _attribute(value, calls, [], 0)
     return Function(
-        text_of(signature, "name"),
-        tuple(text_of(arg, "name") for arg in signature.get("input_arg", ())),
-        tuple(_op(node) for node in tree.get("node_def", ())),
-        tuple(text_of(item, "value") for item in tree.get("ret", ())),
+        message.signature.name,
+        tuple(argument.name for argument in message.signature.input_arg),
+        tuple(map(_op, message.node_def)),
+        tuple(tensor for _name, tensor in _entries(message.ret)),
         tuple(calls),
     )
 
 
-def _tensor_names(signature: Tree, side: str) -> Iterator[str]:
-    for _key, info in _entries(signature, side):
+def _tensor_names(infos: Any) -> Iterator[str]:
+    for _key, info in _entries(infos):
         pending = [info]
         while pending:
             item = pending.pop()
-            yield from (name for name in (text_of(item, "name"),) if name)
-            for sparse in item.get("coo_sparse", ()):
-                for field in ("values", "indices", "dense_shape"):
-                    yield text_of(sparse, f"{field}_tensor_name")
-            for composite in item.get("composite_tensor", ()):
-                pending.extend(composite.get("components", ()))
+            kind = item.WhichOneof("encoding")
+            if kind == "name" and item.name:
+                yield item.name
+            elif kind == "coo_sparse":
+                yield item.coo_sparse.values_tensor_name
+                yield item.coo_sparse.indices_tensor_name
+                yield item.coo_sparse.dense_shape_tensor_name
+            elif kind == "composite_tensor":
+                pending.extend(item.composite_tensor.components)
 
 
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op", "table_initializer", "init_op")
 
 
-def _init_ops(collections: list[tuple[str, Tree]]) -> Iterator[str]:
-    for key, value in collections:
+def _init_ops(collections: Any) -> Iterator[str]:
+    for key, collection in _entries(collections):
         if key in _INIT_COLLECTIONS or "init" in key:
-            for values in value.get("node_list", ()):
-                yield from texts_of(values, "value")
+            yield from collection.node_list.value
 
 
-def _collected_assets(collections: list[tuple[str, Tree]], where: str) -> Iterator[Tree]:
+def _collected_assets(collections: Any, where: str) -> Iterator[Any]:
     """Yield the AssetFileDefs that SavedModels of TensorFlow 1 keep in a collection."""
-    for key, value in collections:
+    for key, collection in _entries(collections):
         if key == "saved_model_assets":
-            for item in (
-                item for items in value.get("any_list", ()) for item in items.get("value", ())
-            ):
-                yield from item.get("[tensorflow.AssetFileDef]", ())
-                if "value" in item:
-                    yield from_binary("AssetFileDef", item["value"][-1], where)
+            for item in collection.any_list.value:
+                yield parse("AssetFileDef", item.value, where)
 
 
 def _unique(assets: Iterable[Asset]) -> tuple[Asset, ...]:
     return tuple(dict.fromkeys(assets))
 
 
-def _object_functions(objects: Tree) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _object_functions(objects: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of functions that the object graph offers, and of those that save."""
-    nodes = objects.get("nodes", [])
     names = [
-        texts_of(function, "concrete_functions")
-        + [text_of(bare, "concrete_function_name") for bare in bares]
-        for node in nodes
-        for function, bares in [(tree_of(node, "function"), node.get("bare_concrete_function", ()))]
+        [
+            *node.function.concrete_functions,
+            *(
+                [node.bare_concrete_function.concrete_function_name]
+                if node.HasField("bare_concrete_function")
+                else []
+            ),
+        ]
+        for node in objects.nodes
     ]
     saveable: list[str] = []
-    for node in nodes:
-        for _key, item in _entries(node, "saveable_objects"):
-            for field in ("save_function", "restore_function"):
-                for number in item.get(field, ()):
-                    if number < len(names):
-                        saveable.extend(names[number])
+    for node in objects.nodes:
+        for _key, item in _entries(node.saveable_objects):
+            for number in (item.save_function, item.restore_function):
+                if 0 <= number < len(names):
+                    saveable.extend(names[number])
     offered = [name for group in names for name in group]
-    offered.extend(key for key, _value in _entries(objects, "concrete_functions"))
+    offered.extend(key for key, _value in _entries(objects.concrete_functions))
     return tuple(dict.fromkeys(offered)), tuple(dict.fromkeys(saveable))
 
 
-def _captures(objects: Tree, assets: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+def _captures(objects: Any, assets: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
     """Return what each function that the object graph offers captures, in order."""
-    nodes = objects.get("nodes", [])
+    nodes = objects.nodes
 
     def capture(number: int) -> tuple[str, str]:
-        if number < len(nodes) and "asset" in nodes[number]:
-            index = (tree_of(nodes[number], "asset").get("asset_file_def_index") or [0])[-1]
-            if index < len(assets):
+        if 0 <= number < len(nodes) and nodes[number].HasField("asset"):
+            index = nodes[number].asset.asset_file_def_index
+            if 0 <= index < len(assets):
                 return "asset", assets[index]
         return "unknown", ""
 
     captures = {
-        key: tuple(capture(number) for number in value.get("bound_inputs", ()))
-        for key, value in _entries(objects, "concrete_functions")
+        key: tuple(map(capture, value.bound_inputs))
+        for key, value in _entries(objects.concrete_functions)
     }
     for node in nodes:
-        for bare in node.get("bare_concrete_function", ()):
-            captures.setdefault(text_of(bare, "concrete_function_name"), ())
+        if node.HasField("bare_concrete_function"):
+            captures.setdefault(node.bare_concrete_function.concrete_function_name, ())
     return captures

@@ -108,7 +108,7 @@ class SavedModel:
         size = file_size(path)
         if size > MAX_MESSAGE_BYTES:
             raise FormatError(str(path), f"{size} bytes are more than a SavedModel may have")
-        message = parse("SavedModel", read_exact(path, 0, size), str(path))
+        message = parse("RawSavedModel", read_exact(path, 0, size), str(path))
         if not message.meta_graphs:
             raise FormatError(str(path), "holds no graph", hint="the file is damaged or unfinished")
         return message

@@ -280,7 +280,7 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
             continue
         if key in specs:  # bytes that are no text, spelled out, and that very spelling
             raise FormatError(where, f"two keys read {key!r}")
-        entry = parse("BundleEntryWithRawShape", value, f"{where}: {key}")
+        entry = parse("RawBundleEntryProto", value, f"{where}: {key}")
         if entry.slices:
             partitioned.append((raw_key, key, entry))
             specs[key] = TensorSpec(key, "", (), 0)  # keeps the order of the file
@@ -289,7 +289,7 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     for raw_key, key, entry in partitioned:
         specs[key] = partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
     for _raw, (key, value) in slice_entries.items():  # belongs to no tensor: still listed
-        entry = parse("BundleEntryWithRawShape", value, f"{where}: {key!r}")
+        entry = parse("RawBundleEntryProto", value, f"{where}: {key!r}")
         if key in specs:
             raise FormatError(where, f"two keys read {key!r}")
         specs[key] = entry_spec(key, entry, num_shards, where)
@@ -380,7 +380,7 @@ def partitioned_spec(
         found = slice_entries.pop(_slices.slice_key(raw_key, extents), None)
         if found is None:
             raise FormatError(place, f"the slice at {extents} is not in the index")
-        part = entry_spec(key, parse("BundleEntryWithRawShape", found[1], place), num_shards, where)
+        part = entry_spec(key, parse("RawBundleEntryProto", found[1], place), num_shards, where)
         start = tuple(first if length >= 0 else 0 for first, length in extents)
         expected = tuple(
             length if length >= 0 else size

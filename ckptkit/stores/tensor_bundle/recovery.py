@@ -188,7 +188,7 @@ def _specs(
             slices[raw_key] = key, value
             continue
         try:
-            entry = parse("BundleEntryWithRawShape", value, f"{where}: {key}")
+            entry = parse("RawBundleEntryProto", value, f"{where}: {key}")
             if entry.slices:
                 partitioned.append((raw_key, key, entry))
             else:
