@@ -47,9 +47,7 @@ def fields_with_maps(message: Any) -> Fields:
 def _has_maps(message: Any, above: frozenset[Any]) -> bool:
     """Whether a message has a map, or one of the messages in it; `above`: those being looked at."""
     inner = {field.message_type for field in message.fields} - {None, message, *above}
-    return any(
-        item.GetOptions().map_entry or _has_maps(item, above | {message}) for item in inner
-    )
+    return any(item.GetOptions().map_entry or _has_maps(item, above | {message}) for item in inner)
 
 
 def _sorted(data: bytes, message: Any, depth: int) -> bytes:
