@@ -10,7 +10,7 @@ import click
 
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import echo_lines, write_lines
-from ckptkit.reports.check import text as check_text
+from ckptkit.reports.check import lines as check_report
 
 
 @click.command("check")
@@ -67,7 +67,7 @@ from ckptkit.reports.check import text as check_text
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
 @click.option(
-    "--format", "fmt", type=click.Choice(check_text.FORMATS), default="table", help="Output format."
+    "--format", "fmt", type=click.Choice(check_report.FORMATS), default="table", help="Output format."
 )
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
 @click.pass_context
@@ -95,10 +95,10 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         _refuse_inputs([shown["output"], shown["junit"]], subject, options)
     report = check(subject, **options)
     if shown["junit"]:
-        write_lines(shown["junit"], check_text.lines(report, "junit"))
+        write_lines(shown["junit"], check_report.lines(report, "junit"))
     if shown["fmt"] == "github":
         _summarise(report)
-    lines = check_text.lines(report, shown["fmt"], verbose=shown["verbose"])
+    lines = check_report.lines(report, shown["fmt"], verbose=shown["verbose"])
     if shown["output"]:
         write_lines(shown["output"], lines)
         click.echo(report.verdict, err=True)

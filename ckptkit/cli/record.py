@@ -87,7 +87,7 @@ def _earlier(out: Path) -> Golden | None:
 
 
 def _lines(golden: Golden, out: Path) -> list[str]:
-    from ckptkit.reports.check.text import environment_text, number
+    from ckptkit.reports.check.rows import environment_text, number
     from ckptkit.reports.text import count_text, printable
 
     outputs = {name for case in golden.cases for name in case.outputs}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
-from xml.sax.saxutils import quoteattr
 
+from ckptkit.reports.junit import JUnitCase, JUnitSuite, document_of_suites
 from ckptkit.reports.table import json_lines
 from ckptkit.reports.text import bytes_text, count_text, printable
 
@@ -142,41 +142,21 @@ def verdict(result: Verification) -> str:
 
 def junit(results: Iterable[Verification], words: Words = VERIFY) -> Iterator[str]:
     """Yield JUnit XML: one suite per file, one case per check; findings are failures."""
-    yield '<?xml version="1.0" encoding="UTF-8"?>'
-    yield f'<testsuites name="ckptkit {words.command}">'
-    for result in results:
-        for unit in result.units:
-            yield from _suite(unit, result.strict)
-    yield "</testsuites>"
+    suites = (_suite(unit, result.strict) for result in results for unit in result.units)
+    return document_of_suites(f"ckptkit {words.command}", suites)
 
 
-def _suite(unit: Unit, strict: bool) -> Iterator[str]:
-    failing = [_failures(check, strict) for check in unit.checks]
-    failures = sum(1 for found in failing if found)
-    errors = int(unit.refusal is not None)
-    name = quoteattr(printable(str(unit.path)))
-    tests = len(unit.checks) + errors
-    yield f'<testsuite name={name} tests="{tests}" failures="{failures}" errors="{errors}">'
-    if unit.not_checked:
-        yield "<properties>"
-        for text in unit.not_checked:
-            yield f'<property name="not checked" value={quoteattr(printable(text))}/>'
-        yield "</properties>"
-    for check, found in zip(unit.checks, failing, strict=True):
-        case = f"<testcase classname={name} name={quoteattr(check.name)}"
-        if not found:
-            yield f"{case}/>"
-            continue
-        yield f"{case}>"
-        for finding in found:
-            message = quoteattr(finding_text(finding))
-            yield f"<failure type={quoteattr(finding.code)} message={message}/>"
-        yield "</testcase>"
+def _suite(unit: Unit, strict: bool) -> JUnitSuite:
+    path = str(unit.path)
+    cases = [JUnitCase(path, check.name, _failures(check, strict)) for check in unit.checks]
     if unit.refusal is not None:
-        message = quoteattr(printable(str(unit.refusal)))
-        yield f'<testcase classname={name} name="open"><error message={message}/></testcase>'
-    yield "</testsuite>"
+        cases.append(JUnitCase(path, "open", error=str(unit.refusal)))
+    return JUnitSuite(path, cases, [("not checked", text) for text in unit.not_checked])
 
 
-def _failures(check: Check, strict: bool) -> list[Finding]:
-    return [f for f in check.findings if strict or f.severity != "note"]
+def _failures(check: Check, strict: bool) -> list[tuple[str, str]]:
+    return [
+        (finding.code, finding_text(finding))
+        for finding in check.findings
+        if strict or finding.severity != "note"
+    ]

@@ -91,7 +91,7 @@ def _assert_ok(report: Report) -> None:
     """Raise AssertionError with the report, unless it is fine; "could not tell" is not fine."""
     __tracebackhide__ = True
     if not report.ok:
-        from ckptkit.reports.check.text import lines
+        from ckptkit.reports.check.lines import lines
 
         *told, verdict = lines(report)
         raise AssertionError("\n".join((verdict, *told)))

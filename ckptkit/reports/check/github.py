@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.reports.check.text import cells, row_text
+from ckptkit.reports.check.rows import cells, row_text
 from ckptkit.reports.findings import finding_text
 from ckptkit.reports.table import render
 from ckptkit.reports.text import printable

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from xml.sax.saxutils import escape, quoteattr
 
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.diff.text import dtype_text, shape_change, verdict, worst_text
-from ckptkit.reports.text import printable, shape_text
+from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
+from ckptkit.reports.text import shape_text
 
 
 def lines(result: DiffResult) -> Iterator[str]:
     """Yield the document; a difference is a failure, a tensor left out is not mentioned by name."""
-    suite = f"ckptkit diff {result.old.path} {result.new.path}"
-    counts = f'tests="{len(result.changes)}" failures="{len(result.differences)}" errors="0"'
-    yield '<?xml version="1.0" encoding="UTF-8"?>'
-    yield f"<testsuites {counts}>"
-    yield f"<testsuite name={_attribute(suite)} {counts}>"
-    yield "<properties>"
-    for name, value in (("mode", result.mode), *result.options.items()):
-        yield f"<property name={_attribute(name)} value={_attribute(str(value))}/>"
-    for item in result.left_out:
-        yield f'<property name="left out" value={_attribute(str(item))}/>'
-    yield "</properties>"
-    for change in result.changes:
-        case = f"<testcase classname={_attribute(change.role)} name={_attribute(change.name)}"
-        if change.is_difference:
-            yield f"{case}>"
-            message = failure_text(change)
-            yield f"<failure type={_attribute(change.status)} message={_attribute(message)}/>"
-            yield "</testcase>"
-        else:
-            yield f"{case}/>"
-    yield f"<system-out>{escape(verdict(result))}</system-out>"
-    yield "</testsuite>"
-    yield "</testsuites>"
+    options = [(name, str(value)) for name, value in result.options.items()]
+    left_out = [("left out", str(item)) for item in result.left_out]
+    return document(
+        JUnitSuite(
+            f"ckptkit diff {result.old.path} {result.new.path}",
+            list(map(_case, result.changes)),
+            [("mode", result.mode), *options, *left_out],
+            verdict(result),
+        )
+    )
 
 
-def _attribute(text: str) -> str:
-    # XML has no form for most control characters, escaped or not
-    return quoteattr(printable(text))
+def _case(change: TensorDiff) -> JUnitCase:
+    failures = [(change.status, failure_text(change))] if change.is_difference else []
+    return JUnitCase(change.role, change.name, failures)
 
 
 def failure_text(change: TensorDiff) -> str:

@@ -17,7 +17,8 @@ from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.check.api import check
 from ckptkit.operations.check.report import Report
 from ckptkit.reports.check import github as check_github
-from ckptkit.reports.check import text as check_text
+from ckptkit.reports.check import lines as check_report
+from ckptkit.reports.check import rows as check_rows
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import ModelSpec
@@ -79,7 +80,7 @@ def test_a_difference_fails(machine: Machine) -> None:
     assert report.exit_code == 1
     [row] = report.failed
     assert row.result.status == "differs" and (row.result.needed or 0) > 1e-3
-    assert "scaled" in check_text.row_text(row) or "1.01" in check_text.row_text(row)
+    assert "scaled" in check_rows.row_text(row) or "1.01" in check_rows.row_text(row)
 
 
 def lacking(_subject: ModelSpec, spec: RunnerSpec, inputs: Arrays) -> Arrays:
@@ -395,7 +396,7 @@ def failed(machine: Machine) -> Report:
 
 
 def test_text(failed: Report) -> None:
-    text = "\n".join(check_text.lines(failed))
+    text = "\n".join(check_report.lines(failed))
     assert "no outputs: died: 100%" in text and "\x1b" not in text
     assert re.search(r"xla:CPU:0 +drawn +output_0 +differs", text)
     assert re.search(r"xla:CPU:0 +drawn +second +equal", text)
@@ -403,7 +404,7 @@ def test_text(failed: Report) -> None:
 
 
 def test_json(failed: Report) -> None:
-    document = json.loads("\n".join(check_text.lines(failed, "json")))
+    document = json.loads("\n".join(check_report.lines(failed, "json")))
     assert document["schema"] == "ckptkit.check/1" and document["exit_code"] == 1
     assert [row["status"] for row in document["outputs"]] == ["differs", "equal"]
     assert document["outputs"][0]["worst"]["index"] == [1, 2]
@@ -412,7 +413,7 @@ def test_json(failed: Report) -> None:
 
 
 def test_junit(failed: Report, tmp_path: Path) -> None:
-    suites = ElementTree.fromstring("\n".join(check_text.lines(failed, "junit")))
+    suites = ElementTree.fromstring("\n".join(check_report.lines(failed, "junit")))
     assert suites.attrib == {"tests": "3", "failures": "2", "errors": "0"}
     cases = {case.attrib["name"]: case for case in suites.iter("testcase")}
     failure = cases["xla:CPU:0 drawn output_0"].find("failure")
@@ -423,12 +424,12 @@ def test_junit(failed: Report, tmp_path: Path) -> None:
 
 def test_junit_of_nothing_compared_is_an_error(machine: Machine) -> None:
     machine.compute = lambda _s, _r, _x: {}
-    suites = ElementTree.fromstring("\n".join(check_text.lines(check(EXPORT, on=XLA), "junit")))
+    suites = ElementTree.fromstring("\n".join(check_report.lines(check(EXPORT, on=XLA), "junit")))
     assert suites.attrib["errors"] == "1" and suites.attrib["tests"] == "1"
 
 
 def test_github_annotations_are_one_line_each(failed: Report) -> None:
-    lines = list(check_text.lines(failed, "github"))
+    lines = list(check_report.lines(failed, "github"))
     assert all(re.fullmatch(r"::(error|warning|notice) title=[^:,]*::.*", line) for line in lines)
     assert "died: 100%25" in lines[0]
     assert any("title=differs%3A xla%3ACPU%3A0 drawn output_0::" in line for line in lines)
