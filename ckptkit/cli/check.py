@@ -10,7 +10,7 @@ import click
 
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import echo_lines, write_lines
-from ckptkit.reports.check import lines as check_report
+from ckptkit.reports.check.lines import FORMATS, lines
 
 
 @click.command("check")
@@ -66,9 +66,7 @@ from ckptkit.reports.check import lines as check_report
 @click.option("-v", "--verbose", is_flag=True, help="Show every run: where, with what, how long.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
-@click.option(
-    "--format", "fmt", type=click.Choice(check_report.FORMATS), default="table", help="Output format."
-)
+@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
@@ -95,15 +93,15 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         _refuse_inputs([shown["output"], shown["junit"]], subject, options)
     report = check(subject, **options)
     if shown["junit"]:
-        write_lines(shown["junit"], check_report.lines(report, "junit"))
+        write_lines(shown["junit"], lines(report, "junit"))
     if shown["fmt"] == "github":
         _summarise(report)
-    lines = check_report.lines(report, shown["fmt"], verbose=shown["verbose"])
+    text = lines(report, shown["fmt"], verbose=shown["verbose"])
     if shown["output"]:
-        write_lines(shown["output"], lines)
+        write_lines(shown["output"], text)
         click.echo(report.verdict, err=True)
     elif not shown["quiet"]:
-        echo_lines(lines)
+        echo_lines(text)
     ctx.exit(report.exit_code)
 
 

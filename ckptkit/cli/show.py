@@ -54,7 +54,7 @@ def command(
         refuse_inputs([npy], chosen)
     result = show(chosen[0], name, slice=slice_)
     if npy is not None:
-        from ckptkit.operations.npy_ import write_npy
+        from ckptkit.operations.show import write_npy
 
         stored_as = write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
         if stored_as:
