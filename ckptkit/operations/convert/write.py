@@ -43,12 +43,12 @@ def staging(target: Target) -> Iterator[Staged]:
     """Yield a temporary directory beside DST; it is gone afterwards.  Raises OutputError."""
     path = Path(os.path.realpath(target.path))
     directory = _atomic._temporary_name(path)
-    try:
-        directory.mkdir()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write: {reason}", where=str(target.path)) from error
-    try:
+    try:  # around making it too: Ctrl-C in between would leave it there
+        try:
+            directory.mkdir()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(f"cannot write: {reason}", where=str(target.path)) from error
         yield Staged(directory, directory / target.path.name)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
