@@ -133,13 +133,13 @@ def zeros(directory: Path) -> None:
     """Checkpoints `one` and `two` of 20 GiB of zeros, which take no room on the disk."""
     from ckptkit._io.crc32c import crc_of_repeated
     from ckptkit.stores.tensor_bundle.table_writer import TableWriter
-    from ckptkit.stores.tensor_bundle.writer import _Entry, index_items
-    from ckptkit.stores.writing import OutTensor
+    from ckptkit.stores.tensor_bundle.writer import _IndexEntry, index_items
+    from ckptkit.stores.writing import TensorToWrite
 
     nbytes = 1 << 30
     crc = crc_of_repeated(bytes(8), nbytes)
-    tensors = [OutTensor(f"w{i:02}", "float32", (nbytes // 4,)) for i in range(20)]
-    entries = {t.key: _Entry(0, i * nbytes, nbytes, crc) for i, t in enumerate(tensors)}
+    tensors = [TensorToWrite(f"w{i:02}", "float32", (nbytes // 4,)) for i in range(20)]
+    entries = {t.key: _IndexEntry(0, i * nbytes, nbytes, crc) for i, t in enumerate(tensors)}
     for name in ("one", "two"):
         with (directory / f"{name}.index").open("wb") as file:
             table = TableWriter(file)
@@ -153,9 +153,9 @@ def zeros(directory: Path) -> None:
 def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:
     """Write a name-based checkpoint of float32 arrays."""
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-    from ckptkit.stores.writing import OutTensor
+    from ckptkit.stores.writing import TensorToWrite
 
-    tensors = [OutTensor(key, "float32", array.shape) for key, array in arrays.items()]
+    tensors = [TensorToWrite(key, "float32", array.shape) for key, array in arrays.items()]
     write_tensor_bundle(prefix, tensors, lambda key: iter([(0, arrays[key].reshape(-1))]))
 
 

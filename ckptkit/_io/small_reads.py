@@ -17,7 +17,7 @@ _WINDOW = 1 << 18
 _KEPT = 16  # windows: two files whose orders differ take turns
 
 
-class Windows:
+class SmallReadCache:
     """Reads small runs; for one pass over files, since a file that changes meanwhile is not seen.
 
     Whoever needs to know why a run cannot be had reads it in the ordinary way, which says so.

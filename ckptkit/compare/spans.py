@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io import files as _files
-from ckptkit._io.small_reads import SMALL, Windows
+from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
@@ -151,13 +151,13 @@ _thread = _ThreadBuffers()
 
 def do_items(items: tuple[WorkItem, ...]) -> list[WorkResult]:
     """Do several items, one after the other; small neighbours in a file are read together."""
-    windows = Windows() if len(items) > 1 else None
+    windows = SmallReadCache() if len(items) > 1 else None
     return [
         (_compare_small(item, windows) if windows else None) or _do_item(item) for item in items
     ]
 
 
-def _compare_small(item: WorkItem, windows: Windows) -> WorkResult | None:
+def _compare_small(item: WorkItem, windows: SmallReadCache) -> WorkResult | None:
     """Return the result where the bytes are few, and equal."""
     old, new = item.old, item.new
     if item.task != "equality" or not isinstance(old, FileSpan) or not isinstance(new, FileSpan):

@@ -15,7 +15,7 @@ from ckptkit.model_io.signature import Discrepancy
 
 if TYPE_CHECKING:
     from ckptkit.golden.binding import Binding, ConstantSketch
-    from ckptkit.stores.saved_model.constants import Value
+    from ckptkit.stores.saved_model.constants import ConstantValue
 
 _WITH_ASSETS = frozenset({"saved-model", "keras"})
 _MAX_SCALARS = 8  # single floats that changed, beyond which another compiler wrote the graph
@@ -139,7 +139,7 @@ def _changed(
     return Discrepancy(severity, "constant.changed", name, said, hint)
 
 
-def _value(now: Binding, wanted: ConstantSketch) -> Value | None:
+def _value(now: Binding, wanted: ConstantSketch) -> ConstantValue | None:
     """Return a constant's values, read again."""
     from ckptkit.stores.saved_model.constants import constant_values
     from ckptkit.stores.saved_model.reader import SavedModel

@@ -73,13 +73,13 @@ def save_arrays(
     Raises OutputError; UsageError for values that cannot be kept.
     """
     from ckptkit.stores.npz.writer import write_npz
-    from ckptkit.stores.writing import OutTensor
+    from ckptkit.stores.writing import TensorToWrite
 
     kept = {name: as_array(value) for name, value in arrays.items()}
     members = {name: member_name(name) for name in kept}
     by_member = {members[name]: array for name, array in kept.items()}
     tensors = [
-        OutTensor(members[name], dtype_of_numpy(array.dtype), array.shape, name=name)
+        TensorToWrite(members[name], dtype_of_numpy(array.dtype), array.shape, name=name)
         for name, array in kept.items()
     ]
 
@@ -216,8 +216,8 @@ def _check_input(dtype: str, where: str) -> None:
 def _load_npy(path: Path) -> Array:
     """Return the array of a lone npy file, read as if it were the one member of an archive."""
     from ckptkit.stores.containers import zip_archive as _zip
-    from ckptkit.stores.containers.encoded_run import Run
-    from ckptkit.stores.containers.window import Window
+    from ckptkit.stores.containers.encoded_run import EncodedArray
+    from ckptkit.stores.containers.window import ByteRange
     from ckptkit.stores.npz import column_major as _fortran
     from ckptkit.stores.npz.npy import decode_descr, read_npy_header
 
@@ -233,8 +233,8 @@ def _load_npy(path: Path) -> Array:
         raise FormatError(
             str(path), f"values of {header.descr} {header.shape}", found=f"{nbytes} bytes"
         )
-    source = Window(path, header.start, nbytes)
-    run = Run(source, 0, nbytes, dtype, size, encoding, str(path))
+    source = ByteRange(path, header.start, nbytes)
+    run = EncodedArray(source, 0, nbytes, dtype, size, encoding, str(path))
     if header.fortran and size:
         flat = _fortran.read(run, header.shape, 0, size)
     else:

@@ -35,7 +35,7 @@ _V1_HINT = (
 _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
 
 
-class Located(NamedTuple):
+class Location(NamedTuple):
     """Where an operand leads: a format of `registry.FORMATS`, its path, and what to tell the user."""
 
     format: str
@@ -44,7 +44,7 @@ class Located(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def locate(operand: str | os.PathLike[str]) -> Located:
+def locate(operand: str | os.PathLike[str]) -> Location:
     """Return what `operand` means; reads a few bytes at most.
 
     Raises PathNotFoundError, UnsupportedError (known, not readable), FormatError (neither).
@@ -68,26 +68,26 @@ def _exists(text: str) -> bool:
     return os.path.lexists(path) or index_path(path).is_file()
 
 
-def _locate(text: str) -> Located:
+def _locate(text: str) -> Location:
     path = Path(text)
     if path.is_dir():
         return _directory(path, prefix_wins=not text.endswith("/"))
     if path.is_file():
         return _file(path)
     if index_path(path).is_file():
-        return Located("tensor-bundle", path)
+        return Location("tensor-bundle", path)
     if os.path.lexists(path):
         raise FormatError(text, "neither a file nor a directory")
     raise _not_found(path)
 
 
-def _directory(path: Path, prefix_wins: bool) -> Located:
+def _directory(path: Path, prefix_wins: bool) -> Location:
     if (path / "saved_model.pb").exists():
-        return Located("saved-model", path)
+        return Location("saved-model", path)
     if (path / ".index").is_file():
-        return Located("tensor-bundle", path)
+        return Location("tensor-bundle", path)
     if prefix_wins and path.name and path.with_name(f"{path.name}.index").is_file():
-        return Located("tensor-bundle", path)  # ckpt-3/ lies beside ckpt-3.index
+        return Location("tensor-bundle", path)  # ckpt-3/ lies beside ckpt-3.index
     if (path / "saved_model.pbtxt").exists():
         variables = path / "variables/variables"
         has_weights = index_path(variables).is_file()
@@ -98,13 +98,13 @@ def _directory(path: Path, prefix_wins: bool) -> Located:
         )
     if (path / STATE_FILE).is_file() or prefixes(path):
         prefix, notes = latest_checkpoint(path)
-        return Located("tensor-bundle", prefix, None, notes)
+        return Location("tensor-bundle", prefix, None, notes)
     for name, form in (
         ("model.safetensors.index.json", "safetensors-index"),
         ("model.safetensors", "safetensors"),
     ):
         if (path / name).is_file():
-            return Located(form, path / name, None, (f"reading {name} in that directory",))
+            return Location(form, path / name, None, (f"reading {name} in that directory",))
     raise _no_checkpoint_in(path)
 
 
@@ -123,7 +123,7 @@ def _no_checkpoint_in(path: Path) -> CkptkitError:
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
 
 
-def _file(path: Path) -> Located:
+def _file(path: Path) -> Location:
     if _MEMBER.search(path.name):
         return _member(path)
     if path.name in ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb"):
@@ -137,29 +137,29 @@ def _file(path: Path) -> Located:
         )
     head = read_exact(path, 0, min(size, _HEAD_BYTES))
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return Located(_zip_kind(path), path)
+        return Location(_zip_kind(path), path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Located(_hdf5_kind(path), path)
+        return Location(_hdf5_kind(path), path)
     if is_state_file(path):
         return _directory(path.parent, prefix_wins=False)
     if path.name.endswith(".weights.json"):
-        return Located("weights.json", path)
+        return Location("weights.json", path)
     if path.name.endswith(".index.json"):
-        return Located("safetensors-index", path)
+        return Location("safetensors-index", path)
     if path.name.endswith(".safetensors") or head[8:9] == b"{":
-        return Located("safetensors", path)
+        return Location("safetensors", path)
     if is_table(path):
         raise _table_without_suffix(path)
     if index_path(path).is_file():  # a stray file that has a checkpoint's prefix for its name
-        return Located("tensor-bundle", path)
+        return Location("tensor-bundle", path)
     raise _unreadable(path, head)
 
 
-def _member(path: Path) -> Located:
+def _member(path: Path) -> Location:
     name = _MEMBER.sub("", path.name)
     prefix = path.with_name(name) if name else path.parent  # .index and .data-00000-of-00001
     if index_path(prefix).is_file():
-        return Located("tensor-bundle", prefix)
+        return Location("tensor-bundle", prefix)
     raise PathNotFoundError(
         f"its index {index_path(prefix).name} is missing",
         where=str(path),

@@ -29,7 +29,7 @@ VERSION = 1
 MAX_AXES = 254  # of a tensor in TensorFlow
 
 
-class Kept(NamedTuple):
+class TensorMetadata(NamedTuple):
     """One tensor's entry; `dtype` and `shape` are None for values that are what they seem."""
 
     name: str
@@ -40,14 +40,14 @@ class Kept(NamedTuple):
     shape: tuple[int, ...] | None
 
 
-class Carrier(NamedTuple):
+class StoredType(NamedTuple):
     """The dtype and shape under which a format holds the values of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
-def carrier(dtype: str, shape: tuple[int, ...], native: Container[str]) -> Carrier | None:
+def stored_type(dtype: str, shape: tuple[int, ...], native: Container[str]) -> StoredType | None:
     """Return what carries values of `dtype`, None where they are native or strings.
 
     Strings are left to the caller, since the size of their carrier depends on the values.
@@ -56,12 +56,12 @@ def carrier(dtype: str, shape: tuple[int, ...], native: Container[str]) -> Carri
     if dtype in native or row.kind == "string":
         return None
     if dtype == "complex128":
-        return Carrier("float64", (*shape, 2))
+        return StoredType("float64", (*shape, 2))
     bits = 8 * row.itemsize
-    return Carrier(f"int{bits}" if dtype.startswith("qint") else f"uint{bits}", shape)
+    return StoredType(f"int{bits}" if dtype.startswith("qint") else f"uint{bits}", shape)
 
 
-def dump(entries: Iterable[tuple[str, Kept]]) -> str:
+def dump(entries: Iterable[tuple[str, TensorMetadata]]) -> str:
     """Return the JSON text for the tensors of a file, given in the order of their keys."""
     tensors: dict[str, dict[str, Any]] = {}
     for key, kept in entries:
@@ -75,7 +75,7 @@ def dump(entries: Iterable[tuple[str, Kept]]) -> str:
     return json.dumps({"version": VERSION, "tensors": tensors}, separators=(",", ":"))
 
 
-def load(text: bytes, where: str) -> dict[str, Kept]:
+def load(text: bytes, where: str) -> dict[str, TensorMetadata]:
     """Return the entries by key; raises FormatError for a text that is not understood."""
     data = _json.loads(text, where)
     version = data.get("version") if isinstance(data, dict) else None
@@ -87,7 +87,7 @@ def load(text: bytes, where: str) -> dict[str, Kept]:
     return {key: _entry(key, entry, where) for key, entry in tensors.items()}
 
 
-def stored_names(kept: Mapping[str, Kept], keys: Iterable[str]) -> StoredNames:
+def stored_names(kept: Mapping[str, TensorMetadata], keys: Iterable[str]) -> StoredNames:
     """Return the structure for the tensors `keys`; those without an entry are plain weights."""
     names: dict[str, tuple[str, str, str | None]] = {}
     checkpoint_keys: dict[str, str] = {}
@@ -102,7 +102,7 @@ def stored_names(kept: Mapping[str, Kept], keys: Iterable[str]) -> StoredNames:
     return StoredNames(names, checkpoint_keys)
 
 
-def carries(kept: Kept, dtype: str, shape: tuple[int, ...], nbytes: int) -> bool:
+def can_encode(kept: TensorMetadata, dtype: str, shape: tuple[int, ...], nbytes: int) -> bool:
     """Whether `nbytes` stored as `dtype` and `shape` can be the carried values of the entry."""
     if kept.dtype is None or kept.shape is None:
         return False
@@ -120,7 +120,7 @@ def carries(kept: Kept, dtype: str, shape: tuple[int, ...], nbytes: int) -> bool
     )
 
 
-def _entry(key: str, entry: object, where: str) -> Kept:
+def _entry(key: str, entry: object, where: str) -> TensorMetadata:
     def text(field: str) -> str | None:
         value = entry.get(field) if isinstance(entry, dict) else None
         if value is not None and not isinstance(value, str):
@@ -137,7 +137,7 @@ def _entry(key: str, entry: object, where: str) -> Kept:
         and all(type(axis) is int and 0 <= axis < 1 << 63 for axis in shape)
     ):
         raise FormatError(where, f"metadata of {key!r}: shape is no list of sizes")
-    return Kept(
+    return TensorMetadata(
         text("name") or key,
         role if role in ROLES else "other",
         text("slot_of"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 
-class OutTensor(NamedTuple):
+class TensorToWrite(NamedTuple):
     """One tensor to write.
 
     key: its name in the file.  dtype, shape: as in `TensorSpec`.  The rest is kept by formats with
@@ -47,7 +47,7 @@ Blocks = Callable[[str], Iterator[tuple[int, "Array"]]]
 """blocks(key) yields (start, values) in order over the whole tensor, as `Store.blocks` does."""
 
 
-def checked_tensors(tensors: Iterable[OutTensor], where: str) -> list[OutTensor]:
+def checked_tensors(tensors: Iterable[TensorToWrite], where: str) -> list[TensorToWrite]:
     """Return the tensors sorted by key; raises OutputError for a key given twice or a bad shape."""
     ordered = sorted(tensors, key=lambda tensor: tensor.key)
     for tensor, following in pairwise(ordered):
@@ -70,7 +70,7 @@ def checked_tensors(tensors: Iterable[OutTensor], where: str) -> list[OutTensor]
     return ordered
 
 
-def checked_blocks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[Array]:
+def checked_blocks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[Array]:
     """Yield the blocks of `tensor`, making sure that they cover it once, in order, in its dtype.
 
     Raises OutputError otherwise.
@@ -107,7 +107,7 @@ def raw_bytes(values: Array) -> Array:
     return np.ascontiguousarray(values).view(np.uint8)
 
 
-def element_bytes(value: object, tensor: OutTensor, where: str) -> bytes:
+def element_bytes(value: object, tensor: TensorToWrite, where: str) -> bytes:
     """Return one element of a string tensor; raises OutputError if it is no bytes."""
     if not isinstance(value, bytes):
         raise OutputError(
@@ -139,7 +139,7 @@ class StringSizes(NamedTuple):
     ends_in_nul: bool
 
 
-def measure_strings(tensor: OutTensor, blocks: Blocks, where: str) -> StringSizes:
+def measure_strings(tensor: TensorToWrite, blocks: Blocks, where: str) -> StringSizes:
     """Return the sizes of the elements of a string tensor."""
     total = longest = 0
     ends_in_nul = False
@@ -152,13 +152,13 @@ def measure_strings(tensor: OutTensor, blocks: Blocks, where: str) -> StringSize
     return StringSizes(total, longest, ends_in_nul)
 
 
-def numeric_chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[Array]:
+def numeric_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[Array]:
     """Yield the little-endian bytes of a tensor of fixed-size elements, block by block."""
     for values in checked_blocks(tensor, blocks, where):
         yield raw_bytes(values)
 
 
-def carried_string_chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[bytes]:
+def encoded_string_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes]:
     """Yield the bytes of a string tensor in the form of `stores._kept`: end offsets, then data."""
     end = written = 0
     for values in checked_blocks(tensor, blocks, where):
@@ -175,9 +175,9 @@ def carried_string_chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iter
         raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
 
 
-def kept_of(tensor: OutTensor, *, carried: bool) -> _kept.Kept:
+def metadata_of(tensor: TensorToWrite, *, carried: bool) -> _kept.TensorMetadata:
     """Return what is kept of a tensor beside its values."""
-    return _kept.Kept(
+    return _kept.TensorMetadata(
         tensor.name or tensor.key,
         tensor.role,
         tensor.slot_of,

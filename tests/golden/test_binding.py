@@ -28,7 +28,7 @@ from ckptkit.model_io.signature import Discrepancy
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.writing import Blocks, OutTensor
+from ckptkit.stores.writing import Blocks, TensorToWrite
 from support.goldens import GOLDEN
 from support.values import FIXED_DTYPES, values_of
 
@@ -80,7 +80,7 @@ def written(directory: Path, weights: Mapping[str, Array | None]) -> Path:
     for name, values in kept.items():
         owner = name.partition("@")[0] if "@" in name else None
         role = "slot" if owner else "weight"
-        tensors.append(OutTensor(name, values.dtype.name, values.shape, name, role, owner))
+        tensors.append(TensorToWrite(name, values.dtype.name, values.shape, name, role, owner))
     blocks: Blocks = lambda key: iter([(0, kept[key].reshape(-1))])  # noqa: E731
     write_npz(path, tensors, blocks, overwrite=True)
     return path

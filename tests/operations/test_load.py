@@ -14,7 +14,7 @@ from ckptkit.dtypes import Array
 from ckptkit.errors import ChecksumError, TruncatedError, UsageError
 from ckptkit.operations import load as load_module
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 from support.goldens import GOLDEN
 
 ARRAYS: dict[str, Array] = {
@@ -28,7 +28,7 @@ ARRAYS: dict[str, Array] = {
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(load_module, "PART_BYTES", 1 << 21)
-    tensors = [OutTensor(key, str(a.dtype), a.shape) for key, a in ARRAYS.items()]
+    tensors = [TensorToWrite(key, str(a.dtype), a.shape) for key, a in ARRAYS.items()]
     write_tensor_bundle(tmp_path / "ckpt", tensors, lambda key: iter([(0, ARRAYS[key].ravel())]))
     return tmp_path / "ckpt"
 

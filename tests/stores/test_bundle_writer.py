@@ -18,7 +18,7 @@ from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, open_bundle
 from ckptkit.stores.tensor_bundle.table import parse_table, read_table
 from ckptkit.stores.tensor_bundle.table_writer import TableWriter
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-from ckptkit.stores.writing import OutTensor, plan_shards
+from ckptkit.stores.writing import TensorToWrite, plan_shards
 from support.odd_bundles import write_odd_bundle
 from support.values import (
     TF_DTYPES,
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_tensorflow_written_again_restores(tmp_path: Path) -> No
     store = open_bundle(prefix)
     graph = store.read(OBJECT_GRAPH_KEY)[0]
     listed = [
-        OutTensor(key, spec.dtype, spec.shape)
+        TensorToWrite(key, spec.dtype, spec.shape)
         for key, spec in store.specs.items()
         if key != OBJECT_GRAPH_KEY
     ]
@@ -239,7 +239,7 @@ def test_data_files_without_an_index_are_not_overwritten_unasked(tmp_path: Path)
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     size, block = 1 << 23, np.ones(1 << 16, np.float32)
-    tensors = [OutTensor(f"w{i}", "float32", (size,)) for i in range(2)]
+    tensors = [TensorToWrite(f"w{i}", "float32", (size,)) for i in range(2)]
     tracemalloc.start()
     write_tensor_bundle(
         tmp_path / "big",
@@ -296,16 +296,18 @@ def test_shards_are_filled_in_order(sizes: list[int], shard_size: int) -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (OutTensor("a", "float8_e8m0fnu", ()), "TensorFlow has no dtype float8_e8m0fnu"),
-        (OutTensor("a", "variant", ()), "no form outside TensorFlow"),
-        (OutTensor("a", "dtype#99", ()), "no form outside TensorFlow"),
-        (OutTensor("a", "float32", (-1,)), "has the shape"),
-        (OutTensor("", "float32", ()), "is taken"),
-        (OutTensor("\0a", "float32", ()), "is taken"),
-        (OutTensor(OBJECT_GRAPH_KEY, "string", ()), "is taken"),
+        (TensorToWrite("a", "float8_e8m0fnu", ()), "TensorFlow has no dtype float8_e8m0fnu"),
+        (TensorToWrite("a", "variant", ()), "no form outside TensorFlow"),
+        (TensorToWrite("a", "dtype#99", ()), "no form outside TensorFlow"),
+        (TensorToWrite("a", "float32", (-1,)), "has the shape"),
+        (TensorToWrite("", "float32", ()), "is taken"),
+        (TensorToWrite("\0a", "float32", ()), "is taken"),
+        (TensorToWrite(OBJECT_GRAPH_KEY, "string", ()), "is taken"),
     ],
 )
-def test_tensors_that_cannot_be_written(tmp_path: Path, tensor: OutTensor, message: str) -> None:
+def test_tensors_that_cannot_be_written(
+    tmp_path: Path, tensor: TensorToWrite, message: str
+) -> None:
     with pytest.raises(OutputError, match=message):
         write_tensor_bundle(tmp_path / "ckpt", [tensor], blocks_of({}), object_graph=b"g")
     assert not list(tmp_path.iterdir())
@@ -313,10 +315,10 @@ def test_tensors_that_cannot_be_written(tmp_path: Path, tensor: OutTensor, messa
 
 def test_blocks_that_break_the_promise(tmp_path: Path) -> None:
     strings = np.array([b"a", "text"], object)
-    wrong: list[tuple[OutTensor, list[tuple[int, Any]]]] = [
-        (OutTensor("a", "int8", (2,)), [(0, np.zeros(1, np.int8))]),
-        (OutTensor("a", "int8", (2,)), [(0, np.zeros(2, np.uint8))]),
-        (OutTensor("a", "string", (2,)), [(0, strings)]),
+    wrong: list[tuple[TensorToWrite, list[tuple[int, Any]]]] = [
+        (TensorToWrite("a", "int8", (2,)), [(0, np.zeros(1, np.int8))]),
+        (TensorToWrite("a", "int8", (2,)), [(0, np.zeros(2, np.uint8))]),
+        (TensorToWrite("a", "string", (2,)), [(0, strings)]),
     ]
     for tensor, blocks in wrong:
         with pytest.raises(OutputError, match="'a'"):
@@ -325,7 +327,7 @@ def test_blocks_that_break_the_promise(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="changed while written"):
         write_tensor_bundle(
             tmp_path / "ckpt",
-            [OutTensor("a", "string", (1,))],
+            [TensorToWrite("a", "string", (1,))],
             lambda key: iter([(0, next(passes))]),
         )
     assert not list(tmp_path.iterdir())

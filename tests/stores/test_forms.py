@@ -15,7 +15,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.ls import ls
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 pytestmark = pytest.mark.needs_tf
 
@@ -65,7 +65,7 @@ def neutral_copy(source: Checkpoint, path: Path) -> None:
         for key, naming in source.names.items()
         if naming.role == "weight"
     }
-    tensors = [OutTensor(name, spec.dtype, spec.shape) for name, spec in kept.items()]
+    tensors = [TensorToWrite(name, spec.dtype, spec.shape) for name, spec in kept.items()]
 
     def blocks(name: str) -> Iterator[tuple[int, Any]]:
         return source.store.blocks(kept[name].key)

@@ -29,10 +29,10 @@ from ckptkit.errors import (
     UnsupportedError,
 )
 from ckptkit.stores.containers import zip_archive as _zip
-from ckptkit.stores.containers.window import Window, whole_file
+from ckptkit.stores.containers.window import ByteRange, whole_file
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
-from ckptkit.stores.hdf5.messages import Unusual
+from ckptkit.stores.hdf5.messages import LeftToLibhdf5
 from ckptkit.stores.keras.archive import open_keras, open_weights_h5, open_weights_json
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
 from support import keras_files
@@ -542,15 +542,15 @@ def test_what_the_classic_reader_leaves_to_libhdf5(tmp_path: Path) -> None:
         with h5py.File(path, "w", **options) as file:
             file["a"] = [1.0]
         start = options.get("userblock_size", 0)
-        window = Window(path, start, path.stat().st_size - start)
-        with pytest.raises((Unusual, TruncatedError)):
+        window = ByteRange(path, start, path.stat().st_size - start)
+        with pytest.raises((LeftToLibhdf5, TruncatedError)):
             scan_classic(window)
 
 
 def test_a_window_ends_where_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     write_h5(path)
-    window = Window(path, 0, 100)
+    window = ByteRange(path, 0, 100)
     with pytest.raises(TruncatedError):
         window.read(90, 20)
     buffer = io.BytesIO(path.read_bytes())

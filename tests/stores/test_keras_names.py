@@ -15,7 +15,7 @@ from ckptkit.stores.keras.archive import open_keras, open_weights_h5
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.layer_variables import class_of_group, snake_case, variable_names
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
-from ckptkit.stores.keras.optimizer_variables import Weight, layout, optimizer_class
+from ckptkit.stores.keras.optimizer_variables import TrainableWeight, layout, optimizer_class
 from support import keras_layers
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -322,14 +322,14 @@ def test_group_names_lead_back_to_classes(class_name: str, group: str) -> None:
 
 
 def test_layouts_that_do_not_fit_give_nothing() -> None:
-    weights = [Weight("a", (2, 3)), Weight("b", (3,))]
+    weights = [TrainableWeight("a", (2, 3)), TrainableWeight("b", (3,))]
     assert layout("Adam", {}, weights, [(), (), (2, 3)]) is None
     assert layout("Unheard", {}, weights, [(), ()]) is None
 
 
 def test_layouts_that_disagree_give_nothing() -> None:
     """One scalar weight: without a config, momentum could as well be an average."""
-    weights = [Weight("a", (3,))]
+    weights = [TrainableWeight("a", (3,))]
     assert layout("SGD", None, weights, [(), (), (3,)]) is None
     states = layout("SGD", {"momentum": 0.9}, weights, [(), (), (3,)])
     assert states is not None and states[2].name == "momentum"

@@ -24,7 +24,7 @@ from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, U
 from ckptkit.stores.containers import window as _window
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
-from ckptkit.stores.hdf5.messages import Unusual
+from ckptkit.stores.hdf5.messages import LeftToLibhdf5
 from ckptkit.stores.keras.archive import open_keras, open_weights_h5, open_weights_json
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
@@ -325,7 +325,7 @@ def test_both_readers_of_headers_agree(nested: bool, tmp_path: Path) -> None:
 def test_new_style_files_are_left_to_libhdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
         file["a"] = [1]
-    with pytest.raises(Unusual):
+    with pytest.raises(LeftToLibhdf5):
         scan_classic(_window.whole_file(tmp_path / "m.h5"))
 
 

@@ -30,7 +30,7 @@ from ckptkit.stores.base import StoredNames
 from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.reader import NpzStore, open_npz
 from ckptkit.stores.npz.writer import write_npz
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 from support.values import (
     FIXED_DTYPES,
     STRINGS,
@@ -190,8 +190,8 @@ def test_strings_that_fixed_width_would_lose_or_bloat(tmp_path: Path) -> None:
 
 def test_names_roles_and_checkpoint_keys_are_kept(tmp_path: Path) -> None:
     listed = [
-        OutTensor("a", "bfloat16", (2,), checkpoint_key="k"),
-        OutTensor("a@m", "float32", (2,), name="a@momentum", role="slot", slot_of="a"),
+        TensorToWrite("a", "bfloat16", (2,), checkpoint_key="k"),
+        TensorToWrite("a@m", "float32", (2,), name="a@momentum", role="slot", slot_of="a"),
     ]
     tensors = {t.key: (t.dtype, values_of(t.dtype, t.shape)) for t in listed}
     path = tmp_path / "m.npz"
@@ -220,7 +220,7 @@ def test_stored_values_are_aligned_and_mappable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compress", [False, True])
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, compress: bool) -> None:
     size, block = 1 << 23, np.ones(1 << 16, np.float32)
-    tensors = [OutTensor(f"w{i}", "float32", (size,)) for i in range(2)]
+    tensors = [TensorToWrite(f"w{i}", "float32", (size,)) for i in range(2)]
     path = tmp_path / "big.npz"
     tracemalloc.start()
     write_npz(
@@ -452,7 +452,7 @@ def test_metadata_that_does_not_fit_is_ignored_with_a_note(tmp_path: Path) -> No
 def test_names_that_cannot_be_written(tmp_path: Path, key: str) -> None:
     path = tmp_path / "m.npz"
     with pytest.raises(OutputError, match=re.escape(str(path))):
-        write_npz(path, [OutTensor(key, "float32", ())], blocks_of({}))
+        write_npz(path, [TensorToWrite(key, "float32", ())], blocks_of({}))
     assert not list(tmp_path.iterdir())
 
 
@@ -528,7 +528,7 @@ def test_large_deflated_members_are_read_through_a_temporary_file(
 
 def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:
     passes = iter([np.array([b"one"], object), np.array([b"three"], object)])
-    listed = [OutTensor("a", "string", (1,))]
+    listed = [TensorToWrite("a", "string", (1,))]
     with pytest.raises(OutputError, match="changed while written"):
         write_npz(tmp_path / "m.npz", listed, lambda key: iter([(0, next(passes))]))
     with pytest.raises(OutputError, match="holds a str among its strings"):

@@ -20,7 +20,7 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.stores.locate import Located, locate
+from ckptkit.stores.locate import Location, locate
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.goldens import golden
@@ -346,8 +346,8 @@ def test_a_subtree_that_is_not_there(trained: Path) -> None:
 def test_a_literal_path_with_a_hash_wins(tmp_path: Path) -> None:
     prefix = write_bundle(tmp_path / "a#layer", ONE)
     write_bundle(tmp_path / "a", {"layer/other": np.zeros(1)})
-    assert locate(prefix) == Located("tensor-bundle", prefix)
-    assert locate(f"{prefix}#layer") == Located("tensor-bundle", prefix, "layer")
+    assert locate(prefix) == Location("tensor-bundle", prefix)
+    assert locate(f"{prefix}#layer") == Location("tensor-bundle", prefix, "layer")
     assert set(ckptkit.open(f"{tmp_path / 'a'}#layer/other")) == {"layer/other"}
 
 

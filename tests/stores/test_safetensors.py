@@ -22,7 +22,7 @@ from ckptkit.stores.base import StoredNames
 from ckptkit.stores.safetensors.header import CODES, parse_header
 from ckptkit.stores.safetensors.reader import open_safetensors, open_safetensors_index
 from ckptkit.stores.safetensors.writer import write_safetensors
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 from support.safetensors_headers import F32, HEADERS
 from support.values import (
     FIXED_DTYPES,
@@ -175,9 +175,9 @@ def test_names_roles_and_checkpoint_keys_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     tensors = {k: ("float32", values_of("float32", (2,))) for k in ("a", "a@m", "plain")}
     listed = [
-        OutTensor("a", "float32", (2,), checkpoint_key="net/a/.ATTRIBUTES/VARIABLE_VALUE"),
-        OutTensor("a@m", "float32", (2,), name="a@momentum", role="slot", slot_of="a"),
-        OutTensor("plain", "float32", (2,)),
+        TensorToWrite("a", "float32", (2,), checkpoint_key="net/a/.ATTRIBUTES/VARIABLE_VALUE"),
+        TensorToWrite("a@m", "float32", (2,), name="a@momentum", role="slot", slot_of="a"),
+        TensorToWrite("plain", "float32", (2,)),
     ]
     write_safetensors(path, listed, blocks_of(tensors))
     structure = open_safetensors(path).structure
@@ -197,7 +197,7 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     size, block = 1 << 24, np.ones(1 << 16, np.float32)
-    tensors = [OutTensor(f"w{i}", "float32", (size,)) for i in range(2)]
+    tensors = [TensorToWrite(f"w{i}", "float32", (size,)) for i in range(2)]
 
     def blocks(key: str) -> Any:
         return ((start, block) for start in range(0, size, len(block)))
@@ -539,23 +539,23 @@ def test_a_set_is_replaced_under_free_names(tmp_path: Path) -> None:
 def test_names_that_cannot_be_written(tmp_path: Path, key: str) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(OutputError, match=str(path)):
-        write_safetensors(path, [OutTensor(key, "float32", ())], blocks_of({}))
+        write_safetensors(path, [TensorToWrite(key, "float32", ())], blocks_of({}))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_name_given_twice_and_opaque_dtypes(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(OutputError, match="two tensors would be written as 'a'"):
-        write_safetensors(path, [OutTensor("a", "float32", ())] * 2, blocks_of({}))
+        write_safetensors(path, [TensorToWrite("a", "float32", ())] * 2, blocks_of({}))
     with pytest.raises(OutputError, match="no form outside TensorFlow"):
-        write_safetensors(path, [OutTensor("a", "variant", ())], blocks_of({}))
+        write_safetensors(path, [TensorToWrite("a", "variant", ())], blocks_of({}))
     with pytest.raises(UsageError, match="is taken"):
         write_safetensors(path, [], blocks_of({}), metadata={"ckptkit": "x"})
 
 
 def test_blocks_that_break_the_promise(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    listed = [OutTensor("a", "float32", (4,))]
+    listed = [TensorToWrite("a", "float32", (4,))]
     good = np.zeros(4, np.float32)
     wrong: list[list[tuple[int, Any]]] = [
         [],
@@ -592,7 +592,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:
     contents = [b"one", b"one", b"three"]  # measured, then lengths, then bytes
     passes = iter([np.array([content], object) for content in contents])
-    listed = [OutTensor("a", "string", (1,))]
+    listed = [TensorToWrite("a", "string", (1,))]
     with pytest.raises(OutputError, match="changed while written"):
         write_safetensors(tmp_path / "m.safetensors", listed, lambda key: iter([(0, next(passes))]))
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.stores.base import Store
-from ckptkit.stores.writing import Blocks, OutTensor
+from ckptkit.stores.writing import Blocks, TensorToWrite
 
 Array = npt.NDArray[Any]
 SHAPES = ((), (0,), (3, 0, 2), (1,), (7,), (5, 3), (2, 1, 3, 1, 2, 1, 1, 2))
@@ -45,9 +45,9 @@ def corpus(dtypes: list[str]) -> dict[str, tuple[str, Array]]:
     }
 
 
-def out_tensors(tensors: Mapping[str, tuple[str, Array]]) -> list[OutTensor]:
+def out_tensors(tensors: Mapping[str, tuple[str, Array]]) -> list[TensorToWrite]:
     """Return the list that a writer is given."""
-    return [OutTensor(key, dtype, values.shape) for key, (dtype, values) in tensors.items()]
+    return [TensorToWrite(key, dtype, values.shape) for key, (dtype, values) in tensors.items()]
 
 
 def blocks_of(tensors: Mapping[str, tuple[str, Array]], step: int = 4) -> Blocks:
@@ -74,7 +74,7 @@ def same_bits(a: Array, b: Array) -> bool:
 
 
 def check_same_bytes(
-    write: Callable[[Path, list[OutTensor], Blocks], object], directory: Path
+    write: Callable[[Path, list[TensorToWrite], Blocks], object], directory: Path
 ) -> None:
     """Assert that the same tensors give the same file, in any order and in blocks of any size."""
     tensors = corpus(["float32", "int4", "string", "bool"])

@@ -14,7 +14,7 @@ from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.stores.base import ModelInfo, Structure, TensorSpec
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +26,7 @@ def write_bundle(prefix: Path, arrays: Mapping[str, Array]) -> Path:
         if arrays[key].size:
             yield 0, np.ascontiguousarray(arrays[key]).reshape(-1)
 
-    tensors = [OutTensor(k, dtype_of_numpy(a.dtype), a.shape) for k, a in arrays.items()]
+    tensors = [TensorToWrite(k, dtype_of_numpy(a.dtype), a.shape) for k, a in arrays.items()]
     write_tensor_bundle(prefix, tensors, blocks)
     return prefix
 

@@ -33,7 +33,7 @@ from ckptkit.operations.convert.receipt import write_receipt
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.registry import open_format
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 from support import killing
 from support.goldens import GOLDEN
 from support.values import blocks_of, out_tensors
@@ -66,7 +66,7 @@ def _exported(directory: Path, fill: int) -> Path:
         source = open_format("saved-model", MODEL)
         graph = source.read("_CHECKPOINTABLE_OBJECT_GRAPH")[0]
         specs = [s for s in source.specs.values() if s.dtype != "string"]
-        tensors = [OutTensor(s.key, s.dtype, s.shape) for s in specs]
+        tensors = [TensorToWrite(s.key, s.dtype, s.shape) for s in specs]
         for number in (1, 2):
 
             def blocks(key: str, number: int = number) -> Iterator[tuple[int, Any]]:

@@ -12,7 +12,7 @@ from ckptkit.operations.convert.plan import Allowance, Fill, Plan, Problem, Requ
 from ckptkit.operations.convert.rule_transforms import Moves
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 NEUTRAL = ("safetensors", "npz")
 # Structures that are taken over whole: every tensor of LIKE is in the output.
@@ -67,7 +67,7 @@ class Draft:
             structure=self.structure,
         )
 
-    def fill(self, key: str, target: OutTensor, evidence: str) -> None:
+    def fill(self, key: str, target: TensorToWrite, evidence: str) -> None:
         """Write the values of `key` of SRC as `target`."""
         fill = self.src.fill(key, target, evidence, self.problems)
         if fill is not None:

@@ -9,7 +9,7 @@ from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import NEUTRAL, Draft
 from ckptkit.operations.convert.rule_transforms import moves_by_name
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 _TIED = ("slot", "ema")
 
@@ -28,7 +28,7 @@ def by_name(draft: Draft) -> None:
             continue
         if not draft.writable(tensor):
             continue
-        out = OutTensor(
+        out = TensorToWrite(
             names[key],
             src.dtype(key),
             tensor.spec.shape,

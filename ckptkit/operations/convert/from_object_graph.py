@@ -14,7 +14,7 @@ from ckptkit.operations.convert.value_stores import Origin, made
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle.edit_graph import check_root, edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 _TWICE = "stored twice in SRC"
 
@@ -49,7 +49,7 @@ def by_own_graph(draft: Draft) -> None:
     for key in keys:
         _fill(draft, key, edited.keys.get(key, key), duplicates.get(key))
     if edited.save_counter is not None:
-        out = OutTensor(edited.save_counter, "int64", (), "save_counter", "counter")
+        out = TensorToWrite(edited.save_counter, "int64", (), "save_counter", "counter")
         draft.fills.append(Fill(out, made(out.key, "int64", 0), None, "made"))
     draft.notes += _files.notes_on_lists(last, draft.src.tensors)
 
@@ -88,8 +88,8 @@ def _fill(draft: Draft, key: str, new_key: str, original: str | None) -> None:
     naming, spec = last.names[key], last.specs[key]
     if key in src.tensors or original is not None:
         source = key if original is None else original
-        out = OutTensor(new_key, src.dtype(source), spec.shape, naming.name, naming.role)
+        out = TensorToWrite(new_key, src.dtype(source), spec.shape, naming.name, naming.role)
         draft.fill(source, out, "own" if original is None else "twin")
         return
-    out = OutTensor(new_key, spec.dtype, spec.shape, naming.name, naming.role)
+    out = TensorToWrite(new_key, spec.dtype, spec.shape, naming.name, naming.role)
     draft.fills.append(Fill(out, Origin(last.store, key), Tensor(spec, naming), "own"))

@@ -18,7 +18,7 @@ from ckptkit.operations.convert.rule_transforms import NOTHING, Moves, moves_to
 from ckptkit.operations.convert.value_stores import Origin
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 _BUNDLES = ("checkpoint", "saved_model")
 _STRONG = ("key", "alias", "full name", "name")
@@ -175,12 +175,12 @@ class _Matcher:
         out = self._out(new, shape)
         return self.draft.src.fill(old, out, evidence, self.draft.problems)
 
-    def _out(self, key: str, shape: tuple[int, ...]) -> OutTensor:
+    def _out(self, key: str, shape: tuple[int, ...]) -> TensorToWrite:
         """Return what is written for a tensor of LIKE; neutral files know readable names."""
         naming, spec = self.like.names[key], self.like.specs[key]
         readable = self.form in NEUTRAL and self.like.store.format not in NEUTRAL
         out = naming.name if readable else key
-        return OutTensor(out, spec.dtype, shape, naming.name, naming.role, naming.slot_of)
+        return TensorToWrite(out, spec.dtype, shape, naming.name, naming.role, naming.slot_of)
 
     def _kept(self, key: str) -> Fill:
         out = self._out(key, self.like.specs[key].shape)

@@ -18,7 +18,7 @@ from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.value_stores import Cast, Origin
 from ckptkit.results import Result
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")
@@ -64,7 +64,7 @@ class Fill(NamedTuple):
     pieces: what `origin` is made of, where a map rule moves values; source is the first of them.
     """
 
-    tensor: OutTensor
+    tensor: TensorToWrite
     origin: Origin
     source: Tensor | None
     evidence: str

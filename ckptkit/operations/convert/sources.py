@@ -16,7 +16,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.plan import Fill, Piece, Problem, Request, Skipped
 from ckptkit.operations.convert.value_stores import Origin, average, cast, moved
 from ckptkit.stores.base import StoredNames, TensorSpec
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})
 _AVERAGED_ROLES = frozenset({"weight", "ema"})
@@ -176,7 +176,7 @@ class Sources:
         return structure.checkpoint_keys.get(key) if isinstance(structure, StoredNames) else None
 
     def fill(
-        self, key: str, target: OutTensor, evidence: str, problems: list[Problem]
+        self, key: str, target: TensorToWrite, evidence: str, problems: list[Problem]
     ) -> Fill | None:
         """Return how `target` gets the values of `key`; None where dtypes stand in the way."""
         moves = self.moves[key].pieces if key in self.moves else ((key, Transform()),)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io.small_reads import SMALL, Windows
+from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.align.transforms import Transform
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
 from ckptkit.errors import UsageError
@@ -47,7 +47,7 @@ class Origin(NamedTuple):
         return self.store.blocks(self.key, max_elements)
 
 
-def small_values(origin: Origin, windows: Windows) -> Array | None:
+def small_values(origin: Origin, windows: SmallReadCache) -> Array | None:
     """Return all values of a small tensor that lies in a file as it is, checksum compared.
 
     None for any other, and where something is wrong with it: reading its blocks tells.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import atomic as _atomic
-from ckptkit._io.small_reads import Windows
+from ckptkit._io.small_reads import SmallReadCache
 from ckptkit.errors import OutputError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
@@ -23,7 +23,7 @@ from ckptkit.operations.convert.value_stores import small_values
 from ckptkit.stores.assets import check_copied
 from ckptkit.stores.saved_model import replaceable as _donor
 from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
-from ckptkit.stores.writing import Blocks, OutTensor
+from ckptkit.stores.writing import Blocks, TensorToWrite
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -84,7 +84,7 @@ def write(plan: Plan, path: Path) -> None:
 def _blocks(plan: Plan) -> Blocks:
     """Return where a writer gets the values of a key: small ones out of windows of their file."""
     origins = {fill.key: fill.origin for fill in plan.fills}
-    windows = Windows()
+    windows = SmallReadCache()
 
     def blocks(key: str) -> Iterator[tuple[int, Array]]:
         origin = origins[key]
@@ -95,7 +95,7 @@ def _blocks(plan: Plan) -> Blocks:
 
 
 def _write_bundle(
-    plan: Plan, prefix: Path, tensors: Sequence[OutTensor], destined: Path | None = None
+    plan: Plan, prefix: Path, tensors: Sequence[TensorToWrite], destined: Path | None = None
 ) -> None:
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
@@ -109,7 +109,7 @@ def _write_bundle(
     )
 
 
-def _write_saved_model(plan: Plan, path: Path, tensors: Sequence[OutTensor]) -> None:
+def _write_saved_model(plan: Plan, path: Path, tensors: Sequence[TensorToWrite]) -> None:
     """Copy the donor without its variables, and write those anew; saved_model.pb comes last."""
     assert plan.layout is not None
     donor = plan.layout.path

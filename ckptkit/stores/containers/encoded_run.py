@@ -44,7 +44,7 @@ class ByteSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class EncodedArray:
     """One tensor's values: `size` elements of `dtype` in `nbytes` bytes at `offset` of a source."""
 
     source: ByteSource

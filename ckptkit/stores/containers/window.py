@@ -25,7 +25,7 @@ MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimiz
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class ByteRange:
     """Bytes [start, start + nbytes) of a file, or a spooled copy of a deflated member.
 
     Picklable; `path` is the file that the user knows of.  A window made from a deflated member
@@ -74,25 +74,25 @@ class Window:
             done += count
 
 
-def whole_file(path: Path) -> Window:
+def whole_file(path: Path) -> ByteRange:
     """Return the window that is all of a file."""
-    return Window(path, 0, file_size(path))
+    return ByteRange(path, 0, file_size(path))
 
 
-def window(path: Path, member: Member) -> Window:
+def window(path: Path, member: Member) -> ByteRange:
     """Return a window onto a member: the archive's own bytes where stored, else a spooled copy."""
     if member.method == STORED:
-        return Window(path, member.offset, member.nbytes)
+        return ByteRange(path, member.offset, member.nbytes)
     check_expansion(
         f"{path}:{member.name}", member.nbytes, member.stored_nbytes, MAX_SPOOL_EXPANSION
     )
-    return Window(path, 0, member.nbytes, member)
+    return ByteRange(path, 0, member.nbytes, member)
 
 
-class Pages:
+class PageCache:
     """Pages of a window, for the many small reads of headers; some of them are kept."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: ByteRange) -> None:
         self._window = window
         self._kept: dict[int, bytes] = {}
 

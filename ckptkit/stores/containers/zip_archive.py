@@ -56,7 +56,7 @@ class Member(NamedTuple):
     offset: int
 
 
-class _Entry(NamedTuple):
+class _CentralEntry(NamedTuple):
     """A member as the central directory tells it; `header` is the place of its local header."""
 
     name: bytes
@@ -195,8 +195,8 @@ def _zip64_end(path: Path, end: int, where: str) -> tuple[int, int, int, int]:
 # --- members --------------------------------------------------------------------------------------
 
 
-def _central_entries(path: Path, data: bytes, count: int) -> list[_Entry]:
-    entries: list[_Entry] = []
+def _central_entries(path: Path, data: bytes, count: int) -> list[_CentralEntry]:
+    entries: list[_CentralEntry] = []
     at = 0
     while at < len(data):
         if at + _CENTRAL.size > len(data) or data[at : at + 4] != b"PK\x01\x02":
@@ -214,7 +214,7 @@ def _central_entries(path: Path, data: bytes, count: int) -> list[_Entry]:
         if disk not in (0, _FULL16):
             raise UnsupportedError("a zip archive split over several files", where=str(path))
         size, stored, header = _zip64_sizes(f"{path}:{name!r}", extra, size, stored, header)
-        entries.append(_Entry(name, flags, method, crc, stored, size, header))
+        entries.append(_CentralEntry(name, flags, method, crc, stored, size, header))
     if len(entries) != count:
         raise FormatError(
             str(path), "zip directory has another length", expected=count, found=len(entries)
@@ -243,7 +243,7 @@ def _zip64_sizes(
     raise FormatError(where, "zip entry lacks its 64-bit sizes")
 
 
-def _checked_member(path: Path, entry: _Entry, directory: int) -> Member:
+def _checked_member(path: Path, entry: _CentralEntry, directory: int) -> Member:
     """Return the member after comparing its local header with the central directory."""
     name = _decoded(path, entry)
     where = f"{path}:{name}"
@@ -289,7 +289,7 @@ def _checked_member(path: Path, entry: _Entry, directory: int) -> Member:
     return Member(name, method, entry.crc32, entry.nbytes, entry.stored_nbytes, data)
 
 
-def _decoded(path: Path, entry: _Entry) -> str:
+def _decoded(path: Path, entry: _CentralEntry) -> str:
     """Return the member's name; UTF-8 where flagged, else code page 437 as the format says."""
     try:
         name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437")
@@ -300,7 +300,7 @@ def _decoded(path: Path, entry: _Entry) -> str:
     return name
 
 
-def _check_sizes(where: str, entry: _Entry) -> None:
+def _check_sizes(where: str, entry: _CentralEntry) -> None:
     if entry.method == STORED and entry.nbytes != entry.stored_nbytes:
         raise FormatError(
             where, "stored zip member", expected=f"{entry.nbytes} bytes", found=entry.stored_nbytes

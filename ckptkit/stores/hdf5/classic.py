@@ -12,7 +12,7 @@ https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html:
 All integers little-endian, offsets and lengths 8 bytes, addresses from the start of the data.
 Reading them here costs neither h5py nor numpy, takes a fraction of the time, and a crafted file
 cannot crash or hang the process, which libhdf5 does not promise.  What is valid HDF5 but not of
-this kind (new-style groups, chunks, filters, records) raises `Unusual`: then libhdf5 reads the
+this kind (new-style groups, chunks, filters, records) raises `LeftToLibhdf5`: then libhdf5 reads the
 file.
 """
 
@@ -25,17 +25,17 @@ from contextlib import contextmanager
 
 import ckptkit.dtypes as dtypes
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.hdf5.messages import (
     ATTRIBUTE,
     FIXED,
     OPAQUE,
     STRING,
     VARIABLE,
-    Messages,
-    Object,
-    Type,
-    Unusual,
+    Datatype,
+    LeftToLibhdf5,
+    MessageReader,
+    ObjectHeader,
 )
 from ckptkit.stores.hdf5.types import (
     EXPANSION_FLOOR,
@@ -58,23 +58,23 @@ _LAYOUT, _FILTERS, _CONTINUATION, _SYMBOLS = 0x08, 0x0B, 0x10, 0x11
 _ATTRIBUTE_INFO = 0x15
 
 
-def scan_classic(window: Window) -> H5Tree:
+def scan_classic(window: ByteRange) -> H5Tree:
     """Return all groups and datasets of a classic file, checked as `hdf5.scan` promises.
 
     Raises FormatError, TruncatedError, and Unusual where the file is of another kind.
     """
     with _guarded(window):
-        return _Scanner(window).run()
+        return _ClassicScanner(window).run()
 
 
-def root_of(window: Window) -> tuple[set[str], dict[str, Attribute]]:
+def root_of(window: ByteRange) -> tuple[set[str], dict[str, Attribute]]:
     """Return the names in the root group and its attributes; raises as `scan_classic` does."""
     with _guarded(window):
-        return _Scanner(window).root()
+        return _ClassicScanner(window).root()
 
 
 @contextmanager
-def _guarded(window: Window) -> Iterator[None]:
+def _guarded(window: ByteRange) -> Iterator[None]:
     """Turn a message that ends before its fields do into a refusal."""
     try:
         yield
@@ -86,8 +86,8 @@ def _guarded(window: Window) -> Iterator[None]:
         ) from None
 
 
-class _Scanner(Messages):
-    def __init__(self, window: Window) -> None:
+class _ClassicScanner(MessageReader):
+    def __init__(self, window: ByteRange) -> None:
         super().__init__(window)
         self.seen: set[int] = set()
 
@@ -130,15 +130,15 @@ class _Scanner(Messages):
             raise FormatError(str(self.window.path), "no HDF5 signature at the start of the data")
         version = head[8]
         if version in (2, 3):
-            raise Unusual("superblock of HDF5 1.8 or later")
+            raise LeftToLibhdf5("superblock of HDF5 1.8 or later")
         if version > 3:
             raise self.error(8, f"superblock version {version}")
         if head[13:15] != b"\x08\x08":
-            raise Unusual("addresses of another size")
+            raise LeftToLibhdf5("addresses of another size")
         at = 24 if version == 0 else 28
         base, _, end, driver, _, root = struct.unpack_from("<6Q", head, at)
         if base or driver != _UNDEFINED:
-            raise Unusual("user block or driver information")
+            raise LeftToLibhdf5("user block or driver information")
         if end > self.window.nbytes:
             raise TruncatedError(
                 str(self.window.path),
@@ -151,10 +151,10 @@ class _Scanner(Messages):
 
     # -- object headers
 
-    def _object(self, address: int, path: str) -> Object:
+    def _object(self, address: int, path: str) -> ObjectHeader:
         head = self.read(address, 16)
         if head[:4] == b"OHDR":
-            raise Unusual("object headers of version 2")
+            raise LeftToLibhdf5("object headers of version 2")
         version, _, _, _, size = struct.unpack_from("<BBHII", head)
         if version != 1:
             raise self.error(address, f"object header of {path or '/'} has version {version}")
@@ -181,18 +181,18 @@ class _Scanner(Messages):
                     blocks.append(struct.unpack_from("<2Q", body))
                 messages.append((kind, flags, body))
                 at += 8 + nbytes
-        found = Object(address, tuple(messages))
+        found = ObjectHeader(address, tuple(messages))
         self._refuse_kinds(found)
         return found
 
-    def _refuse_kinds(self, found: Object) -> None:
+    def _refuse_kinds(self, found: ObjectHeader) -> None:
         for kind, flags, data in found.messages:
             if kind in (_LINK_INFO, _LINK, _FILTERS, _EXTERNAL):
-                raise Unusual("new-style group, filters or external values")
+                raise LeftToLibhdf5("new-style group, filters or external values")
             if kind == _ATTRIBUTE_INFO and data[-16:-8] != b"\xff" * 8:
-                raise Unusual("attributes in a heap of their own")
+                raise LeftToLibhdf5("attributes in a heap of their own")
             if flags & 0x02 and kind in (_DATASPACE, _DATATYPE, _LAYOUT, ATTRIBUTE):
-                raise Unusual("messages shared between objects")
+                raise LeftToLibhdf5("messages shared between objects")
 
     # -- groups
 
@@ -250,7 +250,7 @@ class _Scanner(Messages):
 
     # -- datasets
 
-    def _dataset(self, found: Object, path: str) -> H5Dataset:
+    def _dataset(self, found: ObjectHeader, path: str) -> H5Dataset:
         space, kind, layout = found.first(_DATASPACE), found.first(_DATATYPE), found.first(_LAYOUT)
         if space is None or kind is None or layout is None:
             raise self.error(found.address, f"{path} lacks its type or extent")
@@ -259,14 +259,14 @@ class _Scanner(Messages):
             raise self.error(found.address, f"{path} has no extent")
         stored = self.type(kind, found.address)
         if stored.kind == VARIABLE or not (stored.dtype or stored.kind in (STRING, OPAQUE)):
-            raise Unusual(f"{path} is of an unusual type")
+            raise LeftToLibhdf5(f"{path} is of an unusual type")
         dtype, width = self._dtype(stored, found, path)
         declared = math.prod(shape) * stored.size
         offset = self._offset(layout, declared, found.address, path)
         native = stored.native and stored.kind != STRING and declared > 0
         return H5Dataset(path, dtype, shape, declared, offset if native else None, width)
 
-    def _dtype(self, stored: Type, found: Object, path: str) -> tuple[str, int]:
+    def _dtype(self, stored: Datatype, found: ObjectHeader, path: str) -> tuple[str, int]:
         """Return (dtype, width); Keras marks bfloat16 and float8 with an attribute `dtype`."""
         if stored.kind == STRING:
             return "string", stored.size
@@ -282,7 +282,7 @@ class _Scanner(Messages):
         """Return where contiguous values lie; None: nowhere yet, or in the header itself."""
         version, kind = layout[0], layout[1] if len(layout) > 1 else 255
         if version != 3 or kind == 2:
-            raise Unusual(f"{path} is chunked or of an old layout")
+            raise LeftToLibhdf5(f"{path} is chunked or of an old layout")
         if kind not in (0, 1) or len(layout) < (18 if kind else 4):
             raise self.error(address, f"{path} has layout {kind} of version {version}")
         stored, offset = struct.unpack_from("<H", layout, 2)[0], _UNDEFINED

@@ -26,7 +26,7 @@ import ckptkit.errors as errors
 from ckptkit._io.files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.installation import CLAIM_NAME
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.containers.zip_archive import Member
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 
@@ -39,7 +39,7 @@ _WALL = 20  # times as long by the clock: a machine may be busy
 _MAX_ANSWER = 1 << 31  # bytes
 
 
-def scan(window: Window) -> H5Tree:
+def scan(window: ByteRange) -> H5Tree:
     """Return what libhdf5 sees in a file, checked; raises as `hdf5.scan` does."""
     request = {"do": "scan", "window": _packed(window)}
     with _asked(request, window, window.nbytes) as (head, answers):
@@ -50,7 +50,7 @@ def scan(window: Window) -> H5Tree:
     )
 
 
-def read(window: Window, dataset: H5Dataset, start: int, stop: int, buffer: Any) -> list[bytes]:
+def read(window: ByteRange, dataset: H5Dataset, start: int, stop: int, buffer: Any) -> list[bytes]:
     """Fill a uint8 buffer with elements [start, stop); strings are returned instead."""
     request = {
         "do": "read",
@@ -79,15 +79,15 @@ def read(window: Window, dataset: H5Dataset, start: int, stop: int, buffer: Any)
 # --- what goes over the pipe ----------------------------------------------------------------------
 
 
-def _packed(window: Window) -> list[Any]:
+def _packed(window: ByteRange) -> list[Any]:
     member = window.deflated
     return [str(window.path), window.start, window.nbytes, member and list(member)]
 
 
-def window_of(packed: list[Any]) -> Window:
+def window_of(packed: list[Any]) -> ByteRange:
     """Return the window that was packed."""
     path, start, nbytes, member = packed
-    return Window(Path(path), start, nbytes, member and Member(*member))
+    return ByteRange(Path(path), start, nbytes, member and Member(*member))
 
 
 def dataset_of(packed: list[Any]) -> H5Dataset:
@@ -112,7 +112,7 @@ def _exactly(answers: IO[bytes], nbytes: int) -> bytes:
 # --- the child ------------------------------------------------------------------------------------
 
 
-class _Child:
+class _ServerProcess:
     """The process, of the process that started it; None until it is needed."""
 
     def __init__(self) -> None:
@@ -149,8 +149,8 @@ class _Child:
         return process.wait()
 
 
-_child = _Child()
-_deadly: dict[tuple[Window, Identity], FormatError] = {}  # files that libhdf5 died over
+_child = _ServerProcess()
+_deadly: dict[tuple[ByteRange, Identity], FormatError] = {}  # files that libhdf5 died over
 atexit.register(_child.end)
 
 
@@ -170,7 +170,7 @@ def _require_h5py() -> None:
 
 @contextmanager
 def _asked(
-    request: dict[str, Any], window: Window, nbytes: int
+    request: dict[str, Any], window: ByteRange, nbytes: int
 ) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
     """Ask, and yield the head of the answer and where its bytes come from; raises its error.
 
@@ -208,7 +208,7 @@ def _asked(
         raise _error(head)
 
 
-def _death(window: Window, seconds: float, status: int) -> FormatError:
+def _death(window: ByteRange, seconds: float, status: int) -> FormatError:
     _child.end()
     what = f"ended with exit code {status}"
     if status < 0:

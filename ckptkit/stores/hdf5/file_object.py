@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import CkptkitError, FormatError, TruncatedError
-from ckptkit.stores.containers.window import PAGE, Pages, Window
+from ckptkit.stores.containers.window import PAGE, ByteRange, PageCache
 from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, SIGNATURE
 
 _HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
 
 
-class WindowFile(io.RawIOBase):
+class ByteRangeFile(io.RawIOBase):
     """A window as the read-only file object that h5py's "fileobj" driver wants."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: ByteRange) -> None:
         self._window = window
         self._at = 0
-        self._pages = Pages(window)
+        self._pages = PageCache(window)
         self._heaps: set[int] = set()
         self.error: CkptkitError | None = None
 
@@ -96,7 +96,7 @@ class WindowFile(io.RawIOBase):
 
 
 @contextmanager
-def guard(path: Path, source: WindowFile | None = None) -> Iterator[None]:
+def guard(path: Path, source: ByteRangeFile | None = None) -> Iterator[None]:
     """Turn whatever h5py says of a damaged file into one FormatError; our own errors pass."""
     try:
         yield
@@ -113,11 +113,11 @@ def guard(path: Path, source: WindowFile | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def opened(h5: Any, window: Window) -> Iterator[Any]:
+def opened(h5: Any, window: ByteRange) -> Iterator[Any]:
     """Open the window as an HDF5 file (low-level FileID); all of it is closed at the end."""
     if window.nbytes < len(SIGNATURE) or window.read(0, len(SIGNATURE)) != SIGNATURE:
         raise FormatError(str(window.path), "no HDF5 signature at the start of the data")
-    source = WindowFile(window)
+    source = ByteRangeFile(window)
     with guard(window.path, source):
         access = h5.h5p.create(h5.h5p.FILE_ACCESS)
         access.set_fclose_degree(h5.h5f.CLOSE_STRONG)

@@ -1,7 +1,7 @@
 """What the messages in a classic HDF5 object header say: types, extents, attributes.
 
 The layout of the file is in `_hdf5_classic`, which finds the messages.  All that is read here comes
-through a `Reader`: bounded, small parts from pages.
+through a `BoundedReader`: bounded, small parts from pages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.window import PAGE, Pages, Window
+from ckptkit.stores.containers.window import PAGE, ByteRange, PageCache
 from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Attribute
 
 _MAX_RANK = 32  # H5S_MAX_RANK
@@ -25,11 +25,11 @@ _IEEE = {
 }
 
 
-class Unusual(Exception):
+class LeftToLibhdf5(Exception):
     """Valid HDF5, as far as seen, of a kind that is left to libhdf5."""
 
 
-class Type(NamedTuple):
+class Datatype(NamedTuple):
     """A datatype: class, bytes per element, dtype where it is one, native byte order or not."""
 
     kind: int
@@ -38,7 +38,7 @@ class Type(NamedTuple):
     native: bool
 
 
-class Object(NamedTuple):
+class ObjectHeader(NamedTuple):
     """An object header: its messages as (type, flags, data)."""
 
     address: int
@@ -49,12 +49,12 @@ class Object(NamedTuple):
         return next((data for k, _, data in self.messages if k == kind), None)
 
 
-class Reader:
+class BoundedReader:
     """Bounded reads from the window, small ones from pages."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: ByteRange) -> None:
         self.window = window
-        self._pages = Pages(window)
+        self._pages = PageCache(window)
 
     def error(self, address: int, message: str) -> FormatError:
         """Return the refusal of what lies at an address."""
@@ -86,10 +86,10 @@ class Reader:
         return data
 
 
-class Messages(Reader):
+class MessageReader(BoundedReader):
     """The meaning of messages, and the global heaps that hold the texts of attributes."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: ByteRange) -> None:
         super().__init__(window)
         self._heaps: dict[int, dict[int, bytes]] = {}
 
@@ -103,7 +103,7 @@ class Messages(Reader):
             return None
         return struct.unpack_from(f"<{rank}Q", data, start)
 
-    def type(self, data: bytes, address: int) -> Type:
+    def type(self, data: bytes, address: int) -> Datatype:
         """Return what a datatype tells."""
         if len(data) < 8:
             raise self.error(address, "a datatype that is too short")
@@ -116,22 +116,22 @@ class Messages(Reader):
             if offset == 0 and precision == 8 * nbytes and nbytes in (1, 2, 4, 8):
                 sign = "" if bits & 0x08 else "u"
                 native = not bits & 0x01 or nbytes == 1
-                return Type(kind, nbytes, f"{sign}int{8 * nbytes}", native)
+                return Datatype(kind, nbytes, f"{sign}int{8 * nbytes}", native)
         elif kind == FLOAT and len(data) >= 20 and nbytes in _IEEE:
             name, layout, sign_bit = _IEEE[nbytes]
             offset, precision, *fields, bias = struct.unpack_from("<2H4BI", data, 8)
             plain = (bits >> 8) & 0xFF == sign_bit and (bits >> 4) & 3 == 2 and not bits & 0x40
             if plain and (offset, precision) == (0, 8 * nbytes) and (*fields, bias) == layout:
-                return Type(kind, nbytes, name, not bits & 0x01)
+                return Datatype(kind, nbytes, name, not bits & 0x01)
         elif kind in (STRING, OPAQUE):
-            return Type(kind, nbytes, "", kind == OPAQUE)
+            return Datatype(kind, nbytes, "", kind == OPAQUE)
         elif kind == VARIABLE:
-            return Type(kind, nbytes, "string" if bits & 0x0F == 1 else "", False)
-        return Type(kind, nbytes, "", False)
+            return Datatype(kind, nbytes, "string" if bits & 0x0F == 1 else "", False)
+        return Datatype(kind, nbytes, "", False)
 
     # -- attributes
 
-    def attributes(self, found: Object, path: str) -> dict[str, Attribute]:
+    def attributes(self, found: ObjectHeader, path: str) -> dict[str, Attribute]:
         """Return the attributes of an object."""
         raw = [data for kind, _, data in found.messages if kind == ATTRIBUTE]
         if len(raw) > MAX_ATTRIBUTES:
@@ -143,7 +143,7 @@ class Messages(Reader):
             raise self.error(address, "an attribute that is too short")
         version, flags, *sizes = struct.unpack_from("<BB3H", data)
         if version not in (1, 2, 3) or (version > 1 and flags & 0x03):
-            raise Unusual(f"attributes of version {version}, or with shared types")
+            raise LeftToLibhdf5(f"attributes of version {version}, or with shared types")
         at = 9 if version == 3 else 8
         parts: list[bytes] = []
         for size in sizes:
@@ -159,7 +159,7 @@ class Messages(Reader):
         return name, self._value(kind, shape, data[at:], address, name)
 
     def _value(
-        self, kind: Type, shape: tuple[int, ...], data: bytes, address: int, name: str
+        self, kind: Datatype, shape: tuple[int, ...], data: bytes, address: int, name: str
     ) -> Attribute:
         """Return an attribute's value: text and numbers; None for what no weights file needs."""
         count = math.prod(shape)

@@ -36,11 +36,11 @@ from ckptkit.errors import (
     MissingDependencyError,
     UnsupportedError,
 )
-from ckptkit.stores.containers.window import Window, whole_file
+from ckptkit.stores.containers.window import ByteRange, whole_file
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
-from ckptkit.stores.hdf5.messages import Unusual
+from ckptkit.stores.hdf5.messages import LeftToLibhdf5
 from ckptkit.stores.hdf5.types import (
     EXPANSION_FLOOR,
     MAX_ATTRIBUTE_BYTES,
@@ -82,13 +82,13 @@ def is_weights_h5(path: Path) -> bool:
     window = whole_file(path)
     try:
         names, attributes = root_of(window)
-    except Unusual:
+    except LeftToLibhdf5:
         tree = scan_with_libhdf5(window)
         names, attributes = set(tree.groups), dict(tree.groups[""])
     return "model_weights" not in names and not {"layer_names", "layer_names0"} & attributes.keys()
 
 
-def scan(window: Window) -> H5Tree:
+def scan(window: ByteRange) -> H5Tree:
     """Return every group and dataset, all checked; reads no values.
 
     Files of the kind that Keras writes are read without libhdf5.
@@ -96,29 +96,29 @@ def scan(window: Window) -> H5Tree:
     """
     try:
         return scan_classic(window)
-    except Unusual:
+    except LeftToLibhdf5:
         return scan_with_libhdf5(window)
 
 
-def scan_with_libhdf5(window: Window) -> H5Tree:
+def scan_with_libhdf5(window: ByteRange) -> H5Tree:
     """Return what `scan` does, whatever kind of HDF5 file it is; libhdf5 runs in a child."""
     return _hdf5_child.scan(window) if sys.executable else scan_here(window)
 
 
-def scan_here(window: Window) -> H5Tree:
+def scan_here(window: ByteRange) -> H5Tree:
     """Return what `scan` does, by libhdf5 in this very process, which it may take down."""
     h5 = h5py_module()
     with opened(h5, window) as file:
-        return _Scanner(h5, window).run(file)
+        return _Libhdf5Scanner(h5, window).run(file)
 
 
 # --- scanning -------------------------------------------------------------------------------------
 
 
-class _Scanner:
+class _Libhdf5Scanner:
     """One walk over a file, iterative, every object checked before it is opened."""
 
-    def __init__(self, h5: Any, window: Window) -> None:
+    def __init__(self, h5: Any, window: ByteRange) -> None:
         self.h5 = h5
         self.window = window
         self.groups: dict[str, Mapping[str, Attribute]] = {}

@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptkit._io.files import FileState, file_state
 from ckptkit.errors import CkptkitError, FormatError
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5 import values as _hdf5_values
 from ckptkit.stores.hdf5.client import dataset_of, window_of
@@ -29,7 +29,7 @@ MAX_ADDRESS_SPACE = 6 << 30  # bytes; most of it is never touched
 Answer = tuple[dict[str, Any], list[Any]]
 
 
-class _Kept:
+class _OpenDataset:
     """The dataset that was read last, kept open: spans of one dataset come one after the other.
 
     libhdf5 keeps chunks in memory, so a file that changed, or may have, is opened anew.
@@ -37,10 +37,10 @@ class _Kept:
 
     def __init__(self) -> None:
         self.stack = ExitStack()
-        self.key: tuple[Window, str, FileState | None] | None = None
+        self.key: tuple[ByteRange, str, FileState | None] | None = None
         self.handle: Any = None
 
-    def of(self, window: Window, dataset: H5Dataset) -> Any:
+    def of(self, window: ByteRange, dataset: H5Dataset) -> Any:
         state = file_state(window.path)
         if self.key != (window, dataset.path, state):
             self.close()
@@ -61,7 +61,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no answer
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_AS", MAX_ADDRESS_SPACE)
-    kept = _Kept()
+    kept = _OpenDataset()
     for line in sys.stdin.buffer:
         head, parts = _answer(json.loads(line), kept)
         out.write(json.dumps(head).encode() + b"\n")
@@ -80,7 +80,7 @@ def _limit(name: str, value: int) -> None:
         resource.setrlimit(kind, (value if hard < 0 else min(value, hard), hard))
 
 
-def _answer(request: dict[str, Any], kept: _Kept) -> Answer:
+def _answer(request: dict[str, Any], kept: _OpenDataset) -> Answer:
     used = sum(os.times()[:2])
     _limit("RLIMIT_CPU", int(used + request["seconds"]) + 1)
     window = window_of(request["window"])

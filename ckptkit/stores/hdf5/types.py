@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -60,7 +60,7 @@ def refusal(path: Path, name: str, what: str) -> FormatError:
     )
 
 
-def check_place(window: Window, offset: int, nbytes: int, path: str) -> None:
+def check_place(window: ByteRange, offset: int, nbytes: int, path: str) -> None:
     """Raise TruncatedError where the values of a dataset reach past the end of the data."""
     if offset + nbytes > window.nbytes:
         raise TruncatedError(

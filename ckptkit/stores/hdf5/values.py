@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ckptkit.dtypes as dtypes
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.stores.hdf5.file_object import guard, opened
 from ckptkit.stores.hdf5.reader import h5py_module
@@ -28,7 +28,7 @@ _CHUNK_CACHE = 32 << 20  # bytes that libhdf5 may keep decompressed while a data
 
 
 def dataset_blocks(
-    window: Window, dataset: H5Dataset, max_elements: int
+    window: ByteRange, dataset: H5Dataset, max_elements: int
 ) -> Iterator[tuple[int, Array]]:
     """Yield (start, values): 1-D, row-major, at most `max_elements` each, through one buffer.
 
@@ -44,7 +44,7 @@ def dataset_blocks(
         yield start, _by_libhdf5(window, dataset, start, stop)
 
 
-def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Array:
+def read_span(window: ByteRange, dataset: H5Dataset, start: int, stop: int) -> Array:
     """Return elements [start, stop) as a new 1-D array; opaque values as bytes (uint8)."""
     import numpy as np
 
@@ -60,7 +60,7 @@ def read_span(window: Window, dataset: H5Dataset, start: int, stop: int) -> Arra
     return values
 
 
-def _by_libhdf5(window: Window, dataset: H5Dataset, start: int, stop: int) -> Array:
+def _by_libhdf5(window: ByteRange, dataset: H5Dataset, start: int, stop: int) -> Array:
     """Return elements [start, stop), read in a child."""
     import numpy as np
 
@@ -79,7 +79,7 @@ def _by_libhdf5(window: Window, dataset: H5Dataset, start: int, stop: int) -> Ar
 
 
 @contextmanager
-def open_dataset(window: Window, dataset: H5Dataset) -> Iterator[Any]:
+def open_dataset(window: ByteRange, dataset: H5Dataset) -> Iterator[Any]:
     """Yield the dataset as libhdf5 has it, opened in this process."""
     h5 = h5py_module()
     with opened(h5, window) as file:
@@ -120,7 +120,7 @@ def _array_dtype(dataset: H5Dataset) -> Any:
 
 
 def _direct_blocks(
-    window: Window, dataset: H5Dataset, max_elements: int
+    window: ByteRange, dataset: H5Dataset, max_elements: int
 ) -> Iterator[tuple[int, Array]]:
     import numpy as np
 

@@ -25,7 +25,7 @@ from ckptkit.stores.containers.window import whole_file, window
 from ckptkit.stores.containers.zip_archive import Member, read_directory, read_member
 from ckptkit.stores.keras.config import LayerConfig, as_layer
 from ckptkit.stores.keras.h5_store import H5Store
-from ckptkit.stores.keras.keras_store import Source, make_store
+from ckptkit.stores.keras.keras_store import Hdf5Source, make_store
 
 WEIGHTS = "model.weights.h5"
 CONFIG = "config.json"
@@ -47,7 +47,7 @@ def open_keras(path: Path) -> H5Store:
     config = _config(path, members)
     version = _version(path, members)
     assets = tuple(sorted(m for m in members if m not in (WEIGHTS, CONFIG, METADATA)))
-    source = Source(path, window(path, weights))
+    source = Hdf5Source(path, window(path, weights))
     return make_store(
         "keras", path, (source,), open_keras, config=config, keras_version=version, assets=assets
     )
@@ -59,7 +59,7 @@ def open_weights_h5(path: Path) -> H5Store:
     Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError,
     PathNotFoundError.
     """
-    source = Source(path, whole_file(path))
+    source = Hdf5Source(path, whole_file(path))
     return make_store(
         "weights.h5", path, (source,), open_weights_h5, config=None, keras_version=None
     )
@@ -76,7 +76,7 @@ def open_weights_json(path: Path) -> H5Store:
             raise PathNotFoundError(
                 f"shard {shard.name} is missing", where=str(path), hint="copy it beside the index"
             )
-    sources = [Source(shard, whole_file(shard)) for shard in shards]
+    sources = [Hdf5Source(shard, whole_file(shard)) for shard in shards]
     return make_store(
         "weights.h5", path, sources, open_weights_json, config=None, keras_version=None
     )

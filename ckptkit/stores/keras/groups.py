@@ -26,17 +26,17 @@ LISTS = ("layers", "_layer_checkpoint_dependencies")
 
 
 @dataclass
-class Node:
+class GroupNode:
     """A group: its subgroups, its values by name, and the lowest place of a value below it."""
 
-    children: dict[str, Node] = field(default_factory=dict)
+    children: dict[str, GroupNode] = field(default_factory=dict)
     values: dict[str, tuple[str, H5Dataset]] = field(default_factory=dict)
     name: str = ""
     has_vars: bool = False
     first: float = math.inf
 
 
-class Place(NamedTuple):
+class GroupPlace(NamedTuple):
     """Where in the model a group lies.
 
     scope: Keras's name scopes.  real: names of all layers above.  attributes: group names without
@@ -53,9 +53,9 @@ class Place(NamedTuple):
 
 def group_tree(
     groups: Mapping[str, Mapping[str, Attribute]], datasets: Mapping[str, tuple[str, H5Dataset]]
-) -> Node:
+) -> GroupNode:
     """Return the groups as a tree.  datasets: path -> (key, dataset)."""
-    root = Node()
+    root = GroupNode()
     for path, attributes in groups.items():
         parts = path.split("/") if path else []
         is_vars = bool(parts) and parts[-1] == "vars"
@@ -75,13 +75,13 @@ def group_tree(
     return root
 
 
-def _node(root: Node, parts: list[str]) -> Node:
+def _node(root: GroupNode, parts: list[str]) -> GroupNode:
     for part in parts:
-        root = root.children.setdefault(part, Node())
+        root = root.children.setdefault(part, GroupNode())
     return root
 
 
-def _mark_first(root: Node, parts: list[str], offset: int) -> None:
+def _mark_first(root: GroupNode, parts: list[str], offset: int) -> None:
     for part in parts:
         root.first = min(root.first, offset)
         root = root.children[part]
@@ -98,7 +98,7 @@ def natural(text: str) -> tuple[tuple[bool, int, str], ...]:
     )
 
 
-def kind_of(node: Node, config: LayerConfig | None, part: str) -> str:
+def kind_of(node: GroupNode, config: LayerConfig | None, part: str) -> str:
     """Return functional, sequential, model or layer, from the config or the look of the group."""
     if config is not None and config.kind != "layer":
         return config.kind
@@ -113,7 +113,7 @@ def kind_of(node: Node, config: LayerConfig | None, part: str) -> str:
     return "sequential" if not part and config is None else "layer"
 
 
-def is_optimizer(node: Node, part: str) -> bool:
+def is_optimizer(node: GroupNode, part: str) -> bool:
     if part == "optimizer" or part.endswith("_optimizer"):
         return True
     return bool(
@@ -121,12 +121,12 @@ def is_optimizer(node: Node, part: str) -> bool:
     )
 
 
-def child_row(above: Place, part: str) -> Any:
+def child_row(above: GroupPlace, part: str) -> Any:
     rows = CHILDREN.get(above.class_name or "", ())
     return next((row for row in rows if part in row.attributes), None)
 
 
-def class_of(node: Node, part: str, config: LayerConfig | None, child: Any) -> str | None:
+def class_of(node: GroupNode, part: str, config: LayerConfig | None, child: Any) -> str | None:
     if config is not None:
         return config.class_name if config.built_in else None
     if child is not None:
@@ -171,7 +171,7 @@ def step_into(state: object, part: str) -> object:
     return None
 
 
-def built_inside(config: LayerConfig | None, above: Place) -> bool:
+def built_inside(config: LayerConfig | None, above: GroupPlace) -> bool:
     """Whether a nested Sequential model was built by its owner's call, hence in its name scope.
 
     A Sequential given an input shape builds itself at once.  The file does not say so, but the
@@ -201,7 +201,7 @@ def _input_counter(config: LayerConfig) -> int | None:
     return int(match[1] or 0) if match else None
 
 
-def numbered_twice(layers: list[LayerConfig], node: Node) -> dict[str, LayerConfig]:
+def numbered_twice(layers: list[LayerConfig], node: GroupNode) -> dict[str, LayerConfig]:
     """Return group name -> layer as Keras 2.12 and 2.13 number them.
 
     Their list of dependencies names every layer, and before it again those that have weights, so
@@ -218,7 +218,7 @@ def numbered_twice(layers: list[LayerConfig], node: Node) -> dict[str, LayerConf
     return named
 
 
-def counts_up(parts: list[str], node: Node) -> bool:
+def counts_up(parts: list[str], node: GroupNode) -> bool:
     """Whether groups of one class stand in the file in the order of their numbers.
 
     Keras writes the layers of a list in its order and numbers each class; a file that another

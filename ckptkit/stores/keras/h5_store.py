@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ckptkit.dtypes as dtypes
 from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import dataset_blocks, read_span
 from ckptkit.stores.reopening import Opener, pickled
@@ -30,7 +30,7 @@ class H5Store:
     format: str
     path: Path
     shards: tuple[Path, ...]
-    windows: tuple[Window, ...]
+    windows: tuple[ByteRange, ...]
     specs: Mapping[str, TensorSpec]
     datasets: Mapping[str, H5Dataset]
     structure: Structure
@@ -74,14 +74,14 @@ class H5Store:
         spec = self.specs.get(key)
         return spec is not None and spec.offset is not None and bool(dtypes.itemsize(spec.dtype))
 
-    def _locate(self, key: str) -> tuple[Window, H5Dataset]:
+    def _locate(self, key: str) -> tuple[ByteRange, H5Dataset]:
         spec = self.specs.get(key)
         if spec is None or spec.shard is None:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path))
         return self.windows[spec.shard], self.datasets[key]
 
 
-def spec_of(key: str, dataset: H5Dataset, window: Window, shard: int) -> TensorSpec:
+def spec_of(key: str, dataset: H5Dataset, window: ByteRange, shard: int) -> TensorSpec:
     """Return the TensorSpec of a dataset; its offset counts from the start of the outer file."""
     direct = dataset.offset is not None and window.deflated is None
     return TensorSpec(

@@ -8,29 +8,29 @@ from typing import NamedTuple
 
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset
 from ckptkit.stores.keras.config import LayerConfig, custom_classes, layer_rows
 from ckptkit.stores.keras.groups import LISTS, group_tree
 from ckptkit.stores.keras.h5_store import H5Store, spec_of
-from ckptkit.stores.keras.layer_tree import Found, resolve
+from ckptkit.stores.keras.layer_tree import NamedModel, resolve
 from ckptkit.stores.keras.slots import name_optimizers
 from ckptkit.stores.reopening import Opener
 from ckptkit.text import count_text
 
 
-class Source(NamedTuple):
+class Hdf5Source(NamedTuple):
     """One HDF5 file of a store: the file that holds it, and where."""
 
     path: Path
-    window: Window
+    window: ByteRange
 
 
 def make_store(
     format_name: str,
     path: Path,
-    sources: Sequence[Source],
+    sources: Sequence[Hdf5Source],
     opener: Opener,
     *,
     config: LayerConfig | None,
@@ -89,7 +89,7 @@ def _is_keras2(
 
 
 def _model_info(
-    config: LayerConfig | None, found: Found, assets: tuple[str, ...]
+    config: LayerConfig | None, found: NamedModel, assets: tuple[str, ...]
 ) -> ModelInfo | None:
     if config is None:
         return ModelInfo(assets=assets) if assets else None
@@ -102,7 +102,7 @@ def _model_info(
     )
 
 
-def _notes(config: LayerConfig | None, found: Found) -> tuple[str, ...]:
+def _notes(config: LayerConfig | None, found: NamedModel) -> tuple[str, ...]:
     notes = []
     if config is None:
         notes.append("no config in the file: names come from its groups alone")

@@ -18,8 +18,8 @@ from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.keras.config import LayerConfig, as_layer, group_names, layers_of
 from ckptkit.stores.keras.groups import (
     LISTS,
-    Node,
-    Place,
+    GroupNode,
+    GroupPlace,
     built_inside,
     child_row,
     class_of,
@@ -42,7 +42,7 @@ _RANDOM = ("seed_generator", "_random_generator")
 _SCOPELESS = ("TimeDistributed", "SpectralNormalization")
 
 
-class Ordered(NamedTuple):
+class OrderedVariable(NamedTuple):
     """A variable of the model in the order of `model.weights`; trainable None: not known."""
 
     key: str
@@ -61,11 +61,11 @@ class OptimizerGroup(NamedTuple):
 
 
 @dataclass
-class Found:
+class NamedModel:
     """What a walk over the groups gives."""
 
     variables: dict[str, KerasVariable] = field(default_factory=dict)
-    order: list[Ordered] = field(default_factory=list)
+    order: list[OrderedVariable] = field(default_factory=list)
     certain_order: bool = True
     optimizers: list[OptimizerGroup] = field(default_factory=list)
     params: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -73,17 +73,17 @@ class Found:
     unnamed: int = 0  # layers whose real name is in neither file nor config
 
 
-def resolve(root: Node, config: LayerConfig | None, *, keras2: bool) -> Found:
+def resolve(root: GroupNode, config: LayerConfig | None, *, keras2: bool) -> NamedModel:
     """Name every variable below `root`; config: of the whole model, where the file has one."""
-    return _Walk(keras2).run(root, config)
+    return _LayerWalk(keras2).run(root, config)
 
 
-class _Walk:
+class _LayerWalk:
     def __init__(self, keras2: bool) -> None:
         self.keras2 = keras2
-        self.found = Found()
+        self.found = NamedModel()
 
-    def run(self, root: Node, config: LayerConfig | None) -> Found:
+    def run(self, root: GroupNode, config: LayerConfig | None) -> NamedModel:
         name = root.name or (config.name if config else "")
         kind = kind_of(root, config, "")
         scope: tuple[str, ...] = ()
@@ -91,14 +91,16 @@ class _Walk:
             scope = (name,)
         trainable = config is None or config.config.get("trainable", True) is not False
         class_name = config.class_name if config and config.built_in else None
-        place = Place(scope, (), (), config, class_name, trainable)
+        place = GroupPlace(scope, (), (), config, class_name, trainable)
         self._own(root, place)
         self._children(root, place, config)
         return self.found
 
     # -- one object
 
-    def _layer(self, node: Node, part: str, above: Place, config: LayerConfig | None) -> None:
+    def _layer(
+        self, node: GroupNode, part: str, above: GroupPlace, config: LayerConfig | None
+    ) -> None:
         """Name a layer's own variables, then those of what it holds."""
         child = child_row(above, part)
         class_name = class_of(node, part, config, child)
@@ -114,7 +116,7 @@ class _Walk:
         if config is None and child is not None and isinstance(above.state, LayerConfig):
             settings = made_config(child, above.state)
         kind = kind_of(node, config, part)
-        place = Place(
+        place = GroupPlace(
             self._scope(kind, name, above, config),
             (*above.real, name),
             above.attributes if part in LISTS else (*above.attributes, part),
@@ -128,7 +130,7 @@ class _Walk:
         self._children(node, place, config)
 
     def _scope(
-        self, kind: str, name: str, above: Place, config: LayerConfig | None
+        self, kind: str, name: str, above: GroupPlace, config: LayerConfig | None
     ) -> tuple[str, ...]:
         if kind == "functional":
             return ()
@@ -141,7 +143,7 @@ class _Walk:
             return above.scope
         return (*above.scope, name)
 
-    def _own(self, node: Node, place: Place) -> None:
+    def _own(self, node: GroupNode, place: GroupPlace) -> None:
         numbered = [leaf for leaf in node.values if leaf.isdigit()]
         numbered.sort(key=int)
         shapes = [node.values[leaf][1].shape for leaf in numbered]
@@ -160,7 +162,7 @@ class _Walk:
         for leaf in node.values.keys() - set(numbered):
             self._note(node.values[leaf], place, leaf, leaf, False)
 
-    def _repeat(self, node: Node, leaf: str) -> None:
+    def _repeat(self, node: GroupNode, leaf: str) -> None:
         """Mark a wrapper's copy of its layer's kernel as what it is."""
         key, copy = node.values[leaf]
         inner = node.children.get("layer")
@@ -173,7 +175,7 @@ class _Walk:
     def _note(
         self,
         value: tuple[str, H5Dataset],
-        place: Place,
+        place: GroupPlace,
         name: str,
         leaf: str,
         trainable: bool | None,
@@ -186,14 +188,14 @@ class _Walk:
         aliases = [a for a in dict.fromkeys(aliases) if a != wanted]
         self.found.variables[key] = KerasVariable(place.scope, name or None, tuple(aliases), role)
         if role == "weight":
-            self.found.order.append(Ordered(key, dataset.shape, trainable))
+            self.found.order.append(OrderedVariable(key, dataset.shape, trainable))
             for depth in range(len(place.real) + 1):
                 path = place.real[:depth]
                 self.found.params[path] = self.found.params.get(path, 0) + dataset.size
 
     # -- what an object holds
 
-    def _children(self, node: Node, place: Place, config: LayerConfig | None) -> None:
+    def _children(self, node: GroupNode, place: GroupPlace, config: LayerConfig | None) -> None:
         parts = self._in_order(node, place, config)
         layers = 0
         for part in parts:
@@ -211,7 +213,9 @@ class _Walk:
         if layers > 1 and not known:
             self.found.certain_order = False
 
-    def _in_order(self, node: Node, place: Place, config: LayerConfig | None) -> list[str]:
+    def _in_order(
+        self, node: GroupNode, place: GroupPlace, config: LayerConfig | None
+    ) -> list[str]:
         """Return the subgroups in the order in which the object made them, as far as known."""
         rows = CHILDREN.get(place.class_name or "", ())
         known = [a for row in rows for a in row.attributes] + ["forward_layer", "backward_layer"]
@@ -220,7 +224,7 @@ class _Walk:
         rest = sorted((p for p in node.children if p not in lists), key=lambda p: rank.get(p, 99))
         return [*lists, *rest]
 
-    def _member(self, node: Node, part: str, above: Place) -> None:
+    def _member(self, node: GroupNode, part: str, above: GroupPlace) -> None:
         """Go into an attribute of an object: a layer, or a list or dict of layers."""
         state = step_into(above.state, part)
         config = state if isinstance(state, LayerConfig) else None
@@ -243,8 +247,8 @@ class _Walk:
 
     def _list(
         self,
-        node: Node,
-        above: Place,
+        node: GroupNode,
+        above: GroupPlace,
         named: Mapping[str, LayerConfig],
         layers_expected: bool,
     ) -> None:
@@ -266,7 +270,9 @@ class _Walk:
 
     # -- what is no layer
 
-    def _optimizer(self, node: Node, part: str, place: Place, config: LayerConfig | None) -> None:
+    def _optimizer(
+        self, node: GroupNode, part: str, place: GroupPlace, config: LayerConfig | None
+    ) -> None:
         found: object = None
         if isinstance(config, LayerConfig):
             compiled = config.node.get("compile_config")
@@ -290,18 +296,18 @@ class _Walk:
             inner = place._replace(attributes=(*place.attributes, part))
             self._optimizer(child, child_part, inner, None)
 
-    def _metrics(self, node: Node, attributes: tuple[str, ...], part: str) -> None:
+    def _metrics(self, node: GroupNode, attributes: tuple[str, ...], part: str) -> None:
         """State of metrics; those that average keep `total` and `count`."""
         leaves = sorted(node.values, key=natural)
         averages = len(leaves) == 2 and all(node.values[x][1].shape == () for x in leaves)
         names = ["total", "count"] if averages else [""] * len(leaves)
         for leaf, name in zip(leaves, names, strict=True):
-            place = Place(attributes, attributes, attributes, None, None, False)
+            place = GroupPlace(attributes, attributes, attributes, None, None, False)
             self._note(node.values[leaf], place, name, leaf, False, "metric")
         for child_part, child in node.children.items():
             self._metrics(child, (*attributes, child_part), child_part)
 
-    def _random(self, node: Node, place: Place, part: str) -> None:
+    def _random(self, node: GroupNode, place: GroupPlace, part: str) -> None:
         """State of a random generator: neither weight nor counter."""
         inner = place._replace(
             scope=(*place.scope, part),

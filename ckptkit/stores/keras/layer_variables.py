@@ -22,7 +22,7 @@ Condition = Callable[[Config], bool]
 Shape = tuple[int, ...]
 
 
-class Variable(NamedTuple):
+class LayerVariable(NamedTuple):
     """One variable of a layer: name, allowed ranks (empty: any), and when it exists at all."""
 
     name: str
@@ -31,7 +31,7 @@ class Variable(NamedTuple):
     trainable: bool = True
 
 
-class Child(NamedTuple):
+class InnerLayer(NamedTuple):
     """A layer that another one makes for itself: attribute names, own name, class, config."""
 
     attributes: tuple[str, ...]
@@ -76,40 +76,40 @@ _RENORM = _flag("renorm", False)
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _kernel_bias(rank: int, kernel: str = "kernel") -> tuple[Variable, ...]:
-    return Variable(kernel, (rank,)), Variable("bias", (1,), _flag("use_bias"))
+def _kernel_bias(rank: int, kernel: str = "kernel") -> tuple[LayerVariable, ...]:
+    return LayerVariable(kernel, (rank,)), LayerVariable("bias", (1,), _flag("use_bias"))
 
 
-def _separable(rank: int) -> tuple[Variable, ...]:
-    return Variable("depthwise_kernel", (rank,)), *_kernel_bias(rank, "pointwise_kernel")
+def _separable(rank: int) -> tuple[LayerVariable, ...]:
+    return LayerVariable("depthwise_kernel", (rank,)), *_kernel_bias(rank, "pointwise_kernel")
 
 
-def _recurrent(rank: int, bias_ranks: tuple[int, ...] = (1,)) -> tuple[Variable, ...]:
+def _recurrent(rank: int, bias_ranks: tuple[int, ...] = (1,)) -> tuple[LayerVariable, ...]:
     return (
-        Variable("kernel", (rank,)),
-        Variable("recurrent_kernel", (rank,)),
-        Variable("bias", bias_ranks, _flag("use_bias")),
+        LayerVariable("kernel", (rank,)),
+        LayerVariable("recurrent_kernel", (rank,)),
+        LayerVariable("bias", bias_ranks, _flag("use_bias")),
     )
 
 
 _AFFINE = (
-    Variable("gamma", (1,), _flag("scale")),
-    Variable("beta", (1,), _flag("center")),
+    LayerVariable("gamma", (1,), _flag("scale")),
+    LayerVariable("beta", (1,), _flag("center")),
 )
 _BATCH = (
     *_AFFINE,
-    Variable("moving_mean", (1,), trainable=False),
-    Variable("moving_variance", (1,), trainable=False),
-    Variable("moving_stddev", (1,), _RENORM, trainable=False),
-    Variable("renorm_mean", (1,), _RENORM, trainable=False),
-    Variable("renorm_stddev", (1,), _RENORM, trainable=False),
+    LayerVariable("moving_mean", (1,), trainable=False),
+    LayerVariable("moving_variance", (1,), trainable=False),
+    LayerVariable("moving_stddev", (1,), _RENORM, trainable=False),
+    LayerVariable("renorm_mean", (1,), _RENORM, trainable=False),
+    LayerVariable("renorm_stddev", (1,), _RENORM, trainable=False),
 )
 
-LAYERS: Mapping[str, tuple[Variable, ...]] = {
-    "AdditiveAttention": (Variable("scale", (1,), _flag("use_scale")),),
+LAYERS: Mapping[str, tuple[LayerVariable, ...]] = {
+    "AdditiveAttention": (LayerVariable("scale", (1,), _flag("use_scale")),),
     "Attention": (
-        Variable("scale", (0,), _flag("use_scale", False)),
-        Variable("concat_score_weight", (0,), lambda c: c.get("score_mode") == "concat"),
+        LayerVariable("scale", (0,), _flag("use_scale", False)),
+        LayerVariable("concat_score_weight", (0,), lambda c: c.get("score_mode") == "concat"),
     ),
     "BatchNormalization": _BATCH,
     "Conv1D": _kernel_bias(3),
@@ -123,41 +123,41 @@ LAYERS: Mapping[str, tuple[Variable, ...]] = {
     "DepthwiseConv1D": _kernel_bias(3),
     "DepthwiseConv2D": _kernel_bias(4),
     "EinsumDense": (
-        Variable("kernel"),
-        Variable("bias", (), lambda c: c.get("bias_axes") is not None),
+        LayerVariable("kernel"),
+        LayerVariable("bias", (), lambda c: c.get("bias_axes") is not None),
     ),
-    "Embedding": (Variable("embeddings", (2,)),),
+    "Embedding": (LayerVariable("embeddings", (2,)),),
     "GRUCell": _recurrent(2, (1, 2)),
     "GroupNormalization": _AFFINE,
     "LSTMCell": _recurrent(2),
     "LayerNormalization": (
-        Variable("gamma", (), _norm_scale),
-        Variable("beta", (), _norm_center),
+        LayerVariable("gamma", (), _norm_scale),
+        LayerVariable("beta", (), _norm_center),
     ),
-    "LocallyConnected1D": (Variable("kernel"), Variable("bias", (), _flag("use_bias"))),
-    "LocallyConnected2D": (Variable("kernel"), Variable("bias", (), _flag("use_bias"))),
+    "LocallyConnected1D": (LayerVariable("kernel"), LayerVariable("bias", (), _flag("use_bias"))),
+    "LocallyConnected2D": (LayerVariable("kernel"), LayerVariable("bias", (), _flag("use_bias"))),
     "Normalization": (
-        Variable("mean", (), _absent("mean"), trainable=False),
-        Variable("variance", (), _absent("mean"), trainable=False),
-        Variable("count", (0,), _absent("mean"), trainable=False),
+        LayerVariable("mean", (), _absent("mean"), trainable=False),
+        LayerVariable("variance", (), _absent("mean"), trainable=False),
+        LayerVariable("count", (0,), _absent("mean"), trainable=False),
     ),
-    "PReLU": (Variable("alpha"),),
-    "RMSNormalization": (Variable("scale"),),
+    "PReLU": (LayerVariable("alpha"),),
+    "RMSNormalization": (LayerVariable("scale"),),
     "ReversibleEmbedding": (
-        Variable("embeddings", (2,)),
-        Variable("reverse_embeddings", (2,), lambda c: not c.get("tie_weights", True)),
+        LayerVariable("embeddings", (2,)),
+        LayerVariable("reverse_embeddings", (2,), lambda c: not c.get("tie_weights", True)),
     ),
     "STFTSpectrogram": (
-        Variable("real_kernel", (3,), _mode_is_not("imag")),
-        Variable("imag_kernel", (3,), _mode_is_not("real")),
+        LayerVariable("real_kernel", (3,), _mode_is_not("imag")),
+        LayerVariable("imag_kernel", (3,), _mode_is_not("real")),
     ),
     "SeparableConv1D": _separable(3),
     "SeparableConv2D": _separable(4),
     "SimpleRNNCell": _recurrent(2),
     # The wrapper tracks its layer's kernel as its own, so that is stored twice.
     "SpectralNormalization": (
-        Variable("kernel", (), lambda _: True, trainable=False),
-        Variable("vector_u", (2,), trainable=False),
+        LayerVariable("kernel", (), lambda _: True, trainable=False),
+        LayerVariable("vector_u", (2,), trainable=False),
     ),
     "SyncBatchNormalization": _BATCH,
 }
@@ -169,7 +169,7 @@ _KERAS2 = {
 }
 
 _FLOAT8 = tuple(
-    Variable(name)
+    LayerVariable(name)
     for name in (
         "inputs_scale",
         "inputs_amax_history",
@@ -181,12 +181,14 @@ _FLOAT8 = tuple(
 )
 
 
-def _unsure(name: str) -> Variable:
+def _unsure(name: str) -> LayerVariable:
     """A variable whose existence the config does not tell (it depends on the shapes built)."""
-    return Variable(name, trainable=False)
+    return LayerVariable(name, trainable=False)
 
 
-def _quantized_kernel(mode: str, plain: tuple[Variable, ...]) -> tuple[tuple[Variable, ...], ...]:
+def _quantized_kernel(
+    mode: str, plain: tuple[LayerVariable, ...]
+) -> tuple[tuple[LayerVariable, ...], ...]:
     """Return the possible rows of a quantized Dense or EinsumDense, most usual first."""
     kernel, bias = plain[0]._replace(ranks=(), trainable=False), plain[1]
     scale, zero, group = _unsure("kernel_scale"), _unsure("kernel_zero"), _unsure("g_idx")
@@ -201,8 +203,8 @@ def _quantized_kernel(mode: str, plain: tuple[Variable, ...]) -> tuple[tuple[Var
 
 
 def _quantized_embedding(
-    mode: str, plain: tuple[Variable, ...]
-) -> tuple[tuple[Variable, ...], ...]:
+    mode: str, plain: tuple[LayerVariable, ...]
+) -> tuple[tuple[LayerVariable, ...], ...]:
     table = _unsure("embeddings")
     scale, zero, group = (_unsure(f"embeddings_{x}") for x in ("scale", "zero", "index"))
     group = group._replace(name="g_idx")
@@ -214,7 +216,7 @@ def _quantized_embedding(
         return rows
     untied = plain[1].when
     reverse = tuple(
-        Variable(f"reverse_embeddings{x}", (), untied, False) for x in ("", "_scale", "_zero")
+        LayerVariable(f"reverse_embeddings{x}", (), untied, False) for x in ("", "_scale", "_zero")
     )
     return tuple((*row, *reverse[: 3 if len(row) > 2 else 2]) for row in rows)
 
@@ -237,7 +239,7 @@ def variable_names(
     *,
     keras2: bool = False,
     small_ints: bool = False,
-) -> tuple[Variable | None, ...]:
+) -> tuple[LayerVariable | None, ...]:
     """Return the variable behind each of a layer's numbered values, None where it cannot be told.
 
     shapes: of `vars/0`, `vars/1`, … as stored.  config: of the layer, None where the file has none:
@@ -246,7 +248,7 @@ def variable_names(
     variable is trainable is sure).  small_ints: whether a stored value is int8 or uint8, which
     without a config is the only sign of a quantized layer.
     """
-    rows: list[tuple[Variable, ...]] = []
+    rows: list[tuple[LayerVariable, ...]] = []
     for row in _rows(class_name, config, keras2, small_ints):
         for names in _variants(row, config):
             if len(names) == len(shapes) and all(
@@ -260,7 +262,7 @@ def variable_names(
     return tuple(_agreed(options) for options in zip(*rows, strict=True))
 
 
-def _agreed(options: tuple[Variable, ...]) -> Variable | None:
+def _agreed(options: tuple[LayerVariable, ...]) -> LayerVariable | None:
     first = options[0]
     if any(o.trainable != first.trainable for o in options):
         return None
@@ -272,7 +274,7 @@ _MODES = ("int8", "int4", "gptq", "awq")
 
 def _rows(
     class_name: str, config: Config | None, keras2: bool, small_ints: bool
-) -> tuple[tuple[Variable, ...], ...]:
+) -> tuple[tuple[LayerVariable, ...], ...]:
     plain = LAYERS.get(class_name)
     if plain is None:
         return ()
@@ -289,7 +291,9 @@ def _rows(
     return (plain, *quantized("float8", plain))
 
 
-def _variants(row: tuple[Variable, ...], config: Config | None) -> Iterator[tuple[Variable, ...]]:
+def _variants(
+    row: tuple[LayerVariable, ...], config: Config | None
+) -> Iterator[tuple[LayerVariable, ...]]:
     """Yield the lists of variables that a row stands for: one with a config, else all."""
     if config is not None:
         yield tuple(v for v in row if v.when is None or v.when(config))
@@ -326,9 +330,9 @@ def _projection(config: Config) -> Config:
     }
 
 
-def _projections(*parts: str) -> tuple[Child, ...]:
+def _projections(*parts: str) -> tuple[InnerLayer, ...]:
     return tuple(
-        Child(
+        InnerLayer(
             (f"{part}_dense", f"_{part}_dense"),
             "attention_output" if part == "output" else part,
             "EinsumDense",
@@ -338,14 +342,14 @@ def _projections(*parts: str) -> tuple[Child, ...]:
     )
 
 
-def _cell(class_name: str) -> tuple[Child, ...]:
-    return (Child(("cell",), snake_case(class_name), class_name, _same),)
+def _cell(class_name: str) -> tuple[InnerLayer, ...]:
+    return (InnerLayer(("cell",), snake_case(class_name), class_name, _same),)
 
 
-CHILDREN: Mapping[str, tuple[Child, ...]] = {
-    "ConvLSTM1D": (Child(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
-    "ConvLSTM2D": (Child(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
-    "ConvLSTM3D": (Child(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
+CHILDREN: Mapping[str, tuple[InnerLayer, ...]] = {
+    "ConvLSTM1D": (InnerLayer(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
+    "ConvLSTM2D": (InnerLayer(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
+    "ConvLSTM3D": (InnerLayer(("cell",), "conv_lstm_cell", "ConvLSTMCell", _same),),
     "GRU": _cell("GRUCell"),
     "GroupQueryAttention": _projections("query", "key", "gate", "value", "output"),
     "GroupedQueryAttention": _projections("query", "key", "gate", "value", "output"),

@@ -22,14 +22,14 @@ from ckptkit.stores.keras.layer_variables import snake_case
 Shape = tuple[int, ...]
 
 
-class Weight(NamedTuple):
+class TrainableWeight(NamedTuple):
     """A trainable weight: its readable name (a rule of Muon looks at it) and shape."""
 
     name: str
     shape: Shape
 
 
-class State(NamedTuple):
+class OptimizerVariable(NamedTuple):
     """One stored variable of an optimizer.
 
     name: `iteration`, `learning_rate`, `momentum`, …  role: counter, config, slot or ema.
@@ -42,7 +42,7 @@ class State(NamedTuple):
     shape: Shape
 
 
-class _Class(NamedTuple):
+class _SlotLayout(NamedTuple):
     """Slots of an optimizer class: runs over the weights, each with one or more slots per weight.
 
     optional: (config key, slot) runs that exist where the key is set and not zero.
@@ -52,25 +52,25 @@ class _Class(NamedTuple):
     optional: tuple[tuple[str, str], ...] = ()
 
 
-_ADAM = _Class((("momentum", "velocity"),), (("amsgrad", "velocity_hat"),))
-_CLASSES: Mapping[str, _Class] = {
-    "Adadelta": _Class((("accumulated_grad", "accumulated_delta_var"),)),
-    "Adafactor": _Class(()),
-    "Adagrad": _Class((("accumulator",),)),
+_ADAM = _SlotLayout((("momentum", "velocity"),), (("amsgrad", "velocity_hat"),))
+_CLASSES: Mapping[str, _SlotLayout] = {
+    "Adadelta": _SlotLayout((("accumulated_grad", "accumulated_delta_var"),)),
+    "Adafactor": _SlotLayout(()),
+    "Adagrad": _SlotLayout((("accumulator",),)),
     "Adam": _ADAM,
     "AdamW": _ADAM,
-    "Adamax": _Class((("momentum", "norm"),)),
-    "Ftrl": _Class((("accumulator", "linear"),)),
-    "Lamb": _Class((("momentum", "velocity"),)),
-    "Lion": _Class((("momentum",),)),
-    "LossScaleOptimizer": _Class(()),
-    "Muon": _Class(()),
-    "Nadam": _Class((("momentum", "velocity"),)),
-    "RMSprop": _Class(
+    "Adamax": _SlotLayout((("momentum", "norm"),)),
+    "Ftrl": _SlotLayout((("accumulator", "linear"),)),
+    "Lamb": _SlotLayout((("momentum", "velocity"),)),
+    "Lion": _SlotLayout((("momentum",),)),
+    "LossScaleOptimizer": _SlotLayout(()),
+    "Muon": _SlotLayout(()),
+    "Nadam": _SlotLayout((("momentum", "velocity"),)),
+    "RMSprop": _SlotLayout(
         (("velocity",),), (("momentum", "momentum"), ("centered", "average_gradient"))
     ),
-    "SGD": _Class((), (("momentum", "momentum"),)),
-    "ScheduleFreeAdamW": _Class((("momentum", "velocity"),)),
+    "SGD": _SlotLayout((), (("momentum", "momentum"),)),
+    "ScheduleFreeAdamW": _SlotLayout((("momentum", "velocity"),)),
 }
 
 # Slot names of Keras 2.11 to 2.15 where they differ from Keras 3.
@@ -98,11 +98,11 @@ def optimizer_class(name: str) -> str | None:
 def layout(
     class_name: str,
     config: Mapping[str, Any] | None,
-    weights: Sequence[Weight],
+    weights: Sequence[TrainableWeight],
     shapes: Sequence[Shape],
     *,
     keras2: bool = False,
-) -> list[State] | None:
+) -> list[OptimizerVariable] | None:
     """Return what each stored variable is, or None where no single layout fits the shapes.
 
     config: of the optimizer, None where the file has none (then every combination is tried).
@@ -111,14 +111,16 @@ def layout(
     kind = optimizer_class(class_name)
     if kind is None:
         return None
-    fits: list[list[State]] = []
+    fits: list[list[OptimizerVariable]] = []
     for states in _layouts(kind, config, weights, keras2):
         if [s.shape for s in states] == list(shapes) and states not in fits:
             fits.append(states)
     return fits[0] if len(fits) == 1 else None
 
 
-def scalar_states(class_name: str, shapes: Sequence[Shape], *, keras2: bool) -> list[State]:
+def scalar_states(
+    class_name: str, shapes: Sequence[Shape], *, keras2: bool
+) -> list[OptimizerVariable]:
     """Return the leading states that are certain without knowing the weights.
 
     `iteration` is always the first; `learning_rate` follows in Keras 3 unless it is a schedule,
@@ -126,9 +128,9 @@ def scalar_states(class_name: str, shapes: Sequence[Shape], *, keras2: bool) -> 
     """
     if optimizer_class(class_name) is None or not shapes or shapes[0]:
         return []
-    states = [State("iteration", "counter", None, ())]
+    states = [OptimizerVariable("iteration", "counter", None, ())]
     if not keras2 and len(shapes) > 1 and shapes[1] == ():
-        states.append(State("learning_rate", "config", None, ()))
+        states.append(OptimizerVariable("learning_rate", "config", None, ()))
     return states
 
 
@@ -136,8 +138,8 @@ def scalar_states(class_name: str, shapes: Sequence[Shape], *, keras2: bool) -> 
 
 
 def _layouts(
-    kind: str, config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
-) -> Iterator[list[State]]:
+    kind: str, config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
+) -> Iterator[list[OptimizerVariable]]:
     if kind == "LossScaleOptimizer":
         yield from _loss_scaled(config, weights, keras2)
         return
@@ -147,8 +149,8 @@ def _layouts(
 
 
 def _loss_scaled(
-    config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
-) -> Iterator[list[State]]:
+    config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
+) -> Iterator[list[OptimizerVariable]]:
     """The wrapper's own scalars, then everything of the optimizer inside."""
     inner = (config or {}).get("inner_optimizer")
     if not isinstance(inner, Mapping) or keras2:
@@ -158,8 +160,8 @@ def _loss_scaled(
     if kind is None or kind == "LossScaleOptimizer" or not isinstance(settings, Mapping):
         return
     own = [
-        State("step_counter", "counter", None, ()),
-        State("dynamic_scale", "config", None, ()),
+        OptimizerVariable("step_counter", "counter", None, ()),
+        OptimizerVariable("dynamic_scale", "config", None, ()),
     ]
     for head in _heads({}, (), keras2):
         for states in _layouts(kind, settings, weights, keras2):
@@ -167,8 +169,8 @@ def _loss_scaled(
 
 
 def _heads(
-    config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
-) -> Iterator[list[State]]:
+    config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
+) -> Iterator[list[OptimizerVariable]]:
     """Yield the states before the class's own: scalars, averages, gradient accumulators."""
     scheduled: tuple[bool, ...] = (True, False)
     average: tuple[bool, ...] = (False, True)
@@ -178,9 +180,9 @@ def _heads(
         average = (bool(config.get("use_ema")),)
         accumulate = (bool(config.get("gradient_accumulation_steps")),)
     for is_scheduled, has_average, accumulates in product(scheduled, average, accumulate):
-        head = [State("iteration", "counter", None, ())]
+        head = [OptimizerVariable("iteration", "counter", None, ())]
         if not keras2 and not is_scheduled:
-            head.append(State("learning_rate", "config", None, ()))
+            head.append(OptimizerVariable("learning_rate", "config", None, ()))
         if has_average:
             head += _run(("average",), weights, "ema")
         if accumulates:
@@ -188,17 +190,19 @@ def _heads(
         yield head
 
 
-def _run(slots: Sequence[str], weights: Sequence[Weight], role: str = "slot") -> list[State]:
+def _run(
+    slots: Sequence[str], weights: Sequence[TrainableWeight], role: str = "slot"
+) -> list[OptimizerVariable]:
     return [
-        State(slot, role, index, weight.shape)
+        OptimizerVariable(slot, role, index, weight.shape)
         for index, weight in enumerate(weights)
         for slot in slots
     ]
 
 
 def _bodies(
-    kind: str, config: Mapping[str, Any] | None, weights: Sequence[Weight], keras2: bool
-) -> Iterator[list[State]]:
+    kind: str, config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight], keras2: bool
+) -> Iterator[list[OptimizerVariable]]:
     rename = _KERAS2_SLOTS.get(kind, {}) if keras2 else {}
     if kind == "Adafactor":
         yield _adafactor(weights, keras2)
@@ -218,40 +222,42 @@ def _bodies(
             *row.runs,
             *((slot,) for (_, slot), on in zip(row.optional, chosen, strict=True) if on),
         ]
-        body: list[State] = []
+        body: list[OptimizerVariable] = []
         for run in runs:
             body += _run([rename.get(slot, slot) for slot in run], weights)
         if kind == "Nadam" and not keras2:
-            product_of_u = State("u_product", "config", None, ())
+            product_of_u = OptimizerVariable("u_product", "config", None, ())
             yield [*body, product_of_u]  # since Keras 3.1
             yield [product_of_u, *body]
         else:
             yield body
 
 
-def _adafactor(weights: Sequence[Weight], keras2: bool) -> list[State]:
+def _adafactor(weights: Sequence[TrainableWeight], keras2: bool) -> list[OptimizerVariable]:
     """Row and column factors of a matrix (placeholders in Keras 3 where there is none), and v."""
-    body: list[State] = []
+    body: list[OptimizerVariable] = []
     for index, (_, shape) in enumerate(weights):
         if len(shape) >= 2:
-            body.append(State("r", "slot", index, shape[:-1]))
-            body.append(State("c", "slot", index, (*shape[:-2], shape[-1])))
+            body.append(OptimizerVariable("r", "slot", index, shape[:-1]))
+            body.append(OptimizerVariable("c", "slot", index, (*shape[:-2], shape[-1])))
         elif not keras2:
-            body.append(State("r", "slot", index, ()))
-            body.append(State("c", "slot", index, ()))
-        body.append(State("v" if keras2 else "velocity", "slot", index, shape))
+            body.append(OptimizerVariable("r", "slot", index, ()))
+            body.append(OptimizerVariable("c", "slot", index, ()))
+        body.append(OptimizerVariable("v" if keras2 else "velocity", "slot", index, shape))
     return body
 
 
-def _muon(config: Mapping[str, Any] | None, weights: Sequence[Weight]) -> Iterator[list[State]]:
+def _muon(
+    config: Mapping[str, Any] | None, weights: Sequence[TrainableWeight]
+) -> Iterator[list[OptimizerVariable]]:
     """A momentum for each weight; a velocity too where Adam takes over (all but matrices)."""
     settings = config or {}
     if settings.get("exclude_layers"):
         return  # patterns from the file are not run
-    body: list[State] = []
+    body: list[OptimizerVariable] = []
     for index, (name, shape) in enumerate(weights):
-        body.append(State("momentum", "slot", index, shape))
+        body.append(OptimizerVariable("momentum", "slot", index, shape))
         embedding = settings.get("exclude_embeddings", True) and "embedding" in name.lower()
         if len(shape) != 2 or embedding:
-            body.append(State("velocity", "slot", index, shape))
+            body.append(OptimizerVariable("velocity", "slot", index, shape))
     yield body

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ckptkit.stores.base import KerasVariable
-from ckptkit.stores.keras.layer_tree import Found, OptimizerGroup, Ordered
+from ckptkit.stores.keras.layer_tree import NamedModel, OptimizerGroup, OrderedVariable
 from ckptkit.stores.keras.optimizer_variables import (
-    State,
-    Weight,
+    OptimizerVariable,
+    TrainableWeight,
     layout,
     optimizer_class,
     scalar_states,
@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 
 def name_optimizers(
-    found: Found, shapes: Mapping[str, Shape], *, keras2: bool
+    found: NamedModel, shapes: Mapping[str, Shape], *, keras2: bool
 ) -> dict[str, KerasVariable]:
     """Return the variables of all optimizers.  shapes: of every key of the file."""
     named: dict[str, KerasVariable] = {}
@@ -42,7 +42,11 @@ def name_optimizers(
 
 
 def _variable(
-    group: OptimizerGroup, state: State | None, owner: str | None, index: int, keras2: bool
+    group: OptimizerGroup,
+    state: OptimizerVariable | None,
+    owner: str | None,
+    index: int,
+    keras2: bool,
 ) -> KerasVariable:
     scope = tuple(group.path.split("/"))
     if state is None:
@@ -55,15 +59,15 @@ def _variable(
 
 
 def _explain(
-    found: Found, group: OptimizerGroup, stored: Sequence[Shape], keras2: bool
-) -> tuple[list[State], dict[int | None, str]]:
+    found: NamedModel, group: OptimizerGroup, stored: Sequence[Shape], keras2: bool
+) -> tuple[list[OptimizerVariable], dict[int | None, str]]:
     """Return the states as far as known, and the key of each weight that they number."""
     if group.class_name is None:
         return [], {}
     if found.certain_order:
         for unknown in (True, False):
             order = [o for o in found.order if (unknown if o.trainable is None else o.trainable)]
-            weights = [Weight(_name(found, o), o.shape) for o in order]
+            weights = [TrainableWeight(_name(found, o), o.shape) for o in order]
             states = layout(group.class_name, group.config, weights, stored, keras2=keras2)
             if states is not None:
                 return states, {i: o.key for i, o in enumerate(order)}
@@ -73,31 +77,35 @@ def _explain(
     return scalar_states(group.class_name, stored, keras2=keras2), {}
 
 
-def _name(found: Found, item: Ordered) -> str:
+def _name(found: NamedModel, item: OrderedVariable) -> str:
     variable = found.variables[item.key]
     return "/".join((*variable.layers, variable.name or ""))
 
 
-def _by_shapes(group: OptimizerGroup, stored: Sequence[Shape], keras2: bool) -> list[State] | None:
+def _by_shapes(
+    group: OptimizerGroup, stored: Sequence[Shape], keras2: bool
+) -> list[OptimizerVariable] | None:
     """Return the layout that the slots' own shapes give, whichever weights they belong to."""
     assert group.class_name is not None
     if optimizer_class(group.class_name) in ("Adafactor", "Muon", "LossScaleOptimizer"):
         return None
-    fits: list[list[State]] = []
+    fits: list[list[OptimizerVariable]] = []
     scalars = len(scalar_states(group.class_name, stored, keras2=keras2))
     rest = list(stored[scalars:])
     for per_weight in range(1, 7):
         count = len(rest) // per_weight
         for step in (1, 2):
             shapes = rest[: count * step : step]
-            weights = [Weight("", shape) for shape in shapes]
+            weights = [TrainableWeight("", shape) for shape in shapes]
             states = layout(group.class_name, group.config, weights, stored, keras2=keras2)
             if states is not None and states not in fits:
                 fits.append(states)
     return fits[0] if len(fits) == 1 else None
 
 
-def _unique_owners(order: Sequence[Ordered], states: Sequence[State]) -> dict[int | None, str]:
+def _unique_owners(
+    order: Sequence[OrderedVariable], states: Sequence[OptimizerVariable]
+) -> dict[int | None, str]:
     """Return weight number -> key where a shape occurs once among weights and once among slots."""
     keys = {o.shape: o.key for o in order if o.trainable is not False}
     often = Counter(o.shape for o in order if o.trainable is not False)

@@ -22,12 +22,12 @@ from typing import IO, TYPE_CHECKING
 import ckptkit.dtypes as dtypes
 from ckptkit._io.atomic import replacing
 from ckptkit.errors import OutputError
-from ckptkit.stores.containers.window import Window, whole_file
+from ckptkit.stores.containers.window import ByteRange, whole_file
 from ckptkit.stores.containers.zip_archive import STORED, member_chunks, read_directory
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import write_dataset
 from ckptkit.stores.keras.h5_store import H5Store
-from ckptkit.stores.writing import Blocks, OutTensor, checked_blocks, raw_bytes
+from ckptkit.stores.writing import Blocks, TensorToWrite, checked_blocks, raw_bytes
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -82,7 +82,7 @@ def _copy(chunks: Iterator[bytes | memoryview], out: IO[bytes]) -> None:
         out.write(chunk)
 
 
-def _single_window(path: Path, like: H5Store) -> Window:
+def _single_window(path: Path, like: H5Store) -> ByteRange:
     if len(like.windows) != 1:
         raise OutputError(
             f"the layout is spread over {len(like.windows)} shards",
@@ -96,7 +96,7 @@ def _single_window(path: Path, like: H5Store) -> Window:
 
 
 def _patched(
-    path: Path, like: H5Store, source: Window, values: Blocks
+    path: Path, like: H5Store, source: ByteRange, values: Blocks
 ) -> Iterator[bytes | memoryview]:
     """Yield the bytes of the layout's HDF5 file, in order, with the values put in."""
     direct = [d for d in like.datasets.values() if d.offset is not None and d.size]
@@ -127,7 +127,7 @@ def _refuse_shared(path: Path, datasets: list[H5Dataset]) -> None:
             )
 
 
-def _gap(base: Window, start: int, stop: int) -> Iterator[bytes]:
+def _gap(base: ByteRange, start: int, stop: int) -> Iterator[bytes]:
     for at in range(start, stop, _COPY):
         yield base.read(at, min(_COPY, stop - at))
 
@@ -142,13 +142,13 @@ def _blocks(path: Path, key: str, dataset: H5Dataset, values: Blocks) -> Iterato
     dtype = dataset.dtype
     if dtypes.kind(dtype) == "opaque":
         dtype, shape = "uint8", (math.prod(shape) * (dataset.width or 1),)
-    return checked_blocks(OutTensor(key, dtype, shape), values, str(path))
+    return checked_blocks(TensorToWrite(key, dtype, shape), values, str(path))
 
 
 @contextmanager
 def _with_others(
-    path: Path, source: Window, others: list[H5Dataset], keys: dict[str, str], values: Blocks
-) -> Iterator[Window]:
+    path: Path, source: ByteRange, others: list[H5Dataset], keys: dict[str, str], values: Blocks
+) -> Iterator[ByteRange]:
     """Yield the window to copy from: the layout itself, or a copy in which `others` are written."""
     if not others:
         yield source

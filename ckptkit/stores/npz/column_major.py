@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.stores.containers.encoded_run import Run
+from ckptkit.stores.containers.encoded_run import EncodedArray
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -16,7 +16,9 @@ _PIECE_BYTES = 4096  # from this size on, pieces of columns are read one by one
 _CHUNK_BYTES = 1 << 20  # smaller pieces are cut out of whole columns, read so many bytes at a time
 
 
-def blocks(run: Run, shape: tuple[int, ...], max_elements: int) -> Iterator[tuple[int, Array]]:
+def blocks(
+    run: EncodedArray, shape: tuple[int, ...], max_elements: int
+) -> Iterator[tuple[int, Array]]:
     """Yield (start, values) over the array in row-major order."""
     row = math.prod(shape[1:])
     rows = max(1, SLAB_BYTES // (row * run.width))
@@ -26,7 +28,7 @@ def blocks(run: Run, shape: tuple[int, ...], max_elements: int) -> Iterator[tupl
             yield first * row + start, slab[start : start + max_elements]
 
 
-def read(run: Run, shape: tuple[int, ...], start: int, stop: int) -> Array:
+def read(run: EncodedArray, shape: tuple[int, ...], start: int, stop: int) -> Array:
     """Return elements [start, stop) of the row-major order."""
     row = math.prod(shape[1:])
     first = start // row
@@ -34,7 +36,7 @@ def read(run: Run, shape: tuple[int, ...], start: int, stop: int) -> Array:
     return slab[start - first * row : stop - first * row].copy()
 
 
-def _rows(run: Run, shape: tuple[int, ...], first: int, last: int) -> Array:
+def _rows(run: EncodedArray, shape: tuple[int, ...], first: int, last: int) -> Array:
     """Return rows [first, last) of axis 0, 1-D.  In the file axis 0 varies fastest."""
     import numpy as np
 

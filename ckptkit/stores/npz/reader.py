@@ -37,7 +37,7 @@ from ckptkit.stores import metadata as _kept
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.containers import window as _window
 from ckptkit.stores.containers import zip_archive as _zip
-from ckptkit.stores.containers.encoded_run import PLAIN, ByteSource, Encoding, Run
+from ckptkit.stores.containers.encoded_run import PLAIN, ByteSource, EncodedArray, Encoding
 from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.reopening import pickled
@@ -51,7 +51,7 @@ _HELD_BYTES = 16 << 20  # of a deflated member that is read in memory, not throu
 _STEP = 1 << 18  # bytes that are read and checksummed while they are in a core's cache
 
 
-class Part(NamedTuple):
+class NpzMember(NamedTuple):
     """Where one tensor lies: its member, where its values start in it, and how they are kept."""
 
     member: _zip.Member
@@ -69,7 +69,7 @@ class NpzStore:
     specs: Mapping[str, TensorSpec]
     structure: StoredNames | None
     notes: tuple[str, ...]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, NpzMember]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(open_npz, self.path)
@@ -109,7 +109,7 @@ class NpzStore:
             yield from self._run(spec, part).blocks(max_elements)
             _verify(self.path, part.member)
         else:
-            source = _Sequential(self.path, part)
+            source = _SequentialMember(self.path, part)
             yield from self._run(spec, part, source).blocks(max_elements)
             source.finish()
 
@@ -129,7 +129,7 @@ class NpzStore:
         plain = part.encoding.form == PLAIN.form
         return plain and native and spec.offset is not None
 
-    def _found(self, key: str) -> tuple[TensorSpec, Part]:
+    def _found(self, key: str) -> tuple[TensorSpec, NpzMember]:
         try:
             spec, part = self.specs[key], self.parts[key]
         except KeyError:
@@ -142,8 +142,10 @@ class NpzStore:
             )
         return spec, part
 
-    def _run(self, spec: TensorSpec, part: Part, source: ByteSource | None = None) -> Run:
-        return Run(
+    def _run(
+        self, spec: TensorSpec, part: NpzMember, source: ByteSource | None = None
+    ) -> EncodedArray:
+        return EncodedArray(
             source or _source(self.path, part.member),
             part.start,
             spec.nbytes,
@@ -155,7 +157,7 @@ class NpzStore:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _InflatedMember:
     """The content of a small deflated member, in memory."""
 
     content: bytes
@@ -168,14 +170,14 @@ class _Held:
 def _source(path: Path, member: _zip.Member) -> ByteSource:
     """Return a member's content for reading in any order."""
     if member.method != _zip.STORED and member.nbytes <= _HELD_BYTES:
-        return _Held(_zip.read_member(path, member, _HELD_BYTES))
+        return _InflatedMember(_zip.read_member(path, member, _HELD_BYTES))
     return _window.window(path, member)
 
 
-class _Sequential:
+class _SequentialMember:
     """Reads a member front to back once, and compares its CRC-32 at the end."""
 
-    def __init__(self, path: Path, part: Part) -> None:
+    def __init__(self, path: Path, part: NpzMember) -> None:
         self._path = path
         self._member = part.member
         self._chunks: Iterator[bytes] | None = None
@@ -184,7 +186,7 @@ class _Sequential:
         head = bytearray(part.start)
         if self._member.method != _zip.STORED:
             self._chunks = _zip.member_chunks(path, self._member)
-        self._window = _window.Window(path, self._member.offset, self._member.nbytes)
+        self._window = _window.ByteRange(path, self._member.offset, self._member.nbytes)
         self.read_into(0, memoryview(head))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -239,7 +241,7 @@ def open_npz(path: Path) -> NpzStore:
     notes: list[str] = []
     kept = _kept_in(path, members, notes)
     specs: dict[str, TensorSpec] = {}
-    parts: dict[str, Part] = {}
+    parts: dict[str, NpzMember] = {}
     for name, member in members.items():
         if not name.endswith(".npy"):
             if name != KEPT_MEMBER:
@@ -261,7 +263,7 @@ def open_npz(path: Path) -> NpzStore:
 
 def _kept_in(
     path: Path, members: Mapping[str, _zip.Member], notes: list[str]
-) -> dict[str, _kept.Kept] | None:
+) -> dict[str, _kept.TensorMetadata] | None:
     member = members.get(KEPT_MEMBER)
     if member is None:
         return None
@@ -278,9 +280,9 @@ def _checked(
     key: str,
     member: _zip.Member,
     header: NpyHeader,
-    kept: dict[str, _kept.Kept] | None,
+    kept: dict[str, _kept.TensorMetadata] | None,
     notes: list[str],
-) -> tuple[TensorSpec, Part]:
+) -> tuple[TensorSpec, NpzMember]:
     """Return spec and part of one member, its size compared with what the header says."""
     where = f"{path}:{member.name}"
     dtype, encoding, width = decode_descr(header.descr, where)
@@ -300,7 +302,7 @@ def _checked(
     fortran = turned and sum(axis != 1 for axis in shape) > 1
     entry = kept.get(key) if kept else None
     if entry is not None and entry.dtype is not None:
-        if _kept.carries(entry, dtype, shape, nbytes) and entry.shape is not None:
+        if _kept.can_encode(entry, dtype, shape, nbytes) and entry.shape is not None:
             dtype, shape = entry.dtype, entry.shape
             encoding = Encoding("strings") if dtype == "string" else encoding
         else:
@@ -308,7 +310,7 @@ def _checked(
     in_one_run = member.method == _zip.STORED and not fortran
     offset = member.offset + header.start if in_one_run else None
     spec = TensorSpec(key, dtype, shape, nbytes, 0, offset)
-    return spec, Part(member, header.start, encoding, fortran)
+    return spec, NpzMember(member, header.start, encoding, fortran)
 
 
 def _opaque_notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:

@@ -24,13 +24,13 @@ from ckptkit.stores.npz.npy import MAGIC, NATIVE
 from ckptkit.stores.npz.reader import KEPT_MEMBER
 from ckptkit.stores.writing import (
     Blocks,
-    OutTensor,
-    carried_string_chunks,
+    TensorToWrite,
     checked_blocks,
     checked_tensors,
     element_bytes,
-    kept_of,
+    encoded_string_chunks,
     measure_strings,
+    metadata_of,
     numeric_chunks,
 )
 
@@ -42,10 +42,10 @@ _PADDING_FACTOR = 4  # times the bytes of carried strings
 _UNSAFE_NAME = re.compile(r"\A/|\A[A-Za-z]:[/\\]|\\|\0|(\A|/)\.{0,2}(/|\Z)")
 
 
-class _Placed(NamedTuple):
+class _PlacedMember(NamedTuple):
     """A tensor with its npy header's descr and shape.  width: of fixed-width strings."""
 
-    tensor: OutTensor
+    tensor: TensorToWrite
     descr: str
     shape: tuple[int, ...]
     nbytes: int
@@ -55,7 +55,7 @@ class _Placed(NamedTuple):
 
 def write_npz(
     path: Path,
-    tensors: Iterable[OutTensor],
+    tensors: Iterable[TensorToWrite],
     blocks: Blocks,
     *,
     compress: bool = False,
@@ -68,7 +68,7 @@ def write_npz(
     """
     where = str(path)
     placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]
-    kept = [(item.tensor.key, kept_of(item.tensor, carried=item.carried)) for item in placed]
+    kept = [(item.tensor.key, metadata_of(item.tensor, carried=item.carried)) for item in placed]
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with (
         replacing(path, overwrite=overwrite) as temporary,
@@ -81,7 +81,7 @@ def write_npz(
     return (path,)
 
 
-def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
+def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedMember:
     _check_name(tensor.key, where)
     if tensor.dtype == "string":
         sizes = measure_strings(tensor, blocks, where)
@@ -90,12 +90,14 @@ def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
         limit = max(_PADDING_FLOOR, _PADDING_FACTOR * carried_bytes)
         if not sizes.ends_in_nul and tensor.size * width <= limit:
             nbytes = tensor.size * width
-            return _Placed(tensor, f"|S{width}", tensor.shape, nbytes, carried=False, width=width)
-        return _Placed(tensor, "|u1", (carried_bytes,), carried_bytes, carried=True)
-    carrier = _kept.carrier(tensor.dtype, tensor.shape, NATIVE)
+            return _PlacedMember(
+                tensor, f"|S{width}", tensor.shape, nbytes, carried=False, width=width
+            )
+        return _PlacedMember(tensor, "|u1", (carried_bytes,), carried_bytes, carried=True)
+    carrier = _kept.stored_type(tensor.dtype, tensor.shape, NATIVE)
     dtype, shape = carrier or (tensor.dtype, tensor.shape)
     nbytes = tensor.size * itemsize(tensor.dtype)
-    return _Placed(tensor, NATIVE[dtype], shape, nbytes, carrier is not None)
+    return _PlacedMember(tensor, NATIVE[dtype], shape, nbytes, carrier is not None)
 
 
 def is_safe_name(key: str) -> bool:
@@ -125,7 +127,7 @@ def _member(name: str, method: int) -> zipfile.ZipInfo:
 
 
 def _write_member(
-    archive: zipfile.ZipFile, file: BinaryIO, item: _Placed, blocks: Blocks, where: str
+    archive: zipfile.ZipFile, file: BinaryIO, item: _PlacedMember, blocks: Blocks, where: str
 ) -> None:
     info = _member(f"{item.tensor.key}.npy", archive.compression)
     info.file_size = item.nbytes + 4 * _ALIGNMENT + 32 * len(item.shape)  # decides on ZIP64
@@ -143,17 +145,17 @@ def _npy_header(descr: str, shape: tuple[int, ...], position: int) -> bytes:
     return MAGIC + b"\x01\x00" + len(text).to_bytes(2, "little") + text.encode("ascii")
 
 
-def _chunks(item: _Placed, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
+def _chunks(item: _PlacedMember, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
     if item.width:
         yield from _fixed_strings(item, blocks, where)
     elif item.tensor.dtype == "string":
-        yield from carried_string_chunks(item.tensor, blocks, where)
+        yield from encoded_string_chunks(item.tensor, blocks, where)
     else:
         for data in numeric_chunks(item.tensor, blocks, where):
             yield data.data
 
 
-def _fixed_strings(item: _Placed, blocks: Blocks, where: str) -> Iterator[bytes]:
+def _fixed_strings(item: _PlacedMember, blocks: Blocks, where: str) -> Iterator[bytes]:
     for values in checked_blocks(item.tensor, blocks, where):
         data = bytearray()
         for value in values:

@@ -15,7 +15,7 @@ METADATA = "__metadata__"
 _LIMIT = 1 << 64  # the reference computes sizes, in bits, in 64-bit integers
 
 
-class Code(NamedTuple):
+class DtypeCode(NamedTuple):
     """One dtype of the format: our name for it and its size in bits."""
 
     dtype: str
@@ -23,32 +23,32 @@ class Code(NamedTuple):
 
 
 CODES = {
-    "BOOL": Code("bool", 8),
-    "F4": Code("float4_e2m1fn", 4),
-    "F6_E2M3": Code("float6_e2m3fn", 6),  # how elements are packed is nowhere laid down
-    "F6_E3M2": Code("float6_e3m2fn", 6),
-    "U8": Code("uint8", 8),
-    "I8": Code("int8", 8),
-    "F8_E5M2": Code("float8_e5m2", 8),
-    "F8_E4M3": Code("float8_e4m3fn", 8),
-    "F8_E8M0": Code("float8_e8m0fnu", 8),
-    "F8_E4M3FNUZ": Code("float8_e4m3fnuz", 8),
-    "F8_E5M2FNUZ": Code("float8_e5m2fnuz", 8),
-    "I16": Code("int16", 16),
-    "U16": Code("uint16", 16),
-    "F16": Code("float16", 16),
-    "BF16": Code("bfloat16", 16),
-    "I32": Code("int32", 32),
-    "U32": Code("uint32", 32),
-    "F32": Code("float32", 32),
-    "C64": Code("complex64", 64),
-    "F64": Code("float64", 64),
-    "I64": Code("int64", 64),
-    "U64": Code("uint64", 64),
+    "BOOL": DtypeCode("bool", 8),
+    "F4": DtypeCode("float4_e2m1fn", 4),
+    "F6_E2M3": DtypeCode("float6_e2m3fn", 6),  # how elements are packed is nowhere laid down
+    "F6_E3M2": DtypeCode("float6_e3m2fn", 6),
+    "U8": DtypeCode("uint8", 8),
+    "I8": DtypeCode("int8", 8),
+    "F8_E5M2": DtypeCode("float8_e5m2", 8),
+    "F8_E4M3": DtypeCode("float8_e4m3fn", 8),
+    "F8_E8M0": DtypeCode("float8_e8m0fnu", 8),
+    "F8_E4M3FNUZ": DtypeCode("float8_e4m3fnuz", 8),
+    "F8_E5M2FNUZ": DtypeCode("float8_e5m2fnuz", 8),
+    "I16": DtypeCode("int16", 16),
+    "U16": DtypeCode("uint16", 16),
+    "F16": DtypeCode("float16", 16),
+    "BF16": DtypeCode("bfloat16", 16),
+    "I32": DtypeCode("int32", 32),
+    "U32": DtypeCode("uint32", 32),
+    "F32": DtypeCode("float32", 32),
+    "C64": DtypeCode("complex64", 64),
+    "F64": DtypeCode("float64", 64),
+    "I64": DtypeCode("int64", 64),
+    "U64": DtypeCode("uint64", 64),
 }
 
 
-class Info(NamedTuple):
+class TensorHeader(NamedTuple):
     """One tensor of a header; `begin` and `end` count from the end of the header."""
 
     code: str
@@ -60,7 +60,7 @@ class Info(NamedTuple):
 class Header(NamedTuple):
     """What the front of a file says; tensors by name, in the order of their bytes."""
 
-    tensors: dict[str, Info]
+    tensors: dict[str, TensorHeader]
     metadata: dict[str, str]
     data_start: int
 
@@ -126,7 +126,7 @@ def parse_header(data: bytes, data_bytes: int, where: str) -> Header:
     return Header(tensors, metadata, LENGTH_BYTES + len(data))
 
 
-def _info(name: str, value: Any, where: str) -> Info:
+def _info(name: str, value: Any, where: str) -> TensorHeader:
     """Return one tensor's entry.  The reference takes a list of the three fields as well."""
     if isinstance(value, list) and len(value) == 3:
         code, shape, offsets = value
@@ -147,7 +147,7 @@ def _info(name: str, value: Any, where: str) -> Info:
         raise FormatError(where, f"the shape of {name!r} is not a list of sizes")
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))):
         raise FormatError(where, f"the data_offsets of {name!r} are not two offsets")
-    return Info(code, tuple(shape), offsets[0], offsets[1])
+    return TensorHeader(code, tuple(shape), offsets[0], offsets[1])
 
 
 def _check_rest(name: str, entry: dict[str, Any], where: str) -> None:
@@ -165,7 +165,7 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < _LIMIT
 
 
-def _check_info(name: str, info: Info, start: int, where: str) -> None:
+def _check_info(name: str, info: TensorHeader, start: int, where: str) -> None:
     """Check one tensor, in the order of the reference; `start` is where it has to begin."""
     if info.begin != start or info.end < info.begin:
         raise FormatError(

@@ -32,8 +32,8 @@ from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as _kept
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.containers import strict_json as _json
-from ckptkit.stores.containers.encoded_run import PLAIN, Encoding, Run
-from ckptkit.stores.containers.window import Window
+from ckptkit.stores.containers.encoded_run import PLAIN, EncodedArray, Encoding
+from ckptkit.stores.containers.window import ByteRange
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 
@@ -98,12 +98,12 @@ class SafetensorsStore:
         except KeyError:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
 
-    def _run(self, key: str) -> Run:
+    def _run(self, key: str) -> EncodedArray:
         spec = self._spec(key)
         assert spec.shard is not None and spec.offset is not None
         path = self.shards[spec.shard]
-        return Run(
-            Window(path, spec.offset, spec.nbytes),
+        return EncodedArray(
+            ByteRange(path, spec.offset, spec.nbytes),
             0,
             spec.nbytes,
             spec.dtype,
@@ -154,7 +154,7 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     missing = tuple(shard for shard in shards if not shard.exists())
     notes: list[str] = []
     specs: dict[str, TensorSpec] = {}
-    names: dict[str, _kept.Kept] = {}
+    names: dict[str, _kept.TensorMetadata] = {}
     ours = False
     producer: str | None = None
     for number, shard in enumerate(shards):
@@ -182,7 +182,9 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     )
 
 
-def _kept_in(header: Header, path: Path) -> tuple[dict[str, _kept.Kept] | None, list[str]]:
+def _kept_in(
+    header: Header, path: Path
+) -> tuple[dict[str, _kept.TensorMetadata] | None, list[str]]:
     """Return what ckptkit kept in the metadata (None: nothing), and notes."""
     text = header.metadata.get(_kept.KEY)
     if text is None:
@@ -196,7 +198,7 @@ def _kept_in(header: Header, path: Path) -> tuple[dict[str, _kept.Kept] | None, 
 def _specs(
     header: Header,
     shard: int,
-    kept: dict[str, _kept.Kept] | None,
+    kept: dict[str, _kept.TensorMetadata] | None,
     path: Path,
     notes: list[str],
 ) -> dict[str, TensorSpec]:
@@ -205,7 +207,7 @@ def _specs(
         dtype, shape, nbytes = CODES[info.code].dtype, info.shape, info.end - info.begin
         entry = kept.get(name) if kept else None
         if entry is not None and entry.dtype is not None:
-            if _kept.carries(entry, dtype, shape, nbytes):
+            if _kept.can_encode(entry, dtype, shape, nbytes):
                 assert entry.shape is not None
                 dtype, shape = entry.dtype, entry.shape
             else:

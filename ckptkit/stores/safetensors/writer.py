@@ -24,11 +24,11 @@ from ckptkit.stores.safetensors.header import CODES, MAX_HEADER, METADATA
 from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.writing import (
     Blocks,
-    OutTensor,
-    carried_string_chunks,
+    TensorToWrite,
     checked_tensors,
-    kept_of,
+    encoded_string_chunks,
     measure_strings,
+    metadata_of,
     numeric_chunks,
     plan_shards,
 )
@@ -41,10 +41,10 @@ _BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are wr
 _CODE_OF = {code.dtype: name for name, code in CODES.items() if code.bits >= 8}
 
 
-class _Placed(NamedTuple):
+class _PlacedTensor(NamedTuple):
     """A tensor with what the header says of it."""
 
-    tensor: OutTensor
+    tensor: TensorToWrite
     code: str
     shape: tuple[int, ...]
     nbytes: int
@@ -53,7 +53,7 @@ class _Placed(NamedTuple):
 
 def write_safetensors(
     path: Path,
-    tensors: Iterable[OutTensor],
+    tensors: Iterable[TensorToWrite],
     blocks: Blocks,
     *,
     shard_size: int | None = None,
@@ -82,7 +82,7 @@ def write_safetensors(
     return _write_files(path, placed, metadata, blocks, shard_size, overwrite, destined or path)
 
 
-def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
+def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedTensor:
     if tensor.key == METADATA:
         raise OutputError(f"no tensor can be called {METADATA!r}", where=where)
     try:
@@ -91,15 +91,15 @@ def _place(tensor: OutTensor, blocks: Blocks, where: str) -> _Placed:
         raise OutputError(f"the name {tensor.key!r} is no Unicode text", where=where) from None
     if tensor.dtype == "string":
         nbytes = 8 * tensor.size + measure_strings(tensor, blocks, where).total
-        return _Placed(tensor, "U8", (nbytes,), nbytes, carried=True)
-    carrier = _kept.carrier(tensor.dtype, tensor.shape, _CODE_OF)
+        return _PlacedTensor(tensor, "U8", (nbytes,), nbytes, carried=True)
+    carrier = _kept.stored_type(tensor.dtype, tensor.shape, _CODE_OF)
     dtype, shape = carrier or (tensor.dtype, tensor.shape)
     nbytes = tensor.size * itemsize(tensor.dtype)
-    return _Placed(tensor, _CODE_OF[dtype], shape, nbytes, carrier is not None)
+    return _PlacedTensor(tensor, _CODE_OF[dtype], shape, nbytes, carrier is not None)
 
 
 def _write_file(
-    path: Path, placed: list[_Placed], metadata: dict[str, str], blocks: Blocks, where: str
+    path: Path, placed: list[_PlacedTensor], metadata: dict[str, str], blocks: Blocks, where: str
 ) -> None:
     with path.open("wb", buffering=_BUFFER_BYTES) as file:
         file.write(_header(placed, metadata, where))
@@ -108,18 +108,18 @@ def _write_file(
                 file.write(chunk)
 
 
-def _chunks(tensor: OutTensor, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
+def _chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
     if tensor.dtype == "string":
-        yield from carried_string_chunks(tensor, blocks, where)
+        yield from encoded_string_chunks(tensor, blocks, where)
     else:
         for data in numeric_chunks(tensor, blocks, where):
             yield data.data
 
 
-def _header(placed: list[_Placed], metadata: dict[str, str], where: str) -> bytes:
+def _header(placed: list[_PlacedTensor], metadata: dict[str, str], where: str) -> bytes:
     """Return the length and the header; tensors in the order of their bytes."""
     by_key = sorted(placed, key=lambda item: item.tensor.key)
-    kept = [(item.tensor.key, kept_of(item.tensor, carried=item.carried)) for item in by_key]
+    kept = [(item.tensor.key, metadata_of(item.tensor, carried=item.carried)) for item in by_key]
     content: dict[str, object] = {
         METADATA: dict(sorted({**metadata, _kept.KEY: _kept.dump(kept)}.items()))
     }
@@ -144,7 +144,7 @@ def _header(placed: list[_Placed], metadata: dict[str, str], where: str) -> byte
 
 def _write_files(
     path: Path,
-    placed: list[_Placed],
+    placed: list[_PlacedTensor],
     metadata: dict[str, str],
     blocks: Blocks,
     shard_size: int | None,

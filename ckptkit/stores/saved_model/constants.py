@@ -35,7 +35,7 @@ _LISTS = {
 }
 
 
-class Value(NamedTuple):
+class ConstantValue(NamedTuple):
     """One constant.
 
     values: in its shape; text as an array of bytes objects.  captured: a function holds it as an
@@ -50,7 +50,7 @@ class Value(NamedTuple):
     large: bool
 
 
-def constant_values(model: SavedModel) -> Iterator[Value]:
+def constant_values(model: SavedModel) -> Iterator[ConstantValue]:
     """Yield the constants that compute something: large or captured ones, and single floats.
 
     Those that only saving and restoring uses are left out, and those of dtypes that cannot be read.
@@ -83,7 +83,7 @@ def const_nodes(model: SavedModel) -> Iterator[tuple[str, Any, bool]]:
             yield node.name, tensor, node.name in captured
 
 
-def _value(name: str, tensor: Any, captured: bool) -> Value | None:
+def _value(name: str, tensor: Any, captured: bool) -> ConstantValue | None:
     dtype = dtype_of_enum(tensor.dtype)
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = math.prod(shape)
@@ -102,7 +102,7 @@ def _value(name: str, tensor: Any, captured: bool) -> Value | None:
     return (
         None
         if values is None
-        else Value(name, dtype, shape, values.reshape(shape), captured, large)
+        else ConstantValue(name, dtype, shape, values.reshape(shape), captured, large)
     )
 
 

@@ -48,7 +48,7 @@ class Function(NamedTuple):
     calls: tuple[str, ...]
 
 
-class Signature(NamedTuple):
+class GraphSignature(NamedTuple):
     """One SignatureDef: key, names of input and output tensors, method name."""
 
     key: str
@@ -77,7 +77,7 @@ class MetaGraph(NamedTuple):
     ops: tuple[Op, ...]
     functions: tuple[Function, ...]
     saver: tuple[str, str, str]
-    signatures: tuple[Signature, ...]
+    signatures: tuple[GraphSignature, ...]
     init_ops: tuple[str, ...]
     assets: tuple[Asset, ...]
     gradients: tuple[str, ...]
@@ -124,7 +124,7 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
             meta.saver_def.restore_op_name,
         ),
         signatures=tuple(
-            Signature(
+            GraphSignature(
                 key,
                 tuple(_tensor_names(signature.inputs)),
                 tuple(_tensor_names(signature.outputs)),

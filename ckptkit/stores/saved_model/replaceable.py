@@ -25,7 +25,7 @@ from ckptkit.stores.saved_model.reader import SavedModel
 FINGERPRINT = "fingerprint.pb"
 
 
-class Constant(NamedTuple):
+class GraphConstant(NamedTuple):
     """A tensor that lies in the graph; captured: a function holds it as an object of the model."""
 
     name: str
@@ -35,7 +35,7 @@ class Constant(NamedTuple):
     captured: bool = False
 
 
-class Expected(NamedTuple):
+class ExpectedVariable(NamedTuple):
     """What the graph says of one variable; keys: of its tensors; captured: a function reads it."""
 
     name: str
@@ -45,12 +45,12 @@ class Expected(NamedTuple):
     captured: bool
 
 
-def constants(model: SavedModel) -> list[Constant]:
+def constants(model: SavedModel) -> list[GraphConstant]:
     """Return the constants that hold data: large ones, and all that functions capture as objects.
 
     Reads the whole of saved_model.pb.
     """
-    found: dict[str, Constant] = {}
+    found: dict[str, GraphConstant] = {}
     for name, tensor, captured in const_nodes(model):
         constant = _constant(name, tensor, captured)
         if constant.nbytes >= LARGE_CONSTANT or (constant.captured and not _trivial(constant)):
@@ -58,7 +58,7 @@ def constants(model: SavedModel) -> list[Constant]:
     return sorted(found.values(), key=lambda constant: (-constant.nbytes, constant.name))
 
 
-def variables(model: SavedModel) -> Iterator[Expected]:
+def variables(model: SavedModel) -> Iterator[ExpectedVariable]:
     """Yield what the graph says of each variable that has values in the bundle.
 
     The two object graphs of a SavedModel, in saved_model.pb and in the bundle, number their nodes
@@ -82,7 +82,7 @@ def variables(model: SavedModel) -> Iterator[Expected]:
                 continue
             keys = tuple(key for name, _, key in node.attributes if name == "VARIABLE_VALUE")
             if keys:
-                yield Expected(
+                yield ExpectedVariable(
                     saved.variable.name,
                     dtype_of_enum(saved.variable.dtype),
                     tuple(dim.size for dim in saved.variable.shape.dim),
@@ -91,7 +91,7 @@ def variables(model: SavedModel) -> Iterator[Expected]:
                 )
 
 
-def disagreement(expected: Expected, spec: TensorSpec) -> str | None:
+def disagreement(expected: ExpectedVariable, spec: TensorSpec) -> str | None:
     """Return how a stored tensor differs from what the graph says of its variable."""
     fits = len(expected.shape) == len(spec.shape) and all(
         size in (-1, stored) for size, stored in zip(expected.shape, spec.shape, strict=True)
@@ -173,7 +173,7 @@ def _graphs(model: SavedModel) -> Iterator[Any]:
     yield from model._message.meta_graphs
 
 
-def _constant(name: str, tensor: Any, captured: bool) -> Constant:
+def _constant(name: str, tensor: Any, captured: bool) -> GraphConstant:
     dtype = dtype_of_enum(tensor.dtype)
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = 1
@@ -181,9 +181,9 @@ def _constant(name: str, tensor: Any, captured: bool) -> Constant:
         size *= axis
     # a string's bytes are counted as stored; of numbers one value may stand for all
     nbytes = size * itemsize(dtype) if itemsize(dtype) else tensor.ByteSize()
-    return Constant(name, dtype, shape, nbytes, captured)
+    return GraphConstant(name, dtype, shape, nbytes, captured)
 
 
-def _trivial(constant: Constant) -> bool:
+def _trivial(constant: GraphConstant) -> bool:
     """Whether a captured constant is one number of bookkeeping: a default, an axis."""
     return constant.shape == () and constant.dtype not in ("float32", "float64")

@@ -18,7 +18,7 @@ SAVE_COUNTER_KEY = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
 _VALUE = "VARIABLE_VALUE"
 
 
-class Edited(NamedTuple):
+class EditedGraph(NamedTuple):
     """A changed graph, serialised, and {key in the old graph: key in the new one}.
 
     save_counter: key of the counter that a new root was given, or None.
@@ -36,7 +36,7 @@ def edit_graph(
     keep: Iterable[str],
     below: str | None = None,
     root: str | None = None,
-) -> Edited:
+) -> EditedGraph:
     """Return the graph with only the tensors `keep`, from node `below` on, under a new `root`.
 
     below: object path of the node that becomes the root.  root: edge from a new root, which is
@@ -50,8 +50,8 @@ def edit_graph(
         strip = f"{below.strip('/')}/"
     keys = _rename(graph, keep, strip, f"{root}/" if root else "")
     if root is None:
-        return Edited(graph.SerializeToString(deterministic=True), keys)
-    return Edited(_rooted(graph, root), keys, SAVE_COUNTER_KEY)
+        return EditedGraph(graph.SerializeToString(deterministic=True), keys)
+    return EditedGraph(_rooted(graph, root), keys, SAVE_COUNTER_KEY)
 
 
 def check_root(root: str) -> None:

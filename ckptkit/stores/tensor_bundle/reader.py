@@ -296,7 +296,7 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     return specs
 
 
-class _Kind(NamedTuple):
+class _EntryType(NamedTuple):
     """What the dtype and shape of an entry come to; nbytes is None for strings and opaque ones."""
 
     dtype: str
@@ -306,7 +306,7 @@ class _Kind(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _kind_of(enum: int, raw_shape: bytes, where: str) -> _Kind:
+def _kind_of(enum: int, raw_shape: bytes, where: str) -> _EntryType:
     """Return dtype and shape of an entry, checked; entries of one file share few of them."""
     message = parse("TensorShapeProto", raw_shape, where)
     if message.unknown_rank or len(message.dim) > MAX_RANK:
@@ -320,7 +320,7 @@ def _kind_of(enum: int, raw_shape: bytes, where: str) -> _Kind:
     nbytes = elements * itemsize(dtype) if itemsize(dtype) else None
     # A string tensor holds a length of at least one byte per element, and a checksum.
     least = elements + 4 if dtype == "string" and elements else 0
-    return _Kind(dtype, shape, nbytes, least)
+    return _EntryType(dtype, shape, nbytes, least)
 
 
 def entry_spec(key: str, entry: Any, num_shards: int, where: str) -> TensorSpec:

@@ -25,20 +25,20 @@ MAX_PROBLEMS = 1000  # listed of one index; a hostile one could have millions
 _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
 
 
-class Survey(NamedTuple):
+class DamagedBundle(NamedTuple):
     """A bundle as far as its index can be read, and everything that is wrong with the index."""
 
     bundle: TensorBundle
     problems: tuple[CkptkitError, ...]
 
 
-def survey(prefix: Path) -> Survey:
+def survey(prefix: Path) -> DamagedBundle:
     """Return what can be read of the checkpoint at `prefix`; reads PREFIX.index and no data file.
 
     Raises PathNotFoundError, UnsupportedError (a newer layout), MissingDependencyError (snappy).
     """
     try:
-        return Survey(tensor_bundle.open_bundle(prefix), ())
+        return DamagedBundle(tensor_bundle.open_bundle(prefix), ())
     except (FormatError, CkptkitError) as error:
         if not isinstance(error, FormatError):
             raise
@@ -51,7 +51,7 @@ def survey(prefix: Path) -> Survey:
     bundle = TensorBundle(
         prefix, MappingProxyType(specs), shards, big_endian, opener=open_damaged_bundle
     )
-    return Survey(bundle, tuple(problems) or (first,))
+    return DamagedBundle(bundle, tuple(problems) or (first,))
 
 
 def open_damaged_bundle(prefix: Path) -> TensorBundle:

@@ -27,7 +27,7 @@ from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
     Blocks,
-    OutTensor,
+    TensorToWrite,
     checked_blocks,
     checked_tensors,
     element_bytes,
@@ -41,7 +41,7 @@ _BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are wr
 _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 
 
-class _Entry(NamedTuple):
+class _IndexEntry(NamedTuple):
     shard: int
     offset: int
     size: int
@@ -50,7 +50,7 @@ class _Entry(NamedTuple):
 
 def write_tensor_bundle(
     prefix: str | Path,
-    tensors: Iterable[OutTensor],
+    tensors: Iterable[TensorToWrite],
     blocks: Blocks,
     *,
     object_graph: bytes | None = None,
@@ -92,7 +92,7 @@ def write_tensor_bundle(
 
 
 def index_items(
-    tensors: Iterable[OutTensor], entries: dict[str, _Entry], num_shards: int
+    tensors: Iterable[TensorToWrite], entries: dict[str, _IndexEntry], num_shards: int
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield the (key, value) pairs of the index, in order; the header is under the key ""."""
     header = message_class("BundleHeaderProto")(num_shards=num_shards)
@@ -118,7 +118,7 @@ def encoded_key(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-def _nbytes(tensor: OutTensor) -> int:
+def _nbytes(tensor: TensorToWrite) -> int:
     return tensor.size * DTYPES[tensor.dtype].itemsize
 
 
@@ -148,8 +148,8 @@ def _refuse_existing(prefix: str) -> None:
 
 
 def _with_graph(
-    tensors: list[OutTensor], object_graph: bytes | None, where: str
-) -> list[OutTensor]:
+    tensors: list[TensorToWrite], object_graph: bytes | None, where: str
+) -> list[TensorToWrite]:
     """Return the tensors in the order of their bytes in the files."""
     for tensor in tensors:
         if DTYPES[tensor.dtype].enum == 0:
@@ -163,7 +163,7 @@ def _with_graph(
         ):
             raise OutputError(f"the key {tensor.key!r} is taken by the format", where=where)
     if object_graph is not None:
-        tensors = [*tensors, OutTensor(OBJECT_GRAPH_KEY, "string", ())]
+        tensors = [*tensors, TensorToWrite(OBJECT_GRAPH_KEY, "string", ())]
     return sorted(tensors, key=lambda tensor: (-DTYPES[tensor.dtype].itemsize, tensor.key))
 
 
@@ -182,10 +182,14 @@ def _blocks_with_graph(blocks: Blocks, object_graph: bytes | None) -> Blocks:
 
 
 def _write_data(
-    paths: Iterable[Path], tensors: list[OutTensor], shards: list[int], blocks: Blocks, where: str
-) -> dict[str, _Entry]:
+    paths: Iterable[Path],
+    tensors: list[TensorToWrite],
+    shards: list[int],
+    blocks: Blocks,
+    where: str,
+) -> dict[str, _IndexEntry]:
     """Fill the data files; return where each tensor came to lie."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, _IndexEntry] = {}
     placed = zip(shards, tensors, strict=True)  # by rising shard
     following = next(placed, None)
     for shard, path in enumerate(paths):
@@ -195,13 +199,15 @@ def _write_data(
                 tensor = following[1]
                 write = write_strings if tensor.dtype == "string" else write_numbers
                 size, crc = write(file, tensor, blocks, where)
-                entries[tensor.key] = _Entry(shard, offset, size, crc)
+                entries[tensor.key] = _IndexEntry(shard, offset, size, crc)
                 offset += size
                 following = next(placed, None)
     return entries
 
 
-def write_numbers(file: BinaryIO, tensor: OutTensor, blocks: Blocks, where: str) -> tuple[int, int]:
+def write_numbers(
+    file: BinaryIO, tensor: TensorToWrite, blocks: Blocks, where: str
+) -> tuple[int, int]:
     """Write the little-endian values; return (bytes written, their crc32c)."""
     size = crc = 0
     for values in checked_blocks(tensor, blocks, where):
@@ -212,7 +218,9 @@ def write_numbers(file: BinaryIO, tensor: OutTensor, blocks: Blocks, where: str)
     return size, crc
 
 
-def write_strings(file: BinaryIO, tensor: OutTensor, blocks: Blocks, where: str) -> tuple[int, int]:
+def write_strings(
+    file: BinaryIO, tensor: TensorToWrite, blocks: Blocks, where: str
+) -> tuple[int, int]:
     """Write varint lengths, their masked crc32c, and the bytes; return (bytes written, crc32c).
 
     The crc32c of the entry covers the lengths as fixed-width integers (uint32, or uint64 from 4 GiB

@@ -250,12 +250,14 @@ def test_a_stale_donor_is_refused_by_name(tmp_path: Path) -> None:
     shape = (specs[key].shape[0] + 1, specs[key].shape[1])
     from ckptkit.operations.convert.builder import graph_bytes
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-    from ckptkit.stores.writing import OutTensor
+    from ckptkit.stores.writing import TensorToWrite
 
     graph = graph_bytes(ckptkit.open(donor))
     parse_object_graph(graph, "test")
     arrays[key] = np.zeros(shape, np.float32).reshape(-1)
-    tensors = [OutTensor(k, specs[k].dtype, shape if k == key else specs[k].shape) for k in arrays]
+    tensors = [
+        TensorToWrite(k, specs[k].dtype, shape if k == key else specs[k].shape) for k in arrays
+    ]
     write_tensor_bundle(
         donor / "variables/variables",
         tensors,

@@ -182,12 +182,12 @@ def test_seeded_mistakes_are_refused_by_name_in_keras_files(like: Any, tmp_path:
     with pytest.raises(MismatchError, match=f"{lost} of LIKE has no value in SRC"):
         convert(tmp_path / "part.npz", out, like=like.path, weights_only=True)
     from ckptkit.stores.npz.writer import write_npz
-    from ckptkit.stores.writing import OutTensor
+    from ckptkit.stores.writing import TensorToWrite
 
     arrays: dict[str, Any] = dict(ckptkit.open(tmp_path / "all.npz").items())
 
     def save(name: str, arrays: dict[str, Any]) -> Path:
-        tensors = [OutTensor(key, str(a.dtype), a.shape) for key, a in arrays.items()]
+        tensors = [TensorToWrite(key, str(a.dtype), a.shape) for key, a in arrays.items()]
         write_npz(tmp_path / name, tensors, lambda key: iter([(0, arrays[key].reshape(-1))]))
         return tmp_path / name
 

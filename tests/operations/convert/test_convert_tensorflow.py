@@ -327,7 +327,7 @@ def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     from ckptkit.runners.tensorflow import variables
     from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-    from ckptkit.stores.writing import OutTensor
+    from ckptkit.stores.writing import TensorToWrite
 
     variables.write_structure(cnn.model, str(tmp_path / "whole"))
     whole = ckptkit.open(tmp_path / "whole")
@@ -335,7 +335,7 @@ def test_an_unrestored_variable_cannot_hide(cnn: Made, tmp_path: Path) -> None:
     keep = [key for key in whole.specs if key != lost and "OBJECT_GRAPH" not in key]
     write_tensor_bundle(
         tmp_path / "part",
-        [OutTensor(key, whole.specs[key].dtype, whole.specs[key].shape) for key in keep],
+        [TensorToWrite(key, whole.specs[key].dtype, whole.specs[key].shape) for key in keep],
         whole.store.blocks,
         object_graph=edit_graph(graph_bytes(whole), "test", keep=keep).data,
     )

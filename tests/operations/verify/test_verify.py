@@ -25,7 +25,7 @@ from ckptkit.operations.verify.api import verify
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-from ckptkit.stores.writing import OutTensor
+from ckptkit.stores.writing import TensorToWrite
 from support.command_line import ckptkit, refused
 from support.damage import codes, cut, data, flip, golden, index, sound, write
 from support.goldens import GOLDEN, goldens
@@ -200,8 +200,8 @@ def test_graph_and_tensors_must_fit(tmp_path: Path) -> None:
     store = package.open(prefix).store
     graph = store.read(OBJECT_GRAPH_KEY)[0]
     kept = [k for k in store.specs if k != OBJECT_GRAPH_KEY][1:]
-    listed = [OutTensor(k, store.specs[k].dtype, store.specs[k].shape) for k in kept]
-    listed.append(OutTensor("stranger", "float32", (2,)))
+    listed = [TensorToWrite(k, store.specs[k].dtype, store.specs[k].shape) for k in kept]
+    listed.append(TensorToWrite("stranger", "float32", (2,)))
 
     def blocks(key: str) -> Any:
         return iter([(0, np.ones(2, np.float32))]) if key == "stranger" else store.blocks(key)
@@ -218,11 +218,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """16 GB of holes in one tensor."""
     from ckptkit._io.crc32c import crc_of_repeated
     from ckptkit.stores.tensor_bundle.table_writer import TableWriter
-    from ckptkit.stores.tensor_bundle.writer import _Entry, index_items
+    from ckptkit.stores.tensor_bundle.writer import _IndexEntry, index_items
 
     nbytes = 1 << 28  # the slow test and the benchmark take 20 GB
-    tensor = OutTensor("w", "uint8", (nbytes,))
-    entry = _Entry(0, 0, nbytes, crc_of_repeated(b"\0", nbytes))
+    tensor = TensorToWrite("w", "uint8", (nbytes,))
+    entry = _IndexEntry(0, 0, nbytes, crc_of_repeated(b"\0", nbytes))
     prefix = tmp_path / "ckpt"
     with index(prefix).open("wb") as file:
         table = TableWriter(file)
@@ -372,7 +372,9 @@ def test_a_stale_fingerprint(tmp_path: Path) -> None:
     store = package.open(prefix).store
     graph = store.read("_CHECKPOINTABLE_OBJECT_GRAPH")[0]
     listed = [
-        OutTensor(k, s.dtype, s.shape) for k, s in store.specs.items() if not k.startswith("_CHECK")
+        TensorToWrite(k, s.dtype, s.shape)
+        for k, s in store.specs.items()
+        if not k.startswith("_CHECK")
     ]
     held = {t.key: store.read(t.key) + 1 for t in listed}
     write_tensor_bundle(
