@@ -83,7 +83,7 @@ def run(step: Step, tmp_path: Path, **inputs: str) -> Result:
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     texts = (files[name].read_text(encoding="utf-8") for name in files)
     return Result(done.returncode, done.stdout + done.stderr, *texts)

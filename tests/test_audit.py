@@ -20,7 +20,7 @@ def test_no_forbidden_event_over_the_hostile_corpus(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -42,7 +42,7 @@ def test_the_hook_sees_what_it_should(tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     for event in ("exec", "compile", "import", "open", "subprocess.Popen", "pickle.find_class"):
         assert f"'{event}'" in done.stdout, (event, done.stdout, done.stderr)

@@ -10,8 +10,7 @@ import pytest
 from support.bombs import BOMBS, NEED_H5PY
 from support.measured import run
 
-# `make reliability` holds them to 2 s; a test must also pass where the machine is slow.
-MAX_SECONDS, MAX_BYTES = 10.0, 256 << 20
+MAX_BYTES = 256 << 20  # `make reliability` also holds them to seconds, which no test may do
 LISTED = ("bundle_overlaps", "graph_nesting", "h5_sparse_small", "npz_zeros")
 COMMANDS = (["verify", "--values"], ["ls"], ["scan"])
 
@@ -28,5 +27,4 @@ def test_a_bomb_goes_off_quietly(name: str, tmp_path: Path) -> None:
         harmless = command == ["scan"] or (command == ["ls"] and name in LISTED)
         assert done.code in (1, 2) or harmless, done.output
         assert "Traceback" not in done.output
-        assert done.cpu_seconds < MAX_SECONDS, command
         assert done.peak_bytes < MAX_BYTES, command

@@ -27,14 +27,16 @@ H5 = (
     "import h5py, sys\n"
     "h5py.File(sys.argv[1], 'w').create_dataset('w', (9,), 'f4', chunks=True).file.close()"
 )
+PACKAGE = Path(ckptkit.__file__).resolve().parent
+SCRIPT = PACKAGE.parent / "ckptkit_tf.py"
 OTHER = "ckptkit==0.3.0"
 OTHERS_MODULES = (
     *("_types", "cli", "convert", "diff", "estimator", "gguf", "inspect", "merge", "metadata"),
     *("stats", "validate"),
 )
 MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-    for path in sorted((ROOT / "ckptkit").rglob("*.py"))
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in sorted((PACKAGE).rglob("*.py"))
 }
 
 
@@ -73,7 +75,7 @@ def test_nothing_imports_from_the_root_of_the_package() -> None:
 
 def test_no_module_at_the_top_is_called_as_one_of_the_other() -> None:
     """A folder is fine: Python prefers it to a module of the same name."""
-    own = {path.stem for path in (ROOT / "ckptkit").glob("*.py")}
+    own = {path.stem for path in (PACKAGE).glob("*.py")}
     assert not own & set(OTHERS_MODULES)
 
 
@@ -82,16 +84,14 @@ def test_the_version_stands_in_one_place() -> None:
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     assert config["metadata"]["version"] == "attr: ckptkit._version.__version__"
     assert ckptkit.__version__ == __version__
-    [assignment] = ast.parse((ROOT / "ckptkit" / "_version.py").read_text(encoding="utf-8")).body[
-        1:
-    ]
+    [assignment] = ast.parse((PACKAGE / "_version.py").read_text(encoding="utf-8")).body[1:]
     assert isinstance(assignment, ast.Assign)  # read by setuptools without importing anything
     assert ast.literal_eval(assignment.value) == __version__
 
 
 def test_this_installation_is_whole() -> None:
-    assert damage(ROOT / "ckptkit") == ""
-    assert ckptkit_tf.claim_name() == ROOT / "ckptkit"
+    assert damage(PACKAGE) == ""
+    assert ckptkit_tf.claim_name() == PACKAGE
     assert sys.modules["ckptkit"] is ckptkit
 
 
@@ -102,8 +102,8 @@ def test_this_installation_is_whole() -> None:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with the modules of this distribution, as pip installs them."""
     directory = tmp_path_factory.mktemp("site")
-    shutil.copytree(ROOT / "ckptkit", directory / "ckptkit")
-    shutil.copy(ROOT / "ckptkit_tf.py", directory)
+    shutil.copytree(PACKAGE, directory / "ckptkit")
+    shutil.copy(SCRIPT, directory)
     return directory
 
 
@@ -117,7 +117,7 @@ def overwritten(site: Path) -> None:
 
 
 def beside(site: Path) -> None:
-    shutil.copy(ROOT / "ckptkit" / "__init__.py", site / "ckptkit")
+    shutil.copy(PACKAGE / "__init__.py", site / "ckptkit")
     (site / "ckptkit-0.3.0.dist-info").mkdir()
 
 
@@ -136,7 +136,7 @@ def test_every_command_works_whatever_was_done_to_the_package(
     copy: Path, change: Callable[[Path], None], words: str, tmp_path: Path
 ) -> None:
     change(copy)
-    whole = run(sys.executable, ROOT / "ckptkit_tf.py", "ls", ADAM)
+    whole = run(sys.executable, SCRIPT, "ls", ADAM)
     assert whole.code == 0 and whole.err == ""
     done = run(sys.executable, copy / "ckptkit_tf.py", "ls", ADAM)
     assert (done.code, done.out) == (0, whole.out)
@@ -215,10 +215,12 @@ class Environment:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a git repository of what a distribution is built from."""
+    if PACKAGE.parent != ROOT or shutil.which("git") is None:
+        pytest.skip("needs the files of the repository, and git")
     directory = tmp_path_factory.mktemp("repository") / "ckptkit"
     ignore = shutil.ignore_patterns("__pycache__")
     directory.mkdir()
-    shutil.copytree(ROOT / "ckptkit", directory / "ckptkit", ignore=ignore)
+    shutil.copytree(PACKAGE, directory / "ckptkit", ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, directory)

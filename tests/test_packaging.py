@@ -90,7 +90,7 @@ def test_no_file_is_a_symbolic_link() -> None:
 @pytest.mark.slow
 @needs_git
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
-    assert contents(wheel_of(built)).keys() == tracked("ckptkit")
+    assert contents(wheel_of(built)).keys() == tracked("ckptkit", "ckptkit_tf.py")
 
 
 @pytest.mark.slow
@@ -100,7 +100,9 @@ def test_the_wheel_has_the_commands_and_the_plugin(built: Path) -> None:
         [name] = [n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt")]
         points = configparser.ConfigParser()
         points.read_string(archive.read(name).decode())
-    assert dict(points["console_scripts"]) == {"ckptkit": "ckptkit.__main__:main"}
+    assert dict(points["console_scripts"]) == dict.fromkeys(
+        ("ckptkit", "ckptkit-tf"), "ckptkit_tf:main"
+    )
     assert dict(points["pytest11"]) == {"ckptkit": "ckptkit.testing.pytest_plugin"}
 
 
@@ -135,8 +137,9 @@ def test_the_light_tests_of_the_sdist_pass_against_the_wheel(built: Path, tmp_pa
     """In an environment of their own, without TensorFlow and without the sdist's own package."""
     folder = unpacked(sdist_of(built), tmp_path / "sdist")
     shutil.rmtree(folder / "ckptkit")
+    (folder / "ckptkit_tf.py").unlink()
     run(sys.executable, "-m", "venv", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
+    python = str(tmp_path / "venv" / "bin" / "python")
     clean = {name: text for name, text in environment().items() if name != "PYTHONPATH"}
     wheel = f"{wheel_of(built)}[test-light]"
     subprocess.run([python, "-m", "pip", "install", "-q", wheel], env=clean, check=True)

@@ -109,8 +109,12 @@ def _settings() -> Iterator[None]:
     # Listing makes many small objects that live until the end; collecting them is wasted time.
     thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 50, 100)
-    is_main = threading.current_thread() is threading.main_thread()  # others set no signals
-    handler = signal.signal(signal.SIGTERM, _terminated) if is_main else None
+    # Other threads set no signals, and what the caller ignores stays ignored.
+    is_main = threading.current_thread() is threading.main_thread()
+    is_ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    handler = None
+    if is_main and not is_ignored:
+        handler = signal.signal(signal.SIGTERM, _terminated)
     try:
         yield
     finally:

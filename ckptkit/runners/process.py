@@ -34,7 +34,7 @@ from ckptkit.wording import say
 _PROGRAM = f"{CLAIM_NAME}; from ckptkit.runners.child.__main__ import run; run()"
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
-_STACK_POLLS = 20  # that a child gets to write its stack
+_STACK_POLLS = 100  # that a child gets to write its stack
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _LOG = re.compile(r"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] ")
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 import ckptkit
+import ckptkit.cli.main as command_line
 from ckptkit.cli.main import main
 from support.command_line import ckptkit as run
 from support.goldens import golden
 from support.places import ROOT
+from support.signals import default_sigint, ignored_sigint
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which fcntl names from Python 3.10 on there only
@@ -32,6 +34,7 @@ def test_an_interrupt_while_modules_are_imported(module: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_sigint,
     )
     assert child.stdout is not None and child.stderr is not None
     fcntl.fcntl(child.stderr.fileno(), SET_PIPE_SIZE, 4096)
@@ -39,10 +42,49 @@ def test_an_interrupt_while_modules_are_imported(module: str) -> None:
         if line.rpartition("|")[2].strip() == module:
             break
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=600)
     assert (child.returncode, out) == (130, "")
     said = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert said in ([], ["ckptkit: interrupted"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs pipes that can be made small")
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    """As `nohup` and `&` start a process; SIGTERM ends it, unless that is ignored as well."""
+    child = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "ckptkit", "ls", ADAM],
+        cwd=Path(ckptkit.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=ignored_sigint,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    fcntl.fcntl(child.stderr.fileno(), SET_PIPE_SIZE, 4096)
+    for line in child.stderr:
+        if line.rpartition("|")[2].strip() == "click.core":
+            child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=600)
+    assert child.returncode == 0 and "hidden/kernel" in out
+
+
+def test_an_ignored_sigterm_stays_ignored() -> None:
+    seen = []
+
+    def look(*_: object, **__: object) -> int:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return 0
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(command_line.cli, "main", look)
+            with pytest.raises(SystemExit):
+                command_line.main()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIG_IGN]
 
 
 def test_the_scripts_begin_where_interrupts_are_quiet() -> None:

@@ -263,7 +263,7 @@ def test_a_writer_killed_at_any_step_leaves_old_or_new(tmp_path: Path, kind: str
         env=environment(OPENBLAS_NUM_THREADS="1"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr
     verdicts = run.stdout.split()

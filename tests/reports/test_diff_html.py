@@ -92,7 +92,7 @@ def test_the_page_holds_its_style_and_script_as_they_are(file: Path) -> None:
 )
 def test_the_script_is_javascript(script: Path) -> None:
     done = subprocess.run(
-        ["node", "--check", script], capture_output=True, text=True, timeout=120, check=False
+        ["node", "--check", script], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -25,7 +25,7 @@ from support.goldens import golden
 
 pytestmark = pytest.mark.needs_tf
 
-LIMITS = Limits(120)
+LIMITS = Limits(600)
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
 KERAS2 = golden("tf2.12.1/saved_model_keras2/model").path
 

@@ -15,7 +15,7 @@ from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.types import Limits, ModelSpec
 
-LIMITS = Limits(timeout_s=120)
+LIMITS = Limits(timeout_s=600)
 SUBJECTS = {
     "litert": ("ai_edge_litert", "tflite"),
     "onnx": ("onnxruntime", "onnx"),

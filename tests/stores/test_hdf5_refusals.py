@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import os
 import random
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from ckptkit.errors import (
 )
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.window import ByteRange, whole_file
+from ckptkit.stores.hdf5 import client
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.hdf5.messages import LeftToLibhdf5
@@ -339,6 +343,31 @@ def test_a_missing_h5py_is_one_line(tmp_path: Path) -> None:
     )
     assert "pip install 'ckptkit-tf[hdf5]'" in done.stdout
     assert issubclass(MissingDependencyError, CkptkitError)
+
+
+# --- the process that libhdf5 runs in -------------------------------------------------------------
+
+
+def test_a_process_that_is_left_leaves_nothing_open(tmp_path: Path) -> None:
+    """Else a warning would come up in whatever test is run when garbage is collected."""
+    path = tmp_path / "m.weights.h5"
+    write_h5(path, compression="gzip", chunks=True)
+    window = whole_file(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        client.scan(window)
+        first = client._child.running()
+        first.kill()
+        first.wait()
+        client.scan(window)  # by another one
+        second = client._child.running()
+        client._child.owner = -1  # as in a fork, which inherits it and cannot wait for it
+        client.scan(window)
+        assert client._child.owner == os.getpid()
+        assert os.waitpid(second.pid, 0) == (second.pid, 0)  # it was not killed
+        del first, second
+        gc.collect()
+    assert [str(warning.message) for warning in caught] == []
 
 
 # --- the archive ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of an element's id, from the W3C standard
-_TIMEOUT_S = 120
+_TIMEOUT_S = 600
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -52,7 +52,7 @@ class Page:
         """Run the body of a function in the page."""
         return self.call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def wait(self, script: str, timeout_s: float = 30) -> None:
+    def wait(self, script: str, timeout_s: float = 600) -> None:
         """Wait until a script returns true."""
         end = time.monotonic() + timeout_s
         while not self.js(script):
@@ -111,7 +111,7 @@ def browser(*, dark: bool = False) -> Iterator[Page]:
                 page.call("DELETE", "")
         finally:
             driver.terminate()
-            driver.wait(30)
+            driver.wait(600)
             assert driver.stdout is not None
             driver.stdout.close()
 

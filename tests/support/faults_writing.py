@@ -31,6 +31,7 @@ from support.catalogue import fault
 from support.command_line import ckptkit, refused
 from support.damage import data, index, write
 from support.places import environment
+from support.signals import default_sigint
 from support.values import blocks_of, out_tensors, same_bits
 from support.weights import write_bundle
 
@@ -292,7 +293,7 @@ def _(tmp_path: Path) -> None:
         out.write_bytes(b"old")
         process = subprocess.Popen(
             [sys.executable, "-m", "ckptkit", "convert", str(source), str(out), "--overwrite"],
-            stderr=subprocess.PIPE, text=True, env=environment(),
+            stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=default_sigint,
         )  # fmt: skip
         while not any(is_temporary(e.name) for e in tmp_path.iterdir()) and process.poll() is None:
             time.sleep(0.002)

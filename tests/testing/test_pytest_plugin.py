@@ -51,7 +51,7 @@ def pytest_in(directory: Path, *arguments: str) -> subprocess.CompletedProcess[s
         env=environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -122,7 +122,10 @@ class _ServerProcess:
 
     def running(self) -> subprocess.Popen[bytes]:
         """Return the process, started anew if it died, or if this is a fork."""
-        if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
+        process = self.process
+        if process is not None and (self.owner != os.getpid() or process.poll() is not None):
+            self.end()
+        if self.process is None:
             _require_h5py()
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", PROGRAM, json.dumps(sys.path)],
@@ -136,17 +139,21 @@ class _ServerProcess:
         return self.process
 
     def end(self) -> int | None:
-        """End the process; return its exit status."""
+        """End the process; return its exit status, None where it is not a child of this one."""
         process, self.process = self.process, None
-        if process is None or self.owner != os.getpid():
+        if process is None:
             return None
-        with suppress(OSError):
-            process.kill()
+        is_child = self.owner == os.getpid()
+        if is_child:
+            with suppress(OSError):
+                process.kill()
+        else:
+            process.returncode = 0  # the process that this one was forked from waits for it
         for pipe in (process.stdin, process.stdout):
             with suppress(OSError, ValueError):
                 if pipe is not None:
                     pipe.close()
-        return process.wait()
+        return process.wait() if is_child else None
 
 
 _child = _ServerProcess()
