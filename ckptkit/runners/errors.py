@@ -15,3 +15,13 @@ class RunnerError(CkptkitError):
     def __init__(self, message: str, *, kind: str = "", where: str = "", hint: str = "") -> None:
         super().__init__(message, where=where, hint=hint)
         self.kind = kind
+
+
+def refused(message: str, hint: str = "") -> RunnerError:
+    """Return the error for inputs or a signature that the model does not have."""
+    return RunnerError(message, kind="signature", hint=hint)
+
+
+def missing(message: str, hint: str = "") -> RunnerError:
+    """Return the error for a device or package that is not here."""
+    return RunnerError(message, kind="missing", hint=hint)

@@ -124,7 +124,7 @@ def isolate(
     """
     from ckptkit.model_io.array_files import save_arrays
 
-    scratch = Path(tempfile.mkdtemp(prefix="ckptkit-inside-"))
+    scratch = Path(tempfile.mkdtemp(prefix="ckptkit-introspect-"))
     try:
         file = scratch / "case.npz"
         request = client.build_request(model, spec, "isolate", options) | {
@@ -197,9 +197,9 @@ def perturb(
     tolerances: by output.  names: {name of a variable in the model: readable name}.
     Raises RunnerError, UsageError.
     """
-    with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ckptkit-introspect-") as scratch:
         request = client.build_request(model, spec, "perturb", options) | {
-            "cases": _kept(cases, Path(scratch)),
+            "cases": _save_cases(cases, Path(scratch)),
             "signature": signature,
             "amount": amount,
             "thorough": thorough,
@@ -214,8 +214,8 @@ def perturb(
     )
 
 
-def _kept(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
-    """Write the cases; return what a request says of them."""
+def _save_cases(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
+    """Write the cases to files; return what a request says of them."""
     from ckptkit.model_io.array_files import save_arrays
 
     files = [scratch / f"case{number}.npz" for number in range(len(cases))]
@@ -234,15 +234,15 @@ def float64_outputs(
 ) -> tuple[Arrays, ...]:
     """Return the outputs of a Keras model that is rebuilt in float64, per case, on the CPU.
 
-    Raises RunnerError where it cannot be rebuilt (`kind` "UnsupportedError": see `ckptkit.runners.tensorflow.
-    float64`), UsageError.
+    Raises RunnerError where it cannot be rebuilt (of kind "UnsupportedError": see
+    `ckptkit.runners.tensorflow.float64`), UsageError.
     """
     from ckptkit.model_io.array_files import load_arrays
 
     spec = RunnerSpec()
-    with tempfile.TemporaryDirectory(prefix="ckptkit-inside-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="ckptkit-introspect-") as scratch:
         request = client.build_request(model, spec, "float64_outputs", options) | {
-            "cases": _kept(cases, Path(scratch)),
+            "cases": _save_cases(cases, Path(scratch)),
             "scratch": scratch,
             "out": None,
         }

@@ -52,10 +52,10 @@ class OpRegion(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Ops in the order of computation; given: the model's inputs; reference: where it is cut."""
+    """Ops in the order of computation; inputs: the model's; reference: where it is cut."""
 
     ops: Sequence[GraphOp]
-    given: frozenset[str]
+    inputs: frozenset[str]
     reference: ReferenceValues
 
     @cached_property
@@ -77,15 +77,16 @@ class Regions:
         constants: dict[str, None] = {}
         waiting = list(self._needs(name))
         ops[self._makers[name]] = None
+        # backwards from the tensor, until a cut, an input of the model or a constant
         while waiting:
-            there = waiting.pop()
-            if there in self.given or (there in self._makers and self._is_cut(there)):
-                reads[there] = None
-            elif there not in self._makers:
-                constants[there] = None
-            elif self._makers[there] not in ops:
-                ops[self._makers[there]] = None
-                waiting += self._needs(there)
+            tensor = waiting.pop()
+            if tensor in self.inputs or (tensor in self._makers and self._is_cut(tensor)):
+                reads[tensor] = None
+            elif tensor not in self._makers:
+                constants[tensor] = None
+            elif self._makers[tensor] not in ops:
+                ops[self._makers[tensor]] = None
+                waiting += self._needs(tensor)
         return OpRegion(tuple(sorted(ops)), tuple(reads), tuple(constants))
 
     def _needs(self, name: str) -> Iterator[str]:
@@ -130,25 +131,25 @@ RunOps = Callable[[Sequence[int], "Arrays", Sequence[str]], "Arrays"]
 class GraphParts:
     """See `ckptkit.runners.child.isolate.Parts`.
 
-    points: {tensor: its dtype}.  outputs: {output: tensor}.  given: inputs by tensor.
+    points: {tensor: its dtype}.  outputs: {output: tensor}.  inputs: the model's, by tensor.
     value: gives the value of a constant; None of what has none.
     """
 
     regions: Regions
     points: Mapping[str, str]
     outputs: Mapping[str, str]
-    given: Arrays
+    inputs: Arrays
     value: Callable[[str], Array | None]
     run: RunOps
 
     def rows(self) -> list[Result]:
         ends = {f"{OUTPUT}{name}": tensor for name, tensor in self.outputs.items()}
-        known = self.regions.reference
+        reference = self.regions.reference
         rows = [self._row(name, name) for name in self.points if self.regions.kind(name)]
         rows += [
             self._row(name, tensor)
             for name, tensor in ends.items()
-            if tensor not in known and self.regions.kind(tensor)
+            if tensor not in reference and self.regions.kind(tensor)
         ]
         return rows
 
@@ -172,10 +173,13 @@ class GraphParts:
 
     def compute(self, names: Sequence[str], keep: Keep) -> None:
         tensors = {self._tensor(name): name for name in names}
+        # many at a time: each run of a part starts a session of the runtime
         for group in self.regions.groups(list(tensors)):
             reads = {name for region in group.values() for name in region.reads}
-            values: dict[str, Any] = {name: self.given[name] for name in reads & self.given.keys()}
-            values |= self.regions.reference.load(reads - self.given.keys())
+            values: dict[str, Any] = {
+                name: self.inputs[name] for name in reads & self.inputs.keys()
+            }
+            values |= self.regions.reference.load(reads - self.inputs.keys())
             ops = sorted({number for region in group.values() for number in region.ops})
             for tensor, value in self.run(ops, values, list(group)).items():
                 keep(tensors[tensor], value)

@@ -1,7 +1,10 @@
 """Each value inside of a model, computed from what a reference gave before it.  Child process.
 
-A runtime tells which values there are, and computes them; the reference's values are read from
-files, and what is computed is written to files, so that memory stays bounded.
+A difference that one layer makes is carried on by all that follow.  Fed with the reference's values
+of what comes before it, every layer shows its own difference alone.
+
+A runtime tells which values there are, and computes them (`Parts`); the reference's values are read
+from files, and what is computed is written to files, so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -65,25 +68,40 @@ class ReferenceValues:
 
 
 class Parts(Protocol):
-    """A model whose values are each computed from the reference's."""
+    """A model cut at the values that a reference has: what a runtime implements for `isolate`.
+
+    A point is a value inside of the model; an output that is no other point goes by OUTPUT and its
+    name.  What lies between two cuts is computed from the reference's values alone.
+    """
 
     def rows(self) -> Sequence[Result]:
-        """Return the fields of `ckptkit.runners.introspect.Point`, in the order of computation."""
+        """Describe every point, in the order of computation.
+
+        Returns:
+            The fields of `ckptkit.runners.introspect.Point`, as `point_row` makes them.
+        """
 
     def compute(self, names: Sequence[str], keep: Keep) -> None:
-        """Call `keep` with each of these points and its value."""
+        """Compute points from the reference's values of what they read.
+
+        Args:
+            names: of points that `rows` described.
+            keep: is called once with each of them and its array; it may write the array to a file,
+                so none needs to be held afterwards.
+        """
 
 
 MakeParts = Callable[[Any, str, "Arrays", ReferenceValues], Parts]
-"""Makes the parts of a session, a signature and its inputs."""
+"""Cuts the model of a session, for a signature and its inputs, where the reference has values."""
 
 
-def action(start: Open, cut: MakeParts) -> Callable[[Request], Result]:
-    """Return the action `isolate` of a runtime.
+def action(start: Open, subgraphs: MakeParts) -> Callable[[Request], Result]:
+    """Make the action `isolate` of a runtime.
 
-    Its request: as of `execute`, with one case; sources: files of the reference's values, each with
-    `names` {point here: name in the file} and `layouts` {point: see Layout}, where it is another
-    here; globs: which points are wanted.
+    Its request is that of `execute` with one case, and
+        sources: files of the reference's values, each with `names` {point here: name in the file}
+            and `layouts` {point: see `ckptkit.model_io.layouts`}, where axes are in another order.
+        globs: which points are wanted.
     """
 
     def isolate(request: Request) -> Result:
@@ -92,18 +110,19 @@ def action(start: Open, cut: MakeParts) -> Callable[[Request], Result]:
             raise UsageError(session.skipped)
         ((signature, inputs),) = cases_of(request, session)
         reference = ReferenceValues(request["sources"])
-        return _isolated(request, session, cut(session, signature, inputs, reference))
+        return _isolated(request, session, subgraphs(session, signature, inputs, reference))
 
     return isolate
 
 
 def _isolated(request: Request, session: Session, parts: Parts) -> Result:
-    asked = [row for row in parts.rows() if wanted(row["name"], request["globs"])]
-    names = [row["name"] for row in asked if row["fed"] or row["name"].startswith(OUTPUT)]
+    rows = [row for row in parts.rows() if wanted(row["name"], request["globs"])]
+    # a value that the reference has not cannot be compared; the outputs are, by another way
+    names = [row["name"] for row in rows if row["fed"] or row["name"].startswith(OUTPUT)]
     chunks = _Chunks(Path(request["scratch"]))
     parts.compute(names, chunks.keep)
     return {
-        "points": asked,
+        "points": rows,
         "chunks": chunks.all(),
         "environment": session.environment(),
     }
@@ -114,25 +133,25 @@ class _Chunks:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._held: dict[str, Array] = {}
+        self._values: dict[str, Array] = {}
         self._nbytes = 0
         self._written: list[Result] = []
 
     def keep(self, name: str, value: Array) -> None:
-        self._held[name] = value
+        self._values[name] = value
         self._nbytes += value.nbytes
         if self._nbytes > CHUNK_BYTES:
             self._write()
 
     def all(self) -> list[Result]:
-        if self._held:
+        if self._values:
             self._write()
         return self._written
 
     def _write(self) -> None:
         file = self._scratch / f"isolated{len(self._written)}.npz"
-        self._written.append(written(file, self._held))
-        self._held, self._nbytes = {}, 0
+        self._written.append(written(file, self._values))
+        self._values, self._nbytes = {}, 0
 
 
 def point_row(

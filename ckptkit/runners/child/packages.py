@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import MissingDependencyError
-from ckptkit.runners.child.session import CHUNK_BYTES, cpu_name, missing
+from ckptkit.runners.child.machine import cpu_name
+from ckptkit.runners.child.session import CHUNK_BYTES
+from ckptkit.runners.errors import missing
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -82,10 +84,10 @@ def gpu_name(index: int) -> str:
         "--format=csv,noheader",
     ]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_S, check=True)
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return "GPU"
-    name, _, capability = told.stdout.strip().partition(", ")
+    name, _, capability = answer.stdout.strip().partition(", ")
     return f"{name} (compute capability {capability})" if capability else name or "GPU"
 
 

@@ -1,14 +1,19 @@
 """The child's side of `ckptkit.runners.client`, the same for every runtime.
 
-A runtime gives a `Session`, a model made ready to run, and a `probe`; `actions` makes of them what
-`ckptkit.runners.child.__main__` calls.
+To write a runner, implement `Session` (a model that is ready to run), a function that opens one for
+a request, and a `probe` that lists the devices here.  `actions` makes of them what
+`ckptkit.runners.child.__main__` calls:
+
+    describe   {"model_spec", "spec", "options"}  ->  {"description", "environment"}
+    execute    the same and {"cases", "signature", "layers", "scratch", "out"}
+               ->  {"cases", "signature", "skipped", "restored", "devices", "description", ...}
+    probe      {}  ->  {"devices": [{"device", "name"}], "versions"}
+
+Arrays travel as files: a case is {"file", "described"} of `ckptkit.model_io.array_files`.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +21,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
-from ckptkit.model_io.signature import ModelSignature, TensorInfo
-from ckptkit.runners.errors import RunnerError
+from ckptkit.model_io.signature import ModelSignature
+from ckptkit.runners.child.inputs import choose_signature, fit, signature_of
+from ckptkit.runners.child.machine import machine
 from ckptkit.runners.spec import RunnerSpec
 
 if TYPE_CHECKING:
@@ -37,7 +42,12 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a session knows of its model: see `ckptkit.runners.types.Description`."""
+    """What a model takes and gives, without what ran it: see `ckptkit.runners.types.Description`.
+
+    signatures: by key; {} where the model does not tell its inputs.  words: of its vocabulary.
+    int_high: integers below it are safe as inputs, None where nothing says so.  optional: names of
+    inputs that may be left out, by signature.
+    """
 
     signatures: Mapping[str, ModelSignature]
     words: Sequence[bytes] = ()
@@ -53,44 +63,90 @@ class Intermediates(NamedTuple):
 
 
 class Session(Protocol):
-    """A model that is ready to run."""
+    """A model that is ready to run: what a runtime implements.
+
+    A session is opened once per child, for one request.  What it raises ends the request: a
+    CkptkitError with its message, anything else (which a user's code may raise) with its class.
+    """
 
     @property
     def restored(self) -> Mapping[str, Any] | None:
-        """The fields of RestoreRun, where values were restored."""
+        """The fields of RestoreResult but for `environment`; None where nothing was restored."""
 
     @property
     def skipped(self) -> str:
-        """Why it must not run; "" where it may."""
+        """Why the model must not run, as variables that got no value; "" where it may."""
 
     def describe(self) -> ModelFacts:
-        """Return what the model takes and gives."""
+        """Describe the model, without running it.
+
+        Returns:
+            Its signatures; those of a model that tells no inputs are {}, and `infer_signature` is
+            asked instead.
+        Raises:
+            UnsupportedError: for inputs of a kind that is not run (sparse, ragged, nested).
+        """
 
     def infer_signature(self, inputs: Arrays) -> str:
-        """Return the signature to call with these where the model itself tells none."""
+        """Choose the signature to call with these inputs, where `describe` tells of none.
+
+        Args:
+            inputs: {name: array}, as the user gave them.
+        Raises:
+            RunnerError: of kind "signature", where several could be meant or none can.
+        """
 
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
-        """Return the outputs, by name."""
+        """Run the model on one case.
+
+        Args:
+            signature: a key of `describe().signatures`, or what `infer_signature` returned.
+            inputs: {name: array} in the order and dtypes of the signature; strings are object
+                arrays of bytes.  Optional ones may be absent.
+        Returns:
+            {name: array} in the model's own order, strings as object arrays of bytes.  The same
+            inputs give the same outputs, as far as the runtime is deterministic.
+        """
 
     def intermediates(
         self, signature: str, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[Intermediates]:
-        """Yield values inside of the model whose names fit, in the order of computation."""
+        """Yield the values inside of the model, in chunks of about CHUNK_BYTES.
+
+        Args:
+            signature, inputs: as of `call`.
+            globs: patterns; values whose name fits one of them (see `wanted`) are given.
+        Yields:
+            Values by name, in the order of computation, each chunk with the outputs that were
+            computed together with it.
+        Raises:
+            UnsupportedError: where the runtime cannot look inside of such a model.
+        """
 
     def devices(self) -> dict[str, dict[str, int]]:
-        """Return {device: {"ops": n, "heavy": n}} of the kernels of the first call."""
+        """Return {device: {"ops": n, "heavy": n}}: the kernels of the first call, where they ran.
+
+        Heavy ones multiply matrices or convolve.  What counts is where a kernel ran, not where it
+        was meant to: a model that fell back to the CPU is found by it.
+        """
 
     def environment(self) -> dict[str, Any]:
-        """Return what ran it, as plain values."""
+        """Return what ran the model, as plain values: see `environment` in docs/check.md."""
 
 
 Open = Callable[[Request, RunnerSpec], Session]
+"""Loads the model of a request, restores its values, and sets the switches of the spec."""
 
 
 def actions(
     start: Open, probe: Callable[[Request], Result]
 ) -> dict[str, Callable[[Request], Result]]:
-    """Return the ACTIONS of a runtime; start: what makes a session of a request."""
+    """Make the ACTIONS of a runtime.
+
+    Args:
+        start: opens a session for a request.
+        probe: takes {} and returns {"devices": [{"device": "GPU:0", "name": ...}], "versions": {}}.
+    """
 
     def describe(request: Request) -> Result:
         session = start(request, spec_of(request))
@@ -111,65 +167,43 @@ def _environment(session: Session) -> dict[str, Any]:
     return {**machine(), **session.environment()}
 
 
-def machine() -> dict[str, Any]:
-    """Return what every runtime's environment has: Python, system and processor."""
+def _described(facts: ModelFacts) -> Result:
+    words = [word for word in facts.words if len(word) <= MAX_WORD_BYTES][:MAX_WORDS]
     return {
-        "python": platform.python_version(),
-        "os": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-    }
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _described(known: ModelFacts) -> Result:
-    words = [word for word in known.words if len(word) <= MAX_WORD_BYTES][:MAX_WORDS]
-    return {
-        "signatures": {key: value.to_json() for key, value in known.signatures.items()},
-        "words": [word.hex() for word in words],
-        "int_high": known.int_high,
-        "optional": {key: list(names) for key, names in known.optional.items()},
+        "signatures": {key: value.to_json() for key, value in facts.signatures.items()},
+        "words": [word.hex() for word in words],  # bytes of any encoding, through JSON
+        "int_high": facts.int_high,
+        "optional": {key: list(names) for key, names in facts.optional.items()},
     }
 
 
 def _executed(request: Request, session: Session) -> Result:
-    known = session.describe()
+    facts = session.describe()
     signature = ""
-    done: list[Result] = []
+    cases: list[Result] = []
     if not session.skipped:
         for number, (signature, inputs) in enumerate(cases_of(request, session)):
-            done.append(_case(request, session, number, signature, inputs))
+            cases.append(_case(request, session, number, signature, inputs))
     return {
-        "cases": done,
+        "cases": cases,
         "signature": signature,
         "skipped": session.skipped,
         "restored": session.restored,
-        "devices": session.devices() if done else {},
-        "description": _described(known),
+        "devices": session.devices() if cases else {},
+        "description": _described(facts),
         "environment": _environment(session),
     }
 
 
 def cases_of(request: Request, session: Session) -> Iterator[tuple[str, Arrays]]:
     """Yield (signature, inputs) of each case of a request, as the model takes them."""
-    known = session.describe()
+    facts = session.describe()
     for entry in request["cases"]:
-        given = load_arrays(Path(entry["file"]), entry["described"])
-        signatures = known.signatures or {session.infer_signature(given): _signature_of(given)}
+        arrays = load_arrays(Path(entry["file"]), entry["described"])
+        # a model that tells no inputs takes what it is given
+        signatures = facts.signatures or {session.infer_signature(arrays): signature_of(arrays)}
         signature = choose_signature(signatures, request.get("signature"))
-        yield signature, fit(given, signatures[signature], known.optional.get(signature, ()))
+        yield signature, fit(arrays, signatures[signature], facts.optional.get(signature, ()))
 
 
 def _case(
@@ -182,14 +216,15 @@ def _case(
     seconds = time.monotonic() - begin
     result = {**written(scratch / f"case{number}.outputs.npz", outputs), "seconds": seconds}
     chunks: list[Result] = []
-    apart: float | None = None
+    gap: float | None = None
+    # a second computation, so its outputs may differ: how far is part of the result
     if request["layers"]:
-        apart = 0.0
+        gap = 0.0
         for chunk in session.intermediates(signature, inputs, request["layers"]):
-            apart = max(apart, largest_gap(outputs, chunk.outputs)[0])
+            gap = max(gap, largest_gap(outputs, chunk.outputs)[0])
             file = scratch / f"case{number}.layers{len(chunks)}.npz"
             chunks.append(written(file, chunk.layers))
-    return {**result, "layers": chunks, "intermediates_gap": apart}
+    return {**result, "layers": chunks, "intermediates_gap": gap}
 
 
 def written(path: Path, arrays: Arrays) -> Result:
@@ -200,9 +235,14 @@ def written(path: Path, arrays: Arrays) -> Result:
 def largest_gap(
     reference: Arrays, new: Arrays, tolerances: Mapping[str, Sequence[Any]] | None = None
 ) -> tuple[float, bool]:
-    """Return the largest difference, as a tolerance, and whether one is above its tolerance.
+    """Compare outputs with those of a reference run.
 
-    It is 0 to the bit, and MAX_GAP at most.  tolerances: {output: [rtol, atol, scaled]}.
+    Args:
+        reference, new: {output: array}, the same names on both sides.
+        tolerances: {output: [rtol, atol, scaled]}; none is 0.
+    Returns:
+        The largest difference as the tolerance that it needs (0 to the bit, MAX_GAP at most), and
+        whether an output is further off than its tolerance.
     """
     from ckptkit.model_io import measure as _output_measure
     from ckptkit.model_io.tiers import OutputTolerance
@@ -210,92 +250,19 @@ def largest_gap(
     def limit(name: str, _dtype: str) -> OutputTolerance:
         return OutputTolerance(*(tolerances or {}).get(name, (0.0, 0.0, True)))
 
-    largest, seen = 0.0, False
+    largest, exceeds = 0.0, False
     for name, ref in reference.items():
         result = _output_measure.measure(name, as_array(ref), as_array(new[name]), limit, {})
         if result.status == "equal":
             continue
         largest = max(largest, MAX_GAP if result.needed is None else result.needed)
-        seen = seen or not (result.ok or result.status in ("meaningless", "empty"))
-    return min(largest, MAX_GAP), seen
+        exceeds = exceeds or not (result.ok or result.status in ("meaningless", "empty"))
+    return min(largest, MAX_GAP), exceeds
 
 
 def wanted(name: str, globs: Sequence[str]) -> bool:
     """Whether a layer's name fits one of the globs."""
     return any(fnmatchcase(name, pattern) for pattern in globs)
-
-
-def choose_signature(signatures: Mapping[str, ModelSignature], name: str | None) -> str:
-    """Return the signature to run; raises RunnerError, which lists those that there are."""
-    names = list(signatures)
-    if name is not None and name in names:
-        return name
-    there = ", ".join(names) or "none"
-    if name is not None:
-        raise refused(f"no signature {name!r}; there are: {there}")
-    for usual in ("serving_default", "call"):
-        if usual in names:
-            return usual
-    if len(names) == 1:
-        return names[0]
-    raise refused(f"which signature? There are: {there}", "‹signature› names one")
-
-
-def fit(
-    given: Arrays, model_signature: ModelSignature, optional: Sequence[str] = ()
-) -> dict[str, Array]:
-    """Return the inputs in the model's order and dtypes; raises RunnerError naming what misfits."""
-    inputs = {info.name: info for info in model_signature.inputs}
-    if list(given) == [""] and len(inputs) == 1:
-        given = {next(iter(inputs)): given[""]}
-    missing = [name for name in inputs if name not in given and name not in optional]
-    extra = [name for name in given if name not in inputs]
-    if missing or extra:
-        parts = [f"no value for {', '.join(map(repr, missing))}"] if missing else []
-        parts += [f"no input {', '.join(map(repr, extra))}"] if extra else []
-        raise refused(f"{'; '.join(parts)}; the model takes {_listed(model_signature.inputs)}")
-    return {name: _fitted(given[name], info) for name, info in inputs.items() if name in given}
-
-
-def _fitted(array: Array, info: TensorInfo) -> Array:
-    """Return one input in its dtype; a cast must keep every value."""
-    shape = info.shape
-    if shape is not None and (
-        len(shape) != array.ndim
-        or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True))
-    ):
-        raise refused(f"input {info.name!r} is {info.text}, not of shape {list(array.shape)}")
-    found = dtype_of_numpy(array.dtype)
-    if found == info.dtype:
-        return array
-    if "string" not in (found, info.dtype):
-        from ckptkit.dtypes import numpy_dtype
-
-        cast = array.astype(numpy_dtype(info.dtype))
-        if found.startswith("float") and info.dtype.startswith(("float", "bfloat")):
-            return cast
-        if (cast.astype(array.dtype) == array).all():
-            return cast
-    quantised = found.startswith("float") and info.dtype in ("int8", "uint8", "int16")
-    raise refused(
-        f"input {info.name!r} is {info.text}, and {found} values do not fit it",
-        "convert it with float inputs, or record it on its own runtime" if quantised else "",
-    )
-
-
-def _signature_of(given: Arrays) -> ModelSignature:
-    """Return a signature that these inputs fit, for a model that tells none."""
-    infos = [
-        TensorInfo(
-            name, dtype_of_numpy(array.dtype), (None, *array.shape[1:]) if array.ndim else ()
-        )
-        for name, array in given.items()
-    ]
-    return ModelSignature(tuple(infos), ())
-
-
-def _listed(infos: Sequence[TensorInfo]) -> str:
-    return ", ".join(f"{info.name} ({info.text})" for info in infos) or "nothing"
 
 
 def grouped(sizes: Mapping[str, int]) -> Iterator[set[str]]:
@@ -312,30 +279,9 @@ def grouped(sizes: Mapping[str, int]) -> Iterator[set[str]]:
         yield group
 
 
-def refused(message: str, hint: str = "") -> RunnerError:
-    """Return the error for inputs or a signature that the model does not have."""
-    return RunnerError(message, kind="signature", hint=hint)
-
-
-def missing(message: str, hint: str = "") -> RunnerError:
-    """Return the error for a device or package that is not here."""
-    return RunnerError(message, kind="missing", hint=hint)
-
-
 def import_extras(request: Request) -> None:
     """Import the modules and files of `options["imports"]`, which register custom classes."""
     from ckptkit.runners.child.user_code import import_code
 
     for name in request["options"].get("imports", ()):
         import_code(name)
-
-
-def package_version(module: Any) -> str:
-    """Return a module's version."""
-    return str(getattr(module, "__version__", "")) or "unknown"
-
-
-def versions_of(*names: str) -> dict[str, str]:
-    """Return the versions of those of these modules that were imported."""
-    found = ((name, sys.modules.get(name)) for name in names)
-    return {name: package_version(module) for name, module in found if module is not None}

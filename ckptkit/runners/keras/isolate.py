@@ -78,28 +78,29 @@ class KerasParts:
 
     def _run(self, note: Callable[[Result, Any], None]) -> None:
         """Call the model; `note` is given each point and its value, the outputs last."""
-        known = _Names()
+        names = _Names()
         inside: dict[int, Any] = {}  # layers that gave a point, whose variables are its own
 
-        def seen(called: LayerCall) -> Any:
+        def replaced(called: LayerCall) -> Any:
+            """Note what a layer gave; return what goes on in its place."""
             flat = self.keras.tree.flatten(called.output)
             places = [place for place, item in enumerate(flat) if self.backend.is_value(item)]
             for name, place in zip(names_of(called.path, len(places)), places, strict=True):
-                if known.of(flat[place]) is None:  # dropout, say, gives what it was given
-                    note(self._row(name, called, flat[place], known, inside), flat[place])
+                if names.of(flat[place]) is None:  # dropout, say, gives what it was given
+                    note(self._row(name, called, flat[place], names, inside), flat[place])
                     inside[id(called.layer)] = called.layer
                     flat[place] = self._instead(name, flat[place])
-                    known.add(name, flat[place])
+                    names.add(name, flat[place])
             return self.keras.tree.pack_sequence_as(called.output, flat)
 
         with self.backend.scope(self.keras, self.spec):
-            given = tensors_of(self.inputs)
-            for name, tensor in given.items():
-                known.add(name, tensor)
-            with watching(self.keras, self.built.model, seen):
-                outputs = self.built.call(given)
+            tensors = tensors_of(self.inputs)
+            for name, tensor in tensors.items():
+                names.add(name, tensor)
+            with watching(self.keras, self.built.model, replaced):
+                outputs = self.built.call(tensors)
             for name, tensor in outputs.items():
-                if known.of(tensor) is None:
+                if names.of(tensor) is None:
                     dtype = self._dtype(tensor)
                     note(point_row(f"{OUTPUT}{name}", "output", dtype, fed=False), tensor)
 
@@ -111,10 +112,10 @@ class KerasParts:
         return self.keras.ops.convert_to_tensor(value, dtype=self._dtype(tensor))
 
     def _row(
-        self, name: str, called: LayerCall, tensor: Any, known: _Names, inside: Mapping[int, Any]
+        self, name: str, called: LayerCall, tensor: Any, names: _Names, inside: Mapping[int, Any]
     ) -> Result:
         layer = called.layer
-        arguments = map(known.of, self.keras.tree.flatten(called.arguments))
+        arguments = map(names.of, self.keras.tree.flatten(called.arguments))
         inner = [item for item in layers_of(layer) if id(item) in inside]
         taken = {id(variable) for item in inner for variable in item.weights}
         return point_row(
@@ -142,11 +143,12 @@ class KerasParts:
 class _Names:
     """Which tensor is which value; none is kept alive by it."""
 
-    _found: dict[int, tuple[weakref.ref[Any], str]] = field(default_factory=dict)
+    _names: dict[int, tuple[weakref.ref[Any], str]] = field(default_factory=dict)
 
     def add(self, name: str, tensor: Any) -> None:
-        self._found[id(tensor)] = weakref.ref(tensor), name
+        self._names[id(tensor)] = weakref.ref(tensor), name
 
     def of(self, item: Any) -> str | None:
-        there, name = self._found.get(id(item), (None, None))
-        return name if there is not None and there() is item else None
+        reference, name = self._names.get(id(item), (None, None))
+        # the id of a tensor that is gone may be another one's now
+        return name if reference is not None and reference() is item else None

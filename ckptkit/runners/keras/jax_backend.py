@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.runners.child.heavy_ops import is_heavy
+from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.packages import gpu_name, installed, package
-from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners.child.session import Request, Result, grouped, wanted
+from ckptkit.runners.errors import missing
 from ckptkit.runners.keras.isolate import values_of
 from ckptkit.runners.keras.layers import LayerCall, watching
 from ckptkit.runners.keras.model import CallableModel, Tensors
@@ -64,13 +66,13 @@ class Jax:
         return jax().default_device(self.device)  # type: ignore[no-any-return]
 
     def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
-        state, given = self._placed(built), self._given(inputs)
+        state, arrays = self._placed(built), self._inputs(inputs)
         names: list[str] = []  # kept here, since what is compiled gives dicts sorted
         function = _listed(_stateless(built, built.call), names)
         run = function if self.eager else jax().jit(function)
-        outputs = dict(zip(names, run(state, given), strict=True))
+        outputs = dict(zip(names, run(state, arrays), strict=True))
         if devices is not None:
-            _count(devices, jax().make_jaxpr(function)(state, given), outputs)
+            _count(devices, jax().make_jaxpr(function)(state, arrays), outputs)
         return outputs
 
     def _placed(self, built: CallableModel) -> list[Any]:
@@ -78,23 +80,24 @@ class Jax:
         values = [variable.value for variable in built.model.variables]
         return jax().device_put(values, self.device)  # type: ignore[no-any-return]
 
-    def _given(self, inputs: Arrays) -> dict[str, Any]:
+    def _inputs(self, inputs: Arrays) -> dict[str, Any]:
         return jax().device_put(dict(inputs), self.device)  # type: ignore[no-any-return]
 
     def intermediates(
         self, keras: Any, built: CallableModel, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield values in chunks, each compiled with the outputs."""
-        state, given = self._placed(built), self._given(inputs)
+        state, arrays = self._placed(built), self._inputs(inputs)
 
         def inside(names: set[str] | None) -> Callable[[Any, Tensors], Any]:
             return _stateless(built, _watched(self, keras, built, globs, names))
 
-        shapes, _ = jax().eval_shape(inside(None), state, given)
+        # traced once without computing: the names, and sizes to group them by
+        shapes, _ = jax().eval_shape(inside(None), state, arrays)
         order = list(_orders.pop(id(built), ()))
         for names in grouped({name: _nbytes(shapes[name]) for name in order}):
             run = inside(names) if self.eager else jax().jit(inside(names))
-            layers, outputs = run(state, given)
+            layers, outputs = run(state, arrays)
             self.tracing = None
             yield [(name, layers[name]) for name in order if name in names], outputs
 
@@ -149,8 +152,8 @@ def _gpus(module: Any) -> list[Any]:
 
 
 def _name(device: Any) -> str:
-    told = gpu_name(device.local_hardware_id or 0)
-    return told if told != "GPU" else str(device.device_kind)
+    name = gpu_name(device.local_hardware_id or 0)
+    return name if name != "GPU" else str(device.device_kind)
 
 
 def _stateless(
@@ -192,19 +195,19 @@ def _watched(
     """Return a call that gives (layers, outputs); names: of the layers, None for all that fit."""
 
     def call(inputs: Tensors) -> tuple[dict[str, Any], dict[str, Any]]:
-        kept: dict[str, Any] = {}
+        layers: dict[str, Any] = {}
         backend.tracing = _trace(next(iter(inputs.values())))
 
         def keep(called: LayerCall) -> None:
             for name, tensor in values_of(backend, keras, called):
                 if wanted(name, globs) if names is None else name in names:
-                    kept[name] = tensor
+                    layers[name] = tensor
 
         with watching(keras, built.model, keep):
             outputs = built.call(inputs)
         if names is None:
-            _orders[id(built)] = list(kept)
-        return kept, outputs
+            _orders[id(built)] = list(layers)
+        return layers, outputs
 
     return call
 

@@ -22,8 +22,8 @@ class LayerCall(NamedTuple):
 
 
 @contextmanager
-def watching(keras: Any, model: Any, seen: Callable[[LayerCall], Any]) -> Iterator[None]:
-    """Call `seen` after each call of a layer inside of a call of `model`.
+def watching(keras: Any, model: Any, after: Callable[[LayerCall], Any]) -> Iterator[None]:
+    """Call `after` after each call of a layer inside of a call of `model`.
 
     What it returns, unless None, is what the layer gives.
     """
@@ -33,6 +33,7 @@ def watching(keras: Any, model: Any, seen: Callable[[LayerCall], Any]) -> Iterat
     calls: Counter[str] = Counter()
 
     def watched(layer: Any, *args: Any, **options: Any) -> Any:
+        # the model's own call starts a walk; calls of layers outside of one are none of ours
         if layer is model and not stack:
             stack.append("")
             calls.clear()
@@ -50,7 +51,7 @@ def watching(keras: Any, model: Any, seen: Callable[[LayerCall], Any]) -> Iterat
             output = original(layer, *args, **options)
         finally:
             stack.pop()
-        instead = seen(LayerCall(path, layer, (args, options), output))
+        instead = after(LayerCall(path, layer, (args, options), output))
         return output if instead is None else instead
 
     base.__call__ = watched

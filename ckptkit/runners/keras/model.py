@@ -14,9 +14,9 @@ from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
-from ckptkit.runners.child.session import refused
 from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
+from ckptkit.runners.errors import refused
 from ckptkit.runners.keras.layers import arguments
 
 SEED = 20  # of what a build draws at random, as TensorFlow's runner does
@@ -71,7 +71,7 @@ def seed(keras: Any) -> None:
 class CallableModel:
     """A model, and how it is called.
 
-    model_signature: None where the model tells none.  call: of {name: tensor}, returns {name: tensor}.
+    model_signature: None where the model tells none.  call: takes and returns {name: tensor}.
     """
 
     model: Any
@@ -154,8 +154,8 @@ def _built(keras: Any, model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) ->
         return named(model(values, training=False), _output_names(model))
 
     outputs = named(_tree_of(model, "_outputs_struct"), _output_names(model))
-    told = tuple(_info(name, tensor) for name, tensor in outputs.items())
-    return CallableModel(model, ModelSignature(tuple(infos), told), call, optional)
+    output_infos = tuple(_info(name, tensor) for name, tensor in outputs.items())
+    return CallableModel(model, ModelSignature(tuple(infos), output_infos), call, optional)
 
 
 def _plain_call(keras: Any, model: Any) -> Callable[[Tensors], dict[str, Any]]:

@@ -30,7 +30,7 @@ ENDING = ".weights.h5"
 
 
 def restore_into(keras: Any, built: CallableModel, path: Path, out: str | None) -> Result:
-    """Fill the model from `path`; return RestoreRun's fields, with what it then holds in `out`.
+    """Fill the model from `path`; return RestoreResult's fields, with what it then holds in `out`.
 
     A variable that the file has no tensor of its shape and dtype for keeps its mark.
     """

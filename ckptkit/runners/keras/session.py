@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptkit.runners.child import isolate as _isolate
-from ckptkit.runners.child import session as _exchange
+from ckptkit.runners.child import session as _session
 from ckptkit.runners.child.packages import environment
 from ckptkit.runners.child.session import (
     Intermediates,
@@ -44,23 +44,45 @@ Layers = list[tuple[str, Any]]
 
 
 class Backend(Protocol):
-    """What differs between the backends of Keras."""
+    """What differs between the backends of Keras: what one implements to be a runner.
+
+    name: as `keras.backend.backend()` has it.
+    """
 
     name: str
 
     def configure(self, spec: RunnerSpec) -> None:
-        """Set the switches, before Keras is imported; raises RunnerError("missing")."""
+        """Set the switches of the spec, before Keras is imported.
+
+        Raises:
+            MissingDependencyError: where the backend's package is not installed.
+            RunnerError: of kind "missing", where the device is not here.
+        """
 
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
-        """Return the scope in which a model is made and called on the device."""
+        """Return the scope in which a model is made and called on the device of the spec."""
 
     def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
-        """Return the outputs; devices: what to add the kernels of this call to."""
+        """Run the model on one case.
+
+        Args:
+            inputs: {name: array} of the model's inputs.
+            devices: what the kernels of this call are added to; None of all calls but the first.
+        Returns:
+            {name: the backend's tensor}.
+        """
 
     def intermediates(
         self, keras: Any, built: CallableModel, inputs: Arrays, globs: Sequence[str]
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
-        """Yield (path, value) of what layers gave, with the outputs of the same computation."""
+        """Yield what layers gave, in chunks of about CHUNK_BYTES.
+
+        Args:
+            globs: patterns; layers whose path fits one of them are given.
+        Yields:
+            (path, tensor) in the order of computation, with {name: tensor} of the outputs of the
+            same computation.
+        """
 
     def is_value(self, item: Any) -> bool:
         """Return whether a layer's output is a tensor that has values, or will have."""
@@ -122,8 +144,10 @@ class KerasSession:
             for layers, outputs in self.backend.intermediates(
                 self.keras, self.built, inputs, globs
             ):
-                told = {name: self.backend.array(value) for name, value in outputs.items()}
-                yield Intermediates({n: self.backend.array(value) for n, value in layers}, told)
+                yield Intermediates(
+                    {name: self.backend.array(value) for name, value in layers},
+                    {name: self.backend.array(value) for name, value in outputs.items()},
+                )
 
     def subgraphs(
         self, signature: str, inputs: Arrays, reference: _isolate.ReferenceValues
@@ -159,8 +183,8 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         model_spec = request["model_spec"]
         with backend.scope(module, spec):
             built = build_code(module, model_spec["code"])
-            found = restore_into(module, built, Path(model_spec["path"]), request["out"])
-        return {"restored": {**found, "environment": described(backend, spec)}}
+            restored = restore_into(module, built, Path(model_spec["path"]), request["out"])
+        return {"restored": {**restored, "environment": described(backend, spec)}}
 
     def probe(request: Request) -> Result:
         del request
@@ -174,15 +198,16 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         return module
 
     isolate = _isolate.action(start, KerasSession.subgraphs)
-    return {**_exchange.actions(start, probe), "restore": restore, "isolate": isolate}
+    return {**_session.actions(start, probe), "restore": restore, "isolate": isolate}
 
 
 def _restored(session: KerasSession, path: Path, out: str | None) -> None:
     """Fill the session's model; say in it what came of that."""
-    found = restore_into(session.keras, session.built, path, out)
-    session.restored = {**found, "environment": described(session.backend, session.spec)}
-    lost = lost_weights(session.built, found)
+    restored = restore_into(session.keras, session.built, path, out)
+    session.restored = {**restored, "environment": described(session.backend, session.spec)}
+    # a model with first values in it would give outputs that mean nothing
+    lost = lost_weights(session.built, restored)
     if lost:
         session.skipped = f"{len(lost):,} variables got no value: {', '.join(lost[:3])}"
-    elif found["error"]:
-        session.skipped = f"the restore failed: {found['error']}"
+    elif restored["error"]:
+        session.skipped = f"the restore failed: {restored['error']}"

@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.runners.child.heavy_ops import is_heavy
+from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.packages import installed, only_cpu_zero, package
-from ckptkit.runners.child.session import Request, Result, cpu_name, grouped, missing, wanted
+from ckptkit.runners.child.session import Request, Result, grouped, wanted
+from ckptkit.runners.errors import missing
 from ckptkit.runners.keras.isolate import tensors_of, values_of
 from ckptkit.runners.keras.layers import LayerCall, watching
 from ckptkit.runners.keras.model import CallableModel
@@ -69,7 +71,7 @@ class Torch:
     ) -> Iterator[tuple[Layers, dict[str, Any]]]:
         """Yield values in chunks, each of a call of its own, since nothing else bounds memory."""
         sizes: dict[str, int] = {}
-        given = tensors_of(inputs)
+        tensors = tensors_of(inputs)
 
         def note(called: LayerCall) -> None:
             for name, tensor in values_of(self, keras, called):
@@ -77,16 +79,16 @@ class Torch:
                     sizes[name] = tensor.numel() * tensor.element_size()
 
         with watching(keras, built.model, note):
-            built.call(given)
+            built.call(tensors)
         for names in grouped(sizes):
-            kept: Layers = []
+            layers: Layers = []
 
-            def keep(called: LayerCall, names: set[str] = names, kept: Layers = kept) -> None:
-                kept.extend((n, t) for n, t in values_of(self, keras, called) if n in names)
+            def keep(called: LayerCall, names: set[str] = names, layers: Layers = layers) -> None:
+                layers.extend((n, t) for n, t in values_of(self, keras, called) if n in names)
 
             with watching(keras, built.model, keep):
-                outputs = built.call(given)
-            yield kept, outputs
+                outputs = built.call(tensors)
+            yield layers, outputs
 
     def is_value(self, item: Any) -> bool:
         return hasattr(item, "numel") and item.device.type != "meta"

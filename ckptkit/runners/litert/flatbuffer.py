@@ -67,11 +67,11 @@ def _target(data: bytearray, table: int, number: int) -> int:
     return place + _word(data, place)
 
 
-def _shorten(data: bytearray, vector: int, kept: Sequence[int]) -> None:
+def _shorten(data: bytearray, vector: int, keep: Sequence[int]) -> None:
     """Leave only some elements in a vector of tables."""
-    places = [vector + 4 + 4 * number for number in kept]
+    places = [vector + 4 + 4 * number for number in keep]
     tables = [place + _word(data, place) for place in places]
-    _WORD.pack_into(data, vector, len(kept))
+    _WORD.pack_into(data, vector, len(keep))
     for number, table in enumerate(tables):
         place = vector + 4 + 4 * number
         _WORD.pack_into(data, place, table - place)

@@ -3,7 +3,7 @@
 Inputs and outputs go by the names of the signature; of a model without signatures, by those of its
 tensors, under the signature "call".  A free batch axis is resized.  A model that was made for one
 example (every input and output has a first axis of 1) is given them one by one, and so its batch
-axis is told as free.  Quantised inputs and outputs stay integers, as the file has them.
+axis is described as free.  Quantised inputs and outputs stay integers, as the file has them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.graph_parts import GraphOp, GraphParts, Regions
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.isolate import ReferenceValues, action
+from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.packages import (
     DAMAGED,
     chunked,
@@ -34,10 +35,9 @@ from ckptkit.runners.child.session import (
     Request,
     Result,
     actions,
-    cpu_name,
-    refused,
     wanted,
 )
+from ckptkit.runners.errors import refused
 from ckptkit.runners.litert.flatbuffer import fitting, float_of, with_ops
 from ckptkit.runners.spec import RunnerSpec
 
@@ -202,23 +202,23 @@ class LiteRTSession:
         ]
 
     def _invoke(self, interpreter: Any, signature: str, inputs: Arrays) -> dict[str, Array]:
-        given = {name: _given(value) for name, value in inputs.items()}
+        values = {name: _to_runtime(value) for name, value in inputs.items()}
         if signature in interpreter.get_signature_list():
             runner = interpreter.get_signature_runner(signature)
-            _fresh_state(interpreter)
-            outputs = runner(**given)
+            _fresh_state(interpreter)  # each case starts as a fresh model would
+            outputs = runner(**values)
             order = self._signatures[signature].outputs
-            return {name: _taken(outputs[name]) for name in order}
+            return {name: _from_runtime(outputs[name]) for name in order}
         sides = self._signatures[signature]
-        for name, value in given.items():
+        for name, value in values.items():
             interpreter.resize_tensor_input(sides.inputs[name]["index"], value.shape)
         interpreter.allocate_tensors()
         interpreter.reset_all_variables()
-        for name, value in given.items():
+        for name, value in values.items():
             interpreter.set_tensor(sides.inputs[name]["index"], value)
         interpreter.invoke()
         tensors = {name: interpreter.get_tensor(o["index"]) for name, o in sides.outputs.items()}
-        return {name: _taken(value) for name, value in tensors.items()}
+        return {name: _from_runtime(value) for name, value in tensors.items()}
 
     # -- looking inside ----------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class LiteRTSession:
     def _value(self, name: str) -> Array | None:
         details = self._tensors[name]
         try:
-            return float_of(_taken(self._keeping.get_tensor(details["index"])), details)
+            return float_of(_from_runtime(self._keeping.get_tensor(details["index"])), details)
         except ValueError:  # a value that no kernel wrote: a resource, or of another branch
             return None
 
@@ -263,14 +263,14 @@ class LiteRTSession:
         self._keeping.allocate_tensors()  # else it tells no constants
         sides = self._signatures[signature]
         names = {item["index"]: name for name, item in self._tensors.items()}
-        given = {names[sides.inputs[name]["index"]]: value for name, value in inputs.items()}
+        tensors = {names[sides.inputs[name]["index"]]: value for name, value in inputs.items()}
         made = [name for op in self._ops for name in op.outputs]
         rows = len(next(iter(inputs.values()))) if sides.one_by_one else None
         return GraphParts(
-            Regions(self._ops, frozenset(given), reference),
+            Regions(self._ops, frozenset(tensors), reference),
             {name: _dtype(self._tensors[name]) for name in made},
             {name: names[item["index"]] for name, item in sides.outputs.items()},
-            given,
+            tensors,
             self._value,
             partial(self._run, rows),
         )
@@ -287,18 +287,20 @@ class LiteRTSession:
         )
         found = []
         for row in range(rows or 1):
-            given = {
+            row_values = {
                 name: value if rows is None else _one(value, row, details[name])
                 for name, value in values.items()
             }
-            for name, value in given.items():
+            for name, value in row_values.items():
                 part.resize_tensor_input(details[name]["index"], value.shape)
             part.allocate_tensors()
-            for name, value in given.items():
-                part.set_tensor(details[name]["index"], _given(fitting(value, details[name])))
+            for name, value in row_values.items():
+                part.set_tensor(details[name]["index"], _to_runtime(fitting(value, details[name])))
             part.invoke()
-            taken = {name: _taken(part.get_tensor(details[name]["index"])) for name in names}
-            found.append({name: float_of(value, details[name]) for name, value in taken.items()})
+            outputs = {
+                name: _from_runtime(part.get_tensor(details[name]["index"])) for name in names
+            }
+            found.append({name: float_of(value, details[name]) for name, value in outputs.items()})
         return _joined(found)
 
     @cached_property
@@ -324,13 +326,15 @@ def _fresh_state(interpreter: Any) -> None:
         return
 
 
-def _given(value: Array) -> Array:
+def _to_runtime(value: Array) -> Array:
+    """Return an input as LiteRT takes it: strings as numpy's fixed-width bytes."""
     import numpy as np
 
     return np.array(value.tolist(), dtype=bytes) if value.dtype == object else value
 
 
-def _taken(value: Array) -> Array:
+def _from_runtime(value: Array) -> Array:
+    """Return an output with strings as object arrays of bytes."""
     return value.astype(object) if value.dtype.kind in "SU" else value
 
 

@@ -20,6 +20,7 @@ from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.graph_parts import GraphParts
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.isolate import ReferenceValues, action
+from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.packages import (
     DAMAGED,
     chunked,
@@ -35,10 +36,9 @@ from ckptkit.runners.child.session import (
     Request,
     Result,
     actions,
-    cpu_name,
-    missing,
     wanted,
 )
+from ckptkit.runners.errors import missing
 from ckptkit.runners.onnx.subgraph import OnnxGraph
 from ckptkit.runners.spec import RunnerSpec
 
@@ -180,8 +180,8 @@ class OnnxSession:
 
     @staticmethod
     def _fetch(session: Any, names: Sequence[str], inputs: Arrays) -> dict[str, Array]:
-        given = {name: _given(value) for name, value in inputs.items()}
-        return dict(zip(names, map(_taken, session.run(list(names), given)), strict=True))
+        values = {name: _to_runtime(value) for name, value in inputs.items()}
+        return dict(zip(names, map(_from_runtime, session.run(list(names), values)), strict=True))
 
     # -- looking inside ----------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ def _info(item: Any) -> TensorInfo:
     return TensorInfo(item.name, _DTYPES.get(dtype, dtype), shape)
 
 
-def _given(value: Array) -> Array:
+def _to_runtime(value: Array) -> Array:
     """Return an input as ONNX Runtime takes it: strings as text."""
     import numpy as np
 
@@ -262,7 +262,8 @@ def _given(value: Array) -> Array:
     return np.array(flat, object).reshape(value.shape)
 
 
-def _taken(value: Array) -> Array:
+def _from_runtime(value: Array) -> Array:
+    """Return an output with strings as object arrays of bytes."""
     import numpy as np
 
     if value.dtype.kind not in "OU":

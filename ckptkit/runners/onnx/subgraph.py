@@ -29,9 +29,9 @@ class OnnxGraph:
     def parts(self, inputs: Arrays, reference: ReferenceValues) -> GraphParts:
         """Return the graph, cut where the reference has a value."""
         graph = self.model.graph
-        given = frozenset(item.name for item in graph.input) - self._initializers.keys()
+        names = frozenset(item.name for item in graph.input) - self._initializers.keys()
         return GraphParts(
-            Regions(list(self._ops()), given, reference),
+            Regions(list(self._ops()), names, reference),
             {name: self._dtype(name) for node in graph.node for name in node.output if name},
             {item.name: item.name for item in graph.output},
             inputs,

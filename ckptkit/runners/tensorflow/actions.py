@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.runners.child import isolate as _isolate
-from ckptkit.runners.child import session as _exchange
+from ckptkit.runners.child import session as _session
 from ckptkit.runners.tensorflow.build import is_keras, load_model, name_of, versions
 from ckptkit.runners.tensorflow.float64 import float64_outputs
 from ckptkit.runners.tensorflow.isolate import subgraphs
@@ -95,5 +95,5 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "isolate": _isolate.action(start, subgraphs),
     "perturb": perturb,
     "float64_outputs": float64_outputs,
-    **_exchange.actions(start, probe),
+    **_session.actions(start, probe),
 }

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint, _drop, _part
+from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint, needed_part, without_nodes
 from ckptkit.runners.tensorflow.module import tensorflow
 
 _FED = "ckptkit_cut_"
-_HELD = ("Variable", "VariableV2")
+_VARIABLE_NODES = ("Variable", "VariableV2")  # of TensorFlow 1
 _WRITES = ("Assign", "LookupTableInsert", "LookupTableImport", "LookupTableRemove", "Scatter")
 
 
@@ -25,14 +25,14 @@ class Region:
     """What lies between a point and those before it.
 
     inputs: names of the points, and of the model's inputs, that it reads.  captures: placeholders
-    of what the function captured.  ops: kinds of its nodes.  held: variables of TensorFlow 1, which
-    are nodes themselves.
+    of what the function captured.  ops: kinds of its nodes.  variable_nodes: variables of
+    TensorFlow 1, which are nodes themselves.
     """
 
     inputs: tuple[str, ...]
     captures: tuple[str, ...]
     ops: tuple[str, ...]
-    held: tuple[str, ...] = ()
+    variable_nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,7 @@ class CutGraph:
         tf = tensorflow()
         graph = type(self.flat.graph)()
         graph.CopyFrom(self.flat.graph)
+        # whoever reads a cut tensor reads its placeholder; control inputs stay as they are
         fed = {point.tensor: name for name, point in self.placeholders.items()}
         for node in graph.node:
             for number, source in enumerate(node.input):
@@ -88,12 +89,13 @@ class CutGraph:
 
     def region(self, tensor: str) -> Region:
         """Return what is computed between the cuts and this tensor."""
-        own = dict(zip(self.flat.inputs, self.inputs, strict=True))
+        model_inputs = dict(zip(self.flat.inputs, self.inputs, strict=True))
         inputs: dict[str, None] = {}
         captures: dict[str, None] = {}
-        held: dict[str, None] = {}
+        variable_nodes: dict[str, None] = {}
         ops: dict[str, None] = {}
         seen: set[str] = set()
+        # backwards from the tensor, until a cut, an input or something captured
         waiting = [tensor.partition(":")[0]]
         while waiting:
             name = waiting.pop()
@@ -102,58 +104,58 @@ class CutGraph:
             seen.add(name)
             if name in self.placeholders:
                 inputs[self.placeholders[name].name] = None
-            elif name in own:
-                inputs[own[name]] = None
+            elif name in model_inputs:
+                inputs[model_inputs[name]] = None
             elif name in self.flat.captured:
                 captures[name] = None
             else:
                 node = self._nodes[name]
                 ops[node.op] = None
-                if node.op in _HELD:
-                    held[name] = None
+                if node.op in _VARIABLE_NODES:
+                    variable_nodes[name] = None
                 waiting += [s.partition(":")[0] for s in node.input if not s.startswith("^")]
-        return Region(tuple(inputs), tuple(captures), tuple(ops), tuple(held))
+        return Region(tuple(inputs), tuple(captures), tuple(ops), tuple(variable_nodes))
 
     def needs(self, tensors: Iterable[str]) -> list[str]:
         """Return the names of the points whose values the graph of these tensors reads.
 
         Control inputs count too: what they wait for is computed, though no value comes of it.
         """
-        part = _part(self.graph, {tensor.partition(":")[0] for tensor in tensors})
-        there = {node.name for node in part.node}
-        return [point.name for name, point in self.placeholders.items() if name in there]
+        part = needed_part(self.graph, {tensor.partition(":")[0] for tensor in tensors})
+        nodes = {node.name for node in part.node}
+        return [point.name for name, point in self.placeholders.items() if name in nodes]
 
     def fetch(
-        self, given: Sequence[Any], fed: Mapping[str, Any], tensors: Sequence[str], *, xla: bool
+        self, inputs: Sequence[Any], fed: Mapping[str, Any], tensors: Sequence[str], *, xla: bool
     ) -> Sequence[Any]:
-        """Return these tensors; given: the model's inputs; fed: {point: the reference's value}."""
+        """Return these tensors; inputs: the model's; fed: {point: the reference's value}."""
         tf = tensorflow()
         wanted = {name.partition(":")[0] for name in tensors}
-        part = _part(self.graph, wanted)
-        there = {node.name for node in part.node}
-        outside = {*self.flat.inputs, *self.flat.captured, *self.placeholders} & there
+        part = needed_part(self.graph, wanted)
+        nodes = {node.name for node in part.node}
+        outside = {*self.flat.inputs, *self.flat.captured, *self.placeholders} & nodes
         outside -= wanted
-        _drop(part, outside)
+        without_nodes(part, outside)
         cuts = [name for name in self.placeholders if name in outside]
         handles = {name: v for name, v in self.flat.captured.items() if name in outside}
         takes = [name for name in self.flat.inputs if name in outside]
-        own = dict(zip(self.flat.inputs, given, strict=True))
-        values = [own[name] for name in takes]
+        arrays = dict(zip(self.flat.inputs, inputs, strict=True))
+        values = [arrays[name] for name in takes]
         for name in cuts:
             point = self.placeholders[name]
             values.append(tf.cast(tf.constant(fed[point.name]), point.dtype))
 
         def body(*arguments: Any) -> Any:
             inside = tf.compat.v1.get_default_graph()
-            known = dict(zip([*takes, *cuts], arguments, strict=True))
-            known |= {name: inside.capture(value) for name, value in handles.items()}
-            used = {f"{name}:0": value for name, value in known.items()}
+            placed = dict(zip([*takes, *cuts], arguments, strict=True))
+            placed |= {name: inside.capture(value) for name, value in handles.items()}
+            used = {f"{name}:0": value for name, value in placed.items()}
             return tf.graph_util.import_graph_def(
                 part, input_map=used, return_elements=list(tensors), name=""
             )
 
-        found: Sequence[Any] = tf.function(body, jit_compile=xla, autograph=False)(*values)
-        return found
+        tensors_of_part = tf.function(body, jit_compile=xla, autograph=False)
+        return tensors_of_part(*values)  # type: ignore[no-any-return]
 
 
 def distinct(points: Iterable[GraphPoint]) -> list[GraphPoint]:

@@ -54,9 +54,9 @@ def _partitions(devices: Devices) -> Iterator[None]:
     try:
         yield
     finally:
-        told = here.export_run_metadata()
+        metadata = here.export_run_metadata()
         here.disable_run_metadata()
-        for graph in told.partition_graphs:
+        for graph in metadata.partition_graphs:
             by_device: dict[str, list[Any]] = {}
             for node in graph.node:
                 by_device.setdefault(short(node.device), []).append(node)
@@ -68,7 +68,7 @@ def _partitions(devices: Devices) -> Iterator[None]:
 def _eager_ops(devices: Devices) -> Iterator[None]:
     from tensorflow.python.framework import op_callbacks
 
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
 
     def ran(
         op_type: Any,
@@ -81,14 +81,14 @@ def _eager_ops(devices: Devices) -> Iterator[None]:
         del inputs, attrs, op_name
         if graph is None and outputs:
             kind = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
-            found[short(outputs[0].device), kind] += 1
+            counts[short(outputs[0].device), kind] += 1
 
     op_callbacks.add_op_callback(ran)
     try:
         yield
     finally:
         op_callbacks.remove_op_callback(ran)
-        for (device, kind), number in found.items():
+        for (device, kind), number in counts.items():
             if kind != "ReadVariableOp":
                 heavy = number if is_heavy(kind) else 0
                 _add(devices, device, {"ops": number, "heavy": heavy})

@@ -64,9 +64,9 @@ def _lone_functions(loaded: Any) -> Iterator[tuple[str, Any]]:
 
 def _of_concrete(key: str, function: Any) -> Endpoint:
     tf = tensorflow()
-    given: Any = function.structured_input_signature
+    structure: Any = function.structured_input_signature
     specs: dict[str, Any] = {}
-    for spec in tf.nest.flatten(given, expand_composites=False):
+    for spec in tf.nest.flatten(structure, expand_composites=False):
         if isinstance(spec, tf.TensorSpec):
             specs[spec.name or f"input_{len(specs)}"] = spec
         elif isinstance(spec, tf.TypeSpec):
@@ -77,11 +77,11 @@ def _of_concrete(key: str, function: Any) -> Endpoint:
             )
 
     def call(inputs: Tensors) -> dict[str, Any]:
-        if set(specs) <= set(given[1]):
+        if set(specs) <= set(structure[1]):  # all by keyword
             return named(function(**inputs))
         values = iter(inputs[name] for name in specs)
         args, options = tf.nest.map_structure(
-            lambda spec: next(values) if isinstance(spec, tf.TensorSpec) else spec, given
+            lambda spec: next(values) if isinstance(spec, tf.TensorSpec) else spec, structure
         )
         return named(function(*args, **options))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
 
 
-DOUBLE = "float64"
+FLOAT64 = "float64"
 _OTHER = 0.2  # of the output's rms: more than bfloat16 rounds
 _FLOATS = ("float", "bfloat", "mixed_")
 
@@ -38,27 +38,27 @@ def float64_outputs(request: Request) -> Result:
         raise UsageError(session.skipped)
     model = session.loaded.model
     if model is None or not is_keras(model):
-        what = "a SavedModel's graph has its dtypes built in" if model is None else "no Keras model"
+        why = "a SavedModel's graph has its dtypes built in" if model is None else "no Keras model"
         raise UnsupportedError(
-            f"it cannot be rebuilt in float64: {what}", hint="use the .keras file, or ‹model›"
+            f"it cannot be rebuilt in float64: {why}", hint="use the .keras file, or ‹model›"
         )
     rebuilt, seen = _rebuilt(session, request)
     _copy(model, rebuilt)
     endpoints = calls_of(rebuilt, seen)
-    done = []
+    cases = []
     for number, (signature, inputs) in enumerate(cases_of(request, session)):
         with setup.scope(session.spec):
             outputs = _call(endpoints[signature], inputs)
             _check(outputs, session.call(signature, inputs))
-        done.append(written(Path(request["scratch"]) / f"double{number}.npz", outputs))
-    return {"cases": done}
+        cases.append(written(Path(request["scratch"]) / f"float64_{number}.npz", outputs))
+    return {"cases": cases}
 
 
 def _rebuilt(session: TensorFlowSession, request: Request) -> tuple[Any, Any]:
     """Return the model in float64, values as built, and the specs it was built with."""
     here = keras()
     model_spec = request["model_spec"]
-    with _as_double(here):  # layers that a layer makes itself take their dtype from here
+    with _in_float64(here):  # layers that a layer makes itself take their dtype from here
         if model_spec["kind"] == "code":
             built = build(model_spec["code"])
             model, seen = built.model, built.seen
@@ -70,7 +70,7 @@ def _rebuilt(session: TensorFlowSession, request: Request) -> tuple[Any, Any]:
             continue
         policy = getattr(layer, "dtype_policy", None)
         compute = getattr(policy, "compute_dtype", None)
-        if compute not in (None, DOUBLE) and str(compute).startswith(_FLOATS):
+        if compute not in (None, FLOAT64) and str(compute).startswith(_FLOATS):
             raise UnsupportedError(
                 f"it cannot be rebuilt in float64: layer {layer.name!r} stays in {compute}"
             )
@@ -78,11 +78,11 @@ def _rebuilt(session: TensorFlowSession, request: Request) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _as_double(here: Any) -> Iterator[None]:
+def _in_float64(here: Any) -> Iterator[None]:
     """Have Keras make everything in float64 meanwhile."""
     before = here.config.floatx(), here.config.dtype_policy()
-    here.config.set_floatx(DOUBLE)
-    here.config.set_dtype_policy(DOUBLE)
+    here.config.set_floatx(FLOAT64)
+    here.config.set_dtype_policy(FLOAT64)
     try:
         yield
     finally:
@@ -97,11 +97,11 @@ def widened(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     if str(config.get("class_name", "")).endswith("DTypePolicy"):
-        return {**config, "class_name": "DTypePolicy", "config": {"name": DOUBLE}}
+        return {**config, "class_name": "DTypePolicy", "config": {"name": FLOAT64}}
     found = {}
     for key, value in config.items():
         is_float = isinstance(value, str) and value.startswith(_FLOATS)
-        found[key] = DOUBLE if key == "dtype" and is_float else widened(value)
+        found[key] = FLOAT64 if key == "dtype" and is_float else widened(value)
     return found
 
 
@@ -114,7 +114,7 @@ def _copy(model: Any, rebuilt: Any) -> None:
             f"it cannot be rebuilt in float64: it has {len(old)} variables, rebuilt {len(new)}"
         )
     for one, two in zip(old, new, strict=True):
-        if str(one.dtype).startswith(_FLOATS) and str(two.dtype) != DOUBLE:
+        if str(one.dtype).startswith(_FLOATS) and str(two.dtype) != FLOAT64:
             raise UnsupportedError(
                 f"it cannot be rebuilt in float64: {two.path} stays in {two.dtype}"
             )
@@ -134,28 +134,30 @@ def _call(endpoint: Endpoint, inputs: Arrays) -> dict[str, Array]:
     try:
         return _arrays(endpoint.call(_wide(inputs)))
     except Exception as error:  # what a model that was rebuilt raises is not ours to foresee
-        said = next((line for line in str(error).splitlines() if line.strip()), "")
+        line = next((line for line in str(error).splitlines() if line.strip()), "")
         raise UnsupportedError(
-            f"it cannot be rebuilt in float64: {type(error).__name__}: {said}"
+            f"it cannot be rebuilt in float64: {type(error).__name__}: {line}"
         ) from error
 
 
 def _check(outputs: Arrays, plain: Arrays) -> None:
-    """Refuse outputs that are not in float64, or not those of the model; plain: its own."""
+    """Refuse outputs that are not in float64, or are another model's; plain: the model's own."""
     import numpy as np
 
     for name, value in outputs.items():
         if value.dtype.kind not in "fV":
             continue
-        if value.dtype.name != DOUBLE:
+        if value.dtype.name != FLOAT64:
             raise UnsupportedError(
                 f"it cannot be rebuilt in float64: output {name!r} is {value.dtype.name}"
             )
-        known = np.asarray(plain[name], np.float64)
-        rms = float(np.sqrt(np.mean(known[np.isfinite(known)] ** 2))) if known.size else 0.0
-        apart = float(np.nanmax(np.abs(known - value), initial=0.0))
-        if apart > _OTHER * max(rms, 1e-30):
+        expected = np.asarray(plain[name], np.float64)
+        rms = (
+            float(np.sqrt(np.mean(expected[np.isfinite(expected)] ** 2))) if expected.size else 0.0
+        )
+        gap = float(np.nanmax(np.abs(expected - value), initial=0.0))
+        if gap > _OTHER * max(rms, 1e-30):
             raise UnsupportedError(
                 f"it cannot be rebuilt in float64: rebuilt, output {name!r} is another "
-                f"(by {apart:.3g}); layers in plain lists are not rebuilt with their values"
+                f"(by {gap:.3g}); layers in plain lists are not rebuilt with their values"
             )

@@ -95,17 +95,17 @@ class FlatGraph:
         """Return the values of these tensors, computed by the part of the graph that they need."""
         tf = tensorflow()
         wanted = {name.partition(":")[0] for name in tensors}
-        part = _part(self.graph, wanted)
-        there = {node.name for node in part.node}
+        part = needed_part(self.graph, wanted)
+        nodes = {node.name for node in part.node}
         fed_in = {*self.inputs, *self.captured} - wanted  # XLA would compile their placeholders
-        _drop(part, fed_in)
-        handles = {name: value for name, value in self.captured.items() if name in there}
+        without_nodes(part, fed_in)
+        handles = {name: value for name, value in self.captured.items() if name in nodes}
 
-        def body(*given: Any) -> Any:
+        def body(*arguments: Any) -> Any:
             inside = tf.compat.v1.get_default_graph()
-            fed = dict(zip(self.inputs, given, strict=True))
+            fed = dict(zip(self.inputs, arguments, strict=True))
             fed |= {name: inside.capture(value) for name, value in handles.items()}
-            used = {f"{name}:0": value for name, value in fed.items() if name in there}
+            used = {f"{name}:0": value for name, value in fed.items() if name in nodes}
             return tf.graph_util.import_graph_def(
                 part, input_map=used, return_elements=list(tensors), name=""
             )
@@ -163,7 +163,7 @@ class FlatGraph:
         )
 
 
-def _part(graph: Any, wanted: Iterable[str]) -> Any:
+def needed_part(graph: Any, wanted: Iterable[str]) -> Any:
     """Return a GraphDef of the nodes that the wanted ones need, control inputs too."""
     nodes = {node.name: node for node in graph.node}
     needed, waiting = set(), list(wanted)
@@ -177,15 +177,15 @@ def _part(graph: Any, wanted: Iterable[str]) -> Any:
     return part
 
 
-def _drop(graph: Any, names: Set[str]) -> None:
-    """Take nodes out, and the wishes of others to be colocated with them."""
-    kept = [node for node in graph.node if node.name not in names]
-    for node in kept:
+def without_nodes(graph: Any, names: Set[str]) -> None:
+    """Take nodes out of a GraphDef, and the wishes of others to be colocated with them."""
+    nodes = [node for node in graph.node if node.name not in names]
+    for node in nodes:
         classes = node.attr["_class"].list.s if "_class" in node.attr else []
         if any(item.removeprefix(b"loc:@").decode() in names for item in classes):
             del node.attr["_class"]
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
 
 
 def readable(name: str) -> str:

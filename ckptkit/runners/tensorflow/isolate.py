@@ -42,29 +42,30 @@ def subgraphs(
 
 @dataclass(frozen=True)
 class OpenedGraph:
-    """A model's graph and what in it can be looked at; given: its inputs, in the graph's order."""
+    """A model's graph and what in it can be looked at; names, tensors: its inputs, in order."""
 
     flat: FlatGraph
     points: Sequence[GraphPoint]
     outputs: Mapping[str, str]  # name -> tensor
     names: Sequence[str]
-    given: Sequence[Any]
+    tensors: Sequence[Any]
 
 
 def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> OpenedGraph:
     endpoint: Endpoint = session.loaded.endpoints[signature]
     model = session.loaded.model
-    tensors = session._given(inputs)
+    tensors = session._tensors(inputs)
     if model is not None and is_keras(model):
         concrete, points = points_of_layers(keras(), model, endpoint, tensors)
         flat = FlatGraph(concrete, inlined=False)
-        names, given = sorted(tensors), list(_sorted(tensors))
+        names, inputs_in_order = sorted(tensors), list(_sorted(tensors))
     else:
         if endpoint.concrete is None:
             raise UnsupportedError("the model is no Keras model and has no graph of its own")
         flat = FlatGraph(endpoint.concrete)
-        points, names, given = flat.points(), list(tensors), list(tensors.values())
-    return OpenedGraph(flat, points, _outputs(flat), names, given)
+        points = flat.points()
+        names, inputs_in_order = list(tensors), list(tensors.values())
+    return OpenedGraph(flat, points, _outputs(flat), names, inputs_in_order)
 
 
 def _outputs(flat: FlatGraph) -> dict[str, str]:
@@ -111,7 +112,9 @@ class TensorFlowParts:
                 part = names[start : start + AT_A_TIME]
                 tensors = [self.points[name].tensor for name in part]
                 fed = self.reference.load(self.cut.needs(tensors))
-                values = self.cut.fetch(self.opened.given, fed, tensors, xla=self.session.spec.xla)
+                values = self.cut.fetch(
+                    self.opened.tensors, fed, tensors, xla=self.session.spec.xla
+                )
                 for name, value in _arrays(dict(zip(part, values, strict=True))).items():
                     keep(name, value)
 
@@ -131,7 +134,7 @@ class TensorFlowParts:
             paths = self._variables.get(id(handle))
             if paths is not None:
                 variables.append(paths)
-        variables += map(self._held, region.held)
+        variables += map(self._variable_node, region.variable_nodes)
         return point_row(
             point.name,
             kind,
@@ -143,7 +146,7 @@ class TensorFlowParts:
             stateful=bool(self.cut.written & set(region.captures)),
         )
 
-    def _held(self, name: str) -> Result:
+    def _variable_node(self, name: str) -> Result:
         """Return a variable of TensorFlow 1 as its row; files may hold its parts as one."""
         tensor = self.opened.flat.function.graph.get_tensor_by_name(f"{name}:0")
         shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
@@ -198,7 +201,7 @@ def variables_of(session: TensorFlowSession) -> Iterator[tuple[list[str], Any]]:
             yield [path], inner
         return
     seen: dict[int, tuple[list[str], Any]] = {}
-    for path, variable in _tracked(session.loaded.held):
+    for path, variable in _tracked(session.loaded.keep_alive):
         seen.setdefault(id(variable), ([], variable))[0].append(path)
     for endpoint in session.loaded.endpoints.values():
         for variable in endpoint.concrete.graph.variables if endpoint.concrete is not None else ():

@@ -23,19 +23,19 @@ Chunk = tuple[dict[str, Any], Tensors]  # layers, outputs
 
 
 def points_of_layers(
-    keras: Any, model: Any, endpoint: Endpoint, given: Tensors
+    keras: Any, model: Any, endpoint: Endpoint, inputs: Tensors
 ) -> tuple[Any, list[GraphPoint]]:
     """Trace a call of a Keras model; return the concrete function and its layers' outputs."""
     tf = tensorflow()
     noted: list[LayerCall] = []
 
-    def traced(inputs: Tensors) -> Any:
-        noted.clear()
+    def traced(tensors: Tensors) -> Any:
+        noted.clear()  # Keras may trace more than once
         with watching(keras, model, lambda called: noted.append(called)):
-            return endpoint.call(inputs)
+            return endpoint.call(tensors)
 
     function = tf.function(traced, autograph=False)
-    concrete = function.get_concrete_function(dict(given))
+    concrete = function.get_concrete_function(dict(inputs))
     points = []
     for name, tensor in _tensors(noted):
         if getattr(tensor, "graph", None) is concrete.graph:  # not inside of a loop or a branch
@@ -53,15 +53,15 @@ def _tensors(noted: Sequence[LayerCall]) -> Iterator[tuple[str, Any]]:
 
 
 def graph_intermediates(
-    flat: FlatGraph, given: Sequence[Any], points: Sequence[GraphPoint], *, xla: bool
+    flat: FlatGraph, inputs: Sequence[Any], points: Sequence[GraphPoint], *, xla: bool
 ) -> Iterator[Chunk]:
     """Yield the values of these points, and the outputs."""
     tf = tensorflow()
-    rows = max((int(value.shape[0]) for value in given if value.shape.rank), default=1)
+    rows = max((int(value.shape[0]) for value in inputs if value.shape.rank), default=1)
     structure = flat.function.structured_outputs
     for chunk in _chunks(points, rows):
         tensors = [point.tensor for point in chunk]
-        values = flat.fetch(given, tensors + flat.results, xla=xla)
+        values = flat.fetch(inputs, tensors + flat.results, xla=xla)
         packed = tf.nest.pack_sequence_as(structure, values[len(chunk) :], expand_composites=True)
         names = [point.name for point in chunk]
         yield dict(zip(names, values, strict=False)), named(packed)
@@ -85,7 +85,7 @@ def _chunks(points: Sequence[GraphPoint], rows: int) -> Iterator[list[GraphPoint
 
 
 def eager_intermediates(
-    keras: Any, model: Any, endpoint: Endpoint, given: Tensors, globs: Sequence[str]
+    keras: Any, model: Any, endpoint: Endpoint, inputs: Tensors, globs: Sequence[str]
 ) -> Iterator[Chunk]:
     """Yield the outputs of the layers that fit, and the model's, of calls without a graph.
 
@@ -99,15 +99,15 @@ def eager_intermediates(
                 sizes[name] = int(tensor.dtype.size) * int(tensorflow().size(tensor))
 
     with watching(keras, model, note):
-        endpoint.call(given)
+        endpoint.call(inputs)
     points = [GraphPoint(name, name, "uint8", (nbytes,)) for name, nbytes in sizes.items()]
     for chunk in _chunks(points, 1):
         names = {point.name for point in chunk}
-        kept: dict[str, Any] = {}
+        layers: dict[str, Any] = {}
 
-        def keep(called: LayerCall, names: set[str] = names, kept: Any = kept) -> None:
-            kept.update((n, t) for n, t in _tensors([called]) if n in names)
+        def keep(called: LayerCall, names: set[str] = names, layers: Any = layers) -> None:
+            layers.update((n, t) for n, t in _tensors([called]) if n in names)
 
         with watching(keras, model, keep):
-            outputs = endpoint.call(given)
-        yield kept, outputs
+            outputs = endpoint.call(inputs)
+        yield layers, outputs

@@ -25,17 +25,17 @@ def mirrored(strategy: Any, endpoint: Endpoint) -> Callable[[Tensors], dict[str,
         for info in endpoint.inputs or ()
         if info.shape is None or (info.shape and info.shape[0] is None)
     }
-    step = tf.function(lambda given: strategy.run(endpoint.call, args=(given,)), autograph=False)
+    step = tf.function(lambda inputs: strategy.run(endpoint.call, args=(inputs,)), autograph=False)
 
-    def call(given: Tensors) -> dict[str, Any]:
-        rows = {int(value.shape[0]) for name, value in given.items() if name in split}
+    def call(inputs: Tensors) -> dict[str, Any]:
+        rows = {int(value.shape[0]) for name, value in inputs.items() if name in split}
         if len(rows) != 1 or min(rows) < replicas:
             raise UsageError(f"a batch of {replicas} rows or more is needed for {replicas} devices")
         shares = _shares(rows.pop(), replicas)
 
         def part(context: Any) -> dict[str, Any]:
             start, stop = shares[context.replica_id_in_sync_group]
-            return {n: v[start:stop] if n in split else v for n, v in given.items()}
+            return {n: v[start:stop] if n in split else v for n, v in inputs.items()}
 
         outputs = step(strategy.experimental_distribute_values_from_function(part))
         lengths = [stop - start for start, stop in shares]

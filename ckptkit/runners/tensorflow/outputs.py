@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError
-from ckptkit.model_io import random_inputs as draw
 from ckptkit.model_io.compare_outputs import compare_outputs
+from ckptkit.model_io.random_inputs import candidate_inputs
 from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.tiers import Tier, tier_of
 from ckptkit.runners.spec import RunnerSpec
@@ -37,18 +37,18 @@ def file_against_file(old: str, new: str) -> dict[str, Any]:
         one, other = _opened(Path(old)), _opened(Path(new))
         shared = sorted(set(one.loaded.endpoints) & set(other.loaded.endpoints))
         if not shared:
-            return _none("the two have no signature in common")
+            return _not_compared("the two have no signature in common")
         tier = _tier(one, other)
         rows = [row for key in shared for row in _rows(key, *_both(key, one, other), tier)]
     except UnsupportedError as error:
-        return _none(str(error))
-    return _told(rows)
+        return _not_compared(str(error))
+    return _compared(rows)
 
 
 def live_against_file(model: Any, form: str, path: str) -> dict[str, Any]:
     """Compare a live model with the file that was written of it."""
     if form not in ("keras", "saved_model"):
-        return _none(f"a {form} does not run")
+        return _not_compared(f"a {form} does not run")
     try:
         live, written = (
             _session(Path(path), LoadedModel(calls_of(model), model)),
@@ -58,18 +58,18 @@ def live_against_file(model: Any, form: str, path: str) -> dict[str, Any]:
             key, sides = CALL, _both(CALL, live, written)
         else:
             key, sides = SERVING, _in_order(*_serving(live, written))
-        return _told(list(_rows(key, *sides, _tier(live, written))))
+        return _compared(list(_rows(key, *sides, _tier(live, written))))
     except UnsupportedError as error:
-        return _none(str(error))
+        return _not_compared(str(error))
 
 
-def _none(why: str) -> dict[str, Any]:
+def _not_compared(why: str) -> dict[str, Any]:
     return {"why_not": why}
 
 
-def _told(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if not any(row["n"] or not row["ok"] for row in rows):
-        return _none("the outputs have no elements")
+        return _not_compared("the outputs have no elements")
     return {"why_not": "", "rows": rows, "seed": SEED}
 
 
@@ -80,8 +80,8 @@ def _opened(path: Path) -> TensorFlowSession:
     if path.suffix == ".keras":
         model = load_keras(str(path))
         return _session(path, LoadedModel(calls_of(model), model))
-    held, how = load_saved_model(path)
-    return _session(path, LoadedModel(signatures_of(held), held=held, how=how))
+    saved, how = load_saved_model(path)
+    return _session(path, LoadedModel(signatures_of(saved), keep_alive=saved, how=how))
 
 
 def _session(path: Path, loaded: LoadedModel) -> TensorFlowSession:
@@ -108,38 +108,42 @@ def _serving(live: TensorFlowSession, written: TensorFlowSession) -> tuple[Array
     if len(live.loaded.endpoints) != 1:
         raise UnsupportedError("the model does not tell how it is called")
     (key, endpoint), *_ = live.loaded.endpoints.items()
-    theirs = [info.name for info in signature.inputs or ()]
-    own = [info.name for info in endpoint.inputs or ()]
-    if len(theirs) > 1 and set(own) != set(theirs):
+    written_names = [info.name for info in signature.inputs or ()]
+    live_names = [info.name for info in endpoint.inputs or ()]
+    if len(written_names) > 1 and set(live_names) != set(written_names):
         raise UnsupportedError("the signature's inputs are not called as the model's")
-    called = dict(zip(theirs, own, strict=True)) if len(theirs) == len(own) == 1 else {}
-    return _tried(SERVING, written, _call(live, key, called), _call(written, SERVING))
+    # a lone input is that of the other side, whatever it is called
+    one_each = len(written_names) == len(live_names) == 1
+    renames = dict(zip(written_names, live_names, strict=True)) if one_each else {}
+    return _tried(SERVING, written, _call(live, key, renames), _call(written, SERVING))
 
 
 def _call(session: TensorFlowSession, key: str, names: Mapping[str, str] | None = None) -> Call:
     """Return what calls one side; names: its own for the inputs, where they differ."""
-    own = names or {}
-    return lambda inputs: session.call(key, {own.get(n, n): value for n, value in inputs.items()})
+    renames = names or {}
+    return lambda inputs: session.call(
+        key, {renames.get(name, name): value for name, value in inputs.items()}
+    )
 
 
-def _tried(key: str, told_by: TensorFlowSession, old: Call, new: Call) -> tuple[Arrays, Arrays]:
+def _tried(key: str, describing: TensorFlowSession, old: Call, new: Call) -> tuple[Arrays, Arrays]:
     """Return both sides' outputs for the first inputs that the old side takes."""
-    known = told_by.describe()
-    if key not in known.signatures:
+    facts = describing.describe()
+    if key not in facts.signatures:
         raise UnsupportedError("the model does not tell its inputs")
-    optional = known.optional.get(key, ())
-    infos = [info for info in known.signatures[key].inputs if info.name not in optional]
+    optional = facts.optional.get(key, ())
+    infos = [info for info in facts.signatures[key].inputs if info.name not in optional]
     failure: Exception | None = None
     try:
-        for [inputs] in draw.candidate_inputs(
-            infos, seed=SEED, words=known.words, int_high=known.int_high
+        for [inputs] in candidate_inputs(
+            infos, seed=SEED, words=facts.words, int_high=facts.int_high
         ):
             try:
-                given = old(inputs)
+                outputs = old(inputs)
             except Exception as error:  # a model may refuse any input, in any way
                 failure = error
                 continue
-            return given, new(inputs)
+            return outputs, new(inputs)
     except Exception as error:
         failure = error
     line = (str(failure).splitlines() or [""])[0]

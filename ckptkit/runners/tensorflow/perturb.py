@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.runners.child import session as _exchange
-from ckptkit.runners.child.session import Request, Result, largest_gap, spec_of
+from ckptkit.runners.child.session import Request, Result, cases_of, largest_gap, spec_of
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.graphs import FlatGraph
 from ckptkit.runners.tensorflow.isolate import variables_of
@@ -34,8 +33,8 @@ def perturb(request: Request) -> Result:
     session = start(request, spec_of(request))
     if session.skipped:
         raise UsageError(session.skipped)
-    given = list(_exchange.cases_of(request, session))
-    signature, cases = given[0][0], [inputs for _, inputs in given]
+    called = list(cases_of(request, session))
+    signature, cases = called[0][0], [inputs for _, inputs in called]
     with setup.scope(session.spec):
         variables = dict(_variables(session, signature, request["names"]))
         groups = _groups(variables, thorough=request["thorough"])
@@ -44,6 +43,7 @@ def perturb(request: Request) -> Result:
             _perturbed(session, signature, cases, reference, request, layer, names, variables)
             for layer, names in groups.items()
         ]
+        # values that were not put back would make every later answer wrong
         again = [session.call(signature, case) for case in cases]
     if any(largest_gap(one, two)[0] > _NOISY for one, two in zip(reference, again, strict=True)):
         raise CkptkitError("the model gives something else after its values were put back")
@@ -96,7 +96,7 @@ def _perturbed(
     try:
         for name, value in before.items():
             _assign(variables[name], changed(value, request["amount"]))
-        found = [
+        gaps = [
             largest_gap(one, session.call(signature, case), request["tolerances"])
             for one, case in zip(reference, cases, strict=True)
         ]
@@ -106,8 +106,8 @@ def _perturbed(
     return {
         "layer": layer,
         "variables": list(names),
-        "seen": any(seen for _, seen in found),
-        "needed": max(needed for needed, _ in found),
+        "seen": any(seen for _, seen in gaps),
+        "needed": max(needed for needed, _ in gaps),
     }
 
 

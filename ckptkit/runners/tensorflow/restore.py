@@ -100,7 +100,7 @@ def restore(request: Request) -> Result:
 
 
 def restore_into(built: BuiltObjects, path: Path, out: str | None) -> Result:
-    """Mark every variable, restore, write all of them to `out`; return RestoreRun's fields."""
+    """Mark every variable, restore, write all of them to `out`; return RestoreResult's fields."""
     weights = weights_of(built.model)
     variables = {**_optimizer_variables(built), **weights}
     marked = mark_all(variables)

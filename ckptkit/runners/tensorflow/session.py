@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.runners.child.heavy_ops import is_heavy
-from ckptkit.runners.child.session import (
-    Intermediates,
-    ModelFacts,
-    Request,
-    import_extras,
-    refused,
-    wanted,
-)
+from ckptkit.runners.child.session import Intermediates, ModelFacts, Request, import_extras, wanted
+from ckptkit.runners.errors import refused
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_keras
@@ -44,11 +38,15 @@ _LOW = {19: "float16", 14: "bfloat16"}  # DataType
 
 @dataclass
 class LoadedModel:
-    """A model in memory.  model: None of a SavedModel, which is `held` alive alone."""
+    """A model in memory.
+
+    model: None of a SavedModel.  keep_alive: what the endpoints' functions need and do not hold.
+    how: in what way a SavedModel was loaded.
+    """
 
     endpoints: dict[str, Endpoint]
     model: Any = None
-    held: Any = None
+    keep_alive: Any = None
     how: str = "as it is"
     restored: dict[str, Any] | None = None
     skipped: str = ""
@@ -69,25 +67,26 @@ def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     if model_spec["kind"] == "saved_model":
         if spec.eager:
             raise UsageError("a SavedModel holds graphs, which do not run eagerly")
-        held, how = load_saved_model(Path(model_spec["path"]))
-        endpoints = signatures_of(held)
+        saved, how = load_saved_model(Path(model_spec["path"]))
+        endpoints = signatures_of(saved)
         if not endpoints:
             raise UnsupportedError("the SavedModel has nothing to call", where=model_spec["path"])
-        return LoadedModel(endpoints, held=held, how=how)
+        return LoadedModel(endpoints, keep_alive=saved, how=how)
     if model_spec["kind"] == "keras":
         model = load_keras(model_spec["path"])
         return LoadedModel(calls_of(model), model)
     built = build(model_spec["code"])
     endpoints = calls_of(built.model, built.seen)
-    loaded = LoadedModel(endpoints, built.model, held=built)
+    loaded = LoadedModel(endpoints, built.model, keep_alive=built)
     if request["action"] != "describe" and model_spec["path"]:
-        found = restore_into(built, Path(model_spec["path"]), request.get("out"))
-        loaded.restored = {**found, "environment": setup.environment(spec)}
-        lost = lost_weights(built, found)
+        restored = restore_into(built, Path(model_spec["path"]), request.get("out"))
+        loaded.restored = {**restored, "environment": setup.environment(spec)}
+        # a model with first values in it would give outputs that mean nothing
+        lost = lost_weights(built, restored)
         if lost:
             loaded.skipped = f"{len(lost):,} variables got no value: {', '.join(lost[:3])}"
-        elif found["error"]:
-            loaded.skipped = f"the restore failed: {found['error']}"
+        elif restored["error"]:
+            loaded.skipped = f"the restore failed: {restored['error']}"
     return loaded
 
 
@@ -111,7 +110,7 @@ class TensorFlowSession:
     def skipped(self) -> str:
         return self.loaded.skipped
 
-    # -- what it knows -----------------------------------------------------------------------------
+    # -- what the model is -------------------------------------------------------------------------
 
     def describe(self) -> ModelFacts:
         endpoints = self.loaded.endpoints
@@ -165,55 +164,55 @@ class TensorFlowSession:
 
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
         with setup.scope(self.spec):
-            given = self._given(inputs)
+            tensors = self._tensors(inputs)
             try:
-                first = not self._ran
-                outputs = (self._first if first else self._again)(signature, given)
+                run = self._again if self._ran else self._first
+                outputs = run(signature, tensors)
             except tensorflow().errors.InvalidArgumentError as error:
                 lacking = _NO_KERNEL.search(str(error)) if self.spec.xla else None
                 if lacking is None:
                     raise
-                what = "inputs of such a dtype" if lacking[1] == "_Arg" else lacking[1]
+                op = "inputs of such a dtype" if lacking[1] == "_Arg" else lacking[1]
                 raise UnsupportedError(
-                    f"XLA cannot compile the model: it has no kernel for {what}",
+                    f"XLA cannot compile the model: it has no kernel for {op}",
                     hint="run it without xla:",
                 ) from error
             return _arrays(outputs)
 
-    def _again(self, signature: str, given: Mapping[str, Any]) -> Any:
-        return self._function(signature)(given)
+    def _again(self, signature: str, tensors: Mapping[str, Any]) -> Any:
+        return self._function(signature)(tensors)
 
-    def _first(self, signature: str, given: Mapping[str, Any]) -> Any:
+    def _first(self, signature: str, tensors: Mapping[str, Any]) -> Any:
         """Call it, and note the devices."""
         self._ran = True
         with watching(self._devices, eager=self.spec.eager):
-            outputs = self._function(signature)(given)
+            outputs = self._function(signature)(tensors)
         if self.spec.xla:
-            graph = self._function(signature).get_concrete_function(given).graph.as_graph_def()
+            graph = self._function(signature).get_concrete_function(tensors).graph.as_graph_def()
             compiled(self._devices, graph, outputs)
         return outputs
 
-    def _given(self, inputs: Arrays) -> dict[str, Any]:
+    def _tensors(self, inputs: Arrays) -> dict[str, Any]:
         tf = tensorflow()
         return {name: tf.constant(value) for name, value in inputs.items()}
 
     def _function(self, signature: str) -> Any:
         """Return what runs a signature under the switches of the spec."""
         if signature not in self._functions:
-            self._functions[signature] = self._made(self._endpoint(signature))
+            self._functions[signature] = self._make_function(self._endpoint(signature))
         return self._functions[signature]
 
     def _endpoint(self, signature: str) -> Endpoint:
         return self.loaded.endpoints[signature]
 
-    def _made(self, endpoint: Endpoint) -> Callable[[Mapping[str, Any]], Any]:
+    def _make_function(self, endpoint: Endpoint) -> Callable[[Mapping[str, Any]], Any]:
         if self.strategy is not None:
             return mirrored(self.strategy, endpoint)
         if self.spec.eager or (endpoint.concrete is not None and not self.spec.xla):
             return endpoint.call
         call = endpoint.call
         jit = True if self.spec.xla else None
-        return tensorflow().function(lambda given: call(given), jit_compile=jit, autograph=False)  # type: ignore[no-any-return]
+        return tensorflow().function(lambda inputs: call(inputs), jit_compile=jit, autograph=False)  # type: ignore[no-any-return]
 
     def devices(self) -> Devices:
         return self._devices
@@ -227,35 +226,37 @@ class TensorFlowSession:
             raise UsageError("layers are looked at on one device, not under MirroredStrategy")
         endpoint, model = self._endpoint(signature), self.loaded.model
         with setup.scope(self.spec):
-            given = self._given(inputs)
+            tensors = self._tensors(inputs)
             layered = model is not None and is_keras(model)
             if self.spec.eager:
                 if not layered:
                     raise UnsupportedError("only a Keras model has layers to look at eagerly")
-                chunks = eager_intermediates(keras(), model, endpoint, given, globs)
+                chunks = eager_intermediates(keras(), model, endpoint, tensors, globs)
             elif layered:
-                traced, points = points_of_layers(keras(), model, endpoint, given)
+                traced, points = points_of_layers(keras(), model, endpoint, tensors)
                 points = [point for point in points if wanted(point.name, globs)]
                 flat = FlatGraph(traced, inlined=False)
-                chunks = graph_intermediates(flat, list(_sorted(given)), points, xla=self.spec.xla)
+                chunks = graph_intermediates(
+                    flat, list(_sorted(tensors)), points, xla=self.spec.xla
+                )
             else:
-                flat = FlatGraph(endpoint.concrete or _traced(endpoint, given))
+                flat = FlatGraph(endpoint.concrete or _traced(endpoint, tensors))
                 points = [point for point in flat.points() if wanted(point.name, globs)]
-                fed = list(given.values()) if endpoint.concrete else list(_sorted(given))
+                fed = list(tensors.values()) if endpoint.concrete else list(_sorted(tensors))
                 chunks = graph_intermediates(flat, fed, points, xla=self.spec.xla)
             for layers, outputs in chunks:
                 yield Intermediates(_arrays(layers), _arrays(outputs))
 
 
-def _sorted(given: Mapping[str, Any]) -> Iterator[Any]:
+def _sorted(tensors: Mapping[str, Any]) -> Iterator[Any]:
     """Yield the values as tf.nest flattens a dict."""
-    yield from (given[name] for name in sorted(given))
+    yield from (tensors[name] for name in sorted(tensors))
 
 
-def _traced(endpoint: Endpoint, given: Mapping[str, Any]) -> Any:
+def _traced(endpoint: Endpoint, tensors: Mapping[str, Any]) -> Any:
     call = endpoint.call
     function = tensorflow().function(lambda inputs: call(inputs), autograph=False)
-    return function.get_concrete_function(dict(given))
+    return function.get_concrete_function(dict(tensors))
 
 
 def _policy_name(layer: Any) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from ckptkit.runners.child.session import cpu_name, missing
+from ckptkit.runners.child.machine import cpu_name
+from ckptkit.runners.errors import missing
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow.build import SEED, versions
 from ckptkit.runners.tensorflow.module import tensorflow
