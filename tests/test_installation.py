@@ -164,7 +164,7 @@ import ckptkit_tf
 ckptkit_tf.claim_name()
 from ckptkit.runners.process import run
 from ckptkit.runners.registry import RUNNERS, Runtime
-RUNNERS["test"] = Runtime("runtime_for_test")
+RUNNERS.built_in["test"] = Runtime("runtime_for_test")
 print(run("test", {{"action": "look"}}, timeout_s=600)["from"])
 from pathlib import Path
 from ckptkit.stores.hdf5 import client

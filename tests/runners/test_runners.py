@@ -82,7 +82,7 @@ ACTIONS = {"theirs": lambda request: build()}
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a runner called "test", of the actions above."""
     (tmp_path / "runtime_for_test.py").write_text(RUNTIME)
-    monkeypatch.setitem(registry.RUNNERS, "test", registry.Runtime("runtime_for_test"))
+    monkeypatch.setitem(registry.RUNNERS.built_in, "test", registry.Runtime("runtime_for_test"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
@@ -125,7 +125,7 @@ def test_code_of_users_is_told_from_ours_wherever_it_lies(
     (tmp_path / folder / "their_code.py").write_text(THEIRS)
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "runtime_for_test.py").write_text(CALLS_THEIRS)
-    monkeypatch.setitem(registry.RUNNERS, "test", registry.Runtime("runtime_for_test"))
+    monkeypatch.setitem(registry.RUNNERS.built_in, "test", registry.Runtime("runtime_for_test"))
     paths = [str(tmp_path / "site-packages"), str(tmp_path / folder)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     # their frame is neither the innermost (contextlib's) nor the outermost (the child's own)
