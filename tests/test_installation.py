@@ -168,7 +168,7 @@ RUNNERS.built_in["test"] = Runtime("runtime_for_test")
 print(run("test", {{"action": "look"}}, timeout_s=600)["from"])
 from pathlib import Path
 from ckptkit.stores.hdf5 import client
-from ckptkit.stores.containers.window import whole_file
+from ckptkit.stores.containers.byte_range import whole_file
 print(len(client.scan(whole_file(Path({str(file)!r}))).datasets))
 """
     done = run(sys.executable, "-c", program, PYTHONPATH=str(tmp_path))

@@ -151,21 +151,22 @@ _thread = _ThreadBuffers()
 
 def do_items(items: tuple[WorkItem, ...]) -> list[WorkResult]:
     """Do several items, one after the other; small neighbours in a file are read together."""
-    windows = SmallReadCache() if len(items) > 1 else None
+    small_reads = SmallReadCache() if len(items) > 1 else None
     return [
-        (_compare_small(item, windows) if windows else None) or _do_item(item) for item in items
+        (_compare_small(item, small_reads) if small_reads else None) or _do_item(item)
+        for item in items
     ]
 
 
-def _compare_small(item: WorkItem, windows: SmallReadCache) -> WorkResult | None:
+def _compare_small(item: WorkItem, small_reads: SmallReadCache) -> WorkResult | None:
     """Return the result where the bytes are few, and equal."""
     old, new = item.old, item.new
     if item.task != "equality" or not isinstance(old, FileSpan) or not isinstance(new, FileSpan):
         return None
     if not 0 < old.nbytes <= SMALL or old.nbytes != new.nbytes:
         return None
-    data = windows.read(old.path, old.offset, old.nbytes)
-    if data is None or data != windows.read(new.path, new.offset, new.nbytes):
+    data = small_reads.read(old.path, old.offset, old.nbytes)
+    if data is None or data != small_reads.read(new.path, new.offset, new.nbytes):
         return None
     crc = _crc32c.extend(0, data)
     return WorkResult(item.pair, item.start, item.stop, None, crc, crc)

@@ -216,8 +216,8 @@ def _check_input(dtype: str, where: str) -> None:
 def _load_npy(path: Path) -> Array:
     """Return the array of a lone npy file, read as if it were the one member of an archive."""
     from ckptkit.stores.containers import zip_archive as _zip
-    from ckptkit.stores.containers.encoded_run import EncodedArray
-    from ckptkit.stores.containers.window import ByteRange
+    from ckptkit.stores.containers.byte_range import ByteRange
+    from ckptkit.stores.containers.encoded_array import EncodedArray
     from ckptkit.stores.npz import column_major as _fortran
     from ckptkit.stores.npz.npy import decode_descr, read_npy_header
 
@@ -234,9 +234,9 @@ def _load_npy(path: Path) -> Array:
             str(path), f"values of {header.descr} {header.shape}", found=f"{nbytes} bytes"
         )
     source = ByteRange(path, header.start, nbytes)
-    run = EncodedArray(source, 0, nbytes, dtype, size, encoding, str(path))
+    encoded = EncodedArray(source, 0, nbytes, dtype, size, encoding, str(path))
     if header.fortran and size:
-        flat = _fortran.read(run, header.shape, 0, size)
+        flat = _fortran.read(encoded, header.shape, 0, size)
     else:
-        flat = run.read(0, size)
+        flat = encoded.read(0, size)
     return shaped(flat, header.shape, str(path))

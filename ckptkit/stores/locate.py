@@ -36,7 +36,7 @@ _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
 
 
 class Location(NamedTuple):
-    """Where an operand leads: a format of `registry.FORMATS`, its path, and what to tell the user."""
+    """Where an operand leads: a format of `registry.FORMATS`, its path, what to tell the user."""
 
     format: str
     path: Path

@@ -3,14 +3,14 @@
 One JSON text: `{"version": 1, "tensors": {KEY: {...}}}`, where a tensor's entry has those of these
 that say something: `name` (readable, where it is not the key), `role`, `slot_of`,
 `checkpoint_key`, and for values that the format has no dtype for, their true `dtype` and `shape`.
-Such values are *carried*, bit for bit, in this form:
+Such values are *encoded*, bit for bit, in this form:
 
     string       uint8, 1-D: n end offsets (uint64 little-endian), then the bytes of all elements
     complex128   float64 with one more axis of size 2, where the format has no complex128
     others       an integer or unsigned integer of the same size
 
-A text that is not understood never makes a file unreadable: the carried values then read as what
-carries them.
+A text that is not understood never makes a file unreadable: encoded values then read as what
+they are encoded as.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class StoredType(NamedTuple):
 
 
 def stored_type(dtype: str, shape: tuple[int, ...], native: Container[str]) -> StoredType | None:
-    """Return what carries values of `dtype`, None where they are native or strings.
+    """Return what values of `dtype` are encoded as, None where they are native or strings.
 
-    Strings are left to the caller, since the size of their carrier depends on the values.
+    Strings are left to the caller, since the size of their stored form depends on the values.
     """
     row = DTYPES[dtype]
     if dtype in native or row.kind == "string":
@@ -64,8 +64,8 @@ def stored_type(dtype: str, shape: tuple[int, ...], native: Container[str]) -> S
 def dump(entries: Iterable[tuple[str, TensorMetadata]]) -> str:
     """Return the JSON text for the tensors of a file, given in the order of their keys."""
     tensors: dict[str, dict[str, Any]] = {}
-    for key, kept in entries:
-        entry = {field: value for field, value in kept._asdict().items() if value is not None}
+    for key, metadata in entries:
+        entry = {field: value for field, value in metadata._asdict().items() if value is not None}
         if entry["name"] == key:
             del entry["name"]
         if entry["role"] == "weight":
@@ -87,12 +87,12 @@ def load(text: bytes, where: str) -> dict[str, TensorMetadata]:
     return {key: _entry(key, entry, where) for key, entry in tensors.items()}
 
 
-def stored_names(kept: Mapping[str, TensorMetadata], keys: Iterable[str]) -> StoredNames:
+def stored_names(entries: Mapping[str, TensorMetadata], keys: Iterable[str]) -> StoredNames:
     """Return the structure for the tensors `keys`; those without an entry are plain weights."""
     names: dict[str, tuple[str, str, str | None]] = {}
     checkpoint_keys: dict[str, str] = {}
     for key in keys:
-        entry = kept.get(key)
+        entry = entries.get(key)
         if entry is None:
             names[key] = (key, "weight", None)
             continue
@@ -102,21 +102,21 @@ def stored_names(kept: Mapping[str, TensorMetadata], keys: Iterable[str]) -> Sto
     return StoredNames(names, checkpoint_keys)
 
 
-def can_encode(kept: TensorMetadata, dtype: str, shape: tuple[int, ...], nbytes: int) -> bool:
-    """Whether `nbytes` stored as `dtype` and `shape` can be the carried values of the entry."""
-    if kept.dtype is None or kept.shape is None:
+def can_encode(metadata: TensorMetadata, dtype: str, shape: tuple[int, ...], nbytes: int) -> bool:
+    """Whether `nbytes` stored as `dtype` and `shape` can be the encoded values of the entry."""
+    if metadata.dtype is None or metadata.shape is None:
         return False
     size = 1
-    for axis in kept.shape:
+    for axis in metadata.shape:
         size *= axis
-    if kept.dtype == "string":
+    if metadata.dtype == "string":
         return dtype == "uint8" and shape == (nbytes,) and nbytes >= 8 * size
-    if kept.dtype == "complex128":
-        return dtype == "float64" and shape == (*kept.shape, 2)
+    if metadata.dtype == "complex128":
+        return dtype == "float64" and shape == (*metadata.shape, 2)
     return (
         kind(dtype) in ("int", "uint")
-        and itemsize(dtype) == itemsize(kept.dtype) > 0
-        and shape == kept.shape
+        and itemsize(dtype) == itemsize(metadata.dtype) > 0
+        and shape == metadata.shape
     )
 
 

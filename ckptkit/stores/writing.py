@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.dtypes import DTYPES, numpy_dtype
 from ckptkit.errors import OutputError
-from ckptkit.stores import metadata as _kept
+from ckptkit.stores import metadata as tensor_metadata
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -159,7 +159,7 @@ def numeric_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterato
 
 
 def encoded_string_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes]:
-    """Yield the bytes of a string tensor in the form of `stores._kept`: end offsets, then data."""
+    """Yield the bytes of a string tensor as `stores.metadata` has them: end offsets, then data."""
     end = written = 0
     for values in checked_blocks(tensor, blocks, where):
         ends = bytearray()
@@ -175,13 +175,13 @@ def encoded_string_chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> 
         raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
 
 
-def metadata_of(tensor: TensorToWrite, *, carried: bool) -> _kept.TensorMetadata:
+def metadata_of(tensor: TensorToWrite, *, encoded: bool) -> tensor_metadata.TensorMetadata:
     """Return what is kept of a tensor beside its values."""
-    return _kept.TensorMetadata(
+    return tensor_metadata.TensorMetadata(
         tensor.name or tensor.key,
         tensor.role,
         tensor.slot_of,
         tensor.checkpoint_key,
-        tensor.dtype if carried else None,
-        tensor.shape if carried else None,
+        tensor.dtype if encoded else None,
+        tensor.shape if encoded else None,
     )

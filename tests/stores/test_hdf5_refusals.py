@@ -32,7 +32,7 @@ from ckptkit.errors import (
     UnsupportedError,
 )
 from ckptkit.stores.containers import zip_archive as _zip
-from ckptkit.stores.containers.window import ByteRange, whole_file
+from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.hdf5 import client
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
@@ -571,16 +571,16 @@ def test_what_the_classic_reader_leaves_to_libhdf5(tmp_path: Path) -> None:
         with h5py.File(path, "w", **options) as file:
             file["a"] = [1.0]
         start = options.get("userblock_size", 0)
-        window = ByteRange(path, start, path.stat().st_size - start)
+        byte_range = ByteRange(path, start, path.stat().st_size - start)
         with pytest.raises((LeftToLibhdf5, TruncatedError)):
-            scan_classic(window)
+            scan_classic(byte_range)
 
 
-def test_a_window_ends_where_it_ends(tmp_path: Path) -> None:
+def test_a_byte_range_ends_where_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     write_h5(path)
-    window = ByteRange(path, 0, 100)
+    byte_range = ByteRange(path, 0, 100)
     with pytest.raises(TruncatedError):
-        window.read(90, 20)
+        byte_range.read(90, 20)
     buffer = io.BytesIO(path.read_bytes())
-    assert window.read(0, 8) == buffer.read(8)
+    assert byte_range.read(0, 8) == buffer.read(8)

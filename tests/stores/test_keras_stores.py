@@ -21,7 +21,7 @@ import pytest
 from ckptkit import dtypes
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, UsageError
-from ckptkit.stores.containers import window as _window
+from ckptkit.stores.containers import byte_range as _byte_range
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.hdf5.messages import LeftToLibhdf5
@@ -153,7 +153,7 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
     from ckptkit._io.files import close_handles
 
     close_handles()
-    _window.forget_spools()
+    _byte_range.forget_spools()
     before = len(list(Path("/proc/self/fd").iterdir()))
     write_h5(tmp_path / "m.weights.h5", compression="gzip", chunks=True)
     for path, opener in (
@@ -166,7 +166,7 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
             for _ in store.blocks(key, 3):
                 break
     close_handles()
-    _window.forget_spools()
+    _byte_range.forget_spools()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
@@ -318,15 +318,15 @@ def test_both_readers_of_headers_agree(nested: bool, tmp_path: Path) -> None:
         base.attrs["long"] = [f"name {i}" for i in range(300)]
         base["named"] = np.dtype("f4")
         base.create_dataset("compact", data=[1, 2], dtype="i4")
-    window = _window.whole_file(path)
-    assert scan_classic(window) == hdf5.scan_with_libhdf5(window)
+    byte_range = _byte_range.whole_file(path)
+    assert scan_classic(byte_range) == hdf5.scan_with_libhdf5(byte_range)
 
 
 def test_new_style_files_are_left_to_libhdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
         file["a"] = [1]
     with pytest.raises(LeftToLibhdf5):
-        scan_classic(_window.whole_file(tmp_path / "m.h5"))
+        scan_classic(_byte_range.whole_file(tmp_path / "m.h5"))
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -514,16 +514,16 @@ def test_what_the_store_says_of_itself(tmp_path: Path) -> None:
 def test_large_deflated_members_are_read_through_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptkit.stores.containers import window as _window
+    from ckptkit.stores.containers import byte_range as _byte_range
     from ckptkit.stores.npz import reader as npz
 
     monkeypatch.setattr(npz, "_HELD_BYTES", 1000)
     values = np.arange(1000)
     store = npz_of(tmp_path / "m.npz", {"a.npy": npy(values)}, zipfile.ZIP_DEFLATED)
     assert store.read("a", 990).tolist() == list(range(990, 1000))
-    for spool in _window._spools.values():
+    for spool in _byte_range._spools.values():
         spool.close()
-    _window.forget_spools()
+    _byte_range.forget_spools()
 
 
 def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:

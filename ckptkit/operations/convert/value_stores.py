@@ -47,7 +47,7 @@ class Origin(NamedTuple):
         return self.store.blocks(self.key, max_elements)
 
 
-def small_values(origin: Origin, windows: SmallReadCache) -> Array | None:
+def small_values(origin: Origin, small_reads: SmallReadCache) -> Array | None:
     """Return all values of a small tensor that lies in a file as it is, checksum compared.
 
     None for any other, and where something is wrong with it: reading its blocks tells.
@@ -60,7 +60,7 @@ def small_values(origin: Origin, windows: SmallReadCache) -> Array | None:
         return None
     if not width or spec.nbytes != spec.size * width or not store.mappable(origin.key):
         return None
-    data = windows.read(store.shards[spec.shard], spec.offset, spec.nbytes)
+    data = small_reads.read(store.shards[spec.shard], spec.offset, spec.nbytes)
     if data is None or (spec.crc32c is not None and _crc32c.value(data) != spec.crc32c):
         return None
     return np.frombuffer(data, numpy_dtype(spec.dtype))

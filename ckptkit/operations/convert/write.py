@@ -82,13 +82,13 @@ def write(plan: Plan, path: Path) -> None:
 
 
 def _blocks(plan: Plan) -> Blocks:
-    """Return where a writer gets the values of a key: small ones out of windows of their file."""
+    """Return where a writer gets the values of a key: small ones out of blocks of their file."""
     origins = {fill.key: fill.origin for fill in plan.fills}
-    windows = SmallReadCache()
+    small_reads = SmallReadCache()
 
     def blocks(key: str) -> Iterator[tuple[int, Array]]:
         origin = origins[key]
-        values = small_values(origin, windows)
+        values = small_values(origin, small_reads)
         return origin.blocks() if values is None else iter(((0, values),))
 
     return blocks

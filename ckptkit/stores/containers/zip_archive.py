@@ -14,7 +14,7 @@ Refused, with FormatError: no end record, a second end record inside the comment
 first member or after the end record, a name that occurs twice, headers that disagree, encryption,
 overlapping members, a deflated member that grows past its declared size, wrong CRC-32.
 Methods other than stored (0) and deflated (8) raise UnsupportedError.  Nothing is ever extracted
-to a named file (`ckptkit.stores.containers.window`).
+to a named file (`ckptkit.stores.containers.byte_range`).
 """
 
 from __future__ import annotations

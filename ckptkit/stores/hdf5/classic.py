@@ -12,8 +12,8 @@ https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html:
 All integers little-endian, offsets and lengths 8 bytes, addresses from the start of the data.
 Reading them here costs neither h5py nor numpy, takes a fraction of the time, and a crafted file
 cannot crash or hang the process, which libhdf5 does not promise.  What is valid HDF5 but not of
-this kind (new-style groups, chunks, filters, records) raises `LeftToLibhdf5`: then libhdf5 reads the
-file.
+this kind (new-style groups, chunks, filters, records) raises `LeftToLibhdf5`: then libhdf5 reads
+the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 import ckptkit.dtypes as dtypes
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5.messages import (
     ATTRIBUTE,
     FIXED,
@@ -58,37 +58,37 @@ _LAYOUT, _FILTERS, _CONTINUATION, _SYMBOLS = 0x08, 0x0B, 0x10, 0x11
 _ATTRIBUTE_INFO = 0x15
 
 
-def scan_classic(window: ByteRange) -> H5Tree:
+def scan_classic(byte_range: ByteRange) -> H5Tree:
     """Return all groups and datasets of a classic file, checked as `hdf5.scan` promises.
 
     Raises FormatError, TruncatedError, and Unusual where the file is of another kind.
     """
-    with _guarded(window):
-        return _ClassicScanner(window).run()
+    with _guarded(byte_range):
+        return _ClassicScanner(byte_range).run()
 
 
-def root_of(window: ByteRange) -> tuple[set[str], dict[str, Attribute]]:
+def root_of(byte_range: ByteRange) -> tuple[set[str], dict[str, Attribute]]:
     """Return the names in the root group and its attributes; raises as `scan_classic` does."""
-    with _guarded(window):
-        return _ClassicScanner(window).root()
+    with _guarded(byte_range):
+        return _ClassicScanner(byte_range).root()
 
 
 @contextmanager
-def _guarded(window: ByteRange) -> Iterator[None]:
+def _guarded(byte_range: ByteRange) -> Iterator[None]:
     """Turn a message that ends before its fields do into a refusal."""
     try:
         yield
     except (struct.error, IndexError) as error:
         raise FormatError(
-            str(window.path),
+            str(byte_range.path),
             f"damaged HDF5 data: a header is too short ({error})",
             hint="copy the file again",
         ) from None
 
 
 class _ClassicScanner(MessageReader):
-    def __init__(self, window: ByteRange) -> None:
-        super().__init__(window)
+    def __init__(self, byte_range: ByteRange) -> None:
+        super().__init__(byte_range)
         self.seen: set[int] = set()
 
     def run(self) -> H5Tree:
@@ -101,7 +101,7 @@ class _ClassicScanner(MessageReader):
             symbols = found.first(_SYMBOLS)
             if symbols is not None:
                 if address in self.seen:
-                    raise refusal(self.window.path, path or "/", "group that is linked twice")
+                    raise refusal(self.byte_range.path, path or "/", "group that is linked twice")
                 self.seen.add(address)
                 if depth > MAX_DEPTH:
                     raise self.error(address, f"groups nest deeper than {MAX_DEPTH}")
@@ -127,7 +127,9 @@ class _ClassicScanner(MessageReader):
         """Return the address of the root group's object header."""
         head = self.read(0, 96)
         if head[:8] != SIGNATURE:
-            raise FormatError(str(self.window.path), "no HDF5 signature at the start of the data")
+            raise FormatError(
+                str(self.byte_range.path), "no HDF5 signature at the start of the data"
+            )
         version = head[8]
         if version in (2, 3):
             raise LeftToLibhdf5("superblock of HDF5 1.8 or later")
@@ -139,12 +141,12 @@ class _ClassicScanner(MessageReader):
         base, _, end, driver, _, root = struct.unpack_from("<6Q", head, at)
         if base or driver != _UNDEFINED:
             raise LeftToLibhdf5("user block or driver information")
-        if end > self.window.nbytes:
+        if end > self.byte_range.nbytes:
             raise TruncatedError(
-                str(self.window.path),
+                str(self.byte_range.path),
                 "truncated HDF5 file",
                 expected=f"{end} bytes",
-                found=self.window.nbytes,
+                found=self.byte_range.nbytes,
                 hint="copy the file again",
             )
         return int(root)
@@ -213,7 +215,7 @@ class _ClassicScanner(MessageReader):
                 name = self._name(names, place, node)
                 child = f"{path}/{name}" if path else name
                 if cache == 2:
-                    raise refusal(self.window.path, child, "soft link")
+                    raise refusal(self.byte_range.path, child, "soft link")
                 yield child, address
 
     def _name(self, names: bytes, place: int, node: int) -> str:
@@ -291,12 +293,12 @@ class _ClassicScanner(MessageReader):
             stored = 0 if offset == _UNDEFINED else stored
         if declared > (stored or EXPANSION_FLOOR):
             raise FormatError(
-                str(self.window.path),
+                str(self.byte_range.path),
                 f"{path} declares more than it stores",
                 expected=f"at most {stored or EXPANSION_FLOOR} bytes",
                 found=declared,
             )
         if offset == _UNDEFINED:
             return None
-        check_place(self.window, offset, declared, path)
+        check_place(self.byte_range, offset, declared, path)
         return int(offset)

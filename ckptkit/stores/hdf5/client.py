@@ -1,4 +1,4 @@
-"""libhdf5 in a process of its own: how it is asked.  `_hdf5_server` is what runs there.
+"""libhdf5 in a process of its own: how it is asked.  `server` is what runs there.
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (three of the
 156 files of HDFGroup/cve_hdf5 end h5py 3 with a segmentation fault, and the process with it).  So
@@ -26,7 +26,7 @@ import ckptkit.errors as errors
 from ckptkit._io.files import Identity, handle_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.installation import CLAIM_NAME
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.containers.zip_archive import Member
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 
@@ -39,10 +39,10 @@ _WALL = 20  # times as long by the clock: a machine may be busy
 _MAX_ANSWER = 1 << 31  # bytes
 
 
-def scan(window: ByteRange) -> H5Tree:
+def scan(byte_range: ByteRange) -> H5Tree:
     """Return what libhdf5 sees in a file, checked; raises as `hdf5.scan` does."""
-    request = {"do": "scan", "window": _packed(window)}
-    with _asked(request, window, window.nbytes) as (head, answers):
+    request = {"do": "scan", "range": _packed(byte_range)}
+    with _asked(request, byte_range, byte_range.nbytes) as (head, answers):
         groups, datasets = json.loads(_exactly(answers, head["nbytes"]))
     return H5Tree(
         {path: {k: _attribute(v) for k, v in items.items()} for path, items in groups.items()},
@@ -50,23 +50,25 @@ def scan(window: ByteRange) -> H5Tree:
     )
 
 
-def read(window: ByteRange, dataset: H5Dataset, start: int, stop: int, buffer: Any) -> list[bytes]:
+def read(
+    byte_range: ByteRange, dataset: H5Dataset, start: int, stop: int, buffer: Any
+) -> list[bytes]:
     """Fill a uint8 buffer with elements [start, stop); strings are returned instead."""
     request = {
         "do": "read",
-        "window": _packed(window),
+        "range": _packed(byte_range),
         "dataset": list(dataset),
         "start": start,
         "stop": stop,
     }
-    cost = window.nbytes if start == 0 else 0
+    cost = byte_range.nbytes if start == 0 else 0
     if dataset.size:
         cost += dataset.nbytes * (stop - start) // dataset.size
-    with _asked(request, window, cost) as (head, answers):
+    with _asked(request, byte_range, cost) as (head, answers):
         if "lengths" in head:
             return [_exactly(answers, length) for length in head["lengths"]]
         if head["nbytes"] != len(buffer):
-            raise FormatError(str(window.path), f"{dataset.path} is not as long as it was")
+            raise FormatError(str(byte_range.path), f"{dataset.path} is not as long as it was")
         done = 0
         while done < len(buffer):
             count = answers.readinto(buffer[done:])  # type: ignore[attr-defined]
@@ -79,13 +81,13 @@ def read(window: ByteRange, dataset: H5Dataset, start: int, stop: int, buffer: A
 # --- what goes over the pipe ----------------------------------------------------------------------
 
 
-def _packed(window: ByteRange) -> list[Any]:
-    member = window.deflated
-    return [str(window.path), window.start, window.nbytes, member and list(member)]
+def _packed(byte_range: ByteRange) -> list[Any]:
+    member = byte_range.deflated
+    return [str(byte_range.path), byte_range.start, byte_range.nbytes, member and list(member)]
 
 
-def window_of(packed: list[Any]) -> ByteRange:
-    """Return the window that was packed."""
+def range_of(packed: list[Any]) -> ByteRange:
+    """Return the byte range that was packed."""
     path, start, nbytes, member = packed
     return ByteRange(Path(path), start, nbytes, member and Member(*member))
 
@@ -177,14 +179,14 @@ def _require_h5py() -> None:
 
 @contextmanager
 def _asked(
-    request: dict[str, Any], window: ByteRange, nbytes: int
+    request: dict[str, Any], byte_range: ByteRange, nbytes: int
 ) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
     """Ask, and yield the head of the answer and where its bytes come from; raises its error.
 
     nbytes: how much the request is about; longer ones may take longer.
     """
     seconds = SECONDS + nbytes / 1e6
-    file = (window, handle_of(window.path).identity)
+    file = (byte_range, handle_of(byte_range.path).identity)
     with _child.lock:
         if file in _deadly:  # what ended one process will end the next
             raise _deadly[file]
@@ -204,7 +206,7 @@ def _asked(
             if "error" not in head:
                 yield head, process.stdout
         except (EOFError, BrokenPipeError):
-            _deadly[file] = _death(window, seconds, process.wait())
+            _deadly[file] = _death(byte_range, seconds, process.wait())
             raise _deadly[file] from None
         except BaseException:  # what is left in the pipe is no answer to the next request
             _child.end()
@@ -215,7 +217,7 @@ def _asked(
         raise _error(head)
 
 
-def _death(window: ByteRange, seconds: float, status: int) -> FormatError:
+def _death(byte_range: ByteRange, seconds: float, status: int) -> FormatError:
     _child.end()
     what = f"ended with exit code {status}"
     if status < 0:
@@ -224,7 +226,7 @@ def _death(window: ByteRange, seconds: float, status: int) -> FormatError:
     if status == -getattr(signal, "SIGXCPU", 0):
         what = f"took more than {seconds:.0f} s of the processor"
     return FormatError(
-        str(window.path),
+        str(byte_range.path),
         f"libhdf5 {what} over it, in a process of its own",
         hint="the file is damaged or crafted; do not load it with Keras or h5py",
     )

@@ -1,4 +1,4 @@
-"""How libhdf5 is let at the bytes of a window, and what is made of its complaints.
+"""How libhdf5 is let at the bytes of a byte range, and what is made of its complaints.
 
 An archive member is read in place, without the file locks and the driver choice that a path would
 bring.  Small reads come from pages, and a damaged global heap is refused before libhdf5 sees it.
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import CkptkitError, FormatError, TruncatedError
-from ckptkit.stores.containers.window import PAGE, ByteRange, PageCache
+from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
 from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, SIGNATURE
 
 _HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
 
 
 class ByteRangeFile(io.RawIOBase):
-    """A window as the read-only file object that h5py's "fileobj" driver wants."""
+    """A byte range as the read-only file object that h5py's "fileobj" driver wants."""
 
-    def __init__(self, window: ByteRange) -> None:
-        self._window = window
+    def __init__(self, byte_range: ByteRange) -> None:
+        self._range = byte_range
         self._at = 0
-        self._pages = PageCache(window)
+        self._pages = PageCache(byte_range)
         self._heaps: set[int] = set()
         self.error: CkptkitError | None = None
 
@@ -37,7 +37,7 @@ class ByteRangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = (0, self._at, self._window.nbytes)[whence]
+        base = (0, self._at, self._range.nbytes)[whence]
         self._at = base + offset
         return self._at
 
@@ -46,14 +46,14 @@ class ByteRangeFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._window.nbytes - self._at))
+        count = max(0, min(len(view), self._range.nbytes - self._at))
         try:
             if count >= _HEAP_HEAD:
                 self._check_heap()
             if count <= PAGE:
                 self._copy_cached(view[:count])
             else:
-                self._window.read_into(self._at, view[:count])
+                self._range.read_into(self._at, view[:count])
         except CkptkitError as error:
             self.error = error  # libhdf5 would turn it into a message about addresses
             raise
@@ -68,14 +68,14 @@ class ByteRangeFile(io.RawIOBase):
         (8), data padded to 8 bytes; index 0 is free space, its size counts its own header.
         """
         start = self._at
-        if start in self._heaps or self._window.read(start, 4) != b"GCOL":
+        if start in self._heaps or self._range.read(start, 4) != b"GCOL":
             return
         self._heaps.add(start)
-        size = int.from_bytes(self._window.read(start + 8, 8), "little")
-        where = f"{self._window.path} @ {self._window.start + start}"
-        if not _HEAP_HEAD <= size <= min(MAX_ATTRIBUTE_BYTES, self._window.nbytes - start):
+        size = int.from_bytes(self._range.read(start + 8, 8), "little")
+        where = f"{self._range.path} @ {self._range.start + start}"
+        if not _HEAP_HEAD <= size <= min(MAX_ATTRIBUTE_BYTES, self._range.nbytes - start):
             raise FormatError(where, "damaged HDF5 global heap", found=f"a size of {size} bytes")
-        heap = self._window.read(start, size)
+        heap = self._range.read(start, size)
         at = _HEAP_HEAD
         while at + _HEAP_HEAD <= size:
             length = int.from_bytes(heap[at + 8 : at + 16], "little")
@@ -113,16 +113,16 @@ def guard(path: Path, source: ByteRangeFile | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def opened(h5: Any, window: ByteRange) -> Iterator[Any]:
-    """Open the window as an HDF5 file (low-level FileID); all of it is closed at the end."""
-    if window.nbytes < len(SIGNATURE) or window.read(0, len(SIGNATURE)) != SIGNATURE:
-        raise FormatError(str(window.path), "no HDF5 signature at the start of the data")
-    source = ByteRangeFile(window)
-    with guard(window.path, source):
+def opened(h5: Any, byte_range: ByteRange) -> Iterator[Any]:
+    """Open the byte range as an HDF5 file (low-level FileID); all of it is closed at the end."""
+    if byte_range.nbytes < len(SIGNATURE) or byte_range.read(0, len(SIGNATURE)) != SIGNATURE:
+        raise FormatError(str(byte_range.path), "no HDF5 signature at the start of the data")
+    source = ByteRangeFile(byte_range)
+    with guard(byte_range.path, source):
         access = h5.h5p.create(h5.h5p.FILE_ACCESS)
         access.set_fclose_degree(h5.h5f.CLOSE_STRONG)
         access.set_fileobj_driver(h5.h5fd.fileobj_driver, source)
-        file = h5.h5f.open(os.fsencode(window.path), h5.h5f.ACC_RDONLY, fapl=access)
+        file = h5.h5f.open(os.fsencode(byte_range.path), h5.h5f.ACC_RDONLY, fapl=access)
         try:
             yield file
         finally:

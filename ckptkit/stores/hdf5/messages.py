@@ -1,6 +1,6 @@
 """What the messages in a classic HDF5 object header say: types, extents, attributes.
 
-The layout of the file is in `_hdf5_classic`, which finds the messages.  All that is read here comes
+The layout of the file is in `classic`, which finds the messages.  All that is read here comes
 through a `BoundedReader`: bounded, small parts from pages.
 """
 
@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.window import PAGE, ByteRange, PageCache
+from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
 from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Attribute
 
 _MAX_RANK = 32  # H5S_MAX_RANK
@@ -50,28 +50,28 @@ class ObjectHeader(NamedTuple):
 
 
 class BoundedReader:
-    """Bounded reads from the window, small ones from pages."""
+    """Bounded reads from the byte range, small ones from pages."""
 
-    def __init__(self, window: ByteRange) -> None:
-        self.window = window
-        self._pages = PageCache(window)
+    def __init__(self, byte_range: ByteRange) -> None:
+        self.byte_range = byte_range
+        self._pages = PageCache(byte_range)
 
     def error(self, address: int, message: str) -> FormatError:
         """Return the refusal of what lies at an address."""
-        where = f"{self.window.path} @ {self.window.start + address}"
+        where = f"{self.byte_range.path} @ {self.byte_range.start + address}"
         return FormatError(where, f"damaged HDF5 data: {message}", hint="copy the file again")
 
     def read(self, address: int, nbytes: int) -> bytes:
         """Return bytes of the data; raises TruncatedError."""
-        if address < 0 or address + nbytes > self.window.nbytes:
-            where = f"{self.window.path} @ {self.window.start + address}"
+        if address < 0 or address + nbytes > self.byte_range.nbytes:
+            where = f"{self.byte_range.path} @ {self.byte_range.start + address}"
             raise TruncatedError(
                 where,
                 f"damaged HDF5 data: {nbytes} bytes lie past the end",
                 hint="copy the file again",
             )
         if nbytes > PAGE:
-            return self.window.read(address, nbytes)
+            return self.byte_range.read(address, nbytes)
         number, skip = divmod(address, PAGE)
         data = self._pages.page(number)[skip : skip + nbytes]
         if len(data) < nbytes:
@@ -89,8 +89,8 @@ class BoundedReader:
 class MessageReader(BoundedReader):
     """The meaning of messages, and the global heaps that hold the texts of attributes."""
 
-    def __init__(self, window: ByteRange) -> None:
-        super().__init__(window)
+    def __init__(self, byte_range: ByteRange) -> None:
+        super().__init__(byte_range)
         self._heaps: dict[int, dict[int, bytes]] = {}
 
     def extent(self, data: bytes, address: int) -> tuple[int, ...] | None:

@@ -11,13 +11,13 @@ more objects or deeper nesting than any model has, and datasets that declare far
 store.  `scan` walks the whole tree once and checks everything; nothing is read afterwards that
 `scan` has not passed.
 
-Headers of the classic kind of file, which Keras writes, are read by `_hdf5_classic` without
-libhdf5.  For all else, bytes reach libhdf5 through a window (`_hdf5_source`).  Contiguous,
+Headers of the classic kind of file, which Keras writes, are read by `classic` without
+libhdf5.  For all else, bytes reach libhdf5 through a byte range (`file_object`).  Contiguous,
 unfiltered values in native byte order are read around libhdf5, straight from the file
-(`_hdf5_values`).
+(`values`).
 
 libhdf5 is a large C library with a long history of memory errors on crafted files (the
-HDFGroup/cve_hdf5 list).  So it reads in a process of its own (`_hdf5_child`): what it reports, and
+HDFGroup/cve_hdf5 list).  So it reads in a process of its own (`client`): what it reports, and
 its death, becomes a FormatError here.
 """
 
@@ -36,7 +36,7 @@ from ckptkit.errors import (
     MissingDependencyError,
     UnsupportedError,
 )
-from ckptkit.stores.containers.window import ByteRange, whole_file
+from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
@@ -79,37 +79,37 @@ def is_weights_h5(path: Path) -> bool:
     Legacy files list their layers in an attribute `layer_names` (or `layer_names0`, …) of the root
     or of the group `model_weights`.  Raises as `scan` does, for the root alone.
     """
-    window = whole_file(path)
+    byte_range = whole_file(path)
     try:
-        names, attributes = root_of(window)
+        names, attributes = root_of(byte_range)
     except LeftToLibhdf5:
-        tree = scan_with_libhdf5(window)
+        tree = scan_with_libhdf5(byte_range)
         names, attributes = set(tree.groups), dict(tree.groups[""])
     return "model_weights" not in names and not {"layer_names", "layer_names0"} & attributes.keys()
 
 
-def scan(window: ByteRange) -> H5Tree:
+def scan(byte_range: ByteRange) -> H5Tree:
     """Return every group and dataset, all checked; reads no values.
 
     Files of the kind that Keras writes are read without libhdf5.
     Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError.
     """
     try:
-        return scan_classic(window)
+        return scan_classic(byte_range)
     except LeftToLibhdf5:
-        return scan_with_libhdf5(window)
+        return scan_with_libhdf5(byte_range)
 
 
-def scan_with_libhdf5(window: ByteRange) -> H5Tree:
+def scan_with_libhdf5(byte_range: ByteRange) -> H5Tree:
     """Return what `scan` does, whatever kind of HDF5 file it is; libhdf5 runs in a child."""
-    return _hdf5_child.scan(window) if sys.executable else scan_here(window)
+    return _hdf5_child.scan(byte_range) if sys.executable else scan_here(byte_range)
 
 
-def scan_here(window: ByteRange) -> H5Tree:
+def scan_here(byte_range: ByteRange) -> H5Tree:
     """Return what `scan` does, by libhdf5 in this very process, which it may take down."""
     h5 = h5py_module()
-    with opened(h5, window) as file:
-        return _Libhdf5Scanner(h5, window).run(file)
+    with opened(h5, byte_range) as file:
+        return _Libhdf5Scanner(h5, byte_range).run(file)
 
 
 # --- scanning -------------------------------------------------------------------------------------
@@ -118,9 +118,9 @@ def scan_here(window: ByteRange) -> H5Tree:
 class _Libhdf5Scanner:
     """One walk over a file, iterative, every object checked before it is opened."""
 
-    def __init__(self, h5: Any, window: ByteRange) -> None:
+    def __init__(self, h5: Any, byte_range: ByteRange) -> None:
         self.h5 = h5
-        self.window = window
+        self.byte_range = byte_range
         self.groups: dict[str, Mapping[str, Attribute]] = {}
         self.datasets: dict[str, H5Dataset] = {}
         self.seen: set[tuple[int, ...]] = set()
@@ -180,7 +180,7 @@ class _Libhdf5Scanner:
             if number not in _FILTERS:
                 raise UnsupportedError(
                     f"HDF5 filter {number} on {path}",
-                    where=str(self.window.path),
+                    where=str(self.byte_range.path),
                     hint="rewrite it with: h5repack -f NONE IN OUT",
                 )
         space = handle.get_space()
@@ -195,7 +195,7 @@ class _Libhdf5Scanner:
         offset = handle.get_offset() if layout == h5.h5d.CONTIGUOUS and native else None
         if offset is not None and declared:
             # the address is relative to the base address, which `opened` pins to 0
-            check_place(self.window, offset, declared, path)
+            check_place(self.byte_range, offset, declared, path)
         elif not declared:
             offset = None
         nbytes = declared if dtype != "string" or width else stored
@@ -204,11 +204,11 @@ class _Libhdf5Scanner:
     def _check_sizes(
         self, path: str, declared: int, stored: int, layout: int, plist: Any, itemsize: int
     ) -> None:
-        if stored > self.window.nbytes:
+        if stored > self.byte_range.nbytes:
             raise self._error(path, f"claims {stored} stored bytes, more than the file has")
         if declared > max(EXPANSION_FLOOR, MAX_EXPANSION * stored):
             raise FormatError(
-                str(self.window.path),
+                str(self.byte_range.path),
                 f"{path} declares far more than it stores",
                 expected=f"at most {MAX_EXPANSION} times {stored} bytes",
                 found=declared,
@@ -237,7 +237,7 @@ class _Libhdf5Scanner:
             return f"void{8 * width}", width, True
         if kind not in (h5.h5t.INTEGER, h5.h5t.FLOAT, h5.h5t.ENUM, h5.h5t.COMPOUND):
             raise UnsupportedError(
-                f"{path} has an HDF5 type that holds no numbers", where=str(self.window.path)
+                f"{path} has an HDF5 type that holds no numbers", where=str(self.byte_range.path)
             )
         code = stored.encode()
         if code not in self.types:
@@ -252,7 +252,7 @@ class _Libhdf5Scanner:
     def _number_type(self, stored: Any, path: str) -> tuple[str, bool]:
         """Return (dtype, whether stored values have the layout that numpy has in memory)."""
         dtype = stored.dtype
-        where = str(self.window.path)
+        where = str(self.byte_range.path)
         if dtype.kind not in "biufc":
             raise UnsupportedError(f"{path} holds records ({dtype})", where=where)
         try:
@@ -302,10 +302,10 @@ class _Libhdf5Scanner:
         return _plain(values.tolist())
 
     def _error(self, path: str, message: str) -> FormatError:
-        return FormatError(str(self.window.path), f"{path}: {message}")
+        return FormatError(str(self.byte_range.path), f"{path}: {message}")
 
     def _refusal(self, path: str, what: str) -> FormatError:
-        return refusal(self.window.path, path, what)
+        return refusal(self.byte_range.path, path, what)
 
 
 def _text(raw: bytes) -> str:

@@ -1,6 +1,6 @@
-"""libhdf5 in a process of its own: what runs there.  `_hdf5_child` is the other side.
+"""libhdf5 in a process of its own: what runs there.  `client` is the other side.
 
-Requests come as lines of JSON on stdin: {"do": "scan" or "read", "window": ..., "seconds": ...};
+Requests come as lines of JSON on stdin: {"do": "scan" or "read", "range": ..., "seconds": ...};
 a read also names the dataset and elements [start, stop).  Each is answered by a line of JSON and,
 after it, as many bytes as its "nbytes" says.  seconds: processor time that a request may take; then
 the system ends the process.
@@ -17,10 +17,10 @@ from typing import Any
 
 from ckptkit._io.files import FileState, file_state
 from ckptkit.errors import CkptkitError, FormatError
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5 import reader as hdf5
 from ckptkit.stores.hdf5 import values as _hdf5_values
-from ckptkit.stores.hdf5.client import dataset_of, window_of
+from ckptkit.stores.hdf5.client import dataset_of, range_of
 from ckptkit.stores.hdf5.file_object import guard
 from ckptkit.stores.hdf5.types import H5Dataset, H5Tree
 
@@ -40,14 +40,14 @@ class _OpenDataset:
         self.key: tuple[ByteRange, str, FileState | None] | None = None
         self.handle: Any = None
 
-    def of(self, window: ByteRange, dataset: H5Dataset) -> Any:
-        state = file_state(window.path)
-        if self.key != (window, dataset.path, state):
+    def of(self, byte_range: ByteRange, dataset: H5Dataset) -> Any:
+        state = file_state(byte_range.path)
+        if self.key != (byte_range, dataset.path, state):
             self.close()
             started_ns = time.time_ns()
-            self.handle = self.stack.enter_context(_hdf5_values.open_dataset(window, dataset))
+            self.handle = self.stack.enter_context(_hdf5_values.open_dataset(byte_range, dataset))
             if state is not None and state.is_settled(started_ns):
-                self.key = window, dataset.path, state
+                self.key = byte_range, dataset.path, state
         return self.handle
 
     def close(self) -> None:
@@ -83,21 +83,21 @@ def _limit(name: str, value: int) -> None:
 def _answer(request: dict[str, Any], kept: _OpenDataset) -> Answer:
     used = sum(os.times()[:2])
     _limit("RLIMIT_CPU", int(used + request["seconds"]) + 1)
-    window = window_of(request["window"])
+    byte_range = range_of(request["range"])
     try:
         if request["do"] == "scan":
             kept.close()
-            return _tree(hdf5.scan_here(window))
+            return _tree(hdf5.scan_here(byte_range))
         dataset = dataset_of(request["dataset"])
-        handle = kept.of(window, dataset)
-        with guard(window.path):
+        handle = kept.of(byte_range, dataset)
+        with guard(byte_range.path):
             values = _hdf5_values.read_here(handle, dataset, request["start"], request["stop"])
     except CkptkitError as error:
         kept.close()
         return {"error": type(error).__name__, "fields": error.__dict__, "nbytes": 0}, []
     except MemoryError:
         kept.close()
-        refusal = FormatError(str(window.path), "libhdf5 asks for more memory than it may have")
+        refusal = FormatError(str(byte_range.path), "libhdf5 asks for more memory than it may have")
         return {"error": "FormatError", "fields": refusal.__dict__, "nbytes": 0}, []
     if dataset.dtype == "string":
         texts = values.tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -26,7 +26,7 @@ class H5Dataset(NamedTuple):
     """A dataset that passed every check.
 
     path: from the file's root, no leading slash.  dtype: see `ckptkit.dtypes`.  nbytes: bytes of
-    the values (of the stored form for strings).  offset: of the values within the window, where
+    the values (of the stored form for strings).  offset: of the values within the byte range, where
     they are one run of bytes in native order; else None.  width: bytes per element of an opaque
     or fixed-length string type, 0 otherwise.
     """
@@ -60,12 +60,12 @@ def refusal(path: Path, name: str, what: str) -> FormatError:
     )
 
 
-def check_place(window: ByteRange, offset: int, nbytes: int, path: str) -> None:
+def check_place(byte_range: ByteRange, offset: int, nbytes: int, path: str) -> None:
     """Raise TruncatedError where the values of a dataset reach past the end of the data."""
-    if offset + nbytes > window.nbytes:
+    if offset + nbytes > byte_range.nbytes:
         raise TruncatedError(
-            f"{window.path} @ {window.start + offset}",
+            f"{byte_range.path} @ {byte_range.start + offset}",
             f"{path} reaches past the end of the data",
             expected=f"{nbytes} bytes",
-            found=max(0, window.nbytes - offset),
+            found=max(0, byte_range.nbytes - offset),
         )

@@ -1,6 +1,6 @@
 """Values of HDF5 datasets that `hdf5.scan` has checked: read in spans, or written.
 
-Values that are one run of bytes in native order are read straight from the window; the rest
+Values that are one run of bytes in native order are read straight from the byte range; the rest
 (chunked, compressed, foreign byte order, strings) through libhdf5.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ckptkit.dtypes as dtypes
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from ckptkit.stores.hdf5.file_object import guard, opened
 from ckptkit.stores.hdf5.reader import h5py_module
@@ -28,61 +28,61 @@ _CHUNK_CACHE = 32 << 20  # bytes that libhdf5 may keep decompressed while a data
 
 
 def dataset_blocks(
-    window: ByteRange, dataset: H5Dataset, max_elements: int
+    byte_range: ByteRange, dataset: H5Dataset, max_elements: int
 ) -> Iterator[tuple[int, Array]]:
     """Yield (start, values): 1-D, row-major, at most `max_elements` each, through one buffer.
 
     Strings come as object arrays of bytes, opaque values as their bytes (uint8).
     """
     if dataset.offset is not None:
-        yield from _direct_blocks(window, dataset, max_elements)
+        yield from _direct_blocks(byte_range, dataset, max_elements)
         return
     if not dataset.size:
         return
     for start in range(0, dataset.size, max_elements):
         stop = min(start + max_elements, dataset.size)
-        yield start, _by_libhdf5(window, dataset, start, stop)
+        yield start, _by_libhdf5(byte_range, dataset, start, stop)
 
 
-def read_span(window: ByteRange, dataset: H5Dataset, start: int, stop: int) -> Array:
+def read_span(byte_range: ByteRange, dataset: H5Dataset, start: int, stop: int) -> Array:
     """Return elements [start, stop) as a new 1-D array; opaque values as bytes (uint8)."""
     import numpy as np
 
     if start == stop:
         return np.empty(0, _array_dtype(dataset))
     if dataset.offset is None:
-        return _by_libhdf5(window, dataset, start, stop)
+        return _by_libhdf5(byte_range, dataset, start, stop)
     dtype = _array_dtype(dataset)
     per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
     values = np.empty((stop - start) * per, dtype)
     at = dataset.offset + start * per * dtype.itemsize
-    window.read_into(at, memoryview(values.view(np.uint8).data))
+    byte_range.read_into(at, memoryview(values.view(np.uint8).data))
     return values
 
 
-def _by_libhdf5(window: ByteRange, dataset: H5Dataset, start: int, stop: int) -> Array:
+def _by_libhdf5(byte_range: ByteRange, dataset: H5Dataset, start: int, stop: int) -> Array:
     """Return elements [start, stop), read in a child."""
     import numpy as np
 
     if not sys.executable:
-        with open_dataset(window, dataset) as handle:
+        with open_dataset(byte_range, dataset) as handle:
             return read_here(handle, dataset, start, stop)
     if dataset.dtype == "string":
-        texts = _hdf5_child.read(window, dataset, start, stop, memoryview(b""))
+        texts = _hdf5_child.read(byte_range, dataset, start, stop, memoryview(b""))
         result = np.empty(len(texts), object)
         result[:] = texts
         return result
     per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
     values = np.empty((stop - start) * per, _array_dtype(dataset))
-    _hdf5_child.read(window, dataset, start, stop, memoryview(values.view(np.uint8).data))
+    _hdf5_child.read(byte_range, dataset, start, stop, memoryview(values.view(np.uint8).data))
     return values
 
 
 @contextmanager
-def open_dataset(window: ByteRange, dataset: H5Dataset) -> Iterator[Any]:
+def open_dataset(byte_range: ByteRange, dataset: H5Dataset) -> Iterator[Any]:
     """Yield the dataset as libhdf5 has it, opened in this process."""
     h5 = h5py_module()
-    with opened(h5, window) as file:
+    with opened(h5, byte_range) as file:
         access = h5.h5p.create(h5.h5p.DATASET_ACCESS)
         access.set_chunk_cache(521, _CHUNK_CACHE, 1.0)
         yield h5.h5d.open(file, dataset.path.encode(), access)
@@ -120,7 +120,7 @@ def _array_dtype(dataset: H5Dataset) -> Any:
 
 
 def _direct_blocks(
-    window: ByteRange, dataset: H5Dataset, max_elements: int
+    byte_range: ByteRange, dataset: H5Dataset, max_elements: int
 ) -> Iterator[tuple[int, Array]]:
     import numpy as np
 
@@ -133,7 +133,7 @@ def _direct_blocks(
     step = per * dtype.itemsize
     for start in range(0, size, max_elements):
         count = min(max_elements, size - start)
-        window.read_into(dataset.offset + start * step, raw[: count * step])
+        byte_range.read_into(dataset.offset + start * step, raw[: count * step])
         yield start, buffer[: count * per]
 
 

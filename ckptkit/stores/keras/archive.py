@@ -21,7 +21,7 @@ from typing import Any
 
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError
 from ckptkit.stores.containers import strict_json as _json
-from ckptkit.stores.containers.window import whole_file, window
+from ckptkit.stores.containers.byte_range import member_range, whole_file
 from ckptkit.stores.containers.zip_archive import Member, read_directory, read_member
 from ckptkit.stores.keras.config import LayerConfig, as_layer
 from ckptkit.stores.keras.h5_store import H5Store
@@ -47,7 +47,7 @@ def open_keras(path: Path) -> H5Store:
     config = _config(path, members)
     version = _version(path, members)
     assets = tuple(sorted(m for m in members if m not in (WEIGHTS, CONFIG, METADATA)))
-    source = Hdf5Source(path, window(path, weights))
+    source = Hdf5Source(path, member_range(path, weights))
     return make_store(
         "keras", path, (source,), open_keras, config=config, keras_version=version, assets=assets
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ckptkit.dtypes as dtypes
 from ckptkit.errors import UnknownTensorError, UnsupportedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import dataset_blocks, read_span
 from ckptkit.stores.reopening import Opener, pickled
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class H5Store:
     """Fulfils `ckptkit.stores.base.Store`; see there.
 
-    windows: the HDF5 data of each shard.  datasets: by key; its place is relative to its window.
+    ranges: the HDF5 data of each shard.  datasets: by key; its place is relative to its byte range.
     opener: the function that made it of its path.
     """
 
     format: str
     path: Path
     shards: tuple[Path, ...]
-    windows: tuple[ByteRange, ...]
+    ranges: tuple[ByteRange, ...]
     specs: Mapping[str, TensorSpec]
     datasets: Mapping[str, H5Dataset]
     structure: Structure
@@ -53,12 +53,12 @@ class H5Store:
         """See `Store.blocks`; the format keeps no checksum (beyond HDF5's own fletcher32)."""
         if max_elements < 1:
             raise UsageError(f"blocks of {max_elements} elements")
-        window, dataset = self._locate(key)
-        return dataset_blocks(window, dataset, max_elements)
+        byte_range, dataset = self._locate(key)
+        return dataset_blocks(byte_range, dataset, max_elements)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         """See `Store.read`."""
-        window, dataset = self._locate(key)
+        byte_range, dataset = self._locate(key)
         stop = dataset.size if stop is None else stop
         if not 0 <= start <= stop <= dataset.size:
             raise UsageError(
@@ -67,7 +67,7 @@ class H5Store:
             )
         if dtypes.kind(dataset.dtype) == "opaque":
             raise UnsupportedError(f"{key} has dtype {dataset.dtype}", where=str(self.path))
-        return read_span(window, dataset, start, stop)
+        return read_span(byte_range, dataset, start, stop)
 
     def mappable(self, key: str) -> bool:
         """See `Store.mappable`."""
@@ -78,17 +78,17 @@ class H5Store:
         spec = self.specs.get(key)
         if spec is None or spec.shard is None:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path))
-        return self.windows[spec.shard], self.datasets[key]
+        return self.ranges[spec.shard], self.datasets[key]
 
 
-def spec_of(key: str, dataset: H5Dataset, window: ByteRange, shard: int) -> TensorSpec:
+def spec_of(key: str, dataset: H5Dataset, byte_range: ByteRange, shard: int) -> TensorSpec:
     """Return the TensorSpec of a dataset; its offset counts from the start of the outer file."""
-    direct = dataset.offset is not None and window.deflated is None
+    direct = dataset.offset is not None and byte_range.deflated is None
     return TensorSpec(
         key=key,
         dtype=dataset.dtype,
         shape=dataset.shape,
         nbytes=dataset.nbytes,
         shard=shard,
-        offset=window.start + (dataset.offset or 0) if direct else None,
+        offset=byte_range.start + (dataset.offset or 0) if direct else None,
     )

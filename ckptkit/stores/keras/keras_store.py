@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import KerasStructure, ModelInfo, TensorSpec
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset
 from ckptkit.stores.keras.config import LayerConfig, custom_classes, layer_rows
@@ -24,7 +24,7 @@ class Hdf5Source(NamedTuple):
     """One HDF5 file of a store: the file that holds it, and where."""
 
     path: Path
-    window: ByteRange
+    byte_range: ByteRange
 
 
 def make_store(
@@ -38,18 +38,21 @@ def make_store(
     assets: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> H5Store:
-    """Scan the sources and name what they hold, for the function `opener`; raises what `hdf5.scan` raises."""
+    """Scan the sources and name what they hold, for the function `opener`.
+
+    Raises what `hdf5.reader.scan` raises.
+    """
     specs: dict[str, TensorSpec] = {}
     datasets: dict[str, H5Dataset] = {}
     groups: dict[str, dict[str, Attribute]] = {}
     for shard, source in enumerate(sources):
-        tree = scan(source.window)
+        tree = scan(source.byte_range)
         for name, attributes in tree.groups.items():
             groups.setdefault(name, {}).update(attributes)
         for key, dataset in tree.datasets.items():
             if key in specs:
                 raise FormatError(str(source.path), f"{key} is in more than one shard")
-            specs[key] = spec_of(key, dataset, source.window, shard)
+            specs[key] = spec_of(key, dataset, source.byte_range, shard)
             datasets[key] = dataset
     keras2 = _is_keras2(keras_version, groups, datasets)
     found = resolve(
@@ -61,7 +64,7 @@ def make_store(
         format=format_name,
         path=path,
         shards=tuple(source.path for source in sources),
-        windows=tuple(source.window for source in sources),
+        ranges=tuple(source.byte_range for source in sources),
         specs=specs,
         datasets=datasets,
         structure=KerasStructure(variables),

@@ -20,7 +20,7 @@ from typing import Any
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
 from ckptkit.stores.containers import strict_json as _json
-from ckptkit.stores.containers.window import whole_file
+from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores.keras.config import LayerConfig, as_layer, custom_classes, layer_rows, layers_of
@@ -51,8 +51,8 @@ def open_legacy_h5(path: Path) -> H5Store:
     Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError,
     PathNotFoundError.
     """
-    window = whole_file(path)
-    tree = scan(window)
+    byte_range = whole_file(path)
+    tree = scan(byte_range)
     base = "model_weights" if "model_weights" in tree.groups else ""
     attributes = tree.groups.get(base, {})
     layers = _list(attributes, "layer_names")
@@ -67,13 +67,13 @@ def open_legacy_h5(path: Path) -> H5Store:
     scope = _root_scope(config, version)
     variables, params = _weights(path, tree, base, layers, scope, config)
     variables |= _optimizer(path, tree, variables)
-    specs = {key: spec_of(key, d, window, 0) for key, d in tree.datasets.items()}
+    specs = {key: spec_of(key, d, byte_range, 0) for key, d in tree.datasets.items()}
     stray = [key for key in specs if key not in variables]
     return H5Store(
         format="h5",
         path=path,
         shards=(path,),
-        windows=(window,),
+        ranges=(byte_range,),
         specs=specs,
         datasets=tree.datasets,
         structure=KerasStructure(variables),

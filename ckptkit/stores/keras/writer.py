@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 import ckptkit.dtypes as dtypes
 from ckptkit._io.atomic import replacing
 from ckptkit.errors import OutputError
-from ckptkit.stores.containers.window import ByteRange, whole_file
+from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.containers.zip_archive import STORED, member_chunks, read_directory
 from ckptkit.stores.hdf5.types import H5Dataset
 from ckptkit.stores.hdf5.values import write_dataset
@@ -44,7 +44,7 @@ def write_weights_h5(path: Path, like: H5Store, values: Blocks, *, overwrite: bo
     `Store.blocks` does, in the dtype and size of the spec.
     Raises OutputError (also for blocks that do not fit), and what reading `like` raises.
     """
-    source = _single_window(path, like)
+    source = _single_range(path, like)
     with replacing(path, overwrite=overwrite) as temporary, temporary.open("wb") as out:
         for chunk in _patched(path, like, source, values):
             out.write(chunk)
@@ -61,7 +61,7 @@ def write_keras(path: Path, like: H5Store, values: Blocks, *, overwrite: bool = 
             where=str(path),
             hint="give the .keras file of the model",
         )
-    source = _single_window(path, like)
+    source = _single_range(path, like)
     members = read_directory(like.path)
     with (
         replacing(path, overwrite=overwrite) as temporary,
@@ -82,14 +82,14 @@ def _copy(chunks: Iterator[bytes | memoryview], out: IO[bytes]) -> None:
         out.write(chunk)
 
 
-def _single_window(path: Path, like: H5Store) -> ByteRange:
-    if len(like.windows) != 1:
+def _single_range(path: Path, like: H5Store) -> ByteRange:
+    if len(like.ranges) != 1:
         raise OutputError(
-            f"the layout is spread over {len(like.windows)} shards",
+            f"the layout is spread over {len(like.ranges)} shards",
             where=str(path),
             hint="give a file that is in one piece",
         )
-    return like.windows[0]
+    return like.ranges[0]
 
 
 # --- one pass over the file -----------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _blocks(path: Path, key: str, dataset: H5Dataset, values: Blocks) -> Iterato
 def _with_others(
     path: Path, source: ByteRange, others: list[H5Dataset], keys: dict[str, str], values: Blocks
 ) -> Iterator[ByteRange]:
-    """Yield the window to copy from: the layout itself, or a copy in which `others` are written."""
+    """Yield what to copy from: the layout itself, or a copy in which `others` are written."""
     if not others:
         yield source
         return

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ckptkit._io.files import read_exact
 from ckptkit.errors import FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores.containers import zip_archive as _zip
-from ckptkit.stores.containers.encoded_run import Encoding
+from ckptkit.stores.containers.encoded_array import Encoding
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes; numpy's own limit

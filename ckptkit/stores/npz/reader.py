@@ -33,11 +33,11 @@ from ckptkit.errors import (
     UnknownTensorError,
     UnsupportedError,
 )
-from ckptkit.stores import metadata as _kept
+from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
-from ckptkit.stores.containers import window as _window
+from ckptkit.stores.containers import byte_range as _byte_range
 from ckptkit.stores.containers import zip_archive as _zip
-from ckptkit.stores.containers.encoded_run import PLAIN, ByteSource, EncodedArray, Encoding
+from ckptkit.stores.containers.encoded_array import PLAIN, ByteSource, EncodedArray, Encoding
 from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.reopening import pickled
@@ -45,8 +45,8 @@ from ckptkit.stores.reopening import pickled
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-KEPT_MEMBER = "ckptkit.json"
-MAX_KEPT = 256 << 20  # bytes; names of a million tensors
+METADATA_MEMBER = "ckptkit.json"
+MAX_METADATA = 256 << 20  # bytes; names of a million tensors
 _HELD_BYTES = 16 << 20  # of a deflated member that is read in memory, not through a temporary file
 _STEP = 1 << 18  # bytes that are read and checksummed while they are in a core's cache
 
@@ -103,24 +103,24 @@ class NpzStore:
         """Yield (start, values) over the tensor; see `Store.blocks`.  The CRC-32 is the zip's."""
         spec, part = self._found(key)
         if part.fortran:
-            yield from _fortran.blocks(self._run(spec, part), spec.shape, max_elements)
+            yield from _fortran.blocks(self._encoded(spec, part), spec.shape, max_elements)
             _verify(self.path, part.member)
         elif part.encoding.form == "strings":  # not read front to back
-            yield from self._run(spec, part).blocks(max_elements)
+            yield from self._encoded(spec, part).blocks(max_elements)
             _verify(self.path, part.member)
         else:
             source = _SequentialMember(self.path, part)
-            yield from self._run(spec, part, source).blocks(max_elements)
+            yield from self._encoded(spec, part, source).blocks(max_elements)
             source.finish()
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         """Return elements [start, stop); see `Store.read`."""
         spec, part = self._found(key)
         start, stop, _ = slice(start, stop).indices(spec.size)
-        run = self._run(spec, part)
+        encoded = self._encoded(spec, part)
         if part.fortran:
-            return _fortran.read(run, spec.shape, start, max(start, stop))
-        return run.read(start, max(start, stop))
+            return _fortran.read(encoded, spec.shape, start, max(start, stop))
+        return encoded.read(start, max(start, stop))
 
     def mappable(self, key: str) -> bool:
         """Whether the stored bytes are the values in native order."""
@@ -142,7 +142,7 @@ class NpzStore:
             )
         return spec, part
 
-    def _run(
+    def _encoded(
         self, spec: TensorSpec, part: NpzMember, source: ByteSource | None = None
     ) -> EncodedArray:
         return EncodedArray(
@@ -171,7 +171,7 @@ def _source(path: Path, member: _zip.Member) -> ByteSource:
     """Return a member's content for reading in any order."""
     if member.method != _zip.STORED and member.nbytes <= _HELD_BYTES:
         return _InflatedMember(_zip.read_member(path, member, _HELD_BYTES))
-    return _window.window(path, member)
+    return _byte_range.member_range(path, member)
 
 
 class _SequentialMember:
@@ -186,7 +186,7 @@ class _SequentialMember:
         head = bytearray(part.start)
         if self._member.method != _zip.STORED:
             self._chunks = _zip.member_chunks(path, self._member)
-        self._window = _window.ByteRange(path, self._member.offset, self._member.nbytes)
+        self._range = _byte_range.ByteRange(path, self._member.offset, self._member.nbytes)
         self.read_into(0, memoryview(head))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -196,7 +196,7 @@ class _SequentialMember:
             return
         for start in range(0, len(buffer), _STEP):
             step = buffer[start : start + _STEP]
-            self._window.read_into(offset + start, step)
+            self._range.read_into(offset + start, step)
             self._crc = zlib.crc32(step, self._crc)
 
     def finish(self) -> None:
@@ -239,39 +239,39 @@ def open_npz(path: Path) -> NpzStore:
     """
     members = _zip.read_directory(path)
     notes: list[str] = []
-    kept = _kept_in(path, members, notes)
+    entries = _metadata_in(path, members, notes)
     specs: dict[str, TensorSpec] = {}
     parts: dict[str, NpzMember] = {}
     for name, member in members.items():
         if not name.endswith(".npy"):
-            if name != KEPT_MEMBER:
+            if name != METADATA_MEMBER:
                 notes.append(f"{name!r} in the archive is no array")
             continue
         key = name.removesuffix(".npy")
         header = read_npy_header(path, member)
-        specs[key], parts[key] = _checked(path, key, member, header, kept, notes)
+        specs[key], parts[key] = _checked(path, key, member, header, entries, notes)
     notes.extend(_opaque_notes(specs))
     return NpzStore(
         path=path,
-        producer=None if kept is None else "ckptkit",
+        producer=None if entries is None else "ckptkit",
         specs=specs,
-        structure=None if kept is None else _kept.stored_names(kept, specs),
+        structure=None if entries is None else tensor_metadata.stored_names(entries, specs),
         notes=tuple(notes),
         parts=parts,
     )
 
 
-def _kept_in(
+def _metadata_in(
     path: Path, members: Mapping[str, _zip.Member], notes: list[str]
-) -> dict[str, _kept.TensorMetadata] | None:
-    member = members.get(KEPT_MEMBER)
+) -> dict[str, tensor_metadata.TensorMetadata] | None:
+    member = members.get(METADATA_MEMBER)
     if member is None:
         return None
-    text = _zip.read_member(path, member, MAX_KEPT)
+    text = _zip.read_member(path, member, MAX_METADATA)
     try:
-        return _kept.load(text, KEPT_MEMBER)
+        return tensor_metadata.load(text, METADATA_MEMBER)
     except FormatError as error:
-        notes.append(f"names in {KEPT_MEMBER} are ignored: {error.message}")
+        notes.append(f"names in {METADATA_MEMBER} are ignored: {error.message}")
         return None
 
 
@@ -280,7 +280,7 @@ def _checked(
     key: str,
     member: _zip.Member,
     header: NpyHeader,
-    kept: dict[str, _kept.TensorMetadata] | None,
+    entries: dict[str, tensor_metadata.TensorMetadata] | None,
     notes: list[str],
 ) -> tuple[TensorSpec, NpzMember]:
     """Return spec and part of one member, its size compared with what the header says."""
@@ -300,13 +300,13 @@ def _checked(
     # Raw bytes stay in the order of the file; a single long axis has but one order.
     turned = header.fortran and encoding.form != "raw" and nbytes > 0
     fortran = turned and sum(axis != 1 for axis in shape) > 1
-    entry = kept.get(key) if kept else None
+    entry = entries.get(key) if entries else None
     if entry is not None and entry.dtype is not None:
-        if _kept.can_encode(entry, dtype, shape, nbytes) and entry.shape is not None:
+        if tensor_metadata.can_encode(entry, dtype, shape, nbytes) and entry.shape is not None:
             dtype, shape = entry.dtype, entry.shape
             encoding = Encoding("strings") if dtype == "string" else encoding
         else:
-            notes.append(f"{key!r} does not hold the {entry.dtype} that {KEPT_MEMBER} claims")
+            notes.append(f"{key!r} does not hold the {entry.dtype} that {METADATA_MEMBER} claims")
     in_one_run = member.method == _zip.STORED and not fortran
     offset = member.offset + header.start if in_one_run else None
     spec = TensorSpec(key, dtype, shape, nbytes, 0, offset)

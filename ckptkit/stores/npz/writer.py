@@ -3,9 +3,9 @@
 The format is that of `ckptkit.stores.npz.reader`.  Members are stored, or deflated on request, in
 the order of their keys, with fixed timestamps; the npy header is padded so that the values of a
 stored member start at a multiple of 64 bytes in the file.  Dtypes that numpy lacks (bfloat16,
-float8, ...) are carried as unsigned integers of the same size; the member `ckptkit.json` (see
+float8, ...) are encoded as unsigned integers of the same size; the member `ckptkit.json` (see
 `ckptkit.stores.metadata`) tells what they are, and names and roles.  Strings are `S` where that is
-lossless (no element ends in NUL) and not much larger, else carried.
+lossless (no element ends in NUL) and not much larger, else encoded.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import BinaryIO, NamedTuple
 from ckptkit._io.atomic import replacing
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError
-from ckptkit.stores import metadata as _kept
+from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.npz.npy import MAGIC, NATIVE
-from ckptkit.stores.npz.reader import KEPT_MEMBER
+from ckptkit.stores.npz.reader import METADATA_MEMBER
 from ckptkit.stores.writing import (
     Blocks,
     TensorToWrite,
@@ -38,7 +38,7 @@ _ALIGNMENT = 64  # bytes, of the first value in the file
 _BUFFER_BYTES = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold
 _PADDING_FLOOR = 1 << 20  # bytes; up to here fixed-width strings are never too large
-_PADDING_FACTOR = 4  # times the bytes of carried strings
+_PADDING_FACTOR = 4  # times the bytes of encoded strings
 _UNSAFE_NAME = re.compile(r"\A/|\A[A-Za-z]:[/\\]|\\|\0|(\A|/)\.{0,2}(/|\Z)")
 
 
@@ -49,7 +49,7 @@ class _PlacedMember(NamedTuple):
     descr: str
     shape: tuple[int, ...]
     nbytes: int
-    carried: bool
+    encoded: bool
     width: int = 0
 
 
@@ -68,7 +68,7 @@ def write_npz(
     """
     where = str(path)
     placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]
-    kept = [(item.tensor.key, metadata_of(item.tensor, carried=item.carried)) for item in placed]
+    entries = [(item.tensor.key, metadata_of(item.tensor, encoded=item.encoded)) for item in placed]
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with (
         replacing(path, overwrite=overwrite) as temporary,
@@ -77,7 +77,7 @@ def write_npz(
     ):
         for item in placed:
             _write_member(archive, file, item, blocks, where)
-        archive.writestr(_member(KEPT_MEMBER, method), _kept.dump(kept))
+        archive.writestr(_member(METADATA_MEMBER, method), tensor_metadata.dump(entries))
     return (path,)
 
 
@@ -85,19 +85,19 @@ def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedMember:
     _check_name(tensor.key, where)
     if tensor.dtype == "string":
         sizes = measure_strings(tensor, blocks, where)
-        carried_bytes = 8 * tensor.size + sizes.total
+        encoded_bytes = 8 * tensor.size + sizes.total
         width = max(1, sizes.longest)
-        limit = max(_PADDING_FLOOR, _PADDING_FACTOR * carried_bytes)
+        limit = max(_PADDING_FLOOR, _PADDING_FACTOR * encoded_bytes)
         if not sizes.ends_in_nul and tensor.size * width <= limit:
             nbytes = tensor.size * width
             return _PlacedMember(
-                tensor, f"|S{width}", tensor.shape, nbytes, carried=False, width=width
+                tensor, f"|S{width}", tensor.shape, nbytes, encoded=False, width=width
             )
-        return _PlacedMember(tensor, "|u1", (carried_bytes,), carried_bytes, carried=True)
-    carrier = _kept.stored_type(tensor.dtype, tensor.shape, NATIVE)
-    dtype, shape = carrier or (tensor.dtype, tensor.shape)
+        return _PlacedMember(tensor, "|u1", (encoded_bytes,), encoded_bytes, encoded=True)
+    stored = tensor_metadata.stored_type(tensor.dtype, tensor.shape, NATIVE)
+    dtype, shape = stored or (tensor.dtype, tensor.shape)
     nbytes = tensor.size * itemsize(tensor.dtype)
-    return _PlacedMember(tensor, NATIVE[dtype], shape, nbytes, carrier is not None)
+    return _PlacedMember(tensor, NATIVE[dtype], shape, nbytes, stored is not None)
 
 
 def is_safe_name(key: str) -> bool:

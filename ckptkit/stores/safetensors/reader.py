@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
-from ckptkit.stores import metadata as _kept
+from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.containers import strict_json as _json
-from ckptkit.stores.containers.encoded_run import PLAIN, EncodedArray, Encoding
-from ckptkit.stores.containers.window import ByteRange
+from ckptkit.stores.containers.byte_range import ByteRange
+from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 
@@ -79,13 +79,13 @@ class SafetensorsStore:
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         """Yield (start, values) over the tensor; see `Store.blocks`.  There is no checksum."""
-        return self._run(key).blocks(max_elements)
+        return self._encoded(key).blocks(max_elements)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         """Return elements [start, stop); see `Store.read`."""
-        run = self._run(key)
-        start, stop, _ = slice(start, stop).indices(run.size)
-        return run.read(start, max(start, stop))
+        encoded = self._encoded(key)
+        start, stop, _ = slice(start, stop).indices(encoded.size)
+        return encoded.read(start, max(start, stop))
 
     def mappable(self, key: str) -> bool:
         """Whether the stored bytes are the values in native order."""
@@ -98,7 +98,7 @@ class SafetensorsStore:
         except KeyError:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
 
-    def _run(self, key: str) -> EncodedArray:
+    def _encoded(self, key: str) -> EncodedArray:
         spec = self._spec(key)
         assert spec.shard is not None and spec.offset is not None
         path = self.shards[spec.shard]
@@ -129,15 +129,15 @@ def open_safetensors(path: Path) -> SafetensorsStore:
     Raises FormatError, TruncatedError, PathNotFoundError.
     """
     header = read_header(path)
-    kept, notes = _kept_in(header, path)
-    specs = _specs(header, 0, kept, path, notes)
+    entries, notes = _metadata_in(header, path)
+    specs = _specs(header, 0, entries, path, notes)
     return SafetensorsStore(
         path=path,
         shards=(path,),
         missing_shards=(),
         producer=_producer(header),
         specs=specs,
-        structure=None if kept is None else _kept.stored_names(kept, specs),
+        structure=None if entries is None else tensor_metadata.stored_names(entries, specs),
         notes=tuple(notes),
     )
 
@@ -154,7 +154,7 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     missing = tuple(shard for shard in shards if not shard.exists())
     notes: list[str] = []
     specs: dict[str, TensorSpec] = {}
-    names: dict[str, _kept.TensorMetadata] = {}
+    names: dict[str, tensor_metadata.TensorMetadata] = {}
     ours = False
     producer: str | None = None
     for number, shard in enumerate(shards):
@@ -163,11 +163,11 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
             notes.append(f"{shard.name} is missing: its {len(wanted)} tensors cannot be listed")
             continue
         header = read_header(shard)
-        kept, found = _kept_in(header, shard)
-        ours = ours or kept is not None
-        names.update(kept or {})
+        entries, found = _metadata_in(header, shard)
+        ours = ours or entries is not None
+        names.update(entries or {})
         producer = producer or _producer(header)
-        its_specs = _specs(header, number, kept, shard, found)
+        its_specs = _specs(header, number, entries, shard, found)
         specs.update(_wanted(its_specs, wanted, shard, path, found))
         notes.extend(found)
     notes.extend(_index_notes(path, files, total, specs, missing))
@@ -177,20 +177,20 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
         missing_shards=missing,
         producer=producer,
         specs={name: specs[name] for name in weight_map if name in specs},
-        structure=_kept.stored_names(names, specs) if ours else None,
+        structure=tensor_metadata.stored_names(names, specs) if ours else None,
         notes=tuple(notes),
     )
 
 
-def _kept_in(
+def _metadata_in(
     header: Header, path: Path
-) -> tuple[dict[str, _kept.TensorMetadata] | None, list[str]]:
+) -> tuple[dict[str, tensor_metadata.TensorMetadata] | None, list[str]]:
     """Return what ckptkit kept in the metadata (None: nothing), and notes."""
-    text = header.metadata.get(_kept.KEY)
+    text = header.metadata.get(tensor_metadata.KEY)
     if text is None:
         return None, []
     try:
-        return _kept.load(text.encode("utf-8"), f"{path.name}: {METADATA}"), []
+        return tensor_metadata.load(text.encode("utf-8"), f"{path.name}: {METADATA}"), []
     except FormatError as error:
         return None, [f"names in the metadata are ignored: {error.message}"]
 
@@ -198,16 +198,16 @@ def _kept_in(
 def _specs(
     header: Header,
     shard: int,
-    kept: dict[str, _kept.TensorMetadata] | None,
+    entries: dict[str, tensor_metadata.TensorMetadata] | None,
     path: Path,
     notes: list[str],
 ) -> dict[str, TensorSpec]:
     specs: dict[str, TensorSpec] = {}
     for name, info in header.tensors.items():
         dtype, shape, nbytes = CODES[info.code].dtype, info.shape, info.end - info.begin
-        entry = kept.get(name) if kept else None
+        entry = entries.get(name) if entries else None
         if entry is not None and entry.dtype is not None:
-            if _kept.can_encode(entry, dtype, shape, nbytes):
+            if tensor_metadata.can_encode(entry, dtype, shape, nbytes):
                 assert entry.shape is not None
                 dtype, shape = entry.dtype, entry.shape
             else:
@@ -218,7 +218,7 @@ def _specs(
 
 
 def _producer(header: Header) -> str | None:
-    if _kept.KEY in header.metadata:
+    if tensor_metadata.KEY in header.metadata:
         return "ckptkit"
     framework = header.metadata.get("format")
     return f"safetensors ({framework})" if framework else None

@@ -2,7 +2,7 @@
 
 The format is that of `ckptkit.stores.safetensors.reader`.  Tensors lie in the order of falling
 element size, then name, so that all are aligned; the header is padded to 64 bytes.  Dtypes that the
-format lacks are carried as `ckptkit.stores.metadata` says, which is also what the metadata holds
+format lacks are encoded as `ckptkit.stores.metadata` says, which is also what the metadata holds
 under "ckptkit".
 
 A set of files that is replaced stays whole until its index is: see `ckptkit._io.atomic`.
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ckptkit._io.atomic import free_count, replacing, replacing_files
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
-from ckptkit.stores import metadata as _kept
+from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.safetensors.header import CODES, MAX_HEADER, METADATA
 from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.writing import (
@@ -37,7 +37,7 @@ from ckptkit.wording import say
 SUFFIX = ".safetensors"
 _ALIGNMENT = 64  # bytes, of the first value in the file
 _BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written
-# F4 packs two elements to a byte, so four-bit floats are carried instead.
+# F4 packs two elements to a byte, so four-bit floats are encoded instead.
 _CODE_OF = {code.dtype: name for name, code in CODES.items() if code.bits >= 8}
 
 
@@ -48,7 +48,7 @@ class _PlacedTensor(NamedTuple):
     code: str
     shape: tuple[int, ...]
     nbytes: int
-    carried: bool
+    encoded: bool
 
 
 def write_safetensors(
@@ -71,8 +71,8 @@ def write_safetensors(
     """
     where = str(path)
     metadata = dict(metadata or {})
-    if _kept.KEY in metadata:
-        raise UsageError(f"the metadata key {_kept.KEY!r} is taken")
+    if tensor_metadata.KEY in metadata:
+        raise UsageError(f"the metadata key {tensor_metadata.KEY!r} is taken")
     placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]
     placed.sort(key=lambda item: (-itemsize(item.tensor.dtype), item.tensor.key))
     if shard_size is None and not path.name.endswith(INDEX_SUFFIX):
@@ -91,11 +91,11 @@ def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedTensor:
         raise OutputError(f"the name {tensor.key!r} is no Unicode text", where=where) from None
     if tensor.dtype == "string":
         nbytes = 8 * tensor.size + measure_strings(tensor, blocks, where).total
-        return _PlacedTensor(tensor, "U8", (nbytes,), nbytes, carried=True)
-    carrier = _kept.stored_type(tensor.dtype, tensor.shape, _CODE_OF)
-    dtype, shape = carrier or (tensor.dtype, tensor.shape)
+        return _PlacedTensor(tensor, "U8", (nbytes,), nbytes, encoded=True)
+    stored = tensor_metadata.stored_type(tensor.dtype, tensor.shape, _CODE_OF)
+    dtype, shape = stored or (tensor.dtype, tensor.shape)
     nbytes = tensor.size * itemsize(tensor.dtype)
-    return _PlacedTensor(tensor, _CODE_OF[dtype], shape, nbytes, carrier is not None)
+    return _PlacedTensor(tensor, _CODE_OF[dtype], shape, nbytes, stored is not None)
 
 
 def _write_file(
@@ -119,9 +119,11 @@ def _chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes
 def _header(placed: list[_PlacedTensor], metadata: dict[str, str], where: str) -> bytes:
     """Return the length and the header; tensors in the order of their bytes."""
     by_key = sorted(placed, key=lambda item: item.tensor.key)
-    kept = [(item.tensor.key, metadata_of(item.tensor, carried=item.carried)) for item in by_key]
+    entries = [(item.tensor.key, metadata_of(item.tensor, encoded=item.encoded)) for item in by_key]
     content: dict[str, object] = {
-        METADATA: dict(sorted({**metadata, _kept.KEY: _kept.dump(kept)}.items()))
+        METADATA: dict(
+            sorted({**metadata, tensor_metadata.KEY: tensor_metadata.dump(entries)}.items())
+        )
     }
     offset = 0
     for item in placed:

@@ -32,7 +32,7 @@ def in_c_order(data: bytes) -> bytes:
 
 @cache
 def fields_with_maps(message: Any) -> Fields:
-    """Return the fields of a message (its descriptor) that are maps or have maps somewhere below."""
+    """Return the fields of a message (a descriptor) that are maps or have maps somewhere below."""
     fields: Fields = {}
     for field in message.fields:
         inner = field.message_type

@@ -2,8 +2,8 @@
 `PREFIX.index`.
 
 The layout is that of `ckptkit.stores.tensor_bundle.reader`.  Values lie in the order of falling
-element size, then key, so that every tensor is aligned to its dtype with no padding; strings come last.
-Each entry carries the masked crc32c of its bytes.  Partitioned variables are written whole.
+element size, then key, so that every tensor is aligned to its dtype with no padding; strings come
+last.  Each entry carries the masked crc32c of its bytes.  Partitioned variables are written whole.
 
 The index is renamed into place last: data files without it are no checkpoint.  Where a checkpoint
 of the same prefix is replaced, the new one gets a number of shards whose file names are free (its

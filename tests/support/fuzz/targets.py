@@ -20,7 +20,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import verify
 from ckptkit.reports import findings, listing
-from ckptkit.stores.containers.window import forget_spools
+from ckptkit.stores.containers.byte_range import forget_spools
 from ckptkit.stores.saved_model.graph import read_graphs
 from ckptkit.stores.tensor_bundle.table import parse_table
 from support.fuzz import mutators

@@ -1,7 +1,7 @@
-"""Windows onto files: the bytes of a whole file, or of one member of a zip archive.
+"""Ranges of bytes of files: the bytes of a whole file, or of one member of a zip archive.
 
-Readers of formats that come both alone and inside an archive read from a window.  A stored member
-is the archive's own bytes; a deflated one is inflated once, into an unnamed temporary file.
+Readers of formats that come both alone and inside an archive read from a byte range.  A stored
+member is the archive's own bytes; a deflated one is inflated once, into an unnamed temporary file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimiz
 class ByteRange:
     """Bytes [start, start + nbytes) of a file, or a spooled copy of a deflated member.
 
-    Picklable; `path` is the file that the user knows of.  A window made from a deflated member
+    Picklable; `path` is the file that the user knows of.  A byte range made from a deflated member
     inflates it on first use (once per process, into an unnamed temporary file).
     """
 
@@ -38,7 +38,7 @@ class ByteRange:
     deflated: Member | None = None
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return `nbytes` bytes at `offset` of the window; raises TruncatedError past its end."""
+        """Return `nbytes` bytes at `offset` of the range; raises TruncatedError past its end."""
         self._check(offset, nbytes)
         if self.deflated is None:
             return read_exact(self.path, self.start + offset, nbytes)
@@ -47,7 +47,7 @@ class ByteRange:
         return bytes(buffer)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` (bytes) from `offset` of the window; raises TruncatedError past its end."""
+        """Fill `buffer` (bytes) from `offset` of the range; raises TruncatedError past its end."""
         self._check(offset, len(buffer))
         if self.deflated is None:
             read_into(self.path, self.start + offset, buffer)
@@ -75,12 +75,12 @@ class ByteRange:
 
 
 def whole_file(path: Path) -> ByteRange:
-    """Return the window that is all of a file."""
+    """Return the byte range that is all of a file."""
     return ByteRange(path, 0, file_size(path))
 
 
-def window(path: Path, member: Member) -> ByteRange:
-    """Return a window onto a member: the archive's own bytes where stored, else a spooled copy."""
+def member_range(path: Path, member: Member) -> ByteRange:
+    """Return the bytes of a member: the archive's own where stored, else those of a spooled copy."""
     if member.method == STORED:
         return ByteRange(path, member.offset, member.nbytes)
     check_expansion(
@@ -90,20 +90,20 @@ def window(path: Path, member: Member) -> ByteRange:
 
 
 class PageCache:
-    """Pages of a window, for the many small reads of headers; some of them are kept."""
+    """Pages of a byte range, for the many small reads of headers; some of them are kept."""
 
-    def __init__(self, window: ByteRange) -> None:
-        self._window = window
+    def __init__(self, byte_range: ByteRange) -> None:
+        self._range = byte_range
         self._kept: dict[int, bytes] = {}
 
     def page(self, number: int) -> bytes:
-        """Return PAGE bytes from number * PAGE on, fewer at the end of the window."""
+        """Return PAGE bytes from number * PAGE on, fewer at the end of the byte range."""
         page = self._kept.get(number)
         if page is None:
             if len(self._kept) >= _PAGES_KEPT:
                 self._kept.clear()
             start = number * PAGE
-            page = self._window.read(start, min(PAGE, self._window.nbytes - start))
+            page = self._range.read(start, min(PAGE, self._range.nbytes - start))
             self._kept[number] = page
         return page
 

@@ -15,7 +15,7 @@ from ckptkit.errors import FormatError, UnsupportedError
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-_END_BYTES = 8  # of one end offset in front of carried strings
+_END_BYTES = 8  # of one end offset in front of encoded strings
 _STRINGS_PER_BLOCK = 1 << 16
 _STRING_BYTES = 1 << 22  # cut blocks of strings at about this much
 
@@ -24,8 +24,8 @@ class Encoding(NamedTuple):
     """How elements lie in the bytes.
 
     form: "plain" (as in memory), "nibbles" (two to a byte, the first in the low bits), "strings"
-    (as `_kept` carries them), "bytes" or "unicode" (fixed-width `S` and `U` of numpy), or "raw"
-    (nothing is known of them).  width: bytes per element of the fixed-width forms.
+    (as `stores.metadata` encodes them), "bytes" or "unicode" (fixed-width `S` and `U` of numpy), or
+    "raw" (nothing is known of them).  width: bytes per element of the fixed-width forms.
     """
 
     form: str = "plain"
@@ -37,7 +37,7 @@ PLAIN = Encoding()
 
 
 class ByteSource(Protocol):
-    """Bytes of a tensor, wherever they are: a window of a file, or an inflated stream."""
+    """Bytes of a tensor, wherever they are: a byte range of a file, or an inflated stream."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`."""
@@ -130,7 +130,7 @@ class EncodedArray:
             start = stop
 
     def _strings(self, start: int, stop: int) -> Array:
-        """Return carried strings; every end offset is checked before it is used."""
+        """Return encoded strings; every end offset is checked before it is used."""
         import numpy as np
 
         table = self.size * _END_BYTES
