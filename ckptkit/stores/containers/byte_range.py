@@ -80,7 +80,7 @@ def whole_file(path: Path) -> ByteRange:
 
 
 def member_range(path: Path, member: Member) -> ByteRange:
-    """Return the bytes of a member: the archive's own where stored, else those of a spooled copy."""
+    """Return the bytes of a member: the archive's own where stored, else of a spooled copy."""
     if member.method == STORED:
         return ByteRange(path, member.offset, member.nbytes)
     check_expansion(
