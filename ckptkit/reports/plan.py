@@ -11,7 +11,7 @@ from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert.api import MismatchError, Plan, Receipt
-    from ckptkit.operations.convert.plan import Fill
+    from ckptkit.operations.convert.plan import PlannedTensor
 
 SCHEMA = "ckptkit.convert/1"
 
@@ -28,49 +28,49 @@ def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
     if fmt == "json":
         yield from json_lines(plan.to_json(), "pairs")
         return
-    from ckptkit.dtypes import itemsize
-
-    given = {"kept": f"(value of {plan.structure})", "made": "(new)"}
+    # What stands in place of a name of SRC where the values are not from there.
+    no_source = {"template": f"(value of {plan.template_name})", "generated": "(new)"}
     rows = [
         (
-            fill.key if fill.tensor.name in ("", fill.key) else fill.tensor.name,
-            _origin(fill) if fill.source else given[fill.evidence],
-            fill.cast.replace("=", "→") or fill.tensor.dtype,
-            shape_text(fill.tensor.shape),
-            f"{fill.tensor.size * itemsize(fill.tensor.dtype) or fill.origin.spec.nbytes:,}",
-            fill.tensor.role,
-            _evidence(fill) + (f", mean of {fill.average}" if fill.average > 1 else ""),
+            tensor.name,
+            _source_names(tensor) if tensor.source else no_source[tensor.evidence],
+            tensor.cast.replace("=", "→") or tensor.output.dtype,
+            shape_text(tensor.output.shape),
+            f"{tensor.nbytes:,}",
+            tensor.output.role,
+            _evidence(tensor)
+            + (f", mean of {tensor.source_count}" if tensor.source_count > 1 else ""),
         )
-        for fill in plan.fills
+        for tensor in plan.tensors
     ]
     if rows:
         yield from render(rows, _HEADERS, "table", _ALIGN)
         yield ""
-    if plan.skipped:
-        left = [(item.name, item.role, item.why) for item in plan.skipped]
-        yield from render(left, ("LEFT BEHIND", "ROLE", "WHY"))
+    if plan.leftovers:
+        leftovers = [(item.name, item.role, item.why) for item in plan.leftovers]
+        yield from render(leftovers, ("LEFT BEHIND", "ROLE", "WHY"))
         yield ""
     for note in plan.notes:
         yield f"note: {printable(note)}"
     for problem in plan.problems:
         yield f"problem: {problem.kind}: {printable(problem.message)}"
-    what = f"{count_text(len(plan.fills), 'tensor')}, {bytes_text(plan.nbytes)}"
+    what = f"{count_text(len(plan.tensors), 'tensor')}, {bytes_text(plan.nbytes)}"
     verdict = f"would write {what} as {plan.target.form} to {plan.target.path}"
     if plan.problems:
         verdict = f"would refuse: {count_text(len(plan.problems), 'problem')}"
     yield printable(verdict)
 
 
-def _origin(fill: Fill) -> str:
+def _source_names(tensor: PlannedTensor) -> str:
     """Return the name of the tensor of SRC, or of all of them that become one."""
-    sources = [piece.source for piece in fill.pieces] if fill.pieces else [fill.source]
+    sources = [part.source for part in tensor.parts] if tensor.parts else [tensor.source]
     return " + ".join(source.naming.name for source in sources if source is not None)
 
 
-def _evidence(fill: Fill) -> str:
-    if not fill.pieces or fill.evidence.startswith("rule"):
-        return fill.evidence  # the rule says how values are moved
-    return f"{fill.evidence}, {fill.pieces[0].transform}"
+def _evidence(tensor: PlannedTensor) -> str:
+    if not tensor.parts or tensor.evidence.startswith("rule"):
+        return tensor.evidence  # the rule says what is done to the values
+    return f"{tensor.evidence}, {tensor.parts[0].transform}"
 
 
 def refusal_lines(error: MismatchError) -> Iterator[str]:
@@ -90,12 +90,12 @@ def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
     plan, proof = receipt.plan, receipt.proof
     for note in (*plan.notes, *receipt.notes, *receipt.signatures):
         yield f"note: {printable(note)}"
-    left = Counter(item.why for item in plan.skipped)
-    for why, count in left.items():
+    leftovers = Counter(item.why for item in plan.leftovers)
+    for why, count in leftovers.items():
         yield f"left behind: {count_text(count, 'tensor')} ({printable(why)})"
     if receipt.kept:
         kept = ", ".join(count_text(n, _THINGS.get(r, r)) for r, n in receipt.kept.items())
-        yield printable(f"kept from {plan.structure}: {kept}")
+        yield printable(f"kept from {plan.template_name}: {kept}")
     if proof is None:
         yield printable(f"{receipt.path}: {_size(receipt)} written, not proven (--no-check)")
         return
@@ -120,4 +120,4 @@ def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
 
 def _size(receipt: Receipt) -> str:
     plan = receipt.plan
-    return f"{count_text(len(plan.fills), 'tensor')}, {bytes_text(plan.nbytes)}"
+    return f"{count_text(len(plan.tensors), 'tensor')}, {bytes_text(plan.nbytes)}"

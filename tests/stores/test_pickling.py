@@ -244,16 +244,16 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # --- stores that are made from stores -------------------------------------------------------------
 
 
-def computed(store: Store) -> dict[str, value_stores.Origin]:
+def computed(store: Store) -> dict[str, value_stores.ValueSource]:
     """Return a tensor of each kind of computed store."""
     keys = list(store.specs)[:2]
-    origins = [value_stores.Origin(store, key) for key in keys]
+    origins = [value_stores.ValueSource(store, key) for key in keys]
     return {
         "plain": origins[0],
-        "cast": value_stores.cast(origins[0], "bfloat16"),
-        "average": value_stores.average(origins),
-        "moved": value_stores.moved([(origins[0], parse_transform(["transpose"]))]),
-        "made": value_stores.made("step", "int64", 3),
+        "cast": value_stores.cast_source(origins[0], "bfloat16"),
+        "average": value_stores.mean_source(origins),
+        "moved": value_stores.transform_source([(origins[0], parse_transform(["transpose"]))]),
+        "made": value_stores.constant_source("step", "int64", 3),
     }
 
 

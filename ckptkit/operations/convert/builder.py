@@ -8,99 +8,102 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.destination import Target
-from ckptkit.operations.convert.plan import Allowance, Fill, Plan, Problem, Request
-from ckptkit.operations.convert.rule_transforms import Moves
+from ckptkit.operations.convert.plan import ConvertOptions, Plan, PlannedTensor
+from ckptkit.operations.convert.problems import Allowance, Problem
+from ckptkit.operations.convert.rule_transforms import RuleTransforms
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
 
 NEUTRAL = ("safetensors", "npz")
-# Structures that are taken over whole: every tensor of LIKE is in the output.
+# Structures that are taken over whole: every tensor of the template is in the output.
 FIXED_FORMS = ("saved_model", "keras", "weights.h5")
 
 
 @dataclass
-class Draft:
-    """Collects fills, problems and notes; `plan` puts them together.
+class PlanBuilder:
+    """Collects tensors, problems and notes; `plan` puts them together.
 
-    like_drop: roles of LIKE that nothing of SRC goes to, beside those that the request drops.
-    same_keys: LIKE was made to have the keys of SRC, so that no other evidence is asked for.
-    structure: what LIKE is to the person who asked, for messages; structured: it was used.
+    template_drop_roles: roles of the template that nothing of SRC goes to, beside those that the
+    options drop.
+    same_keys: the template was made to have the keys of SRC, so no other evidence is looked for.
+    template_name: what the template is to the person who reads messages.
+    uses_template: whether tensors were planned in the structure of a template.
+    graph, template: see `Plan`.
     """
 
     src: Sources
     like: Checkpoint | None
     target: Target
-    request: Request
-    like_drop: frozenset[str] = frozenset()
+    options: ConvertOptions
+    template_drop_roles: frozenset[str] = frozenset()
     same_keys: bool = False
-    structure: str = "LIKE"
-    structured: bool = False
-    fills: list[Fill] = field(default_factory=list)
+    template_name: str = "LIKE"
+    uses_template: bool = False
+    tensors: list[PlannedTensor] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     graph: bytes | None = None
-    layout: Checkpoint | None = None
+    template: Checkpoint | None = None
 
     def __post_init__(self) -> None:
-        self.missing = Allowance("--allow-missing", self.request.allow_missing)
-        self.unused = Allowance("--allow-unused", self.request.allow_unused)
-        self.renamed = Allowance("--allow-renamed", self.request.allow_renamed)
+        self.missing = Allowance("--allow-missing", self.options.allow_missing)
+        self.unused = Allowance("--allow-unused", self.options.allow_unused)
+        self.renamed = Allowance("--allow-renamed", self.options.allow_renamed)
 
     def plan(self) -> Plan:
         """Return the plan; raises UsageError for relaxations and casts that did nothing."""
         for allowance in (self.missing, self.unused, self.renamed):
             allowance.check()
-        by = self.structure if self.structured else ""
-        self.src.check_casts(self.fills, by)
+        self.src.check_casts(self.tensors, self.template_name if self.uses_template else "")
         return Plan(
-            tuple(self.src.checkpoints),
-            self.like,
-            self.target,
-            self.request,
-            tuple(self.fills),
-            tuple(self.src.skipped),
-            tuple(self.problems),
-            tuple(self.notes),
-            self.graph,
-            self.layout,
-            structure=self.structure,
+            sources=tuple(self.src.checkpoints),
+            like=self.like,
+            target=self.target,
+            options=self.options,
+            tensors=tuple(self.tensors),
+            leftovers=tuple(self.src.leftovers),
+            problems=tuple(self.problems),
+            notes=tuple(self.notes),
+            graph=self.graph,
+            template=self.template,
+            template_name=self.template_name,
         )
 
-    def fill(self, key: str, target: TensorToWrite, evidence: str) -> None:
-        """Write the values of `key` of SRC as `target`."""
-        fill = self.src.fill(key, target, evidence, self.problems)
-        if fill is not None:
-            self.fills.append(fill)
+    def add(self, key: str, output: TensorToWrite, evidence: str) -> None:
+        """Plan `output` with the values of `key` of SRC; a dtype that differs is a problem."""
+        tensor = self.src.plan_tensor(key, output, evidence, self.problems)
+        if tensor is not None:
+            self.tensors.append(tensor)
 
-    def problem(self, kind_: str, name: str, message: str, reason: str = "") -> None:
+    def add_problem(self, kind: str, name: str, message: str, reason: str = "") -> None:
         """Note why the plan is not carried out; reason: see `Problem`."""
-        self.problems.append(Problem(kind_, name, message, reason))
+        self.problems.append(Problem(kind, name, message, reason))
 
-    def incomplete(self, moves: Moves) -> None:
+    def report_incomplete(self, transforms: RuleTransforms) -> None:
         """Note parts of tensors that rules with transforms leave without a place or a value."""
-        for name, part in moves.lost:
-            self.problem("unused", name, f"{part} of {name} of SRC: no rule takes it")
-        for name, part in moves.lacking:
-            self.problem("missing", name, f"{part} of {name}: no rule sends a tensor there")
+        for name, part in transforms.unused_parts:
+            self.add_problem("unused", name, f"{part} of {name} of SRC: no rule takes it")
+        for name, part in transforms.missing_parts:
+            self.add_problem("missing", name, f"{part} of {name}: no rule sends a tensor there")
 
-    def writable(self, tensor: Tensor) -> bool:
-        """Whether the values can be written at all; if not, they count as unused."""
+    def can_write(self, tensor: Tensor) -> bool:
+        """Whether the values can be written at all; if not, the tensor counts as unused."""
         if kind(tensor.spec.dtype) != "opaque":
             return True
-        self.leave(tensor, f"{tensor.spec.dtype} values have no form outside TensorFlow")
+        self.leave_behind(tensor, f"{tensor.spec.dtype} values have no form outside TensorFlow")
         return False
 
-    def leave(self, tensor: Tensor, why: str) -> None:
-        """Leave a tensor of SRC behind, if that is allowed."""
+    def leave_behind(self, tensor: Tensor, why: str) -> None:
+        """Leave a tensor of SRC behind where that is allowed, else note a problem."""
         if self.unused.lets_tensor(tensor.spec.key, tensor.naming):
-            self.src.skip(tensor, f"{why} (allowed)")
+            self.src.leave_behind(tensor, f"{why} (allowed)")
         else:
             name = tensor.naming.name
-            self.problem("unused", name, f"{name} of SRC: {why}", f"of SRC: {why}")
+            self.add_problem("unused", name, f"{name} of SRC: {why}", f"of SRC: {why}")
 
 
-def is_text(checkpoint: Checkpoint, key: str) -> bool:
+def is_config_text(checkpoint: Checkpoint, key: str) -> bool:
     """Whether a tensor is a string of configuration, which is structure."""
     return checkpoint.names[key].role == "config" and checkpoint.specs[key].dtype == "string"
 

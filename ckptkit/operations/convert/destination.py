@@ -104,7 +104,7 @@ def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -
 def _check_name(form: str, path: Path, text: str) -> None:
     """Refuse names under which nobody would find the file again."""
     needed = {"keras": ".keras", "weights.h5": ".weights.h5", "npz": ".npz"}.get(form, "")
-    if form == "safetensors" and by_name(path) != "safetensors":
+    if form == "safetensors" and form_by_name(path) != "safetensors":
         needed = ".safetensors"
     if needed and not path.name.endswith(needed):
         raise UsageError(f"the name of this form ends in {needed}", where=text)
@@ -112,7 +112,7 @@ def _check_name(form: str, path: Path, text: str) -> None:
         raise UsageError("a checkpoint needs a prefix", where=text, hint="such as run/ckpt-1")
 
 
-def by_name(path: Path) -> str | None:
+def form_by_name(path: Path) -> str | None:
     """Return the form that a file's name tells, or None."""
     return next((form for suffix, form in _SUFFIXES if path.name.endswith(suffix)), None)
 

@@ -7,74 +7,81 @@ from collections.abc import Sequence
 
 from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert.builder import NEUTRAL, Draft
-from ckptkit.operations.convert.rule_transforms import moves_by_name
+from ckptkit.operations.convert.builder import NEUTRAL, PlanBuilder
+from ckptkit.operations.convert.rule_transforms import resolve_by_name
 from ckptkit.stores.writing import TensorToWrite
 
-_TIED = ("slot", "ema")
+_TIED_ROLES = ("slot", "ema")  # go by the name of their variable
 
 
-def by_name(draft: Draft) -> None:
-    """Fill the draft of a safetensors, npz or name-based checkpoint file."""
-    src, form = draft.src, draft.target.form
-    if draft.request.root:
+def plan_from_names(builder: PlanBuilder) -> None:
+    """Plan a safetensors, npz or name-based checkpoint file.
+
+    Raises UsageError for --root, for rules that fit nothing, and for rules that send two tensors to
+    one name.
+    """
+    src, form = builder.src, builder.target.form
+    if builder.options.root:
         raise UsageError("--root needs a SRC with an object graph, and a checkpoint as DST")
-    names = _keys(draft)
-    owners = src.side.owners
+    output_keys = _output_keys(builder)
+    owners = src.tensor_set.owners
     averages = set(src.averages.values())
     for key, tensor in src.tensors.items():
         if key in averages:
-            src.skip(tensor, "used as the weights (--ema)")
+            src.leave_behind(tensor, "used as the weights (--ema)")
             continue
-        if not draft.writable(tensor):
+        if not builder.can_write(tensor):
             continue
-        out = TensorToWrite(
-            names[key],
+        output = TensorToWrite(
+            output_keys[key],
             src.dtype(key),
             tensor.spec.shape,
-            tensor.naming.name if form in NEUTRAL and not draft.request.rules else "",
+            tensor.naming.name if form in NEUTRAL and not builder.options.rules else "",
             tensor.naming.role,
-            names.get(owners.get(key, ""), tensor.naming.slot_of),
+            output_keys.get(owners.get(key, ""), tensor.naming.slot_of),
             src.checkpoint_key(key),
         )
-        draft.fill(key, out, "own")
+        builder.add(key, output, "source")
     if form == "checkpoint":
-        draft.notes.append(
+        builder.notes.append(
             "SRC has no object graph: the checkpoint restores by name, with "
             "tf.compat.v1.train.Saver; --like CHECKPOINT gives one"
         )
 
 
-def _keys(draft: Draft) -> dict[str, str]:
+def _output_keys(builder: PlanBuilder) -> dict[str, str]:
     """Return the key of each tensor in the output, rules applied."""
-    src, rules = draft.src, draft.request.rules
+    src, rules = builder.src, builder.options.rules
     names = {key: tensor.naming.name for key, tensor in src.tensors.items()}
-    if draft.target.form == "checkpoint":
-        names = _tensorflow1_names(draft)
+    if builder.target.form == "checkpoint":
+        names = _tensorflow1_names(builder)
     for rule in rules:
         if not any(rule.apply(name) is not None for name in names.values()):
             raise UsageError(f"rule {rule.text!r} fits no tensor of SRC")
-    moves = moves_by_name(src, rules, names)
-    draft.incomplete(moves)
-    owners, before = src.side.owners, names
-    src.move(moves.moves)
-    taken: dict[str, str] = {}
+    # Rules with transforms first: from here on, `src.tensors` are what these make of them.
+    transforms = resolve_by_name(src, rules, names)
+    builder.report_incomplete(transforms)
+    owners = src.tensor_set.owners
+    src.transform(transforms.transforms)
+    source_keys: dict[str, str] = {}
     for key in src.tensors:
-        name = before.get(key, key)
-        new = moves.targets.get(key) or renamed(name, rules)
-        if key in moves.moves and key not in moves.targets:  # a slot, gone with its variable
-            new = f"{moves.targets[owners[key]]}@{name.rpartition('@')[2]}"
-        if new in taken:
+        name = names.get(key, key)
+        new_name = transforms.targets.get(key) or renamed(name, rules)
+        if key in transforms.transforms and key not in transforms.targets:
+            # A slot, which was transformed with its variable and keeps its name.
+            new_name = f"{transforms.targets[owners[key]]}@{name.rpartition('@')[2]}"
+        if new_name in source_keys:
+            other = names.get(source_keys[new_name], source_keys[new_name])
             raise UsageError(
-                f"rename rules send both {names[taken[new]]} and {name} to {new}",
+                f"rename rules send both {other} and {name} to {new_name}",
                 hint="make the rules tell them apart",
             )
-        taken[new] = key
-    return {key: name for name, key in taken.items()}
+        source_keys[new_name] = key
+    return {key: name for name, key in source_keys.items()}
 
 
 def renamed(name: str, rules: Sequence[Rule]) -> str:
-    """Return the name that the last fitting rule gives."""
+    """Return the name that the last fitting rule gives, or the name as it is."""
     for rule in reversed(rules):
         new = rule.apply(name)
         if new is not None:
@@ -82,25 +89,30 @@ def renamed(name: str, rules: Sequence[Rule]) -> str:
     return name
 
 
-def _tensorflow1_names(draft: Draft) -> dict[str, str]:
+def _tensorflow1_names(builder: PlanBuilder) -> dict[str, str]:
     """Return the names that a TF1 saver would use: full names where they are unique.
 
     A tensor from a name-based checkpoint keeps its key; slots read `conv1/kernel@momentum`.
     """
-    src = draft.src
-    full = {key: tensor.naming.full_name for key, tensor in src.tensors.items()}
-    counts = Counter(full.values())
+    src = builder.src
+    full_names = {key: tensor.naming.full_name for key, tensor in src.tensors.items()}
+    counts = Counter(full_names.values())
     names: dict[str, str] = {}
     for key, tensor in src.tensors.items():
-        own, name = src.checkpoint_key(key), full[key]
-        if own is not None and "/.ATTRIBUTES/" not in own:
-            names[key] = own
-        elif name and counts[name] == 1 and tensor.naming.role not in _TIED:
-            names[key] = name
+        stored_name, full_name = _name_in_file(src.checkpoint_key(key)), full_names[key]
+        if stored_name is not None:
+            names[key] = stored_name
+        elif full_name and counts[full_name] == 1 and tensor.naming.role not in _TIED_ROLES:
+            names[key] = full_name
         else:
             names[key] = tensor.naming.name
-    for key, owner in src.side.owners.items():
-        own = src.checkpoint_key(key)
-        if own is None or "/.ATTRIBUTES/" in own:
+    for key, owner in src.tensor_set.owners.items():
+        if _name_in_file(src.checkpoint_key(key)) is None:
             names[key] = f"{names[owner]}@{src.tensors[key].naming.name.rpartition('@')[2]}"
     return names
+
+
+def _name_in_file(checkpoint_key: str | None) -> str | None:
+    """Return the key that a name-based checkpoint has; None where it is an object path, or none."""
+    is_name = checkpoint_key is not None and "/.ATTRIBUTES/" not in checkpoint_key
+    return checkpoint_key if is_name else None

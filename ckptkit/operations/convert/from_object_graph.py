@@ -7,37 +7,40 @@ from collections.abc import Mapping
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert import model_files as _files
-from ckptkit.operations.convert.builder import Draft, graph_bytes
-from ckptkit.operations.convert.plan import Fill
-from ckptkit.operations.convert.value_stores import Origin, made
+from ckptkit.operations.convert.builder import PlanBuilder, graph_bytes, is_config_text
+from ckptkit.operations.convert.model_files import notes_on_lists
+from ckptkit.operations.convert.plan import PlannedTensor
+from ckptkit.operations.convert.sources import STORED_TWICE
+from ckptkit.operations.convert.value_stores import ValueSource, constant_source
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle.edit_graph import check_root, edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
 
-_TWICE = "stored twice in SRC"
 
+def plan_from_object_graph(builder: PlanBuilder) -> None:
+    """Plan a checkpoint from a checkpoint or SavedModel with an object graph.
 
-def by_own_graph(draft: Draft) -> None:
-    """Fill the draft of a checkpoint from a checkpoint or SavedModel with an object graph."""
-    if draft.request.rules:
+    Raises UsageError for rules, which have nothing to rename here, and for a root that cannot be.
+    """
+    if builder.options.rules:
         raise UsageError(
             "--map renames nothing here: the checkpoint keeps the object graph of SRC",
             hint="--root NAME puts it under another root; --like gives another structure",
         )
-    last = draft.src.last
-    root = draft.request.root
+    last = builder.src.last
+    root = builder.options.root
+    # The root of a SavedModel is the model itself; tf.train.Checkpoint(model=...) has it below.
     if root is None and last.store.format == "saved-model" and last.subtree is None:
         root = "model"
-        draft.notes.append(
+        builder.notes.append(
             "re-rooted for tf.train.Checkpoint(model=...); --root '' keeps the root as it is"
         )
     if root:
         check_root(root)
         _refuse_export(last)
-    duplicates = draft.src.duplicates
-    keys = _keys(draft, duplicates)
+    duplicates = builder.src.duplicates
+    keys = _keys_to_write(builder, duplicates)
     edited = edit_graph(
         graph_bytes(last),
         f"{last.path}: object graph",
@@ -45,13 +48,15 @@ def by_own_graph(draft: Draft) -> None:
         below=last.subtree,
         root=root or None,
     )
-    draft.graph = edited.data
+    builder.graph = edited.data
     for key in keys:
-        _fill(draft, key, edited.keys.get(key, key), duplicates.get(key))
+        _add_tensor(builder, key, edited.keys.get(key, key), duplicates.get(key))
+    # A root that tf.train.Checkpoint would have made counts how often it was saved.
     if edited.save_counter is not None:
-        out = TensorToWrite(edited.save_counter, "int64", (), "save_counter", "counter")
-        draft.fills.append(Fill(out, made(out.key, "int64", 0), None, "made"))
-    draft.notes += _files.notes_on_lists(last, draft.src.tensors)
+        output = TensorToWrite(edited.save_counter, "int64", (), "save_counter", "counter")
+        values = constant_source(output.key, "int64", 0)
+        builder.tensors.append(PlannedTensor(output, values, None, "generated"))
+    builder.notes += notes_on_lists(last, builder.src.tensors)
 
 
 def _refuse_export(source: Checkpoint) -> None:
@@ -65,31 +70,32 @@ def _refuse_export(source: Checkpoint) -> None:
         )
 
 
-def _keys(draft: Draft, duplicates: Mapping[str, str]) -> list[str]:
-    """Return the keys of SRC that stay: what takes part, twins, strings of configuration."""
-    src, last = draft.src, draft.src.last
-    src.skipped[:] = [item for item in src.skipped if item.why != _TWICE]
-    kept = []
+def _keys_to_write(builder: PlanBuilder, duplicates: Mapping[str, str]) -> list[str]:
+    """Return the keys of SRC that stay: what takes part, duplicates, strings of configuration."""
+    src, last = builder.src, builder.src.last
+    # Here a tensor that SRC stores twice is written twice, as the object graph says.
+    src.leftovers[:] = [item for item in src.leftovers if item.why != STORED_TWICE]
+    keys = []
     for key in last.specs:
         if key in src.tensors:
-            if draft.writable(src.tensors[key]):
-                kept.append(key)
+            if builder.can_write(src.tensors[key]):
+                keys.append(key)
         elif duplicates.get(key) in src.tensors or (
-            key != OBJECT_GRAPH_KEY
-            and last.names[key].role == "config"
-            and last.specs[key].dtype == "string"
+            key != OBJECT_GRAPH_KEY and is_config_text(last, key)
         ):
-            kept.append(key)
-    return kept
+            keys.append(key)
+    return keys
 
 
-def _fill(draft: Draft, key: str, new_key: str, original: str | None) -> None:
-    src, last = draft.src, draft.src.last
+def _add_tensor(builder: PlanBuilder, key: str, new_key: str, original: str | None) -> None:
+    """Plan one tensor under `new_key`; original: the key of the tensor that it repeats."""
+    src, last = builder.src, builder.src.last
     naming, spec = last.names[key], last.specs[key]
     if key in src.tensors or original is not None:
         source = key if original is None else original
-        out = TensorToWrite(new_key, src.dtype(source), spec.shape, naming.name, naming.role)
-        draft.fill(source, out, "own" if original is None else "twin")
+        output = TensorToWrite(new_key, src.dtype(source), spec.shape, naming.name, naming.role)
+        builder.add(source, output, "source" if original is None else "duplicate")
         return
-    out = TensorToWrite(new_key, spec.dtype, spec.shape, naming.name, naming.role)
-    draft.fills.append(Fill(out, Origin(last.store, key), Tensor(spec, naming), "own"))
+    output = TensorToWrite(new_key, spec.dtype, spec.shape, naming.name, naming.role)
+    values, tensor = ValueSource(last.store, key), Tensor(spec, naming)
+    builder.tensors.append(PlannedTensor(output, values, tensor, "source"))

@@ -1,4 +1,4 @@
-"""A plan in the structure of LIKE: its keys, dtypes, shapes and graph, with the values of SRC."""
+"""A plan in a template's structure: its keys, dtypes, shapes and graph, with the values of SRC."""
 
 from __future__ import annotations
 
@@ -11,234 +11,276 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert import model_files as _files
-from ckptkit.operations.convert.builder import FIXED_FORMS, NEUTRAL, Draft, graph_bytes, is_text
-from ckptkit.operations.convert.plan import Fill, describe
-from ckptkit.operations.convert.rule_transforms import NOTHING, Moves, moves_to
-from ckptkit.operations.convert.value_stores import Origin
+from ckptkit.operations.convert.builder import (
+    FIXED_FORMS,
+    NEUTRAL,
+    PlanBuilder,
+    graph_bytes,
+    is_config_text,
+)
+from ckptkit.operations.convert.model_files import check_template, notes_on_template
+from ckptkit.operations.convert.plan import PlannedTensor
+from ckptkit.operations.convert.problems import describe
+from ckptkit.operations.convert.rule_transforms import (
+    NO_TRANSFORMS,
+    RuleTransforms,
+    resolve_transforms,
+)
+from ckptkit.operations.convert.value_stores import ValueSource
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
 
 _BUNDLES = ("checkpoint", "saved_model")
-_STRONG = ("key", "alias", "full name", "name")
+_STRONG_EVIDENCE = ("key", "alias", "full name", "name")
 
 
-def by_like(draft: Draft, like: Checkpoint) -> None:
-    """Fill the draft; raises UsageError for rules that paired nothing or collide."""
-    draft.structured = True
-    _Matcher(draft, like).run()
+def plan_from_template(builder: PlanBuilder, template: Checkpoint) -> None:
+    """Plan every tensor of a template: LIKE, SRC itself, or what a model was built with.
+
+    Raises UsageError for rules that pair nothing or collide.
+    """
+    builder.uses_template = True
+    _TemplatePlanner(builder, template).run()
 
 
 @dataclass
-class _Matcher:
-    """Goes through LIKE, tensor by tensor."""
+class _TemplatePlanner:
+    """Goes through the template, tensor by tensor.
 
-    draft: Draft
-    like: Checkpoint
+    is_fixed: whether the structure is taken over whole.  drop_roles: those that nothing of SRC goes
+    to.  not_writable: keys of the template whose values only TensorFlow makes.
+    """
+
+    builder: PlanBuilder
+    template: Checkpoint
 
     def __post_init__(self) -> None:
-        self.form = self.draft.target.form
-        self.fixed = self.form in FIXED_FORMS
-        self.unwritten: set[str] = set()
-        self.drop = self.draft.request.drop_roles | self.draft.like_drop
+        self.form = self.builder.target.form
+        self.is_fixed = self.form in FIXED_FORMS
+        self.not_writable: set[str] = set()
+        self.drop_roles = self.builder.options.drop_roles | self.builder.template_drop_roles
 
     def run(self) -> None:
-        draft, like = self.draft, self.like
-        if self.fixed:
-            draft.layout = like
-        whole = TensorSet(like.specs, like.names)
-        alignment, side = self._align()
-        partner = {match.new: match for match in (*alignment.pairs, *alignment.renamed)}
+        builder, template = self.builder, self.template
+        if self.is_fixed:
+            builder.template = template
+        whole = TensorSet(template.specs, template.names)
+        alignment, tensor_set = self._align()
+        matches = {match.new: match for match in (*alignment.pairs, *alignment.renamed)}
         ambiguous = {key for item in alignment.ambiguous for key in (*item.old, *item.new)}
-        done: dict[str, Fill] = {}
-        for key in like.specs:
+        # Every tensor of the template once; those that it stores again follow.
+        planned: dict[str, PlannedTensor] = {}
+        for key in template.specs:
             if key in whole.duplicates or key == OBJECT_GRAPH_KEY:
                 continue
-            fill = self._fill(key, key in side.names, partner, ambiguous)
-            if fill is not None:
-                done[key] = fill
-        draft.fills += done.values()
-        if self.unwritten:
-            names = describe(like.names, sorted(self.unwritten))
-            draft.notes.append(f"not written, since only TensorFlow makes such values: {names}")
-        self._twins(whole, done)
-        self._graph()
-        self._left_over(alignment, ambiguous)
-        if like is not draft.src.last:
-            draft.problems += _files.check_donor(like, whole.duplicates)
+            tensor = self._plan_tensor(key, key in tensor_set.names, matches, ambiguous)
+            if tensor is not None:
+                planned[key] = tensor
+        builder.tensors += planned.values()
+        if self.not_writable:
+            names = describe(template.names, sorted(self.not_writable))
+            builder.notes.append(f"not written, since only TensorFlow makes such values: {names}")
+        self._plan_duplicates(whole, planned)
+        self._plan_graph()
+        # What is left: tensors of SRC without a place, and what a model holds beside tensors.
+        self._account_for_leftovers(alignment, ambiguous)
+        if template is not builder.src.last:
+            builder.problems += check_template(template, whole.duplicates)
         if self.form == "saved_model":
-            draft.notes += _files.notes_on_donor(like)
+            builder.notes += notes_on_template(template)
+
+    # -- pairing ----------------------------------------------------------------------------------
 
     def _align(self) -> tuple[Alignment, TensorSet]:
-        """Pair SRC with what LIKE has of the roles that are not dropped."""
-        like, request = self.like, self.draft.request
-        keys = [key for key in like.specs if like.names[key].role not in self.drop]
-        side = TensorSet({k: like.specs[k] for k in keys}, {k: like.names[k] for k in keys})
-        if self.draft.same_keys and not request.rules:
-            return _by_keys(self.draft.src.side, side), side
-        moves = self._moves(side)
-        split, taken = moves.split, {moves.targets[key] for key in moves.split}
-        alignment = align(
-            _without(self.draft.src.side, split), _without(side, taken), request.rules
-        )
-        parts = [
-            Match(key, moves.targets[key], f"rule {moves.moves[key].text}")
-            for key in self.draft.src.tensors
-            if key in split
+        """Pair SRC with what the template has of the roles that are not dropped."""
+        template, src, rules = self.template, self.builder.src, self.builder.options.rules
+        keys = [key for key in template.specs if template.names[key].role not in self.drop_roles]
+        tensor_set = _subset(TensorSet(template.specs, template.names), keys)
+        if self.builder.same_keys and not rules:
+            return _align_by_keys(src.tensor_set, tensor_set), tensor_set
+        # Tensors that rules cut or join are paired by them alone; everything else is aligned.
+        transforms = self._apply_transforms(tensor_set)
+        by_rule = transforms.cut_or_joined
+        targets = {transforms.targets[key] for key in by_rule}
+        alignment = align(_without(src.tensor_set, by_rule), _without(tensor_set, targets), rules)
+        part_matches = [
+            Match(key, transforms.targets[key], f"rule {transforms.transforms[key].rule_text}")
+            for key in src.tensors
+            if key in by_rule
         ]
-        alignment = replace(alignment, pairs=(*alignment.pairs, *parts))
-        dead = [text for text in alignment.unused_rules if text not in moves.texts]
-        if dead:
+        alignment = replace(alignment, pairs=(*alignment.pairs, *part_matches))
+        unused = [text for text in alignment.unused_rules if text not in transforms.rule_texts]
+        if unused:
             raise UsageError(
-                f"rule {dead[0]!r} paired nothing",
+                f"rule {unused[0]!r} paired nothing",
                 hint="it goes from names of SRC to names of LIKE; `ckptkit diff` tries it out",
             )
-        if request.rules:
-            self._contradictions(alignment, side)
-        return alignment, side
+        if rules:
+            self._check_contradictions(alignment, tensor_set)
+        return alignment, tensor_set
 
-    def _moves(self, side: TensorSet) -> Moves:
+    def _apply_transforms(self, tensor_set: TensorSet) -> RuleTransforms:
         """Let SRC be what rules with transforms make of it."""
-        src, rules = self.draft.src, self.draft.request.rules
+        src, rules = self.builder.src, self.builder.options.rules
         if not any(rule.transform for rule in rules):
-            return NOTHING
-        moves = moves_to(src, rules, labels_of(src.side), labels_of(side))
-        self.draft.incomplete(moves)
-        src.move(moves.moves)
-        return moves
+            return NO_TRANSFORMS
+        labels = labels_of(src.tensor_set), labels_of(tensor_set)
+        transforms = resolve_transforms(src, rules, *labels)
+        self.builder.report_incomplete(transforms)
+        src.transform(transforms.transforms)
+        return transforms
 
-    def _contradictions(self, alignment: Alignment, side: TensorSet) -> None:
+    def _check_contradictions(self, alignment: Alignment, tensor_set: TensorSet) -> None:
         """Refuse rules that send a tensor away from one of its own name, dtype and shape."""
-        source = self.draft.src.side
-        own = {m.old: m.new for m in align(source, side).pairs if m.evidence in _STRONG}
+        source_set = self.builder.src.tensor_set
+        without_rules = {
+            match.old: match.new
+            for match in align(source_set, tensor_set).pairs
+            if match.evidence in _STRONG_EVIDENCE
+        }
         for match in alignment.pairs:
-            there = own.get(match.old, match.new)
-            same_shape = side.specs[there].shape == side.specs[match.new].shape
-            if there == match.new or not match.evidence.startswith("rule") or not same_shape:
+            namesake = without_rules.get(match.old, match.new)
+            same_shape = tensor_set.specs[namesake].shape == tensor_set.specs[match.new].shape
+            if namesake == match.new or not match.evidence.startswith("rule") or not same_shape:
                 continue
-            naming = source.names[match.old]
-            if not self.draft.renamed.lets_tensor(match.old, naming):
+            naming = source_set.names[match.old]
+            if not self.builder.renamed.lets_tensor(match.old, naming):
                 message = (
-                    f"--map sends {naming.name} to {side.names[match.new].name}, although "
-                    f"{self.draft.structure} has {side.names[there].name} of the same shape"
+                    f"--map sends {naming.name} to {tensor_set.names[match.new].name}, although "
+                    f"{self.builder.template_name} has {tensor_set.names[namesake].name} of the "
+                    "same shape"
                 )
-                self.draft.problem("renamed", naming.name, message)
+                self.builder.add_problem("renamed", naming.name, message)
 
-    # -- one tensor of LIKE ----------------------------------------------------------------------
+    # -- one tensor of the template ----------------------------------------------------------------
 
-    def _fill(
-        self, key: str, wanted: bool, partner: dict[str, Match], ambiguous: set[str]
-    ) -> Fill | None:
+    def _plan_tensor(
+        self, key: str, takes_part: bool, matches: dict[str, Match], ambiguous: set[str]
+    ) -> PlannedTensor | None:
         """Return where its values come from; None where it is left out, or in doubt."""
-        if kind(self.like.specs[key].dtype) == "opaque" and self.form in _BUNDLES:
-            self.unwritten.add(key)
+        if kind(self.template.specs[key].dtype) == "opaque" and self.form in _BUNDLES:
+            self.not_writable.add(key)
             return None
-        if is_text(self.like, key):
-            return None if self.form in NEUTRAL else self._kept(key)
-        if not wanted:  # of a dropped role: a fixed structure has it all the same
-            return self._kept(key) if self.fixed else None
-        match = partner.get(key)
+        if is_config_text(self.template, key):
+            return None if self.form in NEUTRAL else self._template_value(key)
+        if not takes_part:  # of a dropped role: a fixed structure has it all the same
+            return self._template_value(key) if self.is_fixed else None
+        match = matches.get(key)
         if match is not None:
-            return self._paired(match.old, key, match.evidence)
-        naming = self.like.names[key]
-        tensor = Tensor(self.like.specs[key], naming)
-        if self.draft.missing.lets_tensor(key, naming) or tensor.is_housekeeping:
-            return self._kept(key)
-        if key not in ambiguous:
-            structure = self.draft.structure
-            message = f"{naming.name} of {structure} has no value in SRC"
-            reason = f"of {structure} have no value in SRC"
-            self.draft.problem("missing", naming.name, message, reason)
+            return self._source_value(match)
+        naming = self.template.names[key]
+        tensor = Tensor(self.template.specs[key], naming)
+        if self.builder.missing.lets_tensor(key, naming) or tensor.is_housekeeping:
+            return self._template_value(key)
+        if key not in ambiguous:  # those are reported together, in _account_for_leftovers
+            template_name = self.builder.template_name
+            message = f"{naming.name} of {template_name} has no value in SRC"
+            reason = f"of {template_name} have no value in SRC"
+            self.builder.add_problem("missing", naming.name, message, reason)
         return None
 
-    def _paired(self, old: str, new: str, evidence: str) -> Fill | None:
-        source, spec, naming = (
-            self.draft.src.tensors[old],
-            self.like.specs[new],
-            self.like.names[new],
-        )
-        shape = spec.shape
-        if new.endswith(("-keys", "-values")) and self.form in ("checkpoint", "saved_model"):
+    def _source_value(self, match: Match) -> PlannedTensor | None:
+        """Return a tensor of the template with the values of SRC; None where shapes differ."""
+        src = self.builder.src
+        source, naming = src.tensors[match.old], self.template.names[match.new]
+        shape = self.template.specs[match.new].shape
+        if match.new.endswith(("-keys", "-values")) and self.form in _BUNDLES:
             shape = source.spec.shape  # a table has as many entries as it has
         if source.spec.shape != shape:
-            move = self.draft.src.moves.get(old)
-            how = f", after `{move.pieces[0][1]}`" if move is not None else ""
-            names = source.naming.name, naming.name
-            there = "it is" if names[0] == names[1] else f"{names[1]} is"
+            transform = src.transforms.get(match.old)
+            how = f", after `{transform.parts[0][1]}`" if transform is not None else ""
+            source_name = source.naming.name
+            there = "it is" if source_name == naming.name else f"{naming.name} is"
             message = (
-                f"{names[0]} is {_text(source.spec.shape)} in SRC{how}, {there} {_text(shape)} in "
-                f"{self.draft.structure}"
+                f"{source_name} is {_shape_text(source.spec.shape)} in SRC{how}, {there} "
+                f"{_shape_text(shape)} in {self.builder.template_name}"
             )
-            self.draft.problem("shape", naming.name, message)
+            self.builder.add_problem("shape", naming.name, message)
             return None
-        out = self._out(new, shape)
-        return self.draft.src.fill(old, out, evidence, self.draft.problems)
+        output = self._output(match.new, shape)
+        return src.plan_tensor(match.old, output, match.evidence, self.builder.problems)
 
-    def _out(self, key: str, shape: tuple[int, ...]) -> TensorToWrite:
-        """Return what is written for a tensor of LIKE; neutral files know readable names."""
-        naming, spec = self.like.names[key], self.like.specs[key]
-        readable = self.form in NEUTRAL and self.like.store.format not in NEUTRAL
-        out = naming.name if readable else key
-        return TensorToWrite(out, spec.dtype, shape, naming.name, naming.role, naming.slot_of)
+    def _output(self, key: str, shape: tuple[int, ...]) -> TensorToWrite:
+        """Return what is written for a tensor of the template.
 
-    def _kept(self, key: str) -> Fill:
-        out = self._out(key, self.like.specs[key].shape)
-        return Fill(out, Origin(self.like.store, key), None, "kept")
+        Neutral files know readable names alone.
+        """
+        naming, spec = self.template.names[key], self.template.specs[key]
+        by_name = self.form in NEUTRAL and self.template.store.format not in NEUTRAL
+        output_key = naming.name if by_name else key
+        return TensorToWrite(
+            output_key, spec.dtype, shape, naming.name, naming.role, naming.slot_of
+        )
+
+    def _template_value(self, key: str) -> PlannedTensor:
+        """Return a tensor of the template with the value that it has there."""
+        output = self._output(key, self.template.specs[key].shape)
+        return PlannedTensor(output, ValueSource(self.template.store, key), None, "template")
 
     # -- the rest ----------------------------------------------------------------------------------
 
-    def _twins(self, whole: TensorSet, done: dict[str, Fill]) -> None:
-        """Give tensors that LIKE stores twice the values of the first."""
+    def _plan_duplicates(self, whole: TensorSet, planned: dict[str, PlannedTensor]) -> None:
+        """Give tensors that the template stores twice the values of the first."""
         if self.form in NEUTRAL:
             return
         for key, original in whole.duplicates.items():
-            fill = done.get(original)
-            if fill is not None:
-                out = self._out(key, fill.tensor.shape)
-                self.draft.fills.append(fill._replace(tensor=out, evidence="twin"))
+            tensor = planned.get(original)
+            if tensor is not None:
+                output = self._output(key, tensor.output.shape)
+                self.builder.tensors.append(tensor._replace(output=output, evidence="duplicate"))
 
-    def _graph(self) -> None:
+    def _plan_graph(self) -> None:
         """Take over the object graph, without what is left out."""
-        like = self.like
-        if self.form not in ("checkpoint", "saved_model") or OBJECT_GRAPH_KEY not in like.specs:
+        template = self.template
+        if self.form not in _BUNDLES or OBJECT_GRAPH_KEY not in template.specs:
             return
-        data = graph_bytes(like)
-        if (self.drop or self.unwritten) and self.form == "checkpoint":
-            keep = {key for key in like.specs if like.names[key].role not in self.drop}
-            keep = keep - self.unwritten | {fill.key for fill in self.draft.fills}
-            data = edit_graph(data, f"{like.path}: object graph", keep=keep).data
-        self.draft.graph = data
+        graph = graph_bytes(template)
+        if (self.drop_roles or self.not_writable) and self.form == "checkpoint":
+            keys = {
+                key for key in template.specs if template.names[key].role not in self.drop_roles
+            }
+            keys = keys - self.not_writable | {tensor.key for tensor in self.builder.tensors}
+            graph = edit_graph(graph, f"{template.path}: object graph", keep=keys).data
+        self.builder.graph = graph
 
-    def _left_over(self, alignment: Alignment, ambiguous: set[str]) -> None:
+    def _account_for_leftovers(self, alignment: Alignment, ambiguous: set[str]) -> None:
         """Account for every tensor of SRC that has no place."""
-        draft = self.draft
-        used = set(draft.src.averages.values())
+        builder = self.builder
+        averages = set(builder.src.averages.values())
         for key in alignment.only_left:
-            tensor = draft.src.tensors[key]
-            if key in used:
-                draft.src.skip(tensor, "used as the weights (--ema)")
+            tensor = builder.src.tensors[key]
+            if key in averages:
+                builder.src.leave_behind(tensor, "used as the weights (--ema)")
             elif tensor.is_housekeeping:
-                draft.src.skip(tensor, "TensorFlow's own record")
+                builder.src.leave_behind(tensor, "TensorFlow's own record")
             elif key not in ambiguous:
-                draft.leave(tensor, f"{draft.structure} has no place for it")
+                builder.leave_behind(tensor, f"{builder.template_name} has no place for it")
         for item in alignment.ambiguous:
-            names = describe(draft.src.side.names, item.old), describe(self.like.names, item.new)
-            message = f"{names[0]} of SRC against {names[1]} of {draft.structure}: {item.reason}"
-            draft.problem("ambiguous", names[0], message)
+            source_names = describe(builder.src.tensor_set.names, item.old)
+            template_names = describe(self.template.names, item.new)
+            message = (
+                f"{source_names} of SRC against {template_names} of {builder.template_name}: "
+                f"{item.reason}"
+            )
+            builder.add_problem("ambiguous", source_names, message)
 
 
-def _without(side: TensorSet, keys: set[str]) -> TensorSet:
-    """Return the side without the tensors that are paired already."""
-    if not keys:
-        return side
+def _subset(tensor_set: TensorSet, keys: Sequence[str]) -> TensorSet:
+    """Return some tensors of a set, in the order of `keys`."""
     return TensorSet(
-        {key: spec for key, spec in side.specs.items() if key not in keys},
-        {key: naming for key, naming in side.names.items() if key not in keys},
+        {key: tensor_set.specs[key] for key in keys}, {key: tensor_set.names[key] for key in keys}
     )
 
 
-def _by_keys(old: TensorSet, new: TensorSet) -> Alignment:
+def _without(tensor_set: TensorSet, keys: set[str]) -> TensorSet:
+    """Return a set without the tensors that are paired already."""
+    if not keys:
+        return tensor_set
+    return _subset(tensor_set, [key for key in tensor_set.specs if key not in keys])
+
+
+def _align_by_keys(old: TensorSet, new: TensorSet) -> Alignment:
     """Pair what has the same key on both sides, and nothing else."""
     return Alignment(
         tuple(Match(key, key, "key") for key in old.keys if key in new.specs),
@@ -248,5 +290,5 @@ def _by_keys(old: TensorSet, new: TensorSet) -> Alignment:
     )
 
 
-def _text(shape: Sequence[int]) -> str:
+def _shape_text(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"

@@ -17,7 +17,7 @@ _RUNNABLE = {"saved_model": "saved-model", "keras": "keras"}
 
 
 @dataclass(frozen=True)
-class Outputs(Result):
+class OutputComparison(Result):
     """The comparison of outputs on seeded inputs; `why_not` says why there was none.
 
     rows: one per output: `output`, `ok`, `n`, `max_abs`, `rms`, `bits` (whether every bit agrees),
@@ -52,17 +52,25 @@ class Outputs(Result):
         return {"why_not": self.why_not, "seed": self.seed, "rows": [dict(r) for r in self.rows]}
 
 
-def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
-    """Run SRC and the output, where both are models; None where one of them is not."""
-    wanted = _RUNNABLE.get(plan.target.form)
+def compare_files(plan: Plan, output: Path, timeout_s: float) -> OutputComparison | None:
+    """Run SRC and the output on the same inputs, and compare what they compute.
+
+    Args:
+        plan: what was done.
+        output: the model that was written.
+        timeout_s: for the run.
+
+    Returns:
+        The comparison, or why there is none; None where SRC or the output is no model.
+    """
     source = plan.source
-    if source.store.format != wanted or source.subtree is not None:
+    if source.store.format != _RUNNABLE.get(plan.target.form) or source.subtree is not None:
         return None
-    changed = _changed(plan)
+    changed = _value_change(plan)
     if changed:
-        return Outputs(why_not=f"{changed}: other values compute something else")
+        return OutputComparison(why_not=f"{changed}: other values compute something else")
     if importlib.util.find_spec("tensorflow") is None:
-        return Outputs(why_not="TensorFlow is not installed")
+        return OutputComparison(why_not="TensorFlow is not installed")
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.process import run
 
@@ -70,33 +78,40 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> Outputs | None:
     try:
         result = run("tensorflow", request, timeout_s=timeout_s, environment=CPU)
     except RunnerError as error:
-        return Outputs(why_not=str(error))
+        return OutputComparison(why_not=str(error))
     return outputs_of(result)
 
 
-def _changed(plan: Plan) -> str:
+def _value_change(plan: Plan) -> str:
     """Return why SRC and the output are not meant to compute the same; "" where they are."""
     if len(plan.sources) > 1:
         return "an average of several"
-    for asked, why in (
-        (plan.request.casts, "--cast"),
-        (plan.request.ema, "--ema"),
-        (any(fill.pieces for fill in plan.fills), "--map moves values"),
-        (plan.request.allow_renamed, "--allow-renamed"),
+    for applies, why in (
+        (plan.options.casts, "--cast"),
+        (plan.options.ema, "--ema"),
+        (any(tensor.parts for tensor in plan.tensors), "--map moves values"),
+        (plan.options.allow_renamed, "--allow-renamed"),
     ):
-        if asked:
+        if applies:
             return why
-    kept = sorted(f.name for f in plan.fills if f.evidence == "kept" and f.tensor.role == "weight")
-    if kept:
-        return f"{kept[0]} has the value of {plan.structure}"
+    from_template = sorted(
+        tensor.name
+        for tensor in plan.tensors
+        if tensor.evidence == "template" and tensor.output.role == "weight"
+    )
+    if from_template:
+        return f"{from_template[0]} has the value of {plan.template_name}"
     return ""
 
 
-def outputs_of(result: Mapping[str, Any]) -> Outputs | None:
+def outputs_of(result: Mapping[str, Any]) -> OutputComparison | None:
     """Return the comparison that a runner made."""
-    found = result.get("outputs")
-    if found is None:
+    outputs = result.get("outputs")
+    if outputs is None:
         return None
-    return Outputs(
-        tuple(found.get("rows", ())), found["why_not"], found.get("seed", 0), result["versions"]
+    return OutputComparison(
+        tuple(outputs.get("rows", ())),
+        outputs["why_not"],
+        outputs.get("seed", 0),
+        result["versions"],
     )

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert import model_files as _files
-from ckptkit.operations.convert.builder import FIXED_FORMS, Draft
+from ckptkit.operations.convert.builder import FIXED_FORMS, PlanBuilder
 from ckptkit.operations.convert.destination import Target
-from ckptkit.operations.convert.from_names import by_name
-from ckptkit.operations.convert.from_object_graph import by_own_graph
-from ckptkit.operations.convert.from_template import by_like
-from ckptkit.operations.convert.plan import Plan, Request, Skipped
+from ckptkit.operations.convert.from_names import plan_from_names
+from ckptkit.operations.convert.from_object_graph import plan_from_object_graph
+from ckptkit.operations.convert.from_template import plan_from_template
+from ckptkit.operations.convert.model_files import compare_assets
+from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
-_LIKE_FORMATS = {
+_TEMPLATE_FORMATS = {
     "saved_model": ("saved-model",),
     "checkpoint": ("tensor-bundle", "saved-model"),
     "keras": ("keras",),
@@ -34,44 +34,66 @@ def make_plan(
     sources: Sequence[Checkpoint],
     like: Checkpoint | None,
     target: Target,
-    request: Request,
+    options: ConvertOptions,
     *,
-    like_drop: frozenset[str] = frozenset(),
+    template_drop_roles: frozenset[str] = frozenset(),
     same_keys: bool = False,
-    holder: Checkpoint | None = None,
-    structure: str = "LIKE",
+    asset_model: Checkpoint | None = None,
+    template_name: str = "LIKE",
 ) -> Plan:
-    """Return the plan; its `problems` are for the caller to raise.
+    """Return what a conversion would do.
 
-    like_drop, same_keys, structure: see `Draft`.  holder: the model whose files (vocabularies) the
-    output will have, where that is not LIKE.
-    Raises UsageError for a request that makes no sense: a form that needs LIKE, a relaxation or a
-    rule that did nothing.
+    Args:
+        sources: the checkpoints of SRC; several count as their average.
+        like: the file whose structure the output takes; None for SRC's own structure, or none.
+        target: what is written, and where.
+        options: how to convert.
+        template_drop_roles, same_keys, template_name: see `PlanBuilder`.
+        asset_model: the model whose files (vocabularies) the output will have, where that is not
+            the template.
+
+    Returns:
+        The plan; its `problems` are for the caller to raise.
+
+    Raises:
+        UsageError: the options make no sense: a form that needs LIKE, a relaxation or a rule that
+            did nothing.
     """
     if like is None:
-        structure = f"the {target.form} layout of SRC"
-    draft = Draft(Sources(sources, request), like, target, request, like_drop, same_keys, structure)
-    layout = _own_layout(draft) if like is None else like
-    if layout is not None:
-        _check_like(draft, layout)
-        by_like(draft, layout)
-    elif target.form == "checkpoint" and OBJECT_GRAPH_KEY in draft.src.last.store.specs:
-        by_own_graph(draft)
+        template_name = f"the {target.form} layout of SRC"
+    builder = PlanBuilder(
+        Sources(sources, options),
+        like,
+        target,
+        options,
+        template_drop_roles,
+        same_keys,
+        template_name,
+    )
+    template = _source_as_template(builder) if like is None else like
+    if template is not None:
+        _check_template(builder, template)
+        plan_from_template(builder, template)
+    elif target.form == "checkpoint" and OBJECT_GRAPH_KEY in builder.src.last.store.specs:
+        plan_from_object_graph(builder)
     else:
-        by_name(draft)
-    _assets(draft, layout if holder is None else holder, kept=holder is not None)
-    return draft.plan()
+        plan_from_names(builder)
+    # The files of SRC beside tensors: by default they must be among those of the template.
+    if asset_model is None and target.form in ("saved_model", "keras"):
+        asset_model = template
+    _plan_assets(builder, asset_model)
+    return builder.plan()
 
 
-def _own_layout(draft: Draft) -> Checkpoint | None:
-    """Return SRC where it can itself be the layout of the output; None where none is needed.
+def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
+    """Return SRC where it can itself be the template of the output; None where none is needed.
 
     Raises UsageError where LIKE is missing.
     """
-    form, last = draft.target.form, draft.src.last
+    form, last = builder.target.form, builder.src.last
     if form not in FIXED_FORMS:
         return None
-    if last.store.format in _LIKE_FORMATS[form]:
+    if last.store.format in _TEMPLATE_FORMATS[form]:
         return Checkpoint(last.store)
     raise UsageError(
         f"{last.store.format} holds no structure for {form}",
@@ -80,22 +102,24 @@ def _own_layout(draft: Draft) -> Checkpoint | None:
     )
 
 
-def _check_like(draft: Draft, like: Checkpoint) -> None:
-    wanted = _LIKE_FORMATS.get(draft.target.form)
-    if wanted is not None and like.store.format not in wanted:
+def _check_template(builder: PlanBuilder, template: Checkpoint) -> None:
+    """Raise UsageError for a template of which the form cannot be written."""
+    formats = _TEMPLATE_FORMATS.get(builder.target.form)
+    if formats is not None and template.store.format not in formats:
         raise UsageError(
-            f"--like is {like.store.format}; {draft.target.form} needs {' or '.join(wanted)}",
-            where=str(like.path),
+            f"--like is {template.store.format}; {builder.target.form} needs "
+            f"{' or '.join(formats)}",
+            where=str(template.path),
         )
-    if like.subtree is not None:
-        raise UsageError("--like takes a whole file, not a part of one", where=str(like.path))
-    if draft.request.root is not None:
+    if template.subtree is not None:
+        raise UsageError("--like takes a whole file, not a part of one", where=str(template.path))
+    if builder.options.root is not None:
         raise UsageError("--root and --like exclude each other: LIKE has a root of its own")
 
 
-def _assets(draft: Draft, layout: Checkpoint | None, *, kept: bool) -> None:
-    holder = layout if kept or draft.target.form in ("saved_model", "keras") else None
-    problems, skipped, notes = _files.compare_assets(draft.src.last, holder, draft.unused)
-    draft.problems += problems
-    draft.src.skipped += [Skipped(name, "asset", 0, why) for name, why in skipped]
-    draft.notes += notes
+def _plan_assets(builder: PlanBuilder, asset_model: Checkpoint | None) -> None:
+    """Account for the files of SRC; asset_model: the model whose files the output will have."""
+    problems, leftovers, notes = compare_assets(builder.src.last, asset_model, builder.unused)
+    builder.problems += problems
+    builder.src.leftovers += [Leftover(name, "asset", 0, why) for name, why in leftovers]
+    builder.notes += notes

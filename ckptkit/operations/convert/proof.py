@@ -3,8 +3,8 @@
 The output is opened afresh by the same readers that any file is given to; its keys, dtypes, shapes
 and names come from its own bytes.  Then every tensor is compared by value with where it came from,
 bits and all (`ckptkit.compare.tensors`), which also verifies the stored checksums of either side,
-so that a damaged source proves nothing.  Last, the two files are aligned by what each says of itself: a
-tensor that the output calls by the name of another one is found here.
+so that a damaged source proves nothing.  Last, the two files are aligned by what each says of
+itself: a tensor that the output calls by the name of another one is found here.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
 from ckptkit.dtypes import kind
-from ckptkit.operations.convert.output_comparison import Outputs
-from ckptkit.operations.convert.plan import Fill, Plan
-from ckptkit.operations.convert.value_stores import Origin, cast, moved
+from ckptkit.operations.convert.output_comparison import OutputComparison
+from ckptkit.operations.convert.plan import Plan, PlannedTensor
+from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.results import Result
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
-_NAMED = ("key", "alias", "path", "full name", "name")
+_EVIDENCE_OF_NAMES = ("key", "alias", "path", "full name", "name")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Proof(Result):
     nbytes: int = 0
     failures: tuple[str, ...] = ()
     losses: Mapping[str, Delta] = field(default_factory=dict)
-    outputs: Outputs | None = None
+    outputs: OutputComparison | None = None
 
     @property
     def ok(self) -> bool:
@@ -68,60 +68,75 @@ def prove(
     executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Proof:
-    """Read the output at `path` and compare it with what the plan says.
+    """Read the output and compare it with what the plan says.
 
-    progress: called with the bytes done since the last call.
-    Raises what reading a source raises; damage to the output is a failure.
+    Args:
+        plan: what was to be written.
+        path: where it was written.
+        executor: where values are compared; None does it here.
+        progress: called with the bytes compared since the last call.
+
+    Returns:
+        The proof; damage to the output is a failure in it.
+
+    Raises:
+        What reading a source raises: its damage proves nothing about the output.
     """
+    # Keys, dtypes, shapes and graph: where these are wrong, no values are compared.
     output = open_checkpoint(path)
-    failures = list(_structure(plan, output))
+    failures = list(_structure_failures(plan, output))
     if failures:
         return Proof(failures=tuple(failures))
-    fills = [fill for fill in plan.fills if kind(fill.tensor.dtype) != "opaque"]
-    compared = [(fill, pair) for fill in fills for pair in _pairs(fill, output)]
+    # Every tensor of numbers or strings, bit for bit.
+    tensors = [tensor for tensor in plan.tensors if kind(tensor.output.dtype) != "opaque"]
+    pairs = [(tensor, pair) for tensor in tensors for pair in _pairs(tensor, output)]
+    comparisons = compare_all([pair for _, pair in pairs], executor, progress=progress)
     crcs: dict[str, int] = {}
-    done = compare_all([pair for _, pair in compared], executor, progress=progress)
-    for (fill, _), comparison in zip(compared, done, strict=True):
-        crcs[fill.key] = comparison.new_crc
-        failures += _difference(fill, comparison)
-    failures += _names(plan, output, crcs)
+    for (tensor, _), comparison in zip(pairs, comparisons, strict=True):
+        crcs[tensor.key] = comparison.new_crc
+        failures += _value_failures(tensor, comparison)
+    # The names that the output gives its tensors, and what casts did to the values.
+    failures += _name_failures(plan, output, crcs)
     losses = _losses(plan, output, executor)
-    failures += _overflows(plan, losses)
-    nbytes = sum(output.specs[fill.key].nbytes for fill in fills)
-    return Proof(len(fills), nbytes, tuple(failures), losses)
+    failures += _cast_failures(plan, losses)
+    nbytes = sum(output.specs[tensor.key].nbytes for tensor in tensors)
+    return Proof(len(tensors), nbytes, tuple(failures), losses)
 
 
-def _pairs(fill: Fill, output: Checkpoint) -> Iterator[Pair]:
+def _pairs(tensor: PlannedTensor, output: Checkpoint) -> Iterator[Pair]:
     """Yield what is compared: the values of SRC, and what the output makes of them.
 
-    Where values were moved, those of the output are moved back, and compared in SRC's own order.
+    Where values were transformed, those of the output are transformed back, and compared in SRC's
+    own order.
     """
-    if not fill.pieces:
-        yield Pair(fill.origin.store, fill.origin.key, output.store, fill.key, bitwise=True)
-    for piece in fill.pieces:
-        part, old = piece.transform.part, piece.origin
+    if not tensor.parts:
+        values = tensor.values
+        yield Pair(values.store, values.key, output.store, tensor.key, bitwise=True)
+    for source_part in tensor.parts:
+        # Of SRC the part that a rule takes; of the output the part that it became.
+        part, old = source_part.transform.part, source_part.values
         if part is not None:
-            old = moved([(old, Transform((part,)))])
-        back = piece.transform.without_part.inverse(old.spec.shape)
-        if fill.cast:
-            old = cast(old, fill.tensor.dtype)
-        new = moved([(Origin(output.store, fill.key), back)])
+            old = transform_source([(old, Transform((part,)))])
+        inverse = source_part.transform.without_part.inverse(old.spec.shape)
+        if tensor.cast:
+            old = cast_source(old, tensor.output.dtype)
+        new = transform_source([(ValueSource(output.store, tensor.key), inverse)])
         yield Pair(old.store, old.key, new.store, new.key, bitwise=True)
 
 
-def _structure(plan: Plan, output: Checkpoint) -> Iterator[str]:
+def _structure_failures(plan: Plan, output: Checkpoint) -> Iterator[str]:
     """Yield what is wrong with the keys, dtypes and shapes of the output."""
-    wanted = {fill.key: fill.tensor for fill in plan.fills}
-    found = set(output.specs) - ({OBJECT_GRAPH_KEY} if plan.graph is not None else set())
-    for key in sorted(wanted.keys() - found):
-        yield f"{wanted[key].name or key} was not written"
-    for key in sorted(found - wanted.keys()):
+    planned = {tensor.key: tensor.output for tensor in plan.tensors}
+    written = set(output.specs) - ({OBJECT_GRAPH_KEY} if plan.graph is not None else set())
+    for key in sorted(planned.keys() - written):
+        yield f"{planned[key].name or key} was not written"
+    for key in sorted(written - planned.keys()):
         yield f"{output.names[key].name} was written and was not asked for"
-    for key in sorted(wanted.keys() & found):
-        tensor, spec = wanted[key], output.specs[key]
-        if (spec.dtype, spec.shape) != (tensor.dtype, tensor.shape):
-            name = tensor.name or key
-            yield f"{name} is {spec.dtype} {spec.shape}, not {tensor.dtype} {tensor.shape}"
+    for key in sorted(planned.keys() & written):
+        expected, spec = planned[key], output.specs[key]
+        if (spec.dtype, spec.shape) != (expected.dtype, expected.shape):
+            name = expected.name or key
+            yield f"{name} is {spec.dtype} {spec.shape}, not {expected.dtype} {expected.shape}"
     if plan.graph is not None:
         graph = b"".join(part[0] for _, part in output.store.blocks(OBJECT_GRAPH_KEY))
         if graph != plan.graph:
@@ -130,60 +145,68 @@ def _structure(plan: Plan, output: Checkpoint) -> Iterator[str]:
         yield str(problem)
 
 
-def _difference(fill: Fill, comparison: Comparison) -> Iterator[str]:
+def _value_failures(tensor: PlannedTensor, comparison: Comparison) -> Iterator[str]:
+    """Yield how the values that were written differ from those of the source."""
     delta = comparison.delta
     if delta.equal:
         return
     worst = f"; worst at {delta.worst.index}" if delta.worst else ""
-    name = fill.source.naming.name if fill.source else fill.name
+    name = tensor.source.naming.name if tensor.source else tensor.name
     yield f"{name}: {delta.n_diff:,} of {delta.n:,} elements are not those of the source{worst}"
 
 
-def _names(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> Iterator[str]:
+def _name_failures(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> Iterator[str]:
     """Yield tensors that the two files, by what they say themselves, pair in another way."""
-    taken = {fill.key: fill.source.spec.key for fill in plan.fills if fill.source is not None}
-    ruled = {fill.key for fill in plan.fills if fill.evidence.startswith("rule")}
-    if plan.request.rules or plan.request.ema or not taken:
+    source_keys = {
+        tensor.key: tensor.source.spec.key for tensor in plan.tensors if tensor.source is not None
+    }
+    by_rule = {tensor.key for tensor in plan.tensors if tensor.evidence.startswith("rule")}
+    if plan.options.rules or plan.options.ema or not source_keys:
         return  # the user says what belongs together
-    if all(output.names[key].name == plan.source.names[old].name for key, old in taken.items()):
+    source_names = plan.source.names
+    if all(output.names[key].name == source_names[old].name for key, old in source_keys.items()):
         return  # every tensor goes by the name that its source has
-    keys = {key for key in taken.values() if key in plan.source.specs}
+    keys = {key for key in source_keys.values() if key in plan.source.specs}
     source = TensorSet(
         {key: plan.source.specs[key] for key in plan.source.specs if key in keys},
-        {key: plan.source.names[key] for key in plan.source.specs if key in keys},
+        {key: source_names[key] for key in plan.source.specs if key in keys},
     )
     alignment = align(source, TensorSet(output.specs, output.names))
-    by_source: dict[str, list[str]] = {}
-    for key, old in taken.items():
-        by_source.setdefault(old, []).append(key)
+    output_keys: dict[str, list[str]] = {}
+    for key, old in source_keys.items():
+        output_keys.setdefault(old, []).append(key)
     for match in alignment.pairs:
-        meant = by_source.get(match.old, [])
-        if match.new in meant or match.new in ruled or match.evidence not in _NAMED:
+        planned = output_keys.get(match.old, [])
+        if match.new in planned or match.new in by_rule or match.evidence not in _EVIDENCE_OF_NAMES:
             continue
-        if any(crcs.get(key) == crcs.get(match.new) for key in meant):
+        if any(crcs.get(key) == crcs.get(match.new) for key in planned):
             continue  # equal tensors: no harm in either name
-        names = plan.source.names[match.old].name, output.names[match.new].name
-        yield f"{names[1]}, by {match.evidence} {names[0]} of the source, holds another tensor"
+        old_name, new_name = source_names[match.old].name, output.names[match.new].name
+        yield f"{new_name}, by {match.evidence} {old_name} of the source, holds another tensor"
 
 
 def _losses(plan: Plan, output: Checkpoint, executor: Executor | None) -> dict[str, Delta]:
     """Return what each cast changed, measured between the source and the output."""
-    casts = [(fill.key, fill.uncast) for fill in plan.fills if fill.uncast is not None]
-    pairs = [Pair(origin.store, origin.key, output.store, key) for key, origin in casts]
-    found = compare_all(pairs, executor)
-    return {key: done.delta for (key, _), done in zip(casts, found, strict=True)}
+    casts = [
+        (tensor.key, tensor.uncast_values)
+        for tensor in plan.tensors
+        if tensor.uncast_values is not None
+    ]
+    pairs = [Pair(values.store, values.key, output.store, key) for key, values in casts]
+    comparisons = compare_all(pairs, executor)
+    return {key: comparison.delta for (key, _), comparison in zip(casts, comparisons, strict=True)}
 
 
-def _overflows(plan: Plan, losses: Mapping[str, Delta]) -> Iterator[str]:
+def _cast_failures(plan: Plan, losses: Mapping[str, Delta]) -> Iterator[str]:
     """Yield casts that did more than round: to infinity, or to another integer."""
-    for fill in plan.fills:
-        delta = losses.get(fill.key)
+    for tensor in plan.tensors:
+        delta = losses.get(tensor.key)
         if delta is None:
             continue
         if delta.nonfinite:
-            yield f"{fill.name}: {delta.nonfinite:,} finite values became infinite by the cast"
-        elif delta.n_diff and kind(fill.tensor.dtype) not in ("float", "complex"):
-            yield f"{fill.name}: {delta.n_diff:,} integers became others by the cast"
+            yield f"{tensor.name}: {delta.nonfinite:,} finite values became infinite by the cast"
+        elif delta.n_diff and kind(tensor.output.dtype) not in ("float", "complex"):
+            yield f"{tensor.name}: {delta.n_diff:,} integers became others by the cast"
 
 
 def worst_loss(losses: Mapping[str, Delta]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptkit._version import __version__
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.operations.convert.plan import Plan, fill_json
+from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.proof import Proof, loss_json
 from ckptkit.results import Result
 from ckptkit.stores.base import ModelInfo, Signature
@@ -52,13 +52,15 @@ class Receipt(Result):
         state = "proven" if self.proof is not None else "not proven"
         if self.proof is not None and not self.ok:
             state = f"refused by the proof: {len(self.proof.failures)} failures"
-        what = f"{len(self.plan.fills)} tensors, {self.plan.nbytes:,} B"
+        what = f"{len(self.plan.tensors)} tensors, {self.plan.nbytes:,} B"
         return f"<Receipt: {what} as {self.plan.target.form} at {str(self.path)!r}, {state}>"
 
     @property
     def kept(self) -> Mapping[str, int]:
         """How many tensors kept the values of LIKE, by role."""
-        return Counter(fill.tensor.role for fill in self.plan.fills if fill.evidence == "kept")
+        return Counter(
+            tensor.output.role for tensor in self.plan.tensors if tensor.evidence == "template"
+        )
 
     @property
     def exit_code(self) -> int:
@@ -83,22 +85,22 @@ class Receipt(Result):
             "to": plan.target.form,
             "files": [str(path) for path in self.files],
             "bytes": plan.nbytes,
-            "rules": [rule.text for rule in plan.request.rules],
-            "inverse_rules": plan.inverse_rules() if plan.request.rules else [],
-            "casts": [str(cast) for cast in plan.request.casts],
+            "rules": [rule.text for rule in plan.options.rules],
+            "inverse_rules": plan.inverse_rules() if plan.options.rules else [],
+            "casts": [str(cast) for cast in plan.options.casts],
             "proof": proof.to_json() if proof is not None else None,
             "signatures": list(self.signatures),
             "versions": dict(self.versions),
-            "left": [item._asdict() for item in plan.skipped],
+            "left": [item._asdict() for item in plan.leftovers],
             "kept": dict(self.kept),
             "notes": [*plan.notes, *self.notes],
             "tensors": [
                 {
-                    **fill_json(fill),
-                    "sha256": self.sha256.get(fill.key),
-                    "loss": loss_json(losses[fill.key]) if fill.key in losses else None,
+                    **tensor.to_json(),
+                    "sha256": self.sha256.get(tensor.key),
+                    "loss": loss_json(losses[tensor.key]) if tensor.key in losses else None,
                 }
-                for fill in plan.fills
+                for tensor in plan.tensors
             ],
         }
 
@@ -135,45 +137,53 @@ def _file_json(checkpoint: Checkpoint, digest: str | None) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Return the versions of this tool, of Python, and of the packages that took part."""
-    found = {"ckptkit": __version__, "python": platform.python_version()}
+    versions = {"ckptkit": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         number = getattr(sys.modules.get(name), "__version__", None)
         if number is not None:
-            found[name.rpartition(".")[2]] = str(number)
-    return found
+            versions[name.rpartition(".")[2]] = str(number)
+    return versions
 
 
 def signature_changes(old: ModelInfo | None, new: ModelInfo | None) -> list[str]:
     """Return how the signatures of two models differ: names, dtypes, shapes, outputs' order."""
     if old is None or new is None or not old.signatures or not new.signatures:
         return []
-    one, two = ({s.key: s for s in model.signatures} for model in (old, new))
-    changes = [f"signature {key} is gone" for key in one.keys() - two.keys()]
-    changes += [f"signature {key} is new" for key in two.keys() - one.keys()]
-    for key in sorted(one.keys() & two.keys()):
-        changes += _signature_changes(one[key], two[key])
+    old_signatures, new_signatures = (
+        {signature.key: signature for signature in model.signatures} for model in (old, new)
+    )
+    gone = old_signatures.keys() - new_signatures.keys()
+    added = new_signatures.keys() - old_signatures.keys()
+    changes = [f"signature {key} is gone" for key in gone]
+    changes += [f"signature {key} is new" for key in added]
+    for key in sorted(old_signatures.keys() & new_signatures.keys()):
+        changes += _entry_changes(old_signatures[key], new_signatures[key])
     return changes
 
 
-def _signature_changes(one: Signature, two: Signature) -> list[str]:
+def _entry_changes(old: Signature, new: Signature) -> list[str]:
+    """Return the inputs and outputs of one signature whose dtype or shape changed."""
     changes = []
-    for what, left, right in (
-        ("input", one.inputs, two.inputs),
-        ("output", one.outputs, two.outputs),
+    for what, old_entries, new_entries in (
+        ("input", old.inputs, new.inputs),
+        ("output", old.outputs, new.outputs),
     ):
-        old, new = ({name: (dtype, shape) for name, dtype, shape in side} for side in (left, right))
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
+        old_types, new_types = (
+            {name: (dtype, shape) for name, dtype, shape in entries}
+            for entries in (old_entries, new_entries)
+        )
+        for name in sorted(old_types.keys() | new_types.keys()):
+            if old_types.get(name) != new_types.get(name):
                 changes.append(
-                    f"signature {one.key}: {what} {name} was {_type(old.get(name))}, "
-                    f"is {_type(new.get(name))}"
+                    f"signature {old.key}: {what} {name} was {_type_text(old_types.get(name))}, "
+                    f"is {_type_text(new_types.get(name))}"
                 )
     return changes
 
 
-def _type(entry: tuple[str, tuple[int | None, ...] | None] | None) -> str:
+def _type_text(entry: tuple[str, tuple[int | None, ...] | None] | None) -> str:
     if entry is None:
         return "not there"
     dtype, shape = entry

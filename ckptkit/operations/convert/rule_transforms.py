@@ -1,7 +1,7 @@
-"""Map rules that move values: which tensors of SRC become which, transposed, cut or joined.
+"""Map rules with transforms: which tensors of SRC become which, transposed, cut or joined.
 
 A transform is resolved before anything is paired: the sources then hold, in place of the tensors
-that rules move, what these become.  Slots and averages go with the tensor that they belong to.
+that rules transform, what these become.  Slots and averages go with the tensor that they belong to.
 """
 
 from __future__ import annotations
@@ -12,130 +12,172 @@ from typing import NamedTuple
 from ckptkit.align.rules import Rule, by_label, deciding
 from ckptkit.align.transforms import JoinInto, TakePart
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert.sources import Move, Sources
+from ckptkit.operations.convert.sources import Sources, TensorTransform
 
-Labels = Mapping[str, Sequence[str]]
+Labels = Mapping[str, Sequence[str]]  # key -> names of the tensor, best first
 Choices = Callable[[Sequence[str]], Iterator[tuple[Rule, str]]]
+Senders = Mapping[str, Sequence[tuple[str, Rule]]]  # target -> (key of SRC, rule) sent to it
 
 
-class Moves(NamedTuple):
-    """What the rules move: by the key that the result goes by in `Sources.tensors`.
+class RuleTransforms(NamedTuple):
+    """What rules transform, by the key that the result goes by in `Sources.tensors`.
 
-    targets: where the rules send each.  lost: (tensor, what of it nothing takes); lacking: (target,
-    what of it nothing gives).  texts: of the rules that move something.
+    targets: where the rules send each.
+    unused_parts: (tensor, what of it no rule takes).
+    missing_parts: (target, what of it no rule gives).
+    rule_texts: of the rules that transform something.
     """
 
-    moves: Mapping[str, Move]
+    transforms: Mapping[str, TensorTransform]
     targets: Mapping[str, str]
-    lost: tuple[tuple[str, str], ...]
-    lacking: tuple[tuple[str, str], ...]
-    texts: frozenset[str]
+    unused_parts: tuple[tuple[str, str], ...]
+    missing_parts: tuple[tuple[str, str], ...]
+    rule_texts: frozenset[str]
 
     @property
-    def split(self) -> set[str]:
+    def cut_or_joined(self) -> set[str]:
         """Keys of results that are parts of one tensor, or made of several."""
-        return {key for key, move in self.moves.items() if not move.is_whole}
+        return {key for key, transform in self.transforms.items() if not transform.is_whole}
 
 
-def moves_to(src: Sources, rules: Sequence[Rule], labels: Labels, new: Labels) -> Moves:
-    """Return what rules move to the tensors of LIKE; labels, new: the names of either side."""
-    target = by_label(new)
-    names = {key: some[0] for key, some in new.items() if some}
-    return _moves(src, labels, lambda some: deciding(rules, some, target), names)
+NO_TRANSFORMS = RuleTransforms({}, {}, (), (), frozenset())
 
 
-def moves_by_name(src: Sources, rules: Sequence[Rule], names: Mapping[str, str]) -> Moves:
-    """Return what rules move where nothing but them says what the output holds."""
+def resolve_transforms(
+    src: Sources, rules: Sequence[Rule], labels: Labels, template_labels: Labels
+) -> RuleTransforms:
+    """Return what rules transform on the way to tensors of a template.
 
-    def choices(some: Sequence[str]) -> Iterator[tuple[Rule, str]]:
+    Args:
+        src: the tensors of SRC.
+        rules: of `--map`; the last that fits decides, and all that take a part of a tensor count.
+        labels: names of each tensor of SRC.
+        template_labels: names of each tensor of the template.
+
+    Raises:
+        UsageError: rules send two tensors to one, or their parts do not go together.
+    """
+    target = by_label(template_labels)
+    names = {key: labels[0] for key, labels in template_labels.items() if labels}
+    return _resolve(src, labels, lambda labels: deciding(rules, labels, target), names)
+
+
+def resolve_by_name(
+    src: Sources, rules: Sequence[Rule], names: Mapping[str, str]
+) -> RuleTransforms:
+    """Return what rules transform where nothing but them says what the output holds.
+
+    Args:
+        src: the tensors of SRC.
+        rules: of `--map`, as in `resolve_transforms`.
+        names: the name of each tensor of SRC.
+
+    Raises:
+        UsageError: as `resolve_transforms`.
+    """
+
+    def choices(labels: Sequence[str]) -> Iterator[tuple[Rule, str]]:
         for rule in reversed(rules):
-            renamed = rule.apply(some[0])
+            renamed = rule.apply(labels[0])
             if renamed is not None:
                 yield rule, renamed
 
-    return _moves(src, {key: [name] for key, name in names.items()}, choices, {})
+    return _resolve(src, {key: [name] for key, name in names.items()}, choices, {})
 
 
-def _moves(src: Sources, labels: Labels, choices: Choices, names: Mapping[str, str]) -> Moves:
-    sent: dict[str, list[tuple[str, Rule]]] = {}
-    ruled: set[str] = set()
-    for key, some in labels.items():
-        for at, (rule, wanted) in enumerate(choices(some)):
-            ruled.add(key)
-            if not rule.transform or (at > 0 and rule.transform.part is None):
-                break
-            sent.setdefault(wanted, []).append((key, rule))
-            if rule.transform.part is None:
-                break
-    found: dict[str, Move] = {}
+def _resolve(
+    src: Sources, labels: Labels, choices: Choices, target_names: Mapping[str, str]
+) -> RuleTransforms:
+    """Return what rules transform; choices: the rules that fit a tensor, the deciding one first."""
+    senders, ruled = _senders(labels, choices)
+    transforms: dict[str, TensorTransform] = {}
     targets: dict[str, str] = {}
-    lacking: list[tuple[str, str]] = []
-    for wanted, pieces in sent.items():
-        name = names.get(wanted, wanted)
-        lacking += [(name, what) for what in _check_pieces(src, name, pieces)]
-        key = _key(pieces)
-        found[key] = Move(tuple((k, rule.transform) for k, rule in pieces), pieces[0][1].text)
-        targets[key] = wanted
-    lost = tuple(_lost(src, found))
-    followers = dict(_followers(src, found, ruled))
-    texts = frozenset(rule.text for pieces in sent.values() for _, rule in pieces)
-    return Moves({**found, **followers}, targets, lost, tuple(lacking), texts)
+    missing: list[tuple[str, str]] = []
+    for target, parts in senders.items():
+        name = target_names.get(target, target)
+        missing += [(name, part) for part in _missing_parts(src, name, parts)]
+        key = _result_key(parts)
+        transforms[key] = TensorTransform(
+            tuple((source_key, rule.transform) for source_key, rule in parts), parts[0][1].text
+        )
+        targets[key] = target
+    unused = tuple(_unused_parts(src, transforms))
+    followers = dict(_followers(src, transforms, ruled))
+    texts = frozenset(rule.text for parts in senders.values() for _, rule in parts)
+    return RuleTransforms({**transforms, **followers}, targets, unused, tuple(missing), texts)
 
 
-def _key(pieces: Sequence[tuple[str, Rule]]) -> str:
-    key, rule = pieces[0]
+def _senders(labels: Labels, choices: Choices) -> tuple[Senders, set[str]]:
+    """Return which tensors rules with transforms send where, and the keys that any rule fits."""
+    senders: dict[str, list[tuple[str, Rule]]] = {}
+    ruled: set[str] = set()
+    for key, key_labels in labels.items():
+        for rank, (rule, target) in enumerate(choices(key_labels)):
+            ruled.add(key)
+            takes_part = rule.transform.part is not None
+            # The first rule decides; after one that takes a part, others may take more parts.
+            if not rule.transform or (rank > 0 and not takes_part):
+                break
+            senders.setdefault(target, []).append((key, rule))
+            if not takes_part:
+                break
+    return senders, ruled
+
+
+def _result_key(parts: Sequence[tuple[str, Rule]]) -> str:
+    """Return the key of what parts make: that of the first, and which part of it, if not all."""
+    key, rule = parts[0]
     part = rule.transform.part
     return f"{key} [{part}]" if part is not None else key
 
 
-def _check_pieces(src: Sources, name: str, pieces: Sequence[tuple[str, Rule]]) -> Iterator[str]:
-    """Yield the parts of a target that nothing gives; raises UsageError for what cannot be."""
-    found: dict[JoinInto | None, str] = {}
-    for key, rule in pieces:
-        into, own = rule.transform.into, src.tensors[key].naming.name
-        if into in found:
+def _missing_parts(src: Sources, name: str, parts: Sequence[tuple[str, Rule]]) -> Iterator[str]:
+    """Yield the parts of a target that no rule gives; raises UsageError for what cannot be."""
+    senders: dict[JoinInto | None, str] = {}
+    for key, rule in parts:
+        into, source_name = rule.transform.into, src.tensors[key].naming.name
+        if into in senders:
             raise UsageError(
-                f"rename rules send both {found[into]} and {own} to {name}",
+                f"rename rules send both {senders[into]} and {source_name} to {name}",
                 hint="make the rules tell them apart",
             )
-        found[into] = own
-    steps = {into[1:] if into is not None else None for into in found}
-    if len(steps) > 1:
+        senders[into] = source_name
+    divisions = {into[1:] if into is not None else None for into in senders}
+    if len(divisions) > 1:
         raise UsageError(f"the parts of {name} are not of one number and one axis")
-    [step] = steps
-    if step is not None:
-        given = {into.number for into in found if into is not None}
-        for number in sorted(set(range(1, step[0] + 1)) - given):
-            yield f"part {number}/{step[0]}"
+    [division] = divisions
+    if division is not None:
+        numbers = {into.number for into in senders if into is not None}
+        for number in sorted(set(range(1, division[0] + 1)) - numbers):
+            yield f"part {number}/{division[0]}"
 
 
-def _lost(src: Sources, found: Mapping[str, Move]) -> Iterator[tuple[str, str]]:
+def _unused_parts(
+    src: Sources, transforms: Mapping[str, TensorTransform]
+) -> Iterator[tuple[str, str]]:
     """Yield (name, part) for the parts of tensors that no rule takes."""
-    taken: dict[str, set[TakePart]] = {}
-    for move in found.values():
-        for key, transform in move.pieces:
+    parts_of: dict[str, set[TakePart]] = {}
+    for tensor_transform in transforms.values():
+        for key, transform in tensor_transform.parts:
             if transform.part is not None:
-                taken.setdefault(key, set()).add(transform.part)
-    for key, parts in taken.items():
+                parts_of.setdefault(key, set()).add(transform.part)
+    for key, parts in parts_of.items():
         name = src.tensors[key].naming.name
-        kinds = {part[1:] for part in parts}
-        if len(kinds) > 1:
+        divisions = {part[1:] for part in parts}
+        if len(divisions) > 1:
             raise UsageError(f"the parts of {name} are not of one number and one axis")
-        [(of, _)] = kinds
-        for number in sorted(set(range(1, of + 1)) - {part[0] for part in parts}):
-            yield name, f"part {number}/{of}"
+        [(count, _)] = divisions
+        for number in sorted(set(range(1, count + 1)) - {part.number for part in parts}):
+            yield name, f"part {number}/{count}"
 
 
 def _followers(
-    src: Sources, found: Mapping[str, Move], ruled: set[str]
-) -> Iterator[tuple[str, Move]]:
-    """Yield the moves of slots and averages of what is moved as a whole."""
-    for key, owner in src.side.owners.items():
-        move = found.get(owner)
-        if move is None or not move.is_whole or key in ruled:
+    src: Sources, transforms: Mapping[str, TensorTransform], ruled: set[str]
+) -> Iterator[tuple[str, TensorTransform]]:
+    """Yield the transforms of slots and averages: those of their variables, taken as a whole."""
+    for key, owner in src.tensor_set.owners.items():
+        transform = transforms.get(owner)
+        if transform is None or not transform.is_whole or key in ruled:
             continue
         if src.tensors[key].spec.shape == src.tensors[owner].spec.shape:
-            yield key, Move(((key, move.pieces[0][1]),), move.text)
-
-
-NOTHING = Moves({}, {}, (), (), frozenset())
+            yield key, TensorTransform(((key, transform.parts[0][1]),), transform.rule_text)

@@ -13,37 +13,50 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert.plan import Fill, Piece, Problem, Request, Skipped
-from ckptkit.operations.convert.value_stores import Origin, average, cast, moved
+from ckptkit.operations.convert.plan import ConvertOptions, Leftover, PlannedTensor, SourcePart
+from ckptkit.operations.convert.problems import Problem
+from ckptkit.operations.convert.value_stores import (
+    ValueSource,
+    cast_source,
+    mean_source,
+    transform_source,
+)
 from ckptkit.stores.base import StoredNames, TensorSpec
 from ckptkit.stores.writing import TensorToWrite
 
+STORED_TWICE = "stored twice in SRC"
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})
 _AVERAGED_ROLES = frozenset({"weight", "ema"})
 
 
-class Move(NamedTuple):
+class TensorTransform(NamedTuple):
     """What a map rule makes of tensors of SRC: (key, transform) of each, and the rule's text."""
 
-    pieces: tuple[tuple[str, Transform], ...]
-    text: str
+    parts: tuple[tuple[str, Transform], ...]
+    rule_text: str
 
     @property
     def is_whole(self) -> bool:
         """Whether one tensor of SRC becomes one tensor."""
-        (_, transform), *more = self.pieces
-        return not more and transform.part is None and transform.into is None
+        (_, transform), *others = self.parts
+        return not others and transform.part is None and transform.into is None
 
 
 @dataclass
 class Sources:
-    """SRC as the request narrows it; several checkpoints count as their average."""
+    """SRC as the options narrow it; several checkpoints count as their average.
+
+    checkpoints: the last gives everything that is not averaged.
+    leftovers: what of SRC is not in the output.  used_casts: casts that changed a dtype, as text.
+    transforms: of `tensors` that rules made, by key.
+    tensors: those that take part, by key; where rules transform, what the rules make of them.
+    """
 
     checkpoints: Sequence[Checkpoint]
-    request: Request
-    skipped: list[Skipped] = field(default_factory=list)
+    options: ConvertOptions
+    leftovers: list[Leftover] = field(default_factory=list)
     used_casts: set[str] = field(default_factory=set)
-    moves: Mapping[str, Move] = field(default_factory=dict)
+    transforms: Mapping[str, TensorTransform] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.last = self.checkpoints[-1]
@@ -51,49 +64,49 @@ class Sources:
         self.tensors = self._select()
 
     def _select(self) -> dict[str, Tensor]:
-        """Return the tensors that take part by key; what does not is noted in `skipped`."""
-        named = None
-        if self.request.names:
-            chosen = Selection(names=self.request.names).of(self.last)
-            named = {tensor.spec.key for tensor in chosen}
+        """Return the tensors that take part by key; what does not is noted in `leftovers`."""
+        selected = None
+        if self.options.names:
+            chosen = Selection(names=self.options.names).of(self.last)
+            selected = {tensor.spec.key for tensor in chosen}
         averages = set(self.averages.values())
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for key, naming in self.last.names.items():
             tensor = Tensor(self.last.specs[key], naming)
             if naming.role == "config" and tensor.spec.dtype == "string":
                 continue  # the object graph and the like: structure, not values
             if key in self.duplicates:
-                why = "stored twice in SRC"
-            elif naming.role in self.request.drop_roles:
+                why = STORED_TWICE
+            elif naming.role in self.options.drop_roles:
                 why = f"role {naming.role} dropped"
                 if key in averages:
                     why = "used as the weights (--ema)"
-            elif named is not None and key not in named:
+            elif selected is not None and key not in selected:
                 why = "not selected by --name"
             else:
-                found[key] = tensor
+                tensors[key] = tensor
                 continue
-            self.skip(tensor, why)
-        if not found:
+            self.leave_behind(tensor, why)
+        if not tensors:
             raise UsageError(
                 "no tensor is left to convert",
                 where=str(self.last.path),
                 hint="`ckptkit ls` lists names and roles",
             )
-        return found
+        return tensors
 
     @cached_property
     def duplicates(self) -> Mapping[str, str]:
         """{key of a tensor that SRC stores again: key of the first}."""
         return TensorSet(self.last.specs, self.last.names).duplicates
 
-    def skip(self, tensor: Tensor, why: str) -> None:
+    def leave_behind(self, tensor: Tensor, why: str) -> None:
         """Note that a tensor of SRC is not in the output."""
-        row = Skipped(tensor.naming.name, tensor.naming.role, tensor.spec.nbytes, why)
-        self.skipped.append(row)
+        row = Leftover(tensor.naming.name, tensor.naming.role, tensor.spec.nbytes, why)
+        self.leftovers.append(row)
 
     @cached_property
-    def side(self) -> TensorSet:
+    def tensor_set(self) -> TensorSet:
         """The tensors that take part, for alignment."""
         return TensorSet(
             {key: tensor.spec for key, tensor in self.tensors.items()},
@@ -103,148 +116,178 @@ class Sources:
     @cached_property
     def averages(self) -> dict[str, str]:
         """{key of a weight: key of its average}, for --ema; raises UsageError where none is."""
-        if not self.request.ema:
+        if not self.options.ema:
             return {}
         names = self.last.names
         by_name = {naming.name: key for key, naming in names.items()}
-        found = {
+        averages = {
             by_name[naming.slot_of]: key
             for key, naming in names.items()
             if naming.role == "ema" and naming.slot_of in by_name
         }
-        if not found:
+        if not averages:
             raise UsageError(
                 "--ema: SRC holds no averaged variables",
                 where=str(self.last.path),
                 hint="`ckptkit ls --role ema` lists them",
             )
-        return found
+        return averages
 
     @cached_property
     def partners(self) -> list[dict[str, str]]:
         """For each of the earlier checkpoints {key in the last: key there}."""
-        found = []
+        partners = []
         last = TensorSet(self.last.specs, self.last.names)
         for checkpoint in self.checkpoints[:-1]:
-            side = TensorSet(checkpoint.specs, checkpoint.names)
-            alignment = align(last, side)
-            found.append({match.old: match.new for match in alignment.pairs})
-        return found
+            alignment = align(last, TensorSet(checkpoint.specs, checkpoint.names))
+            partners.append({match.old: match.new for match in alignment.pairs})
+        return partners
 
-    def move(self, moves: Mapping[str, Move]) -> None:
-        """Let the tensors that rules move be what they become; raises UsageError."""
-        if not moves:
+    def transform(self, transforms: Mapping[str, TensorTransform]) -> None:
+        """Put what rules make of tensors in the place of these.
+
+        Args:
+            transforms: by the key that each result will go by.
+
+        Raises:
+            UsageError: a step does not fit its tensor, or parts differ in dtype or shape.
+        """
+        if not transforms:
             return
-        made = {key: self._made(move) for key, move in moves.items()}
-        gone = {key for move in moves.values() for key, _ in move.pieces}
-        self.tensors = {key: t for key, t in self.tensors.items() if key not in gone} | made
-        self.moves = moves
-        del self.side
+        results = {key: self._result_of(transform) for key, transform in transforms.items()}
+        consumed = {key for transform in transforms.values() for key, _ in transform.parts}
+        others = {key: tensor for key, tensor in self.tensors.items() if key not in consumed}
+        self.tensors = others | results
+        self.transforms = transforms
+        del self.tensor_set  # made anew when it is next asked for
 
-    def _made(self, move: Move) -> Tensor:
-        """Return the tensor that a move makes, by the name of its first piece."""
-        found = set()
-        for key, transform in move.pieces:
+    def _result_of(self, tensor_transform: TensorTransform) -> Tensor:
+        """Return the tensor that a transform makes, by the name of its first part."""
+        rule = f"rule {tensor_transform.rule_text!r}"
+        types = set()
+        for key, transform in tensor_transform.parts:
             spec = self.tensors[key].spec
             try:
-                found.add((spec.dtype, transform.shape(spec.shape)))
+                types.add((spec.dtype, transform.shape(spec.shape)))
             except UsageError as error:
-                name = self.tensors[key].naming.name
-                raise UsageError(
-                    f"rule {move.text!r}: {error.message}", where=f"{name} {spec.shape}"
-                ) from error
-        first = self.tensors[move.pieces[0][0]]
-        if len(found) > 1:
+                where = f"{self.tensors[key].naming.name} {spec.shape}"
+                raise UsageError(f"{rule}: {error.message}", where=where) from error
+        first = self.tensors[tensor_transform.parts[0][0]]
+        if len(types) > 1:
             raise UsageError(
-                f"rule {move.text!r}: its parts differ in dtype or shape",
-                where=", ".join(self.tensors[key].naming.name for key, _ in move.pieces),
+                f"{rule}: its parts differ in dtype or shape",
+                where=", ".join(self.tensors[key].naming.name for key, _ in tensor_transform.parts),
             )
-        [(_, shape)] = found
-        plain = TensorSpec(first.spec.key, first.spec.dtype, shape, first.spec.nbytes)
-        return first._replace(spec=plain)
+        [(_, shape)] = types
+        spec = TensorSpec(first.spec.key, first.spec.dtype, shape, first.spec.nbytes)
+        return first._replace(spec=spec)
 
     def checkpoint_key(self, key: str) -> str | None:
         """Return the tensor's key in the tensor bundle that it came from, where that is known.
 
-        A tensor whose values were moved is no longer the one that the bundle has.
+        A tensor that a rule transformed is no longer the one that the bundle has.
         """
-        if key in self.moves:
+        if key in self.transforms:
             return None
         if self.last.store.format in ("tensor-bundle", "saved-model"):
             return key
         structure = self.last.structure
         return structure.checkpoint_keys.get(key) if isinstance(structure, StoredNames) else None
 
-    def fill(
-        self, key: str, target: TensorToWrite, evidence: str, problems: list[Problem]
-    ) -> Fill | None:
-        """Return how `target` gets the values of `key`; None where dtypes stand in the way."""
-        moves = self.moves[key].pieces if key in self.moves else ((key, Transform()),)
-        origins = [self._origin(part, problems) for part, _ in moves]
-        tensors = [self._stored(part) for part, _ in moves]
-        (origin, count), tensor = origins[0], tensors[0]
-        pieces: tuple[Piece, ...] = ()
-        if key in self.moves:
-            pieces = tuple(
-                Piece(own[0], its, move[1])
-                for own, its, move in zip(origins, tensors, moves, strict=True)
+    def plan_tensor(
+        self, key: str, output: TensorToWrite, evidence: str, problems: list[Problem]
+    ) -> PlannedTensor | None:
+        """Return how `output` gets the values of `key`.
+
+        Args:
+            key: of `tensors`.
+            output: what is to be written.
+            evidence: why the two belong together; see `PlannedTensor`.
+            problems: takes what stands in the way.
+
+        Returns:
+            The planned tensor; None where the dtypes differ and no cast leads from one to the
+            other.
+        """
+        # What SRC has, averaged where there are several.
+        is_transformed = key in self.transforms
+        steps = self.transforms[key].parts if is_transformed else ((key, Transform()),)
+        averaged = [self._averaged(part_key, problems) for part_key, _ in steps]
+        tensors = [self._stored_tensor(part_key) for part_key, _ in steps]
+        (values, source_count), tensor = averaged[0], tensors[0]
+        # What a rule makes of it.
+        parts: tuple[SourcePart, ...] = ()
+        if is_transformed:
+            parts = tuple(
+                SourcePart(part_values, part_tensor, transform)
+                for (part_values, _), part_tensor, (_, transform) in zip(
+                    averaged, tensors, steps, strict=True
+                )
             )
-            origin = moved([(piece.origin, piece.transform) for piece in pieces])
-        wanted, casting, uncast = target.dtype, "", None
-        if origin.spec.dtype != wanted:
-            casting = f"{origin.spec.dtype}={wanted}"
-            if casting not in {str(c) for c in self.request.casts}:
-                message = f"{target.name or target.key} is {wanted}, SRC has {origin.spec.dtype}"
-                reason = f"are {wanted}, SRC has {origin.spec.dtype}"
+            values = transform_source([(part.values, part.transform) for part in parts])
+        # Last, the cast.
+        dtype, cast, uncast_values = values.spec.dtype, "", None
+        if dtype != output.dtype:
+            cast = f"{dtype}={output.dtype}"
+            if cast not in {str(rule) for rule in self.options.casts}:
+                message = f"{output.name or output.key} is {output.dtype}, SRC has {dtype}"
+                reason = f"are {output.dtype}, SRC has {dtype}"
                 problems.append(Problem("dtype", tensor.naming.name, message, reason))
                 return None
-            self.used_casts.add(casting)
-            uncast, origin = origin, cast(origin, wanted)
-        return Fill(target, origin, tensor, evidence, casting, count, uncast, pieces)
+            self.used_casts.add(cast)
+            uncast_values, values = values, cast_source(values, output.dtype)
+        return PlannedTensor(
+            output, values, tensor, evidence, cast, source_count, uncast_values, parts
+        )
 
-    def _stored(self, key: str) -> Tensor:
-        used = self.averages.get(key, key)
-        return Tensor(self.last.specs[used], self.last.names[used])
+    def _stored_tensor(self, key: str) -> Tensor:
+        """Return the tensor whose values are written for `key`: with --ema, its average."""
+        stored_key = self.averages.get(key, key)
+        return Tensor(self.last.specs[stored_key], self.last.names[stored_key])
 
     def dtype(self, key: str) -> str:
         """Return the dtype in which a tensor is written where nothing else fixes it."""
         tensor = self.tensors[key]
         if tensor.naming.role in _CAST_ROLES:
-            for rule in self.request.casts:
+            for rule in self.options.casts:
                 if rule.old == tensor.spec.dtype:
                     return rule.new
         return tensor.spec.dtype
 
-    def _origin(self, key: str, problems: list[Problem]) -> tuple[Origin, int]:
+    def _averaged(self, key: str, problems: list[Problem]) -> tuple[ValueSource, int]:
+        """Return the values of a tensor, and of how many checkpoints they are the mean."""
         naming = self.last.names[key]
         key = self.averages.get(key, key)
-        own = Origin(self.last.store, key)
-        is_float = kind(own.spec.dtype) in ("float", "complex")
+        values = ValueSource(self.last.store, key)
+        is_float = kind(values.spec.dtype) in ("float", "complex")
         if len(self.checkpoints) == 1 or naming.role not in _AVERAGED_ROLES or not is_float:
-            return own, 1
-        parts = []
+            return values, 1
+        earlier = []
         for checkpoint, partner in zip(self.checkpoints, self.partners, strict=False):
-            other = partner.get(key)
-            spec = checkpoint.specs[other] if other else None
-            if spec is None or (spec.dtype, spec.shape) != (own.spec.dtype, own.spec.shape):
-                found = f"is {spec.dtype} {spec.shape} in" if spec else "is missing from"
-                message = f"{naming.name} {found} {checkpoint.path}"
+            other_key = partner.get(key)
+            spec = checkpoint.specs[other_key] if other_key else None
+            if spec is None or (spec.dtype, spec.shape) != (values.spec.dtype, values.spec.shape):
+                state = f"is {spec.dtype} {spec.shape} in" if spec else "is missing from"
+                message = f"{naming.name} {state} {checkpoint.path}"
                 problems.append(Problem("shape" if spec else "missing", naming.name, message))
-                return own, 1
-            assert other is not None
-            parts.append(Origin(checkpoint.store, other))
-        return average([*parts, own]), len(self.checkpoints)
+                return values, 1
+            assert other_key is not None
+            earlier.append(ValueSource(checkpoint.store, other_key))
+        return mean_source([*earlier, values]), len(self.checkpoints)
 
-    def check_casts(self, fills: Sequence[Fill], structure: str) -> None:
-        """Raise UsageError for a cast that no tensor needed; structure: what fixed the dtypes."""
-        for rule in self.request.casts:
+    def check_casts(self, tensors: Sequence[PlannedTensor], template_name: str) -> None:
+        """Raise UsageError for a cast that no tensor needed.
+
+        template_name: what fixed the dtypes, for the message; "" where nothing did.
+        """
+        for rule in self.options.casts:
             if str(rule) in self.used_casts:
                 continue
             why, hint = f"no tensor to be written is {rule.old}", ""
-            if any(fill.origin.spec.dtype == rule.old for fill in fills):
+            if any(tensor.values.spec.dtype == rule.old for tensor in tensors):
                 why = f"no weight, average or slot is {rule.old}"
-                if structure:
-                    why = f"{structure} decides the dtypes, and has {rule.old} too"
+                if template_name:
+                    why = f"{template_name} decides the dtypes, and has {rule.old} too"
                     hint = f"--like a file that has {rule.new}; safetensors and npz need no --like"
             raise UsageError(
                 f"--cast {rule} changed nothing: {why}", where=str(self.last.path), hint=hint
@@ -252,11 +295,11 @@ class Sources:
 
 
 def _check_distinct(checkpoints: Sequence[Checkpoint]) -> None:
-    seen: dict[str, Checkpoint] = {}
+    paths: set[str] = set()
     for checkpoint in checkpoints:
         path = str(checkpoint.path.resolve())
-        if path in seen:
+        if path in paths:
             raise UsageError(
                 "given twice; an average takes each checkpoint once", where=str(checkpoint.path)
             )
-        seen[path] = checkpoint
+        paths.add(path)

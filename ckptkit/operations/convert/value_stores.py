@@ -1,4 +1,4 @@
-"""Values on their way from a source to a file: as they are, cast, averaged, or made here.
+"""Values on their way from a source to a file: as they are, or cast, averaged, transformed.
 
 Each is a `Store` as far as a comparison needs one (specs and blocks), so that what was written can
 be proven against what should have been.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20
 
 
-class Origin(NamedTuple):
+class ValueSource(NamedTuple):
     """Where the values of one tensor come from: a key of a store."""
 
     store: Store
@@ -47,18 +47,18 @@ class Origin(NamedTuple):
         return self.store.blocks(self.key, max_elements)
 
 
-def small_values(origin: Origin, small_reads: SmallReadCache) -> Array | None:
+def small_values(source: ValueSource, small_reads: SmallReadCache) -> Array | None:
     """Return all values of a small tensor that lies in a file as it is, checksum compared.
 
     None for any other, and where something is wrong with it: reading its blocks tells.
     """
     import numpy as np
 
-    store, spec = origin.store, origin.spec
+    store, spec = source.store, source.spec
     width = itemsize(spec.dtype)
     if spec.offset is None or spec.shard is None or spec.slices or not 0 < spec.nbytes <= SMALL:
         return None
-    if not width or spec.nbytes != spec.size * width or not store.mappable(origin.key):
+    if not width or spec.nbytes != spec.size * width or not store.mappable(source.key):
         return None
     data = small_reads.read(store.shards[spec.shard], spec.offset, spec.nbytes)
     if data is None or (spec.crc32c is not None and _crc32c.value(data) != spec.crc32c):
@@ -98,7 +98,7 @@ def parse_cast(text: str) -> Cast:
 
 
 @dataclass(frozen=True)
-class Derived:
+class ComputedStore:
     """A Store of tensors that no file holds; `specs` and `blocks` are all that it answers."""
 
     path: Path
@@ -133,33 +133,33 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class CastStore(Derived):
+class CastStore(ComputedStore):
     """Tensors of other stores in another dtype, rounded to nearest, ties to even."""
 
-    origins: Mapping[str, Origin] = field(default_factory=dict)
+    sources: Mapping[str, ValueSource] = field(default_factory=dict)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         import numpy as np
 
         target = numpy_dtype(self.specs[key].dtype)
-        for start, values in self.origins[key].blocks(max_elements):
+        for start, values in self.sources[key].blocks(max_elements):
             with np.errstate(over="ignore", invalid="ignore"):  # what is lost is measured later
                 yield start, values.astype(target)
 
 
-def cast(origin: Origin, dtype: str) -> Origin:
+def cast_source(source: ValueSource, dtype: str) -> ValueSource:
     """Return the same values as `dtype`."""
-    spec = TensorSpec(origin.key, dtype, origin.spec.shape, origin.spec.size * itemsize(dtype))
-    return Origin(
-        CastStore(origin.store.path, {origin.key: spec}, origins={origin.key: origin}), origin.key
+    spec = TensorSpec(source.key, dtype, source.spec.shape, source.spec.size * itemsize(dtype))
+    return ValueSource(
+        CastStore(source.store.path, {source.key: spec}, sources={source.key: source}), source.key
     )
 
 
 @dataclass(frozen=True)
-class AverageStore(Derived):
+class MeanStore(ComputedStore):
     """The mean of tensors of one shape and dtype, summed in float64 in the order given."""
 
-    parts: Mapping[str, Sequence[Origin]] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[ValueSource]] = field(default_factory=dict)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         import numpy as np
@@ -168,87 +168,96 @@ class AverageStore(Derived):
         target = numpy_dtype(spec.dtype)
         wide: Any = np.complex128 if kind(spec.dtype) == "complex" else np.float64
         parts = self.parts[key]
-        for pieces in zip(*(_even_blocks(part, max_elements) for part in parts), strict=True):
-            total = pieces[0][1].astype(wide)
-            for _, values in pieces[1:]:
+        # The same elements of every source, a block at a time.
+        for aligned_blocks in zip(
+            *(_even_blocks(part, max_elements) for part in parts), strict=True
+        ):
+            total = aligned_blocks[0][1].astype(wide)
+            for _, values in aligned_blocks[1:]:
                 total += values.astype(wide)
             total /= len(parts)
-            yield pieces[0][0], total.astype(target)
+            yield aligned_blocks[0][0], total.astype(target)
 
 
-def _even_blocks(origin: Origin, step: int) -> Iterator[tuple[int, Array]]:
-    """Yield blocks of exactly `step` elements (but for the last), however the store cuts."""
+def _even_blocks(source: ValueSource, step: int) -> Iterator[tuple[int, Array]]:
+    """Yield blocks of exactly `step` elements (but for the last), however the store cuts.
+
+    Several stores can then be read side by side, one block of each at a time.
+    """
     import numpy as np
 
-    held: list[Array] = []
+    pending: list[Array] = []
     start = count = 0
-    for _, values in origin.blocks(step):
+    for _, values in source.blocks(step):
         while count + len(values) >= step:
-            cut = step - count
-            yield start, np.concatenate([*held, values[:cut]])
-            start, values, held, count = start + step, values[cut:], [], 0
+            missing = step - count
+            yield start, np.concatenate([*pending, values[:missing]])
+            start, values, pending, count = start + step, values[missing:], [], 0
         if len(values):
-            held.append(values.copy())
+            pending.append(values.copy())
             count += len(values)
-    if held:
-        yield start, np.concatenate(held)
+    if pending:
+        yield start, np.concatenate(pending)
 
 
-def average(parts: Sequence[Origin]) -> Origin:
-    """Return the mean of `parts`, which have one dtype and shape."""
+def mean_source(parts: Sequence[ValueSource]) -> ValueSource:
+    """Return the mean of `parts`, which have one dtype and shape, in that dtype."""
     spec = parts[0].spec
     plain = TensorSpec(parts[0].key, spec.dtype, spec.shape, spec.nbytes)
     path = parts[0].store.path
-    return Origin(
-        AverageStore(path, {plain.key: plain}, parts={plain.key: tuple(parts)}), plain.key
+    return ValueSource(
+        MeanStore(path, {plain.key: plain}, parts={plain.key: tuple(parts)}), plain.key
     )
 
 
 @dataclass(frozen=True)
-class MovedStore(Derived):
-    """Tensors whose elements were moved; one of several pieces is their join along an axis.
+class TransformedStore(ComputedStore):
+    """Tensors whose elements are put elsewhere; several parts are joined along an axis.
 
-    A tensor that is only reshaped streams, and what is joined along axis 0 comes piece by piece; of
+    A tensor that is only reshaped streams, and what is joined along axis 0 comes part by part; of
     any other all values are in memory at once, twice where blocks are put into another order.
     """
 
-    pieces: Mapping[str, Sequence[tuple[Origin, Transform]]] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[tuple[ValueSource, Transform]]] = field(default_factory=dict)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         import numpy as np
 
-        pieces = sorted(self.pieces[key], key=_place)
-        into = pieces[0][1].into
-        if len(pieces) > 1 and into is not None and into.axis:
-            whole = np.concatenate([_moved(*piece) for piece in pieces], axis=into.axis)
-            yield from _flat(whole, 0, max_elements)
+        parts = sorted(self.parts[key], key=_part_number)
+        into = parts[0][1].into
+        if len(parts) > 1 and into is not None and into.axis:
+            # Along an inner axis the elements of the parts alternate: all are needed at once.
+            whole = np.concatenate([_transformed_values(*piece) for piece in parts], axis=into.axis)
+            yield from _row_major_blocks(whole, 0, max_elements)
             return
         start = 0
-        for origin, transform in pieces:
+        for source, transform in parts:
             if transform.keeps_order:
-                for at, values in origin.blocks(max_elements):
+                for at, values in source.blocks(max_elements):
                     yield start + at, values
             else:
-                yield from _flat(_moved(origin, transform), start, max_elements)
-            start += math.prod(transform.without_into.shape(origin.spec.shape))
+                yield from _row_major_blocks(
+                    _transformed_values(source, transform), start, max_elements
+                )
+            start += math.prod(transform.without_into.shape(source.spec.shape))
 
 
-def _place(piece: tuple[Origin, Transform]) -> int:
-    return piece[1].into.number if piece[1].into is not None else 0
+def _part_number(part: tuple[ValueSource, Transform]) -> int:
+    return part[1].into.number if part[1].into is not None else 0
 
 
-def _moved(origin: Origin, transform: Transform) -> Array:
-    """Return all values of a tensor, moved; their stored checksum has been compared."""
+def _transformed_values(source: ValueSource, transform: Transform) -> Array:
+    """Return all values of a tensor, transformed; their stored checksum has been compared."""
     import numpy as np
 
-    spec = origin.spec
+    spec = source.spec
     values = np.empty(spec.size, object if spec.dtype == "string" else numpy_dtype(spec.dtype))
-    for start, block in origin.blocks():
+    for start, block in source.blocks():
         values[start : start + len(block)] = block
-    return transform.apply(shaped(values, spec.shape, f"{origin.store.path}: {origin.key}"))
+    return transform.apply(shaped(values, spec.shape, f"{source.store.path}: {source.key}"))
 
 
-def _flat(array: Array, start: int, max_elements: int) -> Iterator[tuple[int, Array]]:
+def _row_major_blocks(array: Array, start: int, max_elements: int) -> Iterator[tuple[int, Array]]:
     """Yield (start, values) of an array that need not be contiguous, in row-major order."""
     if array.flags.c_contiguous or array.ndim < 2:
         flat = array.reshape(-1)
@@ -258,26 +267,38 @@ def _flat(array: Array, start: int, max_elements: int) -> Iterator[tuple[int, Ar
     width = array[0].size if len(array) else 0
     if width > max_elements:
         for at, row in enumerate(array):
-            yield from _flat(row, start + at * width, max_elements)
+            yield from _row_major_blocks(row, start + at * width, max_elements)
         return
     step = max(1, max_elements // max(1, width))
     for at in range(0, len(array) if width else 0, step):
         yield start + at * width, array[at : at + step].reshape(-1)
 
 
-def moved(pieces: Sequence[tuple[Origin, Transform]]) -> Origin:
-    """Return what the pieces become together; raises UsageError where a step does not fit."""
-    origin, transform = pieces[0]
-    spec = origin.spec
+def transform_source(parts: Sequence[tuple[ValueSource, Transform]]) -> ValueSource:
+    """Return what the parts become together.
+
+    Args:
+        parts: tensors and what is done to each; several have `into` steps that say who is where.
+
+    Returns:
+        The tensor that they make, under the key of the first part.
+
+    Raises:
+        UsageError: a step does not fit the shape of its tensor.
+    """
+    source, transform = parts[0]
+    spec = source.spec
     shape = transform.shape(spec.shape)
     size = math.prod(shape)
-    new = TensorSpec(spec.key, spec.dtype, shape, size * itemsize(spec.dtype) or spec.nbytes)
-    store = MovedStore(origin.store.path, {new.key: new}, pieces={new.key: tuple(pieces)})
-    return Origin(store, new.key)
+    result = TensorSpec(spec.key, spec.dtype, shape, size * itemsize(spec.dtype) or spec.nbytes)
+    store = TransformedStore(
+        source.store.path, {result.key: result}, parts={result.key: tuple(parts)}
+    )
+    return ValueSource(store, result.key)
 
 
 @dataclass(frozen=True)
-class MadeStore(Derived):
+class ConstantStore(ComputedStore):
     """Small tensors given as arrays."""
 
     arrays: Mapping[str, Any] = field(default_factory=dict)
@@ -288,13 +309,13 @@ class MadeStore(Derived):
             yield start, flat[start : start + max_elements]
 
 
-def made(key: str, dtype: str, value: object) -> Origin:
-    """Return a scalar."""
+def constant_source(key: str, dtype: str, value: object) -> ValueSource:
+    """Return a scalar that this tool gives; its store is called `ckptkit`."""
     import numpy as np
 
     array = np.array(value, numpy_dtype(dtype))
     spec = TensorSpec(key, dtype, (), array.nbytes)
-    return Origin(MadeStore(Path("ckptkit"), {key: spec}, arrays={key: array}), key)
+    return ValueSource(ConstantStore(Path("ckptkit"), {key: spec}, arrays={key: array}), key)
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?")

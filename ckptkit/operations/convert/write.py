@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +21,7 @@ from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.value_stores import small_values
 from ckptkit.stores.assets import check_copied
-from ckptkit.stores.saved_model import replaceable as _donor
+from ckptkit.stores.saved_model import replaceable
 from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.writing import Blocks, TensorToWrite
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 REJECTED = ".rejected"
 
 
-class Staged(NamedTuple):
+class StagingArea(NamedTuple):
     """Where the output lies until it is proven: `path`, called as DST, in `directory`."""
 
     directory: Path
@@ -39,7 +39,7 @@ class Staged(NamedTuple):
 
 
 @contextmanager
-def staging(target: Target) -> Iterator[Staged]:
+def staging(target: Target) -> Iterator[StagingArea]:
     """Yield a temporary directory beside DST; it is gone afterwards.  Raises OutputError."""
     path = Path(os.path.realpath(target.path))
     directory = _atomic._temporary_name(path)
@@ -49,95 +49,128 @@ def staging(target: Target) -> Iterator[Staged]:
         except OSError as error:
             reason = error.strerror or str(error)
             raise OutputError(f"cannot write: {reason}", where=str(target.path)) from error
-        yield Staged(directory, directory / target.path.name)
+        yield StagingArea(directory, directory / target.path.name)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def write(plan: Plan, path: Path) -> None:
-    """Write the output at `path`; raises OutputError, and what reading the sources raises."""
-    blocks = _blocks(plan)
-    form = plan.target.form
-    tensors = [fill.tensor for fill in plan.fills]
-    if form == "checkpoint":
-        _write_bundle(plan, path, tensors, destined=plan.target.path)
-    elif form == "saved_model":
-        _write_saved_model(plan, path, tensors)
-    elif form in ("keras", "weights.h5"):
-        from ckptkit.stores.keras import writer as keras_h5
-        from ckptkit.stores.keras.h5_store import H5Store
+    """Write the output that a plan describes.
 
-        assert plan.layout is not None and isinstance(plan.layout.store, H5Store)
-        writer = keras_h5.write_keras if form == "keras" else keras_h5.write_weights_h5
-        writer(path, plan.layout.store, blocks)
-    elif form == "safetensors":
-        from ckptkit.stores.safetensors.writer import write_safetensors
+    Args:
+        plan: one without problems.
+        path: where the output lies until it is proven, under the name that it will have.
 
-        size, destined = plan.request.shard_size, plan.target.path
-        write_safetensors(path, tensors, blocks, shard_size=size, destined=destined)
-    else:
-        from ckptkit.stores.npz.writer import write_npz
+    Raises:
+        OutputError: it cannot be written.
+        FormatError, ChecksumError and others: as reading the sources raises them.
+    """
+    _WRITERS[plan.target.form](plan, path)
 
-        write_npz(path, tensors, blocks)
+
+def _write_checkpoint(plan: Plan, path: Path) -> None:
+    _write_bundle(plan, path, destined=plan.target.path)
+
+
+def _write_keras(plan: Plan, path: Path) -> None:
+    from ckptkit.stores.keras import writer
+    from ckptkit.stores.keras.h5_store import H5Store
+
+    assert plan.template is not None and isinstance(plan.template.store, H5Store)
+    writers = {"keras": writer.write_keras, "weights.h5": writer.write_weights_h5}
+    writers[plan.target.form](path, plan.template.store, _blocks(plan))
+
+
+def _write_safetensors(plan: Plan, path: Path) -> None:
+    from ckptkit.stores.safetensors.writer import write_safetensors
+
+    write_safetensors(
+        path,
+        _outputs(plan),
+        _blocks(plan),
+        shard_size=plan.options.shard_size,
+        destined=plan.target.path,
+    )
+
+
+def _write_npz(plan: Plan, path: Path) -> None:
+    from ckptkit.stores.npz.writer import write_npz
+
+    write_npz(path, _outputs(plan), _blocks(plan))
+
+
+def _outputs(plan: Plan) -> list[TensorToWrite]:
+    return [tensor.output for tensor in plan.tensors]
 
 
 def _blocks(plan: Plan) -> Blocks:
     """Return where a writer gets the values of a key: small ones out of blocks of their file."""
-    origins = {fill.key: fill.origin for fill in plan.fills}
+    sources = {tensor.key: tensor.values for tensor in plan.tensors}
     small_reads = SmallReadCache()
 
     def blocks(key: str) -> Iterator[tuple[int, Array]]:
-        origin = origins[key]
-        values = small_values(origin, small_reads)
-        return origin.blocks() if values is None else iter(((0, values),))
+        source = sources[key]
+        values = small_values(source, small_reads)
+        return source.blocks() if values is None else iter(((0, values),))
 
     return blocks
 
 
-def _write_bundle(
-    plan: Plan, prefix: Path, tensors: Sequence[TensorToWrite], destined: Path | None = None
-) -> None:
+def _write_bundle(plan: Plan, prefix: Path, destined: Path | None = None) -> None:
+    """Write the tensor bundle of a checkpoint or SavedModel; destined: its prefix in the end."""
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 
     write_tensor_bundle(
         prefix,
-        tensors,
+        _outputs(plan),
         _blocks(plan),
         object_graph=plan.graph,
-        shard_size=plan.request.shard_size,
+        shard_size=plan.options.shard_size,
         destined=destined,
     )
 
 
-def _write_saved_model(plan: Plan, path: Path, tensors: Sequence[TensorToWrite]) -> None:
-    """Copy the donor without its variables, and write those anew; saved_model.pb comes last."""
-    assert plan.layout is not None
-    donor = plan.layout.path
-    check_copied(donor)
+def _write_saved_model(plan: Plan, path: Path) -> None:
+    """Copy the template without its variables, and write those anew; saved_model.pb comes last."""
+    assert plan.template is not None
+    template = plan.template.path
+    check_copied(template)
     try:
         path.mkdir()
-        for entry in sorted(donor.iterdir()):
-            if entry.name in (VARIABLES.parts[0], MODEL_FILE, _donor.FINGERPRINT):
+        # Everything but the variables, the graph and the fingerprint is copied as it is.
+        for entry in sorted(template.iterdir()):
+            if entry.name in (VARIABLES.parts[0], MODEL_FILE, replaceable.FINGERPRINT):
                 continue
             if entry.is_dir():
                 shutil.copytree(entry, path / entry.name)
             else:
                 shutil.copyfile(entry, path / entry.name)
-        fingerprint = _donor.renewed_fingerprint(donor / _donor.FINGERPRINT)
+        # The fingerprint names the checkpoint, which is another one now.
+        fingerprint = replaceable.renewed_fingerprint(template / replaceable.FINGERPRINT)
         if fingerprint is not None:
-            (path / _donor.FINGERPRINT).write_bytes(fingerprint)
-        if tensors:
+            (path / replaceable.FINGERPRINT).write_bytes(fingerprint)
+        if plan.tensors:
             (path / VARIABLES.parts[0]).mkdir()
-            _write_bundle(plan, path / VARIABLES, tensors)
-        shutil.copyfile(donor / MODEL_FILE, path / MODEL_FILE)
+            _write_bundle(plan, path / VARIABLES)
+        shutil.copyfile(template / MODEL_FILE, path / MODEL_FILE)
     except (OSError, shutil.Error) as error:
         raise OutputError(f"cannot write: {error}", where=str(plan.target.path)) from error
+
+
+_WRITERS: Mapping[str, Callable[[Plan, Path], None]] = {
+    "checkpoint": _write_checkpoint,
+    "saved_model": _write_saved_model,
+    "keras": _write_keras,
+    "weights.h5": _write_keras,
+    "safetensors": _write_safetensors,
+    "npz": _write_npz,
+}
 
 
 # -- into place ------------------------------------------------------------------------------------
 
 
-def commit(staged: Staged, target: Target, *, overwrite: bool) -> tuple[Path, ...]:
+def commit(area: StagingArea, target: Target, *, overwrite: bool) -> tuple[Path, ...]:
     """Move the output to DST in one step, or in an order in which the last makes it whole.
 
     Returns the files (of a SavedModel its directory).  Raises OutputError.
@@ -146,10 +179,10 @@ def commit(staged: Staged, target: Target, *, overwrite: bool) -> tuple[Path, ..
         with _atomic.replacing_directory(
             target.path, overwrite=overwrite, marker=MODEL_FILE
         ) as directory:
-            for entry in staged.path.iterdir():
+            for entry in area.path.iterdir():
                 entry.replace(directory / entry.name)
         return (target.path,)
-    files = _in_order(staged.directory, target)
+    files = _in_order(area.directory, target)
     targets = [target.path.parent / file.name for file in files]
     old = target.existing() if overwrite else []
     with _atomic.replacing_files(targets, overwrite=overwrite, obsolete=old) as temporaries:
@@ -164,7 +197,7 @@ def _in_order(directory: Path, target: Target) -> list[Path]:
     return sorted(directory.iterdir(), key=lambda file: (file.name in last, file.name))
 
 
-def reject(staged: Staged, target: Target) -> Path:
+def reject(area: StagingArea, target: Target) -> Path:
     """Put what failed its proof at DST.rejected, in place of an older one; return that path.
 
     A SavedModel and several safetensors files become a directory of that name.
@@ -174,12 +207,12 @@ def reject(staged: Staged, target: Target) -> Path:
     for old in (rejected, *(gone.existing() if target.form == "checkpoint" else ())):
         _remove(old)
     if target.form == "saved_model":
-        staged.path.rename(rejected)
+        area.path.rename(rejected)
     elif target.form == "checkpoint":
-        for file in _in_order(staged.directory, target):
+        for file in _in_order(area.directory, target):
             suffix = file.name.removeprefix(target.path.name)
             file.rename(rejected.with_name(rejected.name + suffix))
-    elif len(files := _in_order(staged.directory, target)) > 1:
+    elif len(files := _in_order(area.directory, target)) > 1:
         rejected.mkdir()
         for file in files:
             file.rename(rejected / file.name)

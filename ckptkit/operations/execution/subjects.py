@@ -14,7 +14,7 @@ from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding, bind
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.convert.api import convert
-from ckptkit.operations.convert.plan import MismatchError, Problem
+from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding

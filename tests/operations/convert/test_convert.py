@@ -80,7 +80,7 @@ def test_every_golden_comes_back_from_a_neutral_file(
     to, suffix = KINDS[there.kind]
     back = tmp_path / f"back{suffix}"
     done = convert(middle, back, to=to, like=there.path)
-    assert done.ok and done.proof is not None and done.proof.tensors == len(done.plan.fills)
+    assert done.ok and done.proof is not None and done.proof.tensors == len(done.plan.tensors)
     after = everything(back)
     if opaque:  # state of an iterator: its attribute is gone from the graph
         for tensors in (before, after):
@@ -308,7 +308,7 @@ def test_unused_is_refused_by_name_and_may_be_allowed(
     with pytest.raises(MismatchError, match="a/kernel of SRC: LIKE has no place"):
         convert(pair[0], tmp_path / "out", like=like)
     done = convert(pair[0], tmp_path / "out", like=like, allow_unused=["a/kernel"])
-    assert [item.name for item in done.plan.skipped] == ["a/kernel"]
+    assert [item.name for item in done.plan.leftovers] == ["a/kernel"]
 
 
 def test_a_relaxation_that_is_not_needed_is_an_error(
@@ -508,17 +508,17 @@ def test_a_failed_proof_leaves_rejected_and_the_old_file(
 
     def damaging(planned: Any, path: Path) -> None:
         """Write one tensor with another one's first value."""
-        fills = list(planned.fills)
-        at = next(n for n, f in enumerate(fills) if f.key == "first/w")
-        from ckptkit.operations.convert.value_stores import Origin
+        tensors = list(planned.tensors)
+        at = next(n for n, f in enumerate(tensors) if f.key == "first/w")
+        from ckptkit.operations.convert.value_stores import ValueSource
         from support.weights import MemoryStore
 
         wrong = np.ones(9, np.float32)
         wrong[4] = 2
-        fills[at] = fills[at]._replace(origin=Origin(MemoryStore({"w": wrong}), "w"))
+        tensors[at] = tensors[at]._replace(values=ValueSource(MemoryStore({"w": wrong}), "w"))
         from dataclasses import replace
 
-        real(replace(planned, fills=tuple(fills)), path)
+        real(replace(planned, tensors=tuple(tensors)), path)
 
     monkeypatch.setattr(write_module, "write", damaging)
     for _ in range(2):  # an older rejected one is replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,24 @@ def test_a_cast_that_the_structure_undoes_says_so(tmp_path: Path) -> None:
 
 
 def test_unknown_options_are_named() -> None:
-    with pytest.raises(TypeError, match=r"convert\(\) has no .*'weigths_only' \(did you mean 'we"):
-        ckptkit.convert(ADAM, "x.npz", weigths_only=True)
-    with pytest.raises(TypeError, match=r"plan\(\) has no keyword argument 'foo': it has to, like"):
-        plan(ADAM, "x.npz", foo=1)
+    with pytest.raises(TypeError, match=r"convert\(\) got an unexpected .*'weigths_only'"):
+        ckptkit.convert(ADAM, "x.npz", weigths_only=True)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"plan\(\) got an unexpected keyword argument 'foo'"):
+        plan(ADAM, "x.npz", foo=1)  # type: ignore[call-arg]
+
+
+def test_plan_takes_the_keywords_of_convert() -> None:
+    keywords = {
+        function: {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        for function in (convert, plan)
+    }
+    assert keywords[plan].items() <= keywords[convert].items()
+    of_convert_alone = {"overwrite", "check", "receipt", "inverse", "digests", "executor"}
+    assert keywords[convert].keys() - keywords[plan].keys() == of_convert_alone | {"progress"}
 
 
 def test_a_receipt_has_a_verdict_and_a_short_form(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def one(tmp_path: Path, array: Any, *rules: str, **options: Any) -> dict[str, An
     if not Path(f"{source}.index").exists():
         write_bundle(source, {"w": array})
     done = convert(source, tmp_path / "out.safetensors", rules=rules, **options)
-    assert done.ok and done.proof is not None and done.proof.tensors == len(done.plan.fills)
+    assert done.ok and done.proof is not None and done.proof.tensors == len(done.plan.tensors)
     return read(tmp_path / "out.safetensors")
 
 

@@ -1,0 +1,120 @@
+"""Why a conversion is refused before anything is written, and what the user allows all the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from typing import NamedTuple
+
+from ckptkit.checkpoint.naming import Naming
+from ckptkit.errors import CkptkitError, UsageError
+
+_SHOWN = 4  # problems of one kind that the one-line message names
+
+
+class Problem(NamedTuple):
+    """A reason why the plan is not carried out.
+
+    kind: "missing", "unused", "shape", "dtype", "ambiguous", "renamed", "asset", "stale".
+    reason: what several problems share, said of tensors in the plural; "" where they share none.
+    """
+
+    kind: str
+    name: str
+    message: str
+    reason: str = ""
+
+
+_HINTS = {
+    "missing": "--allow-missing GLOB keeps the values of LIKE",
+    "unused": "--drop-role, --weights-only or --allow-unused GLOB leaves them behind",
+    "shape": "SRC and LIKE are not of one model",
+    "dtype": "--cast OLD=NEW",
+    "ambiguous": "--map 'RE=>REPL' decides",
+    "renamed": "--allow-renamed GLOB, if that is meant",
+    "asset": "use a LIKE with the same files, or --allow-unused GLOB",
+    "stale": "export the donor again",
+}
+
+
+class MismatchError(CkptkitError):
+    """SRC and what is to be written do not fit; `problems` says why, one entry per tensor."""
+
+    exit_code = 1
+
+    def __init__(self, problems: Sequence[Problem], where: str) -> None:
+        hint = _HINTS.get(problems[0].kind, "")
+        message = "; ".join("; ".join(texts) for _, texts in _grouped(problems))
+        super().__init__(message, where=where, hint=hint)
+        self.problems = tuple(problems)
+
+    def lines(self) -> list[str]:
+        """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
+        lines = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
+        kinds = dict.fromkeys(problem.kind for problem in self.problems)
+        lines += [f"hint ({kind}): {_HINTS[kind]}" for kind in kinds if kind in _HINTS]
+        if len(self.problems) > len(lines):
+            lines.append("hint: --dry-run lists all of them")
+        return lines
+
+
+def _grouped(problems: Sequence[Problem]) -> list[tuple[str, list[str]]]:
+    """Return (kind, texts), each kind's problems shortened where they are many."""
+    by_reason: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        by_reason.setdefault((problem.kind, problem.reason), []).append(problem)
+    groups = []
+    for (kind, reason), same in by_reason.items():
+        if len(same) <= _SHOWN:
+            texts = [problem.message for problem in same]
+        elif reason:
+            names = _first_names([problem.name for problem in same], _SHOWN)
+            texts = [f"{len(same)} tensors {reason}: {names}"]
+        else:
+            texts = [problem.message for problem in same[:_SHOWN]]
+            texts[-1] += f" and {len(same) - _SHOWN} more"
+        groups.append((kind, texts))
+    return groups
+
+
+def describe(namings: Mapping[str, Naming], keys: Iterable[str]) -> str:
+    """Return the names of a few tensors for a message, and how many more there are."""
+    return _first_names([namings[key].name for key in keys], 3)
+
+
+def _first_names(names: Sequence[str], count: int) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+@dataclass
+class Allowance:
+    """Globs that relax one rule; the ones that never applied are an error.
+
+    option: the option that gave them, for messages.  used: those that fitted a name so far.
+    """
+
+    option: str
+    globs: Sequence[str]
+    used: set[str] = field(default_factory=set)
+
+    def lets(self, *names: str | None) -> bool:
+        """Whether a glob fits any of the names; counts it as used."""
+        fitting = [g for g in self.globs for n in names if n and re.match(translate(g), n)]
+        self.used.update(fitting)
+        return bool(fitting)
+
+    def lets_tensor(self, key: str, naming: Naming) -> bool:
+        """Whether a glob fits the tensor's name, key or full name."""
+        return self.lets(naming.name, key, naming.full_name)
+
+    def check(self) -> None:
+        """Raise UsageError for a glob that allowed nothing."""
+        for glob in self.globs:
+            if glob not in self.used:
+                raise UsageError(
+                    f"{self.option} {glob!r} allowed nothing: it is not needed, or misspelt",
+                    hint="leave it out; --dry-run shows what is left over",
+                )
