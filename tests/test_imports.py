@@ -74,7 +74,6 @@ def inside(modules: set[str], *allowed: str) -> set[str]:
 # --- by reading -----------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=False, reason="two circles are left")
 def test_nothing_imports_in_a_circle() -> None:
     """Neither modules nor siblings, by imports in functions and for type checkers as little."""
     assert HOUSE.circles() == []
