@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib import import_module
 from pathlib import Path
 
 import pytest
