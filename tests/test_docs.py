@@ -127,12 +127,13 @@ def commands() -> dict[str, click.Command]:
 
 
 def test_every_command_has_its_help_in_the_reference(request: pytest.FixtureRequest) -> None:
-    parts = ["# Command line", "What `--help` prints, for every command."]
+    page = ROOT / "docs" / "cli.md"
+    parts = [page.read_text("utf-8").partition("\n\n## ckptkit\n")[0]]
     for name, command in commands().items():
         assert command.help, name
         output = CliRunner().invoke(cli, [*name.split()[1:], "--help"], prog_name="ckptkit").output
         parts.append(f"## {name}\n```\n{output.rstrip()}\n```")
-    check(ROOT / "docs" / "cli.md", "\n\n".join(parts) + "\n", request.config.getoption("--regen"))
+    check(page, "\n\n".join(parts) + "\n", request.config.getoption("--regen"))
 
 
 def test_links_lead_somewhere() -> None:

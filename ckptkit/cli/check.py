@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import echo_lines, write_lines
-from ckptkit.reports.check.lines import FORMATS, lines
+from ckptkit.cli.options import echo_lines, format_option, write_lines
+from ckptkit.reports.check.lines import FORMATS, lines, remarks
+from ckptkit.reports.table import is_bare
 
 
 @click.command("check")
@@ -66,7 +67,7 @@ from ckptkit.reports.check.lines import FORMATS, lines
 @click.option("-v", "--verbose", is_flag=True, help="Show every run: where, with what, how long.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
-@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
+@format_option(FORMATS)
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
@@ -102,6 +103,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         click.echo(report.verdict, err=True)
     elif not shown["quiet"]:
         echo_lines(text)
+        if is_bare(shown["fmt"]):
+            echo_lines(remarks(report, verbose=shown["verbose"]), err=True)
     ctx.exit(report.exit_code)
 
 

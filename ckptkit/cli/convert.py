@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.naming import ROLES
-from ckptkit.cli.options import CommaList, echo_lines, flat
+from ckptkit.cli.options import CommaList, echo_lines, flat, format_option
 from ckptkit.cli.progress import progress, threads
+from ckptkit.reports.table import TABULATE, is_bare
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert.api import MismatchError
@@ -87,13 +88,7 @@ _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "np
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
-@click.option(
-    "--format",
-    "fmt",
-    type=click.Choice(("table", "json")),
-    default="table",
-    help="Output format: json is the receipt, or the plan of a dry run.",
-)
+@format_option(("table", "json"), "Output format: json is the receipt, or the plan of a dry run.")
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write SRC in another form at DST, and prove it: the output is read again and compared.
@@ -110,6 +105,10 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
 
     Exit code: 0 done and proven, 1 SRC and LIKE do not fit or the proof failed, 2 could not tell.
     """
+    bare = is_bare(options["fmt"])
+    if bare and not options["dry_run"]:
+        name = options["fmt"].removeprefix(TABULATE)
+        raise click.UsageError(f"--format {name} goes with --dry-run.")
     # set before numpy is imported: threads are for spans of tensors, not for sums within one
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # a plan has ten small values per tensor, none of them garbage: looking for some took a fifth
@@ -129,6 +128,8 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         if options["inverse"]:
             write_inverse(planned, Path(options["inverse"]), overwrite=options["overwrite"])
         echo_lines(report.plan_lines(planned, options["fmt"]))
+        if bare:
+            echo_lines(report.plan_remarks(planned), err=True)
         ctx.exit(1 if planned.problems or lost else 0)
     try:
         with threads(options["jobs"]) as executor, progress("proven") as bar:

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.naming import ROLES
-from ckptkit.cli.options import CommaList, echo_lines, flat, operands, write_lines
+from ckptkit.cli.options import (
+    CommaList,
+    echo_lines,
+    flat,
+    format_option,
+    operands,
+    write_lines,
+)
 from ckptkit.cli.progress import progress, threads
+from ckptkit.reports.table import is_bare
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
@@ -62,7 +70,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
-@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
+@format_option(FORMATS)
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
@@ -111,7 +119,8 @@ def _check(options: dict[str, Any]) -> None:
         ("stat", ("table", "markdown")),
         ("label", ("table", "markdown")),
     ):
-        if options[name] and fmt not in formats:
+        takes_bare = name != "label" and is_bare(fmt)  # what is compared is not said in a table
+        if options[name] and fmt not in formats and not takes_bare:
             raise click.UsageError(f"--{name} goes with --format {' or '.join(formats)}.")
     if options["only"] and options["stat"]:
         raise click.UsageError("--only and --stat exclude each other.")
@@ -194,7 +203,7 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
         write_lines(output, lines)
     else:
         echo_lines(lines)
-    if fmt in ("csv", "junit", "html") or output:
+    if fmt in ("csv", "junit", "html") or is_bare(fmt) or output:
         for warning in result.warnings:
             click.echo(f"warning: {warning}", err=True)
         click.echo(diff_text.verdict(result), err=True)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import click
 
-from ckptkit.cli.options import echo_lines
+from ckptkit.cli.options import echo_lines, format_option
 from ckptkit.reports import doctor_text
+from ckptkit.reports.table import is_bare
 
 
 @click.command("doctor")
-@click.option(
-    "--format",
-    "fmt",
-    type=click.Choice(doctor_text.FORMATS),
-    default="table",
-    help="Output format.",
-)
+@format_option(doctor_text.FORMATS)
 @click.pass_context
 def command(ctx: click.Context, /, fmt: str) -> None:
     """Tell which runtimes and devices are here, with versions, and what stands in the way.
@@ -29,4 +24,6 @@ def command(ctx: click.Context, /, fmt: str) -> None:
 
     found = doctor()
     echo_lines(doctor_text.lines(found, fmt))
+    if is_bare(fmt):
+        echo_lines(doctor_text.remarks(found), err=True)
     ctx.exit(found.exit_code)

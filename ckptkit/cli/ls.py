@@ -7,11 +7,18 @@ from typing import Any
 
 import click
 
-from ckptkit.cli.options import echo_lines, echo_problems, filter_options, flat, operands
+from ckptkit.cli.options import (
+    echo_lines,
+    echo_problems,
+    filter_options,
+    flat,
+    format_option,
+    operands,
+)
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
 from ckptkit.reports import listing
-from ckptkit.reports.table import FORMATS
+from ckptkit.reports.table import FORMATS, TABULATE, is_bare
 
 
 @click.command("ls")
@@ -29,7 +36,7 @@ from ckptkit.reports.table import FORMATS
 @click.option(
     "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
 )
-@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", help="Output format.")
+@format_option(FORMATS)
 def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 
@@ -41,14 +48,15 @@ def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
       ckptkit ls run/ckpt-3
       ckptkit ls run/ckpt-3 --role weight --name 'conv*'
       ckptkit ls export/ --format json
+      ckptkit ls export/ --format latex
       ckptkit ls *.keras --digest
     """
     if options["depth"] and not options["tree"]:
         raise click.UsageError("--depth needs --tree.")
     if sum(options[name] for name in ("tree", "patterns", "long_")) > 1:
         raise click.UsageError("--tree, --patterns and --long exclude each other.")
-    if options["tree"] and fmt in ("csv", "markdown"):
-        raise click.UsageError(f"--tree has no {fmt} form.")
+    if options["tree"] and (fmt in ("csv", "markdown") or is_bare(fmt)):
+        raise click.UsageError(f"--tree has no {fmt.removeprefix(TABULATE)} form.")
     chosen = operands(paths)
     if not options["with_path"] and (fmt in ("json", "csv") or len(chosen) > 1):
         raise click.UsageError("--no-path goes with the table of one PATH.")
@@ -56,7 +64,12 @@ def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
     layout = "long" if options["long_"] else layout
     problems: list[CkptkitError] = []
     results = _results(chosen, fmt, options, problems)
-    if len(chosen) > 1:
+    if is_bare(fmt):
+        listed = list(results)
+        echo_lines(listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1))
+        for result in listed:
+            echo_lines(listing.remarks(result, with_path=options["with_path"]), err=True)
+    elif len(chosen) > 1:
         echo_lines(listing.several(results, fmt, layout, options["depth"]))
     elif options["tree"] and fmt != "json":
         echo_lines(listing.tree(next(results), options["depth"], with_path=options["with_path"]))

@@ -35,6 +35,50 @@ class CommaList(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return items
 
 
+class TableFormat(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A format of the command's own, or one of tabulate's: `NAME`, or `table:NAME` for sure.
+
+    Of two with one name the command's own is meant.  tabulate is asked only for other names, since
+    importing it takes longer than most commands.
+    """
+
+    name = "format"
+
+    def __init__(self, own: Iterable[str]) -> None:
+        self.own = tuple(own)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self.own)}|NAME]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a name of `own`, or "table:NAME"."""
+        from ckptkit.reports.table import TABULATE, tabulate_formats
+
+        if value in self.own:
+            return str(value)
+        name = str(value).removeprefix(TABULATE)
+        known = tabulate_formats()
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, [*self.own, *known], n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            text = f"{value!r} is no format of this command and no table format{hint}"
+            self.fail(text, param, ctx)
+        return f"{TABULATE}{name}"
+
+
+def format_option(own: Iterable[str], text: str = "Output format.") -> Callable[[F], F]:
+    """Add --format, with the command's own formats and those of tabulate."""
+    return click.option(
+        "--format",
+        "fmt",
+        type=TableFormat(own),
+        default="table",
+        help=f"{text}  NAME: the table alone, as tabulate's grid, latex, rst, ...",
+    )
+
+
 def flat(lists: Iterable[Iterable[str]]) -> list[str]:
     """Return the values of a repeated CommaList option as one list."""
     return [item for items in lists for item in items]
@@ -87,16 +131,19 @@ def operands(paths: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
-def echo_lines(lines: Iterable[str]) -> None:
-    """Print lines to stdout, many at a time; when the reader goes away (`| head`), end quietly."""
+def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines to stdout, many at a time; when the reader goes away (`| head`), end quietly.
+
+    err: to stderr instead.
+    """
     from ckptkit.reports.text import stand_ins
 
     lines = iter(lines)
-    table = stand_ins(sys.stdout.encoding or "utf-8")
+    table = stand_ins((sys.stderr if err else sys.stdout).encoding or "utf-8")
     try:
         while batch := list(islice(lines, 1000)):
             text = "\n".join(batch)
-            click.echo(text.translate(table) if table else text)
+            click.echo(text.translate(table) if table else text, err=err)
     except BrokenPipeError as error:
         raise ReaderGone from error  # click would take it for a failure, exit code 1
 

@@ -80,10 +80,34 @@ def lines(
     headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
     yield from render(_rows(listing, layout), headers, fmt, align)
     yield ""
+    yield from remarks(listing, fmt, with_path=with_path)
+
+
+def remarks(listing: Listing, fmt: str = "table", *, with_path: bool = True) -> Iterator[str]:
+    """Yield what stands below the table: the layers, and the footer.  See `lines`."""
     yield from _layers(listing, fmt)
     bullet = "- " if fmt == "markdown" else ""
     for line in footer(listing, with_path=with_path):
         yield bullet + line
+
+
+def bare_table(
+    listings: Sequence[Listing], fmt: str, layout: str = "short", *, with_path: bool = False
+) -> Iterator[str]:
+    """Yield the tensors of all listings as one table and nothing else.
+
+    fmt: "table:NAME".  layout: "short", "long" or "patterns".  with_path: a first column for it.
+    """
+    headers: tuple[str, ...]
+    headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
+    rows = [
+        (_path_text(listing), *row) if with_path else row
+        for listing in listings
+        for row in _rows(listing, layout)
+    ]
+    if with_path:
+        headers, align = ("PATH", *headers), ("left", *align)
+    yield from render(rows, headers, fmt, align)
 
 
 def _rows(listing: Listing, layout: str) -> list[tuple[object, ...]]:

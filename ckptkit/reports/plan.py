@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.table import is_bare, json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 if TYPE_CHECKING:
@@ -23,11 +23,21 @@ _ALIGN = ("left", "left", "left", "left", "right", "left", "left")
 def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
     """Yield every pair, what is left over, problems, notes, and the bytes to be written.
 
-    fmt: "table" (for people) or "json" (schema ckptkit.plan/1).
+    fmt: "table" (for people), "json" (schema ckptkit.plan/1) or "table:NAME" (the pairs alone, see
+    `plan_remarks`).
     """
     if fmt == "json":
         yield from json_lines(plan.to_json(), "pairs")
-        return
+    elif is_bare(fmt):
+        yield from _pairs(plan, fmt)
+    else:
+        if plan.tensors:
+            yield from _pairs(plan, "table")
+            yield ""
+        yield from plan_remarks(plan)
+
+
+def _pairs(plan: Plan, fmt: str) -> Iterator[str]:
     # What stands in place of a name of SRC where the values are not from there.
     no_source = {"template": f"(value of {plan.template_name})", "generated": "(new)"}
     rows = [
@@ -43,9 +53,11 @@ def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
         )
         for tensor in plan.tensors
     ]
-    if rows:
-        yield from render(rows, _HEADERS, "table", _ALIGN)
-        yield ""
+    return render(rows, _HEADERS, fmt, _ALIGN)
+
+
+def plan_remarks(plan: Plan) -> Iterator[str]:
+    """Yield what is left over, problems, notes, and the bytes to be written."""
     if plan.leftovers:
         leftovers = [(item.name, item.role, item.why) for item in plan.leftovers]
         yield from render(leftovers, ("LEFT BEHIND", "ROLE", "WHY"))

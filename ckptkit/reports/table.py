@@ -9,6 +9,19 @@ from typing import Any
 from ckptkit.reports.text import display_width, printable
 
 FORMATS = ("table", "json", "csv", "markdown")
+TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
+
+
+def tabulate_formats() -> list[str]:
+    """Return the names of all table formats that the installed tabulate knows, sorted."""
+    import tabulate  # here, since importing it takes as long as all the rest of `ls`
+
+    return sorted(tabulate.tabulate_formats)
+
+
+def is_bare(fmt: str) -> bool:
+    """Whether a format is a table and nothing else: what a report says around it has no place."""
+    return fmt.startswith(TABULATE)
 
 
 def render(
@@ -19,8 +32,9 @@ def render(
 ) -> Iterator[str]:
     """Yield the lines of a table.
 
-    fmt: "table", "csv" or "markdown".  align: "left" or "right" per column.  Cells are made
-    printable and integers get thousands separators, except in CSV, which is for programs.
+    fmt: "table", "csv", "markdown" or "table:NAME", a format of tabulate's.  align: "left" or
+    "right" per column.  Cells are made printable and integers get thousands separators, except in
+    CSV, which is for programs.
     """
     if fmt == "csv":
         yield from _csv(rows, headers)
@@ -32,14 +46,20 @@ def render(
         return
     from tabulate import tabulate
 
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    yield from tabulate(
+    name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"
+    if name in _MARKDOWN:
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    text = tabulate(
         cells,
         headers=list(headers),
-        tablefmt="github",
+        tablefmt=name,
         colalign=list(align) if cells else None,
         disable_numparse=True,
-    ).splitlines()
+    )
+    yield from text.split("\n")
+
+
+_MARKDOWN = ("github", "pipe")  # which take "\\|" for a "|" that is no border
 
 
 def _cell(cell: object) -> str:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+import tabulate
 
-from ckptkit.reports.table import json_lines, render
+from ckptkit.cli.main import cli
+from ckptkit.cli.options import TableFormat
+from ckptkit.reports.table import json_lines, render, tabulate_formats
 from ckptkit.reports.text import display_width, stand_ins
 from support.command_line import ckptkit as run
+from support.command_line import refused
+from support.goldens import GOLDEN
 from support.weights import write_bundle
+
+SAVED_MODEL = GOLDEN / "tf2.21.0" / "module_saved_model" / "model"
 
 
 @pytest.mark.parametrize(
@@ -55,3 +63,100 @@ def test_json_rows_have_a_line_each_whatever_is_in_them(count: int) -> None:
     assert json.loads("\n".join(lines)) == {"schema": "s", "rows": rows}
     assert len(lines) == len(rows) + 5 - (not rows)
     assert [json.loads(line.rstrip(",")) for line in lines[3:-2]] == rows
+
+
+# --- the formats of tabulate ----------------------------------------------------------------------
+
+
+def formats_of(command: str) -> TableFormat | None:
+    """Return the type of a command's --format, where it takes the formats of tabulate."""
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    types = [parameter.type for parameter in found.params if parameter.name == "fmt"]
+    return next((kind for kind in types if isinstance(kind, TableFormat)), None)
+
+
+COMMANDS = {
+    name: kind.own for name in cli.list_commands(click.Context(cli)) if (kind := formats_of(name))
+}
+
+
+def test_every_command_with_a_table_takes_them() -> None:
+    assert set(COMMANDS) == {"ls", "diff", "check", "convert", "doctor"}
+
+
+@pytest.mark.parametrize("fmt", tabulate_formats())
+def test_every_format_of_tabulate_is_taken(fmt: str, tmp_path: Path) -> None:
+    names = {"a|b/kernel": np.zeros((3, 2000), np.float32), "é/bias": np.ones(2, np.float32)}
+    prefix = write_bundle(tmp_path / "c", names)
+    plain, sure = (run("ls", prefix, "--format", name) for name in (fmt, f"table:{fmt}"))
+    assert plain == sure
+    assert plain.code == 0
+    rows = [["a\\|b/kernel" if fmt in ("github", "pipe") else "a|b/kernel", "float32", "3,2000"]]
+    rows += [["é/bias", "float32", "2"]]
+    numbers = [["6,000", "24,000", "weight"], ["2", "8", "weight"]]
+    expected = tabulate.tabulate(
+        [[*row, *more] for row, more in zip(rows, numbers, strict=True)],
+        headers=["NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE"],
+        tablefmt=fmt,
+        colalign=["left", "left", "left", "right", "right", "left"],
+        disable_numparse=True,
+    )
+    assert plain.out.removesuffix("\n") == expected  # the table, and nothing else
+    assert "2 tensors, 6,002 params, 24.0 kB" in plain.err
+
+
+@pytest.mark.parametrize("fmt", tabulate_formats())
+def test_no_rows_and_no_control_characters(fmt: str) -> None:
+    list(render([], ["A", "B"], f"table:{fmt}", ["left", "right"]))
+    lines = list(render([["\x1b]0;t\x07\n", 1234]], ["A", "B"], f"table:{fmt}", ["left", "right"]))
+    assert all(
+        line.isprintable() or set(line) <= {"\t", *map(chr, range(32, 127))} for line in lines
+    )
+    assert any("1,234" in line for line in lines)
+
+
+def test_ours_win_and_the_others_are_reached_for_sure() -> None:
+    taken = {name for own in COMMANDS.values() for name in own} & set(tabulate_formats())
+    assert taken <= {"html", "github"}  # as docs/cli.md says
+    pair = (SAVED_MODEL, SAVED_MODEL)
+    assert run("diff", *pair, "--format", "html").out.startswith("<!doctype html>")
+    assert run("diff", *pair, "--format", "table:html").out.startswith("<table>")
+    assert run("ls", SAVED_MODEL, "--format", "html").out.startswith("<table>")
+    assert COMMANDS["check"].count("github") == 1
+
+
+def test_a_table_of_a_diff_stands_alone(tmp_path: Path) -> None:
+    old = write_bundle(tmp_path / "a", {"w": np.zeros(3, np.float32)})
+    new = write_bundle(tmp_path / "b", {"w": np.ones(3, np.float32)})
+    done = run("diff", old, new, "--format", "tsv")
+    assert [line.split("\t")[1].strip() for line in done.out.splitlines()] == ["NAME", "w"]
+    assert "different: 1 changed" in done.err
+    layers = run("diff", old, new, "--format", "tsv", "--stat").out.splitlines()
+    assert len(layers) == 2
+    target = tmp_path / "d.tex"
+    assert run("diff", old, new, "--format", "latex", "-o", target).code == 1
+    assert target.read_text("utf-8").startswith("\\begin{tabular}")
+    refused("diff", old, new, "--format", "tsv", "--label", "x")
+
+
+def test_several_paths_are_one_table(tmp_path: Path) -> None:
+    paths = [write_bundle(tmp_path / name, {"w": np.zeros(3, np.float32)}) for name in "ab"]
+    head, *rows = run("ls", *paths, "--format", "tsv").out.splitlines()
+    assert head.split("\t")[0].strip() == "PATH"
+    assert [row.split("\t")[0].strip() for row in rows] == list(map(str, paths))
+
+
+def test_the_plan_of_a_conversion(tmp_path: Path) -> None:
+    prefix = write_bundle(tmp_path / "a", {"w": np.zeros(3, np.float32)})
+    done = run("convert", prefix, tmp_path / "x.npz", "--dry-run", "--format", "tsv")
+    assert [line.split("\t")[0].strip() for line in done.out.splitlines()] == ["TO", "w"]
+    assert "would write 1 tensor" in done.err
+    assert "--dry-run" in refused("convert", prefix, tmp_path / "x.npz", "--format", "tsv")
+
+
+@pytest.mark.parametrize("fmt", ["gird", "table:gird"])
+def test_a_mistyped_format_names_its_neighbours(fmt: str) -> None:
+    assert "did you mean grid" in refused("ls", SAVED_MODEL, "--format", fmt)
+    assert "no format" in refused("ls", SAVED_MODEL, "--format", "table:")
+    assert "did you mean json" in refused("ls", SAVED_MODEL, "--format", "jsn")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.reports.check import text as check_text
 from ckptkit.reports.check.commands import localize_again
-from ckptkit.reports.table import json_lines
+from ckptkit.reports.table import is_bare, json_lines
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report
@@ -18,7 +18,8 @@ FORMATS = ("table", "json", "github", "junit")
 def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Iterator[str]:
     """Yield the report.
 
-    fmt: "table", "json", "junit" or "github" (annotations of a workflow run).
+    fmt: "table", "json", "junit", "github" (annotations of a workflow run) or "table:NAME" (the
+    outputs alone, see `remarks`).
     verbose: passing runs with their environments too.
     """
     if fmt == "json":
@@ -31,8 +32,15 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
         from ckptkit.reports.check import github as check_github
 
         yield from check_github.commands(report)
+    elif is_bare(fmt):
+        yield from check_text.output_table(report, fmt)
     else:
         yield from check_text.lines(report, verbose)
+
+
+def remarks(report: Report, *, verbose: bool = False) -> Iterator[str]:
+    """Yield what the report for people says beside the table of outputs."""
+    return check_text.lines(report, verbose, with_table=False)
 
 
 def _document(report: Report) -> dict[str, Any]:

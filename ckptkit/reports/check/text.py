@@ -24,7 +24,12 @@ _HEADERS = (
 _ALIGN = ("left",) * 4 + ("right",) * 8 + ("left",)
 
 
-def lines(report: Report, verbose: bool) -> Iterator[str]:
+def output_table(report: Report, fmt: str = "table") -> Iterator[str]:
+    """Yield a row per output."""
+    return render([cells(row) for row in report.rows], _HEADERS, fmt, _ALIGN)
+
+
+def lines(report: Report, verbose: bool, *, with_table: bool = True) -> Iterator[str]:
     """Yield the report; verbose: passing runs with their environments too."""
     yield from _head(report)
     for run in report.runs:
@@ -32,7 +37,8 @@ def lines(report: Report, verbose: bool) -> Iterator[str]:
             yield from _run(run, verbose)
     if report.rows:
         yield ""
-        yield from render([cells(row) for row in report.rows], _HEADERS, "table", _ALIGN)
+        if with_table:
+            yield from output_table(report)
         yield from _bad_rows(report)
         yield ""
     findings = report.findings

@@ -12,7 +12,7 @@ from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Worst
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.listing import pattern
-from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.table import is_bare, json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
@@ -41,7 +41,7 @@ def lines(
     rich: bool = False,
     labels: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield a comparison as "table", "markdown", "csv" or "json".
+    """Yield a comparison as "table", "markdown", "csv", "json" or "table:NAME" (a table alone).
 
     only: statuses to show.  full: one row per tensor, equal ones too.  stat: one row per layer.
     rich: colour and bars, for a terminal.  labels: what to call OLD and NEW, in that order.
@@ -53,9 +53,13 @@ def lines(
     if fmt == "csv":
         yield from render([csv_row(c) for c in shown], _CSV_HEADERS, "csv")
         return
+    if is_bare(fmt):
+        yield from _stat(result, fmt) if stat else _bare_table([[c] for c in shown], result, fmt)
+        return
     yield from _head(result, fmt, labels)
     if stat:
-        yield from _stat(result, fmt, rich)
+        layers = list(_stat(result, fmt, rich))
+        yield from (*layers, "") if layers else ()
     elif shown:
         groups = [[c] for c in shown] if full or fmt == "markdown" else grouped(shown)
         yield from _table(groups, result, fmt, rich)
@@ -146,16 +150,7 @@ def grouped(changes: Iterable[TensorDiff]) -> list[list[TensorDiff]]:
 def _table(
     groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str, rich: bool
 ) -> Iterator[str]:
-    rows = [_row(group, rich) for group in groups]
-    valueless = result.mode != "values" or not any(row[4] or row[8] for row in rows)
-    keep = [0, 1, 2, 3] if valueless else range(len(_HEADERS))
-    table = render(
-        [[row[i] for i in keep] for row in rows],
-        [_HEADERS[i] for i in keep],
-        fmt,
-        [_ALIGN[i] for i in keep],
-    )
-    body = iter(table)
+    body = _bare_table(groups, result, fmt, rich)
     yield next(body).rstrip()
     if fmt == "markdown":
         yield next(body)
@@ -164,6 +159,20 @@ def _table(
         yield _coloured(line.rstrip(), _COLOURS[mark], rich)
         for hint in _notes(group) if fmt == "table" else ():
             yield _coloured(f"     {printable(hint)}", "2", rich)
+
+
+def _bare_table(
+    groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str, rich: bool = False
+) -> Iterator[str]:
+    rows = [_row(group, rich) for group in groups]
+    valueless = result.mode != "values" or not any(row[4] or row[8] for row in rows)
+    keep = [0, 1, 2, 3] if valueless else range(len(_HEADERS))
+    return render(
+        [[row[i] for i in keep] for row in rows],
+        [_HEADERS[i] for i in keep],
+        fmt,
+        [_ALIGN[i] for i in keep],
+    )
 
 
 def _notes(group: Sequence[TensorDiff]) -> Iterator[str]:
@@ -309,7 +318,7 @@ def _coloured(text: str, colour: str, rich: bool) -> str:
 # -- one row per layer -----------------------------------------------------------------------------
 
 
-def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
+def _stat(result: DiffResult, fmt: str, rich: bool = False) -> Iterator[str]:
     layers: dict[str, list[TensorDiff]] = {}
     for change in result.changes:
         layers.setdefault(layer_of(change), []).append(change)
@@ -324,13 +333,12 @@ def _stat(result: DiffResult, fmt: str, rich: bool) -> Iterator[str]:
         tail = [bar(largest)] if rich else []
         size = number(largest) if measured else ""
         rows.append([layer, f"{len(different)}/{len(changes)}", marks, size, *tail])
-    if rows:
+    if rows or is_bare(fmt):
         headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if rich else [])]
         for line in render(
             rows, headers, fmt, ["left", "right", "left", "right", "left"][: len(headers)]
         ):
             yield line.rstrip()
-        yield ""
 
 
 def layer_of(change: TensorDiff) -> str:
