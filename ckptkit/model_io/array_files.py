@@ -75,12 +75,12 @@ def save_arrays(
     from ckptkit.stores.npz.writer import write_npz
     from ckptkit.stores.writing import TensorToWrite
 
-    kept = {name: as_array(value) for name, value in arrays.items()}
-    members = {name: member_name(name) for name in kept}
-    by_member = {members[name]: array for name, array in kept.items()}
+    converted = {name: as_array(value) for name, value in arrays.items()}
+    members = {name: member_name(name) for name in converted}
+    by_member = {members[name]: array for name, array in converted.items()}
     tensors = [
         TensorToWrite(members[name], dtype_of_numpy(array.dtype), array.shape, name=name)
-        for name, array in kept.items()
+        for name, array in converted.items()
     ]
 
     def blocks(key: str) -> Iterator[tuple[int, Array]]:
@@ -89,7 +89,7 @@ def save_arrays(
             yield start, flat[start : start + BLOCK_ELEMENTS]
 
     write_npz(path, tensors, blocks, compress=compress, overwrite=overwrite)
-    return describe(kept)
+    return describe(converted)
 
 
 def describe(arrays: Mapping[str, Array]) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.hints import hints, renamed
-from ckptkit.model_io.measure import kept, measure
-from ckptkit.model_io.measure import noise as noise_between
+from ckptkit.model_io.measure import comparable_form, compare_output, noise_between
 from ckptkit.model_io.results import Chooser, OutputResult
 from ckptkit.model_io.sampling import Sample
 
@@ -31,52 +30,63 @@ def compare_outputs(
     *,
     noise: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[OutputResult, ...]:
-    """Return a verdict per output: those of the reference in its order, then those only in `new`.
+    """Compare what a model gave with what it should give.
 
-    noise: by output, as `noise_of` measures it; {} and None mean that none is known.
-    Raises UsageError for arrays of Python objects other than text.
+    Args:
+        reference: {output: array}, or a seeded sample of a large one.
+        new: {output: array}.
+        tolerance: chooses the tolerance of an output, as `Tier.tolerance` does.
+        noise: by output, as `noise_of` measures it; {} and None mean that none is known.
+    Returns:
+        A verdict per output: those of the reference in its order, then those only in `new`.
+    Raises:
+        UsageError: for arrays of Python objects other than text.
     """
-    known = {name: kept(value) for name, value in reference.items()}
-    given = {name: kept(value) for name, value in new.items()}
-    arrays = {name: value for name, value in given.items() if not isinstance(value, Sample)}
+    recorded = {name: comparable_form(value) for name, value in reference.items()}
+    computed = {name: comparable_form(value) for name, value in new.items()}
+    arrays = {name: value for name, value in computed.items() if not isinstance(value, Sample)}
     results = []
-    for name, ref in known.items():
+    for name, ref in recorded.items():
         if name not in arrays:
             results.append(_missing(name, arrays))
             continue
-        found = measure(name, ref, arrays[name], tolerance, (noise or {}).get(name, {}))
-        if not found.ok:
-            found = replace(found, hints=hints(name, known, arrays, found))
-        results.append(found)
-    for name in arrays:
-        if name not in known:
-            results.append(_extra(name, known))
-    return renamed(tuple(results), known, arrays)
+        result = compare_output(name, ref, arrays[name], tolerance, (noise or {}).get(name, {}))
+        if not result.ok:
+            result = replace(result, hints=hints(name, recorded, arrays, result))
+        results.append(result)
+    results += [_extra(name, recorded) for name in arrays if name not in recorded]
+    # an output that is missing and one that is new may be one that was renamed
+    return renamed(tuple(results), recorded, arrays)
 
 
 def _missing(name: str, arrays: Mapping[str, Array]) -> OutputResult:
-    listed = ", ".join(arrays) or "none"
-    return OutputResult(name, "missing", message=f"no output {name!r}; there are: {listed}")
+    names = ", ".join(arrays) or "none"
+    return OutputResult(name, "missing", message=f"no output {name!r}; there are: {names}")
 
 
-def _extra(name: str, known: Mapping[str, Any]) -> OutputResult:
-    listed = ", ".join(known) or "none"
-    return OutputResult(name, "extra", message=f"output {name!r} is not recorded; those: {listed}")
+def _extra(name: str, recorded: Mapping[str, Any]) -> OutputResult:
+    names = ", ".join(recorded) or "none"
+    return OutputResult(name, "extra", message=f"output {name!r} is not recorded; those: {names}")
 
 
 def noise_of(reference: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return {output: {"max_abs", "max_scaled", "max_ulp", "runs"}} over repeated runs.
+    """Measure how far repeated runs of one model are apart.
 
-    max_scaled: max_abs in units of the reference's rms.  A repeat that lacks an output, or has it
-    in another shape, leaves it out: that is no noise.  Infinite where NaN comes and goes.
+    Args:
+        reference: {output: array} of one run.
+        repeats: the same of further runs.
+    Returns:
+        {output: {"max_abs", "max_scaled", "max_ulp", "runs"}}, with max_scaled in units of the
+        reference's rms; infinite where NaN comes and goes.  An output that a repeat lacks, or has
+        in another shape, is left out: that is no noise.
     """
-    found: dict[str, Any] = {}
+    noise: dict[str, Any] = {}
     for name, value in reference.items():
-        ref = kept(value)
-        runs = [kept(run[name]) for run in repeats if name in run]
+        ref = comparable_form(value)
+        runs = [comparable_form(run[name]) for run in repeats if name in run]
         if len(runs) < len(repeats) or not runs or isinstance(ref, Sample):
             continue
-        noise = noise_between(ref, [run for run in runs if not isinstance(run, Sample)])
-        if noise is not None:
-            found[name] = noise
-    return found
+        spread = noise_between(ref, [run for run in runs if not isinstance(run, Sample)])
+        if spread is not None:
+            noise[name] = spread
+    return noise

@@ -41,16 +41,19 @@ def tie_break(
     arrays = _same_elements(reference, new, exact)
     if arrays is None:
         return result
-    ref, got, true = arrays
-    errors = _rmse(ref, true), _rmse(got, true)
+    ref_values, new_values, true = arrays
+    errors = _rmse(ref_values, true), _rmse(new_values, true)
+    # few elements, and coarse ones, scatter more
     few = result.n < FEW or result.dtype in _LOW
     factor = WIDE_FACTOR if few else FACTOR
     scale = result.rms if result.tolerance.scaled else 1.0
     allowed = factor * errors[0] + result.tolerance.atol * scale / 10
-    said = f"against float64 its error is {number(errors[1])}, the reference's {number(errors[0])}"
+    errors_text = (
+        f"against float64 its error is {number(errors[1])}, the reference's {number(errors[0])}"
+    )
     if errors[1] <= allowed:
-        return replace(result, status="float64", message=f"{said}: no worse", hints=())
-    return replace(result, message=f"{result.message}; {said}" if result.message else said)
+        return replace(result, status="float64", message=f"{errors_text}: no worse", hints=())
+    return replace(result, message="; ".join(filter(None, (result.message, errors_text))))
 
 
 def _same_elements(
@@ -69,12 +72,12 @@ def _same_elements(
         if reference.shape != exact.shape or reference.shape != new.shape:
             return None
         parts = reference, new, exact
-    ref, got, true = (np.asarray(part, np.float64).reshape(-1) for part in parts)
-    finite = np.isfinite(ref) & np.isfinite(got) & np.isfinite(true)
-    return ref[finite], got[finite], true[finite]
+    ref, late, true = (np.asarray(part, np.float64).reshape(-1) for part in parts)
+    finite = np.isfinite(ref) & np.isfinite(late) & np.isfinite(true)
+    return ref[finite], late[finite], true[finite]
 
 
-def _rmse(one: Any, two: Any) -> float:
+def _rmse(values: Any, true: Any) -> float:
     import numpy as np
 
-    return float(np.sqrt(np.mean((one - two) ** 2))) if one.size else 0.0
+    return float(np.sqrt(np.mean((values - true) ** 2))) if values.size else 0.0

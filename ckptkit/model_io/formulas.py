@@ -32,7 +32,7 @@ class ValuePair(NamedTuple):
     result: OutputResult
 
     def near(self, ref: Array, new: Array) -> bool:
-        """Whether two arrays of one shape agree, NaN with NaN."""
+        """Whether pair arrays of one shape agree, NaN with NaN."""
         with np.errstate(all="ignore"):
             close = np.abs(new - ref) <= self.room + 1e-6 * np.abs(ref)
             return bool((close | (ref == new) | (np.isnan(ref) & np.isnan(new))).all())
@@ -41,18 +41,19 @@ class ValuePair(NamedTuple):
 _FACTORS = {255.0: "255", 1 / 255: "1/255", 127.5: "127.5", 1 / 127.5: "1/127.5", 256.0: "256"}
 
 
-def formula_hints(two: ValuePair) -> Iterator[str]:
-    """new = f(ref), for every element."""
-    ref, new = two.ref, two.new
-    if not (np.isfinite(ref).all() and np.isfinite(new).all()) or two.room == 0.0:
+def formula_hints(pair: ValuePair) -> Iterator[str]:
+    """Yield what function of the reference every new element is, the plainest first."""
+    ref, new = pair.ref, pair.new
+    if not (np.isfinite(ref).all() and np.isfinite(new).all()) or pair.room == 0.0:
         return
+    # the least squares factor, then shift, then both; each must hold for every element
     with np.errstate(all="ignore"):
         factor = float(np.vdot(ref, new) / np.vdot(ref, ref)) if ref.any() else 0.0
-    if ref.size > 2 and factor and _follows(two, ref * factor, factor):
+    if ref.size > 2 and factor and _follows(pair, ref * factor, factor):
         yield f"is {_factor(factor)} the recorded output"
         return
     shift = float(np.mean(new - ref))
-    if ref.size > 2 and np.ptp(ref) > 0 and _follows(two, ref + shift, 1.0):
+    if ref.size > 2 and np.ptp(ref) > 0 and _follows(pair, ref + shift, 1.0):
         yield f"is the recorded output {'plus' if shift > 0 else 'minus'} {abs(shift):.6g}"
         return
     if ref.size > 3 and np.ptp(ref) > 0:
@@ -63,18 +64,18 @@ def formula_hints(two: ValuePair) -> Iterator[str]:
             slope
             and math.isfinite(slope)
             and math.isfinite(offset)
-            and _follows(two, ref * slope + offset, float(slope))
+            and _follows(pair, ref * slope + offset, float(slope))
         ):
             yield f"is {slope:.6g} times the recorded output {offset:+.6g}"
             return
-    yield from _activation_hints(two)
+    yield from _activation_hints(pair)
 
 
-def _follows(two: ValuePair, wanted: Array, factor: float) -> bool:
+def _follows(pair: ValuePair, wanted: Array, factor: float) -> bool:
     """Whether new is `wanted`, far closer than it is to the reference."""
-    gap = float(np.abs(two.new - wanted).max())
-    now = float(np.abs(two.new - two.ref).max())
-    return gap <= two.room * max(1.0, abs(factor)) and gap < 0.05 * now
+    gap = float(np.abs(pair.new - wanted).max())
+    gap_as_is = float(np.abs(pair.new - pair.ref).max())
+    return gap <= pair.room * max(1.0, abs(factor)) and gap < 0.05 * gap_as_is
 
 
 def _factor(factor: float) -> str:
@@ -102,16 +103,16 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _activation_hints(two: ValuePair) -> Iterator[str]:
-    if two.ref.ndim < 1 or two.ref.size < 3:
+def _activation_hints(pair: ValuePair) -> Iterator[str]:
+    if pair.ref.ndim < 1 or pair.ref.size < 3:
         return
     with np.errstate(all="ignore"):
         for name, function in _FUNCTIONS.items():
-            one, other = function(two.ref), function(two.new)
-            if _near_enough(two.new, one) and not _near_enough(two.ref, one):
+            of_ref, of_new = function(pair.ref), function(pair.new)
+            if _near_enough(pair.new, of_ref) and not _near_enough(pair.ref, of_ref):
                 yield f"is the {name} of the recorded output"
                 return
-            if _near_enough(two.ref, other) and not _near_enough(two.new, other):
+            if _near_enough(pair.ref, of_new) and not _near_enough(pair.new, of_new):
                 yield f"lacks the {name}: that of it is the recorded output"
                 return
 
@@ -141,9 +142,10 @@ def moved_slices(
     if not (np.isfinite(old).all() and np.isfinite(late).all()):
         return None
     for search in (_by_projection, _by_distance):
-        found = search(old, late)
-        if found is not None and near(old[found], late):
-            places = [int(at) for at in found]
+        order = search(old, late)
+        # a search may be wrong where values tie or are noisy: the order is verified
+        if order is not None and near(old[order], late):
+            places = [int(at) for at in order]
             return None if places == list(range(count)) else places
     return None
 
@@ -152,11 +154,10 @@ def _by_projection(old: Array, late: Array) -> Array | None:
     """Pair slices by the order of their projections onto one fixed direction."""
     width = old.shape[1]
     direction = np.cos(np.arange(width) * 1.618033988749895 + 0.5)
-    ranks = (np.argsort(x @ direction, kind="stable") for x in (old, late))
-    one, other = ranks
-    found = np.empty(len(old), np.int64)
-    found[other] = one
-    return found
+    old_ranks, late_ranks = (np.argsort(x @ direction, kind="stable") for x in (old, late))
+    order = np.empty(len(old), np.int64)
+    order[late_ranks] = old_ranks
+    return order
 
 
 def _by_distance(old: Array, late: Array) -> Array | None:
@@ -164,21 +165,21 @@ def _by_distance(old: Array, late: Array) -> Array | None:
     count, width = old.shape
     if count * count * width > 1 << 26:
         return None
-    found = np.empty(count, np.int64)
+    order = np.empty(count, np.int64)
     free = np.ones(count, bool)
     for index in range(count):
         gaps = np.abs(old - late[index]).max(axis=1)
         gaps[~free] = np.inf
-        found[index] = int(gaps.argmin())
-        free[found[index]] = False
-    return found
+        order[index] = int(gaps.argmin())
+        free[order[index]] = False
+    return order
 
 
 def permutation_text(places: list[int]) -> str:
     """Return a permutation in words, the commonest kinds by name."""
     count = len(places)
     if places == list(range(count - 1, -1, -1)):
-        return "reversed" if count > 2 else "the two have changed places"
+        return "reversed" if count > 2 else "the pair have changed places"
     moved = [index for index, place in enumerate(places) if place != index]
     if len(moved) == 2:
         return f"{moved[0]} and {moved[1]} have changed places"

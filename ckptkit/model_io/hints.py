@@ -34,22 +34,22 @@ _ROUNDED = ("bfloat16", "float16")
 
 def hints(
     name: str,
-    known: Mapping[str, Array | Sample],
+    recorded: Mapping[str, Array | Sample],
     arrays: Mapping[str, Array],
     result: OutputResult,
 ) -> tuple[str, ...]:
     """Return what the difference of one failing output looks like, the surest first."""
     with np.errstate(all="ignore"):
-        return _all_hints(name, known, arrays, result)
+        return _all_hints(name, recorded, arrays, result)
 
 
 def _all_hints(
     name: str,
-    known: Mapping[str, Array | Sample],
+    recorded: Mapping[str, Array | Sample],
     arrays: Mapping[str, Array],
     result: OutputResult,
 ) -> tuple[str, ...]:
-    ref, new = known[name], arrays[name]
+    ref, new = recorded[name], arrays[name]
     if isinstance(ref, Sample):
         if result.status in ("shape", "dtype") or new.size != ref.size:
             return ()
@@ -57,27 +57,28 @@ def _all_hints(
         ref = ref.values
     if new.size > MAX_TRIED or ref.size > MAX_TRIED or not ref.size or not new.size:
         return ()
-    other = _recorded_as(name, ref, known, new, result)
+    # outputs that changed places explain all else
+    other = _recorded_as(name, ref, recorded, new, result)
     if other:
         return (f"equals recorded output {other!r}",)
     if not (_is_number(ref) and _is_number(new)):
         return tuple(_text_hints(ref, new)) if ref.shape == new.shape else ()
-    two = _two(ref, new, result)
+    pair = _pair(ref, new, result)
     if ref.shape != new.shape:
-        return tuple(_shape_hints(two))
-    return tuple(dict.fromkeys(_hints(two, ref, new)))
+        return tuple(_shape_hints(pair))
+    return tuple(dict.fromkeys(_hints(pair, ref, new)))
 
 
 def renamed(
     results: tuple[OutputResult, ...],
-    known: Mapping[str, Array | Sample],
+    recorded: Mapping[str, Array | Sample],
     arrays: Mapping[str, Array],
 ) -> tuple[OutputResult, ...]:
     """Return the results with hints on missing outputs that have another name now."""
     extra = [result.name for result in results if result.status == "extra"]
     pairs: dict[str, str] = {}
     for result in results:
-        ref = known.get(result.name)
+        ref = recorded.get(result.name)
         if result.status == "missing" and ref is not None and not isinstance(ref, Sample):
             with np.errstate(all="ignore"):
                 twins = [n for n in extra if _equal_values(ref, arrays[n], result)]
@@ -86,31 +87,31 @@ def renamed(
     back = {new: old for old, new in pairs.items()}
     if len(back) < len(pairs):
         return results
-    found = []
+    with_hints = []
     for result in results:
         if result.status == "missing" and result.name in pairs:
-            said = f"output {pairs[result.name]!r} has the recorded values: it was renamed"
-            result = replace(result, hints=(said,))
+            hint = f"output {pairs[result.name]!r} has the recorded values: it was renamed"
+            result = replace(result, hints=(hint,))
         elif result.status == "extra" and result.name in back:
-            said = f"has the values recorded as {back[result.name]!r}: it was renamed"
-            result = replace(result, hints=(said,))
-        found.append(result)
-    return tuple(found)
+            hint = f"has the values recorded as {back[result.name]!r}: it was renamed"
+            result = replace(result, hints=(hint,))
+        with_hints.append(result)
+    return tuple(with_hints)
 
 
 def _is_number(array: Array) -> bool:
     return kind(dtype_of_numpy(array.dtype)) in ("float", "int", "uint", "bool")
 
 
-def _two(ref: Array, new: Array, result: OutputResult) -> ValuePair:
+def _pair(ref: Array, new: Array, result: OutputResult) -> ValuePair:
     wide, late = ref.astype(np.float64), new.astype(np.float64)
     finite = wide[np.isfinite(wide)]
     spread = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
     limit = result.tolerance
-    own = limit.atol * (spread if limit.scaled else min(1.0, spread)) + limit.rtol * spread
+    tolerated = limit.atol * (spread if limit.scaled else min(1.0, spread)) + limit.rtol * spread
     exact = kind(dtype_of_numpy(ref.dtype)) != "float"
     return ValuePair(
-        wide, late, 0.0 if exact else max(CLOSE * spread, min(own, 0.01 * spread)), result
+        wide, late, 0.0 if exact else max(CLOSE * spread, min(tolerated, 0.01 * spread)), result
     )
 
 
@@ -119,66 +120,67 @@ def _equal_values(ref: Array, new: Array, result: OutputResult) -> bool:
         return False
     if not (_is_number(ref) and _is_number(new)):
         return bool(np.array_equal(ref, new))
-    two = _two(ref, new, result)
-    return two.near(two.ref, two.new)
+    pair = _pair(ref, new, result)
+    return pair.near(pair.ref, pair.new)
 
 
 def _recorded_as(
     name: str,
     ref: Array,
-    known: Mapping[str, Array | Sample],
+    recorded: Mapping[str, Array | Sample],
     new: Array,
     result: OutputResult,
 ) -> str | None:
     """Return the one other recorded output that has the new values."""
-    found = []
-    for other, value in known.items():
+    equal = []
+    for other, value in recorded.items():
         if other == name or isinstance(value, Sample) or value is ref:
             continue
         if _equal_values(value, new, result) and not _equal_values(value, ref, result):
-            found.append(other)
-    return found[0] if len(found) == 1 else None
+            equal.append(other)
+    return equal[0] if len(equal) == 1 else None
 
 
 # --- the order of the questions -------------------------------------------------------------------
 
 
-def _hints(two: ValuePair, ref: Array, new: Array) -> Iterator[str]:
-    if two.result.status == "nonfinite":
-        yield from _nonfinite_hints(two)
+def _hints(pair: ValuePair, ref: Array, new: Array) -> Iterator[str]:
+    if pair.result.status == "nonfinite":
+        yield from _nonfinite_hints(pair)
         return
     sure = [
-        *_constant_hints(two),
-        *_order_hints(two),
-        *formula_hints(two),
-        *_integer_hints(two, ref),
+        *_constant_hints(pair),
+        *_order_hints(pair),
+        *formula_hints(pair),
+        *_integer_hints(pair, ref),
         *_rounded_hints(ref, new),
     ]
     yield from sure
+    # where it differs and by how much says less than what it is
     if sure:
         return
-    yield from _place_hints(two)
-    yield from _spread_hints(two)
+    yield from _place_hints(pair)
+    yield from _spread_hints(pair)
 
 
-def _nonfinite_hints(two: ValuePair) -> Iterator[str]:
-    gone = ~np.isfinite(two.new) & np.isfinite(two.ref)
-    word = "NaN" if np.isnan(two.new[gone]).all() else "NaN or infinite"
+def _nonfinite_hints(pair: ValuePair) -> Iterator[str]:
+    gone = ~np.isfinite(pair.new) & np.isfinite(pair.ref)
+    word = "NaN" if np.isnan(pair.new[gone]).all() else "NaN or infinite"
     if not gone.any():
         yield "finite where the recorded output is not"
     elif gone.all():
         yield f"{word} everywhere"
-    elif np.isinf(two.new[gone]).all() and two.result.dtype == "float16":
+    elif np.isinf(pair.new[gone]).all() and pair.result.dtype == "float16":
         yield "infinite: beyond 65504, the largest float16"
     else:
         yield from (f"{word} in {place} only" for place in _places(gone))
-    rest = ~gone & np.isfinite(two.ref) & np.isfinite(two.new)
-    if gone.any() and rest.any() and two.near(two.ref[rest], two.new[rest]):
+    rest = ~gone & np.isfinite(pair.ref) & np.isfinite(pair.new)
+    if gone.any() and rest.any() and pair.near(pair.ref[rest], pair.new[rest]):
         yield "everything else agrees"
 
 
-def _constant_hints(two: ValuePair) -> Iterator[str]:
-    ref, new = two.ref, two.new
+def _constant_hints(pair: ValuePair) -> Iterator[str]:
+    ref, new = pair.ref, pair.new
     if not new.any():
         if ref.any():
             yield "is all zeros"
@@ -192,24 +194,25 @@ def _all_rows_equal(array: Array) -> bool:
     return bool((array == array[:1]).all())
 
 
-def _order_hints(two: ValuePair) -> Iterator[str]:
+def _order_hints(pair: ValuePair) -> Iterator[str]:
     """Same values, other places."""
-    ref, new = two.ref, two.new
+    ref, new = pair.ref, pair.new
     if ref.size < 2:
         return
-    one, other = np.sort(ref, axis=None), np.sort(new, axis=None)
-    if not two.near(one, other):
+    # another order of the same values is out of the question where they sort to others
+    ref_sorted, new_sorted = np.sort(ref, axis=None), np.sort(new, axis=None)
+    if not pair.near(ref_sorted, new_sorted):
         return
     for axes in _orders(ref.shape):
-        if ref.transpose(axes).shape == new.shape and two.near(ref.transpose(axes), new):
+        if ref.transpose(axes).shape == new.shape and pair.near(ref.transpose(axes), new):
             yield f"is the recorded output transposed {axes}"
             return
     for axis in range(ref.ndim):
-        moved = moved_slices(ref, new, axis, two.near)
+        moved = moved_slices(ref, new, axis, pair.near)
         if moved is not None:
             yield f"{_axis_name(axis, ref.ndim)} in another order: {permutation_text(moved)}"
             return
-    if np.unique(one).size > 2:
+    if np.unique(ref_sorted).size > 2:
         yield "has the recorded values in another order"
 
 
@@ -226,45 +229,45 @@ def _axis_name(axis: int, rank: int) -> str:
     return "rows (examples)" if axis == 0 else f"slices of axis {axis}"
 
 
-def _shape_hints(two: ValuePair) -> Iterator[str]:
-    ref, new = two.ref, two.new
+def _shape_hints(pair: ValuePair) -> Iterator[str]:
+    ref, new = pair.ref, pair.new
     for axes in _orders(ref.shape):
-        if ref.transpose(axes).shape == new.shape and two.near(ref.transpose(axes), new):
+        if ref.transpose(axes).shape == new.shape and pair.near(ref.transpose(axes), new):
             yield f"is the recorded output transposed {axes}"
             return
-    if ref.size == new.size and two.near(ref.reshape(-1), new.reshape(-1)):
+    if ref.size == new.size and pair.near(ref.reshape(-1), new.reshape(-1)):
         yield "has the recorded values in another shape"
         return
     if ref.ndim == new.ndim:
         for axis in range(ref.ndim):
             sizes = [tuple(np.delete(x.shape, axis)) for x in (ref, new)]
             if sizes[0] == sizes[1]:
-                yield from _longer(two, axis)
+                yield from _longer(pair, axis)
 
 
-def _longer(two: ValuePair, axis: int) -> Iterator[str]:
+def _longer(pair: ValuePair, axis: int) -> Iterator[str]:
     """One axis has another length: is a slice of it missing?"""
-    ref, new = (np.moveaxis(x, axis, 0) for x in (two.ref, two.new))
+    ref, new = (np.moveaxis(x, axis, 0) for x in (pair.ref, pair.new))
     shorter, longer, word = (new, ref, "lacks") if len(new) < len(ref) else (ref, new, "has also")
     if len(longer) - len(shorter) > FEW or len(longer) > MAX_SLICES:
         return
     lacking, at = [], 0
     for index in range(len(longer)):
-        if at < len(shorter) and two.near(longer[index], shorter[at]):
+        if at < len(shorter) and pair.near(longer[index], shorter[at]):
             at += 1
         else:
             lacking.append(index)
     if at == len(shorter):
-        yield f"{word} {_listed(lacking, _unit_word(axis, two.ref.ndim))}; the others agree"
+        yield f"{word} {_listed(lacking, _unit_word(axis, pair.ref.ndim))}; the others agree"
 
 
 # --- integers and text ----------------------------------------------------------------------------
 
 
-def _integer_hints(two: ValuePair, ref: Array) -> Iterator[str]:
+def _integer_hints(pair: ValuePair, ref: Array) -> Iterator[str]:
     if ref.dtype.kind not in "iu":
         return
-    gap = two.new - two.ref
+    gap = pair.new - pair.ref
     steps = np.unique(gap[gap != 0])
     if steps.size != 1:
         return
@@ -273,8 +276,8 @@ def _integer_hints(two: ValuePair, ref: Array) -> Iterator[str]:
     if (gap != 0).all():
         yield f"every number is {size}"
         return
-    moved, kept = two.ref[gap != 0], two.ref[gap == 0]
-    if moved.min() > kept.max():
+    moved, unmoved = pair.ref[gap != 0], pair.ref[gap == 0]
+    if moved.min() > unmoved.max():
         cause = "a vocabulary line before it is gone" if step < 0 else "a line before it is new"
         yield f"numbers from {int(moved.min())} on are {size}: {cause}, if these are indices"
 
@@ -319,11 +322,11 @@ def _digits(values: Array) -> int:
 # --- where, and how much --------------------------------------------------------------------------
 
 
-def _place_hints(two: ValuePair) -> Iterator[str]:
-    limit = two.result.tolerance
-    scale = max(two.result.rms, 0.0) if limit.scaled else 1.0
+def _place_hints(pair: ValuePair) -> Iterator[str]:
+    limit = pair.result.tolerance
+    scale = max(pair.result.rms, 0.0) if limit.scaled else 1.0
     with np.errstate(all="ignore"):
-        bad = np.abs(two.new - two.ref) > limit.atol * scale + limit.rtol * np.abs(two.ref)
+        bad = np.abs(pair.new - pair.ref) > limit.atol * scale + limit.rtol * np.abs(pair.ref)
     if bad.any() and not bad.all():
         yield from (f"differs in {place} only" for place in _places(bad))
 
@@ -352,14 +355,14 @@ def _listed(numbers: list[int], word: str) -> str:
     return f"{word}{many} {', '.join(map(str, numbers))}{tail}"
 
 
-def _spread_hints(two: ValuePair) -> Iterator[str]:
+def _spread_hints(pair: ValuePair) -> Iterator[str]:
     """What the size of the difference suggests; the one place where a hint is not certain."""
-    cosine, result = two.result.cosine, two.result
-    size = float(np.linalg.norm(two.ref))
+    cosine, result = pair.result.cosine, pair.result
+    size = float(np.linalg.norm(pair.ref))
     if not size or cosine is None or not math.isfinite(result.max_abs):
         return
-    centred = _centred_cosine(two)
-    apart = float(np.linalg.norm(two.new - two.ref)) / size
+    centred = _centred_cosine(pair)
+    apart = float(np.linalg.norm(pair.new - pair.ref)) / size
     if centred is not None and centred < 0.5 and apart > 0.05:
         yield f"has little in common with the recorded output (correlation {centred:.2f})"
     elif apart > 0.02 or result.n_bad < 0.3 * result.n or result.n < 8:
@@ -370,7 +373,7 @@ def _spread_hints(two: ValuePair) -> Iterator[str]:
         yield f"differs all over by {apart:.1g} of its size, as float16 or TensorFloat-32 would"
 
 
-def _centred_cosine(two: ValuePair) -> float | None:
-    a, b = two.ref - two.ref.mean(), two.new - two.new.mean()
+def _centred_cosine(pair: ValuePair) -> float | None:
+    a, b = pair.ref - pair.ref.mean(), pair.new - pair.new.mean()
     sizes = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(np.vdot(a, b)) / sizes if sizes > 0 and two.ref.size > 3 else None
+    return float(np.vdot(a, b)) / sizes if sizes > 0 and pair.ref.size > 3 else None

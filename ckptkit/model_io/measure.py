@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptkit.compare import statistics as diff_statistics
+from ckptkit.compare import statistics
 from ckptkit.compare.metrics import Meter
 from ckptkit.compare.tensors import Worst, cosine_of, unravel
 from ckptkit.dtypes import Array, dtype_of_numpy, kind
@@ -24,53 +24,59 @@ _MIN_SNR = 100.0  # 20 dB, as a ratio of squares
 _STEP = 1 << 18  # elements per part, so that temporaries stay small
 
 
-def kept(value: Any) -> Array | Sample:
-    """Return an array in the form that is compared; samples as they are."""
+def comparable_form(value: Any) -> Array | Sample:
+    """Return an array as `as_array` makes it; samples as they are."""
     return value if isinstance(value, Sample) else as_array(value)
 
 
-def measure(
+def compare_output(
     name: str,
     ref: Array | Sample,
     new: Array,
     tolerance: Chooser,
     noise: Mapping[str, float],
 ) -> OutputResult:
-    """Return the verdict on one output that both sides have, without hints."""
+    """Compare one output that both sides have.
+
+    Args:
+        ref, new: as `comparable_form` returns them.
+        tolerance: chooses by name and dtype of the reference.
+        noise: as `noise_between` measures it; {} where none is known.
+    Returns:
+        The verdict, without hints.
+    """
     dtype = ref.dtype if isinstance(ref, Sample) else dtype_of_numpy(ref.dtype)
-    shape, found = ref.shape, dtype_of_numpy(new.dtype)
+    shape, new_dtype = ref.shape, dtype_of_numpy(new.dtype)
     limit = tolerance(name, dtype)
     result = OutputResult(name, "differs", dtype, shape, tolerance=limit)
+    # what cannot be compared, or has nothing to compare, is a verdict of its own
     if shape != new.shape:
         return replace(
             result, status="shape", message=f"shape {list(new.shape)}, recorded {list(shape)}"
         )
     if not math.prod(shape):
         return replace(result, status="empty", message="no elements, so nothing was compared")
-    if not diff_statistics.comparable(dtype, found):
-        return replace(result, status="dtype", message=f"{found}, recorded as {dtype}")
+    if not statistics.comparable(dtype, new_dtype):
+        return replace(result, status="dtype", message=f"{new_dtype}, recorded as {dtype}")
     if isinstance(ref, Sample):
-        result = _of_sample(result, ref, new, limit, noise)
+        result = _compare_sample(result, ref, new, noise)
     else:
         norms = norms_of(ref) if kind(dtype) != "string" else None
-        result = _judged(result, ref.reshape(-1), new.reshape(-1), norms, limit, noise)
+        result = _compare_elements(result, ref.reshape(-1), new.reshape(-1), norms, noise)
         result = replace(result, argmax_agreement=_argmax_agreement(ref, new))
-    if dtype != found:
-        said = f"{found}, recorded as {dtype}; {result.message}"
-        return replace(result, status="dtype", message=said)
+    # values of another dtype never pass, but how far apart they are says what happened
+    if dtype != new_dtype:
+        message = f"{new_dtype}, recorded as {dtype}; {result.message}"
+        return replace(result, status="dtype", message=message)
     return result
 
 
-def _of_sample(
-    result: OutputResult,
-    ref: Sample,
-    new: Array,
-    limit: OutputTolerance,
-    noise: Mapping[str, float],
+def _compare_sample(
+    result: OutputResult, ref: Sample, new: Array, noise: Mapping[str, float]
 ) -> OutputResult:
-    """Judge the sampled elements, then the norms of all of them."""
-    places = ref.places
-    result = _judged(result, ref.values, new.reshape(-1)[places], ref.norms, limit, noise)
+    """Compare the sampled elements, then the norms of all of them."""
+    places, limit = ref.places, result.tolerance
+    result = _compare_elements(result, ref.values, new.reshape(-1)[places], ref.norms, noise)
     worst = result.worst
     if worst is not None:
         worst = replace(worst, index=unravel(int(places[worst.index[0]]), ref.shape))
@@ -79,100 +85,105 @@ def _of_sample(
         return whole
     norms, old = norms_of(new), ref.norms
     if norms.nonfinite != old.nonfinite:
-        said = f"{norms.nonfinite} NaN or infinite elements, recorded {old.nonfinite}"
-        return replace(whole, status="nonfinite", message=said)
+        message = f"{norms.nonfinite} NaN or infinite elements, recorded {old.nonfinite}"
+        return replace(whole, status="nonfinite", message=message)
     extremes = ((norms.lowest, old.lowest), (norms.highest, old.highest), (norms.rms, old.rms))
     unit = old.rms if limit.scaled else 1.0
     room = limit.atol * unit + limit.rtol * max(abs(old.lowest), abs(old.highest))
     room = max(room, NOISE_FACTOR * noise.get("max_abs", 0.0))
     if limit.min_cosine is None and any(abs(a - b) > room for a, b in extremes):
-        said = "sampled elements agree, but the range or rms of all elements does not"
-        return replace(whole, status="differs", message=said)
+        message = "sampled elements agree, but the range or rms of all elements does not"
+        return replace(whole, status="differs", message=message)
     return whole
 
 
 def _unravelled(result: OutputResult, worst: Worst | None) -> OutputResult:
-    said = result.message
+    """Return the result of a sample with the index that its worst element has in the whole."""
+    message = result.message
     if result.worst is not None and worst is not None:
-        said = said.replace(str(list(result.worst.index)), str(list(worst.index)))
-    return replace(result, worst=worst, sampled=True, message=said)
+        message = message.replace(str(list(result.worst.index)), str(list(worst.index)))
+    return replace(result, worst=worst, sampled=True, message=message)
 
 
-def _judged(
+def _compare_elements(
     result: OutputResult,
     ref: Array,
     new: Array,
     norms: Norms | None,
-    limit: OutputTolerance,
     noise: Mapping[str, float],
 ) -> OutputResult:
-    """Fill in the numbers and the status of two flat arrays."""
+    """Fill in the numbers and the status of two flat arrays; norms: of all the reference."""
     old_dtype, new_dtype = dtype_of_numpy(ref.dtype), dtype_of_numpy(new.dtype)
-    exact = diff_statistics.is_exact(old_dtype, new_dtype)
-    rms = norms.rms if norms is not None else 0.0
+    exact = statistics.is_exact(old_dtype, new_dtype)
+    limit, rms = result.tolerance, norms.rms if norms is not None else 0.0
     unit = rms if limit.scaled else 1.0
-    atol = limit.atol * unit
-    by_angle = limit.min_cosine is not None
-    meter = Meter(old_dtype, new_dtype, diff_statistics.ElementTolerance(limit.rtol, atol))
+    meter = Meter(old_dtype, new_dtype, statistics.ElementTolerance(limit.rtol, limit.atol * unit))
     meter.add(0, ref, new)
-    tally = meter.statistics
-    worst = None
-    if tally.worst is not None:
-        index = (
-            result.shape if result.shape and len(ref) == math.prod(result.shape) else (len(ref),)
-        )
-        worst = Worst(unravel(tally.worst[1], index), *tally.worst[2:])
-    needed = None if exact else _needed(ref, new, unit) if tally.n_diff else 0.0
+    counts = meter.statistics
+    needed = None if exact else _needed(ref, new, unit) if counts.n_diff else 0.0
     result = replace(
         result,
-        n=tally.n,
-        n_bad=tally.n_outside,
-        max_abs=tally.max_abs,
-        max_rel=tally.max_rel,
-        max_ulp=tally.max_ulp if meter.ulps else None,
-        cosine=None if norms is None else cosine_of(tally) if tally.n_diff else 1.0,
+        n=counts.n,
+        n_bad=counts.n_outside,
+        max_abs=counts.max_abs,
+        max_rel=counts.max_rel,
+        max_ulp=counts.max_ulp if meter.ulps else None,
+        cosine=None if norms is None else cosine_of(counts) if counts.n_diff else 1.0,
         rms=rms,
-        needed=math.inf if tally.nonfinite and not exact else needed,
-        worst=worst,
+        needed=math.inf if counts.nonfinite and not exact else needed,
+        worst=_worst(counts, result.shape, len(ref)),
     )
-    largest = max(abs(norms.lowest), abs(norms.highest)) if norms is not None else 0.0
-    if not tally.n_diff:
+    if not counts.n_diff:
         return replace(result, status="equal", message="equal")
-    if tally.nonfinite:
-        return replace(result, status="nonfinite", message=_nonfinite(tally.nonfinite, result))
+    if counts.nonfinite:
+        return replace(result, status="nonfinite", message=_nonfinite(counts.nonfinite, result))
     if exact:
         return replace(result, message=_far(result))
-    if by_angle:
-        return _by_angle(result, tally)
-    if not tally.n_outside:
-        room = atol + limit.rtol * largest
-        if room > MEANINGLESS * largest * (1 + 1e-9):
-            said = (
-                f"any value would do: the tolerance of {number(room)} is "
-                f"{number(room / largest) if largest else 'inf'} of the largest value"
-            )
-            return replace(result, status="meaningless", message=said)
-        return replace(result, status="within", message=_near(result))
+    if limit.min_cosine is not None:
+        return _by_angle(result, counts)
+    if not counts.n_outside:
+        return _within(result, unit, norms)
+    # outside of the tolerance, but perhaps no further than the model's own runs are apart
     floor = NOISE_FACTOR * float(noise.get("max_abs", 0.0))
     if floor and not _outside(ref, new, limit, unit, floor, result.dtype):
-        said = f"{_near(result)}; within {NOISE_FACTOR:g} times the noise recorded"
-        return replace(result, status="noise", message=said)
+        message = f"{_near(result)}; within {NOISE_FACTOR:g} times the noise recorded"
+        return replace(result, status="noise", message=message)
     return replace(result, message=_far(result))
 
 
-def _by_angle(result: OutputResult, tally: diff_statistics.DiffStatistics) -> OutputResult:
+def _worst(counts: statistics.DiffStatistics, shape: tuple[int, ...], size: int) -> Worst | None:
+    """Return the element furthest outside; by its flat place where `size` is not the shape's."""
+    if counts.worst is None:
+        return None
+    whole = shape if shape and size == math.prod(shape) else (size,)
+    return Worst(unravel(counts.worst[1], whole), *counts.worst[2:])
+
+
+def _within(result: OutputResult, unit: float, norms: Norms | None) -> OutputResult:
+    """Judge elements that are all within the tolerance, unless that lets anything pass."""
+    limit = result.tolerance
+    largest = max(abs(norms.lowest), abs(norms.highest)) if norms is not None else 0.0
+    room = limit.atol * unit + limit.rtol * largest
+    if room <= MEANINGLESS * largest * (1 + 1e-9):
+        return replace(result, status="within", message=_near(result))
+    share = number(room / largest) if largest else "inf"
+    message = f"any value would do: the tolerance of {number(room)} is {share} of the largest value"
+    return replace(result, status="meaningless", message=message)
+
+
+def _by_angle(result: OutputResult, counts: statistics.DiffStatistics) -> OutputResult:
     """Judge a quantised output by its angle and its ratio of signal to noise."""
-    ratio = tally.sum_sq_old.over(tally.sum_sq_diff)
+    ratio = counts.sum_sq_old.over(counts.sum_sq_diff)
     least = result.tolerance.min_cosine or 0.0
-    good = result.cosine is not None and result.cosine >= least and ratio >= _MIN_SNR
-    decibel = 10 * math.log10(ratio) if ratio > 0 else -math.inf
+    passes = result.cosine is not None and result.cosine >= least and ratio >= _MIN_SNR
+    decibels = 10 * math.log10(ratio) if ratio > 0 else -math.inf
     cosine = "none" if result.cosine is None else f"{result.cosine:.6g}"
-    said = f"cosine {cosine}, signal to noise {decibel:.3g} dB"
+    message = f"cosine {cosine}, signal to noise {decibels:.3g} dB"
     return replace(
         result,
-        status="within" if good else "differs",
-        n_bad=0 if good else result.n_bad,
-        message=said,
+        status="within" if passes else "differs",
+        n_bad=0 if passes else result.n_bad,
+        message=message,
     )
 
 
@@ -222,22 +233,22 @@ def _argmax_agreement(ref: Array, new: Array) -> float | None:
     step = max(1, _STEP // ref.shape[-1])
     agree = 0
     for start in range(0, rows, step):
-        one, two = (x[start : start + step].astype(np.float64) for x in (a, b))
-        agree += int(np.count_nonzero(one.argmax(axis=-1) == two.argmax(axis=-1)))
+        old, late = (x[start : start + step].astype(np.float64) for x in (a, b))
+        agree += int(np.count_nonzero(old.argmax(axis=-1) == late.argmax(axis=-1)))
     return float(agree / rows)
 
 
-def noise(ref: Array, runs: Sequence[Array]) -> dict[str, Any] | None:
+def noise_between(ref: Array, runs: Sequence[Array]) -> dict[str, Any] | None:
     """Return how far repeated runs were from the first; None for text and for other shapes."""
     dtype = dtype_of_numpy(ref.dtype)
     if kind(dtype) in ("string", "opaque") or not ref.size:
         return None
-    total = diff_statistics.DiffStatistics()
+    total = statistics.DiffStatistics()
     ulps = False
     for run in runs:
         if run.shape != ref.shape or run.dtype != ref.dtype:
             return None
-        meter = Meter(dtype, dtype, diff_statistics.EXACT)
+        meter = Meter(dtype, dtype, statistics.EXACT)
         meter.add(0, ref.reshape(-1), run.reshape(-1))
         total.join(meter.statistics)
         ulps = meter.ulps

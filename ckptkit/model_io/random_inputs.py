@@ -47,7 +47,7 @@ def random_inputs(
     words: Sequence[str | bytes] = (),
     int_high: int | None = None,
 ) -> dict[str, Array]:
-    """Return one array per input.
+    """Draw one array per input.
 
     The first axis gets `batch` examples where its length is free, other free axes get `size`.
     Floats are near a normal distribution (a sum of four uniform numbers, at most 3.5 in size)
@@ -88,7 +88,7 @@ def candidate_inputs(
     """
     before: list[list[dict[str, Array]]] = []
     for size, high in CANDIDATE_SIZES:
-        drawn = [
+        cases_drawn = [
             random_inputs(
                 inputs,
                 seed=seed + number,
@@ -100,10 +100,10 @@ def candidate_inputs(
             )
             for number in range(cases)
         ]
-        if any(_same(drawn, earlier) for earlier in before):
+        if any(_same(cases_drawn, earlier) for earlier in before):
             continue  # nothing was left open: it would be refused again
-        before.append(drawn)
-        yield drawn
+        before.append(cases_drawn)
+        yield cases_drawn
 
 
 def _same(one: Sequence[Mapping[str, Array]], two: Sequence[Mapping[str, Array]]) -> bool:
@@ -152,16 +152,16 @@ def _draw(
     count = math.prod(shape)
     if count > MAX_DRAWN:
         raise UsageError(f"input {info.name!r} would have {count:,} elements")
-    what = kind(info.dtype)
-    if what == "string":
+    family = kind(info.dtype)
+    if family == "string":
         flat = _texts(stream, count, words)
-    elif what == "float":
+    elif family == "float":
         flat = _floats(info, stream, count, ranges.get(info.name))
-    elif what in ("int", "uint"):
+    elif family in ("int", "uint"):
         flat = _integers(info, stream, count, ranges.get(info.name), int_high)
-    elif what == "bool":
+    elif family == "bool":
         flat = stream.below(count, 2).astype(bool)
-    elif what == "complex":
+    elif family == "complex":
         flat = (_normal(stream, count) + 1j * _normal(stream, count)).astype(info.dtype)
     else:
         raise UsageError(
@@ -250,8 +250,8 @@ def _texts(stream: _Stream, count: int, words: Sequence[str | bytes]) -> Array:
     """Return texts in which as many of the words occur as fit, the first and last among them."""
     import numpy as np
 
-    known = [word.encode() if isinstance(word, str) else bytes(word) for word in words or _WORDS]
-    texts = list(_choose_texts(count, list(dict.fromkeys(known))))
+    encoded = [word.encode() if isinstance(word, str) else bytes(word) for word in words or _WORDS]
+    texts = list(_choose_texts(count, list(dict.fromkeys(encoded))))
     ranks = np.argsort(stream.uniform(count), kind="stable")
     flat = np.empty(count, object)
     for text, place in zip(texts, ranks, strict=True):
@@ -299,17 +299,17 @@ def fit_inputs(arrays: Mapping[str, Any], inputs: Sequence[TensorInfo]) -> dict[
     """
     from ckptkit.model_io.array_files import as_array
 
-    given = {name: as_array(value) for name, value in arrays.items()}
+    values = {name: as_array(value) for name, value in arrays.items()}
     names = [info.name for info in inputs]
-    if set(given) == {""} and len(names) == 1:
-        given = {names[0]: given[""]}
-    missing = [name for name in names if name not in given]
-    unknown = [name for name in given if name not in names]
+    if set(values) == {""} and len(names) == 1:
+        values = {names[0]: values[""]}
+    missing = [name for name in names if name not in values]
+    unknown = [name for name in values if name not in names]
     if missing or unknown:
-        said = [f"no value for {', '.join(missing)}"] if missing else []
-        said += [f"no input is called {', '.join(map(repr, unknown))}"] if unknown else []
-        raise UsageError("; ".join(said), hint=f"inputs: {', '.join(names) or 'none'}")
-    return {info.name: _fitted(info, given[info.name]) for info in inputs}
+        problems = [f"no value for {', '.join(missing)}"] if missing else []
+        problems += [f"no input is called {', '.join(map(repr, unknown))}"] if unknown else []
+        raise UsageError("; ".join(problems), hint=f"inputs: {', '.join(names) or 'none'}")
+    return {info.name: _fitted(info, values[info.name]) for info in inputs}
 
 
 def _fitted(info: TensorInfo, array: Array) -> Array:

@@ -50,7 +50,7 @@ class Sample:
 
 
 def sample(array: Array, seed: int, count: int = SAMPLED) -> Sample:
-    """Return a sample of at most `count` elements of an array made by `_arrays.as_array`."""
+    """Return a sample of at most `count` elements of an array that `as_array` made."""
     dtype = dtype_of_numpy(array.dtype)
     places = places_of(array.size, min(count, array.size), seed)
     numeric = kind(dtype) not in ("string", "opaque")

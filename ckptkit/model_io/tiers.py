@@ -179,7 +179,7 @@ def _crossings(one: Environment, other: Environment) -> list[str]:
     for key, words in _SWITCHES.items():
         a, b = one.get(key), other.get(key)
         if key in one and key in other and a != b:
-            found.append(_said(words, a, b))
+            found.append(_difference(words, a, b))
     old, new = one.get("versions") or {}, other.get("versions") or {}
     for package in sorted(set(old) & set(new) - _PASSIVE):
         a, b = _minor(str(old[package])), _minor(str(new[package]))
@@ -188,7 +188,7 @@ def _crossings(one: Environment, other: Environment) -> list[str]:
     return found
 
 
-def _said(words: str, a: object, b: object) -> str:
+def _difference(words: str, a: object, b: object) -> str:
     if isinstance(a, bool) or isinstance(b, bool):
         return f"{words} on one side"
     return f"{words} {a} against {b}"

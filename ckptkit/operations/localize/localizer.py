@@ -268,11 +268,9 @@ class Localizer:
             yield here, self._measured(here, both.known[there], both.mine[here])
 
     def _measured(self, name: str, ref: Any, new: Any) -> OutputResult:
-        from ckptkit.model_io import measure as _output_measure
+        from ckptkit.model_io.measure import comparable_form, compare_output
 
-        return _output_measure.measure(
-            name, _output_measure.kept(ref), _as_array(new), self.tolerance, {}
-        )
+        return compare_output(name, comparable_form(ref), _as_array(new), self.tolerance, {})
 
     def _rows(
         self,

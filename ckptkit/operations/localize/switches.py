@@ -104,13 +104,11 @@ def _fine(result: OutputResult) -> bool:
 def _results(
     outputs: Mapping[str, Any], mine: Mapping[str, Any], tolerance: Chooser
 ) -> list[OutputResult]:
-    from ckptkit.model_io import measure as _output_measure
     from ckptkit.model_io.array_files import as_array
+    from ckptkit.model_io.measure import comparable_form, compare_output
 
     return [
-        _output_measure.measure(
-            name, _output_measure.kept(ref), as_array(mine[name]), tolerance, {}
-        )
+        compare_output(name, comparable_form(ref), as_array(mine[name]), tolerance, {})
         if name in mine
         else OutputResult(name, "missing")
         for name, ref in outputs.items()

@@ -93,6 +93,11 @@ class Layer:
     fused: tuple[str, ...] = ()
 
     @property
+    def result(self) -> OutputResult | None:
+        """The comparison that says most: isolated where that was measured, else propagated."""
+        return self.isolated if self.isolated is not None else self.propagated
+
+    @property
     def added(self) -> float:
         """What it adds to the difference, in the unit of `OutputResult.needed`.
 
@@ -108,7 +113,7 @@ class Layer:
     @property
     def is_beyond(self) -> bool:
         """Whether what it adds is more than the tolerance allows."""
-        result = self.isolated or self.propagated
+        result = self.result
         return result is not None and not _passes(result) and self.added > 0
 
     @property

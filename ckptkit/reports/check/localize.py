@@ -85,7 +85,7 @@ def _first(name: str) -> str:
 
 
 def _cells(layer: Layer) -> tuple[str, ...]:
-    result = layer.isolated or layer.propagated
+    result = layer.result
     allowed = max(result.tolerance.rtol, result.tolerance.atol) if result is not None else 0.0
     others = f" +{len(layer.fused)}" if layer.fused else ""
     return (
@@ -117,7 +117,7 @@ def _about(layer: Layer) -> Iterator[str]:
     if layer.output is not None:
         yield f"  output of the reference: {_stats(layer.output[0])}"
         yield f"  output here: {_stats(layer.output[1])}"
-    result = layer.isolated or layer.propagated
+    result = layer.result
     if result is not None and result.worst is not None:
         worst = result.worst
         yield (

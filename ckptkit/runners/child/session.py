@@ -244,7 +244,7 @@ def largest_gap(
         The largest difference as the tolerance that it needs (0 to the bit, MAX_GAP at most), and
         whether an output is further off than its tolerance.
     """
-    from ckptkit.model_io import measure as _output_measure
+    from ckptkit.model_io.measure import compare_output
     from ckptkit.model_io.tiers import OutputTolerance
 
     def limit(name: str, _dtype: str) -> OutputTolerance:
@@ -252,7 +252,7 @@ def largest_gap(
 
     largest, exceeds = 0.0, False
     for name, ref in reference.items():
-        result = _output_measure.measure(name, as_array(ref), as_array(new[name]), limit, {})
+        result = compare_output(name, as_array(ref), as_array(new[name]), limit, {})
         if result.status == "equal":
             continue
         largest = max(largest, MAX_GAP if result.needed is None else result.needed)
