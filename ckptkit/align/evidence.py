@@ -9,13 +9,13 @@ from functools import cached_property
 
 from ckptkit.align.numbered_names import disordered, match_names, without_counters
 from ckptkit.align.rules import Rule, apply_rules
+from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet
 from ckptkit.checkpoint.naming import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
 _NAMELESS = re.compile(r"/vars/\d+$")
 _PRIVATE = re.compile(r"(?:^|(?<=/))_+(?=[a-z])")
-_SLOT_NAMES = {"momentum": "m", "momentums": "m", "velocity": "v", "velocitys": "v"}
 _COUNTER_NAMES = {"iter": "iterations", "_iterations": "iterations", "iteration": "iterations"}
 
 
@@ -100,6 +100,7 @@ class Aligner:
     # -- evidence, strongest first ----------------------------------------------------------------
 
     def _by_key(self) -> None:
+        """Pair equal keys, but for those that number something and may number it otherwise."""
         counted = self._counted_keys()
         for key in self._free()[0]:
             if key not in self.right or key in self.new.owners or key in counted:
@@ -125,6 +126,7 @@ class Aligner:
         }
 
     def _by_alias(self) -> None:
+        """Pair keys that share an object path, then those that share one but for underscores."""
         left, right = self._free()
         self._by_paths(
             {key: self.old.paths[key] for key in left},
@@ -132,7 +134,8 @@ class Aligner:
             "alias",
         )
         left, right = self._free()
-        self._by_paths(  # Keras turned `kernel` into a property over `_kernel`
+        # Keras turned `kernel` into a property over `_kernel`.
+        self._by_paths(
             _below({key: self.old.paths[key] for key in left if key in self.old.weights}, ""),
             _below({key: self.new.paths[key] for key in right if key in self.new.weights}, ""),
             "alias",
@@ -160,6 +163,7 @@ class Aligner:
             {k: self.old.paths[k] for k in left if k in self.old.weights},
             {k: self.new.paths[k] for k in right if k in self.new.weights},
         )
+        # The two roots with most pairs, and of several with as many the ones nearest to the top.
         best: tuple[int, int, str, str] | None = None
         for left_head in _heads(sides[0], weights):
             for right_head in _heads(sides[1], weights):
@@ -172,12 +176,14 @@ class Aligner:
                     best = rank
         if best is None or best[0] * 2 <= weights:
             return
+        # The weights below these roots first, then everything else that is below them.
         self._by_paths(_below(sides[0], best[2]), _below(sides[1], best[3]), "path")
         left, right = self._free()
         rest = {k: self.old.paths[k] for k in left}, {k: self.new.paths[k] for k in right}
         self._by_paths(_below(rest[0], best[2]), _below(rest[1], best[3]), "path")
 
     def _by_names(self) -> None:
+        """Pair by full names and readable names, then by what short names have in common."""
         full: Callable[[Naming], str] = lambda naming: naming.full_name or ""  # noqa: E731
         name: Callable[[Naming], str] = lambda naming: naming.name  # noqa: E731
         for left_name, right_name, evidence in (
@@ -193,6 +199,7 @@ class Aligner:
             {key: _labels(self.new, key) for key in right},
             "name",
         )
+        # Names that differ in what is between their ends, or that a file without config lacks.
         self._by_type_and(_ends, _abridges)
         self._by_type_and(_layer, _either_nameless)
 
@@ -203,10 +210,10 @@ class Aligner:
         groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
         for at, (side, keys) in enumerate(zip((self.old, self.new), self._free(), strict=True)):
             for key in keys:
-                found = label(side.names[key].name) if key in side.weights else None
-                if found is not None:
+                label_of_key = label(side.names[key].name) if key in side.weights else None
+                if label_of_key is not None:
                     spec = side.specs[key]
-                    group = found, spec.dtype, spec.shape
+                    group = label_of_key, spec.dtype, spec.shape
                     groups.setdefault(group, ([], []))[at].append(key)
         for left, right in groups.values():
             if len(left) == len(right) == 1:
@@ -220,6 +227,7 @@ class Aligner:
         left = _unique(self._free()[0], self.old, left_name)
         right = _unique(self._free()[1], self.new, right_name)
         matches = match_names(left, right, self._fit)
+        # Where counters in names and the order of layers disagree, only equal contents decide.
         wrong = disordered(
             matches,
             ({k: n for n, k in left.items()}, {k: n for n, k in right.items()}),
@@ -257,6 +265,7 @@ class Aligner:
     def _decide_group(self, left: list[str], right: list[str]) -> None:
         if not left or not right:
             return
+        # By content, where it is unique in the group; then, of what is left, one against one.
         contents = defaultdict(list)
         for key in right:
             contents[self.new.content(key)].append(key)
@@ -324,25 +333,32 @@ def _either_nameless(left: str, right: str) -> bool:
 
 def _unique(keys: Iterable[str], side: TensorSet, name: Callable[[Naming], str]) -> dict[str, str]:
     """Return {name: key} for the names that only one key has."""
-    found: dict[str, list[str]] = defaultdict(list)
+    keys_by_name: dict[str, list[str]] = defaultdict(list)
     for key in keys:
-        found[name(side.names[key])].append(key)
-    return {label: same[0] for label, same in found.items() if label and len(same) == 1}
+        keys_by_name[name(side.names[key])].append(key)
+    return {
+        label: same_name[0]
+        for label, same_name in keys_by_name.items()
+        if label and len(same_name) == 1
+    }
 
 
 def _shared_paths(
     left: Mapping[str, Iterable[str]], right: Mapping[str, Iterable[str]]
 ) -> list[tuple[str, str]]:
     """Return the pairs of keys that share a path, where each is the other's only one."""
-    at = {path: key for key, paths in right.items() for path in paths}
-    found = {key: {at[path] for path in paths if path in at} for key, paths in left.items()}
-    back = Counter(other for others in found.values() for other in others)
+    right_by_path = {path: key for key, paths in right.items() for path in paths}
+    partners = {
+        key: {right_by_path[path] for path in paths if path in right_by_path}
+        for key, paths in left.items()
+    }
+    times_found = Counter(other for others in partners.values() for other in others)
     return [
         (key, other)
-        for key, others in found.items()
+        for key, others in partners.items()
         if len(others) == 1
         for other in others
-        if back[other] == 1
+        if times_found[other] == 1
     ]
 
 
@@ -365,42 +381,3 @@ def _below(paths: Mapping[str, Iterable[str]], head: str) -> dict[str, list[str]
         key: [_PRIVATE.sub("", path[len(head) :]) for path in key_paths if path.startswith(head)]
         for key, key_paths in paths.items()
     }
-
-
-def slots_of(
-    old: TensorSet,
-    new: TensorSet,
-    pairs: Iterable[Match],
-    free: tuple[Iterable[str], Iterable[str]],
-) -> list[Match]:
-    """Pair the slots and averages of paired variables, by the slot's name."""
-    partner = {match.old: match.new for match in pairs}
-    groups: dict[tuple[str, str, str], tuple[list[str], list[str]]] = {}
-    free = set(free[0]), set(free[1])
-    for at, side in enumerate((old, new)):
-        for key, owner in side.owners.items():
-            to = partner.get(owner) if at == 0 else owner
-            if key in free[at] and to is not None:
-                naming = side.names[key]
-                kind = _SLOT_NAMES.get(naming.slot or "", naming.slot or "")
-                groups.setdefault((to, naming.role, kind), ([], []))[at].append(key)
-    found: list[Match] = []
-    for left, right in groups.values():
-        if len(left) == len(right) == 1:
-            found.append(Match(left[0], right[0], "variable"))
-            continue
-        # Two optimizers train one variable.  A neutral file names no optimizers, but slots exactly:
-        # Adam's `m` and Momentum's `momentum`.
-        optimizers = {new.names[key].optimizer: key for key in right}
-        exact = {new.names[key].slot: key for key in right}
-        unnamed = {old.names[key].optimizer for key in left} == {None} or {*optimizers} == {None}
-        distinct = (
-            len({old.names[key].slot for key in left}) == len(left) == len(right) == len(exact)
-        )
-        for key in left:
-            optimizer, slot = old.names[key].optimizer, old.names[key].slot
-            if optimizer is not None and optimizer in optimizers:
-                found.append(Match(key, optimizers.pop(optimizer), "variable"))
-            elif unnamed and distinct and slot in exact:
-                found.append(Match(key, exact[slot], "variable"))
-    return found

@@ -21,8 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ckptkit.align.evidence import Aligner, slots_of
+from ckptkit.align.evidence import Aligner
 from ckptkit.align.rules import Rule
+from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet, constant_digests
 
 __all__ = [

@@ -64,9 +64,9 @@ def _tree(names: Mapping[str, str]) -> _Tree:
 
 
 def _match(old: _Tree, new: _Tree, fit: Fit, renumbered: bool) -> list[NameMatch]:
-    found: list[NameMatch] = []
+    matches: list[NameMatch] = []
     if old.key is not None and new.key is not None:
-        found.append(NameMatch(old.key, new.key, renumbered))
+        matches.append(NameMatch(old.key, new.key, renumbered))
     for left, right in _families(old, new):
         as_named = [
             match
@@ -75,7 +75,7 @@ def _match(old: _Tree, new: _Tree, fit: Fit, renumbered: bool) -> list[NameMatch
             for match in _match(node, right[name], fit, renumbered)
         ]
         if left.keys() == right.keys() or not left or not right:
-            found += as_named
+            matches += as_named
             continue
         by_number = [
             match
@@ -84,8 +84,8 @@ def _match(old: _Tree, new: _Tree, fit: Fit, renumbered: bool) -> list[NameMatch
                 left[left_name], right[right_name], fit, renumbered or left_name != right_name
             )
         ]
-        found += by_number if _score(by_number, fit) > _score(as_named, fit) else as_named
-    return found
+        matches += by_number if _score(by_number, fit) > _score(as_named, fit) else as_named
+    return matches
 
 
 def _families(old: _Tree, new: _Tree) -> Iterable[tuple[dict[str, _Tree], dict[str, _Tree]]]:
@@ -115,12 +115,12 @@ def places(paths: Iterable[str]) -> dict[str, int]:
     `model/layer-3/kernel` lies at 3 of `model/layer-#`, `a/_operations/3/w` at 3 of
     `a/_operations/#`.
     """
-    found: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for path in paths:
         match = _NUMBER.search(path)
         if match:
-            found.setdefault(path[: match.start()] + "#", int(match[1]))
-    return found
+            positions.setdefault(path[: match.start()] + "#", int(match[1]))
+    return positions
 
 
 def disordered(

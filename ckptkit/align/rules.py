@@ -108,7 +108,7 @@ def apply_rules(
     NEW has the name it gives.  Raises UsageError when two tensors are sent to one.
     """
     target = by_label(new)
-    taken: dict[str, tuple[str, str]] = {}
+    sender: dict[str, tuple[str, str]] = {}
     used: set[str] = set()
     for key, names in old.items():
         decision = _apply(rules, names, target)
@@ -116,14 +116,14 @@ def apply_rules(
             continue
         new_key, text = decision
         used.add(text)
-        if new_key in taken:
-            both = f"{_label(old, taken[new_key][0])} and {_label(old, key)}"
+        if new_key in sender:
+            both = f"{_label(old, sender[new_key][0])} and {_label(old, key)}"
             raise UsageError(
                 f"rename rules send both {both} to {_label(new, new_key)}",
                 hint="make the rules tell them apart",
             )
-        taken[new_key] = key, text
-    pairs = tuple((key, new_key, text) for new_key, (key, text) in taken.items())
+        sender[new_key] = key, text
+    pairs = tuple((key, new_key, text) for new_key, (key, text) in sender.items())
     return RuleMatches(pairs, tuple(rule.text for rule in rules if rule.text not in used))
 
 

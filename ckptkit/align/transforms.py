@@ -100,8 +100,8 @@ class ReorderBlocks(NamedTuple):
 
         size = _block_size(self, array.shape, self.axis, len(self.old))
         starts = [self.old.index(letter) * size for letter in self.new]
-        pieces = [_cut(array, self.axis, start, start + size) for start in starts]
-        return np.concatenate(pieces, axis=self.axis)
+        blocks = [_cut(array, self.axis, start, start + size) for start in starts]
+        return np.concatenate(blocks, axis=self.axis)
 
     def inverse(self, shape: Shape) -> Step:
         return ReorderBlocks(self.new, self.old, self.axis)
@@ -206,11 +206,11 @@ class Transform(NamedTuple):
 
     def inverse(self, shape: Shape) -> Transform:
         """Return the transform that undoes this one, which was applied to a tensor of `shape`."""
-        found: list[Step] = []
+        steps: list[Step] = []
         for step in self.steps:
-            found.append(step.inverse(shape))
+            steps.append(step.inverse(shape))
             shape = step.shape(shape)
-        return Transform(tuple(reversed(found)))
+        return Transform(tuple(reversed(steps)))
 
 
 def parse_transform(texts: Sequence[str]) -> Transform:

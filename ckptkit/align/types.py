@@ -60,13 +60,13 @@ class TensorSet:
 
         The keys of a name-based file are names, not paths.
         """
-        found: dict[str, list[str]] = {key: [] for key in self.keys}
+        paths_by_key: dict[str, list[str]] = {key: [] for key in self.keys}
         for key in self.specs:
             original = self.duplicates.get(key, key)
-            if original in found:
+            if original in paths_by_key:
                 object_path = [key.removesuffix(_SUFFIX)] if key.endswith(_SUFFIX) else []
-                found[original] += [*object_path, *self.names[key].aliases]
-        return {key: tuple(dict.fromkeys(paths)) for key, paths in found.items()}
+                paths_by_key[original] += [*object_path, *self.names[key].aliases]
+        return {key: tuple(dict.fromkeys(paths)) for key, paths in paths_by_key.items()}
 
     @cached_property
     def owners(self) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.convert.api import MismatchError
 
 # options that `plan` and `convert` take as they are
-_TAKEN = (
+_COMMON_OPTIONS = (
     *("to", "like", "model", "root", "names", "weights_only", "casts", "ema", "shard_size"),
     *("allow_missing", "allow_unused", "allow_renamed", "timeout_s"),
 )
@@ -116,7 +116,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     from ckptkit.operations.convert.api import MismatchError, convert, plan, write_inverse
     from ckptkit.reports import plan as report
 
-    asked = _asked(options)
+    keywords = _keywords(options)
     if options["receipt"] or options["inverse"]:
         from ckptkit.operations.input_files import code_file, refuse_inputs
 
@@ -124,16 +124,16 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         refuse_inputs([options["receipt"], options["inverse"]], read)
     sources, lost = _sources(src, options)
     if options["dry_run"]:
-        planned = plan(sources, dst, **asked)
+        conversion = plan(sources, dst, **keywords)
         if options["inverse"]:
-            write_inverse(planned, Path(options["inverse"]), overwrite=options["overwrite"])
-        echo_lines(report.plan_lines(planned, options["fmt"]))
+            write_inverse(conversion, Path(options["inverse"]), overwrite=options["overwrite"])
+        echo_lines(report.plan_lines(conversion, options["fmt"]))
         if bare:
-            echo_lines(report.plan_remarks(planned), err=True)
-        ctx.exit(1 if planned.problems or lost else 0)
+            echo_lines(report.plan_remarks(conversion), err=True)
+        ctx.exit(1 if conversion.problems or lost else 0)
     try:
         with threads(options["jobs"]) as executor, progress("proven") as bar:
-            done = convert(
+            receipt = convert(
                 sources,
                 dst,
                 overwrite=options["overwrite"],
@@ -143,16 +143,16 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 digests=options["fmt"] == "json",
                 executor=executor,
                 progress=bar,
-                **asked,
+                **keywords,
             )
     except MismatchError as error:
-        _say_misfit(error, options["fmt"])
+        _report_mismatch(error, options["fmt"])
         ctx.exit(error.exit_code)
-    echo_lines(report.receipt_lines(done, options["fmt"]))
-    ctx.exit(done.exit_code or int(lost))
+    echo_lines(report.receipt_lines(receipt, options["fmt"]))
+    ctx.exit(receipt.exit_code or int(lost))
 
 
-def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+def _keywords(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `plan` and `convert` are both asked for."""
     from ckptkit.align.rules import parse_rule, read_rules
 
@@ -160,11 +160,11 @@ def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
         rule for path in options["map_from"] for rule in read_rules(Path(path), transforms=True)
     ]
     rules += [parse_rule(text, transforms=True) for text in options["maps"]]
-    asked = {name: options[name] for name in _TAKEN}
-    return {**asked, "rules": rules, "drop_roles": flat(options["drop_roles"])}
+    keywords = {name: options[name] for name in _COMMON_OPTIONS}
+    return {**keywords, "rules": rules, "drop_roles": flat(options["drop_roles"])}
 
 
-def _say_misfit(error: MismatchError, fmt: str) -> None:
+def _report_mismatch(error: MismatchError, fmt: str) -> None:
     """Name what does not fit: on stderr, and as JSON where that was asked for."""
     from ckptkit.reports.plan import refusal_lines
     from ckptkit.reports.text import printable
