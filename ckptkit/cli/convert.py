@@ -39,7 +39,7 @@ _FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "np
 @click.option("--root", metavar="NAME", help="Put the object graph under a child of a new root.")
 @click.option(
     "--map",
-    "maps",
+    "rules",
     multiple=True,
     metavar="RE=>REPL",
     help="Rename SRC before pairing; 'RE=>REPL | transpose' and the like move values, too.",
@@ -159,7 +159,7 @@ def _keywords(options: Mapping[str, Any]) -> dict[str, Any]:
     rules = [
         rule for path in options["map_from"] for rule in read_rules(Path(path), transforms=True)
     ]
-    rules += [parse_rule(text, transforms=True) for text in options["maps"]]
+    rules += [parse_rule(text, transforms=True) for text in options["rules"]]
     keywords = {name: options[name] for name in _COMMON_OPTIONS}
     return {**keywords, "rules": rules, "drop_roles": flat(options["drop_roles"])}
 
@@ -171,7 +171,10 @@ def _report_mismatch(error: MismatchError, fmt: str) -> None:
 
     if fmt == "json":
         echo_lines(refusal_lines(error))
-    for line in error.lines():
+    lines = error.lines()
+    if len(error.problems) > len(lines):
+        lines.append("hint: --dry-run lists all of them")
+    for line in lines:
         click.echo(f"ckptkit: {printable(line)}", err=True)
 
 

@@ -60,7 +60,9 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option("--full", is_flag=True, help="One row per tensor, equal ones too.")
 @click.option("--stat", is_flag=True, help="One row per layer.")
 @click.option("--label", multiple=True, metavar="TEXT", help="What to call OLD; given again, NEW.")
-@click.option("--map", "maps", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing.")
+@click.option(
+    "--map", "rules", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing."
+)
 @click.option(
     "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
 )
@@ -143,7 +145,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     from ckptkit.operations.tolerance_rules import read_tolerances
 
     rules = [rule for path in options["map_from"] for rule in read_rules(Path(path))]
-    rules += [parse_rule(text) for text in options["maps"]]
+    rules += [parse_rule(text) for text in options["rules"]]
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
     with threads(options["jobs"]) as executor, progress("compared") as report:

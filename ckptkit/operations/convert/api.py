@@ -42,6 +42,7 @@ from ckptkit.operations.convert.receipt import (
 )
 from ckptkit.operations.convert.value_stores import Cast, parse_cast, parse_size
 from ckptkit.operations.input_files import files_read, refuse_inputs
+from ckptkit.wording import say
 
 __all__ = [
     "FORMS",
@@ -250,7 +251,7 @@ class _ConvertRequest:
         timeout_s: float,
     ) -> None:
         if like is not None and model is not None:
-            raise UsageError("--like and --model exclude each other")
+            raise UsageError(say("‹like› and ‹model› exclude each other"))
         self.sources, self.like, self.options = sources, like, options
         self.timeout_s = timeout_s
         self.target = target_of(dst, to, like.store if like is not None else None)
@@ -259,7 +260,9 @@ class _ConvertRequest:
         if options.shard_size is not None:
             is_cut = self.target.form in ("checkpoint", "safetensors") and self.model is None
             if not is_cut:
-                raise UsageError(f"--shard-size: this {self.target.form} is not cut into shards")
+                raise UsageError(
+                    say(f"‹shard_size›: this {self.target.form} is not cut into shards")
+                )
             self.target = self.target.as_set()
 
     def files(self) -> list[Path]:

@@ -47,9 +47,9 @@ class PlanBuilder:
     template: Checkpoint | None = None
 
     def __post_init__(self) -> None:
-        self.missing = Allowance("--allow-missing", self.options.allow_missing)
-        self.unused = Allowance("--allow-unused", self.options.allow_unused)
-        self.renamed = Allowance("--allow-renamed", self.options.allow_renamed)
+        self.missing = Allowance("allow_missing", self.options.allow_missing)
+        self.unused = Allowance("allow_unused", self.options.allow_unused)
+        self.renamed = Allowance("allow_renamed", self.options.allow_renamed)
 
     def plan(self) -> Plan:
         """Return the plan; raises UsageError for relaxations and casts that did nothing."""

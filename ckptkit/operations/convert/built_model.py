@@ -33,6 +33,7 @@ from ckptkit.operations.convert.proof import Proof, prove
 from ckptkit.operations.convert.write import write
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
+from ckptkit.wording import say
 
 # How the child, or Keras itself, says that a class is not known.
 _UNKNOWN_CLASS = re.compile(
@@ -116,7 +117,7 @@ def _run(request: Mapping[str, object], timeout_s: float, archive: Checkpoint) -
             f"the archive holds custom classes, whose code it does not hold: {names}",
             kind=error.kind,
             where=str(archive.path),
-            hint="--model package.module:function builds the model with your code",
+            hint=say("‹model=package.module:function› builds the model with your code"),
         ) from error
 
 

@@ -13,6 +13,7 @@ from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.safetensors.writer import shards_beside
 from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.stores.tensor_bundle.writer import data_files
+from ckptkit.wording import say
 
 FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
 _MODEL_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5")
@@ -86,7 +87,9 @@ def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -
         path, by_suffix = path.with_name(path.name.removesuffix(".index")), "checkpoint"
     if to is not None and by_suffix not in (None, to) and to != "saved_model":
         raise UsageError(
-            f"--to {to} writes no file of that name", where=text, hint=f"its name says {by_suffix}"
+            say(f"‹to={to}› writes no file of that name"),
+            where=text,
+            hint=f"its name says {by_suffix}",
         )
     form = to or by_suffix
     if form is None and like is not None:
@@ -95,7 +98,7 @@ def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -
         raise UsageError(
             "its name does not say what to write",
             where=text,
-            hint="--to checkpoint or --to saved_model does",
+            hint=say("‹to=checkpoint› or ‹to=saved_model› does"),
         )
     _check_name(form, path, text)
     return Target(form, path)
@@ -121,7 +124,9 @@ def refuse_existing(target: Target, overwrite: bool) -> None:
     """Raise OutputError where something lies at the target, or nothing can be put there."""
     existing = target.existing()
     if existing and not overwrite:
-        raise OutputError("already exists", where=str(existing[0]), hint="--overwrite replaces it")
+        raise OutputError(
+            "already exists", where=str(existing[0]), hint=say("‹overwrite› replaces it")
+        )
     for path in existing:
         if path.is_dir() != (target.form == "saved_model"):
             raise OutputError("is not of the form to be written", where=str(path))
@@ -146,7 +151,9 @@ def model_of(
     """
     if model is not None:
         if target.form not in _MODEL_FORMS:
-            raise UsageError(f"--model: a {target.form} file needs no model", hint="leave it out")
+            raise UsageError(
+                say(f"‹model›: a {target.form} file needs no model"), hint="leave it out"
+            )
         return model
     if like is not None:
         builds = like.store.format == "keras" and target.form in ("saved_model", "checkpoint")

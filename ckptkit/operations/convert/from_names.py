@@ -10,6 +10,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import NEUTRAL, PlanBuilder
 from ckptkit.operations.convert.rule_transforms import resolve_by_name
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.wording import say
 
 _TIED_ROLES = ("slot", "ema")  # go by the name of their variable
 
@@ -17,18 +18,18 @@ _TIED_ROLES = ("slot", "ema")  # go by the name of their variable
 def plan_from_names(builder: PlanBuilder) -> None:
     """Plan a safetensors, npz or name-based checkpoint file.
 
-    Raises UsageError for --root, for rules that fit nothing, and for rules that send two tensors to
+    Raises UsageError for a root, for rules that fit nothing, and for rules that send two tensors to
     one name.
     """
     src, form = builder.src, builder.target.form
     if builder.options.root:
-        raise UsageError("--root needs a SRC with an object graph, and a checkpoint as DST")
+        raise UsageError(say("‹root› needs a SRC with an object graph, and a checkpoint as DST"))
     output_keys = _output_keys(builder)
     owners = src.tensor_set.owners
     averages = set(src.averages.values())
     for key, tensor in src.tensors.items():
         if key in averages:
-            src.leave_behind(tensor, "used as the weights (--ema)")
+            src.leave_behind(tensor, say("used as the weights (‹ema›)"))
             continue
         if not builder.can_write(tensor):
             continue
@@ -44,8 +45,10 @@ def plan_from_names(builder: PlanBuilder) -> None:
         builder.add(key, output, "source")
     if form == "checkpoint":
         builder.notes.append(
-            "SRC has no object graph: the checkpoint restores by name, with "
-            "tf.compat.v1.train.Saver; --like CHECKPOINT gives one"
+            say(
+                "SRC has no object graph: the checkpoint restores by name, with "
+                "tf.compat.v1.train.Saver; ‹like=CHECKPOINT› gives one"
+            )
         )
 
 

@@ -16,6 +16,7 @@ from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle.edit_graph import check_root, edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.wording import say
 
 
 def plan_from_object_graph(builder: PlanBuilder) -> None:
@@ -25,8 +26,8 @@ def plan_from_object_graph(builder: PlanBuilder) -> None:
     """
     if builder.options.rules:
         raise UsageError(
-            "--map renames nothing here: the checkpoint keeps the object graph of SRC",
-            hint="--root NAME puts it under another root; --like gives another structure",
+            say("nothing is renamed by ‹rules› here: the checkpoint keeps the object graph of SRC"),
+            hint=say("‹root=NAME› puts it under another root; ‹like› gives another structure"),
         )
     last = builder.src.last
     root = builder.options.root
@@ -34,7 +35,7 @@ def plan_from_object_graph(builder: PlanBuilder) -> None:
     if root is None and last.store.format == "saved-model" and last.subtree is None:
         root = "model"
         builder.notes.append(
-            "re-rooted for tf.train.Checkpoint(model=...); --root '' keeps the root as it is"
+            say("re-rooted for tf.train.Checkpoint(model=...); ‹root=› keeps the root as it is")
         )
     if root:
         check_root(root)
@@ -66,7 +67,7 @@ def _refuse_export(source: Checkpoint) -> None:
         raise UsageError(
             "a model.export() keeps its variables as flat lists, which no live model would restore",
             where=str(source.path),
-            hint="add --like CHECKPOINT of that model, or --model; --root '' keeps the lists",
+            hint=say("add ‹like=CHECKPOINT› of that model, or ‹model›; ‹root=› keeps the lists"),
         )
 
 

@@ -30,6 +30,7 @@ from ckptkit.operations.convert.value_stores import ValueSource
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.wording import say
 
 _BUNDLES = ("checkpoint", "saved_model")
 _STRONG_EVIDENCE = ("key", "alias", "full name", "name")
@@ -147,7 +148,7 @@ class _TemplatePlanner:
             naming = source_set.names[match.old]
             if not self.builder.renamed.lets_tensor(match.old, naming):
                 message = (
-                    f"--map sends {naming.name} to {tensor_set.names[match.new].name}, although "
+                    f"a rule sends {naming.name} to {tensor_set.names[match.new].name}, although "
                     f"{self.builder.template_name} has {tensor_set.names[namesake].name} of the "
                     "same shape"
                 )
@@ -251,7 +252,7 @@ class _TemplatePlanner:
         for key in alignment.only_left:
             tensor = builder.src.tensors[key]
             if key in averages:
-                builder.src.leave_behind(tensor, "used as the weights (--ema)")
+                builder.src.leave_behind(tensor, say("used as the weights (‹ema›)"))
             elif tensor.is_housekeeping:
                 builder.src.leave_behind(tensor, "TensorFlow's own record")
             elif key not in ambiguous:

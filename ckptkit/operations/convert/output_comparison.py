@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.results import Result
+from ckptkit.wording import say
 
 # Conversions are done on the CPU: what a device would change is another question.
 CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -87,13 +88,13 @@ def _value_change(plan: Plan) -> str:
     if len(plan.sources) > 1:
         return "an average of several"
     for applies, why in (
-        (plan.options.casts, "--cast"),
-        (plan.options.ema, "--ema"),
-        (any(tensor.parts for tensor in plan.tensors), "--map moves values"),
-        (plan.options.allow_renamed, "--allow-renamed"),
+        (plan.options.casts, "‹casts›"),
+        (plan.options.ema, "‹ema›"),
+        (any(tensor.parts for tensor in plan.tensors), "values moved by ‹rules›"),
+        (plan.options.allow_renamed, "‹allow_renamed›"),
     ):
         if applies:
-            return why
+            return say(why)
     from_template = sorted(
         tensor.name
         for tensor in plan.tensors

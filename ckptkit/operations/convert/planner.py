@@ -15,6 +15,7 @@ from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.wording import say
 
 _TEMPLATE_FORMATS = {
     "saved_model": ("saved-model",),
@@ -22,11 +23,11 @@ _TEMPLATE_FORMATS = {
     "keras": ("keras",),
     "weights.h5": ("weights.h5", "keras"),
 }
-_MODEL = "--model package.module:function"
+_MODEL = "‹model=package.module:function›"
 _HINTS = {
-    "saved_model": f"--like a SavedModel of the model (a donor), or its .keras file, or {_MODEL}",
-    "keras": f"--like a .keras file of the model, or {_MODEL}",
-    "weights.h5": f"--like a .weights.h5 or .keras file of the model, or {_MODEL}",
+    "saved_model": f"‹like› a SavedModel of the model (a donor), or its .keras file, or {_MODEL}",
+    "keras": f"‹like› a .keras file of the model, or {_MODEL}",
+    "weights.h5": f"‹like› a .weights.h5 or .keras file of the model, or {_MODEL}",
 }
 
 
@@ -98,7 +99,7 @@ def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
     raise UsageError(
         f"{last.store.format} holds no structure for {form}",
         where=str(last.path),
-        hint=_HINTS[form],
+        hint=say(_HINTS[form]),
     )
 
 
@@ -107,14 +108,16 @@ def _check_template(builder: PlanBuilder, template: Checkpoint) -> None:
     formats = _TEMPLATE_FORMATS.get(builder.target.form)
     if formats is not None and template.store.format not in formats:
         raise UsageError(
-            f"--like is {template.store.format}; {builder.target.form} needs "
+            f"{say('‹like›')} is {template.store.format}; {builder.target.form} needs "
             f"{' or '.join(formats)}",
             where=str(template.path),
         )
     if template.subtree is not None:
-        raise UsageError("--like takes a whole file, not a part of one", where=str(template.path))
+        raise UsageError(
+            say("‹like› takes a whole file, not a part of one"), where=str(template.path)
+        )
     if builder.options.root is not None:
-        raise UsageError("--root and --like exclude each other: LIKE has a root of its own")
+        raise UsageError(say("‹root› and ‹like› exclude each other: LIKE has a root of its own"))
 
 
 def _plan_assets(builder: PlanBuilder, asset_model: Checkpoint | None) -> None:

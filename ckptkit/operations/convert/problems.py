@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.wording import say
 
 _SHOWN = 4  # problems of one kind that the one-line message names
 
@@ -28,13 +29,13 @@ class Problem(NamedTuple):
 
 
 _HINTS = {
-    "missing": "--allow-missing GLOB keeps the values of LIKE",
-    "unused": "--drop-role, --weights-only or --allow-unused GLOB leaves them behind",
+    "missing": "‹allow_missing=GLOB› keeps the values of LIKE",
+    "unused": "‹drop_roles›, ‹weights_only› or ‹allow_unused=GLOB› leaves them behind",
     "shape": "SRC and LIKE are not of one model",
-    "dtype": "--cast OLD=NEW",
-    "ambiguous": "--map 'RE=>REPL' decides",
-    "renamed": "--allow-renamed GLOB, if that is meant",
-    "asset": "use a LIKE with the same files, or --allow-unused GLOB",
+    "dtype": "‹casts=OLD=NEW›",
+    "ambiguous": "‹rules=RE=>REPL› decides",
+    "renamed": "‹allow_renamed=GLOB›, if that is meant",
+    "asset": "use a LIKE with the same files, or ‹allow_unused=GLOB›",
     "stale": "export the donor again",
 }
 
@@ -45,7 +46,7 @@ class MismatchError(CkptkitError):
     exit_code = 1
 
     def __init__(self, problems: Sequence[Problem], where: str) -> None:
-        hint = _HINTS.get(problems[0].kind, "")
+        hint = say(_HINTS.get(problems[0].kind, ""))
         message = "; ".join("; ".join(texts) for _, texts in _grouped(problems))
         super().__init__(message, where=where, hint=hint)
         self.problems = tuple(problems)
@@ -54,9 +55,7 @@ class MismatchError(CkptkitError):
         """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
         lines = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        lines += [f"hint ({kind}): {_HINTS[kind]}" for kind in kinds if kind in _HINTS]
-        if len(self.problems) > len(lines):
-            lines.append("hint: --dry-run lists all of them")
+        lines += [f"hint ({kind}): {say(_HINTS[kind])}" for kind in kinds if kind in _HINTS]
         return lines
 
 
@@ -93,10 +92,10 @@ def _first_names(names: Sequence[str], count: int) -> str:
 class Allowance:
     """Globs that relax one rule; the ones that never applied are an error.
 
-    option: the option that gave them, for messages.  used: those that fitted a name so far.
+    keyword: of `convert`, that gave them.  used: those that fitted a name so far.
     """
 
-    option: str
+    keyword: str
     globs: Sequence[str]
     used: set[str] = field(default_factory=set)
 
@@ -115,6 +114,6 @@ class Allowance:
         for glob in self.globs:
             if glob not in self.used:
                 raise UsageError(
-                    f"{self.option} {glob!r} allowed nothing: it is not needed, or misspelt",
-                    hint="leave it out; --dry-run shows what is left over",
+                    say(f"‹{self.keyword}={glob}› allowed nothing: it is not needed, or misspelt"),
+                    hint="leave it out; the plan shows what is left over",
                 )

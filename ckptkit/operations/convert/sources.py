@@ -23,6 +23,7 @@ from ckptkit.operations.convert.value_stores import (
 )
 from ckptkit.stores.base import StoredNames, TensorSpec
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.wording import say
 
 STORED_TWICE = "stored twice in SRC"
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})
@@ -80,9 +81,9 @@ class Sources:
             elif naming.role in self.options.drop_roles:
                 why = f"role {naming.role} dropped"
                 if key in averages:
-                    why = "used as the weights (--ema)"
+                    why = say("used as the weights (‹ema›)")
             elif selected is not None and key not in selected:
-                why = "not selected by --name"
+                why = say("not selected by ‹names›")
             else:
                 tensors[key] = tensor
                 continue
@@ -127,9 +128,9 @@ class Sources:
         }
         if not averages:
             raise UsageError(
-                "--ema: SRC holds no averaged variables",
+                say("‹ema›: SRC holds no averaged variables"),
                 where=str(self.last.path),
-                hint="`ckptkit ls --role ema` lists them",
+                hint=say("‹ls.roles=ema› lists them"),
             )
         return averages
 
@@ -288,9 +289,13 @@ class Sources:
                 why = f"no weight, average or slot is {rule.old}"
                 if template_name:
                     why = f"{template_name} decides the dtypes, and has {rule.old} too"
-                    hint = f"--like a file that has {rule.new}; safetensors and npz need no --like"
+                    hint = say(
+                        f"‹like=FILE› that has {rule.new} does; safetensors and npz need no ‹like›"
+                    )
             raise UsageError(
-                f"--cast {rule} changed nothing: {why}", where=str(self.last.path), hint=hint
+                f"{say(f'‹casts={rule}›')} changed nothing: {why}",
+                where=str(self.last.path),
+                hint=hint,
             )
 
 

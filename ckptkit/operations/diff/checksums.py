@@ -101,7 +101,7 @@ def by_checksum(
             f"no stored checksum for {len(without_checksum)} of the tensors, "
             f"first {without_checksum[0].name}",
             where=" and ".join(str(checkpoint.path) for checkpoint in checkpoints),
-            hint="compare by value: leave --quick out",
+            hint="compare by value instead",
         )
     return results
 

@@ -12,6 +12,7 @@ from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import LeftOut, TensorDiff
+from ckptkit.wording import say
 
 # What a training run counts and sets is not a weight, nor a difference between weights.
 _SIDE_ROLES = frozenset({"counter", "config"})
@@ -54,7 +55,7 @@ def select(
             if any(key in keys for key, keys in zip(_keys(change), selected, strict=True))
         ]
         if len(by_name) < len(taking_part):
-            left_out["", "by --name"] += len(taking_part) - len(by_name)
+            left_out["", say("by ‹names›")] += len(taking_part) - len(by_name)
         taking_part = by_name
     repeated = max(len(side.duplicates) for side in sides)
     if repeated:
@@ -64,7 +65,7 @@ def select(
         raise UsageError(
             "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
             where=f"{old} and {new}",
-            hint="`ckptkit ls` lists what a file holds; --role all compares everything",
+            hint=say("`ckptkit ls` lists what a file holds; ‹roles=all› compares everything"),
         )
     order = {role: at for at, role in enumerate(ROLES)}
     rows = sorted(left_out.items(), key=lambda row: order.get(row[0][0], len(order)))
@@ -98,7 +99,7 @@ def _one_sided(sides: tuple[TensorSet, TensorSet]) -> dict[str, str]:
 def _left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> str | None:
     """Return why a role takes no part, or None."""
     if roles:
-        return None if role in roles else "by --role"
+        return None if role in roles else say("by ‹roles›")
     if role in _SIDE_ROLES:
         return "not weights"
     return one_sided.get(role)
@@ -115,9 +116,8 @@ def warnings_of(
             continue
         old = _some_names(sides[0], ambiguity.old)
         new = _some_names(sides[1], ambiguity.new)
-        warnings.append(
-            f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; --map decides"
-        )
+        decide = say("‹rules=RE=>REPL› decides")
+        warnings.append(f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; {decide}")
     # Weights alone on their side may have been renamed: a rule that would pair them is proposed.
     alone = [
         {
@@ -128,7 +128,7 @@ def warnings_of(
         for side, keys in zip(sides, (alignment.only_left, alignment.only_right), strict=True)
     ]
     for rule, count in suggest_rules(*alone):
-        warnings.append(f"these look renamed: --map {rule!r} would pair {count} of them")
+        warnings.append(f"these look renamed: {say(f'‹rules={rule}›')} would pair {count} of them")
     return tuple(warnings)
 
 

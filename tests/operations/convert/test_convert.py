@@ -349,7 +349,7 @@ def test_a_map_that_swaps_equal_shapes_is_refused_by_name(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rules = ["^a/kernel$=>b/kernel", "^b/kernel$=>a/kernel"]
-    with pytest.raises(MismatchError, match="--map sends a/kernel to b/kernel, although LIKE has"):
+    with pytest.raises(MismatchError, match="a rule sends a/kernel to b/kernel, although LIKE has"):
         convert(pair[0], tmp_path / "out", like=pair[1], rules=rules)
     done = convert(pair[0], tmp_path / "out", like=pair[1], rules=rules, allow_renamed=["?/kernel"])
     assert done.ok
@@ -366,7 +366,7 @@ def test_what_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match=message):
             convert(ADAM, tmp_path / name)
     for options, message in (
-        ({}, "--to checkpoint"),
+        ({}, "to='checkpoint'"),
         ({"to": "keras"}, "ends in .keras"),
         ({"to": "saved_model"}, "a donor"),
         ({"to": "nonsense"}, "one of"),

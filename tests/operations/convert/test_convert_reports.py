@@ -49,9 +49,15 @@ def test_many_problems_of_one_kind_are_one_line(tmp_path: Path) -> None:
         "missing: other of LIKE has no value in SRC",
         "unused: 20 tensors of SRC: LIKE has no place for it: layer00/kernel, layer01/kernel, "
         "layer02/kernel, layer03/kernel and 16 more",
-        "hint (missing): --allow-missing GLOB keeps the values of LIKE",
-        "hint (unused): --drop-role, --weights-only or --allow-unused GLOB leaves them behind",
-        "hint: --dry-run lists all of them",
+        "hint (missing): allow_missing='GLOB' keeps the values of LIKE",
+        "hint (unused): drop_roles, weights_only or allow_unused='GLOB' leaves them behind",
+    ]
+    shown = invoke(source, tmp_path / "out", "--like", like, "--to", "checkpoint").stderr
+    assert shown.splitlines()[2:] == [
+        "ckptkit: hint (missing): --allow-missing GLOB keeps the values of LIKE",
+        "ckptkit: hint (unused): --drop-role, --weights-only or --allow-unused GLOB leaves them "
+        "behind",
+        "ckptkit: hint: --dry-run lists all of them",
     ]
     dry = invoke(source, tmp_path / "out", "--like", like, "--dry-run")
     assert dry.exit_code == 1

@@ -444,6 +444,6 @@ def test_a_custom_class_is_named_in_one_line(tmp_path: Path) -> None:
 
     model = keras.Sequential([keras.Input((4,)), Scale(), keras.layers.Dense(2)])
     model.save(tmp_path / "custom.keras")
-    with pytest.raises(RunnerError, match=r"custom classes.*: Scale \(--model ") as caught:
+    with pytest.raises(RunnerError, match=r"custom classes.*: Scale \(model='package") as caught:
         convert(tmp_path / "custom.keras", tmp_path / "out", to="saved_model")
     assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)
