@@ -153,7 +153,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
 
 
 def _keywords(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `plan` and `convert` are both asked for."""
+    """Return the keywords that `plan` and `convert` share."""
     from ckptkit.align.rules import parse_rule, read_rules
 
     rules = [
