@@ -13,6 +13,7 @@ more time, so it is done only where nothing built in answers, once in a process.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -53,9 +54,14 @@ class Registry(Mapping[str, Row], Generic[Row]):
         return name in self.built_in or name in self._entry_points
 
     def matching(self, fits: Callable[[Row], bool]) -> list[str]:
-        """Return the names of the built-in rows that fit; where none does, of the others that do."""
+        """Return the names of the built-in rows that fit; where none does, of others that do."""
         found = [name for name, row in self.built_in.items() if fits(row)]
-        return found or [name for name in self._entry_points if fits(self[name])]
+        return found or [name for name, row in self._usable() if fits(row)]
+
+    def first(self, fits: Callable[[Row], bool]) -> Row | None:
+        """Return the first row that fits: of those built in, else of the others; None for none."""
+        found = next((row for row in self.built_in.values() if fits(row)), None)
+        return found or next((row for _, row in self._usable() if fits(row)), None)
 
     def distribution_of(self, name: str) -> str:
         """Return the distribution that brings a row, with its version; "" for a built-in one."""
@@ -75,6 +81,12 @@ class Registry(Mapping[str, Row], Generic[Row]):
 
         found = sorted(entry_points(group=self.group), key=lambda point: point.name)
         return {point.name: point for point in found if point.name not in self.built_in}
+
+    def _usable(self) -> Iterator[tuple[str, Row]]:
+        """Yield the rows of other packages; `doctor` names those that cannot be loaded."""
+        for name in self._entry_points:
+            with suppress(UnsupportedError):
+                yield name, self[name]
 
     def _load(self, name: str) -> Row:
         point = self._entry_points.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ EDGE = ("cli", "reports")
 # The rest of what speaks of options: a recipe of commands, flags of other programs, of pytest.
 NOT_OURS = {
     "fixtures/demo.py": "the commands that the demo runs",
+    "installation.py": "an option of pip",
     "operations/doctor.py": "an option of pip",
     "runners/child/packages.py": "options of nvidia-smi",
     "runners/keras/jax_backend.py": "flags of XLA",
@@ -84,3 +86,23 @@ def test_options_are_spelled_at_the_edge_alone() -> None:
         if spelled and name not in NOT_OURS:
             found[name] = spelled
     assert not found
+
+
+def test_what_is_marked_is_a_keyword_of_the_library() -> None:
+    functions = [getattr(ckptkit, name) for name in ckptkit.__all__]
+    known = {
+        parameter
+        for function in functions
+        if callable(function) and not isinstance(function, type)
+        for parameter in inspect.signature(function).parameters
+    }
+    # Functions below the exported ones that have options of their own at a shell.
+    known |= {"npy", "names", "limit"}
+    marked = {
+        (path.relative_to(PACKAGE).as_posix(), mark)
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "wording.py"
+        for mark in re.findall(r"‹(?:\w+\.)?(\w+)(?:=[^›]*)?›", path.read_text(encoding="utf-8"))
+    }
+    assert marked
+    assert sorted((path, mark) for path, mark in marked if mark not in known) == []

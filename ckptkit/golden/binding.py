@@ -24,6 +24,7 @@ from ckptkit._io.files import file_sha256
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, sketch_lines, split_text
 from ckptkit.golden.sketch_types import Sketch
+from ckptkit.stores.registry import format_of_name
 
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _BOUND = frozenset({"weight", "table", "ema", "slot", "other"})  # roles
 _DIGESTED = frozenset({"weight", "table"})
-_FILES = (".tflite", ".onnx")  # whole models in one file, whose tensors have no store
 _MAX_ALIASES = 4
 _MAX_SCALARS = 1000  # kinds of single floats; a graph with more has data in them
 
@@ -132,8 +132,9 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
     from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 
     path = Path(path)
-    if path.suffix in _FILES:
-        return Binding(path.suffix[1:], file_sha256(path))
+    row = format_of_name(path.name)
+    if row is not None and not row.is_readable and path.is_file():  # its tensors have no store
+        return Binding(row.name, file_sha256(path))
     checkpoint = open_checkpoint(path)
     store = checkpoint.store
     names = _names(checkpoint)
@@ -270,8 +271,6 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _layers(store: Store) -> Mapping[str, Mapping[str, Any]]:
-    if store.format not in ("keras", "h5"):
-        return {}
     from ckptkit.golden.keras_config import read_config
 
     return read_config(store.path, store.format)

@@ -12,6 +12,7 @@ from ckptkit.golden.file_changes import file_changes
 from ckptkit.golden.initial_values import CONSTANT, MIN_SIZE
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Discrepancy
+from ckptkit.stores.registry import FORMATS
 
 if TYPE_CHECKING:
     from ckptkit.align.matching import TensorSet
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _JUDGED = frozenset({"weight", "table"})  # roles that outputs depend on
 _SHOWN = 4  # names in one sentence
 _SUMMED = ("weight.rounded", "weight.cast")  # codes of which many are one row
-_WHOLE_FILES = ("tflite", "onnx")
 _LISTS = "they are in a Python list or dict, which tf.train.Checkpoint may pass by"
 
 
@@ -34,10 +34,16 @@ def compare_bindings(recorded: Binding, now: Binding) -> tuple[Discrepancy, ...]
     return tuple(_changes(recorded, now))
 
 
+def _is_whole_file(form: str) -> bool:
+    """Whether a model of this form is bound by its bytes: no store reads its tensors."""
+    row = FORMATS.get(form)
+    return row is not None and not row.is_readable
+
+
 def _changes(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
     if not recorded.digest:  # bound to nothing: code, or values of another tool
         return
-    if {recorded.form, now.form} & {*_WHOLE_FILES}:
+    if any(_is_whole_file(form) for form in (recorded.form, now.form)):
         if recorded.form == now.form and recorded.digest != now.digest:
             yield Discrepancy("note", "file.changed", "", "the file's bytes are not those recorded")
         return

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, split_text
 from ckptkit.model_io.signature import Discrepancy
+from ckptkit.stores.registry import FORMATS
 
 if TYPE_CHECKING:
     from ckptkit.golden.binding import Binding, ConstantSketch
     from ckptkit.stores.saved_model.constants import ConstantValue
 
-_WITH_ASSETS = frozenset({"saved-model", "keras"})
 _MAX_SCALARS = 8  # single floats that changed, beyond which another compiler wrote the graph
 _FEW = 4
 
@@ -27,7 +27,7 @@ def file_changes(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
     from ckptkit.golden.keras_config import compare_layers
 
     yield from _assets(recorded, now)
-    if recorded.form == now.form == "saved-model":
+    if recorded.form == now.form:
         yield from _constants(recorded, now)
         yield from _scalars(recorded.scalars, now.scalars)
     path = now.source.path if now.source is not None else None
@@ -35,7 +35,8 @@ def file_changes(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
 
 
 def _assets(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
-    if not {recorded.form, now.form} <= _WITH_ASSETS:
+    rows = [FORMATS.get(form) for form in (recorded.form, now.form)]
+    if not all(row is not None and row.holds_model for row in rows):
         return
     old = dict(recorded.assets)
     new = dict(now.assets)

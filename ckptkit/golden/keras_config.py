@@ -16,9 +16,8 @@ from typing import Any
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, sketch_lines
 from ckptkit.model_io.signature import Discrepancy
-from ckptkit.stores.keras.archive import archive_configs
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
-from ckptkit.stores.keras.legacy_h5 import hdf5_configs
+from ckptkit.stores.registry import model_config
 
 Layers = Mapping[str, Mapping[str, Any]]
 
@@ -42,13 +41,7 @@ def read_config(path: Path, form: str) -> Layers:
 
     Raises FormatError.
     """
-    if form == "keras":
-        value = archive_configs(path).get("config.json")
-    elif form == "h5":
-        value = hdf5_configs(path).get("model_config")
-    else:
-        return {}
-    root = as_layer(value)
+    root = as_layer(model_config(form, path))
     return dict(_layers(root, "")) if root is not None else {}
 
 
@@ -224,8 +217,7 @@ def _lines(one: Any, key: str, path: Path | None, form: str, layer: str) -> str:
 
 
 def _list_in(path: Path, form: str, wanted: str, key: str) -> list[bytes] | None:
-    configs = archive_configs(path) if form == "keras" else hdf5_configs(path)
-    model = as_layer(configs.get("config.json" if form == "keras" else "model_config"))
+    model = as_layer(model_config(form, path))
     for part in wanted.split("/"):
         layers = layers_of(model) if model is not None else []
         model = next((layer for layer in layers if layer.name == part), None)

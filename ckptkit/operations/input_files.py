@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,34 +10,18 @@ from pathlib import Path
 from ckptkit._io.atomic import same_file
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores.locate import locate
-from ckptkit.stores.registry import open_format
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.registry import files_at, format_of, open_format
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
-from ckptkit.stores.tensor_bundle.writer import data_files
+from ckptkit.stores.tensor_bundle.writer import files_of_bundle
 
-SET_MEMBER = re.compile(r".*[-_]\d{5}(-of-\d{5}\.safetensors|\.weights\.h5)")
-_SETS = ("safetensors-index", "weights.json")
-_OF_SAVED_MODELS = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")
+DIRECTORY = "directory"  # what `verify` calls the files of a directory that belong to no other unit
 
 AnyPath = str | os.PathLike[str]
 
 
 def files_read(format_name: str, path: Path) -> list[Path]:
-    """Return the regular files that a unit of this format at `path` is read from, by their names.
-
-    The files of a set begin as its index does: m.safetensors.index.json, m-00001-of-00002....
-    """
-    found = [path]
-    if format_name == "saved-model":
-        found += [file for pattern in _OF_SAVED_MODELS for file in path.glob(pattern)]
-    elif format_name == "directory":
-        found += [path / STATE_FILE]
-    elif format_name == "tensor-bundle":
-        found += [index_path(path), *data_files(os.fspath(path)), *data_files(f"{path}/")]
-    elif format_name in _SETS:
-        stem = path.name.partition(".")[0]
-        beside = path.parent.iterdir()
-        found += [f for f in beside if f.name.startswith(stem) and SET_MEMBER.fullmatch(f.name)]
+    """Return the regular files that a unit of this format at `path` is read from."""
+    found = [path / STATE_FILE] if format_name == DIRECTORY else files_at(format_name, path)
     return [file for file in found if file.is_file()]
 
 
@@ -50,10 +33,10 @@ def files_of(operand: AnyPath) -> list[Path]:
         try:
             located = locate(operand)
         except CkptkitError:  # whoever reads it says what is wrong; some of its files may be here
-            found += files_read("tensor-bundle", path)
+            found += files_of_bundle(path)
         else:
             found += files_read(located.format, located.path)
-            if located.format in _SETS:  # whose index may call them anything
+            if format_of(located.format).is_index:  # whose index may call them anything
                 with suppress(CkptkitError):
                     found += open_format(located.format, located.path).shards
         return [file for file in found if file.is_file()]

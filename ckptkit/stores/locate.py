@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnsupportedError
+from ckptkit.stores.registry import Head, detect_format
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
@@ -36,7 +37,7 @@ _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
 
 
 class Location(NamedTuple):
-    """Where an operand leads: a format of `registry.FORMATS`, its path, what to tell the user."""
+    """Where an operand leads: a format of `registry.FORMATS`, a path, what to tell the user."""
 
     format: str
     path: Path
@@ -105,6 +106,9 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
     ):
         if (path / name).is_file():
             return Location(form, path / name, None, (f"reading {name} in that directory",))
+    found = detect_format(Head(path, is_directory=True))
+    if found is not None:
+        return Location(found.name, path)
     raise _no_checkpoint_in(path)
 
 
@@ -135,24 +139,19 @@ def _file(path: Path) -> Location:
         raise FormatError(
             str(path), "an empty file", hint="it was never written, or cut to nothing"
         )
-    head = read_exact(path, 0, min(size, _HEAD_BYTES))
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return Location(_zip_kind(path), path)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Location(_hdf5_kind(path), path)
     if is_state_file(path):
         return _directory(path.parent, prefix_wins=False)
-    if path.name.endswith(".weights.json"):
-        return Location("weights.json", path)
-    if path.name.endswith(".index.json"):
-        return Location("safetensors-index", path)
-    if path.name.endswith(".safetensors") or head[8:9] == b"{":
-        return Location("safetensors", path)
+    head = Head(path, read_exact(path, 0, min(size, _HEAD_BYTES)))
+    found = detect_format(head)
+    if found is not None:
+        return Location(found.name, path)
+    if head.is_zip:
+        raise _strange_zip(head)
     if is_table(path):
         raise _table_without_suffix(path)
     if index_path(path).is_file():  # a stray file that has a checkpoint's prefix for its name
         return Location("tensor-bundle", path)
-    raise _unreadable(path, head)
+    raise _unreadable(path, head.start)
 
 
 def _member(path: Path) -> Location:
@@ -188,39 +187,22 @@ def _table_without_suffix(path: Path) -> CkptkitError:
     )
 
 
-def _zip_kind(path: Path) -> str:
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise FormatError(
-            str(path), f"a damaged zip archive: {error}", hint="copy it again"
-        ) from error
-    if any(name.endswith(".npy") for name in names) or (not names and path.suffix == ".npz"):
-        return "npz"
-    if "config.json" in names or any(name.endswith("model.weights.h5") for name in names):
-        return "keras"
+def _strange_zip(head: Head) -> CkptkitError:
+    """Say what a zip archive is that no format is kept in."""
+    where, names = str(head.path), head.members
     if any(name.endswith("data.pkl") for name in names):
-        raise UnsupportedError(
+        return UnsupportedError(
             "a PyTorch file, whose pickle is never loaded here",
-            where=str(path),
+            where=where,
             hint="save it as .safetensors with the safetensors package",
         )
     if any(name.endswith("saved_model.pb") for name in names):
-        raise UnsupportedError("a zipped SavedModel", where=str(path), hint="unpack it first")
-    raise UnsupportedError(
+        return UnsupportedError("a zipped SavedModel", where=where, hint="unpack it first")
+    return UnsupportedError(
         "a zip archive that is neither .keras nor .npz",
-        where=str(path),
+        where=where,
         hint=f"it holds {', '.join(names[:3])}" if names else "it is empty",
     )
-
-
-def _hdf5_kind(path: Path) -> str:
-    from ckptkit.stores.hdf5.reader import is_weights_h5
-
-    return "weights.h5" if is_weights_h5(path) else "h5"
 
 
 _MAGICS = (

@@ -1,68 +1,328 @@
-"""The table of formats: who opens each, and what it looks like.
+"""The table of formats: one row says what a format is; the rest of the package asks the row.
 
-Openers are named, not imported: a format's module is loaded when a file of it is opened.
+To add a format: a folder with a function `Path -> Store` (and, to be written, a writer), one row in
+FORMATS, golden files of its real producer.  Another package adds its row as an entry point of the
+group `ckptkit.formats` that names a `Format`; docs/examples/format is one.
+
+Functions are named ("module:function"), not imported: a format's code is loaded when a file of it
+is met.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ckptkit.errors import FormatError, UnsupportedError, UsageError
+from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
+
+# What files of a format hold beside names and values (`Format.structure`).
+OBJECT_GRAPH, SAVED_MODEL, KERAS = "object-graph", "saved-model", "keras"
+CODE = "code"  # what runners call a model that a callable builds, which is no file
 
 
 class Format(NamedTuple):
-    """One row of the table of formats: who opens it, and what it looks like."""
+    """What a format is.
 
-    opener: str  # "module:function" of a function Path -> Store
-    looks_like: str
+    name: as `ls` prints it.  description, looks_like: for the table of formats in the docs.
+    opener: a function Path -> Store; "" for a model that is run, and whose tensors are not read.
+    detect: a function Head -> bool, asked of a file (or directory) that no built-in rule names.
+    aliases: other spellings that `convert` takes.  suffixes: of its files' names, the one to write
+    first.  model_kind: what runners call a model of this format; "" for tensors alone.
+    writer: a function (path, tensors, blocks, **options) as `stores.npz.writer.write_npz` is, for a
+    format of names and values alone.  structure: what else its files hold, which a conversion must
+    take from somewhere: "object-graph", "saved-model" or "keras"; "" for names and values alone.
+    has_checksums: whether stored checksums cover the values.  is_archive: whether it is a zip of
+    members, which may inflate.  is_directory: whether its path is a directory.
+    is_index: whether its file names the other files of a set; set_member: a pattern of their names.
+    files: a function Path -> list of the files that a store at the path is read from.
+    scan: a function Path -> list of `operations.findings.Check`; "" where tensors alone can do
+    nothing.  verify: a function (path, executor, progress) -> (Unit, Store or None); "" reads every
+    tensor by its store.  model_config: a function Path -> the config of the Keras model in a file,
+    as JSON has it, or None.  restorable: whether TensorFlow or Keras restores it into live objects.
+    values_are_ops: whether what is inside of a model goes by the names of
+    ops, not of layers.  is_converted: whether its models were made from another model.
+    needs: what to install to read it, as `pip install` takes it; "" for nothing.
+    """
+
+    name: str
     description: str
+    looks_like: str
+    opener: str = ""
+    detect: str = ""
+    aliases: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    model_kind: str = ""
+    writer: str = ""
+    structure: str = ""
+    has_checksums: bool = False
+    is_archive: bool = False
+    is_directory: bool = False
+    is_index: bool = False
+    set_member: str = ""
+    files: str = ""
+    scan: str = ""
+    verify: str = ""
+    model_config: str = ""
+    restorable: bool = False
+    values_are_ops: bool = False
+    is_converted: bool = False
+    needs: str = ""
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether a file of it is a model that can be run."""
+        return bool(self.model_kind)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its tensors are read."""
+        return bool(self.opener)
 
 
-FORMATS = {
-    "h5": Format(
-        "ckptkit.stores.keras.legacy_h5:open_legacy_h5",
-        "model.h5",
+class Head:
+    """What a file shows before it is opened, for `Format.detect`.
+
+    path: of a file or directory.  start: its first 4096 bytes, b"" of a directory.
+    """
+
+    def __init__(self, path: Path, start: bytes = b"", *, is_directory: bool = False) -> None:
+        self.path = path
+        self.start = start
+        self.is_directory = is_directory
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it begins as a zip archive does."""
+        return self.start.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+    @property
+    def is_hdf5(self) -> bool:
+        """Whether it begins as an HDF5 file does."""
+        return self.start.startswith(b"\x89HDF\r\n\x1a\n")
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """The names in a zip archive; raises FormatError where its directory is damaged."""
+        import zipfile
+
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return tuple(archive.namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise FormatError(
+                str(self.path), f"a damaged zip archive: {error}", hint="copy it again"
+            ) from error
+
+
+_SET_OF_SAFETENSORS = r".*[-_]\d{5}-of-\d{5}\.safetensors"
+_SET_OF_WEIGHTS = r".*[-_]\d{5}\.weights\.h5"
+_SCAN, _VERIFY = "ckptkit.operations.scan.hooks", "ckptkit.operations.verify"
+
+# In the order in which their detection is asked.
+_BUILT_IN = (
+    Format(
+        "h5",
         "HDF5 of Keras 1 and 2, tf-keras",
+        "model.h5",
+        "ckptkit.stores.keras.legacy_h5:open_legacy_h5",
+        "ckptkit.stores.keras.detection:is_legacy_h5",
+        suffixes=(".h5", ".hdf5"),
+        scan=f"{_SCAN}:scan_hdf5",
+        model_config="ckptkit.stores.keras.legacy_h5:model_config_of_h5",
     ),
-    "keras": Format(
-        "ckptkit.stores.keras.archive:open_keras", "model.keras", "Keras 3 archive (zip)"
+    Format(
+        "keras",
+        "Keras 3 archive (zip)",
+        "model.keras",
+        "ckptkit.stores.keras.archive:open_keras",
+        "ckptkit.stores.keras.detection:is_keras",
+        suffixes=(".keras",),
+        model_kind="keras",
+        structure="keras",
+        has_checksums=True,
+        is_archive=True,
+        restorable=True,
+        scan=f"{_SCAN}:scan_keras",
+        model_config="ckptkit.stores.keras.archive:model_config_of_archive",
     ),
-    "npz": Format("ckptkit.stores.npz.reader:open_npz", "weights.npz", "numpy archive (zip)"),
-    "safetensors": Format(
-        "ckptkit.stores.safetensors.reader:open_safetensors", "model.safetensors", "safetensors"
+    Format(
+        "npz",
+        "numpy archive (zip)",
+        "weights.npz",
+        "ckptkit.stores.npz.reader:open_npz",
+        "ckptkit.stores.npz.reader:is_npz",
+        suffixes=(".npz",),
+        writer="ckptkit.stores.npz.writer:write_npz",
+        has_checksums=True,
+        is_archive=True,
+        scan=f"{_SCAN}:scan_npz",
     ),
-    "safetensors-index": Format(
-        "ckptkit.stores.safetensors.reader:open_safetensors_index",
-        "model.safetensors.index.json",
+    Format(
+        "safetensors",
+        "safetensors",
+        "model.safetensors",
+        "ckptkit.stores.safetensors.reader:open_safetensors",
+        "ckptkit.stores.safetensors.reader:is_safetensors",
+        suffixes=(".safetensors",),
+        writer="ckptkit.stores.safetensors.writer:write_safetensors",
+    ),
+    Format(
+        "safetensors-index",
         "safetensors in shards",
+        "model.safetensors.index.json",
+        "ckptkit.stores.safetensors.reader:open_safetensors_index",
+        "ckptkit.stores.safetensors.reader:is_safetensors_index",
+        suffixes=(".safetensors.index.json",),
+        writer="ckptkit.stores.safetensors.writer:write_safetensors",
+        is_index=True,
+        set_member=_SET_OF_SAFETENSORS,
+        files="ckptkit.stores.sets:files_of_set",
     ),
-    "saved-model": Format(
-        "ckptkit.stores.saved_model.reader:open_saved_model",
-        "export/ (with saved_model.pb)",
+    Format(
+        "saved-model",
         "TensorFlow SavedModel",
+        "export/ (with saved_model.pb)",
+        "ckptkit.stores.saved_model.reader:open_saved_model",
+        aliases=("saved_model",),
+        model_kind="saved_model",
+        structure="saved-model",
+        has_checksums=True,
+        is_directory=True,
+        files="ckptkit.stores.saved_model.reader:files_of_saved_model",
+        scan=f"{_SCAN}:scan_saved_model",
+        verify=f"{_VERIFY}.saved_model:verify_saved_model",
+        values_are_ops=True,
     ),
-    "tensor-bundle": Format(
-        "ckptkit.stores.tensor_bundle.reader:open_bundle",
-        "run/ckpt-3 (.index, .data-00000-of-00001)",
+    Format(
+        "tensor-bundle",
         "TensorFlow checkpoint, TF2 object-based or TF1 name-based",
+        "run/ckpt-3 (.index, .data-00000-of-00001)",
+        "ckptkit.stores.tensor_bundle.reader:open_bundle",
+        aliases=("checkpoint",),
+        suffixes=(".ckpt",),
+        structure="object-graph",
+        has_checksums=True,
+        files="ckptkit.stores.tensor_bundle.writer:files_of_bundle",
+        verify=f"{_VERIFY}.bundle:verify_bundle",
+        restorable=True,
     ),
-    "weights.h5": Format(
-        "ckptkit.stores.keras.archive:open_weights_h5",
-        "model.weights.h5",
+    Format(
+        "weights.h5",
         "Keras 3 weights (HDF5)",
+        "model.weights.h5",
+        "ckptkit.stores.keras.archive:open_weights_h5",
+        "ckptkit.stores.keras.detection:is_weights_h5",
+        suffixes=(".weights.h5",),
+        restorable=True,
+        structure="keras",
     ),
-    "weights.json": Format(
-        "ckptkit.stores.keras.archive:open_weights_json",
-        "model.weights.json",
+    Format(
+        "weights.json",
         "Keras 3 weights in shards",
+        "model.weights.json",
+        "ckptkit.stores.keras.archive:open_weights_json",
+        "ckptkit.stores.keras.detection:is_weights_json",
+        suffixes=(".weights.json",),
+        structure="keras",
+        is_index=True,
+        set_member=_SET_OF_WEIGHTS,
+        files="ckptkit.stores.sets:files_of_set",
     ),
-}
+    Format(
+        "tflite",
+        "LiteRT (TensorFlow Lite) model: it is run, its tensors are not read",
+        "model.tflite",
+        suffixes=(".tflite",),
+        model_kind="tflite",
+        values_are_ops=True,
+        is_converted=True,
+    ),
+    Format(
+        "onnx",
+        "ONNX model: it is run, its tensors are not read",
+        "model.onnx",
+        suffixes=(".onnx",),
+        model_kind="onnx",
+        values_are_ops=True,
+        is_converted=True,
+    ),
+)
+
+FORMATS = Registry("ckptkit.formats", Format, {row.name: row for row in _BUILT_IN})
+
+
+def function_of(target: str) -> Callable[..., Any]:
+    """Return the function that "module:function" names."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def format_of(name: str) -> Format:
+    """Return the row of a format, by its name or another spelling; raises UsageError."""
+    if name in FORMATS.built_in:
+        return FORMATS[name]
+    found = FORMATS.first(lambda row: name in (row.name, *row.aliases))
+    if found is not None:
+        return found
+    raise UsageError(f"no format {name!r}", hint=f"one of {', '.join(FORMATS)}")
+
+
+def format_of_name(file_name: str) -> Format | None:
+    """Return the format whose suffix a file's name has, the longest that fits; None for none."""
+
+    def fitting(row: Format) -> int:
+        return max((len(end) for end in row.suffixes if file_name.endswith(end)), default=0)
+
+    found = FORMATS.matching(lambda row: fitting(row) > 0)
+    return max((FORMATS[name] for name in found), key=fitting, default=None)
+
+
+def format_of_kind(model_kind: str) -> Format | None:
+    """Return the format whose models runners call `model_kind`; None for code."""
+    if not model_kind or model_kind == CODE:
+        return None
+    return FORMATS.first(lambda row: row.model_kind == model_kind)
+
+
+def detect_format(head: Head) -> Format | None:
+    """Return the format whose content this is: of those built in, else of other packages."""
+    return FORMATS.first(
+        lambda row: (
+            row.is_directory == head.is_directory
+            and bool(row.detect)
+            and function_of(row.detect)(head)
+        )
+    )
 
 
 def open_format(name: str, path: Path) -> Store:
-    """Return the store at `path`, read as format `name`; raises what the format's opener raises."""
-    module, _, function = FORMATS[name].opener.partition(":")
-    store: Store = getattr(import_module(module), function)(path)
+    """Return the store at `path`, read as format `name`.
+
+    Raises UnsupportedError for a model whose tensors are not read, and what the opener raises.
+    """
+    row = format_of(name)
+    if not row.opener:
+        raise UnsupportedError(f"{row.name}: its tensors are not read", where=str(path))
+    store: Store = function_of(row.opener)(path)
     return store
+
+
+def model_config(name: str, path: Path) -> Any:
+    """Return the config of the Keras model in a file of a format, None where that has none.
+
+    Raises FormatError.
+    """
+    row = FORMATS.get(name)
+    return function_of(row.model_config)(path) if row is not None and row.model_config else None
+
+
+def files_at(name: str, path: Path) -> list[Path]:
+    """Return the files that a store of a format at `path` is read from, there or not."""
+    row = format_of(name)
+    return function_of(row.files)(path) if row.files else [path]

@@ -217,7 +217,7 @@ def test_a_checkpoint_is_replaced_under_free_names(tmp_path: Path) -> None:
     tensors, prefix = corpus(["int16"]), tmp_path / "ckpt"
     first = write(prefix, corpus(["float32"]))
     (tmp_path / "ckpt-1.data-00000-of-00001").touch()  # of another prefix
-    with pytest.raises(OutputError, match=r"ckpt\.index: already exists \(--overwrite"):
+    with pytest.raises(OutputError, match=r"ckpt\.index: already exists \(overwrite"):
         write(prefix, tensors)
     second = write(prefix, tensors, overwrite=True)
     assert second[0].name == "ckpt.data-00000-of-00002"

@@ -148,7 +148,7 @@ def keeping_worker() -> Iterator[Executor]:
 
 
 def test_every_format_is_here() -> None:
-    assert list(WRITERS) == list(FORMATS)
+    assert list(WRITERS) == [name for name, row in FORMATS.built_in.items() if row.is_readable]
 
 
 @pytest.mark.parametrize("format_name", WRITERS)

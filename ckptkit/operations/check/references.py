@@ -20,6 +20,7 @@ from ckptkit.operations.execution.types import counted, findings_of
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
+from ckptkit.stores.registry import CODE, KERAS, SAVED_MODEL, format_of_kind
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _signature(request: CheckRequest, subject: ResolvedSubject, called: str) -> 
     """Return the signature to call: that of the reference, if both are of one kind."""
     if request.inputs.signature is not None:
         return request.inputs.signature
-    return called if called != "call" and subject.subject.kind == "saved_model" else None
+    return called if called != "call" and _has_signatures(subject.subject.kind) else None
 
 
 def _golden(
@@ -193,9 +194,9 @@ def _golden(
     changes: list[Finding] = []
     if subject.runs and not request.outputs_only:
         changes = findings_of(compare_bindings(golden.binding, binding_of(subject, full=False)))
-    kind, calls = subject.subject.kind, ("keras", "code")
-    same = golden.kind == kind or (golden.kind in calls and kind in calls)
-    recorded = golden.signature if same and kind == "saved_model" else None
+    kind = subject.subject.kind
+    same = golden.kind == kind or (_is_called(golden.kind) and _is_called(kind))
+    recorded = golden.signature if same and _has_signatures(kind) else None
     call = request.inputs.signature or recorded
     mapped = MappedSubject(runs, subject, golden.model_signature, request.renames, call, same)
     runners = tuple(dict.fromkeys(specs)) if subject.runs else ()
@@ -208,3 +209,15 @@ def _golden(
         tuple(changes),
         explains=any(finding.severity == "error" for finding in changes),
     )
+
+
+def _has_signatures(kind: str) -> bool:
+    """Whether a model of this kind has signatures, of which one is called by its name."""
+    row = format_of_kind(kind)
+    return row is not None and row.structure == SAVED_MODEL
+
+
+def _is_called(kind: str) -> bool:
+    """Whether a model of this kind is an object of Keras or of code, which is called."""
+    row = format_of_kind(kind)
+    return kind == CODE or (row is not None and row.structure == KERAS)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.execution.inputs import InputOptions
-from ckptkit.operations.execution.subjects import BY_SUFFIX, ResolvedSubject, resolve
+from ckptkit.operations.execution.subjects import ResolvedSubject, resolve, whole_file_format
 from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Path_
 from ckptkit.operations.localize.find import ALWAYS, FAILED
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Limits
+from ckptkit.stores.registry import format_of
 from ckptkit.wording import say
 
 
@@ -114,6 +115,6 @@ def _holds_weights_alone(path: Path_) -> bool:
     """Whether a subject is a file of weights, so that the source of models is meant for it too."""
     from ckptkit.stores.locate import locate
 
-    if Path(path).suffix in BY_SUFFIX and Path(path).is_file():
+    if whole_file_format(Path(path)) is not None:
         return False
-    return os.path.lexists(path) is False or locate(path).format not in ("saved-model", "keras")
+    return not os.path.lexists(path) or not format_of(locate(path).format).holds_model

@@ -21,11 +21,8 @@ from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import Format, format_of, format_of_name
 from ckptkit.wording import say
-
-_MODELS = {"saved-model": "saved_model", "keras": "keras"}
-BY_SUFFIX = {".tflite": "tflite", ".onnx": "onnx"}
-_RESTORED_BY_CODE = ("tensor-bundle", "weights.h5", "keras")
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ def resolve(
     name = os.fspath(text)
     if model is not None and like is not None:
         raise UsageError(say("‹like› and ‹model› exclude each other"))
-    kind = BY_SUFFIX.get(Path(name).suffix)
-    if kind is not None and Path(name).is_file():
-        return ResolvedSubject(ModelSpec(kind, Path(name), text=name))
+    whole = whole_file_format(Path(name))
+    if whole is not None:
+        return ResolvedSubject(ModelSpec(whole.model_kind, Path(name), text=name))
     if _is_code(name) and model is None and like is None:
         return ResolvedSubject(ModelSpec("code", None, name, name))
     located = locate(name)
@@ -83,9 +80,10 @@ def resolve(
             where=name,
             hint=say("leave out what follows the #; ‹signature› chooses one of several"),
         )
+    row = format_of(located.format)
     if model is None and like is None:
-        if located.format in _MODELS:
-            return ResolvedSubject(ModelSpec(_MODELS[located.format], located.path, text=name))
+        if row.holds_model:
+            return ResolvedSubject(ModelSpec(row.model_kind, located.path, text=name))
         raise UsageError(
             f"{located.format} holds weights and no model that could be run",
             where=name,
@@ -99,14 +97,21 @@ def resolve(
     if like is not None:
         return _in_structure(name, file, os.fspath(like), scratch, rules, timeout_s)
     assert model is not None
-    if located.format == "saved-model":
+    if row.is_directory and row.holds_model:
         raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
-    if located.format in _RESTORED_BY_CODE or DEFAULT not in runtimes:
+    if row.restorable or DEFAULT not in runtimes:
         return ResolvedSubject(ModelSpec("code", file.path, model, name), file, place=model)
     kind = "saved_model" if runtimes == {DEFAULT} else "keras"  # which all backends of Keras run
     made = scratch / ("made" if kind == "saved_model" else "made.keras")
     convert(name, made, to=kind, model=model, weights_only=True, timeout_s=timeout_s)
     return ResolvedSubject(ModelSpec(kind, made, text=name), file, place=model)
+
+
+def whole_file_format(path: Path) -> Format | None:
+    """Return the format of a model that is one file and whose tensors are not read, by its name."""
+    row = format_of_name(path.name)
+    is_model = row is not None and row.holds_model and not row.is_readable
+    return row if is_model and path.is_file() else None
 
 
 def _is_code(name: str) -> bool:
@@ -124,8 +129,8 @@ def _in_structure(
 ) -> ResolvedSubject:
     """Put the values of a checkpoint into another model; a misfit is a coverage with findings."""
     holder = open_checkpoint(like)
-    kind = _MODELS.get(holder.store.format)
-    if kind is None:
+    kind = format_of(holder.store.format).model_kind
+    if not kind:
         raise UsageError(
             say(f"‹like› is {holder.store.format}, which holds no model"),
             where=like,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.layouts import Layout, layouts
-from ckptkit.operations.localize.op_names import CONVERTED, GRAPHS, op_of
+from ckptkit.operations.localize.op_names import is_converted, op_of, values_are_ops
 from ckptkit.operations.localize.pairs import Shaped
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def shaped(values: Values, kind: str) -> Iterator[Shaped]:
     """Yield what pairing needs of each value; kind: of the subject that has them."""
     for name, dtype, shape in _specs(values):
-        yield Shaped(name, shape, kind in GRAPHS, dtype, op_of(name, kind), kind in CONVERTED)
+        yield Shaped(
+            name, shape, values_are_ops(kind), dtype, op_of(name, kind), is_converted(kind)
+        )
 
 
 def _specs(values: Values) -> Iterator[tuple[str, str, tuple[int, ...]]]:

@@ -17,7 +17,7 @@ from ckptkit.operations.execution.input_names import Pairing
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
-from ckptkit.operations.localize.op_names import CONVERTED
+from ckptkit.operations.localize.op_names import is_converted
 from ckptkit.operations.localize.pairs import pair_points
 from ckptkit.operations.localize.paths import Paths
 from ckptkit.operations.localize.values import (
@@ -194,8 +194,8 @@ class Localizer:
 
     def _orders(self, known: Values, mine: Values, paired: Mapping[str, str]) -> dict[str, Layout]:
         """Return how the axes of the reference's values are moved: only converters reorder them."""
-        converted = {self.reference.kind, self.new.kind} & set(CONVERTED)
-        return moved(known, mine, paired, reorder=bool(converted))
+        converted = any(map(is_converted, (self.reference.kind, self.new.kind)))
+        return moved(known, mine, paired, reorder=converted)
 
     # -- one layer alone ---------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class Localizer:
                 before = error_of(propagated[earlier]) if earlier in propagated else 0.0
             variables = self.weights.of(point.variables) if point is not None else ()
             path, *fused = paths.of(name, both.paired[name], variables)
-            if point is not None and self.new.kind in CONVERTED:
+            if point is not None and is_converted(self.new.kind):
                 variables = self.weights.of_constants(point.variables)
                 path, *fused = sorted((path, *fused), key=lambda layer: layer not in lacking)
             yield Layer(

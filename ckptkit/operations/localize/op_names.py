@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 
 from ckptkit.dtypes import kind as kind_of
-
-GRAPHS = ("saved_model", "tflite", "onnx")  # kinds of subjects whose values are ops, not layers
-CONVERTED = ("tflite", "onnx")  # of these, those that were made from another model
+from ckptkit.stores.registry import format_of_kind
 
 _CALLS = re.compile(r"(^|/)(Stateful)?PartitionedCall/")
 _OUTPUT = re.compile(r":\d+$")
@@ -28,9 +26,21 @@ _MOVES = frozenset(
 )
 
 
+def values_are_ops(kind: str) -> bool:
+    """Whether the values inside of a model of this kind go by the names of ops, not of layers."""
+    row = format_of_kind(kind)
+    return row is not None and row.values_are_ops
+
+
+def is_converted(kind: str) -> bool:
+    """Whether models of this kind are made from another model."""
+    row = format_of_kind(kind)
+    return row is not None and row.is_converted
+
+
 def op_of(name: str, kind: str) -> str:
     """Return the op whose value goes by this name in a subject of this kind."""
-    if kind not in CONVERTED:
+    if not is_converted(kind):
         return name
     ops = ops_of(name)
     last = [op for op in ops if not _is(op, _FIRST)]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ckptkit.operations.localize.op_names import (
-    CONVERTED,
-    GRAPHS,
     all_ops_of,
+    is_converted,
     is_first,
     op_of,
     ops_of,
+    values_are_ops,
 )
 from ckptkit.operations.localize.pairs import layer_of_scope, scope_of
 from ckptkit.operations.localize.values import MODEL, VariableGap
@@ -42,7 +42,7 @@ class Paths:
         there: what the reference calls the value.  variables: those that are read between it and
         the values before it; what a converter calls them tells their layers.
         """
-        if name not in self.ends and self.new not in CONVERTED:
+        if name not in self.ends and not is_converted(self.new):
             return (self._own(name, variables),)
         meant, read = self._meant(name, there), self._read(variables)
         first = [meant] if meant and (not read or self._owns(meant)) else read
@@ -69,12 +69,12 @@ class Paths:
     def _read(self, variables: Sequence[VariableGap]) -> list[str]:
         """Return the layers whose variables are read."""
         names = [gap.name for gap in variables]
-        if self.new in CONVERTED:
+        if is_converted(self.new):
             return self._layers(op for name in names for op in all_ops_of(name))
         return list(dict.fromkeys(filter(None, map(owner_of, names))))
 
     def _own(self, name: str, variables: Sequence[VariableGap]) -> str:
-        if self.new not in GRAPHS:
+        if not values_are_ops(self.new):
             return _called_once(name)
         owners = {owner_of(variable.name) or variable.name for variable in variables}
         scope = scope_of(name)
@@ -89,7 +89,7 @@ class Paths:
         return list(dict.fromkeys(filter(None, (self._of_op(op) for op in ops if "/" in op))))
 
     def _of_reference(self, there: str) -> str:
-        if self.reference not in GRAPHS:
+        if not values_are_ops(self.reference):
             return _called_once(there)
         return self._of_op(op_of(there, self.reference)) or there
 

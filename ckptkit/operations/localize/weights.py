@@ -16,6 +16,7 @@ from ckptkit.operations.diff.api import diff
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.localize.values import VariableGap
 from ckptkit.runners.introspect import Point, ReadVariable
+from ckptkit.stores.registry import format_of_name
 
 _ATTRIBUTE = "/.ATTRIBUTES/"
 _ROLES = ("weight", "ema", "table", "other")
@@ -161,7 +162,8 @@ def _owners(names: Iterable[str]) -> frozenset[str]:
 
 
 def _holds_tensors(path: Path) -> bool:
-    return path.suffix not in (".tflite", ".onnx")
+    row = format_of_name(path.name)
+    return row is None or row.is_readable
 
 
 def _namings(path: Path) -> Iterator[tuple[str, Naming, tuple[int, ...]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.tiers import tier_of
 from ckptkit.operations.execution.runs import Runs
-from ckptkit.operations.execution.subjects import ResolvedSubject
+from ckptkit.operations.execution.subjects import ResolvedSubject, whole_file_format
 from ckptkit.operations.localize.weights import weights_between
 from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
@@ -75,7 +75,7 @@ def measure(
     tolerances = {n: tier.tolerance(n, dtype_of_numpy(v.dtype)) for n, v in outputs.items()}
     path = resolved.subject.path
     names: dict[str, str] = {}
-    if path is not None and Path(path).suffix not in (".tflite", ".onnx"):
+    if path is not None and whole_file_format(Path(path)) is None:
         names = weights_between(None, Path(path)).names()
     try:
         rows = introspect.perturb(

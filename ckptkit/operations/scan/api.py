@@ -8,26 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit._io.files import os_error
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
-from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
-from ckptkit.operations.scan.graph import graph_findings
-from ckptkit.operations.scan.keras import config_findings
+from ckptkit.operations.findings import Check, Unit, is_damage, of_error
+from ckptkit.operations.scan.hooks import scan_graph_file, scan_metadata
 from ckptkit.operations.verify.api import Verification
-from ckptkit.stores.assets import is_plain_name
-from ckptkit.stores.containers import strict_json as _json
-from ckptkit.stores.keras.archive import archive_configs
-from ckptkit.stores.keras.legacy_h5 import hdf5_configs
 from ckptkit.stores.locate import locate
-from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.registry import open_format
-from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
+from ckptkit.stores.registry import SAVED_MODEL, format_of, function_of, open_format
 
 __all__ = ["Scan", "scan"]
 
 SCHEMA = "ckptkit.scan/1"
-_TENSORS_ONLY = ("tensor-bundle", "safetensors", "safetensors-index", "weights.h5", "weights.json")
-_KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.json")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,14 +52,14 @@ def scan(path: str | os.PathLike[str]) -> Scan:
 
 def _units(path: Path) -> Iterator[Unit]:
     if path.is_dir() and any((path / f"saved_model.{kind}").exists() for kind in ("pb", "pbtxt")):
-        yield _saved_model(path)
+        yield _located(SAVED_MODEL, path)
     elif path.is_file() and path.suffix in (".pb", ".pbtxt"):
         if path.stem == "saved_model":
-            yield _saved_model(path.parent)
+            yield _located(SAVED_MODEL, path.parent)
         elif path.name == "keras_metadata.pb":
-            yield _guarded(path, "keras-metadata", lambda: [_metadata(path)])
+            yield _guarded(path, "keras-metadata", lambda: [scan_metadata(path)])
         else:
-            yield _guarded(path, "graph", lambda: [_graph_file(path)])
+            yield _guarded(path, "graph", lambda: [scan_graph_file(path)])
     else:
         yield _file(path)
 
@@ -93,66 +84,6 @@ _UNSEEN = (
 )
 
 
-# --- SavedModel, GraphDef -------------------------------------------------------------------------
-
-
-def _saved_model(path: Path) -> Unit:
-    def checks() -> list[Check]:
-        found = []
-        for name in ("saved_model.pb", "saved_model.pbtxt"):
-            if (path / name).exists():
-                found.append(_graph_file(path / name))
-        if (path / "keras_metadata.pb").exists():
-            found.append(_metadata(path / "keras_metadata.pb"))
-        return found
-
-    return _guarded(path, "saved-model", checks)
-
-
-def _graph_file(path: Path) -> Check:
-    graphs = read_graphs(path)
-    findings = [finding for graph in graphs for finding in graph_findings(graph, path)]
-    for graph in graphs:
-        findings.extend(_assets(graph, path))
-        for identifier, text in graph.metadata:
-            if text and identifier.startswith("_tf_keras"):
-                findings.extend(_text(text.encode(), f"{path.name}: {identifier}"))
-    ops = sum(len(g.ops) + sum(len(f.ops) for f in g.functions) for g in graphs)
-    functions = sum(len(graph.functions) for graph in graphs)
-    return Check(path.name, (("op", ops), ("function", functions)), tuple(findings))
-
-
-def _assets(graph: MetaGraph, path: Path) -> Iterator[Finding]:
-    for asset in graph.assets:
-        if not is_plain_name(asset.filename):
-            message = f"the asset {asset.filename!r} leads out of the model's directory"
-            yield Finding("error", "asset.path", path.name, message)
-
-
-def _metadata(path: Path) -> Check:
-    """Scan the configs in keras_metadata.pb, which Keras 2 wrote beside saved_model.pb."""
-    data = read_exact(path, 0, file_size(path))
-    nodes = parse("SavedMetadata", data, str(path)).nodes
-    findings: list[Finding] = []
-    for node in nodes:
-        findings.extend(_text(node.metadata.encode(), f"{path.name}: {node.node_path}"))
-    return Check(path.name, (("object", len(nodes)),), tuple(findings))
-
-
-def _text(text: bytes, where: str) -> Iterator[Finding]:
-    try:
-        config = _json.loads(text, where)
-    except CkptkitError as error:
-        yield Finding(
-            "warning", "keras.unknown", where, f"a config that is not read: {error.message}"
-        )
-        return
-    yield from config_findings(config, where)
-
-
-# --- Keras and weights files ----------------------------------------------------------------------
-
-
 def _file(path: Path) -> Unit:
     try:
         located = locate(path)
@@ -162,67 +93,18 @@ def _file(path: Path) -> Unit:
         raise
     except CkptkitError as error:
         return Unit(path, "unknown", (Check("structure", (), (of_error(error, "file"),)),))
-    if located.format == "saved-model":
-        return _saved_model(located.path)
-    checks: dict[str, Callable[[Path], list[Check]]] = {
-        "keras": _keras,
-        "h5": _hdf5,
-        "npz": _npz,
-    }
-    if located.format in checks:
-        return _guarded(path, located.format, lambda: checks[located.format](located.path))
-    assert located.format in _TENSORS_ONLY, located.format
+    return _located(located.format, located.path)
 
-    def opened() -> list[Check]:
-        store = open_format(located.format, located.path)
+
+def _located(format_name: str, path: Path) -> Unit:
+    """Scan what a format's row names; of a format that it names nothing for, open the tensors."""
+    hook = format_of(format_name).scan
+
+    def checks() -> list[Check]:
+        if hook:
+            found: list[Check] = function_of(hook)(path)
+            return found
+        store = open_format(format_name, path)
         return [Check("tensors only", (("tensor", len(store.specs)),))]
 
-    return _guarded(path, located.format, opened)
-
-
-def _keras(path: Path) -> list[Check]:
-    from ckptkit.stores.containers import zip_archive as _zip
-
-    findings: list[Finding] = []
-    count = 0
-    for name, config in archive_configs(path).items():
-        count += 1
-        findings.extend(config_findings(config, f"{path.name}:{name}"))
-    for name in _zip.read_directory(path):
-        if name not in _KERAS_MEMBERS and not name.endswith(".json"):
-            if not is_plain_name(name.rstrip("/")):
-                message = "an archive member that leads out of the place it is unpacked in"
-                findings.append(Finding("error", "archive.path", f"{path.name}:{name}", message))
-            elif not name.startswith("assets/"):
-                message = "an archive member that no Keras file has"
-                findings.append(
-                    Finding("warning", "archive.stranger", f"{path.name}:{name}", message)
-                )
-    open_format("keras", path)  # links out of the weights file are refused here
-    return [Check("configs", (("config", count),), tuple(findings))]
-
-
-def _hdf5(path: Path) -> list[Check]:
-    configs = hdf5_configs(path)
-    open_format("h5", path)
-    findings = [
-        finding
-        for name, config in configs.items()
-        for finding in config_findings(config, f"{path.name}@{name}")
-    ]
-    return [Check("configs", (("config", len(configs)),), tuple(findings))]
-
-
-def _npz(path: Path) -> list[Check]:
-    store = open_format("npz", path)
-    findings = [
-        Finding(
-            "error",
-            "npz.pickle",
-            f"{path.name}: {key}",
-            "pickled Python objects: numpy runs them with allow_pickle=True",
-        )
-        for key, spec in store.specs.items()
-        if spec.dtype == "object"
-    ]
-    return [Check("arrays", (("tensor", len(store.specs)),), tuple(findings))]
+    return _guarded(path, format_name, checks)

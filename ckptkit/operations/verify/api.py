@@ -20,33 +20,24 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_error
-from ckptkit.operations.input_files import SET_MEMBER, files_read
-from ckptkit.operations.verify.bundle import verify_bundle
+from ckptkit.operations.input_files import files_read
 from ckptkit.operations.verify.data import Progress
 from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
-from ckptkit.operations.verify.saved_model import verify_saved_model
 from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import OBJECT_GRAPH, format_of, format_of_name, function_of
+from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefixes
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
 SCHEMA = "ckptkit.verify/1"
-_SUFFIXES = (
-    ".keras",
-    ".h5",
-    ".hdf5",
-    ".npz",
-    ".safetensors",
-    ".safetensors.index.json",
-    ".weights.json",
-)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -263,9 +254,9 @@ def _directory(path: Path) -> Iterator[_Target]:
     known: set[str] = set()
     targets = [_Target("tensor-bundle", prefix) for prefix in prefixes(path)]
     entries = sorted(path.iterdir())
-    has_set = any(entry.name.endswith((".index.json", ".weights.json")) for entry in entries)
+    has_set = any(is_index_name(entry.name) for entry in entries)
     for entry in entries:
-        if has_set and SET_MEMBER.fullmatch(entry.name):
+        if has_set and is_set_member(entry.name):
             known.add(entry.name)  # read through the index of its set
             continue
         found = _entry(entry)
@@ -288,11 +279,17 @@ def _entry(entry: Path) -> _Target | None:
     try:
         if entry.is_dir():
             return _Target("saved-model", entry) if _is_saved_model(entry) else None
-        return _one(entry) if entry.name.endswith(_SUFFIXES) else None
+        return _one(entry) if _is_readable_name(entry.name) else None
     except OSError as error:
         return _Target("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
     except CkptkitError as error:
         return _Target("", entry, Unit(entry, "unknown", refusal=error))
+
+
+def _is_readable_name(name: str) -> bool:
+    """Whether a file is called as one of a format whose tensors are read."""
+    row = format_of_name(name)
+    return row is not None and row.is_readable and row.structure != OBJECT_GRAPH
 
 
 def _is_saved_model(path: Path) -> bool:
@@ -325,10 +322,10 @@ def _verified(
     if target.unit is not None:
         return target.unit, None
     try:
-        if target.format == "tensor-bundle":
-            return verify_bundle(target.path, executor, progress)
-        if target.format == "saved-model":
-            return verify_saved_model(target.path, executor, progress)
+        hook = format_of(target.format).verify
+        if hook:
+            unit: tuple[Unit, Store | None] = function_of(hook)(target.path, executor, progress)
+            return unit
         return verify_stream(target.format, target.path, executor, progress)
     except CkptkitError as error:
         return Unit(target.path, target.format, refusal=error), None

@@ -8,10 +8,9 @@ from typing import Any
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import KerasStructure, KerasVariable, Store
-from ckptkit.stores.keras.archive import archive_configs
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
 from ckptkit.stores.keras.layer_variables import variable_names
-from ckptkit.stores.keras.legacy_h5 import hdf5_configs
+from ckptkit.stores.registry import model_config
 
 Shape = tuple[int | None, ...]
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "SimpleRNN": 1, "SimpleRNNCell": 1}
@@ -23,10 +22,9 @@ def config_check(store: Store) -> Check | None:
     if not isinstance(structure, KerasStructure):
         return None
     try:
-        configs = (archive_configs if store.format == "keras" else hdf5_configs)(store.path)
+        model = as_layer(model_config(store.format, store.path))
     except CkptkitError as error:
         return Check("config", (), (of_error(error, "config"),))
-    model = as_layer(configs.get("config.json" if store.format == "keras" else "model_config"))
     if model is None or model.kind not in ("functional", "sequential"):
         return None
     layers = list(_layers(model, ()))

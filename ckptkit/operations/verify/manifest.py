@@ -25,12 +25,12 @@ from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundE
 from ckptkit.operations.findings import Check, Finding, counted
 from ckptkit.operations.findings import listed as first_of
 from ckptkit.stores.base import Store
+from ckptkit.stores.registry import format_of
 from ckptkit.wording import say
 
 MAX_MANIFEST = 256 << 20  # bytes
 _LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
 _TENSOR = re.compile(r"#tensor ([0-9a-f]{64}) (\S+) (\[[0-9,]*\]) (\".*\")")
-_HAVE_CHECKSUMS = ("tensor-bundle", "saved-model", "npz", "keras")
 
 
 class Manifest(NamedTuple):
@@ -50,7 +50,7 @@ def files_of(path: Path, store: Store | None) -> list[Path]:
     if store is not None:
         found.update(shard for shard in store.shards if shard.is_file())
         index = path.with_name(f"{path.name}.index")
-        if store.format == "tensor-bundle" and index.is_file():
+        if not path.is_file() and index.is_file():  # the path of a checkpoint is no file
             found.add(index)
     return sorted(found)
 
@@ -74,7 +74,7 @@ def write_manifest(
         progress(file_size(file))
         lines.append(_line(digest, _relative(file, base)))
     for path, format_name, store in units:
-        if store is not None and format_name not in _HAVE_CHECKSUMS:
+        if store is not None and not format_of(format_name).has_checksums:
             lines.extend(_tensor_lines(path, store, base, executor))
     with replacing(manifest, overwrite=True) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -182,7 +182,7 @@ def read_manifest(manifest: Path) -> Manifest:
         size = file_size(manifest)
     except PathNotFoundError:
         raise PathNotFoundError(
-            "no such manifest", where=str(manifest), hint=say("‹write_manifest› makes one")
+            "no such manifest", where=str(manifest), hint=say("‹new_manifest› makes one")
         ) from None
     if size > MAX_MANIFEST:
         raise FormatError(str(manifest), f"{size} bytes are more than a manifest may have")
@@ -195,7 +195,7 @@ def read_manifest(manifest: Path) -> Manifest:
         _take(found, line.rstrip("\r"), f"{manifest} line {number}")
     if not found.files:
         raise FormatError(
-            str(manifest), "names no file", hint=say("‹write_manifest› makes one anew")
+            str(manifest), "names no file", hint=say("‹new_manifest› makes one anew")
         )
     return found
 

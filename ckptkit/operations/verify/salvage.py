@@ -25,6 +25,7 @@ from ckptkit.operations.verify.data import (
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import OBJECT_GRAPH, format_of
 from ckptkit.stores.saved_model.reader import VARIABLES
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, index_path
 from ckptkit.stores.tensor_bundle.recovery import survey
@@ -112,9 +113,9 @@ def _prefix(path: str | os.PathLike[str]) -> Path:
     located = locate(path)
     if located.subtree is not None:
         raise UsageError("a whole file is rescued, not a part of it", where=str(path))
-    if located.format == "saved-model":
+    if (located.path / VARIABLES.parts[0]).is_dir():
         return located.path / VARIABLES
-    if located.format != "tensor-bundle":
+    if format_of(located.format).structure != OBJECT_GRAPH:
         raise UnsupportedError(
             f"{located.format} files keep no checksum for each tensor, so none can be told sound",
             where=str(path),

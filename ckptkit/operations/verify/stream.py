@@ -14,13 +14,12 @@ from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage
 from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive as _zip
-from ckptkit.stores.registry import open_format
+from ckptkit.stores.registry import Format, format_of, open_format
 from ckptkit.wording import say
 
 _NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, ‹manifest›)"
 INFLATED_FLOOR = 256 << 20  # bytes; below this no ratio is refused
 MAX_EXPANSION = 200  # sparse weights with optimizer state reach 20
-_ARCHIVES = ("keras", "npz")
 _CODES = {"tensor": "tensor", "member": "archive"}
 
 
@@ -39,7 +38,8 @@ def verify_stream(
 
     Raises UnsupportedError, MissingDependencyError.
     """
-    _refuse_bomb(format_name, path)
+    row = format_of(format_name)
+    _refuse_bomb(row, path)
     try:
         store = open_format(format_name, path)
     except UnsupportedError:
@@ -48,18 +48,18 @@ def verify_stream(
         if not is_damage(error):
             raise
         checks = [Check("structure", (), (of_error(error, "file"),))]
-        checks.extend(_archive(format_name, path, executor))
+        checks.extend(_archive(row, path, executor))
         return Unit(path, format_name, tuple(checks)), None
-    checks = [_structure(store), *_archive(format_name, path, executor)]
+    checks = [_structure(store), *_archive(row, path, executor)]
     not_checked: list[str] = []
     reads, check = _tensors(store, executor, progress)
     checks.append(check)
-    if format_name not in _ARCHIVES:
+    if not row.has_checksums:
         not_checked.append(say(_NO_CHECKSUM))
     unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
     if unread:
         not_checked.append(f"{counted(len(unread), 'tensor')} of a dtype that is not read")
-    if format_name in ("keras", "h5"):
+    if row.model_config:
         checks.extend(_config(store))
     done = [read for read in reads if read.error is None]
     return (
@@ -75,9 +75,9 @@ def verify_stream(
     )
 
 
-def _refuse_bomb(format_name: str, path: Path) -> None:
+def _refuse_bomb(row: Format, path: Path) -> None:
     """Raise UnsupportedError for an archive that would be inflated to far more than it stores."""
-    if format_name not in _ARCHIVES:
+    if not row.is_archive:
         return
     try:
         members = _zip.read_directory(path).values()
@@ -144,9 +144,9 @@ def _read_tensor(item: tuple[Store, str, int]) -> _Read:
     return _Read(key, nbytes, None)
 
 
-def _archive(format_name: str, path: Path, executor: Executor | None) -> Iterator[Check]:
+def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Check]:
     """Compare the CRC-32 of every member of an archive, those without tensors included."""
-    if format_name not in _ARCHIVES:
+    if not row.is_archive:
         return
     try:
         members = list(_zip.read_directory(path).values())

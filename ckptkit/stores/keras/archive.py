@@ -91,6 +91,11 @@ def archive_configs(path: Path) -> dict[str, Any]:
     }
 
 
+def model_config_of_archive(path: Path) -> Any:
+    """Return the config of the model in a `.keras` archive, None where it has none."""
+    return archive_configs(path).get("config.json")
+
+
 def _no_weights(path: Path, members: dict[str, Member]) -> FormatError | UnsupportedError:
     if "model.weights.npz" in members:
         return UnsupportedError(

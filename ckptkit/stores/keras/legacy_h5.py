@@ -290,3 +290,8 @@ def _model(
     custom = custom_classes(config)
     notes = (f"custom classes, needed to load the model: {', '.join(custom)}",) if custom else ()
     return ModelInfo(layers=layer_rows(config, params), notes=notes)
+
+
+def model_config_of_h5(path: Path) -> Any:
+    """Return the config of the model in an `.h5` file, None where it holds weights alone."""
+    return hdf5_configs(path).get("model_config")

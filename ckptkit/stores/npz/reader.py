@@ -40,6 +40,7 @@ from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.containers.encoded_array import PLAIN, ByteSource, EncodedArray, Encoding
 from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
+from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 
 if TYPE_CHECKING:
@@ -328,3 +329,12 @@ def _opaque_notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
 def _some(keys: list[str]) -> str:
     shown = ", ".join(map(repr, keys[:3]))
     return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
+
+
+def is_npz(head: Head) -> bool:
+    """Whether a file is a zip archive of numpy arrays, or an empty one that is called .npz."""
+    if not head.is_zip:
+        return False
+    if not head.members:
+        return head.path.suffix == ".npz"
+    return any(name.endswith(".npy") for name in head.members)

@@ -34,6 +34,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSp
 from ckptkit.stores.containers import strict_json as _json
 from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
+from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
 
@@ -284,3 +285,16 @@ def _index_notes(
     found = sum(spec.nbytes for spec in specs.values())
     if total is not None and not missing and total != found:
         yield f"{path.name} claims {total} bytes in all, its files hold {found}"
+
+
+def is_safetensors(head: Head) -> bool:
+    """Whether a file begins as safetensors does, or is called so."""
+    if is_safetensors_index(head) or head.is_zip or head.is_hdf5:
+        return False
+    is_json = head.path.name.endswith(".json")  # of an index; a header begins after eight bytes
+    return head.path.name.endswith(".safetensors") or (head.start[8:9] == b"{" and not is_json)
+
+
+def is_safetensors_index(head: Head) -> bool:
+    """Whether a file is the index of a set of safetensors files, which its name says."""
+    return head.path.name.endswith(".index.json") and not head.is_zip and not head.is_hdf5

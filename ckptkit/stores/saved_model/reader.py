@@ -158,3 +158,11 @@ def _tensors(infos: Any) -> tuple[tuple[str, str, tuple[int | None, ...] | None]
         )
         for name in sorted(infos)
     )
+
+
+_FILES = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")
+
+
+def files_of_saved_model(path: Path) -> list[Path]:
+    """Return what a SavedModel at the directory `path` is read from."""
+    return [path, *(file for pattern in _FILES for file in path.glob(pattern))]

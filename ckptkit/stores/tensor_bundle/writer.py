@@ -24,6 +24,7 @@ from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
 from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
     Blocks,
@@ -248,3 +249,9 @@ def write_strings(
     if written != total:
         raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
     return size + len(checksum) + written, crc
+
+
+def files_of_bundle(prefix: Path) -> list[Path]:
+    """Return the index and data files of the bundle at `prefix`, there or not."""
+    data = [*data_files(os.fspath(prefix)), *data_files(f"{prefix}/")]
+    return [prefix, index_path(prefix), *data]

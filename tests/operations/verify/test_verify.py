@@ -594,7 +594,7 @@ def test_files_that_a_manifest_lacks_or_misses(tmp_path: Path) -> None:
 def test_what_is_no_manifest(tmp_path: Path, text: str) -> None:
     prefix = write(tmp_path / "ckpt")
     manifest = tmp_path / "m"
-    with pytest.raises(PathNotFoundError, match="--write-manifest"):
+    with pytest.raises(PathNotFoundError, match="new_manifest makes one"):
         verify(prefix, manifest=manifest)
     manifest.write_bytes(text.encode("latin-1"))
     with pytest.raises(FormatError):
