@@ -1,8 +1,8 @@
 """The runtimes that models are run with, and what is known of each without importing it.
 
 To add a runtime: one module with `ACTIONS: Mapping[str, Callable[[request], result]]`, which
-`ckptkit.runners.child.session.actions` makes of a `Session`, and one row in RUNNERS.  Another package
-adds its row as an entry point of the group `ckptkit.runners` (docs/examples).
+`ckptkit.runners.child.session.actions` makes of a `Session`, and one row in RUNNERS.  Another
+package adds its row as an entry point of the group `ckptkit.runners` (docs/examples).
 """
 
 from __future__ import annotations
