@@ -194,9 +194,7 @@ def read_manifest(manifest: Path) -> Manifest:
     for number, line in enumerate(text.split("\n"), 1):
         _take(found, line.rstrip("\r"), f"{manifest} line {number}")
     if not found.files:
-        raise FormatError(
-            str(manifest), "names no file", hint=say("‹new_manifest› makes one anew")
-        )
+        raise FormatError(str(manifest), "names no file", hint=say("‹new_manifest› makes one anew"))
     return found
 
 
