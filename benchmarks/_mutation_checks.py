@@ -111,7 +111,7 @@ def judged(
         local = _checked(base, mutant, against=_reference(base), localize="always")
         found.first = _first(local, mutant)
         if not found.first:
-            suspects = local.localization.suspects if local.localization else local.mode
+            suspects = local.localization.suspects if local.localization is not None else local.mode
             found.said.append(f"localized: {suspects}, damaged: {mutant.inside}")
         if kind.codes is None:
             found.named = found.first

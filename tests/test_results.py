@@ -74,7 +74,7 @@ def test_no_result_has_a_truth_value(tmp_path: Path) -> None:
     ]
     for result in results:
         assert result.ok
-        with pytest.raises(TypeError, match=r"neither true nor false: ask \.ok"):
+        with pytest.raises(TypeError, match=r"neither true nor false, ask \.ok"):
             bool(result)
 
 
