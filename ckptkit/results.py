@@ -27,4 +27,6 @@ class Result(ABC):
         """Whether all is as it should be; a command that prints this result exits 0 then."""
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__}: a result is neither true nor false, ask {self.ASK}")
+        raise TypeError(
+            f"{type(self).__name__}: a result is neither true nor false, ask {self.ASK}"
+        )

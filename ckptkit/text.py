@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+_IES = re.compile(r"(?<=[^aeiou])y$")  # directory, directories; but key, keys
 
-def count_text(count: int, noun: str, plural: str = "") -> str:
-    """Return "1 tensor", "2 tensors", "1,024 tensors"; `plural` where an "s" does not do."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+def plural(noun: str) -> str:
+    """Return "tensors" for "tensor", "entries" for "entry"."""
+    return _IES.sub("ie", noun) + "s"
+
+
+def count_text(count: int, noun: str, many: str = "") -> str:
+    """Return "1 tensor", "2 tensors", "1,024 entries"; `many` where the plural is irregular."""
+    return f"{count:,} {noun if count == 1 else many or plural(noun)}"
+
+
+def list_text(items: Sequence[object], most: int = 3) -> str:
+    """Return "a, b, c and 4 more": the first `most` of the items, and how many others there are."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
 
 
 def printable(text: str) -> str:

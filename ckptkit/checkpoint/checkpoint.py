@@ -26,6 +26,7 @@ from ckptkit.errors import (
 from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import open_format
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -101,7 +102,7 @@ class Checkpoint(Mapping[str, "Array"]):
             raise UnknownTensorError(
                 f"{len(found)} tensors are called {name!r}",
                 where=str(self.path),
-                hint=f"say which: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}",
+                hint=f"say which: {list_text(names, 5)}",
             )
         raise UnknownTensorError(
             f"no tensor {name!r}", where=str(self.path), hint=self._nearest(name)

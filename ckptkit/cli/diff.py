@@ -20,7 +20,7 @@ from ckptkit.cli.options import (
 )
 from ckptkit.cli.progress import progress, threads
 from ckptkit.reports.table import is_bare
-from ckptkit.text import count_text
+from ckptkit.text import count_text, list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.diff.result import DiffResult
@@ -134,7 +134,7 @@ def _two(paths: tuple[str, ...]) -> tuple[str, str]:
     """Return OLD and NEW, where a shell may have given all files of each."""
     chosen = operands(paths) if len(paths) > 2 else list(paths)
     if len(chosen) != 2:
-        found = f"{len(chosen)}: {', '.join(chosen[:4])}{', ...' if len(chosen) > 4 else ''}"
+        found = f"{len(chosen)}: {list_text(chosen, 4)}"
         raise click.UsageError(f"expected OLD and NEW, found {found}.")
     return chosen[0], chosen[1]
 

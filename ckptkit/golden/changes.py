@@ -13,6 +13,7 @@ from ckptkit.golden.initial_values import CONSTANT, MIN_SIZE
 from ckptkit.golden.sketch_types import Sketch
 from ckptkit.model_io.signature import Discrepancy
 from ckptkit.stores.registry import FORMATS
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.align.matching import TensorSet
@@ -114,7 +115,9 @@ class _Weights:
             self.done.update(names, (moves[name] for name in names))
             ends = [name.rpartition("/")[2] for name in names]
             if one != other and ends == [moves[name].rpartition("/")[2] for name in names]:
-                said = f"layers {one!r} and {other!r} have changed places ({_listed(ends)})"
+                said = (
+                    f"layers {one!r} and {other!r} have changed places ({list_text(ends, _SHOWN)})"
+                )
                 yield Discrepancy("error", "layer.swapped", one, said)
                 continue
             for name in names:
@@ -143,7 +146,9 @@ class _Weights:
         if held:
             said = f"{len(held)} weights hold averages that the optimizer kept (use_ema), of "
             hint = "after training, finalize_variable_values puts averages in place of weights"
-            yield Discrepancy("error", "weight.averaged", "", said + _listed(layers), hint)
+            yield Discrepancy(
+                "error", "weight.averaged", "", said + list_text(layers, _SHOWN), hint
+            )
 
     # -- layers without values ---------------------------------------------------------------------
 
@@ -168,7 +173,7 @@ class _Weights:
                 for name in members
                 if name in self.changed
             ]
-            said = f"layer {layer!r} looks freshly initialised, not restored: {_listed(parts)}"
+            said = f"layer {layer!r} looks freshly initialised, not restored: {list_text(parts, _SHOWN)}"
             yield Discrepancy("error", "layer.fresh", layer, said, _LISTS if hidden else "")
 
     def _is_fresh(self, names: Sequence[str]) -> bool:
@@ -228,7 +233,7 @@ class _Weights:
         for (code, group), names in groups.items():
             if len(names) > 1:
                 self.done.update(names)
-                said = f"{len(names)} weights are {group}: {_listed(names)}"
+                said = f"{len(names)} weights are {group}: {list_text(names, _SHOWN)}"
                 yield Discrepancy("error", code, "", said)
 
     def _absent(self) -> Iterator[Discrepancy]:
@@ -241,7 +246,7 @@ class _Weights:
         for layer, names in layers.items():
             hint = _LISTS if all(self._old(name).hidden for name in names) else ""
             if len(names) > 1 and layer:
-                ends = _listed([name.rpartition("/")[2] for name in names])
+                ends = list_text([name.rpartition("/")[2] for name in names], _SHOWN)
                 yield Discrepancy(
                     "error", "layer.missing", layer, f"no values for layer {layer!r}: {ends}", hint
                 )
@@ -257,11 +262,6 @@ class _Weights:
 def layer_of(name: str) -> str:
     """Return the layer that a variable's readable name begins with."""
     return name.rpartition("/")[0]
-
-
-def _listed(items: Sequence[str]) -> str:
-    shown = ", ".join(items[:_SHOWN])
-    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN} more"
 
 
 def _paired(recorded: Binding, now: Binding) -> dict[str, str]:

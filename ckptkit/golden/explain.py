@@ -14,6 +14,7 @@ from ckptkit.dtypes import Array, itemsize, kind, numpy_dtype
 from ckptkit.golden import sketch as _sketch
 from ckptkit.golden.initial_values import MIN_SIZE, initial_value
 from ckptkit.golden.sketch_types import Sketch
+from ckptkit.text import plural
 
 if TYPE_CHECKING:
     from ckptkit.golden.binding import Binding
@@ -330,8 +331,8 @@ def _spans(spans: list[tuple[int, int]], word: str) -> str:
         else:
             joined.append([low, high])
     texts = [f"{low}" if high - low == 1 else f"{low} to {high - 1}" for low, high in joined]
-    many = "s" if len(texts) > 1 or " " in texts[0] else ""
-    return f"{word}{many} {', '.join(texts)}"
+    is_one = len(texts) == 1 and " " not in texts[0]
+    return f"{word if is_one else plural(word)} {', '.join(texts)}"
 
 
 def _throughout(case: _ChangedTensor, initial: str | None) -> Explanation:

@@ -25,6 +25,7 @@ from ckptkit.model_io.formulas import (
 )
 from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.sampling import Sample
+from ckptkit.text import plural
 
 MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
 MAX_RANK = 5  # axes that are tried in every order
@@ -350,9 +351,8 @@ def _unit_word(axis: int, rank: int) -> str:
 
 
 def _listed(numbers: list[int], word: str) -> str:
-    many = "s" if len(numbers) > 1 else ""
     tail = " of the last axis" if word == "unit" else ""
-    return f"{word}{many} {', '.join(map(str, numbers))}{tail}"
+    return f"{plural(word) if len(numbers) > 1 else word} {', '.join(map(str, numbers))}{tail}"
 
 
 def _spread_hints(pair: ValuePair) -> Iterator[str]:

@@ -125,13 +125,3 @@ def of_error(error: CkptkitError, code: str) -> Finding:
     else:
         code = f"{code}.malformed"
     return Finding("error", code, error.where, error.message, error.hint)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return "1 tensor" or "2 tensors"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(names: list[str], most: int = 3) -> str:
-    """Return the first names, and that there are more."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

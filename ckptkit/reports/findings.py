@@ -103,16 +103,10 @@ def _unit_verdict(unit: Unit, strict: bool, words: Words) -> str:
 def counts_text(check: Check) -> str:
     """Return how much a check looked at: "3 tensors, 1.2 MB"."""
     parts = [
-        bytes_text(number) if noun == "byte" else _plural(number, noun)
+        bytes_text(number) if noun == "byte" else count_text(number, noun)
         for noun, number in check.counts
     ]
     return ", ".join(parts) or "unreadable"
-
-
-def _plural(number: int, noun: str) -> str:
-    if number != 1 and noun.endswith("y"):
-        return f"{number:,} {noun[:-1]}ies"
-    return count_text(number, noun)
 
 
 def finding_text(finding: Finding) -> str:

@@ -11,7 +11,7 @@ from ckptkit.operations.ls import Listing
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 from ckptkit.stores.base import Signature
-from ckptkit.text import natural
+from ckptkit.text import list_text, natural
 
 _HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
 _ALIGN = ("left", "left", "left", "right", "right", "left")
@@ -332,8 +332,7 @@ def _model_lines(listing: Listing) -> Iterator[str]:
         flagged = [layer.name for layer in model.layers if layer.flag.startswith(kind)]
         if flagged:
             what = _FLAGS[kind].format(count_text(len(flagged), "layer"))
-            some = ", ".join(flagged[:8]) + (", …" if len(flagged) > 8 else "")
-            yield printable(f"warning: {what}: {some}")
+            yield printable(f"warning: {what}: {list_text(flagged, 8)}")
     for note in model.notes:
         yield f"note: {printable(note)}"
 

@@ -16,11 +16,12 @@ from ckptkit.operations.execution.inputs import prepare, with_outputs
 from ckptkit.operations.execution.mapped import MappedSubject, ReferenceOutputs
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject, binding_of
-from ckptkit.operations.execution.types import counted, findings_of
+from ckptkit.operations.execution.types import findings_of
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec, runner_for
 from ckptkit.stores.registry import CODE, KERAS, SAVED_MODEL, format_of_kind
+from ckptkit.text import count_text
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _golden(
         "golden",
         str(directory),
         golden.signature,
-        f"{counted(len(cases), 'case')} of the golden",
+        f"{count_text(len(cases), 'case')} of the golden",
         Comparison(outputs, cases, mapped, golden, golden.signature, specs[0], runners),
         tuple(changes),
         explains=any(finding.severity == "error" for finding in changes),

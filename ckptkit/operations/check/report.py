@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
-from ckptkit.operations.execution.types import Row, RunRecord, counted
+from ckptkit.operations.execution.types import Row, RunRecord
 from ckptkit.operations.findings import SEVERITIES, Finding
 from ckptkit.results import Result
+from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.localize.values import Localization
@@ -81,11 +82,11 @@ class Report(Result):
             parts.append(f"restore: {self.coverage.verdict}")
         if self.rows:
             good = len(self.rows) - len(self.failed) - len(self.meaningless)
-            parts.append(f"{good} of {counted(len(self.rows), 'output')} as they should be")
+            parts.append(f"{good} of {count_text(len(self.rows), 'output')} as they should be")
         if self.meaningless:
             parts.append(f"{len(self.meaningless)} too small to tell")
         if self.failing_findings:
-            parts.append(counted(len(self.failing_findings), "finding"))
+            parts.append(count_text(len(self.failing_findings), "finding"))
         word = {0: "ok", 1: "failed", 2: "could not tell"}[self.exit_code]
         return f"{word}: {'; '.join(parts) or 'nothing was compared'}"
 

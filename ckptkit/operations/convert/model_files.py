@@ -11,6 +11,7 @@ from ckptkit.operations.convert.problems import Allowance, Problem, describe
 from ckptkit.stores.assets import assets
 from ckptkit.stores.saved_model import replaceable
 from ckptkit.stores.saved_model.reader import SavedModel
+from ckptkit.text import count_text
 
 
 def check_template(template: Checkpoint, duplicates: Mapping[str, str]) -> list[Problem]:
@@ -75,9 +76,8 @@ def notes_on_template(template: Checkpoint) -> list[str]:
     notes += [f"does not follow the new weights: {name}" for name in assets(store)]
     tables = replaceable.tables(store)
     if tables:
-        plural = "" if tables == 1 else "s"
         notes.append(
-            f"filled by the donor's graph when loaded: {tables} table{plural} or resources"
+            f"filled by the donor's graph when loaded: {count_text(tables, 'table')} or resources"
         )
     extra = store.path / "assets.extra"
     if extra.is_dir():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.text import list_text
 from ckptkit.wording import say
 
 _SHOWN = 4  # problems of one kind that the one-line message names
@@ -69,7 +70,7 @@ def _grouped(problems: Sequence[Problem]) -> list[tuple[str, list[str]]]:
         if len(same) <= _SHOWN:
             texts = [problem.message for problem in same]
         elif reason:
-            names = _first_names([problem.name for problem in same], _SHOWN)
+            names = list_text([problem.name for problem in same], _SHOWN)
             texts = [f"{len(same)} tensors {reason}: {names}"]
         else:
             texts = [problem.message for problem in same[:_SHOWN]]
@@ -80,12 +81,7 @@ def _grouped(problems: Sequence[Problem]) -> list[tuple[str, list[str]]]:
 
 def describe(namings: Mapping[str, Naming], keys: Iterable[str]) -> str:
     """Return the names of a few tensors for a message, and how many more there are."""
-    return _first_names([namings[key].name for key in keys], 3)
-
-
-def _first_names(names: Sequence[str], count: int) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    return list_text([namings[key].name for key in keys])
 
 
 @dataclass

@@ -12,6 +12,7 @@ from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import LeftOut, TensorDiff
+from ckptkit.text import list_text
 from ckptkit.wording import say
 
 # What a training run counts and sets is not a weight, nor a difference between weights.
@@ -133,5 +134,4 @@ def warnings_of(
 
 
 def _some_names(side: TensorSet, keys: Sequence[str]) -> str:
-    shown = ", ".join(side.names[key].name for key in keys[:3])
-    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown
+    return list_text([side.names[key].name for key in keys])

@@ -12,7 +12,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
 from ckptkit.results import Result
-from ckptkit.text import json_number
+from ckptkit.text import count_text, json_number
 
 SCHEMA = "ckptkit.diff/1"
 _NUMBERS = (
@@ -145,8 +145,7 @@ class LeftOut:
     why: str
 
     def __str__(self) -> str:
-        plural = "" if self.count == 1 else "s"
-        return f"{self.count:,} {self.what} tensor{plural} ({self.why})"
+        return f"{count_text(self.count, f'{self.what} tensor')} ({self.why})"
 
 
 def document(result: DiffResult) -> dict[str, Any]:

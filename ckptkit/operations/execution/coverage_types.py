@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.operations.findings import Finding
 from ckptkit.results import Result
+from ckptkit.text import count_text
 
 # What can become of a variable, in the order of a report; "restored" is the only good end.
 STATUSES = (
@@ -117,14 +118,14 @@ class RestoreCoverage(Result):
         notes = Counter(v.status for v in self.variables if v.severity == "note")
         unused, spare = bad.pop("unused", 0), notes.pop("unused", 0)
         same = " with the file's bytes" if self.compared else ""
-        parts = [f"{self.counts.get('restored', 0)} of {_count(self.total, 'variable')}{same}"]
+        parts = [f"{self.counts.get('restored', 0)} of {count_text(self.total, 'variable')}{same}"]
         parts += [f"{bad[s]} {_WORDS.get(s, s)}" for s in STATUSES if bad[s]]
         if sum(notes.values()):
             parts.append(f"{sum(notes.values())} of training left as built")
         if unused:
-            parts.append(f"{_count(unused, 'tensor')} of the file unused")
+            parts.append(f"{count_text(unused, 'tensor')} of the file unused")
         if spare:
-            parts.append(f"{_count(spare, 'tensor')} of training unused")
+            parts.append(f"{count_text(spare, 'tensor')} of training unused")
         return ", ".join(parts)
 
     def _grouped(self, severity: str) -> Iterator[Finding]:
@@ -133,7 +134,7 @@ class RestoreCoverage(Result):
             if item.severity == severity:
                 groups.setdefault((item.status, item.message), []).append(item)
         for (status, message), items in sorted(groups.items(), key=_in_order):
-            words = f"{_count(len(items), _NOUNS.get(status, 'variable'))} {_SAID[status]}"
+            words = f"{count_text(len(items), _NOUNS.get(status, 'variable'))} {_SAID[status]}"
             text = f"{words}: {by_layer(items, _SHOWN if severity == 'error' else 1)}"
             code = f"restore.{status.replace(' ', '_')}"
             yield Finding(severity, code, self.path, f"{text} ({message})" if message else text)
@@ -182,12 +183,12 @@ def by_layer(items: Iterable[Variable], most: int = _SHOWN) -> str:
         else:
             leaves.append(item.leaf + _odds(item))
     for layer, number in slots.items():
-        layers[layer].append(_count(number, "slot"))
+        layers[layer].append(count_text(number, "slot"))
     texts = [
         f"{layer}: {', '.join(leaves)}" if layer else ", ".join(leaves)
         for layer, leaves in layers.items()
     ]
-    more = f"; and {_count(len(texts) - most, 'more layer')}" if len(texts) > most else ""
+    more = f"; and {count_text(len(texts) - most, 'more layer')}" if len(texts) > most else ""
     return "; ".join(texts[:most]) + more
 
 
@@ -201,7 +202,3 @@ def _odds(item: Variable) -> str:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return f"[{','.join(map(str, shape or ()))}]"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

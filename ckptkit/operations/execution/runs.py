@@ -14,13 +14,14 @@ from ckptkit.errors import CkptkitError
 from ckptkit.operations.execution.coverage import coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.subjects import ResolvedSubject
-from ckptkit.operations.execution.types import RunRecord, counted
+from ckptkit.operations.execution.types import RunRecord
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.client import describe, execute, restore
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Description, ExecutionResult, Limits, ModelSpec, RestoreResult
+from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -163,7 +164,7 @@ def placement(
     ops = {device: counts.get("ops", 0) for device, counts in devices.items()}
     elsewhere = {device: n for device, n in heavy.items() if n and device not in wanted}
     if elsewhere:
-        where = ", ".join(f"{counted(n, 'op')} on {device}" for device, n in elsewhere.items())
+        where = ", ".join(f"{count_text(n, 'op')} on {device}" for device, n in elsewhere.items())
         yield Finding(
             "error",
             "run.device",

@@ -97,11 +97,6 @@ def findings_of(changes: Iterable[Discrepancy]) -> list[Finding]:
     return [finding_of(change) for change in changes]
 
 
-def counted(number: int, noun: str) -> str:
-    """Return "1 output" or "2 outputs"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 TIMEOUT_S = 600.0  # of one child
 
 

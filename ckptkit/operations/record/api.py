@@ -37,6 +37,7 @@ from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
 from ckptkit.runners.introspect import float64_outputs
 from ckptkit.runners.spec import RunnerSpec, parse_runner, runner_for
 from ckptkit.runners.types import Limits
+from ckptkit.text import list_text
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -220,11 +221,9 @@ class _Recording:
         if found.share is None:
             raise RecordError(f"not recorded: what the outputs see is not known: {found.why_not}")
         if found.share < least:
-            listed = ", ".join(found.blind[:5])
-            more = f" and {len(found.blind) - 5} more" if len(found.blind) > 5 else ""
             raise RecordError(
                 f"not recorded: the outputs see {found.share:.1%} of the variables, "
-                f"not {least:.1%}; blind to {listed}{more}",
+                f"not {least:.1%}; blind to {list_text(found.blind, 5)}",
                 where=str(self.resolved.subject),
                 hint=say(
                     "‹inputs› with examples that reach them, or more of them: ‹batch›, ‹cases›"

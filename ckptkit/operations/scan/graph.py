@@ -10,6 +10,7 @@ from ckptkit.operations.scan.flow import MAIN, Flow, Origin
 from ckptkit.operations.scan.rule import effect_of, harmless_ops
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.saved_model.graph import MetaGraph, Op
+from ckptkit.text import list_text
 
 # ops that read the file which an input names, and that input
 _READS = {
@@ -115,8 +116,7 @@ def _which(origins: set[Origin]) -> str:
     """Return what is known of the files in question."""
     literals = sorted(origin.text for origin in origins if origin.kind == "literal")
     if literals:
-        shown = ", ".join(repr(text[:80]) for text in literals[:_MAX_EXAMPLES])
-        return f": {shown}{', ...' if len(literals) > _MAX_EXAMPLES else ''}"
+        return f": {list_text([repr(text[:80]) for text in literals], _MAX_EXAMPLES)}"
     if any(origin.kind == "caller" for origin in origins):
         return ", whichever the caller names"
     return ""

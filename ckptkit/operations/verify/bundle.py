@@ -16,7 +16,7 @@ from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError
-from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, listed, of_error
+from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import (
     Piece,
     Progress,
@@ -29,6 +29,7 @@ from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
 from ckptkit.stores.tensor_bundle.recovery import survey
 from ckptkit.stores.tensor_bundle.table import read_table
+from ckptkit.text import count_text, list_text
 
 _TORN_HINT = (
     "the data file is newer than the index: it may be of a later save that was not finished; "
@@ -147,17 +148,17 @@ def _missing(lost: list[tuple[Path, list[Piece]]]) -> Iterator[Finding]:
     """Yield an error per missing data file; where there are very many, one for the rest."""
     hint = "copy all files of the checkpoint; the index alone holds no values"
     for path, pieces in lost[:MAX_LISTED]:
-        message = f"is missing: {counted(len(pieces), 'tensor')} cannot be read"
+        message = f"is missing: {count_text(len(pieces), 'tensor')} cannot be read"
         yield Finding("error", "data.missing", str(path), message, hint)
     rest = lost[MAX_LISTED:]
     if rest:
         tensors = sum(len(pieces) for _path, pieces in rest)
-        message = f"and {len(rest)} more data files, with {counted(tensors, 'tensor')}"
+        message = f"and {len(rest)} more data files, with {count_text(tensors, 'tensor')}"
         yield Finding("error", "data.missing", str(rest[0][0].parent), message, hint)
 
 
 def _unreadable(path: Path, pieces: list[Piece], error: CkptkitError) -> Finding:
-    message = f"{error.message}: {counted(len(pieces), 'tensor')} cannot be read"
+    message = f"{error.message}: {count_text(len(pieces), 'tensor')} cannot be read"
     return Finding("error", "data.unreadable", str(path), message, error.hint)
 
 
@@ -301,8 +302,8 @@ def _graph(bundle: TensorBundle) -> Iterator[Check]:
     unnamed = _unnamed(graph, bundle.specs)
     if unnamed:
         message = (
-            f"{counted(len(unnamed), 'tensor')} of the checkpoint belong to no object: "
-            f"{listed(unnamed)}"
+            f"{count_text(len(unnamed), 'tensor')} of the checkpoint belong to no object: "
+            f"{list_text(unnamed)}"
         )
         findings.append(Finding("note", "graph.unnamed", str(bundle.path), message))
     yield Check("object graph", (("object", len(graph.nodes)),), tuple(findings))

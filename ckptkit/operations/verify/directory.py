@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
-from ckptkit.operations.findings import Check, Finding, Unit, listed, of_error
+from ckptkit.operations.findings import Check, Finding, Unit, of_error
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, incomplete, prefixes, read_state
+from ckptkit.text import count_text, list_text
 
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
 _DATA_FILE = re.compile(r"(.*)\.data-\d{5}-of-\d{5}")
@@ -41,12 +42,12 @@ def verify_directory(directory: Path, known: set[str]) -> Unit:
     not_checked = []
     below = [name for name in others if (directory / name).is_dir()]
     if below:
-        what = "1 directory" if len(below) == 1 else f"{len(below)} directories"
-        not_checked.append(f"{what} in {directory}, each to be given by itself: {listed(below)}")
+        what = count_text(len(below), "directory")
+        not_checked.append(f"{what} in {directory}, each to be given by itself: {list_text(below)}")
     others = [name for name in others if name not in below]
     if others:
-        what = "1 other entry" if len(others) == 1 else f"{len(others)} other entries"
-        not_checked.append(f"{what}, of no format that is read here: {listed(others)}")
+        what = count_text(len(others), "other entry")
+        not_checked.append(f"{what}, of no format that is read here: {list_text(others)}")
     return Unit(directory, "directory", tuple(checks), tuple(not_checked))
 
 

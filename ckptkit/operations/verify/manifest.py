@@ -22,10 +22,10 @@ from ckptkit._io.atomic import replacing
 from ckptkit._io.files import file_sha256, file_size, read_exact
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
-from ckptkit.operations.findings import Check, Finding, counted
-from ckptkit.operations.findings import listed as first_of
+from ckptkit.operations.findings import Check, Finding
 from ckptkit.stores.base import Store
 from ckptkit.stores.registry import format_of
+from ckptkit.text import count_text, list_text
 from ckptkit.wording import say
 
 MAX_MANIFEST = 256 << 20  # bytes
@@ -160,8 +160,8 @@ def check_manifest(
         if store is not None and damaged & set(files_of(path, store)):
             findings.extend(_damaged_tensors(path, store, base, listed, executor))
     counts = (("file", len(known)), ("byte", nbytes))
-    unread = f"{counted(len(others), 'file')} of the manifest that PATH does not stand for: "
-    not_checked = (unread + first_of(others),) if others else ()
+    unread = f"{count_text(len(others), 'file')} of the manifest that PATH does not stand for: "
+    not_checked = (unread + list_text(others),) if others else ()
     return Check("manifest", counts, tuple(findings)), not_checked
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, PathNotFoundError
-from ckptkit.operations.findings import Check, Finding, Unit, counted, listed, of_error
+from ckptkit.operations.findings import Check, Finding, Unit, of_error
 from ckptkit.operations.verify.bundle import verify_bundle
 from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.assets import is_plain_name
@@ -20,6 +20,7 @@ from ckptkit.stores.saved_model.farmhash import fingerprint64
 from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
 from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
 from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.text import count_text, list_text
 
 FINGERPRINT = "fingerprint.pb"
 ASSETS = "assets"
@@ -53,7 +54,7 @@ def verify_saved_model(
     checks.append(_layout(path))
     others = _without_checksum(path)
     if others:
-        not_checked.append(f"the content of {listed(others)}: no checksum is kept of it")
+        not_checked.append(f"the content of {list_text(others)}: no checksum is kept of it")
     not_checked.append("whether the graph computes what it should (nothing is run)")
     return (
         Unit(path, "saved-model", tuple(checks), tuple(not_checked), unit.tensors, unit.nbytes),
@@ -98,11 +99,11 @@ def _graph_findings(graph: MetaGraph, where: str) -> Iterator[Finding]:
     ]:
         missing = sorted({_node(name) for op in ops for name in op.inputs} - known)
         if missing:
-            message = f"inputs that are not there: {listed(missing)}"
+            message = f"inputs that are not there: {list_text(missing)}"
             yield Finding("error", "graph.missing-op", f"{where}: {owner}", message)
         lost = sorted({call for op in ops for call in op.calls if call} - functions)
         if lost:
-            message = f"calls functions that are not there: {listed(lost)}"
+            message = f"calls functions that are not there: {list_text(lost)}"
             yield Finding("error", "graph.missing-function", f"{where}: {owner}", message)
 
 
@@ -124,12 +125,12 @@ def _signatures(graphs: list[MetaGraph], path: Path) -> Check:
             names = [*signature.inputs, *signature.outputs]
             lost = sorted({name for name in names if _node(name) not in ops})
             if lost:
-                message = f"points at tensors that the graph lacks: {listed(lost)}"
+                message = f"points at tensors that the graph lacks: {list_text(lost)}"
                 where = f"{path}: signature {signature.key}"
                 findings.append(Finding("error", "signature.missing-op", where, message))
         lost = [name for name in (*graph.saver, *graph.init_ops) if name and _node(name) not in ops]
         if lost:
-            message = f"saver or initializer points at ops that the graph lacks: {listed(lost)}"
+            message = f"saver or initializer points at ops that the graph lacks: {list_text(lost)}"
             findings.append(Finding("error", "graph.missing-op", str(path), message))
     return Check("signatures", (("signature", count),), tuple(findings))
 
@@ -146,7 +147,7 @@ def _variables(
     wanted = [key for graph in graphs for key in _restored_keys(graph)]
     findings: tuple[Finding, ...] = ()
     if wanted or any(prefix.parent.glob("variables.data-*")):
-        message = f"is missing, and the graph restores {counted(len(wanted), 'tensor')} from it"
+        message = f"is missing, and the graph restores {count_text(len(wanted), 'tensor')} from it"
         hint = "the export was not finished or not all files were copied"
         findings = (Finding("error", "index.missing", str(index_path(prefix)), message, hint),)
     return Unit(prefix, "tensor-bundle", (Check("index", (("tensor", 0),), findings),)), None
@@ -158,13 +159,13 @@ def _restored(graphs: list[MetaGraph], keys: set[str], path: Path) -> Check:
     lost = sorted(wanted - keys)
     findings = []
     if lost:
-        message = f"the graph reads {counted(len(lost), 'tensor')} that the variables lack: "
+        message = f"the graph reads {count_text(len(lost), 'tensor')} that the variables lack: "
         findings.append(
             Finding(
                 "error",
                 "variables.missing-tensor",
                 str(path / VARIABLES),
-                message + listed(lost),
+                message + list_text(lost),
                 "graph and variables are of two saves",
             )
         )

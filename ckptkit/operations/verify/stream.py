@@ -10,11 +10,12 @@ from typing import NamedTuple
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, UnsupportedError
-from ckptkit.operations.findings import Check, Finding, Unit, counted, is_damage, of_error
+from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.registry import Format, format_of, open_format
+from ckptkit.text import count_text
 from ckptkit.wording import say
 
 _NO_CHECKSUM = "its values: the format keeps no checksum (a manifest would, ‹manifest›)"
@@ -58,7 +59,7 @@ def verify_stream(
         not_checked.append(say(_NO_CHECKSUM))
     unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
     if unread:
-        not_checked.append(f"{counted(len(unread), 'tensor')} of a dtype that is not read")
+        not_checked.append(f"{count_text(len(unread), 'tensor')} of a dtype that is not read")
     if row.model_config:
         checks.extend(_config(store))
     done = [read for read in reads if read.error is None]

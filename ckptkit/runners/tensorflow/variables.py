@@ -12,6 +12,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.runners.marks import is_marked, mark
 from ckptkit.runners.tensorflow.build import is_keras
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.text import list_text
 
 HOLDER = "weights"  # edge of the root under which every weight is found by its path
 
@@ -65,8 +66,7 @@ def fill(model: Any, filled: str) -> None:
         root_of(usual_objects(model), weights).read(filled)
     left = still_marked(marked)
     if left:
-        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-        raise CkptkitError(f"not restored: {', '.join(left[:5])}{more}")
+        raise CkptkitError(f"not restored: {list_text(left, 5)}")
 
 
 def mark_all(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from ckptkit.stores.npz import column_major as _fortran
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -317,18 +318,15 @@ def _checked(
 def _opaque_notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
     objects = [key for key, spec in specs.items() if spec.dtype == "object"]
     if objects:
-        yield (f"{_some(objects)} hold pickled Python objects: listed, never loaded")
+        yield (
+            f"{list_text([*map(repr, objects)])} hold pickled Python objects: listed, never loaded"
+        )
     voids = [key for key, spec in specs.items() if spec.dtype in ("void8", "void16", "float8")]
     if voids:
         yield (
-            f"{_some(voids)}: numpy kept the bytes but not the dtype (bfloat16 or float8, most "
+            f"{list_text([*map(repr, voids)])}: numpy kept the bytes but not the dtype (bfloat16 or float8, most "
             "likely), so they are compared as bytes"
         )
-
-
-def _some(keys: list[str]) -> str:
-    shown = ", ".join(map(repr, keys[:3]))
-    return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
 
 
 def is_npz(head: Head) -> bool:
