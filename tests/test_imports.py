@@ -260,3 +260,15 @@ def test_the_folder_of_golden_files_is_no_package() -> None:
     for folder in ("ckptkit", "fixtures", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             assert "fixtures" not in top_level(path), path
+
+
+def test_folders_of_tests_are_those_of_the_package() -> None:
+    """A test of `ckptkit/operations/diff/` lies in `tests/operations/diff/`; `io` is `_io`."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        folder = path.relative_to(ROOT / "tests").parent
+        assert (PACKAGE / folder).is_dir() or (PACKAGE / f"_{folder}").is_dir(), path
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
