@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ckptkit.checkpoint.naming import Naming
     from ckptkit.stores.base import Store
 
-_BOUND = frozenset({"weight", "table", "ema", "slot", "other"})  # roles
-_DIGESTED = frozenset({"weight", "table"})
+_BOUND_ROLES = frozenset({"weight", "table", "ema", "slot", "other"})
+_DIGESTED_ROLES = frozenset({"weight", "table"})
 _MAX_ALIASES = 4
 _MAX_SCALARS = 1000  # kinds of single floats; a graph with more has data in them
 
@@ -62,7 +62,12 @@ class ConstantSketch(NamedTuple):
 
 @dataclass(frozen=True)
 class Binding:
-    """See the module.  source: the file itself, where the binding was just made of one."""
+    """What a model's outputs depend on, by name: see the module.
+
+    form: of the file.  digest: "" where nothing is bound (code, values of another tool).
+    source, keys: the file itself and {variable: key in it}, where the binding was just made of
+    one; neither is written or compared.
+    """
 
     form: str
     digest: str
@@ -122,12 +127,17 @@ def _json_of(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bind(path: Path | str, *, full: bool = True, executor: Executor | None = None) -> Binding:
-    """Return what a golden of the model at `path` is bound to; runs nothing.
+    """Read what a golden of the model at `path` is bound to; runs nothing.
 
-    full: sketch every tensor, for recording.  Otherwise only SHA-256 sums are made; what differs
-    is sketched when bindings are compared.  executor: runs one task per tensor.  Memory does not
-    grow with the file.
-    Raises what opening and reading the file raises: damage is never bound.
+    Args:
+        path: of any file of weights or model that this package opens.
+        full: sketch every tensor, for recording.  Otherwise only SHA-256 sums are made; what
+            differs is sketched when bindings are compared.
+        executor: runs one task per tensor; memory does not grow with the file.
+    Returns:
+        The binding, with its `source` open, so that changed values can be looked at.
+    Raises:
+        CkptkitError: what opening and reading the file raises: damage is never bound.
     """
     from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 
@@ -162,7 +172,7 @@ def _names(checkpoint: Checkpoint) -> dict[str, Naming]:
     return {
         key: naming
         for key, naming in checkpoint.names.items()
-        if naming.role in _BOUND and naming.duplicate_of is None
+        if naming.role in _BOUND_ROLES and naming.duplicate_of is None
     }
 
 
@@ -210,7 +220,7 @@ def _hidden(store: Store) -> frozenset[str]:
 def _digest(variables: Mapping[str, Sketch]) -> str:
     total = hashlib.sha256()
     for name, sketch in sorted(variables.items()):
-        if sketch.role in _DIGESTED:
+        if sketch.role in _DIGESTED_ROLES:
             line = f"{name}\0{sketch.dtype}\0{list(sketch.shape)}\0{sketch.sha256}\n"
             total.update(line.encode("utf-8", "surrogatepass"))
     return total.hexdigest()

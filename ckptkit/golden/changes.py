@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from ckptkit.align.matching import TensorSet
     from ckptkit.golden.binding import Binding
 
-_JUDGED = frozenset({"weight", "table"})  # roles that outputs depend on
+_COMPARED = frozenset({"weight", "table"})  # roles that outputs depend on
 _SHOWN = 4  # names in one sentence
 _SUMMED = ("weight.rounded", "weight.cast")  # codes of which many are one row
 _LISTS = "they are in a Python list or dict, which tf.train.Checkpoint may pass by"
 
 
 def compare_bindings(recorded: Binding, now: Binding) -> tuple[Discrepancy, ...]:
-    """Return what changed in the model since it was recorded, those that sum up others first.
+    """Compare what a golden is bound to with the model as it is now; runs nothing.
+
+    Args:
+        recorded: of the golden.
+        now: best fresh from `bind`, so that changed values can be looked at.
+    Returns:
+        What changed, by name; rows that sum up others come first.
 
     Nothing is said of what an unmodified re-save changes: form, names where alignment finds the
     counterpart, tensors that are stored twice, settings that only one version of Keras writes.
-    `now` should come fresh from `bind`, so that changed values can be looked at.
     """
     return tuple(_changes(recorded, now))
 
@@ -65,26 +70,29 @@ class _Weights:
 
     def rows(self) -> Iterator[Discrepancy]:
         self.pairs = _paired(self.recorded, self.now)
-        judged = {
-            name: other for name, other in self.pairs.items() if self._old(name).role in _JUDGED
+        compared = {
+            name: other for name, other in self.pairs.items() if self._old(name).role in _COMPARED
         }
         differing = {
             name: other
-            for name, other in judged.items()
+            for name, other in compared.items()
             if self._old(name).sha256 != self.now.variables[other].sha256
             or self._old(name).shape != self.now.variables[other].shape
         }
+        # first what explains several variables at once, so that no row says it again of each
         moves = self._moves(differing)
         yield from self._swapped(moves)
         yield from self._averaged(differing)
         for name, other in differing.items():
             if name not in self.done:
                 self.changed[name] = explain(self._old(name), self.now, other)
-        yield from self._fresh(judged)
+        yield from self._fresh(compared)
         yield from self._summed()
-        for name, found in self.changed.items():
+        for name, explanation in self.changed.items():
             if name not in self.done:
-                yield Discrepancy("error", found.code, name, found.text, found.hint)
+                yield Discrepancy(
+                    "error", explanation.code, name, explanation.text, explanation.hint
+                )
         yield from self._absent()
 
     def _old(self, name: str) -> Sketch:
@@ -94,14 +102,14 @@ class _Weights:
 
     def _moves(self, differing: Mapping[str, str]) -> dict[str, str]:
         """Return {name: recorded name whose values it holds now}, where that is certain."""
-        held: dict[tuple[object, ...], list[str]] = defaultdict(list)
+        by_content: dict[tuple[object, ...], list[str]] = defaultdict(list)
         for name, sketch in self.recorded.variables.items():
-            if sketch.role in _JUDGED and not sketch.is_constant and sketch.size > 1:
-                held[sketch.dtype, sketch.shape, sketch.sha256].append(name)
+            if sketch.role in _COMPARED and not sketch.is_constant and sketch.size > 1:
+                by_content[sketch.dtype, sketch.shape, sketch.sha256].append(name)
         moves = {}
         for name, other in differing.items():
             sketch = self.now.variables[other]
-            sources = held.get((sketch.dtype, sketch.shape, sketch.sha256), [])
+            sources = by_content.get((sketch.dtype, sketch.shape, sketch.sha256), [])
             if len(sources) == 1 and sources[0] != name:
                 moves[name] = sources[0]
         return moves
@@ -115,19 +123,19 @@ class _Weights:
             self.done.update(names, (moves[name] for name in names))
             ends = [name.rpartition("/")[2] for name in names]
             if one != other and ends == [moves[name].rpartition("/")[2] for name in names]:
-                said = (
+                message = (
                     f"layers {one!r} and {other!r} have changed places ({list_text(ends, _SHOWN)})"
                 )
-                yield Discrepancy("error", "layer.swapped", one, said)
+                yield Discrepancy("error", "layer.swapped", one, message)
                 continue
             for name in names:
-                said = f"{name} and {moves[name]} have changed places"
-                yield Discrepancy("error", "weight.swapped", name, said)
+                message = f"{name} and {moves[name]} have changed places"
+                yield Discrepancy("error", "weight.swapped", name, message)
         for name, source in moves.items():
             if name not in self.done:
                 self.done.add(name)
-                said = f"holds the values that were recorded of {source}"
-                yield Discrepancy("error", "weight.moved", name, said)
+                message = f"holds the values that were recorded of {source}"
+                yield Discrepancy("error", "weight.moved", name, message)
 
     def _averaged(self, differing: Mapping[str, str]) -> Iterator[Discrepancy]:
         """Weights that hold what was recorded as an optimizer's average of weights."""
@@ -136,29 +144,31 @@ class _Weights:
             for sketch in self.recorded.variables.values()
             if sketch.role == "ema"
         }
-        held = []
+        averaged = []
         for name, other in differing.items():
             sketch = self.now.variables[other]
             if name not in self.done and (sketch.dtype, sketch.shape, sketch.sha256) in averages:
-                held.append(name)
-        self.done.update(held)
-        layers = list(dict.fromkeys(map(layer_of, held)))
-        if held:
-            said = f"{len(held)} weights hold averages that the optimizer kept (use_ema), of "
+                averaged.append(name)
+        self.done.update(averaged)
+        layers = list(dict.fromkeys(map(layer_of, averaged)))
+        if averaged:
+            message = (
+                f"{len(averaged)} weights hold averages that the optimizer kept (use_ema), of "
+            )
             hint = "after training, finalize_variable_values puts averages in place of weights"
             yield Discrepancy(
-                "error", "weight.averaged", "", said + list_text(layers, _SHOWN), hint
+                "error", "weight.averaged", "", message + list_text(layers, _SHOWN), hint
             )
 
     # -- layers without values ---------------------------------------------------------------------
 
-    def _fresh(self, judged: Mapping[str, str]) -> Iterator[Discrepancy]:
+    def _fresh(self, compared: Mapping[str, str]) -> Iterator[Discrepancy]:
         layers: dict[str, list[str]] = defaultdict(list)
-        for name in judged:
+        for name in compared:
             layers[layer_of(name)].append(name)
         fresh = {layer: names for layer, names in layers.items() if self._is_fresh(names)}
         names = [name for members in fresh.values() for name in members]
-        trained = [name for name in judged if not self._old(name).is_constant]
+        trained = [name for name in compared if not self._old(name).is_constant]
         if len(fresh) > 1 and set(trained) <= set(names):
             self.done.update(names)
             yield self._nothing_restored(len(names))
@@ -173,16 +183,17 @@ class _Weights:
                 for name in members
                 if name in self.changed
             ]
-            said = f"layer {layer!r} looks freshly initialised, not restored: {list_text(parts, _SHOWN)}"
-            yield Discrepancy("error", "layer.fresh", layer, said, _LISTS if hidden else "")
+            values = list_text(parts, _SHOWN)
+            message = f"layer {layer!r} looks freshly initialised, not restored: {values}"
+            yield Discrepancy("error", "layer.fresh", layer, message, _LISTS if hidden else "")
 
     def _is_fresh(self, names: Sequence[str]) -> bool:
         """Whether all of a layer's variables look like first values, and not as recorded."""
         changed = [name for name in names if name in self.changed]
         if not changed or any(self.changed[name].initial is None for name in changed):
             return False
-        kept = (name for name in names if name not in self.changed)
-        if not all(self._old(name).is_constant for name in kept):
+        unchanged = (name for name in names if name not in self.changed)
+        if not all(self._old(name).is_constant for name in unchanged):
             return False
         if self._has_reset(names):
             return len(changed) > 1
@@ -216,32 +227,36 @@ class _Weights:
             for name, other in self.pairs.items()
             if self._old(name).role == "slot"
         ]
-        said = f"no weight is as recorded: all {count} look freshly initialised"
+        message = f"no weight is as recorded: all {count} look freshly initialised"
         if slots and all(old.sha256 == new.sha256 for old, new in slots):
-            said += f"; the {len(slots)} slots of the optimizer are as recorded"
+            message += f"; the {len(slots)} slots of the optimizer are as recorded"
             hint = "only the optimizer was restored: the model's part of the checkpoint was not"
-            return Discrepancy("error", "weights.optimizer-only", "", said, hint)
-        return Discrepancy("error", "weights.fresh", "", said, "the restore matched nothing")
+            return Discrepancy("error", "weights.optimizer-only", "", message, hint)
+        return Discrepancy("error", "weights.fresh", "", message, "the restore matched nothing")
 
     # -- the rest ----------------------------------------------------------------------------------
 
     def _summed(self) -> Iterator[Discrepancy]:
         groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for name, found in self.changed.items():
-            if found.code in _SUMMED and name not in self.done:
-                groups[found.code, found.group].append(name)
+        for name, explanation in self.changed.items():
+            if explanation.code in _SUMMED and name not in self.done:
+                groups[explanation.code, explanation.group].append(name)
         for (code, group), names in groups.items():
             if len(names) > 1:
                 self.done.update(names)
-                said = f"{len(names)} weights are {group}: {list_text(names, _SHOWN)}"
-                yield Discrepancy("error", code, "", said)
+                message = f"{len(names)} weights are {group}: {list_text(names, _SHOWN)}"
+                yield Discrepancy("error", code, "", message)
 
     def _absent(self) -> Iterator[Discrepancy]:
-        here = {sketch.sha256 for sketch in self.now.variables.values()}
-        known = {sketch.sha256 for sketch in self.recorded.variables.values()}
+        contents_now = {sketch.sha256 for sketch in self.now.variables.values()}
+        recorded_contents = {sketch.sha256 for sketch in self.recorded.variables.values()}
         layers: dict[str, list[str]] = defaultdict(list)
         for name, sketch in self.recorded.variables.items():
-            if name not in self.pairs and sketch.role in _JUDGED and sketch.sha256 not in here:
+            if (
+                name not in self.pairs
+                and sketch.role in _COMPARED
+                and sketch.sha256 not in contents_now
+            ):
                 layers[layer_of(name)].append(name)
         for layer, names in layers.items():
             hint = _LISTS if all(self._old(name).hidden for name in names) else ""
@@ -255,7 +270,11 @@ class _Weights:
                     yield Discrepancy("error", "weight.missing", name, f"no weight {name}", hint)
         taken = set(self.pairs.values())
         for name, sketch in self.now.variables.items():
-            if name not in taken and sketch.role in _JUDGED and sketch.sha256 not in known:
+            if (
+                name not in taken
+                and sketch.role in _COMPARED
+                and sketch.sha256 not in recorded_contents
+            ):
                 yield Discrepancy("warning", "weight.added", name, f"weight {name} is new")
 
 
@@ -270,8 +289,8 @@ def _paired(recorded: Binding, now: Binding) -> dict[str, str]:
         return {name: name for name in recorded.variables}
     from ckptkit.align.matching import align
 
-    found = align(_side(recorded), _side(now), content=False)
-    pairs = {match.old: match.new for match in found.pairs}
+    alignment = align(_side(recorded), _side(now), content=False)
+    pairs = {match.old: match.new for match in alignment.pairs}
     taken = set(pairs.values())
     groups: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for name, sketch in recorded.variables.items():

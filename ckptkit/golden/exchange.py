@@ -39,18 +39,18 @@ MAX_FILE = 1 << 31  # bytes of one file that is read whole
 _MARK = "polygraphy_class"
 
 
-class Read(NamedTuple):
+class ExchangedCases(NamedTuple):
     """What a file of another tool holds: the cases, and the signature, where it tells one."""
 
     cases: tuple[Case, ...]
     signature: str = ""
 
 
-class Form(NamedTuple):
+class ExchangeForm(NamedTuple):
     """write(golden, directory); read(path)."""
 
     write: Callable[[Golden, Path], None]
-    read: Callable[[Path], Read]
+    read: Callable[[Path], ExchangedCases]
 
 
 def whole(case: Case) -> dict[str, Array]:
@@ -109,7 +109,7 @@ def _write_npy(golden: Golden, directory: Path) -> None:
             (place / f"{quote(name, safe='')}.npy").write_bytes(_npy_bytes(name, array))
 
 
-def _read_npy(path: Path) -> Read:
+def _read_npy(path: Path) -> ExchangedCases:
     from ckptkit.model_io.array_files import load_inputs
 
     places = (
@@ -122,7 +122,7 @@ def _read_npy(path: Path) -> Read:
             for file in sorted((place / "outputs").glob("*.npy"))
         }
         cases.append(Case(_safe(place.name), load_inputs(place / "inputs.npz"), outputs))
-    return Read(tuple(cases))
+    return ExchangedCases(tuple(cases))
 
 
 # --- ONNX -----------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def _write_onnx(golden: Golden, directory: Path) -> None:
                 (place / f"{side}_{index}.pb").write_bytes(to_onnx(name, arrays[name]))
 
 
-def _read_onnx(path: Path) -> Read:
+def _read_onnx(path: Path) -> ExchangedCases:
     inner = sorted(path.glob("test_data_set_*"), key=lambda p: int(p.name.rpartition("_")[2]))
     cases = []
     for place in inner or [path]:
@@ -149,7 +149,7 @@ def _read_onnx(path: Path) -> Read:
             named = [from_onnx(_bytes(file), str(file)) for file in files]
             sides.append({name or f"{side}_{n}": array for n, (name, array) in enumerate(named)})
         cases.append(Case(_safe(place.name), *sides))
-    return Read(tuple(cases))
+    return ExchangedCases(tuple(cases))
 
 
 # --- Polygraphy -----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def _write_polygraphy(golden: Golden, directory: Path) -> None:
         (directory / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _read_polygraphy(path: Path) -> Read:
+def _read_polygraphy(path: Path) -> ExchangedCases:
     feeds, runs = (_json(path / name) for name in ("inputs.json", "outputs.json"))
     where = str(path / "outputs.json")
     try:
@@ -197,10 +197,10 @@ def _read_polygraphy(path: Path) -> Read:
     if not isinstance(feeds, list) or len(feeds) != len(outputs):
         raise FormatError(where, f"{len(outputs)} iterations for the inputs of another number")
     cases = (
-        Case(f"case{n}", dict(_decoded(one, str(path))), dict(_decoded(two, where)))
-        for n, (one, two) in enumerate(zip(feeds, outputs, strict=True))
+        Case(f"case{n}", dict(_decoded(feed, str(path))), dict(_decoded(result, where)))
+        for n, (feed, result) in enumerate(zip(feeds, outputs, strict=True))
     )
-    return Read(tuple(cases))
+    return ExchangedCases(tuple(cases))
 
 
 def _json(path: Path) -> Any:
@@ -255,7 +255,7 @@ def _logged(golden: Golden, case: Case) -> bytes:
     return bytes(log.SerializeToString(deterministic=True))
 
 
-def _read_warmup(path: Path) -> Read:
+def _read_warmup(path: Path) -> ExchangedCases:
     from ckptkit.stores.proto.messages import parse
 
     file = path / WARMUP if path.is_dir() else path
@@ -269,19 +269,20 @@ def _read_warmup(path: Path) -> Read:
             {n: from_tensor(side[n], f"{where}: {n}") for n in sorted(side)} for side in sides
         ]
         cases.append(Case(f"case{number}", *arrays))
-    return Read(tuple(cases), signature)
+    return ExchangedCases(tuple(cases), signature)
 
 
 def _safe(name: str) -> str:
-    kept = (c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
-    return "".join(kept) or "case"
+    """Return a case's name as a file name."""
+    characters = (c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+    return "".join(characters) or "case"
 
 
-FORMS: Mapping[str, Form] = {
-    "npy": Form(_write_npy, _read_npy),
-    "onnx": Form(_write_onnx, _read_onnx),
-    "polygraphy": Form(_write_polygraphy, _read_polygraphy),
-    "warmup": Form(_write_warmup, _read_warmup),
+FORMS: Mapping[str, ExchangeForm] = {
+    "npy": ExchangeForm(_write_npy, _read_npy),
+    "onnx": ExchangeForm(_write_onnx, _read_onnx),
+    "polygraphy": ExchangeForm(_write_polygraphy, _read_polygraphy),
+    "warmup": ExchangeForm(_write_warmup, _read_warmup),
 }
 
 
@@ -293,11 +294,11 @@ def form_of(path: Path) -> str:
         ("polygraphy", (path / "outputs.json").is_file()),
         ("npy", any(path.glob("*/outputs")) or (path / "outputs").is_dir()),
     )
-    found = [name for name, fits in signs if fits]
+    fitting = [name for name, fits in signs if fits]
     if not path.exists():
         raise PathNotFoundError("nothing is there", where=str(path))
-    if len(found) != 1:
+    if len(fitting) != 1:
         raise UsageError(
             "it is not clear what this holds", where=str(path), hint=f"one of {', '.join(FORMS)}"
         )
-    return found[0]
+    return fitting[0]

@@ -68,13 +68,14 @@ def explain(old: Sketch, now: Binding, name: str) -> Explanation:
         return _explain_form(case)
     if old.places is None or new.places is None:
         return Explanation("weight.changed", f"the values differ ({old.dtype} {list(old.shape)})")
+    # the surest question first: the first that has an answer ends it
     initial = initial_value(new)
     for question in _QUESTIONS:
-        found = question(case)
-        if found is not None:
+        explanation = question(case)
+        if explanation is not None:
             few = new.size < MIN_SIZE  # of which other questions say more than there is to say
-            told = few or found.code.startswith("weight.constant")
-            return found._replace(initial=initial if told else None)
+            keep = few or explanation.code.startswith("weight.constant")
+            return explanation._replace(initial=initial if keep else None)
     return _throughout(case, initial)
 
 
@@ -84,21 +85,21 @@ def explain(old: Sketch, now: Binding, name: str) -> Explanation:
 def _explain_form(case: _ChangedTensor) -> Explanation:
     old, new = case.old, case.new
     if old.shape == new.shape:
-        said = f"dtype {new.dtype}, recorded as {old.dtype}"
+        message = f"dtype {new.dtype}, recorded as {old.dtype}"
         if _agree_as(old.sampled, new.sampled, new.dtype):
             group = f"cast from {old.dtype} to {new.dtype}"
             return Explanation("weight.cast", f"{group}; the values agree", "", group)
-        return Explanation("weight.dtype", f"{said}; the values differ too")
-    said = f"shape {list(new.shape)}, recorded {list(old.shape)}"
+        return Explanation("weight.dtype", f"{message}; the values differ too")
+    message = f"shape {list(new.shape)}, recorded {list(old.shape)}"
     values = case.values() if old.dtype == new.dtype and old.size == new.size else None
     if values is not None and old.places is not None:
         for axes in _axis_orders(values.ndim):
             turned = values.transpose(axes)
             if turned.shape == old.shape and _sketch.places_sum(turned) == old.places:
-                return Explanation("weight.transposed", f"transposed {_inverse(axes)}: {said}")
+                return Explanation("weight.transposed", f"transposed {_inverse(axes)}: {message}")
         if _sketch.places_sum(values) == old.places:
-            return Explanation("weight.shape", f"reshaped: {said}; the same values in order")
-    return Explanation("weight.shape", said)
+            return Explanation("weight.shape", f"reshaped: {message}; the same values in order")
+    return Explanation("weight.shape", message)
 
 
 def _agree_as(old: tuple[float, ...], new: tuple[float, ...], dtype: str) -> bool:
@@ -131,12 +132,12 @@ def _one_element(case: _ChangedTensor) -> Explanation | None:
     piece = element.view(f"u{min(width, 4)}").copy()
     piece[place % per] = (int(piece[place % per]) - by) % (1 << (8 * min(width, 4)))
     before = piece.view(element.dtype)
-    said = (
+    message = (
         f"one element of {new.size:,} changed: {list(unravel(index, new.shape))} is "
         f"{_number(element)}, recorded {_number(before)}"
     )
     code = "weight.nonfinite" if new.nonfinite > old.nonfinite else "weight.element"
-    return Explanation(code, said)
+    return Explanation(code, message)
 
 
 def _signed(number: int) -> int:
@@ -153,13 +154,13 @@ def _nonfinite(case: _ChangedTensor) -> Explanation | None:
     old, new = case.old, case.new
     if new.nonfinite <= old.nonfinite:
         return None
-    said = f"{new.nonfinite:,} of {new.size:,} elements are NaN or infinite"
+    message = f"{new.nonfinite:,} of {new.size:,} elements are NaN or infinite"
     values = case.values()
     if values is not None and values.ndim:
         with np.errstate(all="ignore"):
             bad = ~np.isfinite(values.astype(np.complex128 if values.dtype.kind == "c" else float))
-        said += _where(bad)
-    return Explanation("weight.nonfinite", said)
+        message += _where(bad)
+    return Explanation("weight.nonfinite", message)
 
 
 def _where(bad: Array) -> str:
@@ -179,10 +180,10 @@ def _constant(case: _ChangedTensor) -> Explanation | None:
     if not new.is_constant or new.size == 1:
         return None
     if new.low == 0.0:
-        code, said = "weight.constant.zero", f"zeroed: all {new.size:,} elements are 0"
+        code, message = "weight.constant.zero", f"zeroed: all {new.size:,} elements are 0"
     else:
-        code, said = "weight.constant", f"all {new.size:,} elements are {new.low:.6g}"
-    return Explanation(code, said)
+        code, message = "weight.constant", f"all {new.size:,} elements are {new.low:.6g}"
+    return Explanation(code, message)
 
 
 def _reordered(case: _ChangedTensor) -> Explanation | None:
@@ -231,9 +232,9 @@ def _blocks(values: Array, old: Sketch) -> Explanation | None:
                 if _sketch.places_sum(moved) == old.places:
                     names = ", ".join(str(at) for at in _inverse(order))
                     where = "the last axis" if axis == values.ndim - 1 else f"axis {axis}"
-                    said = f"the {count} blocks of {where} are in another order: [{names}]"
+                    message = f"the {count} blocks of {where} are in another order: [{names}]"
                     hint = "libraries order the gates of an LSTM or GRU differently"
-                    return Explanation("weight.gates", said, hint)
+                    return Explanation("weight.gates", message, hint)
     return None
 
 
@@ -242,8 +243,8 @@ def _rounded(case: _ChangedTensor) -> Explanation | None:
         if dtype not in case.old.coarse and _agree_as(case.old.sampled, case.new.sampled, dtype):
             return Explanation("weight.rounded", f"rounded to {dtype}", "", f"rounded to {dtype}")
         if dtype not in case.old.coarse and _near(case, 0.01):
-            said = f"rounded to {dtype} (cut off, not to the nearest)"
-            return Explanation("weight.rounded", said, "", f"rounded to {dtype}")
+            message = f"rounded to {dtype} (cut off, not to the nearest)"
+            return Explanation("weight.rounded", message, "", f"rounded to {dtype}")
     return None
 
 
@@ -292,8 +293,8 @@ def _some_units(case: _ChangedTensor) -> Explanation | None:
         return None
     count = new.shape[-1]
     spans = [_span(part, len(new.units), count) for part in hit]
-    said = f"only {_spans(spans, 'unit')} of the last axis (of {count:,}) changed"
-    return Explanation("weight.units", said + _zeroed(case, new.size // count))
+    message = f"only {_spans(spans, 'unit')} of the last axis (of {count:,}) changed"
+    return Explanation("weight.units", message + _zeroed(case, new.size // count))
 
 
 def _some_part(case: _ChangedTensor) -> Explanation | None:
@@ -309,8 +310,8 @@ def _some_part(case: _ChangedTensor) -> Explanation | None:
         low, high = _span(part, parts, new.size)
         spans.append((low // row, (high - 1) // row + 1))
     word = "element" if len(new.shape) == 1 else "row"
-    said = f"changed only within {_spans(spans, word)} (of {new.shape[0]:,})"
-    return Explanation("weight.part", said + _zeroed(case, row))
+    message = f"changed only within {_spans(spans, word)} (of {new.shape[0]:,})"
+    return Explanation("weight.part", message + _zeroed(case, row))
 
 
 def _zeroed(case: _ChangedTensor, size: int) -> str:
@@ -339,12 +340,12 @@ def _throughout(case: _ChangedTensor, initial: str | None) -> Explanation:
     old, new = case.old, case.new
     gaps = [abs(b - a) for a, b in zip(old.sampled, new.sampled, strict=True)]
     gap = math.sqrt(sum(x * x for x in gaps) / len(gaps)) if gaps else math.inf
-    like = _correlation(old.sampled, new.sampled)
-    if (old.rms and gap <= 0.1 * old.rms) or (like is not None and like > _CLOSE):
-        said = (
+    correlation = _correlation(old.sampled, new.sampled)
+    if (old.rms and gap <= 0.1 * old.rms) or (correlation is not None and correlation > _CLOSE):
+        message = (
             f"changed throughout, by about {gap / old.rms if old.rms else math.inf:.1g} of its rms"
         )
-        return Explanation("weight.drift", said, "as more training would")
+        return Explanation("weight.drift", message, "as more training would")
     text = f"other values throughout: rms {new.rms:.3g}, recorded {old.rms:.3g}"
     if initial is not None:
         text += f"; like a first value ({initial})"
@@ -352,12 +353,12 @@ def _throughout(case: _ChangedTensor, initial: str | None) -> Explanation:
 
 
 def _correlation(old: tuple[float, ...], new: tuple[float, ...]) -> float | None:
-    one, two = np.array(old), np.array(new)
-    if len(one) < 4 or not (np.isfinite(one).all() and np.isfinite(two).all()):
+    x, y = np.array(old), np.array(new)
+    if len(x) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
-    one, two = one - one.mean(), two - two.mean()
-    size = float(np.linalg.norm(one) * np.linalg.norm(two))
-    return float(np.dot(one, two)) / size if size else None
+    x, y = x - x.mean(), y - y.mean()
+    size = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(np.dot(x, y)) / size if size else None
 
 
 _QUESTIONS = (

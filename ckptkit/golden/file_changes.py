@@ -87,20 +87,21 @@ def _file_text(old: LineSketch, now: Binding, name: str) -> str:
 
 
 def _constants(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
-    known = {_content(constant) for constant in recorded.constants.values()}
-    here = {_content(constant) for constant in now.constants.values()}
-    gone = {name: c for name, c in recorded.constants.items() if _content(c) not in here}
-    come = {name: c for name, c in now.constants.items() if _content(c) not in known}
+    recorded_contents = {_content(constant) for constant in recorded.constants.values()}
+    contents_now = {_content(constant) for constant in now.constants.values()}
+    removed = {name: c for name, c in recorded.constants.items() if _content(c) not in contents_now}
+    added = {name: c for name, c in now.constants.items() if _content(c) not in recorded_contents}
+    # pairs of which neither has another candidate, by ever weaker likeness
     for alike in (_same_name, _same_shape, _both_text):
-        for name, constant in list(gone.items()):
-            twins = [other for other in come if alike(name, constant, other, come[other])]
-            rivals = [other for other in gone if alike(other, gone[other], name, constant)]
+        for name, constant in list(removed.items()):
+            twins = [other for other in added if alike(name, constant, other, added[other])]
+            rivals = [other for other in removed if alike(other, removed[other], name, constant)]
             if len(twins) == 1 and len(rivals) == 1:
-                yield _changed(name, constant, come[twins[0]], now, twins[0])
-                del gone[name], come[twins[0]]
-    for name, constant in gone.items():
+                yield _changed(name, constant, added[twins[0]], now, twins[0])
+                del removed[name], added[twins[0]]
+    for name, constant in removed.items():
         yield Discrepancy("note", "constant.gone", name, f"the graph's {_text(constant)} is gone")
-    for name, constant in come.items():
+    for name, constant in added.items():
         yield Discrepancy("note", "constant.new", name, f"{_text(constant)} is new in the graph")
 
 
@@ -111,33 +112,33 @@ def _content(constant: ConstantSketch) -> tuple[str, tuple[int, ...], str]:
 Alike = Callable[[str, "ConstantSketch", str, "ConstantSketch"], bool]
 
 
-def _same_name(name: str, one: ConstantSketch, other: str, two: ConstantSketch) -> bool:
-    return name == other and one.dtype == two.dtype and len(one.shape) == len(two.shape)
+def _same_name(name: str, old: ConstantSketch, name_now: str, new: ConstantSketch) -> bool:
+    return name == name_now and old.dtype == new.dtype and len(old.shape) == len(new.shape)
 
 
-def _same_shape(name: str, one: ConstantSketch, other: str, two: ConstantSketch) -> bool:
-    return one.dtype == two.dtype and one.shape == two.shape
+def _same_shape(name: str, old: ConstantSketch, name_now: str, new: ConstantSketch) -> bool:
+    return old.dtype == new.dtype and old.shape == new.shape
 
 
-def _both_text(name: str, one: ConstantSketch, other: str, two: ConstantSketch) -> bool:
-    return one.dtype == two.dtype == "string"
+def _both_text(name: str, old: ConstantSketch, name_now: str, new: ConstantSketch) -> bool:
+    return old.dtype == new.dtype == "string"
 
 
 def _changed(
     name: str, old: ConstantSketch, new: ConstantSketch, now: Binding, other: str
 ) -> Discrepancy:
-    said = f"the graph's {_text(old)} holds other values"
+    message = f"the graph's {_text(old)} holds other values"
     hint = "constants stay as they are when the weights of a SavedModel are replaced"
     value = _value(now, new)
     if old.dtype == "string" and value is not None:
-        said = (
+        message = (
             f"texts in the graph: {explain_lines(old.content, value.values.reshape(-1).tolist())}"
         )
         hint = "a vocabulary that is part of the graph"
     elif old.shape != new.shape:
-        said = f"the graph's {_text(old)} is {_text(new)} now"
+        message = f"the graph's {_text(old)} is {_text(new)} now"
     severity = "error" if old.captured or new.captured else "warning"
-    return Discrepancy(severity, "constant.changed", name, said, hint)
+    return Discrepancy(severity, "constant.changed", name, message, hint)
 
 
 def _value(now: Binding, wanted: ConstantSketch) -> ConstantValue | None:
@@ -166,9 +167,11 @@ def _text(constant: ConstantSketch) -> str:
 
 
 def _scalars(old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[Discrepancy]:
-    gone, come = sorted(set(old) - set(new)), sorted(set(new) - set(old))
-    if not old or not new or not 0 < len(gone) + len(come) <= _MAX_SCALARS:
+    removed, added = sorted(set(old) - set(new)), sorted(set(new) - set(old))
+    if not old or not new or not 0 < len(removed) + len(added) <= _MAX_SCALARS:
         return
-    parts = [f"{text} is gone" for text in gone[:_FEW]] + [f"{text} is new" for text in come[:_FEW]]
-    said = f"single floats in the graph: {', '.join(parts)}"
-    yield Discrepancy("note", "constant.scalar", "", said, "a scale, a rate or an epsilon")
+    parts = [f"{text} is gone" for text in removed[:_FEW]] + [
+        f"{text} is new" for text in added[:_FEW]
+    ]
+    message = f"single floats in the graph: {', '.join(parts)}"
+    yield Discrepancy("note", "constant.scalar", "", message, "a scale, a rate or an epsilon")

@@ -64,7 +64,7 @@ class Golden(Result):
 
     subject: what it was recorded of, for people (a file name, no path).  kind: as runners call it.
     environment: as the runner reports it; runner: its canonical text.  noise: per output, as
-    `outputs.noise_of` measures it.  blind: variables whose change no output shows.  options: what
+    `noise_of` measures it.  blind: variables whose change no output shows.  options: what
     was asked for (seed, batch, ranges, ...), in plain values.
     """
 
@@ -107,9 +107,12 @@ def _nbytes(array: Array) -> int:
 def write_golden(path: Path | str, golden: Golden, *, overwrite: bool = False) -> None:
     """Write a golden into the directory `path`, whole or not at all.
 
-    overwrite: a directory that holds a golden is replaced; one that holds anything else never is.
-    Raises OutputError; UsageError for a golden without cases or outputs, and for case names that
-    are no file names.
+    Args:
+        overwrite: whether a directory that holds a golden is replaced; one that holds anything
+            else never is.
+    Raises:
+        OutputError: where it cannot be written.
+        UsageError: for a golden without cases or outputs, and case names that are no file names.
     """
     from ckptkit._io.atomic import replacing_directory
 
@@ -150,17 +153,17 @@ def _is_file_name(name: str) -> bool:
 
 
 def _write_case(directory: Path, case: Case) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": case.name}
+    plain: dict[str, Any] = {"name": case.name}
     parts: tuple[tuple[str, Values], ...] = (
         ("inputs", case.inputs), ("outputs", case.outputs), ("layers", case.layers),
         ("float64", case.float64),
     )  # fmt: skip
     for part, values in parts:
         if values or part not in _OPTIONAL:
-            said[part] = _write_arrays(directory / f"{case.name}.{part}.npz", values)
+            plain[part] = _write_arrays(directory / f"{case.name}.{part}.npz", values)
     if case.layers:
-        said["layers"]["order"] = list(case.layers)  # of computation
-    return said
+        plain["layers"]["order"] = list(case.layers)  # of computation
+    return plain
 
 
 def _write_arrays(path: Path, values: Values) -> dict[str, Any]:
@@ -220,10 +223,13 @@ def is_golden(path: Path | str) -> bool:
 
 
 def read_golden(path: Path | str) -> Golden:
-    """Return the golden in a directory, every file compared with its SHA-256.
+    """Read the golden in a directory, every file compared with its SHA-256.
 
-    Raises PathNotFoundError, FormatError, ChecksumError (a file was edited, or is of another
-    recording), UnsupportedError (a newer schema).
+    Raises:
+        PathNotFoundError: where there is none.
+        FormatError: where a file does not hold what it should.
+        ChecksumError: where a file was edited, or is of another recording.
+        UnsupportedError: for a newer schema.
     """
     from ckptkit.stores.containers import strict_json as _json
 
@@ -364,15 +370,15 @@ def _sample(fields: _Fields, values: Array, dtype: str) -> Sample:
 
     shape, seed, norms = fields.items("shape"), fields.value.get("seed"), fields.value.get("norms")
     try:
-        kept = None
+        norms_of_all = None
         if norms is not None:
             nonfinite, rms, lowest, highest = norms
-            kept = Norms(int(nonfinite), float_of(rms), float_of(lowest), float_of(highest))
+            norms_of_all = Norms(int(nonfinite), float_of(rms), float_of(lowest), float_of(highest))
         if type(seed) is not int or not all(type(n) is int and n >= 0 for n in shape):
             raise TypeError("a shape or seed that is none")
     except (TypeError, ValueError) as error:
         raise FormatError(fields.where, f"no sample: {error}") from None
-    found = Sample(dtype, tuple(shape), seed, values, kept)
+    found = Sample(dtype, tuple(shape), seed, values, norms_of_all)
     if values.ndim != 1 or len(values) > found.size:
         raise FormatError(fields.where, f"{values.size} samples of {found.size} elements")
     return found

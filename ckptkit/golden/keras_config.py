@@ -151,9 +151,10 @@ def _paired(old: Layers, new: Layers) -> dict[str, str]:
     shared = {name: name for name in old if name in new}
     if len(shared) == len(old) or len(old) != len(new):
         return shared
-    classes = ([layer.get("class") for layer in side.values()] for side in (old, new))
-    one, two = classes
-    return dict(zip(old, new, strict=True)) if one == two else shared
+    old_classes, new_classes = (
+        [layer.get("class") for layer in side.values()] for side in (old, new)
+    )
+    return dict(zip(old, new, strict=True)) if old_classes == new_classes else shared
 
 
 def _changed(
@@ -164,52 +165,52 @@ def _changed(
     source: tuple[Path | None, str, str],
 ) -> Iterator[Discrepancy]:
     if old.get("class") != new["class"]:
-        said = f"layer is a {new['class']}, recorded as {old.get('class')}"
-        yield Discrepancy("error", "layer.class", name, said)
+        message = f"layer is a {new['class']}, recorded as {old.get('class')}"
+        yield Discrepancy("error", "layer.class", name, message)
         return
-    one, two = old.get("settings") or {}, new["settings"]
-    for key, before, after in _differences(one, two, ""):
-        said = f"{key} is {_shown(after)}, recorded as {_shown(before)}"
+    old_settings, new_settings = old.get("settings") or {}, new["settings"]
+    for key, before, after in _differences(old_settings, new_settings, ""):
+        message = f"{key} is {_shown(after)}, recorded as {_shown(before)}"
         if _is_lines(before) and _is_lines(after):
-            said = f"{key}: {_lines(before, key, *source)}"
-        yield Discrepancy("error", "layer.config", name, said)
-    fed = [names.get(layer, layer) for layer in old.get("inputs") or []]
-    if fed != new["inputs"] and bool(fed) == bool(new["inputs"]):
-        said = f"fed by {', '.join(new['inputs'])}, recorded {', '.join(fed)}"
-        yield Discrepancy("error", "layer.inputs", name, said)
+            message = f"{key}: {_lines(before, key, *source)}"
+        yield Discrepancy("error", "layer.config", name, message)
+    inputs = [names.get(layer, layer) for layer in old.get("inputs") or []]
+    if inputs != new["inputs"] and bool(inputs) == bool(new["inputs"]):
+        message = f"fed by {', '.join(new['inputs'])}, recorded {', '.join(inputs)}"
+        yield Discrepancy("error", "layer.inputs", name, message)
 
 
-def _differences(one: Any, two: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield (path, recorded, now) of the settings that both have and that differ."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping) and not _is_lines(one):
-        for key in sorted(set(one) & set(two)):
-            yield from _differences(one[key], two[key], f"{path}.{key}" if path else key)
-    elif not _same(one, two, path.rpartition(".")[2]):
-        yield path, one, two
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and not _is_lines(old):
+        for key in sorted(set(old) & set(new)):
+            yield from _differences(old[key], new[key], f"{path}.{key}" if path else key)
+    elif not _same(old, new, path.rpartition(".")[2]):
+        yield path, old, new
 
 
-def _same(one: Any, two: Any, key: str) -> bool:
-    if isinstance(one, Mapping) and isinstance(two, str):
-        return one.get("class") == two or one.get("name") == two
-    if isinstance(two, Mapping) and isinstance(one, str):
-        return _same(two, one, key)
-    if isinstance(one, list) and isinstance(two, list):
-        return len(one) == len(two) and not any(
-            any(_differences(a, b, key)) for a, b in zip(one, two, strict=True)
+def _same(old: Any, new: Any, key: str) -> bool:
+    if isinstance(old, Mapping) and isinstance(new, str):
+        return old.get("class") == new or old.get("name") == new
+    if isinstance(new, Mapping) and isinstance(old, str):
+        return _same(new, old, key)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and not any(
+            any(_differences(a, b, key)) for a, b in zip(old, new, strict=True)
         )
-    if key == "axis" and type(one) is type(two) is int and (one < 0) != (two < 0):
+    if key == "axis" and type(old) is type(new) is int and (old < 0) != (new < 0):
         return True  # counted from the other end; the rank is not known
-    return bool(one == two)
+    return bool(old == new)
 
 
 def _is_lines(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == {"lines"}
 
 
-def _lines(one: Any, key: str, path: Path | None, form: str, layer: str) -> str:
+def _lines(recorded: Any, key: str, path: Path | None, form: str, layer: str) -> str:
     """Say which entry of a long list changed, from the file as it is now."""
     try:
-        old = LineSketch.from_json(one["lines"], key)
+        old = LineSketch.from_json(recorded["lines"], key)
     except FormatError:
         return "the list differs"
     now = _list_in(path, form, layer, key) if path is not None else None

@@ -55,7 +55,7 @@ class Sketch(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON; sums in hex, nothing that is empty."""
-        said: dict[str, Any] = {
+        plain: dict[str, Any] = {
             "dtype": self.dtype,
             "shape": list(self.shape),
             "sha256": self.sha256,
@@ -63,24 +63,24 @@ class Sketch(NamedTuple):
         }
         for name in ("full_name", "slot_of", "hidden"):
             if getattr(self, name):
-                said[name] = getattr(self, name)
+                plain[name] = getattr(self, name)
         if self.aliases:
-            said["aliases"] = list(self.aliases)
+            plain["aliases"] = list(self.aliases)
         if self.places is None:
-            return said
-        said["places"], said["values"] = _hex(self.places), _hex(self.values)
+            return plain
+        plain["places"], plain["values"] = _hex(self.places), _hex(self.values)
         if self.rows is not None and self.columns is not None:
-            said["rows"], said["columns"] = _hex(self.rows), _hex(self.columns)
-        said["blocks"] = "".join(f"{x:08x}" for x in self.blocks)
+            plain["rows"], plain["columns"] = _hex(self.rows), _hex(self.columns)
+        plain["blocks"] = "".join(f"{x:08x}" for x in self.blocks)
         if self.units:
-            said["units"] = "".join(f"{x:08x}" for x in self.units)
+            plain["units"] = "".join(f"{x:08x}" for x in self.units)
         if self.coarse:
-            said["coarse"] = list(self.coarse)
-        said["sums"] = [_hex(x) for x in self.sums]
-        said["range"] = [json_number(x) for x in (self.low, self.high, self.rms)]
-        said["counts"] = [self.nonfinite, self.zeros]
-        said["sampled"] = [json_number(x) for x in self.sampled]
-        return said
+            plain["coarse"] = list(self.coarse)
+        plain["sums"] = [_hex(x) for x in self.sums]
+        plain["range"] = [json_number(x) for x in (self.low, self.high, self.rms)]
+        plain["counts"] = [self.nonfinite, self.zeros]
+        plain["sampled"] = [json_number(x) for x in self.sampled]
+        return plain
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Sketch:
