@@ -1,0 +1,1 @@
+"""LiteRT, for `.tflite` files; in the child process alone."""

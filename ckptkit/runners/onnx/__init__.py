@@ -1,0 +1,1 @@
+"""ONNX Runtime, for `.onnx` files; in the child process alone."""

@@ -20,7 +20,7 @@ from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
 from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.restore import build
-from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, start
+from ckptkit.runners.tensorflow.session import TensorFlowSession, arrays_of, start
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
@@ -132,7 +132,7 @@ def _wide(inputs: Arrays) -> dict[str, Any]:
 
 def _call(endpoint: Endpoint, inputs: Arrays) -> dict[str, Array]:
     try:
-        return _arrays(endpoint.call(_wide(inputs)))
+        return arrays_of(endpoint.call(_wide(inputs)))
     except Exception as error:  # what a model that was rebuilt raises is not ours to foresee
         line = next((line for line in str(error).splitlines() if line.strip()), "")
         raise UnsupportedError(

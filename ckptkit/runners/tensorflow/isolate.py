@@ -18,7 +18,7 @@ from ckptkit.runners.tensorflow.endpoints import Endpoint, named
 from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint, readable
 from ckptkit.runners.tensorflow.layers import points_of_layers
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.session import TensorFlowSession, _arrays, _sorted
+from ckptkit.runners.tensorflow.session import TensorFlowSession, arrays_of, nest_order
 from ckptkit.runners.tensorflow.variables import weights_of
 from ckptkit.runners.types import OUTPUT
 
@@ -54,11 +54,11 @@ class OpenedGraph:
 def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> OpenedGraph:
     endpoint: Endpoint = session.loaded.endpoints[signature]
     model = session.loaded.model
-    tensors = session._tensors(inputs)
+    tensors = session.tensors(inputs)
     if model is not None and is_keras(model):
         concrete, points = points_of_layers(keras(), model, endpoint, tensors)
         flat = FlatGraph(concrete, inlined=False)
-        names, inputs_in_order = sorted(tensors), list(_sorted(tensors))
+        names, inputs_in_order = sorted(tensors), list(nest_order(tensors))
     else:
         if endpoint.concrete is None:
             raise UnsupportedError("the model is no Keras model and has no graph of its own")
@@ -115,7 +115,7 @@ class TensorFlowParts:
                 values = self.cut.fetch(
                     self.opened.tensors, fed, tensors, xla=self.session.spec.xla
                 )
-                for name, value in _arrays(dict(zip(part, values, strict=True))).items():
+                for name, value in arrays_of(dict(zip(part, values, strict=True))).items():
                     keep(name, value)
 
     def _dtype(self, tensor: str) -> str:

@@ -164,7 +164,7 @@ class TensorFlowSession:
 
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
         with setup.scope(self.spec):
-            tensors = self._tensors(inputs)
+            tensors = self.tensors(inputs)
             try:
                 run = self._again if self._ran else self._first
                 outputs = run(signature, tensors)
@@ -177,7 +177,7 @@ class TensorFlowSession:
                     f"XLA cannot compile the model: it has no kernel for {op}",
                     hint="run it without xla:",
                 ) from error
-            return _arrays(outputs)
+            return arrays_of(outputs)
 
     def _again(self, signature: str, tensors: Mapping[str, Any]) -> Any:
         return self._function(signature)(tensors)
@@ -192,7 +192,8 @@ class TensorFlowSession:
             compiled(self._devices, graph, outputs)
         return outputs
 
-    def _tensors(self, inputs: Arrays) -> dict[str, Any]:
+    def tensors(self, inputs: Arrays) -> dict[str, Any]:
+        """Return the inputs as tensors."""
         tf = tensorflow()
         return {name: tf.constant(value) for name, value in inputs.items()}
 
@@ -226,7 +227,7 @@ class TensorFlowSession:
             raise UsageError("layers are looked at on one device, not under MirroredStrategy")
         endpoint, model = self._endpoint(signature), self.loaded.model
         with setup.scope(self.spec):
-            tensors = self._tensors(inputs)
+            tensors = self.tensors(inputs)
             layered = model is not None and is_keras(model)
             if self.spec.eager:
                 if not layered:
@@ -237,18 +238,18 @@ class TensorFlowSession:
                 points = [point for point in points if wanted(point.name, globs)]
                 flat = FlatGraph(traced, inlined=False)
                 chunks = graph_intermediates(
-                    flat, list(_sorted(tensors)), points, xla=self.spec.xla
+                    flat, list(nest_order(tensors)), points, xla=self.spec.xla
                 )
             else:
                 flat = FlatGraph(endpoint.concrete or _traced(endpoint, tensors))
                 points = [point for point in flat.points() if wanted(point.name, globs)]
-                fed = list(tensors.values()) if endpoint.concrete else list(_sorted(tensors))
+                fed = list(tensors.values()) if endpoint.concrete else list(nest_order(tensors))
                 chunks = graph_intermediates(flat, fed, points, xla=self.spec.xla)
             for layers, outputs in chunks:
-                yield Intermediates(_arrays(layers), _arrays(outputs))
+                yield Intermediates(arrays_of(layers), arrays_of(outputs))
 
 
-def _sorted(tensors: Mapping[str, Any]) -> Iterator[Any]:
+def nest_order(tensors: Mapping[str, Any]) -> Iterator[Any]:
     """Yield the values as tf.nest flattens a dict."""
     yield from (tensors[name] for name in sorted(tensors))
 
@@ -279,7 +280,8 @@ def _keras_rows(model: Any) -> int | None:
     return min((n for n in rows if type(n) is int), default=None)
 
 
-def _arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
+def arrays_of(tensors: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the values of tensors; raises UnsupportedError for one that has none."""
     import numpy as np
 
     found = {}
