@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+# Assertions of helpers say as much as those of tests.
+pytest.register_assert_rewrite("support")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
