@@ -132,7 +132,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
             echo_lines(report.plan_remarks(conversion), err=True)
         ctx.exit(1 if conversion.problems or lost else 0)
     try:
-        with threads(options["jobs"]) as executor, progress("proven") as bar:
+        with threads(options["jobs"]) as executor, progress() as bar:
             receipt = convert(
                 sources,
                 dst,
@@ -187,7 +187,7 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
     from ckptkit.operations.verify.salvage import salvage
     from ckptkit.reports.text import printable
 
-    with threads(options["jobs"]) as executor, progress("read") as bar:
+    with threads(options["jobs"]) as executor, progress() as bar:
         rescued = salvage(src[0], executor=executor, progress=bar)
     for key, reason, name in rescued.lost:
         what = f"{key} ({name})" if name else key

@@ -148,7 +148,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     rules += [parse_rule(text) for text in options["rules"]]
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
-    with threads(options["jobs"]) as executor, progress("compared") as report:
+    with threads(options["jobs"]) as executor, progress() as report:
         return diff(
             old,
             new,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
+
+from ckptkit._io.progress import Progress
 
 _QUIET_S = 1.0  # what is done sooner needs no progress bar
 
@@ -28,25 +30,29 @@ def threads(jobs: int | None) -> Iterator[Executor | None]:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a reporter of (bytes done, bytes in all) that draws a bar on stderr, on a terminal."""
+def progress() -> Iterator[Progress | None]:
+    """Yield what draws a bar on stderr, one for each phase of the work; None where no terminal is."""
     if not sys.stderr.isatty():
         yield None
         return
     start = time.monotonic()
-    bars: list[Any] = []
+    bars: dict[str, Any] = {}
 
-    def report(done: int, total: int) -> None:
-        if not bars:
+    def report(phase: str, done: int, total: int) -> None:
+        if phase not in bars:
             if time.monotonic() - start < _QUIET_S:
                 return
             from tqdm import tqdm
 
-            bars.append(tqdm(total=total, unit="B", unit_scale=True, leave=False, desc=what))
-        bars[0].update(done - bars[0].n)
+            # The bar of the phase before has said what it had to.
+            for bar in bars.values():
+                bar.close()
+            bars[phase] = tqdm(total=total, unit="B", unit_scale=True, leave=False, desc=phase)
+        bars[phase].total = total
+        bars[phase].update(done - bars[phase].n)
 
     try:
         yield report
     finally:
-        for bar in bars:
+        for bar in bars.values():
             bar.close()

@@ -74,7 +74,7 @@ def _verify(
 
     results: list[Verification] = []
     refused: list[str] = []
-    with _work.threads(options["jobs"]) as executor, _work.progress("verified") as progress:
+    with _work.threads(options["jobs"]) as executor, _work.progress() as progress:
         for path in paths:
             try:
                 result = verify(

@@ -8,13 +8,14 @@ of equality are in `ckptkit.compare.metrics`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import Meter
 from ckptkit.compare import spans
 from ckptkit.compare.spans import FileSpan, TensorSource, WorkItem, WorkResult
 from ckptkit.compare.statistics import (
@@ -129,7 +130,7 @@ def compare_all(
     pairs: Sequence[Pair],
     executor: Executor | None = None,
     window: int = 8,
-    progress: Callable[[int], None] | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[Comparison]:
     """Yield a Comparison for each of `pairs`, in order.
 
@@ -140,7 +141,7 @@ def compare_all(
         pairs: what to compare; all are checked before any value is read.
         executor: where the work is done; None does it here.
         window: batches of work that are under way at once.
-        progress: called with the bytes of OLD that were compared since the last call.
+        meter: counts the bytes of OLD that were compared.
 
     Yields:
         One Comparison per pair.
@@ -164,8 +165,8 @@ def compare_all(
                 yield _comparison_of(next_pair, pairs, sources, results, executor)
                 next_pair, results = next_pair + 1, []
             results.append(result)
-            if progress is not None:
-                progress((result.stop - result.start) * itemsize(sources[result.pair][0].dtype))
+            if meter is not None:
+                meter.add((result.stop - result.start) * itemsize(sources[result.pair][0].dtype))
     while next_pair < len(pairs):
         yield _comparison_of(next_pair, pairs, sources, results, executor)
         next_pair, results = next_pair + 1, []

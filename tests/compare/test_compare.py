@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ckptkit._io.crc32c import combine, crc_of_repeated, value
+from ckptkit._io.progress import Meter
 from ckptkit.compare import spans
 from ckptkit.compare.tensors import (
     Comparison,
@@ -379,17 +380,19 @@ def test_every_executor_gives_the_same(tmp_path: Path, kind: str) -> None:
     old, new = bundle(tmp_path / "old", arrays), bundle(tmp_path / "new", changed)
     pairs = [Pair(old, key, new, key) for key in arrays]
     plain = list(compare_all(pairs))
-    done: list[int] = []
+    total = sum(a.nbytes for a in arrays.values())
+    calls: list[tuple[str, int, int]] = []
+    meter = Meter(lambda *call: calls.append(call), "compared", total)
     if kind == "none":
-        found = list(compare_all(pairs, None, progress=done.append))
+        found = list(compare_all(pairs, None, meter=meter))
     elif kind == "threads":
         with ThreadPoolExecutor(3) as threads:
-            found = list(compare_all(pairs, threads, 4, done.append))
+            found = list(compare_all(pairs, threads, 4, meter))
     else:
         with ProcessPoolExecutor(2, get_context("spawn")) as processes:
-            found = list(compare_all(pairs, processes, 4, done.append))
+            found = list(compare_all(pairs, processes, 4, meter))
     assert found == plain
-    assert sum(done) == sum(a.nbytes for a in arrays.values())
+    assert calls[-1] == ("compared", total, total)
     assert [c.delta.equal for c in found] == [a.size <= 40_001 for a in arrays.values()]
 
 

@@ -184,14 +184,14 @@ def _(tmp_path: Path) -> None:
     prefix = write(tmp_path / "ckpt", 1)
     write(tmp_path / "new", 2)
 
-    def in_place(done: int, total: int) -> None:
+    def in_place(phase: str, done: int, total: int) -> None:
         data(prefix).write_bytes(data(tmp_path / "new").read_bytes())
 
-    def replaced(done: int, total: int) -> None:
+    def replaced(phase: str, done: int, total: int) -> None:
         shutil.copy(data(tmp_path / "new"), tmp_path / "x")
         (tmp_path / "x").replace(data(prefix))
 
-    def gone(done: int, total: int) -> None:
+    def gone(phase: str, done: int, total: int) -> None:
         data(prefix).unlink(missing_ok=True)
 
     for change in (in_place, replaced, gone):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from ckptkit._io.progress import Meter, Progress
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -84,7 +85,7 @@ def convert(
     digests: bool = False,
     timeout_s: float = TIMEOUT_S,
     executor: Executor | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Receipt:
     """Write SRC in another form at DST, and prove it.
 
@@ -118,7 +119,7 @@ def convert(
             `receipt`.
         timeout_s: for each run of a model.
         executor: where the comparison is done; None does it here.
-        progress: called with (bytes proven, bytes in all).
+        progress: called with ("proven", bytes done, bytes in all).
 
     Returns:
         A receipt; when its `ok` is False the proof failed, DST is as it was, and the output is at
@@ -336,7 +337,7 @@ def _produce(
     check: bool,
     timeout_s: float,
     executor: Executor | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Proof | None:
     """Write the output at `path` and prove it; None with `check` false."""
     if conversion.build is not None:
@@ -347,22 +348,10 @@ def _produce(
     _write.write(conversion, path)
     if not check:
         return None
-    proof = prove(conversion, path, executor, _Progress(progress, conversion.nbytes))
+    proof = prove(conversion, path, executor, Meter(progress, "proven", conversion.nbytes))
     outputs = compare_files(conversion, path, timeout_s) if proof.ok else None
     failures = (*proof.failures, *(outputs.failures if outputs is not None else ()))
     return replace(proof, failures=failures, outputs=outputs)
-
-
-class _Progress:
-    """Adds up the bytes that were proven."""
-
-    def __init__(self, report: Callable[[int, int], None] | None, total: int) -> None:
-        self.report, self.total, self.done = report, total, 0
-
-    def __call__(self, nbytes: int) -> None:
-        self.done += nbytes
-        if self.report is not None:
-            self.report(min(self.done, self.total), self.total)
 
 
 def _describe(conversion: Plan, path: Path, proof: Proof | None, *, with_digests: bool) -> Receipt:

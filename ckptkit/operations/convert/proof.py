@@ -10,12 +10,13 @@ itself: a tensor that the output calls by the name of another one is found here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.progress import Meter
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -66,7 +67,7 @@ def prove(
     plan: Plan,
     path: Path,
     executor: Executor | None = None,
-    progress: Callable[[int], None] | None = None,
+    meter: Meter | None = None,
 ) -> Proof:
     """Read the output and compare it with what the plan says.
 
@@ -74,7 +75,7 @@ def prove(
         plan: what was to be written.
         path: where it was written.
         executor: where values are compared; None does it here.
-        progress: called with the bytes compared since the last call.
+        meter: counts the bytes compared.
 
     Returns:
         The proof; damage to the output is a failure in it.
@@ -90,7 +91,7 @@ def prove(
     # Every tensor of numbers or strings, bit for bit.
     tensors = [tensor for tensor in plan.tensors if kind(tensor.output.dtype) != "opaque"]
     pairs = [(tensor, pair) for tensor in tensors for pair in _pairs(tensor, output)]
-    comparisons = compare_all([pair for _, pair in pairs], executor, progress=progress)
+    comparisons = compare_all([pair for _, pair in pairs], executor, meter=meter)
     crcs: dict[str, int] = {}
     for (tensor, _), comparison in zip(pairs, comparisons, strict=True):
         crcs[tensor.key] = comparison.new_crc

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.progress import Meter, Progress
 from ckptkit.align.matching import Match, TensorSet, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ def diff(
     names: Sequence[str] = (),
     rules: Sequence[str | Rule] = (),
     executor: Executor | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DiffResult:
     """Compare two checkpoints or model files, tensor by tensor.
 
@@ -61,7 +62,7 @@ def diff(
         names: globs of the names to compare; "!GLOB" leaves out.
         rules: `RE=>REPL`, from names of OLD to names of NEW.
         executor: where to do the work; None does it here.
-        progress: called with (bytes of OLD compared, bytes in all).
+        progress: called with ("compared", bytes of OLD, bytes in all).
 
     Returns:
         A change for each tensor or pair, equal ones included; ask `same` or `differences`.
@@ -122,7 +123,7 @@ class _WeightsComparison:
     bitwise: bool
     cast_ok: bool
     executor: Executor | None
-    progress: Callable[[int, int], None] | None
+    progress: Progress | None
 
     def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
         # Which tensor of OLD is which of NEW: by names, then, of those left over, by content.
@@ -204,8 +205,9 @@ class _WeightsComparison:
         # In the order of OLD's bytes, so that a cold disk is read straight through.
         comparable_changes.sort(key=lambda c: (c.some.spec.shard or 0, c.some.spec.offset or 0))
         pairs = [self._pair(change) for change in comparable_changes]
-        progress = self._progress(comparable_changes)
-        comparisons = list(compare_all(pairs, self.executor, progress=progress))
+        total = sum(change.some.spec.nbytes for change in comparable_changes)
+        meter = Meter(self.progress, "compared", total)
+        comparisons = list(compare_all(pairs, self.executor, meter=meter))
         # Tensors that hold now what another one held before.
         swaps = hints.swapped(
             [
@@ -229,19 +231,6 @@ class _WeightsComparison:
             choose(self.tolerance_rules, self.default_tolerance, _names_of(change)),
             self.bitwise,
         )
-
-    def _progress(self, changes: Iterable[TensorDiff]) -> Callable[[int], None] | None:
-        if self.progress is None:
-            return None
-        report, total = self.progress, sum(change.some.spec.nbytes for change in changes)
-        done = 0
-
-        def advance(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            report(done, total)
-
-        return advance
 
     def _with_verdict(self, change: TensorDiff, delta: Delta, swap_hint: str | None) -> TensorDiff:
         """Return a pair whose values were compared, with its verdict and a hint."""

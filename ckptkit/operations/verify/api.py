@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ckptkit._io.files import os_error
+from ckptkit._io.progress import Meter, Progress
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -21,7 +22,6 @@ from ckptkit.errors import (
 )
 from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_error
 from ckptkit.operations.input_files import files_read
-from ckptkit.operations.verify.data import Progress
 from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
@@ -133,7 +133,8 @@ def verify(
     Reads every byte, in blocks.  values: also look for NaN, infinities, constants and denormals.
     manifest: compare with the SHA-256 digests in that file; new_manifest: write them there.
     strict: notes count.  executor: threads to read with; the caller's, neither made nor shut here.
-    progress(bytes done, bytes in all) is called as bytes are read, anew for each pass.
+    progress(phase, bytes done, bytes in all) is called as bytes are read; each pass is a phase: "read",
+    then "values".
     Damage is a finding, never an exception; what cannot be read here, or changes meanwhile, is a
     unit with a refusal.  Raises PathNotFoundError where there is nothing, UsageError, and
     FormatError, PathNotFoundError, OutputError of the manifest.
@@ -155,11 +156,11 @@ def verify(
     units = [unit for unit, _store in done]
     listed = [(unit.path, unit.format, store) for unit, store in done]
     if manifest is not None and units:
-        check, others = check_manifest(Path(manifest), listed, executor, lambda _: None)
+        check, others = check_manifest(Path(manifest), listed, executor)
         unit = _with(units[-1], check)
         units[-1] = replace(unit, not_checked=(*unit.not_checked, *others))
     if new_manifest is not None:
-        write_manifest(Path(new_manifest), listed, executor, lambda _: None)
+        write_manifest(Path(new_manifest), listed, executor)
     named = (_named(unit, store) for unit, (_unit, store) in zip(units, done, strict=True))
     return Verification(Path(text), tuple(named), strict)
 
@@ -193,25 +194,12 @@ def _with_values(
     if any(finding.code == "data.overlap" for finding in unit.findings):
         text = "values: tensors lie over each other"  # reading each could take for ever
         return replace(unit, not_checked=(*unit.not_checked, text))
-    return _with(unit, values_check(store, executor, _meter(progress, store)))
+    meter = Meter(progress, "values", sum(spec.nbytes for spec in store.specs.values()))
+    return _with(unit, values_check(store, executor, meter))
 
 
 def _with(unit: Unit, check: Check) -> Unit:
     return replace(unit, checks=(*unit.checks, check))
-
-
-def _meter(progress: Progress | None, store: Store) -> Any:
-    """Return a function that adds up what it is told."""
-    total = sum(spec.nbytes for spec in store.specs.values())
-    done = 0
-
-    def add(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return add
 
 
 def _identities(target: _Target) -> dict[Path, tuple[int, int, int]]:

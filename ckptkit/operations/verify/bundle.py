@@ -14,12 +14,12 @@ from pathlib import Path
 from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import Progress
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import (
     Piece,
-    Progress,
     ShardPlan,
     piece_checksums,
     pieces_by_shard,

@@ -8,7 +8,7 @@ read through one buffer each.  A piece cut in two is put together again by joini
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +17,7 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, aligned_buffer, file_size
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import Meter, Progress
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
 from ckptkit.stores.base import Store
@@ -30,9 +31,6 @@ READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
 MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the size of the files
 _UNLOCK_BYTES = 1 << 14  # from here on, letting other threads run is worth a call through ctypes
 _WINDOW = 8  # runs under way
-
-Progress = Callable[[int, int], None]
-"""progress(bytes done, bytes in all)."""
 
 
 class Piece(NamedTuple):
@@ -235,14 +233,14 @@ def piece_checksums(
     In place of the checksum stands why the bytes cannot be read, if so.
     """
     by_path = {plan.path: plan for plan in plans}
-    total = sum(piece.nbytes for plan in plans for piece in plan.pieces)
-    done = 0
+    meter = Meter(progress, "read", sum(piece.nbytes for plan in plans for piece in plan.pieces))
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
     work = (run for plan in plans for run in runs_of(plan))
     results = bounded_map(executor, _with_run, work, _WINDOW)
     for run, crcs in results:
         plan = by_path[run.path]
+        run_bytes = 0
         for (index, nbytes), crc in zip(run.parts, crcs, strict=True):
             piece = plan.pieces[index]
             if open_piece is None or open_piece[:2] != (run.path, index):
@@ -250,12 +248,11 @@ def piece_checksums(
             left = open_piece[2] - nbytes
             joined = _joined(open_piece[3], crc, nbytes) if left + nbytes < piece.nbytes else crc
             open_piece = run.path, index, left, joined
-            done += nbytes
+            run_bytes += nbytes
             if not left:
                 yield plan, piece, joined
                 open_piece = None
-        if progress is not None:
-            progress(done, total)
+        meter.add(run_bytes)
 
 
 def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) -> int | CkptkitError:

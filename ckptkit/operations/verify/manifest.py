@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
@@ -59,7 +59,6 @@ def write_manifest(
     manifest: Path,
     units: list[tuple[Path, str, Store | None]],
     executor: Executor | None,
-    progress: Callable[[int], None],
 ) -> int:
     """Write the manifest of these (path, format, store) units; return the number of files.
 
@@ -71,7 +70,6 @@ def write_manifest(
     files = [file for file in files if file.absolute() != manifest.absolute()]
     lines = []
     for file, digest in zip(files, bounded_map(executor, file_sha256, files), strict=True):
-        progress(file_size(file))
         lines.append(_line(digest, _relative(file, base)))
     for path, format_name, store in units:
         if store is not None and not format_of(format_name).has_checksums:
@@ -122,7 +120,6 @@ def check_manifest(
     manifest: Path,
     units: list[tuple[Path, str, Store | None]],
     executor: Executor | None,
-    progress: Callable[[int], None],
 ) -> tuple[Check, tuple[str, ...]]:
     """Compare every file of the units with the manifest; return also what was not compared.
 
@@ -139,7 +136,6 @@ def check_manifest(
     known = [file for name, file in present.items() if name in listed.files]
     for file, digest in zip(known, bounded_map(executor, file_sha256, known), strict=True):
         nbytes += file_size(file)
-        progress(file_size(file))
         expected = listed.files[_relative(file, base)]
         if digest != expected:
             damaged.add(file)

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations.verify.data import (
     Piece,
-    Progress,
     ShardPlan,
     piece_checksums,
     pieces_by_shard,

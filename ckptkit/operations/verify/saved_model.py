@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.progress import Progress
 from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
 from ckptkit.operations.verify.bundle import verify_bundle
-from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.proto.messages import parse

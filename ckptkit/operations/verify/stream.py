@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import Meter, Progress
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
-from ckptkit.operations.verify.data import Progress
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive as _zip
 from ckptkit.stores.registry import Format, format_of, open_format
@@ -115,17 +115,14 @@ def _tensors(
     store: Store, executor: Executor | None, progress: Progress | None
 ) -> tuple[list[_Read], Check]:
     """Read every tensor to its end, its checksum compared where the format keeps one."""
-    total = sum(spec.nbytes for spec in store.specs.values())
+    meter = Meter(progress, "read", sum(spec.nbytes for spec in store.specs.values()))
     reads: list[_Read] = []
-    done = 0
     items = [
         (store, key, spec.nbytes) for key, spec in store.specs.items() if spec.shard is not None
     ]
     for read in bounded_map(executor, _read_tensor, items):
         reads.append(read)
-        done += read.nbytes
-        if progress is not None:
-            progress(done, total)
+        meter.add(read.nbytes)
     findings = [
         _finding(store.path, read, "tensor")
         for read in reads

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import Meter
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
@@ -31,17 +31,17 @@ class Numbers(NamedTuple):
     constant: float | None
 
 
-def values_check(store: Store, executor: Executor | None, progress: Callable[[int], None]) -> Check:
+def values_check(store: Store, executor: Executor | None, meter: Meter) -> Check:
     """Return what the values of all float tensors show; reads every one of them.
 
-    progress(bytes read) is called after each tensor.
+    meter: counts the bytes of the tensors that were read.
     """
     checkpoint = Checkpoint(store)
     tensors = [t for t in Selection().of(checkpoint) if kind(t.spec.dtype) in ("float", "complex")]
     findings: list[Finding] = []
     count = nbytes = 0
     for tensor, result in bounded_map(executor, _with_numbers, [(store, t) for t in tensors]):
-        progress(tensor.spec.nbytes)
+        meter.add(tensor.spec.nbytes)
         if isinstance(result, CkptkitError):
             found = of_error(result, "tensor")  # a checksum that fails is a finding already
             if found.code.endswith("checksum"):

@@ -650,7 +650,7 @@ def test_progress_reports_every_byte(pair: Pair) -> None:
     calls: list[tuple[int, int]] = []
     diff(
         *pair({"a": noise(10), "b": noise(5)}, {"a": noise(10), "b": noise(5)}),
-        progress=lambda done, total: calls.append((done, total)),
+        progress=lambda phase, done, total: calls.append((done, total)),
     )
     assert calls[-1] == (60, 60)
 

@@ -653,7 +653,7 @@ def test_names_are_printed_escaped_and_exact_in_json(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     prefix = write(tmp_path / "ckpt")
 
-    def progress(done: int, total: int) -> None:
+    def progress(phase: str, done: int, total: int) -> None:
         data(prefix).touch()
 
     result = verify(prefix, progress=progress)
@@ -664,7 +664,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
     prefix = write(tmp_path / "ckpt")
     seen: list[tuple[int, int]] = []
-    verify(prefix, progress=lambda done, total: seen.append((done, total)))
+    verify(prefix, progress=lambda phase, done, total: seen.append((done, total)))
     assert seen
     assert seen[-1][0] <= seen[-1][1]
 
@@ -844,7 +844,7 @@ def test_one_file_that_changes_does_not_hide_the_others(tmp_path: Path) -> None:
     for number in (1, 2):
         write(tmp_path / f"ckpt-{number}", number)
 
-    def progress(done: int, total: int) -> None:
+    def progress(phase: str, done: int, total: int) -> None:
         data(tmp_path / "ckpt-2").touch()
         (tmp_path / "ckpt-3.data-00000-of-00001").touch()  # a save goes on beside
 
