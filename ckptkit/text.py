@@ -52,3 +52,16 @@ def json_number(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes for "500MB", "2GiB" or "1000000"; raises ValueError, also for less than one."""
+    match = _SIZE.fullmatch(text.strip())
+    base = 1024 if match and match[3] else 1000
+    size = int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " ")) if match else 0
+    if size < 1:
+        raise ValueError(f"{text!r} is not a size, such as 500MB, 2GiB or 1000000")
+    return size

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ckptkit.text import parse_size
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -19,11 +18,10 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?|)b?", str(value).strip(), re.IGNORECASE)
-        size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
-        if not size:
-            self.fail(f"{value!r} is no size; write 4GB or 4GiB.", param, ctx)
-        return size
+        try:
+            return parse_size(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 def model_options(function: F) -> F:

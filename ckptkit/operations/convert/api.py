@@ -41,8 +41,9 @@ from ckptkit.operations.convert.receipt import (
     write_inverse,
     write_receipt,
 )
-from ckptkit.operations.convert.value_stores import Cast, parse_cast, parse_size
+from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
+from ckptkit.text import parse_size
 from ckptkit.wording import say
 
 __all__ = [
@@ -307,11 +308,18 @@ def _options(
         casts=tuple(parse_cast(cast) if isinstance(cast, str) else cast for cast in casts),
         ema=ema,
         root=root,
-        shard_size=parse_size(shard_size) if isinstance(shard_size, str) else shard_size,
+        shard_size=_bytes_of(shard_size) if isinstance(shard_size, str) else shard_size,
         allow_missing=tuple(allow_missing),
         allow_unused=tuple(allow_unused),
         allow_renamed=tuple(allow_renamed),
     )
+
+
+def _bytes_of(size: str) -> int:
+    try:
+        return parse_size(size)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _as_sequence(src: CheckpointLike | Sequence[CheckpointLike]) -> Sequence[CheckpointLike]:

@@ -7,7 +7,6 @@ be proven against what should have been.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -316,18 +315,3 @@ def constant_source(key: str, dtype: str, value: object) -> ValueSource:
     array = np.array(value, numpy_dtype(dtype))
     spec = TensorSpec(key, dtype, (), array.nbytes)
     return ValueSource(ConstantStore(Path("ckptkit"), {key: spec}, arrays={key: array}), key)
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?")
-
-
-def parse_size(text: str) -> int:
-    """Return bytes for "500MB", "2GiB" or "1000000"; raises UsageError."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is not a size", hint="such as 500MB, 2GiB or 1000000")
-    base = 1024 if match[3] else 1000
-    size = int(float(match[1]) * base ** " KMGT".index((match[2] or " ").upper()))
-    if size < 1:
-        raise UsageError(f"{text!r}: a shard holds at least one byte")
-    return size

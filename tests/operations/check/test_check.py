@@ -340,7 +340,7 @@ def test_a_model_in_training_mode_is_recognised(
         ([EXPORT, "--against", EXPORT, "--tolerance", "strict", "--rtol", "1"], "exclude"),
         ([EXPORT, "--against", EXPORT, "--tolerance", "nowhere"], "nowhere"),
         ([EXPORT, "--against", EXPORT, "--inputs", "nowhere.npz"], "nowhere.npz"),
-        ([EXPORT, "--against", EXPORT, "--max-memory", "much"], "is no size"),
+        ([EXPORT, "--against", EXPORT, "--max-memory", "much"], "is not a size"),
     ],
 )
 def test_refusals(arguments: list[str], words: str, machine: Machine) -> None:
