@@ -259,7 +259,7 @@ def test_a_golden_with_layers_tells_them_too(models: Path, tmp_path: Path) -> No
     assert found.first is not None and "zero" in found.first.changed[0].text
     without = localize(tmp_path / "bad", golden=tmp_path / "plain")
     assert without.mode == "weights"
-    assert without.suspects == ("bn1",) and "record --layers" in without.notes[0]
+    assert without.suspects == ("bn1",) and "record(layers=" in without.notes[0]
     (tmp_path / "export").symlink_to(export)  # the model that was recorded, beside the golden
     beside = localize(tmp_path / "bad", golden=tmp_path / "plain")
     assert beside.mode == "isolated" and first(beside) == "bn1"
