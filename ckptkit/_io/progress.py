@@ -8,7 +8,7 @@ Progress = Callable[[str, int, int], None]
 """progress(phase, done, total): the phase in a word ("compared"); done and total in bytes."""
 
 
-class Meter:
+class ProgressMeter:
     """Adds up the bytes of one phase, and reports them to whoever asked."""
 
     def __init__(self, progress: Progress | None, phase: str, total: int) -> None:

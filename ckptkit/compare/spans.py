@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io import files as _files
+from ckptkit._io import files
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.dtypes import itemsize
 
@@ -188,8 +188,8 @@ def _do_item(item: WorkItem) -> WorkResult:
 def equal_bytes(old: FileSpan, new: FileSpan, start: int, stop: int) -> int | None:
     """Return the crc32c of bytes [start, stop) if they are the same in both files, else None."""
     left, right = _thread.pair()
-    old_extent = _files.Extent(old.path, old.offset + start, stop - start)
-    new_extent = _files.Extent(new.path, new.offset + start, stop - start)
+    old_extent = files.Extent(old.path, old.offset + start, stop - start)
+    new_extent = files.Extent(new.path, new.offset + start, stop - start)
     crc = 0
     for at in range(0, stop - start, READ_BYTES):
         count = min(READ_BYTES, stop - start - at)
@@ -276,7 +276,7 @@ class _ValueStream:
         buffer, width = _thread.blocks()[self._side], itemsize(span.dtype)
         values = np.frombuffer(buffer.data, numpy_dtype(span.dtype))
         first, size = span.offset + self.start * width, self.stop - self.start
-        extent = _files.Extent(span.path, first, size * width)
+        extent = files.Extent(span.path, first, size * width)
         for at in range(0, size, METRIC_BLOCK):
             count = min(METRIC_BLOCK, size - at)
             extent.read_into(at * width, buffer.view[: count * width])

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import bounded_map
-from ckptkit._io.progress import Meter
+from ckptkit._io.progress import ProgressMeter
 from ckptkit.compare import spans
 from ckptkit.compare.spans import FileSpan, TensorSource, WorkItem, WorkResult
 from ckptkit.compare.statistics import (
@@ -33,7 +33,15 @@ from ckptkit.results import Result
 if TYPE_CHECKING:
     from ckptkit.stores.base import Store
 
-__all__ = ["Comparison", "Delta", "ElementTolerance", "Pair", "Worst", "compare", "compare_all"]
+__all__ = [
+    "Delta",
+    "ElementTolerance",
+    "Pair",
+    "TensorComparison",
+    "Worst",
+    "compare",
+    "compare_all",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ class Pair(NamedTuple):
     bitwise: bool = False
 
 
-class Comparison(NamedTuple):
+class TensorComparison(NamedTuple):
     """A Delta, and the crc32c of the values of either side (of numbers: of their bytes)."""
 
     delta: Delta
@@ -109,7 +117,7 @@ class Comparison(NamedTuple):
     new_crc: int
 
 
-def compare(pair: Pair) -> Comparison:
+def compare(pair: Pair) -> TensorComparison:
     """Compare two tensors of one shape.
 
     Args:
@@ -130,8 +138,8 @@ def compare_all(
     pairs: Sequence[Pair],
     executor: Executor | None = None,
     window: int = 8,
-    meter: Meter | None = None,
-) -> Iterator[Comparison]:
+    meter: ProgressMeter | None = None,
+) -> Iterator[TensorComparison]:
     """Yield a Comparison for each of `pairs`, in order.
 
     Large tensors are cut into spans and small ones are put together, so that any executor is kept
@@ -208,7 +216,7 @@ def _comparison_of(
     sources: Sequence[tuple[TensorSource, TensorSource]],
     results: list[WorkResult],
     executor: Executor | None,
-) -> Comparison:
+) -> TensorComparison:
     """Join the results of one pair and verify the stored checksums."""
     pair, (old, new) = pairs[number], sources[number]
     crcs = (
@@ -220,12 +228,12 @@ def _comparison_of(
     spec = pair.old.specs[pair.old_key]
     if all(result.statistics is None for result in results):
         delta = _equal_delta(spec.size, pair.tolerance, old.dtype, new.dtype)
-        return Comparison(delta, *crcs)
+        return TensorComparison(delta, *crcs)
     statistics = DiffStatistics()
     for result in _with_norms(pair, old, new, results, executor):
         assert result.statistics is not None
         statistics.join(result.statistics)
-    return Comparison(_delta(statistics, spec.shape, pair, old.dtype, new.dtype), *crcs)
+    return TensorComparison(_delta(statistics, spec.shape, pair, old.dtype, new.dtype), *crcs)
 
 
 def _verify_checksum(source: TensorSource, crc: int, key: str) -> None:

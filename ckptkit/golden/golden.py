@@ -231,7 +231,7 @@ def read_golden(path: Path | str) -> Golden:
         ChecksumError: where a file was edited, or is of another recording.
         UnsupportedError: for a newer schema.
     """
-    from ckptkit.stores.containers import strict_json as _json
+    from ckptkit.stores.containers import strict_json
 
     directory = Path(path)
     if not is_golden(directory):
@@ -241,7 +241,7 @@ def read_golden(path: Path | str) -> Golden:
             hint=f"`ckptkit record MODEL -o DIR` makes one; it holds a {MANIFEST}",
         )
     where = str(directory / MANIFEST)
-    manifest = _Fields(_json.load(directory / MANIFEST), where)
+    manifest = _Fields(strict_json.load(directory / MANIFEST), where)
     schema = manifest.text("schema")
     if schema != SCHEMA:
         raise UnsupportedError(
@@ -260,7 +260,7 @@ def read_golden(path: Path | str) -> Golden:
         kind=subject.text("kind"),
         signature=signature.text("name"),
         model_signature=ModelSignature.from_json(signature.value, where),
-        binding=Binding.from_json(_json.load(directory / BINDING), str(directory / BINDING)),
+        binding=Binding.from_json(strict_json.load(directory / BINDING), str(directory / BINDING)),
         environment=manifest.fields("environment").value,
         runner=manifest.text("runner"),
         cases=cases,

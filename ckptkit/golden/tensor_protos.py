@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import crc32c
 from ckptkit.dtypes import DTYPES, dtype_of_enum, dtype_of_numpy, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores.proto.messages import message_class
@@ -143,9 +143,9 @@ def records(messages: Iterable[bytes]) -> Iterator[bytes]:
     for data in messages:
         length = struct.pack("<Q", len(data))
         yield length
-        yield struct.pack("<I", _crc32c.mask(_crc32c.value(length)))
+        yield struct.pack("<I", crc32c.mask(crc32c.value(length)))
         yield data
-        yield struct.pack("<I", _crc32c.mask(_crc32c.value(data)))
+        yield struct.pack("<I", crc32c.mask(crc32c.value(data)))
 
 
 def read_records(data: bytes, where: str) -> Iterator[bytes]:
@@ -156,13 +156,13 @@ def read_records(data: bytes, where: str) -> Iterator[bytes]:
         if len(head) < 12:
             raise TruncatedError(where, f"a record's head at byte {at}")
         length, crc = struct.unpack("<QI", head)
-        if _crc32c.mask(_crc32c.value(head[:8])) != crc:
+        if crc32c.mask(crc32c.value(head[:8])) != crc:
             raise ChecksumError(where, f"the length of the record at byte {at}")
         if length > MAX_RECORD or at + 16 + length > len(data):
             raise TruncatedError(where, f"a record of {length} bytes at byte {at}")
         body = data[at + 12 : at + 12 + length]
         (crc,) = struct.unpack_from("<I", data, at + 12 + length)
-        if _crc32c.mask(_crc32c.value(body)) != crc:
+        if crc32c.mask(crc32c.value(body)) != crc:
             raise ChecksumError(where, f"the record at byte {at}")
         yield body
         at += 16 + length

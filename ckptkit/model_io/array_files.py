@@ -215,13 +215,15 @@ def _check_input(dtype: str, where: str) -> None:
 
 def _load_npy(path: Path) -> Array:
     """Return the array of a lone npy file, read as if it were the one member of an archive."""
-    from ckptkit.stores.containers import zip_archive as _zip
+    from ckptkit.stores.containers import zip_archive
     from ckptkit.stores.containers.byte_range import ByteRange
     from ckptkit.stores.containers.encoded_array import EncodedArray
-    from ckptkit.stores.npz import column_major as _fortran
+    from ckptkit.stores.npz import column_major
     from ckptkit.stores.npz.npy import decode_descr, read_npy_header
 
-    member = _zip.Member(path.name, _zip.STORED, 0, file_size(path), file_size(path), 0)
+    member = zip_archive.Member(
+        path.name, zip_archive.STORED, 0, file_size(path), file_size(path), 0
+    )
     header = read_npy_header(path, member)
     dtype, encoding, width = decode_descr(header.descr, str(path))
     _check_input(dtype, str(path))
@@ -236,7 +238,7 @@ def _load_npy(path: Path) -> Array:
     source = ByteRange(path, header.start, nbytes)
     encoded = EncodedArray(source, 0, nbytes, dtype, size, encoding, str(path))
     if header.fortran and size:
-        flat = _fortran.read(encoded, header.shape, 0, size)
+        flat = column_major.read(encoded, header.shape, 0, size)
     else:
         flat = encoded.read(0, size)
     return shaped(flat, header.shape, str(path))

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import crc32c
 from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent
 from ckptkit._io.memory import FreshMemory
@@ -139,7 +139,7 @@ class _Loading:
             if part.raw is None:
                 self._arrays[key] = _whole(self._store, part.spec)
             elif part.source is None:
-                self._crcs[key][part.start] = part.nbytes, _crc32c.value(part.raw)
+                self._crcs[key][part.start] = part.nbytes, crc32c.value(part.raw)
             else:
                 self._crcs[key][part.start] = part.nbytes, self._fill(part, part.raw, part.source)
 
@@ -151,7 +151,7 @@ class _Loading:
         view, crc = raw.data, 0
         for at in range(0, part.nbytes, STEP_BYTES):
             source.read_into(part.start + at, view[at : at + STEP_BYTES])
-            crc = _crc32c.extend(crc, raw[at : at + STEP_BYTES])
+            crc = crc32c.extend(crc, raw[at : at + STEP_BYTES])
         if part.nbytes == PART_BYTES:
             seconds = time.perf_counter() - began
             self._huge_pages = self._huge_pages and part.nbytes / seconds > SLOW_BYTES_PER_S

@@ -72,7 +72,7 @@ class Signature(NamedTuple):
     method_name: str = ""
 
 
-class Layer(NamedTuple):
+class ModelLayer(NamedTuple):
     """One layer of a Keras model, as its config or metadata tells it."""
 
     name: str
@@ -90,7 +90,7 @@ class ModelInfo:
     signatures: tuple[Signature, ...] = ()
     ops: tuple[str, ...] = ()
     assets: tuple[str, ...] = ()
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[ModelLayer, ...] = ()
     notes: tuple[str, ...] = ()
 
 

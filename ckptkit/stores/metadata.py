@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ckptkit.dtypes import DTYPES, itemsize, kind
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import ROLES, StoredNames
-from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import strict_json
 
 KEY = "ckptkit"
 VERSION = 1
@@ -77,7 +77,7 @@ def dump(entries: Iterable[tuple[str, TensorMetadata]]) -> str:
 
 def load(text: bytes, where: str) -> dict[str, TensorMetadata]:
     """Return the entries by key; raises FormatError for a text that is not understood."""
-    data = _json.loads(text, where)
+    data = strict_json.loads(text, where)
     version = data.get("version") if isinstance(data, dict) else None
     if version != VERSION or type(version) is not int:
         raise FormatError(where, "metadata version", expected=VERSION, found=version)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ckptkit._io.crc32c import combine, crc_of_repeated, value
-from ckptkit._io.progress import Meter
+from ckptkit._io.progress import ProgressMeter
 from ckptkit.compare import spans
 from ckptkit.compare.tensors import (
-    Comparison,
+    TensorComparison,
     Delta,
     ElementTolerance,
     Pair,
@@ -52,7 +52,7 @@ def in_memory(old: Any, new: Any, rtol: float = 0, atol: float = 0, bitwise: boo
 
 def in_files(
     folder: Path, old: Array, new: Array, rtol: float = 0, atol: float = 0, bitwise: bool = False
-) -> Comparison:
+) -> TensorComparison:
     """Compare two arrays through bundles on disk."""
     left, right = bundle(folder / "old", {"t": old}), bundle(folder / "new", {"t": new})
     return compare(Pair(left, "t", right, "t", ElementTolerance(rtol, atol), bitwise))
@@ -382,7 +382,7 @@ def test_every_executor_gives_the_same(tmp_path: Path, kind: str) -> None:
     plain = list(compare_all(pairs))
     total = sum(a.nbytes for a in arrays.values())
     calls: list[tuple[str, int, int]] = []
-    meter = Meter(lambda *call: calls.append(call), "compared", total)
+    meter = ProgressMeter(lambda *call: calls.append(call), "compared", total)
     if kind == "none":
         found = list(compare_all(pairs, None, meter=meter))
     elif kind == "threads":

@@ -14,7 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
-from ckptkit._io.progress import Meter, Progress
+from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -356,7 +356,7 @@ def _produce(
     _write.write(conversion, path)
     if not check:
         return None
-    proof = prove(conversion, path, executor, Meter(progress, "proven", conversion.nbytes))
+    proof = prove(conversion, path, executor, ProgressMeter(progress, "proven", conversion.nbytes))
     outputs = compare_files(conversion, path, timeout_s) if proof.ok else None
     failures = (*proof.failures, *(outputs.failures if outputs is not None else ()))
     return replace(proof, failures=failures, outputs=outputs)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.progress import Meter
+from ckptkit._io.progress import ProgressMeter
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
+from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.convert.output_comparison import OutputComparison
 from ckptkit.operations.convert.plan import Plan, PlannedTensor
@@ -67,7 +67,7 @@ def prove(
     plan: Plan,
     path: Path,
     executor: Executor | None = None,
-    meter: Meter | None = None,
+    meter: ProgressMeter | None = None,
 ) -> Proof:
     """Read the output and compare it with what the plan says.
 
@@ -146,7 +146,7 @@ def _structure_failures(plan: Plan, output: Checkpoint) -> Iterator[str]:
         yield str(problem)
 
 
-def _value_failures(tensor: PlannedTensor, comparison: Comparison) -> Iterator[str]:
+def _value_failures(tensor: PlannedTensor, comparison: TensorComparison) -> Iterator[str]:
     """Yield how the values that were written differ from those of the source."""
     delta = comparison.delta
     if delta.equal:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import crc32c
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.align.transforms import Transform
 from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
@@ -60,7 +60,7 @@ def small_values(source: ValueSource, small_reads: SmallReadCache) -> Array | No
     if not width or spec.nbytes != spec.size * width or not store.mappable(source.key):
         return None
     data = small_reads.read(store.shards[spec.shard], spec.offset, spec.nbytes)
-    if data is None or (spec.crc32c is not None and _crc32c.value(data) != spec.crc32c):
+    if data is None or (spec.crc32c is not None and crc32c.value(data) != spec.crc32c):
         return None
     return np.frombuffer(data, numpy_dtype(spec.dtype))
 

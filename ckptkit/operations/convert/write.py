@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit._io import atomic as _atomic
+from ckptkit._io import atomic
 from ckptkit._io.small_reads import SmallReadCache
 from ckptkit.errors import OutputError
 from ckptkit.operations.convert.destination import Target
@@ -42,7 +42,7 @@ class StagingArea(NamedTuple):
 def staging(target: Target) -> Iterator[StagingArea]:
     """Yield a temporary directory beside DST; it is gone afterwards.  Raises OutputError."""
     path = Path(os.path.realpath(target.path))
-    directory = _atomic._temporary_name(path)
+    directory = atomic._temporary_name(path)
     try:  # around making it too: Ctrl-C in between would leave it there
         try:
             directory.mkdir()
@@ -176,7 +176,7 @@ def commit(area: StagingArea, target: Target, *, overwrite: bool) -> tuple[Path,
     Returns the files (of a SavedModel its directory).  Raises OutputError.
     """
     if target.form == "saved_model":
-        with _atomic.replacing_directory(
+        with atomic.replacing_directory(
             target.path, overwrite=overwrite, marker=MODEL_FILE
         ) as directory:
             for entry in area.path.iterdir():
@@ -185,7 +185,7 @@ def commit(area: StagingArea, target: Target, *, overwrite: bool) -> tuple[Path,
     files = _in_order(area.directory, target)
     targets = [target.path.parent / file.name for file in files]
     old = target.existing() if overwrite else []
-    with _atomic.replacing_files(targets, overwrite=overwrite, obsolete=old) as temporaries:
+    with atomic.replacing_files(targets, overwrite=overwrite, obsolete=old) as temporaries:
         for file, temporary in zip(files, temporaries, strict=True):
             file.replace(temporary)
     return tuple(targets)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.progress import Meter, Progress
+from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.align.matching import Match, TensorSet, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -17,7 +17,7 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.statistics import ElementTolerance, comparable
-from ckptkit.compare.tensors import Comparison, Delta, Pair, compare_all
+from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
@@ -206,7 +206,7 @@ class _WeightsComparison:
         comparable_changes.sort(key=lambda c: (c.some.spec.shard or 0, c.some.spec.offset or 0))
         pairs = [self._pair(change) for change in comparable_changes]
         total = sum(change.some.spec.nbytes for change in comparable_changes)
-        meter = Meter(self.progress, "compared", total)
+        meter = ProgressMeter(self.progress, "compared", total)
         comparisons = list(compare_all(pairs, self.executor, meter=meter))
         # Tensors that hold now what another one held before.
         swaps = hints.swapped(
@@ -283,7 +283,7 @@ def _names_of(change: TensorDiff) -> tuple[str, ...]:
     return (*(tensor.naming.name for tensor in both), *(tensor.spec.key for tensor in both))
 
 
-def _contents(change: TensorDiff, comparison: Comparison) -> hints.ContentChange:
+def _contents(change: TensorDiff, comparison: TensorComparison) -> hints.ContentChange:
     spec = change.some.spec
     return hints.ContentChange(
         change.name, spec.dtype, spec.shape, spec.nbytes, comparison.old_crc, comparison.new_crc

@@ -11,7 +11,7 @@ from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.graph import graph_findings
 from ckptkit.operations.scan.keras import config_findings
 from ckptkit.stores.assets import is_plain_name
-from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import strict_json
 from ckptkit.stores.keras.archive import archive_configs, open_keras
 from ckptkit.stores.keras.legacy_h5 import hdf5_configs, open_legacy_h5
 from ckptkit.stores.npz.reader import open_npz
@@ -66,7 +66,7 @@ def scan_metadata(path: Path) -> Check:
 
 def _text(text: bytes, where: str) -> Iterator[Finding]:
     try:
-        config = _json.loads(text, where)
+        config = strict_json.loads(text, where)
     except CkptkitError as error:
         yield Finding(
             "warning", "keras.unknown", where, f"a config that is not read: {error.message}"
@@ -79,14 +79,14 @@ def _text(text: bytes, where: str) -> Iterator[Finding]:
 
 
 def scan_keras(path: Path) -> list[Check]:
-    from ckptkit.stores.containers import zip_archive as _zip
+    from ckptkit.stores.containers import zip_archive
 
     findings: list[Finding] = []
     count = 0
     for name, config in archive_configs(path).items():
         count += 1
         findings.extend(config_findings(config, f"{path.name}:{name}"))
-    for name in _zip.read_directory(path):
+    for name in zip_archive.read_directory(path):
         if name not in _KERAS_MEMBERS and not name.endswith(".json"):
             if not is_plain_name(name.rstrip("/")):
                 message = "an archive member that leads out of the place it is unpacked in"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ckptkit._io.files import os_error
-from ckptkit._io.progress import Meter, Progress
+from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -194,7 +194,7 @@ def _with_values(
     if any(finding.code == "data.overlap" for finding in unit.findings):
         text = "values: tensors lie over each other"  # reading each could take for ever
         return replace(unit, not_checked=(*unit.not_checked, text))
-    meter = Meter(progress, "values", sum(spec.nbytes for spec in store.specs.values()))
+    meter = ProgressMeter(progress, "values", sum(spec.nbytes for spec in store.specs.values()))
     return _with(unit, values_check(store, executor, meter))
 
 

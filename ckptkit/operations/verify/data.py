@@ -17,7 +17,7 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, aligned_buffer, file_size
 from ckptkit._io.pool import bounded_map
-from ckptkit._io.progress import Meter, Progress
+from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
 from ckptkit.stores.base import Store
@@ -233,7 +233,9 @@ def piece_checksums(
     In place of the checksum stands why the bytes cannot be read, if so.
     """
     by_path = {plan.path: plan for plan in plans}
-    meter = Meter(progress, "read", sum(piece.nbytes for plan in plans for piece in plan.pieces))
+    meter = ProgressMeter(
+        progress, "read", sum(piece.nbytes for plan in plans for piece in plan.pieces)
+    )
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
     work = (run for plan in plans for run in runs_of(plan))

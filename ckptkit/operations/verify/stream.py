@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
-from ckptkit._io.progress import Meter, Progress
+from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.stores.base import Store
-from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.registry import Format, format_of, open_format
 from ckptkit.text import count_text
 from ckptkit.wording import say
@@ -81,10 +81,10 @@ def _refuse_bomb(row: Format, path: Path) -> None:
     if not row.is_archive:
         return
     try:
-        members = _zip.read_directory(path).values()
+        members = zip_archive.read_directory(path).values()
     except CkptkitError:
         return  # that it does not open will be a finding
-    inflated = sum(member.nbytes for member in members if member.method != _zip.STORED)
+    inflated = sum(member.nbytes for member in members if member.method != zip_archive.STORED)
     limit = max(INFLATED_FLOOR, MAX_EXPANSION * file_size(path))
     if inflated > limit:
         raise UnsupportedError(
@@ -115,7 +115,7 @@ def _tensors(
     store: Store, executor: Executor | None, progress: Progress | None
 ) -> tuple[list[_Read], Check]:
     """Read every tensor to its end, its checksum compared where the format keeps one."""
-    meter = Meter(progress, "read", sum(spec.nbytes for spec in store.specs.values()))
+    meter = ProgressMeter(progress, "read", sum(spec.nbytes for spec in store.specs.values()))
     reads: list[_Read] = []
     items = [
         (store, key, spec.nbytes) for key, spec in store.specs.items() if spec.shard is not None
@@ -147,7 +147,7 @@ def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Che
     if not row.is_archive:
         return
     try:
-        members = list(_zip.read_directory(path).values())
+        members = list(zip_archive.read_directory(path).values())
     except CkptkitError:
         return  # that the archive does not open is a finding already
     reads = list(bounded_map(executor, _read_member, [(path, member) for member in members]))
@@ -156,10 +156,10 @@ def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Che
     yield Check("archive", counts, tuple(findings))
 
 
-def _read_member(item: tuple[Path, _zip.Member]) -> _Read:
+def _read_member(item: tuple[Path, zip_archive.Member]) -> _Read:
     path, member = item
     try:
-        for _ in _zip.member_chunks(path, member):
+        for _ in zip_archive.member_chunks(path, member):
             pass
     except CkptkitError as error:
         return _Read(member.name, member.nbytes, error)

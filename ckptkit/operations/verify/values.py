@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.pool import bounded_map
-from ckptkit._io.progress import Meter
+from ckptkit._io.progress import ProgressMeter
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
@@ -31,7 +31,7 @@ class Numbers(NamedTuple):
     constant: float | None
 
 
-def values_check(store: Store, executor: Executor | None, meter: Meter) -> Check:
+def values_check(store: Store, executor: Executor | None, meter: ProgressMeter) -> Check:
     """Return what the values of all float tensors show; reads every one of them.
 
     meter: counts the bytes of the tensors that were read.

@@ -37,7 +37,7 @@ from ckptkit.errors import (
     UnsupportedError,
 )
 from ckptkit.stores.containers.byte_range import ByteRange, whole_file
-from ckptkit.stores.hdf5 import client as _hdf5_child
+from ckptkit.stores.hdf5 import client
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
 from ckptkit.stores.hdf5.messages import LeftToLibhdf5
@@ -102,7 +102,7 @@ def scan(byte_range: ByteRange) -> H5Tree:
 
 def scan_with_libhdf5(byte_range: ByteRange) -> H5Tree:
     """Return what `scan` does, whatever kind of HDF5 file it is; libhdf5 runs in a child."""
-    return _hdf5_child.scan(byte_range) if sys.executable else scan_here(byte_range)
+    return client.scan(byte_range) if sys.executable else scan_here(byte_range)
 
 
 def scan_here(byte_range: ByteRange) -> H5Tree:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ckptkit.dtypes as dtypes
 from ckptkit.stores.containers.byte_range import ByteRange
-from ckptkit.stores.hdf5 import client as _hdf5_child
+from ckptkit.stores.hdf5 import client
 from ckptkit.stores.hdf5.file_object import guard, opened
 from ckptkit.stores.hdf5.reader import h5py_module
 from ckptkit.stores.hdf5.types import H5Dataset
@@ -68,13 +68,13 @@ def _by_libhdf5(byte_range: ByteRange, dataset: H5Dataset, start: int, stop: int
         with open_dataset(byte_range, dataset) as handle:
             return read_here(handle, dataset, start, stop)
     if dataset.dtype == "string":
-        texts = _hdf5_child.read(byte_range, dataset, start, stop, memoryview(b""))
+        texts = client.read(byte_range, dataset, start, stop, memoryview(b""))
         result = np.empty(len(texts), object)
         result[:] = texts
         return result
     per = dataset.width or 1 if dtypes.kind(dataset.dtype) == "opaque" else 1
     values = np.empty((stop - start) * per, _array_dtype(dataset))
-    _hdf5_child.read(byte_range, dataset, start, stop, memoryview(values.view(np.uint8).data))
+    client.read(byte_range, dataset, start, stop, memoryview(values.view(np.uint8).data))
     return values
 
 

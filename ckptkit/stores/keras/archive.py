@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError
-from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import member_range, whole_file
 from ckptkit.stores.containers.zip_archive import Member, read_directory, read_member
 from ckptkit.stores.keras.config import LayerConfig, as_layer
@@ -70,7 +70,7 @@ def open_weights_json(path: Path) -> H5Store:
 
     Raises as `open_weights_h5` does; a missing shard is a PathNotFoundError that names it.
     """
-    shards = _shards(path, _json.load(path))
+    shards = _shards(path, strict_json.load(path))
     for shard in shards:
         if not shard.is_file():
             raise PathNotFoundError(
@@ -85,7 +85,7 @@ def open_weights_json(path: Path) -> H5Store:
 def archive_configs(path: Path) -> dict[str, Any]:
     """Return every JSON member of a `.keras` archive by name, parsed; raises FormatError."""
     return {
-        name: _json.loads(read_member(path, member, MAX_JSON_BYTES), f"{path}:{name}")
+        name: strict_json.loads(read_member(path, member, MAX_JSON_BYTES), f"{path}:{name}")
         for name, member in read_directory(path).items()
         if name.endswith(".json") and not name.startswith("assets/")
     }
@@ -114,7 +114,7 @@ def _json_member(path: Path, members: dict[str, Member], name: str) -> Any:
     member = members.get(name)
     if member is None:
         return None
-    return _json.loads(read_member(path, member, MAX_JSON_BYTES), f"{path}:{name}")
+    return strict_json.loads(read_member(path, member, MAX_JSON_BYTES), f"{path}:{name}")
 
 
 def _config(path: Path, members: dict[str, Member]) -> LayerConfig | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ckptkit.stores.base import Layer
+from ckptkit.stores.base import ModelLayer
 from ckptkit.stores.keras.layer_variables import Config, snake_case
 
 Shape = tuple[int | None, ...]
@@ -139,7 +139,7 @@ Params = Mapping[tuple[str, ...], int | None]
 
 def layer_rows(
     root: LayerConfig, params: Params, names: Mapping[int, str] | None = None
-) -> tuple[Layer, ...]:
+) -> tuple[ModelLayer, ...]:
     """Return every layer of a model, nested models flattened as `outer/inner`.
 
     params: elements of all weights at or below a layer, by its path (real names, outermost first,
@@ -151,13 +151,13 @@ def layer_rows(
 
 def _rows(
     model: LayerConfig, path: tuple[str, ...], params: Params, names: Mapping[int, str]
-) -> Iterator[Layer]:
+) -> Iterator[ModelLayer]:
     layers = layers_of(model)
     shapes = _output_shapes(model, layers)
     for layer in layers:
         name = layer.name or names.get(id(layer.node), "")
         here = (*path, name or f"({layer.class_name})")
-        yield Layer(
+        yield ModelLayer(
             name="/".join(here),
             class_name=layer.class_name,
             output_shape=shapes.get(layer.name),

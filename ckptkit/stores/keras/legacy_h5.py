@@ -19,7 +19,7 @@ from typing import Any
 
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import KerasStructure, KerasVariable, ModelInfo
-from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
@@ -92,7 +92,7 @@ def hdf5_configs(path: Path) -> dict[str, Any]:
         text = root.get(name)
         if isinstance(text, str):
             data = text.encode("utf-8", "surrogatepass")
-            found[name] = _json.loads(data, f"{path}@{name}")
+            found[name] = strict_json.loads(data, f"{path}@{name}")
     return found
 
 
@@ -273,7 +273,7 @@ def _json_attribute(
     text = tree.groups[""].get(name)
     if not isinstance(text, str):
         return None
-    value = _json.loads(text.encode("utf-8", "surrogatepass"), f"{path}@{name}")
+    value = strict_json.loads(text.encode("utf-8", "surrogatepass"), f"{path}@{name}")
     if key is not None:
         value = value.get(key) if isinstance(value, dict) else None
     if isinstance(value, dict) and isinstance(value.get("config"), list):

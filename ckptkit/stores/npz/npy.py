@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckptkit._io.files import read_exact
 from ckptkit.errors import FormatError, TruncatedError, UnsupportedError
-from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import Encoding
 
 MAGIC = b"\x93NUMPY"
@@ -66,7 +66,7 @@ class NpyHeader(NamedTuple):
     start: int
 
 
-def read_npy_header(path: Path, member: _zip.Member) -> NpyHeader:
+def read_npy_header(path: Path, member: zip_archive.Member) -> NpyHeader:
     """Return the header of an archive member.
 
     Raises FormatError, TruncatedError, UnsupportedError (a newer version).
@@ -95,10 +95,10 @@ def read_npy_header(path: Path, member: _zip.Member) -> NpyHeader:
     return _parse(header, start + length, where)
 
 
-def _front(path: Path, member: _zip.Member, nbytes: int) -> bytes:
+def _front(path: Path, member: zip_archive.Member, nbytes: int) -> bytes:
     """Return the first `nbytes` bytes of a member, or all of a shorter one; no CRC is compared."""
     nbytes = min(nbytes, member.nbytes)
-    if member.method == _zip.STORED:
+    if member.method == zip_archive.STORED:
         return read_exact(path, member.offset, nbytes)
     stored = read_exact(path, member.offset, min(member.stored_nbytes, nbytes + _INFLATE_SLACK))
     try:

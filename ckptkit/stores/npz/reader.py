@@ -35,10 +35,9 @@ from ckptkit.errors import (
 )
 from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
-from ckptkit.stores.containers import byte_range as _byte_range
-from ckptkit.stores.containers import zip_archive as _zip
+from ckptkit.stores.containers import byte_range, zip_archive
 from ckptkit.stores.containers.encoded_array import PLAIN, ByteSource, EncodedArray, Encoding
-from ckptkit.stores.npz import column_major as _fortran
+from ckptkit.stores.npz import column_major
 from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
@@ -56,7 +55,7 @@ _STEP = 1 << 18  # bytes that are read and checksummed while they are in a core'
 class NpzMember(NamedTuple):
     """Where one tensor lies: its member, where its values start in it, and how they are kept."""
 
-    member: _zip.Member
+    member: zip_archive.Member
     start: int
     encoding: Encoding
     fortran: bool
@@ -105,7 +104,7 @@ class NpzStore:
         """Yield (start, values) over the tensor; see `Store.blocks`.  The CRC-32 is the zip's."""
         spec, part = self._found(key)
         if part.fortran:
-            yield from _fortran.blocks(self._encoded(spec, part), spec.shape, max_elements)
+            yield from column_major.blocks(self._encoded(spec, part), spec.shape, max_elements)
             _verify(self.path, part.member)
         elif part.encoding.form == "strings":  # not read front to back
             yield from self._encoded(spec, part).blocks(max_elements)
@@ -121,7 +120,7 @@ class NpzStore:
         start, stop, _ = slice(start, stop).indices(spec.size)
         encoded = self._encoded(spec, part)
         if part.fortran:
-            return _fortran.read(encoded, spec.shape, start, max(start, stop))
+            return column_major.read(encoded, spec.shape, start, max(start, stop))
         return encoded.read(start, max(start, stop))
 
     def mappable(self, key: str) -> bool:
@@ -169,11 +168,11 @@ class _InflatedMember:
         buffer[:] = self.content[offset : offset + len(buffer)]
 
 
-def _source(path: Path, member: _zip.Member) -> ByteSource:
+def _source(path: Path, member: zip_archive.Member) -> ByteSource:
     """Return a member's content for reading in any order."""
-    if member.method != _zip.STORED and member.nbytes <= _HELD_BYTES:
-        return _InflatedMember(_zip.read_member(path, member, _HELD_BYTES))
-    return _byte_range.member_range(path, member)
+    if member.method != zip_archive.STORED and member.nbytes <= _HELD_BYTES:
+        return _InflatedMember(zip_archive.read_member(path, member, _HELD_BYTES))
+    return byte_range.member_range(path, member)
 
 
 class _SequentialMember:
@@ -186,9 +185,9 @@ class _SequentialMember:
         self._rest = memoryview(b"")
         self._crc = 0
         head = bytearray(part.start)
-        if self._member.method != _zip.STORED:
-            self._chunks = _zip.member_chunks(path, self._member)
-        self._range = _byte_range.ByteRange(path, self._member.offset, self._member.nbytes)
+        if self._member.method != zip_archive.STORED:
+            self._chunks = zip_archive.member_chunks(path, self._member)
+        self._range = byte_range.ByteRange(path, self._member.offset, self._member.nbytes)
         self.read_into(0, memoryview(head))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -229,8 +228,8 @@ class _SequentialMember:
             done += step
 
 
-def _verify(path: Path, member: _zip.Member) -> None:
-    for _ in _zip.member_chunks(path, member):
+def _verify(path: Path, member: zip_archive.Member) -> None:
+    for _ in zip_archive.member_chunks(path, member):
         pass
 
 
@@ -239,7 +238,7 @@ def open_npz(path: Path) -> NpzStore:
 
     Raises FormatError, TruncatedError, ChecksumError, UnsupportedError, PathNotFoundError.
     """
-    members = _zip.read_directory(path)
+    members = zip_archive.read_directory(path)
     notes: list[str] = []
     entries = _metadata_in(path, members, notes)
     specs: dict[str, TensorSpec] = {}
@@ -264,12 +263,12 @@ def open_npz(path: Path) -> NpzStore:
 
 
 def _metadata_in(
-    path: Path, members: Mapping[str, _zip.Member], notes: list[str]
+    path: Path, members: Mapping[str, zip_archive.Member], notes: list[str]
 ) -> dict[str, tensor_metadata.TensorMetadata] | None:
     member = members.get(METADATA_MEMBER)
     if member is None:
         return None
-    text = _zip.read_member(path, member, MAX_METADATA)
+    text = zip_archive.read_member(path, member, MAX_METADATA)
     try:
         return tensor_metadata.load(text, METADATA_MEMBER)
     except FormatError as error:
@@ -280,7 +279,7 @@ def _metadata_in(
 def _checked(
     path: Path,
     key: str,
-    member: _zip.Member,
+    member: zip_archive.Member,
     header: NpyHeader,
     entries: dict[str, tensor_metadata.TensorMetadata] | None,
     notes: list[str],
@@ -309,7 +308,7 @@ def _checked(
             encoding = Encoding("strings") if dtype == "string" else encoding
         else:
             notes.append(f"{key!r} does not hold the {entry.dtype} that {METADATA_MEMBER} claims")
-    in_one_run = member.method == _zip.STORED and not fortran
+    in_one_run = member.method == zip_archive.STORED and not fortran
     offset = member.offset + header.start if in_one_run else None
     spec = TensorSpec(key, dtype, shape, nbytes, 0, offset)
     return spec, NpzMember(member, header.start, encoding, fortran)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import strict_json
 
 MAX_HEADER = 100_000_000  # bytes; the reference reader's limit
 LENGTH_BYTES = 8
@@ -100,7 +100,7 @@ def read_header(path: Path) -> Header:
 def parse_header(data: bytes, data_bytes: int, where: str) -> Header:
     """Return the checked header of a file with `data_bytes` bytes after it; raises FormatError."""
     where = f"{where}: header"
-    content = _json.loads(data, where, max_bytes=MAX_HEADER, max_depth=_json.MAX_DEPTH)
+    content = strict_json.loads(data, where, max_bytes=MAX_HEADER, max_depth=strict_json.MAX_DEPTH)
     if not isinstance(content, dict):
         raise FormatError(where, "not a JSON object", found=type(content).__name__)
     metadata = content.pop(METADATA, None)

@@ -31,7 +31,7 @@ from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
-from ckptkit.stores.containers import strict_json as _json
+from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.registry import Head
@@ -231,7 +231,7 @@ def _producer(header: Header) -> str | None:
 def _read_index(path: Path) -> tuple[dict[str, str], int | None]:
     """Return (file name by tensor name, total size that the index claims)."""
     where = str(path)
-    content = _json.load(path, max_bytes=MAX_INDEX)
+    content = strict_json.load(path, max_bytes=MAX_INDEX)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
         raise FormatError(where, "no weight_map: not an index of safetensors files")

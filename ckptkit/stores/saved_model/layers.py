@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.stores.base import Layer, ObjectGraph, Structure, TensorSpec
+from ckptkit.stores.base import ModelLayer, ObjectGraph, Structure, TensorSpec
 from ckptkit.stores.containers.strict_json import loads
 from ckptkit.stores.keras.config import LayerConfig, as_layer, flag, layer_rows
 from ckptkit.stores.proto.messages import parse
@@ -25,7 +25,7 @@ _KERAS3_EDGES = frozenset({"_operations", "_inbound_nodes", "_all_variables"})
 
 def layers(
     path: Path, saved_model: Any, structure: Structure, specs: Mapping[str, TensorSpec]
-) -> tuple[Layer, ...]:
+) -> tuple[ModelLayer, ...]:
     """Return the layers of the SavedModel at `path`; none where it is not Keras's.
 
     Raises FormatError for metadata that does not parse.
@@ -39,14 +39,14 @@ def layers(
         if root.kind in ("functional", "sequential"):
             return layer_rows(root, params)
         return tuple(
-            Layer(layer.name, layer.class_name, None, params.get((layer.name,)), flag(layer))
+            ModelLayer(layer.name, layer.class_name, None, params.get((layer.name,)), flag(layer))
             for layer in others
         )
     edges = {edge for node in structure.nodes for edge, _child in node.children}
     if not edges & _KERAS3_EDGES:
         return ()
     owners = {name[:-1] for name in _full_names(structure, specs) if len(name) > 1}
-    return tuple(Layer("/".join(owner), "", None, params[owner]) for owner in sorted(owners))
+    return tuple(ModelLayer("/".join(owner), "", None, params[owner]) for owner in sorted(owners))
 
 
 def _metadata(path: Path, saved_model: Any) -> Iterator[LayerConfig]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import crc32c
 from ckptkit._io.files import aligned_buffer, check_range, read_exact, read_into
 from ckptkit.dtypes import itemsize, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError
@@ -43,7 +43,7 @@ def _fill(path: Path, offset: int, raw: npt.NDArray[np.uint8], crc: int) -> int:
     for start in range(0, len(raw), READ_BYTES):
         step = view[start : start + READ_BYTES]
         read_into(path, offset + start, step)
-        crc = _crc32c.extend(crc, raw[start : start + READ_BYTES])
+        crc = crc32c.extend(crc, raw[start : start + READ_BYTES])
     return crc
 
 
@@ -137,10 +137,10 @@ def string_lists(
     crc = 0
     for length in lengths:
         width = 4 if length < 1 << 32 else 8
-        crc = _crc32c.extend(crc, length.to_bytes(width, order))
+        crc = crc32c.extend(crc, length.to_bytes(width, order))
     raw = read_exact(path, spec.offset + position, 4)
-    check_crc(f"{where}: string lengths", _crc32c.unmask(int.from_bytes(raw, order)), crc)
-    crc = _crc32c.extend(crc, raw)
+    check_crc(f"{where}: string lengths", crc32c.unmask(int.from_bytes(raw, order)), crc)
+    crc = crc32c.extend(crc, raw)
     position += 4
     if position + sum(lengths) != spec.nbytes:
         raise FormatError(
@@ -153,7 +153,7 @@ def string_lists(
             nbytes += lengths[stop]
             stop += 1
         data = read_exact(path, spec.offset + position, nbytes)
-        crc = _crc32c.extend(crc, data)
+        crc = crc32c.extend(crc, data)
         strings = []
         at = 0
         for length in lengths[start:stop]:
@@ -209,11 +209,11 @@ def variant_blocks(path: Path, spec: TensorSpec, where: str) -> Iterator[tuple[i
         end = position + length
         if end + 4 > len(data):
             raise FormatError(where, f"a variant of {length} bytes reaches past its tensor")
-        crc = _crc32c.extend(crc, length.to_bytes(8, "little"))
-        crc = _crc32c.extend(crc, data[position:end])
+        crc = crc32c.extend(crc, length.to_bytes(8, "little"))
+        crc = crc32c.extend(crc, data[position:end])
         stored = data[end : end + 4]
-        check_crc(where, _crc32c.unmask(int.from_bytes(stored, "little")), crc)
-        crc = _crc32c.extend(crc, stored)
+        check_crc(where, crc32c.unmask(int.from_bytes(stored, "little")), crc)
+        crc = crc32c.extend(crc, stored)
         position = end + 4
     if position != len(data):
         raise FormatError(where, "bytes of the variants", expected=position, found=len(data))

@@ -29,7 +29,7 @@ from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.reopening import Opener, pickled
-from ckptkit.stores.tensor_bundle import data_blocks as _bundle_data
+from ckptkit.stores.tensor_bundle import data_blocks
 from ckptkit.stores.tensor_bundle import slices as _slices
 from ckptkit.stores.tensor_bundle.table import read_table
 
@@ -129,7 +129,7 @@ class TensorBundle:
         if self._lost_graph():
             return None  # the list is of use without it
         shard = self._shard(spec)
-        [(_start, [data])] = _bundle_data.string_lists(shard, spec, self.big_endian, where)
+        [(_start, [data])] = data_blocks.string_lists(shard, spec, self.big_endian, where)
         return parse_object_graph(data, where)
 
     def _lost_graph(self) -> bool:
@@ -157,12 +157,12 @@ class TensorBundle:
         shard = self._shard(spec)
         where = f"{shard}: {key}"
         if spec.dtype == "string":
-            return _bundle_data.string_blocks(shard, spec, self.big_endian, where)
+            return data_blocks.string_blocks(shard, spec, self.big_endian, where)
         if spec.dtype == "variant":
-            return _bundle_data.variant_blocks(shard, spec, where)
+            return data_blocks.variant_blocks(shard, spec, where)
         if not itemsize(spec.dtype):
-            return _bundle_data.opaque_blocks(shard, spec, where)
-        return _bundle_data.fixed_blocks(shard, spec, self.big_endian, max_elements, where)
+            return data_blocks.opaque_blocks(shard, spec, where)
+        return data_blocks.fixed_blocks(shard, spec, self.big_endian, max_elements, where)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         spec = self._spec(key)
@@ -175,7 +175,7 @@ class TensorBundle:
             )
         if spec.dtype == "string" or spec.slices:
             return self._gather(spec, start, stop)
-        return _bundle_data.read_fixed(self._shard(spec), spec, self.big_endian, start, stop)
+        return data_blocks.read_fixed(self._shard(spec), spec, self.big_endian, start, stop)
 
     def _gather(self, spec: TensorSpec, start: int, stop: int) -> Array:
         """Return elements [start, stop) of a tensor that has to be walked from its beginning."""
@@ -226,11 +226,11 @@ class TensorBundle:
         for part, reader in zip(parts, readers, strict=True):
             reader.finish(f"{self.shards[part.shard]}: {spec.key}, slice at {part.start}")
 
-    def _slice_reader(self, spec: TensorSpec, part: Slice) -> _bundle_data.RowReader:
+    def _slice_reader(self, spec: TensorSpec, part: Slice) -> data_blocks.RowReader:
         piece = TensorSpec(
             spec.key, spec.dtype, part.shape, part.nbytes, part.shard, part.offset, part.crc32c
         )
-        return _bundle_data.RowReader(self.shards[part.shard], piece, self.big_endian)
+        return data_blocks.RowReader(self.shards[part.shard], piece, self.big_endian)
 
 
 def open_bundle(prefix: Path) -> TensorBundle:

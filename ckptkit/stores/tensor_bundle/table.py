@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import crc32c
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, MissingDependencyError, TruncatedError
 
@@ -166,8 +166,8 @@ def read_block(data: bytes, handle: tuple[int, int], where: str) -> bytes:
             hint="the file was cut short; copy it again",
         )
     checked = data[offset : end + 1]
-    stored = _crc32c.unmask(int.from_bytes(data[end + 1 : end + TRAILER_BYTES], "little"))
-    computed = _crc32c.value(checked)
+    stored = crc32c.unmask(int.from_bytes(data[end + 1 : end + TRAILER_BYTES], "little"))
+    computed = crc32c.value(checked)
     if stored != computed:
         raise ChecksumError(
             f"{where} @ {offset}",

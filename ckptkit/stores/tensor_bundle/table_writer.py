@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from ckptkit._io import crc32c as _crc32c
+from ckptkit._io import crc32c
 
 BLOCK_BYTES = 1 << 18  # of entries per data block: TensorFlow's default
 MAGIC = 0xDB4775248B80FB57
@@ -145,7 +145,7 @@ class TableWriter:
             if len(smaller) < len(block) - len(block) // 8:  # else not worth it, as TensorFlow does
                 block, kind = smaller, self._type
         checked = block + bytes([kind])
-        self._sink.write(checked + _crc32c.mask(_crc32c.value(checked)).to_bytes(4, "little"))
+        self._sink.write(checked + crc32c.mask(crc32c.value(checked)).to_bytes(4, "little"))
         handle = varint(self._position) + varint(len(block))
         self._position += len(checked) + 4
         return handle
