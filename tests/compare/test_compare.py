@@ -21,10 +21,10 @@ from ckptkit._io.crc32c import combine, crc_of_repeated, value
 from ckptkit._io.progress import ProgressMeter
 from ckptkit.compare import spans
 from ckptkit.compare.tensors import (
-    TensorComparison,
     Delta,
     ElementTolerance,
     Pair,
+    TensorComparison,
     compare,
     compare_all,
     unravel,
