@@ -22,8 +22,8 @@ def command(ctx: click.Context, /, fmt: str) -> None:
     """
     from ckptkit.operations.doctor import doctor
 
-    found = doctor()
-    echo_lines(doctor_text.lines(found, fmt))
+    diagnosis = doctor()
+    echo_lines(doctor_text.lines(diagnosis, fmt))
     if is_bare(fmt):
-        echo_lines(doctor_text.remarks(found), err=True)
-    ctx.exit(found.exit_code)
+        echo_lines(doctor_text.remarks(diagnosis), err=True)
+    ctx.exit(diagnosis.exit_code)

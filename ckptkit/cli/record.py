@@ -70,8 +70,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         options[name] = not options.pop(f"no_{name}")
     golden = record(subject, options.pop("out"), **options)
     if before is not None:
-        told = changes(before, golden)
-        echo_lines([f"changed: {line}" for line in told] or ["nothing changed"])
+        changed = changes(before, golden)
+        echo_lines([f"changed: {line}" for line in changed] or ["nothing changed"])
     echo_lines(_lines(golden, out))
 
 
@@ -99,19 +99,19 @@ def _lines(golden: Golden, out: Path) -> list[str]:
     for source, text in dict(golden.options.get("noise_sources") or {}).items():
         if text == "does not run":
             lines.append(f"note: it does not run with {source}")
-    cases, given = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
+    cases, recorded = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
     weights = len(golden.binding.variables)
-    lines.append(f"{out}: {cases}, {given}, bound to {count_text(weights, 'variable')}")
+    lines.append(f"{out}: {cases}, {recorded}, bound to {count_text(weights, 'variable')}")
     return [printable(line) for line in lines]
 
 
 def _coverage(golden: Golden) -> list[str]:
     """Return what the outputs see of the variables."""
-    told = golden.options.get("coverage")
-    if not told:
+    coverage = golden.options.get("coverage")
+    if not coverage:
         return []
-    if told.get("why_not"):
-        return [f"note: which variables the outputs see is not known: {told['why_not']}"]
-    count = told["seen"] + told["blind"]
-    lines = [f"the outputs see {told['seen']:,} of {count:,} variables, by {told['by']}"]
+    if coverage.get("why_not"):
+        return [f"note: which variables the outputs see is not known: {coverage['why_not']}"]
+    count = coverage["seen"] + coverage["blind"]
+    lines = [f"the outputs see {coverage['seen']:,} of {count:,} variables, by {coverage['by']}"]
     return lines + [f"blind: no output sees {name}" for name in golden.blind]

@@ -15,39 +15,39 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json")
 
 
-def lines(found: Diagnosis, fmt: str = "table") -> Iterator[str]:
+def lines(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:
     """Yield the report.
 
     fmt: "table", "json" or "table:NAME" (the runtimes alone, see `remarks`).
     """
     if fmt == "json":
-        yield from json_lines(found.to_json(), "runtimes")
+        yield from json_lines(diagnosis.to_json(), "runtimes")
     elif is_bare(fmt):
-        yield from _runtimes(found, fmt)
+        yield from _runtimes(diagnosis, fmt)
     else:
-        yield from _head(found)
+        yield from _head(diagnosis)
         yield ""
-        yield from _runtimes(found)
+        yield from _runtimes(diagnosis)
         yield ""
-        yield from _foot(found)
+        yield from _foot(diagnosis)
 
 
-def remarks(found: Diagnosis) -> Iterator[str]:
+def remarks(diagnosis: Diagnosis) -> Iterator[str]:
     """Yield what the report for people says beside the table of runtimes."""
-    yield from _head(found)
-    yield from _foot(found)
+    yield from _head(diagnosis)
+    yield from _foot(diagnosis)
 
 
-def _head(found: Diagnosis) -> Iterator[str]:
-    yield printable(f"Python {found.python} on {found.system}")
-    here = [f"{name} {version}" for name, version in found.packages.items() if version]
-    missing = [name for name, version in found.packages.items() if not version]
+def _head(diagnosis: Diagnosis) -> Iterator[str]:
+    yield printable(f"Python {diagnosis.python} on {diagnosis.system}")
+    here = [f"{name} {version}" for name, version in diagnosis.packages.items() if version]
+    missing = [name for name, version in diagnosis.packages.items() if not version]
     yield printable(f"packages: {', '.join(here)}")
     if missing:
         yield printable(f"not installed: {', '.join(missing)}")
 
 
-def _runtimes(found: Diagnosis, fmt: str = "table") -> Iterator[str]:
+def _runtimes(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:
     rows = [
         (
             row.runtime,
@@ -55,13 +55,13 @@ def _runtimes(found: Diagnosis, fmt: str = "table") -> Iterator[str]:
             row.name or "-",
             ", ".join(f"{name} {version}" for name, version in row.versions.items()) or "not here",
         )
-        for row in found.probed
+        for row in diagnosis.probed
     ]
     return render(rows, ("RUNTIME", "DEVICE", "NAME", "VERSIONS"), fmt)
 
 
-def _foot(found: Diagnosis) -> Iterator[str]:
-    for finding in found.findings:
+def _foot(diagnosis: Diagnosis) -> Iterator[str]:
+    for finding in diagnosis.findings:
         yield finding_text(finding)
-    able = {row.device for row in found.probed if row.device}
+    able = {row.device for row in diagnosis.probed if row.device}
     yield f"models can be run on: {', '.join(sorted(able))}" if able else "no model can be run here"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "junit")
 
 
-class Words(NamedTuple):
+class Phrasing(NamedTuple):
     """How a report speaks.  command: of the suite.  fine: a file without findings."""
 
     command: str
@@ -23,14 +23,18 @@ class Words(NamedTuple):
     counts_bytes: bool
 
 
-VERIFY = Words("verify", "sound", True)
-SCAN = Words("scan", "only ops and classes that are known to be harmless", False)
+VERIFY = Phrasing("verify", "sound", True)
+SCAN = Phrasing("scan", "only ops and classes that are known to be harmless", False)
 SHOWN = 200  # findings of one file that are printed; JSON and JUnit have all
 _COUNTED = ("error", "warning", "note")
 
 
 def lines(
-    results: Sequence[Verification], fmt: str, *, verbose: bool = False, words: Words = VERIFY
+    results: Sequence[Verification],
+    fmt: str,
+    *,
+    verbose: bool = False,
+    words: Phrasing = VERIFY,
 ) -> Iterator[str]:
     """Yield the report on several operands.
 
@@ -61,7 +65,7 @@ def _json(results: Sequence[Verification]) -> Iterator[str]:
 # --- text -----------------------------------------------------------------------------------------
 
 
-def _text(result: Verification, verbose: bool, words: Words) -> Iterator[str]:
+def _text(result: Verification, verbose: bool, words: Phrasing) -> Iterator[str]:
     for unit in result.units:
         yield from _unit(unit, verbose, result.strict, words)
     if len(result.units) > 1 and words.counts_bytes:
@@ -70,7 +74,7 @@ def _text(result: Verification, verbose: bool, words: Words) -> Iterator[str]:
         yield f"  not checked: {printable(text)}"
 
 
-def _unit(unit: Unit, verbose: bool, strict: bool, words: Words) -> Iterator[str]:
+def _unit(unit: Unit, verbose: bool, strict: bool, words: Phrasing) -> Iterator[str]:
     path = printable(str(unit.path))
     if unit.refusal is not None:
         yield f"{path}: not checked"
@@ -88,16 +92,16 @@ def _unit(unit: Unit, verbose: bool, strict: bool, words: Words) -> Iterator[str
         yield f"  ... and {len(findings) - SHOWN} more (--format json has all)"
 
 
-def _unit_verdict(unit: Unit, strict: bool, words: Words) -> str:
+def _unit_verdict(unit: Unit, strict: bool, words: Phrasing) -> str:
     counts = {s: sum(f.severity == s for f in unit.findings) for s in _COUNTED}
     read = f"{count_text(unit.tensors, 'tensor')}, {bytes_text(unit.nbytes)} read"
     if unit.format == "directory" or not words.counts_bytes:
         read = ", ".join(counts_text(check) for check in unit.checks)
-    told = [count_text(counts[s], s) for s in _COUNTED if counts[s]]
+    severities = [count_text(counts[s], s) for s in _COUNTED if counts[s]]
     bad = counts["error"] or counts["warning"] or (strict and counts["note"])
     if bad:
-        return f"{', '.join(told)} ({read})"
-    return f"{words.fine} ({read}{', ' + told[0] if told else ''})"
+        return f"{', '.join(severities)} ({read})"
+    return f"{words.fine} ({read}{', ' + severities[0] if severities else ''})"
 
 
 def counts_text(check: Check) -> str:
@@ -134,7 +138,7 @@ def verdict(result: Verification) -> str:
 # --- JUnit ----------------------------------------------------------------------------------------
 
 
-def junit(results: Iterable[Verification], words: Words = VERIFY) -> Iterator[str]:
+def junit(results: Iterable[Verification], words: Phrasing = VERIFY) -> Iterator[str]:
     """Yield JUnit XML: one suite per file, one case per check; findings are failures."""
     suites = (_suite(unit, result.strict) for result in results for unit in result.units)
     return document_of_suites(f"ckptkit {words.command}", suites)

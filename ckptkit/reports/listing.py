@@ -269,12 +269,12 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
     """Yield what a person asks next: how much, of what, from whom, and what is odd."""
     store = listing.checkpoint.store
     totals = listing.totals
-    own = ""
+    hidden = ""
     if listing.hidden:
         records = count_text(listing.hidden, "record")
-        own = f" (not listed: {records} of TensorFlow's own, see --all)"
+        hidden = f" (not listed: {records} of TensorFlow's own, see --all)"
     yield (
-        f"{count_text(totals['tensors'], 'tensor')}{own}, "
+        f"{count_text(totals['tensors'], 'tensor')}{hidden}, "
         f"{totals['params']:,} params, {bytes_text(totals['bytes'])}"
     )
     roles = totals["by_role"]
@@ -292,8 +292,8 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
         )
     about = [store.format + (f", {store.style}" if store.style else "")]
     if store.shards and store.format in ("tensor-bundle", "saved-model", "safetensors"):
-        found = len(store.shards) - len(store.missing_shards)
-        about.append(f"shards {found}/{len(store.shards)}")
+        present = len(store.shards) - len(store.missing_shards)
+        about.append(f"shards {present}/{len(store.shards)}")
     if store.producer:
         about.append(f"written by {printable(store.producer)}")
     path = f"{printable(str(store.path))}: " if with_path else ""

@@ -106,8 +106,8 @@ def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
     for why, count in leftovers.items():
         yield f"left behind: {count_text(count, 'tensor')} ({printable(why)})"
     if receipt.kept:
-        kept = ", ".join(count_text(n, _THINGS.get(r, r)) for r, n in receipt.kept.items())
-        yield printable(f"kept from {plan.template_name}: {kept}")
+        kept_counts = ", ".join(count_text(n, _THINGS.get(r, r)) for r, n in receipt.kept.items())
+        yield printable(f"kept from {plan.template_name}: {kept_counts}")
     if proof is None:
         yield printable(f"{receipt.path}: {_size(receipt)} written, not proven (--no-check)")
         return

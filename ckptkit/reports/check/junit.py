@@ -36,9 +36,9 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 def _cases(report: Report) -> Iterator[JUnitCase]:
     if report.coverage is not None:
         yield JUnitCase(report.subject, "restore", _failures(report.coverage.findings, report))
-    own = [finding for finding in report.run_findings if finding in report.failing_findings]
-    for code in dict.fromkeys(finding.code for finding in own):
-        same = [finding for finding in own if finding.code == code]
+    findings = [finding for finding in report.run_findings if finding in report.failing_findings]
+    for code in dict.fromkeys(finding.code for finding in findings):
+        same = [finding for finding in findings if finding.code == code]
         yield JUnitCase(report.subject, code, _failures(same, report))
     for row in report.rows:
         failed = [] if row.result.ok else [(row.result.status, row_text(row))]

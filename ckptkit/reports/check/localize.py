@@ -18,52 +18,53 @@ _HEADERS = ("LAYER", "VALUE", "KIND", "ALONE", "WITH INPUTS' ERROR", "ALLOWED")
 _ALIGN = ("left",) * 3 + ("right",) * 3
 
 
-def lines(subject: str, found: Localization) -> Iterator[str]:
+def lines(subject: str, localization: Localization) -> Iterator[str]:
     """Yield the report."""
-    yield from map(printable, _verdict(found))
-    ranked = found.ranked[:SHOWN]
+    yield from map(printable, _verdict(localization))
+    ranked = localization.ranked[:SHOWN]
     if ranked:
         yield ""
         yield from render([_cells(layer) for layer in ranked], _HEADERS, "table", _ALIGN)
-        more = len(found.ranked) - len(ranked)
+        more = len(localization.ranked) - len(ranked)
         if more:
             yield f"... and {more} more that add less (--format json has all)"
         yield ""
         yield from map(printable, _about(ranked[0]))
-    yield from map(printable, _switches(found))
-    for gap in found.unseen[:SHOWN]:
+    yield from map(printable, _switches(localization))
+    for gap in localization.unseen[:SHOWN]:
         yield printable(f"differs, but no layer shows it on these inputs: {_gap(gap)}")
-    for note in found.notes:
+    for note in localization.notes:
         yield printable(f"note: {note}")
-    if found.again:
-        yield printable(f"again: {localize_again(subject, found.again)}")
+    if localization.again:
+        yield printable(f"again: {localize_again(subject, localization.again)}")
     yield ""
 
 
-def _verdict(found: Localization) -> Iterator[str]:
-    first, diverges = found.first, found.diverges
-    if not found.differs:
+def _verdict(localization: Localization) -> Iterator[str]:
+    first, diverges = localization.first, localization.diverges
+    if not localization.differs:
         yield "the outputs agree"
-    if found.beyond and first is not None:
+    if localization.beyond and first is not None:
         how = (
             "on the reference's inputs it gives something else"
             if first.isolated is not None
             else "its inputs agree better than its output"
         )
         yield f"look at: {_named(first)}: {how}"
-    elif found.suspects:
-        yield f"look at: {found.suspects[0]}: its variables differ"
+    elif localization.suspects:
+        yield f"look at: {localization.suspects[0]}: its variables differ"
     elif first is not None:
         yield (
             f"no layer alone adds more than the tolerance: small differences add up; "
             f"{_named(first)} adds most"
         )
-    elif found.layers:
+    elif localization.layers:
         yield "no layer alone gives anything else"
     if diverges is not None and diverges is not first:
         yield f"the first value that is beyond the tolerance: {_named(diverges)}"
-    if found.layers:
-        yield f"{found.compared} of {found.known} values inside were compared ({found.mode})"
+    if localization.layers:
+        compared = f"{localization.compared} of {localization.known} values inside were compared"
+        yield f"{compared} ({localization.mode})"
 
 
 def _named(layer: Layer) -> str:
@@ -133,8 +134,8 @@ def _number(value: object) -> str:
 
 
 def _gap(gap: VariableGap) -> str:
-    said = {True: "differs", False: "the same", None: "not compared"}[gap.differs]
-    return f"{_first(gap.name)}: {gap.text or said}"
+    verdict = {True: "differs", False: "the same", None: "not compared"}[gap.differs]
+    return f"{_first(gap.name)}: {gap.text or verdict}"
 
 
 def _stats(stats: Stats) -> str:
@@ -145,15 +146,15 @@ def _stats(stats: Stats) -> str:
     return f"{text}, {stats.nonfinite:,} not finite" if stats.nonfinite else text
 
 
-def _switches(found: Localization) -> Iterator[str]:
-    if not found.switches:
+def _switches(localization: Localization) -> Iterator[str]:
+    if not localization.switches:
         return
-    where = "passes" if found.passes else "fails"
-    yield f"switches, flipped alone from {found.starts}, which {where}:"
-    for flip in found.switches:
-        yield f"  {_flip(flip, found.passes)}"
-    if found.blamed:
-        names = ", ".join(flip.switch for flip in found.blamed)
+    where = "passes" if localization.passes else "fails"
+    yield f"switches, flipped alone from {localization.starts}, which {where}:"
+    for flip in localization.switches:
+        yield f"  {_flip(flip, localization.passes)}"
+    if localization.blamed:
+        names = ", ".join(flip.switch for flip in localization.blamed)
         yield f"the switch that moves the result: {names}"
     else:
         yield "no switch alone moves the result across the tolerance"

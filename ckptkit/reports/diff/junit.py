@@ -38,10 +38,10 @@ def failure_text(change: TensorDiff) -> str:
     parts = []
     if change.old.naming.name != change.new.naming.name:
         parts.append(f"in NEW {change.new.naming.name}")
-    one, two = change.old.spec, change.new.spec
-    if one.shape != two.shape:
-        parts.append(f"shape {shape_change(one.shape, two.shape)}")
-    if one.dtype != two.dtype:
+    old, new = change.old.spec, change.new.spec
+    if old.shape != new.shape:
+        parts.append(f"shape {shape_change(old.shape, new.shape)}")
+    if old.dtype != new.dtype:
         parts.append(f"dtype {dtype_text(change)}")
     delta = change.delta
     if delta is not None and delta.n_diff:

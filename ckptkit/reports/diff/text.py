@@ -124,8 +124,8 @@ def totals(result: DiffResult) -> str:
     return text + f"{bytes_text(size[0])} → {bytes_text(size[1])}{part}"
 
 
-def _step(one: int, two: int, noun: str) -> str:
-    return (f"{one:,} → " if one != two else "") + count_text(two, noun)
+def _step(old: int, new: int, noun: str) -> str:
+    return (f"{old:,} → " if old != new else "") + count_text(new, noun)
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -253,8 +253,8 @@ def dtype_text(change: TensorDiff) -> str:
     """Return "float32", or "float32→bfloat16 (lossy)"."""
     if change.old is None or change.new is None:
         return change.some.spec.dtype
-    one, two = change.old.spec.dtype, change.new.spec.dtype
-    return one if one == two else f"{one}→{two}" + (f" ({change.cast})" if change.cast else "")
+    old, new = change.old.spec.dtype, change.new.spec.dtype
+    return old if old == new else f"{old}→{new}" + (f" ({change.cast})" if change.cast else "")
 
 
 def shape_of(change: TensorDiff) -> str:
@@ -264,13 +264,13 @@ def shape_of(change: TensorDiff) -> str:
     return shape_change(change.old.spec.shape, change.new.spec.shape)
 
 
-def shape_change(one: tuple[int, ...], two: tuple[int, ...]) -> str:
+def shape_change(old: tuple[int, ...], new: tuple[int, ...]) -> str:
     """Return a shape, or two with the axes marked that changed: `3,3,[64→128],64`."""
-    if one == two:
-        return shape_text(one)
-    if len(one) != len(two):
-        return f"[{shape_text(one)} → {shape_text(two)}]"
-    return ",".join(str(a) if a == b else f"[{a}→{b}]" for a, b in zip(one, two, strict=True))
+    if old == new:
+        return shape_text(old)
+    if len(old) != len(new):
+        return f"[{shape_text(old)} → {shape_text(new)}]"
+    return ",".join(str(a) if a == b else f"[{a}→{b}]" for a, b in zip(old, new, strict=True))
 
 
 def number(value: float) -> str:
@@ -281,16 +281,16 @@ def number(value: float) -> str:
 def worst_text(worst: Worst) -> str:
     """Return `[3,1] 0.1 → 0.1003`, with as many digits as it takes to tell the two apart."""
     index = ",".join(map(str, worst.index))
-    old, new = _two(worst.old, worst.new)
+    old, new = _distinct_texts(worst.old, worst.new)
     return printable(f"[{index}] {old} → {new}")
 
 
-def _two(old: Any, new: Any) -> tuple[str, str]:
+def _distinct_texts(old: Any, new: Any) -> tuple[str, str]:
     if isinstance(old, float) and isinstance(new, float):
         for digits in range(4, 18):
-            one, two = f"{old:.{digits}g}", f"{new:.{digits}g}"
-            if one != two:
-                return one, two
+            left, right = f"{old:.{digits}g}", f"{new:.{digits}g}"
+            if left != right:
+                return left, right
     if isinstance(old, bytes) and isinstance(new, bytes):
         return _short(old), _short(new)
     return str(old), str(new)
