@@ -40,7 +40,9 @@ def test_sizes(text: str, nbytes: int) -> None:
     assert parse_size(text) == nbytes
 
 
-@pytest.mark.parametrize("text", ["", "0", "0.1", "MB", "ten", "1 PB", "-1", "1e9", "5 MB more", "5ib"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.1", "MB", "ten", "1 PB", "-1", "1e9", "5 MB more", "5ib"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
