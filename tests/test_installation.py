@@ -257,6 +257,9 @@ def test_each_way_to_install(how: str, checkout: Path, wheel: Path, tmp_path: Pa
     for script in ("ckptkit-tf", "ckptkit"):
         done = environment.run(script, "ls", ADAM)
         assert done.code == 0 and done.err == "" and "hidden/kernel" in done.out
+    # what messages advise: an extra of what is installed, for which the index need not have it
+    done = environment.pip("install", "--no-deps", "--dry-run", "--no-index", "ckptkit-tf[hdf5]")
+    assert done.code == 0 and "already satisfied: ckptkit-tf[hdf5]" in done.out, done
     listed = environment.pip("list", "--path", str(environment.site))
     assert ["ckptkit-tf", __version__] in [line.split()[:2] for line in listed.out.splitlines()]
 
