@@ -21,7 +21,7 @@ def test_the_walk_ends_well(tmp_path: Path) -> None:
         [sys.executable, "-m", "ckptkit", "demo", str(tmp_path / "demo")],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
