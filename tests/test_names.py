@@ -19,5 +19,6 @@ def test_no_two_classes_have_one_name() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
-                owners[node.name].append(path.relative_to(PACKAGE).as_posix())
+                # a leading underscore says whose a name is, not what it means
+                owners[node.name.lstrip("_")].append(path.relative_to(PACKAGE).as_posix())
     assert not {name: where for name, where in owners.items() if len(where) > 1}

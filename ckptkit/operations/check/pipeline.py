@@ -21,7 +21,7 @@ from typing import Any
 
 from ckptkit.operations.check.explain import explain_by_inputs
 from ckptkit.operations.check.float64 import broken_ties, exact_outputs
-from ckptkit.operations.check.references import CheckReference, Comparison, reference_of
+from ckptkit.operations.check.references import CheckReference, ComparisonPlan, reference_of
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.check.request import CheckRequest
 from ckptkit.operations.execution.inputs import SEED
@@ -63,7 +63,9 @@ def run_check(request: CheckRequest) -> Report:
     )
 
 
-def _compare(request: CheckRequest, runs: Runs, comparison: Comparison | None) -> list[ComparedRun]:
+def _compare(
+    request: CheckRequest, runs: Runs, comparison: ComparisonPlan | None
+) -> list[ComparedRun]:
     """Run the subject on every runner and judge what it gives; one that gives nothing is left out.
 
     Where outputs differ by little, those of the reference in float64 break ties, if asked for.
@@ -79,7 +81,7 @@ def _compare(request: CheckRequest, runs: Runs, comparison: Comparison | None) -
 
 
 def _compare_on(
-    request: CheckRequest, comparison: Comparison, spec: RunnerSpec
+    request: CheckRequest, comparison: ComparisonPlan, spec: RunnerSpec
 ) -> ComparedRun | None:
     """Run the subject on one runner and judge what it gives; None where it gives nothing."""
     mapped, reference = comparison.mapped, comparison.outputs

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonPlan:
     """All that is needed to run the subject and to judge what it gives.
 
     outputs: of the reference, by case.  cases: its inputs, by case.  mapped: the subject, which
@@ -60,7 +60,7 @@ class CheckReference:
     name: str = ""
     signature: str = ""
     inputs: str = ""
-    comparison: Comparison | None = None
+    comparison: ComparisonPlan | None = None
     findings: tuple[Finding, ...] = field(default=())
     explains: bool = False
 
@@ -159,7 +159,7 @@ def _run(
     )
     if is_subject:  # one model, one set of names
         mapped.pairing = Pairing({}, {})
-    comparison = Comparison(
+    comparison = ComparisonPlan(
         outputs, prepared.cases, mapped, model, prepared.signature, first, specs
     )
     return replace(
@@ -206,7 +206,7 @@ def _golden(
         str(directory),
         golden.signature,
         f"{count_text(len(cases), 'case')} of the golden",
-        Comparison(outputs, cases, mapped, golden, golden.signature, specs[0], runners),
+        ComparisonPlan(outputs, cases, mapped, golden, golden.signature, specs[0], runners),
         tuple(changes),
         explains=any(finding.severity == "error" for finding in changes),
     )

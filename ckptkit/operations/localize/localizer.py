@@ -28,7 +28,7 @@ from ckptkit.operations.localize.values import (
     error_of,
     stats,
 )
-from ckptkit.operations.localize.weights import Weights, owner_of, weights_between
+from ckptkit.operations.localize.weights import WeightGaps, owner_of, weights_between
 from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.introspect import IsolationResult
@@ -326,7 +326,7 @@ class Localizer:
     # -- explaining --------------------------------------------------------------------------------
 
     @cached_property
-    def weights(self) -> Weights:
+    def weights(self) -> WeightGaps:
         """The variables of the subject, and which of them differ."""
         new = self.new.weights
         return weights_between(self.reference.weights, new if isinstance(new, Path) else None)

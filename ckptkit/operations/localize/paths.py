@@ -17,7 +17,7 @@ from ckptkit.operations.localize.op_names import (
 )
 from ckptkit.operations.localize.pairs import layer_of_scope, scope_of
 from ckptkit.operations.localize.values import MODEL, VariableGap
-from ckptkit.operations.localize.weights import Weights, owner_of, with_outer
+from ckptkit.operations.localize.weights import WeightGaps, owner_of, with_outer
 
 _REPEATED = re.compile(r"#\d+|\[\d+\]")
 
@@ -32,7 +32,7 @@ class Paths:
 
     reference: str
     new: str
-    weights: Weights
+    weights: WeightGaps
     ends: Mapping[str, str | None]
     between: Mapping[str, Sequence[str]]
 

@@ -24,7 +24,7 @@ _OWN_ENDINGS = ("/vars",)
 
 
 @dataclass
-class Weights:
+class WeightGaps:
     """The variables of a subject's file; gaps: by readable name, for those that differ.
 
     known: whether values were compared at all.  layers: paths of those that own variables; the
@@ -114,12 +114,12 @@ def owner_of(name: str) -> str:
     return owner
 
 
-def weights_between(reference: Path | Binding | None, new: Path | None) -> Weights:
+def weights_between(reference: Path | Binding | None, new: Path | None) -> WeightGaps:
     """Compare two files of weights, or a file with what a golden is bound to."""
     if new is None or not _holds_tensors(new):
         return _of_converted(reference)
     namings = list(_namings(new))
-    found = Weights(namings=namings, layers=_owners(readable for readable, _, _ in namings))
+    found = WeightGaps(namings=namings, layers=_owners(readable for readable, _, _ in namings))
     try:
         if isinstance(reference, Binding):
             found.gaps = dict(_of_binding(reference, new))
@@ -135,7 +135,7 @@ def weights_between(reference: Path | Binding | None, new: Path | None) -> Weigh
     return found
 
 
-def _of_converted(reference: Path | Binding | None) -> Weights:
+def _of_converted(reference: Path | Binding | None) -> WeightGaps:
     """Return what the reference tells of a subject whose own names tell little."""
     if isinstance(reference, Path):
         try:
@@ -143,9 +143,9 @@ def _of_converted(reference: Path | Binding | None) -> Weights:
         except CkptkitError:
             reference = None
     if reference is None:
-        return Weights()
+        return WeightGaps()
     kept = {name: s for name, s in reference.variables.items() if s.role in _ROLES}
-    found = Weights(layers=_owners(kept))
+    found = WeightGaps(layers=_owners(kept))
     for name, sketch in kept.items():
         found.digests.setdefault(sketch.sha256, []).append(name)
     return found

@@ -110,7 +110,7 @@ class Verification(Result):
         }
 
 
-class _Target(NamedTuple):
+class _VerifyTarget(NamedTuple):
     """One thing to verify: its format ("" where opening it is already a finding) and path."""
 
     format: str
@@ -165,7 +165,7 @@ def verify(
     return Verification(Path(text), tuple(named), strict)
 
 
-def _changed(target: _Target) -> Unit:
+def _changed(target: _VerifyTarget) -> Unit:
     error = CkptkitError(
         "changed while it was read",
         where=str(target.path),
@@ -202,7 +202,7 @@ def _with(unit: Unit, check: Check) -> Unit:
     return replace(unit, checks=(*unit.checks, check))
 
 
-def _identities(target: _Target) -> dict[Path, tuple[int, int, int]]:
+def _identities(target: _VerifyTarget) -> dict[Path, tuple[int, int, int]]:
     """Return inode, size and modification time of the files that a target is read from."""
     found = {}
     with suppress(OSError):
@@ -215,7 +215,7 @@ def _identities(target: _Target) -> dict[Path, tuple[int, int, int]]:
 # --- what is meant --------------------------------------------------------------------------------
 
 
-def _targets(text: str) -> Iterator[_Target]:
+def _targets(text: str) -> Iterator[_VerifyTarget]:
     """Yield what an operand stands for; a directory stands for all that lies in it."""
     if "\0" in text or not text:
         raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
@@ -232,15 +232,15 @@ def _targets(text: str) -> Iterator[_Target]:
     yield _one(path)
 
 
-def _directory(path: Path) -> Iterator[_Target]:
+def _directory(path: Path) -> Iterator[_VerifyTarget]:
     if _is_saved_model(path):
-        yield _Target("saved-model", path)
+        yield _VerifyTarget("saved-model", path)
         return
     if index_path(path).is_file() and index_path(path).parent == path:
-        yield _Target("tensor-bundle", path)
+        yield _VerifyTarget("tensor-bundle", path)
         return
     known: set[str] = set()
-    targets = [_Target("tensor-bundle", prefix) for prefix in prefixes(path)]
+    targets = [_VerifyTarget("tensor-bundle", prefix) for prefix in prefixes(path)]
     entries = sorted(path.iterdir())
     has_set = any(is_index_name(entry.name) for entry in entries)
     for entry in entries:
@@ -254,7 +254,7 @@ def _directory(path: Path) -> Iterator[_Target]:
     if targets or (path / STATE_FILE).exists() or any(path.glob("*.data-?????-of-?????")):
         unit = verify_directory(path, known)
         if targets or unit.findings:
-            yield _Target("directory", path, unit)
+            yield _VerifyTarget("directory", path, unit)
     elif not entries:
         raise PathNotFoundError("an empty directory: nothing to verify", where=str(path))
     yield from targets
@@ -262,16 +262,16 @@ def _directory(path: Path) -> Iterator[_Target]:
         yield _one(path)
 
 
-def _entry(entry: Path) -> _Target | None:
+def _entry(entry: Path) -> _VerifyTarget | None:
     """Return what an entry of a directory is to be verified as, None for nothing that is known."""
     try:
         if entry.is_dir():
-            return _Target("saved-model", entry) if _is_saved_model(entry) else None
+            return _VerifyTarget("saved-model", entry) if _is_saved_model(entry) else None
         return _one(entry) if _is_readable_name(entry.name) else None
     except OSError as error:
-        return _Target("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
+        return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
     except CkptkitError as error:
-        return _Target("", entry, Unit(entry, "unknown", refusal=error))
+        return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=error))
 
 
 def _is_readable_name(name: str) -> bool:
@@ -287,25 +287,27 @@ def _is_saved_model(path: Path) -> bool:
     return index_path(path / "variables" / "variables").is_file()
 
 
-def _one(path: Path) -> _Target:
+def _one(path: Path) -> _VerifyTarget:
     """Return the target that a file or prefix stands for; damage that hides it is a finding."""
     try:
         located = locate(path)
     except UnsupportedError as error:
-        return _Target("", path, Unit(path, "unknown", refusal=error))
+        return _VerifyTarget("", path, Unit(path, "unknown", refusal=error))
     except FormatError as error:
         check = Check("structure", (), (of_error(error, "file"),))
-        return _Target("", path, Unit(path, "unknown", (check,)))
+        return _VerifyTarget("", path, Unit(path, "unknown", (check,)))
     except PathNotFoundError as error:
         if "its index" not in error.message:
             raise
         finding = Finding("error", "index.missing", error.where, error.message, error.hint)
-        return _Target("", path, Unit(path, "tensor-bundle", (Check("index", (), (finding,)),)))
-    return _Target(located.format, located.path)
+        return _VerifyTarget(
+            "", path, Unit(path, "tensor-bundle", (Check("index", (), (finding,)),))
+        )
+    return _VerifyTarget(located.format, located.path)
 
 
 def _verified(
-    target: _Target, executor: Executor | None, progress: Progress | None
+    target: _VerifyTarget, executor: Executor | None, progress: Progress | None
 ) -> tuple[Unit, Store | None]:
     if target.unit is not None:
         return target.unit, None

@@ -67,7 +67,7 @@ def _interpreter(path: str, spec: RunnerSpec, *, keep: bool = False) -> Any:
 
 
 @dataclass
-class _Signature:
+class _SignatureTensors:
     """One way to call the model; by_name: {name: tensor details} of each side."""
 
     inputs: Mapping[str, Mapping[str, Any]]
@@ -147,14 +147,16 @@ class LiteRTSession:
         ]
 
     @cached_property
-    def _signatures(self) -> dict[str, _Signature]:
+    def _signatures(self) -> dict[str, _SignatureTensors]:
         found = {}
         for key in self._plain.get_signature_list():
             runner = self._plain.get_signature_runner(key)
-            found[key] = _Signature(runner.get_input_details(), runner.get_output_details())
+            found[key] = _SignatureTensors(runner.get_input_details(), runner.get_output_details())
         if not found:
             sides = (self._plain.get_input_details(), self._plain.get_output_details())
-            found[CALL] = _Signature(*({item["name"]: item for item in side} for side in sides))
+            found[CALL] = _SignatureTensors(
+                *({item["name"]: item for item in side} for side in sides)
+            )
         return found
 
     def describe(self) -> ModelFacts:
