@@ -38,9 +38,14 @@ class Rule(NamedTuple):
 
 
 def parse_rule(text: str, *, transforms: bool = False) -> Rule:
-    """Return the rule written as `RE=>REPL`; raises UsageError.
+    """Return the rule written as `RE=>REPL`.
 
-    transforms: whether `RE=>REPL | STEP | STEP` may be given.
+    Args:
+        text: the rule, with a Python regular expression on its left.
+        transforms: whether `RE=>REPL | STEP | STEP` may be given.
+
+    Raises:
+        UsageError: it is no rule, or a step is no transform.
     """
     pattern, arrow, rest = text.partition("=>")
     replacement, *steps = (part.strip() for part in rest.split("|"))
@@ -62,7 +67,13 @@ def parse_rule(text: str, *, transforms: bool = False) -> Rule:
 def read_rules(path: Path, *, transforms: bool = False) -> list[Rule]:
     """Return the rules of a file: one a line, `#` starts a comment line.
 
-    transforms: see `parse_rule`.  Raises UsageError, naming the line; PathNotFoundError.
+    Args:
+        path: the file.
+        transforms: see `parse_rule`.
+
+    Raises:
+        UsageError: a line is no rule; the line is named.
+        PathNotFoundError: there is no such file.
     """
     rules = []
     for line, where in rule_lines(path):
@@ -102,10 +113,18 @@ def apply_rules(
     old: Mapping[str, Sequence[str]],
     new: Mapping[str, Sequence[str]],
 ) -> RuleMatches:
-    """Pair keys by rules; old and new map each key to its names, best first.
+    """Pair keys by rules.
 
     The last rule whose pattern is found in a name decides for it, and counts as used if a tensor of
-    NEW has the name it gives.  Raises UsageError when two tensors are sent to one.
+    NEW has the name it gives.
+
+    Args:
+        rules: in the order in which they were given.
+        old: key -> names of each tensor of OLD, best first.
+        new: key -> names of each tensor of NEW, best first.
+
+    Raises:
+        UsageError: two tensors are sent to one.
     """
     target = by_label(new)
     sender: dict[str, tuple[str, str]] = {}
@@ -169,8 +188,12 @@ def suggest_rules(
 ) -> list[tuple[str, int]]:
     """Return rules that would pair left-over names, each with how many it would pair.
 
-    old, new: {name: dtype and shape}.  A rule replaces a leading part of the name, and is proposed
-    only when at least three tensors agree on it.
+    A rule replaces a leading part of the name, and is proposed only when at least three tensors
+    agree on it.
+
+    Args:
+        old: name -> dtype and shape of what is left over of OLD.
+        new: name -> dtype and shape of what is left over of NEW.
     """
     # Names of NEW by what a rule leaves alone: the last part, dtype and shape.
     by_tail: dict[tuple[object, ...], list[str]] = defaultdict(list)

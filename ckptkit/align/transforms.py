@@ -214,7 +214,14 @@ class Transform(NamedTuple):
 
 
 def parse_transform(texts: Sequence[str]) -> Transform:
-    """Return the transform of these steps; raises UsageError for what is none."""
+    """Return the transform of some steps.
+
+    Args:
+        texts: one step each, such as "transpose 1,0" or "part 1/2".
+
+    Raises:
+        UsageError: a step is none, or stands where it cannot.
+    """
     steps = tuple(_parse_step(text.strip()) for text in texts)
     for at, step in enumerate(steps):
         if isinstance(step, TakePart) and at > 0:

@@ -140,7 +140,7 @@ def compare_all(
     window: int = 8,
     meter: ProgressMeter | None = None,
 ) -> Iterator[TensorComparison]:
-    """Yield a Comparison for each of `pairs`, in order.
+    """Yield a TensorComparison for each of `pairs`, in order.
 
     Large tensors are cut into spans and small ones are put together, so that any executor is kept
     busy; the numbers do not depend on it.
@@ -152,7 +152,7 @@ def compare_all(
         meter: counts the bytes of OLD that were compared.
 
     Yields:
-        One Comparison per pair.
+        One TensorComparison per pair.
 
     Raises:
         As `compare` does.

@@ -70,8 +70,14 @@ class Target(NamedTuple):
 def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -> Target:
     """Return what `dst` means: by `to`, else by its suffix, else by what `like` is.
 
-    Raises UsageError when none of them says, or when `to` and the suffix contradict each other;
-    UnsupportedError for what is not written.
+    Args:
+        dst: a file, a directory, or the prefix of a checkpoint.
+        to: one of FORMS, or None.
+        like: the store of LIKE, or None.
+
+    Raises:
+        UsageError: none of them says, or `to` and the suffix contradict each other.
+        UnsupportedError: the suffix is of a form that is not written.
     """
     text = os.fspath(dst)
     if not text or "\0" in text:
@@ -82,9 +88,11 @@ def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -
     for suffixes, what in _UNSUPPORTED.items():
         if to is None and path.name.endswith(suffixes) and not path.name.endswith(".weights.h5"):
             raise UnsupportedError(f"nothing is written as {what}", where=text)
-    by_suffix = next((form for suffix, form in _SUFFIXES if path.name.endswith(suffix)), None)
+    by_suffix = form_by_name(path)
+    # `ckpt-1.index` means the checkpoint whose prefix is `ckpt-1`.
     if path.name.endswith(".index") and to in (None, "checkpoint"):
         path, by_suffix = path.with_name(path.name.removesuffix(".index")), "checkpoint"
+    # A SavedModel is a directory, and directories are called anything.
     if to is not None and by_suffix not in (None, to) and to != "saved_model":
         raise UsageError(
             say(f"‹to={to}› writes no file of that name"),
@@ -130,6 +138,7 @@ def refuse_existing(target: Target, overwrite: bool) -> None:
     for path in existing:
         if path.is_dir() != (target.form == "saved_model"):
             raise OutputError("is not of the form to be written", where=str(path))
+        # A directory is replaced whole: only one that is a SavedModel may go.
         if path.is_dir() and any(path.iterdir()) and not (path / MODEL_FILE).is_file():
             raise OutputError(
                 f"the directory holds no {MODEL_FILE}, so it is not replaced",
@@ -147,7 +156,14 @@ def model_of(
 ) -> str | None:
     """Return the model that must be built for this conversion; None where none is needed.
 
-    Raises UsageError where a model is given and cannot help.
+    Args:
+        source: SRC, the last where there are several.
+        like: LIKE, or None.
+        model: code that makes the model, or None.
+        target: what is written.
+
+    Raises:
+        UsageError: a model is given and cannot help.
     """
     if model is not None:
         if target.form not in _MODEL_FORMS:

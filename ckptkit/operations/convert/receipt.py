@@ -106,7 +106,16 @@ class Receipt(Result):
 
 
 def write_receipt(receipt: Receipt, path: Path, *, overwrite: bool = False) -> None:
-    """Write the receipt as JSON, one line per tensor; raises OutputError."""
+    """Write the receipt as JSON, one line per tensor.
+
+    Args:
+        receipt: of `convert`.
+        path: the file to write, in one step.
+        overwrite: whether one that is there is replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     from ckptkit._io.atomic import replacing
 
     document = receipt.to_json()
@@ -119,7 +128,16 @@ def write_receipt(receipt: Receipt, path: Path, *, overwrite: bool = False) -> N
 
 
 def write_inverse(plan: Plan, path: Path, *, overwrite: bool = False) -> None:
-    """Write the map that leads from the output back to SRC, one rule a line; raises OutputError."""
+    """Write the map that leads from the output back to SRC, one rule a line.
+
+    Args:
+        plan: what was done.
+        path: the file to write, in one step.
+        overwrite: whether one that is there is replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     from ckptkit._io.atomic import replacing
 
     with replacing(path, overwrite=overwrite) as temporary:

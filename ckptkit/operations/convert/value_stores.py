@@ -79,7 +79,12 @@ _NUMBERS = ("float", "int", "uint", "bool", "complex")
 
 
 def parse_cast(text: str) -> Cast:
-    """Return the cast written as `OLD=NEW`; raises UsageError for what cannot be meant."""
+    """Return the cast written as `OLD=NEW`.
+
+    Raises:
+        UsageError: a dtype does not exist or is of no numbers, or the cast loses what cannot be
+            meant to be lost, such as the fraction of a float or an imaginary part.
+    """
     old, equals, new = (part.strip() for part in text.partition("="))
     for dtype in (old, new):
         if not equals or dtype not in DTYPES:

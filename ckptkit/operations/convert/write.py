@@ -173,7 +173,16 @@ _WRITERS: Mapping[str, Callable[[Plan, Path], None]] = {
 def commit(area: StagingArea, target: Target, *, overwrite: bool) -> tuple[Path, ...]:
     """Move the output to DST in one step, or in an order in which the last makes it whole.
 
-    Returns the files (of a SavedModel its directory).  Raises OutputError.
+    Args:
+        area: where the proven output lies.
+        target: where it goes.
+        overwrite: whether what lies there is replaced.
+
+    Returns:
+        The files; of a SavedModel its directory.
+
+    Raises:
+        OutputError: it cannot be put there.
     """
     if target.form == "saved_model":
         with atomic.replacing_directory(

@@ -38,6 +38,7 @@ def shape_hint(old: Store, old_key: str, new: Store, new_key: str, read_values: 
     comparable = kind(old.specs[old_key].dtype) not in ("string", "opaque")
     if not read_values or old.specs[old_key].size > MAX_TRIED or not comparable:
         return f"a {ways[0][0]} has this shape; values not tried"
+    # Both fit into memory: every way is tried on the values themselves.
     left = old.read(old_key).reshape(old_shape)
     right = new.read(new_key).reshape(new_shape)
     for way, order in ways:
@@ -89,6 +90,7 @@ def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta)
     number = kind(spec.dtype) in ("float", "int", "uint")
     if not delta.same_norm or not number or not 1 < spec.size <= MAX_TRIED or delta.nonfinite:
         return None
+    # The same values at all, in any order?  Then, whether an order of axes explains them.
     left, right = old.read(old_key), new.read(new_key)
     if not np.array_equal(np.sort(left.astype(np.float64)), np.sort(right.astype(np.float64))):
         return None

@@ -24,9 +24,16 @@ class Histogram(NamedTuple):
 
 
 def histograms(result: DiffResult, most: int = 12) -> list[Histogram]:
-    """Return histograms of the `most` changed tensors, the largest relative change first.
+    """Return how the changes of some tensors are distributed, the largest relative change first.
 
-    Tensors are read once more for it, in bounded memory.  Raises as the stores do.
+    Tensors are read once more for it, in bounded memory.
+
+    Args:
+        result: of a `diff` that compared values.
+        most: how many histograms at most.
+
+    Raises:
+        FormatError, ChecksumError and others: as the stores raise them.
     """
     drawn: list[Histogram] = []
     budget = MAX_ELEMENTS

@@ -28,11 +28,27 @@ def select(
     checkpoints: tuple[Checkpoint, Checkpoint],
     sides: tuple[TensorSet, TensorSet],
 ) -> tuple[list[TensorDiff], tuple[LeftOut, ...]]:
-    """Return the changes that take part, and what does not; raises UsageError when none do."""
+    """Tell the changes that take part in a comparison from those that do not.
+
+    Args:
+        changes: all of them.
+        roles: the roles to compare; none for the usual ones, "all" for all.
+        names: globs of names; none for all.
+        checkpoints: OLD and NEW.
+        sides: their tensors, as alignment sees them.
+
+    Returns:
+        (changes that take part, what does not and why).
+
+    Raises:
+        UsageError: nothing takes part.
+    """
     taking_part, left_out = changes, Counter[tuple[str, str]]()
     # By role.
     if "all" not in roles:
         taking_part = []
+        # Training state that one file has none of, and slots whose variables nobody can tell, are
+        # left out unless they are asked for.
         one_sided = {} if roles else _one_sided(sides)
         untied = not roles and any(
             side.names[key].role == "slot" and side.names[key].slot_of is None
