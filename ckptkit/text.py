@@ -54,7 +54,7 @@ def json_number(value: Any) -> Any:
     return value
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)((?<=[kmgt])i|)b?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
