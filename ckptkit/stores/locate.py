@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnsupportedError
-from ckptkit.stores.registry import Head, detect_format
+from ckptkit.stores.registry import Head, detect_format, format_of_name
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
@@ -121,7 +121,9 @@ def _no_checkpoint_in(path: Path) -> CkptkitError:
     if not names:
         return PathNotFoundError("an empty directory", where=where)
     models = [f"{path / name}" for name in names if (path / name / "saved_model.pb").exists()] + [
-        f"{path / name}" for name in names if name.endswith((".keras", ".h5", ".safetensors"))
+        f"{path / name}"
+        for name in names
+        if (row := format_of_name(name)) is not None and row.is_readable
     ]
     hint = f"did you mean {models[0]}?" if models else f"it holds {', '.join(names[:5])}"
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
@@ -218,6 +220,16 @@ _MAGICS = (
 )
 
 
+def _container(name: str) -> str:
+    """Return what a file of this name is kept in: "a zip archive", "an HDF5 file" or ""."""
+    row = format_of_name(name)
+    if row is None:
+        return ""
+    if row.is_archive:
+        return "a zip archive"
+    return "an HDF5 file" if row.suffixes[0].endswith(".h5") else ""
+
+
 def _unreadable(path: Path, head: bytes) -> CkptkitError:
     for offset, magic, what in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
@@ -228,12 +240,7 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
         return UnsupportedError("a frozen graph: its weights are constants in it", where=str(path))
     if path.suffix == ".pbtxt":
         return UnsupportedError("a graph in text form; it holds no weights", where=str(path))
-    expected = {
-        ".keras": "a zip archive",
-        ".npz": "a zip archive",
-        ".h5": "an HDF5 file",
-        ".hdf5": "an HDF5 file",
-    }.get(path.suffix)
+    expected = _container(path.name)
     if expected:
         return FormatError(
             str(path),

@@ -21,10 +21,10 @@ from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import checked, keras, seed_keras
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.variables import mark_all, root_of, still_marked, weights_of
+from ckptkit.stores.registry import OBJECT_GRAPH, format_of_name
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _COUNTER = "save_counter"
-_KERAS_FILES = (".keras", ".h5", ".weights.json")
 _ASSERTIONS = ("assert_existing_objects_matched", "assert_consumed", "assert_nontrivial_match")
 _MAX_TEXT = 4000  # characters of an error that are kept
 
@@ -108,7 +108,8 @@ def restore_into(built: BuiltObjects, path: Path, out: str | None) -> Result:
     error: Exception | None = None
     verdicts: dict[str, str] = {}
     try:
-        if path.name.endswith(_KERAS_FILES):
+        row = format_of_name(path.name)  # None: the prefix of a checkpoint has any name
+        if row is not None and row.structure != OBJECT_GRAPH:
             objects = objects or _objects(built, None)
             built.model.load_weights(str(path))
         else:
