@@ -263,9 +263,9 @@ def _constants(store: Store) -> tuple[dict[str, ConstantSketch], dict[str, int]]
             content = sketch_lines(value.values.reshape(-1).tolist())
         else:
             content = LineSketch(digest_of(value.values))
-        same = (value.dtype, value.shape, content.sha256)
-        if same not in seen:  # functions of training and of serving repeat each other's
-            seen.add(same)
+        identity = (value.dtype, value.shape, content.sha256)
+        if identity not in seen:  # functions of training and of serving repeat each other's
+            seen.add(identity)
             found[_free(value.name, found)] = ConstantSketch(
                 value.dtype, value.shape, content, value.captured
             )

@@ -122,6 +122,7 @@ def _one_element(case: _ChangedTensor) -> Explanation | None:
     by, first = (_signed(b - a) for a, b in zip(old.sums[:2], new.sums[:2], strict=True))
     if not by or words >= _WORD_LIMIT:
         return None
+    # a change `by` of word p adds by to the sum, p * by to the next, p * p * by to the last
     place, rest = divmod(first, by)
     second = (new.sums[2] - old.sums[2] - place * place * by) % (1 << 64)
     if rest or second or not 0 <= place < words:
@@ -263,6 +264,7 @@ def _formula(case: _ChangedTensor) -> Explanation | None:
     if len(pairs) < 3 or old.nonfinite or new.nonfinite or old.is_constant:
         return None
     factors = [b / a for a, b in pairs if a]
+    # the median is not moved by a few values that rounding made coarse
     middle = sorted(factors)[len(factors) // 2] if factors else 0.0
     tight = 1e-6 if new.dtype in ("float32", "float64") else 1e-2
     if middle and all(math.isclose(b, a * middle, rel_tol=tight) for a, b in pairs):
@@ -275,6 +277,7 @@ def _formula(case: _ChangedTensor) -> Explanation | None:
             return Explanation(
                 "weight.scaled", f"all {new.size:,} elements are {factor} times so large"
             )
+    # or moved by one number, which must stand out of rounding
     step = pairs[0][1] - pairs[0][0]
     room = tight * max(abs(step), old.rms)
     if step and all(abs(b - a - step) <= room for a, b in pairs) and abs(step) > 10 * room:

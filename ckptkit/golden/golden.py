@@ -251,6 +251,7 @@ def read_golden(path: Path | str) -> Golden:
         )
     subject, signature = manifest.fields("subject"), manifest.fields("signature")
     binding = manifest.fields("binding")
+    # a binding that another recording left behind would blame the wrong things
     _compare_sha256(directory / BINDING, binding.text("sha256"))
     cases = tuple(_read_cases(directory, manifest.items("cases"), where))
     if not cases:

@@ -82,6 +82,7 @@ def explain_lines(old: LineSketch, now: Sequence[bytes]) -> str:
         return "the content differs"
     hashes = _hashes(now)
     sums = _sums(hashes)
+    # the three sums tell the place of one line that went, came or changed; not of several
     if len(now) == old.lines - 1:
         place = _gone(old.sums, sums, hashes)
         if place is not None:

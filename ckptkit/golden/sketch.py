@@ -152,12 +152,15 @@ class _Maker:
         else:
             bits[...] = np.ascontiguousarray(values).view(f"u{self.width}")
         self._add_words(values, bits, start)
+        # of the values alone: the same whatever their order
         np.multiply(bits, _A, out=scaled)
         np.add(scaled, 0, out=work)
         self.values += _sum(_mix(work, spare))
+        # of values at their places: another order gives another sum
         np.add(scaled, _ramp(count), out=work)
         np.add(work, _wrapped(start * _STEP), out=work)
         placed = _mix(work, spare)
+        # the share of each of the parts in this block
         edges = [min(max(bound - start, 0), count) for bound in self.bounds]
         for part, (low, high) in enumerate(zip([0, *edges], [*edges, count], strict=True)):
             if high > low:

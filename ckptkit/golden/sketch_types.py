@@ -105,6 +105,7 @@ def _parsed(value: Any) -> Sketch:
         None if value.get("slot_of") is None else _text(value["slot_of"]),
         bool(value.get("hidden", False)),
     )
+    # only its SHA-256 was made: a slot, or text
     if "places" not in value:
         return plain
     low, high, rms = (float_of(x) for x in value["range"])

@@ -105,15 +105,15 @@ def from_onnx(data: bytes, where: str) -> tuple[str, Array]:
             raise FormatError(where, f"{len(message.raw_data)} bytes for {dtype} {list(shape)}")
         little = wanted.newbyteorder("<") if wanted.kind in "iufc" else wanted
         return message.name, np.frombuffer(message.raw_data, little).astype(wanted).reshape(shape)
-    given = np.asarray(getattr(message, _ONNX_LISTS.get(dtype, "int32_data")))
-    if given.size != size:
-        raise FormatError(where, f"{given.size} values for shape {list(shape)}")
+    listed = np.asarray(getattr(message, _ONNX_LISTS.get(dtype, "int32_data")))
+    if listed.size != size:
+        raise FormatError(where, f"{listed.size} values for shape {list(shape)}")
     if wanted.kind not in "iufb" or dtype == "float16":  # bits, in integers
         bits = {1: np.uint8, 2: np.uint16}.get(wanted.itemsize)
         if bits is None:
             raise UnsupportedError(f"{dtype} that is not raw", where=where)
-        return message.name, given.astype(bits).view(wanted).reshape(shape)
-    return message.name, given.astype(wanted).reshape(shape)
+        return message.name, listed.astype(bits).view(wanted).reshape(shape)
+    return message.name, listed.astype(wanted).reshape(shape)
 
 
 def _little_endian(array: Array) -> bytes:

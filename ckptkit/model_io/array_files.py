@@ -230,6 +230,7 @@ def _load_npy(path: Path) -> Array:
     size = 1
     for axis in header.shape:
         size *= axis
+    # refused before anything is read: a header may promise more than the file holds
     nbytes = member.nbytes - header.start
     if width is None or nbytes != size * width:
         raise FormatError(

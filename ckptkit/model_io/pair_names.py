@@ -29,12 +29,15 @@ def pair_names(
         if info.name not in found and info.name in taken - set(found.values()):
             found[info.name] = info.name
     left, free = _rest(old, new, found)
-    here, there = _plain(left), _plain(free)
-    found |= {here[name]: there[name] for name in here if name in there}
+    # then by what is left of a name without what converters add
+    old_plain, new_plain = _plain(left), _plain(free)
+    found |= {old_plain[name]: new_plain[name] for name in old_plain if name in new_plain}
     left, free = _rest(old, new, found)
+    # the last one left of each side can only be the other
     if len(left) == len(free) == 1:
         found[left[0].name] = free[0].name
         return found
+    # by dtype and shape only where neither has another candidate
     for info in left:
         twins = [other for other in free if fits(info, other)]
         rivals = [other for other in left if any(fits(other, twin) for twin in twins)]

@@ -148,6 +148,7 @@ def _draw(
     words: Sequence[str | bytes],
     int_high: int | None,
 ) -> Array:
+    # the size is known before anything is made
     shape = shape_of(info, batch, size)
     count = math.prod(shape)
     if count > MAX_DRAWN:
@@ -339,6 +340,7 @@ def _cast(info: TensorInfo, array: Array) -> Array:
     kinds = kind(dtype_of_numpy(array.dtype)), kind(info.dtype)
     rank = {"bool": 0, "uint": 1, "int": 1, "float": 2, "complex": 3}
     with np.errstate(all="ignore"):
+        # never from a richer kind to a poorer one: a fraction is no integer
         if rank[kinds[0]] > rank[kinds[1]]:
             good = False
         else:

@@ -88,13 +88,14 @@ def _sides(
     side: str, recorded: Sequence[TensorInfo], now: Sequence[TensorInfo]
 ) -> Iterator[Discrepancy]:
     old, new = ({info.name: info for info in infos} for infos in (recorded, now))
-    gone = [info for info in recorded if info.name not in new]
-    come = [info for info in now if info.name not in old]
-    for info in gone:
-        twins = [other for other in come if fits(info, other)]
-        rivals = [other for other in gone if fits(other, info)]
+    removed = [info for info in recorded if info.name not in new]
+    added = [info for info in now if info.name not in old]
+    # what is gone and what is new may be one thing renamed, where only one can be meant
+    for info in removed:
+        twins = [other for other in added if fits(info, other)]
+        rivals = [other for other in removed if fits(other, info)]
         if len(twins) == 1 and len(rivals) == 1:
-            come.remove(twins[0])
+            added.remove(twins[0])
             yield Discrepancy(
                 "error",
                 f"{side}.renamed",
@@ -107,7 +108,7 @@ def _sides(
             yield Discrepancy(
                 "error", f"{side}.missing", info.name, f"no {side} {info.name!r}; now: {names}"
             )
-    for info in come:
+    for info in added:
         yield Discrepancy("error", f"{side}.added", info.name, f"{side} {info.name!r} is new")
     for info in recorded:
         if info.name in new:

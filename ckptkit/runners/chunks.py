@@ -1,4 +1,4 @@
-"""Arrays that a child wrote to files, read by the parent when they are asked for.
+"""The parent's side of arrays in files: inputs for a child, and what a child wrote.
 
 The values inside of a model may be larger than memory: the child writes them in chunks, and the
 files go away with the last mapping that reads them.
@@ -12,10 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.model_io.array_files import load_arrays
+from ckptkit.model_io.array_files import load_arrays, save_arrays
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
+
+
+def save_cases(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
+    """Write the inputs of cases to files of the folder `scratch`; return what a request says."""
+    files = [scratch / f"case{number}.inputs.npz" for number in range(len(cases))]
+    return [
+        {"file": str(file), "described": save_arrays(file, dict(case))}
+        for file, case in zip(files, cases, strict=True)
+    ]
 
 
 def load_written(written: Mapping[str, Any]) -> Arrays:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import ModelSignature
-from ckptkit.runners.chunks import chunked_layers, load_written
+from ckptkit.runners.chunks import chunked_layers, load_written, save_cases
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
 from ckptkit.runners.registry import RUNNERS
@@ -67,25 +67,25 @@ def execute(
     options: Mapping[str, Any] | None = None,
     out: Path | None = None,
 ) -> ExecutionResult:
-    """Run a model on each case, {name of an input: array}; strings are object arrays of bytes.
+    """Run a model on each case.
 
-    A case {"": array} gives the model's only input.  signature: see `Description.default`.
-    layers: whether values inside of the model come back too; globs name the wanted ones.
-    options: `imports`, modules or files to import before a model is loaded (they register custom
-    classes).  out: for code, where the bundle of `RestoreResult.path` is written.
-    Raises RunnerError (its `kind` says what happened: see there), UsageError.
+    Args:
+        cases: {name of an input: array} each, strings as object arrays of bytes; {"": array} gives
+            the model's only input.
+        signature: which to call; None means `Description.default`.
+        layers: whether values inside of the model come back too; globs name the wanted ones.
+        options: `imports`, modules or files to import before a model is loaded (they register
+            custom classes).
+        out: for code, where the bundle of `RestoreResult.path` is written.
+    Raises:
+        RunnerError: where it could not be run; its `kind` says what happened.
+        UsageError: where the runtime does not run such a model.
     """
-    from ckptkit.model_io.array_files import save_arrays
-
     request = build_request(model, spec, "execute", options)
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-arrays-"))
     try:
-        files = []
-        for number, case in enumerate(cases):
-            file = scratch / f"case{number}.inputs.npz"
-            files.append({"file": str(file), "described": save_arrays(file, dict(case))})
         request |= {
-            "cases": files,
+            "cases": save_cases(cases, scratch),
             "signature": signature,
             "layers": ["*"] if layers is True else list(layers or ()),
             "scratch": str(scratch),
@@ -105,6 +105,7 @@ def execute(
             result["skipped"],
         )
     finally:
+        # layers are read from their files when they are asked for
         if not layers or "result" not in locals():
             shutil.rmtree(scratch, ignore_errors=True)
 

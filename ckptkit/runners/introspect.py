@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptkit.model_io.layouts import Layout
 from ckptkit.model_io.tiers import OutputTolerance
 from ckptkit.runners import client
-from ckptkit.runners.chunks import ChunkedArrays
+from ckptkit.runners.chunks import ChunkedArrays, save_cases
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Limits, ModelSpec
 
@@ -119,16 +119,19 @@ def isolate(
 ) -> IsolationResult:
     """Run every point on the reference's values of what comes before it.
 
-    sources: the reference's values by the names of this model's points.
-    Raises RunnerError, UsageError.
+    Args:
+        inputs: of one case.
+        sources: the reference's values, by the names of this model's points (`value_files`).
+        globs: patterns; points whose name fits one of them are computed.
+        signature, options: see `ckptkit.runners.client.execute`.
+    Raises:
+        RunnerError: where the model cannot be run, or not be cut.
+        UsageError: where the runtime does not run such a model.
     """
-    from ckptkit.model_io.array_files import save_arrays
-
     scratch = Path(tempfile.mkdtemp(prefix="ckptkit-introspect-"))
     try:
-        file = scratch / "case.npz"
         request = client.build_request(model, spec, "isolate", options) | {
-            "cases": [{"file": str(file), "described": save_arrays(file, dict(inputs))}],
+            "cases": save_cases([inputs], scratch),
             "signature": signature,
             "sources": [
                 {
@@ -143,6 +146,7 @@ def isolate(
             "scratch": str(scratch),
         }
         result = client.send(request, spec, limits)
+    # where it succeeds, the files live as long as the values that read them
     except BaseException:
         rmtree(scratch, ignore_errors=True)
         raise
@@ -199,7 +203,7 @@ def perturb(
     """
     with tempfile.TemporaryDirectory(prefix="ckptkit-introspect-") as scratch:
         request = client.build_request(model, spec, "perturb", options) | {
-            "cases": _save_cases(cases, Path(scratch)),
+            "cases": save_cases(cases, Path(scratch)),
             "signature": signature,
             "amount": amount,
             "thorough": thorough,
@@ -212,17 +216,6 @@ def perturb(
         PerturbationResult(row["layer"], tuple(row["variables"]), row["seen"], row["needed"])
         for row in rows
     )
-
-
-def _save_cases(cases: Sequence[Arrays], scratch: Path) -> list[dict[str, Any]]:
-    """Write the cases to files; return what a request says of them."""
-    from ckptkit.model_io.array_files import save_arrays
-
-    files = [scratch / f"case{number}.npz" for number in range(len(cases))]
-    return [
-        {"file": str(file), "described": save_arrays(file, dict(case))}
-        for file, case in zip(files, cases, strict=True)
-    ]
 
 
 def float64_outputs(
@@ -242,7 +235,7 @@ def float64_outputs(
     spec = RunnerSpec()
     with tempfile.TemporaryDirectory(prefix="ckptkit-introspect-") as scratch:
         request = client.build_request(model, spec, "float64_outputs", options) | {
-            "cases": _save_cases(cases, Path(scratch)),
+            "cases": save_cases(cases, Path(scratch)),
             "scratch": scratch,
             "out": None,
         }

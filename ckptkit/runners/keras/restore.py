@@ -99,6 +99,7 @@ def _value(keras: Any, variable: Any) -> Array:
 
 
 def _fill(model: Any, file: Checkpoint, scratch: Path) -> None:
+    # the structure as Keras itself writes it, values replaced where a tensor fits
     structure, filled = scratch / f"structure{ENDING}", scratch / f"filled{ENDING}"
     model.save_weights(structure)
     holder = open_checkpoint(structure)

@@ -78,6 +78,7 @@ class Torch:
                 if wanted(name, globs):
                     sizes[name] = tensor.numel() * tensor.element_size()
 
+        # a first call for the names and sizes, from which the chunks follow
         with watching(keras, built.model, note):
             built.call(tensors)
         for names in grouped(sizes):

@@ -29,21 +29,23 @@ def with_ops(
 
     data: a whole file.  Raises UnsupportedError where it has no such subgraph.
     """
-    found = bytearray(data)
-    model = _word(found, 0)
-    graphs = _target(found, model, _SUBGRAPHS)
-    graph = graphs + 4 + _word(found, graphs + 4)
-    _shorten(found, _target(found, graph, _OPERATORS), ops)
-    if _field(found, model, _SIGNATURES):
-        _WORD.pack_into(found, _target(found, model, _SIGNATURES), 0)
+    file = bytearray(data)
+    model = _word(file, 0)
+    graphs = _target(file, model, _SUBGRAPHS)
+    graph = graphs + 4 + _word(file, graphs + 4)
+    # tables stay where they are: the vector of ops is cut, that of signatures emptied
+    _shorten(file, _target(file, graph, _OPERATORS), ops)
+    if _field(file, model, _SIGNATURES):
+        _WORD.pack_into(file, _target(file, model, _SIGNATURES), 0)
+    # new vectors of inputs and outputs go to the end, each aligned to 4 bytes
     for field, tensors in ((_INPUTS, inputs), (_OUTPUTS, outputs)):
-        found += bytes(-len(found) % 4)
-        place = _field(found, graph, field)
+        file += bytes(-len(file) % 4)
+        place = _field(file, graph, field)
         if not place:
             raise UnsupportedError("the model's first subgraph has no inputs or outputs")
-        _WORD.pack_into(found, place, len(found) - place)
-        found += struct.pack(f"<I{len(tensors)}i", len(tensors), *tensors)
-    return bytes(found)
+        _WORD.pack_into(file, place, len(file) - place)
+        file += struct.pack(f"<I{len(tensors)}i", len(tensors), *tensors)
+    return bytes(file)
 
 
 def _word(data: bytearray, place: int) -> int:

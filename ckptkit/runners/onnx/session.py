@@ -86,6 +86,7 @@ def _session(spec: RunnerSpec, model: Path | bytes, folder: Path, profile: str =
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
+    # a model from memory does not know where its external weights lie
     if isinstance(model, bytes):
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)
@@ -96,6 +97,7 @@ def _session(spec: RunnerSpec, model: Path | bytes, folder: Path, profile: str =
         settings = {"device_id": str(spec.index), "use_tf32": "1" if spec.tf32 else "0"}
     source = model if isinstance(model, bytes) else str(model)
     session = runtime.InferenceSession(source, options, providers=[(provider, settings)])
+    # it would go on silently on another provider
     session.disable_fallback()
     there = session.get_providers()
     if provider not in there:

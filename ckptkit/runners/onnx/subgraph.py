@@ -53,8 +53,8 @@ class OnnxGraph:
         """{tensor: its element type}, where that can be inferred."""
         onnx = package("onnx", "onnx")
         graph = onnx.shape_inference.infer_shapes(self.model).graph
-        known = (*graph.input, *graph.value_info, *graph.output)
-        return {item.name: item.type.tensor_type.elem_type for item in known}
+        infos = (*graph.input, *graph.value_info, *graph.output)
+        return {item.name: item.type.tensor_type.elem_type for item in infos}
 
     def _dtype(self, name: str) -> str:
         return _dtype_of(self._types[name]) if self._types.get(name) else ""
@@ -89,6 +89,7 @@ class OnnxGraph:
             for name, value in typed.items()
         )
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        # shapes of the whole may not hold for a part
         del part.graph.value_info[:]
         return self.start(part.SerializeToString())(names, typed)
 

@@ -79,6 +79,7 @@ def _eager_ops(devices: Devices) -> Iterator[None]:
         graph: Any = None,
     ) -> None:
         del inputs, attrs, op_name
+        # within a graph the callback sees ops as they are built, not as they run
         if graph is None and outputs:
             kind = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
             counts[short(outputs[0].device), kind] += 1

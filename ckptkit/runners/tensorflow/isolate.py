@@ -130,6 +130,7 @@ class TensorFlowParts:
         policy = getattr(getattr(layer, "dtype_policy", None), "name", "") or point.dtype
         variables = []
         for name in region.captures:
+            # what is captured beside variables (tables, constants) goes by no name
             handle = self.opened.flat.captured[name]
             paths = self._variables.get(id(handle))
             if paths is not None:

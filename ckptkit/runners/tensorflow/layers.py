@@ -100,6 +100,7 @@ def eager_intermediates(
 
     with watching(keras, model, note):
         endpoint.call(inputs)
+    # only sizes count here: the names and values come from the calls below
     points = [GraphPoint(name, name, "uint8", (nbytes,)) for name, nbytes in sizes.items()]
     for chunk in _chunks(points, 1):
         names = {point.name for point in chunk}

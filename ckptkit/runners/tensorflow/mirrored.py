@@ -28,6 +28,7 @@ def mirrored(strategy: Any, endpoint: Endpoint) -> Callable[[Tensors], dict[str,
     step = tf.function(lambda inputs: strategy.run(endpoint.call, args=(inputs,)), autograph=False)
 
     def call(inputs: Tensors) -> dict[str, Any]:
+        # a replica without rows would give empty outputs, which nothing can be compared with
         rows = {int(value.shape[0]) for name, value in inputs.items() if name in split}
         if len(rows) != 1 or min(rows) < replicas:
             raise UsageError(f"a batch of {replicas} rows or more is needed for {replicas} devices")

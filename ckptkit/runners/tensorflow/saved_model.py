@@ -47,9 +47,11 @@ def _without_slots(path: Path) -> Any:
     if not any(node.slot_variables for node in nodes):
         raise CkptkitError("no slots")
     for node in nodes:
+        # inference needs no slots
         del node.slot_variables[:]
     copy = Path(tempfile.mkdtemp(prefix="ckptkit-model-"))
     try:
+        # links, so that variables of any size cost nothing
         for item in path.iterdir():
             if item.name not in (_PB, "fingerprint.pb"):
                 (copy / item.name).symlink_to(item.resolve())

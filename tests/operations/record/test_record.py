@@ -134,7 +134,7 @@ def test_a_gpu_that_did_nothing_is_not_recorded(
 def test_a_golden_is_replaced_only_when_asked(machine: Machine, kept: Path, model: Path) -> None:
     before = (kept / "manifest.json").read_bytes()
     asked = len(machine.asked)
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="overwrite replaces it"):
         record(model, kept)
     assert len(machine.asked) == asked, "nothing runs for a golden that is not written"
     assert (kept / "manifest.json").read_bytes() == before
