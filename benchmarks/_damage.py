@@ -40,7 +40,7 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
 
     from ckptkit.operations.verify.api import verify
     from ckptkit.operations.verify.bundle import checksum_findings
-    from ckptkit.operations.verify.data import pieces_by_shard, plan_shard
+    from ckptkit.operations.verify.data import plan_shard, ranges_by_shard
     from ckptkit.stores.tensor_bundle.reader import open_bundle
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
     from support.values import blocks_of, out_tensors
@@ -58,7 +58,7 @@ def data_flips(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     content = path.read_bytes()
     clean = peer(prefix)
     bundle = open_bundle(prefix)
-    plans = [plan_shard(path, pieces_by_shard(bundle)[0])]
+    plans = [plan_shard(path, ranges_by_shard(bundle)[0])]
     assert len(content) >= 1 << 16
 
     def is_found(bits: Sequence[int]) -> bool:

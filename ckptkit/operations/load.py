@@ -58,12 +58,12 @@ def load(
     selected = Selection(roles, names).of(checkpoint)
     tensors = [tensor for tensor in selected if kind(tensor.spec.dtype) != "opaque"]
     jobs = jobs or min(os.cpu_count() or 1, MAX_JOBS)
-    loading = _Loading(checkpoint.store, copy)
-    batches = loading.batches([tensor.spec for tensor in tensors])
+    loader = _Loader(checkpoint.store, copy)
+    batches = loader.batches([tensor.spec for tensor in tensors])
     with ThreadPoolExecutor(jobs) as pool:
-        for _ in bounded_map(pool, loading.read, batches, window=4 * jobs):
+        for _ in bounded_map(pool, loader.read, batches, window=4 * jobs):
             pass
-    return {naming.name: loading.finished(spec) for spec, naming in tensors}
+    return {naming.name: loader.finished(spec) for spec, naming in tensors}
 
 
 class _Part(NamedTuple):
@@ -80,7 +80,7 @@ class _Part(NamedTuple):
     memory: FreshMemory | None = None
 
 
-class _Loading:
+class _Loader:
     """The arrays of one `load` by key, and (nbytes, crc32c) of their parts by key and start."""
 
     def __init__(self, store: Store, copy: bool) -> None:

@@ -52,7 +52,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, repr=False)
-class Shown(Result):
+class TensorSummary(Result):
     """One tensor: what the file says of it, its statistics, and the values of a slice.
 
     values: as many axes as the slice leaves.  whole: whether the slice is the whole tensor.
@@ -74,7 +74,7 @@ class Shown(Result):
 
     def __repr__(self) -> str:
         name, spec = self.naming.name, self.spec
-        return f"<Shown {name}: {spec.dtype} {list(spec.shape)} of {self.checkpoint!r}>"
+        return f"<TensorSummary {name}: {spec.dtype} {list(spec.shape)} of {self.checkpoint!r}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.show/1 (docs/json.md)."""
@@ -90,7 +90,7 @@ class Shown(Result):
         }
 
 
-def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -> Shown:
+def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -> TensorSummary:
     """Look at one tensor; every byte of it is read, and its checksum compared where there is one.
 
     name: see `Checkpoint.key`.  slice: numpy-like, `0:2,:,3`; by default a corner of each axis.
@@ -103,7 +103,7 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
     opaque = kind(spec.dtype) == "opaque"
     values = None if opaque else read_slice(checkpoint, key, indices)
-    return Shown(
+    return TensorSummary(
         checkpoint,
         spec,
         naming,
@@ -298,7 +298,9 @@ def _json_value(value: Any) -> Any:
 # --- .npy files ---------------------------------------------------------------------------------
 
 
-def write_npy(shown: Shown, path: Path, *, whole: bool, overwrite: bool = False) -> str | None:
+def write_npy(
+    summary: TensorSummary, path: Path, *, whole: bool, overwrite: bool = False
+) -> str | None:
     """Write a tensor (`whole`) or the shown slice of it, streamed, never half a file.
 
     bfloat16, float8 and sub-byte integers, which numpy alone cannot read, are written as their
@@ -310,17 +312,17 @@ def write_npy(shown: Shown, path: Path, *, whole: bool, overwrite: bool = False)
 
     from ckptkit._io.atomic import replacing  # here, since most of `show` writes nothing
 
-    spec = shown.spec
+    spec = summary.spec
     if kind(spec.dtype) in ("opaque", "string"):
         raise UnsupportedError(
             f"{spec.dtype} tensors cannot be written as .npy without pickle", where=spec.key
         )
-    first = shown.checkpoint.store.read(spec.key, 0, 0)
+    first = summary.checkpoint.store.read(spec.key, 0, 0)
     plain = _plain(first).dtype
     with replacing(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
         if not whole:
-            assert shown.values is not None
-            npy_format.write_array(file, _plain(shown.values), allow_pickle=False)
+            assert summary.values is not None
+            npy_format.write_array(file, _plain(summary.values), allow_pickle=False)
         else:
             header = {
                 "descr": npy_format.dtype_to_descr(plain),
@@ -328,7 +330,7 @@ def write_npy(shown: Shown, path: Path, *, whole: bool, overwrite: bool = False)
                 "shape": spec.shape,
             }
             npy_format.write_array_header_1_0(file, header)
-            for _start, values in shown.checkpoint.store.blocks(spec.key):
+            for _start, values in summary.checkpoint.store.blocks(spec.key):
                 file.write(np.ascontiguousarray(_plain(values)).data)
     return None if plain == first.dtype else str(plain)
 

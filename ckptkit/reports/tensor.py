@@ -8,31 +8,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptkit.dtypes import kind
-from ckptkit.operations.show import Shown, Statistics
+from ckptkit.operations.show import Statistics, TensorSummary
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_STRING = 1000  # bytes of one string
 
 
-def json_text(shown: Shown) -> Iterator[str]:
+def json_text(summary: TensorSummary) -> Iterator[str]:
     """Yield the JSON document of schema ckptkit.show/1."""
-    yield json.dumps(shown.to_json(), indent=1, allow_nan=False)
+    yield json.dumps(summary.to_json(), indent=1, allow_nan=False)
 
 
-def lines(shown: Shown) -> Iterator[str]:
+def lines(summary: TensorSummary) -> Iterator[str]:
     """Yield everything about one tensor for a terminal."""
-    for label, value in _facts(shown):
+    for label, value in _facts(summary):
         yield f"{label:<10} {printable(str(value))}"
-    if shown.statistics:
-        yield from _statistics(shown.statistics, kind(shown.spec.dtype) == "complex")
-    if shown.values is not None:
+    if summary.statistics:
+        yield from _statistics(summary.statistics, kind(summary.spec.dtype) == "complex")
+    if summary.values is not None:
         yield ""
-        yield from _values(shown)
+        yield from _values(summary)
 
 
-def _facts(shown: Shown) -> Iterator[tuple[str, Any]]:
-    spec, naming = shown.spec, shown.naming
+def _facts(summary: TensorSummary) -> Iterator[tuple[str, Any]]:
+    spec, naming = summary.spec, summary.naming
     yield "name", naming.name
     yield "key", spec.key
     if naming.full_name and naming.full_name != naming.name:
@@ -46,16 +46,16 @@ def _facts(shown: Shown) -> Iterator[tuple[str, Any]]:
     yield "role", role
     if naming.duplicate_of:
         yield "repeats", naming.duplicate_of
-    for slot in shown.slots:
+    for slot in summary.slots:
         yield "slot", slot
     yield "dtype", spec.dtype
     size = f"{count_text(spec.size, 'element')}, {bytes_text(spec.nbytes)}"
     yield "shape", f"{shape_text(spec.shape)}  ({size})"
     if spec.shard is not None and spec.offset is not None:
-        shard = shown.checkpoint.store.shards[spec.shard]
+        shard = summary.checkpoint.store.shards[spec.shard]
         yield "stored", f"{shard.name} @ {spec.offset}"
     for part in spec.slices:
-        shard = shown.checkpoint.store.shards[part.shard]
+        shard = summary.checkpoint.store.shards[part.shard]
         start = ",".join(map(str, part.start))
         yield "slice", f"[{start}] + [{shape_text(part.shape)}]: {shard.name} @ {part.offset}"
     if spec.crc32c is not None:
@@ -79,16 +79,16 @@ def _statistics(stats: Statistics, is_complex: bool) -> Iterator[str]:
         yield f"{'histogram':<10} {stats.minimum:.3g} |{bars}| {stats.maximum:.3g}"
 
 
-def _values(shown: Shown) -> Iterator[str]:
+def _values(summary: TensorSummary) -> Iterator[str]:
     """Yield the values of the slice, all of them, and say how many others there are."""
     import numpy as np
 
-    values = shown.values
+    values = summary.values
     assert values is not None
-    rest = shown.spec.size - values.size
-    where = f"[{shown.slice_text}]" if shown.slice_text else ""
+    rest = summary.spec.size - values.size
+    where = f"[{summary.slice_text}]" if summary.slice_text else ""
     tail = f"; {rest:,} more not shown, see --slice" if rest else ""
-    yield f"{printable(shown.naming.name)}{where} ({values.size:,} of {shown.spec.size:,}{tail}):"
+    yield f"{printable(summary.naming.name)}{where} ({values.size:,} of {summary.spec.size:,}{tail}):"
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
     if values.dtype == object:
         for item in values.reshape(-1):

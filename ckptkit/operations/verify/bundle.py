@@ -19,11 +19,11 @@ from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import (
-    Piece,
+    ChecksummedRange,
     ShardPlan,
-    piece_checksums,
-    pieces_by_shard,
     plan_shard,
+    range_checksums,
+    ranges_by_shard,
 )
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
@@ -119,8 +119,8 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
     findings: list[Finding] = []
     plans: list[ShardPlan] = []
     present = _names_beside(index_path(bundle.path))
-    lost: list[tuple[Path, list[Piece]]] = []
-    for path, pieces in zip(bundle.shards, pieces_by_shard(bundle), strict=True):
+    lost: list[tuple[Path, list[ChecksummedRange]]] = []
+    for path, pieces in zip(bundle.shards, ranges_by_shard(bundle), strict=True):
         if path.name not in present:
             lost.append((path, pieces))
             continue
@@ -144,7 +144,7 @@ def _names_beside(path: Path) -> set[str]:
         return set()
 
 
-def _missing(lost: list[tuple[Path, list[Piece]]]) -> Iterator[Finding]:
+def _missing(lost: list[tuple[Path, list[ChecksummedRange]]]) -> Iterator[Finding]:
     """Yield an error per missing data file; where there are very many, one for the rest."""
     hint = "copy all files of the checkpoint; the index alone holds no values"
     for path, pieces in lost[:MAX_LISTED]:
@@ -157,7 +157,7 @@ def _missing(lost: list[tuple[Path, list[Piece]]]) -> Iterator[Finding]:
         yield Finding("error", "data.missing", str(rest[0][0].parent), message, hint)
 
 
-def _unreadable(path: Path, pieces: list[Piece], error: CkptkitError) -> Finding:
+def _unreadable(path: Path, pieces: list[ChecksummedRange], error: CkptkitError) -> Finding:
     message = f"{error.message}: {count_text(len(pieces), 'tensor')} cannot be read"
     return Finding("error", "data.unreadable", str(path), message, error.hint)
 
@@ -192,7 +192,7 @@ def checksum_findings(
     findings: list[Finding] = []
     count = nbytes = 0
     damaged: list[Finding] = []
-    for plan, piece, crc in piece_checksums(plans, executor, progress):
+    for plan, piece, crc in range_checksums(plans, executor, progress):
         nbytes += piece.nbytes
         if piece.key is None:
             findings.extend(_gap(plan, piece, crc))
@@ -215,7 +215,7 @@ def checksum_findings(
     return tuple(findings), count, nbytes
 
 
-def _bad_read(plan: ShardPlan, piece: Piece, error: CkptkitError) -> Finding:
+def _bad_read(plan: ShardPlan, piece: ChecksummedRange, error: CkptkitError) -> Finding:
     return Finding(
         "error",
         "tensor.unreadable",
@@ -227,7 +227,7 @@ def _bad_read(plan: ShardPlan, piece: Piece, error: CkptkitError) -> Finding:
     )
 
 
-def _gap(plan: ShardPlan, piece: Piece, crc: int | CkptkitError) -> Iterator[Finding]:
+def _gap(plan: ShardPlan, piece: ChecksummedRange, crc: int | CkptkitError) -> Iterator[Finding]:
     stop = piece.offset + piece.nbytes
     where = f"{plan.path.name} bytes {piece.offset} to {stop}"
     if isinstance(crc, CkptkitError):
@@ -243,7 +243,7 @@ def _gap(plan: ShardPlan, piece: Piece, crc: int | CkptkitError) -> Iterator[Fin
         yield Finding("note", code, where, f"{piece.nbytes} zero bytes {place}: padding")
 
 
-def _mismatch(plan: ShardPlan, piece: Piece, crc: int) -> Finding:
+def _mismatch(plan: ShardPlan, piece: ChecksummedRange, crc: int) -> Finding:
     return Finding(
         "error",
         "tensor.checksum",
@@ -263,7 +263,9 @@ def _hint(bundle: TensorBundle, torn: bool) -> str:
     return _DAMAGED_HINT
 
 
-def _decoded(item: tuple[TensorBundle, Path, Piece]) -> tuple[Piece, list[Finding]]:
+def _decoded(
+    item: tuple[TensorBundle, Path, ChecksummedRange],
+) -> tuple[ChecksummedRange, list[Finding]]:
     """Compare the checksums of strings or variants."""
     bundle, shard, piece = item
     assert piece.key is not None

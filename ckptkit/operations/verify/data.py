@@ -1,7 +1,7 @@
 """The data files of a tensor bundle, every byte read once: checksums, gaps, overlaps, ends.
 
 What lies where is planned from the index: *pieces* (a tensor, or one slice of a partitioned one),
-and gaps between them.  The plan is cut into *runs*, neighbouring bytes of one file, which threads
+and gaps between them.  The plan is cut into *batches*, neighbouring bytes of one file, which threads
 read through one buffer each.  A piece cut in two is put together again by joining its checksums.
 """
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-RUN_BYTES = 16 << 20  # of one work item
+BATCH_BYTES = 16 << 20  # of one work item
 READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
 MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the size of the files
 _UNLOCK_BYTES = 1 << 14  # from here on, letting other threads run is worth a call through ctypes
-_WINDOW = 8  # runs under way
+_WINDOW = 8  # batches under way
 
 
-class Piece(NamedTuple):
+class ChecksummedRange(NamedTuple):
     """Stored bytes that one checksum covers; key None: a gap that no tensor covers."""
 
     offset: int
@@ -44,7 +44,7 @@ class Piece(NamedTuple):
     decoded: bool = False  # strings and variants: their checksum is not that of the plain bytes
 
 
-class Run(NamedTuple):
+class ReadBatch(NamedTuple):
     """Neighbouring (parts of) pieces of one file: (index into the pieces, bytes)."""
 
     path: Path
@@ -57,34 +57,34 @@ class ShardPlan(NamedTuple):
 
     path: Path
     size: int
-    pieces: list[Piece]
+    pieces: list[ChecksummedRange]
     findings: list[Finding]
 
 
 # --- planning -------------------------------------------------------------------------------------
 
 
-def pieces_by_shard(store: Store) -> list[list[Piece]]:
+def ranges_by_shard(store: Store) -> list[list[ChecksummedRange]]:
     """Return the pieces in each data file, by offset."""
-    shards: list[list[Piece]] = [[] for _ in store.shards]
+    shards: list[list[ChecksummedRange]] = [[] for _ in store.shards]
     for key, spec in store.specs.items():
         decoded = spec.dtype in ("string", "variant")
         for part in spec.slices:
             label = f"{key}, slice at {list(part.start)}"
-            piece = Piece(part.offset, part.nbytes, key, label, part.crc32c, decoded)
+            piece = ChecksummedRange(part.offset, part.nbytes, key, label, part.crc32c, decoded)
             shards[part.shard].append(piece)
         if not spec.slices and spec.shard is not None and spec.offset is not None:
-            piece = Piece(spec.offset, spec.nbytes, key, key, spec.crc32c, decoded)
+            piece = ChecksummedRange(spec.offset, spec.nbytes, key, key, spec.crc32c, decoded)
             shards[spec.shard].append(piece)
     for pieces in shards:
         pieces.sort(key=lambda piece: (piece.offset, piece.nbytes))
     return shards
 
 
-def plan_shard(path: Path, pieces: list[Piece]) -> ShardPlan:
+def plan_shard(path: Path, pieces: list[ChecksummedRange]) -> ShardPlan:
     """Return the pieces that the file holds whole, with gaps between, and what is wrong."""
     size = file_size(path)
-    planned: list[Piece] = []
+    planned: list[ChecksummedRange] = []
     findings: list[Finding] = []
     end, last, budget = 0, None, MAX_REPEATED * size
     for piece in pieces:
@@ -114,11 +114,11 @@ def plan_shard(path: Path, pieces: list[Piece]) -> ShardPlan:
     return ShardPlan(path, size, planned, findings)
 
 
-def _gap(start: int, stop: int) -> Piece:
-    return Piece(start, stop - start, None, "", None)
+def _gap(start: int, stop: int) -> ChecksummedRange:
+    return ChecksummedRange(start, stop - start, None, "", None)
 
 
-def _past_the_end(path: Path, piece: Piece, size: int) -> Finding:
+def _past_the_end(path: Path, piece: ChecksummedRange, size: int) -> Finding:
     return Finding(
         "error",
         "data.truncated",
@@ -130,7 +130,7 @@ def _past_the_end(path: Path, piece: Piece, size: int) -> Finding:
     )
 
 
-def _empty(path: Path, piece: Piece) -> Finding:
+def _empty(path: Path, piece: ChecksummedRange) -> Finding:
     return Finding(
         "error",
         "tensor.checksum",
@@ -140,7 +140,7 @@ def _empty(path: Path, piece: Piece) -> Finding:
     )
 
 
-def _overlap(path: Path, one: Piece, other: Piece) -> Finding:
+def _overlap(path: Path, one: ChecksummedRange, other: ChecksummedRange) -> Finding:
     stop = min(one.offset + one.nbytes, other.offset + other.nbytes)
     return Finding(
         "error",
@@ -152,8 +152,8 @@ def _overlap(path: Path, one: Piece, other: Piece) -> Finding:
     )
 
 
-def runs_of(plan: ShardPlan) -> Iterator[Run]:
-    """Yield the work on one file: runs of at most RUN_BYTES, in order."""
+def batches_of(plan: ShardPlan) -> Iterator[ReadBatch]:
+    """Yield the work on one file: batches of at most BATCH_BYTES, in order."""
     parts: list[tuple[int, int]] = []
     start = end = 0
     for index, piece in enumerate(plan.pieces):
@@ -161,16 +161,16 @@ def runs_of(plan: ShardPlan) -> Iterator[Run]:
             continue
         at, stop = piece.offset, piece.offset + piece.nbytes
         while at < stop:
-            if parts and (at != end or end - start >= RUN_BYTES):
-                yield Run(plan.path, start, tuple(parts))
+            if parts and (at != end or end - start >= BATCH_BYTES):
+                yield ReadBatch(plan.path, start, tuple(parts))
                 parts = []
             if not parts:
                 start = end = at
-            step = min(stop - at, RUN_BYTES - (end - start))
+            step = min(stop - at, BATCH_BYTES - (end - start))
             parts.append((index, step))
             at = end = at + step
     if parts:
-        yield Run(plan.path, start, tuple(parts))
+        yield ReadBatch(plan.path, start, tuple(parts))
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -188,26 +188,26 @@ def _buffer() -> tuple[npt.NDArray[np.uint8], int]:
     return buffer
 
 
-def checksums(run: Run) -> list[int]:
-    """Return the crc32c of each part of a run; raises TruncatedError."""
-    return _Reader(run).all()
+def checksums(batch: ReadBatch) -> list[int]:
+    """Return the crc32c of each part of a batch; raises TruncatedError."""
+    return _Reader(batch).all()
 
 
 class _Reader:
-    """Reads a run front to back, a buffer at a time."""
+    """Reads a batch front to back, a buffer at a time."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.total = sum(nbytes for _index, nbytes in run.parts)
-        self.extent = Extent(run.path, run.offset, self.total)
+    def __init__(self, batch: ReadBatch) -> None:
+        self.batch = batch
+        self.total = sum(nbytes for _index, nbytes in batch.parts)
+        self.extent = Extent(batch.path, batch.offset, self.total)
         self.buffer, self.address = _buffer()
         self.extend = _crc32c.unlocked_extend()
 
     def all(self) -> list[int]:
         found: list[int] = []
-        loaded = at = 0  # bytes of the run in the buffer end at `loaded`; `at` have been used
+        loaded = at = 0  # bytes of the batch in the buffer end at `loaded`; `at` have been used
         start = 0
-        for _index, nbytes in self.run.parts:
+        for _index, nbytes in self.batch.parts:
             crc, left = 0, nbytes
             while left:
                 if at == loaded:
@@ -225,9 +225,9 @@ class _Reader:
         return int(_crc32c.extend(crc, self.buffer[at : at + nbytes]))
 
 
-def piece_checksums(
+def range_checksums(
     plans: list[ShardPlan], executor: Executor | None, progress: Progress | None = None
-) -> Iterator[tuple[ShardPlan, Piece, int | CkptkitError]]:
+) -> Iterator[tuple[ShardPlan, ChecksummedRange, int | CkptkitError]]:
     """Yield (plan, piece, its crc32c) for all pieces that are not decoded, file by file.
 
     In place of the checksum stands why the bytes cannot be read, if so.
@@ -238,23 +238,23 @@ def piece_checksums(
     )
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
-    work = (run for plan in plans for run in runs_of(plan))
-    results = bounded_map(executor, _with_run, work, _WINDOW)
-    for run, crcs in results:
-        plan = by_path[run.path]
-        run_bytes = 0
-        for (index, nbytes), crc in zip(run.parts, crcs, strict=True):
+    work = (batch for plan in plans for batch in batches_of(plan))
+    results = bounded_map(executor, _read_batch, work, _WINDOW)
+    for batch, crcs in results:
+        plan = by_path[batch.path]
+        batch_bytes = 0
+        for (index, nbytes), crc in zip(batch.parts, crcs, strict=True):
             piece = plan.pieces[index]
-            if open_piece is None or open_piece[:2] != (run.path, index):
-                open_piece = run.path, index, piece.nbytes, 0
+            if open_piece is None or open_piece[:2] != (batch.path, index):
+                open_piece = batch.path, index, piece.nbytes, 0
             left = open_piece[2] - nbytes
             joined = _joined(open_piece[3], crc, nbytes) if left + nbytes < piece.nbytes else crc
-            open_piece = run.path, index, left, joined
-            run_bytes += nbytes
+            open_piece = batch.path, index, left, joined
+            batch_bytes += nbytes
             if not left:
                 yield plan, piece, joined
                 open_piece = None
-        meter.add(run_bytes)
+        meter.add(batch_bytes)
 
 
 def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) -> int | CkptkitError:
@@ -263,18 +263,18 @@ def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) ->
     return crc if isinstance(crc, CkptkitError) else combine(before, crc, nbytes)
 
 
-def _with_run(run: Run) -> tuple[Run, Sequence[int | CkptkitError]]:
-    """Return the checksums of a run; where the disk fails, of those parts that can be read."""
+def _read_batch(batch: ReadBatch) -> tuple[ReadBatch, Sequence[int | CkptkitError]]:
+    """Return the checksums of a batch; where the disk fails, of those parts that can be read."""
     try:
-        return run, checksums(run)
+        return batch, checksums(batch)
     except CkptkitError:
         pass
     found: list[int | CkptkitError] = []
-    offset = run.offset
-    for index, nbytes in run.parts:
+    offset = batch.offset
+    for index, nbytes in batch.parts:
         try:
-            found += checksums(Run(run.path, offset, ((index, nbytes),)))
+            found += checksums(ReadBatch(batch.path, offset, ((index, nbytes),)))
         except CkptkitError as error:
             found.append(error)
         offset += nbytes
-    return run, found
+    return batch, found

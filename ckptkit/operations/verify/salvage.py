@@ -16,11 +16,11 @@ from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations.verify.data import (
-    Piece,
+    ChecksummedRange,
     ShardPlan,
-    piece_checksums,
-    pieces_by_shard,
     plan_shard,
+    range_checksums,
+    ranges_by_shard,
 )
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
@@ -33,7 +33,7 @@ from ckptkit.stores.tensor_bundle.recovery import survey
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # what object-based checkpoints add to a path
 
 
-class Lost(NamedTuple):
+class LostTensor(NamedTuple):
     """One tensor that cannot be trusted: its key, and why.  key "": a part of the index.
 
     name: its readable name, where the names can still be read and it is another than the key.
@@ -45,7 +45,7 @@ class Lost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rescued(Checkpoint):
+class SalvagedCheckpoint(Checkpoint):
     """A checkpoint narrowed to the tensors whose checksums hold."""
 
     def problems(self) -> list[CkptkitError]:
@@ -57,8 +57,8 @@ class Rescued(Checkpoint):
 class Salvage(Result):
     """checkpoint: the tensors that are sound.  lost: what is not; entries of the index too."""
 
-    checkpoint: Rescued
-    lost: tuple[Lost, ...]
+    checkpoint: SalvagedCheckpoint
+    lost: tuple[LostTensor, ...]
 
     @property
     def ok(self) -> bool:
@@ -80,7 +80,7 @@ def salvage(
     nobody could tell), UsageError when nothing is left.
     """
     bundle, problems = survey(_prefix(path))
-    lost = [Lost("", str(problem)) for problem in problems]
+    lost = [LostTensor("", str(problem)) for problem in problems]
     sound = _sound(bundle, lost, executor, progress)
     kept = {key: spec for key, spec in bundle.specs.items() if key in sound}
     if not kept:
@@ -93,7 +93,7 @@ def salvage(
     note = f"rescued {len(kept)} of {len(bundle.specs)} tensors that the index still lists"
     names = readable_names(bundle)
     named = tuple(item._replace(name=names.get(item.key, "")) for item in lost)
-    return Salvage(Rescued(store, None, (note,)), named)
+    return Salvage(SalvagedCheckpoint(store, None, (note,)), named)
 
 
 def readable_names(store: Store) -> dict[str, str]:
@@ -125,13 +125,16 @@ def _prefix(path: str | os.PathLike[str]) -> Path:
 
 
 def _sound(
-    bundle: TensorBundle, lost: list[Lost], executor: Executor | None, progress: Progress | None
+    bundle: TensorBundle,
+    lost: list[LostTensor],
+    executor: Executor | None,
+    progress: Progress | None,
 ) -> set[str]:
     """Return the keys of the tensors all of whose pieces hold; the others go to `lost`."""
     reasons: dict[str, str] = {}
     plans = list(_plans(bundle, reasons))
     passed: Counter[str] = Counter()
-    for plan, piece, crc in piece_checksums(plans, executor, progress):
+    for plan, piece, crc in range_checksums(plans, executor, progress):
         if piece.key is None:
             continue
         if isinstance(crc, CkptkitError):
@@ -155,12 +158,12 @@ def _sound(
         if key not in reasons and passed[key] >= needed:
             sound.add(key)
         else:
-            lost.append(Lost(key, reasons.get(key, "its bytes are not there")))
+            lost.append(LostTensor(key, reasons.get(key, "its bytes are not there")))
     return sound
 
 
 def _plans(bundle: TensorBundle, reasons: dict[str, str]) -> Iterator[ShardPlan]:
-    for path, pieces in zip(bundle.shards, pieces_by_shard(bundle), strict=True):
+    for path, pieces in zip(bundle.shards, ranges_by_shard(bundle), strict=True):
         try:
             plan = plan_shard(path, pieces)
         except CkptkitError as error:
@@ -173,12 +176,12 @@ def _plans(bundle: TensorBundle, reasons: dict[str, str]) -> Iterator[ShardPlan]
         yield plan
 
 
-def _lose(reasons: dict[str, str], piece: Piece, reason: str) -> None:
+def _lose(reasons: dict[str, str], piece: ChecksummedRange, reason: str) -> None:
     if piece.key is not None:
         reasons.setdefault(piece.key, reason)
 
 
-def _decoded(item: tuple[TensorBundle, Path, Piece]) -> tuple[str, str]:
+def _decoded(item: tuple[TensorBundle, Path, ChecksummedRange]) -> tuple[str, str]:
     """Return (key, why its strings or variants are lost, or "")."""
     bundle, shard, piece = item
     assert piece.key is not None

@@ -24,7 +24,7 @@ MAX_EXPANSION = 200  # sparse weights with optimizer state reach 20
 _CODES = {"tensor": "tensor", "member": "archive"}
 
 
-class _Read(NamedTuple):
+class _TensorRead(NamedTuple):
     """What reading one tensor or archive member to its end came to."""
 
     name: str
@@ -113,10 +113,10 @@ def _structure(store: Store) -> Check:
 
 def _tensors(
     store: Store, executor: Executor | None, progress: Progress | None
-) -> tuple[list[_Read], Check]:
+) -> tuple[list[_TensorRead], Check]:
     """Read every tensor to its end, its checksum compared where the format keeps one."""
     meter = ProgressMeter(progress, "read", sum(spec.nbytes for spec in store.specs.values()))
-    reads: list[_Read] = []
+    reads: list[_TensorRead] = []
     items = [
         (store, key, spec.nbytes) for key, spec in store.specs.items() if spec.shard is not None
     ]
@@ -132,14 +132,14 @@ def _tensors(
     return reads, Check("tensors", counts, tuple(findings))
 
 
-def _read_tensor(item: tuple[Store, str, int]) -> _Read:
+def _read_tensor(item: tuple[Store, str, int]) -> _TensorRead:
     store, key, nbytes = item
     try:
         for _ in store.blocks(key):
             pass
     except CkptkitError as error:
-        return _Read(key, nbytes, error)
-    return _Read(key, nbytes, None)
+        return _TensorRead(key, nbytes, error)
+    return _TensorRead(key, nbytes, None)
 
 
 def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Check]:
@@ -156,17 +156,17 @@ def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Che
     yield Check("archive", counts, tuple(findings))
 
 
-def _read_member(item: tuple[Path, zip_archive.Member]) -> _Read:
+def _read_member(item: tuple[Path, zip_archive.Member]) -> _TensorRead:
     path, member = item
     try:
         for _ in zip_archive.member_chunks(path, member):
             pass
     except CkptkitError as error:
-        return _Read(member.name, member.nbytes, error)
-    return _Read(member.name, member.nbytes, None)
+        return _TensorRead(member.name, member.nbytes, error)
+    return _TensorRead(member.name, member.nbytes, None)
 
 
-def _finding(path: Path, read: _Read, what: str) -> Finding:
+def _finding(path: Path, read: _TensorRead, what: str) -> Finding:
     assert read.error is not None
     finding = of_error(read.error, _CODES[what])
     where = f"{path}: {read.name}"

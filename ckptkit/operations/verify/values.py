@@ -21,7 +21,7 @@ _BLOCK = 1 << 18  # elements: small enough for a core's cache
 _LEAST_CONSTANT = 16  # elements; a smaller tensor may well hold one value
 
 
-class Numbers(NamedTuple):
+class ValueCounts(NamedTuple):
     """Counts over one tensor.  constant: the one value that it holds, None otherwise."""
 
     size: int
@@ -40,7 +40,7 @@ def values_check(store: Store, executor: Executor | None, meter: ProgressMeter) 
     tensors = [t for t in Selection().of(checkpoint) if kind(t.spec.dtype) in ("float", "complex")]
     findings: list[Finding] = []
     count = nbytes = 0
-    for tensor, result in bounded_map(executor, _with_numbers, [(store, t) for t in tensors]):
+    for tensor, result in bounded_map(executor, _counted_values, [(store, t) for t in tensors]):
         meter.add(tensor.spec.nbytes)
         if isinstance(result, CkptkitError):
             found = of_error(result, "tensor")  # a checksum that fails is a finding already
@@ -49,11 +49,11 @@ def values_check(store: Store, executor: Executor | None, meter: ProgressMeter) 
             findings.append(found)
             continue
         count, nbytes = count + 1, nbytes + tensor.spec.nbytes
-        findings.extend(_judged(tensor, result))
+        findings.extend(_value_findings(tensor, result))
     return Check("values", (("tensor", count), ("byte", nbytes)), tuple(findings))
 
 
-def _with_numbers(item: tuple[Store, Tensor]) -> tuple[Tensor, Numbers | CkptkitError]:
+def _counted_values(item: tuple[Store, Tensor]) -> tuple[Tensor, ValueCounts | CkptkitError]:
     store, tensor = item
     try:
         return tensor, numbers(store, tensor.spec.key)
@@ -61,7 +61,7 @@ def _with_numbers(item: tuple[Store, Tensor]) -> tuple[Tensor, Numbers | Ckptkit
         return tensor, error
 
 
-def numbers(store: Store, key: str) -> Numbers:
+def numbers(store: Store, key: str) -> ValueCounts:
     """Return the counts over a float or complex tensor; raises what `Store.blocks` raises."""
     import numpy as np
 
@@ -83,7 +83,7 @@ def numbers(store: Store, key: str) -> Numbers:
                 first = values[:1].copy()
             constant = constant and bool((values == first).all())
     value = complex(first[0]).real if constant and first is not None else None
-    return Numbers(size, nan, infinite, denormal, value)
+    return ValueCounts(size, nan, infinite, denormal, value)
 
 
 def _tiny(values: Array) -> float:
@@ -94,7 +94,7 @@ def _tiny(values: Array) -> float:
     return float(finfo(values.dtype).tiny)
 
 
-def _judged(tensor: Tensor, found: Numbers) -> list[Finding]:
+def _value_findings(tensor: Tensor, found: ValueCounts) -> list[Finding]:
     name = tensor.naming.name
 
     def finding(severity: str, code: str, message: str, hint: str = "") -> Finding:

@@ -99,7 +99,7 @@ def test_pieces_larger_and_smaller_than_a_run(
     prefix = tmp_path / "ckpt"
     write_tensor_bundle(prefix, out_tensors(tensors), blocks_of(tensors, 1000))
     for run, read in [(1, 1), (1000, 7), (1000, 1000), (999, 1024), (4097, 512), (1 << 20, 64)]:
-        monkeypatch.setattr(_verify_data, "RUN_BYTES", run)
+        monkeypatch.setattr(_verify_data, "BATCH_BYTES", run)
         monkeypatch.setattr(_verify_data, "READ_BYTES", read)
         monkeypatch.setattr(_verify_data, "_thread", type(_verify_data._thread)())
         with ThreadPoolExecutor(2) as executor:
