@@ -25,7 +25,13 @@ class ReaderGone(Exception):
 
 
 class CkptkitError(Exception):
-    """Base of all errors raised on purpose.  `str(error)` is one line, ready for a terminal."""
+    """Base of all errors raised on purpose.  `str(error)` is one line, ready for a terminal.
+
+    Args:
+        message: what is wrong, in words that begin in lower case.
+        where: the file, tensor or line that it is about; "" where there is none.
+        hint: the next step; "" where there is none.
+    """
 
     exit_code = 2
 
@@ -75,7 +81,15 @@ class OutputError(CkptkitError):
 
 
 class FormatError(CkptkitError):
-    """The bytes at `where` are not what the format demands."""
+    """The bytes at `where` are not what the format demands.
+
+    Args:
+        where: the file, and what of it.
+        message: what is wrong.
+        expected: what the format demands there; "" where that says nothing more.
+        found: what is there instead.
+        hint: the next step; "" where there is none.
+    """
 
     def __init__(
         self, where: str, message: str, *, expected: object = "", found: object = "", hint: str = ""

@@ -25,9 +25,13 @@ Row = TypeVar("Row")
 class Registry(Mapping[str, Row], Generic[Row]):
     """Rows by name: those built in, then those of installed packages.
 
-    group: of entry points.  kind: the type that every row has.
     A row of another package that cannot be loaded, or is of another type, raises UnsupportedError
     when it is asked for, with the name of the distribution; it stands in no one else's way.
+
+    Args:
+        group: of entry points, such as "ckptkit.formats".
+        kind: the type that every row has.
+        built_in: {name: row} of this package, in the order in which they are asked.
     """
 
     def __init__(self, group: str, kind: type[Row], built_in: Mapping[str, Row]) -> None:
@@ -54,24 +58,49 @@ class Registry(Mapping[str, Row], Generic[Row]):
         return name in self.built_in or name in self._entry_points
 
     def matching(self, fits: Callable[[Row], bool]) -> list[str]:
-        """Return the names of the built-in rows that fit; where none does, of others that do."""
+        """Name the rows that fit: of those built in, and only where none does, of the others.
+
+        Args:
+            fits: says whether a row does.
+
+        Returns:
+            Names, in the order of the table.
+        """
         found = [name for name, row in self.built_in.items() if fits(row)]
         return found or [name for name, row in self._usable() if fits(row)]
 
     def first(self, fits: Callable[[Row], bool]) -> Row | None:
-        """Return the first row that fits: of those built in, else of the others; None for none."""
+        """Return the first row that fits: of those built in, else of the others.
+
+        Args:
+            fits: says whether a row does.
+
+        Returns:
+            The row; None where none fits.
+        """
         found = next((row for row in self.built_in.values() if fits(row)), None)
         return found or next((row for _, row in self._usable() if fits(row)), None)
 
     def distribution_of(self, name: str) -> str:
-        """Return the distribution that brings a row, with its version; "" for a built-in one."""
+        """Say which installed distribution brings a row.
+
+        Args:
+            name: of a row.
+
+        Returns:
+            Its name and version; "" for a built-in row, "?" where the metadata does not say.
+        """
         point = None if name in self.built_in else self._entry_points.get(name)
         if point is None:
             return ""
         return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "?"
 
     def added(self) -> dict[str, str]:
-        """Return {name of a row that is not built in: its distribution}."""
+        """Name the rows that other packages bring.
+
+        Returns:
+            {name of a row that is not built in: its distribution}.
+        """
         return {name: self.distribution_of(name) for name in self._entry_points}
 
     @cached_property

@@ -51,6 +51,7 @@ class Checkpoint(Mapping[str, "Array"]):
 
     @property
     def path(self) -> Path:
+        """What to show for the file: its path, or the prefix of a checkpoint."""
         return self.store.path
 
     @property
@@ -90,9 +91,18 @@ class Checkpoint(Mapping[str, "Array"]):
         return {naming.name: key for key, naming in self.names.items()}
 
     def key(self, name: str) -> str:
-        """Return the checkpoint key that `name` stands for.
+        """Return the checkpoint key that a name stands for.
 
-        Raises UnknownTensorError, whose hint lists the nearest names, or those that a suffix fits.
+        Args:
+            name: a display name, a checkpoint key, a full name, an object path, or the end of one
+                (behind a "/") that only one tensor has.
+
+        Returns:
+            The key of one tensor, as the file spells it.
+
+        Raises:
+            UnknownTensorError: no tensor or several are called so; the hint lists the nearest, or
+                those that a suffix fits.
         """
         found = self._find(name)
         if len(found) == 1:
@@ -198,15 +208,31 @@ class Checkpoint(Mapping[str, "Array"]):
         self.close()
 
     def problems(self) -> list[CkptkitError]:
-        """Return what can be seen to be wrong without reading data: shards missing or cut short."""
+        """Say what can be seen to be wrong without reading data: shards missing or cut short.
+
+        Returns:
+            One error per data file, at most MAX_PROBLEMS and one that counts the others; [] where
+            all are there, and long enough for the tensors that lie in them.
+        """
         return shard_problems(self.store)
 
 
 def open(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint, SavedModel, Keras, safetensors or npz file (`PATH#SUBTREE` narrows it).
+    """Open a checkpoint, a SavedModel, or a Keras, safetensors or npz file.  Reads headers only.
 
-    Reads headers only.  Raises PathNotFoundError, UnsupportedError, FormatError (TruncatedError,
-    ChecksumError), MissingDependencyError.
+    Args:
+        path: a file, a directory, or the prefix of a checkpoint; `PATH#SUBTREE` narrows it to the
+            tensors below one object or name.
+
+    Returns:
+        A mapping from readable names to arrays, each read when it is asked for.
+
+    Raises:
+        PathNotFoundError: nothing lies there.
+        UnsupportedError: a format that is recognised, and not read.
+        FormatError: the bytes are of no known format, or break theirs.
+        TruncatedError, ChecksumError: the headers are cut short, or are not what was written.
+        MissingDependencyError: the format needs a package that is not installed.
     """
     located = locate(path)
     store = open_format(located.format, located.path)

@@ -74,7 +74,11 @@ class OutputResult(Result):
         return self.n_bad / self.n if self.n else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the verdict on an output as plain values.
+
+        Returns:
+            Plain values that JSON can hold; numbers that it cannot are strings.
+        """
         worst = self.worst
         return {
             "name": self.name,

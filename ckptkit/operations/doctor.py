@@ -53,7 +53,11 @@ class Diagnosis(Result):
         return 0 if any(not row.why_not for row in self.probed) else 2
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.doctor/1 (docs/json.md)."""
+        """Return the document of schema ckptkit.doctor/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "schema": SCHEMA,
             "ckptkit": __version__,

@@ -90,10 +90,15 @@ class Unit(Result):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
+        """What was found, in the order of the checks."""
         return tuple(finding for check in self.checks for finding in check.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object of a unit."""
+        """Return the JSON object of a unit.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "path": str(self.path),
             "format": self.format,

@@ -45,14 +45,30 @@ def load(
     jobs: int | None = None,
     copy: bool = True,
 ) -> dict[str, Array]:
-    """Return {readable name: array} of all tensors (or of those that pass the filter).
+    """Read all tensors (or those that pass the filter) into memory.
 
-    Arrays have the file's dtype and shape and are the caller's own; opaque tensors are left out.
-    Every stored checksum is compared on the way.  jobs: threads, by default one per processor.
-    copy: False gives private views of the mapped file where its layout allows, in a third of the
-    time and memory: writing to an array does not touch the file, but the file must not be cut short
-    or written over in place while arrays live (replacing or deleting it is harmless).
-    Raises ChecksumError, TruncatedError, and what `ckptkit.open` raises.
+    Every stored checksum is compared on the way.
+
+    Args:
+        path: as `ckptkit.open` takes it.
+        roles: which to read, of "weight", "slot", "ema", "counter", "metric", "table", "config",
+            "other"; all by default.
+        names: globs over readable names, keys and full names; "!GLOB" leaves out.
+        jobs: threads, by default one per processor, eight at most.
+        copy: False gives private views of the mapped file where its layout allows, in a third of
+            the time and memory: writing to an array does not touch the file, but the file must not
+            be cut short or written over in place while arrays live (replacing or deleting it is
+            harmless).
+
+    Returns:
+        {readable name: array} in the file's dtypes and shapes, the caller's own; opaque tensors are
+        left out.
+
+    Raises:
+        ChecksumError: the stored bytes are not those that were written.
+        TruncatedError: a data file is cut short.
+        UsageError: no such role, or the filter leaves nothing.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint = open_checkpoint(path)
     selected = Selection(roles, names).of(checkpoint)

@@ -86,15 +86,27 @@ class Listing(Result):
         return f"<Listing of {len(self.tensors)} tensors of {self.checkpoint!r}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.ls/1 (docs/json.md)."""
+        """Return the document of schema ckptkit.ls/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {**self.heading(), "tensors": list(self.rows())}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the `tensors` of the document."""
+        """Yield the `tensors` of the document, one at a time, as a large file has many.
+
+        Yields:
+            The JSON object of a tensor, in the order of the listing.
+        """
         return (tensor_json(*tensor) for tensor in self.tensors)
 
     def heading(self) -> dict[str, Any]:
-        """Return the document without its `tensors`."""
+        """Return the document without its `tensors`.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         store = self.checkpoint.store
         model = store.model
         return {
@@ -144,9 +156,23 @@ def ls(
 ) -> Listing:
     """List the tensors of a checkpoint or model file; data files are not opened (but for `digest`).
 
-    roles, names, dtypes: see `Selection`.  sort: "name" (natural order), "size" (bytes), "params"
-    (both largest first) or "offset".  everything: also list TensorFlow's own records.
-    Raises what `ckptkit.open` raises, and UsageError when a filter leaves nothing.
+    Args:
+        path: as `ckptkit.open` takes it.
+        roles: which to list, of "weight", "slot", "ema", "counter", "metric", "table", "config",
+            "other"; all by default.
+        names: globs over readable names, keys and full names; "!GLOB" leaves out.
+        dtypes: exact names of dtypes, such as "float32"; all by default.
+        sort: "name" (natural order), "size" (bytes, largest first), "params" (elements, largest
+            first) or "offset" (as they lie in the file).
+        everything: also list TensorFlow's own records.
+        digest: also read all that passes the filter, for the digest of the weights.
+
+    Returns:
+        The tensors and totals over them; its `problems` name shards that are missing or cut short.
+
+    Raises:
+        UsageError: a filter leaves nothing, or there is no such role or order.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint = open_checkpoint(path)
     selection = Selection(roles, names, dtypes)

@@ -77,7 +77,11 @@ class TensorSummary(Result):
         return f"<TensorSummary {name}: {spec.dtype} {list(spec.shape)} of {self.checkpoint!r}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.show/1 (docs/json.md)."""
+        """Return the document of schema ckptkit.show/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "schema": SCHEMA,
             "path": str(self.checkpoint.path),
@@ -93,9 +97,20 @@ class TensorSummary(Result):
 def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -> TensorSummary:
     """Look at one tensor; every byte of it is read, and its checksum compared where there is one.
 
-    name: see `Checkpoint.key`.  slice: numpy-like, `0:2,:,3`; by default a corner of each axis.
-    Raises UnknownTensorError, UsageError (a slice that does not fit), and what opening and reading
-    raise.
+    Args:
+        path: as `ckptkit.open` takes it.
+        name: of one tensor, as `Checkpoint.key` takes it.
+        slice: numpy-like, `0:2,:,3`; by default a corner of each axis.
+
+    Returns:
+        What the file says of the tensor, its statistics (None for strings and opaque tensors), and
+        the values of the slice.
+
+    Raises:
+        UnknownTensorError: no tensor or several are called so.
+        UsageError: the slice does not fit the shape, or holds more elements than can be shown.
+        TruncatedError, ChecksumError: the stored bytes are cut short, or not those written.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint = open_checkpoint(path)
     key = checkpoint.key(name)

@@ -8,8 +8,13 @@ from ckptkit.errors import CkptkitError
 class RunnerError(CkptkitError):
     """A model could not be run: the child refused, failed, hung, or died.
 
-    kind: "timeout", "memory", "died", "missing" (a device or package that is not here), "signature"
-    (inputs or a signature that the model does not have), else the class of what the child raised.
+    Args:
+        message: what happened.
+        kind: "timeout", "memory", "died", "missing" (a device or package that is not here),
+            "signature" (inputs or a signature that the model does not have), else the class of what
+            the child raised.
+        where: the model; "" where the message says it.
+        hint: the next step; "" where there is none.
     """
 
     def __init__(self, message: str, *, kind: str = "", where: str = "", hint: str = "") -> None:

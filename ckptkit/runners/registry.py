@@ -16,10 +16,16 @@ from ckptkit.plugins import Registry
 class Runtime(NamedTuple):
     """What this package knows of a runtime without importing it.
 
-    module: has `ACTIONS`.  model_kinds: those that it runs.  switches: of RunnerSpec, those that
-    it has.  environment: variables that must be set before it is imported.  package: what must be
-    installed; extra: of this distribution, the extra that brings it.  introspection: what it can
-    find out about the inside of a model (`ckptkit.runners.introspect`).
+    Attributes:
+        module: has `ACTIONS`.
+        model_kinds: those that it runs, as `Format.model_kind` names them.
+        devices: the kinds that it can run on, of "CPU" and "GPU".
+        switches: of RunnerSpec, those that it has.
+        environment: variables that must be set before it is imported.
+        package: what must be installed; "" for nothing.
+        extra: of this distribution, the extra that brings it; "" for none.
+        introspection: what it can find out about the inside of a model
+            (`ckptkit.runners.introspect`).
     """
 
     module: str

@@ -171,50 +171,92 @@ def shaped(values: Array, shape: tuple[int, ...], where: str) -> Array:
 
 
 class Store(Protocol):
-    """A set of tensors in a file or files of one format.
-
-    format: "tensor-bundle", "saved-model", "keras", "weights.h5", "h5", "safetensors" or "npz".
-    style: "object-based" or "name-based" for bundles, else "".
-    path: what to show for it.  shards: its data files, in order; a missing one is in
-    `missing_shards`.  producer: what wrote it, as far as the file says.
-    """
+    """A set of tensors in a file or files of one format."""
 
     @property
-    def format(self) -> str: ...
+    def format(self) -> str:
+        """The name of the format's row, such as "npz" (`ckptkit.stores.registry.FORMATS`)."""
+
     @property
-    def style(self) -> str: ...
+    def style(self) -> str:
+        """ "object-based" or "name-based" for TensorFlow checkpoints, else ""."""
+
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """What to show for it: the file, the directory, or the prefix of a checkpoint."""
+
     @property
-    def shards(self) -> tuple[Path, ...]: ...
+    def shards(self) -> tuple[Path, ...]:
+        """Its data files, in order; `TensorSpec.shard` is an index into them."""
+
     @property
-    def missing_shards(self) -> tuple[Path, ...]: ...
+    def missing_shards(self) -> tuple[Path, ...]:
+        """Those of `shards` that are not there."""
+
     @property
-    def producer(self) -> str | None: ...
+    def producer(self) -> str | None:
+        """What wrote it, as far as the file says; None where it does not."""
+
     @property
-    def specs(self) -> Mapping[str, TensorSpec]: ...
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """What the file says of each tensor, by the file's own key, in the order of the file."""
+
     @property
-    def structure(self) -> Structure: ...
+    def structure(self) -> Structure:
+        """What the file says of names: an object graph, a Keras structure, names, or nothing."""
+
     @property
-    def model(self) -> ModelInfo | None: ...
+    def model(self) -> ModelInfo | None:
+        """The graph or architecture that lies beside the tensors; None for tensors alone."""
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Things a user should know of how the file was found or read, one sentence each."""
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
-        """Yield (start, values) over the whole tensor, in order: 1-D, row-major, native byte order.
+        """Yield the values of a tensor, in order, a block at a time.
 
-        A yielded array may share a buffer that the next step overwrites.  The stored checksum,
-        where there is one, is compared after the last block.  An empty tensor yields nothing.
-        Strings come as object arrays of bytes; opaque tensors as the stored bytes (uint8).
-        Raises TruncatedError, ChecksumError, FormatError, UnsupportedError.
+        The stored checksum, where there is one, is compared after the last block.
+
+        Args:
+            key: of `specs`.
+            max_elements: the most elements of a block; a store may give fewer.
+
+        Yields:
+            (start, values) over the whole tensor: 1-D, row-major, native byte order.  An array may
+            share a buffer that the next step overwrites.  Strings come as object arrays of bytes;
+            opaque tensors as the stored bytes (uint8).  An empty tensor yields nothing.
+
+        Raises:
+            TruncatedError: the file ends before the values do.
+            ChecksumError: the bytes are not those that were written.
+            FormatError: they break the format.
+            UnsupportedError: they are stored in a way that is not read.
         """
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
-        """Return elements [start, stop) as a new 1-D row-major array; no checksum is compared.
+        """Return a run of a tensor's elements as a new array; no checksum is compared.
 
-        Raises TruncatedError, FormatError, UnsupportedError (opaque dtypes).
+        Args:
+            key: of `specs`.
+            start: the first element, in row-major order.
+            stop: the element after the last; None for all to the end.
+
+        Returns:
+            Elements [start, stop): 1-D, native byte order.
+
+        Raises:
+            TruncatedError: the file ends before the values do.
+            FormatError: the bytes break the format.
+            UnsupportedError: opaque dtypes, and values stored in a way that is not read.
         """
 
     def mappable(self, key: str) -> bool:
-        """Whether bytes [offset, offset + nbytes) of the shard are the values in native order."""
+        """Say whether the file's bytes are the values, so that the mapped file can be handed out.
+
+        Args:
+            key: of `specs`.
+
+        Returns:
+            Whether bytes [offset, offset + nbytes) of the shard are the values in native order.
+        """

@@ -28,25 +28,39 @@ CODE = "code"  # what runners call a model that a callable builds, which is no f
 class Format(NamedTuple):
     """What a format is.
 
-    name: as `ls` prints it.  description, looks_like: for the table of formats in the docs.
-    opener: a function Path -> Store; "" for a model that is run, and whose tensors are not read.
-    detect: a function Head -> bool, asked of a file (or directory) that no built-in rule names.
-    aliases: other spellings that `convert` takes.  suffixes: of its files' names, the one to write
-    first.  model_kind: what runners call a model of this format; "" for tensors alone.
-    writer: a function (path, tensors, blocks, **options) as `stores.npz.writer.write_npz` is, for a
-    format of names and values alone.  structure: what else its files hold, which a conversion must
-    take from somewhere: "object-graph", "saved-model" or "keras"; "" for names and values alone.
-    has_checksums: whether stored checksums cover the values.  is_archive: whether it is a zip of
-    members, which may inflate.  is_directory: whether its path is a directory.
-    is_index: whether its file names the other files of a set; set_member: a pattern of their names.
-    files: a function Path -> list of the files that a store at the path is read from.
-    scan: a function Path -> list of `operations.findings.Check`; "" where tensors alone can do
-    nothing.  verify: a function (path, executor, progress) -> (Unit, Store or None); "" reads every
-    tensor by its store.  model_config: a function Path -> the config of the Keras model in a file,
-    as JSON has it, or None.  restorable: whether TensorFlow or Keras restores it into live objects.
-    values_are_ops: whether what is inside of a model goes by the names of
-    ops, not of layers.  is_converted: whether its models were made from another model.
-    needs: what to install to read it, as `pip install` takes it; "" for nothing.
+    Functions are named as "module:function"; the types are those that the function has.
+
+    Attributes:
+        name: as `ls` prints it.
+        description: what it is, in a few words, for the table of formats in the docs.
+        looks_like: the path of such a file, for the same table.
+        opener: a function Path -> Store; "" for a model that is run, and whose tensors are not
+            read.
+        detect: a function Head -> bool, asked of a file (or directory) that no built-in rule names.
+        aliases: other spellings that `convert` takes.
+        suffixes: of its files' names, the one to write first.
+        model_kind: what runners call a model of this format; "" for tensors alone.
+        writer: a function (path, tensors, blocks, **options) as `stores.npz.writer.write_npz` is,
+            for a format of names and values alone.
+        structure: what else its files hold, which a conversion must take from somewhere:
+            "object-graph", "saved-model" or "keras"; "" for names and values alone.
+        has_checksums: whether stored checksums cover the values.
+        is_archive: whether it is a zip of members, which may inflate.
+        is_directory: whether its path is a directory.
+        is_index: whether its file names the other files of a set.
+        set_member: a pattern of the names of a set's files; "" where there are no sets.
+        files: a function Path -> list of the files that a store at the path is read from; "" for
+            the path alone.
+        scan: a function Path -> list of `operations.findings.Check`; "" where tensors alone can do
+            nothing.
+        verify: a function (path, executor, progress) -> (Unit, Store or None); "" reads every
+            tensor by its store.
+        model_config: a function Path -> the config of the Keras model in a file, as JSON has it, or
+            None.
+        restorable: whether TensorFlow or Keras restores it into live objects.
+        values_are_ops: whether what is inside of a model goes by the names of ops, not of layers.
+        is_converted: whether its models were made from another model.
+        needs: what to install to read it, as `pip install` takes it; "" for nothing.
     """
 
     name: str
@@ -87,7 +101,10 @@ class Format(NamedTuple):
 class Head:
     """What a file shows before it is opened, for `Format.detect`.
 
-    path: of a file or directory.  start: its first 4096 bytes, b"" of a directory.
+    Args:
+        path: of a file or directory.
+        start: its first 4096 bytes, b"" of a directory.
+        is_directory: whether it is one.
     """
 
     def __init__(self, path: Path, start: bytes = b"", *, is_directory: bool = False) -> None:

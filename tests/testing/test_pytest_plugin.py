@@ -121,5 +121,3 @@ def test_restores(tmp_path: Path) -> None:
     assert_restores(checkpoint, like=EXPORT)
     with pytest.raises(AssertionError, match="1 of another shape"):
         assert_restores(golden("tf2.21.0/adam/ckpt").path, like=EXPORT)
-    with pytest.raises(UsageError, match="assert_same_outputs"):
-        assert_restores(checkpoint, like=EXPORT, golden="x")

@@ -13,7 +13,6 @@ never a check that passes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.check.pipeline import run_check
@@ -59,27 +58,50 @@ def check(
 ) -> Report:
     """Run a model and say whether it computes what it should; whether a checkpoint restores.
 
-    subject: a SavedModel, a `.keras` file, or a checkpoint with model (`package.module:callable` or
-    `file.py:callable`, which builds it) or like (a SavedModel or `.keras` file whose structure it
-    goes into; rules: `RE=>REPL` from its names to those of like).
-    on: runners, see `ckptkit.runners.spec`.  against: another subject (of code too), run on the
-    first of `on`.  golden: a directory that `record` wrote.  Without either, every runner is
-    held against the first; a checkpoint with one runner is restored, and not run.
-    inputs: npz files, one case each; else 8 examples drawn from `seed`, numbers within ranges
-    ({input: (low, high)} or `NAME=LOW:HIGH`).  signature: of several.
-    tolerance: "auto" (by tier), "strict" (every bit) or a file of `GLOB rtol=R atol=A` lines; rtol,
-    atol: of all outputs.  rename: `OLD=NEW`, names of the reference and of the subject.
-    imports: modules or files that define custom classes.  strict: notes count as findings.
-    outputs_only: weights, files and settings may be others than the golden's: names, shapes and
-    values of inputs and outputs alone count.
-    float64: outputs between the tolerance and that of reduced precision pass where they are as near
-    to the reference's model in float64 as the reference is (`ckptkit.model_io.float64`).
-    localize: say which layer or switch makes outputs differ (`ckptkit.operations.localize.find`);
-    layers: globs of the values that are looked at for it.
-    timeout_s, max_rss_bytes: of each child.
+    Without `against` and `golden`, every runner is held against the first; a checkpoint with one
+    runner is restored, and not run.
 
-    Raises UsageError where nothing can be compared, RunnerError where a device or package is not
-    here, and what reading the files raises.
+    Args:
+        subject: a SavedModel, a `.keras`, LiteRT or ONNX file, code
+            (`package.module:callable` or `file.py:callable`, which builds a model), or a
+            checkpoint with `model` or `like`.
+        on: where the subject is run, such as "CPU:0" or "xla:GPU:0" (`ckptkit.runners.spec`).
+        against: another subject, whose outputs are the reference; run on the first of `on`.
+        golden: a directory that `ckptkit.record` wrote, whose outputs are the reference.
+        inputs: npz files, one case each; else 8 examples are drawn.
+        seed: of the examples that are drawn.
+        ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
+        signature: the one to call, where the model has several.
+        model: `package.module:callable` or `file.py:callable`, which builds what a checkpoint is
+            restored into.
+        like: a SavedModel or `.keras` file whose structure a checkpoint goes into instead.
+        tolerance: "auto" (by tier), "strict" (every bit) or a file of `GLOB rtol=R atol=A` lines.
+        rtol: relative tolerance of all outputs, in place of those that `tolerance` gives.
+        atol: absolute tolerance of all outputs, likewise.
+        rename: `OLD=NEW`, names of inputs and outputs of the reference and of the subject.
+        rules: `RE=>REPL` from names of the checkpoint to those of `like`.
+        imports: modules or files that define custom classes.
+        strict: notes count as findings.
+        outputs_only: weights, files and settings may be others than the golden's: names, shapes
+            and values of inputs and outputs alone count.
+        float64: outputs between the tolerance and that of reduced precision pass where they are as
+            near to the reference's model in float64 as the reference is
+            (`ckptkit.model_io.float64`).
+        localize: say which layer or switch makes outputs differ
+            (`ckptkit.operations.localize.find`); "always" does where they agree, too.
+        layers: globs of the values that are looked at for `localize`; all by default.
+        timeout_s: seconds that each child may take.
+        max_rss_bytes: memory that each child may hold; None sets no limit.
+
+    Returns:
+        The verdict, with a row per compared output and the findings.  A crash, and an end by a
+        limit, are findings too.
+
+    Raises:
+        UsageError: nothing can be compared, or the keywords contradict each other.
+        RunnerError: a device or package is not here.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`,
+            of the files that are named.
     """
     request = CheckRequest(
         subject=subject,
@@ -103,14 +125,90 @@ def check(
     return run_check(request)
 
 
-def localize(subject: Path_, **options: Any) -> Localization:
+def localize(
+    subject: Path_,
+    *,
+    on: Sequence[str | RunnerSpec] = ("CPU:0",),
+    against: Path_ | None = None,
+    golden: Path_ | None = None,
+    inputs: Path_ | Sequence[Path_] = (),
+    seed: int = SEED,
+    ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
+    signature: str | None = None,
+    model: str | None = None,
+    like: Path_ | None = None,
+    tolerance: Path_ = AUTO,
+    rtol: float | None = None,
+    atol: float | None = None,
+    rename: Sequence[str] = (),
+    rules: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    outputs_only: bool = False,
+    float64: bool = False,
+    layers: str | Sequence[str] = (),
+    timeout_s: float = TIMEOUT_S,
+    max_rss_bytes: int | None = None,
+) -> Localization:
     """Say where the subject computes something else than the reference.
 
-    options: those of `check`, with on (two runners), against or golden; layers: globs of values of
-    the subject.  Layers are compared even where the outputs agree.
-    Raises UsageError where nothing was compared, and what `check` raises.
+    Layers are compared even where the outputs agree.
+
+    Args:
+        subject: as `check` takes it.
+        on: where it is run; two runners are compared where no other reference is given.
+        against: another subject, whose values are the reference.
+        golden: a directory that `ckptkit.record` wrote, with its layers.
+        inputs: npz files, one case each.
+        seed: of the examples that are drawn without them.
+        ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
+        signature: the one to call, where the model has several.
+        model: code that builds what a checkpoint is restored into.
+        like: a model file whose structure a checkpoint goes into instead.
+        tolerance: "auto", "strict" or a file, as of `check`.
+        rtol: relative tolerance of all values.
+        atol: absolute tolerance of all values.
+        rename: `OLD=NEW`, names of inputs and outputs.
+        rules: `RE=>REPL` from names of the checkpoint to those of `like`.
+        imports: modules or files that define custom classes.
+        outputs_only: weights, files and settings may be others than the golden's.
+        float64: ties are broken by the reference's model in float64.
+        layers: globs of values of the subject that are looked at; all by default.
+        timeout_s: seconds that each child may take.
+        max_rss_bytes: memory that each child may hold; None sets no limit.
+
+    Returns:
+        The layers and switches that add to the difference, the one to look at first first.
+
+    Raises:
+        UsageError: nothing was compared, or the keywords contradict each other.
+        RunnerError: a device or package is not here.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`,
+            of the files that are named.
     """
-    report = check(subject, **{**options, "localize": ALWAYS})
+    report = check(
+        subject,
+        on=on,
+        against=against,
+        golden=golden,
+        inputs=inputs,
+        seed=seed,
+        ranges=ranges,
+        signature=signature,
+        model=model,
+        like=like,
+        tolerance=tolerance,
+        rtol=rtol,
+        atol=atol,
+        rename=rename,
+        rules=rules,
+        imports=imports,
+        outputs_only=outputs_only,
+        float64=float64,
+        layers=layers,
+        timeout_s=timeout_s,
+        max_rss_bytes=max_rss_bytes,
+        localize=ALWAYS,
+    )
     if report.localization is None:
         raise UsageError(f"nothing to localise: {report.verdict}", where=str(subject))
     return report.localization

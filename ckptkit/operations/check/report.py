@@ -91,7 +91,11 @@ class Report(Result):
         return f"{word}: {'; '.join(parts) or 'nothing was compared'}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.check/1 (docs/json.md)."""
+        """Return the document of schema ckptkit.check/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         localized = self.localization
         return {
             "schema": SCHEMA,

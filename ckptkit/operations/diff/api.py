@@ -70,8 +70,8 @@ def diff(
     Raises:
         UsageError: a filter leaves nothing, rules collide, "quick" finds no checksums, or a
             tolerance, bitwise or cast_ok is given where no values are compared.
-        PathNotFoundError, FormatError, ChecksumError and others: as `ckptkit.open` and the stores
-            raise them.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
+        ChecksumError: stored bytes are not those that were written.
     """
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}", hint=f"one of {', '.join(MODES)}")

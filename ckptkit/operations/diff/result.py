@@ -60,6 +60,7 @@ class TensorDiff(Result):
 
     @property
     def role(self) -> str:
+        """What the tensor is for in OLD, or in NEW where OLD has none: "weight", "slot", ..."""
         return self.some.naming.role
 
     @property
@@ -69,6 +70,7 @@ class TensorDiff(Result):
 
     @property
     def is_difference(self) -> bool:
+        """Whether it makes the two files different."""
         return self.status in DIFFERENT
 
     @property
@@ -132,7 +134,11 @@ class DiffResult(Result):
         return 0 if self.same else 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.diff/1 (docs/diff.md)."""
+        """Return the document of schema ckptkit.diff/1 (docs/diff.md).
+
+        Returns:
+            Plain values; numbers that JSON cannot hold are strings.
+        """
         return document(self)
 
 

@@ -140,7 +140,11 @@ class RestoreCoverage(Result):
             yield Finding(severity, code, self.path, f"{text} ({message})" if message else text)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the coverage as plain values."""
+        """Return the coverage as plain values.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "ok": self.ok,
             "verdict": self.verdict,

@@ -37,7 +37,11 @@ class RunRecord(Result):
         return not self.error
 
     def to_json(self) -> dict[str, Any]:
-        """Return the run as plain values."""
+        """Return the run as plain values.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "subject": self.subject,
             "runner": self.runner,
@@ -73,7 +77,11 @@ class Row(Result):
         return f"{self.runner} {self.case} {self.result.name}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as plain values."""
+        """Return the row as plain values.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         found = self.result.to_json()
         return {
             "case": self.case,

@@ -229,9 +229,13 @@ class Localization(Result):
         return tuple(dict.fromkeys([*(layer.path for layer in self.beyond), *by_weights]))
 
     def blames(self, variable: str) -> bool:
-        """Whether the first suspect is the layer that reads this variable, or one around it.
+        """Say whether the first suspect is the layer that reads a variable, or one around it.
 
-        variable: its readable name in the file, or the end of it.
+        Args:
+            variable: its readable name in the file, or the end of it.
+
+        Returns:
+            Whether it is; False where no layer is suspected.
         """
         first = self.beyond[0] if self.beyond else None
         names = [gap.name for gap in first.variables] if first is not None else []
@@ -259,7 +263,11 @@ class Localization(Result):
         return tuple(flip for flip in self.switches if flip.moves)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the answer as plain values.
+
+        Returns:
+            Plain values that JSON can hold; layers are those that add to the difference.
+        """
         first, diverges = self.first, self.diverges
         return {
             "differs": self.differs,

@@ -77,20 +77,46 @@ def record(
     timeout_s: float = TIMEOUT_S,
     max_rss_bytes: int | None = None,
 ) -> Golden:
-    """Run a model and write what it computes to the directory `out`.
+    """Run a model and write what it computes, for `ckptkit.check` to hold later models against.
 
-    subject, inputs, seed, ranges, signature, model, like, rules, imports, timeout_s and
-    max_rss_bytes as in `check`.  on: one runner.  cases, batch: how many cases of how many examples
-    are drawn.  layers: globs of values inside the model that are kept too.  noise: whether to
-    measure it: the same inputs again, one example at a time, one thread, XLA.
-    blind: whether to find the variables that no output sees, by changing each layer's (thorough:
-    each variable) by a percent; min_coverage: the least share of variables that must be seen.
-    float64: keep the outputs of the model rebuilt in float64 too (Keras models only).
-    overwrite: replace a golden that is there; anything else is left alone.
+    Args:
+        subject: a model, or a checkpoint with `model` or `like`, as `ckptkit.check` takes it.
+        out: the directory to write.
+        on: one runner, such as "CPU:0" (`ckptkit.runners.spec`).
+        inputs: npz files, one case each; else examples are drawn.
+        seed: of the examples that are drawn.
+        batch: how many examples a drawn case has.
+        cases: how many cases are drawn.
+        ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
+        signature: the one to call, where the model has several.
+        model: `package.module:callable` or `file.py:callable`, which builds what a checkpoint is
+            restored into.
+        like: a SavedModel or `.keras` file whose structure a checkpoint goes into instead.
+        rules: `RE=>REPL` from names of the checkpoint to those of `like`.
+        layers: globs of values inside the model that are kept too; none by default.
+        noise: whether to measure it: the same inputs again, one example at a time, one thread, XLA.
+        blind: whether to find the variables that no output sees, by changing each layer's by a
+            percent.
+        thorough: change each variable, not each layer's together.
+        min_coverage: the least share of variables that outputs must see, from 0 to 1; None asks for
+            none.
+        float64: keep the outputs of the model rebuilt in float64 too (Keras models only).
+        imports: modules or files that define custom classes.
+        overwrite: replace a golden that is there; anything else is left alone.
+        timeout_s: seconds that each child may take.
+        max_rss_bytes: memory that each child may hold; None sets no limit.
 
-    Returns what was written.  Raises RecordError where the model gives no outputs, was not wholly
-    restored or sees too few of its variables, OutputError where `out` is taken, and what `check`
-    raises.
+    Returns:
+        What was written.
+
+    Raises:
+        RecordError: the model gives no outputs, was not wholly restored, or sees too few of its
+            variables.
+        OutputError: `out` is taken, or cannot be written.
+        UsageError: the keywords make no sense together, or inputs do not fit.
+        RunnerError: a device or package is not here.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`,
+            of the files that are named.
     """
     directory = Path(out)
     _refuse_existing(directory, overwrite)

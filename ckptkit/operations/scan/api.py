@@ -31,7 +31,11 @@ class Scan(Verification):
     """
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.scan/1 (docs/json.md)."""
+        """Return the document of schema ckptkit.scan/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         document = Verification.to_json(self)
         del document["tensors"], document["bytes"]
         return {**document, "schema": SCHEMA}
@@ -41,7 +45,15 @@ def scan(path: str | os.PathLike[str]) -> Scan:
     """Look for what a SavedModel, GraphDef, Keras or weights file could do when run.
 
     Nothing is loaded, built or executed.  A file that cannot be read for sure is a finding too.
-    Raises PathNotFoundError where there is nothing.
+
+    Args:
+        path: a model file, a directory, or the prefix of a checkpoint.
+
+    Returns:
+        What was found; `ok` where all ops and classes are known to be harmless.
+
+    Raises:
+        PathNotFoundError: nothing lies there.
     """
     path = Path(path)
     try:

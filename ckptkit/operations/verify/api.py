@@ -92,7 +92,11 @@ class Verification(Result):
         return 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.verify/1 (docs/json.md)."""
+        """Return the document of schema ckptkit.verify/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         findings = self.findings
         return {
             "schema": SCHEMA,
@@ -130,14 +134,27 @@ def verify(
 ) -> Verification:
     """Check the bytes of a checkpoint, SavedModel, training directory or weights file.
 
-    Reads every byte, in blocks.  values: also look for NaN, infinities, constants and denormals.
-    manifest: compare with the SHA-256 digests in that file; new_manifest: write them there.
-    strict: notes count.  executor: threads to read with; the caller's, neither made nor shut here.
-    progress(phase, bytes done, bytes in all) is called as bytes are read; each pass is a phase: "read",
-    then "values".
-    Damage is a finding, never an exception; what cannot be read here, or changes meanwhile, is a
-    unit with a refusal.  Raises PathNotFoundError where there is nothing, UsageError, and
-    FormatError, PathNotFoundError, OutputError of the manifest.
+    Reads every byte, in blocks.  Damage is a finding, never an exception; what cannot be read here,
+    or changes meanwhile, is a unit with a refusal.
+
+    Args:
+        path: a file, the prefix of a checkpoint, or a directory, which stands for all in it.
+        values: also look for NaN, infinities, constants and denormals.
+        manifest: a file of SHA-256 digests to compare with.
+        new_manifest: a file to write the digests to.
+        strict: notes count as findings.
+        executor: threads to read with; the caller's, neither made nor shut here; None reads here.
+        progress: called with (phase, bytes done, bytes in all) as bytes are read; each pass is a
+            phase: "read", then "values".
+
+    Returns:
+        All findings, by unit (a file, or files that belong together), and what was not checked.
+
+    Raises:
+        PathNotFoundError: nothing lies there, or at `manifest`.
+        UsageError: a part of a file (`PATH#SUBTREE`) is asked for.
+        FormatError: `manifest` is no manifest.
+        OutputError: `new_manifest` cannot be written, or would replace what is no manifest.
     """
     text = os.fspath(path)
     done: list[tuple[Unit, Store | None]] = []

@@ -92,6 +92,8 @@ class Session(Protocol):
 
         Args:
             inputs: {name: array}, as the user gave them.
+        Returns:
+            What `call` takes as its signature.
         Raises:
             RunnerError: of kind "signature", where several could be meant or none can.
         """
@@ -114,7 +116,8 @@ class Session(Protocol):
         """Yield the values inside of the model, in chunks of about CHUNK_BYTES.
 
         Args:
-            signature, inputs: as of `call`.
+            signature: as of `call`.
+            inputs: as of `call`.
             globs: patterns; values whose name fits one of them (see `wanted`) are given.
         Yields:
             Values by name, in the order of computation, each chunk with the outputs that were
@@ -124,14 +127,22 @@ class Session(Protocol):
         """
 
     def devices(self) -> dict[str, dict[str, int]]:
-        """Return {device: {"ops": n, "heavy": n}}: the kernels of the first call, where they ran.
+        """Say where the kernels of the first call ran.
 
-        Heavy ones multiply matrices or convolve.  What counts is where a kernel ran, not where it
-        was meant to: a model that fell back to the CPU is found by it.
+        What counts is where a kernel ran, not where it was meant to: a model that fell back to the
+        CPU is found by it.
+
+        Returns:
+            {device: {"ops": n, "heavy": n}}: kernels in all, and those that multiply matrices or
+            convolve.
         """
 
     def environment(self) -> dict[str, Any]:
-        """Return what ran the model, as plain values: see `environment` in docs/check.md."""
+        """Say what ran the model.
+
+        Returns:
+            Plain values: see `environment` in docs/check.md.
+        """
 
 
 Open = Callable[[Request, RunnerSpec], Session]

@@ -27,11 +27,36 @@ if TYPE_CHECKING:
 class Values(Protocol):
     """What of a backend this needs: see `ckptkit.runners.keras.session.Backend`."""
 
-    def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]: ...
+    def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
+        """Return the scope in which layers are called on the device of the spec.
 
-    def is_value(self, item: Any) -> bool: ...
+        Args:
+            keras: the imported package.
+            spec: of the runner.
 
-    def array(self, tensor: Any) -> Array: ...
+        Returns:
+            A context manager.
+        """
+
+    def is_value(self, item: Any) -> bool:
+        """Say whether a layer's output is a tensor that has values, or will have.
+
+        Args:
+            item: a leaf of what a layer returned.
+
+        Returns:
+            Whether it is.
+        """
+
+    def array(self, tensor: Any) -> Array:
+        """Return a tensor's values.
+
+        Args:
+            tensor: the backend's.
+
+        Returns:
+            An array of its dtype and shape.
+        """
 
 
 def values_of(backend: Values, keras: Any, called: LayerCall) -> Iterator[tuple[str, Any]]:

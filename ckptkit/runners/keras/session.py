@@ -54,18 +54,28 @@ class Backend(Protocol):
     def configure(self, spec: RunnerSpec) -> None:
         """Set the switches of the spec, before Keras is imported.
 
+        Args:
+            spec: of the runner.
         Raises:
             MissingDependencyError: where the backend's package is not installed.
             RunnerError: of kind "missing", where the device is not here.
         """
 
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
-        """Return the scope in which a model is made and called on the device of the spec."""
+        """Return the scope in which a model is made and called on the device of the spec.
+
+        Args:
+            keras: the imported package.
+            spec: of the runner.
+        Returns:
+            A context manager.
+        """
 
     def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
         """Run the model on one case.
 
         Args:
+            built: the model, as its file or code gave it.
             inputs: {name: array} of the model's inputs.
             devices: what the kernels of this call are added to; None of all calls but the first.
         Returns:
@@ -78,6 +88,9 @@ class Backend(Protocol):
         """Yield what layers gave, in chunks of about CHUNK_BYTES.
 
         Args:
+            keras: the imported package.
+            built: the model.
+            inputs: {name: array} of the model's inputs.
             globs: patterns; layers whose path fits one of them are given.
         Yields:
             (path, tensor) in the order of computation, with {name: tensor} of the outputs of the
@@ -85,19 +98,45 @@ class Backend(Protocol):
         """
 
     def is_value(self, item: Any) -> bool:
-        """Return whether a layer's output is a tensor that has values, or will have."""
+        """Say whether a layer's output is a tensor that has values, or will have.
+
+        Args:
+            item: a leaf of what a layer returned.
+        Returns:
+            Whether it is.
+        """
 
     def array(self, tensor: Any) -> Array:
-        """Return a tensor's values."""
+        """Return a tensor's values.
+
+        Args:
+            tensor: the backend's.
+        Returns:
+            An array of its dtype and shape.
+        """
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that compute."""
+        """Return the versions of the packages that compute.
+
+        Returns:
+            {package: version}.
+        """
 
     def device_name(self, spec: RunnerSpec) -> str:
-        """Return what the device is called."""
+        """Return what the device is called.
+
+        Args:
+            spec: of the runner.
+        Returns:
+            The name that its maker or driver gives it.
+        """
 
     def probe(self) -> Sequence[Mapping[str, str]]:
-        """Return {"device", "name"} of every device here."""
+        """List the devices here.
+
+        Returns:
+            {"device", "name"} of each, such as {"device": "GPU:0", "name": "NVIDIA ..."}.
+        """
 
 
 @dataclass

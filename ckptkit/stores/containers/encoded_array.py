@@ -40,7 +40,15 @@ class ByteSource(Protocol):
     """Bytes of a tensor, wherever they are: a byte range of a file, or an inflated stream."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`."""
+        """Fill a buffer from an offset.
+
+        Args:
+            offset: bytes from the start of the source.
+            buffer: of bytes; all of it is filled.
+
+        Raises:
+            TruncatedError: the source ends before the buffer is full.
+        """
 
 
 @dataclass(frozen=True, slots=True)

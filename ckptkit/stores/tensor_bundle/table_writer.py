@@ -21,7 +21,15 @@ _COMPRESSIONS = {"none": 0, "snappy": 1}
 class ByteSink(Protocol):
     """Where bytes go: an open binary file."""
 
-    def write(self, data: bytes, /) -> object: ...
+    def write(self, data: bytes, /) -> object:
+        """Take bytes, behind those that came before.
+
+        Args:
+            data: all of it is taken.
+
+        Returns:
+            Anything; it is not looked at.
+        """
 
 
 def varint(value: int) -> bytes:

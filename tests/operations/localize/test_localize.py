@@ -211,8 +211,8 @@ def test_the_damaged_layer_is_named_first(
 def test_an_export_against_the_keras_file_that_it_came_from(models: Path, tmp_path: Path) -> None:
     name = "functional_cnn"
     damaged(models / name / "export", tmp_path / "bad", off_by("bn2/gamma", 0.1))
-    options = {"rename": ["digit=output_0"]}
-    found = localize(tmp_path / "bad", against=models / name / "model.keras", **options)
+    donor = models / name / "model.keras"
+    found = localize(tmp_path / "bad", against=donor, rename=["digit=output_0"])
     assert first(found) == "bn2" and len(found.layers) > 5
 
 
@@ -235,15 +235,15 @@ def test_code_is_looked_into_with_the_values_of_its_checkpoint(
 
     file = models / "functional_cnn" / "model.keras"
     model = keras.models.load_model(file, compile=False)
-    options = {"against": file, "model": "ckptkit.fixtures.models.functional_cnn:build"}
+    code = "ckptkit.fixtures.models.functional_cnn:build"
     tf.train.Checkpoint(model=model).write(str(tmp_path / "sound"))
-    found = localize(tmp_path / "sound", **options)
+    found = localize(tmp_path / "sound", against=file, model=code)
     assert found.layers and not found.differs and not found.suspects
     assert not any(gap.differs for row in found.layers for gap in row.variables)
     gamma = model.get_layer("bn2").gamma
     gamma.assign(gamma + 0.1)
     tf.train.Checkpoint(model=model).write(str(tmp_path / "bad"))
-    assert first(localize(tmp_path / "bad", **options)) == "bn2"
+    assert first(localize(tmp_path / "bad", against=file, model=code)) == "bn2"
 
 
 @pytest.mark.needs_tf
