@@ -57,7 +57,7 @@ def assert_same_weights(
         names: globs of the names to compare; "!GLOB" leaves out.
         rules: `RE=>REPL`, from names of OLD to names of NEW.
         executor: where to do the work; None does it here.
-        progress: called with ("compared", bytes of OLD done, bytes in all).
+        progress: called with ("compared", bytes of OLD, bytes in all).
 
     Raises:
         AssertionError: the weights differ.
