@@ -23,13 +23,17 @@ _COMMON_OPTIONS = (
     *("to", "like", "model", "root", "names", "weights_only", "casts", "ema", "shard_size"),
     *("allow_missing", "allow_unused", "allow_renamed", "timeout_s"),
 )
-_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
 
 
 @click.command("convert")
 @click.argument("src", nargs=-1, required=True)
 @click.argument("dst")
-@click.option("--to", type=click.Choice(_FORMS), help="What to write, where DST does not say.")
+@click.option(
+    "--to",
+    metavar="FORMAT",
+    help="What to write, where DST does not say: a format as `ls` prints it, such as "
+    "tensor-bundle or saved-model.",
+)
 @click.option("--like", metavar="PATH", help="Take keys, dtypes, shapes and graph from this file.")
 @click.option(
     "--model",

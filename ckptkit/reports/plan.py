@@ -67,7 +67,7 @@ def plan_remarks(plan: Plan) -> Iterator[str]:
     for problem in plan.problems:
         yield f"problem: {problem.kind}: {printable(problem.message)}"
     what = f"{count_text(len(plan.tensors), 'tensor')}, {bytes_text(plan.nbytes)}"
-    verdict = f"would write {what} as {plan.target.form} to {plan.target.path}"
+    verdict = f"would write {what} as {plan.target.format.name} to {plan.target.path}"
     if plan.problems:
         verdict = f"would refuse: {count_text(len(plan.problems), 'problem')}"
     yield printable(verdict)

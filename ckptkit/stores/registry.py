@@ -21,7 +21,8 @@ from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
 
 # What files of a format hold beside names and values (`Format.structure`).
-OBJECT_GRAPH, SAVED_MODEL, KERAS = "object-graph", "saved-model", "keras"
+OBJECT_GRAPH, SAVED_MODEL = "object-graph", "saved-model"
+KERAS, LEGACY_KERAS = "keras", "legacy-keras"
 CODE = "code"  # what runners call a model that a callable builds, which is no file
 
 
@@ -40,10 +41,11 @@ class Format(NamedTuple):
         aliases: other spellings that `convert` takes.
         suffixes: of its files' names, the one to write first.
         model_kind: what runners call a model of this format; "" for tensors alone.
-        writer: a function (path, tensors, blocks, **options) as `stores.npz.writer.write_npz` is,
-            for a format of names and values alone.
+        writer: a function that writes it; "" for a format that is not written.  For one of names
+            and values alone it takes (path, tensors, blocks) as `stores.npz.writer.write_npz` does.
         structure: what else its files hold, which a conversion must take from somewhere:
-            "object-graph", "saved-model" or "keras"; "" for names and values alone.
+            OBJECT_GRAPH, SAVED_MODEL, KERAS or LEGACY_KERAS; "" for names and values alone.
+        templates: names of formats whose files can give that structure.
         has_checksums: whether stored checksums cover the values.
         is_archive: whether it is a zip of members, which may inflate.
         is_directory: whether its path is a directory.
@@ -73,6 +75,7 @@ class Format(NamedTuple):
     model_kind: str = ""
     writer: str = ""
     structure: str = ""
+    templates: tuple[str, ...] = ()
     has_checksums: bool = False
     is_archive: bool = False
     is_directory: bool = False
@@ -149,6 +152,7 @@ _BUILT_IN = (
         "ckptkit.stores.keras.legacy_h5:open_legacy_h5",
         "ckptkit.stores.keras.detection:is_legacy_h5",
         suffixes=(".h5", ".hdf5"),
+        structure=LEGACY_KERAS,
         scan=f"{_SCAN}:scan_hdf5",
         model_config="ckptkit.stores.keras.legacy_h5:model_config_of_h5",
     ),
@@ -160,7 +164,9 @@ _BUILT_IN = (
         "ckptkit.stores.keras.detection:is_keras",
         suffixes=(".keras",),
         model_kind="keras",
-        structure="keras",
+        writer="ckptkit.stores.keras.writer:write_keras",
+        structure=KERAS,
+        templates=("keras",),
         has_checksums=True,
         is_archive=True,
         restorable=True,
@@ -207,7 +213,9 @@ _BUILT_IN = (
         "ckptkit.stores.saved_model.reader:open_saved_model",
         aliases=("saved_model",),
         model_kind="saved_model",
-        structure="saved-model",
+        writer="ckptkit.stores.saved_model.writer:write_saved_model",
+        structure=SAVED_MODEL,
+        templates=("saved-model",),
         has_checksums=True,
         is_directory=True,
         files="ckptkit.stores.saved_model.reader:files_of_saved_model",
@@ -222,7 +230,9 @@ _BUILT_IN = (
         "ckptkit.stores.tensor_bundle.reader:open_bundle",
         aliases=("checkpoint",),
         suffixes=(".ckpt",),
-        structure="object-graph",
+        writer="ckptkit.stores.tensor_bundle.writer:write_tensor_bundle",
+        structure=OBJECT_GRAPH,
+        templates=("tensor-bundle", "saved-model"),
         has_checksums=True,
         files="ckptkit.stores.tensor_bundle.writer:files_of_bundle",
         verify=f"{_VERIFY}.bundle:verify_bundle",
@@ -236,7 +246,9 @@ _BUILT_IN = (
         "ckptkit.stores.keras.detection:is_weights_h5",
         suffixes=(".weights.h5",),
         restorable=True,
-        structure="keras",
+        writer="ckptkit.stores.keras.writer:write_weights_h5",
+        structure=KERAS,
+        templates=("weights.h5", "keras"),
     ),
     Format(
         "weights.json",
@@ -245,7 +257,7 @@ _BUILT_IN = (
         "ckptkit.stores.keras.archive:open_weights_json",
         "ckptkit.stores.keras.detection:is_weights_json",
         suffixes=(".weights.json",),
-        structure="keras",
+        structure=KERAS,
         is_index=True,
         set_member=_SET_OF_WEIGHTS,
         files="ckptkit.stores.sets:files_of_set",
@@ -343,3 +355,15 @@ def files_at(name: str, path: Path) -> list[Path]:
     """Return the files that a store of a format at `path` is read from, there or not."""
     row = format_of(name)
     return function_of(row.files)(path) if row.files else [path]
+
+
+def index_format(row: Format) -> Format | None:
+    """Return the format of an index over several files of `row`, itself if it is one."""
+    if row.is_index:
+        return row
+    return FORMATS.first(lambda other: other.is_index and other.writer == row.writer != "")
+
+
+def writable_formats() -> list[str]:
+    """Return the names of the formats that are written."""
+    return [name for name in FORMATS if FORMATS[name].writer]

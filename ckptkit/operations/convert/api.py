@@ -23,10 +23,9 @@ from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert import write as _write
 from ckptkit.operations.convert.destination import (
-    FORMS,
-    Target,
     model_of,
     refuse_existing,
+    refuse_existing_file,
     target_of,
 )
 from ckptkit.operations.convert.output_comparison import compare_files
@@ -43,11 +42,11 @@ from ckptkit.operations.convert.receipt import (
 )
 from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
+from ckptkit.stores.registry import SAVED_MODEL, index_format
 from ckptkit.text import parse_size
 from ckptkit.wording import say
 
 __all__ = [
-    "FORMS",
     "MismatchError",
     "Plan",
     "Problem",
@@ -94,7 +93,7 @@ def convert(
         src: a checkpoint or model file; several checkpoints give their average (weights and
             averages of weights in float64, everything else from the last).
         dst: where to write: a file, a directory, or the prefix of a checkpoint.
-        to: one of FORMS, where the name of DST does not say it.
+        to: one of where the name of DST does not say it.
         like: a file whose structure the output takes.
         model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
         root: child of a new root that SRC's object graph goes under ("" keeps the root of a
@@ -158,7 +157,7 @@ def convert(
     refuse_existing(target, overwrite)
     for beside in (receipt, inverse):
         if beside is not None:
-            refuse_existing(Target("receipt", Path(beside)), overwrite)
+            refuse_existing_file(Path(beside), overwrite)
     if receipt is not None or inverse is not None:
         refuse_inputs([receipt, inverse], (), request.files())
     with _write.staging(target) as scratch, _write.staging(target) as staging_area:
@@ -260,10 +259,11 @@ class _ConvertRequest:
         self.model = model_of(sources[-1], like, model, self.target)
         # Only checkpoints and safetensors are cut, and only where this package writes them.
         if options.shard_size is not None:
-            is_cut = self.target.form in ("checkpoint", "safetensors") and self.model is None
+            can_be_cut = self.target.is_bundle or index_format(self.target.format) is not None
+            is_cut = can_be_cut and self.model is None
             if not is_cut:
                 raise UsageError(
-                    say(f"‹shard_size›: this {self.target.form} is not cut into shards")
+                    say(f"‹shard_size›: this {self.target.format.name} is not cut into shards")
                 )
             self.target = self.target.as_set()
 
@@ -365,7 +365,7 @@ def _produce(
 def _describe(conversion: Plan, path: Path, proof: Proof | None, *, with_digests: bool) -> Receipt:
     """Return the receipt of the output at `path`, while SRC is still what it was."""
     receipt = Receipt(conversion, path, (), proof, versions=_versions(conversion, proof))
-    if not receipt.ok or not (with_digests or conversion.target.form == "saved_model"):
+    if not receipt.ok or not (with_digests or conversion.target.format.structure == SAVED_MODEL):
         return receipt
     output = open_checkpoint(path)
     models = conversion.source.store.model, output.store.model

@@ -12,12 +12,12 @@ from ckptkit.operations.convert.plan import ConvertOptions, Plan, PlannedTensor
 from ckptkit.operations.convert.problems import Allowance, Problem
 from ckptkit.operations.convert.rule_transforms import RuleTransforms
 from ckptkit.operations.convert.sources import Sources
+from ckptkit.stores.registry import KERAS, SAVED_MODEL
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
 
-NEUTRAL = ("safetensors", "npz")
 # Structures that are taken over whole: every tensor of the template is in the output.
-FIXED_FORMS = ("saved_model", "keras", "weights.h5")
+FIXED_STRUCTURES = (SAVED_MODEL, KERAS)
 
 
 @dataclass

@@ -33,13 +33,13 @@ from ckptkit.operations.convert.proof import Proof, prove
 from ckptkit.operations.convert.write import write
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
+from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of
 from ckptkit.wording import say
 
 # How the child, or Keras itself, says that a class is not known.
 _UNKNOWN_CLASS = re.compile(
     r"class '(\w+)' is not known|(?:locate class|[Uu]nknown (?:layer|object)):? '?(\w+)"
 )
-_KERAS = ("keras", "weights.h5", "weights.json")
 
 
 class ModelToBuild(NamedTuple):
@@ -75,7 +75,8 @@ def plan_model(
         UsageError: as `make_plan`.
     """
     spec, like, timeout_s = model
-    by_keras = sources[-1].store.format in _KERAS and sources[-1].subtree is None
+    is_keras = format_of(sources[-1].store.format).structure == KERAS
+    by_keras = is_keras and sources[-1].subtree is None
     out = scratch / ("structure.weights.h5" if by_keras else "structure")
     request = {"action": "skeleton", "model": spec, "out": str(out)}
     result = _run(request, timeout_s, sources[-1] if like is None else like)
@@ -84,11 +85,13 @@ def plan_model(
     source_is_model = like is None and spec == str(sources[-1].path)
     asset_model = sources[-1] if source_is_model else like
     # What Keras exports for serving holds no optimizer, so nothing of SRC may rest on one.
-    drop_roles = frozenset(TRAINING_ROLES) if target.form == "saved_model" else frozenset()
+    drop_roles = (
+        frozenset(TRAINING_ROLES) if target.format.structure == SAVED_MODEL else frozenset()
+    )
     structure_plan = make_plan(
         sources,
         build.structure,
-        Target("weights.h5" if by_keras else "checkpoint", build.filled),
+        Target(format_of(build.structure.store.format), build.filled),
         replace(options, root=None),
         template_drop_roles=drop_roles,
         same_keys=by_keras,
@@ -142,14 +145,14 @@ def export(plan: Plan, path: Path, *, compare: bool) -> ModelExport:
     """
     build = plan.build
     assert isinstance(build, ModelBuild)
-    form = "weights.h5" if build.filled.suffix == ".h5" else "checkpoint"
-    filling_plan = replace(plan, target=Target(form, build.filled), build=None)
+    filled = Target(format_of(build.structure.store.format), build.filled)
+    filling_plan = replace(plan, target=filled, build=None)
     write(filling_plan, build.filled)
     request = {
         "action": "export",
         "model": build.spec,
         "filled": str(build.filled),
-        "form": plan.target.form,
+        "format": plan.target.format.name,
         "out": str(path),
         "root": plan.options.root,
         "compare": compare,

@@ -9,59 +9,59 @@ from typing import NamedTuple
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
-from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
+from ckptkit.stores.registry import (
+    FORMATS,
+    KERAS,
+    LEGACY_KERAS,
+    OBJECT_GRAPH,
+    SAVED_MODEL,
+    Format,
+    format_of,
+    format_of_name,
+    index_format,
+    writable_formats,
+)
 from ckptkit.stores.safetensors.writer import shards_beside
 from ckptkit.stores.saved_model.reader import MODEL_FILE
+from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX as INDEX_OF_BUNDLE
 from ckptkit.stores.tensor_bundle.writer import data_files
 from ckptkit.wording import say
 
-FORMS = ("saved_model", "checkpoint", "keras", "weights.h5", "safetensors", "npz")
-_MODEL_FORMS = ("saved_model", "checkpoint", "keras", "weights.h5")
-_SUFFIXES = (
-    (INDEX_SUFFIX, "safetensors"),
-    (".safetensors", "safetensors"),
-    (".weights.h5", "weights.h5"),
-    (".keras", "keras"),
-    (".npz", "npz"),
-    (".ckpt", "checkpoint"),
-)
-_FORM_OF_FORMAT = {"tensor-bundle": "checkpoint", "saved-model": "saved_model"}
-_UNSUPPORTED = {
-    (".h5", ".hdf5"): "the legacy Keras .h5; write .keras or .weights.h5",
-    (".weights.json",): "sharded Keras weights; write .weights.h5",
-    (".pt", ".pth", ".bin", ".pkl", ".pickle"): "a pickle; write .safetensors",
-    (".onnx", ".tflite", ".pb"): "a graph in another language",
-}
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
+_GRAPHS = (".pb",)
 
 
 class Target(NamedTuple):
-    """What is written: one of FORMS, at `path` (of a checkpoint, its prefix)."""
+    """What is written: a format, at `path` (of a checkpoint, its prefix)."""
 
-    form: str
+    format: Format
     path: Path
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it is a checkpoint, whose path is the prefix of its files."""
+        return self.format.structure == OBJECT_GRAPH
 
     @property
     def index_file(self) -> Path:
         return Path(f"{self.path}.index")
 
-    @property
-    def is_set(self) -> bool:
-        """Whether several safetensors files and their index are asked for by name."""
-        return self.form == "safetensors" and self.path.name.endswith(INDEX_SUFFIX)
-
     def as_set(self) -> Target:
         """Return the target cut into files: of `x.safetensors` that is its index file."""
-        if self.form != "safetensors" or self.is_set:
+        index = index_format(self.format)
+        if index is None or self.format.is_index:
             return self
-        name = self.path.name.removesuffix(".safetensors") + INDEX_SUFFIX
-        return self._replace(path=self.path.with_name(name))
+        stem = self.path.name
+        for suffix in self.format.suffixes:
+            stem = stem.removesuffix(suffix)
+        return Target(index, self.path.with_name(stem + index.suffixes[0]))
 
     def existing(self) -> list[Path]:
         """Return what lies there already."""
-        if self.form == "checkpoint":
+        if self.is_bundle:
             index = [self.index_file] if os.path.lexists(self.index_file) else []
             return index + data_files(os.fspath(self.path))
-        if self.is_set:
+        if self.format.is_index:
             index = [self.path] if os.path.lexists(self.path) else []
             return index + shards_beside(self.path)
         return [self.path] if os.path.lexists(self.path) else []
@@ -82,50 +82,80 @@ def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -
     text = os.fspath(dst)
     if not text or "\0" in text:
         raise UsageError("the destination is no path", where=repr(text))
-    if to is not None and to not in FORMS:
-        raise UsageError(f"no form {to!r}", hint=f"one of {', '.join(FORMS)}")
     path = Path(text)
-    for suffixes, what in _UNSUPPORTED.items():
-        if to is None and path.name.endswith(suffixes) and not path.name.endswith(".weights.h5"):
-            raise UnsupportedError(f"nothing is written as {what}", where=text)
-    by_suffix = form_by_name(path)
+    wanted = _wanted(to)
+    named = format_of_name(path.name)
     # `ckpt-1.index` means the checkpoint whose prefix is `ckpt-1`.
-    if path.name.endswith(".index") and to in (None, "checkpoint"):
-        path, by_suffix = path.with_name(path.name.removesuffix(".index")), "checkpoint"
-    # A SavedModel is a directory, and directories are called anything.
-    if to is not None and by_suffix not in (None, to) and to != "saved_model":
+    if path.name.endswith(INDEX_OF_BUNDLE) and (wanted is None or wanted.structure == OBJECT_GRAPH):
+        path = path.with_name(path.name.removesuffix(INDEX_OF_BUNDLE))
+        named = FORMATS.first(lambda row: row.structure == OBJECT_GRAPH)
+    if wanted is None:
+        _refuse_unwritten(path, named)
+    if wanted is not None and named is not None and not _agree(wanted, named):
         raise UsageError(
             say(f"‹to={to}› writes no file of that name"),
             where=text,
-            hint=f"its name says {by_suffix}",
+            hint=f"its name says {named.name}",
         )
-    form = to or by_suffix
-    if form is None and like is not None:
-        form = _FORM_OF_FORMAT.get(like.format)
-    if form is None:
+    # A name may say more than the format: x.safetensors.index.json is a set of files.
+    row = wanted if wanted is None or named is None or wanted.is_directory else named
+    row = row or named
+    if row is None and like is not None:
+        of_like = format_of(like.format)
+        row = of_like if of_like.structure in (OBJECT_GRAPH, SAVED_MODEL) else None
+    if row is None:
         raise UsageError(
             "its name does not say what to write",
             where=text,
-            hint=say("‹to=checkpoint› or ‹to=saved_model› does"),
+            hint=say("‹to=tensor-bundle› or ‹to=saved-model› does"),
         )
-    _check_name(form, path, text)
-    return Target(form, path)
+    _check_name(row, path, text)
+    target = Target(row, path)
+    return target.as_set() if wanted is not None and wanted.is_index else target
 
 
-def _check_name(form: str, path: Path, text: str) -> None:
+def _wanted(to: str | None) -> Format | None:
+    """Return the format that is asked for by name; raises UsageError where it is not written."""
+    if to is None:
+        return None
+    row = FORMATS.first(lambda row: to in (row.name, *row.aliases))
+    if row is None or not row.writer:
+        names = ", ".join(writable_formats())
+        what = "no format" if row is None else "nothing is written as"
+        raise UsageError(f"{what} {to!r}", hint=f"one of {names}")
+    return row
+
+
+def _agree(wanted: Format, named: Format) -> bool:
+    """Whether a file of the name that says `named` can be of the format `wanted`."""
+    return wanted.is_directory or wanted == named or wanted.writer == named.writer != ""
+
+
+def _refuse_unwritten(path: Path, named: Format | None) -> None:
+    """Raise UnsupportedError for what is not written, with what is written in its place."""
+    what = ""
+    if path.name.endswith(_PICKLES):
+        what = "a pickle; write .safetensors"
+    elif path.name.endswith(_GRAPHS):
+        what = "a graph alone; write a SavedModel"
+    elif named is not None and not named.writer:
+        what = f"{named.name} ({named.description})"
+        if named.structure in (KERAS, LEGACY_KERAS):
+            what += "; write .keras or .weights.h5"
+    if what:
+        raise UnsupportedError(f"nothing is written as {what}", where=str(path))
+
+
+def _check_name(row: Format, path: Path, text: str) -> None:
     """Refuse names under which nobody would find the file again."""
-    needed = {"keras": ".keras", "weights.h5": ".weights.h5", "npz": ".npz"}.get(form, "")
-    if form == "safetensors" and form_by_name(path) != "safetensors":
-        needed = ".safetensors"
-    if needed and not path.name.endswith(needed):
-        raise UsageError(f"the name of this form ends in {needed}", where=text)
-    if form == "checkpoint" and not path.name:
-        raise UsageError("a checkpoint needs a prefix", where=text, hint="such as run/ckpt-1")
-
-
-def form_by_name(path: Path) -> str | None:
-    """Return the form that a file's name tells, or None."""
-    return next((form for suffix, form in _SUFFIXES if path.name.endswith(suffix)), None)
+    if row.structure == OBJECT_GRAPH:
+        if not path.name:
+            raise UsageError("a checkpoint needs a prefix", where=text, hint="such as run/ckpt-1")
+        return
+    index = index_format(row)
+    suffixes = (*row.suffixes, *(index.suffixes if index is not None else ()))
+    if suffixes and not row.is_directory and not path.name.endswith(suffixes):
+        raise UsageError(f"the name of this format ends in {row.suffixes[0]}", where=text)
 
 
 def refuse_existing(target: Target, overwrite: bool) -> None:
@@ -136,8 +166,8 @@ def refuse_existing(target: Target, overwrite: bool) -> None:
             "already exists", where=str(existing[0]), hint=say("‹overwrite› replaces it")
         )
     for path in existing:
-        if path.is_dir() != (target.form == "saved_model"):
-            raise OutputError("is not of the form to be written", where=str(path))
+        if path.is_dir() != target.format.is_directory:
+            raise OutputError("is not of the format to be written", where=str(path))
         # A directory is replaced whole: only one that is a SavedModel may go.
         if path.is_dir() and any(path.iterdir()) and not (path / MODEL_FILE).is_file():
             raise OutputError(
@@ -145,9 +175,22 @@ def refuse_existing(target: Target, overwrite: bool) -> None:
                 where=str(path),
                 hint="remove it yourself, or write elsewhere",
             )
-    if not target.path.absolute().parent.is_dir():
+    _refuse_missing_parent(target.path)
+
+
+def refuse_existing_file(path: Path, overwrite: bool) -> None:
+    """Raise OutputError where something lies at the place of a file beside the output."""
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError("already exists", where=str(path), hint=say("‹overwrite› replaces it"))
+    if path.is_dir():
+        raise OutputError("is a directory", where=str(path))
+    _refuse_missing_parent(path)
+
+
+def _refuse_missing_parent(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
         raise OutputError(
-            f"no such directory: {target.path.parent}", where=str(target.path), hint="make it first"
+            f"no such directory: {path.parent}", where=str(path), hint="make it first"
         )
 
 
@@ -166,13 +209,19 @@ def model_of(
         UsageError: a model is given and cannot help.
     """
     if model is not None:
-        if target.form not in _MODEL_FORMS:
+        if not target.format.structure:
             raise UsageError(
-                say(f"‹model›: a {target.form} file needs no model"), hint="leave it out"
+                say(f"‹model›: a {target.format.name} file needs no model"), hint="leave it out"
             )
         return model
     if like is not None:
-        builds = like.store.format == "keras" and target.form in ("saved_model", "checkpoint")
-        return str(like.path) if builds else None
-    is_archive = source.store.format == "keras" and source.subtree is None
-    return str(source.path) if is_archive and target.form == "saved_model" else None
+        is_built = target.format.structure in (SAVED_MODEL, OBJECT_GRAPH)
+        return str(like.path) if is_built and _is_keras_model(like) else None
+    is_archive = _is_keras_model(source) and source.subtree is None
+    return str(source.path) if is_archive and target.format.structure == SAVED_MODEL else None
+
+
+def _is_keras_model(file: Checkpoint) -> bool:
+    """Whether a file is a model that Keras builds from its own config."""
+    row = format_of(file.store.format)
+    return row.structure == KERAS and row.holds_model

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ckptkit.align.rules import Rule
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert.builder import NEUTRAL, PlanBuilder
+from ckptkit.operations.convert.builder import PlanBuilder
 from ckptkit.operations.convert.rule_transforms import resolve_by_name
 from ckptkit.stores.writing import TensorToWrite
 from ckptkit.wording import say
@@ -21,7 +21,7 @@ def plan_from_names(builder: PlanBuilder) -> None:
     Raises UsageError for a root, for rules that fit nothing, and for rules that send two tensors to
     one name.
     """
-    src, form = builder.src, builder.target.form
+    src, target = builder.src, builder.target
     if builder.options.root:
         raise UsageError(say("‹root› needs a SRC with an object graph, and a checkpoint as DST"))
     output_keys = _output_keys(builder)
@@ -37,13 +37,13 @@ def plan_from_names(builder: PlanBuilder) -> None:
             output_keys[key],
             src.dtype(key),
             tensor.spec.shape,
-            tensor.naming.name if form in NEUTRAL and not builder.options.rules else "",
+            tensor.naming.name if not target.format.structure and not builder.options.rules else "",
             tensor.naming.role,
             output_keys.get(owners.get(key, ""), tensor.naming.slot_of),
             src.checkpoint_key(key),
         )
         builder.add(key, output, "source")
-    if form == "checkpoint":
+    if target.is_bundle:
         builder.notes.append(
             say(
                 "SRC has no object graph: the checkpoint restores by name, with "
@@ -56,7 +56,7 @@ def _output_keys(builder: PlanBuilder) -> dict[str, str]:
     """Return the key of each tensor in the output, rules applied."""
     src, rules = builder.src, builder.options.rules
     names = {key: tensor.naming.name for key, tensor in src.tensors.items()}
-    if builder.target.form == "checkpoint":
+    if builder.target.is_bundle:
         names = _tensorflow1_names(builder)
     for rule in rules:
         if not any(rule.apply(name) is not None for name in names.values()):

@@ -13,6 +13,7 @@ from ckptkit.operations.convert.plan import PlannedTensor
 from ckptkit.operations.convert.sources import STORED_TWICE
 from ckptkit.operations.convert.value_stores import ValueSource, constant_source
 from ckptkit.stores.base import ObjectGraph
+from ckptkit.stores.registry import SAVED_MODEL, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import check_root, edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
@@ -32,7 +33,11 @@ def plan_from_object_graph(builder: PlanBuilder) -> None:
     last = builder.src.last
     root = builder.options.root
     # The root of a SavedModel is the model itself; tf.train.Checkpoint(model=...) has it below.
-    if root is None and last.store.format == "saved-model" and last.subtree is None:
+    if (
+        root is None
+        and format_of(last.store.format).structure == SAVED_MODEL
+        and last.subtree is None
+    ):
         root = "model"
         builder.notes.append(
             say("re-rooted for tf.train.Checkpoint(model=...); ‹root=› keeps the root as it is")

@@ -12,8 +12,7 @@ from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import (
-    FIXED_FORMS,
-    NEUTRAL,
+    FIXED_STRUCTURES,
     PlanBuilder,
     graph_bytes,
     is_config_text,
@@ -27,12 +26,13 @@ from ckptkit.operations.convert.rule_transforms import (
     resolve_transforms,
 )
 from ckptkit.operations.convert.value_stores import ValueSource
+from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
 from ckptkit.wording import say
 
-_BUNDLES = ("checkpoint", "saved_model")
+_BUNDLES = (OBJECT_GRAPH, SAVED_MODEL)
 _STRONG_EVIDENCE = ("key", "alias", "full name", "name")
 
 
@@ -57,8 +57,8 @@ class _TemplatePlanner:
     template: Checkpoint
 
     def __post_init__(self) -> None:
-        self.form = self.builder.target.form
-        self.is_fixed = self.form in FIXED_FORMS
+        self.format = self.builder.target.format
+        self.is_fixed = self.format.structure in FIXED_STRUCTURES
         self.not_writable: set[str] = set()
         self.drop_roles = self.builder.options.drop_roles | self.builder.template_drop_roles
 
@@ -88,7 +88,7 @@ class _TemplatePlanner:
         self._account_for_leftovers(alignment, ambiguous)
         if template is not builder.src.last:
             builder.problems += check_template(template, whole.duplicates)
-        if self.form == "saved_model":
+        if self.format.structure == SAVED_MODEL:
             builder.notes += notes_on_template(template)
 
     # -- pairing ----------------------------------------------------------------------------------
@@ -160,11 +160,11 @@ class _TemplatePlanner:
         self, key: str, takes_part: bool, matches: dict[str, Match], ambiguous: set[str]
     ) -> PlannedTensor | None:
         """Return where its values come from; None where it is left out, or in doubt."""
-        if kind(self.template.specs[key].dtype) == "opaque" and self.form in _BUNDLES:
+        if kind(self.template.specs[key].dtype) == "opaque" and self.format.structure in _BUNDLES:
             self.not_writable.add(key)
             return None
         if is_config_text(self.template, key):
-            return None if self.form in NEUTRAL else self._template_value(key)
+            return None if not self.format.structure else self._template_value(key)
         if not takes_part:  # of a dropped role: a fixed structure has it all the same
             return self._template_value(key) if self.is_fixed else None
         match = matches.get(key)
@@ -186,7 +186,7 @@ class _TemplatePlanner:
         src = self.builder.src
         source, naming = src.tensors[match.old], self.template.names[match.new]
         shape = self.template.specs[match.new].shape
-        if match.new.endswith(("-keys", "-values")) and self.form in _BUNDLES:
+        if match.new.endswith(("-keys", "-values")) and self.format.structure in _BUNDLES:
             shape = source.spec.shape  # a table has as many entries as it has
         if source.spec.shape != shape:
             transform = src.transforms.get(match.old)
@@ -208,7 +208,9 @@ class _TemplatePlanner:
         Neutral files know readable names alone.
         """
         naming, spec = self.template.names[key], self.template.specs[key]
-        by_name = self.form in NEUTRAL and self.template.store.format not in NEUTRAL
+        by_name = (
+            not self.format.structure and format_of(self.template.store.format).structure != ""
+        )
         output_key = naming.name if by_name else key
         return TensorToWrite(
             output_key, spec.dtype, shape, naming.name, naming.role, naming.slot_of
@@ -223,7 +225,7 @@ class _TemplatePlanner:
 
     def _plan_duplicates(self, whole: TensorSet, planned: dict[str, PlannedTensor]) -> None:
         """Give tensors that the template stores twice the values of the first."""
-        if self.form in NEUTRAL:
+        if not self.format.structure:
             return
         for key, original in whole.duplicates.items():
             tensor = planned.get(original)
@@ -234,10 +236,10 @@ class _TemplatePlanner:
     def _plan_graph(self) -> None:
         """Take over the object graph, without what is left out."""
         template = self.template
-        if self.form not in _BUNDLES or OBJECT_GRAPH_KEY not in template.specs:
+        if self.format.structure not in _BUNDLES or OBJECT_GRAPH_KEY not in template.specs:
             return
         graph = graph_bytes(template)
-        if (self.drop_roles or self.not_writable) and self.form == "checkpoint":
+        if (self.drop_roles or self.not_writable) and self.format.structure == OBJECT_GRAPH:
             keys = {
                 key for key in template.specs if template.names[key].role not in self.drop_roles
             }

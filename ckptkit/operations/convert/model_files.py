@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.problems import Allowance, Problem, describe
 from ckptkit.stores.assets import assets
+from ckptkit.stores.registry import format_of
 from ckptkit.stores.saved_model import replaceable
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.text import count_text
@@ -133,7 +134,7 @@ def compare_assets(
             else:
                 problems.append(Problem("asset", name, f"{name} of SRC {why}"))
     notes = []
-    if output_assets and not source_assets and source.store.format not in ("saved-model", "keras"):
+    if output_assets and not source_assets and not format_of(source.store.format).holds_model:
         names = ", ".join(output_assets)
         notes.append(f"SRC has no files to compare with those of LIKE: {names}")
     return problems, leftovers, notes

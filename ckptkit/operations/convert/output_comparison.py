@@ -14,7 +14,6 @@ from ckptkit.wording import say
 
 # Conversions are done on the CPU: what a device would change is another question.
 CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
-_RUNNABLE = {"saved_model": "saved-model", "keras": "keras"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,11 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> OutputCompariso
         The comparison, or why there is none; None where SRC or the output is no model.
     """
     source = plan.source
-    if source.store.format != _RUNNABLE.get(plan.target.form) or source.subtree is not None:
+    if (
+        not plan.target.format.holds_model
+        or source.store.format != plan.target.format.name
+        or source.subtree is not None
+    ):
         return None
     changed = _value_change(plan)
     if changed:

@@ -18,6 +18,7 @@ from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.convert.value_stores import Cast, ValueSource
 from ckptkit.results import Result
+from ckptkit.stores.registry import format_of
 from ckptkit.stores.writing import TensorToWrite
 
 # Training state: what `--weights-only` leaves behind.
@@ -148,8 +149,8 @@ class ModelBuild:
     @property
     def filled(self) -> Path:
         """Where the structure with the values of SRC is written."""
-        name = "filled.weights.h5" if self.structure.store.format == "weights.h5" else "filled"
-        return self.scratch / name
+        suffixes = format_of(self.structure.store.format).suffixes
+        return self.scratch / f"filled{suffixes[0]}"
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class Plan(Result):
         return {
             "schema": "ckptkit.plan/1",
             "ok": self.ok,
-            "to": self.target.form,
+            "to": self.target.format.name,
             "dst": str(self.target.path),
             "bytes": self.nbytes,
             "pairs": [tensor.to_json() for tensor in self.tensors],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert.builder import FIXED_FORMS, PlanBuilder
+from ckptkit.operations.convert.builder import FIXED_STRUCTURES, PlanBuilder
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.from_names import plan_from_names
 from ckptkit.operations.convert.from_object_graph import plan_from_object_graph
@@ -14,21 +14,9 @@ from ckptkit.operations.convert.from_template import plan_from_template
 from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
+from ckptkit.stores.registry import SAVED_MODEL, Format
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.wording import say
-
-_TEMPLATE_FORMATS = {
-    "saved_model": ("saved-model",),
-    "checkpoint": ("tensor-bundle", "saved-model"),
-    "keras": ("keras",),
-    "weights.h5": ("weights.h5", "keras"),
-}
-_MODEL = "‹model=package.module:function›"
-_HINTS = {
-    "saved_model": f"‹like› a SavedModel of the model (a donor), or its .keras file, or {_MODEL}",
-    "keras": f"‹like› a .keras file of the model, or {_MODEL}",
-    "weights.h5": f"‹like› a .weights.h5 or .keras file of the model, or {_MODEL}",
-}
 
 
 def make_plan(
@@ -61,7 +49,7 @@ def make_plan(
             did nothing.
     """
     if like is None:
-        template_name = f"the {target.form} layout of SRC"
+        template_name = f"the {target.format.name} layout of SRC"
     builder = PlanBuilder(
         Sources(sources, options),
         like,
@@ -75,12 +63,12 @@ def make_plan(
     if template is not None:
         _check_template(builder, template)
         plan_from_template(builder, template)
-    elif target.form == "checkpoint" and OBJECT_GRAPH_KEY in builder.src.last.store.specs:
+    elif target.is_bundle and OBJECT_GRAPH_KEY in builder.src.last.store.specs:
         plan_from_object_graph(builder)
     else:
         plan_from_names(builder)
     # The files of SRC beside tensors: by default they must be among those of the template.
-    if asset_model is None and target.form in ("saved_model", "keras"):
+    if asset_model is None and target.format.holds_model:
         asset_model = template
     _plan_assets(builder, asset_model)
     return builder.plan()
@@ -91,25 +79,35 @@ def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
 
     Raises UsageError where LIKE is missing.
     """
-    form, last = builder.target.form, builder.src.last
-    if form not in FIXED_FORMS:
+    row, last = builder.target.format, builder.src.last
+    if row.structure not in FIXED_STRUCTURES:
         return None
-    if last.store.format in _TEMPLATE_FORMATS[form]:
+    if last.store.format in row.templates:
         return Checkpoint(last.store)
     raise UsageError(
-        f"{last.store.format} holds no structure for {form}",
+        f"{last.store.format} holds no structure for {row.name}",
         where=str(last.path),
-        hint=say(_HINTS[form]),
+        hint=_template_hint(row),
     )
+
+
+def _template_hint(row: Format) -> str:
+    """Say which files give the structure of a format."""
+    files = " or ".join(row.templates)
+    if row.structure == SAVED_MODEL:
+        files += " of the model (a donor), or its .keras file"
+    else:
+        files += " of the model"
+    return say(f"‹like› a {files}, or ‹model=package.module:function›")
 
 
 def _check_template(builder: PlanBuilder, template: Checkpoint) -> None:
     """Raise UsageError for a template of which the form cannot be written."""
-    formats = _TEMPLATE_FORMATS.get(builder.target.form)
-    if formats is not None and template.store.format not in formats:
+    row = builder.target.format
+    if row.templates and template.store.format not in row.templates:
         raise UsageError(
-            f"{say('‹like›')} is {template.store.format}; {builder.target.form} needs "
-            f"{' or '.join(formats)}",
+            f"{say('‹like›')} is {template.store.format}; {row.name} needs "
+            f"{' or '.join(row.templates)}",
             where=str(template.path),
         )
     if template.subtree is not None:

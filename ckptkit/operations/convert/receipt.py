@@ -53,7 +53,7 @@ class Receipt(Result):
         if self.proof is not None and not self.ok:
             state = f"refused by the proof: {len(self.proof.failures)} failures"
         what = f"{len(self.plan.tensors)} tensors, {self.plan.nbytes:,} B"
-        return f"<Receipt: {what} as {self.plan.target.form} at {str(self.path)!r}, {state}>"
+        return f"<Receipt: {what} as {self.plan.target.format.name} at {str(self.path)!r}, {state}>"
 
     @property
     def kept(self) -> Mapping[str, int]:
@@ -82,7 +82,7 @@ class Receipt(Result):
             "like": _file_json(plan.like, None) if plan.like is not None else None,
             "model": plan.build.spec if plan.build else None,
             "dst": str(self.path),
-            "to": plan.target.form,
+            "to": plan.target.format.name,
             "files": [str(path) for path in self.files],
             "bytes": plan.nbytes,
             "rules": [rule.text for rule in plan.options.rules],

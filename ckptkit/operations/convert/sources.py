@@ -22,6 +22,7 @@ from ckptkit.operations.convert.value_stores import (
     transform_source,
 )
 from ckptkit.stores.base import StoredNames, TensorSpec
+from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of
 from ckptkit.stores.writing import TensorToWrite
 from ckptkit.wording import say
 
@@ -190,7 +191,7 @@ class Sources:
         """
         if key in self.transforms:
             return None
-        if self.last.store.format in ("tensor-bundle", "saved-model"):
+        if format_of(self.last.store.format).structure in (OBJECT_GRAPH, SAVED_MODEL):
             return key
         structure = self.last.structure
         return structure.checkpoint_keys.get(key) if isinstance(structure, StoredNames) else None

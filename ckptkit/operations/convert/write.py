@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import atomic
 from ckptkit._io.small_reads import SmallReadCache
@@ -20,14 +20,14 @@ from ckptkit.errors import OutputError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.value_stores import small_values
-from ckptkit.stores.assets import check_copied
-from ckptkit.stores.saved_model import replaceable
-from ckptkit.stores.saved_model.reader import MODEL_FILE, VARIABLES
+from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
+from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.stores.writing import Blocks, TensorToWrite
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
+Writer = Callable[..., Any]
 REJECTED = ".rejected"
 
 
@@ -65,38 +65,43 @@ def write(plan: Plan, path: Path) -> None:
         OutputError: it cannot be written.
         FormatError, ChecksumError and others: as reading the sources raises them.
     """
-    _WRITERS[plan.target.form](plan, path)
+    _WRITERS[plan.target.format.structure](plan, path, function_of(plan.target.format.writer))
 
 
-def _write_checkpoint(plan: Plan, path: Path) -> None:
-    _write_bundle(plan, path, destined=plan.target.path)
+def _write_names_and_values(plan: Plan, path: Path, writer: Writer) -> None:
+    """Write a format of names and values alone; only one of several files takes their size."""
+    options: dict[str, Any] = {}
+    if plan.target.format.is_index or plan.options.shard_size is not None:
+        options = {"shard_size": plan.options.shard_size, "destined": plan.target.path}
+    writer(path, _outputs(plan), _blocks(plan), **options)
 
 
-def _write_keras(plan: Plan, path: Path) -> None:
-    from ckptkit.stores.keras import writer
-    from ckptkit.stores.keras.h5_store import H5Store
-
-    assert plan.template is not None and isinstance(plan.template.store, H5Store)
-    writers = {"keras": writer.write_keras, "weights.h5": writer.write_weights_h5}
-    writers[plan.target.form](path, plan.template.store, _blocks(plan))
-
-
-def _write_safetensors(plan: Plan, path: Path) -> None:
-    from ckptkit.stores.safetensors.writer import write_safetensors
-
-    write_safetensors(
+def _write_checkpoint(plan: Plan, path: Path, writer: Writer) -> None:
+    writer(
         path,
         _outputs(plan),
         _blocks(plan),
+        object_graph=plan.graph,
         shard_size=plan.options.shard_size,
         destined=plan.target.path,
     )
 
 
-def _write_npz(plan: Plan, path: Path) -> None:
-    from ckptkit.stores.npz.writer import write_npz
+def _write_keras(plan: Plan, path: Path, writer: Writer) -> None:
+    assert plan.template is not None
+    writer(path, plan.template.store, _blocks(plan))
 
-    write_npz(path, _outputs(plan), _blocks(plan))
+
+def _write_saved_model(plan: Plan, path: Path, writer: Writer) -> None:
+    assert plan.template is not None
+    writer(
+        path,
+        _outputs(plan),
+        _blocks(plan),
+        template=plan.template.path,
+        object_graph=plan.graph,
+        shard_size=plan.options.shard_size,
+    )
 
 
 def _outputs(plan: Plan) -> list[TensorToWrite]:
@@ -116,54 +121,12 @@ def _blocks(plan: Plan) -> Blocks:
     return blocks
 
 
-def _write_bundle(plan: Plan, prefix: Path, destined: Path | None = None) -> None:
-    """Write the tensor bundle of a checkpoint or SavedModel; destined: its prefix in the end."""
-    from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
-
-    write_tensor_bundle(
-        prefix,
-        _outputs(plan),
-        _blocks(plan),
-        object_graph=plan.graph,
-        shard_size=plan.options.shard_size,
-        destined=destined,
-    )
-
-
-def _write_saved_model(plan: Plan, path: Path) -> None:
-    """Copy the template without its variables, and write those anew; saved_model.pb comes last."""
-    assert plan.template is not None
-    template = plan.template.path
-    check_copied(template)
-    try:
-        path.mkdir()
-        # Everything but the variables, the graph and the fingerprint is copied as it is.
-        for entry in sorted(template.iterdir()):
-            if entry.name in (VARIABLES.parts[0], MODEL_FILE, replaceable.FINGERPRINT):
-                continue
-            if entry.is_dir():
-                shutil.copytree(entry, path / entry.name)
-            else:
-                shutil.copyfile(entry, path / entry.name)
-        # The fingerprint names the checkpoint, which is another one now.
-        fingerprint = replaceable.renewed_fingerprint(template / replaceable.FINGERPRINT)
-        if fingerprint is not None:
-            (path / replaceable.FINGERPRINT).write_bytes(fingerprint)
-        if plan.tensors:
-            (path / VARIABLES.parts[0]).mkdir()
-            _write_bundle(plan, path / VARIABLES)
-        shutil.copyfile(template / MODEL_FILE, path / MODEL_FILE)
-    except (OSError, shutil.Error) as error:
-        raise OutputError(f"cannot write: {error}", where=str(plan.target.path)) from error
-
-
-_WRITERS: Mapping[str, Callable[[Plan, Path], None]] = {
-    "checkpoint": _write_checkpoint,
-    "saved_model": _write_saved_model,
-    "keras": _write_keras,
-    "weights.h5": _write_keras,
-    "safetensors": _write_safetensors,
-    "npz": _write_npz,
+# By what a format's files hold beside names and values.
+_WRITERS: Mapping[str, Callable[[Plan, Path, Writer], None]] = {
+    "": _write_names_and_values,
+    OBJECT_GRAPH: _write_checkpoint,
+    SAVED_MODEL: _write_saved_model,
+    KERAS: _write_keras,
 }
 
 
@@ -184,7 +147,7 @@ def commit(area: StagingArea, target: Target, *, overwrite: bool) -> tuple[Path,
     Raises:
         OutputError: it cannot be put there.
     """
-    if target.form == "saved_model":
+    if target.format.is_directory:
         with atomic.replacing_directory(
             target.path, overwrite=overwrite, marker=MODEL_FILE
         ) as directory:
@@ -212,12 +175,12 @@ def reject(area: StagingArea, target: Target) -> Path:
     A SavedModel and several safetensors files become a directory of that name.
     """
     rejected = target.path.with_name(target.path.name + REJECTED)
-    gone = Target(target.form, rejected)
-    for old in (rejected, *(gone.existing() if target.form == "checkpoint" else ())):
+    gone = Target(target.format, rejected)
+    for old in (rejected, *(gone.existing() if target.is_bundle else ())):
         _remove(old)
-    if target.form == "saved_model":
+    if target.format.is_directory:
         area.path.rename(rejected)
-    elif target.form == "checkpoint":
+    elif target.is_bundle:
         for file in _in_order(area.directory, target):
             suffix = file.name.removeprefix(target.path.name)
             file.rename(rejected.with_name(rejected.name + suffix))

@@ -23,6 +23,7 @@ from ckptkit.runners.tensorflow.restore import restore
 from ckptkit.runners.tensorflow.session import start
 from ckptkit.runners.tensorflow.setup import probe
 from ckptkit.runners.tensorflow.variables import fill, write_structure
+from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, format_of
 
 Request = Mapping[str, Any]
 
@@ -38,18 +39,18 @@ def skeleton(request: Request) -> dict[str, Any]:
 
 
 def export(request: Request) -> dict[str, Any]:
-    """Fill the model from `filled` (made by `skeleton`'s pattern) and write it as `form`.
+    """Fill the model from `filled` (made by `skeleton`'s pattern) and write it as `format`.
 
-    request: model, filled, form, out, root, compare.  Returns `outputs` where `compare` is set.
+    request: model, filled, format, out, root, compare.  Returns `outputs` where `compare` is set.
     """
     model = load_model(request["model"])
     fill(model, request["filled"])
-    _write(model, request["form"], request["out"], request.get("root") or "model")
+    _write(model, request["format"], request["out"], request.get("root") or "model")
     result = {"versions": versions(), "outputs": None}
     if request.get("compare"):
         from ckptkit.runners.tensorflow import outputs as _tensorflow_outputs
 
-        compared = _tensorflow_outputs.live_against_file(model, request["form"], request["out"])
+        compared = _tensorflow_outputs.live_against_file(model, request["format"], request["out"])
         result["outputs"] = compared
     return result
 
@@ -62,25 +63,25 @@ def outputs(request: Request) -> dict[str, Any]:
     return {"versions": versions(), "outputs": compared}
 
 
-def _write(model: Any, form: str, out: str, root: str) -> None:
-    tf = tensorflow()
-    if form == "saved_model" and is_keras(model) and hasattr(model, "export"):
+def _write(model: Any, name: str, out: str, root: str) -> None:
+    tf, row = tensorflow(), format_of(name)
+    if row.structure == SAVED_MODEL and is_keras(model) and hasattr(model, "export"):
         model.export(out, **({"verbose": False} if _takes(model.export, "verbose") else {}))
-    elif form == "saved_model":
+    elif row.structure == SAVED_MODEL:
         tf.saved_model.save(model, out)
-    elif form == "checkpoint":
+    elif row.structure == OBJECT_GRAPH:
         objects = {root: model}
         if getattr(model, "optimizer", None) is not None:
             objects["optimizer"] = model.optimizer
         checkpoint = tf.train.Checkpoint(**objects)
         checkpoint.save_counter.assign_add(1)
         checkpoint.write(out)
-    elif form == "keras" and is_keras(model):
+    elif row.structure == KERAS and row.holds_model and is_keras(model):
         model.save(out)
-    elif form == "weights.h5" and is_keras(model):
+    elif row.structure == KERAS and is_keras(model):
         model.save_weights(out)
     else:
-        raise UsageError(f"{name_of(model)} cannot be written as {form}")
+        raise UsageError(f"{name_of(model)} cannot be written as {name}")
 
 
 def _takes(function: Callable[..., Any], option: str) -> bool:

@@ -21,6 +21,7 @@ from ckptkit.runners.tensorflow.build import load_keras
 from ckptkit.runners.tensorflow.endpoints import CALL, calls_of, signatures_of
 from ckptkit.runners.tensorflow.saved_model import load_saved_model
 from ckptkit.runners.tensorflow.session import LoadedModel, TensorFlowSession
+from ckptkit.stores.registry import KERAS, format_of
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
@@ -45,16 +46,17 @@ def file_against_file(old: str, new: str) -> dict[str, Any]:
     return _compared(rows)
 
 
-def live_against_file(model: Any, form: str, path: str) -> dict[str, Any]:
+def live_against_file(model: Any, name: str, path: str) -> dict[str, Any]:
     """Compare a live model with the file that was written of it."""
-    if form not in ("keras", "saved_model"):
-        return _not_compared(f"a {form} does not run")
+    row = format_of(name)
+    if not row.holds_model:
+        return _not_compared(f"a {name} does not run")
     try:
         live, written = (
             _session(Path(path), LoadedModel(calls_of(model), model)),
             _opened(Path(path)),
         )
-        if form == "keras":
+        if row.structure == KERAS:
             key, sides = CALL, _both(CALL, live, written)
         else:
             key, sides = SERVING, _in_order(*_serving(live, written))

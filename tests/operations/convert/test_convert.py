@@ -18,7 +18,9 @@ from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UnsupportedError, UsageError
 from ckptkit.operations.convert import write as write_module
 from ckptkit.operations.convert.api import MismatchError, convert, plan
+from ckptkit.operations.convert.destination import target_of
 from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.registry import format_of
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
 from support.goldens import Golden, golden, goldens
@@ -359,14 +361,14 @@ def test_a_map_that_swaps_equal_shapes_is_refused_by_name(
 
 def test_what_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     for name, message in (
-        ("x.h5", "legacy"),
+        ("x.h5", "Keras 1 and 2"),
         ("x.pt", "pickle"),
-        ("x.onnx", "another language"),
+        ("x.onnx", "ONNX model"),
     ):
         with pytest.raises(UnsupportedError, match=message):
             convert(ADAM, tmp_path / name)
     for options, message in (
-        ({}, "to='checkpoint'"),
+        ({}, "to='tensor-bundle'"),
         ({"to": "keras"}, "ends in .keras"),
         ({"to": "saved_model"}, "a donor"),
         ({"to": "nonsense"}, "one of"),
@@ -659,3 +661,30 @@ def test_an_export_alone_makes_no_checkpoint_that_restores_nothing(tmp_path: Pat
         convert(export, tmp_path / "ckpt", to="checkpoint")
     assert list(tmp_path.iterdir()) == []
     assert convert(export, tmp_path / "ckpt", to="checkpoint", root="").ok
+
+
+@pytest.mark.parametrize(
+    ("spelling", "printed"),
+    [
+        *((name, name) for name in ("tensor-bundle", "safetensors", "npz")),
+        ("checkpoint", "tensor-bundle"),
+    ],
+)
+def test_to_takes_what_ls_prints_and_other_spellings(
+    pair: tuple[Path, Path], spelling: str, printed: str, tmp_path: Path
+) -> None:
+    suffix = next(iter(format_of(spelling).suffixes)) if printed != "tensor-bundle" else ""
+    made = convert(pair[0], tmp_path / f"made{suffix}", to=spelling)
+    assert made.to_json()["to"] == printed
+    assert ckptkit.open(tmp_path / f"made{suffix}").store.format == printed
+
+
+@pytest.mark.parametrize("name", ["h5", "weights.json", "tflite", "onnx"])
+def test_a_format_that_is_not_written_is_no_destination(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"nothing is written as '{name}'"):
+        target_of(tmp_path / "x", name, None)
+
+
+def test_no_format_of_that_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no format 'gguf' \(one of .*saved-model"):
+        target_of(tmp_path / "x", "gguf", None)
