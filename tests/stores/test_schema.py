@@ -162,7 +162,7 @@ def test_text_names_dtypes_and_types() -> None:
     [
         "versions { producer: 7 bad_consumers: [1, 2] }",
         'node { name: "a" experimental_debug_info { original_node_names: "b" } }',
-        'node { name: "a" } strange: -inf, other: 0x1F; third: [{ a: 1 }, <b: 2>]',
+        'node { name: "a" } strange: -inf, other: 0x1F; third { a: [1, 2] b < c: d > }',
         'node [{ name: "a" }, { op: "b" }]  # { { {',
     ],
 )

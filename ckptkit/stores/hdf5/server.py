@@ -61,9 +61,9 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no answer
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_AS", MAX_ADDRESS_SPACE)
-    kept = _OpenDataset()
+    last = _OpenDataset()
     for line in sys.stdin.buffer:
-        head, parts = _answer(json.loads(line), kept)
+        head, parts = _answer(json.loads(line), last)
         out.write(json.dumps(head).encode() + b"\n")
         for part in parts:
             out.write(part)
@@ -80,23 +80,23 @@ def _limit(name: str, value: int) -> None:
         resource.setrlimit(kind, (value if hard < 0 else min(value, hard), hard))
 
 
-def _answer(request: dict[str, Any], kept: _OpenDataset) -> Answer:
+def _answer(request: dict[str, Any], last: _OpenDataset) -> Answer:
     used = sum(os.times()[:2])
     _limit("RLIMIT_CPU", int(used + request["seconds"]) + 1)
     byte_range = range_of(request["range"])
     try:
         if request["do"] == "scan":
-            kept.close()
+            last.close()
             return _tree(hdf5.scan_here(byte_range))
         dataset = dataset_of(request["dataset"])
-        handle = kept.of(byte_range, dataset)
+        handle = last.of(byte_range, dataset)
         with guard(byte_range.path):
             values = _hdf5_values.read_here(handle, dataset, request["start"], request["stop"])
     except CkptkitError as error:
-        kept.close()
+        last.close()
         return {"error": type(error).__name__, "fields": error.__dict__, "nbytes": 0}, []
     except MemoryError:
-        kept.close()
+        last.close()
         refusal = FormatError(str(byte_range.path), "libhdf5 asks for more memory than it may have")
         return {"error": "FormatError", "fields": refusal.__dict__, "nbytes": 0}, []
     if dataset.dtype == "string":
