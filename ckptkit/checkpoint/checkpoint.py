@@ -104,13 +104,13 @@ class Checkpoint(Mapping[str, "Array"]):
             UnknownTensorError: no tensor or several are called so; the hint lists the nearest, or
                 those that a suffix fits.
         """
-        found = self._find(name)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = [self.names[key].name for key in found]
+        keys = self._find(name)
+        if len(keys) == 1:
+            return keys[0]
+        if keys:
+            names = [self.names[key].name for key in keys]
             raise UnknownTensorError(
-                f"{len(found)} tensors are called {name!r}",
+                f"{len(keys)} tensors are called {name!r}",
                 where=str(self.path),
                 hint=f"say which: {list_text(names, 5)}",
             )
@@ -258,10 +258,10 @@ def shard_problems(store: Store) -> list[CkptkitError]:
                 furthest[place.shard] = (
                     spec._replace(offset=place.offset, nbytes=place.nbytes) if spec.slices else spec
                 )
-    found = (
+    each_shard = (
         _shard_problem(path, furthest.get(n), claimed[n]) for n, path in enumerate(store.shards)
     )
-    problems = [problem for problem in found if problem is not None]
+    problems = [problem for problem in each_shard if problem is not None]
     if len(problems) > MAX_PROBLEMS:
         more = len(problems) - MAX_PROBLEMS
         problems[MAX_PROBLEMS:] = [

@@ -69,7 +69,7 @@ class Selection:
         unwanted = [re.compile(translate(glob[1:])).match for glob in self.names if glob[:1] == "!"]
         roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)
         specs = checkpoint.specs
-        found = []
+        passing = []
         for key, naming in checkpoint.names.items():
             spec = specs[key]
             if (roles and naming.role not in roles) or (dtypes and spec.dtype not in dtypes):
@@ -80,14 +80,14 @@ class Selection:
                     continue
                 if any(match(name) for match in unwanted for name in called):
                     continue
-            found.append(Tensor(spec, naming))
-        if not found and self and specs:
+            passing.append(Tensor(spec, naming))
+        if not passing and self and specs:
             raise UsageError(
                 f"no tensor passes the filter; the file holds {len(specs)}",
                 where=str(checkpoint.path),
                 hint=self._hint(checkpoint),
             )
-        return found
+        return passing
 
 
 def tensor_json(spec: TensorSpec, naming: Naming) -> dict[str, Any]:

@@ -31,10 +31,10 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
     """
     if to not in FORMS:
         raise UsageError(f"no form {to!r}", hint=f"one of {', '.join(FORMS)}")
-    held, target = read_golden(Path(golden)), Path(out)
+    recording, target = read_golden(Path(golden)), Path(out)
     if to != "warmup":
         with replacing_directory(target, overwrite=False) as directory:
-            FORMS[to].write(held, directory)
+            FORMS[to].write(recording, directory)
         return target
     file = target / WARMUP
     if file.exists() and not overwrite:
@@ -43,7 +43,7 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(error.strerror or str(error), where=str(file.parent)) from error
-    FORMS[to].write(held, target)
+    FORMS[to].write(recording, target)
     return file
 
 
@@ -66,17 +66,17 @@ def import_golden(
     chosen = form or form_of(source)
     if chosen not in FORMS:
         raise UsageError(f"no form {chosen!r}", hint=f"one of {', '.join(FORMS)}")
-    found = FORMS[chosen].read(source)
-    if not found.cases or not all(case.inputs and case.outputs for case in found.cases):
+    recording = FORMS[chosen].read(source)
+    if not recording.cases or not all(case.inputs and case.outputs for case in recording.cases):
         raise UsageError("no case with inputs and outputs", where=str(source))
     cases = tuple(
-        Case(case.name, case.inputs, sampled(case.outputs, _SEED)) for case in found.cases
+        Case(case.name, case.inputs, sampled(case.outputs, _SEED)) for case in recording.cases
     )
     golden = Golden(
         subject=source.name,
         kind="imported",
-        signature=found.signature or "call",
-        model_signature=_model_signature(found.cases[0]),
+        signature=recording.signature or "call",
+        model_signature=_model_signature(recording.cases[0]),
         binding=bind(os.fspath(model)) if model is not None else Binding("imported", ""),
         environment={"runtime": runtime},
         runner="",

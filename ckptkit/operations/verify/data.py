@@ -204,7 +204,7 @@ class _Reader:
         self.extend = _crc32c.unlocked_extend()
 
     def all(self) -> list[int]:
-        found: list[int] = []
+        crcs: list[int] = []
         loaded = at = 0  # bytes of the batch in the buffer end at `loaded`; `at` have been used
         start = 0
         for _index, nbytes in self.batch.parts:
@@ -216,8 +216,8 @@ class _Reader:
                 step = min(left, loaded - at)
                 crc = self._extended(crc, at - start, step)
                 at, left = at + step, left - step
-            found.append(crc)
-        return found
+            crcs.append(crc)
+        return crcs
 
     def _extended(self, crc: int, at: int, nbytes: int) -> int:
         if self.extend is not None and nbytes >= _UNLOCK_BYTES:
@@ -269,12 +269,12 @@ def _read_batch(batch: ReadBatch) -> tuple[ReadBatch, Sequence[int | CkptkitErro
         return batch, checksums(batch)
     except CkptkitError:
         pass
-    found: list[int | CkptkitError] = []
+    crcs: list[int | CkptkitError] = []
     offset = batch.offset
     for index, nbytes in batch.parts:
         try:
-            found += checksums(ReadBatch(batch.path, offset, ((index, nbytes),)))
+            crcs += checksums(ReadBatch(batch.path, offset, ((index, nbytes),)))
         except CkptkitError as error:
-            found.append(error)
+            crcs.append(error)
         offset += nbytes
-    return batch, found
+    return batch, crcs

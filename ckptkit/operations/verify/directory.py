@@ -51,7 +51,7 @@ def verify_directory(directory: Path, known: set[str]) -> Unit:
     return Unit(directory, "directory", tuple(checks), tuple(not_checked))
 
 
-def _state(directory: Path, found: list[Path]) -> Iterator[Finding]:
+def _state(directory: Path, checkpoints: list[Path]) -> Iterator[Finding]:
     """Yield what is wrong with the `checkpoint` state file."""
     path = directory / STATE_FILE
     try:
@@ -65,10 +65,10 @@ def _state(directory: Path, found: list[Path]) -> Iterator[Finding]:
             "state.empty",
             str(path),
             "names no checkpoint: tf.train.latest_checkpoint returns None",
-            _newest(found),
+            _newest(checkpoints),
         )
         return
-    names = {prefix.name for prefix in found}
+    names = {prefix.name for prefix in checkpoints}
     for severity, named in [("error", latest), *(("warning", k) for k in kept if k != latest)]:
         target = Path(named.replace("\\", "/"))
         if "\0" in named or ".." in target.parts:
@@ -81,16 +81,16 @@ def _state(directory: Path, found: list[Path]) -> Iterator[Finding]:
                 "state.stale",
                 str(path),
                 f"names {named} as {what} checkpoint, which is not there",
-                _newest(found),
+                _newest(checkpoints),
             )
         elif target.is_absolute() and target.parent != directory.absolute():
             message = f"points at {named}, another directory; TensorFlow would look there"
             yield Finding("note", "state.moved", str(path), message)
 
 
-def _newest(found: list[Path]) -> str:
+def _newest(checkpoints: list[Path]) -> str:
     """Return a hint that names the newest checkpoint whose files are all there."""
-    whole = [prefix for prefix in found if incomplete(prefix) is None]
+    whole = [prefix for prefix in checkpoints if incomplete(prefix) is None]
     if not whole:
         return "no complete checkpoint lies here"
     newest = max(whole, key=lambda p: p.with_name(f"{p.name}.index").stat().st_mtime_ns)

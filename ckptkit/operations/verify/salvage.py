@@ -82,15 +82,15 @@ def salvage(
     bundle, problems = survey(_prefix(path))
     lost = [LostTensor("", str(problem)) for problem in problems]
     sound = _sound(bundle, lost, executor, progress)
-    kept = {key: spec for key, spec in bundle.specs.items() if key in sound}
-    if not kept:
+    sound_specs = {key: spec for key, spec in bundle.specs.items() if key in sound}
+    if not sound_specs:
         raise UsageError(
             "nothing can be rescued: no tensor is whole",
             where=str(path),
             hint="`ckptkit verify` says what is wrong",
         )
-    store = replace(bundle, specs=MappingProxyType(kept))
-    note = f"rescued {len(kept)} of {len(bundle.specs)} tensors that the index still lists"
+    store = replace(bundle, specs=MappingProxyType(sound_specs))
+    note = f"rescued {len(sound_specs)} of {len(bundle.specs)} tensors that the index still lists"
     names = readable_names(bundle)
     named = tuple(item._replace(name=names.get(item.key, "")) for item in lost)
     return Salvage(SalvagedCheckpoint(store, None, (note,)), named)

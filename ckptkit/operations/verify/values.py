@@ -94,7 +94,7 @@ def _tiny(values: Array) -> float:
     return float(finfo(values.dtype).tiny)
 
 
-def _value_findings(tensor: Tensor, found: ValueCounts) -> list[Finding]:
+def _value_findings(tensor: Tensor, counts: ValueCounts) -> list[Finding]:
     name = tensor.naming.name
 
     def finding(severity: str, code: str, message: str, hint: str = "") -> Finding:
@@ -102,20 +102,20 @@ def _value_findings(tensor: Tensor, found: ValueCounts) -> list[Finding]:
 
     findings = []
     for code, count, what in (
-        ("nan", found.nan, "NaN"),
-        ("infinite", found.infinite, "infinite"),
+        ("nan", counts.nan, "NaN"),
+        ("infinite", counts.infinite, "infinite"),
     ):
         if count:
             hint = "training diverged before this was saved" if code == "nan" else ""
-            message = f"{count} of {found.size} values are {what}"
+            message = f"{count} of {counts.size} values are {what}"
             findings.append(finding("warning", code, message, hint))
-    if found.denormal:
-        message = f"{found.denormal} of {found.size} values are denormal"
+    if counts.denormal:
+        message = f"{counts.denormal} of {counts.size} values are denormal"
         findings.append(finding("note", "denormal", message, "slow on some processors"))
     shape = tensor.spec.shape
-    if found.constant is not None and found.size >= _LEAST_CONSTANT:
+    if counts.constant is not None and counts.size >= _LEAST_CONSTANT:
         # biases and scales begin as constants, and so does all optimizer state
         odd = tensor.naming.role == "weight" and sum(axis > 1 for axis in shape) > 1
-        message = f"all {found.size} values are {found.constant:g}"
+        message = f"all {counts.size} values are {counts.constant:g}"
         findings.append(finding("warning" if odd else "note", "constant", message))
     return findings
