@@ -68,7 +68,19 @@ def message_class(name: str) -> Any:
 
 
 def parse(name: str, data: bytes, where: str) -> Any:
-    """Return message `name` parsed from `data`; `where` names the bytes in a FormatError."""
+    """Read a message in binary form.
+
+    Args:
+        name: of the message in schema.proto, e.g. "BundleEntryProto".
+        data: the message, no more and no less.
+        where: what the bytes are, for the refusal.
+
+    Returns:
+        The message; fields that the schema lacks are kept in it, unread.
+
+    Raises:
+        FormatError: the bytes are no such message, or it nests deeper than 100.
+    """
     if len(data) > MAX_MESSAGE_BYTES:
         raise FormatError(where, f"{len(data)} bytes are more than a {name} may have")
     try:
@@ -78,7 +90,20 @@ def parse(name: str, data: bytes, where: str) -> Any:
 
 
 def parse_text(name: str, data: bytes, where: str) -> Any:
-    """Return message `name` parsed from its text form; `where` names the text in a FormatError."""
+    """Read a message in text form.
+
+    Args:
+        name: of the message in schema.proto, e.g. "SavedModel".
+        data: the text in UTF-8.
+        where: what the text is, for the refusal.
+
+    Returns:
+        The message; fields that the schema lacks are passed over.
+
+    Raises:
+        FormatError: it is no text of such a message, is larger than MAX_TEXT_BYTES, or nests deeper
+            than MAX_DEPTH.
+    """
     from google.protobuf import text_format  # takes longer than `ls` of a small file
 
     if len(data) > MAX_TEXT_BYTES:
