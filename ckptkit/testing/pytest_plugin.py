@@ -10,17 +10,19 @@ test: one that were written in passing would pass for ever.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-_OF_CHECK = frozenset({"on", "tolerance", "rtol", "atol", "rename", "strict"})
-_OF_RECORD = frozenset({"inputs", "seed", "batch", "cases", "ranges", "layers", "noise"})
+if TYPE_CHECKING:
+    from ckptkit.operations.execution.types import Path_
+    from ckptkit.runners.spec import RunnerSpec
+
+__all__ = ["GoldenCheck"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,17 +47,68 @@ class GoldenCheck:
 
     def __call__(
         self,
-        subject: str | os.PathLike[str],
+        subject: Path_,
         *,
         name: str | None = None,
-        on: str | Sequence[str] = ("CPU:0",),
-        **options: Any,
+        on: Sequence[str | RunnerSpec] = ("CPU:0",),
+        inputs: Path_ | Sequence[Path_] = (),
+        seed: int = 20,
+        batch: int = 8,
+        cases: int = 1,
+        ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
+        layers: Sequence[str] = (),
+        noise: bool = True,
+        signature: str | None = None,
+        model: str | None = None,
+        like: Path_ | None = None,
+        rules: Sequence[str] = (),
+        imports: Sequence[str] = (),
+        float64: bool = False,
+        tolerance: Path_ = "auto",
+        rtol: float | None = None,
+        atol: float | None = None,
+        rename: Sequence[str] = (),
+        strict: bool = False,
+        outputs_only: bool = False,
+        timeout_s: float = 600.0,
+        max_rss_bytes: int | None = None,
     ) -> Path:
-        """Hold `subject` against the golden, or write it; return the golden's directory.
+        """Hold a model against the golden, or write it, with `pytest --ckptkit-record`.
 
-        options: of `ckptkit.check`, and of `ckptkit.record` what the golden is made of (inputs,
-        seed, batch, cases, ranges, layers, noise).  The first runner of `on` is recorded.
-        Raises AssertionError where outputs, weights or the signature differ, or no golden is there.
+        Args:
+            subject: a model, or a checkpoint with `model` or `like`, as `ckptkit.check` takes it.
+            name: of the golden, below `goldens`; by default that of the test.
+            on: where it is run, such as "CPU:0"; one runner, or several; the first is recorded.
+            inputs: npz files to record, one case each; else examples are drawn.
+            seed: of the examples that are drawn.
+            batch: how many examples a drawn case has.
+            cases: how many cases are drawn.
+            ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
+            layers: globs of values inside the model that are recorded too.
+            noise: whether the noise is measured for the recording.
+            signature: the one to call, where the model has several.
+            model: code that builds what a checkpoint is restored into.
+            like: a model file whose structure a checkpoint goes into instead.
+            rules: `RE=>REPL` from names of the checkpoint to those of `like`.
+            imports: modules or files that define custom classes.
+            float64: record the outputs in float64 too, and break ties by them.
+            tolerance: "auto", "strict" or a file of `GLOB rtol=R atol=A` lines.
+            rtol: relative tolerance of all outputs.
+            atol: absolute tolerance of all outputs.
+            rename: `OLD=NEW`, names of inputs and outputs of the golden and of the subject.
+            strict: notes count as findings.
+            outputs_only: weights, files and settings may be others than the golden's.
+            timeout_s: seconds that each child may take.
+            max_rss_bytes: memory that each child may hold; None sets no limit.
+
+        Returns:
+            The directory of the golden.
+
+        Raises:
+            AssertionError: outputs, weights or the signature differ, or no golden is there.
+            UsageError: the keywords contradict each other, or inputs do not fit.
+            RecordError: the model did not do what could be recorded.
+            RunnerError: a device or package is not here.
         """
         __tracebackhide__ = True
         golden = self.directory / (name or self.name)
@@ -63,16 +116,53 @@ class GoldenCheck:
         if self.writes:
             from ckptkit.operations.record.api import record
 
-            kept = {key: value for key, value in options.items() if key not in _OF_CHECK}
             golden.parent.mkdir(parents=True, exist_ok=True)
-            record(subject, golden, on=runners[0], overwrite=True, **kept)
+            record(
+                subject,
+                golden,
+                on=runners[0],
+                inputs=inputs,
+                seed=seed,
+                batch=batch,
+                cases=cases,
+                ranges=ranges,
+                layers=layers,
+                noise=noise,
+                signature=signature,
+                model=model,
+                like=like,
+                rules=rules,
+                imports=imports,
+                float64=float64,
+                overwrite=True,
+                timeout_s=timeout_s,
+                max_rss_bytes=max_rss_bytes,
+            )
             return golden
         if not (golden / "manifest.json").is_file():
             raise AssertionError(f"no golden at {golden}: run pytest --ckptkit-record and keep it")
         from ckptkit.testing.assertions import assert_same_outputs
 
-        asked = {key: value for key, value in options.items() if key not in _OF_RECORD}
-        assert_same_outputs(subject, golden=golden, on=runners, **asked)
+        # What drawn examples are made of is in the golden.
+        assert_same_outputs(
+            subject,
+            golden=golden,
+            on=runners,
+            signature=signature,
+            model=model,
+            like=like,
+            rules=rules,
+            imports=imports,
+            float64=float64,
+            tolerance=tolerance,
+            rtol=rtol,
+            atol=atol,
+            rename=rename,
+            strict=strict,
+            outputs_only=outputs_only,
+            timeout_s=timeout_s,
+            max_rss_bytes=max_rss_bytes,
+        )
         return golden
 
 

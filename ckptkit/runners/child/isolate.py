@@ -102,6 +102,12 @@ def action(start: Open, subgraphs: MakeParts) -> Callable[[Request], Result]:
         sources: files of the reference's values, each with `names` {point here: name in the file}
             and `layouts` {point: see `ckptkit.model_io.layouts`}, where axes are in another order.
         globs: which points are wanted.
+
+    Args:
+        start: opens a session for a request.
+        subgraphs: cuts the model of a session.
+    Returns:
+        What carries the action out.
     """
 
     def isolate(request: Request) -> Result:

@@ -157,6 +157,8 @@ def actions(
     Args:
         start: opens a session for a request.
         probe: takes {} and returns {"devices": [{"device": "GPU:0", "name": ...}], "versions": {}}.
+    Returns:
+        {action: what carries it out}, of which a runtime's module keeps its ACTIONS.
     """
 
     def describe(request: Request) -> Result:

@@ -61,10 +61,22 @@ def write_npz(
     compress: bool = False,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
-    """Write the tensors to an npz file; return (path,).
+    """Write the tensors to an npz file.
 
-    compress: deflate the members; equal bytes are then promised for one version of zlib only.
-    Raises OutputError, also for names that would be paths outside when the archive is unpacked.
+    Args:
+        path: of the file.
+        tensors: what to write; the file has them in the order of their keys.
+        blocks: gives the values of a key.
+        compress: deflate the members; equal bytes are then promised for one version of zlib only.
+        overwrite: replace a file that is there.
+
+    Returns:
+        (path,).
+
+    Raises:
+        OutputError: the file is there already or cannot be written, two tensors have one key, the
+            values are not those announced, or a name would be a path outside when the archive is
+            unpacked.
     """
     where = str(path)
     placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]

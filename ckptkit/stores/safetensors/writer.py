@@ -61,13 +61,25 @@ def write_safetensors(
     overwrite: bool = False,
     destined: Path | None = None,
 ) -> tuple[Path, ...]:
-    """Write the tensors; return the files written, an index last.
+    """Write the tensors to one safetensors file, or to several and an index.
 
-    path: `x.safetensors`, or `x.safetensors.index.json` for several files
-    `x-00001-of-00002.safetensors` beside it, which `shard_size` (bytes of values per file) asks
-    for as well.
-    metadata: more entries for `__metadata__`.  destined: where the files will be moved to; the
-    names of shards are free there too.  Raises OutputError, UsageError.
+    Args:
+        path: `x.safetensors`, or `x.safetensors.index.json` for several files
+            `x-00001-of-00002.safetensors` beside it, which `shard_size` asks for as well.
+        tensors: what to write; a file has those of wide dtypes first, then in the order of keys.
+        blocks: gives the values of a key.
+        shard_size: bytes of values per file; None sets no limit.
+        metadata: more entries for `__metadata__`.
+        overwrite: replace files that are there.
+        destined: where the files will be moved to: the names of shards are free there too.
+
+    Returns:
+        The files written, an index last.
+
+    Raises:
+        OutputError: a file is there already or cannot be written, two tensors have one key, or the
+            values are not those announced.
+        UsageError: `metadata` has the key that this package keeps its own under.
     """
     where = str(path)
     metadata = dict(metadata or {})
