@@ -101,7 +101,8 @@ def _public_members(kind: type) -> Iterator[tuple[str, Any]]:
     for base in kind.__mro__:
         if base.__module__.partition(".")[0] == "ckptkit":
             for name, member in vars(base).items():
-                if name == "__call__" or not name.startswith("_"):
+                # What a suite calls `test_` is called by pytest.
+                if name == "__call__" or not name.startswith(("_", "test_")):
                     yield name, member
 
 
@@ -112,7 +113,7 @@ def _plain(member: Any) -> Any:
 def _functions() -> dict[str, FunctionType]:
     """Return every function and method that the rule is over, by its full name."""
     exported = _listed([ckptkit, *_modules(ckptkit.testing)])
-    found = {each for each in exported if isinstance(each, FunctionType)}
+    found: set[Any] = {each for each in exported if isinstance(each, FunctionType)}
     # A writer of another package is called as those are that the rows of this one name.
     found |= {function_of(row.writer) for row in FORMATS.built_in.values() if row.writer}
     for kind in _public_classes():

@@ -250,9 +250,7 @@ class FormatConformance:
         assert done.stdout.decode().strip() == str(expected)
 
     def test_a_file_that_was_cut_is_refused(self, tmp_path: Path) -> None:
-        """No cut is read as other values than were written, and none ends in an error of a kind
-        that is no refusal.
-        """
+        """No cut is read as other values than were written; it is refused in words."""
         path = self._written(tmp_path)
         if not path.is_file():
             return

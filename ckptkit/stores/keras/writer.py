@@ -38,11 +38,19 @@ _WEIGHTS = "model.weights.h5"
 
 
 def write_weights_h5(path: Path, like: H5Store, values: Blocks, *, overwrite: bool = False) -> None:
-    """Write a `.weights.h5` file with the layout of `like` (a `.weights.h5`, `.keras` or `.h5`).
+    """Write a `.weights.h5` file: the layout of another file, with other values.
 
-    values: called once per key of `like.specs`, in the order of the file; yields (start, block) as
-    `Store.blocks` does, in the dtype and size of the spec.
-    Raises OutputError (also for blocks that do not fit), and what reading `like` raises.
+    Args:
+        path: of the file.
+        like: a `.weights.h5`, `.keras` or `.h5` file, whose layout is taken.
+        values: called once per key of `like.specs`, in the order of the file; yields
+            (start, block) as `Store.blocks` does, in the dtype and size of the spec.
+        overwrite: replace a file that is there.
+
+    Raises:
+        OutputError: the file is there already or cannot be written, the layout is in several
+            files, or the values do not fit it.
+        FormatError, PathNotFoundError: as reading `like` raises them.
     """
     source = _single_range(path, like)
     with replacing(path, overwrite=overwrite) as temporary, temporary.open("wb") as out:
@@ -51,9 +59,17 @@ def write_weights_h5(path: Path, like: H5Store, values: Blocks, *, overwrite: bo
 
 
 def write_keras(path: Path, like: H5Store, values: Blocks, *, overwrite: bool = False) -> None:
-    """Write a `.keras` archive: model and assets of `like` (a `.keras` archive) with other values.
+    """Write a `.keras` archive: model and assets of another one, with other values.
 
-    values, errors: see `write_weights_h5`.
+    Args:
+        path: of the file.
+        like: a `.keras` archive, whose model, assets and layout are taken.
+        values: as of `write_weights_h5`.
+        overwrite: replace a file that is there.
+
+    Raises:
+        OutputError: `like` is no `.keras` archive; and as `write_weights_h5`.
+        FormatError, PathNotFoundError: as reading `like` raises them.
     """
     if like.format != "keras":
         raise OutputError(

@@ -60,12 +60,25 @@ def write_tensor_bundle(
     overwrite: bool = False,
     destined: str | Path | None = None,
 ) -> tuple[Path, ...]:
-    """Write the tensors as a checkpoint at `prefix`; return its files, the index last.
+    """Write the tensors as a checkpoint.
 
-    object_graph: a serialised TrackableObjectGraph, stored under the key that TensorFlow looks for.
-    shard_size: bytes after which a new data file is begun.  block_bytes: of the index's blocks.
-    destined: the prefix that the files will be moved to; their names are free there too.
-    Raises OutputError; nothing is at `prefix` then that was not there before.
+    Args:
+        prefix: of its files.
+        tensors: what to write, in any order.
+        blocks: gives the values of a key.
+        object_graph: a serialised TrackableObjectGraph, stored under the key that TensorFlow looks
+            for; None writes none.
+        shard_size: bytes after which a new data file is begun; None sets no limit.
+        block_bytes: of the index's blocks.
+        overwrite: replace the files of a checkpoint that is there.
+        destined: the prefix that the files will be moved to; their names are free there too.
+
+    Returns:
+        The files written, the index last.
+
+    Raises:
+        OutputError: a file is there already or cannot be written, two tensors have one key, or the
+            values are not those announced; nothing is at `prefix` then that was not there before.
     """
     prefix = os.fspath(prefix)
     ordered = _with_graph(checked_tensors(tensors, prefix), object_graph, prefix)
