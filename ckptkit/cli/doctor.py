@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ckptkit.cli.main import ADDED
 from ckptkit.cli.options import echo_lines, format_option
 from ckptkit.reports import doctor_text
 from ckptkit.reports.table import is_bare
@@ -22,7 +23,7 @@ def command(ctx: click.Context, /, fmt: str) -> None:
     """
     from ckptkit.operations.doctor import doctor
 
-    diagnosis = doctor()
+    diagnosis = doctor(tables=[ADDED])
     echo_lines(doctor_text.lines(diagnosis, fmt))
     if is_bare(fmt):
         echo_lines(doctor_text.remarks(diagnosis), err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 
 import click
@@ -17,8 +16,11 @@ def as_options(command_of: Callable[[str], click.Command | None]) -> Speaker:
     """
 
     def speak(function: str, keyword: str, value: str | None) -> str:
-        option = _option(command_of(function), keyword)
-        text = option if value is None else f"{option} {shlex.quote(value)}"
+        text = _option(command_of(function), keyword)
+        if value is not None:
+            from shlex import quote  # which most commands never need
+
+            text += f" {quote(value)}"
         return f"`ckptkit {function} {text}`" if function else text
 
     return speak

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptkit._version import __version__
+from ckptkit.errors import UnsupportedError
 from ckptkit.installation import DISTRIBUTION, OTHER, damage, mending
 from ckptkit.operations.findings import Finding
+from ckptkit.plugins import Registry
 from ckptkit.results import Result
 from ckptkit.runners.client import PROBE_TIMEOUT_S, probe
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.types import DeviceProbe
+from ckptkit.stores.registry import FORMATS
 
 SCHEMA = "ckptkit.doctor/1"
 # What reads files, or runs models, beside the runtimes; by the name of the distribution.
@@ -26,12 +29,22 @@ _PACKAGES = (
 )
 
 
+class AddedRow(NamedTuple):
+    """What another package adds: the group of entry points, the name, the package."""
+
+    group: str
+    name: str
+    package: str
+
+
 @dataclass(frozen=True)
 class Diagnosis(Result):
     """What is here.
 
     packages: {distribution: version}, None where it is not installed.  probed: runtimes and devices
     as child processes found them.  findings: what stands in the way.
+    added: rows that other packages add to the tables of formats and runners, and to those that the
+    caller named.
     """
 
     python: str
@@ -39,6 +52,7 @@ class Diagnosis(Result):
     packages: dict[str, str | None]
     probed: tuple[DeviceProbe, ...]
     findings: tuple[Finding, ...]
+    added: tuple[AddedRow, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,16 +89,37 @@ class Diagnosis(Result):
                 for row in self.probed
             ],
             "findings": [finding.to_json() for finding in self.findings],
+            "added": [row._asdict() for row in self.added],
         }
 
 
-def doctor(timeout_s: float = PROBE_TIMEOUT_S) -> Diagnosis:
-    """Look at this machine; each runtime is imported in a child process of its own."""
+def doctor(timeout_s: float = PROBE_TIMEOUT_S, tables: Sequence[Registry[Any]] = ()) -> Diagnosis:
+    """Look at this machine; each runtime is imported in a child process of its own.
+
+    tables: those that other packages may add to, beside formats and runners.
+    """
+    added, broken = _added((FORMATS, RUNNERS, *tables))
     packages = {name: _version(name) for name in _PACKAGES}
     probed = probe(timeout_s)
-    findings = (*_clashes(), *_runtimes(probed))
+    findings = (*_clashes(), *broken, *_runtimes(probed))
     python = f"{platform.python_version()} at {sys.executable}"
-    return Diagnosis(python, platform.platform(), packages, probed, findings)
+    return Diagnosis(python, platform.platform(), packages, probed, findings, added)
+
+
+def _added(tables: Sequence[Registry[Any]]) -> tuple[tuple[AddedRow, ...], list[Finding]]:
+    """Return what other packages add, and findings on what of it cannot be loaded."""
+    rows: list[AddedRow] = []
+    broken: list[Finding] = []
+    for table in tables:
+        for name, package in table.added().items():
+            rows.append(AddedRow(table.group, name, package))
+            try:
+                table[name]
+            except UnsupportedError as error:
+                broken.append(
+                    Finding("warning", "plugin.broken", error.where, error.message, error.hint)
+                )
+    return tuple(rows), broken
 
 
 def _version(distribution: str) -> str | None:
@@ -124,7 +159,8 @@ def _clashes() -> Iterator[Finding]:
 def _runtimes(probed: tuple[DeviceProbe, ...]) -> Iterator[Finding]:
     for row in probed:
         if row.why_not:
-            extra = RUNNERS[row.runtime].extra
+            built_in = RUNNERS.built_in.get(row.runtime)
+            extra = built_in.extra if built_in is not None else ""
             hint = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else ""
             hint = "" if hint in row.why_not else hint
             yield Finding("note", "runtime.missing", row.runtime, row.why_not, hint)

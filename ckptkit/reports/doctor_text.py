@@ -45,6 +45,8 @@ def _head(diagnosis: Diagnosis) -> Iterator[str]:
     yield printable(f"packages: {', '.join(here)}")
     if missing:
         yield printable(f"not installed: {', '.join(missing)}")
+    for row in diagnosis.added:
+        yield printable(f"added: {row.name} ({row.group}) by {row.package}")
 
 
 def _runtimes(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.errors import UsageError
+from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature
 from ckptkit.runners.chunks import chunked_layers, load_written, save_cases
 from ckptkit.runners.errors import RunnerError
@@ -139,7 +139,7 @@ def _probe(name: str, timeout_s: float) -> Iterator[DeviceProbe]:
     try:
         environment = RUNNERS[name].environment
         found = run(name, {"action": "probe"}, timeout_s=timeout_s, environment=environment)
-    except RunnerError as error:
+    except (RunnerError, UnsupportedError) as error:
         yield DeviceProbe(name, "", why_not=str(error))
         return
     for row in found["devices"]:
