@@ -71,7 +71,7 @@ def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
 def test_an_existing_file_is_refused_with_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("old")
-    with pytest.raises(OutputError, match=r"out: already exists \(--overwrite"), replacing(path):
+    with pytest.raises(OutputError, match=r"out: already exists \(overwrite"), replacing(path):
         pytest.fail("the body must not run")
     assert path.read_text() == "old"
 
