@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,8 @@ import pytest
 import ckptkit
 from support.goldens import golden
 from support.places import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 TEXT = (ROOT / "action.yml").read_text(encoding="utf-8")
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
