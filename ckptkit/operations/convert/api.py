@@ -93,7 +93,8 @@ def convert(
         src: a checkpoint or model file; several checkpoints give their average (weights and
             averages of weights in float64, everything else from the last).
         dst: where to write: a file, a directory, or the prefix of a checkpoint.
-        to: one of where the name of DST does not say it.
+        to: the name of a format that is written, as `ls` prints it, or another spelling of it;
+            None where the name of DST, or LIKE, says it.
         like: a file whose structure the output takes.
         model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
         root: child of a new root that SRC's object graph goes under ("" keeps the root of a
@@ -129,7 +130,9 @@ def convert(
         MismatchError: SRC and LIKE do not fit; `.problems` says how.
         UsageError: the options make no sense together, or one does nothing.
         OutputError: DST exists already, or cannot be written.
-        PathNotFoundError, FormatError, ChecksumError and others: as reading the files raises them.
+        RunnerError: a model could not be built.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
+        ChecksumError: stored bytes are not those that were written.
     """
     request = _ConvertRequest(
         [_open(source) for source in _as_sequence(src)],
