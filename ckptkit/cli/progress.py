@@ -31,7 +31,7 @@ def threads(jobs: int | None) -> Iterator[Executor | None]:
 
 @contextmanager
 def progress() -> Iterator[Progress | None]:
-    """Yield what draws a bar on stderr, one for each phase of the work; None where no terminal is."""
+    """Yield what draws a bar on stderr, one for each phase; None where no terminal is."""
     if not sys.stderr.isatty():
         yield None
         return

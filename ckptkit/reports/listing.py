@@ -11,6 +11,7 @@ from ckptkit.operations.ls import Listing
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 from ckptkit.stores.base import Signature
+from ckptkit.stores.registry import can_be_cut, format_of
 from ckptkit.text import list_text, natural
 
 _HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
@@ -291,7 +292,7 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
             f"{bytes_text(totals['stored_twice_bytes'])} wasted"
         )
     about = [store.format + (f", {store.style}" if store.style else "")]
-    if store.shards and store.format in ("tensor-bundle", "saved-model", "safetensors"):
+    if store.shards and can_be_cut(format_of(store.format)):
         present = len(store.shards) - len(store.missing_shards)
         about.append(f"shards {present}/{len(store.shards)}")
     if store.producer:

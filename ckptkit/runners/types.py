@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
 
 OUTPUT = "output:"  # before the name of an output, where it is a value inside of a model
-KINDS = ("saved_model", "keras", "code", "tflite", "onnx")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A model to be run.
 
-    kind: one of KINDS; "code" is a callable that builds a model, and a file of weights for it.
+    kind: `Format.model_kind` of the model's format, or CODE: a callable that builds a model, and a
+        file of weights for it.
     path: of the model, or of the weights; None runs code with the values that it builds.
     code: `package.module:callable[?json]` or `file.py:callable[?json]`, for code.
     text: how the user called it.

@@ -20,9 +20,11 @@ from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
 
-# What files of a format hold beside names and values (`Format.structure`).
+# What files of a format hold beside names and values (`Format.structure`); the second and third are
+# also the names of the formats that brought these structures.
 OBJECT_GRAPH, SAVED_MODEL = "object-graph", "saved-model"
 KERAS, LEGACY_KERAS = "keras", "legacy-keras"
+TENSOR_BUNDLE = "tensor-bundle"  # which is found by its prefix, not by its content
 CODE = "code"  # what runners call a model that a callable builds, which is no file
 
 
@@ -367,3 +369,14 @@ def index_format(row: Format) -> Format | None:
 def writable_formats() -> list[str]:
     """Return the names of the formats that are written."""
     return [name for name in FORMATS if FORMATS[name].writer]
+
+
+def model_format(structure: str) -> Format:
+    """Return the built-in format of models with this structure: SAVED_MODEL or KERAS."""
+    rows = FORMATS.built_in.values()
+    return next(row for row in rows if row.structure == structure and row.holds_model)
+
+
+def can_be_cut(row: Format) -> bool:
+    """Whether the values of one store may lie in several files."""
+    return row.structure in (OBJECT_GRAPH, SAVED_MODEL) or index_format(row) is not None

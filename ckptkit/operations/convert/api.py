@@ -42,7 +42,7 @@ from ckptkit.operations.convert.receipt import (
 )
 from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
-from ckptkit.stores.registry import SAVED_MODEL, index_format
+from ckptkit.stores.registry import SAVED_MODEL, can_be_cut
 from ckptkit.text import parse_size
 from ckptkit.wording import say
 
@@ -262,8 +262,8 @@ class _ConvertRequest:
         self.model = model_of(sources[-1], like, model, self.target)
         # Only checkpoints and safetensors are cut, and only where this package writes them.
         if options.shard_size is not None:
-            can_be_cut = self.target.is_bundle or index_format(self.target.format) is not None
-            is_cut = can_be_cut and self.model is None
+            row = self.target.format
+            is_cut = can_be_cut(row) and not row.is_directory and self.model is None
             if not is_cut:
                 raise UsageError(
                     say(f"‹shard_size›: this {self.target.format.name} is not cut into shards")

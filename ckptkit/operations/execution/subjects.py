@@ -21,7 +21,14 @@ from ckptkit.operations.findings import Finding
 from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
-from ckptkit.stores.registry import Format, format_of, format_of_name
+from ckptkit.stores.registry import (
+    KERAS,
+    SAVED_MODEL,
+    Format,
+    format_of,
+    format_of_name,
+    model_format,
+)
 from ckptkit.wording import say
 
 
@@ -101,10 +108,16 @@ def resolve(
         raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
     if row.restorable or DEFAULT not in runtimes:
         return ResolvedSubject(ModelSpec("code", file.path, model, name), file, place=model)
-    kind = "saved_model" if runtimes == {DEFAULT} else "keras"  # which all backends of Keras run
-    made = scratch / ("made" if kind == "saved_model" else "made.keras")
-    convert(name, made, to=kind, model=model, weights_only=True, timeout_s=timeout_s)
-    return ResolvedSubject(ModelSpec(kind, made, text=name), file, place=model)
+    # TensorFlow runs a SavedModel; all backends of Keras run a Keras file.
+    made_as = model_format(SAVED_MODEL if runtimes == {DEFAULT} else KERAS)
+    made = _made(scratch, made_as)
+    convert(name, made, to=made_as.name, model=model, weights_only=True, timeout_s=timeout_s)
+    return ResolvedSubject(ModelSpec(made_as.model_kind, made, text=name), file, place=model)
+
+
+def _made(scratch: Path, row: Format) -> Path:
+    """Return where a model of a format is made."""
+    return scratch / f"made{next(iter(row.suffixes), '')}"
 
 
 def whole_file_format(path: Path) -> Format | None:
@@ -129,19 +142,19 @@ def _in_structure(
 ) -> ResolvedSubject:
     """Put the values of a checkpoint into another model; a misfit is a coverage with findings."""
     holder = open_checkpoint(like)
-    kind = format_of(holder.store.format).model_kind
-    if not kind:
+    row = format_of(holder.store.format)
+    if not row.holds_model:
         raise UsageError(
             say(f"‹like› is {holder.store.format}, which holds no model"),
             where=like,
             hint="give a SavedModel or a .keras file",
         )
     coverage = structure_coverage(file, holder, _rules(rules))
-    made = scratch / ("made.keras" if kind == "keras" else "made")
-    subject = ModelSpec(kind, made, text=name)
+    made = _made(scratch, row)
+    subject = ModelSpec(row.model_kind, made, text=name)
     try:
         done = convert(
-            name, made, to=kind, like=like, rules=rules, weights_only=True, timeout_s=timeout_s
+            name, made, to=row.name, like=like, rules=rules, weights_only=True, timeout_s=timeout_s
         )
     except MismatchError as error:
         found = _problems(coverage, error.problems, name)
@@ -181,7 +194,7 @@ def signatures_of_file(subject: ModelSpec) -> dict[str, ModelSignature]:
 
     Nothing is run.  An input of integers or strings needs more to be drawn than its dtype.
     """
-    if subject.kind != "saved_model" or subject.path is None:
+    if subject.kind != model_format(SAVED_MODEL).model_kind or subject.path is None:
         return {}
     info = open_checkpoint(subject.path).store.model
     signatures = info.signatures if info is not None else ()

@@ -11,7 +11,7 @@ from typing import Any
 from ckptkit._io.files import os_error
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.operations.findings import Check, Unit, is_damage, of_error
-from ckptkit.operations.scan.hooks import scan_graph_file, scan_metadata
+from ckptkit.operations.scan.hooks import GRAPH_FILES, scan_graph_file, scan_metadata
 from ckptkit.operations.verify.api import Verification
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import SAVED_MODEL, format_of, function_of, open_format
@@ -63,10 +63,10 @@ def scan(path: str | os.PathLike[str]) -> Scan:
 
 
 def _units(path: Path) -> Iterator[Unit]:
-    if path.is_dir() and any((path / f"saved_model.{kind}").exists() for kind in ("pb", "pbtxt")):
+    if path.is_dir() and any((path / name).exists() for name in GRAPH_FILES):
         yield _located(SAVED_MODEL, path)
     elif path.is_file() and path.suffix in (".pb", ".pbtxt"):
-        if path.stem == "saved_model":
+        if path.name in GRAPH_FILES:
             yield _located(SAVED_MODEL, path.parent)
         elif path.name == "keras_metadata.pb":
             yield _guarded(path, "keras-metadata", lambda: [scan_metadata(path)])

@@ -18,6 +18,7 @@ from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 
+GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")  # of a SavedModel, binary and text
 _KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.json")
 
 # --- SavedModel, GraphDef -------------------------------------------------------------------------
@@ -25,11 +26,7 @@ _KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.wei
 
 def scan_saved_model(path: Path) -> list[Check]:
     """Scan the graphs of a SavedModel, binary and in text form, and what Keras 2 keeps beside."""
-    found = [
-        scan_graph_file(path / name)
-        for name in ("saved_model.pb", "saved_model.pbtxt")
-        if (path / name).exists()
-    ]
+    found = [scan_graph_file(path / name) for name in GRAPH_FILES if (path / name).exists()]
     metadata = path / "keras_metadata.pb"
     return [*found, scan_metadata(metadata)] if metadata.exists() else found
 

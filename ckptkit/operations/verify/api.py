@@ -30,7 +30,14 @@ from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
-from ckptkit.stores.registry import OBJECT_GRAPH, format_of, format_of_name, function_of
+from ckptkit.stores.registry import (
+    OBJECT_GRAPH,
+    SAVED_MODEL,
+    TENSOR_BUNDLE,
+    format_of,
+    format_of_name,
+    function_of,
+)
 from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefixes
@@ -251,13 +258,13 @@ def _targets(text: str) -> Iterator[_VerifyTarget]:
 
 def _directory(path: Path) -> Iterator[_VerifyTarget]:
     if _is_saved_model(path):
-        yield _VerifyTarget("saved-model", path)
+        yield _VerifyTarget(SAVED_MODEL, path)
         return
     if index_path(path).is_file() and index_path(path).parent == path:
-        yield _VerifyTarget("tensor-bundle", path)
+        yield _VerifyTarget(TENSOR_BUNDLE, path)
         return
     known: set[str] = set()
-    targets = [_VerifyTarget("tensor-bundle", prefix) for prefix in prefixes(path)]
+    targets = [_VerifyTarget(TENSOR_BUNDLE, prefix) for prefix in prefixes(path)]
     entries = sorted(path.iterdir())
     has_set = any(is_index_name(entry.name) for entry in entries)
     for entry in entries:
@@ -283,7 +290,7 @@ def _entry(entry: Path) -> _VerifyTarget | None:
     """Return what an entry of a directory is to be verified as, None for nothing that is known."""
     try:
         if entry.is_dir():
-            return _VerifyTarget("saved-model", entry) if _is_saved_model(entry) else None
+            return _VerifyTarget(SAVED_MODEL, entry) if _is_saved_model(entry) else None
         return _one(entry) if _is_readable_name(entry.name) else None
     except OSError as error:
         return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
@@ -317,9 +324,7 @@ def _one(path: Path) -> _VerifyTarget:
         if "its index" not in error.message:
             raise
         finding = Finding("error", "index.missing", error.where, error.message, error.hint)
-        return _VerifyTarget(
-            "", path, Unit(path, "tensor-bundle", (Check("index", (), (finding,)),))
-        )
+        return _VerifyTarget("", path, Unit(path, TENSOR_BUNDLE, (Check("index", (), (finding,)),)))
     return _VerifyTarget(located.format, located.path)
 
 

@@ -26,6 +26,7 @@ from ckptkit.operations.verify.data import (
     ranges_by_shard,
 )
 from ckptkit.stores.base import ObjectGraph, TensorSpec
+from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
 from ckptkit.stores.tensor_bundle.recovery import survey
 from ckptkit.stores.tensor_bundle.table import read_table
@@ -66,7 +67,7 @@ def verify_bundle(
         not_checked.append("tensors that the damaged part of the index may have listed")
     if OBJECT_GRAPH_KEY in bundle.specs and len(checks) == 3:
         not_checked.append("the object graph against the tensors: the graph cannot be read")
-    unit = Unit(prefix, "tensor-bundle", checks, tuple(not_checked), tensors, nbytes)
+    unit = Unit(prefix, TENSOR_BUNDLE, checks, tuple(not_checked), tensors, nbytes)
     return unit, bundle
 
 

@@ -15,6 +15,7 @@ from ckptkit.operations.verify.bundle import verify_bundle
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.proto.messages import parse
+from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE
 from ckptkit.stores.saved_model.canonical_order import in_c_order
 from ckptkit.stores.saved_model.farmhash import fingerprint64
 from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
@@ -57,7 +58,7 @@ def verify_saved_model(
         not_checked.append(f"the content of {list_text(others)}: no checksum is kept of it")
     not_checked.append("whether the graph computes what it should (nothing is run)")
     return (
-        Unit(path, "saved-model", tuple(checks), tuple(not_checked), unit.tensors, unit.nbytes),
+        Unit(path, SAVED_MODEL, tuple(checks), tuple(not_checked), unit.tensors, unit.nbytes),
         store,
     )
 
@@ -150,7 +151,7 @@ def _variables(
         message = f"is missing, and the graph restores {count_text(len(wanted), 'tensor')} from it"
         hint = "the export was not finished or not all files were copied"
         findings = (Finding("error", "index.missing", str(index_path(prefix)), message, hint),)
-    return Unit(prefix, "tensor-bundle", (Check("index", (("tensor", 0),), findings),)), None
+    return Unit(prefix, TENSOR_BUNDLE, (Check("index", (("tensor", 0),), findings),)), None
 
 
 def _restored(graphs: list[MetaGraph], keys: set[str], path: Path) -> Check:

@@ -27,6 +27,7 @@ from ckptkit.runners.tensorflow.mirrored import mirrored
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
 from ckptkit.runners.tensorflow.saved_model import load_saved_model, rows_looked_up, words_of
+from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of_kind
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
@@ -64,7 +65,8 @@ def start(request: Request, spec: RunnerSpec) -> TensorFlowSession:
 
 def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     model_spec = request["model_spec"]
-    if model_spec["kind"] == "saved_model":
+    row = format_of_kind(model_spec["kind"])
+    if row is not None and row.structure == SAVED_MODEL:
         if spec.eager:
             raise UsageError("a SavedModel holds graphs, which do not run eagerly")
         saved, how = load_saved_model(Path(model_spec["path"]))
@@ -72,7 +74,7 @@ def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
         if not endpoints:
             raise UnsupportedError("the SavedModel has nothing to call", where=model_spec["path"])
         return LoadedModel(endpoints, keep_alive=saved, how=how)
-    if model_spec["kind"] == "keras":
+    if row is not None and row.structure == KERAS:
         model = load_keras(model_spec["path"])
         return LoadedModel(calls_of(model), model)
     built = build(model_spec["code"])

@@ -1,0 +1,68 @@
+"""What a format is stands in its row: other rooms ask the row, and do not name formats."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import ckptkit
+from ckptkit.stores.registry import FORMATS
+
+PACKAGE = Path(ckptkit.__file__).parent
+# Names that are also those of Python packages, or of things other than formats, tell nothing.
+COMMON = {"keras", "onnx", "tflite", "checkpoint", ".npz"}
+NAMES = {
+    word
+    for row in FORMATS.built_in.values()
+    for word in (row.name, *row.aliases, *row.suffixes)
+    if word not in COMMON
+}
+# At most eight modules outside stores/ spell the name of a format, each with its reason.
+WITH_REASON = {
+    "runners/registry.py": "which kinds of models each runtime runs",
+    "runners/keras/restore.py": "the one file that Keras restores from whatever the source is",
+    "runners/tensorflow/build.py": "keras.models.load_model takes this suffix alone",
+    "runners/tensorflow/outputs.py": "a file whose loader follows from its suffix",
+    "runners/tensorflow/variables.py": "the file through which Keras shows its paths",
+}
+
+
+def spelled(path: Path) -> list[str]:
+    """Return the names of formats among the string literals of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in NAMES
+    ]
+
+
+def test_formats_are_named_in_few_modules() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] not in ("stores", "fixtures") and spelled(path)
+    }
+    assert found == set(WITH_REASON)
+    assert len(WITH_REASON) <= 8
+
+
+def test_fixtures_name_files_and_not_formats() -> None:
+    """The forms of `fixtures.saving` are names of files and directories that it writes."""
+    from_saving = spelled(PACKAGE / "fixtures" / "saving.py")
+    assert set(from_saving) <= {"saved_model"}
+
+
+def test_dispatch_on_an_unknown_format_raises() -> None:
+    from pytest import raises
+
+    from ckptkit.errors import UsageError
+    from ckptkit.stores.registry import files_at, format_of, open_format
+
+    for function in (
+        format_of,
+        lambda name: open_format(name, Path()),
+        lambda n: files_at(n, Path()),
+    ):
+        with raises(UsageError, match=r"no format 'nothing' \(one of .*tensor-bundle"):
+            function("nothing")
