@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -18,19 +17,31 @@ CPU = DeviceProbe("tensorflow", "CPU:0", "some processor", {"tensorflow": "2.21.
 GONE = DeviceProbe("tensorflow", "", why_not="TensorFlow is not installed")
 
 
-def entry(name: str, *scripts: str, top: str = "") -> Any:
-    return SimpleNamespace(
-        metadata={"Name": name},
-        entry_points=[SimpleNamespace(group="console_scripts", name=script) for script in scripts],
-        read_text=lambda file: top if file == "top_level.txt" else None,
-    )
+class Installed:
+    """A folder with the metadata of distributions, as pip writes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, name: str, *scripts: str, top: str = "") -> None:
+        """Add a distribution with scripts and, where `top` names it, a package."""
+        metadata = self.folder / f"{name.replace('-', '_')}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        points = "".join(f"{script} = module:main\n" for script in scripts)
+        (metadata / "entry_points.txt").write_text(f"[console_scripts]\n{points}")
+        (metadata / "top_level.txt").write_text(f"{top}\n")
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    installed = [entry("ckptkit-tf", "ckptkit", top="ckptkit\n"), entry("numpy", top="numpy")]
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda: installed)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installed:
+    """Nothing is installed here but ckptkit-tf and numpy, and TensorFlow has a CPU."""
+    find = importlib.metadata.distributions
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: find(path=[str(tmp_path)]))
     monkeypatch.setattr(doctor, "probe", lambda _timeout: (CPU,))
+    installed = Installed(tmp_path)
+    installed.add("ckptkit-tf", "ckptkit", "ckptkit-tf", top="ckptkit")
+    installed.add("numpy", top="numpy")
     return installed
 
 
@@ -43,14 +54,24 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [entry("ckptkit"), entry("else", "ckptkit"), entry("more", top="ckptkit\n")]
+    ("name", "scripts", "top"), [("ckptkit", [], ""), ("a", ["ckptkit"], ""), ("b", [], "ckptkit")]
 )
-def test_another_package_of_the_name_is_found(other: Any, here: list[Any]) -> None:
-    here.append(other)
+def test_another_package_of_the_name_is_found(
+    name: str, scripts: list[str], top: str, here: Installed
+) -> None:
+    here.add(name, *scripts, top=top)
     done = ckptkit("doctor")
     assert done.code == 1
-    assert f"error: {other.metadata['Name']}: another package" in done.out
-    assert "pip uninstall" in done.out
+    assert f"error: {name}: another package" in done.out
+    assert f"pip uninstall {name}" in done.out
+
+
+@pytest.mark.usefixtures("here")
+def test_what_another_package_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "damage", lambda package: f"{package}: __init__.py is gone")
+    done = ckptkit("doctor")
+    assert done.code == 1
+    assert "error: ckptkit-tf: " in done.out and "__init__.py is gone" in done.out
 
 
 @pytest.mark.usefixtures("here")
