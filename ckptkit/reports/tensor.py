@@ -88,7 +88,8 @@ def _values(summary: TensorSummary) -> Iterator[str]:
     rest = summary.spec.size - values.size
     where = f"[{summary.slice_text}]" if summary.slice_text else ""
     tail = f"; {rest:,} more not shown, see --slice" if rest else ""
-    yield f"{printable(summary.naming.name)}{where} ({values.size:,} of {summary.spec.size:,}{tail}):"
+    name = printable(summary.naming.name)
+    yield f"{name}{where} ({values.size:,} of {summary.spec.size:,}{tail}):"
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
     if values.dtype == object:
         for item in values.reshape(-1):

@@ -1,4 +1,4 @@
-"""Tensors of every dtype and many shapes; what outsiders use too is in `ckptkit.testing.formats`."""
+"""Tensors of every dtype and many shapes; what others use is in `ckptkit.testing.formats`."""
 
 from __future__ import annotations
 

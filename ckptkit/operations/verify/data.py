@@ -1,8 +1,9 @@
 """The data files of a tensor bundle, every byte read once: checksums, gaps, overlaps, ends.
 
 What lies where is planned from the index: *pieces* (a tensor, or one slice of a partitioned one),
-and gaps between them.  The plan is cut into *batches*, neighbouring bytes of one file, which threads
-read through one buffer each.  A piece cut in two is put together again by joining its checksums.
+and gaps between them.  The plan is cut into *batches*, neighbouring bytes of one file, which
+threads read through one buffer each.  A piece cut in two is put together again by joining its
+checksums.
 """
 
 from __future__ import annotations

@@ -323,8 +323,8 @@ def _opaque_notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
     voids = [key for key, spec in specs.items() if spec.dtype in ("void8", "void16", "float8")]
     if voids:
         yield (
-            f"{list_text([*map(repr, voids)])}: numpy kept the bytes but not the dtype (bfloat16 or "
-            "float8, most likely), so they are compared as bytes"
+            f"{list_text([*map(repr, voids)])}: numpy kept the bytes but not the dtype (bfloat16 "
+            "or float8, most likely), so they are compared as bytes"
         )
 
 

@@ -7,7 +7,8 @@ An entry gives dtype, shape, shard, offset, size and the masked crc32c of the st
 partitioned tensor's entry has `slices` instead, and one more entry per slice (`slices.py`).  A
 string tensor is: the varint lengths, 4 bytes masked crc32c of the lengths (each as uint32, or
 uint64 when >= 2^32), then the bytes; the entry's crc32c covers lengths in fixed width, those 4
-bytes and the bytes.  A variant tensor is, per element: varint length, bytes, masked crc32c so far (4 bytes).
+bytes and the bytes.  A variant tensor is, per element: varint length, bytes, masked crc32c so far
+(4 bytes).
 An object-based checkpoint keeps its object graph in the string `_CHECKPOINTABLE_OBJECT_GRAPH`.
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc, core/protobuf/tensor_bundle.proto.
 """
