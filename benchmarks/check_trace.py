@@ -64,8 +64,9 @@ def traced(subject: str, against: str) -> dict[str, list[str]]:
         ckptkit.check(subject, against=against, localize="always")
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
-    return trace.steps
+        threading.setprofile(None)
+    # What enters nothing but its own package (a property of the request) is no step.
+    return {step: names for step, names in trace.steps.items() if len(names) > 1}
 
 
 def report(steps: dict[str, list[str]]) -> Iterator[str]:

@@ -24,12 +24,13 @@ from ckptkit.operations.check.float64 import broken_ties, exact_outputs
 from ckptkit.operations.check.references import CheckReference, ComparisonPlan, reference_of
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.check.request import CheckRequest
+from ckptkit.operations.execution.compared import ComparedRun
 from ckptkit.operations.execution.inputs import SEED
 from ckptkit.operations.execution.mapped import rows_of
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.tolerance import AUTO
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.localize.find import ComparedRun, find
+from ckptkit.operations.localize.find import find
 from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec, runner_for
 

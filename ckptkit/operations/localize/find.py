@@ -11,8 +11,8 @@ what it adds itself, so a layer that only amplifies or inherits an error is not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,52 +20,21 @@ from ckptkit.errors import CkptkitError
 from ckptkit.golden.binding import bind
 from ckptkit.golden.changes import compare_bindings
 from ckptkit.golden.golden import Golden
-from ckptkit.operations.execution.mapped import MappedSubject, ReferenceOutputs
+from ckptkit.operations.execution.compared import ComparedRun
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.tolerance import TolerancePolicy
-from ckptkit.operations.execution.types import Row
 from ckptkit.operations.localize.localizer import Localizer, ModelRun
 from ckptkit.operations.localize.switches import attribute
 from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec, parse_runner
-from ckptkit.runners.types import ExecutionResult, ModelSpec
+from ckptkit.runners.types import ModelSpec
 
 if TYPE_CHECKING:
-    from ckptkit.dtypes import Arrays
+    pass
 
 
 FAILED, ALWAYS = "failed", "always"  # when `check` localises
-
-
-@dataclass(frozen=True)
-class ComparedRun:
-    """One run of a check, with what it was held against.
-
-    paired: the subject.  cases: inputs by case, by the names of the reference.
-    reference: the model behind the outputs, run on `reference_spec` by `signature`, or a golden.
-    """
-
-    paired: MappedSubject
-    spec: RunnerSpec
-    run: ExecutionResult
-    rows: Sequence[Row]
-    reference_outputs: ReferenceOutputs
-    cases: Mapping[str, Arrays]
-    reference: ResolvedSubject | Golden
-    reference_spec: RunnerSpec
-    signature: str
-
-    @property
-    def case(self) -> str:
-        """The case that is localised: the first that fails, else the first."""
-        failed = [row.case for row in self.rows if not row.result.ok]
-        return failed[0] if failed else next(iter(self.cases))
-
-    @property
-    def differs(self) -> bool:
-        """Whether an output does not pass."""
-        return any(not row.result.ok and row.result.status != "meaningless" for row in self.rows)
 
 
 def find(
