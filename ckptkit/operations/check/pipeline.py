@@ -32,7 +32,7 @@ from ckptkit.operations.execution.tolerance import AUTO
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.localize.find import find
 from ckptkit.operations.localize.values import Localization
-from ckptkit.runners.spec import RunnerSpec, runner_for
+from ckptkit.runners.spec import RunnerSpec
 
 
 def run_check(request: CheckRequest) -> Report:
@@ -42,9 +42,8 @@ def run_check(request: CheckRequest) -> Report:
         subject = request.source.resolve(
             request.subject, scratch, request.limits.timeout_s, request.runtimes
         )
-        specs = tuple(runner_for(spec, subject.subject.kind) for spec in request.runners)
         runs = Runs(request.limits, scratch, request.options, coverage=subject.coverage)
-        reference = reference_of(request, runs, subject, specs)
+        reference = reference_of(request, runs, subject)
         runs.findings += reference.findings
         compared = _compare(request, runs, reference.comparison)
         runs.findings += _explain(request, reference, compared)

@@ -65,14 +65,12 @@ class CheckReference:
     explains: bool = False
 
 
-def reference_of(
-    request: CheckRequest, runs: Runs, subject: ResolvedSubject, specs: tuple[RunnerSpec, ...]
-) -> CheckReference:
+def reference_of(request: CheckRequest, runs: Runs, subject: ResolvedSubject) -> CheckReference:
     """Return what the subject is held against; a reference that is a model is run.
 
-    specs: the runners of the subject.
     Raises UsageError where there is nothing to compare, and what reading the reference raises.
     """
+    specs = tuple(runner_for(spec, subject.subject.kind) for spec in request.runners)
     if request.golden is not None:
         return _golden(request, Path(request.golden), runs, subject, specs)
     if request.against is not None:
