@@ -138,7 +138,6 @@ def test_the_light_tests_of_the_sdist_pass_against_the_wheel(built: Path, tmp_pa
     folder = unpacked(sdist_of(built), tmp_path / "sdist")
     shutil.rmtree(folder / "ckptkit")
     (folder / "ckptkit_tf.py").unlink()
-    (folder / "ckptkit_tf.py").unlink()
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = str(tmp_path / "venv" / "bin" / "python")
     clean = {name: text for name, text in environment().items() if name != "PYTHONPATH"}
