@@ -123,13 +123,7 @@ def _functions() -> dict[str, FunctionType]:
             if not inspect.isclass(member) and callable(_plain(member))
         }
     functions = [each for each in found if isinstance(each, FunctionType)]
-    functions = [each for each in functions if not _is_waiting(each)]
     return {f"{each.__module__}.{each.__qualname__}": each for each in functions}
-
-
-def _is_waiting(member: Any) -> bool:
-    """Whether it lies where docstrings are still to be written."""
-    return bool(member.__module__.startswith("ckptkit.operations.convert."))
 
 
 def _properties() -> dict[str, Any]:
@@ -148,7 +142,6 @@ def _documented_in_class() -> dict[str, type]:
         f"{each.__module__}.{each.__qualname__}": each
         for each in _public_classes() | errors
         if "__init__" in vars(each)
-        and not _is_waiting(each)
         and not is_dataclass(each)
         and not getattr(each, "_is_protocol", False)
     }

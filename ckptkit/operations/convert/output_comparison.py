@@ -48,7 +48,11 @@ class OutputComparison(Result):
         return text if same == len(self.rows) else f"{text}, largest difference {worst:.3g}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the comparison as plain values."""
+        """Return the comparison as plain values.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {"why_not": self.why_not, "seed": self.seed, "rows": [dict(r) for r in self.rows]}
 
 

@@ -190,10 +190,13 @@ class Plan(Result):
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def inverse_rules(self) -> list[str]:
-        """Return the map that leads from the output back to SRC: one exact rule per new name.
+        """Return the map that leads from the output back to SRC.
 
-        Each undoes what was done to the values; a tensor that neither moved nor has another name
-        needs none.
+        Each rule undoes what was done to the values; a tensor that neither moved nor has another
+        name needs none.
+
+        Returns:
+            One exact rule per new name, as `convert` takes them.
         """
         rules = []
         for tensor in self.tensors:
@@ -211,13 +214,21 @@ class Plan(Result):
         return not self.problems
 
     def check(self) -> None:
-        """Raise MismatchError if the plan has problems."""
+        """Refuse a plan that has problems.
+
+        Raises:
+            MismatchError: it has some; `.problems` are those of the plan.
+        """
         if not self.ok:
             where = " and ".join(str(c.path) for c in (self.source, self.like) if c is not None)
             raise MismatchError(self.problems, where)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.plan/1 (docs/convert.md)."""
+        """Return the document of schema ckptkit.plan/1 (docs/convert.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "schema": "ckptkit.plan/1",
             "ok": self.ok,

@@ -42,7 +42,12 @@ _HINTS = {
 
 
 class MismatchError(CkptkitError):
-    """SRC and what is to be written do not fit; `problems` says why, one entry per tensor."""
+    """SRC and what is to be written do not fit; `problems` says why, one entry per tensor.
+
+    Args:
+        problems: at least one; the hint of the message is that of the first.
+        where: the files that do not fit.
+    """
 
     exit_code = 1
 

@@ -52,7 +52,11 @@ class Proof(Result):
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """Return the proof as plain values."""
+        """Return the proof as plain values.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         return {
             "ok": self.ok,
             "tensors": self.tensors,

@@ -68,7 +68,11 @@ class Receipt(Result):
         return 0 if self.ok else 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.convert/1 (docs/convert.md)."""
+        """Return the document of schema ckptkit.convert/1 (docs/convert.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
         plan, proof = self.plan, self.proof
         losses = proof.losses if proof is not None else {}
         digests: Sequence[str | None] = self.digests or [None] * len(plan.sources)
