@@ -62,7 +62,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
 
     Exit code: 0 recorded, 1 the model died or was not wholly restored, 2 could not tell.
     """
-    from ckptkit.operations.record.api import changes, record
+    from ckptkit.operations.record.api import record
+    from ckptkit.operations.record.changes import changes
 
     out = Path(options["out"])
     before = _earlier(out) if options["overwrite"] else None

@@ -363,7 +363,10 @@ def index_format(row: Format) -> Format | None:
     """Return the format of an index over several files of `row`, itself if it is one."""
     if row.is_index:
         return row
-    return FORMATS.first(lambda other: other.is_index and other.writer == row.writer != "")
+    # Nobody adds an index to a built-in format, so that no package is looked for on its account.
+    rows = FORMATS.built_in if row.name in FORMATS.built_in else FORMATS
+    siblings = (other for other in rows.values() if other.is_index and other.writer == row.writer)
+    return next(siblings, None) if row.writer else None
 
 
 def writable_formats() -> list[str]:

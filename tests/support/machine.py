@@ -9,7 +9,7 @@ import pytest
 
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.execution import runs as _check_runs
-from ckptkit.operations.record import api as record
+from ckptkit.operations.record import pipeline as record
 from ckptkit.operations.record.sensitivity import OutputSensitivity
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Description, ExecutionResult, ModelSpec

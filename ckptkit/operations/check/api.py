@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from ckptkit.errors import UsageError
 from ckptkit.operations.check.pipeline import run_check
 from ckptkit.operations.check.report import Report
-from ckptkit.operations.check.request import CheckRequest, ModelSource, when_to_localize
+from ckptkit.operations.check.request import CheckRequest, when_to_localize
 from ckptkit.operations.execution.input_names import parse_renames
 from ckptkit.operations.execution.inputs import SEED, InputOptions, ranges_of
+from ckptkit.operations.execution.subjects import ModelSource
 from ckptkit.operations.execution.tolerance import AUTO, TolerancePolicy
 from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
 from ckptkit.operations.localize.find import ALWAYS

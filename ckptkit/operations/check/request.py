@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.execution.inputs import InputOptions
-from ckptkit.operations.execution.subjects import ResolvedSubject, resolve, whole_file_format
+from ckptkit.operations.execution.subjects import ModelSource
 from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Path_
 from ckptkit.operations.localize.find import ALWAYS, FAILED
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Limits
-from ckptkit.stores.registry import format_of
 from ckptkit.wording import say
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """What weights are put into, so that there is a model to run: code, or another model.
-
-    model: `package.module:callable` or `file.py:callable`.  like: a SavedModel or `.keras` file;
-    rules: `RE=>REPL` from the names of the weights to those of like.
-    """
-
-    model: str | None = None
-    like: Path_ | None = None
-    rules: tuple[str, ...] = ()
-
-    def resolve(
-        self, subject: Path_, scratch: Path, timeout_s: float, runtimes: Set[str]
-    ) -> ResolvedSubject:
-        """Return what the subject means; raises what `subjects.resolve` raises."""
-        return resolve(
-            subject,
-            scratch,
-            model=self.model,
-            like=self.like,
-            rules=self.rules,
-            timeout_s=timeout_s,
-            runtimes=runtimes,
-        )
-
-    def meant_for(self, path: Path_) -> ModelSource:
-        """Return itself for a file of weights, and nothing for what is a model already."""
-        return self if _holds_weights_alone(path) else replace(self, model=None, like=None)
 
 
 @dataclass(frozen=True)
@@ -109,12 +75,3 @@ class CheckRequest:
 def when_to_localize(localize: bool | str) -> str:
     """Return "", "failed" or "always" for the keyword of `check`."""
     return ALWAYS if localize == ALWAYS else FAILED if localize else ""
-
-
-def _holds_weights_alone(path: Path_) -> bool:
-    """Whether a subject is a file of weights, so that the source of models is meant for it too."""
-    from ckptkit.stores.locate import locate
-
-    if whole_file_format(Path(path)) is not None:
-        return False
-    return not os.path.lexists(path) or not format_of(locate(path).format).holds_model

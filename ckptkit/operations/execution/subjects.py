@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptkit.align.rules import Rule, parse_rule
@@ -132,6 +132,44 @@ def _is_code(name: str) -> bool:
     return bool(colon and head and function.replace(".", "").isidentifier()) and not (
         os.path.lexists(name) or "/" in function
     )
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What weights are put into, so that there is a model to run: code, or another model.
+
+    model: `package.module:callable` or `file.py:callable`.  like: a SavedModel or `.keras` file;
+    rules: `RE=>REPL` from the names of the weights to those of like.
+    """
+
+    model: str | None = None
+    like: str | os.PathLike[str] | None = None
+    rules: tuple[str, ...] = ()
+
+    def resolve(
+        self, subject: str | os.PathLike[str], scratch: Path, timeout_s: float, runtimes: Set[str]
+    ) -> ResolvedSubject:
+        """Return what the subject means; raises what `resolve` raises."""
+        return resolve(
+            subject,
+            scratch,
+            model=self.model,
+            like=self.like,
+            rules=self.rules,
+            timeout_s=timeout_s,
+            runtimes=runtimes,
+        )
+
+    def meant_for(self, path: str | os.PathLike[str]) -> ModelSource:
+        """Return itself for a file of weights, and nothing for what is a model already."""
+        return self if _holds_weights_alone(path) else replace(self, model=None, like=None)
+
+
+def _holds_weights_alone(path: str | os.PathLike[str]) -> bool:
+    """Whether a subject is a file of weights, so that the source of models is meant for it too."""
+    if whole_file_format(Path(path)) is not None:
+        return False
+    return not os.path.lexists(path) or not format_of(locate(path).format).holds_model
 
 
 # --- a checkpoint in the structure of LIKE --------------------------------------------------------

@@ -14,7 +14,8 @@ from ckptkit.model_io.float64 import tie_break
 from ckptkit.model_io.sampling import Sample
 from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.check.api import check
-from ckptkit.operations.record.api import RecordError, record
+from ckptkit.operations.record.api import record
+from ckptkit.operations.record.pipeline import RecordError
 from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.types import Limits, ModelSpec

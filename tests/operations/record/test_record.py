@@ -14,7 +14,9 @@ from ckptkit.errors import CkptkitError, OutputError, UsageError
 from ckptkit.golden.golden import read_golden
 from ckptkit.operations.check.api import check
 from ckptkit.operations.check.report import Report
-from ckptkit.operations.record.api import RecordError, changes, record
+from ckptkit.operations.record.api import record
+from ckptkit.operations.record.changes import changes
+from ckptkit.operations.record.pipeline import RecordError
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import ModelSpec
