@@ -124,7 +124,7 @@ def _refuse_findings(runs: Runs) -> None:
 
 
 def _noise(request: RecordRequest, run: RecordedRun) -> Noise:
-    """Measure how far the same inputs give other outputs, and how far they do when run otherwise."""
+    """Measure how far outputs differ when the same inputs are given again, or run otherwise."""
     noise = Noise()
     if not request.noise:
         return noise

@@ -1,9 +1,9 @@
 """The format `rows`: a line of JSON per tensor, then all values.
 
     ROWS1\n                                        the magic
-    {"key": "a", "dtype": "float32", "shape": [2, 3]}\n   one line per tensor
+    {"key": "a", "dtype": "float32", "shape": [2, 3]}\n   a line per tensor
     \n                                              an empty line ends the list
-    values                                          row-major, little-endian, in the order of the lines
+    values                                          row-major, little-endian, in that order
 
 The values must fill the file to its last byte.  Dtypes are numpy's.  A list of more than 1 MiB is
 refused.
