@@ -2,11 +2,11 @@
 
     python -m benchmarks.check_trace [SUBJECT [AGAINST]]
 
-A step is a function that `operations.check.pipeline.run_check` calls.  A package is entered when a
-function of it is called from another one.  Printed are, for each step, the packages that it enters,
-in the order of their first call; then how many there are in all, and which *step packages* (those
-of `operations`, which do the work of a step) are entered again by a later step.  What all steps stand
-on (files, stores, names, runners) is entered by several, and is no step's own.
+A step is a function that `operations.check.pipeline.run_check` calls.  A package is entered when
+a function of it is called from another one.  Printed are, for each step, the packages that it
+enters, in the order of their first call; then how many there are in all, and which *step packages*
+(those of `operations`, which do the work of a step) are entered again by a later step that is not
+the next.  What all steps stand on (files, stores, names, runners) is no step's own.
 """
 
 from __future__ import annotations
