@@ -81,12 +81,13 @@ def parse(name: str, data: bytes, where: str) -> Any:
     Raises:
         FormatError: the bytes are no such message, or it nests deeper than 100.
     """
+    known_as = name.removeprefix("Raw")  # a mirror of ours, which nobody else has heard of
     if len(data) > MAX_MESSAGE_BYTES:
-        raise FormatError(where, f"{len(data)} bytes are more than a {name} may have")
+        raise FormatError(where, f"{len(data)} bytes are more than a {known_as} may have")
     try:
         return message_class(name).FromString(data)
     except DecodeError as error:
-        raise FormatError(where, f"not a {name} message") from error
+        raise FormatError(where, f"not a {known_as} message") from error
 
 
 def parse_text(name: str, data: bytes, where: str) -> Any:
