@@ -34,12 +34,24 @@ class CkptkitError(Exception):
     """
 
     exit_code = 2
+    code = "error"
+    """What kind of refusal it is, for programs: stable, dotted, one for each class."""
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.hint = hint
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """The keywords of the called function that the message and the hint name, in order.
+
+        Returns:
+            Their names, each once.
+        """
+        said = [*getattr(self.message, "keywords", ()), *getattr(self.hint, "keywords", ())]
+        return tuple(dict.fromkeys(said))
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.message}" if self.where else self.message
@@ -59,25 +71,37 @@ def _rebuild(cls: type[CkptkitError], fields: dict[str, object]) -> CkptkitError
 class UsageError(CkptkitError):
     """The request cannot be carried out as put."""
 
+    code = "usage"
+
 
 class PathNotFoundError(CkptkitError):
     """Nothing lies at the path."""
+
+    code = "path.missing"
 
 
 class UnsupportedError(CkptkitError):
     """The file is recognised, but this tool (or this installation) does not read it."""
 
+    code = "unsupported"
+
 
 class UnknownTensorError(CkptkitError, KeyError):
     """No tensor answers to that name; a KeyError too, as mappings raise."""
+
+    code = "tensor.unknown"
 
 
 class MissingDependencyError(CkptkitError):
     """An optional package is needed; the hint holds the pip command."""
 
+    code = "dependency.missing"
+
 
 class OutputError(CkptkitError):
     """An output file cannot be written."""
+
+    code = "output"
 
 
 class FormatError(CkptkitError):
@@ -90,6 +114,8 @@ class FormatError(CkptkitError):
         found: what is there instead.
         hint: the next step; "" where there is none.
     """
+
+    code = "format"
 
     def __init__(
         self, where: str, message: str, *, expected: object = "", found: object = "", hint: str = ""
@@ -104,6 +130,10 @@ class FormatError(CkptkitError):
 class TruncatedError(FormatError):
     """The file ends before the bytes that it promises."""
 
+    code = "format.truncated"
+
 
 class ChecksumError(FormatError):
     """Stored and computed checksum differ."""
+
+    code = "format.checksum"

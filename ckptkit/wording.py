@@ -34,9 +34,17 @@ def as_keywords(function: str, keyword: str, value: str | None) -> str:
 _speaker: Speaker = as_keywords
 
 
-def say(text: str) -> str:
+class Said(str):
+    """What was said, with the keywords that it names."""
+
+    keywords: tuple[str, ...] = ()
+
+
+def say(text: str) -> Said:
     """Return `text` with every marked keyword in the words that are spoken here."""
-    return _MARKED.sub(lambda mark: _speaker(mark[1] or "", mark[2], mark[3]), text)
+    said = Said(_MARKED.sub(lambda mark: _speaker(mark[1] or "", mark[2], mark[3]), text))
+    said.keywords = tuple(mark[2] for mark in _MARKED.finditer(text))
+    return said
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import ckptkit
 from ckptkit.cli.main import cli
-from ckptkit.errors import UsageError
+from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.wording import as_keywords, say, spoken_by
 
 PACKAGE = Path(ckptkit.__file__).parent
@@ -53,6 +53,24 @@ def test_one_refusal_in_both_words() -> None:
         ckptkit.check("x", against="a", golden="b")
     done = CliRunner().invoke(cli, ["check", "x", "--against", "a", "--golden", "b"])
     assert str(done.exception) == "--against and --golden exclude each other"
+
+
+def test_errors_carry_a_code_and_the_keywords_that_they_name() -> None:
+    with pytest.raises(UsageError) as caught:
+        ckptkit.check("x", against="a", golden="b")
+    assert (caught.value.code, caught.value.keywords) == ("usage", ("against", "golden"))
+    with pytest.raises(UsageError) as caught:
+        ckptkit.check("x", golden="g", seed=1, ranges={"a": (0.0, 1.0)})
+    assert caught.value.keywords == ("inputs", "ranges")
+
+
+def test_every_class_of_errors_has_a_code_of_its_own() -> None:
+    classes, found = [CkptkitError], {}
+    while classes:
+        known = classes.pop()
+        found[known.__name__] = known.code
+        classes += known.__subclasses__()
+    assert len(set(found.values())) == len(found)
 
 
 def test_a_shell_reads_the_option_that_it_knows() -> None:

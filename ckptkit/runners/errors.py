@@ -17,6 +17,8 @@ class RunnerError(CkptkitError):
         hint: the next step; "" where there is none.
     """
 
+    code = "runner"
+
     def __init__(self, message: str, *, kind: str = "", where: str = "", hint: str = "") -> None:
         super().__init__(message, where=where, hint=hint)
         self.kind = kind

@@ -50,6 +50,7 @@ class MismatchError(CkptkitError):
     """
 
     exit_code = 1
+    code = "mismatch"
 
     def __init__(self, problems: Sequence[Problem], where: str) -> None:
         hint = say(_HINTS.get(problems[0].kind, ""))

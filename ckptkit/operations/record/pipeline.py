@@ -37,6 +37,7 @@ class RecordError(CkptkitError):
     """The model did not do what could be recorded: it died, or was not wholly restored."""
 
     exit_code = 1
+    code = "record"
 
 
 @dataclass(frozen=True)
