@@ -110,12 +110,16 @@ class Head:
         path: of a file or directory.
         start: its first 4096 bytes, b"" of a directory.
         is_directory: whether it is one.
+
+    Attributes:
+        facts: what one format's detection found out that another's needs too, by any name.
     """
 
     def __init__(self, path: Path, start: bytes = b"", *, is_directory: bool = False) -> None:
         self.path = path
         self.start = start
         self.is_directory = is_directory
+        self.facts: dict[str, Any] = {}
 
     @property
     def is_zip(self) -> bool:

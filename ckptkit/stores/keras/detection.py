@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ckptkit.stores.registry import Head
 
+_LAYOUT = "whether the HDF5 file has the layout of .weights.h5"
+
 
 def is_keras(head: Head) -> bool:
     """Whether a file is a Keras 3 archive: a zip with a config or weights, and no numpy arrays."""
@@ -16,9 +18,14 @@ def is_keras(head: Head) -> bool:
 
 def is_weights_h5(head: Head) -> bool:
     """Whether a file is HDF5 with the layout of `.weights.h5`; raises as reading its root does."""
-    from ckptkit.stores.hdf5.reader import is_weights_h5
+    if not head.is_hdf5:
+        return False
+    # Both formats of HDF5 ask, and reading the root of an unusual file takes a process.
+    if _LAYOUT not in head.facts:
+        from ckptkit.stores.hdf5.reader import is_weights_h5
 
-    return head.is_hdf5 and is_weights_h5(head.path)
+        head.facts[_LAYOUT] = is_weights_h5(head.path)
+    return bool(head.facts[_LAYOUT])
 
 
 def is_legacy_h5(head: Head) -> bool:
