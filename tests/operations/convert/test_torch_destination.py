@@ -17,7 +17,7 @@ from ckptkit.align.transforms import parse_transform
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.convert.api import MismatchError, Receipt, convert
-from support import torch_pairs
+from support import places, torch_pairs
 from support.places import DOCS
 
 LACKING = [name for name in ("tensorflow", "torch") if find_spec(name) is None]
@@ -72,7 +72,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of TensorFlow, and what their models give."""
     directory = tmp_path_factory.mktemp("trained")
     done = subprocess.run(
-        [sys.executable, "-c", WRITE, str(directory)], capture_output=True, text=True
+        [sys.executable, "-c", WRITE, str(directory)],
+        env=places.environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return directory
