@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 import ckptkit
-from ckptkit.stores.registry import FORMATS
+from ckptkit.errors import MissingDependencyError
+from ckptkit.stores.registry import FORMATS, Format, open_format
 
 PACKAGE = Path(ckptkit.__file__).parent
 # Names that are also those of Python packages, or of things other than formats, tell nothing.
@@ -66,3 +69,10 @@ def test_dispatch_on_an_unknown_format_raises() -> None:
     ):
         with raises(UsageError, match=r"no format 'nothing' \(one of .*tensor-bundle"):
             function("nothing")
+
+
+def test_a_package_that_a_format_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Format("rows", "", "", opener="no_such_package:open_rows", needs="ckptkit-rows")
+    monkeypatch.setitem(FORMATS.built_in, "rows", row)
+    with pytest.raises(MissingDependencyError, match=r"needs no_such_package.*ckptkit-rows\)"):
+        open_format("rows", Path("x"))

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit.errors import FormatError, UnsupportedError, UsageError
+from ckptkit.errors import FormatError, MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
 
@@ -344,7 +344,16 @@ def open_format(name: str, path: Path) -> Store:
     row = format_of(name)
     if not row.opener:
         raise UnsupportedError(f"{row.name}: its tensors are not read", where=str(path))
-    store: Store = function_of(row.opener)(path)
+    try:
+        store: Store = function_of(row.opener)(path)
+    except ModuleNotFoundError as error:
+        if not row.needs:
+            raise
+        raise MissingDependencyError(
+            f"reading {row.name} files needs {error.name}, which is not installed",
+            where=str(path),
+            hint=f"pip install {row.needs}",
+        ) from error
     return store
 
 
