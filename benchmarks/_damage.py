@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks._rows import Peer, Row, kind, share, told
+from benchmarks._rows import Row, kind, share, told
+from support.tf_reader import Peer
 
 # --- flipped bits ---------------------------------------------------------------------------------
 

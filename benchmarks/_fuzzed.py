@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks._rows import MB, Peer, Row, told
+from benchmarks._rows import MB, Row, told
+from support.tf_reader import Peer
 
 # all of them read without an error by TensorFlow before they are damaged
 MUTATED = (

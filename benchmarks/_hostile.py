@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks._rows import MB, ROOT, Peer, Row
+from benchmarks._rows import MB, ROOT, Row
+from support.tf_reader import Peer
 
 MAX_SECONDS, MAX_BYTES = 2.0, 256 << 20  # that a bomb may take
 

@@ -1,11 +1,7 @@
-"""The rows that `benchmarks.reliability` makes, and TensorFlow's reader beside ours."""
+"""The rows that `benchmarks.reliability` makes."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,30 +18,6 @@ class Row(NamedTuple):
     ours: str
     theirs: str = ""
     is_met: bool | None = None
-
-
-class Peer:
-    """TensorFlow's reader, in a process that outlives what it reads."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._tf_verdicts"],
-            cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.process.stdout.readline()
-
-    def __call__(self, prefix: Path) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(str(prefix)) + "\n")
-        self.process.stdin.flush()
-        return dict(json.loads(self.process.stdout.readline()))
 
 
 def kind(verdict: dict[str, Any], clean: dict[str, Any]) -> str:

@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
 from benchmarks import _damage, _fuzzed, _hostile
-from benchmarks._rows import Peer, Row
+from benchmarks._rows import Row
 from benchmarks.harness import put
+from support.tf_reader import Peer
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

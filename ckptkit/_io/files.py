@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _HANDLES_PER_THREAD = 8
 _ALIGNMENT = 64  # bytes: a cache line
 _HASHED_AT_ONCE = 1 << 20  # bytes
+MAX_RULES_BYTES = 64 << 20  # a rule of 200 bytes for each of 300,000 tensors
 
 Identity = tuple[int, int, int, int]
 
@@ -76,6 +77,8 @@ class Handle:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise os_error(path, error) from error
+        except ValueError as error:  # a NUL in it
+            raise PathNotFoundError("not a path", where=repr(str(path))) from error
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(str(path), "not a regular file")
@@ -104,6 +107,17 @@ def os_error(path: Path, error: OSError) -> CkptkitError:
     if isinstance(error, FileNotFoundError):
         return PathNotFoundError("no such file", where=str(path))
     return CkptkitError(error.strerror or type(error).__name__, where=str(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file lies at a path, links followed; False for what no path can be.
+
+    `Path.is_file` raises for a name that is too long, which a file that is read may hold.
+    """
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _handle(path: Path) -> Handle:
@@ -238,16 +252,37 @@ def file_sha256(path: Path) -> str:
     return total.hexdigest()
 
 
+def read_whole(path: Path, max_bytes: int, what: str) -> bytes:
+    """Return all bytes of a regular file that stands beside a model: rules, a manifest, code.
+
+    Its size is compared before anything is read, so that no device, pipe or giant is.
+
+    Args:
+        path: the file; links are followed.
+        max_bytes: more is refused.
+        what: the noun for messages, with its article: "a manifest".
+
+    Raises:
+        PathNotFoundError: nothing lies there.
+        FormatError: it is no regular file, or too large.
+        TruncatedError: it shrank while it was read.
+    """
+    size = file_size(path)
+    if size > max_bytes:
+        raise FormatError(
+            str(path), f"too large for {what}", expected=f"at most {max_bytes:,} bytes", found=size
+        )
+    return read_exact(path, 0, size)
+
+
 def rule_lines(path: Path) -> list[tuple[str, str]]:
     """Return (rule, "path, line N") of a text file that a person wrote: one a line.
 
     Empty lines, and comment lines that `#` starts, are left out.
-    Raises UsageError where it is not text, PathNotFoundError.
+    Raises UsageError where it is not text, and what `read_whole` raises.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise os_error(path, error) from error
+        lines = read_whole(path, MAX_RULES_BYTES, "a file of rules").decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError("not a text file", where=str(path)) from error
     stripped = ((line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1))

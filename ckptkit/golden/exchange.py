@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from ckptkit._io.files import read_whole
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.golden.golden import Case, Golden
 from ckptkit.golden.tensor_protos import (
@@ -65,12 +66,7 @@ def whole(case: Case) -> dict[str, Array]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise UnsupportedError(f"more than {MAX_FILE:,} bytes", where=str(path))
-        return path.read_bytes()
-    except OSError as error:
-        raise PathNotFoundError(error.strerror or str(error), where=str(path)) from error
+    return read_whole(path, MAX_FILE, "a file of another tool")
 
 
 # --- npy ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ckptkit.dtypes import Array, itemsize, kind, numpy_dtype
 from ckptkit.golden import sketch as _sketch
 from ckptkit.golden.initial_values import MIN_SIZE, initial_value
 from ckptkit.golden.sketch_types import Sketch
+from ckptkit.stores.base import shaped
 from ckptkit.text import plural
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class _ChangedTensor(NamedTuple):
         """Return the values in their shape, None where there are too many."""
         if self.new.size > MAX_TRIED:
             return None
-        return self.store.read(self.key).reshape(self.new.shape)
+        return shaped(self.store.read(self.key), self.new.shape, self.key)
 
 
 def explain(old: Sketch, now: Binding, name: str) -> Explanation:

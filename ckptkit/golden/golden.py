@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import file_sha256
+from ckptkit._io.files import file_sha256, is_file
 from ckptkit.errors import (
     ChecksumError,
     FormatError,
@@ -219,7 +219,7 @@ def _numbers(value: Any) -> Any:
 
 def is_golden(path: Path | str) -> bool:
     """Whether the directory holds what looks like a golden."""
-    return Path(path, MANIFEST).is_file()
+    return is_file(Path(path, MANIFEST))
 
 
 def read_golden(path: Path | str) -> Golden:
@@ -331,7 +331,7 @@ def _read_cases(directory: Path, cases: Sequence[Any], where: str) -> Iterator[C
 
 
 def _compare_sha256(path: Path, wanted: str) -> None:
-    if not path.is_file():
+    if not is_file(path):
         raise PathNotFoundError(
             "a file of the golden is missing",
             where=str(path),

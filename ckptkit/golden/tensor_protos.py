@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._io import crc32c
 from ckptkit.dtypes import DTYPES, dtype_of_enum, dtype_of_numpy, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
+from ckptkit.stores.base import shaped
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.saved_model.constants import numbers_of
 
@@ -66,7 +67,7 @@ def from_tensor(message: Any, where: str) -> Array:
     values = numbers_of(message, dtype, size)
     if values is None:
         raise FormatError(where, f"no {dtype} values of shape {list(shape)}")
-    return values.reshape(shape)
+    return shaped(values, shape, where)
 
 
 def to_onnx(name: str, array: Array) -> bytes:
@@ -104,7 +105,8 @@ def from_onnx(data: bytes, where: str) -> tuple[str, Array]:
         if len(message.raw_data) != size * wanted.itemsize:
             raise FormatError(where, f"{len(message.raw_data)} bytes for {dtype} {list(shape)}")
         little = wanted.newbyteorder("<") if wanted.kind in "iufc" else wanted
-        return message.name, np.frombuffer(message.raw_data, little).astype(wanted).reshape(shape)
+        values = np.frombuffer(message.raw_data, little).astype(wanted)
+        return message.name, shaped(values, shape, where)
     listed = np.asarray(getattr(message, _ONNX_LISTS.get(dtype, "int32_data")))
     if listed.size != size:
         raise FormatError(where, f"{listed.size} values for shape {list(shape)}")
@@ -112,8 +114,8 @@ def from_onnx(data: bytes, where: str) -> tuple[str, Array]:
         bits = {1: np.uint8, 2: np.uint16}.get(wanted.itemsize)
         if bits is None:
             raise UnsupportedError(f"{dtype} that is not raw", where=where)
-        return message.name, listed.astype(bits).view(wanted).reshape(shape)
-    return message.name, listed.astype(wanted).reshape(shape)
+        return message.name, shaped(listed.astype(bits).view(wanted), shape, where)
+    return message.name, shaped(listed.astype(wanted), shape, where)
 
 
 def _little_endian(array: Array) -> bytes:
@@ -135,7 +137,7 @@ def _text(values: list[bytes], shape: tuple[int, ...], where: str) -> Array:
         raise FormatError(where, f"{len(values)} strings for shape {list(shape)}")
     flat = np.empty(size, object)
     flat[:] = values
-    return flat.reshape(shape)
+    return shaped(flat, shape, where)
 
 
 def records(messages: Iterable[bytes]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ckptkit._io.files import file_size
+from ckptkit._io.files import file_size, is_file
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.stores.base import BLOCK_ELEMENTS, shaped
@@ -182,7 +182,7 @@ def load_inputs(path: Path) -> dict[str, Array]:
     """
     from ckptkit.stores.npz.reader import open_npz
 
-    if not path.is_file():
+    if not is_file(path):
         raise PathNotFoundError(
             "no such file", where=str(path), hint=say("‹inputs› takes an npz file")
         )

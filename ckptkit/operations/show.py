@@ -17,7 +17,7 @@ from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.results import Result
-from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec
+from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
 from ckptkit.text import count_text, json_number
 from ckptkit.wording import say
 
@@ -214,6 +214,8 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
         len(r) for r, index in zip(ranges, indices, strict=True) if not isinstance(index, int)
     )
     out = np.empty(wanted, numpy_dtype(spec.dtype))
+    if not wanted:  # an axis of the others may be longer than memory
+        return shaped(out, shape, spec.key)
     positions = np.zeros(1, np.int64)  # of the wanted elements, row-major, rising
     for axis, size in zip(ranges, spec.shape, strict=True):
         positions = (
@@ -226,7 +228,7 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
         done = last
         if done == wanted:
             break
-    return out.reshape(shape)
+    return shaped(out, shape, spec.key)
 
 
 def _stretches(store: Store, spec: TensorSpec, positions: Array) -> Iterator[tuple[int, Array]]:

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ckptkit._io.files import os_error
 from ckptkit.errors import FormatError, MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
@@ -354,6 +355,8 @@ def open_format(name: str, path: Path) -> Store:
             where=str(path),
             hint=f"pip install {row.needs}",
         ) from error
+    except OSError as error:  # a name in it that no file can have, a directory that went away
+        raise os_error(path, error) from error
     return store
 
 

@@ -127,7 +127,7 @@ def test_the_bytes_of_a_plain_variable_are_those_of_the_schema() -> None:
 
 def test_maps_are_sorted_wherever_the_schema_has_them() -> None:
     fields = fields_with_maps(message_class("NodeDef").DESCRIPTOR)
-    assert {number: is_map for number, (_inner, is_map) in fields.items()} == {5: True}
+    assert {number: tag for number, (_inner, tag) in fields.items()} == {5: 10}
     function = message_class("FunctionDef").DESCRIPTOR
     assert fields_with_maps(function).keys() == {
         function.fields_by_name[name].number

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit.align.matching import constant_digests
 from ckptkit.compare.tensors import Delta
 from ckptkit.dtypes import kind
+from ckptkit.errors import UnsupportedError
+from ckptkit.stores.base import shaped
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -39,8 +41,11 @@ def shape_hint(old: Store, old_key: str, new: Store, new_key: str, read_values: 
     if not read_values or old.specs[old_key].size > MAX_TRIED or not comparable:
         return f"a {ways[0][0]} has this shape; values not tried"
     # Both fit into memory: every way is tried on the values themselves.
-    left = old.read(old_key).reshape(old_shape)
-    right = new.read(new_key).reshape(new_shape)
+    try:
+        left = shaped(old.read(old_key), old_shape, old_key)
+        right = shaped(new.read(new_key), new_shape, new_key)
+    except UnsupportedError:  # no array has such a shape, though an empty tensor may
+        return f"a {ways[0][0]} has this shape"
     for way, order in ways:
         rearranged = left.transpose(order) if order else left.reshape(new_shape)
         if _same(rearranged, right):
@@ -94,7 +99,11 @@ def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta)
     left, right = old.read(old_key), new.read(new_key)
     if not np.array_equal(np.sort(left.astype(np.float64)), np.sort(right.astype(np.float64))):
         return None
-    old_values, new_values = left.reshape(spec.shape), right.reshape(spec.shape)
+    try:
+        old_values = shaped(left, spec.shape, old_key)
+        new_values = shaped(right, spec.shape, new_key)
+    except UnsupportedError:
+        return "the same values in another order"
     for way, order in _ways(spec.shape, spec.shape):
         changes_order = order is not None and order != tuple(range(len(order)))
         if changes_order and _same(old_values.transpose(order), new_values):

@@ -29,6 +29,7 @@ from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
 from ckptkit.stores.tensor_bundle.recovery import survey
+from ckptkit.stores.tensor_bundle.slices import sliced_name
 from ckptkit.stores.tensor_bundle.table import read_table
 from ckptkit.text import count_text, list_text
 
@@ -106,7 +107,7 @@ def _keys_that_are_no_text(specs: Mapping[str, TensorSpec], index: Path) -> Iter
         return  # that the index is damaged is a finding already
     for key, _value in items:
         try:
-            if key[:1] != b"\0":  # the key of a slice is binary
+            if sliced_name(key) is None:  # the key of a slice is binary
                 key.decode()
         except UnicodeDecodeError:
             message = f"the key {key!r} is not UTF-8: TensorFlow cannot list it in Python"

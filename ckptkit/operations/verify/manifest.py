@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.atomic import replacing
-from ckptkit._io.files import file_sha256, file_size, read_exact
+from ckptkit._io.files import file_sha256, file_size, is_file, read_whole
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding
@@ -29,8 +29,10 @@ from ckptkit.text import count_text, list_text
 from ckptkit.wording import say
 
 MAX_MANIFEST = 256 << 20  # bytes
+_SHOWN = 80  # characters of a damaged line
 _LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
 _TENSOR = re.compile(r"#tensor ([0-9a-f]{64}) (\S+) (\[[0-9,]*\]) (\".*\")")
+_TENSOR_MARK = "#tensor"  # begins every such line, and no comment of a person's
 
 
 class Manifest(NamedTuple):
@@ -147,7 +149,7 @@ def check_manifest(
         findings.append(Finding("warning", "manifest.extra", str(present[name]), message))
     others = []
     for name in sorted(listed.files.keys() - present.keys()):
-        if (base / name).is_file():
+        if is_file(base / name):
             others.append(name)
             continue
         message = "is in the manifest, but not here"
@@ -175,15 +177,11 @@ def _damaged_tensors(
 def read_manifest(manifest: Path) -> Manifest:
     """Return the digests in a manifest; raises FormatError, PathNotFoundError."""
     try:
-        size = file_size(manifest)
+        text = read_whole(manifest, MAX_MANIFEST, "a manifest").decode("utf-8")
     except PathNotFoundError:
         raise PathNotFoundError(
             "no such manifest", where=str(manifest), hint=say("‹new_manifest› makes one")
         ) from None
-    if size > MAX_MANIFEST:
-        raise FormatError(str(manifest), f"{size} bytes are more than a manifest may have")
-    try:
-        text = read_exact(manifest, 0, size).decode("utf-8")
     except UnicodeDecodeError:
         raise FormatError(str(manifest), "not a manifest: not text") from None
     found = Manifest({}, {})
@@ -195,11 +193,10 @@ def read_manifest(manifest: Path) -> Manifest:
 
 
 def _take(found: Manifest, line: str, where: str) -> None:
-    tensor = _TENSOR.fullmatch(line)
-    if tensor is not None:
-        found.tensors[json.loads(tensor[4])] = tensor[1]
+    if line.startswith(_TENSOR_MARK):
+        _take_tensor(found, line, where)
         return
-    if not line.strip() or line.startswith("#"):
+    if not line.strip() or line == "#" or line.startswith(("# ", "#\t")):
         return
     match = _LINE.fullmatch(line)
     if match is None:
@@ -208,6 +205,30 @@ def _take(found: Manifest, line: str, where: str) -> None:
     if name in found.files and found.files[name] != match[2]:
         raise FormatError(where, f"{name!r} has two digests")
     found.files[name] = match[2]
+
+
+def _take_tensor(found: Manifest, line: str, where: str) -> None:
+    tensor = _TENSOR.fullmatch(line)
+    try:
+        label = json.loads(tensor[4]) if tensor is not None else None
+        names = json.loads(label) if isinstance(label, str) else None
+    except ValueError:
+        names = None
+    if tensor is None or not _are_texts(names):
+        raise FormatError(
+            where,
+            "not a line on a tensor: the manifest is damaged",
+            expected=f"{_TENSOR_MARK} SHA-256 dtype [shape] and the names in JSON",
+            found=line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...",
+            hint=say("‹new_manifest› makes one anew"),
+        )
+    if found.tensors.setdefault(label, tensor[1]) != tensor[1]:
+        raise FormatError(where, f"{label} has two digests")
+
+
+def _are_texts(names: object) -> bool:
+    """Whether these are the names of a file and of a tensor in it."""
+    return isinstance(names, list) and len(names) == 2 and all(isinstance(n, str) for n in names)
 
 
 def _line(digest: str, name: str) -> str:

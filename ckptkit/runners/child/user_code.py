@@ -13,7 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.files import read_whole
 from ckptkit.errors import UsageError
+
+MAX_CODE_BYTES = 64 << 20  # no module that a person or a generator writes comes near
 
 
 def call_code(spec: str, before: Callable[[], None] = lambda: None) -> Any:
@@ -38,7 +41,10 @@ def call_code(spec: str, before: Callable[[], None] = lambda: None) -> Any:
 
 
 def import_code(name: str) -> Any:
-    """Return the module of that name, or of that `.py` file; raises UsageError."""
+    """Return the module of that name, or of that `.py` file.
+
+    Raises UsageError; PathNotFoundError and FormatError where no such regular file is.
+    """
     if not name.endswith(".py"):
         try:
             return import_module(name)
@@ -47,9 +53,10 @@ def import_code(name: str) -> Any:
                 raise
             raise UsageError(f"no module {name!r}", hint="run where it can be imported") from error
     path = Path(name).resolve()
+    read_whole(path, MAX_CODE_BYTES, "code")  # Python itself would wait for a pipe for ever
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError("no such file", where=name)
+    if spec is None or spec.loader is None:
+        raise UsageError("cannot be imported", where=name)
     # so that it can import its neighbours
     sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)

@@ -42,6 +42,9 @@ _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR64 = struct.Struct("<4sIQI")
 _ENCRYPTED, _DESCRIPTOR, _UTF8 = 0x1, 0x8, 0x800
+_PATCH, _STRONG_ENCRYPTION = 0x20, 0x40
+MAX_VERSION = 63  # of the format, times ten: the newest that zipfile reads
+_UNICODE_PATH = 0x7075  # extra field with another name
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 
 
@@ -60,6 +63,7 @@ class _CentralEntry(NamedTuple):
     """A member as the central directory tells it; `header` is the place of its local header."""
 
     name: bytes
+    needs: int
     flags: int
     method: int
     crc32: int
@@ -153,8 +157,22 @@ def _find_directory(path: Path) -> tuple[int, int, int]:
             found=tail_size - at - _END.size,
         )
     end = total - tail_size + at
-    if _FULL16 in (disk, here, count) or _FULL32 in (size, start):
+    is_full = _FULL16 in (disk, here, count) or _FULL32 in (size, start)
+    if is_full or _has_locator(path, end):
+        told = count, size, start
         end, start, size, count = _zip64_end(path, end, where)
+        # Writers that stream (PyTorch's) add the record to every archive: it says the same again.
+        for old, new, full in zip(
+            told, (count, size, start), (_FULL16, _FULL32, _FULL32), strict=True
+        ):
+            if old not in (new, full):
+                raise FormatError(
+                    where,
+                    "the two end records of the zip archive disagree",
+                    expected=new,
+                    found=old,
+                    hint="two programs would read two different contents from it",
+                )
     elif disk or first_disk or here != count:
         raise UnsupportedError("a zip archive split over several files", where=str(path))
     if count > MAX_MEMBERS or size > MAX_DIRECTORY:
@@ -175,6 +193,12 @@ def _find_directory(path: Path) -> tuple[int, int, int]:
     return start, size, count
 
 
+def _has_locator(path: Path, end: int) -> bool:
+    """Whether the locator of a ZIP64 end record stands before the end record, as Python looks."""
+    at = end - _LOCATOR64.size
+    return at >= 0 and read_exact(path, at, 4) == b"PK\x06\x07"
+
+
 def _zip64_end(path: Path, end: int, where: str) -> tuple[int, int, int, int]:
     """Return (place of the ZIP64 end record, start, size, count) of the central directory."""
     if end < _LOCATOR64.size + _END64.size:
@@ -185,7 +209,9 @@ def _zip64_end(path: Path, end: int, where: str) -> tuple[int, int, int, int]:
     if magic != b"PK\x06\x07" or disk or disks > 1 or place + _END64.size > end:
         raise FormatError(where, "ZIP64 locator is damaged")
     record = _END64.unpack(read_exact(path, place, _END64.size))
-    if record[0] != b"PK\x06\x06" or place + 12 + record[1] + _LOCATOR64.size != end:
+    # Python's zipfile knows no record with more in it, and would fall back to the other one.
+    is_plain = record[1] == _END64.size - 12
+    if record[0] != b"PK\x06\x06" or not is_plain or place + _END64.size + 20 != end:
         raise FormatError(f"{path} @ {place}", "ZIP64 end record is damaged")
     if record[4] or record[5] or record[6] != record[7]:
         raise UnsupportedError("a zip archive split over several files", where=str(path))
@@ -202,7 +228,7 @@ def _central_entries(path: Path, data: bytes, count: int) -> list[_CentralEntry]
         if at + _CENTRAL.size > len(data) or data[at : at + 4] != b"PK\x01\x02":
             raise FormatError(str(path), f"zip directory is damaged at entry {len(entries)}")
         fields = _CENTRAL.unpack_from(data, at)
-        flags, method = fields[3], fields[4]
+        needs, flags, method = fields[2] & 0xFF, fields[3], fields[4]
         crc, stored, size, n_name, n_extra, n_comment, disk = fields[7:14]
         header = fields[16]
         name_at = at + _CENTRAL.size
@@ -214,12 +240,28 @@ def _central_entries(path: Path, data: bytes, count: int) -> list[_CentralEntry]
         if disk not in (0, _FULL16):
             raise UnsupportedError("a zip archive split over several files", where=str(path))
         size, stored, header = _zip64_sizes(f"{path}:{name!r}", extra, size, stored, header)
-        entries.append(_CentralEntry(name, flags, method, crc, stored, size, header))
+        _check_other_name(path, name, extra)
+        entries.append(_CentralEntry(name, needs, flags, method, crc, stored, size, header))
     if len(entries) != count:
         raise FormatError(
             str(path), "zip directory has another length", expected=count, found=len(entries)
         )
     return entries
+
+
+def _check_other_name(path: Path, name: bytes, extra: bytes) -> None:
+    """Refuse an extra field that gives another name, which some programs take and others not."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        other = extra[at + 9 : at + 4 + length]  # after a version and the CRC-32 of the first name
+        if kind == _UNICODE_PATH and other != name:
+            raise FormatError(
+                str(path),
+                f"zip member {name!r} is called {other!r}, too",
+                hint="two programs would read two different contents from it",
+            )
+        at += 4 + length
 
 
 def _zip64_sizes(
@@ -250,6 +292,12 @@ def _checked_member(path: Path, entry: _CentralEntry, directory: int) -> Member:
     if entry.flags & _ENCRYPTED:
         raise UnsupportedError(
             "encrypted zip member", where=where, hint="decrypt the archive first"
+        )
+    if entry.flags & (_PATCH | _STRONG_ENCRYPTION) or entry.needs > MAX_VERSION:
+        raise UnsupportedError(
+            "zip member that Python does not read",
+            where=where,
+            hint="make the archive anew with another program",
         )
     if entry.method not in (STORED, DEFLATED):
         raise UnsupportedError(

@@ -19,6 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.files import is_file
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import member_range, whole_file
@@ -72,7 +73,7 @@ def open_weights_json(path: Path) -> H5Store:
     """
     shards = _shards(path, strict_json.load(path))
     for shard in shards:
-        if not shard.is_file():
+        if not is_file(shard):
             raise PathNotFoundError(
                 f"shard {shard.name} is missing", where=str(path), hint="copy it beside the index"
             )

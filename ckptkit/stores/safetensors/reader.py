@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._io.files import is_file
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as tensor_metadata
@@ -152,7 +153,7 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     weight_map, total = _read_index(path)
     files = sorted(set(weight_map.values()))
     shards = tuple(path.with_name(file) for file in files)
-    missing = tuple(shard for shard in shards if not shard.exists())
+    missing = tuple(shard for shard in shards if not is_file(shard))
     notes: list[str] = []
     specs: dict[str, TensorSpec] = {}
     names: dict[str, tensor_metadata.TensorMetadata] = {}

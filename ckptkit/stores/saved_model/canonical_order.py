@@ -18,8 +18,11 @@ from ckptkit.stores.proto.messages import message_class
 _WHERE = "saved_model.pb"
 _MAX_DEPTH = 100
 
-# Field number -> (message of the field or of the map's values, or None; whether it is a map).
-Fields = dict[int, tuple[Any, bool]]
+_INTEGER, _BYTES = 8, 10  # tags of the key in an entry of a map, by the key's type
+
+# Field number -> (message of the field or of the map's values, or None; the tag that keys of the
+# map have, 0 for what is no map).
+Fields = dict[int, tuple[Any, int]]
 
 
 def in_c_order(data: bytes) -> bytes:
@@ -36,11 +39,13 @@ def fields_with_maps(message: Any) -> Fields:
     fields: Fields = {}
     for field in message.fields:
         inner = field.message_type
-        is_map = inner is not None and inner.GetOptions().map_entry
-        if is_map:
+        key_tag = 0
+        if inner is not None and inner.GetOptions().map_entry:
+            key = inner.fields_by_name["key"]
+            key_tag = _BYTES if key.type in (key.TYPE_STRING, key.TYPE_BYTES) else _INTEGER
             inner = inner.fields_by_name["value"].message_type
-        if is_map or (inner is not None and _has_maps(inner, frozenset())):
-            fields[field.number] = inner, is_map
+        if key_tag or (inner is not None and _has_maps(inner, frozenset())):
+            fields[field.number] = inner, key_tag
     return fields
 
 
@@ -71,10 +76,10 @@ def _sorted(data: bytes, message: Any, depth: int) -> bytes:
         if entries and number != passing:
             out.extend(entry for _key, entry in sorted(entries))
             entries = []
-        inner, is_map = fields.get(number, (None, False))
-        if is_map:
+        inner, key_tag = fields.get(number, (None, 0))
+        if key_tag:
             passing = number
-            key, value = _entry(data[start:at], inner, depth)
+            key, value = _entry(data[start:at], inner, key_tag, depth)
             entries.append((key, data[tag_at:start] + value))
         elif inner is not None:
             out.append(data[tag_at:start])
@@ -97,19 +102,20 @@ def _skip(data: bytes, at: int, kind: int) -> tuple[int, int]:
     raise FormatError(_WHERE, f"not a message: wire type {kind}")
 
 
-def _entry(data: bytes, inner: Any, depth: int) -> tuple[int | bytes, bytes]:
-    """Return (key, entry with its value sorted) of a map entry."""
-    key: int | bytes = b""
+def _entry(data: bytes, inner: Any, key_tag: int, depth: int) -> tuple[int | bytes, bytes]:
+    """Return (key, entry with its value sorted) of a map entry.
+
+    A key of another wire type than the map's is no key to protobuf: the entry has the default one.
+    """
+    key: int | bytes = b"" if key_tag == _BYTES else 0
     out: list[bytes] = []
     at = 0
     while at < len(data):
         tag_at = at
         tag, at = _varint(data, at)
         start, at = _skip(data, at, tag & 7)
-        if tag == 8:
-            key = _varint(data, start)[0]
-        elif tag == 10:
-            key = data[start:at]
+        if tag == key_tag:
+            key = data[start:at] if key_tag == _BYTES else _varint(data, start)[0]
         if tag == 18 and inner is not None:
             out += (data[tag_at:start], _sorted(data[start:at], inner, depth + 1))
         else:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
+from ckptkit.errors import UnsupportedError
+from ckptkit.stores.base import shaped
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
@@ -99,11 +101,13 @@ def _value(name: str, tensor: Any, captured: bool) -> ConstantValue | None:
     if not (large or single or (captured and not trivial)):
         return None
     values = _text(tensor, size) if text else numbers_of(tensor, dtype, size)
-    return (
-        None
-        if values is None
-        else ConstantValue(name, dtype, shape, values.reshape(shape), captured, large)
-    )
+    if values is None:
+        return None
+    try:
+        array = shaped(values, shape, name)
+    except UnsupportedError:  # empty, and of a shape that no array has
+        return None
+    return ConstantValue(name, dtype, shape, array, captured, large)
 
 
 def _text(tensor: Any, size: int) -> Array:
@@ -132,6 +136,8 @@ def numbers_of(tensor: Any, dtype: str, size: int) -> Array | None:
     if dtype in ("float16", "bfloat16"):
         given = given.astype(np.uint16).view(wanted)
     elif wanted.kind == "c":
+        if len(given) % 2:
+            return None
         given = given[0::2] + 1j * given[1::2]
     if given.size > size:
         return None

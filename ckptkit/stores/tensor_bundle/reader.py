@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import check_range
+from ckptkit._io.files import check_range, is_file
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 INDEX_SUFFIX = ".index"
 BUNDLE_VERSION = 1  # the newest bundle layout; tensor_bundle.cc: kTensorBundleVersion
+MIN_PRODUCER = 0  # tensor_bundle.cc: kTensorBundleMinProducer
 MAX_SHARDS = 100_000
 MAX_RANK = 254  # TensorShape::MaxDimensions()
 MAX_ELEMENTS = (1 << 63) - 1
@@ -111,7 +112,7 @@ class TensorBundle:
 
     @property
     def missing_shards(self) -> tuple[Path, ...]:
-        return tuple(path for path in self.shards if not path.is_file())
+        return tuple(path for path in self.shards if not is_file(path))
 
     @cached_property
     def structure(self) -> Structure:
@@ -261,6 +262,14 @@ def read_header(data: bytes, path: Path) -> tuple[int, bool]:
             where=str(path),
             hint="pip install -U ckptkit-tf",
         )
+    if header.version.producer < MIN_PRODUCER:
+        raise FormatError(
+            where,
+            "version of its writer",
+            expected=f"{MIN_PRODUCER} or newer",
+            found=header.version.producer,
+            hint="TensorFlow refuses it",
+        )
     if BUNDLE_VERSION in header.version.bad_consumers:
         raise UnsupportedError("its writer says that this version must not read it", where=where)
     if not 0 < header.num_shards <= MAX_SHARDS:
@@ -276,7 +285,7 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     slice_entries: dict[bytes, tuple[str, bytes]] = {}
     for raw_key, value in items[1:]:
         key = raw_key.decode("utf-8", "backslashreplace")
-        if raw_key[0] == 0:  # an ordered code starts with the number 0; names do not
+        if raw_key[0] == 0 and _slices.sliced_name(raw_key) is not None:
             slice_entries[raw_key] = key, value
             continue
         if key in specs:  # bytes that are no text, spelled out, and that very spelling
@@ -289,12 +298,22 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
             specs[key] = entry_spec(key, entry, num_shards, where)
     for raw_key, key, entry in partitioned:
         specs[key] = partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
-    for _raw, (key, value) in slice_entries.items():  # belongs to no tensor: still listed
-        entry = parse("RawBundleEntryProto", value, f"{where}: {key!r}")
-        if key in specs:
-            raise FormatError(where, f"two keys read {key!r}")
-        specs[key] = entry_spec(key, entry, num_shards, where)
+    for raw_key in slice_entries:
+        raise orphan_slice(raw_key, where)
     return specs
+
+
+def orphan_slice(raw_key: bytes, where: str) -> FormatError:
+    """Return the refusal of a slice that no tensor of the index has.
+
+    TensorFlow would list its binary key as the name of a tensor.
+    """
+    name = (_slices.sliced_name(raw_key) or b"").decode("utf-8", "backslashreplace")
+    return FormatError(
+        where,
+        f"a slice of {name!r}, of which the index says nothing",
+        hint="the index is damaged: the entry of the whole tensor is missing, or lost this slice",
+    )
 
 
 class _EntryType(NamedTuple):

@@ -20,6 +20,7 @@ from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.tensor_bundle import reader as tensor_bundle
 from ckptkit.stores.tensor_bundle import table as leveldb_table
 from ckptkit.stores.tensor_bundle.reader import TensorBundle
+from ckptkit.stores.tensor_bundle.slices import sliced_name
 
 MAX_PROBLEMS = 1000  # listed of one index; a hostile one could have millions
 _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
@@ -184,7 +185,7 @@ def _specs(
         key = raw_key.decode("utf-8", "backslashreplace")
         if not raw_key:
             continue
-        if raw_key[0] == 0:
+        if raw_key[0] == 0 and sliced_name(raw_key) is not None:
             slices[raw_key] = key, value
             continue
         try:
@@ -195,6 +196,7 @@ def _specs(
                 specs[key] = tensor_bundle.entry_spec(key, entry, num_shards, where)
         except FormatError as error:
             _note(problems, error)
+    blamed = {raw_key for raw_key, _key, _entry in partitioned}
     for raw_key, key, entry in partitioned:
         try:
             specs[key] = tensor_bundle.partitioned_spec(
@@ -202,4 +204,9 @@ def _specs(
             )
         except FormatError as error:
             _note(problems, error)
+        else:
+            blamed.remove(raw_key)
+    for raw_key in slices:
+        if sliced_name(raw_key) not in blamed:  # else what is wrong with the tensor is told
+            _note(problems, tensor_bundle.orphan_slice(raw_key, where))
     return specs

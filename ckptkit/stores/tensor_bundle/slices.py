@@ -26,6 +26,34 @@ def slice_key(name: bytes, extents: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(parts)
 
 
+def sliced_name(key: bytes) -> bytes | None:
+    """Return the name of the tensor that `key` is a slice's key of; None for any other key."""
+    if key[:1] != _number(0):
+        return None
+    at = 1
+    name = bytearray()
+    while key[at : at + 2] != b"\x00\x01":
+        if at >= len(key) or (key[at] == 0 and key[at : at + 2] != b"\x00\xff"):
+            return None
+        name.append(key[at])
+        at += 2 if key[at] in (0x00, 0xFF) else 1
+    at += 2
+    rank_bytes = key[at] if at < len(key) else 2
+    rank = int.from_bytes(key[at + 1 : at + 1 + rank_bytes], "big")
+    if rank_bytes > 1:  # no shape has 256 axes
+        return None
+    at += 1 + rank_bytes
+    for _ in range(2 * rank):
+        at += _signed_bytes(key[at : at + 2])
+    return bytes(name) if at == len(key) else None
+
+
+def _signed_bytes(start: bytes) -> int:
+    """Return how many bytes a signed number takes, from its first two: its leading equal bits."""
+    bits = "".join(f"{byte:08b}" for byte in start) or "0"
+    return len(bits) - len(bits.lstrip(bits[0]))
+
+
 def _number(value: int) -> bytes:
     size = (value.bit_length() + 7) // 8
     return bytes([size]) + value.to_bytes(size, "big")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact, read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 
 STATE_FILE = "checkpoint"
@@ -36,11 +36,8 @@ def read_state(path: Path) -> tuple[str | None, list[str]]:
 
     Raises FormatError for one that is too large, not UTF-8, or names no checkpoint.
     """
-    size = file_size(path)
-    if size > MAX_STATE_BYTES:
-        raise FormatError(str(path), f"{size} bytes are more than a state file may have")
     try:
-        text = read_exact(path, 0, size).decode()
+        text = read_whole(path, MAX_STATE_BYTES, "a state file").decode()
     except UnicodeDecodeError as error:
         raise FormatError(str(path), "not a text file") from error
     fields = [(name, _unescape(value)) for name, value in _FIELD.findall(text)]
