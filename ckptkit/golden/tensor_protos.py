@@ -18,7 +18,7 @@ from ckptkit.dtypes import DTYPES, dtype_of_enum, dtype_of_numpy, numpy_dtype
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 from ckptkit.stores.base import shaped
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.saved_model.constants import numbers_of
+from ckptkit.stores.proto.tensors import numbers_of
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array

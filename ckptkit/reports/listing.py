@@ -292,7 +292,7 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
             f"{bytes_text(totals['stored_twice_bytes'])} wasted"
         )
     about = [store.format + (f", {store.style}" if store.style else "")]
-    if store.shards and can_be_cut(format_of(store.format)):
+    if len(store.shards) > 1 or (store.shards and can_be_cut(format_of(store.format))):
         present = len(store.shards) - len(store.missing_shards)
         about.append(f"shards {present}/{len(store.shards)}")
     if store.producer:

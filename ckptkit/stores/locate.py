@@ -20,19 +20,16 @@ from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
     is_state_file,
+    is_v1,
     latest_checkpoint,
     prefixes,
 )
 from ckptkit.stores.tensor_bundle.table import is_table
+from ckptkit.stores.tensor_bundle.v1_reader import prefix_of, shard_files
 
 _MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
-_V1_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses
-_V1_HINT = (
-    "restore it with tf.compat.v1.train.Saver in any TensorFlow and save it again: "
-    "the default format (V2) is read"
-)
 _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
 
 
@@ -66,7 +63,7 @@ def locate(operand: str | os.PathLike[str]) -> Location:
 
 def _exists(text: str) -> bool:
     path = Path(text)
-    return os.path.lexists(path) or index_path(path).is_file()
+    return os.path.lexists(path) or index_path(path).is_file() or bool(shard_files(path))
 
 
 def _locate(text: str) -> Location:
@@ -77,6 +74,8 @@ def _locate(text: str) -> Location:
         return _file(path)
     if index_path(path).is_file():
         return Location("tensor-bundle", path)
+    if shard_files(prefix_of(path)):  # its prefix, or the pattern that a state file has
+        return Location("checkpoint-v1", prefix_of(path))
     if os.path.lexists(path):
         raise FormatError(text, "neither a file nor a directory")
     raise _not_found(path)
@@ -99,7 +98,7 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
         )
     if (path / STATE_FILE).is_file() or prefixes(path):
         prefix, notes = latest_checkpoint(path)
-        return Location("tensor-bundle", prefix, None, notes)
+        return Location(_format_at(prefix), prefix, None, notes)
     for name, form in (
         ("model.safetensors.index.json", "safetensors-index"),
         ("model.safetensors", "safetensors"),
@@ -110,6 +109,10 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
     if found is not None:
         return Location(found.name, path)
     raise _no_checkpoint_in(path)
+
+
+def _format_at(prefix: Path) -> str:
+    return "checkpoint-v1" if is_v1(prefix) else "tensor-bundle"
 
 
 def _no_checkpoint_in(path: Path) -> CkptkitError:
@@ -146,7 +149,8 @@ def _file(path: Path) -> Location:
     head = Head(path, read_exact(path, 0, min(size, _HEAD_BYTES)))
     found = detect_format(head)
     if found is not None:
-        return Location(found.name, path)
+        is_shard = found.name == "checkpoint-v1"
+        return Location(found.name, prefix_of(path) if is_shard else path)
     if head.is_zip:
         raise _strange_zip(head)
     if is_table(path):
@@ -159,8 +163,8 @@ def _file(path: Path) -> Location:
 def _member(path: Path) -> Location:
     name = _MEMBER.sub("", path.name)
     prefix = path.with_name(name) if name else path.parent  # .index and .data-00000-of-00001
-    if index_path(prefix).is_file():
-        return Location("tensor-bundle", prefix)
+    if index_path(prefix).is_file() or is_v1(prefix):
+        return Location(_format_at(prefix), prefix)
     raise PathNotFoundError(
         f"its index {index_path(prefix).name} is missing",
         where=str(path),
@@ -169,19 +173,7 @@ def _member(path: Path) -> Location:
 
 
 def _table_without_suffix(path: Path) -> CkptkitError:
-    """Tell a V1 checkpoint from a V2 index under another name: both are LevelDB tables.
-
-    A bundle header begins with field 1 as a varint, V1's SavedTensorSlices with a message.
-    """
-    from ckptkit.stores.tensor_bundle.table import read_table
-
-    items = read_table(path)
-    if items and items[0] == (b"", items[0][1]) and items[0][1][:1] == b"\x0a":
-        return UnsupportedError(
-            "a checkpoint of the old V1 format (one file, TensorFlow before 1.0)",
-            where=str(path),
-            hint=_V1_HINT,
-        )
+    """Name an index under another name: the tables of V1 checkpoints were recognised before."""
     return UnsupportedError(
         "the index of a checkpoint under another name",
         where=str(path),
@@ -267,10 +259,6 @@ def _not_found(path: Path) -> CkptkitError:
             f"its index {path.name}.index is missing (there is {members[0]})",
             where=str(path),
             hint="the save was not finished or not all files were copied",
-        )
-    if any(_V1_SHARD.sub("", name) == path.name != name for name in names):
-        return UnsupportedError(
-            "a sharded checkpoint of the old V1 format", where=str(path), hint=_V1_HINT
         )
     from difflib import get_close_matches  # here, since almost every path exists
 

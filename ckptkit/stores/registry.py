@@ -246,6 +246,15 @@ _BUILT_IN = (
         restorable=True,
     ),
     Format(
+        "checkpoint-v1",
+        "TensorFlow checkpoint V1, name-based (read only)",
+        "run/model.ckpt-3 (one file, or shards -00000-of-00002)",
+        "ckptkit.stores.tensor_bundle.v1_reader:open_checkpoint_v1",
+        "ckptkit.stores.tensor_bundle.v1_reader:is_checkpoint_v1",
+        has_checksums=True,
+        files="ckptkit.stores.tensor_bundle.v1_reader:files_of_checkpoint_v1",
+    ),
+    Format(
         "weights.h5",
         "Keras 3 weights (HDF5)",
         "model.weights.h5",

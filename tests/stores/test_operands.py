@@ -408,11 +408,6 @@ def test_other_archives_are_named(tmp_path: Path, members: list[str], what: str)
 
 
 def test_checkpoints_of_other_kinds_are_named(tmp_path: Path) -> None:
-    old = golden("tf2.12.1/single_file/model.ckpt").path
-    assert "V1 format" in refused("ls", old)
-    (tmp_path / "old-00000-of-00002").write_bytes(old.read_bytes())
-    assert "sharded checkpoint of the old V1 format" in refused("ls", tmp_path / "old")
-    assert "V1 format" in refused("ls", tmp_path / "old-00000-of-00002")
     orbax = tmp_path / "orbax"
     orbax.mkdir()
     (orbax / "_CHECKPOINT_METADATA").write_text("{}")

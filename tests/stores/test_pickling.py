@@ -30,6 +30,7 @@ from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.recovery import survey
 from support import keras_files
+from support.checkpoint_v1 import write_v1
 from support.goldens import GOLDEN
 from support.in_workers import believe_fresh_files, content, identity, read
 from support.values import blocks_of, out_tensors
@@ -93,6 +94,10 @@ def _saved_model(path: Path, fill: int) -> Path:
     return path
 
 
+def _v1(path: Path, fill: int) -> Path:
+    return write_v1(path, {key: (array.shape, array) for key, array in values(fill).items()})
+
+
 # Per format: what its path is called, and who writes it there.
 WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "h5": ("model.h5", _legacy),
@@ -105,6 +110,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     ),
     "saved-model": ("export", _saved_model),
     "tensor-bundle": ("ckpt", lambda path, fill: write_bundle(path, values(fill))),
+    "checkpoint-v1": ("model.ckpt-1", _v1),
     "weights.h5": ("model.weights.h5", _h5),
     "weights.json": ("model.weights.json", _weights_json),
 }

@@ -74,6 +74,7 @@ def test_the_schema_is_tensorflow_s() -> None:
         tensor_bundle_pb2,
         trackable_object_graph_pb2,
     )
+    from tensorflow.core.util import saved_tensor_slice_pb2  # noqa: F401
 
     theirs = descriptor_pool.Default()
     others = {

@@ -40,7 +40,7 @@ from ckptkit.stores.registry import (
 )
 from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
-from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefixes
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, is_v1, prefixes
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
@@ -264,10 +264,21 @@ def _directory(path: Path) -> Iterator[_VerifyTarget]:
         yield _VerifyTarget(TENSOR_BUNDLE, path)
         return
     known: set[str] = set()
-    targets = [_VerifyTarget(TENSOR_BUNDLE, prefix) for prefix in prefixes(path)]
+    targets = [
+        _one(prefix) if is_v1(prefix) else _VerifyTarget(TENSOR_BUNDLE, prefix)
+        for prefix in prefixes(path)
+    ]
+    known.update(
+        file.name
+        for target in targets
+        if is_v1(target.path)
+        for file in files_read(target.format, target.path)
+    )
     entries = sorted(path.iterdir())
     has_set = any(is_index_name(entry.name) for entry in entries)
     for entry in entries:
+        if entry.name in known:
+            continue
         if has_set and is_set_member(entry.name):
             known.add(entry.name)  # read through the index of its set
             continue

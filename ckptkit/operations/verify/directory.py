@@ -9,7 +9,14 @@ from pathlib import Path
 from ckptkit._io.atomic import is_temporary
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
-from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, incomplete, prefixes, read_state
+from ckptkit.stores.tensor_bundle.state_file import (
+    STATE_FILE,
+    incomplete,
+    modified_ns,
+    prefixes,
+    read_state,
+)
+from ckptkit.stores.tensor_bundle.v1_reader import prefix_of
 from ckptkit.text import count_text, list_text
 
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
@@ -70,7 +77,7 @@ def _state(directory: Path, checkpoints: list[Path]) -> Iterator[Finding]:
         return
     names = {prefix.name for prefix in checkpoints}
     for severity, named in [("error", latest), *(("warning", k) for k in kept if k != latest)]:
-        target = Path(named.replace("\\", "/"))
+        target = prefix_of(Path(named.replace("\\", "/")))
         if "\0" in named or ".." in target.parts:
             message = f"names {named!r}, which leads out of the directory"
             yield Finding("error", "state.outside", str(path), message, "it is never followed")
@@ -93,7 +100,7 @@ def _newest(checkpoints: list[Path]) -> str:
     whole = [prefix for prefix in checkpoints if incomplete(prefix) is None]
     if not whole:
         return "no complete checkpoint lies here"
-    newest = max(whole, key=lambda p: p.with_name(f"{p.name}.index").stat().st_mtime_ns)
+    newest = max(whole, key=modified_ns)
     return f"the newest complete one here is {newest.name}"
 
 

@@ -118,7 +118,9 @@ def _tensors(
     meter = ProgressMeter(progress, "read", sum(spec.nbytes for spec in store.specs.values()))
     reads: list[_TensorRead] = []
     items = [
-        (store, key, spec.nbytes) for key, spec in store.specs.items() if spec.shard is not None
+        (store, key, spec.nbytes)
+        for key, spec in store.specs.items()
+        if spec.shard is not None or spec.slices
     ]
     for read in bounded_map(executor, _read_tensor, items):
         reads.append(read)

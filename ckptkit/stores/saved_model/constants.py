@@ -1,8 +1,6 @@
 """The constants of a SavedModel's graph as values: what restoring variables cannot change.
 
-A TensorProto keeps its elements as `tensor_content` (little-endian bytes), or in the list of its
-dtype, where the last element stands for all that follow it and an empty list for zeros.
-Sources: tensorflow/core/framework/{tensor,types}.proto, tensorflow/core/framework/tensor.cc.
+Source: tensorflow/core/framework/graph.proto.
 """
 
 from __future__ import annotations
@@ -11,10 +9,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
+from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import UnsupportedError
 from ckptkit.stores.base import shaped
 from ckptkit.stores.proto.messages import parse
+from ckptkit.stores.proto.tensors import numbers_of, text_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:
@@ -23,18 +22,6 @@ if TYPE_CHECKING:
 LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 MAX_CONSTANT = 1 << 28  # bytes of one; a graph is at most 2 GiB, and zeros may stand for more
 _OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
-_LISTS = {
-    "float32": "float_val",
-    "float64": "double_val",
-    "int64": "int64_val",
-    "bool": "bool_val",
-    "complex64": "scomplex_val",
-    "complex128": "dcomplex_val",
-    "float16": "half_val",
-    "bfloat16": "half_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
-}
 
 
 class ConstantValue(NamedTuple):
@@ -100,7 +87,7 @@ def _value(name: str, tensor: Any, captured: bool) -> ConstantValue | None:
     trivial = shape == () and not single
     if not (large or single or (captured and not trivial)):
         return None
-    values = _text(tensor, size) if text else numbers_of(tensor, dtype, size)
+    values = text_of(tensor, size) if text else numbers_of(tensor, dtype, size)
     if values is None:
         return None
     try:
@@ -108,39 +95,3 @@ def _value(name: str, tensor: Any, captured: bool) -> ConstantValue | None:
     except UnsupportedError:  # empty, and of a shape that no array has
         return None
     return ConstantValue(name, dtype, shape, array, captured, large)
-
-
-def _text(tensor: Any, size: int) -> Array:
-    import numpy as np
-
-    flat = np.empty(size, object)
-    given = list(tensor.string_val)[:size]
-    for index in range(size):
-        flat[index] = given[min(index, len(given) - 1)]
-    return flat
-
-
-def numbers_of(tensor: Any, dtype: str, size: int) -> Array | None:
-    """Return the `size` elements of a TensorProto, 1-D; None where it does not hold them."""
-    import numpy as np
-
-    if not itemsize(dtype):
-        return None
-    wanted = numpy_dtype(dtype)
-    content = tensor.tensor_content
-    if content:
-        if len(content) != size * wanted.itemsize:
-            return None
-        return np.frombuffer(content, wanted.newbyteorder("<") if wanted.kind in "iufc" else wanted)
-    given = np.asarray(getattr(tensor, _LISTS.get(dtype, "int_val")))
-    if dtype in ("float16", "bfloat16"):
-        given = given.astype(np.uint16).view(wanted)
-    elif wanted.kind == "c":
-        if len(given) % 2:
-            return None
-        given = given[0::2] + 1j * given[1::2]
-    if given.size > size:
-        return None
-    given = given.astype(wanted)
-    last = given[-1:] if given.size else np.zeros(1, wanted)
-    return np.concatenate([given, np.repeat(last, size - given.size)])

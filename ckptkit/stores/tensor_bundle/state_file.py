@@ -13,6 +13,14 @@ from pathlib import Path
 
 from ckptkit._io.files import file_size, read_exact, read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
+from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX, index_path, open_bundle
+from ckptkit.stores.tensor_bundle.v1_reader import (
+    files_of_checkpoint_v1,
+    open_checkpoint_v1,
+    prefix_of,
+    shard_files,
+    v1_prefixes,
+)
 
 STATE_FILE = "checkpoint"
 MAX_STATE_BYTES = 1 << 20
@@ -21,6 +29,7 @@ _FIELD = re.compile(
 )
 _STEP = re.compile(r"(.*)-(\d{1,18})", re.S)
 # What TensorFlow leaves behind when it is killed in the middle of a save.
+_V2_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
 
 
@@ -69,7 +78,7 @@ def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
         if named is None or name in ("", "..") or "\0" in name:
             notes.append(f"{state} names no checkpoint")
         else:
-            prefix = directory / name
+            prefix = prefix_of(directory / name)
             if Path(named).is_absolute() and Path(named).parent != directory.absolute():
                 notes.append(f"{state} points at {named}; looked for {prefix.name} beside it")
             problem = incomplete(prefix)
@@ -95,29 +104,45 @@ def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def prefixes(directory: Path) -> list[Path]:
-    """Return the prefixes of all `.index` files in `directory`, unfinished saves left out."""
-    return sorted(
-        path.with_name(path.name.removesuffix(".index"))
-        for path in directory.iterdir()
-        if path.name.endswith(".index")
-        and path.name != ".index"
-        and not _UNFINISHED.search(path.name)
-        and path.is_file()
-    )
+    """Return the prefixes of all checkpoints in `directory`, unfinished saves left out."""
+    names = sorted(entry.name for entry in directory.iterdir())
+    found = {
+        directory / name.removesuffix(INDEX_SUFFIX)
+        for name in names
+        if name.endswith(INDEX_SUFFIX)
+        and name != INDEX_SUFFIX
+        and not _UNFINISHED.search(name)
+        and (directory / name).is_file()
+    }
+    return sorted(found.union(v1_prefixes(directory, _is_no_v1)))
+
+
+def _is_no_v1(name: str) -> bool:
+    """Whether a name in a training directory is that of something else than a V1 checkpoint."""
+    return name == STATE_FILE or bool(_V2_MEMBER.search(name) or _UNFINISHED.search(name))
+
+
+def is_v1(prefix: Path) -> bool:
+    """Whether what lies at a checkpoint's prefix is of the V1 format."""
+    return not index_path(prefix).is_file() and (prefix.is_file() or bool(shard_files(prefix)))
 
 
 def incomplete(prefix: Path) -> str | None:
     """Return what a checkpoint lacks, in one line, or None when its files are all there."""
-    from ckptkit.stores.tensor_bundle.reader import open_bundle
-
     try:
-        bundle = open_bundle(prefix)
+        store = open_checkpoint_v1(prefix) if is_v1(prefix) else open_bundle(prefix)
     except CkptkitError as error:
         return error.message
     except OSError as error:  # a name that no file can have
         return error.strerror
-    missing = bundle.missing_shards
+    missing = store.missing_shards
     return f"{missing[0].name} is missing" if missing else None
+
+
+def modified_ns(prefix: Path) -> int:
+    """Return when a checkpoint was saved: the time of its index, or of a file of the V1 format."""
+    file = files_of_checkpoint_v1(prefix)[0] if is_v1(prefix) else index_path(prefix)
+    return file.stat().st_mtime_ns
 
 
 def _newest_first(found: list[Path]) -> tuple[list[Path], str]:
@@ -131,7 +156,4 @@ def _newest_first(found: list[Path]) -> tuple[list[Path], str]:
         numbers = {path: int(step[2]) for path, step in zip(found, steps, strict=True) if step}
         return sorted(found, key=numbers.__getitem__, reverse=True), "by step"
 
-    def modified(prefix: Path) -> int:
-        return prefix.with_name(prefix.name + ".index").stat().st_mtime_ns
-
-    return sorted(found, key=modified, reverse=True), "by time"
+    return sorted(found, key=modified_ns, reverse=True), "by time"

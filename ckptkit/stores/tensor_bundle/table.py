@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,26 +59,64 @@ def read_table(path: Path) -> list[Item]:
     return parse_table(read_exact(path, 0, size), str(path))
 
 
+@dataclass(frozen=True)
+class TableIndex:
+    """Where the data blocks of a table lie, for tables that are not read whole.
+
+    separators: per block a key at or behind its last key, and before the next block's first.
+    handles: (offset, size) of each block.
+    """
+
+    path: Path
+    separators: tuple[bytes, ...]
+    handles: tuple[tuple[int, int], ...]
+
+
+def read_index(path: Path) -> TableIndex:
+    """Return where the blocks of a table lie, all but them checked; reads its end.
+
+    Raises TruncatedError, ChecksumError, FormatError, MissingDependencyError (snappy).
+    """
+    where, size = str(path), file_size(path)
+    tail = read_exact(path, max(0, size - FOOTER_BYTES), min(size, FOOTER_BYTES))
+    metaindex, index = footer(tail, where)
+    end = size - FOOTER_BYTES
+    if not metaindex[0] <= index[0] <= end or end - metaindex[0] > MAX_TABLE_BYTES:
+        raise FormatError(where, "impossible place of the index block", found=index[0])
+    # The blocks that are read here, with the footer, as a table whose data blocks are cut off.
+    rest = read_exact(path, metaindex[0], size - metaindex[0])
+    separators: list[bytes] = []
+    handles: list[tuple[int, int]] = []
+    position = 0
+    for separator, handle in _data_handles(rest, metaindex, index, where, cut=metaindex[0]):
+        if separators and separator <= separators[-1]:
+            raise FormatError(where, "keys of the index block out of order")
+        separators.append(separator)
+        handles.append(handle)
+        position = handle[0] + handle[1] + TRAILER_BYTES
+    if position != metaindex[0]:
+        raise FormatError(
+            where, "bytes that no block covers", expected=metaindex[0], found=position
+        )
+    return TableIndex(path, tuple(separators), tuple(handles))
+
+
+def read_block_of(index: TableIndex, number: int) -> bytes:
+    """Return the content of one data block; raises as `read_block` does."""
+    offset, size = index.handles[number]
+    return _content(
+        read_exact(index.path, offset, size + TRAILER_BYTES), f"{index.path} @ {offset}"
+    )
+
+
 def parse_table(data: bytes, where: str) -> list[Item]:
     """Return all (key, value) pairs of a table held in memory; raises as `read_table` does."""
     metaindex, index = footer(data, where)
-    if index[0] + index[1] + TRAILER_BYTES != len(data) - FOOTER_BYTES:
-        raise FormatError(where, "the index block does not end at the footer")
-    if metaindex[0] + metaindex[1] + TRAILER_BYTES != index[0]:
-        raise FormatError(where, "the metaindex block does not end at the index block")
-    # No writer of tensor bundles puts anything there, but damage to it is damage all the same.
-    for _ in block_entries(read_block(data, metaindex, where), f"{where}: metaindex block"):
-        pass
     items: list[Item] = []
     position = 0
-    for _separator, value in block_entries(read_block(data, index, where), f"{where}: index block"):
-        handle, used = read_handle(value, 0, f"{where}: index block")
-        if used != len(value) or handle[0] != position:
-            raise FormatError(
-                where, "data blocks leave a gap or overlap", expected=position, found=handle[0]
-            )
+    for _separator, handle in _data_handles(data, metaindex, index, where):
         items.extend(
-            block_entries(read_block(data, handle, where), f"{where}: block at byte {position}")
+            block_entries(read_block(data, handle, where), f"{where}: block at byte {handle[0]}")
         )
         position = handle[0] + handle[1] + TRAILER_BYTES
     if position != metaindex[0]:
@@ -86,6 +125,32 @@ def parse_table(data: bytes, where: str) -> list[Item]:
         )
     _check_order(items, where)
     return items
+
+
+def _data_handles(
+    data: bytes, metaindex: tuple[int, int], index: tuple[int, int], where: str, cut: int = 0
+) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """Yield (separator, handle) of each data block, having checked that they follow each other.
+
+    data: the table without its first `cut` bytes.
+    """
+    if index[0] + index[1] + TRAILER_BYTES != cut + len(data) - FOOTER_BYTES:
+        raise FormatError(where, "the index block does not end at the footer")
+    if metaindex[0] + metaindex[1] + TRAILER_BYTES != index[0]:
+        raise FormatError(where, "the metaindex block does not end at the index block")
+    # No writer of tensor bundles puts anything there, but damage to it is damage all the same.
+    metaindex, index = (metaindex[0] - cut, metaindex[1]), (index[0] - cut, index[1])
+    for _ in block_entries(read_block(data, metaindex, where), f"{where}: metaindex block"):
+        pass
+    position = 0
+    for separator, value in block_entries(read_block(data, index, where), f"{where}: index block"):
+        handle, used = read_handle(value, 0, f"{where}: index block")
+        if used != len(value) or handle[0] != position:
+            raise FormatError(
+                where, "data blocks leave a gap or overlap", expected=position, found=handle[0]
+            )
+        yield separator, handle
+        position = handle[0] + handle[1] + TRAILER_BYTES
 
 
 def _check_order(items: list[Item], where: str) -> None:
@@ -165,13 +230,18 @@ def read_block(data: bytes, handle: tuple[int, int], where: str) -> bytes:
             f"a block of {size} bytes reaches past the end",
             hint="the file was cut short; copy it again",
         )
-    checked = data[offset : end + 1]
-    stored = crc32c.unmask(int.from_bytes(data[end + 1 : end + TRAILER_BYTES], "little"))
+    return _content(data[offset : end + TRAILER_BYTES], f"{where} @ {offset}")
+
+
+def _content(stored_block: bytes, where: str) -> bytes:
+    """Return the content of a block with its trailer, its checksum compared, decompressed."""
+    checked, trailer = stored_block[: 1 - TRAILER_BYTES], stored_block[1 - TRAILER_BYTES :]
+    stored = crc32c.unmask(int.from_bytes(trailer, "little"))
     computed = crc32c.value(checked)
     if stored != computed:
         raise ChecksumError(
-            f"{where} @ {offset}",
-            f"checksum of the {size}-byte block",
+            where,
+            f"checksum of the {len(checked) - 1}-byte block",
             expected=f"{stored:#010x}",
             found=f"{computed:#010x}",
             hint="the index is damaged; copy it again or go back to an earlier checkpoint",
@@ -180,8 +250,8 @@ def read_block(data: bytes, handle: tuple[int, int], where: str) -> bytes:
     if compression == 0:
         return checked[:-1]
     if compression == 1:
-        return _unsnappy(checked[:-1], f"{where} @ {offset}")
-    raise FormatError(f"{where} @ {offset}", f"unknown block compression {compression}")
+        return _unsnappy(checked[:-1], where)
+    raise FormatError(where, f"unknown block compression {compression}")
 
 
 def _unsnappy(data: bytes, where: str) -> bytes:
