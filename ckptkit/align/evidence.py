@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from ckptkit.align.numbered_names import disordered, match_names, without_counters
+from ckptkit.align.name_tree import without_counters
+from ckptkit.align.numbered_names import match_names
 from ckptkit.align.rules import Rule, apply_rules
 from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet
@@ -47,8 +48,8 @@ class Aligner:
         for match in slots_of(self.old, self.new, self.pairs, (self.left, self.right)):
             self._pair(*match)
         return Alignment(
-            tuple(self.pairs),
-            (),
+            tuple(pair for pair in self.pairs if pair.evidence != "content"),
+            tuple(pair for pair in self.pairs if pair.evidence == "content"),
             tuple(self.left),
             tuple(self.right),
             tuple(self.ambiguous),
@@ -66,11 +67,6 @@ class Aligner:
         old_spec, new_spec = self.old.specs[left], self.new.specs[right]
         return old_spec.dtype == new_spec.dtype and old_spec.shape == new_spec.shape
 
-    def _fit(self, left: str, right: str) -> tuple[int, int]:
-        fits = self._fits(left, right)
-        digest = self.old.digest(left)
-        return int(fits), int(fits and digest is not None and digest == self.new.digest(right))
-
     def _free(self) -> tuple[list[str], list[str]]:
         """Keys still free; slots that are tied to a variable are paired by it alone."""
         return (
@@ -85,27 +81,82 @@ class Aligner:
             _unique((k for k in side.keys if k not in side.owners), side, _label)
             for side in (self.old, self.new)
         ]
-        matches = match_names(sides[0], sides[1], self._fit)
+        matches = match_names(sides[0], sides[1], (self.old, self.new)).pairs
         return {m.old: m.new for m in matches}, {m.new: m.old for m in matches}
 
-    def _contradicted(self, left: str, right: str) -> bool:
-        """Whether names say that a pair found by its position in a list belongs elsewhere."""
+    @cached_property
+    def _by_content(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The keys whose values one tensor of either side has: {old key: new key}, and back."""
+        groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
+        for at, side in enumerate((self.old, self.new)):
+            for key in side.keys:
+                content = side.content(key)
+                if content is not None:
+                    groups.setdefault(content, ([], []))[at].append(key)
+        pairs = {
+            left[0]: right[0] for left, right in groups.values() if len(left) == len(right) == 1
+        }
+        return pairs, {new: old for old, new in pairs.items()}
+
+    def _confirmed(self, left: str, right: str) -> bool:
+        """Whether names alone would make this pair, too."""
+        return self._by_label[0].get(left) == right
+
+    def _contradicted(self, left: str, right: str, *, is_place: bool) -> bool:
+        """Whether names say that a pair found by a path, or a place in a list, belongs elsewhere.
+
+        Where names say nothing, a place gives way to types and contents that are found elsewhere.
+        """
         there, back = self._by_label
-        if there.get(left, right) == right and back.get(right, left) == left:
+        if left in there or right in back:
+            if there.get(left) == right:
+                return False
+            others = [(left, there[left])] if left in there else []
+            others += [(back[right], right)] if right in back else []
+            return not self._fits(left, right) or any(self._fits(*pair) for pair in others)
+        if not is_place:
             return False
-        others = [(left, there[left])] if left in there else []
-        others += [(back[right], right)] if right in back else []
-        return not self._fits(left, right) or any(self._fits(*pair) for pair in others)
+        if not self._fits(left, right):
+            return self._type(0, left) in self._types[1] or self._type(1, right) in self._types[0]
+        return self._content_contradicts(left, right)
+
+    def _type(self, side: int, key: str) -> tuple[str, tuple[int, ...]]:
+        spec = (self.old, self.new)[side].specs[key]
+        return spec.dtype, spec.shape
+
+    @cached_property
+    def _types(self) -> tuple[set[object], set[object]]:
+        return (
+            {self._type(0, key) for key in self.old.weights},
+            {self._type(1, key) for key in self.new.weights},
+        )
+
+    def _content_contradicts(self, left: str, right: str) -> bool:
+        """Whether the values of one of the two are those of another tensor of the other side."""
+        there, back = self._by_content
+        return there.get(left, right) != right or back.get(right, left) != left
 
     # -- evidence, strongest first ----------------------------------------------------------------
 
     def _by_key(self) -> None:
         """Pair equal keys, but for those that number something and may number it otherwise."""
         counted = self._counted_keys()
-        for key in self._free()[0]:
-            if key not in self.right or key in self.new.owners or key in counted:
+        new_keys = set(self._free()[1])
+        shared = [key for key in self._free()[0] if key in new_keys and key not in counted]
+        # One place in a list that holds what was elsewhere: the whole list may have shifted.
+        shifted = {
+            _POSITION.sub("#", key)
+            for key in shared
+            if _POSITION.search(key)
+            and not self._confirmed(key, key)
+            and self._content_contradicts(key, key)
+        }
+        for key in shared:
+            if not _POSITION.search(key):
+                self._pair(key, key, "key")
+            elif self._contradicted(key, key, is_place=True):
                 continue
-            if not _POSITION.search(key) or not self._contradicted(key, key):
+            elif _POSITION.sub("#", key) not in shifted or self._confirmed(key, key):
                 self._pair(key, key, "key")
 
     def _counted_keys(self) -> set[str]:
@@ -121,8 +172,9 @@ class Aligner:
         return {
             key
             for old_keys, new_keys in families.values()
-            if old_keys and new_keys and old_keys != new_keys
+            if old_keys and new_keys
             for key in old_keys & new_keys
+            if old_keys != new_keys or not self._fits(key, key)
         }
 
     def _by_alias(self) -> None:
@@ -148,10 +200,12 @@ class Aligner:
         evidence: str,
     ) -> None:
         """Pair keys that share a path, where each is the other's only one."""
-        for left_key, right_key in _shared_paths(left, right):
+        for left_key, right_key in _shared_labels(left, right):
             roles = {self.old.names[left_key].role, self.new.names[right_key].role}
+            shared = set(left[left_key]) & set(right[right_key])
+            is_place = all(_POSITION.search(label) for label in shared)
             if (len(roles) == 1 or "other" in roles) and not self._contradicted(
-                left_key, right_key
+                left_key, right_key, is_place=is_place
             ):
                 self._pair(left_key, right_key, evidence)
 
@@ -163,36 +217,37 @@ class Aligner:
             {k: self.old.paths[k] for k in left if k in self.old.weights},
             {k: self.new.paths[k] for k in right if k in self.new.weights},
         )
-        # The two roots with most pairs, and of several with as many the ones nearest to the top.
-        best: tuple[int, int, str, str] | None = None
+        # The two roots with most pairs, and of several with as many the ones nearest to the top;
+        # where those disagree, none.
+        found: dict[tuple[int, int], list[tuple[str, str, list[tuple[str, str]]]]] = {}
         for left_head in _heads(sides[0], weights):
             for right_head in _heads(sides[1], weights):
-                if left_head == right_head:
-                    continue
-                shared = _shared_paths(_below(sides[0], left_head), _below(sides[1], right_head))
-                count = sum(self._fits(*pair) for pair in shared)
-                rank = (count, -left_head.count("/") - right_head.count("/"), left_head, right_head)
-                if best is None or rank[:2] > best[:2]:
-                    best = rank
-        if best is None or best[0] * 2 <= weights:
+                if left_head != right_head:
+                    shared = _shared_labels(
+                        _below(sides[0], left_head), _below(sides[1], right_head)
+                    )
+                    count = sum(self._fits(*pair) for pair in shared)
+                    rank = count, -left_head.count("/") - right_head.count("/")
+                    found.setdefault(rank, []).append((left_head, right_head, shared))
+        if not found or max(found)[0] * 2 <= weights:
             return
+        best = found[max(found)]
+        if len({frozenset(shared) for _, _, shared in best}) > 1:
+            return
+        left_head, right_head, _ = best[0]
         # The weights below these roots first, then everything else that is below them.
-        self._by_paths(_below(sides[0], best[2]), _below(sides[1], best[3]), "path")
+        self._by_paths(_below(sides[0], left_head), _below(sides[1], right_head), "path")
         left, right = self._free()
         rest = {k: self.old.paths[k] for k in left}, {k: self.new.paths[k] for k in right}
-        self._by_paths(_below(rest[0], best[2]), _below(rest[1], best[3]), "path")
+        self._by_paths(_below(rest[0], left_head), _below(rest[1], right_head), "path")
 
     def _by_names(self) -> None:
         """Pair by full names and readable names, then by what short names have in common."""
         full: Callable[[Naming], str] = lambda naming: naming.full_name or ""  # noqa: E731
         name: Callable[[Naming], str] = lambda naming: naming.name  # noqa: E731
-        for left_name, right_name, evidence in (
-            (full, full, "full name"),
-            (name, name, "name"),
-            (full, name, "name"),
-            (name, full, "name"),
-        ):
-            self._by_one_name(left_name, right_name, evidence)
+        self._by_one_name([(full, full)], "full name")
+        self._by_one_name([(name, name)], "name")
+        self._by_one_name([(full, name), (name, full)], "name")
         left, right = self._free()
         self._by_paths(
             {key: _labels(self.old, key) for key in left},
@@ -222,60 +277,75 @@ class Aligner:
                     self._pair(left[0], right[0], "name")
 
     def _by_one_name(
-        self, left_name: Callable[[Naming], str], right_name: Callable[[Naming], str], evidence: str
+        self,
+        schemes: Sequence[tuple[Callable[[Naming], str], Callable[[Naming], str]]],
+        evidence: str,
     ) -> None:
-        left = _unique(self._free()[0], self.old, left_name)
-        right = _unique(self._free()[1], self.new, right_name)
-        matches = match_names(left, right, self._fit)
-        # Where counters in names and the order of layers disagree, only equal contents decide.
-        wrong = disordered(
-            matches,
-            ({k: n for n, k in left.items()}, {k: n for n, k in right.items()}),
-            (self.old.paths, self.new.paths),
-        )
-        doubtful = {m for m in wrong if self._fit(m.old, m.new) != (1, 1)}
-        for match in matches:
-            if match not in doubtful:
-                same = match.old == match.new
-                how = f"{evidence}, renumbered" if match.renumbered else evidence
-                self._pair(match.old, match.new, "key" if same else how)
-        if doubtful:
-            self.undecided[0].update(m.old for m in doubtful)
-            self.undecided[1].update(m.new for m in doubtful)
-            self.ambiguous.append(
-                Ambiguity(
-                    tuple(m.old for m in matches if m in doubtful),
-                    tuple(m.new for m in matches if m in doubtful),
-                    "numbered names and structural order disagree",
-                )
+        """Pair by one name of either side; where there are two ways, by what both allow."""
+        free = self._free()
+        matches: dict[tuple[str, str], str] = {}
+        undecided: dict[Ambiguity, None] = {}
+        for left_name, right_name in schemes:
+            found = match_names(
+                _unique(free[0], self.old, left_name),
+                _unique(free[1], self.new, right_name),
+                (self.old, self.new),
             )
+            for match in found.pairs:
+                matches.setdefault((match.old, match.new), match.how)
+            undecided.update(dict.fromkeys(found.undecided))
+        partners = Counter(old for old, _ in matches), Counter(new for _, new in matches)
+        for (old, new), how in matches.items():
+            if partners[0][old] > 1 or partners[1][new] > 1:
+                continue
+            if how == "content":
+                self._pair(old, new, "content")
+            elif how == "place":
+                self._pair(old, new, "place")
+            else:
+                same = "key" if old == new else evidence
+                self._pair(old, new, f"{evidence}, {how}" if how else same)
+        for item in undecided:
+            old_keys = tuple(key for key in item.old if key in self.left)
+            new_keys = tuple(key for key in item.new if key in self.right)
+            if old_keys and new_keys:
+                self.undecided[0].update(old_keys)
+                self.undecided[1].update(new_keys)
+                self.ambiguous.append(Ambiguity(old_keys, new_keys, item.reason))
 
     def _by_shared_full_name(self) -> None:
         """Tensors of one full name (a subclassed model's kernels): shape, then content, decides."""
         groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
+        counts: Counter[tuple[int, object]] = Counter()
+        group: tuple[object, ...]
         for at, (side, keys) in enumerate(zip((self.old, self.new), self._free(), strict=True)):
-            for key in keys:
+            free = set(keys)
+            for key in side.keys:
                 naming, spec = side.names[key], side.specs[key]
                 if naming.full_name and naming.role == "weight":
                     group = naming.full_name, spec.dtype, spec.shape
-                    groups.setdefault(group, ([], []))[at].append(key)
-        for left, right in groups.values():
-            self._decide_group(left, right)
+                    counts[at, group] += 1
+                    if key in free:
+                        groups.setdefault(group, ([], []))[at].append(key)
+        for group, (left, right) in groups.items():
+            self._decide_group(left, right, (counts[0, group], counts[1, group]))
 
-    def _decide_group(self, left: list[str], right: list[str]) -> None:
+    def _decide_group(self, left: list[str], right: list[str], counts: tuple[int, int]) -> None:
+        """Pair tensors of one full name and type; counts: of all such, paired ones included."""
         if not left or not right:
             return
         # By content, where it is unique in the group; then, of what is left, one against one.
-        contents = defaultdict(list)
-        for key in right:
-            contents[self.new.content(key)].append(key)
-        left_counts = Counter(self.old.content(key) for key in left)
-        for key in left:
-            content = self.old.content(key)
-            if content is not None and left_counts[content] == len(contents[content]) == 1:
-                self._pair(key, contents[content][0], "full name")
+        contents: dict[object, tuple[list[str], list[str]]] = {}
+        for at, (side, keys) in enumerate(((self.old, left), (self.new, right))):
+            for key in keys:
+                content = side.content(key)
+                if content is not None:
+                    contents.setdefault(content, ([], []))[at].append(key)
+        for same in contents.values():
+            if len(same[0]) == len(same[1]) == 1:
+                self._pair(same[0][0], same[1][0], "full name, by content")
         left, right = [k for k in left if k in self.left], [k for k in right if k in self.right]
-        if len(left) == len(right) == 1:
+        if len(left) == len(right) == 1 and counts[0] == counts[1]:
             self._pair(left[0], right[0], "full name")
         elif left and right:
             why = "several have the same full name and shape"
@@ -343,23 +413,37 @@ def _unique(keys: Iterable[str], side: TensorSet, name: Callable[[Naming], str])
     }
 
 
-def _shared_paths(
+def _shared_labels(
     left: Mapping[str, Iterable[str]], right: Mapping[str, Iterable[str]]
 ) -> list[tuple[str, str]]:
-    """Return the pairs of keys that share a path, where each is the other's only one."""
-    right_by_path = {path: key for key, paths in right.items() for path in paths}
-    partners = {
-        key: {right_by_path[path] for path in paths if path in right_by_path}
-        for key, paths in left.items()
-    }
-    times_found = Counter(other for others in partners.values() for other in others)
+    """Return the pairs of keys that share a label, where each is the other's only one.
+
+    A label that several tensors of one side have says nothing.
+    """
+    owners = [_owners(labels) for labels in (left, right)]
+    partners: dict[str, set[str]] = defaultdict(set)
+    back: dict[str, set[str]] = defaultdict(set)
+    for label, left_key in owners[0].items():
+        right_key = owners[1].get(label)
+        if left_key is not None and right_key is not None:
+            partners[left_key].add(right_key)
+            back[right_key].add(left_key)
     return [
         (key, other)
         for key, others in partners.items()
         if len(others) == 1
         for other in others
-        if times_found[other] == 1
+        if len(back[other]) == 1
     ]
+
+
+def _owners(labels: Mapping[str, Iterable[str]]) -> dict[str, str | None]:
+    """Return {label: the key that has it}, None where several have it."""
+    owners: dict[str, str | None] = {}
+    for key, key_labels in labels.items():
+        for label in key_labels:
+            owners[label] = key if owners.get(label, key) == key else None
+    return owners
 
 
 def _heads(paths: Mapping[str, Iterable[str]], weights: int) -> list[str]:

@@ -105,6 +105,10 @@ def align_content(alignment: Alignment, old: TensorSet, new: TensorSet) -> Align
         only_left=tuple(k for k in alignment.only_left if k not in paired[0]),
         only_right=tuple(k for k in alignment.only_right if k not in paired[1]),
         ambiguous=tuple(
-            a for a in ambiguous if not (set(a.old) & paired[0] or set(a.new) & paired[1])
+            Ambiguity(old_keys, new_keys, item.reason)
+            for item in ambiguous
+            for old_keys in (tuple(key for key in item.old if key not in paired[0]),)
+            for new_keys in (tuple(key for key in item.new if key not in paired[1]),)
+            if old_keys and new_keys
         ),
     )

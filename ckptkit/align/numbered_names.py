@@ -1,165 +1,164 @@
-"""Matching two sets of slash-separated names, knowing that some of them count automatically.
+"""Matching two sets of slash-separated names as trees, knowing that some of them count.
 
-Keras and TensorFlow number what they name: the second Dense layer of a process is `dense_1`.  A
-model that is built second has `dense_2` where the first had `dense`, so equal names may belong to
-different layers.  Names are therefore matched as two trees: below a matched scope, children whose
-names differ only in such a number are matched either as they are or in order of their numbers,
-whichever pairs more tensors of equal dtype and shape; as they are, when that decides nothing.
+Below a matched scope, children whose names differ only in a number are matched as `families` tells.
+A scope that one side alone has around scopes (`sequential/...`, `model/...`) is no difference: it
+is looked through where that pairs more.
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-_COUNTED = re.compile(r"(.*?)_(\d+)")
-_NUMBER = re.compile(r"(?:^|(?<=[/-]))(\d+)(?=/|$)")
+from ckptkit.align.families import Sides, decide
+from ckptkit.align.name_tree import (
+    Family,
+    Scope,
+    families,
+    is_place,
+    opened,
+    tree_of,
+    uncounted,
+    without_counters,
+)
+from ckptkit.align.types import Ambiguity
 
-Fit = Callable[[str, str], tuple[int, int]]
-"""fit(old key, new key) -> (1 if dtype and shape agree, 1 if contents are known to be equal)."""
+_LOOK_THROUGH = 4  # levels of names; a scope looked through doubles the work below it
+_NAMELESS = "vars"
 
 
 class NameMatch(NamedTuple):
-    """Two keys whose names match; renumbered: only after automatic counters were renumbered."""
+    """Two keys whose names match, and what besides equal names that rests on.
+
+    how: "", "place" (the same number in a list), or as `families.Decision` has it.
+    """
 
     old: str
     new: str
-    renumbered: bool
+    how: str
 
 
-class _Tree:
-    """Names by their components; `key` is what lies at this very name."""
+@dataclass
+class NameMatches:
+    """Pairs of keys, and keys on either side of which only their group is known."""
 
-    def __init__(self) -> None:
-        self.key: str | None = None
-        self.below: dict[str, _Tree] = {}
-
-
-def uncounted(component: str) -> tuple[str, int]:
-    """Return ("dense", 7) for `dense_7`, ("dense", 0) for `dense`."""
-    match = _COUNTED.fullmatch(component)
-    return (match[1], int(match[2])) if match else (component, 0)
+    pairs: list[NameMatch] = field(default_factory=list)
+    undecided: list[Ambiguity] = field(default_factory=list)
 
 
-def without_counters(name: str) -> str:
-    """Return a name with the counter of every component taken off."""
-    return "/".join(uncounted(part)[0] for part in name.split("/"))
+def match_names(old: Mapping[str, str], new: Mapping[str, str], sides: Sides) -> NameMatches:
+    """Return the pairs of two mappings {name: key}; sides: the files that the keys are of."""
+    matcher = _Matcher(sides)
+    trees = tree_of(old), tree_of(new)
+    found = NameMatches()
+    if trees[0].key is not None and trees[1].key is not None:
+        found.pairs.append(NameMatch(trees[0].key, trees[1].key, ""))
+    matcher.below((trees[0].below, trees[1].below), "", found, _LOOK_THROUGH)
+    return found
 
 
-def match_names(old: Mapping[str, str], new: Mapping[str, str], fit: Fit) -> list[NameMatch]:
-    """Return the pairs of two mappings {name: key}."""
-    return _match(_tree(old), _tree(new), fit, False)
+class _Matcher:
+    def __init__(self, sides: Sides) -> None:
+        self.sides = sides
+
+    def below(self, scopes: Family, how: str, found: NameMatches, look_through: int) -> None:
+        """Match what two scopes hold, as it is, or without a scope that one of them lacks."""
+        plain = self._families(scopes, how, look_through)
+        through = opened(*scopes) if look_through else None
+        if through is not None:
+            other = NameMatches()
+            self.below(through, how, other, look_through - 1)
+            if self._score(other) > self._score(plain):
+                plain = other
+        found.pairs += plain.pairs
+        found.undecided += plain.undecided
+
+    def _families(self, scopes: Family, how: str, look_through: int) -> NameMatches:
+        found = NameMatches()
+        for family in families(*scopes).values():
+            decision = decide(family, self.sides)
+            for left, right, how_here in decision.pairs:
+                placed = "place" if left == right and is_place(left) else ""
+                nodes = family[0][left], family[1][right]
+                self._node(nodes, how_here or how or placed, found, look_through)
+            if decision.undecided[0]:
+                keys = [
+                    tuple(key for name in names for _, key in family[side][name].leaves)
+                    for side, names in enumerate(decision.undecided)
+                ]
+                found.undecided.append(Ambiguity(keys[0], keys[1], decision.reason))
+        return found
+
+    def _node(
+        self, nodes: tuple[Scope, Scope], how: str, found: NameMatches, look_through: int
+    ) -> None:
+        old, new = nodes
+        here = NameMatches()
+        if old.key is not None and new.key is not None:
+            here.pairs.append(NameMatch(old.key, new.key, how))
+        if old.below and new.below:
+            self.below((old.below, new.below), how, here, max(look_through - 1, 0))
+            self._leftovers(old, new, how, here)
+        found.pairs += here.pairs
+        found.undecided += here.undecided
+
+    def _leftovers(self, old: Scope, new: Scope, how: str, found: NameMatches) -> None:
+        """Pair what one name abridges of the other: wrappers may write their layer's scope or not.
+
+        A file without config and names has `vars/0` in place of a variable's name.
+        """
+        taken = {key for match in found.pairs for key in (match.old, match.new)}
+        taken |= {key for item in found.undecided for key in (*item.old, *item.new)}
+        for full in (True, False):
+            groups: dict[tuple[object, ...], tuple[list[tuple[str, str]], ...]] = {}
+            for at, (node, side) in enumerate(zip((old, new), self.sides, strict=True)):
+                for name, key in node.leaves:
+                    if name and key not in taken and key in side.weights:
+                        spec = side.specs[key]
+                        layer, last = _split(name)
+                        label = without_counters(last) if full else without_counters(layer)
+                        group = label, spec.dtype, spec.shape
+                        groups.setdefault(group, ([], []))[at].append((name, key))
+            for left, right in groups.values():
+                if len(left) == len(right) == 1:
+                    (left_name, left_key), (right_name, right_key) = left[0], right[0]
+                    nameless = _is_nameless(left_name) or _is_nameless(right_name)
+                    if _abridges(left_name, right_name) if full else nameless:
+                        found.pairs.append(NameMatch(left_key, right_key, how))
+                        taken |= {left_key, right_key}
+
+    def _score(self, found: NameMatches) -> tuple[int, int, int]:
+        """Return how many pairs fit, how many are known to be equal, how many are undecided."""
+        old, new = self.sides
+        fits = equal = 0
+        for match in found.pairs:
+            specs = old.specs[match.old], new.specs[match.new]
+            if specs[0].dtype == specs[1].dtype and specs[0].shape == specs[1].shape:
+                fits += 1
+                digest = old.digest(match.old)
+                equal += digest is not None and digest == new.digest(match.new)
+        undecided = sum(min(len(item.old), len(item.new)) for item in found.undecided)
+        return fits, equal, undecided
 
 
-def _tree(names: Mapping[str, str]) -> _Tree:
-    root = _Tree()
-    for name, key in names.items():
-        node = root
-        for part in name.split("/"):
-            node = node.below.setdefault(part, _Tree())
-        node.key = key
-    return root
+def _split(name: str) -> tuple[str, str]:
+    """Return the layer's part of a name and its variable's."""
+    parts = name.split("/")
+    if _is_nameless(name):
+        return "/".join(parts[:-2]), "/".join(parts[-2:])
+    return "/".join(parts[:-1]), parts[-1]
 
 
-def _match(old: _Tree, new: _Tree, fit: Fit, renumbered: bool) -> list[NameMatch]:
-    matches: list[NameMatch] = []
-    if old.key is not None and new.key is not None:
-        matches.append(NameMatch(old.key, new.key, renumbered))
-    for left, right in _families(old, new):
-        as_named = [
-            match
-            for name, node in left.items()
-            if name in right
-            for match in _match(node, right[name], fit, renumbered)
-        ]
-        if left.keys() == right.keys() or not left or not right:
-            matches += as_named
-            continue
-        by_number = [
-            match
-            for left_name, right_name in zip(_by_number(left), _by_number(right), strict=False)
-            for match in _match(
-                left[left_name], right[right_name], fit, renumbered or left_name != right_name
-            )
-        ]
-        matches += by_number if _score(by_number, fit) > _score(as_named, fit) else as_named
-    return matches
+def _is_nameless(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) > 1 and parts[-2] == _NAMELESS and parts[-1].isdecimal()
 
 
-def _families(old: _Tree, new: _Tree) -> Iterable[tuple[dict[str, _Tree], dict[str, _Tree]]]:
-    """Yield the children of both nodes, in groups that differ only in a counter."""
-    families: dict[str, tuple[dict[str, _Tree], dict[str, _Tree]]] = {}
-    for side, tree in enumerate((old, new)):
-        for name, node in tree.below.items():
-            families.setdefault(uncounted(name)[0], ({}, {}))[side][name] = node
-    return families.values()
-
-
-def _by_number(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: uncounted(name)[1])
-
-
-def _score(matches: Sequence[NameMatch], fit: Fit) -> tuple[int, int]:
-    fits = [fit(match.old, match.new) for match in matches]
-    return sum(f[0] for f in fits), sum(f[1] for f in fits)
-
-
-# -- structural order ------------------------------------------------------------------------------
-
-
-def places(paths: Iterable[str]) -> dict[str, int]:
-    """Return {container: position} for every numbered step of some object paths.
-
-    `model/layer-3/kernel` lies at 3 of `model/layer-#`, `a/_operations/3/w` at 3 of
-    `a/_operations/#`.
-    """
-    positions: dict[str, int] = {}
-    for path in paths:
-        match = _NUMBER.search(path)
-        if match:
-            positions.setdefault(path[: match.start()] + "#", int(match[1]))
-    return positions
-
-
-def disordered(
-    matches: Sequence[NameMatch],
-    names: tuple[Mapping[str, str], Mapping[str, str]],
-    paths: tuple[Mapping[str, Iterable[str]], Mapping[str, Iterable[str]]],
-) -> list[NameMatch]:
-    """Return the matches whose counted names contradict the structural order of the two sides.
-
-    names, paths: of either side, by key.  Layers whose names differ only in an automatic counter
-    must come in one order in both structures; where a structure has no order, nothing is said.
-    """
-    # Matches whose names differ only in counters, such as the kernels of dense, dense_1, dense_2.
-    families: dict[tuple[str, str], list[NameMatch]] = defaultdict(list)
-    for match in matches:
-        scope, _, leaf = names[0][match.old].rpartition("/")
-        families[without_counters(scope), leaf].append(match)
-    wrong: list[NameMatch] = []
-    for family in families.values():
-        ranks = [
-            _ranks([paths[0][match.old] for match in family]),
-            _ranks([paths[1][match.new] for match in family]),
-        ]
-        if len(family) > 1 and ranks[0] and ranks[1] and ranks[0] != ranks[1]:
-            wrong += [
-                m
-                for m, left_rank, right_rank in zip(family, *ranks, strict=True)
-                if left_rank != right_rank
-            ]
-    return wrong
-
-
-def _ranks(paths: Sequence[Iterable[str]]) -> list[int]:
-    """Return the order of some tensors by their place in a container that holds all; else []."""
-    places_of = [places(key_paths) for key_paths in paths]
-    for container in places_of[0]:
-        positions = [place.get(container) for place in places_of]
-        known = [p for p in positions if p is not None]
-        if len(set(known)) == len(positions):
-            ordered = sorted(known)
-            return [ordered.index(p) for p in known]
-    return []
+def _abridges(left: str, right: str) -> bool:
+    """Whether one name is the other with some of its parts left out, numbers aside."""
+    short, long = sorted(
+        ([uncounted(part)[0] for part in name.split("/")] for name in (left, right)), key=len
+    )
+    rest = iter(long)
+    return all(part in rest for part in short)

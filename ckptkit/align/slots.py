@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from ckptkit.align.types import Match, TensorSet
+from ckptkit.checkpoint.naming import Naming
 
 # What different generations of optimizers call one slot.
 _SLOT_NAMES = {"momentum": "m", "momentums": "m", "velocity": "v", "velocitys": "v"}
@@ -44,16 +46,33 @@ def slots_of(
             continue
         # Two optimizers train one variable.  A neutral file names no optimizers, but slots exactly:
         # Adam's `m` and Momentum's `momentum`.
-        optimizers = {new.names[key].optimizer: key for key in right}
-        exact = {new.names[key].slot: key for key in right}
-        unnamed = {old.names[key].optimizer for key in left} == {None} or {*optimizers} == {None}
-        distinct = (
-            len({old.names[key].slot for key in left}) == len(left) == len(right) == len(exact)
+        names = old.names, new.names
+        by_optimizer = [
+            {
+                names[at][key].optimizer: key
+                for key, count in _counted(keys, names[at])
+                if count == 1
+            }
+            for at, keys in enumerate((left, right))
+        ]
+        for optimizer, key in by_optimizer[0].items():
+            if optimizer is not None and optimizer in by_optimizer[1]:
+                matches.append(Match(key, by_optimizer[1][optimizer], "variable"))
+        unnamed = any(
+            {names[at][key].optimizer for key in keys} == {None}
+            for at, keys in enumerate((left, right))
         )
-        for key in left:
-            optimizer, slot = old.names[key].optimizer, old.names[key].slot
-            if optimizer is not None and optimizer in optimizers:
-                matches.append(Match(key, optimizers.pop(optimizer), "variable"))
-            elif unnamed and distinct and slot in exact:
-                matches.append(Match(key, exact[slot], "variable"))
+        by_slot = [
+            {names[at][key].slot: key for key in keys} for at, keys in enumerate((left, right))
+        ]
+        if unnamed and len(by_slot[0]) == len(by_slot[1]) == len(left) == len(right):
+            for slot, key in by_slot[0].items():
+                if slot in by_slot[1]:
+                    matches.append(Match(key, by_slot[1][slot], "variable"))
     return matches
+
+
+def _counted(keys: list[str], names: Mapping[str, Naming]) -> Iterable[tuple[str, int]]:
+    """Return each key with the number of keys of its optimizer."""
+    counts = Counter(names[key].optimizer for key in keys)
+    return [(key, counts[names[key].optimizer]) for key in keys]

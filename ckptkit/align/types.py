@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from ckptkit._io.crc32c import crc_of_repeated
+from ckptkit.align.name_tree import places
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.dtypes import itemsize
 from ckptkit.stores.base import TensorSpec
@@ -67,6 +68,16 @@ class TensorSet:
                 object_path = [key.removesuffix(_SUFFIX)] if key.endswith(_SUFFIX) else []
                 paths_by_key[original] += [*object_path, *self.names[key].aliases]
         return {key: tuple(dict.fromkeys(paths)) for key, paths in paths_by_key.items()}
+
+    @cached_property
+    def _places(self) -> dict[str, Mapping[str, int]]:
+        return {}
+
+    def places(self, key: str) -> Mapping[str, int]:
+        """Return {list: position} for every list that an object path of `key` goes through."""
+        if key not in self._places:
+            self._places[key] = places(self.paths[key])
+        return self._places[key]
 
     @cached_property
     def owners(self) -> Mapping[str, str]:
