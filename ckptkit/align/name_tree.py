@@ -90,12 +90,10 @@ def opened(old: Mapping[str, Scope], new: Mapping[str, Scope]) -> Family | None:
 
     Keras 3 calls the layers of a Sequential `sequential/dense`, Keras 2 calls them `dense`; a model
     within a checkpoint is `model/dense`.  None where there is no such scope, where both sides have
-    one beside other things, or where names would clash.
+    one (it was renamed, which is a difference), or where names would clash.
     """
     lonely = _lonely(old, new), _lonely(new, old)
-    if not any(lonely):
-        return None
-    if all(lonely) and not (len(old) == len(new) == 1):
+    if all(lonely) or not any(lonely):
         return None
     sides: list[dict[str, Scope]] = []
     for below, names in zip((old, new), lonely, strict=True):
