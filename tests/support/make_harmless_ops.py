@@ -1,4 +1,4 @@
-"""Derives `ckptkit/operations/scan/harmless_ops.txt` from the installed TensorFlow.
+"""Derives `harmless_ops.txt` and `path_inputs.txt` of the scan from the installed TensorFlow.
 
 python tests/support/make_harmless_ops.py
 """
@@ -6,12 +6,16 @@ python tests/support/make_harmless_ops.py
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ckptkit.operations.scan import rule as _scan_rule
-from ckptkit.operations.scan.rule import OpFacts, is_harmless
+from ckptkit.operations.scan.rule import OpFacts, is_harmless, path_positions
 
 TARGET = Path(_scan_rule.__file__).with_name("harmless_ops.txt")
+PATHS = TARGET.with_name("path_inputs.txt")
+_ANY, _STRING = 0, 7  # of the DataType enum
 
 
 def registered() -> list[OpFacts]:
@@ -30,9 +34,25 @@ def registered() -> list[OpFacts]:
             tuple(
                 item.type + (100 if item.is_ref else 0) for item in (*op.input_arg, *op.output_arg)
             ),
+            tuple(_inputs(list(op.input_arg))),
         )
         for op in ops.op
     ]
+
+
+def _inputs(arguments: list[Any]) -> Iterator[tuple[int, str]]:
+    """Yield (position, name) of the inputs that may be strings."""
+    after_list = False
+    for at, item in enumerate(arguments):
+        if item.type in (_ANY, _STRING):
+            yield at - len(arguments) if after_list else at, item.name
+        after_list = after_list or bool(item.number_attr or item.type_list_attr)
+
+
+def paths() -> dict[str, tuple[int, ...]]:
+    """Return which inputs are paths, of each op that has such and is not harmless."""
+    found = {op.name: path_positions(op) for op in registered() if not is_harmless(op)}
+    return {name: positions for name, positions in sorted(found.items()) if positions}
 
 
 def derived() -> list[str]:
@@ -43,10 +63,14 @@ def derived() -> list[str]:
 def main() -> None:
     from importlib.metadata import version
 
+    made_by = f"TensorFlow {version('tensorflow')}, by the rule in rule.py"
     names = derived()
-    head = f"# {len(names)} ops of TensorFlow {version('tensorflow')}, by the rule in _scan_rule.py"
+    head = f"# {len(names)} ops of {made_by}"
     TARGET.write_text("\n".join([head, *names]) + "\n", encoding="utf-8")
-    print(f"{TARGET.name}: {len(names)} ops")
+    rows = [f"{name} {' '.join(map(str, positions))}" for name, positions in paths().items()]
+    head = f"# positions of the inputs that are paths, of {len(rows)} ops of {made_by}"
+    PATHS.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    print(f"{TARGET.name}: {len(names)} ops; {PATHS.name}: {len(rows)} ops")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
 """Where a tensor of a graph comes from, and from where an op can be reached.
 
 Whether reading a file is harmless depends on which file: a vocabulary among the model's own assets
-is, a path written into the graph is not.  So the file name of such an op is followed back through
-identities, variables and function calls.  And saving and restoring belong to every SavedModel: the
-ops that do it are in order where only the saver reaches them.
+is, a path written into the graph is not, and neither is what is made of the asset's path by joining
+something to it.  So the file names of such an op are followed back through identities, variables,
+joins and function calls.  And saving and restoring belong to every SavedModel: the ops that do it
+are in order where only the saver reaches them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from ckptkit.stores.saved_model.graph import Function, MetaGraph, Op
 
 MAIN = ""  # the scope of the graph itself; the others are functions, by name
 MAX_STEPS = 10_000
+_MAX_JOINED = 64  # ways to put one joined string together that are followed
+_MAX_DEPTH = 4  # joins whose parts are joined in turn
 
 # op -> inputs that a value may come through (None: all)
 _THROUGH: dict[str, tuple[int, ...] | None] = {
@@ -26,24 +31,35 @@ _THROUGH: dict[str, tuple[int, ...] | None] = {
     "Squeeze": (0,),
     "PlaceholderWithDefault": (0,),
     "Pack": None,
-    "ShardedFilename": (0,),
-    "StringJoin": (0,),  # what comes after the first part is below it
+    "ShardedFilename": (0,),  # which adds a number and a count
     "Select": (1, 2),
     "SelectV2": (1, 2),
     "GuaranteeConst": (0,),
     "Switch": (0,),
     "Merge": None,
 }
+UNKNOWN_PART = "\0"  # stands in a tail for what is not known before the graph runs
 
 
 class Origin(NamedTuple):
-    """Where a value comes from: kind "asset", "saver", "literal", "caller", "fed" or "unknown".
+    """Where a value comes from, and what is joined to it on the way (`tail`).
 
-    "fed": a caller may put another value in place of the one that stands in the graph.
+    kind: "asset", "saver", "literal", "stand-in", "caller", "fed" or "unknown".  "fed": a caller
+    may put another value in place of the one that stands in the graph.  "stand-in": the text that
+    stands for an asset where nobody feeds it.
     """
 
     kind: str
     text: str = ""
+    tail: str = ""
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether what is joined to it can lead out of its directory."""
+        return UNKNOWN_PART in self.tail or ".." in re.split(r"[/\\]", self.tail)
+
+
+_Place = tuple[str, str, str]  # scope, tensor, tail
 
 
 class Flow:
@@ -61,11 +77,15 @@ class Flow:
         self.assigned: dict[str, list[tuple[str, Op]]] = {}
         for scope, ops in self.scopes.items():
             for op in ops.values():
-                for call in op.calls:
+                for call in self.calls(op):
                     self.callers.setdefault(call, []).append((scope, op))
                 if op.op in ("AssignVariableOp", "Assign") and len(op.inputs) > 1:
                     handle = self._variable(scope, op.inputs[0])
                     self.assigned.setdefault(handle, []).append((scope, op))
+
+    def calls(self, op: Op) -> tuple[str, ...]:
+        """Return the functions that an op calls: by its attributes, or by its own name."""
+        return (*op.calls, op.op) if op.op in self.functions else op.calls
 
     def _variable(self, scope: str, tensor: str) -> str:
         """Return what stands for a variable: its op in the main graph, else its tensor."""
@@ -74,11 +94,11 @@ class Flow:
             return op.name
         return f"{scope}\0{node_of(tensor)}"
 
-    def origins(self, scope: str, tensor: str) -> set[Origin]:
+    def origins(self, scope: str, tensor: str, depth: int = 0) -> set[Origin]:
         """Return every place that the value of a tensor can come from."""
         found: set[Origin] = set()
-        seen: set[tuple[str, str]] = set()
-        pending = [(scope, tensor)]
+        seen: set[_Place] = set()
+        pending: list[_Place] = [(scope, tensor, "")]
         while pending:
             item = pending.pop()
             if item in seen:
@@ -86,47 +106,69 @@ class Flow:
             seen.add(item)
             if len(seen) > MAX_STEPS:
                 return {Origin("unknown")}
-            for step in self._step(*item):
+            for step in self._step(*item, depth):
                 if isinstance(step, Origin):
                     found.add(step)
                 else:
                     pending.append(step)
         return found or {Origin("unknown")}
 
-    def _step(self, scope: str, tensor: str) -> Iterator[Origin | tuple[str, str]]:
+    def _step(self, scope: str, tensor: str, tail: str, depth: int) -> Iterator[Origin | _Place]:
         name = node_of(tensor)
         op = self.scopes[scope].get(name)
-        if scope == MAIN:
-            if name in self.assets:
-                yield Origin("asset", self.assets[name])
-                return
-            if name == node_of(self.graph.saver[0]):
-                yield Origin("saver")
-                return
-        if op is None:
-            yield from self._argument(scope, name)
+        if scope == MAIN and name in self.assets:
+            yield Origin("asset", self.assets[name], tail)
+            if op is not None and op.op == "Const":
+                yield from (Origin("stand-in", text, tail) for text in _texts(op))
+            return
+        if scope == MAIN and name == node_of(self.graph.saver[0]):
+            yield Origin("saver", "", tail)
+        elif op is None:
+            yield from self._argument(scope, name, tail)
+        elif op.op in self.functions:  # whatever its name promises
+            yield Origin("unknown")
         elif op.op == "Const":
-            yield from (Origin("literal", text_of(value)) for value in op.strings)
+            yield from (Origin("literal", text, tail) for text in _texts(op))
         elif op.op in ("ReadVariableOp", "Identity") and self._assignments(scope, op):
             for where, assignment in self._assignments(scope, op):
-                yield where, assignment.inputs[1]
+                yield where, assignment.inputs[1], tail
+        elif op.op == "StringJoin":
+            yield from self._joined(scope, op, tail, depth)
         elif op.op in _THROUGH:
             if op.op == "PlaceholderWithDefault":
-                yield Origin("fed")
-            inputs = [value for value in op.inputs if not value.startswith("^")]
+                yield Origin("fed", "", tail)
+            inputs = data_inputs(op)
             wanted = _THROUGH[op.op]
             for index, value in enumerate(inputs):
                 if wanted is None or index in wanted:
-                    yield scope, value
+                    yield scope, value, tail
         elif op.op == "Placeholder":
-            yield Origin("caller")
+            yield Origin("caller", "", tail)
         else:
             yield Origin("unknown")
+
+    def _joined(self, scope: str, op: Op, tail: str, depth: int) -> Iterator[Origin | _Place]:
+        """Yield the first part of a join, with every text that may be joined to it."""
+        first, *others = data_inputs(op) or [""]
+        if not first or depth >= _MAX_DEPTH:
+            yield Origin("unknown")
+            return
+        texts: list[set[str]] = []
+        for part in others:
+            origins = self.origins(scope, part, depth + 1)
+            known = all(o.kind == "literal" for o in origins)
+            texts.append({o.text + o.tail for o in origins} if known else {UNKNOWN_PART})
+        separator = op.texts.get("separator", "")
+        for count, parts in enumerate(product(*texts)):
+            if count >= _MAX_JOINED:
+                yield Origin("unknown")
+                return
+            yield scope, first, "".join(separator + part for part in parts) + tail
 
     def _assignments(self, scope: str, op: Op) -> list[tuple[str, Op]]:
         return self.assigned.get(self._variable(scope, op.inputs[0]), []) if op.inputs else []
 
-    def _argument(self, scope: str, name: str) -> Iterator[Origin | tuple[str, str]]:
+    def _argument(self, scope: str, name: str, tail: str) -> Iterator[Origin | _Place]:
         """Yield what a function's argument is at every call, and what it captures."""
         function = self.functions.get(scope)
         if function is None or name not in function.args:
@@ -135,17 +177,17 @@ class Flow:
         position = function.args.index(name)
         from_end = len(function.args) - position
         for caller, op in self.callers.get(scope, ()):
-            inputs = [value for value in op.inputs if not value.startswith("^")]
+            inputs = data_inputs(op)
             if from_end > len(inputs):
                 yield Origin("unknown")
             else:
-                yield caller, inputs[-from_end]
+                yield caller, inputs[-from_end], tail
         if scope in self.graph.object_functions:
             captured = self.graph.captures.get(scope, ())
             if from_end <= len(captured):
-                yield Origin(*captured[-from_end])
+                yield Origin(*captured[-from_end], tail)
             elif scope not in self.graph.saveable_functions:
-                yield Origin("caller")
+                yield Origin("caller", "", tail)
 
     # -- who reaches what
 
@@ -162,14 +204,14 @@ class Flow:
                 found[name] = set(self.scopes[name])
                 calls.extend(self.functions[name].calls)
                 for op in self.scopes[name].values():
-                    calls.extend(op.calls)
+                    calls.extend(self.calls(op))
                 continue
             node = pending.pop()
             if node in found[MAIN] or node not in self.scopes[MAIN]:
                 continue
             found[MAIN].add(node)
             op = self.scopes[MAIN][node]
-            calls.extend(op.calls)
+            calls.extend(self.calls(op))
             pending.extend(node_of(value) for value in op.inputs)
         return found
 
@@ -177,6 +219,19 @@ class Flow:
 def node_of(tensor: str) -> str:
     """Return the name of the op behind a tensor name ("conv:0", "conv:out:0", "^init")."""
     return tensor.removeprefix("^").partition(":")[0]
+
+
+def data_inputs(op: Op) -> list[str]:
+    """Return an op's inputs that carry data: control inputs only order."""
+    return [value for value in op.inputs if not value.startswith("^")]
+
+
+def _texts(op: Op) -> Iterator[str]:
+    """Yield the strings of a constant; UNKNOWN_PART where it keeps them in another way."""
+    if not op.strings:
+        yield UNKNOWN_PART
+    for value in op.strings:
+        yield text_of(value)
 
 
 def text_of(value: bytes) -> str:

@@ -3,60 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.scan.flow import MAIN, Flow, Origin
-from ckptkit.operations.scan.rule import effect_of, harmless_ops
+from ckptkit.operations.scan.flow import MAIN, UNKNOWN_PART, Flow, Origin, data_inputs
+from ckptkit.operations.scan.rule import WRITES, effect_of, harmless_ops, path_inputs
 from ckptkit.stores.assets import is_plain_name
-from ckptkit.stores.saved_model.graph import MetaGraph, Op
+from ckptkit.stores.saved_model.graph import INIT_SIGNATURE, MetaGraph, Op
 from ckptkit.text import list_text
 
-# ops that read the file which an input names, and that input
-_READS = {
-    "InitializeTableFromTextFile": 1,
-    "InitializeTableFromTextFileV2": 1,
-    "ReadFile": 0,
-    "TextLineDataset": 0,
-    "TFRecordDataset": 0,
-    "TFRecordDatasetV2": 0,
-}
-# ops of which every SavedModel's saver is made, and the input that says where
-_SAVER = {
-    "SaveV2": 0,
-    "Save": 0,
-    "SaveSlices": 0,
-    "RestoreV2": 0,
-    "Restore": 0,
-    "RestoreSlice": 0,
-    "MergeV2Checkpoints": 0,
-}
+# ops of which every SavedModel's saver is made
+_SAVER = frozenset(
+    ("SaveV2", "Save", "SaveSlices", "RestoreV2", "Restore", "RestoreSlice", "MergeV2Checkpoints")
+)
 _MAX_EXAMPLES = 3
+_Scopes = dict[str, set[str]]  # names of ops by the function that holds them
+
+
+class _Reach(NamedTuple):
+    """Who reaches which ops.  restore, init: what a loader runs by itself; save, call: others."""
+
+    restore: _Scopes
+    init: _Scopes
+    save: _Scopes
+    call: _Scopes
+
+    def runs_when(self, scope: str, name: str) -> str:
+        """Return when an op runs, as far as it is known, in a few words."""
+        if name in self.init.get(scope, ()) or name in self.restore.get(scope, ()):
+            return "when the model is loaded"
+        return "when it is called" if name in self.call.get(scope, ()) else ""
 
 
 def graph_findings(graph: MetaGraph, path: Path) -> Iterator[Finding]:
     """Yield one finding per op and place that is not known to be harmless."""
     flow = Flow(graph)
-    saver = flow.reached([graph.saver[1], graph.saver[2]], list(graph.saveable_functions))
-    others = _others(flow, graph)
+    reach = _reach(flow, graph)
+    is_training = path.suffix == ".meta"
     yield from _twins(graph, path)
     for scope, ops in [(MAIN, graph.ops), *((f.name, f.ops) for f in graph.functions)]:
         for op in ops:
-            if op.op in harmless_ops():
+            if op.op in harmless_ops() or op.op in flow.functions:
                 continue
-            reached = op.name in others.get(scope, ()) or scope != MAIN
-            only_saver = op.name in saver.get(scope, ()) and op.name not in others.get(scope, ())
-            finding = _judged(flow, scope, op, only_saver, reached, path)
+            finding = _judged(flow, reach, scope, op, path)
+            if finding is not None and is_training and not reach.runs_when(scope, op.name):
+                finding = _of_training(finding, op)
             if finding is not None:
                 yield finding
 
 
-def _others(flow: Flow, graph: MetaGraph) -> dict[str, set[str]]:
-    """Return the ops that something else than the saver reaches: signatures, initializers."""
-    nodes = [name for s in graph.signatures for name in (*s.inputs, *s.outputs)]
-    nodes += graph.init_ops
-    functions = [f for f in graph.object_functions if f not in graph.saveable_functions]
-    return flow.reached(nodes, [*functions, *graph.gradients])
+def _reach(flow: Flow, graph: MetaGraph) -> _Reach:
+    _filename, save, restore = graph.saver
+    saving = [f for f in graph.saveable_functions if f not in graph.restore_functions]
+    by_loaders = {*graph.saveable_functions, *graph.creator_functions}
+    signatures = [s for s in graph.signatures if s.key != INIT_SIGNATURE]
+    return _Reach(
+        restore=flow.reached([restore], list(graph.restore_functions)),
+        init=flow.reached([*graph.init_ops, *graph.initializers], list(graph.creator_functions)),
+        save=flow.reached([save], saving),
+        call=flow.reached(
+            [name for s in signatures for name in (*s.inputs, *s.outputs)],
+            [*(f for f in graph.object_functions if f not in by_loaders), *graph.gradients],
+        ),
+    )
+
+
+def _of_training(finding: Finding, op: Op) -> Finding:
+    """Return the finding on an op that only who trains on runs: reading the data is no secret."""
+    if effect_of(op.op) not in ("reads files", None):
+        return finding
+    return replace(finding, severity="note", message=f"{finding.message}, to train on only")
 
 
 def _twins(graph: MetaGraph, path: Path) -> Iterator[Finding]:
@@ -69,43 +87,77 @@ def _twins(graph: MetaGraph, path: Path) -> Iterator[Finding]:
             if len({item.name for item in items}) < len(items):
                 message = f"several {what} have one name: which one runs is the loader's choice"
                 yield Finding("warning", "graph.ambiguous", _place(path, scope), message)
+    for function in graph.functions:
+        if function.name in harmless_ops() or effect_of(function.name):
+            message = f"a function called {function.name}, which TensorFlow takes for the op"
+            yield Finding("warning", "graph.ambiguous", _place(path, function.name), message)
 
 
-def _judged(
-    flow: Flow, scope: str, op: Op, only_saver: bool, reached: bool, path: Path
-) -> Finding | None:
+def _judged(flow: Flow, reach: _Reach, scope: str, op: Op, path: Path) -> Finding | None:
     where = f"{_place(path, scope)}: {op.name} ({op.op})"
     effect = effect_of(op.op)
+    runs = reach.runs_when(scope, op.name)
+    when = f", {runs}" if runs else ""
     if effect is None:
-        message = "an op that is not known to be harmless"
+        message = f"an op that is not known to be harmless{when}"
         hint = "custom, newer than the list, or of a kind that is not looked into"
         return Finding("warning", "graph.unknown-op", where, message, hint)
-    origins: set[Origin] = set()
-    if op.op in _SAVER or op.op in _READS:
-        inputs = [value for value in op.inputs if not value.startswith("^")]
-        position = _SAVER.get(op.op, _READS.get(op.op, 0))
-        if position < len(inputs):
-            origins = flow.origins(scope, inputs[position])
-        if op.op in _SAVER and only_saver and {o.kind for o in origins} <= {"saver", "fed"}:
-            return None  # saving and restoring, where the saver says
-        if op.op in _SAVER and not reached and _is_for_callers(origins):
-            message = "part of a saver that only a caller who names it can run"
-            return Finding("note", "graph.dormant-saver", where, message)
-        if op.op in _READS and origins and all(_is_own_asset(o) for o in origins):
+    origins = _paths(flow, scope, op)
+    if op.op in _SAVER and _is_of_saver(reach, scope, op, origins):
+        return None
+    if op.op in _SAVER and _is_dormant(reach, scope, op, origins):
+        message = "part of a saver that only a caller who names it can run"
+        return Finding("note", "graph.dormant-saver", where, message)
+    if effect == "reads files" and origins:
+        called = op.name in reach.call.get(scope, ())
+        if all(_is_own_asset(o, called) for o in origins):
             return None  # one of the model's own files
-    return Finding("error", _code(effect), where, f"{effect}{_which(origins)}")
+    return Finding("error", _code(effect), where, f"{effect}{_which(origins)}{when}")
 
 
-def _is_for_callers(origins: set[Origin]) -> bool:
-    """Whether a path is what callers feed, with a plain name to stand for it (TensorFlow 1)."""
-    return Origin("fed") in origins and all(
-        o.kind in ("fed", "saver") or (o.kind == "literal" and is_plain_name(o.text))
+def _paths(flow: Flow, scope: str, op: Op) -> set[Origin]:
+    """Return where every path that an op is given comes from; none for one without such inputs."""
+    inputs = data_inputs(op)
+    positions = path_inputs(op.op)
+    if any(not -len(inputs) <= position < len(inputs) for position in positions):
+        return {Origin("unknown")}
+    return {origin for at in positions for origin in flow.origins(scope, inputs[at])}
+
+
+def _is_of_saver(reach: _Reach, scope: str, op: Op, origins: set[Origin]) -> bool:
+    """Whether an op saves or restores where the saver says, and only when that is asked for.
+
+    Restoring is what a loader does, so that what writes below it would write when loaded.
+    """
+    if op.name in reach.call.get(scope, ()) or op.name in reach.init.get(scope, ()):
+        return False
+    restores = op.name in reach.restore.get(scope, ())
+    if not restores and op.name not in reach.save.get(scope, ()):
+        return False
+    if restores and effect_of(op.op) == WRITES:
+        return False
+    return all(o.kind in ("saver", "fed") and not o.leads_out for o in origins)
+
+
+def _is_dormant(reach: _Reach, scope: str, op: Op, origins: set[Origin]) -> bool:
+    """Whether a saver's op waits for callers (TensorFlow 1): they feed the path.
+
+    What stands for it otherwise is a plain name.
+    """
+    reached = any(op.name in scopes.get(scope, ()) for scopes in reach)
+    if scope != MAIN or reached or not any(o.kind == "fed" for o in origins):
+        return False
+    return all(
+        not o.leads_out
+        and (o.kind in ("fed", "saver") or (o.kind == "literal" and is_plain_name(o.text + o.tail)))
         for o in origins
     )
 
 
-def _is_own_asset(origin: Origin) -> bool:
-    return origin.kind == "asset" and is_plain_name(origin.text)
+def _is_own_asset(origin: Origin, called: bool) -> bool:
+    if origin.kind == "stand-in":  # a loader feeds assets to initializers, to nothing else
+        return not called
+    return origin.kind == "asset" and not origin.tail and is_plain_name(origin.text)
 
 
 def _code(effect: str) -> str:
@@ -114,9 +166,12 @@ def _code(effect: str) -> str:
 
 def _which(origins: set[Origin]) -> str:
     """Return what is known of the files in question."""
-    literals = sorted(origin.text for origin in origins if origin.kind == "literal")
-    if literals:
-        return f": {list_text([repr(text[:80]) for text in literals], _MAX_EXAMPLES)}"
+    literals = sorted(o.text + o.tail for o in origins if o.kind in ("literal", "stand-in"))
+    tails = sorted(f"{o.text or 'its path'} + {o.tail!r}" for o in origins if o.leads_out)
+    shown = [repr(text[:80]) for text in literals if UNKNOWN_PART not in text]
+    shown += [text[:120] for text in tails if UNKNOWN_PART not in text and repr("\0") not in text]
+    if shown:
+        return f": {list_text(shown, _MAX_EXAMPLES)}"
     if any(origin.kind == "caller" for origin in origins):
         return ", whichever the caller names"
     return ""

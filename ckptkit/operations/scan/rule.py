@@ -14,7 +14,8 @@ decide, and in doubt an op is left out:
     or an assertion (CONTROL).
 
 REVIEWED are exceptions, each with its reason.  `harmless_ops.txt` is what this gives for the
-TensorFlow named in its first line; `python tests/support/make_harmless_ops.py` makes it anew.
+TensorFlow named in its first line, `path_inputs.txt` which inputs of the other ops are paths;
+`python tests/support/make_harmless_ops.py` makes both anew.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ CONTROL = frozenset(
 )
 RANDOM = re.compile(r"Random|Uniform|Normal|Multinomial|Gamma|Poisson|Sampl|Binomial")
 REVIEWED = {
+    "AudioSummary": "makes a string, writes nothing",
+    "AudioSummaryV2": "makes a string, writes nothing",
+    "HistogramSummary": "makes a string, writes nothing",
+    "ImageSummary": "makes a string, writes nothing",
+    "MergeSummary": "makes a string, writes nothing",
+    "ScalarSummary": "makes a string, writes nothing",
+    "TensorSummary": "makes a string, writes nothing",
+    "TensorSummaryV2": "makes a string, writes nothing",
     "ApproxTopK": "recall_target is a number",
     "CTCBeamSearchDecoder": "top_paths is a number",
     "CudnnRNN": "its state is cuDNN's dropout",
@@ -101,12 +110,15 @@ class OpFacts(NamedTuple):
     """What an op's registration says.  arguments: of inputs, outputs and attributes, by name.
 
     types: the data types of inputs and outputs (DataType enum; 0: it depends).
+    inputs: names of inputs that may be strings, by position; those after a list of inputs, whose
+    position depends, are told from the end.
     """
 
     name: str
     is_stateful: bool
     arguments: tuple[str, ...]
     types: tuple[int, ...]
+    inputs: tuple[tuple[int, str], ...] = ()
 
 
 def is_harmless(op: OpFacts) -> bool:
@@ -121,6 +133,23 @@ def is_harmless(op: OpFacts) -> bool:
     return not op.is_stateful or has_handle or op.name in CONTROL or bool(RANDOM.search(op.name))
 
 
+def path_positions(op: OpFacts) -> tuple[int, ...]:
+    """Return which inputs of an op are paths, by their names."""
+    return tuple(at for at, name in op.inputs if OUTSIDE.search(name.lower()))
+
+
+@cache
+def _path_inputs() -> dict[str, tuple[int, ...]]:
+    text = Path(__file__).with_name("path_inputs.txt").read_text(encoding="utf-8")
+    rows = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: tuple(map(int, positions)) for name, *positions in rows}
+
+
+def path_inputs(op: str) -> tuple[int, ...]:
+    """Return the positions of an op's inputs that are paths; none where it takes no path."""
+    return _path_inputs().get(op, ())
+
+
 @cache
 def harmless_ops() -> frozenset[str]:
     """Return the names of all ops that are known to be harmless."""
@@ -130,17 +159,18 @@ def harmless_ops() -> frozenset[str]:
 
 # --- what the others do ---------------------------------------------------------------------------
 
+WRITES = "writes files"
 # (pattern of whole names, what it does).  An op of neither list is unknown.
 _EFFECTS = (
     ("runs code", r"PyFunc(Stateless)?|EagerPyFunc|TRTEngineOp|.*TRT.*|XlaCustomCall(V2)?"),
     ("runs code elsewhere", r"Remote\w*|Rpc\w+|DataService\w*|RegisterDataset(V2)?"),
     ("sends or receives data", r"_?(Host)?(Send|Recv)|Collective\w+|Nccl\w+"),
     (
-        "writes files",
+        WRITES,
         r"WriteFile|Save(V2|Slices)?|MergeV2Checkpoints|DatasetToTFRecord|SaveDataset(V2)?"
         r"|DistributedSave|\w*Summary(File|Db)Writer|SummaryWriter|Write\w*Summary|ImportEvent"
         r"|(Close|Flush)SummaryWriter|DumpTensor|CalibrationStatisticsSaver|Debug\w+"
-        r"|ExperimentalDatasetToTFRecord|DTensorSave\w*",
+        r"|ExperimentalDatasetToTFRecord|DTensorSave\w*|CacheDataset(V2)?|\w*Snapshot\w*Dataset\w*",
     ),
     ("prints, or writes files", r"Print(V2)?"),
     (
@@ -148,9 +178,9 @@ _EFFECTS = (
         r"ReadFile|MatchingFiles|(WholeFile|TextLine|TFRecord|FixedLengthRecord|LMDB)Reader(V2)?"
         r"|(Experimental)?(TextLine|TFRecord|FixedLengthRecord|LMDB|CSV|Sql|MatchingFiles)"
         r"Dataset(V2)?|InitializeTableFromTextFile(V2)?|(DTensor)?Restore(V2|Slice)?"
-        r"|LoadAndRemapMatrix|GenerateVocabRemapping|LoadDataset|\w*Snapshot\w*Dataset\w*"
+        r"|LoadAndRemapMatrix|GenerateVocabRemapping|LoadDataset"
         r"|FixedUnigramCandidateSampler|Skipgram|RecordInput|ImmutableConst|(De|En)code(Proto)(V2)?"
-        r"|CacheDataset(V2)?|BigQuery\w+",
+        r"|BigQuery\w+",
     ),
     ("changes how files are reached", r"FileSystemSetConfiguration"),
     ("stops or delays the process", r"Abort|Sleep\w*"),

@@ -67,10 +67,12 @@ class Asset(NamedTuple):
 class MetaGraph(NamedTuple):
     """One graph.  saver: filename, save and restore names of its SaverDef ("" where absent).
 
-    init_ops: nodes that a loader runs.  gradients: functions that are named as gradients.
+    init_ops: nodes that a loader runs.  initializers: nodes that fill variables.  gradients: functions that are named as gradients.
     object_functions: functions that the object graph offers for calling; saveable_functions:
-    those of them that save or restore an object.  captures: per offered function what it captures,
-    ("asset", file name) or ("unknown", "").  metadata: texts of user objects.
+    those of them that save or restore an object, restore_functions those that restore one;
+    creator_functions: those that make and fill a resource, which a loader runs.
+    captures: per offered function what it captures, ("asset", file name) or ("unknown", "").
+    metadata: texts of user objects.
     """
 
     tags: tuple[str, ...]
@@ -79,17 +81,22 @@ class MetaGraph(NamedTuple):
     saver: tuple[str, str, str]
     signatures: tuple[GraphSignature, ...]
     init_ops: tuple[str, ...]
+    initializers: tuple[str, ...]
     assets: tuple[Asset, ...]
     gradients: tuple[str, ...]
     object_functions: tuple[str, ...]
     captures: Mapping[str, tuple[tuple[str, str], ...]]
     saveable_functions: tuple[str, ...]
+    restore_functions: tuple[str, ...]
+    creator_functions: tuple[str, ...]
     metadata: tuple[tuple[str, str], ...]
 
 
 def read_graphs(path: Path) -> list[MetaGraph]:
-    """Return the graphs in a saved_model.pb, saved_model.pbtxt, or GraphDef (`.pb`, `.pbtxt`).
+    """Return the graphs in a saved_model.pb, saved_model.pbtxt, `.meta` or GraphDef file.
 
+    A `.meta` file holds the MetaGraphDef that TensorFlow 1 writes beside a checkpoint, binary or as
+    text; any other `.pb` or `.pbtxt` a GraphDef.
     Raises FormatError, TruncatedError, PathNotFoundError.
     """
     size = file_size(path)
@@ -105,15 +112,28 @@ def read_graphs(path: Path) -> list[MetaGraph]:
         if not graphs:
             raise FormatError(where, "holds no graph", hint="it is damaged or unfinished")
         return [_meta_graph(meta, meta.graph_def, where) for meta in graphs]
+    if path.suffix == ".meta":
+        meta = _either_form("MetaGraphDef", data, where)
+        return [_meta_graph(meta, meta.graph_def, where)]
     graph = read("GraphDef", data, where)
     if not graph.node and not graph.library.function:
         raise FormatError(where, "holds no graph", hint="it is damaged or no GraphDef")
     return [_meta_graph(message_class("MetaGraphDef")(), graph, where)]
 
 
+def _either_form(message: str, data: bytes, where: str) -> Any:
+    """Return a message from its binary form, or else from its text, as TensorFlow 1 reads it."""
+    try:
+        return parse(message, data, where)
+    except FormatError:
+        if b"\0" in data or len(data) > MAX_TEXT_BYTES:
+            raise
+        return parse_text(message, data, where)
+
+
 def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
     objects = meta.object_graph_def
-    saved, saveable = _object_functions(objects)
+    saved, saveable, restoring = _object_functions(objects)
     return MetaGraph(
         tags=tuple(meta.meta_info_def.tags),
         ops=tuple(map(_op, graph.node)),
@@ -132,7 +152,8 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
             )
             for key, signature in _entries(meta.signature_def)
         ),
-        init_ops=tuple(_init_ops(meta.collection_def)),
+        init_ops=tuple(_init_ops(meta)),
+        initializers=tuple(_initializers(meta, where)),
         assets=_unique(
             Asset(item.tensor_info.name, item.filename)
             for item in [*meta.asset_file_def, *_collected_assets(meta.collection_def, where)]
@@ -141,6 +162,8 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
         object_functions=saved,
         captures=_captures(objects, [asset.filename for asset in meta.asset_file_def]),
         saveable_functions=saveable,
+        restore_functions=restoring,
+        creator_functions=_creator_functions(objects),
         metadata=tuple(
             (node.user_object.identifier, node.user_object.metadata)
             for node in objects.nodes
@@ -208,13 +231,28 @@ def _tensor_names(infos: Any) -> Iterator[str]:
                 pending.extend(item.composite_tensor.components)
 
 
-_INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op", "table_initializer", "init_op")
+INIT_SIGNATURE = "__saved_model_init_op"  # names the op that a loader runs after restoring
 
 
-def _init_ops(collections: Any) -> Iterator[str]:
-    for key, collection in _entries(collections):
-        if key in _INIT_COLLECTIONS or "init" in key:
+def _init_ops(meta: Any) -> Iterator[str]:
+    """Yield the nodes that a loader may run by itself, beside the saver's restore op.
+
+    These are the main op, by collection or signature, and where there is none the initializers of
+    tables and resources (tensorflow/python/saved_model/{loader_impl,load_v1_in_v2}.py).
+    """
+    for key, collection in _entries(meta.collection_def):
+        if "init" in key or key in ("saved_model_main_op", "resources", "local_resources"):
             yield from collection.node_list.value
+    if INIT_SIGNATURE in meta.signature_def:
+        yield from _tensor_names(meta.signature_def[INIT_SIGNATURE].outputs)
+
+
+def _initializers(meta: Any, where: str) -> Iterator[str]:
+    """Yield the nodes that fill variables, of which a loader runs those of local ones."""
+    for key, collection in _entries(meta.collection_def):
+        if key.endswith("variables"):
+            for item in collection.bytes_list.value:
+                yield parse("VariableDef", item, where).initializer_name
 
 
 def _collected_assets(collections: Any, where: str) -> Iterator[Any]:
@@ -229,28 +267,49 @@ def _unique(assets: Iterable[Asset]) -> tuple[Asset, ...]:
     return tuple(dict.fromkeys(assets))
 
 
-def _object_functions(objects: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of functions that the object graph offers, and of those that save."""
-    names = [
-        [
-            *node.function.concrete_functions,
-            *(
-                [node.bare_concrete_function.concrete_function_name]
-                if node.HasField("bare_concrete_function")
-                else []
-            ),
-        ]
-        for node in objects.nodes
-    ]
+def _function_names(node: Any) -> list[str]:
+    """Return the names of the functions that a node of the object graph stands for."""
+    names = list(node.function.concrete_functions)
+    if node.HasField("bare_concrete_function"):
+        names.append(node.bare_concrete_function.concrete_function_name)
+    return names
+
+
+def _object_functions(
+    objects: Any,
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the functions that the object graph offers, those that save or restore, the latter."""
+    names = [_function_names(node) for node in objects.nodes]
     saveable: list[str] = []
+    restoring: list[str] = []
     for node in objects.nodes:
         for _key, item in _entries(node.saveable_objects):
             for number in (item.save_function, item.restore_function):
                 if 0 <= number < len(names):
                     saveable.extend(names[number])
+            if 0 <= item.restore_function < len(names):
+                restoring.extend(names[item.restore_function])
     offered = [name for group in names for name in group]
     offered.extend(key for key, _value in _entries(objects.concrete_functions))
-    return tuple(dict.fromkeys(offered)), tuple(dict.fromkeys(saveable))
+    return tuple(dict.fromkeys(offered)), tuple(dict.fromkeys(saveable)), tuple(restoring)
+
+
+# What a loader calls of a resource (tensorflow/python/trackable/resource.py), and of an object
+# that is restored from tensors.
+_RUN_BY_LOADERS = ("_create_resource", "_initialize", "_destroy_resource", "_restore_from_tensors")
+
+
+def _creator_functions(objects: Any) -> tuple[str, ...]:
+    """Return the functions that make, fill and remove resources: a loader calls them."""
+    nodes = objects.nodes
+    found = [
+        name
+        for node in nodes
+        for child in node.children
+        if child.local_name in _RUN_BY_LOADERS and 0 <= child.node_id < len(nodes)
+        for name in _function_names(nodes[child.node_id])
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _captures(objects: Any, assets: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
