@@ -1,4 +1,4 @@
-"""Derives `ckptkit/operations/scan/keras_classes.txt` from the installed Keras.
+"""Derives `keras_classes.txt` and `keras_functions.txt` of the scan from the installed Keras.
 
 python tests/support/make_keras_classes.py
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from ckptkit.operations.scan import keras as _scan_keras
 
 TARGET = Path(_scan_keras.__file__).with_name("keras_classes.txt")
+FUNCTIONS = TARGET.with_name("keras_functions.txt")
 _PUBLIC = (
     "activations",
     "constraints",
@@ -60,6 +61,17 @@ def _operations() -> Iterator[str]:
                 yield key
 
 
+def functions() -> list[str]:
+    """Return the names of the functions that Keras finds by name alone, sorted."""
+    from keras.src.saving.serialization_lib import BUILTIN_MODULES
+
+    names = set()
+    for name in BUILTIN_MODULES:
+        module = importlib.import_module(f"keras.{name}")
+        names |= {key for key, value in vars(module).items() if inspect.isfunction(value)}
+    return sorted(names - {"get", "serialize", "deserialize"})
+
+
 def derived() -> list[str]:
     """Return the names of all classes that only compute, sorted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -71,9 +83,13 @@ def main() -> None:
     from importlib.metadata import version
 
     names = derived()
-    head = f"# {len(names)} classes of Keras {version('keras')}, by the rule in _scan_keras.py"
+    head = f"# {len(names)} classes of Keras {version('keras')}, by the rule in keras.py"
     TARGET.write_text("\n".join([head, *names]) + "\n", encoding="utf-8")
     print(f"{TARGET.name}: {len(names)} classes")
+    names = functions()
+    head = f"# {len(names)} functions of Keras {version('keras')} that it finds by name"
+    FUNCTIONS.write_text("\n".join([head, *names]) + "\n", encoding="utf-8")
+    print(f"{FUNCTIONS.name}: {len(names)} functions")
 
 
 if __name__ == "__main__":

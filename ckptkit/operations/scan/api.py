@@ -8,13 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.files import os_error
-from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
-from ckptkit.operations.findings import Check, Unit, is_damage, of_error
-from ckptkit.operations.scan.hooks import GRAPH_FILES, scan_graph_file, scan_metadata
+from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
+from ckptkit.operations.findings import Check, Finding, Unit
+from ckptkit.operations.scan import hooks
+from ckptkit.operations.scan.archives import (
+    CONFIG,
+    WEIGHTS,
+    WEIGHTS_NPZ,
+    has_keras_name,
+    is_archive,
+)
+from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
+from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
+from ckptkit.stores.hdf5.types import SIGNATURE
 from ckptkit.stores.locate import locate
-from ckptkit.stores.registry import SAVED_MODEL, format_of, function_of, open_format
+from ckptkit.stores.npz.npy import MAGIC
+from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of, function_of, open_format
 
 __all__ = ["Scan", "scan"]
 
@@ -44,7 +55,9 @@ class Scan(Verification):
 def scan(path: str | os.PathLike[str]) -> Scan:
     """Look for what a SavedModel, GraphDef, Keras or weights file could do when run.
 
-    Nothing is loaded, built or executed.  A file that cannot be read for sure is a finding too.
+    Nothing is loaded, built or executed.  A file is judged by what its loaders make of it, not by
+    its name: numpy, Keras and libhdf5 each go by other bytes.  What a loader takes and this does
+    not understand is a finding too; what cannot be read at all could not be told.
 
     Args:
         path: a model file, a directory, or the prefix of a checkpoint.
@@ -63,32 +76,49 @@ def scan(path: str | os.PathLike[str]) -> Scan:
 
 
 def _units(path: Path) -> Iterator[Unit]:
-    if path.is_dir() and any((path / name).exists() for name in GRAPH_FILES):
-        yield _located(SAVED_MODEL, path)
-    elif path.is_file() and path.suffix in (".pb", ".pbtxt"):
-        if path.name in GRAPH_FILES:
-            yield _located(SAVED_MODEL, path.parent)
+    if path.is_dir():
+        models = list(_models_in(path))
+        yield from models or [_file(path)]
+    elif path.is_file() and path.suffix in (".pb", ".pbtxt", ".cpb", ".meta"):
+        if path.name in (*hooks.GRAPH_FILES, hooks.CHUNKED_GRAPH):
+            yield from _models_in(path.parent)
         elif path.name == "keras_metadata.pb":
-            yield _guarded(path, "keras-metadata", lambda: [scan_metadata(path)])
+            yield _guarded(path, "keras-metadata", lambda: [hooks.scan_metadata(path)])
         else:
-            yield _guarded(path, "graph", lambda: [scan_graph_file(path)])
+            yield _guarded(path, "graph", lambda: [hooks.scan_graph_file(path)])
     else:
         yield _file(path)
 
 
+def _models_in(path: Path) -> Iterator[Unit]:
+    """Yield what loaders take a directory for: a SavedModel, a model of Keras, or both."""
+    if any(os.path.lexists(path / name) for name in (*hooks.GRAPH_FILES, hooks.CHUNKED_GRAPH)):
+        yield _located(SAVED_MODEL, path)
+    if _is_keras_directory(path):
+        yield _guarded(path, KERAS, lambda: hooks.scan_keras_directory(path))
+
+
+def _is_keras_directory(path: Path) -> bool:
+    """Whether `keras.saving.load_model` takes a directory, and it is not another library's."""
+    if not (path / CONFIG).is_file():
+        return False
+    if any((path / name).exists() for name in (WEIGHTS, WEIGHTS_NPZ)):
+        return True
+    start = read_exact(path / CONFIG, 0, min(file_size(path / CONFIG), 1 << 20))
+    return b"class_name" in start
+
+
 def _guarded(path: Path, format_name: str, checks: Callable[[], list[Check]]) -> Unit:
-    """Return the unit of these checks; what cannot be read is a finding."""
+    """Return the unit of these checks; what cannot be read, or is empty, could not be checked."""
     try:
-        return Unit(path, format_name, tuple(checks()), _UNSEEN)
-    except UnsupportedError as error:
-        return Unit(path, format_name, refusal=error)
+        made = tuple(checks())
     except PathNotFoundError:
         raise
     except CkptkitError as error:
-        if not is_damage(error):
-            return Unit(path, format_name, refusal=error)
-        finding = of_error(error, "file")
-        return Unit(path, format_name, (Check("structure", (), (finding,)),))
+        return Unit(path, format_name, refusal=error)
+    if all(check.ok for check in made) and not sum(n for c in made for _noun, n in c.counts):
+        return Unit(path, format_name, refusal=FormatError(str(path), "there is nothing in it"))
+    return Unit(path, format_name, made, _UNSEEN)
 
 
 _UNSEEN = (
@@ -97,15 +127,60 @@ _UNSEEN = (
 
 
 def _file(path: Path) -> Unit:
+    """Scan a file as everything that a loader takes it for: by its content, not by its name."""
+    views = _views(path)
+    refusal: CkptkitError | None = None
+    name, place = "unknown", path
     try:
         located = locate(path)
-    except UnsupportedError as error:
-        return Unit(path, "unknown", refusal=error)
+        name, place = located.format, located.path
     except PathNotFoundError:
         raise
     except CkptkitError as error:
-        return Unit(path, "unknown", (Check("structure", (), (of_error(error, "file"),)),))
-    return _located(located.format, located.path)
+        refusal = error
+    if not views:
+        return Unit(path, name, refusal=refusal) if refusal else _located(name, place)
+
+    def checks() -> list[Check]:
+        made = [check for view in views.values() for check in view(path)]
+        if len(views) > 1:
+            kinds = " and ".join(views)
+            message = f"a file that is {kinds} at once: which one is read is up to the loader"
+            made.append(
+                Check("kinds", (), (Finding("warning", "file.ambiguous", path.name, message),))
+            )
+        # PyTorch's files are archives too, and what is no model is neither clean nor an alarm
+        if refusal is not None and not _KNOWN.intersection(views) and all(c.ok for c in made):
+            raise refusal
+        return made
+
+    return _guarded(path, name, checks)
+
+
+_ARCHIVE, _HDF5, _ARRAY, _PICKLE = "an archive", "an HDF5 file", "an array", "a pickle"
+_KNOWN = frozenset({_ARCHIVE, _HDF5, _ARRAY})
+
+
+def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
+    """Return what loaders may take a file for, with how each is scanned.
+
+    numpy goes by the first bytes, `zipfile` (so Keras) by the last ones, libhdf5 by those at 0,
+    512, 1024, ...
+    """
+    if not path.is_file() or not file_size(path):
+        return {}
+    front = read_exact(path, 0, min(file_size(path), FRONT))
+    begins_as_zip = front.startswith((b"PK\3\4", b"PK\5\6"))
+    views: dict[str, Callable[[Path], list[Check]]] = {}
+    if start_of_hdf5(path) is not None:
+        views[_HDF5] = scan_hdf5
+    if front.startswith(MAGIC):
+        views[_ARRAY] = hooks.scan_array
+    elif not begins_as_zip and not front.startswith(SIGNATURE) and is_pickle(front):
+        views[_PICKLE] = hooks.scan_pickle
+    if begins_as_zip or ((views or has_keras_name(path)) and is_archive(path)):
+        views[_ARCHIVE] = hooks.scan_zip
+    return views
 
 
 def _located(format_name: str, path: Path) -> Unit:

@@ -6,39 +6,62 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.operations.findings import Check, Finding
+from ckptkit.operations.scan.archives import (
+    CONFIG,
+    WEIGHTS,
+    WEIGHTS_NPZ,
+    is_keras_archive,
+    scan_keras,
+    scan_npz,
+)
 from ckptkit.operations.scan.graph import graph_findings
-from ckptkit.operations.scan.keras import config_findings
+from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
+from ckptkit.operations.scan.keras import revived_findings, text_findings
+from ckptkit.operations.scan.links import directory_check, link_findings
+from ckptkit.operations.scan.pickles import FRONT, array_finding, pickle_finding
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.containers import strict_json
-from ckptkit.stores.keras.archive import archive_configs, open_keras
-from ckptkit.stores.keras.legacy_h5 import hdf5_configs, open_legacy_h5
-from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.proto.messages import parse
+from ckptkit.stores.registry import TENSOR_BUNDLE, files_at, open_format
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 
-GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")  # of a SavedModel, binary and text
-_KERAS_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.json")
+__all__ = ["scan_hdf5", "scan_keras", "scan_npz"]  # which the table of formats names here
 
-# --- SavedModel, GraphDef -------------------------------------------------------------------------
+GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")  # of a SavedModel, binary and text
+CHUNKED_GRAPH = "saved_model.cpb"  # and in pieces, for graphs of more than 2 GiB
+_MAX_JSON = 256 << 20
+_MAX_META = 64 << 20  # bytes of a checkpoint's .meta
+
+# --- SavedModel, GraphDef, checkpoints ------------------------------------------------------------
 
 
 def scan_saved_model(path: Path) -> list[Check]:
-    """Scan the graphs of a SavedModel, binary and in text form, and what Keras 2 keeps beside."""
+    """Scan the graphs of a SavedModel, in binary and text form, what Keras 2 keeps beside, links.
+
+    Raises FormatError where a graph cannot be read.
+    """
     found = [scan_graph_file(path / name) for name in GRAPH_FILES if (path / name).exists()]
     metadata = path / "keras_metadata.pb"
-    return [*found, scan_metadata(metadata)] if metadata.exists() else found
+    if metadata.exists():
+        found.append(scan_metadata(metadata))
+    if (path / CHUNKED_GRAPH).exists():
+        message = "a graph in pieces, a form that is not looked into"
+        finding = Finding("warning", "graph.unread", CHUNKED_GRAPH, message)
+        found.append(Check(CHUNKED_GRAPH, (("file", 1),), (finding,)))
+    return [*found, directory_check(path)]
 
 
 def scan_graph_file(path: Path) -> Check:
+    """Scan the graphs in one file; raises FormatError where it cannot be read."""
     graphs = read_graphs(path)
     findings = [finding for graph in graphs for finding in graph_findings(graph, path)]
     for graph in graphs:
         findings.extend(_assets(graph, path))
         for identifier, text in graph.metadata:
             if text and identifier.startswith("_tf_keras"):
-                findings.extend(_text(text.encode(), f"{path.name}: {identifier}"))
+                findings.extend(revived_findings(text.encode(), f"{path.name}: {identifier}"))
     ops = sum(len(g.ops) + sum(len(f.ops) for f in g.functions) for g in graphs)
     functions = sum(len(graph.functions) for graph in graphs)
     return Check(path.name, (("op", ops), ("function", functions)), tuple(findings))
@@ -54,70 +77,99 @@ def _assets(graph: MetaGraph, path: Path) -> Iterator[Finding]:
 def scan_metadata(path: Path) -> Check:
     """Scan the configs in keras_metadata.pb, which Keras 2 wrote beside saved_model.pb."""
     data = read_exact(path, 0, file_size(path))
-    nodes = parse("SavedMetadata", data, str(path)).nodes
+    try:
+        nodes = parse("SavedMetadata", data, str(path)).nodes
+    except FormatError as error:
+        finding = Finding("warning", "keras.unknown", path.name, f"not read: {error.message}")
+        return Check(path.name, (), (finding,))
     findings: list[Finding] = []
     for node in nodes:
-        findings.extend(_text(node.metadata.encode(), f"{path.name}: {node.node_path}"))
+        where = f"{path.name}: {node.node_path}"
+        findings.extend(revived_findings(node.metadata.encode(), where))
     return Check(path.name, (("object", len(nodes)),), tuple(findings))
 
 
-def _text(text: bytes, where: str) -> Iterator[Finding]:
-    try:
-        config = strict_json.loads(text, where)
-    except CkptkitError as error:
-        yield Finding(
-            "warning", "keras.unknown", where, f"a config that is not read: {error.message}"
-        )
-        return
-    yield from config_findings(config, where)
+def scan_bundle(path: Path) -> list[Check]:
+    """Scan a checkpoint: where its files lie, and the graph that TensorFlow 1 wrote beside it."""
+    store = open_format(TENSOR_BUNDLE, path)
+    files = [file for file in files_at(TENSOR_BUNDLE, path) if file.exists()]
+    findings = [finding for file in files for finding in link_findings(file, file.parent)]
+    checks = [Check("tensors only", (("tensor", len(store.specs)),), tuple(findings))]
+    graph = path.with_name(f"{path.name}.meta")
+    if graph.exists():
+        try:
+            checks.append(scan_graph_file(graph))
+        except CkptkitError as error:
+            finding = Finding("warning", "graph.unread", graph.name, error.message)
+            checks.append(Check(graph.name, (), (finding,)))
+    return checks
 
 
 # --- Keras and weights files ----------------------------------------------------------------------
 
 
-def scan_keras(path: Path) -> list[Check]:
-    from ckptkit.stores.containers import zip_archive
+def scan_keras_directory(path: Path) -> list[Check]:
+    """Scan a model of Keras 3 that lies unpacked in a directory; raises as for its files."""
+    size = file_size(path / CONFIG)
+    if size > _MAX_JSON:
+        raise FormatError(str(path / CONFIG), "is too large to be looked at")
+    data = read_exact(path / CONFIG, 0, size)
+    findings = tuple(text_findings(data, f"{path.name}/{CONFIG}"))
+    checks = [Check(CONFIG, (("config", 1),), findings), directory_check(path)]
+    for name, scan in ((WEIGHTS, scan_hdf5), (WEIGHTS_NPZ, scan_npz)):
+        if (path / name).is_file():
+            try:
+                checks.extend(scan(path / name))
+            except FormatError as error:
+                finding = Finding("warning", "file.unread", name, error.message, error.hint)
+                checks.append(Check(name, (), (finding,)))
+    return checks
 
+
+def scan_index(path: Path) -> list[Check]:
+    """Scan an index of shards and the HDF5 files among them; a shard's name must be a name.
+
+    Raises FormatError where the index cannot be read.
+    """
+    index = strict_json.load(path)
+    weights = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weights, dict):
+        raise FormatError(str(path), "not an index of weights: it has no weight_map")
+    names: dict[str, None] = {}
     findings: list[Finding] = []
-    count = 0
-    for name, config in archive_configs(path).items():
-        count += 1
-        findings.extend(config_findings(config, f"{path.name}:{name}"))
-    for name in zip_archive.read_directory(path):
-        if name not in _KERAS_MEMBERS and not name.endswith(".json"):
-            if not is_plain_name(name.rstrip("/")):
-                message = "an archive member that leads out of the place it is unpacked in"
-                findings.append(Finding("error", "archive.path", f"{path.name}:{name}", message))
-            elif not name.startswith("assets/"):
-                message = "an archive member that no Keras file has"
-                findings.append(
-                    Finding("warning", "archive.stranger", f"{path.name}:{name}", message)
-                )
-    open_keras(path)  # links out of the weights file are refused here
-    return [Check("configs", (("config", count),), tuple(findings))]
+    for key, value in weights.items():
+        for name in value if isinstance(value, list) else [value]:
+            if not isinstance(name, str) or not is_plain_name(name):
+                message = f"the shard {name!r} leads out of the index's directory"
+                findings.append(Finding("error", "index.path", f"{path.name}: {key}", message))
+            else:
+                names[name] = None
+    checks = [Check("index", (("tensor", len(weights)),), tuple(findings))]
+    for name in names:
+        shard = path.parent / name
+        links = tuple(link_findings(shard, path.parent)) if shard.exists() else ()
+        if links:
+            checks.append(Check(name, (("file", 1),), links))
+        elif shard.is_file() and start_of_hdf5(shard) is not None:
+            checks.extend(scan_hdf5(shard))
+    return checks
 
 
-def scan_hdf5(path: Path) -> list[Check]:
-    configs = hdf5_configs(path)
-    open_legacy_h5(path)
-    findings = [
-        finding
-        for name, config in configs.items()
-        for finding in config_findings(config, f"{path.name}@{name}")
-    ]
-    return [Check("configs", (("config", len(configs)),), tuple(findings))]
+# --- what loaders take a file for by its content --------------------------------------------------
 
 
-def scan_npz(path: Path) -> list[Check]:
-    store = open_npz(path)
-    findings = [
-        Finding(
-            "error",
-            "npz.pickle",
-            f"{path.name}: {key}",
-            "pickled Python objects: numpy runs them with allow_pickle=True",
-        )
-        for key, spec in store.specs.items()
-        if spec.dtype == "object"
-    ]
-    return [Check("arrays", (("tensor", len(store.specs)),), tuple(findings))]
+def scan_zip(path: Path) -> list[Check]:
+    """Scan a zip archive, as Keras reads it or as numpy does."""
+    return scan_keras(path) if is_keras_archive(path) else scan_npz(path)
+
+
+def scan_array(path: Path) -> list[Check]:
+    """Scan a single array (`.npy`)."""
+    front = read_exact(path, 0, min(file_size(path), FRONT))
+    finding = array_finding(front, path.name)
+    return [Check("array", (("tensor", 1),), (finding,) if finding else ())]
+
+
+def scan_pickle(path: Path) -> list[Check]:
+    """Return the finding on a file that is a pickle."""
+    return [Check("pickle", (("file", 1),), (pickle_finding(path.name),))]

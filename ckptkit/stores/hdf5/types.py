@@ -51,13 +51,18 @@ class H5Tree(NamedTuple):
     datasets: Mapping[str, H5Dataset]
 
 
+LEADS_OUT = "hdf5.link"  # the code of what can lead a reader to other files
+
+
 def refusal(path: Path, name: str, what: str) -> FormatError:
     """Return the error for something in an HDF5 file that no weights file needs."""
-    return FormatError(
+    error = FormatError(
         str(path),
         f"{name} is a {what}, which is refused",
         hint="no Keras file has one; it can lead a reader to other files",
     )
+    error.code = LEADS_OUT
+    return error
 
 
 def check_place(byte_range: ByteRange, offset: int, nbytes: int, path: str) -> None:

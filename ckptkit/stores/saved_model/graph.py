@@ -67,7 +67,8 @@ class Asset(NamedTuple):
 class MetaGraph(NamedTuple):
     """One graph.  saver: filename, save and restore names of its SaverDef ("" where absent).
 
-    init_ops: nodes that a loader runs.  initializers: nodes that fill variables.  gradients: functions that are named as gradients.
+    init_ops: nodes that a loader runs.  initializers: nodes that fill variables.
+    gradients: functions that are named as gradients.
     object_functions: functions that the object graph offers for calling; saveable_functions:
     those of them that save or restore an object, restore_functions those that restore one;
     creator_functions: those that make and fill a resource, which a loader runs.

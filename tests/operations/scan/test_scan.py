@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ckptkit.cli.main import cli
-from ckptkit.errors import PathNotFoundError
+from ckptkit.errors import FormatError, PathNotFoundError
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.scan.keras import allowed_classes, config_findings
 from ckptkit.operations.scan.rule import effect_of, harmless_ops
@@ -140,11 +140,11 @@ def test_saving_is_in_order_only_where_the_saver_says(tmp_path: Path) -> None:
         b"\x12\x06" + b"\x12\x04" * 3,
     ],
 )
-def test_a_graph_that_cannot_be_read_is_a_finding(tmp_path: Path, data: bytes) -> None:
+def test_a_graph_that_cannot_be_read_could_not_be_told(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "saved_model.pb").write_bytes(data)
     result = scan(tmp_path)
-    assert result.exit_code == 1
-    assert [f.code for f in result.findings] == ["file.malformed"]
+    assert result.exit_code == 2
+    assert [type(error) for error in result.refusals] == [FormatError]
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_a_graph_that_cannot_be_read_is_a_finding(tmp_path: Path, data: bytes) -
         "\0",
     ],
 )
-def test_text_that_cannot_be_read_is_a_finding(tmp_path: Path, data: str) -> None:
+def test_text_that_cannot_be_read_could_not_be_told(tmp_path: Path, data: str) -> None:
     (tmp_path / "saved_model.pbtxt").write_text(data)
-    assert [f.code for f in scan(tmp_path).findings] == ["file.malformed"]
+    assert scan(tmp_path).exit_code == 2
 
 
 def test_deep_messages_are_refused(tmp_path: Path) -> None:
@@ -172,7 +172,8 @@ def test_deep_messages_are_refused(tmp_path: Path) -> None:
     attr = {"key": "k", "value": {"func": inner}}
     tree = {"node": [{"name": "a", "op": "NoOp", "attr": attr}]}
     (tmp_path / "graph.pb").write_bytes(binary("GraphDef", tree))
-    assert scan(tmp_path / "graph.pb").findings[0].message == "not a GraphDef message"
+    (refusal,) = scan(tmp_path / "graph.pb").refusals
+    assert refusal.message == "not a GraphDef message"
 
 
 def test_the_lists_do_not_contradict_each_other() -> None:
@@ -227,15 +228,17 @@ def test_a_keras_file_is_scanned(tmp_path: Path) -> None:
     extra = scan(keras_file(tmp_path / "extra.keras", None, **{"payload.pkl": b"x"}))
     assert [f.code for f in extra.findings] == ["archive.stranger"]
     outside = scan(keras_file(tmp_path / "out.keras", None, **{"..__..__x": b"x"}))
-    assert [f.code for f in outside.findings] == ["archive.path"]
+    assert [f.code for f in outside.findings] == ["archive.path", "archive.stranger"]
 
 
-def test_a_damaged_config_is_a_finding(tmp_path: Path) -> None:
+def test_a_damaged_config_could_not_be_told(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     path = keras_file(tmp_path / "m.keras", None)
     data = path.read_bytes().replace(b'"Functional"', b'"Functionel"')
     path.write_bytes(data)
-    assert [f.code for f in scan(path).findings] == ["file.checksum"]
+    result = scan(path)
+    assert result.exit_code == 2
+    assert "Bad CRC-32" in str(result.refusals[0])
 
 
 def test_pickled_objects_in_npz(tmp_path: Path) -> None:
@@ -252,8 +255,10 @@ def test_weights_alone_hold_nothing_that_runs() -> None:
 
 
 def test_what_is_no_model_is_neither_clean_nor_an_alarm(tmp_path: Path) -> None:
-    (tmp_path / "x.pkl").write_bytes(b"\x80\x04abc")
-    assert scan(tmp_path / "x.pkl").exit_code == 2
+    (tmp_path / "x.txt").write_bytes(b"import os\nnothing of the kind\n")
+    assert scan(tmp_path / "x.txt").exit_code == 2
+    (tmp_path / "x.h5").write_bytes(b"")
+    assert scan(tmp_path / "x.h5").exit_code == 2
     with pytest.raises(PathNotFoundError):
         scan(tmp_path / "none")
 
