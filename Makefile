@@ -53,9 +53,9 @@ schema: $(VENV)/.ready-test  ## compile schema.proto
 	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores/proto --include_imports \
 	    --descriptor_set_out=ckptkit/stores/proto/schema.pb ckptkit/stores/proto/schema.proto
 
-fuzz: $(VENV)/.ready-test  ## mutants of every reader (or of TARGET), SECONDS in all
-	PYTHONPATH=tests $(BIN)/python -m support.fuzz --seconds $(or $(SECONDS),300) --start $(or $(START),0) \
-	    $(addprefix --target ,$(TARGET))
+fuzz: $(VENV)/.ready-test  ## mutants of every reader and function (or of TARGET), SECONDS in all
+	PYTHONPATH=tests $(BIN)/python -m support.fuzz --seconds $(or $(SECONDS),300) \
+	    $(addprefix --start ,$(START)) $(addprefix --target ,$(TARGET))
 
 reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites docs/reliability.md
 	$(BIN)/python -m benchmarks.reliability --write

@@ -15,7 +15,19 @@ import pytest
 from support.places import SUPPORT
 
 # else 80; `make fuzz` goes on from here
-SEEDS = {"saved-model": 15, "keras": 30, "state": 30, "libhdf5": 12}
+SEEDS = {
+    "saved-model": 15,
+    "keras": 30,
+    "state": 30,
+    "libhdf5": 12,
+    "show": 15,
+    "convert": 20,
+    "diff": 25,
+    "exchange": 40,
+    "manifest": 40,
+    "keras-config": 30,
+    "beside-tensorflow": 8,
+}
 
 
 @pytest.fixture
@@ -26,12 +38,22 @@ def targets() -> Any:
 NAMES = (
     *("bundle", "graph", "graph-text", "h5", "index"),
     *("keras", "libhdf5", "npz", "safetensors", "saved-model", "snappy", "state"),
+    *("align", "convert", "diff", "exchange", "golden", "inputs", "keras-config", "manifest"),
+    *("rules", "safetensors-index", "show", "state-text", "tolerances", "weights-json", "words"),
+    *("beside-numpy", "beside-safetensors"),
+    pytest.param("beside-tensorflow", marks=pytest.mark.needs_tf),
 )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mutants_are_read_or_refused(targets: Any, name: str, tmp_path: Path) -> None:
-    needed = {"h5": "h5py", "keras": "h5py", "libhdf5": "h5py", "snappy": "cramjam"}
+    needed = {
+        **dict.fromkeys(("h5", "keras", "libhdf5", "keras-config", "weights-json"), "h5py"),
+        **dict.fromkeys(("show", "diff", "convert", "manifest"), "h5py"),
+        "snappy": "cramjam",
+        "beside-safetensors": "safetensors",
+        "beside-tensorflow": "tensorflow",
+    }
     if name in needed:
         pytest.importorskip(needed[name])
     for _, path in targets.mutants(name, tmp_path, range(SEEDS.get(name, 80))):
@@ -51,7 +73,19 @@ def test_mutants_take_little_memory(targets: Any, name: str, tmp_path: Path) -> 
 
 
 def test_every_target_is_run(targets: Any) -> None:
-    assert sorted(targets.TARGETS) == sorted(NAMES)
+    names = [str(getattr(name, "values", [name])[0]) for name in NAMES]
+    assert sorted(targets.TARGETS) == sorted(names)
+
+
+def test_a_run_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+    main = importlib.import_module("support.fuzz.__main__")
+    counts = tmp_path / "counts.json"
+    for _ in range(2):
+        assert main.Run("words", counts, None).until(tmp_path, 60, 20) == 0
+    assert main.read_counts(counts)["words"]["next"] == 40
+    assert main.Run("words", counts, 7).until(tmp_path, 60, 3) == 0
+    found = main.read_counts(counts)["words"]
+    assert found["next"] == found["read"] + found["refused"] == 40 and found["failed"] == 0
 
 
 def crashes() -> list[Path]:

@@ -295,8 +295,12 @@ GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_headers_that_writers_make(tmp_path: Path, header: str, version: tuple[int, int]) -> None:
     data = np.array([1, 2], np.float32)
-    store = npz_of(tmp_path / "m.npz", {"a.npy": raw_npy(header, data.tobytes(), version)})
-    assert same_bits(store.read("a"), data)
+    members = {"a.npy": raw_npy(header, data.tobytes(), version)}
+    if "2L" in header and version == (3, 0):  # there was no Python 2 any more
+        with pytest.raises(FormatError, match="as Python 2 wrote it"):
+            npz_of(tmp_path / "m.npz", members)
+        return
+    assert same_bits(npz_of(tmp_path / "m.npz", members).read("a"), data)
 
 
 @pytest.mark.parametrize(

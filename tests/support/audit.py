@@ -24,7 +24,8 @@ from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from support.bombs import BOMBS
-from support.fuzz.targets import TARGETS, mutants, read_everything
+from support.fuzz.readers import read_everything
+from support.fuzz.targets import TARGETS, mutants
 from support.hostile_models import HOSTILE_CONFIGS, HOSTILE_OPS, keras_file, model_with, nested
 from support.hostile_models import write_model as write_saved_model
 

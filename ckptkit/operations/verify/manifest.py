@@ -209,12 +209,13 @@ def _take(found: Manifest, line: str, where: str) -> None:
 
 def _take_tensor(found: Manifest, line: str, where: str) -> None:
     tensor = _TENSOR.fullmatch(line)
+    label = names = None
     try:
         label = json.loads(tensor[4]) if tensor is not None else None
         names = json.loads(label) if isinstance(label, str) else None
-    except ValueError:
-        names = None
-    if tensor is None or not _are_texts(names):
+    except ValueError:  # told below
+        pass
+    if tensor is None or not isinstance(label, str) or not _are_texts(names):
         raise FormatError(
             where,
             "not a line on a tensor: the manifest is damaged",

@@ -54,6 +54,7 @@ NATIVE = {
     "complex64": "<c8",
     "complex128": "<c16",
 }
+_EXTENDED_BYTES = {"f": (12, 16), "c": (24, 32)}  # long double, as platforms pad it
 _BY_KIND = {descr[1:]: name for name, descr in NATIVE.items()}
 
 
@@ -64,6 +65,7 @@ class NpyHeader(NamedTuple):
     fortran: bool
     shape: tuple[int, ...]
     start: int
+    is_of_python2: bool = False  # "3L"
 
 
 def read_npy_header(path: Path, member: zip_archive.Member) -> NpyHeader:
@@ -92,7 +94,10 @@ def read_npy_header(path: Path, member: zip_archive.Member) -> NpyHeader:
         header = text.decode("utf-8" if version == (3, 0) else "latin-1")
     except UnicodeDecodeError:
         raise FormatError(where, "npy header is not UTF-8") from None
-    return _parse(header, start + length, where)
+    found = _parse(header, start + length, where)
+    if version == (3, 0) and found.is_of_python2:  # numpy forgives it in older versions alone
+        raise FormatError(where, "npy header with an axis as Python 2 wrote it", found=repr(header))
+    return found
 
 
 def _front(path: Path, member: zip_archive.Member, nbytes: int) -> bytes:
@@ -136,7 +141,7 @@ def _parse(header: str, start: int, where: str) -> NpyHeader:
     axes = tuple(int(axis) for axis in re.findall(r"[0-9]+", shape))
     if len(axes) > MAX_AXES:
         raise FormatError(where, "axes of the array", expected=MAX_AXES, found=len(axes))
-    return NpyHeader(descr, order == "True", axes, start)
+    return NpyHeader(descr, order == "True", axes, start, "L" in shape)
 
 
 def _is_tuple(text: str) -> bool:
@@ -168,9 +173,10 @@ def decode_descr(descr: str, where: str) -> tuple[str, Encoding, int | None]:
     if letter == "U":
         return "string", Encoding("unicode", byteorder, 4 * width), 4 * width
     opaque = {"V": "void", "f": "float", "c": "complex"}.get(letter)
-    if opaque is not None:
+    is_number = width in _EXTENDED_BYTES.get(letter, (width,))
+    if opaque is not None and is_number:
         return f"{opaque}{8 * width}", Encoding("raw"), width
     dates = {"M": "datetime64", "m": "timedelta64"}.get(letter)
-    if dates is not None:
+    if dates is not None and width in (0, 8):
         return dates + (match["unit"] or ""), Encoding("raw"), width
     raise FormatError(where, f"unknown numpy dtype {descr!r}")

@@ -38,7 +38,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSp
 from ckptkit.stores.containers import byte_range, zip_archive
 from ckptkit.stores.containers.encoded_array import PLAIN, ByteSource, EncodedArray, Encoding
 from ckptkit.stores.npz import column_major
-from ckptkit.stores.npz.npy import NpyHeader, decode_descr, read_npy_header
+from ckptkit.stores.npz.npy import MAGIC, NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import list_text
@@ -244,11 +244,17 @@ def open_npz(path: Path) -> NpzStore:
     specs: dict[str, TensorSpec] = {}
     parts: dict[str, NpzMember] = {}
     for name, member in members.items():
-        if not name.endswith(".npy"):
+        if not name.endswith(".npy") and not _is_array(path, member):
             if name != METADATA_MEMBER:
                 notes.append(f"{name!r} in the archive is no array")
             continue
         key = name.removesuffix(".npy")
+        if key in specs:
+            raise FormatError(
+                str(path),
+                f"two arrays are called {key!r}: members {key!r} and {key + '.npy'!r}",
+                hint="numpy gives the first and hides the other",
+            )
         header = read_npy_header(path, member)
         specs[key], parts[key] = _checked(path, key, member, header, entries, notes)
     notes.extend(_opaque_notes(specs))
@@ -260,6 +266,11 @@ def open_npz(path: Path) -> NpzStore:
         notes=tuple(notes),
         parts=parts,
     )
+
+
+def _is_array(path: Path, member: zip_archive.Member) -> bool:
+    """Whether numpy takes a member for an array, which it does by content, whatever its name."""
+    return next(zip_archive.member_chunks(path, member), b"").startswith(MAGIC)
 
 
 def _metadata_in(

@@ -184,6 +184,16 @@ def _mutated_json(value: object, rng: random.Random) -> object:
     return value
 
 
+def json_text(data: bytes, rng: random.Random, noisy: float = 0.4) -> bytes:
+    """Return a mutant of a JSON text: of its bytes (a share of `noisy`), else of its values."""
+    if rng.random() < noisy:
+        return noise(data, rng)
+    try:
+        return json.dumps(_mutated_json(json.loads(data), rng)).encode()
+    except ValueError:  # a mutant of a mutant
+        return noise(data, rng)
+
+
 def archive(data: bytes, rng: random.Random) -> bytes:
     """Return a mutant of a zip archive: its structure, or a member under a right CRC."""
     if rng.random() < 0.4:
