@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import zipfile
@@ -23,8 +24,8 @@ from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import OutputError, PathNotFoundError, UnknownTensorError, UsageError
 from ckptkit.stores.containers import byte_range as _byte_range
 from ckptkit.stores.hdf5 import reader as hdf5
+from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import scan_classic
-from ckptkit.stores.hdf5.messages import LeftToLibhdf5
 from ckptkit.stores.keras.archive import open_keras, open_weights_h5, open_weights_json
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
@@ -303,30 +304,76 @@ def test_headers_cost_neither_numpy_nor_h5py(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("options", [{}, {"libver": "latest"}, {"libver": ("v108", "v108")}])
 @pytest.mark.parametrize("nested", [False, True])
-def test_both_readers_of_headers_agree(nested: bool, tmp_path: Path) -> None:
+def test_both_readers_of_headers_agree(
+    nested: bool, options: dict[str, Any], tmp_path: Path
+) -> None:
     """The classic reader against libhdf5, on types, attributes and a group of many members."""
     path = tmp_path / "m.h5"
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", **options) as file:
         base = file.create_group("a/b/c") if nested else file
-        for number in range(300):
+        for number in range(4 if options else 300):
             base[f"d{number}"] = np.zeros((number % 4, 2), ["f4", "f8", "i2", ">f4"][number % 4])
         base.attrs.update(
             text="ü", bytes=b"x", number=3, real=1.5, many=[1, 2], none=h5py.Empty("f")
         )
+        more = file.create_group("more")
+        more.attrs.update(truth=True, big=np.array([1, 2], ">i4"), empty="", nothing=[])
+        more["truth"] = np.array([True, False])
+        more["words"] = ["x", "", "yz"]
+        more["complex"] = np.array([1j, 2], "c8")
+        more["long double"] = np.array([1, 2], "f8")
+        more["enumeration"] = np.array([1, 0], h5py.enum_dtype({"A": 0, "B": 1}, "i2"))
         base.attrs["table"] = np.array([["a", "bc"], ["d", "e"]], dtype="S2")
-        base.attrs["long"] = [f"name {i}" for i in range(300)]
+        more.attrs["long"] = [f"name {i}" for i in range(300)]
         base["named"] = np.dtype("f4")
         base.create_dataset("compact", data=[1, 2], dtype="i4")
     byte_range = _byte_range.whole_file(path)
     assert scan_classic(byte_range) == hdf5.scan_with_libhdf5(byte_range)
 
 
-def test_new_style_files_are_left_to_libhdf5(tmp_path: Path) -> None:
+def test_both_readers_of_chunks_agree(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(16):
+            file.create_dataset(
+                f"d{number}", data=np.arange(3000.0).reshape(60, 50), chunks=(7, 3 + number),
+                compression=(None, "gzip", "lzf")[number % 3], shuffle=number % 2 == 1,
+                fletcher32=number % 4 == 2, maxshape=(None, 50) if number % 5 == 1 else None,
+            )  # fmt: skip
+        file.create_dataset("empty", (0, 3), "f4", maxshape=(None, 3), chunks=(4, 3))
+        file.create_dataset("never written", (40, 3), "f4", chunks=(4, 3), fillvalue=2.0)
+        some = file.create_dataset("in part", (400, 3), "i2", chunks=(4, 3), compression="gzip")
+        some[100:200] = 7
+        some[300:] = 1
+    byte_range = _byte_range.whole_file(path)
+    assert scan_classic(byte_range).datasets == hdf5.scan_with_libhdf5(byte_range).datasets
+
+
+def test_links_in_a_heap_are_left_to_libhdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
-        file["a"] = [1]
+        for number in range(40):
+            file[f"a{number}"] = [1]
     with pytest.raises(LeftToLibhdf5):
         scan_classic(_byte_range.whole_file(tmp_path / "m.h5"))
+
+
+def test_groups_whose_links_came_and_went(tmp_path: Path) -> None:
+    """What libhdf5 leaves behind in heaps and B-trees when links are removed is no damage."""
+    path = tmp_path / "m.h5"
+    rng = random.Random(7)
+    with h5py.File(path, "w") as file:
+        names: list[str] = []
+        for step in range(1500):
+            if names and rng.random() < (0.3 if step < 900 else 0.7):
+                del file[names.pop(rng.randrange(len(names)))]
+            else:
+                name = f"{rng.choice('abcdefgh')}{'x' * rng.randrange(30)}{step}"
+                file.create_group(name).attrs["n"] = step
+                names.append(name)
+    byte_range = _byte_range.whole_file(path)
+    assert scan_classic(byte_range) == hdf5.scan_with_libhdf5(byte_range)
 
 
 # --- writing --------------------------------------------------------------------------------------

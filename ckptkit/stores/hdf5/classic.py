@@ -1,67 +1,87 @@
-"""Headers of classic HDF5 files, read without libhdf5.
+"""HDF5 files of the kind that Keras writes, read without libhdf5, every field of them checked.
 
 Keras writes the oldest layout that HDF5 has (h5py's default), a small and well-defined part of
 https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html:
 
-    superblock 0 or 1        place of the root group
-    object header 1          messages of a group or dataset: 0x01 dataspace, 0x03 datatype,
-                             0x08 layout, 0x0C attribute, 0x10 continuation, 0x11 symbol table
-    symbol-table group       B-tree ("TREE") of nodes ("SNOD") of entries; names in a "HEAP"
-    global heap ("GCOL")     variable-length strings
+    superblock          `superblock`      place of the root group
+    object header       `object_headers`  messages of a group or dataset
+    messages            `messages`, `datatypes`, `layouts`, `links`
+    symbol-table group  `symbol_tables`   B-tree of nodes of entries; names in a heap
+    global heap         `global_heap`     values of variable length
 
-All integers little-endian, offsets and lengths 8 bytes, addresses from the start of the data.
+All integers are little-endian, offsets and lengths 8 bytes, addresses from the start of the data.
 Reading them here costs neither h5py nor numpy, takes a fraction of the time, and a crafted file
-cannot crash or hang the process, which libhdf5 does not promise.  What is valid HDF5 but not of
-this kind (new-style groups, chunks, filters, records) raises `LeftToLibhdf5`: then libhdf5 reads
-the file.
+cannot crash or hang the process, which libhdf5 does not promise.  HDF5 of this kind has no
+checksums: what a bit that was flipped leaves is often valid for libhdf5, and something else.  So
+all that can be told twice is compared, every byte belongs to one structure alone, and what every
+writer leaves zero must be zero.
+
+What is valid HDF5 but not of this kind (links or attributes in heaps of their own, chunks of later
+kinds, records) raises `LeftToLibhdf5`, once the rest was looked at: then libhdf5 reads the file.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ckptkit.dtypes as dtypes
-from ckptkit.errors import FormatError, TruncatedError
+from ckptkit.errors import FormatError
 from ckptkit.stores.containers.byte_range import ByteRange
+from ckptkit.stores.hdf5.bounded import BoundedReader, LeftToLibhdf5
+from ckptkit.stores.hdf5.datatypes import FIXED, OPAQUE, STRING, VARIABLE, Datatype
+from ckptkit.stores.hdf5.layouts import StoredArray, read_filters, read_layout
+from ckptkit.stores.hdf5.links import links_of
 from ckptkit.stores.hdf5.messages import (
     ATTRIBUTE,
-    FIXED,
-    OPAQUE,
-    STRING,
-    VARIABLE,
-    Datatype,
-    LeftToLibhdf5,
+    ATTRIBUTE_INFO,
+    COMMENT,
+    CONTINUATION,
+    DATASPACE,
+    DATATYPE,
+    EXTERNAL,
+    FILL,
+    FILTERS,
+    GROUP_INFO,
+    LAYOUT,
+    LINK,
+    LINK_INFO,
+    NIL,
+    OLD_FILL,
+    OLD_TIME,
+    REFERENCES,
+    SYMBOLS,
+    TIME,
     MessageReader,
     ObjectHeader,
 )
+from ckptkit.stores.hdf5.object_headers import read_header
+from ckptkit.stores.hdf5.superblock import Superblock, read_superblock
+from ckptkit.stores.hdf5.symbol_tables import GroupLink, read_links
 from ckptkit.stores.hdf5.types import (
-    EXPANSION_FLOOR,
     MAX_DEPTH,
     MAX_OBJECTS,
-    SIGNATURE,
     Attribute,
     H5Dataset,
     H5Tree,
-    check_place,
     refusal,
 )
 
-_UNDEFINED = (1 << 64) - 1
-_MAX_HEADER = 64 << 20  # bytes of one object header with its continuations
-_MAX_NAME = 4096
-
-_DATASPACE, _LINK_INFO, _DATATYPE, _LINK, _EXTERNAL = 0x01, 0x02, 0x03, 0x06, 0x07
-_LAYOUT, _FILTERS, _CONTINUATION, _SYMBOLS = 0x08, 0x0B, 0x10, 0x11
-_ATTRIBUTE_INFO = 0x15
+_ANYWHERE = {NIL, ATTRIBUTE, COMMENT, OLD_TIME, CONTINUATION, TIME, ATTRIBUTE_INFO, REFERENCES}
+_REPEATED = {NIL, ATTRIBUTE, CONTINUATION, LINK}
+# kinds of messages that an object of each sort has
+_GROUP = _ANYWHERE | {LINK_INFO, LINK, GROUP_INFO, SYMBOLS}
+_DATASET = _ANYWHERE | {DATASPACE, DATATYPE, OLD_FILL, FILL, EXTERNAL, LAYOUT, FILTERS}
+_TYPE = _ANYWHERE | {DATATYPE}
+_MAX_CELLS = 10_000_000  # of variable length, whose places are checked one by one
 
 
 def scan_classic(byte_range: ByteRange) -> H5Tree:
     """Return all groups and datasets of a classic file, checked as `hdf5.scan` promises.
 
-    Raises FormatError, TruncatedError, and Unusual where the file is of another kind.
+    Raises FormatError, TruncatedError, UnsupportedError, and LeftToLibhdf5 where the file is of
+    another kind.
     """
     with _guarded(byte_range):
         return _ClassicScanner(byte_range).run()
@@ -86,219 +106,162 @@ def _guarded(byte_range: ByteRange) -> Iterator[None]:
         ) from None
 
 
-class _ClassicScanner(MessageReader):
+class _ClassicScanner:
+    """One walk over a file, from its root."""
+
     def __init__(self, byte_range: ByteRange) -> None:
-        super().__init__(byte_range)
+        self.source = BoundedReader(byte_range)
+        self.messages = MessageReader(self.source)
+        self.superblock: Superblock = read_superblock(self.source)
         self.seen: set[int] = set()
+        self.left = ""  # why libhdf5 must read it, if so
 
     def run(self) -> H5Tree:
         groups: dict[str, dict[str, Attribute]] = {}
         datasets: dict[str, H5Dataset] = {}
-        pending = [("", 0, self._root())]
+        pending = [("", 0, self._root_link())]
         while pending:
-            path, depth, address = pending.pop()
-            found = self._object(address, path)
-            symbols = found.first(_SYMBOLS)
-            if symbols is not None:
-                if address in self.seen:
-                    raise refusal(self.byte_range.path, path or "/", "group that is linked twice")
-                self.seen.add(address)
-                if depth > MAX_DEPTH:
-                    raise self.error(address, f"groups nest deeper than {MAX_DEPTH}")
-                groups[path] = self.attributes(found, path)
-                members = list(self._members(symbols, path))
-                if len(groups) + len(datasets) + len(pending) + len(members) > MAX_OBJECTS:
-                    raise self.error(address, f"more than {MAX_OBJECTS} objects")
-                pending.extend((name, depth + 1, at) for name, at in reversed(members))
-            elif found.first(_LAYOUT) is not None:
-                datasets[path] = self._dataset(found, path)
-            elif found.first(_DATATYPE) is None or not path:  # else a named datatype
-                raise self.error(address, f"{path or '/'} is neither group nor dataset")
+            path, depth, link = pending.pop()
+            try:
+                found = read_header(self.source, link.address, path)
+                sort = self._sort(found, path)
+                if sort is _GROUP:
+                    members = self._group(found, link, path)
+                    groups[path] = self._attributes(found, path)
+                    if depth > MAX_DEPTH:
+                        raise self.source.error(
+                            link.address, f"groups nest deeper than {MAX_DEPTH}"
+                        )
+                    if len(groups) + len(datasets) + len(pending) + len(members) > MAX_OBJECTS:
+                        raise self.source.error(link.address, f"more than {MAX_OBJECTS} objects")
+                    pending.extend(
+                        (f"{path}/{member.name}" if path else member.name, depth + 1, member)
+                        for member in reversed(members)
+                    )
+                elif sort is _DATASET:
+                    datasets[path] = self._dataset(found, path)
+                else:
+                    self._attributes(found, path)
+            except LeftToLibhdf5 as reason:
+                self.left = self.left or str(reason)
+        self.source.check_claims()
+        if self.left:
+            raise LeftToLibhdf5(self.left)
         return H5Tree(dict(sorted(groups.items())), dict(sorted(datasets.items())))
 
     def root(self) -> tuple[set[str], dict[str, Attribute]]:
-        found = self._object(self._root(), "")
-        symbols = found.first(_SYMBOLS)
-        if symbols is None:
-            raise self.error(found.address, "the root is no group")
-        return {name for name, _ in self._members(symbols, "")}, self.attributes(found, "")
+        link = self._root_link()
+        found = read_header(self.source, link.address, "")
+        if self._sort(found, "") is not _GROUP:
+            raise self.source.error(found.address, "the root is no group")
+        links = self._group(found, link, "")
+        return {member.name for member in links}, self._attributes(found, "")
 
-    def _root(self) -> int:
-        """Return the address of the root group's object header."""
-        head = self.read(0, 96)
-        if head[:8] != SIGNATURE:
-            raise FormatError(
-                str(self.byte_range.path), "no HDF5 signature at the start of the data"
-            )
-        version = head[8]
-        if version in (2, 3):
-            raise LeftToLibhdf5("superblock of HDF5 1.8 or later")
-        if version > 3:
-            raise self.error(8, f"superblock version {version}")
-        if head[13:15] != b"\x08\x08":
-            raise LeftToLibhdf5("addresses of another size")
-        at = 24 if version == 0 else 28
-        base, _, end, driver, _, root = struct.unpack_from("<6Q", head, at)
-        if base or driver != _UNDEFINED:
-            raise LeftToLibhdf5("user block or driver information")
-        if end > self.byte_range.nbytes:
-            raise TruncatedError(
-                str(self.byte_range.path),
-                "truncated HDF5 file",
-                expected=f"{end} bytes",
-                found=self.byte_range.nbytes,
-                hint="copy the file again",
-            )
-        return int(root)
+    def _root_link(self) -> GroupLink:
+        return GroupLink("", self.superblock.root, self.superblock.tree, self.superblock.heap)
 
-    # -- object headers
+    # -- objects
 
-    def _object(self, address: int, path: str) -> ObjectHeader:
-        head = self.read(address, 16)
-        if head[:4] == b"OHDR":
-            raise LeftToLibhdf5("object headers of version 2")
-        version, _, _, _, size = struct.unpack_from("<BBHII", head)
-        if version != 1:
-            raise self.error(address, f"object header of {path or '/'} has version {version}")
-        messages: list[tuple[int, int, bytes]] = []
-        blocks = [(address + 16, size)]
-        seen: set[int] = set()
-        total = 0
-        while blocks:
-            start, length = blocks.pop(0)
-            total += length
-            if start in seen or total > _MAX_HEADER:
-                raise self.error(start, f"object header of {path or '/'} has no end")
-            seen.add(start)
-            data = self.read(start, length)
-            at = 0
-            while at + 8 <= length:
-                kind, nbytes, flags = struct.unpack_from("<HHB", data, at)
-                body = data[at + 8 : at + 8 + nbytes]
-                if len(body) < nbytes:
-                    raise self.error(start + at, "a message that reaches past its header")
-                if kind == _CONTINUATION:
-                    if nbytes < 16:
-                        raise self.error(start + at, "a continuation that is too short")
-                    blocks.append(struct.unpack_from("<2Q", body))
-                messages.append((kind, flags, body))
-                at += 8 + nbytes
-        found = ObjectHeader(address, tuple(messages))
-        self._refuse_kinds(found)
-        return found
+    def _sort(self, found: ObjectHeader, path: str) -> set[int]:
+        """Return the kinds of messages of what an object is; others and pairs are refused."""
+        kinds = [message.kind for message in found.messages]
+        if LAYOUT in kinds:
+            sort = _DATASET
+        elif SYMBOLS in kinds or LINK_INFO in kinds:
+            sort = _GROUP
+        elif DATATYPE in kinds and path:
+            sort = _TYPE
+        else:
+            raise self.source.error(found.address, f"{path or '/'} is neither group nor dataset")
+        for kind in set(kinds):
+            if kind not in sort and not kind > REFERENCES:
+                raise self.source.error(
+                    found.address, f"{path or '/'} has a message of kind {kind:#04x}, out of place"
+                )
+            if kind not in _REPEATED and kinds.count(kind) > 1:
+                raise self.source.error(
+                    found.address, f"{path or '/'} has two messages of kind {kind:#04x}"
+                )
+        if SYMBOLS in kinds and (LINK_INFO in kinds or LINK in kinds):
+            raise self.source.error(found.address, f"{path or '/'} is a group of two kinds")
+        if sort is not _DATASET:
+            for message in found.messages:
+                self.messages.check(message)
+        return sort
 
-    def _refuse_kinds(self, found: ObjectHeader) -> None:
-        for kind, flags, data in found.messages:
-            if kind in (_LINK_INFO, _LINK, _FILTERS, _EXTERNAL):
-                raise LeftToLibhdf5("new-style group, filters or external values")
-            if kind == _ATTRIBUTE_INFO and data[-16:-8] != b"\xff" * 8:
-                raise LeftToLibhdf5("attributes in a heap of their own")
-            if flags & 0x02 and kind in (_DATASPACE, _DATATYPE, _LAYOUT, ATTRIBUTE):
-                raise LeftToLibhdf5("messages shared between objects")
+    def _attributes(self, found: ObjectHeader, path: str) -> dict[str, Attribute]:
+        return self.messages.attributes(found, path)
 
     # -- groups
 
-    def _members(self, symbols: bytes, path: str) -> Iterator[tuple[str, int]]:
-        """Yield (path, address) of the members of a group, in the order of their names."""
-        tree, heap = struct.unpack_from("<2Q", symbols.ljust(16, b"\0"))
-        header = self.signed(heap, 32, b"HEAP")
-        size, _, names_at = struct.unpack_from("<3Q", header, 8)
-        if size > _MAX_HEADER:
-            raise self.error(heap, f"a heap of {size} bytes")
-        names = self.read(names_at, size)
-        for node in self._leaves(tree):
-            data = self.signed(node, 8, b"SNOD")
-            count = struct.unpack_from("<H", data, 6)[0]
-            entries = self.read(node + 8, 40 * count)
-            for at in range(0, 40 * count, 40):
-                place, address, cache = struct.unpack_from("<QQI", entries, at)
-                name = self._name(names, place, node)
-                child = f"{path}/{name}" if path else name
-                if cache == 2:
-                    raise refusal(self.byte_range.path, child, "soft link")
-                yield child, address
-
-    def _name(self, names: bytes, place: int, node: int) -> str:
-        end = names.find(b"\0", place) if place < len(names) else -1
-        if end < 0 or not 0 < end - place <= _MAX_NAME:
-            raise self.error(node, "a link without a name")
-        name = names[place:end].decode("utf-8", "backslashreplace")
-        if "/" in name:
-            raise self.error(node, f"a link called {name!r}")
-        return name
-
-    def _leaves(self, tree: int) -> Iterator[int]:
-        """Yield the addresses of a group's symbol nodes, in order."""
-        stack = [(tree, -1)]
-        while stack:
-            address, above = stack.pop()
-            if address in self.seen:
-                raise self.error(address, "a B-tree that runs in circles")
-            self.seen.add(address)
-            head = self.signed(address, 24, b"TREE")
-            kind, level, used = struct.unpack_from("<BBH", head, 4)
-            if kind != 0 or (above >= 0 and level != above - 1):
-                raise self.error(address, "a B-tree node of the wrong kind")
-            data = self.read(address + 24, 8 + 16 * used)
-            children = [struct.unpack_from("<Q", data, 8 + 16 * i)[0] for i in range(used)]
-            if level:
-                stack.extend((child, level) for child in reversed(children))
-            else:
-                for child in children:
-                    if child in self.seen:
-                        raise self.error(child, "a symbol node that is used twice")
-                    self.seen.add(child)
-                    yield child
+    def _group(self, found: ObjectHeader, link: GroupLink, path: str) -> list[GroupLink]:
+        """Return the members of a group, in the order of their names."""
+        if found.address in self.seen:
+            raise refusal(self.source.byte_range.path, path or "/", "group that is linked twice")
+        self.seen.add(found.address)
+        symbols = found.first(SYMBOLS)
+        if symbols is None:
+            # What the parent says of a table is stale: libhdf5 turned the group into another kind.
+            return links_of(self.source, found, path)
+        tree, heap = struct.unpack_from("<2Q", symbols.data)
+        self.source.zeros(symbols.data[16:], symbols.address, "the end of a table of links")
+        if link.tree is not None and (link.tree, link.heap) != (tree, heap):
+            raise self.source.error(
+                found.address, f"{path or '/'} keeps its links elsewhere than its parent says"
+            )
+        return read_links(self.source, tree, heap, self.superblock.fanout, path)
 
     # -- datasets
 
     def _dataset(self, found: ObjectHeader, path: str) -> H5Dataset:
-        space, kind, layout = found.first(_DATASPACE), found.first(_DATATYPE), found.first(_LAYOUT)
+        space, kind, layout = found.first(DATASPACE), found.first(DATATYPE), found.first(LAYOUT)
         if space is None or kind is None or layout is None:
-            raise self.error(found.address, f"{path} lacks its type or extent")
-        shape = self.extent(space, found.address)
-        if shape is None:
-            raise self.error(found.address, f"{path} has no extent")
-        stored = self.type(kind, found.address)
-        if stored.kind == VARIABLE or not (stored.dtype or stored.kind in (STRING, OPAQUE)):
+            raise self.source.error(found.address, f"{path} lacks its type or extent")
+        if found.first(EXTERNAL) is not None:
+            raise refusal(
+                self.source.byte_range.path, path, "dataset whose values lie in another file"
+            )
+        extent = self.messages.extent(space.data, space.address)
+        if extent.shape is None:
+            raise self.source.error(found.address, f"{path} has no extent")
+        stored = self.messages.type(kind.data, kind.address)
+        for message in found.messages:
+            if message.kind in (FILL, OLD_FILL):
+                self.messages.fill(message, stored.size)
+            else:
+                self.messages.check(message)
+        attributes = self._attributes(found, path)
+        filters = read_filters(self.source, found.first(FILTERS), path)
+        target = StoredArray(path, extent.shape, extent.most, stored.size)
+        offset = read_layout(self.source, layout, filters, target, self.superblock.fanout.chunks)
+        if stored.has_heap and offset is not None:
+            self._check_cells(stored, offset, target)
+        known = stored.dtype or stored.kind in (STRING, OPAQUE)
+        if not known or (stored.kind == VARIABLE and filters):
             raise LeftToLibhdf5(f"{path} is of an unusual type")
-        dtype, width = self._dtype(stored, found, path)
-        declared = math.prod(shape) * stored.size
-        offset = self._offset(layout, declared, found.address, path)
-        native = stored.native and stored.kind != STRING and declared > 0
-        return H5Dataset(path, dtype, shape, declared, offset if native else None, width)
+        dtype, width = self._dtype(stored, attributes)
+        native = stored.native and target.nbytes > 0
+        return H5Dataset(
+            path, dtype, extent.shape, target.nbytes, offset if native else None, width
+        )
 
-    def _dtype(self, stored: Datatype, found: ObjectHeader, path: str) -> tuple[str, int]:
+    def _check_cells(self, stored: Datatype, offset: int, target: StoredArray) -> None:
+        """Refuse values of variable length that are not where their dataset says."""
+        if stored.kind != VARIABLE or target.nbytes > 16 * _MAX_CELLS:
+            return
+        data = self.source.read(offset, target.nbytes)
+        for at in range(0, target.nbytes, 16):
+            cell = data[at : at + 16]
+            self.messages.heaps.value(cell, stored.base, offset + at, f"a value of {target.path}")
+
+    def _dtype(self, stored: Datatype, attributes: dict[str, Attribute]) -> tuple[str, int]:
         """Return (dtype, width); Keras marks bfloat16 and float8 with an attribute `dtype`."""
         if stored.kind == STRING:
             return "string", stored.size
         if stored.kind not in (OPAQUE, FIXED):
             return stored.dtype, 0
-        marked = self.attributes(found, path).get("dtype")
+        marked = attributes.get("dtype")
         if isinstance(marked, str) and dtypes.itemsize(marked) == stored.size:  # noqa: SIM102
             if stored.kind == OPAQUE or dtypes.kind(marked) == "float":
                 return marked, 0
         return (stored.dtype, 0) if stored.dtype else (f"void{8 * stored.size}", stored.size)
-
-    def _offset(self, layout: bytes, declared: int, address: int, path: str) -> int | None:
-        """Return where contiguous values lie; None: nowhere yet, or in the header itself."""
-        version, kind = layout[0], layout[1] if len(layout) > 1 else 255
-        if version != 3 or kind == 2:
-            raise LeftToLibhdf5(f"{path} is chunked or of an old layout")
-        if kind not in (0, 1) or len(layout) < (18 if kind else 4):
-            raise self.error(address, f"{path} has layout {kind} of version {version}")
-        stored, offset = struct.unpack_from("<H", layout, 2)[0], _UNDEFINED
-        if kind == 1:
-            offset, stored = struct.unpack_from("<2Q", layout, 2)
-            stored = 0 if offset == _UNDEFINED else stored
-        if declared > (stored or EXPANSION_FLOOR):
-            raise FormatError(
-                str(self.byte_range.path),
-                f"{path} declares more than it stores",
-                expected=f"at most {stored or EXPANSION_FLOOR} bytes",
-                found=declared,
-            )
-        if offset == _UNDEFINED:
-            return None
-        check_place(self.byte_range, offset, declared, path)
-        return int(offset)

@@ -1,220 +1,291 @@
-"""What the messages in a classic HDF5 object header say: types, extents, attributes.
+"""What the messages in an HDF5 object header say: extents, attributes, fill values and the rest.
 
-The layout of the file is in `classic`, which finds the messages.  All that is read here comes
-through a `BoundedReader`: bounded, small parts from pages.
+The file around them is in `object_headers` and `classic`.  Every field of every message is
+compared with what a writer can have put there; the fields are those of
+https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, part IV.A.2.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
-from ckptkit.errors import FormatError, TruncatedError
-from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
+from ckptkit.stores.hdf5.bounded import UNDEFINED, BoundedReader, LeftToLibhdf5
+from ckptkit.stores.hdf5.datatypes import (
+    STRING,
+    VARIABLE,
+    Datatype,
+    DatatypeError,
+    parse_datatype,
+)
+from ckptkit.stores.hdf5.global_heap import GlobalHeaps
 from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, Attribute
 
 _MAX_RANK = 32  # H5S_MAX_RANK
-ATTRIBUTE = 0x0C  # kind of message
-FIXED, FLOAT, STRING, OPAQUE, VARIABLE = 0, 1, 3, 5, 9  # classes of types
-# exponent location and size, mantissa location and size, bias; sign bit last
-_IEEE = {
-    2: ("float16", (10, 5, 0, 10, 15), 15),
-    4: ("float32", (23, 8, 0, 23, 127), 31),
-    8: ("float64", (52, 11, 0, 52, 1023), 63),
-}
+
+# kinds of messages
+(NIL, DATASPACE, LINK_INFO, DATATYPE, OLD_FILL, FILL, LINK, EXTERNAL, LAYOUT) = range(9)
+(GROUP_INFO, FILTERS, ATTRIBUTE, COMMENT, OLD_TIME) = range(0x0A, 0x0F)
+CONTINUATION, SYMBOLS, TIME = 0x10, 0x11, 0x12
+ATTRIBUTE_INFO, REFERENCES = 0x15, 0x16
+KNOWN = {*range(0x09), *range(0x0A, 0x19)}
+"""Kinds that the specification has; 0x09 is one of libhdf5's tests."""
+
+CONSTANT, SHARED, NOT_SHARED, MARK_UNKNOWN, WAS_UNKNOWN, FAIL_UNKNOWN = 1, 2, 4, 0x10, 0x20, 0x80
 
 
-class LeftToLibhdf5(Exception):
-    """Valid HDF5, as far as seen, of a kind that is left to libhdf5."""
-
-
-class Datatype(NamedTuple):
-    """A datatype: class, bytes per element, dtype where it is one, native byte order or not."""
+class Message(NamedTuple):
+    """A message of an object header: its kind, flags, data, and where the data lie."""
 
     kind: int
-    size: int
-    dtype: str
-    native: bool
+    flags: int
+    data: bytes
+    address: int
 
 
 class ObjectHeader(NamedTuple):
-    """An object header: its messages as (type, flags, data)."""
+    """An object header: its address and messages, in order."""
 
     address: int
-    messages: tuple[tuple[int, int, bytes], ...]
+    messages: tuple[Message, ...]
 
-    def first(self, kind: int) -> bytes | None:
-        """Return the data of the first message of a kind."""
-        return next((data for k, _, data in self.messages if k == kind), None)
-
-
-class BoundedReader:
-    """Bounded reads from the byte range, small ones from pages."""
-
-    def __init__(self, byte_range: ByteRange) -> None:
-        self.byte_range = byte_range
-        self._pages = PageCache(byte_range)
-
-    def error(self, address: int, message: str) -> FormatError:
-        """Return the refusal of what lies at an address."""
-        where = f"{self.byte_range.path} @ {self.byte_range.start + address}"
-        return FormatError(where, f"damaged HDF5 data: {message}", hint="copy the file again")
-
-    def read(self, address: int, nbytes: int) -> bytes:
-        """Return bytes of the data; raises TruncatedError."""
-        if address < 0 or address + nbytes > self.byte_range.nbytes:
-            where = f"{self.byte_range.path} @ {self.byte_range.start + address}"
-            raise TruncatedError(
-                where,
-                f"damaged HDF5 data: {nbytes} bytes lie past the end",
-                hint="copy the file again",
-            )
-        if nbytes > PAGE:
-            return self.byte_range.read(address, nbytes)
-        number, skip = divmod(address, PAGE)
-        data = self._pages.page(number)[skip : skip + nbytes]
-        if len(data) < nbytes:
-            data += self._pages.page(number + 1)[: nbytes - len(data)]
-        return data
-
-    def signed(self, address: int, nbytes: int, signature: bytes) -> bytes:
-        """Return bytes that must begin with a signature."""
-        data = self.read(address, nbytes)
-        if data[: len(signature)] != signature:
-            raise self.error(address, f"expected {signature.decode()}, found {data[:4]!r}")
-        return data
+    def first(self, kind: int) -> Message | None:
+        """Return the first message of a kind."""
+        return next((message for message in self.messages if message.kind == kind), None)
 
 
-class MessageReader(BoundedReader):
+class Dataspace(NamedTuple):
+    """A dataspace.  shape: None for one without elements at all.  most: dimensions it may have."""
+
+    shape: tuple[int, ...] | None
+    most: tuple[int, ...]
+
+
+class MessageReader:
     """The meaning of messages, and the global heaps that hold the texts of attributes."""
 
-    def __init__(self, byte_range: ByteRange) -> None:
-        super().__init__(byte_range)
-        self._heaps: dict[int, dict[int, bytes]] = {}
+    def __init__(self, source: BoundedReader) -> None:
+        self.source = source
+        self.heaps = GlobalHeaps(source)
 
-    def extent(self, data: bytes, address: int) -> tuple[int, ...] | None:
-        """Return the shape that a dataspace tells; None for one without elements at all."""
-        version, rank = (data[0], data[1]) if len(data) >= 4 else (0, 0)
-        start = {1: 8, 2: 4}.get(version)
-        if start is None or rank > _MAX_RANK or len(data) < start + 8 * rank:
-            raise self.error(address, f"a dataspace of version {version} and rank {rank}")
-        if version == 2 and data[3] == 2:
-            return None
-        return struct.unpack_from(f"<{rank}Q", data, start)
+    # -- extents and types
+
+    def extent(self, data: bytes, address: int) -> Dataspace:
+        """Return what a dataspace tells."""
+        extent, end = self._extent(data, address)
+        self.source.zeros(data[end:], address + end, "the end of a dataspace")
+        return extent
+
+    def _extent(self, data: bytes, address: int) -> tuple[Dataspace, int]:
+        version, rank, flags = data[:3] if len(data) >= 4 else (0, 0, 0)
+        at = {1: 8, 2: 4}.get(version)
+        width = 8 * rank
+        end = (at or 0) + width * (2 if flags & 1 else 1)
+        if at is None or rank > _MAX_RANK or len(data) < end or flags > 1:
+            raise self.source.error(
+                address, f"a dataspace of version {version}, rank {rank} and flags {flags}"
+            )
+        if version == 1:
+            self.source.zeros(data[3:8], address, "bytes 3 to 8 of a dataspace")
+        elif data[3] > 2 or (rank and data[3] != 1):
+            raise self.source.error(address, f"a dataspace of kind {data[3]} and rank {rank}")
+        shape = struct.unpack_from(f"<{rank}Q", data, at)
+        most = struct.unpack_from(f"<{rank}Q", data, at + width) if flags & 1 else shape
+        if any(size > limit for size, limit in zip(shape, most, strict=True)):
+            raise self.source.error(address, f"an extent of {shape}, at most {most}")
+        null = version == 2 and data[3] == 2
+        return Dataspace(None if null else shape, most), end
 
     def type(self, data: bytes, address: int) -> Datatype:
         """Return what a datatype tells."""
-        if len(data) < 8:
-            raise self.error(address, "a datatype that is too short")
-        kind, bits, size = data[0] & 0x0F, int.from_bytes(data[1:4], "little"), data[4:8]
-        nbytes = int.from_bytes(size, "little")
-        if not nbytes:
-            raise self.error(address, "a datatype of no bytes")
-        if kind == FIXED and len(data) >= 12:
-            offset, precision = struct.unpack_from("<2H", data, 8)
-            if offset == 0 and precision == 8 * nbytes and nbytes in (1, 2, 4, 8):
-                sign = "" if bits & 0x08 else "u"
-                native = not bits & 0x01 or nbytes == 1
-                return Datatype(kind, nbytes, f"{sign}int{8 * nbytes}", native)
-        elif kind == FLOAT and len(data) >= 20 and nbytes in _IEEE:
-            name, layout, sign_bit = _IEEE[nbytes]
-            offset, precision, *fields, bias = struct.unpack_from("<2H4BI", data, 8)
-            plain = (bits >> 8) & 0xFF == sign_bit and (bits >> 4) & 3 == 2 and not bits & 0x40
-            if plain and (offset, precision) == (0, 8 * nbytes) and (*fields, bias) == layout:
-                return Datatype(kind, nbytes, name, not bits & 0x01)
-        elif kind in (STRING, OPAQUE):
-            return Datatype(kind, nbytes, "", kind == OPAQUE)
-        elif kind == VARIABLE:
-            return Datatype(kind, nbytes, "string" if bits & 0x0F == 1 else "", False)
-        return Datatype(kind, nbytes, "", False)
+        try:
+            found, end = parse_datatype(data)
+        except (DatatypeError, struct.error) as error:
+            raise self.source.error(address, str(error)) from None
+        self.source.zeros(data[end:], address + end, "the end of a datatype")
+        return found
 
     # -- attributes
 
     def attributes(self, found: ObjectHeader, path: str) -> dict[str, Attribute]:
         """Return the attributes of an object."""
-        raw = [data for kind, _, data in found.messages if kind == ATTRIBUTE]
+        raw = [message for message in found.messages if message.kind == ATTRIBUTE]
         if len(raw) > MAX_ATTRIBUTES:
-            raise self.error(found.address, f"{path or '/'} has {len(raw)} attributes")
-        return dict(self._attribute(data, found.address) for data in raw)
+            raise self.source.error(found.address, f"{path or '/'} has {len(raw)} attributes")
+        attributes: dict[str, Attribute] = {}
+        for message in raw:
+            name, value = self._attribute(message.data, message.address)
+            if name in attributes:
+                raise self.source.error(
+                    message.address, f"{path or '/'} has two attributes called {name!r}"
+                )
+            attributes[name] = value
+        return attributes
 
     def _attribute(self, data: bytes, address: int) -> tuple[str, Attribute]:
         if len(data) < 9:
-            raise self.error(address, "an attribute that is too short")
+            raise self.source.error(address, "an attribute that is too short")
         version, flags, *sizes = struct.unpack_from("<BB3H", data)
-        if version not in (1, 2, 3) or (version > 1 and flags & 0x03):
-            raise LeftToLibhdf5(f"attributes of version {version}, or with shared types")
+        if version not in (1, 2, 3) or flags & ~(0x03 if version > 1 else 0):
+            raise self.source.error(address, f"an attribute of version {version}, flags {flags}")
+        if flags:
+            raise LeftToLibhdf5("attributes with shared types")
         at = 9 if version == 3 else 8
-        parts: list[bytes] = []
+        if version == 3 and data[8] > 1:
+            raise self.source.error(address, f"an attribute's name in encoding {data[8]}")
+        parts: list[tuple[bytes, int]] = []
         for size in sizes:
-            parts.append(data[at : at + size])
-            at += size if version > 1 else (size + 7) // 8 * 8
+            stop = at + (size if version > 1 else (size + 7) // 8 * 8)
+            parts.append((data[at : at + size], address + at))
+            self.source.zeros(data[at + size : stop], address + at, "the end of a name or type")
+            at = stop
         if at > len(data):
-            raise self.error(address, "an attribute that reaches past its message")
-        name = parts[0].partition(b"\0")[0].decode("utf-8", "backslashreplace")
-        kind = self.type(parts[1], address)
-        shape = self.extent(parts[2], address)
+            raise self.source.error(address, "an attribute that reaches past its message")
+        raw = parts[0][0]
+        if raw.find(b"\0") != len(raw) - 1 or len(raw) < 2:
+            raise self.source.error(address, f"an attribute called {raw[:100]!r}")
+        name = raw[:-1].decode("utf-8", "backslashreplace")
+        kind = self.type(*parts[1])
+        shape = self.extent(*parts[2]).shape
+        nbytes = 0 if shape is None else math.prod(shape) * kind.size
+        if nbytes > len(data) - at:
+            raise self.source.error(address, f"attribute {name!r} reaches past its message")
+        self.source.zeros(data[at + nbytes :], address + at, f"what follows attribute {name!r}")
         if shape is None:
             return name, None
-        return name, self._value(kind, shape, data[at:], address, name)
+        return name, self._value(kind, shape, data[at : at + nbytes], address, name)
 
     def _value(
         self, kind: Datatype, shape: tuple[int, ...], data: bytes, address: int, name: str
     ) -> Attribute:
         """Return an attribute's value: text and numbers; None for what no weights file needs."""
         count = math.prod(shape)
-        if count * kind.size > len(data):
-            raise self.error(address, f"attribute {name!r} reaches past its message")
         cells = [data[at : at + kind.size] for at in range(0, count * kind.size, kind.size)]
+        values: list[Attribute]
         if kind.kind == STRING:
-            values: list[Attribute] = [_text(cell.rstrip(b"\0")) for cell in cells]
-        elif kind.kind == VARIABLE and kind.dtype and kind.size == 16:
-            values = self._heap_strings(cells, address, name)
-        elif kind.dtype and kind.native:
+            values = [_text(cell.rstrip(b"\0")) for cell in cells]
+        elif kind.kind == VARIABLE:
+            texts = self._heap_values(kind, cells, address, name)
+            if not kind.dtype:
+                return None
+            values = list(map(_text, texts))
+        elif kind.dtype == "bool":
+            values = [bool(cell[0]) for cell in cells]
+        elif kind.dtype.startswith("complex"):
+            return None
+        elif kind.dtype and (kind.native or kind.order is not None):
             code = {"float16": "e", "float32": "f", "float64": "d"}.get(kind.dtype)
             code = code or {1: "b", 2: "h", 4: "i", 8: "q"}[kind.size]
             code = code.upper() if kind.dtype.startswith("u") else code
-            values = list(struct.unpack_from(f"<{count}{code}", data))
+            values = list(struct.unpack(f"{'>' if kind.order else '<'}{count}{code}", data))
         else:
             return None
         return _nested(values, shape)
 
-    def _heap_strings(self, cells: list[bytes], address: int, name: str) -> list[Attribute]:
-        values: list[Attribute] = []
+    def _heap_values(
+        self, kind: Datatype, cells: list[bytes], address: int, name: str
+    ) -> list[bytes]:
+        values: list[bytes] = []
         total = 0
         for cell in cells:
-            length, heap, index = struct.unpack("<IQI", cell)
-            text = b""
-            if length:
-                text = self._heap(heap).get(index, b"")
-                if len(text) < length:
-                    raise self.error(address, f"attribute {name!r} has lost its text")
-            total += length
+            values.append(self.heaps.value(cell, kind.base, address, f"attribute {name!r}"))
+            total += len(values[-1])
             if total > MAX_ATTRIBUTE_BYTES:
-                raise self.error(address, f"attribute {name!r} is larger than any in use")
-            values.append(_text(text[:length]))
+                raise self.source.error(address, f"attribute {name!r} is larger than any in use")
         return values
 
-    def _heap(self, address: int) -> dict[int, bytes]:
-        """Return the objects of a global heap collection by index."""
-        if address in self._heaps:
-            return self._heaps[address]
-        size = int.from_bytes(self.signed(address, 16, b"GCOL")[8:16], "little")
-        if not 16 <= size <= MAX_ATTRIBUTE_BYTES:
-            raise self.error(address, f"a global heap of {size} bytes")
-        data = self.read(address, size)
-        objects: dict[int, bytes] = {}
-        at = 16
-        while at + 16 <= size:
-            index, _, _, length = struct.unpack_from("<HHIQ", data, at)
-            if not index:  # the free space that is left
-                break
-            if length > size - at - 16:
-                raise self.error(address, "an object that reaches past its global heap")
-            objects[index] = data[at + 16 : at + 16 + length]
-            at += 16 + (length + 7) // 8 * 8
-        self._heaps[address] = objects
-        return objects
+    # -- what has no meaning for us, but must be what it says
+
+    def check(self, message: Message) -> None:
+        """Refuse a message whose fields no writer can have put there."""
+        look = _CHECKS.get(message.kind)
+        if look is not None:
+            look(self, message)
+
+    def _wrong(self, message: Message, what: str) -> Exception:
+        shown = message.data[:16].hex(" ")
+        return self.source.error(message.address, f"{what}, which reads {shown}")
+
+    def _time(self, message: Message) -> None:
+        if (
+            len(message.data) < 8
+            or message.data[:4] != b"\1\0\0\0"
+            or message.data[8:].strip(b"\0")
+        ):
+            raise self._wrong(message, "a time of modification")
+
+    def _old_time(self, message: Message) -> None:
+        if len(message.data) < 16 or not message.data[:14].isdigit():
+            raise self._wrong(message, "a time of modification")
+
+    def _comment(self, message: Message) -> None:
+        text, end, rest = message.data.partition(b"\0")
+        if not end or rest.strip(b"\0") or not text:
+            raise self._wrong(message, "a comment")
+
+    def _references(self, message: Message) -> None:
+        if len(message.data) < 5 or message.data[0] or message.data[5:].strip(b"\0"):
+            raise self._wrong(message, "a count of references")
+
+    def _group_info(self, message: Message) -> None:
+        data = message.data
+        end = 2 + (4 if len(data) > 1 and data[1] & 1 else 0)
+        end += 4 if len(data) > 1 and data[1] & 2 else 0
+        if len(data) < end or data[0] or data[1] & ~3 or data[end:].strip(b"\0"):
+            raise self._wrong(message, "information of a group")
+
+    def _info(self, message: Message) -> None:
+        """Links or attributes in a heap of their own, or that there is none."""
+        data, is_links = message.data, message.kind == LINK_INFO
+        at = 2
+        if len(data) < 2 or data[0] or data[1] & ~3:
+            raise self._wrong(message, "information of links or attributes")
+        if data[1] & 1:
+            at += 8 if is_links else 2
+        places = 3 if data[1] & 2 else 2
+        if len(data) < at + 8 * places or data[at + 8 * places :].strip(b"\0"):
+            raise self._wrong(message, "information of links or attributes")
+        if any(place != UNDEFINED for place in struct.unpack_from(f"<{places}Q", data, at)):
+            raise LeftToLibhdf5("links or attributes in a heap of their own")
+
+    def fill(self, message: Message, size: int) -> None:
+        """Refuse a fill value that is none of a type of `size` bytes."""
+        data = message.data
+        if message.kind == OLD_FILL:
+            at, defined = 0, True
+        else:
+            version = data[0] if len(data) >= 2 else 0
+            if version in (1, 2) and len(data) >= 4:
+                early, when, has_value = data[1:4]
+                good = early <= 3 and when <= 2 and has_value <= 1
+                at, defined = 4, bool(has_value) or version == 1
+            else:
+                when, rest = (data[1] >> 2 & 3, data[1] >> 4) if version == 3 else (3, 3)
+                good = when <= 2 and rest <= 2
+                at, defined = 2, rest == 2
+            if not good:
+                raise self._wrong(message, "a fill value")
+        if defined:
+            if len(data) < at + 4:
+                raise self._wrong(message, "a fill value")
+            nbytes = struct.unpack_from("<i", data, at)[0]
+            at += 4 + max(nbytes, 0)
+            if nbytes not in (-1, 0, size) or len(data) < at:
+                raise self._wrong(message, f"a fill value of {nbytes} bytes for one of {size}")
+        self.source.zeros(data[at:], message.address + at, "the end of a fill value")
+
+
+_CHECKS: dict[int, Callable[[MessageReader, Message], None]] = {
+    TIME: MessageReader._time,
+    OLD_TIME: MessageReader._old_time,
+    COMMENT: MessageReader._comment,
+    REFERENCES: MessageReader._references,
+    GROUP_INFO: MessageReader._group_info,
+    LINK_INFO: MessageReader._info,
+    ATTRIBUTE_INFO: MessageReader._info,
+}
 
 
 def _text(raw: bytes) -> str:

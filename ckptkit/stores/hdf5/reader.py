@@ -38,13 +38,15 @@ from ckptkit.errors import (
 )
 from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.hdf5 import client
+from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
-from ckptkit.stores.hdf5.messages import LeftToLibhdf5
 from ckptkit.stores.hdf5.types import (
     EXPANSION_FLOOR,
+    FILTERS,
     MAX_ATTRIBUTE_BYTES,
     MAX_ATTRIBUTES,
+    MAX_CHUNK_BYTES,
     MAX_DEPTH,
     MAX_EXPANSION,
     MAX_OBJECTS,
@@ -54,10 +56,6 @@ from ckptkit.stores.hdf5.types import (
     check_place,
     refusal,
 )
-
-MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
-# registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along
-_FILTERS = {1, 2, 3, 32000}
 
 
 def h5py_module() -> Any:
@@ -177,7 +175,7 @@ class _Libhdf5Scanner:
             raise self._refusal(path, "virtual dataset")
         for index in range(plist.get_nfilters()):
             number = plist.get_filter(index)[0]
-            if number not in _FILTERS:
+            if number not in FILTERS:
                 raise UnsupportedError(
                     f"HDF5 filter {number} on {path}",
                     where=str(self.byte_range.path),

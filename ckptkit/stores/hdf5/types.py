@@ -17,6 +17,9 @@ MAX_DEPTH = 64  # nested models reach about 20
 MAX_ATTRIBUTES = 4096  # per object; legacy files split long lists over a few dozen
 MAX_ATTRIBUTE_BYTES = 64 << 20  # a model's config is one attribute; the largest seen is 4 MB
 MAX_EXPANSION = 1000  # declared bytes per stored byte
+MAX_CHUNK_BYTES = 256 << 20  # libhdf5 allocates a chunk whole
+# registered filter numbers: deflate, shuffle, fletcher32; 32000 is lzf, which h5py brings along
+FILTERS = {1, 2, 3, 32000}
 EXPANSION_FLOOR = 64 << 20  # bytes that may be declared without storing anything
 
 Attribute = str | int | float | bool | tuple["Attribute", ...] | None

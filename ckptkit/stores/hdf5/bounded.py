@@ -1,0 +1,77 @@
+"""Bounded reads of HDF5 structures, and the account of which bytes belong to which of them.
+
+Every structure that a file's headers lead to claims its bytes.  No two may share any: an address
+with one wrong bit nearly always leads into another structure, and where it leads to a second copy
+of the right signature, the claims meet.
+"""
+
+from __future__ import annotations
+
+from ckptkit.errors import FormatError, TruncatedError
+from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
+
+UNDEFINED = (1 << 64) - 1  # an address that leads nowhere
+
+
+class LeftToLibhdf5(Exception):
+    """Valid HDF5, as far as seen, of a kind that is left to libhdf5."""
+
+
+class BoundedReader:
+    """Bounded reads from the byte range, small ones from pages.
+
+    end: where the file's superblock says that it ends.
+    """
+
+    def __init__(self, byte_range: ByteRange) -> None:
+        self.byte_range = byte_range
+        self.end = byte_range.nbytes
+        self._pages = PageCache(byte_range)
+        self._claims: dict[tuple[int, int], str] = {}
+
+    def error(self, address: int, message: str) -> FormatError:
+        """Return the refusal of what lies at an address."""
+        where = f"{self.byte_range.path} @ {self.byte_range.start + address}"
+        return FormatError(where, f"damaged HDF5 data: {message}", hint="copy the file again")
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        """Return bytes of the data; raises TruncatedError."""
+        if address < 0 or address + nbytes > self.end:
+            where = f"{self.byte_range.path} @ {self.byte_range.start + address}"
+            raise TruncatedError(
+                where,
+                f"damaged HDF5 data: {nbytes} bytes lie past the end",
+                hint="copy the file again",
+            )
+        if nbytes > PAGE:
+            return self.byte_range.read(address, nbytes)
+        number, skip = divmod(address, PAGE)
+        data = self._pages.page(number)[skip : skip + nbytes]
+        if len(data) < nbytes:
+            data += self._pages.page(number + 1)[: nbytes - len(data)]
+        return data
+
+    def signed(self, address: int, nbytes: int, signature: bytes) -> bytes:
+        """Return bytes that must begin with a signature."""
+        data = self.read(address, nbytes)
+        if data[: len(signature)] != signature:
+            raise self.error(address, f"expected {signature.decode()}, found {data[:4]!r}")
+        return data
+
+    def zeros(self, data: bytes, address: int, what: str) -> None:
+        """Refuse bytes that every writer leaves zero and that are not."""
+        if data.strip(b"\0"):
+            raise self.error(address, f"{what} must be zero, found {data[:16].hex(' ')}")
+
+    def claim(self, address: int, nbytes: int, what: str) -> None:
+        """Note whose bytes these are; the same structure may be led to again."""
+        if nbytes:
+            self._claims[address, nbytes] = what
+
+    def check_claims(self) -> None:
+        """Refuse structures that share bytes."""
+        end, last = 0, ""
+        for (address, nbytes), what in sorted(self._claims.items()):
+            if address < end:
+                raise self.error(address, f"{what} lies over {last}")
+            end, last = address + nbytes, what
