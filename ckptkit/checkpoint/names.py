@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ckptkit.checkpoint.inferred_roles import InferredRole, infer_roles
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Structure
+
+_OUTPUT = re.compile(r":\d+$")
 
 
 def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
@@ -59,79 +62,48 @@ def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, N
     return namings
 
 
-# TensorFlow 1 optimizers (and BERT's) add a suffix to the variable's name, with a number for the
-# second slot: Adam's m and v are `w/Adam` and `w/Adam_1`; another optimizer counts on.
-_SLOT_SUFFIXES = {
-    "Adam": ("m", "v"),
-    "AdamOptimizer": ("m", "v"),
-    "LazyAdam": ("m", "v"),
-    "RMSProp": ("rms", "momentum"),
-    "Ftrl": ("accumulator", "linear"),
-    "Adadelta": ("accum_grad", "accum_var"),
-    "Momentum": ("momentum",),
-    "Adagrad": ("accumulator",),
-    "AdagradDA": ("gradient_accumulator",),
-    "adam_m": ("m",),
-    "adam_v": ("v",),
-    "lamb_m": ("m",),
-    "lamb_v": ("v",),
-    "vr": ("vr",),
-    "vc": ("vc",),
-}
-_AVERAGES = ("ExponentialMovingAverage", "moving_average")
-_NUMBERED = re.compile(r"(.+?)(?:_(\d{1,9}))?")
-_COUNTERS = frozenset({"global_step", "step", "save_counter", "iterations", "epoch"})
-_CONFIG = re.compile(r"(beta[12]_power|learning_rate|decay)(_\d+)?")
-
-
 def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
-    """Name the tensors of a file that says nothing but its keys, by TensorFlow 1's conventions.
+    """Name the tensors of a file that says nothing but its keys (`inferred_roles`).
 
     A slot is recognised only where the variable that it would belong to is there too.
     """
-    return {key: _name_key(key, spec, specs) for key, spec in specs.items()}
+    # numpy files keep TensorFlow's `w:0`; what `ckptkit convert` calls a slot is `w@m`.
+    tied = {key for key in specs if "@" in key and key.rpartition("@")[0] in specs}
+    keys = {_OUTPUT.sub("", key): key for key in specs if key not in tied}
+    if len(keys) + len(tied) < len(specs):
+        keys = {key: key for key in specs if key not in tied}
+    roles = infer_roles({name: specs[key] for name, key in keys.items()})
+    called = {key: name for name, key in keys.items()}
+    return {
+        key: _name_key(key, spec, specs, keys, roles.get(called.get(key, "")))
+        for key, spec in specs.items()
+    }
 
 
-def _name_key(key: str, spec: TensorSpec, specs: Mapping[str, TensorSpec]) -> Naming:
+def _name_key(
+    key: str,
+    spec: TensorSpec,
+    specs: Mapping[str, TensorSpec],
+    keys: Mapping[str, str],
+    found: InferredRole | None,
+) -> Naming:
     if key == "_CHECKPOINTABLE_OBJECT_GRAPH":
         return Naming(key, "config")
-    tied, at, slot_name = key.rpartition("@")
-    if at and tied in specs:  # as `ckptkit convert` calls a slot
-        role = "ema" if slot_name in ("ema", "average") else "slot"
-        return Naming(key, role, key, (), tied, slot_name)
-    owner, _, last = key.rpartition("/")
-    if spec.shape == ():
-        if last in _COUNTERS:
-            return Naming(key, "counter", key)
-        if _CONFIG.fullmatch(last):
-            return Naming(key, "config", key)
-    slot = _slot_of_suffix(last)
-    variable = _owner(owner, specs) if slot else None
-    if slot and variable:
-        role = "ema" if slot[0] == "ema" else "slot"
-        name = f"{variable}@{slot[0]}" + (f"_{slot[1]}" if slot[1] else "")
-        return Naming(name if name not in specs else key, role, key, (), variable, slot[0], last)
-    return Naming(key, "weight" if spec.dtype != "string" else "table", key)
-
-
-def _slot_of_suffix(last: str) -> tuple[str, int] | None:
-    """Return (slot name, number of the optimizer) for `Adam_1` -> ("v", 0), else None."""
-    if last in _AVERAGES:
-        return "ema", 0
-    if last in _SLOT_SUFFIXES:
-        return _SLOT_SUFFIXES[last][0], 0
-    match = _NUMBERED.fullmatch(last)
-    if match is None or match[1] not in _SLOT_SUFFIXES or match[2] is None:
-        return None
-    slots = _SLOT_SUFFIXES[match[1]]
-    number = int(match[2])
-    return slots[number % len(slots)], number // len(slots)
-
-
-def _owner(owner: str, specs: Mapping[str, TensorSpec]) -> str | None:
-    """Return the variable a slot's name points at: `owner`, or `owner` without outer scopes."""
-    while owner:
-        if owner in specs:
-            return owner
-        _, _, owner = owner.partition("/")
-    return None
+    owner, at, slot = key.rpartition("@")
+    if at and owner in specs:
+        role = "ema" if slot in ("ema", "average") else "slot"
+        return Naming(key, role, key, (), owner, slot)
+    if found is None:
+        return Naming(key, "weight" if spec.dtype != "string" else "table", key)
+    naming = Naming(
+        key,
+        found.role,
+        key,
+        slot_of=keys[found.owner] if found.owner is not None else None,
+        slot=found.slot,
+        optimizer=found.optimizer,
+        role_inferred=not found.is_known,
+    )
+    of = naming.slot_of or found.shadowed
+    name = f"{of}@{found.slot}"
+    return naming._replace(name=name) if of and found.slot and name not in specs else naming

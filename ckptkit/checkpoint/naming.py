@@ -17,6 +17,7 @@ class Naming(NamedTuple):
     optimizer: path or name of the optimizer that owns it.
     only_through_optimizer: a weight that no path outside an optimizer reaches.
     duplicate_of: name of the tensor that this one repeats (a file may store a weight twice).
+    role_inferred: the role rests on names and shapes alone, by the rules of `inferred_roles`.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Naming(NamedTuple):
     optimizer: str | None = None
     only_through_optimizer: bool = False
     duplicate_of: str | None = None
+    role_inferred: bool = False

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
+from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_object_roles
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 
 VALUE = "VARIABLE_VALUE"
@@ -42,6 +43,8 @@ _METRIC_STATE = (
 )
 _METRIC_NAMES = frozenset().union(*_METRIC_STATE)
 _NAMELESS = re.compile(r"(.*/)?Variable(_\d+)?")
+# Edges that Keras's models and layers alone have, of either generation.
+_KERAS_EDGES = frozenset({"_operations", "_inbound_nodes", "keras_api", "layer-0", "_layers"})
 
 
 class _Leaf(NamedTuple):
@@ -91,11 +94,13 @@ class _Namer:
             ObjectPaths(graph.nodes, self.optimizers) if self.optimizers else self.paths
         )
         self.slots: dict[int, _Slot] = {}
+        self.inferred: dict[int, ObjectRole] = {}
         self.trained: set[int] = set()
         for node in sorted(self.optimizers):
             self._read_optimizer(node)
         self.metrics = self._metric_nodes()
         self.duplicates = self._stored_twice()
+        self.inferred = self._infer()
 
     def namings(self) -> dict[str, Naming]:
         # One item per leaf: lists in one order are read much faster than dicts by key.
@@ -111,7 +116,9 @@ class _Namer:
                 aliases = tuple(_suffixed(path, attribute) for path in aliases)
             slot, repeats = self.slots.get(node), self.duplicates.get(key)
             if slot is None and repeats is None and node not in self.trained:  # nearly all
-                found[key] = Naming(name, role, full_name or None, aliases)
+                found[key] = Naming(
+                    name, role, full_name or None, aliases, role_inferred=node in self.inferred
+                )
                 continue
             owner = self.key_of.get(slot.of) if slot and slot.of is not None else None
             found[key] = Naming(
@@ -124,8 +131,30 @@ class _Namer:
                 slot.optimizer if slot else None,
                 role == "weight" and node in self.trained and self.model_paths.best(node) is None,
                 by_key[repeats] if repeats else None,
+                node in self.inferred,
             )
         return {key: found.get(key) or _unknown(key, by_key) for key in self.specs}
+
+    def _infer(self) -> dict[int, ObjectRole]:
+        """Infer the roles of what no optimizer holds and only names and shapes tell of."""
+        variables = [
+            ObjectVariable(leaf.node, path, leaf.full_name, self.specs[leaf.key])
+            for leaf in self.leaves
+            if self._role(leaf) == "weight" and leaf.node not in self.trained
+            for path in (self.model_paths.best(leaf.node),)
+            if path is not None and leaf.key not in self.duplicates
+        ]
+        has_keras = any(not _KERAS_EDGES.isdisjoint(names) for names in self.children)
+        inferred = infer_object_roles(variables, has_keras=has_keras)
+        for node, key in self.key_of.items():  # of an optimizer, though of no kind that is known
+            known = node in self.slots or node in self.trained or node in self.metrics
+            if not known and self.specs[key].shape != () and self.model_paths.best(node) is None:
+                path = self.paths.best(node) or ""
+                inferred[node] = ObjectRole("slot", optimizer=path.rpartition("/")[0])
+        for node, (role, slot, of, optimizer) in inferred.items():
+            if role in ("slot", "ema"):
+                self.slots[node] = _Slot(role, slot, of, optimizer)
+        return inferred
 
     # --- what each node is ------------------------------------------------------------------
 
@@ -211,12 +240,16 @@ class _Namer:
     def _tied_by_name(
         self, variable: int, tie: Mapping[str, int], path: str, known: _Slot | None = None
     ) -> _Slot:
-        """Tie `Adam/m/a/kernel` (Keras 2.11+) or `adam/a_kernel_v` (Keras 3) to its weight."""
-        _optimizer, _, rest = self.full_name_of[variable].partition("/")
-        slot, _, owner = rest.partition("/")
-        if owner in tie:
-            role = "ema" if slot in ("average", "ema") else "slot"
-            return _Slot(role, slot, tie[owner], path)
+        """Tie `Adam/m/a/kernel` (Keras 2.11+) or `adam/a_kernel_v` (Keras 3) to its weight.
+
+        Within LossScaleOptimizer, Keras 2.15 says `m/a/kernel`.
+        """
+        first, _, rest = self.full_name_of[variable].partition("/")
+        second, _, owner = rest.partition("/")
+        for slot, name in ((second, owner), (first, rest)):
+            if name in tie:
+                role = "ema" if slot in ("average", "ema") else "slot"
+                return _Slot(role, slot, tie[name], path)
         for cut in (i for i, letter in enumerate(rest) if letter == "_"):
             if rest[:cut] in tie:
                 return _Slot("slot", rest[cut + 1 :], tie[rest[:cut]], path)
@@ -273,6 +306,9 @@ class _Namer:
         path = self.model_paths.best(leaf.node)
         if path is None:
             return _optimizer_scalar_role(self.paths.best(leaf.node) or leaf.key)
+        inferred = self.inferred.get(leaf.node)
+        if inferred is not None:
+            return inferred.role
         if path in _COUNTERS and self.specs[leaf.key].shape == ():
             return "counter"
         # A SeedGenerator's state (seed, calls so far) is a variable, but nothing that was learned.

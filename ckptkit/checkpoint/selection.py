@@ -98,6 +98,7 @@ def tensor_json(spec: TensorSpec, naming: Naming) -> dict[str, Any]:
         "full_name": naming.full_name,
         "aliases": naming.aliases,
         "role": naming.role,
+        "role_inferred": naming.role_inferred,
         "slot_of": naming.slot_of,
         "slot": naming.slot,
         "duplicate_of": naming.duplicate_of,

@@ -158,7 +158,8 @@ def _role_text(tensor: Tensor) -> str:
 def _long_row(tensor: Tensor) -> tuple[object, ...]:
     spec, naming = tensor
     return (
-        *_row(tensor),
+        *_row(tensor)[:5],
+        _role_text(tensor) + (" (inferred)" if naming.role_inferred else ""),
         spec.key,
         naming.full_name or "",
         "" if spec.shard is None else str(spec.shard),

@@ -43,7 +43,7 @@ def _facts(summary: TensorSummary) -> Iterator[tuple[str, Any]]:
     if naming.slot_of:
         role += f": {naming.slot or 'slot'} of {naming.slot_of}"
         role += f", optimizer {naming.optimizer}" if naming.optimizer else ""
-    yield "role", role
+    yield "role", role + (" (inferred)" if naming.role_inferred else "")
     if naming.duplicate_of:
         yield "repeats", naming.duplicate_of
     for slot in summary.slots:

@@ -124,8 +124,18 @@ def test_json_has_its_documented_keys(layers: Path) -> None:
     )
     rows = {row["key"]: row for row in found["tensors"]}
     assert set(rows["names"]) == {
-        *("key", "name", "full_name", "aliases", "role", "slot_of", "slot", "duplicate_of"),
-        *("dtype", "shape", "params", "bytes", "shard", "offset", "crc32c", "slices"),
+        *("key", "name", "full_name", "aliases", "role", "role_inferred", "slot_of", "slot"),
+        *(
+            "duplicate_of",
+            "dtype",
+            "shape",
+            "params",
+            "bytes",
+            "shard",
+            "offset",
+            "crc32c",
+            "slices",
+        ),
     }
     momentum = rows["layer_0/kernel/Momentum"]
     assert momentum["name"] == "layer_0/kernel@momentum"

@@ -1,0 +1,155 @@
+"""Names that extend other names of a file: what is one tensor's name and something more.
+
+    segment   `w/Adam_1`, `training/Adagrad/w/accumulator`     a scope, the name, one segment
+    word      `w_slot_vr`, `Adam/w_m`                          a scope, the name, a word
+    flat      `adam/dense_kernel_momentum`                     a scope, the name with "_" for "/"
+    scope     `Adam/m/w`, `ema/w`                              a scope, the name
+
+Extensions alike in way, scope and ending are a *family*: `inferred_roles` judges what these are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
+
+from ckptkit.stores.base import TensorSpec
+
+_PART = re.compile(r"part_\d+")
+_INTEGERS = re.compile(r"q?u?int\d+")
+
+
+class Extension(NamedTuple):
+    """A name, the name that it extends, and how their shapes relate."""
+
+    name: str
+    owner: str
+    relation: str  # "same", "row", "column", "part", "scalar" or "other"
+
+
+class Family(NamedTuple):
+    """What extensions of many names have in common."""
+
+    way: str  # "segment", "word", "flat" or "scope"
+    scope: str  # what comes before the variable's name, with its "/", or ""
+    ending: str  # the segment or word after it, or ""
+
+
+class _KnownNames(NamedTuple):
+    """The names of a file, for looking up what another name extends."""
+
+    specs: Mapping[str, TensorSpec]
+    heads: frozenset[str]  # their first segments
+    flat: Mapping[str, Sequence[str]]  # with "_" for "/": the names
+    flat_heads: frozenset[str]  # the first words of those
+
+
+def extension_families(specs: Mapping[str, TensorSpec]) -> dict[Family, list[Extension]]:
+    """Return the extensions of other tensors' names, in families."""
+    flat: dict[str, list[str]] = defaultdict(list)
+    for name in specs:
+        if "/" in name:
+            flat[name.replace("/", "_")].append(name)
+    names = _KnownNames(
+        specs,
+        frozenset(name.partition("/")[0] for name in specs),
+        flat,
+        frozenset(name.partition("_")[0] for name in flat),
+    )
+    families: dict[Family, list[Extension]] = defaultdict(list)
+    for name, spec in specs.items():
+        for way, scope, ending, owner in _extensions(name, names):
+            relation = _relation(spec, specs[owner])
+            families[Family(way, scope, ending)].append(Extension(name, owner, relation))
+    return families
+
+
+def _extensions(name: str, names: _KnownNames) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (way, scope, ending, owner) of the longest owner of each way."""
+    above, slash, last = name.rpartition("/")
+    starts = _starts(name, names.heads)
+    if slash:
+        for start in starts:  # w/Adam
+            owner = above[start:]
+            if owner not in names.specs and _PART.fullmatch(owner.rpartition("/")[2]):
+                owner = owner.rpartition("/")[0]  # a part of a variable that is stored whole
+            if owner in names.specs:
+                yield "segment", name[:start], last, owner
+                break
+        for start in starts[1:]:  # Adam/m/w
+            if name[start:] in names.specs:
+                yield "scope", name[:start], "", name[start:]
+                break
+    if "_" in last:
+        yield from _extensions_by_word(name, names, starts)
+
+
+def _starts(name: str, heads: Container[str]) -> list[int]:
+    """Return where in `name` another name may begin: at 0, and after a scope."""
+    starts = [0]
+    at = name.find("/") + 1
+    while at:
+        after = name.find("/", at)
+        if name[at : after if after >= 0 else None] in heads:
+            starts.append(at)
+        at = after + 1
+    return starts
+
+
+def _extensions_by_word(
+    name: str, names: _KnownNames, starts: Sequence[int]
+) -> Iterator[tuple[str, str, str, str]]:
+    end = name.rfind("/") + 1
+    cuts = [
+        cut
+        for cut in range(len(name) - 2, end, -1)
+        if name[cut] == "_" and not name[cut + 1 :].isdecimal()
+    ]
+    words = (
+        ("word", name[:start], name[cut + 1 :], name[start:cut])
+        for cut in cuts  # w_slot_vr
+        for start in (starts if name[end:cut] not in names.heads else sorted({*starts, end}))
+        if name[start:cut] in names.specs
+    )
+    yield from islice(words, 1)
+    if end and name[end:].partition("_")[0] in names.flat_heads:
+        flat = (
+            ("flat", name[:end], name[cut + 1 :], owners[0])
+            for cut in cuts  # adam/dense_kernel_momentum
+            for owners in (names.flat.get(name[end:cut], ()),)
+            if len(owners) == 1
+        )
+        yield from islice(flat, 1)
+
+
+def _relation(spec: TensorSpec, owner: TensorSpec) -> str:
+    """Return how a shape relates to that of the variable it may belong to."""
+    shape, whole = spec.shape, owner.shape
+    if is_integer(spec) != is_integer(owner) or (spec.dtype == "bool") != (owner.dtype == "bool"):
+        return "scalar" if shape == () else "other"
+    if shape == whole:
+        return "same"
+    if shape == ():
+        return "scalar"
+    if len(whole) > 1:
+        if shape == whole[:-1]:
+            return "row"
+        if shape == (*whole[:-2], whole[-1]):
+            return "column"
+    differing = [(a, b) for a, b in zip(shape, whole, strict=False) if a != b]
+    is_part = len(shape) == len(whole) and len(differing) == 1 and differing[0][0] < differing[0][1]
+    return "part" if is_part and _PART.search(spec.key) else "other"
+
+
+def is_integer(spec: TensorSpec) -> bool:
+    """Whether the elements are integers; booleans are none."""
+    return _is_integer_dtype(spec.dtype)
+
+
+@lru_cache(maxsize=256)
+def _is_integer_dtype(dtype: str) -> bool:
+    return _INTEGERS.fullmatch(dtype) is not None
