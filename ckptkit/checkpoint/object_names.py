@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from ckptkit.checkpoint.naming import Naming
@@ -194,6 +195,96 @@ class _Namer:
             if known is None or known.of is None:
                 self.slots[variable] = self._tied_by_name(variable, tie, path, known)
         self._tie_by_order([v for v in variables if v in self.slots], list(trained.values()), path)
+        self._tie_factors(variables)
+        if not trained:
+            self._tie_by_position(node, path)
+
+    def _tie_factors(self, variables: Sequence[int]) -> None:
+        """Tie the row and column factors that Keras 3's Adafactor keeps before each velocity."""
+        open_slots: list[int] = []
+        for variable in variables:
+            slot = self.slots.get(variable)
+            if slot is None:
+                continue  # a scalar, such as the placeholder of a vector's factors
+            if slot.of is None:
+                open_slots.append(variable)
+                continue
+            shape = self.specs[self.key_of[slot.of]].shape
+            factors = (shape[:-1], (*shape[:-2], *shape[-1:]))
+            found = tuple(self.specs[self.key_of[v]].shape for v in open_slots)
+            if len(shape) > 1 and found == factors:
+                for factor, kind in zip(open_slots, "rc", strict=True):
+                    self.slots[factor] = _Slot("slot", kind, slot.of, slot.optimizer)
+            open_slots = []
+
+    def _tie_by_position(self, node: int, path: str) -> None:
+        """Tie the slots of Keras 2.11 to 2.15 whose names several variables have.
+
+        `_momentums/k` is of the k-th variable that is trained.  Which that is follows from the
+        order of the model's layers, believed only where names and shapes agree all along.
+        """
+        containers = [
+            self._items(container)
+            for name, container in self.children[node].items()
+            if name != "_variables"
+        ]
+        positions: dict[int, list[int]] = defaultdict(list)
+        for container in containers:
+            for k, variable in container.items():
+                if variable in self.slots:
+                    positions[k].append(variable)
+        if all(self.slots[v].of is not None for found in positions.values() for v in found):
+            return
+        wanted = [
+            (self._stripped(found[0]), self.specs[self.key_of[found[0]]].shape)
+            for _k, found in sorted(positions.items())
+        ]
+        names = {name for name, _shape in wanted}
+        owners = {
+            tuple(weights)
+            for start in (0, *self.children[0].values())
+            for weights in ([w for w in self._in_order(start) if self.full_name_of[w] in names],)
+            if [(self.full_name_of[w], self.specs[self.key_of[w]].shape) for w in weights] == wanted
+        }
+        if len(owners) == 1:
+            for (_k, found), owner in zip(sorted(positions.items()), owners.pop(), strict=True):
+                for variable in found:
+                    self.slots[variable] = self.slots[variable]._replace(of=owner)
+
+    def _stripped(self, slot: int) -> str:
+        """Return `a/kernel` for a slot called `Adam/m/a/kernel`, or `m/a/kernel`."""
+        _, _, rest = self.full_name_of[slot].partition("/")
+        name = rest.partition("/")[2]
+        known = self._weight_names
+        return name if name in known or rest not in known else rest
+
+    @cached_property
+    def _weight_names(self) -> set[str]:
+        return {
+            self.full_name_of[node]
+            for node in self.key_of
+            if self.model_paths.best(node) is not None
+        }
+
+    def _in_order(self, start: int) -> list[int]:
+        """Return the variables below a node in Keras's order: a layer's own, then its layers'."""
+        found: list[int] = []
+        seen: set[int] = set()
+        stack = [start]
+        while stack:
+            node = stack.pop()
+            if node in seen or node in self.optimizers:
+                continue
+            seen.add(node)
+            inner = []
+            for child in self.children[node].values():
+                if child in self.key_of and child not in seen:
+                    seen.add(child)
+                    found.append(child)
+                elif self.children[child]:
+                    inner.append(child)
+            stack += reversed(inner)
+        return found
 
     def _tie_by_order(self, slots: list[int], trained: list[int], path: str) -> None:
         """Tie the slots that names leave open: the k-th "momentum" belongs to the k-th variable.

@@ -82,6 +82,20 @@ class Listing(Result):
             ),
         }
 
+    @cached_property
+    def slots_of_missing_weights(self) -> int:
+        """How many slots belong to no variable, and can belong to none of this file's by shape."""
+        untied: dict[str, Counter[tuple[int, ...]]] = {}
+        weights: Counter[tuple[int, ...]] = Counter()
+        for key, naming in self.checkpoint.names.items():
+            shape = self.checkpoint.specs[key].shape
+            if naming.role == "weight" and naming.duplicate_of is None:
+                weights[shape] += 1
+            elif naming.role == "slot" and naming.slot_of is None:
+                kind = naming.slot or naming.name.rpartition("/")[0]
+                untied.setdefault(f"{naming.optimizer} {kind}", Counter())[shape] += 1
+        return sum((shapes - weights).total() for shapes in untied.values())
+
     def __repr__(self) -> str:
         return f"<Listing of {len(self.tensors)} tensors of {self.checkpoint!r}>"
 

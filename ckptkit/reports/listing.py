@@ -312,10 +312,14 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
             "(Keras 3 does not track layers held in a plain list or dict)"
         )
     if totals["slots_without_variable"] and store.style == "object-based":
-        yield (
-            f"warning: {count_text(totals['slots_without_variable'], 'optimizer slot')} without a "
-            "variable that could be told: weights may be missing from this file"
-        )
+        untied = count_text(totals["slots_without_variable"], "optimizer slot")
+        if listing.slots_of_missing_weights:
+            yield (
+                f"warning: {untied} without a variable that could be told: weights may be missing "
+                "from this file"
+            )
+        else:
+            yield f"note: {untied} whose variables cannot be told: several fit by name and shape"
 
 
 def _model_lines(listing: Listing) -> Iterator[str]:
