@@ -194,6 +194,12 @@ class _Namer:
                 continue
             if known is None or known.of is None:
                 self.slots[variable] = self._tied_by_name(variable, tie, path, known)
+        for container in set(children.values()) - {children.get("_variables")}:
+            for variable in self._items(container).values():  # what `_variables` does not list
+                known = self.slots.get(variable)
+                if known is not None and known.of is None and variable not in variables:
+                    of = self._tied_by_name(variable, tie, path, known).of
+                    self.slots[variable] = known._replace(of=of)
         self._tie_by_order([v for v in variables if v in self.slots], list(trained.values()), path)
         self._tie_factors(variables)
         if not trained:
