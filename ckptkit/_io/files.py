@@ -15,11 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
     PathNotFoundError,
     TruncatedError,
+    UnsupportedError,
     UsageError,
 )
 
@@ -84,6 +86,10 @@ class Handle:
             raise FormatError(str(path), "not a regular file")
         self.size = status.st_size
         self.identity = _identity(status)
+        if 0 < self.size <= MAX_POINTER_BYTES:
+            pointer = pointer_in(os.pread(self.fd, self.size, 0))
+            if pointer is not None:
+                raise UnsupportedError(str(pointer), where=str(path), hint=f"run {pointer.command}")
 
     def __del__(self) -> None:
         if self.fd >= 0:

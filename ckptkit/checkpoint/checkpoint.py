@@ -25,7 +25,7 @@ from ckptkit.errors import (
 )
 from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate
-from ckptkit.stores.registry import open_format
+from ckptkit.stores.registry import files_at, open_format
 from ckptkit.text import list_text
 
 if TYPE_CHECKING:
@@ -234,8 +234,15 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         TruncatedError, ChecksumError: the headers are cut short, or are not what was written.
         MissingDependencyError: the format needs a package that is not installed.
     """
-    located = locate(path)
-    store = open_format(located.format, located.path)
+    located = None
+    try:
+        located = locate(path)
+        store = open_format(located.format, located.path)
+    except FormatError as error:
+        from ckptkit.stores.text_damage import explained  # here, since most files are sound
+
+        files = files_at(located.format, located.path) if located else [Path(path)]
+        raise explained(error, files) from error.__cause__
     return Checkpoint(store, located.subtree, (*located.notes, *store.notes))
 
 

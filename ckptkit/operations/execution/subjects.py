@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ckptkit._io.files import file_size
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -18,6 +19,7 @@ from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
+from ckptkit.operations.input_files import files_read
 from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
@@ -77,6 +79,7 @@ def resolve(
         raise UsageError(say("‹like› and ‹model› exclude each other"))
     whole = whole_file_format(Path(name))
     if whole is not None:
+        file_size(Path(name))
         return ResolvedSubject(ModelSpec(whole.model_kind, Path(name), text=name))
     if _is_code(name) and model is None and like is None:
         return ResolvedSubject(ModelSpec("code", None, name, name))
@@ -87,6 +90,8 @@ def resolve(
             where=name,
             hint=say("leave out what follows the #; ‹signature› chooses one of several"),
         )
+    for part in files_read(located.format, located.path):
+        file_size(part)  # one that only stands for another, as Git keeps it, is named here
     row = format_of(located.format)
     if model is None and like is None:
         if row.holds_model:

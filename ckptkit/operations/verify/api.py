@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ckptkit._io.files import os_error
+from ckptkit._io.files import file_size, os_error
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import (
     CkptkitError,
@@ -41,6 +41,7 @@ from ckptkit.stores.registry import (
 from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, is_v1, prefixes
+from ckptkit.stores.text_damage import explained, hint_of_text_damage
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
@@ -329,7 +330,7 @@ def _one(path: Path) -> _VerifyTarget:
     except UnsupportedError as error:
         return _VerifyTarget("", path, Unit(path, "unknown", refusal=error))
     except FormatError as error:
-        check = Check("structure", (), (of_error(error, "file"),))
+        check = Check("structure", (), (of_error(explained(error, [path]), "file"),))
         return _VerifyTarget("", path, Unit(path, "unknown", (check,)))
     except PathNotFoundError as error:
         if "its index" not in error.message:
@@ -344,11 +345,22 @@ def _verified(
 ) -> tuple[Unit, Store | None]:
     if target.unit is not None:
         return target.unit, None
+    files = files_read(target.format, target.path)
     try:
+        for file in files:  # one that stands for another has no content to find faults in
+            file_size(file)
         hook = format_of(target.format).verify
         if hook:
-            unit: tuple[Unit, Store | None] = function_of(hook)(target.path, executor, progress)
-            return unit
-        return verify_stream(target.format, target.path, executor, progress)
+            unit, store = function_of(hook)(target.path, executor, progress)
+        else:
+            unit, store = verify_stream(target.format, target.path, executor, progress)
     except CkptkitError as error:
         return Unit(target.path, target.format, refusal=error), None
+    if any(finding.severity == "error" for finding in unit.findings):
+        hint = hint_of_text_damage(files)
+        if hint:
+            check = Check(
+                "text mode", (), (Finding("error", "file.text-mode", str(target.path), hint),)
+            )
+            unit = _with(unit, check)
+    return unit, store
