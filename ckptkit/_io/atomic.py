@@ -1,9 +1,11 @@
 """Writing beside and renaming: a reader finds the whole old file or the whole new one, never a mix.
 
 A new file is written under a temporary name in the same directory, flushed to the disk, renamed
-over its target, and the directory is flushed.  Temporary names look like
-`.NAME.ckptkit-tmp-1a2b3c4d`: one left behind by a killed process is never taken for data and may
-be deleted.
+over its target, and the directory is flushed.  Temporary names (`ckptkit._io.output_paths`) are
+never taken for data.
+
+One process at a time writes a directory or several files: `ckptkit._io.claims`.  Of two that write
+one file, the last to rename wins.
 
 Several files that belong together (`replacing_files`) are renamed one after the other, the last
 being the one that makes them a whole (a bundle's `.index`, a `model.safetensors.index.json`).  A
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -32,21 +33,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.claims import Claim, claiming
+from ckptkit._io.output_paths import check_parent, is_temporary, refusing, temporary_name
 from ckptkit.errors import OutputError
 from ckptkit.wording import say
 
-_MARK = ".ckptkit-tmp-"
-_TEMPORARY = re.compile(r"\..*" + re.escape(_MARK) + r"[0-9a-f]{8}\Z", re.DOTALL)
-_MAX_NAME = 255  # bytes; the limit of every common file system
+__all__ = [
+    "free_count",
+    "is_temporary",
+    "replacing",
+    "replacing_directory",
+    "replacing_files",
+    "same_file",
+]
 
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
-
-
-def is_temporary(name: str) -> bool:
-    """Whether `name` (no directory) is one of our temporary names, left by a killed process."""
-    return _TEMPORARY.match(name) is not None
 
 
 def same_file(a: Path, b: Path) -> bool:
@@ -73,31 +76,45 @@ def replacing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_files(
-    paths: Sequence[Path], *, overwrite: bool = False, obsolete: Iterable[Path] = ()
+    paths: Sequence[Path],
+    *,
+    overwrite: bool = False,
+    obsolete: Iterable[Path] = (),
+    claim: Claim | None = None,
 ) -> Iterator[tuple[Path, ...]]:
     """Yield one empty file per path; on success they are renamed in order, the last one committing.
 
-    obsolete: files of the set that is replaced, removed after the last rename.
+    obsolete: files of the set that is replaced, removed after the last rename.  claim: to the last
+    path, where the caller holds it already; several files are claimed here otherwise.
     Raises OutputError as `replacing` does; nothing is renamed unless every file could be flushed.
     """
     targets = [_target(path, overwrite) for path in paths]
-    temporaries = [_temporary_name(target) for target in targets]  # known before they are made
+    if claim is None and len(paths) > 1:
+        with (
+            claiming(paths[-1]) as own,
+            replacing_files(
+                paths, overwrite=overwrite, obsolete=obsolete, claim=own
+            ) as temporaries,
+        ):
+            yield temporaries
+        return
+    temporaries = tuple(_temporary(target, claim) for target in targets)  # known before they exist
     try:
         for temporary, target in zip(temporaries, targets, strict=True):
-            with _refusing(target):
+            with refusing(target):
                 _make(temporary)
-        with _refusing(targets[-1]):
-            yield tuple(temporaries)
+        with refusing(targets[-1]):
+            yield temporaries
         for temporary, target in zip(temporaries, targets, strict=True):
-            with _refusing(target):
+            with refusing(target):
                 _keep_mode(temporary, target)
                 _sync(temporary)
         for temporary, target in zip(temporaries, targets, strict=True):
-            with _refusing(target):
+            with refusing(target):
                 if target is targets[-1] and len(targets) > 1:
                     _sync(target.parent)  # the commit must not reach the disk before the data
                 _rename(temporary, target, overwrite)
-        with _refusing(targets[-1]):
+        with refusing(targets[-1]):
             _sync(targets[-1].parent)
         new = {os.path.realpath(target) for target in targets}
         for path in obsolete:
@@ -111,22 +128,32 @@ def replacing_files(
 
 
 @contextmanager
-def replacing_directory(path: Path, *, overwrite: bool = False, marker: str = "") -> Iterator[Path]:
+def replacing_directory(
+    path: Path, *, overwrite: bool = False, marker: str = "", claim: Claim | None = None
+) -> Iterator[Path]:
     """Yield an empty directory to fill; on success it takes the place of `path`.
 
     An existing directory is replaced only with `overwrite`, and only if it is empty or holds a file
     called `marker` (`saved_model.pb`): a slip must not remove a directory of something else.
+    claim: to `path`, where the caller holds it already.
     Raises OutputError as `replacing` does.
     """
     target = Path(os.path.realpath(path))
     _check_directory(path, target, overwrite, marker)
-    temporary = _temporary_name(target)
+    if claim is None:
+        with (
+            claiming(path) as own,
+            replacing_directory(path, overwrite=overwrite, marker=marker, claim=own) as temporary,
+        ):
+            yield temporary
+        return
+    temporary = claim.temporary(target)
     try:
-        with _refusing(path):
+        with refusing(path):
             temporary.mkdir()
             yield temporary
             _sync_tree(temporary)
-            _swap(temporary, target, overwrite)
+            _swap(temporary, target, overwrite, claim)
             _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -145,12 +172,12 @@ def free_count(names: Callable[[int], Iterable[Path]], wanted: int) -> int:
 
 def _target(path: Path, overwrite: bool) -> Path:
     """Return the file to replace, links resolved; raises OutputError if that must not happen."""
-    with _refusing(path):
+    with refusing(path):
         target = Path(os.path.realpath(path))
         try:
             mode = target.stat().st_mode
         except FileNotFoundError:
-            _check_parent(target)
+            check_parent(target)
             return target
         if stat.S_ISDIR(mode):
             raise OutputError("is a directory", where=str(path), hint="give a file name")
@@ -162,9 +189,9 @@ def _target(path: Path, overwrite: bool) -> Path:
 
 
 def _check_directory(path: Path, target: Path, overwrite: bool, marker: str) -> None:
-    with _refusing(path):
+    with refusing(path):
         if not os.path.lexists(target):
-            _check_parent(target)
+            check_parent(target)
             return
         if not target.is_dir():
             raise OutputError("exists and is not a directory", where=str(path))
@@ -179,32 +206,14 @@ def _check_directory(path: Path, target: Path, overwrite: bool, marker: str) -> 
             )
 
 
-def _check_parent(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"no such directory: {target.parent}", where=str(target), hint="make it first"
-        )
-
-
 def _exists(path: Path) -> OutputError:
     return OutputError("already exists", where=str(path), hint=say("‹overwrite› replaces it"))
 
 
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Turn operating-system errors into an OutputError about `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise OutputError(f"cannot write: {reason}", where=str(path), hint=hint) from error
-
-
-def _temporary_name(target: Path) -> Path:
-    name = os.fsencode(target.name)[: _MAX_NAME - len(_MARK) - 9]
-    kept = name.decode("utf-8", "ignore")
-    return target.with_name(f".{kept}{_MARK}{secrets.token_hex(4)}")
+def _temporary(target: Path, claim: Claim | None) -> Path:
+    if claim is not None:
+        return claim.temporary(target)
+    return temporary_name(target, secrets.token_hex(4))
 
 
 def _make(file: Path) -> None:
@@ -262,7 +271,7 @@ def _rename(temporary: Path, target: Path, overwrite: bool) -> None:
         temporary.replace(target)
 
 
-def _swap(temporary: Path, target: Path, overwrite: bool) -> None:
+def _swap(temporary: Path, target: Path, overwrite: bool, claim: Claim) -> None:
     """Put the directory `temporary` at `target`; what was there ends up at `temporary`."""
     if not os.path.lexists(target):
         temporary.rename(target)
@@ -272,7 +281,7 @@ def _swap(temporary: Path, target: Path, overwrite: bool) -> None:
         temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         if _renameat2(temporary, target, _RENAME_EXCHANGE):
             return
-        aside = _temporary_name(target)
+        aside = claim.temporary(target)
         target.rename(aside)
         temporary.rename(target)
         shutil.rmtree(aside, ignore_errors=True)

@@ -11,9 +11,10 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit.errors import (
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _HANDLES_PER_THREAD = 8
 _ALIGNMENT = 64  # bytes: a cache line
 _HASHED_AT_ONCE = 1 << 20  # bytes
+_MAX_SHOWN = 200  # characters of a path that the system refuses
+P = ParamSpec("P")
+R = TypeVar("R")
 MAX_RULES_BYTES = 64 << 20  # a rule of 200 bytes for each of 300,000 tensors
 
 Identity = tuple[int, int, int, int]
@@ -124,6 +128,26 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def refusing_os_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that takes paths refuse what the system does not: a name that is too long, ...
+
+    An error of the system about a path that nothing below expected becomes a CkptkitError.
+    """
+
+    @wraps(function)
+    def refusing(*args: P.args, **keywords: P.kwargs) -> R:
+        try:
+            return function(*args, **keywords)
+        except OSError as error:
+            if not isinstance(error.filename, str | bytes):
+                raise  # of no path: a pipe of the caller's
+            text = os.fsdecode(error.filename)
+            shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+            raise os_error(Path(shown), error) from error
+
+    return refusing
 
 
 def _handle(path: Path) -> Handle:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from ckptkit._io.atomic import replacing
 from ckptkit._io.files import read_whole
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError, UsageError
 from ckptkit.golden.golden import Case, Golden
@@ -230,7 +231,7 @@ def _write_warmup(golden: Golden, directory: Path) -> None:
         raise UsageError(f"TensorFlow Serving takes {MAX_WARMUP} warm-up requests at most")
     file = directory / WARMUP
     file.parent.mkdir(exist_ok=True)
-    with file.open("wb") as out:
+    with replacing(file, overwrite=True) as temporary, temporary.open("wb") as out:
         out.writelines(records(_logged(golden, case) for case in golden.cases))
 
 

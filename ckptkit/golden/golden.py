@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._io.claims import Claim, claiming
 from ckptkit._io.files import file_sha256, is_file
 from ckptkit.errors import (
     ChecksumError,
@@ -104,20 +105,34 @@ def _nbytes(array: Array) -> int:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_golden(path: Path | str, golden: Golden, *, overwrite: bool = False) -> None:
-    """Write a golden into the directory `path`, whole or not at all.
+def write_golden(
+    path: Path | str, golden: Golden, *, overwrite: bool = False, claim: Claim | None = None
+) -> None:
+    """Write a golden into the directory `path`, whole or not at all, and read it there again.
 
     Args:
         overwrite: whether a directory that holds a golden is replaced; one that holds anything
             else never is.
+        claim: to `path`, where the caller holds it already.
+
     Raises:
-        OutputError: where it cannot be written.
+        OutputError: where it cannot be written, or another process writes it.
         UsageError: for a golden without cases or outputs, and case names that are no file names.
+        FormatError, ChecksumError: where what lies there afterwards is no golden.
     """
+    _check(golden)
+    if claim is None:
+        with claiming(Path(path)) as own:
+            write_golden(path, golden, overwrite=overwrite, claim=own)
+        return
+    _write_files(Path(path), golden, overwrite, claim)
+    read_golden(path)
+
+
+def _write_files(path: Path, golden: Golden, overwrite: bool, claim: Claim) -> None:
     from ckptkit._io.atomic import replacing_directory
 
-    _check(golden)
-    with replacing_directory(Path(path), overwrite=overwrite, marker=MANIFEST) as directory:
+    with replacing_directory(path, overwrite=overwrite, marker=MANIFEST, claim=claim) as directory:
         cases = [_write_case(directory, case) for case in golden.cases]
         binding = directory / BINDING
         binding.write_text(_binding_text(golden.binding.to_json()), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.atomic import replacing_directory
+from ckptkit._io.files import refusing_os_errors
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.golden.binding import Binding, bind
@@ -23,6 +24,7 @@ UNKNOWN = "unknown"  # runtime of values that another tool recorded
 _SEED = 20  # of the sample of a large output
 
 
+@refusing_os_errors
 def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False) -> Path:
     """Write a golden in the form `to` (one of FORMS); return what was written.
 
@@ -47,6 +49,7 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
     return file
 
 
+@refusing_os_errors
 def import_golden(
     path: Path_,
     out: Path_,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ckptkit._io.files import refusing_os_errors
 from ckptkit.errors import UsageError
 from ckptkit.operations.check.pipeline import run_check
 from ckptkit.operations.check.report import Report
@@ -31,6 +32,7 @@ from ckptkit.runners.types import Limits
 __all__ = ["check", "localize"]
 
 
+@refusing_os_errors
 def check(
     subject: Path_,
     *,
@@ -126,6 +128,7 @@ def check(
     return run_check(request)
 
 
+@refusing_os_errors
 def localize(
     subject: Path_,
     *,

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from ckptkit._io.files import refusing_os_errors
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -26,6 +27,7 @@ from ckptkit.operations.convert.destination import (
     model_of,
     refuse_existing,
     refuse_existing_file,
+    refuse_nested,
     target_of,
 )
 from ckptkit.operations.convert.output_comparison import compare_files
@@ -60,6 +62,7 @@ CheckpointLike = str | os.PathLike[str] | Checkpoint
 TIMEOUT_S = 600.0  # for each run of a model: building and tracing a large one takes minutes
 
 
+@refusing_os_errors
 def convert(
     src: CheckpointLike | Sequence[CheckpointLike],
     dst: str | os.PathLike[str],
@@ -156,6 +159,7 @@ def convert(
         timeout_s,
     )
     target = request.target
+    refuse_nested(target, [source.store.path for source in request.sources], request.like_path)
     # Nothing is read or written where an output would take the place of a file, unasked.
     refuse_existing(target, overwrite)
     for beside in (receipt, inverse):
@@ -163,7 +167,12 @@ def convert(
             refuse_existing_file(Path(beside), overwrite)
     if receipt is not None or inverse is not None:
         refuse_inputs([receipt, inverse], (), request.files())
-    with _write.staging(target) as scratch, _write.staging(target) as staging_area:
+    with (
+        _write.claimed(target) as claim,
+        _write.staging(target, claim) as scratch,
+        _write.staging(target, claim) as staging_area,
+    ):
+        refuse_existing(target, overwrite)  # another process may just have written it
         conversion = request.plan(scratch.directory)
         conversion.check()
         proof = _produce(conversion, staging_area.path, check, timeout_s, executor, progress)
@@ -171,7 +180,13 @@ def convert(
         result = _describe(conversion, staging_area.path, proof, with_digests=with_digests)
         # Only what is proven takes the place of DST.
         if result.ok:
-            files = _write.commit(staging_area, target, overwrite=overwrite)
+            files = _write.commit(
+                staging_area,
+                target,
+                overwrite=overwrite,
+                is_proven=proof is not None,
+                executor=executor,
+            )
             result = replace(result, path=target.path, files=files)
         else:
             result = replace(result, path=_write.reject(staging_area, target))
@@ -182,6 +197,7 @@ def convert(
     return result
 
 
+@refusing_os_errors
 def plan(
     src: CheckpointLike | Sequence[CheckpointLike],
     dst: str | os.PathLike[str],
@@ -269,6 +285,11 @@ class _ConvertRequest:
                     say(f"‹shard_size›: this {self.target.format.name} is not cut into shards")
                 )
             self.target = self.target.as_set()
+
+    @property
+    def like_path(self) -> Path | None:
+        """Where LIKE lies; None where there is none."""
+        return self.like.store.path if self.like is not None else None
 
     def files(self) -> list[Path]:
         """Return the files of the sources and of LIKE, and those that lie at the target."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ class Target(NamedTuple):
     @property
     def index_file(self) -> Path:
         return Path(f"{self.path}.index")
+
+    @property
+    def commit_path(self) -> Path:
+        """The file, or directory, that makes the output a whole."""
+        return self.index_file if self.is_bundle else self.path
 
     def as_set(self) -> Target:
         """Return the target cut into files: of `x.safetensors` that is its index file."""
@@ -176,6 +182,26 @@ def refuse_existing(target: Target, overwrite: bool) -> None:
                 hint="remove it yourself, or write elsewhere",
             )
     _refuse_missing_parent(target.path)
+
+
+def refuse_nested(target: Target, sources: Sequence[Path], like: Path | None) -> None:
+    """Raise OutputError where DST lies inside a directory that is read, or would take SRC along.
+
+    A directory is copied while DST is written, and replaced whole: neither may hold the other.
+    """
+    dst = Path(os.path.realpath(target.path))
+    for path in (*sources, *((like,) if like is not None else ())):
+        real = Path(os.path.realpath(path))
+        if real in dst.parents and real.is_dir():
+            raise OutputError(
+                f"lies inside {path}, which is read", where=str(target.path), hint="write elsewhere"
+            )
+        if target.format.is_directory and dst in real.parents:
+            raise OutputError(
+                f"would be replaced whole, and {path}, which is read, lies inside",
+                where=str(target.path),
+                hint="write elsewhere",
+            )
 
 
 def refuse_existing_file(path: Path, overwrite: bool) -> None:

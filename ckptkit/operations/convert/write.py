@@ -1,8 +1,9 @@
 """Writing what a plan says: into a temporary sibling first, to be proven there, then into place.
 
-The sibling is a directory called like every temporary of `ckptkit._io.atomic`, so one that a killed
-process leaves is never taken for data.  What is proven is renamed to DST, the file that makes it
-whole last; what is not becomes `DST.rejected`.
+One process at a time writes DST (`ckptkit._io.claims`); the sibling is a directory called like every
+temporary of its claim, so one that a killed process leaves is never taken for data, and the next
+conversion to DST removes it.  What is proven is renamed to DST, the file that makes it whole last,
+and looked at there once more; what is not becomes `DST.rejected`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io import atomic
+from ckptkit._io.atomic import replacing_directory, replacing_files
+from ckptkit._io.claims import Claim, claiming
+from ckptkit._io.output_paths import refusing
 from ckptkit._io.small_reads import SmallReadCache
-from ckptkit.errors import OutputError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
+from ckptkit.operations.convert.second_look import checksums, compare_with_proven, files_below
 from ckptkit.operations.convert.value_stores import small_values
 from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE
@@ -36,20 +40,24 @@ class StagingArea(NamedTuple):
 
     directory: Path
     path: Path
+    claim: Claim
 
 
 @contextmanager
-def staging(target: Target) -> Iterator[StagingArea]:
+def claimed(target: Target) -> Iterator[Claim]:
+    """Hold the claim to DST; raises OutputError where another process may write it."""
+    with claiming(target.commit_path) as claim:
+        yield claim
+
+
+@contextmanager
+def staging(target: Target, claim: Claim) -> Iterator[StagingArea]:
     """Yield a temporary directory beside DST; it is gone afterwards.  Raises OutputError."""
-    path = Path(os.path.realpath(target.path))
-    directory = atomic._temporary_name(path)
+    directory = claim.temporary(Path(os.path.realpath(target.path)))
     try:  # around making it too: Ctrl-C in between would leave it there
-        try:
+        with refusing(target.path):
             directory.mkdir()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"cannot write: {reason}", where=str(target.path)) from error
-        yield StagingArea(directory, directory / target.path.name)
+        yield StagingArea(directory, directory / target.path.name, claim)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -133,33 +141,50 @@ _WRITERS: Mapping[str, Callable[[Plan, Path, Writer], None]] = {
 # -- into place ------------------------------------------------------------------------------------
 
 
-def commit(area: StagingArea, target: Target, *, overwrite: bool) -> tuple[Path, ...]:
+def commit(
+    area: StagingArea,
+    target: Target,
+    *,
+    overwrite: bool,
+    is_proven: bool = True,
+    executor: Executor | None = None,
+) -> tuple[Path, ...]:
     """Move the output to DST in one step, or in an order in which the last makes it whole.
 
     Args:
         area: where the proven output lies.
         target: where it goes.
         overwrite: whether what lies there is replaced.
+        is_proven: whether DST is read again afterwards, and set against what was proven.
+        executor: where that is done; None does it here.
 
     Returns:
         The files; of a SavedModel its directory.
 
     Raises:
-        OutputError: it cannot be put there.
+        OutputError: it cannot be put there, or what lies there then is not what was proven.
     """
+    staged = files_below(area.path if target.format.is_directory else area.directory)
+    proven = checksums(staged, executor) if is_proven else None
     if target.format.is_directory:
-        with atomic.replacing_directory(
-            target.path, overwrite=overwrite, marker=MODEL_FILE
+        with replacing_directory(
+            target.path, overwrite=overwrite, marker=MODEL_FILE, claim=area.claim
         ) as directory:
             for entry in area.path.iterdir():
                 entry.replace(directory / entry.name)
+        if proven is not None:
+            compare_with_proven(proven, target.path, files_below(target.path), executor)
         return (target.path,)
     files = _in_order(area.directory, target)
     targets = [target.path.parent / file.name for file in files]
     old = target.existing() if overwrite else []
-    with atomic.replacing_files(targets, overwrite=overwrite, obsolete=old) as temporaries:
+    with replacing_files(
+        targets, overwrite=overwrite, obsolete=old, claim=area.claim
+    ) as temporaries:
         for file, temporary in zip(files, temporaries, strict=True):
             file.replace(temporary)
+    if proven is not None:
+        compare_with_proven(proven, target.path, {path.name: path for path in targets}, executor)
     return tuple(targets)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ckptkit._io.claims import claiming
+from ckptkit._io.files import refusing_os_errors
 from ckptkit.errors import OutputError
 from ckptkit.golden.golden import Golden, is_golden, write_golden
 from ckptkit.operations.execution.inputs import BATCH, SEED, InputOptions, ranges_of
@@ -24,6 +26,7 @@ from ckptkit.wording import say
 __all__ = ["record"]
 
 
+@refusing_os_errors
 def record(
     subject: Path_,
     out: Path_,
@@ -106,8 +109,10 @@ def record(
         float64=float64,
         imports=tuple(imports),
     )
-    golden = run_record(request)
-    write_golden(directory, golden, overwrite=overwrite)
+    with claiming(directory) as claim:  # before the model runs, which may take minutes
+        _refuse_existing(directory, overwrite)
+        golden = run_record(request)
+        write_golden(directory, golden, overwrite=overwrite, claim=claim)
     return golden
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ckptkit._io.files import file_size, os_error
+from ckptkit._io.files import file_size, os_error, refusing_os_errors
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import (
     CkptkitError,
@@ -130,6 +130,7 @@ class _VerifyTarget(NamedTuple):
     unit: Unit | None = None
 
 
+@refusing_os_errors
 def verify(
     path: str | os.PathLike[str],
     *,

@@ -18,8 +18,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.atomic import replacing
-from ckptkit._io.files import file_sha256, file_size, is_file, read_whole
+from ckptkit._io.atomic import replacing_files
+from ckptkit._io.claims import claiming
+from ckptkit._io.files import file_sha256, file_size, is_file, read_exact, read_whole
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding
@@ -64,20 +65,29 @@ def write_manifest(
 ) -> int:
     """Write the manifest of these (path, format, store) units; return the number of files.
 
-    Raises OutputError (also where another kind of file would be replaced), and what reading raises.
+    Raises OutputError (also where another kind of file would be replaced, or another process writes
+    it), and what reading raises.
     """
-    _refuse_other_files(manifest)
     base = manifest.absolute().parent
     files = sorted({file for path, _format, store in units for file in files_of(path, store)})
     files = [file for file in files if file.absolute() != manifest.absolute()]
     lines = []
-    for file, digest in zip(files, bounded_map(executor, file_sha256, files), strict=True):
-        lines.append(_line(digest, _relative(file, base)))
-    for path, format_name, store in units:
-        if store is not None and not format_of(format_name).has_checksums:
-            lines.extend(_tensor_lines(path, store, base, executor))
-    with replacing(manifest, overwrite=True) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with claiming(manifest) as claim:
+        _refuse_other_files(manifest)
+        for file, digest in zip(files, bounded_map(executor, file_sha256, files), strict=True):
+            lines.append(_line(digest, _relative(file, base)))
+        for path, format_name, store in units:
+            if store is not None and not format_of(format_name).has_checksums:
+                lines.extend(_tensor_lines(path, store, base, executor))
+        text = "".join(f"{line}\n" for line in lines).encode()
+        with replacing_files([manifest], overwrite=True, claim=claim) as (temporary,):
+            temporary.write_bytes(text)
+        if read_exact(manifest, 0, file_size(manifest)) != text:
+            raise OutputError(
+                "is not what was written: another program wrote it too",
+                where=str(manifest),
+                hint="write it again",
+            )
     return len(files)
 
 

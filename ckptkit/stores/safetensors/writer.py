@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.atomic import free_count, replacing, replacing_files
+from ckptkit._io.claims import Claim, claiming
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import metadata as tensor_metadata
@@ -91,7 +92,16 @@ def write_safetensors(
         with replacing(path, overwrite=overwrite) as temporary:
             _write_file(temporary, placed, metadata, blocks, where)
         return (path,)
-    return _write_files(path, placed, metadata, blocks, shard_size, overwrite, destined or path)
+    index = _index_of(path)
+    if not overwrite:
+        _refuse_existing(index)
+    # Which names are free is asked by whoever alone may take them.
+    with claiming(index) as claim:
+        if not overwrite:
+            _refuse_existing(index)
+        return _write_files(
+            path, placed, metadata, blocks, shard_size, overwrite, destined or path, claim
+        )
 
 
 def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedTensor:
@@ -164,12 +174,11 @@ def _write_files(
     shard_size: int | None,
     overwrite: bool,
     destined: Path,
+    claim: Claim,
 ) -> tuple[Path, ...]:
-    stem = path.name.removesuffix(INDEX_SUFFIX).removesuffix(SUFFIX)
-    index = path.with_name(stem + INDEX_SUFFIX)
-    old = shards_beside(index)
-    if old and not overwrite:
-        raise OutputError("already exists", where=str(old[0]), hint=say("‹overwrite› replaces it"))
+    index = _index_of(path)
+    stem = index.name.removesuffix(INDEX_SUFFIX)
+    old = shards_beside(index) if overwrite else []
     shards = plan_shards([item.nbytes for item in placed], shard_size)
 
     def names(count: int) -> list[Path]:
@@ -185,7 +194,7 @@ def _write_files(
     )
     paths = [*names(count), index]
     where = str(path)
-    with replacing_files(paths, overwrite=overwrite, obsolete=old) as temporaries:
+    with replacing_files(paths, overwrite=overwrite, obsolete=old, claim=claim) as temporaries:
         for number, temporary in enumerate(temporaries[:-1]):
             its = [item for item, shard in zip(placed, shards, strict=True) if shard == number]
             _write_file(temporary, its, metadata, blocks, where)
@@ -199,6 +208,17 @@ def _write_files(
         text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
         temporaries[-1].write_text(text, encoding="utf-8")
     return tuple(paths)
+
+
+def _index_of(path: Path) -> Path:
+    """Return the index of the set that `x.safetensors`, or that index itself, is written as."""
+    stem = path.name.removesuffix(INDEX_SUFFIX).removesuffix(SUFFIX)
+    return path.with_name(stem + INDEX_SUFFIX)
+
+
+def _refuse_existing(index: Path) -> None:
+    for path in shards_beside(index)[:1]:
+        raise OutputError("already exists", where=str(path), hint=say("‹overwrite› replaces it"))
 
 
 def shards_beside(index: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from typing import BinaryIO, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.atomic import free_count, replacing_files
+from ckptkit._io.claims import Claim, claiming
 from ckptkit.dtypes import DTYPES
 from ckptkit.errors import OutputError
 from ckptkit.stores.proto.messages import message_class
@@ -83,19 +84,36 @@ def write_tensor_bundle(
     prefix = os.fspath(prefix)
     ordered = _with_graph(checked_tensors(tensors, prefix), object_graph, prefix)
     blocks = _blocks_with_graph(blocks, object_graph)
-    if overwrite:
-        old = data_files(prefix)
-    else:
-        old = []
+    if not overwrite:
         _refuse_existing(prefix)
     shards = plan_shards([_nbytes(tensor) for tensor in ordered], shard_size)
-    prefixes = (prefix, os.fspath(destined or prefix))
+    # Which names are free is asked by whoever alone may take them.
+    with claiming(Path(f"{prefix}.index")) as claim:
+        if not overwrite:
+            _refuse_existing(prefix)
+        return _write_files(
+            prefix, ordered, shards, blocks, block_bytes, overwrite, destined or prefix, claim
+        )
+
+
+def _write_files(
+    prefix: str,
+    ordered: list[TensorToWrite],
+    shards: list[int],
+    blocks: Blocks,
+    block_bytes: int,
+    overwrite: bool,
+    destined: str | os.PathLike[str],
+    claim: Claim,
+) -> tuple[Path, ...]:
+    old = data_files(prefix) if overwrite else []
+    prefixes = (prefix, os.fspath(destined))
     count = free_count(
         lambda count: [name for p in prefixes for name in shard_names(p, count)],
         max(shards, default=0) + 1,
     )
     paths = [*shard_names(prefix, count), Path(f"{prefix}.index")]
-    with replacing_files(paths, overwrite=overwrite, obsolete=old) as temporaries:
+    with replacing_files(paths, overwrite=overwrite, obsolete=old, claim=claim) as temporaries:
         entries = _write_data(temporaries[:-1], ordered, shards, blocks, prefix)
         with temporaries[-1].open("wb") as file:
             table = TableWriter(file, block_bytes=block_bytes)

@@ -1,0 +1,79 @@
+"""Names beside an output, and what the system says against it.
+
+Temporary names look like `.NAME.ckptkit-tmp-1a2b3c4d`, the claim of a writer (`ckptkit._io.claims`)
+like `.NAME.ckptkit-tmp-claim`.  Neither is ever taken for data.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ckptkit.errors import OutputError
+
+_MARK = ".ckptkit-tmp-"
+_CLAIM = "claim"
+_TEMPORARY = re.compile(r"\..*" + re.escape(_MARK) + r"([0-9a-f]{8,16}|claim)\Z", re.DOTALL)
+_MAX_NAME = 255  # bytes; the limit of every common file system
+_MAX_TOKEN = 16  # letters
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `name` (no directory) is one of our own: a temporary name, or a writer's claim."""
+    return _TEMPORARY.match(name) is not None
+
+
+def is_claim(name: str) -> bool:
+    """Whether `name` (no directory) is that of the claim of a writer."""
+    match = _TEMPORARY.match(name)
+    return match is not None and match[1] == _CLAIM
+
+
+def token_of(name: str) -> str:
+    """Return the token at the end of a temporary name; "" where it is none."""
+    match = _TEMPORARY.match(name)
+    return match[1] if match is not None and match[1] != _CLAIM else ""
+
+
+def temporary_name(target: Path, token: str) -> Path:
+    """Return the temporary name beside `target` that ends in `token` (8 to 16 hex digits)."""
+    return target.with_name(f".{_shortened(target.name)}{_MARK}{token}")
+
+
+def claim_name(target: Path) -> Path:
+    """Return the name of the claim to `target`; two targets in one directory have two."""
+    return target.with_name(f".{_shortened(target.name)}{_MARK}{_CLAIM}")
+
+
+def _shortened(name: str) -> str:
+    """Return a name to which a mark and a token can be added; one that is cut ends in a hash."""
+    raw, room = os.fsencode(name), _MAX_NAME - 1 - len(_MARK) - _MAX_TOKEN
+    if len(raw) <= room:
+        return name
+    import hashlib  # here, since names are seldom that long
+
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    return raw[: room - len(digest)].decode("utf-8", "ignore") + digest
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn operating-system errors into an OutputError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise OutputError(f"cannot write: {reason}", where=str(path), hint=hint) from error
+
+
+def check_parent(target: Path) -> None:
+    """Raise OutputError unless the directory that `target` goes into is there."""
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"no such directory: {target.parent}", where=str(target), hint="make it first"
+        )
