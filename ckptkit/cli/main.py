@@ -110,17 +110,17 @@ def _settings() -> Iterator[None]:
     thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 50, 100)
     # Other threads set no signals, and what the caller ignores stays ignored.
-    is_main = threading.current_thread() is threading.main_thread()
-    is_ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    handler = None
-    if is_main and not is_ignored:
-        handler = signal.signal(signal.SIGTERM, _terminated)
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):  # asked to end; the terminal is gone
+            if signal.getsignal(number) != signal.SIG_IGN:
+                handlers[number] = signal.signal(number, _ended)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _run() -> NoReturn:
@@ -163,9 +163,9 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _terminated(_signal: int, _frame: object) -> NoReturn:
+def _ended(number: int, _frame: object) -> NoReturn:
     """End as on Ctrl-C, so that temporary files are removed."""
-    sys.exit(143)
+    sys.exit(128 + number)
 
 
 def _fail(message: str, code: int, *, raw: bool = False) -> NoReturn:

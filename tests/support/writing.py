@@ -28,6 +28,9 @@ import numpy as np
 from ckptkit.align.rules import write_rules
 from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError
+from ckptkit.golden.binding import Binding
+from ckptkit.golden.golden import Case, Golden, write_golden
+from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.convert.receipt import write_receipt
 from ckptkit.operations.verify.api import verify
@@ -77,17 +80,28 @@ def _exported(directory: Path, fill: int) -> Path:
     return place / f"c{fill}"
 
 
-def _saved_model(directory: Path, fill: int) -> None:
+def saved_model(directory: Path, fill: int, *, check: bool = False) -> None:
     """Replace an export by one with other values, by way of a checkpoint of them."""
     source = _exported(directory, fill)
-    convert(source, directory / "export", to="saved_model", like=MODEL, overwrite=True, check=False)
+    convert(source, directory / "export", to="saved_model", like=MODEL, overwrite=True, check=check)
+
+
+def _golden(directory: Path, fill: int) -> None:
+    """Write what a model of one layer might compute."""
+    values = {"x": np.full((2, 3), fill, np.float32)}
+    infos = (TensorInfo("x", "float32", (None, 3)),)
+    made = Golden(
+        "m", "imported", "call", ModelSignature(infos, infos), Binding("imported", ""),
+        {"runtime": "unknown"}, "", (Case("case-0", values, values),),
+    )  # fmt: skip
+    write_golden(directory / "golden", made, overwrite=True)
 
 
 def _known(kind: str) -> Callable[[Path, int], None]:
     return lambda directory, fill: killing.KINDS[kind][0](directory, killing.tensors(fill))
 
 
-def _checkpoint(directory: Path, fill: int) -> Path:
+def checkpoint(directory: Path, fill: int) -> Path:
     """Write the tensors of `fill` beside the directory, the same for all; return the prefix."""
     place = directory.parent / "values"
     if not place.exists():
@@ -100,7 +114,7 @@ def _checkpoint(directory: Path, fill: int) -> Path:
 
 def _receipt(directory: Path, fill: int) -> None:
     receipt = convert(
-        _checkpoint(directory, fill), directory.parent / "values" / "out.npz",
+        checkpoint(directory, fill), directory.parent / "values" / "out.npz",
         to="npz", overwrite=True,
     )  # fmt: skip
     # which packages took part depends on what else this process has imported
@@ -109,7 +123,7 @@ def _receipt(directory: Path, fill: int) -> None:
 
 
 def _manifest(directory: Path, fill: int) -> None:
-    verify(_checkpoint(directory, fill), new_manifest=directory / "m.sha256")
+    verify(checkpoint(directory, fill), new_manifest=directory / "m.sha256")
 
 
 def _map(directory: Path, fill: int) -> None:
@@ -120,8 +134,8 @@ def _command(*arguments: str) -> Callable[[Path, int], None]:
     """Return a writer that runs a command on the checkpoint of `fill`, output below DIRECTORY."""
 
     def write(directory: Path, fill: int) -> None:
-        prefix = str(_checkpoint(directory, fill))
-        other = str(_checkpoint(directory, 3 - fill))
+        prefix = str(checkpoint(directory, fill))
+        other = str(checkpoint(directory, 3 - fill))
         places = {"PREFIX": prefix, "OTHER": other, "OUT": str(directory / "report")}
         words = [places.get(word, word) for word in arguments]
         try:
@@ -142,9 +156,10 @@ WRITERS: dict[str, tuple[Callable[[Path, int], None], str]] = {
     "directory": (_known("directory"), "dir/m.npz"),
     "keras": (_keras("keras"), "m.keras"),
     "weights": (_keras("weights.h5"), "m.weights.h5"),
-    "saved-model": (_saved_model, "export"),
+    "saved-model": (saved_model, "export"),
     "receipt": (_receipt, "receipt.json"),
     "manifest": (_manifest, "m.sha256"),
+    "golden": (_golden, "golden/case-0.outputs.npz"),
     "map": (_map, "rules.map"),
     "verify-report": (_command("verify", "PREFIX", "-v", "-o", "OUT"), "report"),
     "diff-page": (_command("diff", "PREFIX", "OTHER", "--format", "html", "-o", "OUT"), "report"),
