@@ -40,7 +40,7 @@ def _public_functions() -> dict[str, FunctionType]:
 def test_functions_return_results_or_plain_containers(name: str) -> None:
     function = _public_functions()[name]
     outermost = str(function.__annotations__["return"]).partition("[")[0]
-    returned = eval(outermost, function.__globals__)
+    returned = eval(outermost, inspect.unwrap(function).__globals__)
     # Arrays by name, paths, sentences: these hold things and judge nothing.
     assert returned is None or issubclass(returned, Result | Mapping | list | Path)
 

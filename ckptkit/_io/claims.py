@@ -93,6 +93,8 @@ def claiming(path: Path) -> Iterator[Claim]:
     with refusing(path):
         target = Path(os.path.realpath(path))
         check_parent(target)
+        with suppress(FileNotFoundError):
+            target.lstat()  # a name that no file can have is refused before any work is done
         claim = _claimed(target, path)
     try:
         yield claim

@@ -50,6 +50,7 @@ def _converted(to: str, name: str, shard_size: int | None = None) -> Race:
         source = writing.checkpoint(directory, fill)
         done = convert(source, directory / name, to=to, overwrite=True, shard_size=shard_size)
         assert done.ok
+
     return Race(write, name)
 
 

@@ -34,9 +34,9 @@ def checksums(files: Mapping[str, Path], executor: Executor | None = None) -> Ch
 def files_below(root: Path) -> dict[str, Path]:
     """Return every file below a directory by its path from there."""
     return {
-        os.path.relpath(os.path.join(place, name), root): Path(place, name)
+        str(file.relative_to(root)): file
         for place, _, names in os.walk(root)
-        for name in names
+        for file in (Path(place, name) for name in names)
     }
 
 

@@ -1,9 +1,9 @@
 """Writing what a plan says: into a temporary sibling first, to be proven there, then into place.
 
-One process at a time writes DST (`ckptkit._io.claims`); the sibling is a directory called like every
-temporary of its claim, so one that a killed process leaves is never taken for data, and the next
-conversion to DST removes it.  What is proven is renamed to DST, the file that makes it whole last,
-and looked at there once more; what is not becomes `DST.rejected`.
+One process at a time writes DST (`ckptkit._io.claims`).  The sibling is a directory called like
+every temporary of its claim, so one that a killed process leaves is never taken for data, and the
+next conversion to DST removes it.  What is proven is renamed to DST, the file that makes it whole
+last, and is read there once more; what is not becomes `DST.rejected`.
 """
 
 from __future__ import annotations
