@@ -87,7 +87,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
       ckptkit diff run/ckpt-3 export/ --rtol 1e-6
       ckptkit diff old.keras new.keras --format html -o diff.html
 
-    Exit code: 0 the same, 1 different, 2 could not tell.
+    Exit code: 0 the same, 1 different, 2 could not tell. It is that of the weights: what else
+    differs between two models (vocabularies, signatures, configuration) is said below the verdict.
     """
     _check(options)
     old, new = _two(paths)
@@ -208,4 +209,5 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
     if fmt in ("csv", "junit", "html") or is_bare(fmt) or output:
         for warning in result.warnings:
             click.echo(f"warning: {warning}", err=True)
-        click.echo(diff_text.verdict(result), err=True)
+        for line in (diff_text.verdict(result), *diff_text.beside_lines(result)):
+            click.echo(line, err=True)

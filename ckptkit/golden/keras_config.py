@@ -49,7 +49,7 @@ def _layers(model: LayerConfig, prefix: str) -> Iterator[tuple[str, dict[str, An
     for layer in layers_of(model):
         path = f"{prefix}{layer.name}"
         settings = {
-            key: _setting(key, value) for key, value in sorted(layer.config.items()) if _counts(key)
+            key: _setting(key, value) for key, value in sorted(layer.config.items()) if decides(key)
         }
         inputs = list(_inbound(layer.node.get("inbound_nodes")))
         yield path, {"class": layer.class_name, "inputs": inputs, "settings": settings}
@@ -66,7 +66,8 @@ def _setting(key: str, value: Any) -> Any:
     return _plain(value)
 
 
-def _counts(key: str) -> bool:
+def decides(key: str) -> bool:
+    """Whether a setting of this name decides what a layer computes, in every version of Keras."""
     return key not in _PASSIVE and not key.endswith(_PASSIVE_ENDS)
 
 
@@ -78,9 +79,9 @@ def _plain(value: Any) -> Any:
             inner = config if isinstance(config, Mapping) else {}
             return {
                 "class": value["class_name"],
-                **{k: _setting(k, v) for k, v in sorted(inner.items()) if _counts(k)},
+                **{k: _setting(k, v) for k, v in sorted(inner.items()) if decides(k)},
             }
-        return {str(k): _setting(k, v) for k, v in sorted(value.items()) if _counts(k)}
+        return {str(k): _setting(k, v) for k, v in sorted(value.items()) if decides(k)}
     if isinstance(value, list):
         if len(value) > _LONG:
             return {"lines": sketch_lines(texts_of(value)).to_json()}

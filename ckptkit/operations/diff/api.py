@@ -20,6 +20,7 @@ from ckptkit.compare.statistics import ElementTolerance, comparable
 from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
+from ckptkit.operations.diff.beside.comparison import model_differences
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.text import natural
@@ -65,7 +66,9 @@ def diff(
         progress: called with ("compared", bytes of OLD, bytes in all).
 
     Returns:
-        A change for each tensor or pair, equal ones included; ask `same` or `differences`.
+        A change for each tensor or pair, equal ones included; ask `same` or `differences`.  What
+        differs beside the weights of two models is in `beside`, and is no difference between
+        weights.
 
     Raises:
         UsageError: a filter leaves nothing, rules collide, "quick" finds no checksums, or a
@@ -146,8 +149,16 @@ class _WeightsComparison:
         order = {role: at for at, role in enumerate(ROLES)}
         changes.sort(key=lambda change: (order[change.role], natural(change.name)))
         options = self._options_json(roles, names, rules)
+        beside, unread = model_differences(self.old, self.new)
         return DiffResult(
-            self.old, self.new, self.mode, options, tuple(changes), left_out, warnings
+            self.old,
+            self.new,
+            self.mode,
+            options,
+            tuple(changes),
+            left_out,
+            warnings + unread,
+            beside,
         )
 
     def _options_json(

@@ -12,6 +12,7 @@ from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import LeftOut, TensorDiff
+from ckptkit.stores.base import KerasStructure
 from ckptkit.text import list_text
 from ckptkit.wording import say
 
@@ -19,6 +20,7 @@ from ckptkit.wording import say
 _SIDE_ROLES = frozenset({"counter", "config"})
 # State that belongs to training: a file without any of it is not a file that lost it.
 _OPTIONAL_ROLES = frozenset({"slot", "ema", "metric"})
+_TABLES = frozenset({"table"})
 
 
 def select(
@@ -49,7 +51,7 @@ def select(
         taking_part = []
         # Training state that one file has none of, and slots whose variables nobody can tell, are
         # left out unless they are asked for.
-        one_sided = {} if roles else _one_sided(sides)
+        one_sided = {} if roles else _one_sided(sides, checkpoints)
         untied = not roles and any(
             side.names[key].role == "slot" and side.names[key].slot_of is None
             for side in sides
@@ -103,12 +105,18 @@ def _selected(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
         return set()  # the other file may hold some
 
 
-def _one_sided(sides: tuple[TensorSet, TensorSet]) -> dict[str, str]:
-    """Return {role: "only in OLD"} for kinds of training state that one file has none of."""
+def _one_sided(
+    sides: tuple[TensorSet, TensorSet], checkpoints: tuple[Checkpoint, Checkpoint]
+) -> dict[str, str]:
+    """Return {role: "only in OLD"} for kinds of training state that one file has none of.
+
+    Likewise for tables, where the other is a file of Keras, which keeps their words elsewhere.
+    """
+    of_keras = any(isinstance(side.store.structure, KerasStructure) for side in checkpoints)
     roles = [{side.names[key].role for key in side.keys} for side in sides]
     return {
         role: "only in OLD" if role in roles[0] else "only in NEW"
-        for role in _OPTIONAL_ROLES
+        for role in _OPTIONAL_ROLES | (_TABLES if of_keras else set())
         if (role in roles[0]) != (role in roles[1])
     }
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
+from ckptkit.operations.diff.beside.comparison import ModelDifference
 from ckptkit.results import Result
 from ckptkit.text import count_text, json_number
 
@@ -88,7 +89,8 @@ class DiffResult(Result):
 
     changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
     no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
-    that would pair more.
+    that would pair more.  beside: what differs beside the weights, of two models: vocabularies,
+    signatures, configuration; it makes no difference to `same`.
     """
 
     old: Checkpoint
@@ -98,6 +100,7 @@ class DiffResult(Result):
     changes: tuple[TensorDiff, ...]
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
+    beside: tuple[ModelDifference, ...] = ()
     ASK: ClassVar[str] = ".ok, .same or .differences"
 
     def __repr__(self) -> str:
@@ -171,6 +174,7 @@ def document(result: DiffResult) -> dict[str, Any]:
             {"count": item.count, "what": item.what, "why": item.why} for item in result.left_out
         ],
         "warnings": list(result.warnings),
+        "beside": [difference.to_json() for difference in result.beside],
         "entries": [entry(change) for change in result.changes],
     }
 

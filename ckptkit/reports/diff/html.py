@@ -57,6 +57,7 @@ def _data(result: DiffResult) -> dict[str, Any]:
         "same": result.same,
         "verdict": diff_text.verdict(result),
         "totals": diff_text.totals(result),
+        "beside": diff_text.beside_lines(result),
         "warnings": [printable(warning) for warning in result.warnings],
         "footer": f"made by ckptkit {__version__}; mode {result.mode}, options "
         + json.dumps(dict(result.options)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
-from ckptkit.reports.diff.text import dtype_text, shape_change, verdict, worst_text
+from ckptkit.reports.diff.text import beside_lines, dtype_text, shape_change, verdict, worst_text
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
 from ckptkit.reports.text import shape_text
 
@@ -14,12 +14,13 @@ def lines(result: DiffResult) -> Iterator[str]:
     """Yield the document; a difference is a failure, a tensor left out is not mentioned by name."""
     options = [(name, str(value)) for name, value in result.options.items()]
     left_out = [("left out", str(item)) for item in result.left_out]
+    beside = [(f"beside the weights: {row.what}", "; ".join(row.items)) for row in result.beside]
     return document(
         JUnitSuite(
             f"ckptkit diff {result.old.path} {result.new.path}",
             list(map(_case, result.changes)),
-            [("mode", result.mode), *options, *left_out],
-            verdict(result),
+            [("mode", result.mode), *options, *left_out, *beside],
+            "; ".join((verdict(result), *beside_lines(result))),
         )
     )
 

@@ -56,6 +56,7 @@ $("verdict").className = "verdict " + (data.same ? "same" : "different");
 const [verdict, ...rest] = data.verdict.split("; left out: ");
 $("verdict").append(verdict, make("span", {}, data.totals +
   (rest.length ? " · left out: " + rest.join("; left out: ") : "")));
+for (const line of data.beside) $("notes").append(make("li", {}, line));
 for (const warning of data.warnings) $("notes").append(make("li", {}, warning));
 $("footer").append(data.footer);
 

@@ -56,6 +56,7 @@ def lines(
     if is_bare(fmt):
         yield from _stat(result, fmt) if stat else _bare_table([[c] for c in shown], result, fmt)
         return
+    bullet = "- " if fmt == "markdown" else ""
     yield from _head(result, fmt, labels)
     if stat:
         layers = list(_stat(result, fmt, rich))
@@ -69,6 +70,8 @@ def lines(
     hidden = len(result.differences) - sum(c.is_difference for c in shown)
     text = verdict(result) + (f"; {hidden:,} not shown (--only)" if only and hidden else "")
     yield _coloured(text, "32;1" if result.same else "31;1", rich)
+    for line in beside_lines(result):
+        yield _coloured(f"{bullet}{line}", "33", rich)
 
 
 def verdict(result: DiffResult) -> str:
@@ -82,13 +85,18 @@ def verdict(result: DiffResult) -> str:
     equal = f"{counts['equal']:,} equal {how}"
     if counts["within"]:
         equal += f", {counts['within']:,} within tolerance"
-    text = f"same: {equal}"
+    text = f"{'same weights' if result.beside else 'same'}: {equal}"
     if not result.same:
         parts = [f"{counts[s]:,} {s}" for s in ("changed", "removed", "added", "renamed")]
         text = f"different: {', '.join(parts)}; {equal}"
     if result.left_out:
         text += f"; left out: {', '.join(map(str, result.left_out))}"
     return printable(text)
+
+
+def beside_lines(result: DiffResult) -> list[str]:
+    """Return what stands below the verdict: a line per thing beside the weights that differs."""
+    return [printable(str(difference)) for difference in result.beside]
 
 
 def _head(result: DiffResult, fmt: str, labels: Sequence[str]) -> Iterator[str]:

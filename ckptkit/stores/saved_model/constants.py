@@ -6,7 +6,7 @@ Source: tensorflow/core/framework/graph.proto.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import dtype_of_enum, itemsize
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 MAX_CONSTANT = 1 << 28  # bytes of one; a graph is at most 2 GiB, and zeros may stand for more
 _OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
+_TABLE_FILLERS = (
+    "InitializeTable",
+    "InitializeTableV2",
+    "LookupTableImport",
+    "LookupTableImportV2",
+)
+_PASSING_ON = ("Identity", "Cast")
 
 
 class ConstantValue(NamedTuple):
@@ -70,6 +77,60 @@ def const_nodes(model: SavedModel) -> Iterator[tuple[str, Any, bool]]:
             if tensor is None or any(_OF_THE_SAVER in text for text in tensor.string_val):
                 continue
             yield node.name, tensor, node.name in captured
+
+
+def table_constants(model: SavedModel) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield (name, words as text) of the constants that lookup tables are filled with.
+
+    TensorFlow 2 captures them as objects of the model; TensorFlow 1 leads them to the op that fills
+    the table.  Numbers that only count (what a table maps its words to) are left out.
+    Reads the whole of saved_model.pb.
+    """
+    for meta in model._message.meta_graphs:
+        graph = parse("GraphDef", meta.graph_def, str(model.path / MODEL_FILE))
+        nodes = {node.name: node for node in graph.node}
+        wanted = dict.fromkeys(
+            node.constant.operation
+            for node in meta.object_graph_def.nodes
+            if node.HasField("constant")
+        )
+        for node in graph.node:
+            if node.op in _TABLE_FILLERS:
+                wanted.update(dict.fromkeys(_sources(node.input[1:], nodes)))
+        for name in wanted:
+            if name in nodes and nodes[name].op == "Const":
+                words = _words(nodes[name].attr["value"].tensor)
+                if words:
+                    yield name, words
+
+
+def _sources(inputs: Iterable[str], nodes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the ops whose values some tensors are, behind those that pass a value on."""
+    for tensor in inputs:
+        name = tensor.partition(":")[0]
+        seen = {name}
+        while name in nodes and nodes[name].op in _PASSING_ON and nodes[name].input:
+            name = nodes[name].input[0].partition(":")[0]
+            if name in seen:
+                break
+            seen.add(name)
+        yield name
+
+
+def _words(tensor: Any) -> list[bytes]:
+    """Return the elements of a list of words or numbers as text; [] for anything else."""
+    dtype = dtype_of_enum(tensor.dtype)
+    size = math.prod(dim.size for dim in tensor.tensor_shape.dim)
+    if len(tensor.tensor_shape.dim) != 1 or not 0 < size * 8 <= MAX_CONSTANT:
+        return []
+    if dtype == "string":
+        return list(text_of(tensor, size)) if tensor.string_val else []
+    if dtype not in ("int64", "int32"):
+        return []
+    values = numbers_of(tensor, dtype, size)
+    if values is None or (values[1:] - values[:-1] == 1).all():
+        return []
+    return [str(value).encode() for value in values.tolist()]
 
 
 def _value(name: str, tensor: Any, captured: bool) -> ConstantValue | None:

@@ -157,7 +157,7 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
         initializers=tuple(_initializers(meta, where)),
         assets=_unique(
             Asset(item.tensor_info.name, item.filename)
-            for item in [*meta.asset_file_def, *_collected_assets(meta.collection_def, where)]
+            for item in [*meta.asset_file_def, *collected_assets(meta.collection_def, where)]
         ),
         gradients=tuple(item.gradient_func for item in graph.library.gradient),
         object_functions=saved,
@@ -256,7 +256,7 @@ def _initializers(meta: Any, where: str) -> Iterator[str]:
                 yield parse("VariableDef", item, where).initializer_name
 
 
-def _collected_assets(collections: Any, where: str) -> Iterator[Any]:
+def collected_assets(collections: Any, where: str) -> Iterator[Any]:
     """Yield the AssetFileDefs that SavedModels of TensorFlow 1 keep in a collection."""
     for key, collection in _entries(collections):
         if key == "saved_model_assets":

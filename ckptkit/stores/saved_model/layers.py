@@ -49,6 +49,15 @@ def layers(
     return tuple(ModelLayer("/".join(owner), "", None, params[owner]) for owner in sorted(owners))
 
 
+def keras_config(path: Path, saved_model: Any) -> Mapping[str, Any] | None:
+    """Return the config of the Keras 2 model in the SavedModel at `path`, None where it has none.
+
+    Raises FormatError for metadata that does not parse.
+    """
+    root = next(_metadata(path, saved_model), None)
+    return root.node if root is not None else None
+
+
 def _metadata(path: Path, saved_model: Any) -> Iterator[LayerConfig]:
     """Yield the serialized layers, the model itself first."""
     file = path / METADATA_FILE

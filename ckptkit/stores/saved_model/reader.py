@@ -24,6 +24,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure,
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
+from ckptkit.stores.saved_model.graph import collected_assets
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
@@ -98,9 +99,29 @@ class SavedModel:
             ops=tuple(
                 sorted({op.name for g in graphs for op in g.meta_info_def.stripped_op_list.op})
             ),
-            assets=tuple(sorted({a.filename for g in graphs for a in g.asset_file_def})),
+            assets=tuple(sorted(self._assets())),
             layers=_saved_model_layers.layers(self.path, self._message, self.structure, self.specs),
         )
+
+    @property
+    def signatures_by_tags(self) -> dict[frozenset[str], dict[str, Signature]]:
+        """The signatures of each graph by key, by the tags of the graph."""
+        return {
+            frozenset(graph.meta_info_def.tags): {
+                key: _signature(key, graph.signature_def[key])
+                for key in sorted(graph.signature_def)
+            }
+            for graph in self._message.meta_graphs
+        }
+
+    def _assets(self) -> set[str]:
+        """Return the names of its assets: TensorFlow 1 kept them in a collection of the graph."""
+        where = str(self.path / MODEL_FILE)
+        return {
+            asset.filename
+            for graph in self._message.meta_graphs
+            for asset in (*graph.asset_file_def, *collected_assets(graph.collection_def, where))
+        }
 
     @cached_property
     def _message(self) -> Any:

@@ -1,0 +1,230 @@
+"""What `diff` says of two models beside their weights, and what is no difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ckptkit
+from ckptkit.cli.main import cli
+from ckptkit.operations.diff.beside.configuration import configuration_differences
+from support.places import SUPPORT, environment
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models in pairs, saved by TensorFlow and Keras."""
+    out = tmp_path_factory.mktemp("models")
+    script = SUPPORT / "make_model_pairs.py"
+    subprocess.run(
+        [sys.executable, script, out],
+        check=True,
+        env=environment(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+    )
+    return out
+
+
+def beside(old: Path, new: Path) -> list[str]:
+    """Return what differs beside the weights, in the library's words."""
+    result = ckptkit.diff(old, new)
+    assert result.exit_code == 0 if result.same else 1
+    return [str(difference) for difference in result.beside]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["diff", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("form", ["keras", "h5"])
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("relu", "tanh", "configuration differs: dense: activation relu → tanh"),
+        ("plain", "rate", "configuration differs: rest: rate 0.3 → 0.5"),
+        ("abc", "axc", "vocabularies differ: string_lookup (3 entries): entry 2 is 'b' → 'x'"),
+        (
+            "two_abc",
+            "two_abx",
+            "vocabularies differ: string_lookup_5 (3 entries): entry 3 is 'c' → 'x'",
+        ),
+    ],
+)
+def test_a_setting_that_differs_is_named_in_one_line(
+    models: Path, form: str, old: str, new: str, says: str
+) -> None:
+    assert beside(models / f"{old}.{form}", models / f"{new}.{form}") == [says]
+
+
+@pytest.mark.needs_tf
+def test_what_feeds_a_layer_and_constants_between_layers_count(models: Path) -> None:
+    (line,) = beside(models / "plain.keras", models / "factor.keras")
+    assert line == "configuration differs: multiply: argument args[1] 2.0 → 3.0"
+    (line,) = beside(models / "plain.keras", models / "crossed.keras")
+    assert line == "configuration differs: concatenate is fed by mean+most → most+mean"
+
+
+@pytest.mark.needs_tf
+def test_words_that_a_layer_has_learnt_are_compared(models: Path) -> None:
+    (line,) = beside(models / "learnt_abc.keras", models / "learnt_axc.keras")
+    assert line == (
+        "vocabularies differ: assets/layers/string_lookup/vocabulary.txt (4 entries): "
+        "entry 2 is 'c' → 'x'"
+    )
+    # one form keeps the words in a file, with a token before them, the other in its graph
+    assert beside(models / "learnt_abc.keras", models / "learnt_abc") == []
+    (line,) = beside(models / "learnt_abc.keras", models / "learnt_axc")
+    assert line.endswith("(3 entries): entry 1 is 'c' → 'x'")
+    assert beside(models / "abc.keras", models / "abc") == []
+    assert beside(models / "abc.h5", models / "axc") != []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *((f"{name}.keras", f"{name}.h5") for name in ("relu", "tanh", "plain", "abc", "two_abc")),
+        *((f"{name}.keras", f"{name}_saved_again.keras") for name in ("relu", "plain", "abc")),
+        *((f"{name}.h5", f"{name}_saved_again.h5") for name in ("relu", "plain", "abc")),
+        ("learnt_abc.keras", "learnt_abc_saved_again.keras"),
+        ("relu.keras", "relu_again.keras"),
+        ("relu.h5", "relu_again.keras"),
+        ("relu", "relu_again"),
+        ("relu.keras", "relu"),
+        ("one", "one"),
+        ("tf1_abc", "tf1_abc"),
+    ],
+)
+@pytest.mark.needs_tf
+def test_what_keras_makes_up_is_no_difference(models: Path, old: str, new: str) -> None:
+    assert beside(models / old, models / new) == []
+
+
+@pytest.mark.needs_tf
+def test_signatures_name_what_differs(models: Path) -> None:
+    for other, says in (
+        ("float64", "serving_default input x float32[?,2] → float64[?,2]"),
+        ("fixed", "serving_default input x float32[?,2] → float32[4,2]"),
+        ("renamed", "serving_default output scores → logits"),
+    ):
+        line = beside(models / "one", models / other)[0]
+        assert line.startswith(f"signatures differ: {says}")
+    assert beside(models / "tf1_abc", models / "tf1_gpu") == [
+        "signatures differ: tags serve → gpu,serve"
+    ]
+
+
+@pytest.mark.needs_tf
+def test_graphs_that_compute_with_other_ops(models: Path) -> None:
+    (line,) = beside(models / "relu", models / "tanh")
+    assert line.startswith("graphs differ: serve computes with Relu → Tanh")
+
+
+def test_assets_of_tensorflow1_are_listed_compared_and_not_left_behind(
+    models: Path, tmp_path: Path
+) -> None:
+    assert beside(models / "tf1_abc", models / "tf1_axc") == [
+        "vocabularies differ: assets/vocab.txt (3 entries): entry 2 is 'b' → 'x'"
+    ]
+    store = ckptkit.open(models / "tf1_abc").store
+    assert store.model is not None and store.model.assets == ("vocab.txt",)
+    refused = CliRunner().invoke(
+        cli, ["convert", str(models / "tf1_abc"), str(tmp_path / "w"), "--to", "checkpoint"]
+    )
+    assert refused.exit_code == 1
+    assert "assets/vocab.txt of SRC would not be carried" in refused.stderr
+    arguments = ["--to", "saved_model", "--like", str(models / "tf1_axc")]
+    refused = CliRunner().invoke(
+        cli, ["convert", str(models / "tf1_abc"), str(tmp_path / "s"), *arguments]
+    )
+    assert refused.exit_code == 1
+    assert "its words would mean other rows" in refused.stderr
+
+
+@pytest.mark.needs_tf
+def test_every_report_says_it_and_the_exit_code_is_that_of_the_weights(models: Path) -> None:
+    files = models / "relu.keras", models / "tanh.keras"
+    says = "configuration differs: dense: activation relu → tanh"
+    text = run(*files)
+    assert text.exit_code == 0
+    verdict, line = text.stdout.splitlines()[-2:]
+    assert verdict == "same weights: 4 equal by value"
+    assert line == says
+    assert run(*files, "--format", "markdown").stdout.splitlines()[-1] == f"- {says}"
+    data = json.loads(run(*files, "--format", "json").stdout)
+    assert data["summary"]["verdict"] == "same" and data["summary"]["exit"] == 0
+    assert data["beside"] == [
+        {"what": "configuration", "differences": ["dense: activation relu → tanh"]}
+    ]
+    suite = ElementTree.fromstring(run(*files, "--format", "junit").stdout)
+    assert suite.get("failures") == "0"
+    properties = {p.get("name"): p.get("value") for p in suite.iter("property")}
+    assert properties["beside the weights: configuration"] == "dense: activation relu → tanh"
+    page = run(*files, "--format", "html")
+    assert page.exit_code == 0 and "activation relu" in page.stdout
+    assert says in page.stderr
+    assert says in run(*files, "--format", "csv").stderr
+
+
+@pytest.mark.needs_tf
+def test_weights_that_differ_stay_different_whatever_else_does(models: Path) -> None:
+    result = run(models / "relu.keras", models / "plain.keras")
+    assert result.exit_code == 1
+    assert "different: " in result.stdout and "same weights" not in result.stdout
+
+
+@pytest.mark.needs_tf
+def test_a_file_that_holds_weights_alone_says_nothing(models: Path, tmp_path: Path) -> None:
+    ckptkit.convert(models / "tanh.keras", tmp_path / "tanh.weights.h5")
+    assert beside(models / "relu.keras", tmp_path / "tanh.weights.h5") == []
+
+
+@pytest.mark.needs_tf
+def test_a_graph_that_cannot_be_read_is_a_warning(models: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(models / "one", broken)
+    (broken / "saved_model.pb").write_bytes(b"\xff" * 40)
+    result = ckptkit.diff(models / "one", broken)
+    assert result.same and not result.beside
+    assert any("compared by weights alone" in warning for warning in result.warnings)
+
+
+def _model(*layers: dict[str, object]) -> dict[str, object]:
+    return {"class_name": "Sequential", "config": {"name": "m", "layers": list(layers)}}
+
+
+def _dense(name: str, **settings: object) -> dict[str, object]:
+    return {"class_name": "Dense", "config": {"name": name, "trainable": True, **settings}}
+
+
+def test_layers_are_paired_without_guessing() -> None:
+    old = _model(_dense("dense", units=3), _dense("out", units=2))
+    # a name that a person gave holds wherever it stands; the counter of another means nothing
+    new = _model(_dense("dense_4", units=5), _dense("dense_5", units=3), _dense("out", units=2))
+    assert configuration_differences(old, new) == [
+        "dense: units 3 → 5",
+        "dense_5 (Dense) is only in NEW",
+    ]
+    swapped = _model(_dense("out", units=2), _dense("dense", units=3))
+    assert configuration_differences(old, swapped) == ["the model has its layers in another order"]
+
+
+def test_versions_write_one_setting_in_many_ways() -> None:
+    old = _model(_dense("a", activation="my_relu", dtype="float32", kernel_size=3, axis=[3]))
+    new = _model(
+        _dense(
+            "a",
+            activation={"class_name": "function", "config": "my_relu", "module": "builtins"},
+            dtype={"class_name": "DTypePolicy", "config": {"name": "float32"}},
+            kernel_size={"class_name": "__tuple__", "items": [3, 3]},
+            axis=-1,
+            kernel_initializer={"class_name": "Zeros", "config": {}},
+        )
+    )
+    assert configuration_differences(old, new) == []
