@@ -69,7 +69,7 @@ def is_keras_archive(path: Path) -> bool:
     """Whether Keras would load an archive as a model: by its name, or by its members."""
     if has_keras_name(path):
         return True
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         names = archive.namelist()
     return CONFIG in names or any(name.endswith(WEIGHTS) for name in names)
 

@@ -7,8 +7,8 @@ decide, and in doubt an op is left out:
 1.  it is registered in TensorFlow itself and its name does not begin with "_" (internal);
 2.  no input, output or attribute has a word for something outside in its name (`filename`, `path`,
     `address`, `token`, ...: OUTSIDE);
-3.  its name has no word for input and output, devices, distribution, debugging or data sets
-    (KINDS);
+3.  its name has no word for input and output, devices, distribution, debugging or graphs that are
+    made when it runs (KINDS);
 4.  it is stateless; or its state is behind a handle among its inputs and outputs (variables,
     tables, queues, random generators); or it draws random numbers; or it is control flow, a call
     or an assertion (CONTROL).
@@ -35,7 +35,7 @@ KINDS = re.compile(
     r"Print|PyFunc|Summary|Send|Recv|Collective|Nccl|TPU|Tpu|Xla|XLA|Infeed|Outfeed|Rpc|Remote"
     r"|DataService|Debug|Dump|Session|FileSystem|Abort|^Test|Mlir|TRT|^Save|Restore|Checkpoint"
     r"|Sleep|^Fake(?!Quant)|Stub|Distributed|DTensor|Delegate|Calibration|Stats|Worker|Snapshot"
-    r"|Stage|Unstage|LMDB|Reader|Cluster|Dataset|Iterator|Experimental|BoostedTrees|Heartbeat"
+    r"|Stage|Unstage|LMDB|Reader|Cluster|FromGraph|Deserialize|Experimental|BoostedTrees|Heartbeat"
     r"|Device|Kernel|^Write|^Read(?!Var)|CustomOp|^Import|ThreadPool|Timestamp|Aggregator|Mesh"
     r"|Elem(ent)?AtIndex|>|^Host|^Copy"
 )
