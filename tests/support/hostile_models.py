@@ -24,7 +24,13 @@ HOSTILE_OPS = """
     DebugIdentityV2 DatasetToTFRecord TextLineDataset SqlDataset DecodeProtoV2 DumpTensor
     SnapshotDatasetV2 FixedUnigramCandidateSampler XlaCustomCallV2 SleepOp
     """.split()  # noqa: SIM905 (a table of words)
-UNKNOWN_OPS = ["MyCompanyOp", "XlaCallModule", "DatasetFromGraph", "MultiDeviceIterator", "_Internal"]
+UNKNOWN_OPS = [
+    "MyCompanyOp",
+    "XlaCallModule",
+    "DatasetFromGraph",
+    "MultiDeviceIterator",
+    "_Internal",
+]
 PLACES = ("graph", "function", "nested function", "initializer")
 
 
