@@ -119,7 +119,7 @@ class _LayerWalk:
         place = GroupPlace(
             self._scope(kind, name, above, config),
             (*above.real, name),
-            above.attributes if part in LISTS else (*above.attributes, part),
+            (*above.attributes, part),
             settings,
             class_name,
             above.trainable and is_trainable(settings),
@@ -233,7 +233,9 @@ class _LayerWalk:
             named = group_names(layers)
             if part == LISTS[1]:
                 named = numbered_twice(layers, node)
-            self._list(node, above, named, layers_expected=True)
+            # the names in there count the layers of each class: places in a list, no attributes
+            inside = above._replace(attributes=(*above.attributes, LISTS[0]))
+            self._list(node, inside, named, layers_expected=True)
             return
         is_layer = config is not None or node.has_vars or child_row(above, part) is not None
         if is_layer or class_of_group(part) is not None or not node.children:
