@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from ckptkit.align.name_tree import without_counters
-from ckptkit.align.numbered_names import match_names
+from ckptkit.align.numbered_names import NameMatches, match_names
 from ckptkit.align.rules import Rule, apply_rules
 from ckptkit.align.slots import slots_of
-from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet
+from ckptkit.align.types import PATH_SUFFIX, Alignment, Ambiguity, Match, TensorSet
 from ckptkit.checkpoint.naming import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
@@ -75,14 +75,19 @@ class Aligner:
         )
 
     @cached_property
-    def _by_label(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What names alone would pair: {old key: new key}, and back."""
+    def _name_matches(self) -> NameMatches:
+        """What names alone would pair, and what they leave undecided."""
         sides = [
             _unique((k for k in side.keys if k not in side.owners), side, _label)
             for side in (self.old, self.new)
         ]
-        matches = match_names(sides[0], sides[1], (self.old, self.new)).pairs
-        return {m.old: m.new for m in matches}, {m.new: m.old for m in matches}
+        return match_names(sides[0], sides[1], (self.old, self.new))
+
+    @cached_property
+    def _by_label(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What names alone would pair: {old key: new key}, and back."""
+        pairs = self._name_matches.pairs
+        return {m.old: m.new for m in pairs}, {m.new: m.old for m in pairs}
 
     @cached_property
     def _by_content(self) -> tuple[dict[str, str], dict[str, str]]:
@@ -140,9 +145,9 @@ class Aligner:
 
     def _by_key(self) -> None:
         """Pair equal keys, but for those that number something and may number it otherwise."""
-        counted = self._counted_keys()
         new_keys = set(self._free()[1])
-        shared = [key for key in self._free()[0] if key in new_keys and key not in counted]
+        shared = [key for key in self._free()[0] if key in new_keys]
+        counted = self._counted_otherwise(shared)
         # One place in a list that holds what was elsewhere: the whole list may have shifted.
         shifted = {
             _POSITION.sub("#", key)
@@ -152,6 +157,8 @@ class Aligner:
             and self._content_contradicts(key, key)
         }
         for key in shared:
+            if key in counted:
+                continue
             if not _POSITION.search(key):
                 self._pair(key, key, "key")
             elif self._contradicted(key, key, is_place=True):
@@ -159,23 +166,21 @@ class Aligner:
             elif _POSITION.sub("#", key) not in shifted or self._confirmed(key, key):
                 self._pair(key, key, "key")
 
-    def _counted_keys(self) -> set[str]:
-        """Keys that are themselves names with automatic counters, where the two sets differ.
+    def _counted_otherwise(self, shared: Iterable[str]) -> set[str]:
+        """Keys that are names with automatic counters, by which names would pair something else.
 
-        These are left to the matching of names, which knows about counters.
+        A key of an object graph is a path of attributes, which a person chose.
         """
-        families: dict[str, tuple[set[str], set[str]]] = {}
-        for at, side in enumerate((self.old, self.new)):
-            for key in side.keys:
-                if side.names[key].full_name == key:
-                    families.setdefault(without_counters(key), (set(), set()))[at].add(key)
-        return {
-            key
-            for old_keys, new_keys in families.values()
-            if old_keys and new_keys
-            for key in old_keys & new_keys
-            if old_keys != new_keys or not self._fits(key, key)
-        }
+        counted = [
+            key for key in shared if not key.endswith(PATH_SUFFIX) and without_counters(key) != key
+        ]
+        if not counted:
+            return set()
+        found = self._name_matches
+        elsewhere = {m.old for m in found.pairs if m.old != m.new and m.how != "content"}
+        elsewhere |= {m.new for m in found.pairs if m.old != m.new and m.how != "content"}
+        elsewhere |= {key for item in found.undecided for key in (*item.old, *item.new)}
+        return elsewhere.intersection(counted)
 
     def _by_alias(self) -> None:
         """Pair keys that share an object path, then those that share one but for underscores."""

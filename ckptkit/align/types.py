@@ -13,7 +13,7 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.dtypes import itemsize
 from ckptkit.stores.base import TensorSpec
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+PATH_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _ONE = {"float32": b"\0\0\x80?", "float64": b"\0\0\0\0\0\0\xf0?", "bfloat16": b"\x80?"}
 
 
@@ -65,7 +65,7 @@ class TensorSet:
         for key in self.specs:
             original = self.duplicates.get(key, key)
             if original in paths_by_key:
-                object_path = [key.removesuffix(_SUFFIX)] if key.endswith(_SUFFIX) else []
+                object_path = [key.removesuffix(PATH_SUFFIX)] if key.endswith(PATH_SUFFIX) else []
                 paths_by_key[original] += [*object_path, *self.names[key].aliases]
         return {key: tuple(dict.fromkeys(paths)) for key, paths in paths_by_key.items()}
 
