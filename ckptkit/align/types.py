@@ -105,6 +105,32 @@ class TensorSet:
         return spec.dtype, spec.shape, digest
 
 
+# What a pairing may rest on; `basis` says which of these a piece of evidence is.
+BASES = ("key", "rule", "structure", "name", "order", "content", "variable")
+_BASIS_OF_FIRST_WORD = {"alias": "structure", "path": "structure", "full": "name", "place": "order"}
+
+
+def basis(evidence: str) -> str:
+    """Return what a piece of evidence comes down to.
+
+    Args:
+        evidence: as `Match` has it.
+
+    Returns:
+        One of BASES: "key", the same key in both files; "rule", a person said so; "structure", a
+        path through objects; "name"; "order", a number or a place in a list; "content", equal
+        values; "variable", a slot goes with its variable.  Any other word is returned as it is.
+    """
+    words = evidence.replace(",", "").split()
+    if not words:
+        return ""
+    if words[0] != "rule" and words[-1] in ("renumbered", "order"):
+        return "order"
+    if words[0] != "rule" and words[-1] == "content":
+        return "content"
+    return _BASIS_OF_FIRST_WORD.get(words[0], words[0])
+
+
 class Match(NamedTuple):
     """Two keys that belong together, and why."""
 

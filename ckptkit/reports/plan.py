@@ -66,11 +66,19 @@ def plan_remarks(plan: Plan) -> Iterator[str]:
         yield f"note: {printable(note)}"
     for problem in plan.problems:
         yield f"problem: {problem.kind}: {printable(problem.message)}"
+    yield from _paired_by(plan)
     what = f"{count_text(len(plan.tensors), 'tensor')}, {bytes_text(plan.nbytes)}"
     verdict = f"would write {what} as {plan.target.format.name} to {plan.target.path}"
     if plan.problems:
         verdict = f"would refuse: {count_text(len(plan.problems), 'problem')}"
     yield printable(verdict)
+
+
+def _paired_by(plan: Plan) -> Iterator[str]:
+    """Yield what the pairings rest on, where anything had to be paired."""
+    counts = {name: n for name, n in plan.bases.items() if name != "source"}
+    if counts:
+        yield "paired by " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
 
 
 def _source_names(tensor: PlannedTensor) -> str:
@@ -108,6 +116,7 @@ def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
     if receipt.kept:
         kept_counts = ", ".join(count_text(n, _THINGS.get(r, r)) for r, n in receipt.kept.items())
         yield printable(f"kept from {plan.template_name}: {kept_counts}")
+    yield from _paired_by(plan)
     if proof is None:
         yield printable(f"{receipt.path}: {_size(receipt)} written, not proven (--no-check)")
         return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ckptkit.align.evidence import labels_of
 from ckptkit.align.matching import Alignment, Match, TensorSet, align
+from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
@@ -33,7 +34,7 @@ from ckptkit.stores.writing import TensorToWrite
 from ckptkit.wording import say
 
 _BUNDLES = (OBJECT_GRAPH, SAVED_MODEL)
-_STRONG_EVIDENCE = ("key", "alias", "full name", "name")
+_STRONG_BASES = ("key", "structure", "name")
 
 
 def plan_from_template(builder: PlanBuilder, template: Checkpoint) -> None:
@@ -138,7 +139,7 @@ class _TemplatePlanner:
         without_rules = {
             match.old: match.new
             for match in align(source_set, tensor_set).pairs
-            if match.evidence in _STRONG_EVIDENCE
+            if basis(match.evidence) in _STRONG_BASES
         }
         for match in alignment.pairs:
             namesake = without_rules.get(match.old, match.new)

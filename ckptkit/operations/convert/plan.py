@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.align.rules import Rule, exact_rule
 from ckptkit.align.transforms import Transform
+from ckptkit.align.types import BASES, basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.checkpoint.selection import Tensor
@@ -90,6 +92,17 @@ class PlannedTensor(NamedTuple):
         return self.output.key
 
     @property
+    def basis(self) -> str | None:
+        """What pairing it with SRC rests on, one of `align.types.BASES`.
+
+        "source" where the output keeps the structure of SRC, so that nothing was paired; None where
+        the values are not of SRC.
+        """
+        if self.evidence == "duplicate":
+            return None
+        return basis(self.evidence) if self.source is not None else None
+
+    @property
     def name(self) -> str:
         """The readable name of the tensor in the output."""
         return self.output.name or self.output.key
@@ -107,6 +120,7 @@ class PlannedTensor(NamedTuple):
             "from": self.source.naming.name if self.source else None,
             "from_key": self.values.key if self.evidence != "generated" else None,
             "evidence": self.evidence,
+            "basis": self.basis,
             "pieces": [
                 {
                     "from": part.source.naming.name,
@@ -185,6 +199,12 @@ class Plan(Result):
         return self.sources[-1]
 
     @property
+    def bases(self) -> Mapping[str, int]:
+        """What the pairings rest on, and how many on each (see `PlannedTensor.basis`)."""
+        counts = Counter(tensor.basis for tensor in self.tensors)
+        return {name: counts[name] for name in (*BASES, "source") if counts[name]}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the values to be written; strings count as they are stored in SRC."""
         return sum(tensor.nbytes for tensor in self.tensors)
@@ -235,6 +255,7 @@ class Plan(Result):
             "to": self.target.format.name,
             "dst": str(self.target.path),
             "bytes": self.nbytes,
+            "paired_by": dict(self.bases),
             "pairs": [tensor.to_json() for tensor in self.tensors],
             "left": [item._asdict() for item in self.leftovers],
             "problems": [problem._asdict() for problem in self.problems],

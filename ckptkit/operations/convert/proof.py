@@ -19,6 +19,7 @@ from typing import Any
 from ckptkit._io.progress import ProgressMeter
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
+from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
@@ -29,7 +30,7 @@ from ckptkit.operations.convert.value_stores import ValueSource, cast_source, tr
 from ckptkit.results import Result
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 
-_EVIDENCE_OF_NAMES = ("key", "alias", "path", "full name", "name")
+_BASES_OF_NAMES = ("key", "structure", "name")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,11 @@ def _name_failures(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> I
         output_keys.setdefault(old, []).append(key)
     for match in alignment.pairs:
         planned = output_keys.get(match.old, [])
-        if match.new in planned or match.new in by_rule or match.evidence not in _EVIDENCE_OF_NAMES:
+        if (
+            match.new in planned
+            or match.new in by_rule
+            or basis(match.evidence) not in _BASES_OF_NAMES
+        ):
             continue
         if any(crcs.get(key) == crcs.get(match.new) for key in planned):
             continue  # equal tensors: no harm in either name

@@ -97,6 +97,7 @@ class Receipt(Result):
             "versions": dict(self.versions),
             "left": [item._asdict() for item in plan.leftovers],
             "kept": dict(self.kept),
+            "paired_by": dict(plan.bases),
             "notes": [*plan.notes, *self.notes],
             "tensors": [
                 {

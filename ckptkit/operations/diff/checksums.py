@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, TensorSet
+from ckptkit.align.types import basis
 from ckptkit.compare.spans import extend_crc
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
@@ -46,6 +48,32 @@ def with_digests(
         shared_keys = [key for key in keys if side.content(key) in shared]
         constants = side.constants | {key for key in shared_keys if _is_constant(store, key)}
         results.append(replace(side, constants=constants))
+    return results[0], results[1]
+
+
+def with_digests_of_doubtful(
+    alignment: Alignment, sides: tuple[TensorSet, TensorSet], stores: tuple[Store, Store]
+) -> tuple[TensorSet, TensorSet]:
+    """Return both sides with the checksums of what numbers alone pair, or leave undecided.
+
+    Where equal contents contradict a number, they are right.  Only tensors that something else of
+    their type could be taken for are read.  Without such tensors, `sides` is returned as it is.
+    """
+    numbered = [m for m in alignment.pairs if basis(m.evidence) == "order"]
+    doubtful = (
+        [m.old for m in numbered] + [key for item in alignment.ambiguous for key in item.old],
+        [m.new for m in numbered] + [key for item in alignment.ambiguous for key in item.new],
+    )
+    results = list(sides)
+    types = [
+        Counter(_type(side, key) for key in keys if _by_content(side.specs[key]))
+        for side, keys in zip(sides, doubtful, strict=True)
+    ]
+    several = {t for t in types[0].keys() & types[1].keys() if types[0][t] + types[1][t] > 2}
+    for at, (side, keys, store) in enumerate(zip(sides, doubtful, stores, strict=True)):
+        digests = _digests(side, list(dict.fromkeys(keys)), store, several)
+        if digests:
+            results[at] = replace(side, digests={**side.digests, **digests})
     return results[0], results[1]
 
 

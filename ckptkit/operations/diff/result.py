@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
@@ -198,6 +199,7 @@ def entry(change: TensorDiff) -> dict[str, Any]:
         "name": change.name,
         "role": change.role,
         "evidence": change.evidence or None,
+        "basis": basis(change.evidence) or None,
         "method": change.method or None,
         "cast": change.cast,
         "hints": list(change.hints),
