@@ -87,7 +87,12 @@ class _Matcher:
                     tuple(key for name in names for _, key in family[side][name].leaves)
                     for side, names in enumerate(decision.undecided)
                 ]
-                found.undecided.append(Ambiguity(keys[0], keys[1], decision.reason))
+                weights = [
+                    not side.weights.isdisjoint(side_keys)
+                    for side, side_keys in zip(self.sides, keys, strict=True)
+                ]
+                if all(weights):  # `beta_1` and `beta_2` are two settings, and no matter
+                    found.undecided.append(Ambiguity(keys[0], keys[1], decision.reason))
         return found
 
     def _node(

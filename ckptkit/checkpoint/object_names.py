@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -421,29 +421,66 @@ class _Namer:
             for leaf, role in zip(self.leaves, roles, strict=True)
             if role in ("weight", "metric") and leaf.key not in self.duplicates
         )
-        # Where Keras gave two variables one full name, none in that scope is worth anything.
-        clashing = {_scope(name) for name, count in counts.items() if count > 1}
-        strip = self._common_root(roles)
+        # A full name that several variables have tells none of them apart: these have paths.
+        told_apart = {
+            name for name, count in counts.items() if count == 1 and not _NAMELESS.fullmatch(name)
+        }
         names = [""] * len(roles)
+        unnamed: list[int] = []
         for index, (leaf, role) in enumerate(zip(self.leaves, roles, strict=True)):
             if role in ("slot", "ema"):
                 continue
-            name = leaf.full_name
-            if (
-                role not in ("weight", "metric")
-                or leaf.key in self.duplicates
-                or not name
-                or _scope(name) in clashing
-                or _NAMELESS.fullmatch(name)
-            ):
-                path = self._path(leaf)
-                name = _suffixed(
-                    path.removeprefix(strip) if role == "weight" else path, leaf.attribute
-                )
-            names[index] = _unique(name, leaf.key, taken)
+            may_have_name = role in ("weight", "metric") and leaf.key not in self.duplicates
+            if may_have_name and leaf.full_name in told_apart:
+                names[index] = _unique(leaf.full_name, leaf.key, taken)
+            else:
+                unnamed.append(index)
+        strip = self._common_root(roles)
+        siblings = self._names_like_siblings([self.leaves[i] for i in unnamed], told_apart)
+        for index in unnamed:
+            leaf, path = self.leaves[index], self._path(self.leaves[index])
+            if roles[index] == "weight":
+                path = siblings.get(leaf.node, path.removeprefix(strip))
+            names[index] = _unique(_suffixed(path, leaf.attribute), leaf.key, taken)
         if self.slots:
             self._name_slots(names, taken, roles)
         return names
+
+    def _names_like_siblings(
+        self, leaves: Iterable[_Leaf], told_apart: Collection[str]
+    ) -> dict[int, str]:
+        """Return {node: name} of variables without a name of their own, in the manner of the layer.
+
+        A sharded variable's full name is that of its class, whatever the layer is called: the
+        kernel beside `dense/bias` is `dense/kernel`.
+        """
+        wanted = {leaf.node for leaf in leaves if "/" not in leaf.full_name}
+        if not wanted:
+            return {}
+        names: dict[int, set[str]] = defaultdict(set)
+        for children in self.children:
+            mine = [edge for edge, node in children.items() if node in wanted]
+            if not mine:
+                continue
+            full_names = {
+                edge: self.full_name_of[node]
+                for edge, node in children.items()
+                if self.full_name_of.get(node) in told_apart
+            }
+            scopes = {
+                name.removesuffix(f"/{edge.lstrip('_')}")
+                for edge, name in full_names.items()
+                if name.endswith(f"/{edge.lstrip('_')}")
+            }
+            for edge in mine if len(scopes) == 1 else ():
+                names[children[edge]].add(f"{min(scopes)}/{edge.lstrip('_')}")
+        found = {node: min(options) for node, options in names.items() if len(options) == 1}
+        repeated = Counter(found.values())
+        return {
+            node: name
+            for node, name in found.items()
+            if repeated[name] == 1 and name not in told_apart
+        }
 
     def _path(self, leaf: _Leaf) -> str:
         """Return the best object path; Keras's private `dense/_kernel` reads `dense/kernel`."""
@@ -522,10 +559,6 @@ def content(spec: TensorSpec) -> tuple[object, ...]:
 def _unknown(key: str, names: Mapping[str, str]) -> Naming:
     role = "config" if key == "_CHECKPOINTABLE_OBJECT_GRAPH" else "other"
     return Naming(key if key not in names.values() else f"{key} (key)", role)
-
-
-def _scope(full_name: str) -> str:
-    return full_name.partition("/")[0] if "/" in full_name else ""
 
 
 def _unique(name: str, key: str, taken: set[str]) -> str:
