@@ -24,8 +24,8 @@ from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from support.bombs import BOMBS
-from support.fuzz.readers import read_everything
-from support.fuzz.targets import TARGETS, mutants
+from support.fuzz.readers import READERS, read_everything
+from support.fuzz.targets import mutants
 from support.hostile_models import HOSTILE_CONFIGS, HOSTILE_OPS, keras_file, model_with, nested
 from support.hostile_models import write_model as write_saved_model
 
@@ -80,11 +80,11 @@ def use(watch: Watch, path: Path) -> None:
 
 def main(directory: Path, count: int) -> None:
     watch, files = Watch(), 0
-    for name in TARGETS:  # imports whatever reading takes
+    for name in READERS:  # imports whatever reading takes
         for _seed, path in mutants(name, directory / "warm", range(6)):
             with suppress(CkptkitError):
                 read_everything(path)
-    for name in TARGETS:
+    for name in READERS:
         for _seed, path in mutants(name, directory / "mutants", range(50_000, 50_000 + count)):
             use(watch, path)
             files += 1
