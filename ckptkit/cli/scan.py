@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("scan")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what was looked at too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option(
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: bool) -> None:
     """Tell what a model could do when it is loaded or run; nothing is loaded or run.
 
-    PATH is a SavedModel, a graph (.pb, .pbtxt), a .keras or .h5 file, or weights.  Ops and classes
-    are compared with a list of those that only compute; what is not on it is reported, as known to
+    PATH is a SavedModel, a graph (.pb, .pbtxt), a .keras or .h5 file, weights, or a directory,
+    which stands for each checkpoint and model in it.  Ops and classes are compared with a list of
+    those that only compute; what is not on it is reported, as known to
     act on files, network or code ("error") or as unknown ("warning").
 
     \b
     Examples:
       ckptkit scan export/
       ckptkit scan model.keras --format json
+      ckptkit scan -r downloads/
 
     Exit code: 0 nothing but known harmless ops and classes, 1 findings, 2 could not tell.
     """
@@ -43,7 +46,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
     refused: list[str] = []
     for path in paths:
         try:
-            results.append(scan(path))
+            results.append(scan(path, recursive=options["recursive"]))
         except CkptkitError as error:
             refused.append(printable(str(error)))
     if not options["quiet"]:

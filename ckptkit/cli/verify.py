@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--write-manifest", metavar="FILE", help="Write such digests, as `sha256sum -c` reads them."
 )
+@click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the checks that found nothing too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Check the bytes of files: structure, checksums, completeness; all findings, not the first.
 
-    PATH is a checkpoint, a SavedModel, a Keras, safetensors or npz file, or a training directory,
-    which stands for every checkpoint in it.  Every byte is read; nothing in a file is run.
+    PATH is a checkpoint, a SavedModel, a Keras, safetensors or npz file, or a directory, which
+    stands for each checkpoint and model in it.  Every byte is read; nothing in a file is run.
 
     \b
     Examples:
@@ -83,6 +84,7 @@ def _verify(
                     manifest=options["manifest"],
                     new_manifest=options["write_manifest"],
                     strict=options["strict"],
+                    recursive=options["recursive"],
                     executor=executor,
                     progress=progress,
                 )

@@ -16,15 +16,18 @@ FORMATS = ("table", "json", "junit")
 
 
 class Phrasing(NamedTuple):
-    """How a report speaks.  command: of the suite.  fine: a file without findings."""
+    """How a report speaks.  command: of the suite.  fine, fine_in_brief: said of sound files."""
 
     command: str
     fine: str
+    fine_in_brief: str
     counts_bytes: bool
 
 
-VERIFY = Phrasing("verify", "sound", True)
-SCAN = Phrasing("scan", "only ops and classes that are known to be harmless", False)
+VERIFY = Phrasing("verify", "sound", "sound", True)
+SCAN = Phrasing(
+    "scan", "only ops and classes that are known to be harmless", "without findings", False
+)
 SHOWN = 200  # findings of one file that are printed; JSON and JUnit have all
 _COUNTED = ("error", "warning", "note")
 
@@ -67,9 +70,10 @@ def _json(results: Sequence[Verification]) -> Iterator[str]:
 
 def _text(result: Verification, verbose: bool, words: Phrasing) -> Iterator[str]:
     for unit in result.units:
-        yield from _unit(unit, verbose, result.strict, words)
-    if len(result.units) > 1 and words.counts_bytes:
-        yield f"{printable(str(result.path))}: {verdict(result)}"
+        if unit.checks or unit.refusal is not None:  # else it holds what was not checked
+            yield from _unit(unit, verbose, result.strict, words)
+    if len(result.units) > 1:
+        yield f"{printable(str(result.path))}: {verdict(result, words)}"
     for text in result.not_checked:
         yield f"  not checked: {printable(text)}"
 
@@ -121,18 +125,19 @@ def finding_text(finding: Finding) -> str:
     return printable(f"{finding.severity}: {where}{finding.message}{hint} [{finding.code}]")
 
 
-def verdict(result: Verification) -> str:
+def verdict(result: Verification, words: Phrasing = VERIFY) -> str:
     """Return one line on everything that was verified."""
     files = [unit for unit in result.units if unit.format != "directory"]
     bad = [u for u in files if any(f.severity in _COUNTED[:2] for f in u.findings)]
     refused = [unit for unit in files if unit.refusal is not None]
     nbytes = sum(unit.nbytes for unit in files)
-    parts = [f"{len(files) - len(bad) - len(refused)} of {len(files)} sound"]
+    parts = [f"{len(files) - len(bad) - len(refused)} of {len(files)} {words.fine_in_brief}"]
     if bad:
         parts.append(f"{len(bad)} with findings")
     if refused:
         parts.append(f"{len(refused)} not checked")
-    return f"{', '.join(parts)} ({bytes_text(nbytes)} read)"
+    read = f" ({bytes_text(nbytes)} read)" if words.counts_bytes else ""
+    return f"{', '.join(parts)}{read}"
 
 
 # --- JUnit ----------------------------------------------------------------------------------------

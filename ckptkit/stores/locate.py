@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnsupportedError
+from ckptkit.errors import (
+    CkptkitError,
+    FormatError,
+    PathNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from ckptkit.stores.directories import contents_of
 from ckptkit.stores.registry import Head, detect_format, format_of_name
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
@@ -26,6 +34,7 @@ from ckptkit.stores.tensor_bundle.state_file import (
 )
 from ckptkit.stores.tensor_bundle.table import is_table
 from ckptkit.stores.tensor_bundle.v1_reader import prefix_of, shard_files
+from ckptkit.text import list_text
 
 _MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _HEAD_BYTES = 4096
@@ -98,24 +107,32 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
         )
     if (path / STATE_FILE).is_file() or prefixes(path):
         prefix, notes = latest_checkpoint(path)
-        return Location(_format_at(prefix), prefix, None, notes)
+        return Location(_format_at(prefix), prefix, None, (*notes, *_beside(path)))
+    models = contents_of(path).models
     for name, form in (
         ("model.safetensors.index.json", "safetensors-index"),
         ("model.safetensors", "safetensors"),
     ):
-        if (path / name).is_file():
+        if len(models) == 1 and models[0].name == name and models[0].is_file():
             return Location(form, path / name, None, (f"reading {name} in that directory",))
     found = detect_format(Head(path, is_directory=True))
     if found is not None:
         return Location(found.name, path)
-    raise _no_checkpoint_in(path)
+    raise _no_checkpoint_in(path, models)
+
+
+def _beside(path: Path) -> tuple[str, ...]:
+    """Say what else a training directory holds, which is not what is read."""
+    models = contents_of(path).models
+    names = list_text([model.name for model in models], 4)
+    return (f"not read: {names} beside the checkpoints",) if models else ()
 
 
 def _format_at(prefix: Path) -> str:
     return "checkpoint-v1" if is_v1(prefix) else "tensor-bundle"
 
 
-def _no_checkpoint_in(path: Path) -> CkptkitError:
+def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
     names = sorted(entry.name for entry in path.iterdir())
     where = str(path)
     orbax = {"_CHECKPOINT_METADATA", "_METADATA", "_sharding", "ocdbt.process_0"}
@@ -123,11 +140,12 @@ def _no_checkpoint_in(path: Path) -> CkptkitError:
         return UnsupportedError("an Orbax (JAX) checkpoint, which is not read here", where=where)
     if not names:
         return PathNotFoundError("an empty directory", where=where)
-    models = [f"{path / name}" for name in names if (path / name / "saved_model.pb").exists()] + [
-        f"{path / name}"
-        for name in names
-        if (row := format_of_name(name)) is not None and row.is_readable
-    ]
+    if len(models) > 1:
+        return UsageError(
+            f"holds {len(models)} models, and no checkpoint: {list_text([m.name for m in models])}",
+            where=where,
+            hint=f"give one of them, as {models[0]}",
+        )
     hint = f"did you mean {models[0]}?" if models else f"it holds {', '.join(names[:5])}"
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ckptkit._io.files import file_size, os_error, read_exact
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, Unit
+from ckptkit.operations.input_files import DIRECTORY
 from ckptkit.operations.scan import hooks
 from ckptkit.operations.scan.archives import (
     CONFIG,
@@ -22,14 +23,19 @@ from ckptkit.operations.scan.archives import (
 from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
 from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
+from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
 from ckptkit.stores.hdf5.types import SIGNATURE
 from ckptkit.stores.locate import locate
 from ckptkit.stores.npz.npy import MAGIC
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of, function_of, open_format
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefix_name
+from ckptkit.text import count_text, list_text
+from ckptkit.wording import say
 
 __all__ = ["Scan", "scan"]
 
 SCHEMA = "ckptkit.scan/1"
+_GRAPH_SUFFIXES = (".pb", ".pbtxt", ".cpb", ".meta")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,7 +58,7 @@ class Scan(Verification):
         return {**document, "schema": SCHEMA}
 
 
-def scan(path: str | os.PathLike[str]) -> Scan:
+def scan(path: str | os.PathLike[str], *, recursive: bool = False) -> Scan:
     """Look for what a SavedModel, GraphDef, Keras or weights file could do when run.
 
     Nothing is loaded, built or executed.  A file is judged by what its loaders make of it, not by
@@ -60,26 +66,33 @@ def scan(path: str | os.PathLike[str]) -> Scan:
     not understand is a finding too; what cannot be read at all could not be told.
 
     Args:
-        path: a model file, a directory, or the prefix of a checkpoint.
+        path: a model file, the prefix of a checkpoint, or a directory: a model, or each checkpoint
+            and model in it.
+        recursive: of a directory, also all that lies below it; links are not followed.
 
     Returns:
         What was found; `ok` where all ops and classes are known to be harmless.
 
     Raises:
-        PathNotFoundError: nothing lies there.
+        PathNotFoundError: nothing lies there, or nothing that can be loaded.
     """
     path = Path(path)
     try:
-        return Scan(path, tuple(_units(path)))
+        return Scan(path, tuple(_units(path, recursive)))
     except OSError as error:
         raise os_error(path, error) from error
 
 
-def _units(path: Path) -> Iterator[Unit]:
+def _units(path: Path, recursive: bool = False) -> Iterator[Unit]:
     if path.is_dir():
         models = list(_models_in(path))
-        yield from models or [_file(path)]
-    elif path.is_file() and path.suffix in (".pb", ".pbtxt", ".cpb", ".meta"):
+        units = models or list(_below(path) if recursive else _entries(path, []))
+        if all(unit.format == DIRECTORY for unit in units):
+            if recursive:
+                raise PathNotFoundError("nothing to scan in it or below it", where=str(path))
+            yield _nothing_in(path)
+        yield from units
+    elif path.is_file() and path.suffix in _GRAPH_SUFFIXES:
         if path.name in (*hooks.GRAPH_FILES, hooks.CHUNKED_GRAPH):
             yield from _models_in(path.parent)
         elif path.name == "keras_metadata.pb":
@@ -88,6 +101,72 @@ def _units(path: Path) -> Iterator[Unit]:
             yield _guarded(path, "graph", lambda: [hooks.scan_graph_file(path)])
     else:
         yield _file(path)
+
+
+def _nothing_in(path: Path) -> Unit:
+    """Return the directory as one that is known and not read; raises PathNotFoundError else."""
+    try:
+        return _file(path)
+    except PathNotFoundError as error:
+        if not any(entry.is_dir() for entry in path.iterdir()):
+            raise
+        hint = say("‹recursive› also looks below it")
+        raise PathNotFoundError("nothing to scan in it", where=str(path), hint=hint) from error
+
+
+def _below(top: Path) -> Iterator[Unit]:
+    """Yield what lies in a directory and in those below it."""
+    failed: list[OSError] = []
+    for place, names in directories_below(top, is_saved_model, failed.append):
+        models = list(_models_in(place)) if place != top else []
+        yield from models or _entries(place, names)
+    for error in failed:
+        where = Path(error.filename or top)
+        yield Unit(where, "unknown", refusal=os_error(where, error))
+
+
+def _entries(path: Path, below: Sequence[str]) -> Iterator[Unit]:
+    """Yield each checkpoint and model in a directory, and what it has beside them.
+
+    Files are told by name and by content, since loaders go by either.
+    below: names of directories in it that are gone through as well.
+    """
+    contents = contents_of(path)
+    yield from (_file(prefix) for prefix in contents.checkpoints)
+    models = {model.name for model in contents.models}
+    checkpoints = {prefix.name for prefix in contents.checkpoints}
+    known = contents.parts.union(below, [STATE_FILE])
+    others = []
+    for entry in sorted(path.iterdir()):
+        if entry.name in known or prefix_name(entry.name) in checkpoints:
+            continue  # read through another
+        if entry.name in models or _is_loadable(entry):
+            yield from _guarded_units(entry)
+        else:
+            others.append(entry.name)
+    if others:
+        what = count_text(len(others), "other entry")
+        yield Unit(path, DIRECTORY, not_checked=(f"{what} in {path}: {list_text(others)}",))
+
+
+def _is_loadable(entry: Path) -> bool:
+    """Whether an entry of a directory is one that some loader takes, for its content."""
+    try:
+        if entry.is_dir():
+            return any(_models_in(entry))
+        return entry.is_file() and (entry.suffix in _GRAPH_SUFFIXES or bool(_views(entry)))
+    except (CkptkitError, OSError):  # what cannot be read is told of it
+        return True
+
+
+def _guarded_units(entry: Path) -> Iterator[Unit]:
+    """Yield the units of an entry; what keeps it from being read is one of them."""
+    try:
+        yield from _units(entry)
+    except CkptkitError as error:
+        yield Unit(entry, "unknown", refusal=error)
+    except OSError as error:
+        yield Unit(entry, "unknown", refusal=os_error(entry, error))
 
 
 def _models_in(path: Path) -> Iterator[Unit]:

@@ -21,7 +21,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_error
-from ckptkit.operations.input_files import files_read
+from ckptkit.operations.input_files import DIRECTORY, files_read
 from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
@@ -29,19 +29,18 @@ from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
+from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
-    OBJECT_GRAPH,
     SAVED_MODEL,
     TENSOR_BUNDLE,
     format_of,
-    format_of_name,
     function_of,
 )
-from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
-from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, is_v1, prefixes
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, is_v1
 from ckptkit.stores.text_damage import explained, hint_of_text_damage
+from ckptkit.wording import say
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
@@ -95,7 +94,7 @@ class Verification(Result):
         failing_findings = SEVERITIES if self.strict else SEVERITIES[:2]
         if any(finding.severity in failing_findings for finding in self.findings):
             return 1
-        if self.refusals or not any(unit.format != "directory" for unit in self.units):
+        if self.refusals or not any(unit.format != DIRECTORY for unit in self.units):
             return 2
         return 0
 
@@ -138,6 +137,7 @@ def verify(
     manifest: str | os.PathLike[str] | None = None,
     new_manifest: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    recursive: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Verification:
@@ -152,6 +152,7 @@ def verify(
         manifest: a file of SHA-256 digests to compare with.
         new_manifest: a file to write the digests to.
         strict: notes count as findings.
+        recursive: of a directory, also all that lies below it; links are not followed.
         executor: threads to read with; the caller's, neither made nor shut here; None reads here.
         progress: called with (phase, bytes done, bytes in all) as bytes are read; each pass is a
             phase: "read", then "values".
@@ -160,7 +161,7 @@ def verify(
         All findings, by unit (a file, or files that belong together), and what was not checked.
 
     Raises:
-        PathNotFoundError: nothing lies there, or at `manifest`.
+        PathNotFoundError: nothing lies there (or nothing to verify), or at `manifest`.
         UsageError: a part of a file (`PATH#SUBTREE`) is asked for.
         FormatError: `manifest` is no manifest.
         OutputError: `new_manifest` cannot be written, or would replace what is no manifest.
@@ -168,7 +169,7 @@ def verify(
     text = os.fspath(path)
     done: list[tuple[Unit, Store | None]] = []
     try:
-        targets = list(_targets(text))
+        targets = list(_targets(text, recursive))
     except OSError as error:
         raise os_error(Path(text), error) from error
     for target in targets:
@@ -241,13 +242,13 @@ def _identities(target: _VerifyTarget) -> dict[Path, tuple[int, int, int]]:
 # --- what is meant --------------------------------------------------------------------------------
 
 
-def _targets(text: str) -> Iterator[_VerifyTarget]:
+def _targets(text: str, recursive: bool) -> Iterator[_VerifyTarget]:
     """Yield what an operand stands for; a directory stands for all that lies in it."""
     if "\0" in text or not text:
         raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
     path = Path(text)
     if path.is_dir() and not (not text.endswith("/") and index_path(path).is_file()):
-        yield from _directory(path)
+        yield from _below(path) if recursive else _directory(path)
         return
     if "#" in text and not os.path.lexists(path) and not index_path(path).is_file():
         raise UsageError(
@@ -259,69 +260,77 @@ def _targets(text: str) -> Iterator[_VerifyTarget]:
 
 
 def _directory(path: Path) -> Iterator[_VerifyTarget]:
-    if _is_saved_model(path):
+    if is_saved_model(path):
         yield _VerifyTarget(SAVED_MODEL, path)
         return
     if index_path(path).is_file() and index_path(path).parent == path:
         yield _VerifyTarget(TENSOR_BUNDLE, path)
         return
-    known: set[str] = set()
+    found = list(_entries(path))
+    if found:
+        yield from found
+    elif not any(path.iterdir()):
+        raise PathNotFoundError("an empty directory: nothing to verify", where=str(path))
+    if not (path / STATE_FILE).exists() and all(one.format == DIRECTORY for one in found):
+        yield _nothing_in(path)
+
+
+def _nothing_in(path: Path) -> _VerifyTarget:
+    """Return the directory as one that is known and not read; raises PathNotFoundError else."""
+    try:
+        return _one(path)
+    except PathNotFoundError as error:
+        if not any(entry.is_dir() for entry in path.iterdir()):
+            raise
+        hint = say("‹recursive› also looks below it")
+        raise PathNotFoundError("nothing to verify in it", where=str(path), hint=hint) from error
+
+
+def _entries(path: Path, below: frozenset[str] = frozenset()) -> Iterator[_VerifyTarget]:
+    """Yield what lies in a directory, behind what is to be said of the directory itself.
+
+    below: names of directories in it that are gone through as well.
+    """
+    contents = contents_of(path)
     targets = [
         _one(prefix) if is_v1(prefix) else _VerifyTarget(TENSOR_BUNDLE, prefix)
-        for prefix in prefixes(path)
+        for prefix in contents.checkpoints
     ]
-    known.update(
-        file.name
-        for target in targets
-        if is_v1(target.path)
-        for file in files_read(target.format, target.path)
-    )
-    entries = sorted(path.iterdir())
-    has_set = any(is_index_name(entry.name) for entry in entries)
-    for entry in entries:
-        if entry.name in known:
-            continue
-        if has_set and is_set_member(entry.name):
-            known.add(entry.name)  # read through the index of its set
-            continue
-        found = _entry(entry)
-        if found is not None:
-            targets.append(found)
-            known.add(entry.name)
+    targets += [_entry(entry) for entry in contents.models]
     if targets or (path / STATE_FILE).exists() or any(path.glob("*.data-?????-of-?????")):
+        known = {entry.name for entry in contents.models} | contents.parts | below
         unit = verify_directory(path, known)
         if targets or unit.findings:
-            yield _VerifyTarget("directory", path, unit)
-    elif not entries:
-        raise PathNotFoundError("an empty directory: nothing to verify", where=str(path))
+            yield _VerifyTarget(DIRECTORY, path, unit)
     yield from targets
-    if not targets and not (path / STATE_FILE).exists():
-        yield _one(path)
 
 
-def _entry(entry: Path) -> _VerifyTarget | None:
-    """Return what an entry of a directory is to be verified as, None for nothing that is known."""
+def _below(top: Path) -> Iterator[_VerifyTarget]:
+    """Yield what lies in a directory and in those below it."""
+    if is_saved_model(top) or index_path(top).parent == top:
+        yield from _directory(top)
+        return
+    failed: list[OSError] = []
+    is_empty = True
+    for place, names in directories_below(top, is_saved_model, failed.append):
+        for target in _entries(place, frozenset(names)):
+            is_empty = False
+            yield target
+    for error in failed:
+        where = Path(error.filename or top)
+        yield _VerifyTarget("", where, Unit(where, "unknown", refusal=os_error(where, error)))
+    if is_empty and not failed:
+        raise PathNotFoundError("nothing to verify in it or below it", where=str(top))
+
+
+def _entry(entry: Path) -> _VerifyTarget:
+    """Return what an entry of a directory is to be verified as."""
     try:
-        if entry.is_dir():
-            return _VerifyTarget(SAVED_MODEL, entry) if _is_saved_model(entry) else None
-        return _one(entry) if _is_readable_name(entry.name) else None
+        return _VerifyTarget(SAVED_MODEL, entry) if entry.is_dir() else _one(entry)
     except OSError as error:
         return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
     except CkptkitError as error:
         return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=error))
-
-
-def _is_readable_name(name: str) -> bool:
-    """Whether a file is called as one of a format whose tensors are read."""
-    row = format_of_name(name)
-    return row is not None and row.is_readable and row.structure != OBJECT_GRAPH
-
-
-def _is_saved_model(path: Path) -> bool:
-    """Whether a directory is a SavedModel, or one whose graph was never written or copied."""
-    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
-        return True
-    return index_path(path / "variables" / "variables").is_file()
 
 
 def _one(path: Path) -> _VerifyTarget:

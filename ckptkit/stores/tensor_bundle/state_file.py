@@ -30,7 +30,19 @@ _FIELD = re.compile(
 _STEP = re.compile(r"(.*)-(\d{1,18})", re.S)
 # What TensorFlow leaves behind when it is killed in the middle of a save.
 _V2_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
+_INDEX_OR_DATA = re.compile(r"(.*)\.(?:index|data-\d{5}-of-\d{5})", re.S)
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether an entry of a directory is called as what a killed save leaves."""
+    return bool(_UNFINISHED.search(name))
+
+
+def prefix_name(name: str) -> str | None:
+    """Return what the checkpoint is called whose index or data file a name is; None for others."""
+    match = _INDEX_OR_DATA.fullmatch(name)
+    return match[1] if match else None
 
 
 def is_state_file(path: Path) -> bool:

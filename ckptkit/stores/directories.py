@@ -1,0 +1,80 @@
+"""What lies in a directory: checkpoints, and models of other formats, directly in it or below.
+
+Entries are told apart by name, since a file that is damaged is still meant; SavedModels by the
+files that make them one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit.stores.registry import OBJECT_GRAPH, format_of_name
+from ckptkit.stores.sets import is_index_name, is_set_member
+from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.state_file import is_unfinished, is_v1, prefixes
+from ckptkit.stores.tensor_bundle.v1_reader import files_of_checkpoint_v1
+
+
+class DirectoryContents(NamedTuple):
+    """What can be read of a directory.
+
+    checkpoints: their prefixes.  models: SavedModel directories, and files that are called as one
+    of a format whose tensors are read; of files that an index holds together, the index.
+    parts: names of entries that are read through one of these.
+    """
+
+    checkpoints: tuple[Path, ...]
+    models: tuple[Path, ...]
+    parts: frozenset[str]
+
+
+def contents_of(directory: Path) -> DirectoryContents:
+    """Return what lies directly in a directory; raises OSError where it cannot be listed."""
+    checkpoints = prefixes(directory)
+    parts = {file.name for p in checkpoints if is_v1(p) for file in files_of_checkpoint_v1(p)}
+    entries = sorted(directory.iterdir())
+    if any(is_index_name(entry.name) for entry in entries):
+        parts.update(entry.name for entry in entries if is_set_member(entry.name))
+    models = [entry for entry in entries if entry.name not in parts and _is_model(entry)]
+    return DirectoryContents(tuple(checkpoints), tuple(models), frozenset(parts))
+
+
+def is_saved_model(path: Path) -> bool:
+    """Whether a directory is a SavedModel, or one whose graph was never written or copied."""
+    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+        return True
+    return index_path(path / "variables" / "variables").is_file()
+
+
+def _is_model(entry: Path) -> bool:
+    try:
+        if entry.is_dir():
+            return is_saved_model(entry)
+    except OSError:  # whoever reads it says what is wrong
+        pass
+    row = format_of_name(entry.name)
+    return row is not None and row.is_readable and row.structure != OBJECT_GRAPH
+
+
+def directories_below(
+    top: Path, is_whole: Callable[[Path], bool], on_error: Callable[[OSError], object]
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a directory and those below it, each with the names of those in it that come next.
+
+    is_whole: whether a directory is one model, which nothing is looked for in.  Directories that
+    unfinished saves left are passed over, as they are findings of the one they lie in; links are
+    not followed.
+    on_error: called with what keeps a directory from being listed.
+    """
+    for place, names, _files in os.walk(top, onerror=on_error):
+        names[:] = sorted(
+            name
+            for name in names
+            if not is_unfinished(name)
+            and not Path(place, name).is_symlink()
+            and not is_whole(Path(place, name))
+        )
+        yield Path(place), names
