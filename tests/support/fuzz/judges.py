@@ -124,8 +124,10 @@ def npz(directory: Path, rng: random.Random) -> Path:
     return path
 
 
+# without a golden that holds variants, which are no arrays to TensorFlow in Python
+_LISTED = tuple(name for name in BUNDLES if "objects" not in name)
 JUDGED = {
     "beside-numpy": Target(npz, beside_numpy),
     "beside-safetensors": Target(neutral("safetensors"), beside_safetensors),
-    "beside-tensorflow": Target(bundle(*BUNDLES), beside_tensorflow),
+    "beside-tensorflow": Target(bundle(*_LISTED), beside_tensorflow),
 }
