@@ -37,8 +37,8 @@ def npz(path: Path) -> Path:
     return path
 
 
-def safetensors(path: Path, **options: int) -> Path:
-    write_safetensors(path, out_tensors(TENSORS), blocks_of(TENSORS), **options)
+def safetensors(path: Path, shard_size: int | None = None) -> Path:
+    write_safetensors(path, out_tensors(TENSORS), blocks_of(TENSORS), shard_size=shard_size)
     return path
 
 
