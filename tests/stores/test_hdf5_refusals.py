@@ -579,6 +579,26 @@ def test_what_the_classic_reader_leaves_to_libhdf5(tmp_path: Path) -> None:
             scan_classic(byte_range)
 
 
+def test_what_a_node_held_before_it_was_split_is_no_damage(tmp_path: Path) -> None:
+    """libhdf5 1.8, which wrote most files of Keras 2, left old entries behind those in use."""
+    path = tmp_path / "m.weights.h5"
+    data = bytearray(h5_bytes())
+    entries = 24 + 8 * (4 * 16 + 1)  # a head of 24 bytes; room for 32 children and 33 keys
+    starts = [at for at in range(len(data) - entries) if data[at : at + 5] == b"TREE\0"]
+    assert starts
+    for start in starts:
+        (used,) = struct.unpack_from("<H", data, start + 6)
+        free = slice(start + 24 + 8 * (2 * used + 1), start + entries)
+        data[free] = bytes((7 * at + 1) % 256 for at in range(free.stop - free.start))
+    path.write_bytes(data)
+    scan_classic(whole_file(path))
+    store = open_weights_h5(path)
+    for key, values in keras_files.VALUES.items():
+        np.testing.assert_array_equal(store.read(key), values.reshape(-1))
+        with h5py.File(path) as file:
+            np.testing.assert_array_equal(file[key], values)
+
+
 def test_a_byte_range_ends_where_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "m.weights.h5"
     write_h5(path)

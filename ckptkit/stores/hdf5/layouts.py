@@ -337,7 +337,6 @@ def _chunks(
         ends[level] = address, right
         if not used:
             continue
-        source.zeros(data[24 + used * step + width :], address, "what follows a B-tree's entries")
         keys = [data[at : at + width] for at in range(24, 24 + used * step + 1, step)]
         places = [
             struct.unpack_from("<Q", data, at + width)[0]

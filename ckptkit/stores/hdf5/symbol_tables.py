@@ -2,7 +2,8 @@
 
     "TREE", kind 0 (groups), level, entries (2), left and right neighbour (8 each)
         key, child, key, child, ..., key: a key is the place in the heap of the largest name on its
-        left; nodes have room for 2 K entries, and what is not used is zero
+        left; nodes have room for 2 K entries.  What is not used is anything: libhdf5 1.8 leaves
+        there what stood in a node before it was split
     "SNOD", version 1, 0, entries (2); entries of 40 bytes, room for 2 K:
         place of the name in the heap (8), object header (8), cached (4), 0 (4), scratch (16)
         cached 1: scratch has the tree and heap of the group that it is; 2: a soft link
@@ -183,7 +184,6 @@ def _leaves(
         if left != before or expected != address:
             raise source.error(address, "a B-tree node whose neighbours are others")
         ends[level] = address, right
-        source.zeros(data[24 + 8 * (2 * used + 1) :], address, "what follows a B-tree's entries")
         numbers = struct.unpack_from(f"<{2 * used + 1}Q", data, 24)
         keys, children = numbers[::2], numbers[1::2]
         if beside is not None and used and (keys[0], keys[-1]) != beside:
