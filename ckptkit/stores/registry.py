@@ -255,6 +255,7 @@ _BUILT_IN = (
         "ckptkit.stores.tensor_bundle.v1_reader:is_checkpoint_v1",
         has_checksums=True,
         files="ckptkit.stores.tensor_bundle.v1_reader:files_of_checkpoint_v1",
+        scan=f"{_SCAN}:scan_checkpoint_v1",
     ),
     Format(
         "weights.h5",

@@ -15,13 +15,16 @@ from ckptkit.operations.input_files import DIRECTORY
 from ckptkit.operations.scan import hooks
 from ckptkit.operations.scan.archives import (
     CONFIG,
+    MAX_JSON,
+    STRANGER,
     WEIGHTS,
     WEIGHTS_NPZ,
     has_keras_name,
     is_archive,
 )
 from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
-from ckptkit.operations.scan.pickles import FRONT, is_pickle
+from ckptkit.operations.scan.keras import is_config
+from ckptkit.operations.scan.pickles import FRONT, LONG_FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
 from ckptkit.stores.hdf5.types import SIGNATURE
@@ -183,8 +186,7 @@ def _is_keras_directory(path: Path) -> bool:
         return False
     if any((path / name).exists() for name in (WEIGHTS, WEIGHTS_NPZ)):
         return True
-    start = read_exact(path / CONFIG, 0, min(file_size(path / CONFIG), 1 << 20))
-    return b"class_name" in start
+    return file_size(path / CONFIG) <= MAX_JSON and is_config((path / CONFIG).read_bytes())
 
 
 def _guarded(path: Path, format_name: str, checks: Callable[[], list[Check]]) -> Unit:
@@ -228,8 +230,8 @@ def _file(path: Path) -> Unit:
             made.append(
                 Check("kinds", (), (Finding("warning", "file.ambiguous", path.name, message),))
             )
-        # PyTorch's files are archives too, and what is no model is neither clean nor an alarm
-        if refusal is not None and not _KNOWN.intersection(views) and all(c.ok for c in made):
+        # What is an archive of another kind is neither clean nor an alarm for its members' names.
+        if refusal is not None and views.keys() == {_ARCHIVE} and _only_strangers(made):
             raise refusal
         return made
 
@@ -237,7 +239,10 @@ def _file(path: Path) -> Unit:
 
 
 _ARCHIVE, _HDF5, _ARRAY, _PICKLE = "an archive", "an HDF5 file", "an array", "a pickle"
-_KNOWN = frozenset({_ARCHIVE, _HDF5, _ARRAY})
+
+
+def _only_strangers(checks: list[Check]) -> bool:
+    return all(f.code == STRANGER for check in checks for f in check.findings)
 
 
 def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
@@ -255,11 +260,19 @@ def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
         views[_HDF5] = scan_hdf5
     if front.startswith(MAGIC):
         views[_ARRAY] = hooks.scan_array
-    elif not begins_as_zip and not front.startswith(SIGNATURE) and is_pickle(front):
+    elif not begins_as_zip and not front.startswith(SIGNATURE) and _unpickles(path, front):
         views[_PICKLE] = hooks.scan_pickle
     if begins_as_zip or ((views or has_keras_name(path)) and is_archive(path)):
         views[_ARCHIVE] = hooks.scan_zip
     return views
+
+
+def _unpickles(path: Path, front: bytes) -> bool:
+    """Whether numpy would unpickle a file; one that begins with a long text is read further."""
+    if is_pickle(front):
+        return True
+    begins_with_text = front[:1] in b"SVUTBX\x8c\x8dCLI(]}l" and file_size(path) > len(front)
+    return begins_with_text and is_pickle(read_exact(path, 0, min(file_size(path), LONG_FRONT)))
 
 
 def _located(format_name: str, path: Path) -> Unit:

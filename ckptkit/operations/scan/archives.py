@@ -34,8 +34,9 @@ _KERAS_MEMBERS = frozenset(
     {CONFIG, WEIGHTS, WEIGHTS_NPZ, "metadata.json", "model.weights.json", "assets/"}
 )
 _MAX_DIRECTORY = 64 << 20  # bytes of it; zipfile keeps ten times as much in memory
-_MAX_JSON = 256 << 20  # the config of the largest Keras models is a few MB
+MAX_JSON = 256 << 20  # the config of the largest Keras models is a few MB
 _MAX_NESTED = 256 << 20  # bytes of an archive in an archive that is looked into
+STRANGER = "archive.stranger"  # the code of a member that does not belong there
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _END, _END_SIZE = b"PK\x05\x06", 22
 _ERRORS = (  # of zipfile; NotImplementedError is a RuntimeError
@@ -98,7 +99,7 @@ def scan_keras(path: Path) -> list[Check]:
                 continue
             count += 1
             try:
-                data = _content(archive, info, path, _MAX_JSON)
+                data = _content(archive, info, path, MAX_JSON)
             except CkptkitError as error:
                 unread.append(error)
                 continue
@@ -174,7 +175,7 @@ def _member_findings(archive: zipfile.ZipFile, label: str, is_keras: bool) -> It
             continue
         if info.is_dir():
             if not (is_keras and info.filename.startswith("assets/")):
-                yield Finding("warning", "archive.stranger", where, "a directory in the archive")
+                yield Finding("warning", STRANGER, where, "a directory in the archive")
         else:
             yield from _content_findings(archive, info, where, is_keras)
 
@@ -200,11 +201,11 @@ def _content_findings(
     elif front.startswith(b"PK\3\4") and name != WEIGHTS_NPZ:
         yield Finding("warning", "archive.nested", where, "an archive in the archive")
     if is_keras and not own:
-        yield Finding("warning", "archive.stranger", where, "a member that no Keras file has")
+        yield Finding("warning", STRANGER, where, "a member that no Keras file has")
     elif not is_keras and not front.startswith(MAGIC) and name != METADATA_MEMBER:
-        yield Finding("warning", "archive.stranger", where, "a member that is no array")
+        yield Finding("warning", STRANGER, where, "a member that is no array")
     elif not is_keras and name != METADATA_MEMBER and not name.endswith(".npy"):
-        yield Finding("warning", "archive.stranger", where, "an array that is not called .npy")
+        yield Finding("warning", STRANGER, where, "an array that is not called .npy")
 
 
 def _front(member: IO[bytes], info: zipfile.ZipInfo) -> bytes:

@@ -38,6 +38,10 @@ _THROUGH: dict[str, tuple[int, ...] | None] = {
     "Switch": (0,),
     "Merge": None,
 }
+# ops that a variable's handle may go to and be followed
+_OF_VARIABLES = frozenset(
+    ("ReadVariableOp", "VarIsInitializedOp", "VariableShape", "DestroyResourceOp", "Identity")
+)
 UNKNOWN_PART = "\0"  # stands in a tail for what is not known before the graph runs
 
 
@@ -72,9 +76,11 @@ class Flow:
         for function in graph.functions:
             self.scopes.setdefault(function.name, {}).update({op.name: op for op in function.ops})
             self.functions[function.name] = function
-        self.assets = {node_of(asset.tensor): asset.filename for asset in graph.assets}
+        self.assets = {_exact(asset.tensor): asset.filename for asset in graph.assets}
+        self.filename = _exact(graph.saver[0]) if graph.saver[0] else ""
         self.callers: dict[str, list[tuple[str, Op]]] = {}
         self.assigned: dict[str, list[tuple[str, Op]]] = {}
+        self.shared: set[str] = set()  # variables whose handles go where they are not followed
         for scope, ops in self.scopes.items():
             for op in ops.values():
                 for call in self.calls(op):
@@ -82,16 +88,18 @@ class Flow:
                 if op.op in ("AssignVariableOp", "Assign") and len(op.inputs) > 1:
                     handle = self._variable(scope, op.inputs[0])
                     self.assigned.setdefault(handle, []).append((scope, op))
+                elif op.op not in _OF_VARIABLES:
+                    self.shared.update(self._variable(scope, value) for value in data_inputs(op))
 
     def calls(self, op: Op) -> tuple[str, ...]:
         """Return the functions that an op calls: by its attributes, or by its own name."""
         return (*op.calls, op.op) if op.op in self.functions else op.calls
 
     def _variable(self, scope: str, tensor: str) -> str:
-        """Return what stands for a variable: its op in the main graph, else its tensor."""
+        """Return what stands for a variable: the name that it is shared by, else its tensor."""
         op = self.scopes[scope].get(node_of(tensor))
-        if scope == MAIN and op is not None:
-            return op.name
+        if op is not None and op.op in ("VarHandleOp", "VariableV2", "Variable"):
+            return op.texts.get("shared_name") or op.name
         return f"{scope}\0{node_of(tensor)}"
 
     def origins(self, scope: str, tensor: str, depth: int = 0) -> set[Origin]:
@@ -116,12 +124,13 @@ class Flow:
     def _step(self, scope: str, tensor: str, tail: str, depth: int) -> Iterator[Origin | _Place]:
         name = node_of(tensor)
         op = self.scopes[scope].get(name)
-        if scope == MAIN and name in self.assets:
-            yield Origin("asset", self.assets[name], tail)
-            if op is not None and op.op == "Const":
-                yield from (Origin("stand-in", text, tail) for text in _texts(op))
+        if scope == MAIN and _exact(tensor) in self.assets:
+            yield Origin("asset", self.assets[_exact(tensor)], tail)
+            if op is not None and op.op != "Placeholder":
+                texts = _texts(op) if op.op == "Const" else [UNKNOWN_PART]
+                yield from (Origin("stand-in", text, tail) for text in texts)
             return
-        if scope == MAIN and name == node_of(self.graph.saver[0]):
+        if scope == MAIN and _exact(tensor) == self.filename:
             yield Origin("saver", "", tail)
         elif op is None:
             yield from self._argument(scope, name, tail)
@@ -130,6 +139,8 @@ class Flow:
         elif op.op == "Const":
             yield from (Origin("literal", text, tail) for text in _texts(op))
         elif op.op in ("ReadVariableOp", "Identity") and self._assignments(scope, op):
+            if self._variable(scope, op.inputs[0]) in self.shared:
+                yield Origin("unknown")
             for where, assignment in self._assignments(scope, op):
                 yield where, assignment.inputs[1], tail
         elif op.op == "StringJoin":
@@ -214,6 +225,12 @@ class Flow:
             calls.extend(self.calls(op))
             pending.extend(node_of(value) for value in op.inputs)
         return found
+
+
+def _exact(tensor: str) -> str:
+    """Return the name of a tensor of the main graph with its number, which may be left out."""
+    name = tensor.removeprefix("^")
+    return name if ":" in name else f"{name}:0"
 
 
 def node_of(tensor: str) -> str:

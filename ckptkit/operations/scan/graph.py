@@ -109,8 +109,8 @@ def _judged(flow: Flow, reach: _Reach, scope: str, op: Op, path: Path) -> Findin
         message = "part of a saver that only a caller who names it can run"
         return Finding("note", "graph.dormant-saver", where, message)
     if effect == "reads files" and origins:
-        called = op.name in reach.call.get(scope, ())
-        if all(_is_own_asset(o, called) for o in origins):
+        unfed = any(op.name in r.get(scope, ()) for r in (reach.call, reach.restore, reach.save))
+        if all(_is_own_asset(o, unfed) for o in origins):
             return None  # one of the model's own files
     return Finding("error", _code(effect), where, f"{effect}{_which(origins)}{when}")
 
@@ -154,9 +154,9 @@ def _is_dormant(reach: _Reach, scope: str, op: Op, origins: set[Origin]) -> bool
     )
 
 
-def _is_own_asset(origin: Origin, called: bool) -> bool:
+def _is_own_asset(origin: Origin, unfed: bool) -> bool:
     if origin.kind == "stand-in":  # a loader feeds assets to initializers, to nothing else
-        return not called
+        return not unfed
     return origin.kind == "asset" and not origin.tail and is_plain_name(origin.text)
 
 

@@ -40,7 +40,7 @@ def scan_hdf5(path: Path) -> list[Check]:
         return [hdf5_check(whole, path.name)]
     check = hdf5_check(ByteRange(path, start, whole.nbytes - start), path.name)
     message = f"{start} bytes before the HDF5 file, which libhdf5 skips"
-    odd = Finding("warning", "hdf5.odd", path.name, message)
+    odd = Finding("note", "hdf5.odd", path.name, message)
     return [Check(check.name, check.counts, (odd, *check.findings))]
 
 
@@ -75,8 +75,8 @@ def _tree(byte_range: ByteRange, label: str, findings: list[Finding]) -> H5Tree 
         if _note(error, label, findings):
             return None
         raise refusal from error
-    message = f"a file that two programs would read in two ways: {refusal.message}"
-    findings.append(Finding("warning", "hdf5.odd", label, message))
+    message = f"read by libhdf5, as by every loader, though not in order: {refusal.message}"
+    findings.append(Finding("note", "hdf5.odd", label, message))
     return tree
 
 

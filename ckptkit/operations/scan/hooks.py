@@ -10,6 +10,7 @@ from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.archives import (
     CONFIG,
+    MAX_JSON,
     WEIGHTS,
     WEIGHTS_NPZ,
     is_keras_archive,
@@ -22,17 +23,19 @@ from ckptkit.operations.scan.keras import revived_findings, text_findings
 from ckptkit.operations.scan.links import directory_check, link_findings
 from ckptkit.operations.scan.pickles import FRONT, array_finding, pickle_finding
 from ckptkit.stores.assets import is_plain_name
+from ckptkit.stores.base import Store
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.registry import TENSOR_BUNDLE, files_at, open_format
+from ckptkit.stores.registry import TENSOR_BUNDLE, files_at
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
+from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, read_state
+from ckptkit.stores.tensor_bundle.v1_reader import files_of_checkpoint_v1, open_checkpoint_v1
 
 __all__ = ["scan_hdf5", "scan_keras", "scan_npz"]  # which the table of formats names here
 
 GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")  # of a SavedModel, binary and text
 CHUNKED_GRAPH = "saved_model.cpb"  # and in pieces, for graphs of more than 2 GiB
-_MAX_JSON = 256 << 20
-_MAX_META = 64 << 20  # bytes of a checkpoint's .meta
 
 # --- SavedModel, GraphDef, checkpoints ------------------------------------------------------------
 
@@ -91,9 +94,19 @@ def scan_metadata(path: Path) -> Check:
 
 def scan_bundle(path: Path) -> list[Check]:
     """Scan a checkpoint: where its files lie, and the graph that TensorFlow 1 wrote beside it."""
-    store = open_format(TENSOR_BUNDLE, path)
-    files = [file for file in files_at(TENSOR_BUNDLE, path) if file.exists()]
-    findings = [finding for file in files for finding in link_findings(file, file.parent)]
+    return _checkpoint(path, open_bundle(path), [*files_at(TENSOR_BUNDLE, path)])
+
+
+def scan_checkpoint_v1(path: Path) -> list[Check]:
+    """Scan a checkpoint of the V1 format, as `scan_bundle` does."""
+    return _checkpoint(path, open_checkpoint_v1(path), files_of_checkpoint_v1(path))
+
+
+def _checkpoint(path: Path, store: Store, files: list[Path]) -> list[Check]:
+    findings = [f for file in files if file.exists() for f in link_findings(file, file.parent)]
+    state = path.with_name(STATE_FILE)
+    if state.is_file():
+        findings.extend(_state(state))
     checks = [Check("tensors only", (("tensor", len(store.specs)),), tuple(findings))]
     graph = path.with_name(f"{path.name}.meta")
     if graph.exists():
@@ -105,13 +118,32 @@ def scan_bundle(path: Path) -> list[Check]:
     return checks
 
 
+def _state(path: Path) -> Iterator[Finding]:
+    """Yield a finding if a training directory's state file leads TensorFlow out of it.
+
+    An absolute path is often one of the machine that wrote it, where nothing lies here.
+    """
+    try:
+        latest, _all = read_state(path)
+    except FormatError as error:
+        yield Finding("warning", "state.unread", path.name, error.message)
+        return
+    if not latest or "\0" in latest:
+        return
+    prefix = (path.parent / latest).resolve()
+    inside = prefix.is_relative_to(path.parent.resolve())
+    if not inside and (index_path(prefix).exists() or prefix.exists()):
+        message = f"the latest checkpoint is said to be {latest!r}, out of the directory"
+        yield Finding("warning", "state.path", path.name, message)
+
+
 # --- Keras and weights files ----------------------------------------------------------------------
 
 
 def scan_keras_directory(path: Path) -> list[Check]:
     """Scan a model of Keras 3 that lies unpacked in a directory; raises as for its files."""
     size = file_size(path / CONFIG)
-    if size > _MAX_JSON:
+    if size > MAX_JSON:
         raise FormatError(str(path / CONFIG), "is too large to be looked at")
     data = read_exact(path / CONFIG, 0, size)
     findings = tuple(text_findings(data, f"{path.name}/{CONFIG}"))

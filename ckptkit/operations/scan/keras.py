@@ -112,15 +112,26 @@ def text_findings(data: bytes, where: str) -> Iterator[Finding]:
     yield from config_findings(config, where)
 
 
+def is_config(data: bytes) -> bool:
+    """Whether JSON is the config of a Keras object, and not of another library's model."""
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError):
+        return b"class_name" in data
+    return isinstance(config, dict) and "class_name" in config
+
+
 def revived_findings(data: bytes, where: str) -> Iterator[Finding]:
     """Yield what `text_findings` does, of an object that a SavedModel keeps a graph of.
 
-    Keras 2 revives it from the graph where its class is not known; only what its config names in
-    turn is looked up.
+    Keras 2 revives a layer from its graph where its class is not registered; it looks for code only
+    where a config names a module.
     """
     for finding in text_findings(data, where):
-        is_own = finding.where == where and finding.code == "keras.unknown"
-        yield replace(finding, severity="note") if is_own else finding
+        yield replace(finding, severity="note") if finding.code == _CUSTOM else finding
+
+
+_CUSTOM = "keras.custom"  # a class of somebody else's, of which no module is said
 
 
 def config_findings(config: Any, where: str) -> Iterator[Finding]:
@@ -172,7 +183,8 @@ def _object(item: Mapping[str, Any], where: str) -> Iterator[Finding]:
     elif name in _VALUES and (module is None or _is_keras(module)):
         pass
     elif name not in allowed_classes() and name not in _OWN_CUSTOM:
-        yield _unknown(where, f"the class {_full(module, registered, name)}")
+        code = "keras.unknown" if module else _CUSTOM
+        yield replace(_unknown(where, f"the class {_full(module, registered, name)}"), code=code)
     elif module is not None and not _is_keras(module):
         yield _unknown(where, f"the class {name} of {module}, which is not Keras's")
     if registered not in (None, "", name, f"Custom>{name}" if name in _OPTIMIZERS else name):

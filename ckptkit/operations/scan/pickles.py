@@ -20,31 +20,34 @@ from ckptkit.operations.findings import Finding
 from ckptkit.stores.npz.npy import MAGIC
 
 FRONT = 1 << 16  # bytes of a header or pickle that are looked at
+LONG_FRONT = 16 << 20  # bytes of what may be a pickle that begins with other values
 _MAX_OPCODES = 100_000
+_MANY_OPCODES = 8  # which other bytes hardly read as
 _GLOBALS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _CALLS = frozenset({"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
 
 
 def is_pickle(front: bytes) -> bool:
-    """Whether bytes begin a pickle: by its first opcode, or since it names something and calls it.
+    """Whether bytes begin a pickle: one that names something and calls it, or a whole one.
 
-    Text may read as a few opcodes of the oldest protocol, but hardly as both.
+    Text may read as a few opcodes of the oldest protocol, and a number as the mark of a newer one,
+    but hardly as more than that.  `front` may be cut short; what stands in it runs all the same.
     """
-    if len(front) > 2 and front[0] == 0x80 and 2 <= front[1] <= 5:
-        return True
     seen: set[str] = set()
+    count = 0
+    has_mark = len(front) > 2 and front[0] == 0x80 and 2 <= front[1] <= 5
     try:
-        for count, (opcode, _value, _at) in enumerate(pickletools.genops(io.BytesIO(front))):
+        for opcode, _value, _at in pickletools.genops(io.BytesIO(front)):
             seen.add(opcode.name)
             named = seen & _GLOBALS
-            called = seen & _CALLS
-            if named and called and (named != {"INST"} or "MARK" in seen):
+            if named and seen & _CALLS and (named != {"INST"} or "MARK" in seen):
                 return True
+            count += 1
             if count > _MAX_OPCODES:
                 break
-    except (ValueError, ArithmeticError, LookupError):  # of pickletools: it is no pickle
-        return False
-    return False
+    except (ValueError, ArithmeticError, LookupError):  # of pickletools: cut short, or no pickle
+        return has_mark and count >= _MANY_OPCODES
+    return has_mark
 
 
 def pickle_finding(where: str) -> Finding:
