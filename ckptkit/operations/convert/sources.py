@@ -94,10 +94,13 @@ class Sources:
                 continue
             self.leave_behind(tensor, why)
         if not tensors:
+            has_averages = any(naming.role == "ema" for naming in self.last.names.values())
             raise UsageError(
                 "no tensor is left to convert",
                 where=str(self.last.path),
-                hint="`ckptkit ls` lists names and roles",
+                hint=say("‹ema› takes its averages for the weights")
+                if has_averages
+                else "`ckptkit ls` lists names and roles",
             )
         return tensors
 
