@@ -1,4 +1,4 @@
-"""Roles in object graphs of what no Keras optimizer holds: lists, counters, one's own optimizers."""
+"""Roles in object graphs of what no Keras optimizer holds: lists, counters, own optimizers."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ def test_tables_are_listed_as_such(files: Path, form: str) -> None:
 
 def test_their_contents_are_shown(files: Path) -> None:
     shown = ckptkit.show(files / "same.ckpt", "ids.table-keys").values
+    assert shown is not None
     assert set(shown.tolist()) == {b"a", b"b/c.d", b""}
     names = ckptkit.open(files / "same.ckpt").names
     assert any("model/ids.table-keys" in naming.aliases for naming in names.values())
