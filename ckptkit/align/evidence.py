@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
+from ckptkit.align import structures
 from ckptkit.align.name_tree import without_counters
 from ckptkit.align.numbered_names import NameMatches, match_names
 from ckptkit.align.rules import Rule, apply_rules
@@ -15,7 +16,6 @@ from ckptkit.align.types import PATH_SUFFIX, Alignment, Ambiguity, Match, Tensor
 from ckptkit.checkpoint.naming import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
-_NAMELESS = re.compile(r"/vars/\d+$")
 _PRIVATE = re.compile(r"(?:^|(?<=/))_+(?=[a-z])")
 _COUNTER_NAMES = {"iter": "iterations", "_iterations": "iterations", "iteration": "iterations"}
 
@@ -42,11 +42,16 @@ class Aligner:
         self._by_key()
         self._by_alias()
         self._below_root_child()
+        self._by_attributes()
         self._by_names()
+        self._by_layers()
         self._by_shared_full_name()
         self._counters()
         for match in slots_of(self.old, self.new, self.pairs, (self.left, self.right)):
             self._pair(*match)
+        if self.left and self.right:
+            for match in structures.of_optimizers(self.old, self.new):
+                self._pair(*match)
         return Alignment(
             tuple(pair for pair in self.pairs if pair.evidence != "content"),
             tuple(pair for pair in self.pairs if pair.evidence == "content"),
@@ -246,6 +251,35 @@ class Aligner:
         rest = {k: self.old.paths[k] for k in left}, {k: self.new.paths[k] for k in right}
         self._by_paths(_below(rest[0], left_head), _below(rest[1], right_head), "path")
 
+    def _by_attributes(self) -> None:
+        """Pair what lies at one place of both models' trees of objects."""
+        if self._are_weights_left():
+            for match in structures.by_attributes(self.old, self.new):
+                self._pair(*match)
+
+    def _by_layers(self) -> None:
+        """Pair by the order of a model's variables, then by the layer that they belong to."""
+        if self._are_weights_left():
+            self._pair_free(structures.by_order(self.old, self.new, self._known()))
+        if self._are_weights_left():
+            self._pair_free(structures.by_layers(self.old, self.new))
+        if self._are_weights_left():
+            self._pair_free(structures.of_known_layers(self.old, self.new, self._known()))
+
+    def _known(self) -> dict[str, str]:
+        return {match.old: match.new for match in self.pairs}
+
+    def _pair_free(self, matches: Iterable[Match]) -> None:
+        """Make the pairs of which neither side is undecided."""
+        free = set(self._free()[0]), set(self._free()[1])
+        for match in matches:
+            if match.old in free[0] and match.new in free[1]:
+                self._pair(*match)
+
+    def _are_weights_left(self) -> bool:
+        """Whether either side has a weight that is not paired."""
+        return bool(self.old.weights & self.left.keys() and self.new.weights & self.right.keys())
+
     def _by_names(self) -> None:
         """Pair by full names and readable names, then by what short names have in common."""
         full: Callable[[Naming], str] = lambda naming: naming.full_name or ""  # noqa: E731
@@ -259,9 +293,8 @@ class Aligner:
             {key: _labels(self.new, key) for key in right},
             "name",
         )
-        # Names that differ in what is between their ends, or that a file without config lacks.
+        # Names that differ in what is between their ends.
         self._by_type_and(_ends, _abridges)
-        self._by_type_and(_layer, _either_nameless)
 
     def _by_type_and(
         self, label: Callable[[str], str | None], fits: Callable[[str, str], bool]
@@ -395,15 +428,6 @@ def _abridges(left: str, right: str) -> bool:
     short, long = sorted((left.split("/"), right.split("/")), key=len)
     rest = iter(long)
     return all(part in rest for part in short)
-
-
-def _layer(name: str) -> str | None:
-    """Return `bn` for `bn/beta`, and for `bn/vars/0`: a file without config has no better name."""
-    return (_NAMELESS.sub("", name) if _NAMELESS.search(name) else name.rpartition("/")[0]) or None
-
-
-def _either_nameless(left: str, right: str) -> bool:
-    return bool(_NAMELESS.search(left) or _NAMELESS.search(right))
 
 
 def _unique(keys: Iterable[str], side: TensorSet, name: Callable[[Naming], str]) -> dict[str, str]:

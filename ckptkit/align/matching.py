@@ -6,8 +6,10 @@ Evidence is tried in this order; what one kind has paired, the next does not tou
     key         the same key in both files
     alias       an object path of one is an object path of the other
     path        the same object path below the best child of each root (`model/...` against `...`)
+    structure   one place in both trees of objects: attributes, members of lists in their order
     full name   the name that a TF1 saver would use, one-to-one and in structural order
     name        the readable name; also one file's readable name against the other's full name
+    order       one place in both lists of a model's trainable variables, or of an optimizer's
     variable    a slot goes with its variable: the same slot of paired variables
     content     dtype, shape and crc32c, unique on both sides and not constant: `renamed`
 

@@ -9,7 +9,13 @@ from ckptkit.align.types import Match, TensorSet
 from ckptkit.checkpoint.naming import Naming
 
 # What different generations of optimizers call one slot.
-_SLOT_NAMES = {"momentum": "m", "momentums": "m", "velocity": "v", "velocitys": "v"}
+SLOT_NAMES = {
+    "momentum": "m",
+    "momentums": "m",
+    "velocity": "v",
+    "velocitys": "v",
+    "average": "ema",
+}
 
 
 def slots_of(
@@ -37,7 +43,7 @@ def slots_of(
             variable = partner.get(owner) if side_number == 0 else owner
             if key in free[side_number] and variable is not None:
                 naming = side.names[key]
-                kind = _SLOT_NAMES.get(naming.slot or "", naming.slot or "")
+                kind = SLOT_NAMES.get(naming.slot or "", naming.slot or "")
                 groups.setdefault((variable, naming.role, kind), ([], []))[side_number].append(key)
     matches: list[Match] = []
     for left, right in groups.values():

@@ -11,7 +11,7 @@ from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit.align.name_tree import places
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.dtypes import itemsize
-from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.base import Structure, TensorSpec
 
 PATH_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _ONE = {"float32": b"\0\0\x80?", "float64": b"\0\0\0\0\0\0\xf0?", "bfloat16": b"\x80?"}
@@ -23,12 +23,14 @@ class TensorSet:
 
     specs, names: of all keys.  digests: crc32c of the values by key, where known beyond the index.
     constants: keys whose elements are all equal, where known beyond the index.
+    structure: what the file says of objects and their order, beyond names.
     """
 
     specs: Mapping[str, TensorSpec]
     names: Mapping[str, Naming]
     digests: Mapping[str, int] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
+    structure: Structure = None
 
     @cached_property
     def duplicates(self) -> Mapping[str, str]:

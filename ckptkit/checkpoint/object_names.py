@@ -24,7 +24,6 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
 from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_object_roles
 from ckptkit.stores.base import ObjectGraph, TensorSpec
-from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
 
 VALUE = "VARIABLE_VALUE"
 _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -70,6 +69,24 @@ def name_objects(specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> dict[st
     return _Namer(specs, graph).namings()
 
 
+def optimizer_nodes(
+    graph: ObjectGraph, children: Sequence[Mapping[str, int]] | None = None
+) -> set[int]:
+    """Return the nodes that are optimizers.  children: of each node by edge, where at hand."""
+    edges = children if children is not None else [dict(node.children) for node in graph.nodes]
+    return {
+        index
+        for index, node in enumerate(graph.nodes)
+        if node.slots or (node.children and _has_optimizer_edges(edges[index]))
+    }
+
+
+def _has_optimizer_edges(names: Mapping[str, int]) -> bool:
+    return ("_variables" in names and "_iterations" in names) or (
+        "iter" in names and "learning_rate" in names
+    )
+
+
 class _Namer:
     """Walks one graph once; `namings` puts the findings together."""
 
@@ -84,15 +101,9 @@ class _Namer:
             for attribute, full_name, key in node.attributes
             if key in specs
         ]
-        if len(self.leaves) < len(specs):
-            self.leaves += self._added_leaves()
         self.key_of = {leaf.node: leaf.key for leaf in self.leaves if leaf.attribute == VALUE}
         self.full_name_of = {leaf.node: leaf.full_name for leaf in self.leaves}
-        self.optimizers = {
-            index
-            for index, node in enumerate(graph.nodes)
-            if (node.children or node.slots) and self._is_optimizer(index)
-        }
+        self.optimizers = optimizer_nodes(graph, self.children)
         self.paths = ObjectPaths(graph.nodes)
         self.model_paths = (
             ObjectPaths(graph.nodes, self.optimizers) if self.optimizers else self.paths
@@ -160,29 +171,7 @@ class _Namer:
                 self.slots[node] = _Slot(role, slot, of, optimizer)
         return inferred
 
-    def _added_leaves(self) -> list[_Leaf]:
-        """Return what is stored under more than its attribute's key: keys and values of tables."""
-        owners = {
-            key: (index, attribute, full_name)
-            for index, node in enumerate(self.nodes)
-            for attribute, full_name, key in node.attributes
-        }
-        return [
-            _Leaf(index, f"{attribute}{key.removeprefix(stem)}", full_name, key)
-            for stem, keys in added_keys(self.specs, owners).items()
-            for index, attribute, full_name in (owners[stem],)
-            for key in keys
-        ]
-
     # --- what each node is ------------------------------------------------------------------
-
-    def _is_optimizer(self, node: int) -> bool:
-        names = self.children[node]
-        return (
-            ("_variables" in names and "_iterations" in names)
-            or bool(self.nodes[node].slots)
-            or ("iter" in names and "learning_rate" in names)
-        )
 
     def _read_optimizer(self, node: int) -> None:
         """Record the slots and the trained weights of one optimizer node."""
@@ -409,7 +398,7 @@ class _Namer:
 
     def _role(self, leaf: _Leaf) -> str:
         if leaf.attribute != VALUE:
-            return "table" if leaf.attribute.endswith(("-keys", "-values")) else "config"
+            return "table" if leaf.key.endswith(("-keys", "-values")) else "config"
         slot = self.slots.get(leaf.node)
         if slot and leaf.node not in self.trained:
             return slot.role
@@ -458,8 +447,6 @@ class _Namer:
             leaf, path = self.leaves[index], self._path(self.leaves[index])
             if roles[index] == "weight":
                 path = siblings.get(leaf.node, path.removeprefix(strip))
-            elif roles[index] == "table":
-                path = path.removeprefix(strip)
             names[index] = _unique(_suffixed(path, leaf.attribute), leaf.key, taken)
         if self.slots:
             self._name_slots(names, taken, roles)
@@ -552,11 +539,11 @@ class _Namer:
         return repeats
 
     def _common_root(self, roles: Sequence[str]) -> str:
-        """Return "model/" where all weights and tables lie below that one child of the root."""
+        """Return "model/" when every weight lies below that one child of a Checkpoint's root."""
         heads = {
             path.partition("/")[0]
             for leaf, role in zip(self.leaves, roles, strict=True)
-            if role in ("weight", "table")
+            if role == "weight"
             for path in (self.model_paths.best(leaf.node),)
             if path
         }

@@ -13,7 +13,6 @@ from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli.options import (
     CommaList,
     echo_lines,
-    echo_note,
     flat,
     format_option,
     operands,
@@ -177,7 +176,7 @@ def _write_map(result: DiffResult, path: Path) -> None:
         if change.old is not None and change.new is not None
     ]
     count = write_rules(path, [pair for pair in names if pair[0] != pair[1]])
-    echo_note(f"{path}: {count_text(count, 'rule')}")
+    click.echo(f"{path}: {count_text(count, 'rule')}", err=True)
 
 
 def _print(result: DiffResult, options: dict[str, Any]) -> None:
@@ -209,6 +208,6 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
         echo_lines(lines)
     if fmt in ("csv", "junit", "html") or is_bare(fmt) or output:
         for warning in result.warnings:
-            echo_note(f"warning: {warning}")
+            click.echo(f"warning: {warning}", err=True)
         for line in (diff_text.verdict(result), *diff_text.beside_lines(result)):
-            echo_note(line)
+            click.echo(line, err=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
+from ckptkit.reports.text import display_width, printable
 
 FORMATS = ("table", "json", "csv", "markdown")
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
@@ -33,9 +33,8 @@ def render(
     """Yield the lines of a table.
 
     fmt: "table", "csv", "markdown" or "table:NAME", a format of tabulate's.  align: "left" or
-    "right" per column.  Cells are made printable, and integers get thousands separators, except in
-    CSV, which is for programs.  What Markdown would take for markup is escaped there, and what a
-    spreadsheet would run as a formula gets a "'" before it in CSV and TSV.
+    "right" per column.  Cells are made printable and integers get thousands separators, except in
+    CSV, which is for programs.
     """
     if fmt == "csv":
         yield from _csv(rows, headers)
@@ -48,9 +47,8 @@ def render(
     from tabulate import tabulate
 
     name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"
-    change = {**dict.fromkeys(_MARKDOWN, markdown_text), "tsv": spreadsheet_text}.get(name)
-    if change is not None:
-        cells = [[change(cell) for cell in row] for row in cells]
+    if name in _MARKDOWN:
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
     text = tabulate(
         cells,
         headers=list(headers),
@@ -61,7 +59,7 @@ def render(
     yield from text.split("\n")
 
 
-_MARKDOWN = ("github", "pipe")
+_MARKDOWN = ("github", "pipe")  # which take "\\|" for a "|" that is no border
 
 
 def _cell(cell: object) -> str:
@@ -107,14 +105,8 @@ def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[s
 
     for row in (headers, *rows):
         line = io.StringIO()
-        cells = [_csv_cell(cell) for cell in row]
-        csv.writer(line).writerow(cells)
+        csv.writer(line).writerow(row)  # which quotes what its line terminator holds: \r and \n
         yield line.getvalue().removesuffix("\r\n")
-
-
-def _csv_cell(cell: object) -> object:
-    """Return a cell for programs: numbers as they are, text that is safe in a spreadsheet too."""
-    return spreadsheet_text(printable(cell)) if isinstance(cell, str) else cell
 
 
 def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ store can be pickled to a worker.  Keys are those of the file, exact; readable n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -106,11 +106,28 @@ class Node(NamedTuple):
     slots: tuple[tuple[int, str, int], ...]
 
 
+class VariableUse(NamedTuple):
+    """What a SavedModel's graph says of a variable: the names of the ops that take it."""
+
+    trainable: bool
+    ops: tuple[str, ...]
+
+
+def _no_uses() -> Mapping[int, VariableUse]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectGraph:
-    """The object graph that a TF2 checkpoint carries; node 0 is the root."""
+    """The object graph that a TF2 checkpoint carries; node 0 is the root.
+
+    uses: gives, by node, how the functions of a SavedModel use its variables; reads them first.
+    """
 
     nodes: tuple[Node, ...]
+    uses: Callable[[], Mapping[int, VariableUse]] = field(
+        default=_no_uses, compare=False, repr=False
+    )
 
 
 class KerasVariable(NamedTuple):
@@ -134,9 +151,19 @@ class KerasVariable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KerasStructure:
-    """Names and roles by key, read from a Keras file's groups, attributes and config."""
+    """Names and roles by key, read from a Keras file's groups, attributes and config.
+
+    layers: paths of the groups that stand for one object each, not for a list or dict of objects.
+    order: (key, whether it is trainable, None where that is not known) of the model's weights in
+    the order of `Model.weights`; empty where the file does not tell it.
+    written: keys in the order in which they were written, each file of a set for itself; Keras goes
+    through a list of layers in its order.
+    """
 
     variables: Mapping[str, KerasVariable]
+    layers: frozenset[str] = frozenset()
+    order: tuple[tuple[str, bool | None], ...] = ()
+    written: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,11 @@ def _matches_of_one_type(old: TensorSet, new: TensorSet) -> list[Match]:
 def _readable_tensors(checkpoint: Checkpoint) -> TensorSet:
     """Return all tensors but those whose values only TensorFlow reads."""
     keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
-    return TensorSet({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
+    return TensorSet(
+        {k: checkpoint.specs[k] for k in keys},
+        {k: checkpoint.names[k] for k in keys},
+        structure=checkpoint.structure,
+    )
 
 
 def _content(checkpoint: Checkpoint, key: str) -> tuple[object, ...]:

@@ -98,7 +98,8 @@ class _TemplatePlanner:
         """Pair SRC with what the template has of the roles that are not dropped."""
         template, src, rules = self.template, self.builder.src, self.builder.options.rules
         keys = [key for key in template.specs if template.names[key].role not in self.drop_roles]
-        tensor_set = _subset(TensorSet(template.specs, template.names), keys)
+        whole = TensorSet(template.specs, template.names, structure=template.structure)
+        tensor_set = _subset(whole, keys)
         if self.builder.same_keys and not rules:
             return _align_by_keys(src.tensor_set, tensor_set), tensor_set
         # Tensors that rules cut or join are paired by them alone; everything else is aligned.
@@ -273,7 +274,9 @@ class _TemplatePlanner:
 def _subset(tensor_set: TensorSet, keys: Sequence[str]) -> TensorSet:
     """Return some tensors of a set, in the order of `keys`."""
     return TensorSet(
-        {key: tensor_set.specs[key] for key in keys}, {key: tensor_set.names[key] for key in keys}
+        {key: tensor_set.specs[key] for key in keys},
+        {key: tensor_set.names[key] for key in keys},
+        structure=tensor_set.structure,
     )
 
 

@@ -176,8 +176,9 @@ def _name_failures(plan: Plan, output: Checkpoint, crcs: Mapping[str, int]) -> I
     source = TensorSet(
         {key: plan.source.specs[key] for key in plan.source.specs if key in keys},
         {key: source_names[key] for key in plan.source.specs if key in keys},
+        structure=plan.source.structure,
     )
-    alignment = align(source, TensorSet(output.specs, output.names))
+    alignment = align(source, TensorSet(output.specs, output.names, structure=output.structure))
     output_keys: dict[str, list[str]] = {}
     for key, old in source_keys.items():
         output_keys.setdefault(old, []).append(key)

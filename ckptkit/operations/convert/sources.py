@@ -10,7 +10,6 @@ from typing import NamedTuple
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
@@ -76,9 +75,6 @@ class Sources:
         tensors: dict[str, Tensor] = {}
         for key, naming in self.last.names.items():
             tensor = Tensor(self.last.specs[key], naming)
-            if key in self.shadows:
-                tensor = tensor._replace(naming=self.shadows[key])
-                naming = tensor.naming
             if naming.role == "config" and tensor.spec.dtype == "string":
                 continue  # the object graph and the like: structure, not values
             if key in self.duplicates:
@@ -94,13 +90,10 @@ class Sources:
                 continue
             self.leave_behind(tensor, why)
         if not tensors:
-            has_averages = any(naming.role == "ema" for naming in self.last.names.values())
             raise UsageError(
                 "no tensor is left to convert",
                 where=str(self.last.path),
-                hint=say("‹ema› takes its averages for the weights")
-                if has_averages
-                else "`ckptkit ls` lists names and roles",
+                hint="`ckptkit ls` lists names and roles",
             )
         return tensors
 
@@ -120,24 +113,8 @@ class Sources:
         return TensorSet(
             {key: tensor.spec for key, tensor in self.tensors.items()},
             {key: tensor.naming for key, tensor in self.tensors.items()},
+            structure=self.last.structure,
         )
-
-    @cached_property
-    def shadows(self) -> dict[str, Naming]:
-        """{key of an average whose variable is not in SRC: what that is called}, for --ema."""
-        if not self.options.ema:
-            return {}
-        names = {
-            key: naming.name.removesuffix(f"@{naming.slot}")
-            for key, naming in self.last.names.items()
-            if naming.role == "ema" and naming.slot_of is None and naming.slot
-        }
-        taken = {naming.name for naming in self.last.names.values()}
-        return {
-            key: Naming(name, "weight", name)
-            for key, name in names.items()
-            if name not in taken and f"{name}@{self.last.names[key].slot}" in taken
-        }
 
     @cached_property
     def averages(self) -> dict[str, str]:
@@ -151,7 +128,7 @@ class Sources:
             for key, naming in names.items()
             if naming.role == "ema" and naming.slot_of in by_name
         }
-        if not averages and not self.shadows:
+        if not averages:
             raise UsageError(
                 say("‹ema›: SRC holds no averaged variables"),
                 where=str(self.last.path),
@@ -163,9 +140,10 @@ class Sources:
     def partners(self) -> list[dict[str, str]]:
         """For each of the earlier checkpoints {key in the last: key there}."""
         partners = []
-        last = TensorSet(self.last.specs, self.last.names)
+        last = TensorSet(self.last.specs, self.last.names, structure=self.last.structure)
         for checkpoint in self.checkpoints[:-1]:
-            alignment = align(last, TensorSet(checkpoint.specs, checkpoint.names))
+            earlier = TensorSet(checkpoint.specs, checkpoint.names, structure=checkpoint.structure)
+            alignment = align(last, earlier)
             partners.append({match.old: match.new for match in alignment.pairs})
         return partners
 
@@ -213,7 +191,7 @@ class Sources:
 
         A tensor that a rule transformed is no longer the one that the bundle has.
         """
-        if key in self.transforms or key in self.shadows:
+        if key in self.transforms:
             return None
         if format_of(self.last.store.format).structure in (OBJECT_GRAPH, SAVED_MODEL):
             return key

@@ -130,7 +130,10 @@ class _WeightsComparison:
 
     def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
         # Which tensor of OLD is which of NEW: by names, then, of those left over, by content.
-        sides = TensorSet(self.old.specs, self.old.names), TensorSet(self.new.specs, self.new.names)
+        sides = (
+            TensorSet(self.old.specs, self.old.names, structure=self.old.structure),
+            TensorSet(self.new.specs, self.new.names, structure=self.new.structure),
+        )
         alignment = align(*sides, rules, content=self.mode == "quick")
         if self.mode == "values":
             stores = self.old.store, self.new.store

@@ -310,5 +310,7 @@ class _CoverageBuilder:
 def _side(checkpoint: Checkpoint) -> TensorSet:
     keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
     return TensorSet(
-        {key: checkpoint.specs[key] for key in keys}, {key: checkpoint.names[key] for key in keys}
+        {key: checkpoint.specs[key] for key in keys},
+        {key: checkpoint.names[key] for key in keys},
+        structure=checkpoint.structure,
     )

@@ -241,9 +241,8 @@ class _ClassicScanner:
             raise LeftToLibhdf5(f"{path} is of an unusual type")
         dtype, width = self._dtype(stored, attributes)
         native = stored.native and target.nbytes > 0
-        return H5Dataset(
-            path, dtype, extent.shape, target.nbytes, offset if native else None, width
-        )
+        place = offset if native else None
+        return H5Dataset(path, dtype, extent.shape, target.nbytes, place, width, found.address)
 
     def _check_cells(self, stored: Datatype, offset: int, target: StoredArray) -> None:
         """Refuse values of variable length that are not where their dataset says."""

@@ -94,8 +94,8 @@ def range_of(packed: list[Any]) -> ByteRange:
 
 def dataset_of(packed: list[Any]) -> H5Dataset:
     """Return the dataset that was packed."""
-    path, dtype, shape, nbytes, offset, width = packed
-    return H5Dataset(path, dtype, tuple(shape), nbytes, offset, width)
+    path, dtype, shape, *rest = packed
+    return H5Dataset(path, dtype, tuple(shape), *rest)
 
 
 def _attribute(value: Any) -> Attribute:

@@ -42,17 +42,18 @@ from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
 from ckptkit.stores.hdf5.types import (
+    EXPANSION_FLOOR,
     FILTERS,
     MAX_ATTRIBUTE_BYTES,
     MAX_ATTRIBUTES,
     MAX_CHUNK_BYTES,
     MAX_DEPTH,
+    MAX_EXPANSION,
     MAX_OBJECTS,
     Attribute,
     H5Dataset,
     H5Tree,
     check_place,
-    check_stored,
     refusal,
 )
 
@@ -149,7 +150,9 @@ class _Libhdf5Scanner:
                 self._note_group(info, child)
                 found.append((child, depth + 1, h5.h5g.open(group, raw)))
             elif info.type == h5.h5g.DATASET:
-                self.datasets[child] = self._checked(h5.h5d.open(group, raw), child)
+                dataset = self._checked(h5.h5d.open(group, raw), child)
+                low, high = info.objno
+                self.datasets[child] = dataset._replace(header=low + (high << 32))
             elif info.type == h5.h5g.LINK:
                 raise self._refusal(child, "soft link")
             elif info.type != h5.h5g.TYPE:
@@ -203,7 +206,13 @@ class _Libhdf5Scanner:
     ) -> None:
         if stored > self.byte_range.nbytes:
             raise self._error(path, f"claims {stored} stored bytes, more than the file has")
-        check_stored(self.byte_range.path, path, declared, stored)
+        if declared > max(EXPANSION_FLOOR, MAX_EXPANSION * stored):
+            raise FormatError(
+                str(self.byte_range.path),
+                f"{path} declares far more than it stores",
+                expected=f"at most {MAX_EXPANSION} times {stored} bytes",
+                found=declared,
+            )
         if layout == self.h5.h5d.CHUNKED:
             chunk = math.prod(int(n) for n in plist.get_chunk()) * itemsize
             if chunk > MAX_CHUNK_BYTES:

@@ -27,7 +27,7 @@ LISTS = ("layers", "_layer_checkpoint_dependencies")
 
 @dataclass
 class GroupNode:
-    """A group: its subgroups, its values by name, and the lowest place of a value below it."""
+    """A group: its subgroups, its values by name, and which value below it was made first."""
 
     children: dict[str, GroupNode] = field(default_factory=dict)
     values: dict[str, tuple[str, H5Dataset]] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def group_tree(
         node = _node(root, parts)
         node.values[leaf] = (key, dataset)
         if dataset.offset is not None:
-            _mark_first(root, parts, dataset.offset)
+            _mark_first(root, parts, dataset.header)
     return root
 
 
@@ -81,11 +81,11 @@ def _node(root: GroupNode, parts: list[str]) -> GroupNode:
     return root
 
 
-def _mark_first(root: GroupNode, parts: list[str], offset: int) -> None:
+def _mark_first(root: GroupNode, parts: list[str], place: int) -> None:
     for part in parts:
-        root.first = min(root.first, offset)
+        root.first = min(root.first, place)
         root = root.children[part]
-    root.first = min(root.first, offset)
+    root.first = min(root.first, place)
 
 
 # --- small questions ------------------------------------------------------------------------------
@@ -133,9 +133,20 @@ def class_of(node: GroupNode, part: str, config: LayerConfig | None, child: Any)
         return str(child.class_name)
     name = re.sub(r"^(forward|backward)_", "", node.name)
     guess = class_of_group(part) or class_of_group(name)
-    if guess is None and part == "cell":
+    if guess is None and part == "cell" and not node.name and _looks_like_cell(node):
         return "GRUCell"  # all cells of Keras keep kernel, recurrent_kernel, bias
     return guess
+
+
+def _looks_like_cell(node: GroupNode) -> bool:
+    """Whether the values have the shapes that all recurrent cells of Keras share."""
+    shapes = [node.values[leaf][1].shape for leaf in sorted(node.values, key=natural)]
+    if len(shapes) not in (2, 3) or len(shapes[0]) != 2 or len(shapes[1]) != 2:
+        return False
+    units, width = shapes[1]
+    gates = width // units if units and width % units == 0 else 0
+    biases = [(width,), (2, width)] if gates == 3 else [(width,)]
+    return shapes[0][1] == width and gates in (1, 3, 4) and all(s in biases for s in shapes[2:])
 
 
 def directed(part: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +67,32 @@ def make_store(
         ranges=tuple(source.byte_range for source in sources),
         specs=specs,
         datasets=datasets,
-        structure=KerasStructure(variables),
+        structure=KerasStructure(
+            variables, _layer_groups(groups), _order(found), _written(specs, datasets)
+        ),
         model=_model_info(config, found, assets),
         producer=f"Keras {keras_version}" if keras_version else None,
         opener=opener,
         notes=(*notes, *_notes(config, found)),
     )
+
+
+def _written(specs: Mapping[str, TensorSpec], datasets: Mapping[str, H5Dataset]) -> tuple[str, ...]:
+    """Return the keys in the order in which they were written."""
+    return tuple(sorted(specs, key=lambda key: (specs[key].shard or 0, datasets[key].header)))
+
+
+def _layer_groups(groups: Iterable[str]) -> frozenset[str]:
+    """Return the paths of the groups that stand for one object: those that have a `vars` group."""
+    paths = (f"/{name}" for name in groups)
+    return frozenset(p.removesuffix("/vars")[1:] for p in paths if p.endswith("/vars"))
+
+
+def _order(found: NamedModel) -> tuple[tuple[str, bool | None], ...]:
+    """Return the weights in the order of `Model.weights`, where that is certain."""
+    if not found.certain_order:
+        return ()
+    return tuple((item.key, item.trainable) for item in found.order)
 
 
 def _is_keras2(

@@ -12,20 +12,27 @@ message is read for its metadata only; the graph inside stays bytes and nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
-from ckptkit.errors import FormatError
-from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Signature, Structure, TensorSpec
+from ckptkit.errors import FormatError, UnknownTensorError
+from ckptkit.stores.base import (
+    BLOCK_ELEMENTS,
+    ModelInfo,
+    ObjectGraph,
+    Signature,
+    Structure,
+    TensorSpec,
+)
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
-from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
 from ckptkit.stores.saved_model.graph import collected_assets
+from ckptkit.stores.saved_model.variable_uses import variable_uses
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
 if TYPE_CHECKING:
@@ -37,10 +44,7 @@ VARIABLES = Path("variables", "variables")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """One SavedModel; made by `open_saved_model`.
-
-    Without variables, the constants of its graph are its tensors.
-    """
+    """One SavedModel; made by `open_saved_model`.  Without variables it holds no tensors."""
 
     path: Path
     bundle: TensorBundle | None
@@ -64,32 +68,26 @@ class SavedModel:
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
-        return self.bundle.specs if self.bundle else self.constants.specs
+        return self.bundle.specs if self.bundle else {}
 
     @property
     def shards(self) -> tuple[Path, ...]:
-        return self.bundle.shards if self.bundle else (self.path / MODEL_FILE,)
+        return self.bundle.shards if self.bundle else ()
 
     @property
     def missing_shards(self) -> tuple[Path, ...]:
         return self.bundle.missing_shards if self.bundle else ()
 
-    @property
+    @cached_property
     def structure(self) -> Structure:
-        return self.bundle.structure if self.bundle else self.constants.structure
+        graph = self.bundle.structure if self.bundle else None
+        if not isinstance(graph, ObjectGraph):
+            return graph
+        return replace(graph, uses=lambda: variable_uses(self._message, self.path / MODEL_FILE))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return () if self.bundle else (self.constants.summary,)
-
-    @cached_property
-    def constants(self) -> GraphConstants:
-        """The constants of its graphs, which are its tensors where it has no variables."""
-        graphs = (
-            parse("GraphDef", meta.graph_def, str(self.path / MODEL_FILE))
-            for meta in self._message.meta_graphs
-        )
-        return GraphConstants(graphs, str(self.path))
+        return () if self.bundle else ("it has no variables",)
 
     @property
     def producer(self) -> str | None:
@@ -148,17 +146,20 @@ class SavedModel:
         return message
 
     def mappable(self, key: str) -> bool:
-        return self.bundle is not None and self.bundle.mappable(key)
+        return self._variables(key).mappable(key)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
-        if self.bundle is not None:
-            return self.bundle.blocks(key, max_elements)
-        return blocks_of(self.constants, key, max_elements)
+        return self._variables(key).blocks(key, max_elements)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
-        if self.bundle is not None:
-            return self.bundle.read(key, start, stop)
-        return self.constants.values(key)[start:stop].copy()
+        return self._variables(key).read(key, start, stop)
+
+    def _variables(self, key: str) -> TensorBundle:
+        if self.bundle is None:
+            raise UnknownTensorError(
+                f"no tensor {key!r}: a SavedModel without variables", where=str(self.path)
+            )
+        return self.bundle
 
 
 def open_saved_model(path: Path) -> SavedModel:
