@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 import click
 
-from benchmarks.harness import ROOT, Result, put
+from benchmarks.harness import ROOT, Result, markdown_table, put
 from ckptkit.reports.table import render
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -61,7 +61,10 @@ def machine() -> Iterator[str]:
 def report(results: list[Result], markdown: bool) -> Iterator[str]:
     """Yield the table and what its numbers depend on."""
     rows = [row(result) for result in results]
-    yield from render(rows, HEADERS, "markdown" if markdown else "table", ALIGN)
+    if markdown:
+        yield from markdown_table(rows, HEADERS, ALIGN)
+    else:
+        yield from render(rows, HEADERS, "table", ALIGN)
     yield ""
     for line in machine():
         yield f"- {line}" if markdown else line

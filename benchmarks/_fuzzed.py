@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._rows import MB, Row, told
+from benchmarks.harness import markdown_table
 from support.tf_reader import Peer
 
 # all of them read without an error by TensorFlow before they are damaged
@@ -29,6 +30,8 @@ OTHERS = {
     **dict.fromkeys(("index", "snappy"), "read as a table"),
     **dict.fromkeys(("graph", "graph-text"), "by scan"),
 }
+GOAL, GOAL_IN_A_CHILD = 100_000, 2_000  # mutants of a target
+IN_A_CHILD = ("beside-tensorflow", "libhdf5")  # which another process reads
 MAX_SECONDS, MAX_BYTES = 5.0, 256 << 20  # that one file may take
 
 
@@ -122,6 +125,25 @@ def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     yield Row("of these: ckptkit says sound, TensorFlow fails", count, f"{wrong}", "", wrong == 0)
     quiet = sum(n for (mine, other), n in cells.items() if mine != "sound" and other == "read")
     yield Row("of these: TensorFlow reads all, ckptkit has findings", count, f"{quiet:,}")
+
+
+def counts_table() -> Iterator[str]:
+    """Yield a table of what `make fuzz` has run so far, one row for each target."""
+    from support.fuzz.__main__ import read_counts
+    from support.fuzz.targets import TARGETS
+
+    counts = read_counts()
+    rows = []
+    for name in sorted(TARGETS):
+        found = counts.get(name, {})
+        read, refused, failed = (found.get(key, 0) for key in ("read", "refused", "failed"))
+        goal = GOAL_IN_A_CHILD if name in IN_A_CHILD else GOAL
+        total = read + refused + failed
+        is_met = total >= goal and not failed
+        cost = f"{found.get('max_seconds', 0.0):.2f} s, {found.get('max_bytes', 0) / MB:.0f} MB"
+        rows.append((name, total, read, refused, failed, cost, "met" if is_met else f"{goal:,}"))
+    headers = ("target", "mutants", "read", "refused", "failed", "the most one cost", "goal")
+    yield from markdown_table(rows, headers, ("left", *["right"] * 4, "left", "right"))
 
 
 def other_mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:

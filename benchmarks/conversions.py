@@ -20,8 +20,7 @@ import click
 
 from benchmarks import _forks
 from benchmarks._conversion_models import ENDINGS, MODELS, damaged, make
-from benchmarks.harness import ROOT, put
-from ckptkit.reports.table import render
+from benchmarks.harness import ROOT, markdown_table, put
 from ckptkit.runners.registry import RUNNERS
 
 DOCUMENT = ROOT / "docs" / "runtimes.md"
@@ -103,7 +102,7 @@ def main(ctx: click.Context, write: bool, worker: str | None) -> None:
             rows.append((f"`{runtime}`", name, *(str(found[key]) for key in HEADERS[2:])))
     rows.append(("**all**", "", *(str(total[key]) for key in HEADERS[2:])))
     align = ["left", "left", *["right"] * (len(HEADERS) - 2)]
-    table = "\n".join(render(rows, HEADERS, "markdown", align))
+    table = "\n".join(markdown_table(rows, HEADERS, align))
     click.echo(table)
     if write:
         put(DOCUMENT, table, BEGIN, END)

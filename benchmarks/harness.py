@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,6 +154,18 @@ def _child(maker: str, rounds: str, only: str, *arguments: str) -> None:
 
 if __name__ == "__main__":
     _child(*sys.argv[1:])
+
+
+def markdown_table(
+    rows: Iterable[Sequence[object]], headers: Sequence[str], align: Sequence[str]
+) -> Iterator[str]:
+    """Yield the lines of a table whose cells are Markdown of our own: nothing is escaped."""
+    from tabulate import tabulate
+
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    yield from tabulate(
+        texts, list(headers), tablefmt="github", colalign=list(align), disable_numparse=True
+    ).split("\n")
 
 
 def put(document: Path, body: str, begin: str, end: str) -> None:

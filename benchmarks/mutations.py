@@ -147,13 +147,13 @@ def missed(verdicts: Sequence[Verdict], alarms: Sequence[Alarm]) -> list[str]:
 
 def lines(verdicts: Sequence[Verdict], alarms: Sequence[Alarm]) -> Iterator[str]:
     """Yield both tables, and what they depend on."""
-    from ckptkit.reports.table import render
+    from benchmarks.harness import markdown_table
 
     align = ("left", *["right"] * (len(HEADERS) - 1))
-    yield from render(list(rows(verdicts)), HEADERS, "markdown", align)
+    yield from markdown_table(rows(verdicts), HEADERS, align)
     yield ""
     headers = ("sound model", "checks", "false alarms")
-    yield from render(list(alarm_rows(alarms)), headers, "markdown", ("left", "right", "right"))
+    yield from markdown_table(alarm_rows(alarms), headers, ("left", "right", "right"))
     yield ""
     names = ("tensorflow", "keras", "numpy")
     packages = ", ".join(f"{name} {version(name)}" for name in names)

@@ -23,11 +23,12 @@ sys.path[:0] = [str(ROOT / "tests")]
 
 from benchmarks import _damage, _fuzzed, _hostile
 from benchmarks._rows import Row
-from benchmarks.harness import put
+from benchmarks.harness import markdown_table, put
 from support.tf_reader import Peer
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+FUZZ_BEGIN, FUZZ_END = "<!-- fuzz: begin -->", "<!-- fuzz: end -->"
 HEADERS = ("what", "files or runs", "ckptkit", "TensorFlow's reader, or the bare work", "goal")
 SECTIONS = (
     _damage.data_flips,
@@ -64,11 +65,18 @@ def machine() -> str:
 @click.option("--write", is_flag=True, help="Put the table into docs/reliability.md.")
 @click.option("--quick", is_flag=True, help="Smaller samples.")
 @click.option("--only", multiple=True, metavar="NAME", help="These sections.")
+@click.option("--counts", "counts_alone", is_flag=True, help="Only what `make fuzz` has counted.")
 @click.pass_context
-def main(ctx: click.Context, write: bool, quick: bool, only: tuple[str, ...]) -> None:
+def main(
+    ctx: click.Context, write: bool, quick: bool, only: tuple[str, ...], counts_alone: bool
+) -> None:
     """Damage files, and see who notices."""
-    from ckptkit.reports.table import render
-
+    if counts_alone:
+        counts = "\n".join(_fuzzed.counts_table())
+        click.echo(counts)
+        if write:
+            put(DOCUMENT, counts, FUZZ_BEGIN, FUZZ_END)
+        return
     if write and (quick or only):
         raise click.UsageError("--write takes the whole table.")
     peer = Peer()
@@ -83,11 +91,13 @@ def main(ctx: click.Context, write: bool, quick: bool, only: tuple[str, ...]) ->
             rows += section(place, peer, quick)
             click.echo(f"{section.__name__}: {time.monotonic() - start:.0f} s", err=True)
     align = ("left", "right", "left", "left", "left")
-    lines = list(render([cells(row) for row in rows], HEADERS, "markdown", align))
+    lines = list(markdown_table([cells(row) for row in rows], HEADERS, align))
     lines += ["", machine()]
-    click.echo("\n".join(lines))
+    counts = "\n".join(_fuzzed.counts_table())
+    click.echo("\n".join([*lines, "", counts]))
     if write:
         put(DOCUMENT, "\n".join(lines), BEGIN, END)
+        put(DOCUMENT, counts, FUZZ_BEGIN, FUZZ_END)
     ctx.exit(any(row.is_met is False for row in rows))
 
 
