@@ -221,9 +221,12 @@ class _Namer:
             if slot.of is None:
                 open_slots.append(variable)
                 continue
-            shape = self.specs[self.key_of[slot.of]].shape
+            shape = self._shape(slot.of)
+            if shape is None:
+                open_slots = []
+                continue
             factors = (shape[:-1], (*shape[:-2], *shape[-1:]))
-            found = tuple(self.specs[self.key_of[v]].shape for v in open_slots)
+            found = tuple(self._shape(v) for v in open_slots)
             if len(shape) > 1 and found == factors:
                 for factor, kind in zip(open_slots, "rc", strict=True):
                     self.slots[factor] = _Slot("slot", kind, slot.of, slot.optimizer)
@@ -248,7 +251,7 @@ class _Namer:
         if all(self.slots[v].of is not None for found in positions.values() for v in found):
             return
         wanted = [
-            (self._stripped(found[0]), self.specs[self.key_of[found[0]]].shape)
+            (self._stripped(found[0]), self._shape(found[0]))
             for _k, found in sorted(positions.items())
         ]
         names = {name for name, _shape in wanted}
@@ -256,7 +259,7 @@ class _Namer:
             tuple(weights)
             for start in (0, *self.children[0].values())
             for weights in ([w for w in self._in_order(start) if self.full_name_of[w] in names],)
-            if [(self.full_name_of[w], self.specs[self.key_of[w]].shape) for w in weights] == wanted
+            if [(self.full_name_of[w], self._shape(w)) for w in weights] == wanted
         }
         if len(owners) == 1:
             for (_k, found), owner in zip(sorted(positions.items()), owners.pop(), strict=True):
@@ -308,9 +311,9 @@ class _Namer:
             if self.slots[slot].of is None and self.slots[slot].role == "slot":
                 kinds[self.full_name_of[slot].rpartition("_")[2]].append(slot)
         trained = [node for node in trained if node in self.key_of]
-        shapes = [self.specs[self.key_of[node]].shape for node in trained]
+        shapes = [self._shape(node) for node in trained]
         for kind, members in kinds.items():
-            if shapes and [self.specs[self.key_of[slot]].shape for slot in members] == shapes:
+            if shapes and [self._shape(slot) for slot in members] == shapes:
                 for slot, owner in zip(members, trained, strict=True):
                     self.slots[slot] = _Slot("slot", kind, owner, path)
 
@@ -368,8 +371,13 @@ class _Namer:
             if k.isdecimal() and len(k) < 10
         }
 
+    def _shape(self, node: int) -> tuple[int, ...] | None:
+        """Return the shape of a variable; None for an object that has lost its value."""
+        key = self.key_of.get(node)
+        return None if key is None else self.specs[key].shape
+
     def _is_scalar(self, node: int) -> bool:
-        return self.specs[self.key_of[node]].shape == ()
+        return self._shape(node) == ()
 
     def _metric_nodes(self) -> set[int]:
         """Return the nodes of metric state: below `keras_api/metrics`, or shaped like a metric."""
