@@ -10,11 +10,14 @@ Evidence is tried in this order; what one kind has paired, the next does not tou
     full name   the name that a TF1 saver would use, one-to-one and in structural order
     name        the readable name; also one file's readable name against the other's full name
     order       one place in both lists of a model's trainable variables, or of an optimizer's
+    place       the same number in lists whose names match
     variable    a slot goes with its variable: the same slot of paired variables
     content     dtype, shape and crc32c, unique on both sides and not constant: `renamed`
 
-A key or path that is only a position in a list (`variables/3`, `layer-2/kernel`) does not count
-where names contradict it.  Tensors that a file stores twice count once.  The object graph and other
+A name may be followed by how a number in it was overcome: `renumbered`, `by order`, `by content`
+(see `ckptkit.align.families`).  No step has a direction: `align(a, b)` mirrors `align(b, a)`.  A
+key or path that is only a position in a list (`variables/3`, `layer-2/kernel`) does not count where
+names contradict it.  Tensors that a file stores twice count once.  The object graph and other
 strings of configuration are not aligned at all.  What stays undecided is listed, never guessed.
 """
 

@@ -437,7 +437,9 @@ class _Namer:
         )
         # A full name that several variables have tells none of them apart: these have paths.
         told_apart = {
-            name for name, count in counts.items() if count == 1 and not _NAMELESS.fullmatch(name)
+            name
+            for name, count in counts.items()
+            if name and count == 1 and not _NAMELESS.fullmatch(name)
         }
         names = [""] * len(roles)
         unnamed: list[int] = []
