@@ -101,6 +101,16 @@ def scanning(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
             total += 1
     what = f"{len(HOSTILE_CONFIGS)} kinds of hostile Keras configs, nested 0, 1 and 4 deep"
     yield Row(what, total, f"{found:,} of {total:,} reported", "", found == total)
+    from benchmarks.hostile_corpus import proofs
+
+    acting = [proof for proof in proofs(directory / "corpus") if proof.acted]
+    found = sum(scan(proof.path).exit_code == 1 for proof in acting)
+    what = (
+        "hostile files that are first proven to act, in numpy, h5py, Keras and both loaders of "
+        "TensorFlow"
+    )
+    is_met = found == len(acting) >= 100
+    yield Row(what, len(acting), f"{found:,} of {len(acting):,} reported", "", is_met)
     plain = [g for g in goldens("saved-model", "keras", "h5") if "Lambda" not in str(g)]
     alarms = [g.name for g in plain if scan(GOLDEN / g.name).exit_code != 0]
     yield Row("real exports and Keras files, by `scan`", len(plain),

@@ -145,7 +145,7 @@ def _is_dormant(reach: _Reach, scope: str, op: Op, origins: set[Origin]) -> bool
     What stands for it otherwise is a plain name.
     """
     reached = any(op.name in scopes.get(scope, ()) for scopes in reach)
-    if scope != MAIN or reached or not any(o.kind == "fed" for o in origins):
+    if scope != MAIN or reached or not any(o.kind in ("fed", "saver") for o in origins):
         return False
     return all(
         not o.leads_out

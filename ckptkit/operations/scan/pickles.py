@@ -38,9 +38,10 @@ def is_pickle(front: bytes) -> bool:
     has_mark = len(front) > 2 and front[0] == 0x80 and 2 <= front[1] <= 5
     try:
         for opcode, _value, _at in pickletools.genops(io.BytesIO(front)):
+            if opcode.name in ("INST", "OBJ") and "MARK" not in seen:
+                return False  # which fails before anything is called
             seen.add(opcode.name)
-            named = seen & _GLOBALS
-            if named and seen & _CALLS and (named != {"INST"} or "MARK" in seen):
+            if seen & _GLOBALS and seen & _CALLS:
                 return True
             count += 1
             if count > _MAX_OPCODES:
