@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -174,3 +175,22 @@ def test_documented_fields_are_those_printed(command: str) -> None:
     document = json.loads(output)
     tensors = document["tensors"] if command == "ls" else []
     assert documented == {*document, *(field for tensor in tensors for field in tensor)}
+
+
+def test_security_names_every_command_that_runs_models() -> None:
+    """Those that take code to build a model, or a place to run one."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    runs = [
+        name
+        for name in COMMANDS
+        if any("--on" in p.opts or str(p.metavar).startswith("MODULE") for p in params_of(name))
+    ]
+    assert {"check", "record", "convert"} <= set(runs)
+    for name in runs:
+        assert f"`ckptkit {name}" in text, name
+
+
+def params_of(name: str) -> list[Any]:
+    from importlib import import_module
+
+    return [p for p in import_module(COMMANDS[name].module).command.params if hasattr(p, "metavar")]

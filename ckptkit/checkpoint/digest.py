@@ -11,16 +11,17 @@ from ckptkit.checkpoint.selection import Tensor
 def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
     """Return "sha256:..." of the weights' names, dtypes, shapes and bytes.
 
-    The same weights give the same digest in any format and order: per weight (duplicates and
-    optimizer state left out) one line "name dtype shape sha256-of-little-endian-row-major-bytes",
-    the lines sorted and hashed.  Strings are hashed as 8-byte little-endian length and bytes each.
+    The same weights give the same digest in any format and order: per weight and per tensor of a
+    table (duplicates and optimizer state left out) one line
+    "name dtype shape sha256-of-little-endian-row-major-bytes", the lines sorted and hashed.
+    Strings are hashed as 8-byte little-endian length and bytes each.
     Reads, and where the format stores checksums verifies, every byte.
     """
     import hashlib
 
     lines = []
     for spec, naming in tensors:
-        if naming.role == "weight" and not naming.duplicate_of:
+        if naming.role in ("weight", "table") and not naming.duplicate_of:
             shape = ",".join(map(str, spec.shape))
             lines.append(
                 f"{naming.name} {spec.dtype} [{shape}] {tensor_sha256(checkpoint, spec.key)}"

@@ -24,6 +24,7 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
 from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_object_roles
 from ckptkit.stores.base import ObjectGraph, TensorSpec
+from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
 
 VALUE = "VARIABLE_VALUE"
 _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -101,6 +102,8 @@ class _Namer:
             for attribute, full_name, key in node.attributes
             if key in specs
         ]
+        if len(self.leaves) < len(specs):
+            self.leaves += self._added_leaves()
         self.key_of = {leaf.node: leaf.key for leaf in self.leaves if leaf.attribute == VALUE}
         self.full_name_of = {leaf.node: leaf.full_name for leaf in self.leaves}
         self.optimizers = optimizer_nodes(graph, self.children)
@@ -170,6 +173,20 @@ class _Namer:
             if role in ("slot", "ema"):
                 self.slots[node] = _Slot(role, slot, of, optimizer)
         return inferred
+
+    def _added_leaves(self) -> list[_Leaf]:
+        """Return what is stored under more than its attribute's key: keys and values of tables."""
+        owners = {
+            key: (index, attribute, full_name)
+            for index, node in enumerate(self.nodes)
+            for attribute, full_name, key in node.attributes
+        }
+        return [
+            _Leaf(index, f"{attribute}{key.removeprefix(stem)}", full_name, key)
+            for stem, keys in added_keys(self.specs, owners).items()
+            for index, attribute, full_name in (owners[stem],)
+            for key in keys
+        ]
 
     # --- what each node is ------------------------------------------------------------------
 
@@ -406,7 +423,7 @@ class _Namer:
 
     def _role(self, leaf: _Leaf) -> str:
         if leaf.attribute != VALUE:
-            return "table" if leaf.key.endswith(("-keys", "-values")) else "config"
+            return "table" if leaf.attribute.endswith(("-keys", "-values")) else "config"
         slot = self.slots.get(leaf.node)
         if slot and leaf.node not in self.trained:
             return slot.role
@@ -457,6 +474,8 @@ class _Namer:
             leaf, path = self.leaves[index], self._path(self.leaves[index])
             if roles[index] == "weight":
                 path = siblings.get(leaf.node, path.removeprefix(strip))
+            elif roles[index] == "table":
+                path = path.removeprefix(strip)
             names[index] = _unique(_suffixed(path, leaf.attribute), leaf.key, taken)
         if self.slots:
             self._name_slots(names, taken, roles)
@@ -549,11 +568,11 @@ class _Namer:
         return repeats
 
     def _common_root(self, roles: Sequence[str]) -> str:
-        """Return "model/" when every weight lies below that one child of a Checkpoint's root."""
+        """Return "model/" where all weights and tables lie below that one child of the root."""
         heads = {
             path.partition("/")[0]
             for leaf, role in zip(self.leaves, roles, strict=True)
-            if role == "weight"
+            if role in ("weight", "table")
             for path in (self.model_paths.best(leaf.node),)
             if path
         }

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import echo_lines, format_option, write_lines
+from ckptkit.cli.options import echo_lines, echo_note, format_option, write_lines
 from ckptkit.reports.check.lines import FORMATS, lines, remarks
 from ckptkit.reports.table import is_bare
 
@@ -100,7 +100,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     text = lines(report, shown["fmt"], verbose=shown["verbose"])
     if shown["output"]:
         write_lines(shown["output"], text)
-        click.echo(report.verdict, err=True)
+        echo_note(report.verdict)
     elif not shown["quiet"]:
         echo_lines(text)
         if is_bare(shown["fmt"]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.naming import ROLES
-from ckptkit.cli.options import CommaList, echo_lines, flat, format_option
+from ckptkit.cli.options import CommaList, echo_lines, echo_note, flat, format_option
 from ckptkit.cli.progress import progress, threads
 from ckptkit.reports.table import TABULATE, is_bare
 
@@ -197,5 +197,5 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
         what = f"{key} ({name})" if name else key
         click.echo(f"lost: {printable(f'{what}: {reason}' if key else reason)}", err=True)
     for note in rescued.checkpoint.notes:
-        click.echo(note, err=True)
+        echo_note(note)
     return [rescued.checkpoint], bool(rescued.lost)

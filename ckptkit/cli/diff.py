@@ -13,6 +13,7 @@ from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli.options import (
     CommaList,
     echo_lines,
+    echo_note,
     flat,
     format_option,
     operands,
@@ -176,7 +177,7 @@ def _write_map(result: DiffResult, path: Path) -> None:
         if change.old is not None and change.new is not None
     ]
     count = write_rules(path, [pair for pair in names if pair[0] != pair[1]])
-    click.echo(f"{path}: {count_text(count, 'rule')}", err=True)
+    echo_note(f"{path}: {count_text(count, 'rule')}")
 
 
 def _print(result: DiffResult, options: dict[str, Any]) -> None:
@@ -208,6 +209,6 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
         echo_lines(lines)
     if fmt in ("csv", "junit", "html") or is_bare(fmt) or output:
         for warning in result.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            echo_note(f"warning: {warning}")
         for line in (diff_text.verdict(result), *diff_text.beside_lines(result)):
-            click.echo(line, err=True)
+            echo_note(line)

@@ -156,6 +156,13 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         f.writelines(f"{line}\n" for line in lines)
 
 
+def echo_note(text: str) -> None:
+    """Print one line to stderr, with what a terminal would act upon escaped."""
+    from ckptkit.reports.text import printable
+
+    click.echo(printable(text), err=True)
+
+
 def echo_problems(problems: Iterable[Exception]) -> int:
     """Print each problem to stderr, one line; return the exit code that they call for."""
     from ckptkit.reports.text import printable

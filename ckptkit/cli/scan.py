@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptkit.cli.options import echo_lines
+from ckptkit.cli.options import echo_lines, echo_note
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -52,6 +52,6 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
     if not options["quiet"]:
         echo_lines(findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN))
     for text in refused:
-        click.echo(f"ckptkit: {text}", err=True)
+        echo_note(f"ckptkit: {text}")
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))

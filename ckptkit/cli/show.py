@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckptkit.cli.options import echo_lines, operands
+from ckptkit.cli.options import echo_lines, echo_note, operands
 
 
 @click.command("show")
@@ -58,7 +58,5 @@ def command(
 
         stored_as = write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
         if stored_as:
-            click.echo(
-                f"note: {npy} holds the bits of {result.spec.dtype} as {stored_as}", err=True
-            )
+            echo_note(f"note: {npy} holds the bits of {result.spec.dtype} as {stored_as}")
     echo_lines(tensor.json_text(result) if fmt == "json" else tensor.lines(result))

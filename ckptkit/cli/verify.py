@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptkit.cli import progress as _work
-from ckptkit.cli.options import echo_lines, write_lines
+from ckptkit.cli.options import echo_lines, echo_note, write_lines
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -61,7 +60,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     if not options["quiet"]:
         _print(results, options)
     for error in refused:
-        click.echo(f"ckptkit: {error}", err=True)
+        echo_note(f"ckptkit: {error}")
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))
 
@@ -113,4 +112,4 @@ def _print(results: list[Verification], options: dict[str, Any]) -> None:
     refuse_inputs([options["output"]], (), _read(results))
     write_lines(options["output"], lines)
     for result in results:
-        click.echo(f"{result.path}: {findings.verdict(result)}", file=sys.stderr)
+        echo_note(f"{result.path}: {findings.verdict(result)}")

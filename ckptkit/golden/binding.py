@@ -169,6 +169,10 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
 
 def _names(checkpoint: Checkpoint) -> dict[str, Naming]:
     """Return the tensors that take part, by key; each once, though the file may repeat it."""
+    from ckptkit.stores.saved_model.reader import SavedModel
+
+    if isinstance(checkpoint.store, SavedModel) and checkpoint.store.bundle is None:
+        return {}  # constants are bound as constants
     return {
         key: naming
         for key, naming in checkpoint.names.items()

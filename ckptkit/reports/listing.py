@@ -9,7 +9,14 @@ from typing import Any
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.operations.ls import Listing
 from ckptkit.reports.table import json_lines, render
-from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
+from ckptkit.reports.text import (
+    bytes_text,
+    count_text,
+    line_text,
+    markdown_text,
+    printable,
+    shape_text,
+)
 from ckptkit.stores.base import Signature
 from ckptkit.stores.registry import can_be_cut, format_of
 from ckptkit.text import list_text, natural
@@ -54,7 +61,7 @@ def several(
         if layout == "tree":
             yield from tree(listing, depth)
         else:
-            yield f"## {printable(path)}" if fmt == "markdown" else f"{printable(path)}:"
+            yield f"## {markdown_text(path)}" if fmt == "markdown" else f"{printable(path)}:"
             yield from [""] if fmt == "markdown" else []
             yield from lines(listing, fmt, layout)
 
@@ -89,7 +96,7 @@ def remarks(listing: Listing, fmt: str = "table", *, with_path: bool = True) -> 
     yield from _layers(listing, fmt)
     bullet = "- " if fmt == "markdown" else ""
     for line in footer(listing, with_path=with_path):
-        yield bullet + line
+        yield bullet + line_text(line, fmt)
 
 
 def bare_table(

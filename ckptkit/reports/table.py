@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from ckptkit.reports.text import display_width, printable
+from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
 FORMATS = ("table", "json", "csv", "markdown")
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
@@ -33,8 +33,9 @@ def render(
     """Yield the lines of a table.
 
     fmt: "table", "csv", "markdown" or "table:NAME", a format of tabulate's.  align: "left" or
-    "right" per column.  Cells are made printable and integers get thousands separators, except in
-    CSV, which is for programs.
+    "right" per column.  Cells are made printable, and integers get thousands separators, except in
+    CSV, which is for programs.  What Markdown would take for markup is escaped there, and what a
+    spreadsheet would run as a formula gets a "'" before it in CSV and TSV.
     """
     if fmt == "csv":
         yield from _csv(rows, headers)
@@ -47,8 +48,9 @@ def render(
     from tabulate import tabulate
 
     name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"
-    if name in _MARKDOWN:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    change = {**dict.fromkeys(_MARKDOWN, markdown_text), "tsv": spreadsheet_text}.get(name)
+    if change is not None:
+        cells = [[change(cell) for cell in row] for row in cells]
     text = tabulate(
         cells,
         headers=list(headers),
@@ -59,7 +61,7 @@ def render(
     yield from text.split("\n")
 
 
-_MARKDOWN = ("github", "pipe")  # which take "\\|" for a "|" that is no border
+_MARKDOWN = ("github", "pipe")
 
 
 def _cell(cell: object) -> str:
@@ -105,8 +107,14 @@ def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[s
 
     for row in (headers, *rows):
         line = io.StringIO()
-        csv.writer(line).writerow(row)  # which quotes what its line terminator holds: \r and \n
+        cells = [_csv_cell(cell) for cell in row]
+        csv.writer(line).writerow(cells)
         yield line.getvalue().removesuffix("\r\n")
+
+
+def _csv_cell(cell: object) -> object:
+    """Return a cell for programs: numbers as they are, text that is safe in a spreadsheet too."""
+    return spreadsheet_text(printable(cell)) if isinstance(cell, str) else cell
 
 
 def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:

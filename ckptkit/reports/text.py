@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import re
+
 from ckptkit.text import count_text as count_text
 from ckptkit.text import printable as printable
 
+# What Markdown may take for markup, links or HTML; a "_" or "~" only where it can begin or end it.
+_MARKUP = re.compile(r"[\\`*<>&\[\]|]|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|^#")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
+
+
+def line_text(text: str, fmt: str) -> str:
+    """Return a line of a report in a format: escaped as Markdown where that is "markdown"."""
+    return markdown_text(text) if fmt == "markdown" else printable(text)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return text that no spreadsheet runs as a formula: a "'" goes before what would begin one.
+
+    Numbers stay as they are.  https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    if not text.startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def bytes_text(nbytes: int) -> str:

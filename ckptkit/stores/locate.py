@@ -246,8 +246,14 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
             return UnsupportedError(what, where=str(path))
     if path.suffix == ".onnx":
         return UnsupportedError("an ONNX model", where=str(path))
+    if head.startswith(b"\x08\x01\x12"):  # saved_model_schema_version: 1, then meta_graphs
+        return UnsupportedError(
+            "the graph of a SavedModel under another name",
+            where=str(path),
+            hint="call it saved_model.pb, with its variables/ beside it, and give the directory",
+        )
     if path.suffix == ".pb":
-        return UnsupportedError("a frozen graph: its weights are constants in it", where=str(path))
+        return FormatError(str(path), "no TensorFlow graph, as its name says")
     if path.suffix == ".pbtxt":
         return UnsupportedError("a graph in text form; it holds no weights", where=str(path))
     expected = _container(path.name)

@@ -258,6 +258,16 @@ _BUILT_IN = (
         scan=f"{_SCAN}:scan_checkpoint_v1",
     ),
     Format(
+        "frozen-graph",
+        "frozen TensorFlow graph: its constants (read only)",
+        "frozen_inference_graph.pb",
+        "ckptkit.stores.saved_model.frozen:open_frozen_graph",
+        "ckptkit.stores.saved_model.frozen:is_graph",
+        suffixes=(".pb",),
+        values_are_ops=True,
+        scan=f"{_SCAN}:scan_frozen_graph",
+    ),
+    Format(
         "weights.h5",
         "Keras 3 weights (HDF5)",
         "model.weights.h5",

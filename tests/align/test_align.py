@@ -528,6 +528,7 @@ def test_real_files_of_one_model_pair_variable_with_variable(paths: list[str]) -
             assert variables[one][match.old] == variables[two][match.new], (one, two, match)
         both = {variables[one][k] for k in old.weights} & {variables[two][k] for k in new.weights}
         assert both == both & {variables[one][m.old] for m in found}, (one, two)
-        assert result.ambiguous == ()
+        doubtful = {key for item in result.ambiguous for key in item.old}
+        assert not doubtful & old.weights  # settings of two optimizers may be
         # a full name that all blocks of a plain list share says nothing; their bytes do
         assert not result.renamed or "list" in one + two

@@ -292,7 +292,8 @@ def test_a_saved_model_without_variables(export: Path) -> None:
     (export / "variables").rmdir()
     result = run("ls", export)
     assert result.code == 0
-    assert "it has no variables" in result.out
+    assert "the graph has 2 variables, whose values are not beside it" in result.out
+    assert "variables.index: is missing" in run("verify", export).out
 
 
 def test_a_saved_model_that_lost_its_index(export: Path) -> None:
@@ -369,7 +370,7 @@ KINDS = {
     "x.gz": (b"\x1f\x8b\x08", "gzip"),
     "x.tar": (b"\0" * 257 + b"ustar\0" + b"\0" * 249, "tar archive"),
     "x.onnx": (b"\x08\x07\x12\x07pytorch", "ONNX"),
-    "x.pb": (b"\x0a\x10\x0a\x04", "frozen graph"),
+    "x.pb": (b"\x0a\x10\x0a\x04", "no TensorFlow graph"),
     "x.pbtxt": (b"node {\n}", "text form"),
     "x.txt": (b"just some words", "not a checkpoint"),
     "x.keras": (b"just some words", "not a zip archive"),

@@ -24,6 +24,7 @@ from ckptkit.operations.convert import value_stores
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.base import Store
 from ckptkit.stores.npz.writer import write_npz
+from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.registry import FORMATS, open_format
 from ckptkit.stores.reopening import STORES_KEPT, forget_stores, reopen
 from ckptkit.stores.safetensors.writer import write_safetensors
@@ -98,6 +99,18 @@ def _v1(path: Path, fill: int) -> Path:
     return write_v1(path, {key: (array.shape, array) for key, array in values(fill).items()})
 
 
+def _graph(path: Path, fill: int) -> Path:
+    graph = message_class("GraphDef")()
+    for key, array in values(fill).items():
+        tensor = graph.node.add(name=key, op="Const").attr["value"].tensor
+        tensor.dtype = 1
+        for size in array.shape:
+            tensor.tensor_shape.dim.add(size=size)
+        tensor.tensor_content = array.tobytes()
+    path.write_bytes(graph.SerializeToString())
+    return path
+
+
 # Per format: what its path is called, and who writes it there.
 WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "h5": ("model.h5", _legacy),
@@ -111,6 +124,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "saved-model": ("export", _saved_model),
     "tensor-bundle": ("ckpt", lambda path, fill: write_bundle(path, values(fill))),
     "checkpoint-v1": ("model.ckpt-1", _v1),
+    "frozen-graph": ("frozen.pb", _graph),
     "weights.h5": ("model.weights.h5", _h5),
     "weights.json": ("model.weights.json", _weights_json),
 }

@@ -31,7 +31,7 @@ from ckptkit.operations.convert.destination import (
     target_of,
 )
 from ckptkit.operations.convert.output_comparison import compare_files
-from ckptkit.operations.convert.plan import TRAINING_ROLES, ConvertOptions, Plan
+from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, Plan
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.convert.proof import Proof, prove
@@ -106,7 +106,7 @@ def convert(
             transforms (`ckptkit.align.transforms`) of what they rename.
         names: globs of what to take; "!GLOB" leaves out.
         drop_roles: roles to leave behind.
-        weights_only: leave all state of training behind.
+        weights_only: leave all state of training behind, and tables (of words and the like).
         casts: `OLD=NEW` dtypes.
         ema: the averaged variables in place of the weights.
         shard_size: bytes per data file, as a number or such as "500MB".
@@ -322,13 +322,13 @@ def _options(
     allow_renamed: Sequence[str],
 ) -> ConvertOptions:
     """Return the keywords of `convert` with texts parsed; raises UsageError."""
-    training_roles = frozenset(TRAINING_ROLES) if weights_only else frozenset[str]()
+    left_behind = frozenset(NOT_WEIGHTS) if weights_only else frozenset[str]()
     return ConvertOptions(
         rules=tuple(
             parse_rule(rule, transforms=True) if isinstance(rule, str) else rule for rule in rules
         ),
         names=tuple(names),
-        drop_roles=frozenset(drop_roles) | training_roles,
+        drop_roles=frozenset(drop_roles) | left_behind,
         casts=tuple(parse_cast(cast) if isinstance(cast, str) else cast for cast in casts),
         ema=ema,
         root=root,

@@ -25,6 +25,7 @@ from ckptkit.stores.writing import TensorToWrite
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")
+NOT_WEIGHTS = (*TRAINING_ROLES, "table")  # what `weights_only` leaves behind
 
 
 @dataclass(frozen=True, slots=True)

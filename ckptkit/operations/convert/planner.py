@@ -15,6 +15,7 @@ from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.registry import SAVED_MODEL, Format
+from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.wording import say
 
@@ -101,6 +102,11 @@ def _template_hint(row: Format) -> str:
     return say(f"‹like› a {files}, or ‹model=package.module:function›")
 
 
+def _is_frozen(template: Checkpoint) -> bool:
+    """Whether the tensors of a template are no variables."""
+    return isinstance(template.store, SavedModel) and template.store.bundle is None
+
+
 def _check_template(builder: PlanBuilder, template: Checkpoint) -> None:
     """Raise UsageError for a template of which the form cannot be written."""
     row = builder.target.format
@@ -109,6 +115,13 @@ def _check_template(builder: PlanBuilder, template: Checkpoint) -> None:
             f"{say('‹like›')} is {template.store.format}; {row.name} needs "
             f"{' or '.join(row.templates)}",
             where=str(template.path),
+        )
+    if _is_frozen(template):
+        what = "its weights are constants of its graph" if template.specs else "it has no variables"
+        raise UsageError(
+            f"{what}: there is nothing that other values could be put into",
+            where=str(template.path),
+            hint="use the model as it was before it was frozen, with variables/, as the donor",
         )
     if template.subtree is not None:
         raise UsageError(

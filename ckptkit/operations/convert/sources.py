@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import Selection, Tensor
 from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
@@ -75,6 +76,9 @@ class Sources:
         tensors: dict[str, Tensor] = {}
         for key, naming in self.last.names.items():
             tensor = Tensor(self.last.specs[key], naming)
+            if key in self.shadows:
+                tensor = tensor._replace(naming=self.shadows[key])
+                naming = tensor.naming
             if naming.role == "config" and tensor.spec.dtype == "string":
                 continue  # the object graph and the like: structure, not values
             if key in self.duplicates:
@@ -90,10 +94,13 @@ class Sources:
                 continue
             self.leave_behind(tensor, why)
         if not tensors:
+            has_averages = any(naming.role == "ema" for naming in self.last.names.values())
             raise UsageError(
                 "no tensor is left to convert",
                 where=str(self.last.path),
-                hint="`ckptkit ls` lists names and roles",
+                hint=say("‹ema› takes its averages for the weights")
+                if has_averages
+                else "`ckptkit ls` lists names and roles",
             )
         return tensors
 
@@ -117,6 +124,23 @@ class Sources:
         )
 
     @cached_property
+    def shadows(self) -> dict[str, Naming]:
+        """{key of an average whose variable is not in SRC: what that is called}, for --ema."""
+        if not self.options.ema:
+            return {}
+        names = {
+            key: naming.name.removesuffix(f"@{naming.slot}")
+            for key, naming in self.last.names.items()
+            if naming.role == "ema" and naming.slot_of is None and naming.slot
+        }
+        taken = {naming.name for naming in self.last.names.values()}
+        return {
+            key: Naming(name, "weight", name)
+            for key, name in names.items()
+            if name not in taken and f"{name}@{self.last.names[key].slot}" in taken
+        }
+
+    @cached_property
     def averages(self) -> dict[str, str]:
         """{key of a weight: key of its average}, for --ema; raises UsageError where none is."""
         if not self.options.ema:
@@ -128,7 +152,7 @@ class Sources:
             for key, naming in names.items()
             if naming.role == "ema" and naming.slot_of in by_name
         }
-        if not averages:
+        if not averages and not self.shadows:
             raise UsageError(
                 say("‹ema›: SRC holds no averaged variables"),
                 where=str(self.last.path),
@@ -191,7 +215,7 @@ class Sources:
 
         A tensor that a rule transformed is no longer the one that the bundle has.
         """
-        if key in self.transforms:
+        if key in self.transforms or key in self.shadows:
             return None
         if format_of(self.last.store.format).structure in (OBJECT_GRAPH, SAVED_MODEL):
             return key

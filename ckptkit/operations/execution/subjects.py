@@ -15,6 +15,7 @@ from ckptkit.errors import UsageError
 from ckptkit.golden.binding import Binding, bind
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.convert.api import convert
+from ckptkit.operations.convert.plan import TRAINING_ROLES
 from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
@@ -116,7 +117,9 @@ def resolve(
     # TensorFlow runs a SavedModel; all backends of Keras run a Keras file.
     made_as = model_format(SAVED_MODEL if runtimes == {DEFAULT} else KERAS)
     made = _made(scratch, made_as)
-    convert(name, made, to=made_as.name, model=model, weights_only=True, timeout_s=timeout_s)
+    convert(
+        name, made, to=made_as.name, model=model, drop_roles=TRAINING_ROLES, timeout_s=timeout_s
+    )
     return ResolvedSubject(ModelSpec(made_as.model_kind, made, text=name), file, place=model)
 
 
@@ -197,7 +200,13 @@ def _in_structure(
     subject = ModelSpec(row.model_kind, made, text=name)
     try:
         done = convert(
-            name, made, to=row.name, like=like, rules=rules, weights_only=True, timeout_s=timeout_s
+            name,
+            made,
+            to=row.name,
+            like=like,
+            rules=rules,
+            drop_roles=TRAINING_ROLES,
+            timeout_s=timeout_s,
         )
     except MismatchError as error:
         found = _problems(coverage, error.problems, name)

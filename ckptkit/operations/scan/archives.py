@@ -13,6 +13,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -23,10 +24,10 @@ from ckptkit.operations.scan.hdf5 import hdf5_check
 from ckptkit.operations.scan.keras import text_findings
 from ckptkit.operations.scan.pickles import FRONT, array_finding, is_pickle, pickle_finding
 from ckptkit.stores.assets import is_plain_name
-from ckptkit.stores.containers.byte_range import member_range
+from ckptkit.stores.containers.byte_range import MAX_SPOOL_EXPANSION, member_range
 from ckptkit.stores.containers.zip_archive import MAX_EXPANSION, Member, read_directory
 from ckptkit.stores.npz.npy import MAGIC
-from ckptkit.stores.npz.reader import METADATA_MEMBER
+from ckptkit.stores.npz.reader import METADATA_MEMBER, open_npz
 from ckptkit.stores.registry import KERAS, format_of
 
 CONFIG, WEIGHTS, WEIGHTS_NPZ = "config.json", "model.weights.h5", "model.weights.npz"
@@ -37,6 +38,7 @@ _MAX_DIRECTORY = 64 << 20  # bytes of it; zipfile keeps ten times as much in mem
 MAX_JSON = 256 << 20  # the config of the largest Keras models is a few MB
 _MAX_NESTED = 256 << 20  # bytes of an archive in an archive that is looked into
 STRANGER = "archive.stranger"  # the code of a member that does not belong there
+_BOMB_FLOOR = 256 << 20  # bytes; Keras refuses what is larger and grows 100 times
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _END, _END_SIZE = b"PK\x05\x06", 22
 _ERRORS = (  # of zipfile; NotImplementedError is a RuntimeError
@@ -78,7 +80,15 @@ def is_keras_archive(path: Path) -> bool:
 def scan_npz(path: Path) -> list[Check]:
     """Scan an archive of arrays; raises FormatError where `zipfile` does not read it."""
     with _opened(path) as archive:
-        return [_arrays(archive, path, path.name, _strict(path))]
+        check = _arrays(archive, path, path.name, _strict(path))
+    if not check.ok:
+        return [check]
+    try:
+        open_npz(path)
+    except CkptkitError as error:  # such as a shape that is not the member's
+        finding = Finding("warning", "npz.unread", path.name, error.message, error.hint)
+        return [replace(check, findings=(finding,))]
+    return [check]
 
 
 def scan_keras(path: Path) -> list[Check]:
@@ -169,6 +179,10 @@ def _member_findings(archive: zipfile.ZipFile, label: str, is_keras: bool) -> It
             message = "an archive member that is there twice: which one is read is up to the loader"
             yield Finding("warning", "archive.twice", where, message)
         seen.add(info.filename)
+        if info.file_size > max(_BOMB_FLOOR, MAX_SPOOL_EXPANSION * info.compress_size):
+            message = f"{info.compress_size} bytes that are said to grow to {info.file_size}"
+            yield Finding("error", "archive.bomb", where, message)
+            continue
         if info.compress_type not in _METHODS or info.flag_bits & 1:
             message = "an archive member that is packed in a way that is not looked into"
             yield Finding("warning", "archive.unread", where, message)

@@ -16,7 +16,7 @@ from ckptkit.operations.scan.keras import text_findings
 from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.hdf5.reader import scan as read_tree
 from ckptkit.stores.hdf5.reader import scan_with_libhdf5
-from ckptkit.stores.hdf5.types import LEADS_OUT, SIGNATURE, Attribute, H5Tree
+from ckptkit.stores.hdf5.types import BOMB, LEADS_OUT, SIGNATURE, Attribute, H5Tree
 
 # legacy_h5_format.py reads these two; a long text may be split over several, numbered ones
 _CONFIG = re.compile(r"(model|training)_config[0-9]*")
@@ -82,8 +82,8 @@ def _tree(byte_range: ByteRange, label: str, findings: list[Finding]) -> H5Tree 
 
 def _note(error: CkptkitError, label: str, findings: list[Finding]) -> bool:
     """Add the finding that a refusal comes to, if it is not one of damage."""
-    if error.code == LEADS_OUT:
-        findings.append(Finding("error", "hdf5.link", label, error.message, error.hint))
+    if error.code in (LEADS_OUT, BOMB):
+        findings.append(Finding("error", error.code, label, error.message, error.hint))
     elif isinstance(error, UnsupportedError) and not isinstance(error, FormatError):
         findings.append(Finding("warning", "hdf5.unknown", label, error.message, error.hint))
     else:

@@ -56,6 +56,11 @@ def scan_saved_model(path: Path) -> list[Check]:
     return [*found, directory_check(path)]
 
 
+def scan_frozen_graph(path: Path) -> list[Check]:
+    """Scan a GraphDef; raises FormatError where it cannot be read."""
+    return [scan_graph_file(path)]
+
+
 def scan_graph_file(path: Path) -> Check:
     """Scan the graphs in one file; raises FormatError where it cannot be read."""
     graphs = read_graphs(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -27,6 +26,7 @@ from ckptkit.operations.verify.data import (
 )
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.registry import TENSOR_BUNDLE
+from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
 from ckptkit.stores.tensor_bundle.recovery import survey
 from ckptkit.stores.tensor_bundle.slices import sliced_name
@@ -315,10 +315,12 @@ def _graph(bundle: TensorBundle) -> Iterator[Check]:
 
 def _missing_keys(graph: ObjectGraph, specs: Iterable[str], where: str) -> Iterator[Finding]:
     """Yield an error per tensor that the graph promises and the checkpoint lacks."""
-    known = sorted(specs)
+    known = set(specs)
+    added = added_keys(known, _attribute_keys(graph))
     for number, node in enumerate(graph.nodes):
         for attribute, full_name, key in node.attributes:
-            if not _holds(known, key, exact=attribute == "VARIABLE_VALUE"):
+            is_there = key in known or (attribute != "VARIABLE_VALUE" and key in added)
+            if not is_there:
                 yield Finding(
                     "error",
                     "graph.missing-tensor",
@@ -328,25 +330,27 @@ def _missing_keys(graph: ObjectGraph, specs: Iterable[str], where: str) -> Itera
                     "restoring would leave it at its initial value",
                     key=key,
                 )
+            elif attribute == "table" and key in added:
+                lacking = [end for end in ("-keys", "-values") if f"{key}{end}" not in known]
+                for end in lacking[: len(lacking) % 2]:  # one without the other
+                    yield Finding(
+                        "error",
+                        "graph.missing-tensor",
+                        f"{where}: object {number}",
+                        f"the {end[1:]} of a table should be at {key + end!r}, which the "
+                        "checkpoint lacks",
+                        "the table cannot be restored",
+                        key=f"{key}{end}",
+                    )
 
 
-def _holds(known: list[str], key: str, *, exact: bool) -> bool:
-    """Whether the sorted keys hold `key`, or one that begins with it.
-
-    Objects that are no variables may add to their key: a lookup table `-keys` and `-values`, an
-    iterator `_STATE`.
-    """
-    at = bisect_left(known, key)
-    found = known[at] if at < len(known) else ""
-    return found == key if exact else bool(key) and found.startswith(key)
+def _attribute_keys(graph: ObjectGraph) -> set[str]:
+    return {key for node in graph.nodes for _attribute, _name, key in node.attributes}
 
 
 def _unnamed(graph: ObjectGraph, specs: Iterable[str]) -> list[str]:
     """Return the tensors that no object of the graph has."""
-    stems = {key for node in graph.nodes for _attribute, _name, key in node.attributes}
-    lengths = sorted({len(stem) for stem in stems})
-    return [
-        key
-        for key in specs
-        if key != OBJECT_GRAPH_KEY and not any(key[:length] in stems for length in lengths)
-    ]
+    keys = list(specs)
+    named = _attribute_keys(graph)
+    added = {key for family in added_keys(keys, named).values() for key in family}
+    return [k for k in keys if k != OBJECT_GRAPH_KEY and k not in named and k not in added]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ckptkit.reports.check.rows import cells, row_text
 from ckptkit.reports.findings import finding_text
 from ckptkit.reports.table import render
-from ckptkit.reports.text import printable
+from ckptkit.reports.text import markdown_text, printable
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report
@@ -53,8 +53,7 @@ def summary(report: Report) -> Iterator[str]:
 
 def _inline(text: str) -> str:
     """Return text that Markdown shows as it is."""
-    text = printable(text)
-    return "".join(f"\\{char}" if char in "\\`*_{}[]<>#|" else char for char in text)
+    return markdown_text(text)
 
 
 def _command(level: str, title: str, message: str) -> str:

@@ -13,7 +13,7 @@ from ckptkit.compare.tensors import Worst
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.listing import pattern
 from ckptkit.reports.table import is_bare, json_lines, render
-from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
+from ckptkit.reports.text import bytes_text, count_text, line_text, printable, shape_text
 
 MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
 _COLOURS = {"-": "31", "+": "32", "~": "33", "R": "36", "≈": "2", "=": "2"}
@@ -66,12 +66,12 @@ def lines(
         yield from _table(groups, result, fmt, rich)
         yield ""
     for warning in result.warnings:
-        yield _coloured(f"warning: {printable(warning)}", "33", rich)
+        yield _coloured(line_text(f"warning: {warning}", fmt), "33", rich)
     hidden = len(result.differences) - sum(c.is_difference for c in shown)
     text = verdict(result) + (f"; {hidden:,} not shown (--only)" if only and hidden else "")
-    yield _coloured(text, "32;1" if result.same else "31;1", rich)
+    yield _coloured(line_text(text, fmt), "32;1" if result.same else "31;1", rich)
     for line in beside_lines(result):
-        yield _coloured(f"{bullet}{line}", "33", rich)
+        yield _coloured(f"{bullet}{line_text(line, fmt)}", "33", rich)
 
 
 def verdict(result: DiffResult) -> str:
@@ -103,9 +103,9 @@ def _head(result: DiffResult, fmt: str, labels: Sequence[str]) -> Iterator[str]:
     bullet = "- " if fmt == "markdown" else ""
     for number, (mark, side) in enumerate((("---", result.old), ("+++", result.new))):
         label = labels[number] if number < len(labels) else _path_text(side)
-        yield f"{bullet}{mark} {printable(label + _form_text(side))}"
+        yield f"{bullet}{mark} {line_text(label + _form_text(side), fmt)}"
         for note in side.notes:
-            yield f"{bullet}    note: {printable(note)}"
+            yield f"{bullet}    note: {line_text(note, fmt)}"
     yield f"{bullet}{totals(result)}"
     yield ""
 

@@ -16,14 +16,13 @@ from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores.hdf5.bounded import UNDEFINED, BoundedReader, LeftToLibhdf5
 from ckptkit.stores.hdf5.messages import Message
 from ckptkit.stores.hdf5.types import (
-    EXPANSION_FLOOR,
-    MAX_CHUNK_BYTES,
-    MAX_EXPANSION,
-    MAX_OBJECTS,
-    check_place,
+    FILTERS as KNOWN_FILTERS,
 )
 from ckptkit.stores.hdf5.types import (
-    FILTERS as KNOWN_FILTERS,
+    MAX_CHUNK_BYTES,
+    MAX_OBJECTS,
+    check_place,
+    check_stored,
 )
 
 _COMPACT, _CONTIGUOUS, _CHUNKED = range(3)
@@ -98,13 +97,8 @@ def read_layout(
             expected=f"{nbytes} bytes",
             found=target.nbytes,
         )
-    if nowhere and target.nbytes > EXPANSION_FLOOR:
-        raise FormatError(
-            str(source.byte_range.path),
-            f"{target.path} declares more than it stores",
-            expected=f"at most {EXPANSION_FLOOR} bytes",
-            found=target.nbytes,
-        )
+    if nowhere:
+        check_stored(source.byte_range.path, target.path, target.nbytes, 0)
     if kind == _COMPACT or nowhere:
         return None
     check_place(source.byte_range, place, nbytes, target.path)
@@ -298,13 +292,7 @@ def _check_chunks(
             count += 1
             if count > MAX_OBJECTS:
                 raise source.error(place, f"{target.path} has more than {MAX_OBJECTS} chunks")
-    if target.nbytes > max(EXPANSION_FLOOR, MAX_EXPANSION * stored):
-        raise FormatError(
-            str(source.byte_range.path),
-            f"{target.path} declares far more than it stores",
-            expected=f"at most {MAX_EXPANSION} times {stored} bytes",
-            found=target.nbytes,
-        )
+    check_stored(source.byte_range.path, target.path, target.nbytes, stored)
 
 
 def _chunks(

@@ -42,18 +42,17 @@ from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import root_of, scan_classic
 from ckptkit.stores.hdf5.file_object import opened
 from ckptkit.stores.hdf5.types import (
-    EXPANSION_FLOOR,
     FILTERS,
     MAX_ATTRIBUTE_BYTES,
     MAX_ATTRIBUTES,
     MAX_CHUNK_BYTES,
     MAX_DEPTH,
-    MAX_EXPANSION,
     MAX_OBJECTS,
     Attribute,
     H5Dataset,
     H5Tree,
     check_place,
+    check_stored,
     refusal,
 )
 
@@ -206,13 +205,7 @@ class _Libhdf5Scanner:
     ) -> None:
         if stored > self.byte_range.nbytes:
             raise self._error(path, f"claims {stored} stored bytes, more than the file has")
-        if declared > max(EXPANSION_FLOOR, MAX_EXPANSION * stored):
-            raise FormatError(
-                str(self.byte_range.path),
-                f"{path} declares far more than it stores",
-                expected=f"at most {MAX_EXPANSION} times {stored} bytes",
-                found=declared,
-            )
+        check_stored(self.byte_range.path, path, declared, stored)
         if layout == self.h5.h5d.CHUNKED:
             chunk = math.prod(int(n) for n in plist.get_chunk()) * itemsize
             if chunk > MAX_CHUNK_BYTES:

@@ -70,6 +70,22 @@ def refusal(path: Path, name: str, what: str) -> FormatError:
     return error
 
 
+BOMB = "hdf5.bomb"  # the code of a dataset that takes far more memory than it stores
+
+
+def check_stored(path: Path, name: str, nbytes: int, stored: int) -> None:
+    """Raise FormatError where a dataset declares far more bytes than it stores."""
+    if nbytes > max(EXPANSION_FLOOR, MAX_EXPANSION * stored):
+        error = FormatError(
+            str(path),
+            f"{name} declares far more than it stores",
+            expected=f"at most {MAX_EXPANSION} times {stored} bytes",
+            found=nbytes,
+        )
+        error.code = BOMB
+        raise error
+
+
 def check_place(byte_range: ByteRange, offset: int, nbytes: int, path: str) -> None:
     """Raise TruncatedError where the values of a dataset reach past the end of the data."""
     if offset + nbytes > byte_range.nbytes:

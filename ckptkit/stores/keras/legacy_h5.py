@@ -31,6 +31,17 @@ from ckptkit.text import count_text
 TOP_LEVEL = "top_level_model_weights"
 OPTIMIZER = "optimizer_weights"
 _CONFIGS = ("model_config", "training_config")
+_NAMELESS = re.compile(r"Variable(_\d+)?")
+# Slots in the order of an optimizer's `weights`, Keras 2.0 to 2.2 (keras/optimizers.py).
+_NAMELESS_SLOTS = {
+    "SGD": ("momentum",),
+    "RMSprop": ("rms",),
+    "Adagrad": ("accumulator",),
+    "Adadelta": ("accum_grad", "accum_var"),
+    "Adam": ("m", "v", "vhat"),
+    "Adamax": ("m", "v"),
+    "Nadam": ("m", "v"),
+}
 _SCALARS = {
     "iteration": "counter",
     "iter": "counter",
@@ -216,7 +227,39 @@ def _optimizer(
         if dataset is not None:
             plain = re.sub(r":\d+$", "", name)
             variables[key] = _state(plain, optimizer, dataset, by_path, by_flat)
+    _tie_nameless(tree, variables, weights)
     return variables
+
+
+def _tie_nameless(
+    tree: H5Tree, variables: dict[str, KerasVariable], weights: Mapping[str, KerasVariable]
+) -> None:
+    """Tie `training/Adam/Variable_7` of Keras 2.0 to 2.2 by order, where all shapes agree.
+
+    These keep one list per slot, over the weights that are trained (keras/optimizers.py, 2.2:
+    `self.weights = [self.iterations] + ms + vs`).  Adam's third list is empty but for a
+    placeholder of one element each, unless `amsgrad` is set.
+    """
+    nameless = [k for k, v in variables.items() if _NAMELESS.fullmatch(v.name or "")]
+    if not nameless or any(variables[key].slot_of for key in variables):
+        return
+    trained = [k for k, v in weights.items() if not (v.name or "").startswith("moving_")]
+    shapes = [tree.datasets[key].shape for key in trained]
+    count = len(shapes)
+    arrays = [key for key in nameless if tree.datasets[key].shape != ()]
+    if not count or len(arrays) % count:
+        return
+    runs = [arrays[at : at + count] for at in range(0, len(arrays), count)]
+    stored = [[tree.datasets[key].shape for key in run] for run in runs]
+    if len(runs) == 3 and stored[2] == [(1,)] * count and stored[2] != shapes:
+        runs, stored = runs[:2], stored[:2]
+    if any(found != shapes for found in stored):
+        return
+    known = _NAMELESS_SLOTS.get(optimizer_class(variables[nameless[0]].optimizer or "") or "", ())
+    for number, run in enumerate(runs):
+        slot = known[number] if number < len(known) else f"slot_{number}"
+        for key, owner in zip(run, trained, strict=True):
+            variables[key] = variables[key]._replace(slot=slot, slot_of=owner)
 
 
 def _optimizer_name(path: Path, tree: H5Tree) -> str:
@@ -235,9 +278,10 @@ def _state(
     *scopes, last = name.split("/")
     optimizer = next((p for p in scopes if optimizer_class(p)), optimizer)
     plain = re.sub(r"_\d+$", "", last)
-    if dataset.shape == () and plain in _SCALARS:
-        return KerasVariable(tuple(scopes), last, (), _SCALARS[plain], optimizer)
     slot, owner = _tie([*scopes, last], by_path, by_flat)
+    if dataset.shape == () and (plain in _SCALARS or owner is None):
+        role = "counter" if dataset.dtype.startswith(("int", "uint")) else "config"
+        return KerasVariable(tuple(scopes), last, (), _SCALARS.get(plain, role), optimizer)
     role = "ema" if slot == "average" else "slot"
     aliases = (name,) if owner else ()
     return KerasVariable(tuple(scopes), last, aliases, role, optimizer, slot, owner)

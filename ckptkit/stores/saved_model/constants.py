@@ -14,14 +14,13 @@ from ckptkit.errors import UnsupportedError
 from ckptkit.stores.base import shaped
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import numbers_of, text_of
+from ckptkit.stores.saved_model.frozen import LARGE_CONSTANT, constants_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 MAX_CONSTANT = 1 << 28  # bytes of one; a graph is at most 2 GiB, and zeros may stand for more
-_OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
 _TABLE_FILLERS = (
     "InitializeTable",
     "InitializeTableV2",
@@ -71,12 +70,8 @@ def const_nodes(model: SavedModel) -> Iterator[tuple[str, Any, bool]]:
             for node in objects
             if node.HasField("captured_tensor")
         }
-        bodies = [node for function in graph.library.function for node in function.node_def]
-        for node in (*graph.node, *bodies):
-            tensor = node.attr["value"].tensor if node.op == "Const" else None
-            if tensor is None or any(_OF_THE_SAVER in text for text in tensor.string_val):
-                continue
-            yield node.name, tensor, node.name in captured
+        for _function, name, tensor in constants_of(graph):
+            yield name, tensor, name in captured
 
 
 def table_constants(model: SavedModel) -> Iterator[tuple[str, list[bytes]]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
-from ckptkit.errors import FormatError, UnknownTensorError
+from ckptkit.errors import FormatError
 from ckptkit.stores.base import (
     BLOCK_ELEMENTS,
     ModelInfo,
@@ -31,6 +31,7 @@ from ckptkit.stores.base import (
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
+from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
 from ckptkit.stores.saved_model.graph import collected_assets
 from ckptkit.stores.saved_model.variable_uses import variable_uses
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
@@ -44,7 +45,10 @@ VARIABLES = Path("variables", "variables")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """One SavedModel; made by `open_saved_model`.  Without variables it holds no tensors."""
+    """One SavedModel; made by `open_saved_model`.
+
+    Without variables, the constants of its graph are its tensors.
+    """
 
     path: Path
     bundle: TensorBundle | None
@@ -68,11 +72,11 @@ class SavedModel:
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
-        return self.bundle.specs if self.bundle else {}
+        return self.bundle.specs if self.bundle else self.constants.specs
 
     @property
     def shards(self) -> tuple[Path, ...]:
-        return self.bundle.shards if self.bundle else ()
+        return self.bundle.shards if self.bundle else (self.path / MODEL_FILE,)
 
     @property
     def missing_shards(self) -> tuple[Path, ...]:
@@ -80,14 +84,25 @@ class SavedModel:
 
     @cached_property
     def structure(self) -> Structure:
-        graph = self.bundle.structure if self.bundle else None
+        if self.bundle is None:
+            return self.constants.structure
+        graph = self.bundle.structure
         if not isinstance(graph, ObjectGraph):
             return graph
         return replace(graph, uses=lambda: variable_uses(self._message, self.path / MODEL_FILE))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return () if self.bundle else ("it has no variables",)
+        return () if self.bundle else (self.constants.summary,)
+
+    @cached_property
+    def constants(self) -> GraphConstants:
+        """The constants of its graphs, which are its tensors where it has no variables."""
+        graphs = (
+            parse("GraphDef", meta.graph_def, str(self.path / MODEL_FILE))
+            for meta in self._message.meta_graphs
+        )
+        return GraphConstants(graphs, str(self.path))
 
     @property
     def producer(self) -> str | None:
@@ -146,20 +161,17 @@ class SavedModel:
         return message
 
     def mappable(self, key: str) -> bool:
-        return self._variables(key).mappable(key)
+        return self.bundle is not None and self.bundle.mappable(key)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
-        return self._variables(key).blocks(key, max_elements)
+        if self.bundle is not None:
+            return self.bundle.blocks(key, max_elements)
+        return blocks_of(self.constants, key, max_elements)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
-        return self._variables(key).read(key, start, stop)
-
-    def _variables(self, key: str) -> TensorBundle:
-        if self.bundle is None:
-            raise UnknownTensorError(
-                f"no tensor {key!r}: a SavedModel without variables", where=str(self.path)
-            )
-        return self.bundle
+        if self.bundle is not None:
+            return self.bundle.read(key, start, stop)
+        return self.constants.values(key)[start:stop].copy()
 
 
 def open_saved_model(path: Path) -> SavedModel:

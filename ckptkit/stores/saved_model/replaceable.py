@@ -19,7 +19,8 @@ from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.saved_model.constants import LARGE_CONSTANT, const_nodes
+from ckptkit.stores.saved_model.constants import const_nodes
+from ckptkit.stores.saved_model.frozen import LARGE_CONSTANT
 from ckptkit.stores.saved_model.reader import SavedModel
 
 FINGERPRINT = "fingerprint.pb"

@@ -8,11 +8,12 @@ Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UsageError
 from ckptkit.stores.proto.messages import message_class, parse
+from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
 
 SAVE_COUNTER_KEY = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
 _VALUE = "VARIABLE_VALUE"
@@ -120,7 +121,7 @@ def _rename(graph: Any, keep: Iterable[str], strip: str, prefix: str) -> dict[st
     """Give every kept attribute its new key, drop the others; return {old key: new key}."""
     keep = set(keep)
     named = {attribute.checkpoint_key for node in graph.nodes for attribute in node.attributes}
-    families = _families(keep - named, named)
+    families = added_keys(keep, named)
     keys: dict[str, str] = {}
     empty: set[int] = set()
     for index, node in enumerate(graph.nodes):
@@ -144,19 +145,6 @@ def _rename(graph: Any, keep: Iterable[str], strip: str, prefix: str) -> dict[st
             slots = [s for s in node.slot_variables if s.slot_variable_node_id not in empty]
             _keep_slots(node, slots)
     return keys
-
-
-def _families(orphans: Iterable[str], named: Container[str]) -> dict[str, list[str]]:
-    """Return {key of an attribute: keys of its tensors}, where one attribute has several.
-
-    A table's attribute `t/.ATTRIBUTES/table` stands for `...table-keys` and `...table-values`.
-    """
-    families: dict[str, list[str]] = {}
-    for key in sorted(orphans):
-        ends = [at for at, letter in enumerate(key) if letter in "-_" and key[:at] in named]
-        if ends:
-            families.setdefault(key[: ends[-1]], []).append(key)
-    return families
 
 
 def _rooted(graph: Any, root: str) -> bytes:
