@@ -39,6 +39,7 @@ class Aligner:
             unused_rules = matches.unused
             for left, right, text in matches.pairs:
                 self._pair(left, right, f"rule {text}")
+        self._pair_free(structures.by_listing(self.old, self.new))
         self._by_key()
         self._by_alias()
         self._below_root_child()

@@ -10,7 +10,7 @@ from ckptkit.align.numbered_layers import numbered_layers
 from ckptkit.align.objects import Objects
 from ckptkit.align.owners import rest_of_layers
 from ckptkit.align.types import Match, TensorSet
-from ckptkit.align.variable_lists import join_optimizers, join_orders
+from ckptkit.align.variable_lists import join_listings, join_optimizers, join_orders
 from ckptkit.stores.base import ObjectGraph
 
 
@@ -36,6 +36,11 @@ def by_layers(old: TensorSet, new: TensorSet) -> Iterator[Match]:
         if isinstance(other.structure, ObjectGraph):
             yield from _matches(scopes.by_slots(other, other.structure), is_turned, "name")
             yield from _matches(scopes.by_ops(other, other.structure), is_turned, "structure")
+
+
+def by_listing(old: TensorSet, new: TensorSet) -> Iterator[Match]:
+    """Yield what the lists of two legacy files pair, where names differ in automatic numbers."""
+    yield from _matches(join_listings(old, new), False, "order")
 
 
 def by_order(old: TensorSet, new: TensorSet, known: Mapping[str, str]) -> Iterator[Match]:

@@ -8,6 +8,7 @@ shape and, where known, its own name, and only in one way.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from ckptkit.checkpoint.object_names import VALUE, optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 
 Pairs = list[tuple[str, str]]
+_COUNTERS = re.compile(r"(_\d+)+(?=/|$)")
 
 
 class _ListedVariable(NamedTuple):
@@ -95,6 +97,41 @@ def join_orders(
             if all(_agrees(joined, f, {v: k for k, v in f.items()}) for f in rivals):
                 pairs.update(joined)
     return list(pairs.items())
+
+
+def join_listings(old: TensorSet, new: TensorSet) -> Pairs:
+    """Return (old key, new key) of two legacy files whose names count otherwise.
+
+    Both list the weights of a model in its order.  Where the names are the same but for automatic
+    numbers, one by one, and not the same set, the numbers say nothing and the order says it all.
+    """
+    lists = []
+    for side in (old, new):
+        structure = side.structure
+        if not isinstance(structure, KerasStructure) or structure.layers:
+            return []
+        lists.append([key for key in structure.variables if key in side.weights])
+    names = [
+        [_whole_name(side, key) for key in keys]
+        for side, keys in zip((old, new), lists, strict=True)
+    ]
+    if len(names[0]) != len(names[1]) or set(names[0]) == set(names[1]):
+        return []
+    fits = all(
+        _uncounted(a) == _uncounted(b)
+        and (old.specs[k].dtype, old.specs[k].shape) == (new.specs[m].dtype, new.specs[m].shape)
+        for a, b, k, m in zip(*names, *lists, strict=True)
+    )
+    return list(zip(*lists, strict=True)) if fits else []
+
+
+def _uncounted(name: str) -> str:
+    """Return a name without numbers; one that is loaded again is `dense_1_1`."""
+    return _COUNTERS.sub("", name)
+
+
+def _whole_name(side: TensorSet, key: str) -> str:
+    return side.names[key].full_name or side.names[key].name
 
 
 def _is_paired(key: str, pairs: Mapping[str, str]) -> bool:

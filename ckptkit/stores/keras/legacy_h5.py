@@ -25,6 +25,7 @@ from ckptkit.stores.hdf5.reader import scan
 from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores.keras.config import LayerConfig, as_layer, custom_classes, layer_rows, layers_of
 from ckptkit.stores.keras.h5_store import H5Store, spec_of
+from ckptkit.stores.keras.legacy_names import layers_of_scopes
 from ckptkit.stores.keras.optimizer_variables import optimizer_class
 from ckptkit.text import count_text
 
@@ -76,8 +77,8 @@ def open_legacy_h5(path: Path) -> H5Store:
     config = _json_attribute(path, tree, "model_config")
     version = tree.groups[""].get("keras_version", attributes.get("keras_version"))
     scope = _root_scope(config, version)
-    variables, params = _weights(path, tree, base, layers, scope, config)
-    variables |= _optimizer(path, tree, variables)
+    variables, params, stored = _weights(path, tree, base, layers, scope, config)
+    variables |= _optimizer(path, tree, variables, stored)
     specs = {key: spec_of(key, d, byte_range, 0) for key, d in tree.datasets.items()}
     stray = [key for key in specs if key not in variables]
     return H5Store(
@@ -134,9 +135,10 @@ def _weights(
     layers: list[str],
     scope: tuple[str, ...],
     config: LayerConfig | None,
-) -> tuple[dict[str, KerasVariable], dict[tuple[str, ...], int | None]]:
-    """Return the variables that the lists name, and the elements per layer."""
+) -> tuple[dict[str, KerasVariable], dict[tuple[str, ...], int | None], dict[str, str]]:
+    """Return the variables that the lists name, the elements per layer, and the listed paths."""
     variables: dict[str, KerasVariable] = {}
+    stored: dict[str, str] = {}
     params: dict[tuple[str, ...], int | None] = {}
     nested = {layer.name: layer for layer in layers_of(config)} if config else {}
     for layer in [*layers, TOP_LEVEL]:
@@ -145,14 +147,23 @@ def _weights(
             if layer == TOP_LEVEL:
                 continue
             raise FormatError(str(path), f"layer {layer!r} is listed but has no group")
-        for name in _list(tree.groups[group], "weight_names") or []:
+        listed = _list(tree.groups[group], "weight_names") or []
+        plain_names = [re.sub(r":\d+$", "", name) for name in listed]
+        owners = layers_of_scopes(layer, plain_names, nested.get(layer))
+        for name, plain in zip(listed, plain_names, strict=True):
             key = f"{group}/{name}"
             dataset = tree.datasets.get(key)
             if dataset is None:
                 raise FormatError(str(path), f"{key} is listed but not in the file")
-            variables[key] = _variable(layer, name, scope)
-            _count(params, layer, name, dataset.size, nested.get(layer))
-    return variables, params
+            first, slash, rest = plain.partition("/")
+            renamed = f"{owners[first]}/{rest}" if slash and first in owners else plain
+            variables[key] = _variable(layer, renamed, scope)
+            if renamed != plain:
+                aliases = (*variables[key].aliases, plain)
+                variables[key] = variables[key]._replace(aliases=aliases)
+            stored[key] = plain if slash else ""
+            _count(params, layer, renamed, dataset.size, nested.get(layer))
+    return variables, params, stored
 
 
 def _count(
@@ -184,12 +195,11 @@ def _count(
             params[here] = (params.get(here) or 0) + size
 
 
-def _variable(layer: str, name: str, scope: tuple[str, ...]) -> KerasVariable:
-    """Return what a listed name says: `dense/kernel:0`, `kernel` or, in Keras 1, `dense_1_W`.
+def _variable(layer: str, plain: str, scope: tuple[str, ...]) -> KerasVariable:
+    """Return what a listed name says: `dense/kernel`, `kernel` or, in Keras 1, `dense_1_W`.
 
     scope: what Keras 3.0 to 3.4, which list bare names, had before the layer's name.
     """
-    plain = re.sub(r":\d+$", "", name)
     *scopes, last = plain.split("/")
     aliases: list[str] = []
     if not scopes and layer != TOP_LEVEL:
@@ -211,11 +221,16 @@ def _root_scope(config: LayerConfig | None, version: Attribute) -> tuple[str, ..
 
 
 def _optimizer(
-    path: Path, tree: H5Tree, weights: Mapping[str, KerasVariable]
+    path: Path, tree: H5Tree, weights: Mapping[str, KerasVariable], stored: Mapping[str, str]
 ) -> dict[str, KerasVariable]:
-    """Return the optimizer's variables, tied to the weights by what their names say."""
+    """Return the optimizer's variables, tied to the weights by what their names say.
+
+    stored: paths of the weights as the file lists them, which is how their slots call them.
+    """
     names = _list(tree.groups.get(OPTIMIZER, {}), "weight_names") or []
-    by_path = {"/".join((*v.layers, v.name or "")): key for key, v in weights.items()}
+    by_path = {
+        stored[key] or "/".join((*v.layers, v.name or "")): key for key, v in weights.items()
+    }
     by_flat = {path.replace("/", "_"): key for path, key in by_path.items()}
     if len(by_flat) < len(by_path):
         by_flat = {}  # two weights would answer to one flat name
