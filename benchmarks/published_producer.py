@@ -3,6 +3,9 @@
     python benchmarks/published_producer.py {keras | tf_keras} save SOURCE FOLDER
     python benchmarks/published_producer.py {keras | tf_keras} compare SOURCE CONVERTED
 
+SOURCE is a model, or FILE@MODULE.py:FUNCTION where FILE holds weights alone: that function of the
+package builds the model that they are loaded into.
+
 `save` writes into FOLDER what Keras itself makes of SOURCE: again.h5, and where this Keras writes
 them again.keras, again.weights.h5; and blank.keras, blank.h5: the same model with other values.
 `compare` prints how many arrays of two files that Keras loads are equal, and of how many.
@@ -10,14 +13,17 @@ them again.keras, again.weights.h5; and blank.keras, blank.h5: the same model wi
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if sys.argv[1:2] == ["tf_keras"]:
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # what a builder imports from TensorFlow is that Keras
 
 import numpy as np
 
@@ -48,10 +54,17 @@ def compare(keras: Any, source: str, converted: str) -> None:
     print(f"{equal}/{len(left)}")
 
 
-def _loaded(keras: Any, path: str) -> Any:
+def _loaded(keras: Any, source: str) -> Any:
     """Load a model; what it was trained with does not matter."""
-    with contextlib.redirect_stderr(None):
-        return keras.models.load_model(path, compile=False)
+    path, _, builder = source.partition("@")
+    if builder:
+        module, _, function = builder.rpartition(":")
+        model = getattr(SourceFileLoader("builder", module).load_module(), function)()
+        model.load_weights(path)
+        return model
+    # Functions without a name cannot be loaded; which one it is makes no difference to weights.
+    unnamed = {"<lambda>": lambda x: keras.activations.relu(x, max_value=20)}
+    return keras.models.load_model(path, compile=False, custom_objects=unnamed)
 
 
 if __name__ == "__main__":

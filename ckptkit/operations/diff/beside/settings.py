@@ -20,7 +20,6 @@ Settings = dict[str, Any]
 
 # Python code, which every version of Python writes as other bytes; and what goes with it.
 _CODE = frozenset({"function", "function_type", "output_shape_type", "mask"})
-_CODE_CLASSES = ("Lambda", "__lambda__")
 # Words of lookup tables are compared as such (`vocabularies`).
 VOCABULARY = "vocabulary"
 _ARRAYS = ("__numpy__", "__tensor__")
@@ -40,7 +39,7 @@ def settings_of(layer: LayerConfig) -> Settings:
 
 
 def _settings(class_name: str, config: Mapping[str, Any]) -> Settings:
-    code = _CODE if class_of(class_name) in _CODE_CLASSES else frozenset()
+    code = _CODE if class_of(class_name) == "Lambda" else frozenset()
     return {
         key: _axis(value) if key == "axis" else plain(value)
         for key, value in config.items()
@@ -71,8 +70,8 @@ def _each(values: Mapping[str, Any]) -> Settings:
 def _object(value: Mapping[str, Any]) -> Any:
     """Return a serialized object: a name for functions and policies, plain values for arrays."""
     name, config = str(value["class_name"]), value.get("config")
-    if name in _CODE_CLASSES and name.startswith("_"):
-        return {"class": name}
+    if name == "__lambda__":
+        return "<lambda>"  # as Keras 2 wrote every function without a name
     if isinstance(value.get("items"), list):  # `__tuple__`, and `TensorShape` in SavedModels
         return plain(value["items"])
     if name in _ARRAYS and isinstance(config, Mapping):
