@@ -41,7 +41,7 @@ def graph_findings(graph: MetaGraph, path: Path) -> Iterator[Finding]:
     """Yield one finding per op and place that is not known to be harmless."""
     flow = Flow(graph)
     reach = _reach(flow, graph)
-    is_training = path.suffix == ".meta"
+    is_training = path.name.endswith(".meta")
     yield from _twins(graph, path)
     for scope, ops in [(MAIN, graph.ops), *((f.name, f.ops) for f in graph.functions)]:
         for op in ops:

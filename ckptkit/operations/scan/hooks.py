@@ -109,11 +109,12 @@ def scan_checkpoint_v1(path: Path) -> list[Check]:
 
 def _checkpoint(path: Path, store: Store, files: list[Path]) -> list[Check]:
     findings = [f for file in files if file.exists() for f in link_findings(file, file.parent)]
-    state = path.with_name(STATE_FILE)
+    index = index_path(path)
+    state = index.with_name(STATE_FILE)
     if state.is_file():
         findings.extend(_state(state))
     checks = [Check("tensors only", (("tensor", len(store.specs)),), tuple(findings))]
-    graph = path.with_name(f"{path.name}.meta")
+    graph = index.with_name(index.name.removesuffix(".index") + ".meta")
     if graph.exists():
         try:
             checks.append(scan_graph_file(graph))

@@ -53,7 +53,7 @@ def link_findings(path: Path, directory: Path) -> Iterator[Finding]:
             yield Finding("error", "file.link", where, message)
         return
     mode = path.lstat().st_mode
-    if not stat.S_ISREG(mode):
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         message = "neither a file nor a directory: a loader may wait for it for ever"
         yield Finding("error", "file.special", where, message)
 

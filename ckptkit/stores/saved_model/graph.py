@@ -113,7 +113,7 @@ def read_graphs(path: Path) -> list[MetaGraph]:
         if not graphs:
             raise FormatError(where, "holds no graph", hint="it is damaged or unfinished")
         return [_meta_graph(meta, meta.graph_def, where) for meta in graphs]
-    if path.suffix == ".meta":
+    if path.name.endswith(".meta"):
         meta = _either_form("MetaGraphDef", data, where)
         return [_meta_graph(meta, meta.graph_def, where)]
     graph = read("GraphDef", data, where)

@@ -32,6 +32,7 @@ from support.hostile_models import (
     varint,
     write_model,
 )
+from support.weights import write_bundle
 
 MODEL = GOLDEN / "tf2.21.0" / "module_saved_model" / "model"
 
@@ -300,3 +301,15 @@ def test_names_from_the_file_are_printed_escaped(tmp_path: Path) -> None:
     output = CliRunner().invoke(cli, ["scan", str(tmp_path / "graph.pb")]).output
     assert "\\x1b[31mred\\u202e" in output
     assert output.isprintable() or all(c.isprintable() or c == "\n" for c in output)
+
+
+def test_a_prefix_that_ends_in_a_slash_is_a_directory_and_no_special_file(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "ckpt", {"w": np.ones(3, np.float32)})
+    (tmp_path / "model").mkdir()
+    for suffix in (".index", ".data-00000-of-00001"):
+        (tmp_path / f"ckpt{suffix}").rename(tmp_path / "model" / suffix)
+    assert scan(tmp_path / "model").ok
+    (tmp_path / "model" / ".meta").write_bytes(b"\xff" * 30)  # the graph beside it is looked at
+    units = scan(tmp_path / "model").units
+    codes = {f.code for unit in units for check in unit.checks for f in check.findings}
+    assert "graph.unread" in codes and "file.special" not in codes
