@@ -63,8 +63,8 @@ def _loaded(keras: Any, source: str) -> Any:
         model.load_weights(path)
         return model
     # Functions without a name cannot be loaded; which one it is makes no difference to weights.
-    unnamed = {"<lambda>": lambda value: value}
-    return keras.models.load_model(path, compile=False, custom_objects=unnamed, safe_mode=False)
+    unnamed = {"<lambda>": keras.activations.relu}
+    return keras.models.load_model(path, compile=False, custom_objects=unnamed)
 
 
 if __name__ == "__main__":

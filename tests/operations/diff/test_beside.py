@@ -228,3 +228,20 @@ def test_versions_write_one_setting_in_many_ways() -> None:
         )
     )
     assert configuration_differences(old, new) == []
+
+
+def test_code_of_functions_without_a_name_is_not_compared() -> None:
+    code = "4wEAAAAAAAAAAAAAAAEAAAATAAAB8wYAAACXAHwAUwCpAU6pACkB"
+    forms = (
+        "<lambda>",
+        {"class_name": "__lambda__", "config": {"code": code, "defaults": None, "closure": None}},
+        {"value": [code, None, None]},
+    )
+    for one in forms:
+        for other in forms:
+            models = (_model(_dense("a", activation=form)) for form in (one, other))
+            assert configuration_differences(*models) == []
+    named = _model(_dense("a", activation="relu"))
+    assert configuration_differences(_model(_dense("a", activation=forms[1])), named) == [
+        "a: activation <lambda> → relu"
+    ]

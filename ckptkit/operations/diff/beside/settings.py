@@ -22,6 +22,7 @@ Settings = dict[str, Any]
 _CODE = frozenset({"function", "function_type", "output_shape_type", "mask"})
 # Words of lookup tables are compared as such (`vocabularies`).
 VOCABULARY = "vocabulary"
+_UNNAMED = "<lambda>"  # as Keras 2 wrote every function without a name
 _ARRAYS = ("__numpy__", "__tensor__")
 _GENERATION = re.compile(r"V[123]$")
 _COUNTER = re.compile(r"_\d+$")
@@ -54,6 +55,8 @@ def _axis(value: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """Return a setting as plain values: names of functions, lists for tuples and arrays."""
+    if _is_code(value):
+        return _UNNAMED
     if isinstance(value, Mapping):
         return _object(value) if "class_name" in value else _each(value)
     if isinstance(value, list):
@@ -61,6 +64,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _is_code(value: Any) -> bool:
+    """Whether this is the code of a function without a name, as Keras 3 writes one in `.h5`.
+
+    A list of its bytes in base64, default arguments and closure; the bytes are marshalled, so a "c"
+    leads them, with or without the highest bit.
+    """
+    if isinstance(value, Mapping) and set(value) == {"value"}:
+        value = value["value"]
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    return isinstance(value[0], str) and len(value[0]) > 40 and value[0].startswith(("4w", "Y"))
 
 
 def _each(values: Mapping[str, Any]) -> Settings:
@@ -71,7 +87,7 @@ def _object(value: Mapping[str, Any]) -> Any:
     """Return a serialized object: a name for functions and policies, plain values for arrays."""
     name, config = str(value["class_name"]), value.get("config")
     if name == "__lambda__":
-        return "<lambda>"  # as Keras 2 wrote every function without a name
+        return _UNNAMED
     if isinstance(value.get("items"), list):  # `__tuple__`, and `TensorShape` in SavedModels
         return plain(value["items"])
     if name in _ARRAYS and isinstance(config, Mapping):
