@@ -15,7 +15,7 @@ from ckptkit._io.files import file_size
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import Progress
 from ckptkit.dtypes import itemsize
-from ckptkit.errors import ChecksumError, CkptkitError
+from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import (
     ChecksummedRange,
@@ -68,7 +68,14 @@ def verify_bundle(
         not_checked.append("tensors that the damaged part of the index may have listed")
     if OBJECT_GRAPH_KEY in bundle.specs and len(checks) == 3:
         not_checked.append("the object graph against the tensors: the graph cannot be read")
-    unit = Unit(prefix, TENSOR_BUNDLE, checks, tuple(not_checked), tensors, nbytes)
+    refusal = None
+    if not bundle.specs and not any(check.findings for check in checks):
+        refusal = UnsupportedError(
+            "nothing in it to verify: it holds no tensors",
+            where=str(prefix),
+            hint="was it saved before the variables were made?",
+        )
+    unit = Unit(prefix, TENSOR_BUNDLE, checks, tuple(not_checked), tensors, nbytes, refusal)
     return unit, bundle
 
 
