@@ -11,8 +11,9 @@ from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit.align.name_tree import places
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.dtypes import itemsize
-from ckptkit.stores.base import Structure, TensorSpec
+from ckptkit.stores.base import KerasStructure, Structure, TensorSpec
 
+_WHOLE_MODEL = "model_weights/"  # where `.h5` files of whole models keep their layers
 PATH_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _ONE = {"float32": b"\0\0\x80?", "float64": b"\0\0\0\0\0\0\xf0?", "bfloat16": b"\x80?"}
 
@@ -76,10 +77,31 @@ class TensorSet:
         return {}
 
     def places(self, key: str) -> Mapping[str, int]:
-        """Return {list: position} for every list that an object path of `key` goes through."""
+        """Return {list: position} for every list that an object path of `key` goes through.
+
+        The layers of a Keras file are such a list, too.
+        """
         if key not in self._places:
-            self._places[key] = places(self.paths[key])
+            place = self._layer_places.get(key)
+            layer = {} if place is None else {"(layers)": place}
+            self._places[key] = places(self.paths[key]) | layer
         return self._places[key]
+
+    @cached_property
+    def _layer_places(self) -> Mapping[str, int]:
+        """Where in the order of the model's layers each weight of a Keras file belongs.
+
+        A legacy file lists what is trainable first within each of its layers (a nested model is one
+        of them), which is no order of layers: there, only the layers themselves have places.
+        """
+        structure = self.structure
+        if not isinstance(structure, KerasStructure):
+            return {}
+        if structure.layers:
+            return {key: place for place, (key, _) in enumerate(structure.order)}
+        groups = {key: key.removeprefix(_WHOLE_MODEL).split("/")[0] for key in structure.variables}
+        order = {group: place for place, group in enumerate(dict.fromkeys(groups.values()))}
+        return {key: order[group] for key, group in groups.items()}
 
     @cached_property
     def owners(self) -> Mapping[str, str]:

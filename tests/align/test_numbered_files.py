@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ckptkit
+from ckptkit.operations.convert.problems import MismatchError
 from support.goldens import GOLDEN
 from support.places import SUPPORT, environment
 
@@ -67,6 +68,23 @@ def test_convert_gives_what_keras_loads(twins: Path, tmp_path: Path, model: str)
     document = receipt.to_json()
     assert sum(document["paired_by"].values()) == len(document["tensors"])
     assert ckptkit.diff(made, twins / f"{model}.keras").same
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_made_backwards_are_told_by_order_and_content(twins: Path, form: str) -> None:
+    """Keras 2 numbered the last layer first: numbers say one thing, order and content another."""
+    old, new = NUMBERED / "backwards.h5", twins / f"backwards{form}"
+    for one, two in ((old, new), (new, old)):
+        assert ckptkit.diff(one, two).same
+
+
+def test_layers_made_backwards_are_not_guessed(twins: Path, tmp_path: Path) -> None:
+    """Without equal contents, numbers against order is no evidence for either."""
+    old = NUMBERED / "backwards.h5"
+    result = ckptkit.diff(old, twins / "backwards_stepped.keras")
+    assert not result.same and any("not paired" in warning for warning in result.warnings)
+    with pytest.raises(MismatchError, match="order"):
+        ckptkit.convert(old, tmp_path / "made.keras", like=twins / "backwards_fresh.keras")
 
 
 def test_a_whole_model_under_its_scope(twins: Path) -> None:
