@@ -27,9 +27,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
     """Tell what a model could do when it is loaded or run; nothing is loaded or run.
 
     PATH is a SavedModel, a graph (.pb, .pbtxt, .meta), a .keras or .h5 file, weights, or a
-    directory, which stands for each checkpoint and model in it.  Ops and classes are compared with a
-    list of those that only compute; what is not on it is reported, as known to
-    act on files, network or code ("error") or as unknown ("warning").
+    directory, which stands for each checkpoint and model in it.  Ops and classes are compared with
+    a list of those that only compute; what is not on it is reported, as known to act on files,
+    network or code ("error") or as unknown ("warning").
 
     \b
     Examples:

@@ -7,7 +7,7 @@ files that make them one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +36,22 @@ def contents_of(directory: Path) -> DirectoryContents:
     checkpoints = prefixes(directory)
     parts = {file.name for p in checkpoints if is_v1(p) for file in files_of_checkpoint_v1(p)}
     entries = sorted(directory.iterdir())
-    if any(is_index_name(entry.name) for entry in entries):
-        parts.update(entry.name for entry in entries if is_set_member(entry.name))
+    parts.update(_members_of_sets(entries))
     models = [entry for entry in entries if entry.name not in parts and _is_model(entry)]
     return DirectoryContents(tuple(checkpoints), tuple(models), frozenset(parts))
+
+
+def models_in(directory: Path) -> list[Path]:
+    """Return the models directly in a directory, without a look at its checkpoints."""
+    entries = sorted(directory.iterdir())
+    parts = _members_of_sets(entries)
+    return [entry for entry in entries if entry.name not in parts and _is_model(entry)]
+
+
+def _members_of_sets(entries: Sequence[Path]) -> set[str]:
+    if not any(is_index_name(entry.name) for entry in entries):
+        return set()
+    return {entry.name for entry in entries if is_set_member(entry.name)}
 
 
 def is_saved_model(path: Path) -> bool:

@@ -22,7 +22,7 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.stores.directories import contents_of
+from ckptkit.stores.directories import models_in
 from ckptkit.stores.registry import Head, detect_format, format_of_name
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
@@ -108,7 +108,7 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
     if (path / STATE_FILE).is_file() or prefixes(path):
         prefix, notes = latest_checkpoint(path)
         return Location(_format_at(prefix), prefix, None, (*notes, *_beside(path)))
-    models = contents_of(path).models
+    models = models_in(path)
     for name, form in (
         ("model.safetensors.index.json", "safetensors-index"),
         ("model.safetensors", "safetensors"),
@@ -123,7 +123,7 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
 
 def _beside(path: Path) -> tuple[str, ...]:
     """Say what else a training directory holds, which is not what is read."""
-    models = contents_of(path).models
+    models = models_in(path)
     names = list_text([model.name for model in models], 4)
     return (f"not read: {names} beside the checkpoints",) if models else ()
 

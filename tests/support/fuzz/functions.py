@@ -25,6 +25,7 @@ from ckptkit.model_io.array_files import load_inputs
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.golden import FORMS, export_golden, import_golden
 from ckptkit.operations.scan.api import scan
+from ckptkit.operations.show import parse_slice, slice_text
 from ckptkit.operations.tolerance_rules import choose, read_tolerances, tolerance
 from ckptkit.operations.verify.api import verify
 from ckptkit.reports import tensor as tensor_report
@@ -378,8 +379,10 @@ def use_words(path: Path) -> None:
         assert parse_runner(parse_runner(text).text) == parse_runner(text)
     with suppress(ValueError):
         assert parse_size(text) > 0
-    with suppress(CkptkitError):
-        ckptkit.show(GOLDEN / "tf2.21.0/adam/ckpt", "dense/kernel", slice=text)
+    for shape in ((3, 4), (), (0, 1 << 40)):
+        with suppress(CkptkitError):
+            indices = parse_slice(text, shape)
+            assert len(indices) == len(shape) and slice_text(indices, shape) is not None
 
 
 def state_text(directory: Path, rng: random.Random) -> Path:
