@@ -10,7 +10,7 @@ from ckptkit.operations.findings import Check, Finding, of_error
 from ckptkit.stores.base import KerasStructure, KerasVariable, Store
 from ckptkit.stores.keras.config import LayerConfig, as_layer, layers_of
 from ckptkit.stores.keras.layer_variables import variable_names
-from ckptkit.stores.registry import model_config
+from ckptkit.stores.registry import format_of, model_config
 
 Shape = tuple[int | None, ...]
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "SimpleRNN": 1, "SimpleRNNCell": 1}
@@ -22,9 +22,19 @@ def config_check(store: Store) -> Check | None:
     if not isinstance(structure, KerasStructure):
         return None
     try:
-        model = as_layer(model_config(store.format, store.path))
+        config = model_config(store.format, store.path)
+        model = as_layer(config)
     except CkptkitError as error:
         return Check("config", (), (of_error(error, "config"),))
+    if config is None and format_of(store.format).holds_model:
+        finding = Finding(
+            "error",
+            "config.missing",
+            str(store.path),
+            "no config of a model in it, and Keras loads none without",
+            "the save was not finished, or this is no model; weights alone go into .weights.h5",
+        )
+        return Check("config", (), (finding,))
     if model is None or model.kind not in ("functional", "sequential"):
         return None
     layers = list(_layers(model, ()))

@@ -14,7 +14,7 @@ from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive
-from ckptkit.stores.registry import Format, format_of, open_format
+from ckptkit.stores.registry import KERAS, LEGACY_KERAS, Format, format_of, open_format
 from ckptkit.text import count_text
 from ckptkit.wording import say
 
@@ -60,20 +60,36 @@ def verify_stream(
     unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
     if unread:
         not_checked.append(f"{count_text(len(unread), 'tensor')} of a dtype that is not read")
+    if row.structure in (KERAS, LEGACY_KERAS):
+        more, left_out = _hdf5(store)
+        checks += more
+        not_checked += left_out
     if row.model_config:
         checks.extend(_config(store))
     done = [read for read in reads if read.error is None]
-    return (
-        Unit(
-            path,
-            format_name,
-            tuple(checks),
-            tuple(not_checked),
-            len(done),
-            sum(read.nbytes for read in done),
-        ),
-        store,
+    unit = Unit(
+        path,
+        format_name,
+        tuple(checks),
+        tuple(not_checked),
+        len(done),
+        sum(read.nbytes for read in done),
+        _nothing(path) if not store.specs and not _has_layers(checks) else None,
     )
+    return unit, store
+
+
+def _nothing(path: Path) -> CkptkitError:
+    """Return why a file without tensors, and without a model that needs none, is not sound."""
+    return UnsupportedError(
+        "nothing in it to verify: it holds no tensors",
+        where=str(path),
+        hint="was it saved before the model was built?",
+    )
+
+
+def _has_layers(checks: list[Check]) -> bool:
+    return any(check.name == "config" and any(n for _, n in check.counts) for check in checks)
 
 
 def _refuse_bomb(row: Format, path: Path) -> None:
@@ -182,3 +198,10 @@ def _config(store: Store) -> Iterator[Check]:
     check = config_check(store)
     if check is not None:
         yield check
+
+
+def _hdf5(store: Store) -> tuple[list[Check], list[str]]:
+    from ckptkit.operations.verify.hdf5 import hdf5_checks
+    from ckptkit.stores.keras.h5_store import H5Store
+
+    return hdf5_checks(store) if isinstance(store, H5Store) else ([], [])

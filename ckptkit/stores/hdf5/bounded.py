@@ -10,6 +10,7 @@ from __future__ import annotations
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
 
+_MOST_GAPS = 64 << 20  # bytes of gaps that are looked at
 UNDEFINED = (1 << 64) - 1  # an address that leads nowhere
 
 
@@ -67,6 +68,23 @@ class BoundedReader:
         """Note whose bytes these are; the same structure may be led to again."""
         if nbytes:
             self._claims[address, nbytes] = what
+
+    def unclaimed(self) -> int:
+        """Return how many bytes that are not zero nothing in the file leads to.
+
+        libhdf5 leaves gaps in what it sets aside, and does not write them.  Of very large gaps only
+        the beginning is read.
+        """
+        found = end = 0
+        left = _MOST_GAPS
+        everything = sorted(self._claims) + [(self.byte_range.nbytes, 0)]
+        for address, nbytes in everything:
+            while end < address and left > 0:
+                step = min(address - end, left, 1 << 20)
+                found += step - self.byte_range.read(end, step).count(0)
+                end, left = end + step, left - step
+            end = max(end, address + nbytes)
+        return found
 
     def check_claims(self) -> None:
         """Refuse structures that share bytes."""

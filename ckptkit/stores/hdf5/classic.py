@@ -25,6 +25,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import ckptkit.dtypes as dtypes
 from ckptkit.errors import FormatError
@@ -87,6 +88,29 @@ def scan_classic(byte_range: ByteRange) -> H5Tree:
         return _ClassicScanner(byte_range).run()
 
 
+class CloseScan(NamedTuple):
+    """A tree, and what about it is odd, though a reader need not mind.
+
+    stray: bytes that are not zero and that nothing in the file leads to.  foreign: datasets whose
+    numbers are in the other byte order than those of most.
+    """
+
+    tree: H5Tree
+    stray: int
+    foreign: tuple[str, ...]
+
+
+def scan_closely(byte_range: ByteRange) -> CloseScan:
+    """Return what `scan_classic` does and what is odd; reads gaps too.  Raises as that does."""
+    with _guarded(byte_range):
+        scanner = _ClassicScanner(byte_range)
+        tree = scanner.run()
+        big = [path for path, order in scanner.orders.items() if order]
+        little = [path for path, order in scanner.orders.items() if not order]
+        foreign = min(big, little, key=len)
+        return CloseScan(tree, scanner.source.unclaimed(), tuple(foreign))
+
+
 def root_of(byte_range: ByteRange) -> tuple[set[str], dict[str, Attribute]]:
     """Return the names in the root group and its attributes; raises as `scan_classic` does."""
     with _guarded(byte_range):
@@ -114,6 +138,7 @@ class _ClassicScanner:
         self.messages = MessageReader(self.source)
         self.superblock: Superblock = read_superblock(self.source)
         self.seen: set[int] = set()
+        self.orders: dict[str, int] = {}  # dataset -> 0 little-endian, 1 big-endian
         self.left = ""  # why libhdf5 must read it, if so
 
     def run(self) -> H5Tree:
@@ -225,6 +250,8 @@ class _ClassicScanner:
         if extent.shape is None:
             raise self.source.error(found.address, f"{path} has no extent")
         stored = self.messages.type(kind.data, kind.address)
+        if stored.order is not None:
+            self.orders[path] = stored.order
         for message in found.messages:
             if message.kind in (FILL, OLD_FILL):
                 self.messages.fill(message, stored.size)

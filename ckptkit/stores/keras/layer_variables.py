@@ -371,6 +371,12 @@ def _by_group_name() -> dict[str, str]:
     }
 
 
+def group_names() -> frozenset[str]:
+    """Return what Keras calls the groups of the built-in layers, without counters."""
+    inner = {name for rows in CHILDREN.values() for row in rows for name in row.attributes}
+    return frozenset(_by_group_name()) | inner
+
+
 def class_of_group(name: str) -> str | None:
     """Return the built-in class that a group or automatic name tells: `conv2d_3` -> Conv2D."""
     table = _by_group_name()

@@ -67,7 +67,7 @@ def open_legacy_h5(path: Path) -> H5Store:
     tree = scan(byte_range)
     base = "model_weights" if "model_weights" in tree.groups else ""
     attributes = tree.groups.get(base, {})
-    layers = _list(attributes, "layer_names")
+    layers = listed_names(attributes, "layer_names")
     if layers is None:
         raise FormatError(
             str(path),
@@ -111,7 +111,7 @@ def hdf5_configs(path: Path) -> dict[str, Any]:
 # --- weights --------------------------------------------------------------------------------------
 
 
-def _list(attributes: Mapping[str, Attribute], name: str) -> list[str] | None:
+def listed_names(attributes: Mapping[str, Attribute], name: str) -> list[str] | None:
     """Return a list of strings that may be split over `name0`, `name1`, …; None where absent."""
     if name in attributes:
         parts = [attributes[name]]
@@ -147,7 +147,7 @@ def _weights(
             if layer == TOP_LEVEL:
                 continue
             raise FormatError(str(path), f"layer {layer!r} is listed but has no group")
-        listed = _list(tree.groups[group], "weight_names") or []
+        listed = listed_names(tree.groups[group], "weight_names") or []
         plain_names = [re.sub(r":\d+$", "", name) for name in listed]
         owners = layers_of_scopes(layer, plain_names, nested.get(layer))
         for name, plain in zip(listed, plain_names, strict=True):
@@ -227,7 +227,7 @@ def _optimizer(
 
     stored: paths of the weights as the file lists them, which is how their slots call them.
     """
-    names = _list(tree.groups.get(OPTIMIZER, {}), "weight_names") or []
+    names = listed_names(tree.groups.get(OPTIMIZER, {}), "weight_names") or []
     by_path = {
         stored[key] or "/".join((*v.layers, v.name or "")): key for key, v in weights.items()
     }
