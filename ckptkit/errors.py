@@ -6,6 +6,7 @@
     ├── UnsupportedError          recognised, but not readable here; the hint says what to do
     ├── UnknownTensorError        no tensor of that name
     ├── MissingDependencyError    an optional package is needed
+    ├── WorkerLostError           a worker of an executor ended before its work was done
     ├── OutputError               a file could not be written
     └── FormatError               the bytes break the format
         ├── TruncatedError        fewer bytes than the format promises
@@ -96,6 +97,12 @@ class MissingDependencyError(CkptkitError):
     """An optional package is needed; the hint holds the pip command."""
 
     code = "dependency.missing"
+
+
+class WorkerLostError(CkptkitError):
+    """A worker of an executor ended before its work was done."""
+
+    code = "worker.lost"
 
 
 class OutputError(CkptkitError):

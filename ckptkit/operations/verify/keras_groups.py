@@ -128,7 +128,7 @@ def _config_words(config: Any) -> tuple[frozenset[str], frozenset[str]]:
 def _by_rule(
     where: str, path: str, children: Mapping[str, bool], tree: H5Tree, words: frozenset[str]
 ) -> Iterator[Finding]:
-    """Yield what is one bit from a word of Keras's, from a counter, or from an object's own name."""
+    """Yield what is one bit from a word of Keras's, a counter, or an object's own name."""
     counts: dict[str, int] = {}
     for name in children:
         base = _COUNTER.sub("", name)
@@ -164,7 +164,7 @@ def _by_rule(
 
 def _fits(path: str, name: str, tree: H5Tree) -> bool:
     """Whether the variables of a group are such as the class has that its name tells."""
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     while f"{path}/vars/{len(shapes)}".lstrip("/") in tree.datasets:
         shapes.append(tree.datasets[f"{path}/vars/{len(shapes)}".lstrip("/")].shape)
     kind = class_of_group(name)
@@ -189,7 +189,7 @@ def _numbered(where: str, path: str, children: Mapping[str, bool]) -> Iterator[F
 def _attributes(where: str, tree: H5Tree, names: frozenset[str]) -> Iterator[Finding]:
     words = (*_ATTRIBUTES, *_MORE_ATTRIBUTES)
     used = {attributes.get("name") for attributes in tree.groups.values()}
-    free = names - used  # type: ignore[operator]
+    free = names - used
     for path, attributes in tree.groups.items():
         for name in attributes:
             if _ODD.search(name):

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ckptkit._io.atomic import replacing_files
 from ckptkit._io.claims import claiming
 from ckptkit._io.files import file_sha256, file_size, is_file, read_exact, read_whole
-from ckptkit._io.pool import bounded_map
+from ckptkit._io.pool import batched_map, bounded_map
 from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.stores.base import Store
@@ -116,7 +116,7 @@ def _tensor_lines(path: Path, store: Store, base: Path, executor: Executor | Non
 
 def _tensor_digests(store: Store, executor: Executor | None) -> Iterator[tuple[str, str | None]]:
     items = [(store, key) for key in store.specs]
-    return bounded_map(executor, _tensor_digest, items)
+    return batched_map(executor, _tensor_digest, items, lambda item: item[0].specs[item[1]].nbytes)
 
 
 def _tensor_digest(item: tuple[Store, str]) -> tuple[str, str | None]:

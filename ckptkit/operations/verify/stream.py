@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import file_size
-from ckptkit._io.pool import bounded_map
+from ckptkit._io.pool import batched_map, bounded_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
@@ -138,7 +138,7 @@ def _tensors(
         for key, spec in store.specs.items()
         if spec.shard is not None or spec.slices
     ]
-    for read in bounded_map(executor, _read_tensor, items):
+    for read in batched_map(executor, _read_tensor, items, lambda item: item[2]):
         reads.append(read)
         meter.add(read.nbytes)
     findings = [

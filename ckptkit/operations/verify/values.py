@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.pool import bounded_map
+from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import ProgressMeter
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Selection, Tensor
@@ -40,7 +40,9 @@ def values_check(store: Store, executor: Executor | None, meter: ProgressMeter) 
     tensors = [t for t in Selection().of(checkpoint) if kind(t.spec.dtype) in ("float", "complex")]
     findings: list[Finding] = []
     count = nbytes = 0
-    for tensor, result in bounded_map(executor, _counted_values, [(store, t) for t in tensors]):
+    items = [(store, tensor) for tensor in tensors]
+    counted = batched_map(executor, _counted_values, items, lambda item: item[1].spec.nbytes)
+    for tensor, result in counted:
         meter.add(tensor.spec.nbytes)
         if isinstance(result, CkptkitError):
             found = of_error(result, "tensor")  # a checksum that fails is a finding already

@@ -7,6 +7,9 @@ of the right signature, the claims meet.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
+
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
 
@@ -29,6 +32,7 @@ class BoundedReader:
         self.end = byte_range.nbytes
         self._pages = PageCache(byte_range)
         self._claims: dict[tuple[int, int], str] = {}
+        self._left_over: list[tuple[int, int, str]] = []
 
     def error(self, address: int, message: str) -> FormatError:
         """Return the refusal of what lies at an address."""
@@ -86,10 +90,27 @@ class BoundedReader:
             end = max(end, address + nbytes)
         return found
 
+    def left_over(self, places: Iterable[int], address: int, what: str) -> None:
+        """Note where entries lead that a node does not count.
+
+        Most writers leave zeros there; HDF5 1.8 leaves what it has moved to another node, so that
+        all of it is led to from there.  What nothing else leads to was lost by a wrong count; what
+        leads out of the file is anything.
+        """
+        self._left_over += [(place, address, what) for place in places if place]
+
     def check_claims(self) -> None:
-        """Refuse structures that share bytes."""
+        """Refuse structures that share bytes, and those that are lost."""
         end, last = 0, ""
         for (address, nbytes), what in sorted(self._claims.items()):
             if address < end:
                 raise self.error(address, f"{what} lies over {last}")
             end, last = address + nbytes, what
+        claims = sorted(self._claims)
+        for place, address, what in self._left_over:
+            if place + 8 > self.end:
+                continue
+            at = bisect_right(claims, (place, UNDEFINED)) - 1
+            is_claimed = at >= 0 and place < claims[at][0] + claims[at][1]
+            if not is_claimed and self.read(place, 8).strip(b"\0"):
+                raise self.error(address, f"{what} has more entries than it counts")

@@ -150,6 +150,8 @@ class _ClassicScanner:
             try:
                 found = read_header(self.source, link.address, path)
                 sort = self._sort(found, path)
+                if sort is not _GROUP and link.tree is not None:
+                    raise self.source.error(link.address, f"{path}, linked as a group, is none")
                 if sort is _GROUP:
                     members = self._group(found, link, path)
                     groups[path] = self._attributes(found, path)

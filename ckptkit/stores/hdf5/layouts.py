@@ -323,6 +323,9 @@ def _chunks(
         if left != before or expected != address:
             raise source.error(address, "a B-tree node whose neighbours are others")
         ends[level] = address, right
+        rest = range(24 + used * step + width, nbytes - width, step)
+        places = [struct.unpack_from("<Q", data, at)[0] for at in rest]
+        source.left_over(places, address, f"a B-tree of {target.path}")
         if not used:
             continue
         keys = [data[at : at + width] for at in range(24, 24 + used * step + 1, step)]
