@@ -18,7 +18,7 @@ from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import CloseScan, scan_closely
 from ckptkit.stores.hdf5.reader import scan, scan_with_libhdf5
-from ckptkit.stores.hdf5.types import Attribute, H5Tree
+from ckptkit.stores.hdf5.types import Attribute, H5Dataset, H5Tree
 from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.registry import LEGACY_KERAS, format_of, model_config
 from ckptkit.text import count_text, list_text
@@ -139,6 +139,6 @@ def _compared(where: str, byte_range: ByteRange, ours: H5Tree) -> Iterator[Findi
                 yield Finding("error", "hdf5.disagreement", at, message, hint)
 
 
-def _told(dataset: tuple[object, ...]) -> str:
-    _path, dtype, shape, nbytes, offset, _width = dataset
-    return f"{dtype}{list(shape)}, {nbytes} bytes at {offset}"  # type: ignore[call-overload]
+def _told(dataset: H5Dataset) -> str:
+    at = "not in one run" if dataset.offset is None else f"at {dataset.offset}"
+    return f"{dataset.dtype}{list(dataset.shape)}, {dataset.nbytes} bytes {at}"
