@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 # options that `plan` and `convert` take as they are
 _COMMON_OPTIONS = (
-    *("to", "like", "model", "root", "names", "weights_only", "casts", "ema", "shard_size"),
+    *(
+        "to",
+        "like",
+        "graph",
+        "model",
+        "root",
+        "names",
+        "weights_only",
+        "casts",
+        "ema",
+        "shard_size",
+    ),
     *("allow_missing", "allow_unused", "allow_renamed", "timeout_s"),
 )
 
@@ -35,6 +46,21 @@ _COMMON_OPTIONS = (
     "tensor-bundle or saved-model.",
 )
 @click.option("--like", metavar="PATH", help="Take keys, dtypes, shapes and graph from this file.")
+@click.option(
+    "--graph",
+    metavar="META",
+    help="Make a SavedModel with this graph of TensorFlow 1 (PREFIX.meta).",
+)
+@click.option(
+    "--inputs",
+    type=CommaList(),
+    multiple=True,
+    metavar="NAME,...",
+    help="What goes into the graph: tensors, or KEY=NAME.",
+)
+@click.option(
+    "--outputs", type=CommaList(), multiple=True, metavar="NAME,...", help="What comes out of it."
+)
 @click.option(
     "--model",
     metavar="MODULE:CALLABLE[?JSON]",
@@ -165,6 +191,7 @@ def _keywords(options: Mapping[str, Any]) -> dict[str, Any]:
     ]
     rules += [parse_rule(text, transforms=True) for text in options["rules"]]
     keywords = {name: options[name] for name in _COMMON_OPTIONS}
+    keywords.update({name: flat(options[name]) for name in ("inputs", "outputs")})
     return {**keywords, "rules": rules, "drop_roles": flat(options["drop_roles"])}
 
 

@@ -82,6 +82,7 @@ def test_it_is_compared_converted_and_verified(saved: Path, tmp_path: Path) -> N
     converted = run("convert", saved / "sharded", tmp_path / "new", "--to", "tensor-bundle")
     assert converted.code == 0, converted
     assert run("diff", tmp_path / "new", saved / "v2", "--role", "all").code == 0
+    assert set(ckptkit.open(tmp_path / "new").specs) == set(ckptkit.open(saved / "v2").specs)
 
 
 @needs_tf

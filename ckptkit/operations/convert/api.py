@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from ckptkit._io.files import refusing_os_errors
 from ckptkit._io.progress import Progress, ProgressMeter
@@ -30,8 +32,9 @@ from ckptkit.operations.convert.destination import (
     refuse_nested,
     target_of,
 )
+from ckptkit.operations.convert.from_meta_graph import donor_of
 from ckptkit.operations.convert.output_comparison import compare_files
-from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, Plan
+from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, GraphToServe, Plan
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.convert.proof import Proof, prove
@@ -44,7 +47,7 @@ from ckptkit.operations.convert.receipt import (
 )
 from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
-from ckptkit.stores.registry import SAVED_MODEL, can_be_cut
+from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE, can_be_cut
 from ckptkit.text import parse_size
 from ckptkit.wording import say
 
@@ -62,13 +65,45 @@ CheckpointLike = str | os.PathLike[str] | Checkpoint
 TIMEOUT_S = 600.0  # for each run of a model: building and tracing a large one takes minutes
 
 
+_Converting = TypeVar("_Converting", bound=Callable[..., Any])
+
+
+def _serving_graphs(function: _Converting) -> _Converting:
+    """Let LIKE be the SavedModel that `graph` and SRC come to."""
+
+    @wraps(function)
+    def run(src: Any, dst: Any, **keywords: Any) -> Any:
+        graph = keywords.get("graph")
+        if graph is None:
+            if keywords.get("inputs") or keywords.get("outputs"):
+                raise UsageError(say("‹inputs› and ‹outputs› go with ‹graph›"))
+            return function(src, dst, **keywords)
+        if keywords.get("like") is not None or keywords.get("model") is not None:
+            raise UsageError(say("‹graph› excludes ‹like› and ‹model›"))
+        named = (tuple(keywords.get(name, ())) for name in ("inputs", "outputs"))
+        to_serve = GraphToServe(Path(graph), *named)
+        source = _open(_as_sequence(src)[-1])
+        with donor_of(to_serve, source, _write_bundle) as donor:
+            return function(src, dst, **{"to": SAVED_MODEL, **keywords, "like": donor})
+
+    return cast("_Converting", run)
+
+
+def _write_bundle(source: Checkpoint, path: Path) -> object:
+    return convert(source, path, to=TENSOR_BUNDLE)
+
+
 @refusing_os_errors
+@_serving_graphs
 def convert(
     src: CheckpointLike | Sequence[CheckpointLike],
     dst: str | os.PathLike[str],
     *,
     to: str | None = None,
     like: CheckpointLike | None = None,
+    graph: str | os.PathLike[str] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
     model: str | None = None,
     root: str | None = None,
     rules: Sequence[str | Rule] = (),
@@ -99,6 +134,9 @@ def convert(
         to: the name of a format that is written, as `ls` prints it, or another spelling of it;
             None where the name of DST, or LIKE, says it.
         like: a file whose structure the output takes.
+        graph: a graph of TensorFlow 1 (`PREFIX.meta`) that makes a SavedModel of a checkpoint.
+        inputs, outputs: names of tensors of `graph` that its signature has, `NAME` or `KEY=NAME`;
+            none where the graph itself says.
         model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
         root: child of a new root that SRC's object graph goes under ("" keeps the root of a
             SavedModel).
@@ -155,6 +193,7 @@ def convert(
             allow_missing,
             allow_unused,
             allow_renamed,
+            GraphToServe(Path(graph), tuple(inputs), tuple(outputs)) if graph is not None else None,
         ),
         timeout_s,
     )
@@ -198,12 +237,16 @@ def convert(
 
 
 @refusing_os_errors
+@_serving_graphs
 def plan(
     src: CheckpointLike | Sequence[CheckpointLike],
     dst: str | os.PathLike[str],
     *,
     to: str | None = None,
     like: CheckpointLike | None = None,
+    graph: str | os.PathLike[str] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
     model: str | None = None,
     root: str | None = None,
     rules: Sequence[str | Rule] = (),
@@ -247,6 +290,7 @@ def plan(
             allow_missing,
             allow_unused,
             allow_renamed,
+            GraphToServe(Path(graph), tuple(inputs), tuple(outputs)) if graph is not None else None,
         ),
         timeout_s,
     )
@@ -320,6 +364,7 @@ def _options(
     allow_missing: Sequence[str],
     allow_unused: Sequence[str],
     allow_renamed: Sequence[str],
+    graph: GraphToServe | None,
 ) -> ConvertOptions:
     """Return the keywords of `convert` with texts parsed; raises UsageError."""
     left_behind = frozenset(NOT_WEIGHTS) if weights_only else frozenset[str]()
@@ -336,6 +381,7 @@ def _options(
         allow_missing=tuple(allow_missing),
         allow_unused=tuple(allow_unused),
         allow_renamed=tuple(allow_renamed),
+        graph=graph,
     )
 
 

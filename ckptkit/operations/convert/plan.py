@@ -28,6 +28,14 @@ TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")
 NOT_WEIGHTS = (*TRAINING_ROLES, "table")  # what `weights_only` leaves behind
 
 
+class GraphToServe(NamedTuple):
+    """A graph that gives SRC the form of a SavedModel: its file, and names of tensors."""
+
+    path: Path
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
     """How to convert, beside SRC, DST and LIKE; the fields are the keywords of `ckptkit.convert`.
@@ -45,6 +53,7 @@ class ConvertOptions:
     allow_missing: tuple[str, ...] = ()
     allow_unused: tuple[str, ...] = ()
     allow_renamed: tuple[str, ...] = ()
+    graph: GraphToServe | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.drop_roles - set(ROLES))

@@ -8,6 +8,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import FIXED_STRUCTURES, PlanBuilder
 from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.from_meta_graph import graph_beside
 from ckptkit.operations.convert.from_names import plan_from_names
 from ckptkit.operations.convert.from_object_graph import plan_from_object_graph
 from ckptkit.operations.convert.from_template import plan_from_template
@@ -85,10 +86,12 @@ def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
         return None
     if last.store.format in row.templates:
         return Checkpoint(last.store)
+    graph = graph_beside(last) if row.structure == SAVED_MODEL else None
+    beside = say(f"‹graph={graph}›, the graph that lies beside it; or ") if graph else ""
     raise UsageError(
         f"{last.store.format} holds no structure for {row.name}",
         where=str(last.path),
-        hint=_template_hint(row),
+        hint=beside + _template_hint(row),
     )
 
 

@@ -73,7 +73,7 @@ class Receipt(Result):
         Returns:
             Plain values that JSON can hold.
         """
-        plan, proof = self.plan, self.proof
+        plan, proof, graph = self.plan, self.proof, self.plan.options.graph
         losses = proof.losses if proof is not None else {}
         digests: Sequence[str | None] = self.digests or [None] * len(plan.sources)
         return {
@@ -83,7 +83,8 @@ class Receipt(Result):
                 _file_json(checkpoint, digest)
                 for checkpoint, digest in zip(plan.sources, digests, strict=True)
             ],
-            "like": _file_json(plan.like, None) if plan.like is not None else None,
+            "like": _file_json(plan.like, None) if plan.like is not None and not graph else None,
+            "graph": str(graph.path) if graph else None,
             "model": plan.build.spec if plan.build else None,
             "dst": str(self.path),
             "to": plan.target.format.name,

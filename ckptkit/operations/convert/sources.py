@@ -217,7 +217,8 @@ class Sources:
         """
         if key in self.transforms or key in self.shadows:
             return None
-        if format_of(self.last.store.format).structure in (OBJECT_GRAPH, SAVED_MODEL):
+        store = self.last.store
+        if store.style or format_of(store.format).structure in (OBJECT_GRAPH, SAVED_MODEL):
             return key
         structure = self.last.structure
         return structure.checkpoint_keys.get(key) if isinstance(structure, StoredNames) else None
