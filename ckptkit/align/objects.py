@@ -12,7 +12,8 @@ from functools import cached_property
 
 from ckptkit.align.own_variables import OwnVariable
 from ckptkit.align.types import TensorSet
-from ckptkit.checkpoint.object_names import VALUE, optimizer_nodes
+from ckptkit.checkpoint.object_names import VALUE
+from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import ObjectGraph, VariableUse
 
 # What Keras 2 and 3 call the layers that a model lists.

@@ -17,7 +17,8 @@ from ckptkit.align.numbered_layers import NUMBERED
 from ckptkit.align.objects import Objects
 from ckptkit.align.slots import SLOT_NAMES
 from ckptkit.align.types import TensorSet
-from ckptkit.checkpoint.object_names import VALUE, optimizer_nodes
+from ckptkit.checkpoint.object_names import VALUE
+from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 
 Pairs = list[tuple[str, str]]
