@@ -135,8 +135,9 @@ def convert(
             None where the name of DST, or LIKE, says it.
         like: a file whose structure the output takes.
         graph: a graph of TensorFlow 1 (`PREFIX.meta`) that makes a SavedModel of a checkpoint.
-        inputs, outputs: names of tensors of `graph` that its signature has, `NAME` or `KEY=NAME`;
-            none where the graph itself says.
+        inputs: names of tensors of `graph` that its signature takes, `NAME` or `KEY=NAME`; none
+            where the graph itself says.
+        outputs: of those that its signature gives, likewise.
         model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
         root: child of a new root that SRC's object graph goes under ("" keeps the root of a
             SavedModel).
