@@ -156,7 +156,7 @@ def _is_loadable(entry: Path) -> bool:
     """Whether an entry of a directory is one that some loader takes, for its content."""
     try:
         if entry.is_dir():
-            return any(_models_in(entry))
+            return _is_saved_model(entry) or _is_keras_directory(entry)
         return entry.is_file() and (entry.suffix in _GRAPH_SUFFIXES or bool(_views(entry)))
     except (CkptkitError, OSError):  # what cannot be read is told of it
         return True
@@ -174,10 +174,15 @@ def _guarded_units(entry: Path) -> Iterator[Unit]:
 
 def _models_in(path: Path) -> Iterator[Unit]:
     """Yield what loaders take a directory for: a SavedModel, a model of Keras, or both."""
-    if any(os.path.lexists(path / name) for name in (*hooks.GRAPH_FILES, hooks.CHUNKED_GRAPH)):
+    if _is_saved_model(path):
         yield _located(SAVED_MODEL, path)
     if _is_keras_directory(path):
         yield _guarded(path, KERAS, lambda: hooks.scan_keras_directory(path))
+
+
+def _is_saved_model(path: Path) -> bool:
+    names = (*hooks.GRAPH_FILES, hooks.CHUNKED_GRAPH)
+    return any(os.path.lexists(path / name) for name in names)
 
 
 def _is_keras_directory(path: Path) -> bool:
@@ -215,9 +220,9 @@ def _file(path: Path) -> Unit:
     try:
         located = locate(path)
         name, place = located.format, located.path
-    except PathNotFoundError:
-        raise
     except CkptkitError as error:
+        if not views and isinstance(error, PathNotFoundError):
+            raise
         refusal = error
     if not views:
         return Unit(path, name, refusal=refusal) if refusal else _located(name, place)
@@ -239,6 +244,7 @@ def _file(path: Path) -> Unit:
 
 
 _ARCHIVE, _HDF5, _ARRAY, _PICKLE = "an archive", "an HDF5 file", "an array", "a pickle"
+_CONFIG = "the config of a model"
 
 
 def _only_strangers(checks: list[Check]) -> bool:
@@ -264,6 +270,8 @@ def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
         views[_PICKLE] = hooks.scan_pickle
     if begins_as_zip or ((views or has_keras_name(path)) and is_archive(path)):
         views[_ARCHIVE] = hooks.scan_zip
+    if path.suffix == ".json" and file_size(path) <= MAX_JSON and is_config(path.read_bytes()):
+        views[_CONFIG] = hooks.scan_config
     return views
 
 

@@ -12,6 +12,7 @@ from ckptkit.operations.scan.flow import MAIN, UNKNOWN_PART, Flow, Origin, data_
 from ckptkit.operations.scan.rule import WRITES, effect_of, harmless_ops, path_inputs
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.saved_model.graph import INIT_SIGNATURE, MetaGraph, Op
+from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
 from ckptkit.text import list_text
 
 # ops of which every SavedModel's saver is made
@@ -19,6 +20,7 @@ _SAVER = frozenset(
     ("SaveV2", "Save", "SaveSlices", "RestoreV2", "Restore", "RestoreSlice", "MergeV2Checkpoints")
 )
 _MAX_EXAMPLES = 3
+_WHEN_LOADED = "when the model is loaded"
 _Scopes = dict[str, set[str]]  # names of ops by the function that holds them
 
 
@@ -30,10 +32,14 @@ class _Reach(NamedTuple):
     save: _Scopes
     call: _Scopes
 
+    def is_restored(self, scope: str, name: str) -> bool:
+        """Whether an op runs when a checkpoint is restored into the graph, or by a signature."""
+        return name in self.restore.get(scope, ()) or name in self.call.get(scope, ())
+
     def runs_when(self, scope: str, name: str) -> str:
         """Return when an op runs, as far as it is known, in a few words."""
         if name in self.init.get(scope, ()) or name in self.restore.get(scope, ()):
-            return "when the model is loaded"
+            return _WHEN_LOADED
         return "when it is called" if name in self.call.get(scope, ()) else ""
 
 
@@ -41,14 +47,14 @@ def graph_findings(graph: MetaGraph, path: Path) -> Iterator[Finding]:
     """Yield one finding per op and place that is not known to be harmless."""
     flow = Flow(graph)
     reach = _reach(flow, graph)
-    is_training = path.name.endswith(".meta")
+    is_training = _is_of_training(path)
     yield from _twins(graph, path)
     for scope, ops in [(MAIN, graph.ops), *((f.name, f.ops) for f in graph.functions)]:
         for op in ops:
             if op.op in harmless_ops() or op.op in flow.functions:
                 continue
             finding = _judged(flow, reach, scope, op, path)
-            if finding is not None and is_training and not reach.runs_when(scope, op.name):
+            if finding is not None and is_training and not reach.is_restored(scope, op.name):
                 finding = _of_training(finding, op)
             if finding is not None:
                 yield finding
@@ -70,11 +76,22 @@ def _reach(flow: Flow, graph: MetaGraph) -> _Reach:
     )
 
 
+def _is_of_training(path: Path) -> bool:
+    """Whether a graph is one to train on, as TensorFlow 1 writes it beside its checkpoints.
+
+    Who imports it runs no initializer by that; `graph.pbtxt` is for looking at alone.
+    """
+    return path.name.endswith(".meta") or (
+        path.name == "graph.pbtxt" and path.with_name(STATE_FILE).exists()
+    )
+
+
 def _of_training(finding: Finding, op: Op) -> Finding:
     """Return the finding on an op that only who trains on runs: reading the data is no secret."""
     if effect_of(op.op) not in ("reads files", None):
         return finding
-    return replace(finding, severity="note", message=f"{finding.message}, to train on only")
+    message = finding.message.removesuffix(f", {_WHEN_LOADED}")
+    return replace(finding, severity="note", message=f"{message}, to train on only")
 
 
 def _twins(graph: MetaGraph, path: Path) -> Iterator[Finding]:

@@ -208,6 +208,12 @@ def scan_array(path: Path) -> list[Check]:
     return [Check("array", (("tensor", 1),), (finding,) if finding else ())]
 
 
+def scan_config(path: Path) -> list[Check]:
+    """Scan the config of a Keras model that lies alone, as `model.to_json` gives it."""
+    data = read_exact(path, 0, file_size(path))
+    return [Check("config", (("config", 1),), tuple(text_findings(data, path.name)))]
+
+
 def scan_pickle(path: Path) -> list[Check]:
     """Return the finding on a file that is a pickle."""
     return [Check("pickle", (("file", 1),), (pickle_finding(path.name),))]

@@ -65,6 +65,7 @@ REVIEWED = {
     "ImageSummary": "makes a string, writes nothing",
     "MergeSummary": "makes a string, writes nothing",
     "ScalarSummary": "makes a string, writes nothing",
+    "TensorSliceDataset": "is_files is a hint",
     "TensorSummary": "makes a string, writes nothing",
     "TensorSummaryV2": "makes a string, writes nothing",
     "ApproxTopK": "recall_target is a number",

@@ -260,6 +260,17 @@ def test_a_model_of_keras_in_a_directory(tmp_path: Path) -> None:
     assert found(scan(tmp_path)) == {"keras.lambda": "error"}
 
 
+def test_configs_and_arrays_in_a_directory(tmp_path: Path) -> None:
+    """A directory stands for all in it that some loader takes."""
+    (tmp_path / "weights.npy").write_bytes(b"c_io\nopen\n(S'x'\ntR.")
+    assert found(scan(tmp_path)) == {"pickle": "error"}
+    (tmp_path / "model.json").write_text(json.dumps(layer("Lambda")))
+    assert found(scan(tmp_path)) == {"pickle": "error", "keras.lambda": "error"}
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/config.json").write_text(json.dumps(layer("Dense")))
+    assert len(scan(tmp_path).units) == 3
+
+
 def test_a_state_file_that_leads_out(tmp_path: Path) -> None:
     source = GOLDEN / "tf2.21.0" / "adam"
     run, other = tmp_path / "run", tmp_path / "other"
@@ -288,6 +299,8 @@ def test_a_graph_beside_a_checkpoint(tmp_path: Path, as_text: bool) -> None:
             meta.write_bytes(binary("MetaGraphDef", tree))
 
     tree["saver_def"]["restore_op_name"] = "restore"
+    collection = {"node_list": {"value": ["data"]}}  # who restores does not run it
+    tree["collection_def"] = {"key": "table_initializer", "value": collection}
     write()
     assert found(scan(tmp_path / "ckpt")) == {"graph.reads-files": "note"}  # to train on
     tree["graph_def"]["node"].append(_node("sneaked", "WriteFile", "names", "names"))
