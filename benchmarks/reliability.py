@@ -21,7 +21,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
-from benchmarks import _damage, _fuzzed, _hostile
+from benchmarks import _damage, _fuzzed, _hdf5, _hostile
 from benchmarks._rows import Row
 from benchmarks.harness import markdown_table, put
 from support.tf_reader import Peer
@@ -37,6 +37,8 @@ SECTIONS = (
     _damage.truncations,
     _fuzzed.mutants,
     _fuzzed.other_mutants,
+    _hdf5.hdf5_flips,
+    _hdf5.hdf5_alarms,
     _hostile.bombs,
     _hostile.audit,
     _hostile.scanning,

@@ -21,6 +21,7 @@ from ckptkit.operations.verify.api import Verification, verify
 from ckptkit.stores.hdf5 import client
 from support.goldens import GOLDEN
 from support.hdf5_flips import structure_bits
+from support.hdf5_variants import VARIANTS, write_variant
 from support.keras_files import CONFIG, VALUES, h5_bytes, write_h5, write_keras, write_legacy
 from support.places import environment
 
@@ -270,3 +271,10 @@ def test_structure_is_what_is_no_value(tmp_path: Path) -> None:
     bits = structure_bits(data)
     nbytes = sum(value.nbytes for value in VALUES.values())
     assert len(bits) == 8 * (len(data) - nbytes)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_every_kind_of_hdf5_is_sound(name: str, tmp_path: Path) -> None:
+    result = verify(write_variant(tmp_path / "m.weights.h5", name))
+    assert result.exit_code == 0
+    assert not _codes(result)
