@@ -10,7 +10,12 @@ from ckptkit.align.numbered_layers import numbered_layers
 from ckptkit.align.objects import Objects
 from ckptkit.align.owners import rest_of_layers
 from ckptkit.align.types import Match, TensorSet
-from ckptkit.align.variable_lists import join_listings, join_optimizers, join_orders
+from ckptkit.align.variable_lists import (
+    join_listings,
+    join_nameless,
+    join_optimizers,
+    join_orders,
+)
 from ckptkit.stores.base import ObjectGraph
 
 
@@ -39,8 +44,10 @@ def by_layers(old: TensorSet, new: TensorSet) -> Iterator[Match]:
 
 
 def by_listing(old: TensorSet, new: TensorSet) -> Iterator[Match]:
-    """Yield what the lists of two legacy files pair, where names differ in automatic numbers."""
+    """Yield what the lists of two files pair, where numbers in names do not tell which is which."""
     yield from _matches(join_listings(old, new), False, "order")
+    for one, other, is_turned in _both_ways(old, new):
+        yield from _matches(join_nameless(one, other), is_turned, "order")
 
 
 def by_order(old: TensorSet, new: TensorSet, known: Mapping[str, str]) -> Iterator[Match]:

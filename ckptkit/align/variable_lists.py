@@ -126,6 +126,31 @@ def join_listings(old: TensorSet, new: TensorSet) -> Pairs:
     return list(zip(*lists, strict=True)) if fits else []
 
 
+def join_nameless(nameless: TensorSet, named: TensorSet) -> Pairs:
+    """Return (key, key) of a file whose layers are called by their place, and one that names them.
+
+    A group `dense_1` is the second Dense of a model's layers, whatever it is called, so that equal
+    names say nothing; both files have the weights in the model's order.  They are paired where all
+    of them fit, one by one.
+    """
+    ours, theirs = nameless.structure, named.structure
+    if not isinstance(ours, KerasStructure) or not isinstance(theirs, KerasStructure):
+        return []
+    if not ours.is_nameless or theirs.is_nameless:
+        return []
+    listed = [key for key, _is_trained in theirs.order] if theirs.layers else theirs.variables
+    lists = (
+        [key for key, _is_trained in ours.order if key in nameless.weights],
+        [key for key in listed if key in named.weights],
+    )
+    if not lists[0] or {*lists[0]} != nameless.weights or {*lists[1]} != named.weights:
+        return []
+    members = _members(nameless, lists[0]), _members(named, lists[1])
+    if len(members[0]) != len(members[1]) or not all(map(_fits, *members)):
+        return []
+    return list(zip(*lists, strict=True))
+
+
 def _uncounted(name: str) -> str:
     """Return a name without numbers; one that is loaded again is `dense_1_1`."""
     return _COUNTERS.sub("", name)

@@ -158,12 +158,15 @@ class KerasStructure:
     the order of `Model.weights`; empty where the file does not tell it.
     written: keys in the order in which they were written, each file of a set for itself; Keras goes
     through a list of layers in its order.
+    is_nameless: layers are called by their groups (`dense_1`: the second Dense of a list), since
+    nothing in the file has their names.
     """
 
     variables: Mapping[str, KerasVariable]
     layers: frozenset[str] = frozenset()
     order: tuple[tuple[str, bool | None], ...] = ()
     written: tuple[str, ...] = ()
+    is_nameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

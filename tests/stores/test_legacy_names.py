@@ -106,3 +106,34 @@ def test_layers_of_nested_models(tmp_path: Path, config: Any) -> None:
     assert result.same and result.counts["equal"] == 6
     back = ckptkit.diff(again, once)
     assert back.same
+
+
+def nameless(path: Path, layers: Layers) -> Path:
+    """Write a `.weights.h5` as Keras 2.15 does: groups count by class, nothing has a name."""
+    rng = np.random.default_rng(7)  # equal places hold equal values
+    with h5py.File(path, "w") as file:
+        file.create_group("vars")
+        for number, variables in enumerate(layers.values()):
+            group = f"layers/dense_{number}" if number else "layers/dense"
+            for at, shape in enumerate(variables.values()):
+                file[f"{group}/vars/{at}"] = rng.normal(size=shape).astype("float32")
+    return path
+
+
+@pytest.mark.parametrize("order", [(1, 3, 2), (2, 1, 3), (3, 2, 1)])
+def test_groups_without_names_are_places_in_the_list_of_layers(
+    order: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Layers of a branched model are listed by depth, not in the order of their numbers."""
+    layers = {f"dense_{n}": dense(f"dense_{n}", 4, 4) for n in order}
+    named = write(tmp_path / "named.h5", layers)
+    places = nameless(tmp_path / "places.weights.h5", layers)
+    for old, new in ((named, places), (places, named)):
+        result = ckptkit.diff(old, new)
+        assert result.same and result.counts["equal"] == 6
+        assert {change.evidence for change in result.changes} == {"order"}
+    # where values changed as well, order alone tells
+    with h5py.File(places, "r+") as file:
+        file["layers/dense_1/vars/0"][...] += 1
+    (change,) = ckptkit.diff(named, places).differences
+    assert (change.status, change.name) == ("changed", f"dense_{order[1]}/kernel")

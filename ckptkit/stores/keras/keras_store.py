@@ -68,7 +68,11 @@ def make_store(
         specs=specs,
         datasets=datasets,
         structure=KerasStructure(
-            variables, _layer_groups(groups), _order(found), _written(specs, datasets)
+            variables,
+            _layer_groups(groups),
+            _order(found),
+            _written(specs, datasets),
+            is_nameless=found.unnamed > 0 and not _has_names(groups),
         ),
         model=_model_info(config, found, assets),
         producer=f"Keras {keras_version}" if keras_version else None,
@@ -103,12 +107,17 @@ def _is_keras2(
     """Whether Keras 2 wrote the file; without its version, by what only Keras 2 writes."""
     if version is not None:
         return version.startswith(("2.", "1.", "0."))
-    if any(name.endswith("vars") and "name" in attrs for name, attrs in groups.items()):
+    if _has_names(groups):
         return False
     if "metrics" in groups or LISTS[1] in groups:
         return True
     second = datasets.get("optimizer/vars/1")
     return second is not None and second.shape != ()
+
+
+def _has_names(groups: Mapping[str, Mapping[str, Attribute]]) -> bool:
+    """Whether groups of variables have names, which Keras 3 gives them."""
+    return any(name.endswith("vars") and "name" in attrs for name, attrs in groups.items())
 
 
 def _model_info(
