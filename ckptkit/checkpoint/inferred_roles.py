@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 from ckptkit.checkpoint.name_extensions import (
@@ -32,66 +32,22 @@ from ckptkit.checkpoint.name_extensions import (
     extension_families,
     is_integer,
 )
+from ckptkit.checkpoint.optimizer_words import (
+    AVERAGES,
+    COUNTERS,
+    HYPERPARAMETERS,
+    KNOWN_SLOTS,
+    LETTERS,
+    OPTIMIZER,
+    SETTINGS,
+    SLOT_CREATOR,
+    SURE_SETTINGS,
+    is_state_word,
+    known_slot,
+    without_number,
+)
 from ckptkit.stores.base import TensorSpec
 
-AVERAGES = frozenset({"ExponentialMovingAverage", "moving_average", "ema", "EMA"})
-# TensorFlow 1 optimizers (and BERT's) add a suffix to the variable's name, with a number for the
-# second slot: Adam's m and v are `w/Adam` and `w/Adam_1`; another optimizer counts on.
-# Source: tensorflow/python/training/*.py, google-research/bert optimization.py, tensor2tensor.
-_KNOWN: Mapping[str, tuple[str, ...]] = {
-    "Adam": ("m", "v"),
-    "AdamOptimizer": ("m", "v"),
-    "AdamW": ("m", "v"),
-    "AdaMax": ("m", "v"),
-    "LazyAdam": ("m", "v"),
-    "Nadam": ("m", "v"),
-    "RMSProp": ("rms", "momentum"),
-    "Ftrl": ("accumulator", "linear"),
-    "Adadelta": ("accum_grad", "accum_var"),
-    "Momentum": ("momentum",),
-    "Adagrad": ("accumulator",),
-    "AdagradDA": ("gradient_accumulator", "gradient_squared_accumulator"),
-    "adam_m": ("m",),
-    "adam_v": ("v",),
-    "lamb_m": ("m",),
-    "lamb_v": ("v",),
-    "slot_m": ("m",),
-    "slot_v": ("v",),
-    "vr": ("vr",),
-    "vc": ("vc",),
-    "slot_vr": ("vr",),
-    "slot_vc": ("vc",),
-}
-_CENTERED = ("rms", "mg", "momentum")  # RMSProp's three, where it is centered
-# Words of slots, as Keras and TensorFlow's optimizers use them; one letter says little by itself.
-_LETTERS = frozenset({"m", "v", "u", "r", "c", "n", "d", "s"})
-_WORDS = frozenset(
-    (
-        *("accum", "accumulator", "accumulated", "adam", "adagrad", "adafactor", "ema", "hessian"),
-        *("lamb", "lion", "momentum", "moment", "momentums", "mg", "rms", "slot", "slots", "vhat"),
-        *("velocity", "velocities", "vr", "vc", "mu", "nu", "norm", "linear", "variance"),
-    )
-)
-# Of these, those that name a variable of a layer as well: they say something in a scope alone.
-_COMMON = frozenset({"norm", "linear", "variance", "mu", "nu", "lion", "lamb"})
-_OPTIMIZERS = re.compile(
-    r"(?:\w*(?:adam|adagrad|adadelta|adafactor|adamax|adabelief|momentum|optimi[sz]er|rmsprop)\w*"
-    r"|sgd\w*|ftrl|lamb|lars|lion|muon|shampoo|sophia|yogi|training)(?:_\d+)?",
-    re.IGNORECASE,
-)
-_SLOT_CREATOR = re.compile(
-    r"(?=.*[a-z])[A-Z][A-Za-z0-9]{2,}(?:_\d+)?|[A-Z]{3,}[A-Za-z0-9]*(?:_\d+)?"
-)
-_COUNTERS = frozenset({"global_step", "step", "save_counter", "iterations", "iter", "epoch"})
-_SETTINGS = re.compile(r"(beta[12]_power|learning_rate|decay)(_\d+)?")
-_SURE_SETTINGS = re.compile(
-    r"(beta[12]_power|(\w+_)?learning_rate(_power)?|(current_)?loss_scale)(_\d+)?", re.IGNORECASE
-)
-_HYPERPARAMETERS = re.compile(
-    r"(beta(_?[12])?(_power)?|lr|decay|weight_decay|rho|momentum|momentum_cache|epsilon|u_product"
-    r"|l[12]_regularization_strength|initial_accumulator_value|clip\w*|dynamic_scale)(_\d+)?"
-)
-_NUMBERED = re.compile(r"(.+?)(?:_(\d{1,9}))?")
 _NAMELESS = re.compile(r"((?:.*/)?Variable)(?:_\d+)?")
 _STATISTICS = re.compile(r"moving_(mean|variance|avg|average)\w*|(running|population)_\w+")
 
@@ -177,7 +133,7 @@ class _Inference:
         if word in AVERAGES:
             is_known = key.way == "segment"
             return InferredRole("ema", "ema", extension.owner, word, is_known=is_known)
-        known = _known_slot(word, self._is_centered(extension.owner, key))
+        known = known_slot(word, self._is_centered(extension.owner, key))
         if known is not None and key.way == "segment":
             return InferredRole("slot", known, extension.owner, word, is_known=True)
         return InferredRole("slot", known or word, extension.owner, optimizer)
@@ -194,11 +150,12 @@ class _Inference:
         if not fitting:
             return ()
         if key.way == "segment":
-            base = _base(key.ending)
-            if base in _KNOWN or base in AVERAGES:
+            base = without_number(key.ending)
+            if base in KNOWN_SLOTS or base in AVERAGES:
                 return [e for e in fitting if e.relation != "scalar" or base not in AVERAGES]
-            if _SLOT_CREATOR.fullmatch(key.ending):
-                return fitting
+            if SLOT_CREATOR.fullmatch(key.ending) and base not in self._own_endings:
+                alone = all(e.relation in ("row", "column") for e in sized)
+                return fitting if not alone or self._has_complement(key, sized) else ()
         if not sized or len(fitting) < len(members):
             return ()
         if any(e.relation in ("row", "column") for e in sized) and not self._factored(key, sized):
@@ -211,7 +168,29 @@ class _Inference:
         }[key.way]
         return fitting if is_convincing(key, sized) else ()
 
-    def _factored(self, key: Family, members: Iterable[Extension]) -> bool:
+    def _factored(self, key: Family, members: Sequence[Extension]) -> bool:
+        """Whether rows and columns are an optimizer's, which keeps something of vectors too.
+
+        A layer of a spectral norm has two such vectors, of its kernel alone.
+        """
+        if not self._has_complement(key, members):
+            return False
+        if key.scope or key.ending in KNOWN_SLOTS or not self._has_vectors:
+            return True
+        return any(
+            extension.relation == "same" and len(self.specs[extension.name].shape) == 1
+            for other, found in self.families.items()
+            if other.way == key.way and not other.scope
+            for extension in found
+        )
+
+    @cached_property
+    def _has_vectors(self) -> bool:
+        return any(
+            len(spec.shape) == 1 and name not in self.extended for name, spec in self.specs.items()
+        )
+
+    def _has_complement(self, key: Family, members: Iterable[Extension]) -> bool:
         """Whether row sums have column sums beside them, as Adafactor keeps both."""
         beside = {
             e.relation
@@ -227,7 +206,10 @@ class _Inference:
             return self._scoped_convinces(key, members)
         kinds = _kinds(members)
         if is_state_word(key.ending):
-            return len(kinds) > 1 or (len(members) > 1 and self._covers(members, 0.5))
+            if len(kinds) > 1 or self._is_pair(key, members):
+                return True
+            share = 0.99 if key.ending in LETTERS else 0.5  # a letter says little
+            return len(members) > 1 and self._covers(members, share)
         if key.ending in self._own_endings:
             return False  # `bias` is a variable's name elsewhere too
         has_matrix = any(len(self.specs[e.name].shape) > 1 for e in members)
@@ -237,20 +219,24 @@ class _Inference:
         if key.scope:
             return self._scoped_convinces(key, members)
         kinds = _kinds(members)
-        if key.ending in _LETTERS:
-            pair = {"m": "v", "v": "m"}.get(key.ending)
-            beside = self.families.get(key._replace(ending=pair or ""), ())
-            both = {e.owner for e in beside} == {e.owner for e in members}
-            return both and len(kinds) > 1 and self._covers(members, 0.5)
+        if key.ending in LETTERS:
+            return self._is_pair(key, members) and len(kinds) > 1 and self._covers(members, 0.5)
         if is_state_word(key.ending):
             return True
         has_matrix = any(len(self.specs[e.name].shape) > 1 for e in members)
         return has_matrix and len(kinds) > 2 and self._covers(members, 0.8)
 
+    def _is_pair(self, key: Family, members: Sequence[Extension]) -> bool:
+        """Whether the same variables have an `m` and a `v`, both of their own shape."""
+        other = {"m": "v", "v": "m"}.get(key.ending)
+        beside = self.families.get(key._replace(ending=other), ()) if other else ()
+        whole = all(e.relation == "same" for e in (*members, *beside))
+        return bool(beside) and whole and {e.owner for e in beside} == {e.owner for e in members}
+
     def _scoped_convinces(self, key: Family, members: Sequence[Extension]) -> bool:
         """Whether `SCOPE + variable + ending` is state: three things that agree."""
         last = key.scope.rstrip("/").rpartition("/")[2]
-        if is_state_word(key.ending) or _OPTIMIZERS.fullmatch(last):
+        if is_state_word(key.ending) or OPTIMIZER.fullmatch(last):
             return True
         if key.ending in self._own_endings:
             return False
@@ -275,10 +261,10 @@ class _Inference:
         if parent:
             has_counter = parent in self._scopes_with_counters
             last = parent.rpartition("/")[2]
-            is_optimizer = has_counter or (
-                _OPTIMIZERS.fullmatch(last) is not None and last.lower() != "training"
-            )
-            return is_optimizer and (is_word or (bool(beside) and len(members) > 1))
+            is_named = OPTIMIZER.fullmatch(last) is not None and last.lower() != "training"
+            if is_word:
+                return is_named or has_counter
+            return is_named and bool(beside) and len(members) > 1
         words = {other.scope.rstrip("/") for other in beside}
         return is_word and any(is_state_word(other) for other in words) and len(members) > 1
 
@@ -315,7 +301,9 @@ class _Inference:
         """Take averages whose variables are not in the file, and slots like those that are tied."""
         arrays = [n for n, s in self.specs.items() if s.shape != () and n not in self.roles]
         shared = {name.rpartition("/")[2] for name in arrays}
-        tied = {_base(r.optimizer) for r in self.roles.values() if r.is_known and r.optimizer}
+        tied = {
+            without_number(r.optimizer) for r in self.roles.values() if r.is_known and r.optimizer
+        }
         for name in [n for n in self.specs if n not in self.roles]:
             owner, _, ending = name.rpartition("/")
             if not owner or is_integer(self.specs[name]):
@@ -324,7 +312,7 @@ class _Inference:
                 self.roles[name] = InferredRole(
                     "ema", "ema", None, ending, owner, is_known=ending[0] == "E"
                 )
-            elif _base(ending) in tied and _SLOT_CREATOR.fullmatch(ending):
+            elif without_number(ending) in tied and SLOT_CREATOR.fullmatch(ending):
                 self.roles[name] = InferredRole("slot", None, None, ending)
 
     def _take_nameless(self) -> None:
@@ -342,7 +330,7 @@ class _Inference:
         for stem, names in series.items():
             scope = stem.rpartition("/")[0]
             sized = [n for n in names if self.specs[n].shape != ()]
-            is_optimizer = _OPTIMIZERS.fullmatch(scope.rpartition("/")[2]) is not None
+            is_optimizer = OPTIMIZER.fullmatch(scope.rpartition("/")[2]) is not None
             same = len(trained) > 1 and Counter(self.specs[n].shape for n in names) == shapes
             if trained.isdisjoint(names) and (same or (is_optimizer and scope)):
                 for name in names if same else sized:
@@ -359,66 +347,30 @@ class _Inference:
             if key.scope and key.ending and extension.relation == "scalar"
         }
         for name, spec in self.specs.items():
+            if name.endswith("seed_generator_state"):  # Keras 3's: a seed, and calls so far
+                self.roles[name] = InferredRole("counter", is_known=True)
             if spec.shape != () or name in self.roles or name in trained:
                 continue
             scope, _, ending = name.rpartition("/")
-            if ending in _COUNTERS:
+            if ending in COUNTERS:
                 self.roles[name] = InferredRole("counter", is_known=True)
-            elif _SETTINGS.fullmatch(ending):
+            elif SETTINGS.fullmatch(ending):
                 self.roles[name] = InferredRole("config", is_known=True)
             elif is_integer(spec):
                 self.roles[name] = InferredRole("counter")
-            elif spec.dtype == "bool" or _SURE_SETTINGS.fullmatch(ending):
+            elif spec.dtype == "bool" or SURE_SETTINGS.fullmatch(ending):
                 self.roles[name] = InferredRole("config")
             elif any(name.startswith(start) for start in self.optimizer_scopes):
                 owner = owners.get(name)  # of a scalar that is kept for each variable
                 self.roles[name] = (
                     InferredRole("slot", ending, owner, scope) if owner else InferredRole("config")
                 )
-            elif _HYPERPARAMETERS.fullmatch(ending) and _OPTIMIZERS.fullmatch(
+            elif HYPERPARAMETERS.fullmatch(ending) and OPTIMIZER.fullmatch(
                 scope.rpartition("/")[2]
             ):
                 self.roles[name] = InferredRole("config")
 
 
-@lru_cache(maxsize=4096)
-def _base(ending: str) -> str:
-    """Return `Adam` for `Adam_1`."""
-    if ending in _KNOWN:
-        return ending
-    match = _NUMBERED.fullmatch(ending)
-    return match[1] if match else ending
-
-
-@lru_cache(maxsize=4096)
-def _known_slot(ending: str, is_centered: bool) -> str | None:
-    """Return "v" for `Adam_1`, "m_1" for `Adam_2` (a second optimizer's), None where unknown."""
-    base = _base(ending)
-    slots = _KNOWN.get(base)
-    if slots is None:
-        return None
-    number = int(ending[len(base) + 1 :]) if ending != base else 0
-    if base == "RMSProp" and is_centered:
-        slots = _CENTERED
-    if len(slots) == 1 and base[0].islower() and number:
-        return None
-    again = number // len(slots)
-    return slots[number % len(slots)] + (f"_{again}" if again else "")
-
-
-def is_state_word(ending: str) -> bool:
-    """Whether a segment or word is one that slots are called."""
-    if ending in _LETTERS or ending in _KNOWN:
-        return True
-    words = _base(ending).lower().strip("_").split("_")
-    return not _WORDS.isdisjoint(words) and not (len(words) == 1 and words[0] in _COMMON)
-
-
-def is_setting(name: str) -> bool:
-    """Whether a scalar's name, without scope, is one that only optimizers use."""
-    return bool(_SETTINGS.fullmatch(name) or _SURE_SETTINGS.fullmatch(name))
-
-
 def _kinds(members: Iterable[Extension]) -> set[str]:
     """Return the last segments of the owners, without counters: kernel, bias, gamma."""
-    return {_base(e.owner.rpartition("/")[2]) for e in members}
+    return {without_number(e.owner.rpartition("/")[2]) for e in members}

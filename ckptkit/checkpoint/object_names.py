@@ -6,8 +6,8 @@ graph, never from key prefixes:
 
 - a *weight* is reachable from the root when optimizer nodes are taken out, or is the target of an
   optimizer's `_trainable_variables/k`;
-- *slots* are what optimizer nodes hold (`optimizer_slots`), and what lists, names and shapes tell of
-  variables that no known optimizer and no layer holds (`object_state`);
+- *slots* are what optimizer nodes hold (`optimizer_slots`), and what lists, names and shapes tell
+  of variables that no known optimizer and no layer holds (`object_state`);
 - a *table* is stored under more than the key of its attribute (`attribute_keys`).
 """
 
@@ -129,13 +129,7 @@ class _Namer:
 
     def _infer(self) -> dict[int, ObjectRole]:
         """Infer the roles of what no optimizer holds and only names and shapes tell of."""
-        variables = [
-            ObjectVariable(leaf.node, path, leaf.full_name, self.specs[leaf.key])
-            for leaf in self.leaves
-            if self._role(leaf) == "weight" and leaf.node not in self.trained
-            for path in (self.model_paths.best(leaf.node),)
-            if path is not None and leaf.key not in self.duplicates
-        ]
+        variables = self._judged_variables()
         has_keras = any(not _KERAS_EDGES.isdisjoint(names) for names in self.children)
         inferred = infer_object_roles(variables, has_keras=has_keras)
         for node, key in self.key_of.items():  # of an optimizer, though of no kind that is known
@@ -147,6 +141,34 @@ class _Namer:
             if role in ("slot", "ema"):
                 self.slots[node] = Slot(role, slot, of, optimizer)
         return inferred
+
+    def _judged_variables(self) -> list[ObjectVariable]:
+        """Return the variables that `infer_object_roles` may look at: most files have few.
+
+        Where none lies in a list or below the root, all else are weights by their place alone.
+        """
+        best, specs = self.model_paths.best, self.specs
+        found: list[tuple[_Leaf, str]] = []
+        has_loose = False
+        for leaf in self.leaves:
+            path = best(leaf.node)
+            if path is None:
+                continue
+            spec = specs[leaf.key]
+            is_array = spec.shape != () and spec.dtype != "string"
+            is_loose = is_array and (path[-1:].isdecimal() or "/" not in path)
+            has_loose = has_loose or (is_loose and self._role(leaf) == "weight")
+            if has_loose or not is_array:
+                found.append((leaf, path))
+        if has_loose:
+            found = [(leaf, path) for leaf in self.leaves if (path := best(leaf.node)) is not None]
+        return [
+            ObjectVariable(leaf.node, path, leaf.full_name, specs[leaf.key])
+            for leaf, path in found
+            if leaf.node not in self.trained
+            and leaf.key not in self.duplicates
+            and self._role(leaf) == "weight"
+        ]
 
     def _added_leaves(self) -> list[_Leaf]:
         """Return what is stored under more than its attribute's key: keys and values of tables."""

@@ -21,8 +21,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ckptkit.checkpoint.inferred_roles import infer_roles, is_setting, is_state_word
+from ckptkit.checkpoint.inferred_roles import infer_roles
 from ckptkit.checkpoint.name_extensions import is_integer
+from ckptkit.checkpoint.optimizer_words import is_setting, is_state_word
 from ckptkit.stores.base import TensorSpec
 
 _NAMELESS = re.compile(r"(.*/)?Variable(_\d+)?")

@@ -67,6 +67,10 @@ def with_slots(patterns: Iterable[str], of: Mapping[str, Shape] = TRAINED) -> di
         ("{}/fancy_state",),
         ("{}/first", "{}/second"),
         ("{}/grad_accum",),
+        ("{}/accum",),
+        ("{}/m", "{}/v"),
+        ("{}/momentum",),
+        ("deepq_1/{}/Adam", "deepq_1/{}/Adam_1"),
         ("{}_slot_m", "{}_slot_v"),
         ("{}_adam_m", "{}_adam_v"),
         ("{}_m", "{}_v"),
@@ -161,6 +165,10 @@ def test_scalar_state_of_each_variable() -> None:
         {"net/conv/kernel/u": (1, 4), "net/logits/kernel/u": (1, 2)},
         {"net/conv/kernel_u": (1, 4), "net/logits/kernel_u": (1, 2)},
         {"net/conv/kernel/g": (4,), "net/logits/kernel/g": (2,)},
+        {"net/logits/kernel/u": (2,), "net/logits/kernel/v": (4,)},
+        {"net/logits/kernel/rows": (4,), "net/logits/kernel/columns": (2,)},
+        {"net/conv/kernel/m": (3, 3, 3, 4), "net/logits/kernel/m": (4, 2)},
+        {"net/conv/kernel/Bias": (4,), "net/logits/kernel/Bias": (2,)},
         {"net/conv/kernel/lora_a": (3, 2), "net/conv/kernel/lora_b": (2, 4)},
         {"net/logits/kernel_lora_a": (4, 1), "net/logits/kernel_lora_b": (1, 2)},
         {"net/conv/kernel/scale": (), "net/logits/kernel/scale": ()},
@@ -190,6 +198,18 @@ def test_variables_of_a_model_stay_weights(extra: dict[str, Shape], is_training:
         trained = {name: shape for name, shape in shapes.items() if "moving_" not in name}
         slots = {pattern.format(name): shape for name, shape in trained.items()}
         assert weights({**shapes, **slots}) == set(shapes), pattern
+
+
+@pytest.mark.parametrize("of", [NET, TRAINED], ids=["whole", "trained"])
+def test_two_more_networks_beside_a_counter_stay_weights(of: Mapping[str, Shape]) -> None:
+    copies = {f"agent/{who}/{name}": shape for who in "ab" for name, shape in of.items()}
+    shapes = {**NET, **copies, "agent/step": ()}
+    assert weights(shapes, {"agent/step": "int64"}) == {*NET, *copies}
+
+
+def test_a_seed_is_a_counter() -> None:
+    found = namings({"seed_generator/seed_generator_state": (2,), "w": (2,)})
+    assert found["seed_generator/seed_generator_state"].role == "counter"
 
 
 def test_integers_and_booleans_are_no_weights_as_scalars_alone() -> None:
