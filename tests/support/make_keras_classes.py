@@ -61,6 +61,20 @@ def _operations() -> Iterator[str]:
                 yield key
 
 
+def _of_applications() -> Iterator[str]:
+    """Yield the layers that Keras's own applications define for themselves."""
+    from keras.src import applications
+    from keras.src.layers.layer import Layer
+
+    for info in pkgutil.iter_modules(applications.__path__):
+        if info.name.endswith("_test"):
+            continue
+        module = importlib.import_module(f"keras.src.applications.{info.name}")
+        for key, value in vars(module).items():
+            if inspect.isclass(value) and issubclass(value, Layer):
+                yield key
+
+
 def functions() -> list[str]:
     """Return the names of the functions that Keras finds by name alone, sorted."""
     from keras.src.saving.serialization_lib import BUILTIN_MODULES
@@ -75,7 +89,7 @@ def functions() -> list[str]:
 def derived() -> list[str]:
     """Return the names of all classes that only compute, sorted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    names = {*_public(), *_operations()}
+    names = {*_public(), *_operations(), *_of_applications()}
     return sorted(name for name in names if _scan_keras.may_be_allowed(name))
 
 

@@ -50,10 +50,13 @@ _VALUES = frozenset(
         "TypeSpec",
     }
 )
-# Keras 2.11 to 2.15 registers its own optimizers as if they were somebody else's.
+# Keras 2 registers its own optimizers (2.11 to 2.15), and layers of its own applications, as if they
+# were somebody else's.
 _OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion")
-_OWN_CUSTOM = frozenset(f"Custom>{name}" for name in (*_OPTIMIZERS, "Nadam", "RMSprop", "SGD"))
+_OWN = frozenset({*_OPTIMIZERS, "Nadam", "RMSprop", "SGD", "CustomScaleLayer", "LayerScale"})
+_OWN_CUSTOM = frozenset(f"Custom>{name}" for name in _OWN)
 _MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+_MODULES += ("tensorflow.python.ops.init_ops", "tensorflow.python.ops.init_ops_v2")  # initializers
 _PATH_KEYS = frozenset(
     {"vocabulary", "vocab", "vocabulary_file", "vocab_file", "idf_weights", "merges"}
     | {"filepath", "filename", "file", "path", "url", "uri", "origin", "directory", "dirpath"}
@@ -187,7 +190,7 @@ def _object(item: Mapping[str, Any], where: str) -> Iterator[Finding]:
         yield replace(_unknown(where, f"the class {_full(module, registered, name)}"), code=code)
     elif module is not None and not _is_keras(module):
         yield _unknown(where, f"the class {name} of {module}, which is not Keras's")
-    if registered not in (None, "", name, f"Custom>{name}" if name in _OPTIMIZERS else name):
+    if registered not in (None, "", name, f"Custom>{name}" if name in _OWN else name):
         yield _unknown(where, f"the registered name {registered!r}, by which Keras looks first")
 
 

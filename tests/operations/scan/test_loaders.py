@@ -488,6 +488,12 @@ def test_what_keras_writes_of_itself_passes() -> None:
         layer("StringLookup", vocabulary=["/", "~", "http://x", "../y"], mask_token="/"),
         {"class_name": "TFOpLambda", "config": {"function": "math.multiply"}},
         {"class_name": "TFOpLambda", "config": {"function": "expand_dims"}},
+        layer("LayerScale", "keras.src.applications.convnext", projection_dim=3),
+        {
+            **layer("CustomScaleLayer", "tf_keras.src.applications.inception_resnet_v2"),
+            "registered_name": "Custom>CustomScaleLayer",
+        },
+        layer("Constant", "tensorflow.python.ops.init_ops_v2", value=1.0),
         {"class_name": "SlicingOpLambda", "config": {"function": "__operators__.getitem"}},
     ]
     for item in plain:
