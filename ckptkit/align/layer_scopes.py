@@ -20,6 +20,7 @@ from ckptkit.align.objects import Objects
 from ckptkit.align.own_variables import OwnVariable, pair_own
 from ckptkit.align.types import TensorSet
 from ckptkit.align.variable_lists import own_name
+from ckptkit.checkpoint.object_names import VALUE, optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 
 Pairs = list[tuple[str, str]]
@@ -201,16 +202,51 @@ def paths_of_slots(side: TensorSet) -> dict[str, str]:
     `stack_block_0_kernel` of `adam/stack_block_0_kernel_momentum`; where slots of one variable do
     not agree, nothing.
     """
+    graph = side.structure
+    if not isinstance(graph, ObjectGraph):
+        return {}
     found: dict[str, set[str]] = defaultdict(set)
-    for key, owner in side.owners.items():
-        naming = side.names[key]
-        _optimizer, slash, flat = (naming.full_name or "").partition("/")
-        suffix = f"_{naming.slot}"
-        if slash and "/" not in flat and flat.endswith(suffix):
-            found[owner].add(flat.removesuffix(suffix))
-    paths = {owner: flats.pop() for owner, flats in found.items() if len(flats) == 1}
+    for node in optimizer_nodes(graph):
+        containers = dict(graph.nodes[node].children)
+        trained = _listed(graph, containers.get("_trainable_variables"))
+        for edge, container in containers.items():
+            if edge not in ("_variables", "_trainable_variables"):
+                for key, path in _flat_paths(side, trained, _listed(graph, container)).items():
+                    found[key].add(path)
+    paths = {key: flats.pop() for key, flats in found.items() if len(flats) == 1}
     times = Counter(paths.values())
-    return {owner: path for owner, path in paths.items() if times[path] == 1}
+    return {key: path for key, path in paths.items() if times[path] == 1}
+
+
+def _listed(graph: ObjectGraph, container: int | None) -> dict[int, tuple[str, str]]:
+    """Return {place: (full name, key)} of a list of variables."""
+    found: dict[int, tuple[str, str]] = {}
+    if container is not None:
+        for edge, child in graph.nodes[container].children:
+            if edge.isdecimal() and len(edge) < 10:
+                for attribute, full_name, key in graph.nodes[child].attributes:
+                    if attribute == VALUE:
+                        found[int(edge)] = full_name, key
+    return found
+
+
+def _flat_paths(
+    side: TensorSet,
+    trained: Mapping[int, tuple[str, str]],
+    slots: Mapping[int, tuple[str, str]],
+) -> dict[str, str]:
+    """Return {key of a variable: its flat path} of one kind of slot; all must end alike."""
+    paths: dict[str, str] = {}
+    endings: set[str] = set()
+    for place, (slot_name, _key) in slots.items():
+        full_name, key = trained.get(place, ("", ""))
+        own = full_name.rpartition("/")[2]
+        _optimizer, slash, flat = slot_name.partition("/")
+        head, cut, ending = flat.rpartition(f"_{own}_")
+        if own and slash and cut and key in side.weights:
+            paths[key] = f"{head}_{own}"
+            endings.add(ending)
+    return paths if len(endings) == 1 else {}
 
 
 def join_flat_paths(old: TensorSet, new: TensorSet) -> Pairs:
