@@ -112,8 +112,8 @@ def _run(name: str, form: str, path: Path) -> dict[str, Any] | None:
         tf.train.Checkpoint(**objects).restore(str(path)).expect_partial()
     else:
         return None
-    inputs = _inputs(name, 1)
-    return _named(model(inputs[0] if len(inputs) == 1 else _by_name(name)))
+    several = len(_inputs(name, 1)) > 1
+    return _named(model(_by_name(name) if several else _inputs(name, 1)[0]))
 
 
 def _each(function: Any, kinds: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:

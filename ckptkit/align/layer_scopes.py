@@ -20,7 +20,8 @@ from ckptkit.align.objects import Objects
 from ckptkit.align.own_variables import OwnVariable, pair_own
 from ckptkit.align.types import TensorSet
 from ckptkit.align.variable_lists import own_name
-from ckptkit.checkpoint.object_names import VALUE, optimizer_nodes
+from ckptkit.checkpoint.object_names import VALUE
+from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 
 Pairs = list[tuple[str, str]]

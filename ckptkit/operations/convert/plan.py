@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,6 +188,7 @@ class Plan(Result):
     build: the model to be built where the target needs TensorFlow; `tensors` are then those of its
     structure.
     template_name: what LIKE is to the person who reads messages.
+    hints: what helps against each kind of problem, for `say`.
     """
 
     sources: tuple[Checkpoint, ...]
@@ -202,6 +203,7 @@ class Plan(Result):
     template: Checkpoint | None = None
     build: ModelBuild | None = None
     template_name: str = "LIKE"
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> Checkpoint:
@@ -251,7 +253,7 @@ class Plan(Result):
         """
         if not self.ok:
             where = " and ".join(str(c.path) for c in (self.source, self.like) if c is not None)
-            raise MismatchError(self.problems, where)
+            raise MismatchError(self.problems, where, self.hints)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.plan/1 (docs/convert.md).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import UsageError
@@ -15,6 +16,7 @@ from ckptkit.operations.convert.from_template import plan_from_template
 from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
+from ckptkit.operations.convert.ways_out import hints_for
 from ckptkit.stores.registry import SAVED_MODEL, Format
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
@@ -31,6 +33,7 @@ def make_plan(
     same_keys: bool = False,
     asset_model: Checkpoint | None = None,
     template_name: str = "LIKE",
+    with_hints: bool = True,
 ) -> Plan:
     """Return what a conversion would do.
 
@@ -42,6 +45,7 @@ def make_plan(
         template_drop_roles, same_keys, template_name: see `PlanBuilder`.
         asset_model: the model whose files (vocabularies) the output will have, where that is not
             the template.
+        with_hints: whether to look for what helps where the plan has problems.
 
     Returns:
         The plan; its `problems` are for the caller to raise.
@@ -73,7 +77,24 @@ def make_plan(
     if asset_model is None and target.format.holds_model:
         asset_model = template
     _plan_assets(builder, asset_model)
-    return builder.plan()
+    plan = builder.plan()
+    if plan.ok or not with_hints:
+        return plan
+
+    def replan(other_options: ConvertOptions) -> Plan:
+        return make_plan(
+            sources,
+            like,
+            target,
+            other_options,
+            template_drop_roles=template_drop_roles,
+            same_keys=same_keys,
+            asset_model=asset_model,
+            template_name=template_name,
+            with_hints=False,
+        )
+
+    return replace(plan, hints=hints_for(plan, template, replan))
 
 
 def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:

@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     reason: str = ""
 
 
-_HINTS = {
+HINTS = {
     "missing": "‹allow_missing=GLOB› keeps the values of LIKE",
     "unused": "‹drop_roles›, ‹weights_only› or ‹allow_unused=GLOB› leaves them behind",
     "shape": "SRC and LIKE are not of one model",
@@ -47,13 +47,17 @@ class MismatchError(CkptkitError):
     Args:
         problems: at least one; the hint of the message is that of the first.
         where: the files that do not fit.
+        hints: by kind of problem what helps here, for `say`; else what helps in general.
     """
 
     exit_code = 1
     code = "mismatch"
 
-    def __init__(self, problems: Sequence[Problem], where: str) -> None:
-        hint = say(_HINTS.get(problems[0].kind, ""))
+    def __init__(
+        self, problems: Sequence[Problem], where: str, hints: Mapping[str, str] | None = None
+    ) -> None:
+        self.hints = {**HINTS, **(hints or {})}
+        hint = say(self.hints.get(problems[0].kind, ""))
         message = "; ".join("; ".join(texts) for _, texts in _grouped(problems))
         super().__init__(message, where=where, hint=hint)
         self.problems = tuple(problems)
@@ -62,7 +66,7 @@ class MismatchError(CkptkitError):
         """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
         lines = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        lines += [f"hint ({kind}): {say(_HINTS[kind])}" for kind in kinds if kind in _HINTS]
+        lines += [f"hint ({kind}): {say(self.hints[kind])}" for kind in kinds if kind in self.hints]
         return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,45 @@ def test_many_problems_of_one_kind_are_one_line(tmp_path: Path) -> None:
     dry = invoke(source, tmp_path / "out", "--like", like, "--dry-run")
     assert dry.exit_code == 1
     assert all(f"problem: unused: {name} of SRC" in dry.output for name in names)
+
+
+@pytest.fixture
+def renamed(tmp_path: Path) -> tuple[Path, Path]:
+    """SRC and LIKE, in which a layer goes by another name."""
+    types = {"kernel": (3, 4), "bias": (4,)}
+    source = write_bundle(tmp_path / "s", {f"old/{n}": np.ones(t, "f4") for n, t in types.items()})
+    like = write_bundle(tmp_path / "l", {f"new/{n}": np.zeros(t, "f4") for n, t in types.items()})
+    return source, like
+
+
+def test_a_refusal_offers_a_map_that_works(renamed: tuple[Path, Path], tmp_path: Path) -> None:
+    source, like = renamed
+    with pytest.raises(MismatchError) as caught:
+        convert(source, tmp_path / "out", like=like, to="checkpoint")
+    for hint in (caught.value.hints["missing"], caught.value.hints["unused"]):
+        rules = re.findall("‹rules=([^›]*)›", hint)
+        assert hint.startswith("‹rules=")
+        done = convert(source, tmp_path / "out", like=like, rules=rules, overwrite=True)
+        assert {t.name: t.source.naming.name for t in done.plan.tensors if t.source} == {
+            "new/kernel": "old/kernel",
+            "new/bias": "old/bias",
+        }
+    shown = invoke(source, tmp_path / "other", "--like", like, "--to", "checkpoint").stderr
+    assert "ckptkit: hint (missing): --map " in shown
+
+
+def test_what_keeps_the_values_of_like_is_named_last(tmp_path: Path) -> None:
+    convert(KERAS, tmp_path / "w.npz", weights_only=True)
+    with pytest.raises(MismatchError) as caught:
+        convert(
+            tmp_path / "w.npz",
+            tmp_path / "m.keras",
+            like=KERAS,
+            names=["!*bias"],
+            weights_only=True,
+        )
+    hint = caught.value.hints["missing"]
+    assert 0 <= hint.index("‹model=") < hint.index("‹allow_missing=")
 
 
 def test_a_cast_that_the_structure_undoes_says_so(tmp_path: Path) -> None:
