@@ -14,6 +14,7 @@ import ckptkit
 from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import Verification, verify
+from ckptkit.stores.directories import directories_below
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
@@ -203,6 +204,16 @@ def test_a_file_and_a_model_are_what_they_are(tree: Path, function: object) -> N
     for path in (tree / "a" / "ckpt-9", tree / "a" / "old" / "w.npz", tree / "c" / "export"):
         result: Verification = function(path, recursive=True)  # type: ignore[operator]
         assert [unit.path for unit in result.units] == [path]
+
+
+def test_a_very_deep_tree(tmp_path: Path) -> None:
+    place = tmp_path
+    for _ in range(1100):  # more than Python may call itself
+        place = place / "d"
+        place.mkdir()
+    found = list(directories_below(tmp_path, lambda _: False, pytest.fail))
+    assert len(found) == 1101
+    assert found[-1] == (place, [])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

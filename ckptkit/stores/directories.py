@@ -81,12 +81,15 @@ def directories_below(
     not followed.
     on_error: called with what keeps a directory from being listed.
     """
-    for place, names, _files in os.walk(top, onerror=on_error):
-        names[:] = sorted(
-            name
-            for name in names
-            if not is_unfinished(name)
-            and not Path(place, name).is_symlink()
-            and not is_whole(Path(place, name))
-        )
-        yield Path(place), names
+    pending = [top]
+    while pending:  # os.walk of Python 3.11 and older calls itself, once a level
+        place = pending.pop()
+        try:
+            with os.scandir(place) as entries:
+                names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+        except OSError as error:
+            on_error(error)
+            continue
+        names = [n for n in names if not is_unfinished(n) and not is_whole(place / n)]
+        yield place, names
+        pending += [place / name for name in reversed(names)]
