@@ -301,9 +301,8 @@ class _Inference:
         """Take averages whose variables are not in the file, and slots like those that are tied."""
         arrays = [n for n, s in self.specs.items() if s.shape != () and n not in self.roles]
         shared = {name.rpartition("/")[2] for name in arrays}
-        tied = {
-            without_number(r.optimizer) for r in self.roles.values() if r.is_known and r.optimizer
-        }
+        known = {r.optimizer for r in self.roles.values() if r.is_known and r.optimizer}
+        tied = {without_number(ending) for ending in known}
         for name in [n for n in self.specs if n not in self.roles]:
             owner, _, ending = name.rpartition("/")
             if not owner or is_integer(self.specs[name]):
@@ -352,7 +351,7 @@ class _Inference:
             if spec.shape != () or name in self.roles or name in trained:
                 continue
             scope, _, ending = name.rpartition("/")
-            if ending in COUNTERS:
+            if ending in COUNTERS and (is_integer(spec) or not scope or ending == "global_step"):
                 self.roles[name] = InferredRole("counter", is_known=True)
             elif SETTINGS.fullmatch(ending):
                 self.roles[name] = InferredRole("config", is_known=True)

@@ -1,4 +1,4 @@
-"""Words of optimizers: what is known exactly of TensorFlow's own, and what names of state look like.
+"""Words of optimizers: what is known of TensorFlow's own, and what names of state look like.
 
 A list of words is never whole; `inferred_roles` asks it for evidence, beside shapes and patterns.
 """
@@ -58,7 +58,7 @@ SLOT_CREATOR = re.compile(
     r"(?=.*[a-z])[A-Z][A-Za-z0-9]{2,}(?:_\d+)?|[A-Z]{3,}[A-Za-z0-9]*(?:_\d+)?"
 )
 COUNTERS = frozenset({"global_step", "step", "save_counter", "iterations", "iter", "epoch"})
-SETTINGS = re.compile(r"(beta[12]_power|learning_rate|decay)(_\d+)?")
+SETTINGS = re.compile(r"(beta[12]_power|learning_rate)(_\d+)?")
 SURE_SETTINGS = re.compile(
     r"(beta[12]_power|(\w+_)?learning_rate(_power)?|(current_)?loss_scale)(_\d+)?", re.IGNORECASE
 )

@@ -184,6 +184,7 @@ def test_scalar_state_of_each_variable() -> None:
         {"net/attn": (4,), "net/attn/bias": (4,), "net/mlp": (6,), "net/mlp/bias": (6,)},
         {"codebook": (8, 4), "codebook/cluster_size": (8,)},
         {"logit_scale": (), "net/logits/epsilon": (), "gate/momentum": ()},
+        {"net/gate/decay": (), "net/conv/step": (), "net/conv/epoch": ()},
         {"Variable": (3, 4), "Variable_1": (4,), "Variable_2": (4, 2)},
         {"quantized": (4, 4), "quantized/scale": (4,), "other": (4, 8), "other/scale": (8,)},
     ],

@@ -8,6 +8,7 @@ import pytest
 
 import ckptkit
 from support.goldens import Golden, golden, goldens
+from support.places import DOCS
 
 # Checkpoints of one model and one optimizer each, by who wrote them.
 KERAS = (
@@ -46,3 +47,38 @@ def test_weights_alone_are_kept(item: Golden, tmp_path: Path) -> None:
     totals = ckptkit.ls(item.path).totals
     assert totals["params"] == sum(array.size for array in kept.values())
     assert totals["slots_without_variable"] == 0
+
+
+START, END = "<!-- optimizers: weights kept -->\n", "<!-- end -->\n"
+
+
+def test_the_table_in_the_docs(request: pytest.FixtureRequest) -> None:
+    """`pytest --regen` writes it."""
+    rows: dict[str, dict[str, str]] = {}
+    for producer, items in PRODUCERS.items():
+        for item in items:
+            names = ckptkit.open(item.path).names
+            weights = {key for key, row in item.tensors.items() if row.role == "weight"}
+            kept = {key for key, naming in names.items() if naming.role == "weight"}
+            stem = item.name.split("/")[1]
+            optimizer = stem.removeprefix("saver_").removeprefix("estimator_")
+            exact = kept == weights
+            cell = f"{len(kept)} of {len(names)}" if exact else "**wrong**"
+            rows.setdefault(optimizer.removeprefix("legacy_"), {})[producer] = cell
+    lines = [
+        f"| optimizer | {' | '.join(PRODUCERS)} |",
+        f"|---|{'---|' * len(PRODUCERS)}",
+        *(
+            f"| {optimizer} | {' | '.join(cells.get(p, '') for p in PRODUCERS)} |"
+            for optimizer, cells in sorted(rows.items())
+        ),
+    ]
+    page = DOCS / "formats.md"
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    table, _, after = rest.partition(END)
+    wanted = "\n".join(lines) + "\n"
+    if request.config.getoption("--regen"):
+        page.write_text(f"{before}{START}{wanted}{END}{after}", encoding="utf-8")
+    else:
+        assert table == wanted, "run: pytest --regen"

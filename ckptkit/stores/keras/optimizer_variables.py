@@ -118,15 +118,13 @@ def layout(
     return fits[0] if len(fits) == 1 else None
 
 
-def scalar_states(
-    class_name: str, shapes: Sequence[Shape], *, keras2: bool
-) -> list[OptimizerVariable]:
-    """Return the leading states that are certain without knowing the weights.
+def scalar_states(shapes: Sequence[Shape], *, keras2: bool) -> list[OptimizerVariable]:
+    """Return the leading states that are certain without knowing the weights, or the class.
 
     `iteration` is always the first; `learning_rate` follows in Keras 3 unless it is a schedule,
     and then a scalar cannot stand second, because slots are at least as large as a weight.
     """
-    if optimizer_class(class_name) is None or not shapes or shapes[0]:
+    if not shapes or shapes[0]:
         return []
     states = [OptimizerVariable("iteration", "counter", None, ())]
     if not keras2 and len(shapes) > 1 and shapes[1] == ():

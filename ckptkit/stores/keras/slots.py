@@ -63,7 +63,7 @@ def _explain(
 ) -> tuple[list[OptimizerVariable], dict[int | None, str]]:
     """Return the states as far as known, and the key of each weight that they number."""
     if group.class_name is None:
-        return [], {}
+        return scalar_states(stored, keras2=keras2), {}
     if found.certain_order:
         for unknown in (True, False):
             order = [o for o in found.order if (unknown if o.trainable is None else o.trainable)]
@@ -74,7 +74,7 @@ def _explain(
     states = _by_shapes(group, stored, keras2)
     if states is not None:
         return states, _unique_owners(found.order, states)
-    return scalar_states(group.class_name, stored, keras2=keras2), {}
+    return scalar_states(stored, keras2=keras2), {}
 
 
 def _name(found: NamedModel, item: OrderedVariable) -> str:
@@ -90,7 +90,7 @@ def _by_shapes(
     if optimizer_class(group.class_name) in ("Adafactor", "Muon", "LossScaleOptimizer"):
         return None
     fits: list[list[OptimizerVariable]] = []
-    scalars = len(scalar_states(group.class_name, stored, keras2=keras2))
+    scalars = len(scalar_states(stored, keras2=keras2))
     rest = list(stored[scalars:])
     for per_weight in range(1, 7):
         count = len(rest) // per_weight
