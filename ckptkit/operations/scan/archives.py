@@ -187,7 +187,7 @@ def _member_findings(archive: zipfile.ZipFile, label: str, is_keras: bool) -> It
             message = "an archive member that is packed in a way that is not looked into"
             yield Finding("warning", "archive.unread", where, message)
             continue
-        if info.is_dir():
+        if info.filename.endswith("/"):  # is_dir() fails on a name that is empty
             if not (is_keras and info.filename.startswith("assets/")):
                 yield Finding("warning", STRANGER, where, "a directory in the archive")
         else:

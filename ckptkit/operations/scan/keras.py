@@ -50,7 +50,7 @@ _VALUES = frozenset(
         "TypeSpec",
     }
 )
-# Keras 2 registers its own optimizers (2.11 to 2.15), and layers of its own applications, as if they
+# Keras 2 registers its own optimizers (2.11 to 2.15) and layers of its applications as if they
 # were somebody else's.
 _OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion")
 _OWN = frozenset({*_OPTIMIZERS, "Nadam", "RMSprop", "SGD", "CustomScaleLayer", "LayerScale"})

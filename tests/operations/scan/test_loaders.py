@@ -390,6 +390,13 @@ def test_other_bytes_are_no_pickle(tmp_path: Path) -> None:
     assert found(scan(tmp_path / "long.npy")) == {"pickle": "error"}
 
 
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones(3))
+    data = (tmp_path / "a.npz").read_bytes().replace(b"x.npy", b"\0.npy")
+    (tmp_path / "a.npz").write_bytes(data)
+    assert found(scan(tmp_path / "a.npz"))["archive.path"] == "error"
+
+
 def test_an_archive_of_another_kind_could_not_be_told(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("export/saved_model.pb", b"x")
