@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ckptkit.cli.options import (
+    CommaList,
     echo_lines,
     echo_problems,
     filter_options,
@@ -32,6 +33,13 @@ from ckptkit.reports.table import FORMATS, TABULATE, is_bare
 )
 @filter_options
 @click.option("--digest", is_flag=True, help="One digest of the weights, not of the format.")
+@click.option(
+    "--tags",
+    type=CommaList(),
+    multiple=True,
+    metavar="TAG,...",
+    help="The graph of a SavedModel whose signatures are listed.",
+)
 @click.option("-a", "--all", "everything", is_flag=True, help="Show TensorFlow's own records too.")
 @click.option(
     "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
@@ -92,6 +100,7 @@ def _results(
                 sort=options["sort"],
                 everything=options["everything"] or fmt == "json",
                 digest=options["digest"],
+                tags=flat(options["tags"]),
             )
         except CkptkitError as error:
             if len(paths) == 1:

@@ -28,6 +28,7 @@ class Listing(Result):
     tensors: what to list.  hidden: housekeeping entries left out.  problems: missing or short
     shards; the list is whole all the same, since it comes from the index.
     digest: of the weights, when it was asked for.  filtered: whether a filter was given.
+    tags: of the graph of a SavedModel that was asked for; empty for all.
     """
 
     checkpoint: Checkpoint
@@ -36,6 +37,7 @@ class Listing(Result):
     problems: tuple[CkptkitError, ...]
     digest: str | None = None
     filtered: bool = False
+    tags: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:
@@ -142,10 +144,11 @@ class Listing(Result):
                 {
                     "key": signature.key,
                     "method_name": signature.method_name,
+                    "tags": list(signature.tags),
                     "inputs": [_tensor_json(*item) for item in signature.inputs],
                     "outputs": [_tensor_json(*item) for item in signature.outputs],
                 }
-                for signature in (model.signatures if model else ())
+                for signature in self.signatures
             ],
             "tags": [list(tags) for tags in model.tags] if model else [],
             "assets": list(model.assets) if model else [],
@@ -167,6 +170,7 @@ def ls(
     sort: str = "name",
     everything: bool = False,
     digest: bool = False,
+    tags: Sequence[str] = (),
 ) -> Listing:
     """List the tensors of a checkpoint or model file; data files are not opened (but for `digest`).
 
@@ -180,12 +184,13 @@ def ls(
             first) or "offset" (as they lie in the file).
         everything: also list TensorFlow's own records.
         digest: also read all that passes the filter, for the digest of the weights.
+        tags: of one graph of a SavedModel, whose signatures are to be listed; all by default.
 
     Returns:
         The tensors and totals over them; its `problems` name shards that are missing or cut short.
 
     Raises:
-        UsageError: a filter leaves nothing, or there is no such role or order.
+        UsageError: a filter leaves nothing, or there is no such role or order, or no such graph.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint = open_checkpoint(path)
@@ -201,7 +206,23 @@ def ls(
         tuple(checkpoint.problems()),
         weights_digest(checkpoint, selected) if digest else None,
         bool(selection),
+        _graph_tags(checkpoint, tags),
     )
+
+
+def _graph_tags(checkpoint: Checkpoint, tags: Sequence[str]) -> frozenset[str]:
+    """Return the tags of the one graph that they name; raises UsageError where there is none."""
+    wanted = frozenset(tags)
+    model = checkpoint.store.model if wanted else None
+    there = model.tags if model is not None else ()
+    if wanted and not any(wanted == {*graph} for graph in there):
+        graphs = "; ".join(",".join(graph) or "none" for graph in there)
+        raise UsageError(
+            f"no graph has the tags {','.join(tags)}",
+            where=str(checkpoint.path),
+            hint=f"those there: {graphs}" if graphs else "only SavedModels have graphs with tags",
+        )
+    return wanted
 
 
 _ORDERS: dict[str, Callable[[Tensor], Any]] = {

@@ -333,10 +333,10 @@ def _model_lines(listing: Listing) -> Iterator[str]:
     model = listing.checkpoint.store.model
     if model is None:
         return
-    for signature in model.signatures:
+    for signature in listing.signatures:
         if signature.key == "__saved_model_init_op":  # TensorFlow's own, not for callers
             continue
-        yield printable(_signature_text(signature))
+        yield printable(_signature_text(signature, with_tags=len(model.tags) > 1))
     for tags in model.tags:
         yield f"tags: {printable(', '.join(tags))}"
     if model.assets:
@@ -378,10 +378,11 @@ def _layers(listing: Listing, fmt: str) -> Iterator[str]:
     yield ""
 
 
-def _signature_text(signature: Signature) -> str:
+def _signature_text(signature: Signature, *, with_tags: bool) -> str:
     inputs = ", ".join(_tensor_text(*item) for item in signature.inputs)
     outputs = ", ".join(_tensor_text(*item) for item in signature.outputs)
-    return f"signature {signature.key}({inputs}) -> {outputs or 'nothing'}"
+    graph = f" of {', '.join(signature.tags) or 'no tags'}" if with_tags else ""
+    return f"signature {signature.key}{graph}({inputs}) -> {outputs or 'nothing'}"
 
 
 def _tensor_text(name: str, dtype: str, shape: tuple[int | None, ...] | None) -> str:

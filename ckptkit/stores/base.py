@@ -64,12 +64,17 @@ class TensorSpec(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """One SignatureDef: its key and, per input and output, (name, dtype, shape; None = unknown)."""
+    """One SignatureDef: its key and, per input and output, (name, dtype, shape; None = unknown).
+
+    A dtype is "sparse float32" or "ragged int64" where that is no dense tensor.  tags: those of the
+    MetaGraph that it belongs to.
+    """
 
     key: str
     inputs: tuple[tuple[str, str, tuple[int | None, ...] | None], ...]
     outputs: tuple[tuple[str, str, tuple[int | None, ...] | None], ...]
     method_name: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class ModelLayer(NamedTuple):

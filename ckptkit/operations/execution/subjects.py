@@ -32,6 +32,7 @@ from ckptkit.stores.registry import (
     format_of_name,
     model_format,
 )
+from ckptkit.stores.saved_model.signatures import SERVE
 from ckptkit.wording import say
 
 
@@ -250,12 +251,13 @@ def signatures_of_file(subject: ModelSpec) -> dict[str, ModelSignature]:
         return {}
     info = open_checkpoint(subject.path).store.model
     signatures = info.signatures if info is not None else ()
+    served = [signature for signature in signatures if signature.tags == (SERVE,)]
     return {
         signature.key: ModelSignature(
             tuple(TensorInfo(*item) for item in signature.inputs),
             tuple(TensorInfo(*item) for item in signature.outputs),
         )
-        for signature in signatures
+        for signature in served or signatures
     }
 
 

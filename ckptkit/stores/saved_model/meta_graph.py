@@ -18,10 +18,10 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, message_class, parse, parse_text
+from ckptkit.stores.saved_model.signatures import SERVE
 from ckptkit.text import list_text
 from ckptkit.wording import say
 
-SERVE = "serve"  # tag_constants.SERVING
 SIGNATURE = "serving_default"  # signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 METHOD = "tensorflow/serving/predict"  # signature_constants.PREDICT_METHOD_NAME
 _TABLES, _MAIN_OP, _ASSETS = "table_initializer", "saved_model_main_op", "asset_filepaths"

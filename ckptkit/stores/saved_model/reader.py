@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import (
     BLOCK_ELEMENTS,
@@ -33,6 +32,7 @@ from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
 from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
 from ckptkit.stores.saved_model.graph import collected_assets
+from ckptkit.stores.saved_model.signatures import notes_on_tags, signatures_of
 from ckptkit.stores.saved_model.variable_uses import variable_uses
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
 
@@ -117,25 +117,27 @@ class SavedModel:
         graphs = self._message.meta_graphs
         return ModelInfo(
             tags=tuple(tuple(graph.meta_info_def.tags) for graph in graphs),
-            signatures=tuple(
-                _signature(key, graph.signature_def[key])
-                for graph in graphs
-                for key in sorted(graph.signature_def)
-            ),
+            signatures=self._signatures,
             ops=tuple(
                 sorted({op.name for g in graphs for op in g.meta_info_def.stripped_op_list.op})
             ),
             assets=tuple(sorted(self._assets())),
             layers=_saved_model_layers.layers(self.path, self._message, self.structure, self.specs),
+            notes=notes_on_tags(tuple(tuple(graph.meta_info_def.tags) for graph in graphs)),
         )
+
+    @cached_property
+    def _signatures(self) -> tuple[Signature, ...]:
+        return tuple(signatures_of(self._message.meta_graphs, str(self.path / MODEL_FILE)))
 
     @property
     def signatures_by_tags(self) -> dict[frozenset[str], dict[str, Signature]]:
         """The signatures of each graph by key, by the tags of the graph."""
         return {
             frozenset(graph.meta_info_def.tags): {
-                key: _signature(key, graph.signature_def[key])
-                for key in sorted(graph.signature_def)
+                signature.key: signature
+                for signature in self._signatures
+                if signature.tags == tuple(graph.meta_info_def.tags)
             }
             for graph in self._message.meta_graphs
         }
@@ -184,24 +186,6 @@ def open_saved_model(path: Path) -> SavedModel:
     # TensorFlow 1 makes an empty folder where there are no variables.
     has_variables = prefix.parent.is_dir() and any(prefix.parent.iterdir())
     return SavedModel(path, open_bundle(prefix) if has_variables else None)
-
-
-def _signature(key: str, message: Any) -> Signature:
-    return Signature(key, _tensors(message.inputs), _tensors(message.outputs), message.method_name)
-
-
-def _tensors(infos: Any) -> tuple[tuple[str, str, tuple[int | None, ...] | None], ...]:
-    """Return (name, dtype, shape) per input or output, by name; -1 in a shape becomes None."""
-    return tuple(
-        (
-            name,
-            dtype_of_enum(infos[name].dtype),
-            None
-            if infos[name].tensor_shape.unknown_rank
-            else tuple(None if dim.size < 0 else dim.size for dim in infos[name].tensor_shape.dim),
-        )
-        for name in sorted(infos)
-    )
 
 
 _FILES = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")

@@ -1,0 +1,151 @@
+"""Signatures of all kinds, of one graph and of several, as TensorFlow writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit.stores.proto.messages import message_class
+from support.command_line import ckptkit as run
+from support.command_line import refused
+from support.weights import write_bundle
+
+needs_tf = pytest.mark.needs_tf
+
+
+@pytest.fixture(scope="module")
+def tf() -> Any:
+    from ckptkit.runners.tensorflow.module import tensorflow
+
+    return tensorflow()
+
+
+def _predict(tf: Any, x: Any, y: Any) -> Any:
+    return tf.compat.v1.saved_model.signature_def_utils.predict_signature_def({"x": x}, {"y": y})
+
+
+@pytest.fixture(scope="module")
+def several(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel with the graphs train, serve and serve,gpu."""
+    v1, path = tf.compat.v1, tmp_path_factory.mktemp("several") / "export"
+    builder = v1.saved_model.Builder(str(path))
+    for number, tags in enumerate((["train"], ["serve"], ["serve", "gpu"])):
+        with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+            weights = [v1.get_variable(f"v{n}", [3], use_resource=False) for n in range(2)]
+            x = v1.placeholder(tf.float32, [None, 3], "x")
+            signatures = {"serving_default": _predict(tf, x, x * weights[0])}
+            if number == 0:
+                session.run(v1.global_variables_initializer())
+                builder.add_meta_graph_and_variables(session, tags, signatures)
+            else:
+                v1.train.Saver()
+                signatures["double"] = _predict(tf, x, 2 * x * weights[1])
+                builder.add_meta_graph(tags, signatures)
+    builder.save()
+    return path
+
+
+@needs_tf
+def test_each_graph_has_signatures_of_its_own(several: Path) -> None:
+    shown = run("ls", several).out
+    for line in (
+        "signature serving_default of train(x: float32[?,3]) -> y: float32[?,3]",
+        "signature serving_default of serve(x: float32[?,3]) -> y: float32[?,3]",
+        "signature double of serve, gpu(x: float32[?,3]) -> y: float32[?,3]",
+    ):
+        assert line in shown
+    assert "no graph is tagged" not in shown
+    told = json.loads(run("ls", several, "--format", "json").out)["signatures"]
+    assert [(item["key"], item["tags"]) for item in told] == [
+        ("serving_default", ["train"]),
+        ("double", ["serve"]),
+        ("serving_default", ["serve"]),
+        ("double", ["serve", "gpu"]),
+        ("serving_default", ["serve", "gpu"]),
+    ]
+
+
+@needs_tf
+def test_one_graph_is_asked_for_by_its_tags(several: Path) -> None:
+    shown = run("ls", several, "--tags", "gpu,serve").out
+    assert shown.count("\nsignature ") == 2
+    assert "of train" not in shown
+    listing = ckptkit.ls(several, tags=["train"])
+    assert [signature.key for signature in listing.signatures] == ["serving_default"]
+    said = refused("ls", several, "--tags", "tpu")
+    assert "no graph has the tags tpu" in said
+    assert "those there: train; serve; serve,gpu" in said
+
+
+@needs_tf
+def test_a_graph_that_no_loader_asks_for_is_pointed_out(tf: Any, tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    for name, tags in (("train", ["train"]), ("letters", "serve")):
+        builder = v1.saved_model.Builder(str(tmp_path / name))
+        with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+            v = v1.get_variable("v", [3], use_resource=False)
+            x = v1.placeholder(tf.float32, [None, 3], "x")
+            session.run(v.initializer)
+            builder.add_meta_graph_and_variables(
+                session, tags, {"serving_default": _predict(tf, x, x * v)}
+            )
+        builder.save()
+    assert "no graph is tagged 'serve'" in run("ls", tmp_path / "train").out
+    assert "a tag for each letter" not in run("ls", tmp_path / "train").out
+    assert "tags: s, e, r, v, e (a tag for each letter" in run("ls", tmp_path / "letters").out
+
+
+@needs_tf
+def test_sparse_and_ragged_inputs_are_no_dense_ones(tf: Any, tmp_path: Path) -> None:
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        x = v1.sparse_placeholder(tf.float32, [None, 5], "x")
+        r = v1.ragged.placeholder(tf.int64, 1, name="r")
+        w = v1.get_variable("w", [5, 2], use_resource=False)
+        y = tf.sparse.sparse_dense_matmul(x, w)
+        session.run(w.initializer)
+        out = {"y": y, "r2": r * 2}
+        v1.saved_model.simple_save(session, str(tmp_path / "v1"), {"x": x, "r": r}, out)
+    shown = run("ls", tmp_path / "v1").out
+    assert "x: sparse float32[?,5]" in shown
+    assert "(r: ragged int64[" in shown
+    assert "r2: ragged int64[" in shown
+    assert "y: float32[?,2]" in shown
+
+
+def _export(path: Path, version: str, shape: list[int] | None) -> Path:
+    """Write a SavedModel whose signature has an empty shape, and whose placeholder has `shape`."""
+    model = message_class("SavedModel")(saved_model_schema_version=1)
+    meta = model.meta_graphs.add()
+    meta.meta_info_def.tags.append("serve")
+    meta.meta_info_def.tensorflow_version = version
+    node = meta.graph_def.node.add(name="x", op="Placeholder")
+    if shape is not None:
+        for size in shape:
+            node.attr["shape"].shape.dim.add(size=size)
+    info = meta.signature_def["serving_default"].inputs["x"]
+    info.name, info.dtype = "x:0", 1
+    info.tensor_shape.SetInParent()
+    (path / "variables").mkdir(parents=True)
+    (path / "saved_model.pb").write_bytes(model.SerializeToString())
+    write_bundle(path / "variables/variables", {"w": np.ones((2, 3), np.float32)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "shape", "shown"),
+    [
+        ("1.0.1", [-1, 784], "x: float32[?,784]"),
+        ("0.12.1", None, "x: float32[unknown]"),
+        ("1.13.1", [-1, 784], "x: float32[scalar]"),
+    ],
+)
+def test_an_empty_shape_of_an_old_tensorflow_is_an_unknown_one(
+    tmp_path: Path, version: str, shape: list[int] | None, shown: str
+) -> None:
+    assert shown in run("ls", _export(tmp_path / "export", version, shape)).out
