@@ -15,6 +15,7 @@ from ckptkit.checkpoint.digest import weights_digest
 from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Result
+from ckptkit.stores.base import Signature
 from ckptkit.text import natural
 
 SCHEMA = "ckptkit.ls/1"
@@ -43,6 +44,13 @@ class Listing(Result):
     def ok(self) -> bool:
         """Whether no data file is missing or too short for what lies in it."""
         return not self.problems
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """The signatures of a SavedModel, or of the graph with the tags that were asked for."""
+        model = self.checkpoint.store.model
+        signatures = model.signatures if model is not None else ()
+        return tuple(s for s in signatures if not self.tags or self.tags == {*s.tags})
 
     @cached_property
     def totals(self) -> dict[str, Any]:
