@@ -215,7 +215,8 @@ def proofs(directory: Path, only: str = "") -> Iterator[Proof]:
 
 def models_in(directory: Path) -> list[Path]:
     """Return every model below a directory: files by suffix, SavedModels by their graph."""
-    suffixes = (".h5", ".hdf5", ".keras", ".npz", ".npy", ".safetensors", ".meta", ".index")
+    suffixes = {".h5", ".hdf5", ".keras", ".npz", ".npy", ".safetensors", ".meta", ".index"}
+    suffixes.add(".tflite")
     files = [path for path in directory.rglob("*") if path.suffix in suffixes and path.is_file()]
     graphs = [path.parent for path in directory.rglob("saved_model.pb*")]
     frozen = [p for p in directory.rglob("*.pb") if p.name in ("frozen.pb", "graph.pb", "model.pb")]

@@ -24,6 +24,7 @@ from ckptkit.operations.scan.archives import (
 )
 from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
 from ckptkit.operations.scan.keras import is_config
+from ckptkit.operations.scan.litert import is_litert, scan_litert
 from ckptkit.operations.scan.pickles import FRONT, LONG_FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
@@ -244,7 +245,7 @@ def _file(path: Path) -> Unit:
 
 
 _ARCHIVE, _HDF5, _ARRAY, _PICKLE = "an archive", "an HDF5 file", "an array", "a pickle"
-_CONFIG = "the config of a model"
+_CONFIG, _LITERT = "the config of a model", "a LiteRT model"
 
 
 def _only_strangers(checks: list[Check]) -> bool:
@@ -270,6 +271,8 @@ def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
         views[_PICKLE] = hooks.scan_pickle
     if begins_as_zip or ((views or has_keras_name(path)) and is_archive(path)):
         views[_ARCHIVE] = hooks.scan_zip
+    if is_litert(front):
+        views[_LITERT] = scan_litert
     if path.suffix == ".json" and file_size(path) <= MAX_JSON and is_config(path.read_bytes()):
         views[_CONFIG] = hooks.scan_config
     return views

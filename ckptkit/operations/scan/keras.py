@@ -55,8 +55,10 @@ _VALUES = frozenset(
 _OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion")
 _OWN = frozenset({*_OPTIMIZERS, "Nadam", "RMSprop", "SGD", "CustomScaleLayer", "LayerScale"})
 _OWN_CUSTOM = frozenset(f"Custom>{name}" for name in _OWN)
-_MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
-_MODULES += ("tensorflow.python.ops.init_ops", "tensorflow.python.ops.init_ops_v2")  # initializers
+_MODULES = (
+    *("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras"),
+    *("tensorflow.python.ops.init_ops", "tensorflow.python.ops.init_ops_v2"),  # initializers
+)
 _PATH_KEYS = frozenset(
     {"vocabulary", "vocab", "vocabulary_file", "vocab_file", "idf_weights", "merges"}
     | {"filepath", "filename", "file", "path", "url", "uri", "origin", "directory", "dirpath"}

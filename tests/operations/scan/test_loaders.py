@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -527,3 +528,38 @@ def test_the_list_of_functions_is_what_keras_finds() -> None:
 )
 def test_configs_are_read_as_keras_reads_them(data: bytes, codes: list[str]) -> None:
     assert [finding.code for finding in text_findings(data, "c")] == codes
+
+
+# --- LiteRT ---------------------------------------------------------------------------------------
+
+
+def _litert(*names: str) -> bytes:
+    """Return the smallest LiteRT model that names these custom ops."""
+    vtable = struct.pack("<4H", 8, 8, 0, 4)  # two fields, of which a table has the second
+    data = struct.pack("<I4s", 16, b"TFL3") + vtable
+    data += struct.pack("<iI", 8, 4)  # the model, and its list of ops right behind it
+    data += struct.pack("<I", len(names))
+    first, each = len(data) + 4 * len(names), 56
+    data += b"".join(
+        struct.pack("<I", first + 8 + i * each - (len(data) + 4 * i)) for i in range(len(names))
+    )
+    for name in names:
+        text = struct.pack("<I", len(name)) + name.encode()
+        data += (vtable + struct.pack("<iI", 8, 4) + text).ljust(each, b"\0")
+    return data
+
+
+def test_litert_models_name_their_ops(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(_litert("FlexAddV2"))
+    assert scan(path).exit_code == 0
+    path.write_bytes(_litert("FlexAddV2", "FlexWriteFile", "TFLite_Detection_PostProcess"))
+    assert [(f.severity, f.code) for f in scan(path).findings] == [
+        ("error", "graph.writes-files"),
+        ("warning", "graph.unknown-op"),
+    ]
+    for size in (9, 20, 24, 30, 60):
+        path.write_bytes(_litert("FlexWriteFile")[:size])
+        assert scan(path).exit_code == 2
+    path.write_bytes(b"\xff\xff\xff\xffTFL3" + b"\xff" * 40)
+    assert scan(path).exit_code == 2
