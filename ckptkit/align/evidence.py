@@ -183,8 +183,7 @@ class Aligner:
         if not counted:
             return set()
         found = self._name_matches
-        elsewhere = {m.old for m in found.pairs if m.old != m.new and m.how != "content"}
-        elsewhere |= {m.new for m in found.pairs if m.old != m.new and m.how != "content"}
+        elsewhere = {key for m in found.pairs if m.old != m.new for key in (m.old, m.new)}
         elsewhere |= {key for item in found.undecided for key in (*item.old, *item.new)}
         return elsewhere.intersection(counted)
 
