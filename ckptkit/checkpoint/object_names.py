@@ -44,7 +44,12 @@ _METRIC_STATE = (
 _METRIC_NAMES = frozenset().union(*_METRIC_STATE)
 _NAMELESS = re.compile(r"(.*/)?Variable(_\d+)?")
 # Edges that Keras's models and layers alone have, of either generation.
-_KERAS_EDGES = frozenset({"_operations", "_inbound_nodes", "keras_api", "layer-0", "_layers"})
+_KERAS_EDGES = frozenset(
+    (
+        *("_operations", "_inbound_nodes", "_losses_override", "call_signature_parameters"),
+        *("keras_api", "layer-0", "layer_with_weights-0"),
+    )
+)
 
 
 class _Leaf(NamedTuple):
@@ -130,8 +135,7 @@ class _Namer:
     def _infer(self) -> dict[int, ObjectRole]:
         """Infer the roles of what no optimizer holds and only names and shapes tell of."""
         variables = self._judged_variables()
-        has_keras = any(not _KERAS_EDGES.isdisjoint(names) for names in self.children)
-        inferred = infer_object_roles(variables, has_keras=has_keras)
+        inferred = infer_object_roles(variables, has_keras=self._is_of_keras())
         for node, key in self.key_of.items():  # of an optimizer, though of no kind that is known
             known = node in self.slots or node in self.trained or node in self.metrics
             if not known and self.specs[key].shape != () and self.model_paths.best(node) is None:
@@ -141,6 +145,19 @@ class _Namer:
             if role in ("slot", "ema"):
                 self.slots[node] = Slot(role, slot, of, optimizer)
         return inferred
+
+    def _is_of_keras(self) -> bool:
+        """Whether edges are Keras's: its own, or `_kernel` to a variable called `kernel`."""
+        names = self.full_name_of
+        return any(
+            not _KERAS_EDGES.isdisjoint(edges)
+            or any(
+                edge[:1] == "_" and names.get(child, "").rpartition("/")[2] == edge[1:]
+                for edge, child in edges.items()
+            )
+            for edges in self.children
+            if edges
+        )
 
     def _judged_variables(self) -> list[ObjectVariable]:
         """Return the variables that `infer_object_roles` may look at: most files have few.

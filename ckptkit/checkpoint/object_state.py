@@ -65,8 +65,8 @@ def infer_object_roles(
     has_keras: whether Keras made the graph; its layers' integers are weights.
     """
     arrays = [v for v in variables if v.spec.shape != () and v.spec.dtype != "string"]
-    found = _by_names(arrays)
-    found |= _by_lists([v for v in arrays if v.node not in found], variables)
+    found = _by_lists(arrays, variables)
+    found |= _by_names([v for v in arrays if v.node not in found])
     holders = {role.optimizer for role in found.values() if role.optimizer}
     for variable in variables:
         role = _scalar_role(variable, holders, has_keras)
@@ -81,11 +81,11 @@ def _scalar_role(variable: ObjectVariable, holders: set[str], has_keras: bool) -
         return "table"  # words are no parameters
     if spec.shape != ():
         return None
+    is_optimizers = variable.holder in holders and variable.holder
     if is_integer(spec) or spec.dtype == "bool":
-        if "/" in path and has_keras:
+        if "/" in path and has_keras and not is_optimizers:
             return None
         return "counter" if is_integer(spec) else "config"
-    is_optimizers = variable.holder in holders and variable.holder
     return "config" if is_optimizers or is_setting(path.rpartition("/")[2]) else None
 
 
@@ -127,18 +127,18 @@ def _by_lists(
         if "/" in path:
             by_object[path.rpartition("/")[0]].append(path)
     counted = {v.holder for v in variables if v.spec.shape == () and is_integer(v.spec)}
-    names = Counter(v.full_name for v in arrays)
     roles: dict[int, ObjectRole] = {}
     for holder, paths in by_object.items():
         below = f"{holder}/"
         others = [v for v in arrays if not v.path.startswith(below)]
-        unique = {v.full_name: v for v in others if names[v.full_name] == 1}
-        named = {path: _owners(lists[path], unique) for path in paths}
+        named = {path: _owners(lists[path], others) for path in paths}
         for path in paths:
             owners = named[path]
+            if owners is None:
+                continue
             word = path.rpartition("/")[2].strip("_")
-            beside = [p for p in paths if p != path and named[p] and set(named[p]) == set(owners)]
-            if owners and (holder in counted or beside or is_state_word(word)):
+            beside = [p for p in paths if p != path and named[p] == owners]
+            if holder in counted or beside or is_state_word(word):
                 for variable, owner in zip(lists[path], owners, strict=True):
                     roles[variable.node] = ObjectRole("slot", word, owner, holder)
         if holder in counted and not any(named.values()) and len(paths) > 1:
@@ -146,18 +146,25 @@ def _by_lists(
     return roles
 
 
-def _owners(items: Sequence[ObjectVariable], unique: Mapping[str, ObjectVariable]) -> list[int]:
-    """Return the nodes that a list's names extend, all below one scope; [] where one does not."""
-    owners: list[int] = []
-    scopes: set[str] = set()
-    for item in items:
-        scope, _, rest = item.full_name.partition("/")
-        owner = unique.get(rest)
-        if owner is None or owner.spec.shape != item.spec.shape:
-            return []
-        scopes.add(scope)
-        owners.append(owner.node)
-    return owners if len(scopes) == 1 and len(set(owners)) == len(owners) else []
+def _owners(
+    items: Sequence[ObjectVariable], others: Sequence[ObjectVariable]
+) -> list[int | None] | None:
+    """Return the nodes that a list's names extend, all below one scope; None where one does not.
+
+    Of several variables of one name and shape it cannot be told which: the node is None.
+    """
+    nodes: dict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
+    for variable in others:
+        nodes[variable.full_name, variable.spec.shape].append(variable.node)
+    first = items[0].full_name
+    cuts = [at + 1 for at, letter in enumerate(first) if letter == "/"]
+    for cut in cuts:  # Sonnet says `adam/m/linear/w`
+        if not all(item.full_name.startswith(first[:cut]) for item in items):
+            return None
+        keys = [(item.full_name[cut:], item.spec.shape) for item in items]
+        if all(len(nodes.get(key, ())) >= count for key, count in Counter(keys).items()):
+            return [nodes[key][0] if len(nodes[key]) == 1 else None for key in keys]
+    return None
 
 
 def _by_shapes(

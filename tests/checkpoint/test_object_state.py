@@ -57,7 +57,9 @@ def weights(namings: Mapping[str, Naming]) -> set[str]:
     return {path for path, naming in namings.items() if naming.role == "weight"}
 
 
-@pytest.mark.parametrize("scopes", [("m", "v"), ("", "")], ids=["named", "nameless"])
+@pytest.mark.parametrize(
+    "scopes", [("m", "v"), ("adam/m", "adam/v"), ("", "")], ids=["named", "scoped", "nameless"]
+)
 def test_an_optimizer_that_is_a_plain_object(tmp_path: Path, scopes: tuple[str, str]) -> None:
     """Sonnet's Adam (sonnet/src/optimizers/adam.py): a counter, and two lists."""
     import tensorflow as tf
@@ -85,6 +87,28 @@ def test_an_optimizer_that_is_a_plain_object(tmp_path: Path, scopes: tuple[str, 
         assert naming.slot_of is not None
         assert naming.slot_of == owner
         assert naming.slot == path.split("/")[1]
+
+
+def test_slots_of_variables_that_share_a_name(tmp_path: Path) -> None:
+    """Sonnet calls the variables of every unnamed layer alike; shapes tell some apart."""
+    import tensorflow as tf
+
+    class Momentum(tf.Module):  # type: ignore[misc]
+        def __init__(self, parameters: Any) -> None:
+            super().__init__()
+            self.accumulated_momentum = copies(parameters, "momentum")
+
+    model = tf.Module()
+    model.layers = [tf.Module() for _ in range(3)]
+    for layer, inputs in zip(model.layers, (3, 4, 4), strict=True):
+        with tf.name_scope("linear"):
+            layer.w = tf.Variable(tf.ones([inputs, 4]), name="w")
+    found = named(tmp_path, model=model, optimizer=Momentum([x.w for x in model.layers]))
+    assert weights(found) == {f"model/layers/{k}/w" for k in range(3)}
+    slots = [found[f"optimizer/accumulated_momentum/{k}"] for k in range(3)]
+    assert [naming.role for naming in slots] == ["slot"] * 3
+    assert slots[0].slot_of == found["model/layers/0/w"].name
+    assert [naming.slot_of for naming in slots[1:]] == [None, None]
 
 
 def test_variables_that_are_saved_by_themselves(tmp_path: Path) -> None:
@@ -158,3 +182,15 @@ def test_integers_that_a_keras_layer_holds_are_its_weights(tmp_path: Path) -> No
     model = keras.Sequential([keras.Input((2,)), layer, keras.layers.Dense(1)])
     found = named(tmp_path, model=model)
     assert len(weights(found)) == len(model.weights)
+
+    class Subclassed(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.dense = layer, keras.layers.Dense(1)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(self.scale(x))
+
+    other = Subclassed()
+    other(np.ones((1, 2)))
+    assert len(weights(named(tmp_path, model=other))) == len(other.weights)
