@@ -85,7 +85,9 @@ _COMMON_OPTIONS = (
     metavar="ROLE,...",
     help=f"Leave these roles behind: {', '.join(ROLES)}.",
 )
-@click.option("--weights-only", is_flag=True, help="Leave slots, averages, counters, tables, ... behind.")
+@click.option(
+    "--weights-only", is_flag=True, help="Leave slots, averages, counters, tables, ... behind."
+)
 @click.option(
     "--name", "names", multiple=True, metavar="GLOB", help="Only these tensors; !GLOB leaves out."
 )
