@@ -506,3 +506,16 @@ def test_shards_of_keras_read_as_one(tmp_path: Path) -> None:
     names = _names(store)
     for variable in model.weights:
         assert store.read(names[variable.path]).tobytes() == variable.numpy().tobytes()
+
+
+def test_the_process_of_libhdf5_follows_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        keras_files.write_h5(tmp_path / name / f"{name}.weights.h5", compression="gzip")
+    for name in ("one", "two"):
+        monkeypatch.chdir(tmp_path / name)
+        store = open_weights_h5(Path(f"{name}.weights.h5"))
+        assert store.read("layers/dense/vars/1").tolist() == [0, 1, 2, 3, 4]
+        assert hdf5.scan_with_libhdf5(store.ranges[0]).datasets == store.datasets

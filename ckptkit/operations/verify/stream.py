@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ckptkit._io.files import file_size
 from ckptkit._io.pool import batched_map, bounded_map
 from ckptkit._io.progress import Progress, ProgressMeter
-from ckptkit.errors import CkptkitError, UnsupportedError
+from ckptkit.errors import CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive
@@ -74,9 +74,17 @@ def verify_stream(
         tuple(not_checked),
         len(done),
         sum(read.nbytes for read in done),
-        _nothing(path) if not store.specs and not _has_layers(checks) else None,
+        _refusal(store, reads, checks),
     )
     return unit, store
+
+
+def _refusal(store: Store, reads: list[_TensorRead], checks: list[Check]) -> CkptkitError | None:
+    """Return why not all could be checked, or whether there was anything at all to check."""
+    if not store.specs and not _has_layers(checks):
+        return _nothing(store.path)
+    missing = (read.error for read in reads if isinstance(read.error, MissingDependencyError))
+    return next(missing, None)
 
 
 def _nothing(path: Path) -> CkptkitError:
@@ -144,7 +152,8 @@ def _tensors(
     findings = [
         _finding(store.path, read, "tensor")
         for read in reads
-        if read.error is not None and not isinstance(read.error, UnsupportedError)
+        if read.error is not None
+        and not isinstance(read.error, UnsupportedError | MissingDependencyError)
     ]
     counts = (("tensor", len(reads)), ("byte", sum(read.nbytes for read in reads)))
     return reads, Check("tensors", counts, tuple(findings))

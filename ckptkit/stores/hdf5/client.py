@@ -197,7 +197,8 @@ def _asked(
         timer.daemon = True
         timer.start()
         try:
-            process.stdin.write(json.dumps({**request, "seconds": seconds}).encode() + b"\n")
+            whole = {**request, "seconds": seconds, "directory": _directory()}
+            process.stdin.write(json.dumps(whole).encode() + b"\n")
             process.stdin.flush()
             line = process.stdout.readline()
             if not line:
@@ -215,6 +216,13 @@ def _asked(
             timer.cancel()
     if "error" in head:
         raise _error(head)
+
+
+def _directory() -> str:
+    """Return the working directory, which may be another than when the child was started."""
+    with suppress(OSError):
+        return str(Path.cwd())
+    return os.sep
 
 
 def _death(byte_range: ByteRange, seconds: float, status: int) -> FormatError:

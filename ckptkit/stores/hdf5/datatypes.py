@@ -9,12 +9,16 @@ redundant, and is compared with what such a number must have.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
+
+from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 
 (FIXED, FLOAT, TIME, STRING, BITFIELD, OPAQUE, COMPOUND, REFERENCE, ENUM, VARIABLE, ARRAY) = range(
     11
 )  # classes of types
-MAX_VERSION = 5  # of the message, in HDF5 2.0; what came after 3 concerns references and complex
+_MAX_VERSION = 4  # of the message; later ones are left to the libhdf5 that knows them
+_MAX_ATOMIC_VERSION = 3  # of types that are made of no other and lead nowhere
 _MAX_NESTING = 16  # of types in types; a limit that keeps recursion harmless
 _MAX_MEMBERS = 10_000
 _HEAP_ID = 16  # bytes that a variable-length value is stored as: length, address, index
@@ -32,6 +36,7 @@ _BITS = {
     VARIABLE: 0xFFF,
     ARRAY: 0,
 }
+_ATOMIC = {FIXED, FLOAT, TIME, STRING, BITFIELD, OPAQUE}
 _BOOL = (b"FALSE", b"TRUE")  # the members of the enumeration that h5py keeps truth values as
 
 
@@ -57,6 +62,7 @@ class Datatype(NamedTuple):
     has_heap: bool = False
 
 
+@lru_cache(maxsize=256)  # a file has few types, and very many datasets
 def parse_datatype(data: bytes) -> tuple[Datatype, int]:
     """Return the datatype that a message tells and how many bytes tell it; raises DatatypeError."""
     return _parse(data, 0, 0)
@@ -68,7 +74,10 @@ def _parse(data: bytes, at: int, depth: int) -> tuple[Datatype, int]:
     head = _take(data, at, 8)
     version, kind = head[0] >> 4, head[0] & 0x0F
     bits, size = int.from_bytes(head[1:4], "little"), int.from_bytes(head[4:8], "little")
-    if not 1 <= version <= MAX_VERSION or kind not in _BITS:
+    if version == _MAX_VERSION + 1:
+        raise LeftToLibhdf5(f"a datatype of version {version}")
+    most = _MAX_ATOMIC_VERSION if kind in _ATOMIC else _MAX_VERSION
+    if not 1 <= version <= most or kind not in _BITS:
         raise DatatypeError(f"a datatype of version {version} and class {kind}")
     if not size:
         raise DatatypeError("a datatype of no bytes")

@@ -1,9 +1,9 @@
 """libhdf5 in a process of its own: what runs there.  `client` is the other side.
 
-Requests come as lines of JSON on stdin: {"do": "scan" or "read", "range": ..., "seconds": ...};
-a read also names the dataset and elements [start, stop).  Each is answered by a line of JSON and,
-after it, as many bytes as its "nbytes" says.  seconds: processor time that a request may take; then
-the system ends the process.
+Requests come as lines of JSON on stdin: {"do": "scan" or "read", "range": ..., "seconds": ...,
+"directory": ...}; a read also names the dataset and elements [start, stop).  Each is answered by a
+line of JSON and, after it, as many bytes as its "nbytes" says.  seconds: processor time that a
+request may take; then the system ends the process.  directory: that paths start from.
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ def _limit(name: str, value: int) -> None:
 def _answer(request: dict[str, Any], last: _OpenDataset) -> Answer:
     used = sum(os.times()[:2])
     _limit("RLIMIT_CPU", int(used + request["seconds"]) + 1)
+    with suppress(OSError):
+        os.chdir(request["directory"])
     byte_range = range_of(request["range"])
     try:
         if request["do"] == "scan":

@@ -140,10 +140,10 @@ def _entries(
         raise source.error(node, f"a node of links of version {version}, {reserved}")
     if not 0 < count <= 2 * leaf:
         raise source.error(node, f"{count} links in a node for {2 * leaf}")
-    rest = (
-        struct.unpack_from("<Q", data, at)[0] for at in range(16 + count * _ENTRY, nbytes, _ENTRY)
-    )
-    source.left_over(rest, node, f"a node of links of {path or '/'}")
+    stale = data[8 + count * _ENTRY :]
+    if stale.strip(b"\0"):
+        places = [struct.unpack_from("<Q", stale, at)[0] for at in range(8, len(stale), _ENTRY)]
+        source.left_over(places, node, f"a node of links of {path or '/'}")
     for at in range(8, 8 + count * _ENTRY, _ENTRY):
         place, address, cached, rest, tree, heap = struct.unpack_from("<QQII2Q", data, at)
         raw = names.at(place, node)
@@ -187,8 +187,10 @@ def _leaves(
         if left != before or expected != address:
             raise source.error(address, "a B-tree node whose neighbours are others")
         ends[level] = address, right
-        rest = struct.unpack_from(f"<{4 * internal - 2 * used}Q", data, 32 + 16 * used)
-        source.left_over(rest[::2], address, f"a B-tree of {path or '/'}")
+        stale = data[32 + 16 * used :]
+        if stale.strip(b"\0"):
+            places = struct.unpack(f"<{len(stale) // 8}Q", stale)[::2]
+            source.left_over(places, address, f"a B-tree of {path or '/'}")
         numbers = struct.unpack_from(f"<{2 * used + 1}Q", data, 24)
         keys, children = numbers[::2], numbers[1::2]
         if beside is not None and used and (keys[0], keys[-1]) != beside:

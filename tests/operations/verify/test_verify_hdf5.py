@@ -142,6 +142,21 @@ def test_without_h5py_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "by libhdf5 (pip install 'ckptkit-tf[hdf5]')" in result.not_checked
 
 
+def test_without_h5py_what_it_alone_reads_is_not_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.weights.h5"
+    write_h5(path, compression="gzip")
+    assert _sound(path)
+    client._child.end()
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    result = verify(path)
+    assert result.exit_code == 2
+    assert not _codes(result)
+    assert "pip install 'ckptkit-tf[hdf5]'" in str(result.refusals[0])
+    assert len(ls(path).tensors) == 3
+
+
 # --- oddities -------------------------------------------------------------------------------------
 
 
