@@ -465,6 +465,22 @@ def test_warnings() -> None:
     assert "warning" not in run("ls", ADAM).out
 
 
+def test_slots_and_weights_that_count_up_are_no_warning() -> None:
+    """Two towers whose layers are called alike: full names tell no weight of a slot apart."""
+    listing = ckptkit.ls(golden("tf2.15.1/towers/ckpt").path)
+    assert listing.totals["slots_without_variable"] == listing.slots_of_missing_weights == 0
+    assert "warning" not in run("ls", golden("tf2.15.1/towers/ckpt").path).out
+
+
+def test_inferred_roles_are_marked() -> None:
+    path = golden("tf2.15.1/estimator_canned/model.ckpt-1").path
+    assert "slot (inferred)" in run("ls", "--long", path).out
+    assert "inferred" not in run("ls", path).out
+    marked = {row["role_inferred"] for row in document(path)["tensors"] if row["role"] == "slot"}
+    assert marked == {True}
+    assert not any(row["role_inferred"] for row in document(ADAM)["tensors"])
+
+
 def test_a_listing_says_when_roles_are_guesses(tmp_path: Path) -> None:
     for path in ADAM.parent.iterdir():
         if ".index" in path.name:
