@@ -42,6 +42,7 @@ from ckptkit.checkpoint.optimizer_words import (
     SETTINGS,
     SLOT_CREATOR,
     SURE_SETTINGS,
+    is_average,
     is_state_word,
     known_slot,
     without_number,
@@ -130,8 +131,8 @@ class _Inference:
             optimizer = key.scope.rstrip("/").rpartition("/")[0] or None
         else:
             word, optimizer = key.ending, key.scope.rstrip("/") or key.ending
-        if word in AVERAGES:
-            is_known = key.way == "segment"
+        if is_average(word):
+            is_known = key.way == "segment" and word in AVERAGES
             return InferredRole("ema", "ema", extension.owner, word, is_known=is_known)
         known = known_slot(word, self._is_centered(extension.owner, key))
         if known is not None and key.way == "segment":
@@ -245,7 +246,7 @@ class _Inference:
     def _scope_convinces(self, key: Family, members: Sequence[Extension]) -> bool:
         """Whether copies of variables below a scope are state, and not a second model."""
         parent, _, word = key.scope.rstrip("/").rpartition("/")
-        if word in AVERAGES:
+        if is_average(word):
             return self._covers(members, 0.5)
         if any(_STATISTICS.fullmatch(e.owner.rpartition("/")[2]) for e in members):
             return False  # a whole model's copy: optimizers keep nothing of statistics

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 AVERAGES = frozenset({"ExponentialMovingAverage", "moving_average", "ema", "EMA"})
+_AVERAGED = frozenset({"ema", "average", "averaged", "swa"})  # BigGAN has `w/ema_b999900`
 # TensorFlow 1 optimizers (and BERT's) add a suffix to the variable's name, with a number for the
 # second slot: Adam's m and v are `w/Adam` and `w/Adam_1`; another optimizer counts on.
 # Source: tensorflow/python/training/*.py, google-research/bert optimization.py, tensor2tensor.
@@ -92,6 +93,11 @@ def known_slot(ending: str, is_centered: bool) -> str | None:
         return None
     again = number // len(slots)
     return slots[number % len(slots)] + (f"_{again}" if again else "")
+
+
+def is_average(ending: str) -> bool:
+    """Whether a segment or word is one that averages of weights over time are called."""
+    return ending in AVERAGES or not _AVERAGED.isdisjoint(ending.lower().split("_"))
 
 
 def is_state_word(ending: str) -> bool:

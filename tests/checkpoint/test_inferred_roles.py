@@ -257,7 +257,11 @@ def test_averages_whose_variables_are_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["{}/ExponentialMovingAverage", "ema/{}", "EMA/{}", "{}/moving_average"]
+    "pattern",
+    [
+        *("{}/ExponentialMovingAverage", "ema/{}", "EMA/{}", "{}/moving_average"),
+        *("{}/ema_b999900", "SWA/{}/average", "{}_ema", "optimizer/average/{}"),
+    ],
 )
 def test_averages(pattern: str) -> None:
     shapes = {**NET, **{pattern.format(name): shape for name, shape in NET.items()}}
