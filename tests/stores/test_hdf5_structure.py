@@ -256,3 +256,14 @@ def test_datatypes_that_libhdf5_writes(dtype: Any) -> None:
     for length in range(len(raw)):
         with pytest.raises(DatatypeError):
             parse_datatype(raw[:length])
+
+
+def test_versions_of_datatypes() -> None:
+    """libhdf5 1.14 knows versions up to 4, and the later ones only of types made of others."""
+    for version in (1, 2, 3):
+        assert parse_datatype(bytes([version << 4 | 1]) + F4[1:])[0].dtype == "float32"
+    for version in (0, 4, 6, 9):
+        with pytest.raises(DatatypeError, match=f"version {version}"):
+            parse_datatype(bytes([version << 4 | 1]) + F4[1:])
+    with pytest.raises(LeftToLibhdf5):
+        parse_datatype(bytes([5 << 4 | 1]) + F4[1:])
