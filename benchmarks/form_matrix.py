@@ -36,7 +36,6 @@ FORMS = {
     "model.weights.h5": "weights.h5",
     "model.h5": "",
 }
-NEUTRAL = {"weights.safetensors": "safetensors", "weights.npz": "npz"}
 # Checkpoints that hold more than the model that the other forms are of: the part to look at.
 PARTS = {("gan", "ckpt"): "#generator"}
 SEEDS = (20, 21)  # of the files that are converted, and of those whose structure is taken
@@ -100,29 +99,18 @@ def convert_all(name: str, source: Path, like: Path, scratch: Path) -> Iterator[
     from ckptkit.errors import CkptkitError
 
     native = forms_of(source)
-    neutral = dict(zip(NEUTRAL, (native[0], native[-1]), strict=True))
-    sources = {form: f"{source / form}{PARTS.get((name, form), '')}" for form in native}
-    for form, start in neutral.items():
-        sources[form] = str(scratch / "neutral" / name / form)
-        ckptkit.convert(sources[start], _made(Path(sources[form])), weights_only=True)
-    targets = {form: FORMS[form] for form in native if FORMS[form]} | NEUTRAL
-    for start, path in sources.items():
-        for target, row in targets.items():
-            if target == start:
-                continue
-            out = _made(scratch / "out" / name / f"{start}-to" / target)
-            template = like / (target if target in native else native[0])
-            try:
-                ckptkit.convert(path, out, to=row, like=template, weights_only=True)
-            except CkptkitError as error:
-                yield Cell(name, start, target, str(error), None)
-            else:
-                yield Cell(name, start, target, "", out)
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    for start, target in permutations(native, 2):
+        if not FORMS[target]:
+            continue
+        path = f"{source / start}{PARTS.get((name, start), '')}"
+        out = scratch / "out" / name / f"{start}-to" / target
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            ckptkit.convert(path, out, to=FORMS[target], like=like / target, weights_only=True)
+        except CkptkitError as error:
+            yield Cell(name, start, target, error.message, None)
+        else:
+            yield Cell(name, start, target, "", out)
 
 
 # --- in processes with TensorFlow -----------------------------------------------------------------
@@ -177,9 +165,8 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _reason(message: str) -> str:
-    """Return a refusal without the paths of the files, which are temporary."""
-    text = message.rpartition("ckpt-matrix")[2] or message
-    return text.partition(" (hint")[0].split(": ", 1)[-1].partition(";")[0][:160].replace("|", "/")
+    """Return the first part of a refusal, of which the others follow."""
+    return message.partition("; ")[0]
 
 
 @click.command()

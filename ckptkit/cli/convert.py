@@ -115,6 +115,9 @@ _COMMON_OPTIONS = (
 @click.option("--inverse", metavar="FILE", help="Write the map rules that lead back to SRC.")
 @click.option("--no-check", is_flag=True, help="Do not read the output again.")
 @click.option(
+    "--check-outputs", is_flag=True, help="Compare what both compute, wherever both sides run."
+)
+@click.option(
     "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
 )
 @click.option(
@@ -170,6 +173,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 dst,
                 overwrite=options["overwrite"],
                 check=not options["no_check"],
+                check_outputs=options["check_outputs"],
                 receipt=options["receipt"],
                 inverse=options["inverse"],
                 digests=options["fmt"] == "json",

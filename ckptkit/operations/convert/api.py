@@ -33,7 +33,7 @@ from ckptkit.operations.convert.destination import (
     target_of,
 )
 from ckptkit.operations.convert.from_meta_graph import donor_of
-from ckptkit.operations.convert.output_comparison import compare_files
+from ckptkit.operations.convert.output_comparison import OutputComparison, compare_files
 from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, GraphToServe, Plan
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.problems import MismatchError, Problem
@@ -118,6 +118,7 @@ def convert(
     allow_renamed: Sequence[str] = (),
     overwrite: bool = False,
     check: bool = True,
+    check_outputs: bool = False,
     receipt: str | os.PathLike[str] | None = None,
     inverse: str | os.PathLike[str] | None = None,
     digests: bool = False,
@@ -156,6 +157,8 @@ def convert(
         overwrite: replace what is at DST, SRC included.
         check: prove the output by reading it again and comparing it bit for bit with the source,
             and, where both sides run and TensorFlow is installed, by what they compute.
+        check_outputs: compare what both compute wherever both sides run, so that the proof does
+            not rest on the pairing; the receipt says why where they do not.
         receipt: a JSON file to write, with the sha256 of every tensor.
         inverse: a file to write the map into that leads back to SRC.
         digests: the result has the sha256 of every tensor and the digests of the sources, as with
@@ -176,6 +179,8 @@ def convert(
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
         ChecksumError: stored bytes are not those that were written.
     """
+    if check_outputs and not check:
+        raise UsageError(say("‹check_outputs› is a part of the proof, which is left out"))
     request = _ConvertRequest(
         [_open(source) for source in _as_sequence(src)],
         _open(like) if like is not None else None,
@@ -215,7 +220,9 @@ def convert(
         refuse_existing(target, overwrite)  # another process may just have written it
         conversion = request.plan(scratch.directory)
         conversion.check()
-        proof = _produce(conversion, staging_area.path, check, timeout_s, executor, progress)
+        proof = _produce(
+            conversion, staging_area.path, check, check_outputs, timeout_s, executor, progress
+        )
         with_digests = digests or receipt is not None
         result = _describe(conversion, staging_area.path, proof, with_digests=with_digests)
         # Only what is proven takes the place of DST.
@@ -414,6 +421,7 @@ def _produce(
     conversion: Plan,
     path: Path,
     check: bool,
+    check_outputs: bool,
     timeout_s: float,
     executor: Executor | None,
     progress: Progress | None,
@@ -423,12 +431,23 @@ def _produce(
         from ckptkit.operations.convert.built_model import export, prove_model
 
         model_export = export(conversion, path, compare=check)
-        return prove_model(model_export, path, executor) if check else None
+        if not check:
+            return None
+        proof = prove_model(model_export, path, executor)
+        if not check_outputs or not proof.ok:
+            return proof
+        outputs = compare_files(conversion, path, timeout_s, is_wanted=True)
+        return _with_outputs(proof, outputs)
     _write.write(conversion, path)
     if not check:
         return None
     proof = prove(conversion, path, executor, ProgressMeter(progress, "proven", conversion.nbytes))
-    outputs = compare_files(conversion, path, timeout_s) if proof.ok else None
+    if not proof.ok:
+        return proof
+    return _with_outputs(proof, compare_files(conversion, path, timeout_s, is_wanted=check_outputs))
+
+
+def _with_outputs(proof: Proof, outputs: OutputComparison | None) -> Proof:
     failures = (*proof.failures, *(outputs.failures if outputs is not None else ()))
     return replace(proof, failures=failures, outputs=outputs)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.results import Result
+from ckptkit.stores.registry import format_of, format_of_name
 from ckptkit.wording import say
 
 # Conversions are done on the CPU: what a device would change is another question.
@@ -56,24 +57,38 @@ class OutputComparison(Result):
         return {"why_not": self.why_not, "seed": self.seed, "rows": [dict(r) for r in self.rows]}
 
 
-def compare_files(plan: Plan, output: Path, timeout_s: float) -> OutputComparison | None:
+def compare_files(
+    plan: Plan, output: Path, timeout_s: float, *, is_wanted: bool = False
+) -> OutputComparison | None:
     """Run SRC and the output on the same inputs, and compare what they compute.
+
+    Nothing of the plan is taken for granted: either side runs by itself, or TensorFlow and Keras
+    restore its weights into the model that the plan was made with.
 
     Args:
         plan: what was done.
-        output: the model that was written.
+        output: the file that was written.
         timeout_s: for the run.
+        is_wanted: whether to run all that can be run, not only two models of one form.
 
     Returns:
-        The comparison, or why there is none; None where SRC or the output is no model.
+        The comparison, or why there is none; None where it is not wanted, and one of the two is no
+        model, or of another form.
     """
     source = plan.source
-    if (
+    code = plan.build.spec if plan.build is not None else None
+    if code is not None and not _is_code(code):
+        code = None
+    if not is_wanted and (
         not plan.target.format.holds_model
         or source.store.format != plan.target.format.name
         or source.subtree is not None
     ):
         return None
+    if is_wanted:
+        cannot = _why_not_run(plan, code)
+        if cannot:
+            return OutputComparison(why_not=cannot)
     changed = _value_change(plan)
     if changed:
         return OutputComparison(why_not=f"{changed}: other values compute something else")
@@ -82,12 +97,30 @@ def compare_files(plan: Plan, output: Path, timeout_s: float) -> OutputCompariso
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.process import run
 
-    request = {"action": "outputs", "old": str(source.path), "new": str(output)}
+    request = {"action": "outputs", "old": str(source.path), "new": str(output), "model": code}
     try:
         result = run("tensorflow", request, timeout_s=timeout_s, environment=CPU)
     except RunnerError as error:
         return OutputComparison(why_not=str(error))
     return outputs_of(result)
+
+
+def _is_code(spec: str) -> bool:
+    """Whether a model is named by code that builds it, not by a file."""
+    return format_of_name(spec) is None
+
+
+def _why_not_run(plan: Plan, code: str | None) -> str:
+    """Return why SRC or the output does not run; "" where both do."""
+    source = plan.source
+    if source.subtree is not None:
+        return f"SRC is a part of a file ({source.subtree})"
+    for who, row in (("SRC", format_of(source.store.format)), ("the output", plan.target.format)):
+        holds = row.holds_model and (row.name != "h5" or source.store.model is not None)
+        if not holds and (code is None or not row.structure):
+            hint = "" if not row.structure else say("; ‹model=package.module:function› builds one")
+            return f"{who} holds no model to run ({row.name}){hint}"
+    return ""
 
 
 def _value_change(plan: Plan) -> str:

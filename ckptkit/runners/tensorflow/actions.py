@@ -56,10 +56,12 @@ def export(request: Request) -> dict[str, Any]:
 
 
 def outputs(request: Request) -> dict[str, Any]:
-    """Run two files (SavedModels or `.keras`) on the same inputs; request: old, new."""
+    """Run the models of two files on the same inputs; request: old, new, model (code, or None)."""
     from ckptkit.runners.tensorflow import outputs as _tensorflow_outputs
 
-    compared = _tensorflow_outputs.file_against_file(request["old"], request["new"])
+    compared = _tensorflow_outputs.file_against_file(
+        request["old"], request["new"], request.get("model")
+    )
     return {"versions": versions(), "outputs": compared}
 
 

@@ -19,6 +19,7 @@ from ckptkit.model_io.tiers import Tier, tier_of
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow.build import load_keras
 from ckptkit.runners.tensorflow.endpoints import CALL, calls_of, signatures_of
+from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
 from ckptkit.runners.tensorflow.saved_model import load_saved_model
 from ckptkit.runners.tensorflow.session import LoadedModel, TensorFlowSession
 from ckptkit.stores.registry import KERAS, format_of
@@ -32,18 +33,42 @@ SEED = 20
 SERVING = "serving_default"
 
 
-def file_against_file(old: str, new: str) -> dict[str, Any]:
-    """Compare the signatures of two SavedModels, or two `.keras` models."""
+def file_against_file(old: str, new: str, code: str | None = None) -> dict[str, Any]:
+    """Compare the signatures of two SavedModels, or how two models are called.
+
+    code: builds the model of a file that holds weights alone; TensorFlow and Keras restore these
+    by their own means.
+    """
     try:
-        one, other = _opened(Path(old)), _opened(Path(new))
+        one, other = _side(Path(old), code), _side(Path(new), code)
+        live = [CALL in side.loaded.endpoints for side in (one, other)]
+        tier = _tier(one, other)
+        if live == [True, False]:
+            return _compared(list(_rows(SERVING, *_in_order(*_serving(one, other)), tier)))
+        if live == [False, True]:
+            there, here = _serving(other, one)
+            there, here = _in_order(there, here)
+            return _compared(list(_rows(SERVING, here, there, tier)))
         shared = sorted(set(one.loaded.endpoints) & set(other.loaded.endpoints))
         if not shared:
             return _not_compared("the two have no signature in common")
-        tier = _tier(one, other)
         rows = [row for key in shared for row in _rows(key, *_both(key, one, other), tier)]
     except UnsupportedError as error:
         return _not_compared(str(error))
     return _compared(rows)
+
+
+def _side(path: Path, code: str | None) -> TensorFlowSession:
+    """Return a file's model: its own, or the one that code builds, with the file's weights."""
+    if code is None or (path / "saved_model.pb").is_file():
+        return _opened(path)
+    built = build(code)
+    found = restore_into(built, path, None)
+    lost = lost_weights(built, found)
+    if found["error"] or lost:
+        why = found["error"] or f"{len(lost)} weights do not come back, {lost[0]} among them"
+        raise UnsupportedError(f"{path.name} is not restored by TensorFlow and Keras alone: {why}")
+    return _session(path, LoadedModel(calls_of(built.model, built.seen), built.model))
 
 
 def live_against_file(model: Any, name: str, path: str) -> dict[str, Any]:
@@ -79,7 +104,7 @@ def _compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> TensorFlowSession:
-    if path.suffix == ".keras":
+    if path.suffix in (".keras", ".h5"):
         model = load_keras(str(path))
         return _session(path, LoadedModel(calls_of(model), model))
     saved, how = load_saved_model(path)

@@ -132,7 +132,15 @@ def test_plan_takes_the_keywords_of_convert() -> None:
         for function in (convert, plan)
     }
     assert keywords[plan].items() <= keywords[convert].items()
-    of_convert_alone = {"overwrite", "check", "receipt", "inverse", "digests", "executor"}
+    of_convert_alone = {
+        "overwrite",
+        "check",
+        "check_outputs",
+        "receipt",
+        "inverse",
+        "digests",
+        "executor",
+    }
     assert keywords[convert].keys() - keywords[plan].keys() == of_convert_alone | {"progress"}
 
 

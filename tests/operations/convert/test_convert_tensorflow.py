@@ -447,3 +447,72 @@ def test_a_custom_class_is_named_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunnerError, match=r"custom classes.*: Scale \(model='package") as caught:
         convert(tmp_path / "custom.keras", tmp_path / "out", to="saved_model")
     assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+def test_outputs_do_not_take_the_pairing_as_given(tmp_path: Path) -> None:
+    """A map that pairs the wrong layers is found by what the two models compute."""
+    import keras
+
+    def model(*names: str) -> Any:
+        layers = [keras.layers.Dense(4, activation="tanh", name=name) for name in names]
+        return keras.Sequential([keras.Input((4,)), *layers])
+
+    keras.utils.set_random_seed(3)
+    model("a", "b").export(str(tmp_path / "source"), verbose=False)
+    model("x", "y").save(tmp_path / "like.keras")
+    out = tmp_path / "out.keras"
+
+    def converted(first: str, second: str) -> Any:
+        rules = [rf"^.*\ba/=>{first}/", rf"^.*\bb/=>{second}/"]
+        return convert(
+            tmp_path / "source",
+            out,
+            like=tmp_path / "like.keras",
+            rules=rules,
+            weights_only=True,
+            check_outputs=True,
+        )
+
+    names = [name for name in ckptkit.open(tmp_path / "like.keras") if name.endswith("x/kernel")]
+    scope = names[0].removesuffix("x/kernel")
+    wrong = converted(f"{scope}y", f"{scope}x")
+    assert not wrong.ok and "output serving_default/" in wrong.proof.failures[0]
+    assert not out.exists()
+    right = converted(f"{scope}x", f"{scope}y")
+    assert right.ok and right.proof.outputs.ok and right.proof.outputs.rows
+
+
+@pytest.mark.slow
+def test_weights_are_run_by_the_model_that_code_builds(blocks: Made, tmp_path: Path) -> None:
+    """SRC and the output are restored by TensorFlow and Keras alone."""
+    done = convert(
+        blocks.path / "ckpt",
+        tmp_path / "out.weights.h5",
+        model=f"{MODELS}.list_of_blocks:build",
+        weights_only=True,
+        check_outputs=True,
+    )
+    assert done.ok and done.proof is not None
+    outputs = done.proof.outputs
+    assert outputs is not None and (outputs.rows or "not restored" in outputs.why_not)
+    done = convert(
+        blocks.path / "model.weights.h5",
+        tmp_path / "out.keras",
+        model=f"{MODELS}.list_of_blocks:build",
+        weights_only=True,
+        check_outputs=True,
+    )
+    assert done.ok and done.proof is not None
+    assert done.proof.outputs is not None and done.proof.outputs.rows
+
+
+def test_outputs_that_are_not_compared_say_why(cnn: Made, tmp_path: Path) -> None:
+    done = convert(
+        cnn.path / "ckpt",
+        tmp_path / "out.keras",
+        like=cnn.path / "model.keras",
+        weights_only=True,
+        check_outputs=True,
+    )
+    why = done.to_json()["proof"]["outputs"]["why_not"]
+    assert done.ok and why.startswith("SRC holds no model to run (tensor-bundle)")
