@@ -43,9 +43,21 @@ CHUNKED_GRAPH = "saved_model.cpb"  # and in pieces, for graphs of more than 2 Gi
 def scan_saved_model(path: Path) -> list[Check]:
     """Scan the graphs of a SavedModel, in binary and text form, what Keras 2 keeps beside, links.
 
-    Raises FormatError where a graph cannot be read.
+    Raises FormatError where no graph can be read.
     """
-    found = [scan_graph_file(path / name) for name in GRAPH_FILES if (path / name).exists()]
+    found: list[Check] = []
+    unread: list[FormatError] = []
+    for name in GRAPH_FILES:
+        if (path / name).exists():
+            try:
+                found.append(scan_graph_file(path / name))
+            except FormatError as error:
+                unread.append(error)
+    if unread and not found:
+        raise unread[0]
+    for error in unread:  # a loader takes one of them
+        finding = Finding("warning", "graph.unread", error.where, error.message, error.hint)
+        found.append(Check("not read", (), (finding,)))
     metadata = path / "keras_metadata.pb"
     if metadata.exists():
         found.append(scan_metadata(metadata))

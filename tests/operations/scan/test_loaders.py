@@ -205,6 +205,12 @@ def test_a_graph_in_pieces_is_not_harmless(tmp_path: Path) -> None:
     assert found(scan(model)) == {"graph.unread": "warning"}
 
 
+def test_a_damaged_graph_hides_no_other(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", model_with("WriteFile", "graph"), "pb")
+    (model / "saved_model.pbtxt").write_text("{{{")
+    assert found(scan(model)) == {"graph.writes-files": "error", "graph.unread": "warning"}
+
+
 def test_paths_are_told_by_the_names_of_arguments() -> None:
     assert path_inputs("MergeV2Checkpoints") == (0, 1)
     assert path_inputs("SaveV2") == (0,)
