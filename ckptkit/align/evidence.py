@@ -17,6 +17,7 @@ from ckptkit.checkpoint.naming import Naming
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
 _PRIVATE = re.compile(r"(?:^|(?<=/))_+(?=[a-z])")
+_MISC_ASSET = re.compile(r"_misc_assets/\d+/")  # where Keras 3's export() puts tables
 _COUNTER_NAMES = {"iter": "iterations", "_iterations": "iterations", "iteration": "iterations"}
 
 
@@ -48,6 +49,7 @@ class Aligner:
         self._by_layers()
         self._by_shared_full_name()
         self._counters()
+        self._tables()
         for match in slots_of(self.old, self.new, self.pairs, (self.left, self.right)):
             self._pair(*match)
         if self.left and self.right:
@@ -401,6 +403,19 @@ class Aligner:
         for left, right in groups.values():
             if len(left) == len(right) == 1:
                 self._pair(left[0], right[0], "name")
+
+    def _tables(self) -> None:
+        """A table that an export keeps by a number alone, where both sides have one of its type."""
+        kinds: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+        for at, (side, keys) in enumerate(zip((self.old, self.new), self._free(), strict=True)):
+            for key in keys:
+                if side.names[key].role == "table":
+                    part = key.rpartition("/")[2]  # "table-keys" or "table-values"
+                    kind = part, side.specs[key].dtype
+                    kinds.setdefault(kind, ([], []))[at].append(key)
+        for left, right in kinds.values():
+            if len(left) == len(right) == 1 and any(map(_MISC_ASSET.match, (left[0], right[0]))):
+                self._pair(left[0], right[0], "structure")
 
 
 def labels_of(side: TensorSet) -> dict[str, list[str]]:

@@ -96,7 +96,7 @@ def _strangers(
     store: Store, model: LayerConfig, weights: Mapping[tuple[str, ...], Any]
 ) -> Iterator[Finding]:
     """Yield a warning per layer with values that the config does not list."""
-    names = {layer.name for _path, layer in _layers(model, ())} | {model.name}
+    names = set(_names_in(model.node))
     for path in weights:
         if path and not names & set(path):
             yield Finding(
@@ -106,6 +106,20 @@ def _strangers(
                 "has values in the file, but is no layer of the config",
                 "config and weights may be of two models",
             )
+
+
+def _names_in(node: object) -> Iterator[str]:
+    """Yield the names of all layers in a config, of those that others wrap too."""
+    pending = [node]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            layer = as_layer(item)
+            if layer is not None:
+                yield layer.name
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
 
 
 def _shape(

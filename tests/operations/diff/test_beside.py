@@ -245,3 +245,12 @@ def test_code_of_functions_without_a_name_is_not_compared() -> None:
     assert configuration_differences(_model(_dense("a", activation=forms[1])), named) == [
         "a: activation <lambda> → relu"
     ]
+
+
+@pytest.mark.needs_tf
+def test_a_model_with_wrapped_layers_is_whole_and_its_learnt_tables_pair(models: Path) -> None:
+    for form in ("keras", "h5"):
+        assert ckptkit.verify(models / f"plain.{form}").ok
+    # a layer's table of counts is an attribute in a checkpoint, and a number in an export
+    result = ckptkit.diff(models / "learnt_abc_checkpoint", models / "learnt_abc")
+    assert result.same and {change.role for change in result.changes} == {"weight", "table"}
