@@ -55,8 +55,8 @@ def scan_saved_model(path: Path) -> list[Check]:
                 unread.append(error)
     if unread and not found:
         raise unread[0]
-    for error in unread:  # a loader takes one of them
-        finding = Finding("warning", "graph.unread", error.where, error.message, error.hint)
+    for refusal in unread:  # a loader takes one of them
+        finding = Finding("warning", "graph.unread", refusal.where, refusal.message, refusal.hint)
         found.append(Check("not read", (), (finding,)))
     metadata = path / "keras_metadata.pb"
     if metadata.exists():
