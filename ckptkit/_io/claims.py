@@ -102,19 +102,22 @@ def claiming(path: Path) -> Iterator[Claim]:
         claim.release()
 
 
-def held_tokens(directory: Path) -> dict[str, ClaimOwner]:
-    """Return who writes into the directory now, by the token of their temporary names."""
-    found = {}
+def names_in_use(directory: Path) -> dict[str, ClaimOwner]:
+    """Return who writes into the directory now, by the names of their claims and temporaries."""
+    found: dict[str, ClaimOwner] = {}
     with suppress(OSError):
-        for entry in directory.iterdir():
-            if is_claim(entry.name) and (owner := _holder(entry)) is not None:
-                found[owner.token] = owner
+        names = [entry.name for entry in directory.iterdir()]
+        for claim in filter(is_claim, names):
+            owner = _holder(directory / claim)
+            if owner is not None:
+                found |= {name: owner for name in names if _is_of(name, owner.token)}
+                found[claim] = owner
     return found
 
 
-def is_of(name: str, token: str) -> bool:
+def _is_of(name: str, token: str) -> bool:
     """Whether a temporary name is one of the claim with that token."""
-    return token_of(name).startswith(token)
+    return bool(token) and token_of(name).startswith(token)
 
 
 # --- taking -------------------------------------------------------------------------------------
@@ -200,10 +203,8 @@ def _taken_over(made: Path, file: Path, shown: Path) -> bool:
 
 def _remove_temporaries(directory: Path, token: str) -> None:
     """Remove the temporary files and directories of a claim."""
-    if not token:
-        return
     for entry in list(directory.iterdir()):
-        if is_of(entry.name, token):
+        if _is_of(entry.name, token):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

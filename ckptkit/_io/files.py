@@ -196,6 +196,10 @@ def read_exact(path: Path, offset: int, nbytes: int) -> bytes:
     """
     handle = _handle(path)
     _check_range(path, handle, offset, nbytes)
+    return _read(path, handle, offset, nbytes)
+
+
+def _read(path: Path, handle: Handle, offset: int, nbytes: int) -> bytes:
     try:
         data = os.pread(handle.fd, nbytes, offset)
         while len(data) < nbytes:  # one pread returns 2 GiB at most
@@ -297,12 +301,24 @@ def read_whole(path: Path, max_bytes: int, what: str) -> bytes:
         FormatError: it is no regular file, or too large.
         TruncatedError: it shrank while it was read.
     """
-    size = file_size(path)
-    if size > max_bytes:
+    handle = _handle(path)  # one for size and bytes, since the file may be replaced in between
+    if handle.size > max_bytes:
         raise FormatError(
-            str(path), f"too large for {what}", expected=f"at most {max_bytes:,} bytes", found=size
+            str(path),
+            f"too large for {what}",
+            expected=f"at most {max_bytes:,} bytes",
+            found=handle.size,
         )
-    return read_exact(path, 0, size)
+    return _read(path, handle, 0, handle.size)
+
+
+def read_start(path: Path, nbytes: int) -> bytes:
+    """Return the first bytes of a regular file, all of it where it has fewer.
+
+    Raises PathNotFoundError, FormatError (not a regular file), TruncatedError (it shrank).
+    """
+    handle = _handle(path)
+    return _read(path, handle, 0, min(handle.size, nbytes))
 
 
 def rule_lines(path: Path) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.files import read_start
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -157,14 +157,14 @@ def _file(path: Path) -> Location:
         return _directory(path.parent, prefix_wins=False)
     if path.name == "saved_model.pbtxt":
         return _directory(path.parent, prefix_wins=False)
-    size = file_size(path)
-    if size == 0:
+    start = read_start(path, _HEAD_BYTES)
+    if not start:
         raise FormatError(
             str(path), "an empty file", hint="it was never written, or cut to nothing"
         )
     if is_state_file(path):
         return _directory(path.parent, prefix_wins=False)
-    head = Head(path, read_exact(path, 0, min(size, _HEAD_BYTES)))
+    head = Head(path, start)
     found = detect_format(head)
     if found is not None:
         is_shard = found.name == "checkpoint-v1"

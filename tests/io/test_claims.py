@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ckptkit._io.atomic import is_temporary, replacing_directory, replacing_files
-from ckptkit._io.claims import claiming, held_tokens
+from ckptkit._io.claims import claiming, names_in_use
 from ckptkit._io.output_paths import claim_name
 from ckptkit.errors import OutputError
 from support.places import environment
@@ -54,8 +54,9 @@ def rewritten(file: Path, **changes: Any) -> None:
 def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with holder(out) as process:
-        (owner,) = held_tokens(tmp_path).values()
-        assert owner.pid == process.pid
+        found = names_in_use(tmp_path)
+        assert sorted(found) == names(tmp_path)
+        assert {owner.pid for owner in found.values()} == {process.pid}
         (tmp_path / "link").symlink_to(out)
         for path in (out, tmp_path / "link", tmp_path / "." / "out"):
             with pytest.raises(OutputError) as caught, replacing_directory(path, overwrite=True):
@@ -67,7 +68,7 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
             pass  # another name beside it is free
         process.kill()
         process.wait()
-    assert held_tokens(tmp_path) == {}
+    assert names_in_use(tmp_path) == {}
 
 
 def test_what_a_killed_writer_left_is_cleaned_and_nothing_else(tmp_path: Path) -> None:

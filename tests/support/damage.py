@@ -79,3 +79,11 @@ def codes(path: Path, **options: Any) -> list[str]:
 
 def sound(result: Verification) -> bool:
     return result.exit_code == 0 and not [f for f in result.findings if f.severity != "note"]
+
+
+def aged(path: Path, days: float = 2.0) -> Path:
+    """Set the times of a path, and of all below it, back; return it."""
+    then = time.time() - days * 86_400
+    for entry in (*path.rglob("*"), path):
+        os.utime(entry, (then, then), follow_symlinks=False)
+    return path

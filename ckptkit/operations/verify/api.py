@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from ckptkit.errors import (
 from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_error
 from ckptkit.operations.input_files import DIRECTORY, files_read
 from ckptkit.operations.verify.directory import verify_directory
+from ckptkit.operations.verify.in_use import Look, look_twice
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
 from ckptkit.operations.verify.stream import verify_stream
@@ -45,6 +46,8 @@ from ckptkit.wording import say
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
 SCHEMA = "ckptkit.verify/1"
+# Findings about files that are not there: a program may be about to write or remove the others.
+_OF_FILES = ("index.missing", "data.missing", "data.unreadable")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -167,19 +170,19 @@ def verify(
         OutputError: `new_manifest` cannot be written, or would replace what is no manifest.
     """
     text = os.fspath(path)
-    done: list[tuple[Unit, Store | None]] = []
-    try:
-        targets = list(_targets(text, recursive))
-    except OSError as error:
-        raise os_error(Path(text), error) from error
-    for target in targets:
-        before = _identities(target)
-        unit, store = _verified(target, executor, progress)
-        if values:
-            unit = _with_values(unit, store, executor, progress)
-        if _identities(target) != before:
-            unit, store = _changed(target), None
-        done.append((unit, store))
+
+    def look(earlier: Sequence[Look]) -> list[Look]:
+        return _look(text, recursive, values, executor, progress, earlier)
+
+    place = Path(text)
+    stands_for_all = place.is_dir()
+    looks = look_twice(
+        look,
+        place if stands_for_all else place.parent,
+        _may_pass_in_a_directory if stands_for_all else _may_pass,
+    )
+    looks = [_of_changed(one) if one.changed else one for one in looks]
+    done = [(one.unit, one.store) for one in looks]
     units = [unit for unit, _store in done]
     listed = [(unit.path, unit.format, store) for unit, store in done]
     if manifest is not None and units:
@@ -192,13 +195,55 @@ def verify(
     return Verification(Path(text), tuple(named), strict)
 
 
-def _changed(target: _VerifyTarget) -> Unit:
+def _look(
+    text: str,
+    recursive: bool,
+    values: bool,
+    executor: Executor | None,
+    progress: Progress | None,
+    earlier: Sequence[Look],
+) -> list[Look]:
+    """Look at all that an operand stands for; what an earlier look saw is taken over if it is so
+    still."""
+    kept = {(one.unit.path, one.unit.format): one for one in earlier if one.identities}
+    looks = []
+    try:
+        targets = list(_targets(text, recursive))
+    except OSError as error:
+        raise os_error(Path(text), error) from error
+    for target in targets:
+        before = _identities(target)
+        same = kept.get((target.path, target.format))
+        if same is not None and same.identities == before:
+            looks.append(same)
+            continue
+        unit, store = _verified(target, executor, progress)
+        if values:
+            unit = _with_values(unit, store, executor, progress)
+        looks.append(Look(unit, store, before, changed=_identities(target) != before))
+    return looks
+
+
+def _may_pass(look: Look) -> bool:
+    """Whether what was found in one file or checkpoint may be of a save, or a removal, going on."""
+    return not look.changed and any(finding.code in _OF_FILES for finding in look.unit.findings)
+
+
+def _may_pass_in_a_directory(look: Look) -> bool:
+    """Whether what was found in a directory may be; there, whatever is removed is looked past."""
+    del look
+    return True
+
+
+def _of_changed(look: Look) -> Look:
+    """Return the look at what changed while it was read: nothing is said of its content."""
     error = CkptkitError(
         "changed while it was read",
-        where=str(target.path),
+        where=str(look.unit.path),
         hint="verify again when nothing writes to it",
     )
-    return Unit(target.path, target.format or "unknown", refusal=error)
+    unit = Unit(look.unit.path, look.unit.format or "unknown", refusal=error)
+    return Look(unit, None, look.identities, changed=True)
 
 
 def _named(unit: Unit, store: Store | None) -> Unit:

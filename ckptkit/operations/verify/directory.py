@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ckptkit._io.atomic import is_temporary
+from ckptkit._io.claims import names_in_use
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
+from ckptkit.operations.verify.in_use import is_quiet, is_young
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
     incomplete,
@@ -105,20 +109,30 @@ def _newest(checkpoints: list[Path]) -> str:
 
 
 def _leftovers(directory: Path, names: list[str], found: set[str]) -> Iterator[Finding]:
-    """Yield a warning per entry that a save left when it was killed."""
+    """Yield a warning per entry that a save left when it was killed, a note where it may go on."""
+    now_s = time.time()
+    writers = names_in_use(directory) if any(map(is_temporary, names)) else {}
+
+    def leftover(kind: str, name: str, message: str, going_on: str) -> Finding:
+        where, code = str(directory / name), f"leftover.{kind}"
+        if is_young(directory / name, now_s):
+            return Finding("note", code, where, f"{going_on}, and was changed within the last hour")
+        hint = "it may be deleted" if is_quiet(directory, now_s) else ""
+        return Finding("warning", code, where, message, hint)
+
     for name in names:
         where = str(directory / name)
-        if _UNFINISHED.search(name):
+        if (owner := writers.get(name)) is not None:
+            yield Finding("note", "leftover.ckptkit", where, f"{owner} is writing it")
+        elif _UNFINISHED.search(name):
             message = "was left by a save that TensorFlow did not finish"
-            yield Finding("warning", "leftover.tensorflow", where, message, "it may be deleted")
+            going_on = "belongs to a save that is not finished"
+            yield leftover("tensorflow", name, message, going_on)
         elif is_temporary(name):
             message = "was left by a ckptkit that was killed"
-            yield Finding("warning", "leftover.ckptkit", where, message, "it may be deleted")
+            yield leftover("ckptkit", name, message, "belongs to an output that is not finished")
         elif (match := _DATA_FILE.fullmatch(name)) and match[1] not in found:
-            yield Finding(
-                "warning",
-                "leftover.data",
-                where,
-                f"is a data file without its index {match[1]}.index",
-                "the save was not finished, or not all files were copied",
-            )
+            message = f"is a data file without its index {match[1]}.index"
+            finding = leftover("data", name, message, message)
+            hint = "the save was not finished, or not all files were copied"
+            yield replace(finding, hint=hint if finding.severity == "warning" else "")

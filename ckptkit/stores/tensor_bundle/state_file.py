@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ckptkit._io.files import file_size, read_exact, read_whole
+from ckptkit._io.files import read_start, read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX, index_path, open_bundle
 from ckptkit.stores.tensor_bundle.v1_reader import (
@@ -47,9 +47,7 @@ def prefix_name(name: str) -> str | None:
 
 def is_state_file(path: Path) -> bool:
     """Whether a file is a `checkpoint` state file, by name and content."""
-    return path.name == STATE_FILE and b"model_checkpoint_path" in read_exact(
-        path, 0, min(file_size(path), MAX_STATE_BYTES)
-    )
+    return path.name == STATE_FILE and b"model_checkpoint_path" in read_start(path, MAX_STATE_BYTES)
 
 
 def read_state(path: Path) -> tuple[str | None, list[str]]:

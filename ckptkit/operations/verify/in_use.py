@@ -1,0 +1,138 @@
+"""Directories that a program writes into while they are looked at.
+
+A save takes a while, and removing an old checkpoint too: what is found in between is no fault.  So
+what needs a still directory is looked at twice, and said only where both looks find it; and what a
+save leaves when it is killed looks, while it goes on, the same.
+
+*Young* is what was changed within the last hour (`YOUNG_S`; nobody saves for longer without writing
+a byte): it may be of a save that goes on, and is a note.  Advice to delete is given only for what
+is older, and only where nothing right in the directory is young, so that nobody writes there.  What
+counts is the time of the last change of the content (mtime); a time in the future is young.
+A directory is *in use* when anything in it was changed within the last minute (`IN_USE_S`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit.errors import PathNotFoundError
+from ckptkit.operations.findings import Finding, Unit
+from ckptkit.stores.base import Store
+
+YOUNG_S = 3600.0
+IN_USE_S = 60.0
+LOOK_AGAIN_S = 0.2
+MAX_LOOKS = 12  # a save or a removal seldom lasts longer than a few of them
+
+Identities = Mapping[Path, tuple[int, int, int]]
+"""Inode, size and modification time of the files of a unit."""
+FindingName = tuple[Path, str, str]
+"""What tells a finding from another: unit, code, where."""
+
+
+# --- how old ------------------------------------------------------------------------------------
+
+
+def is_young(path: Path, at_s: float) -> bool:
+    """Whether a file, or anything below a directory, was changed within the hour before `at_s`."""
+    return any(changed_s > at_s - YOUNG_S for changed_s in _changes(path))
+
+
+def is_quiet(directory: Path, at_s: float) -> bool:
+    """Whether nobody has written into a directory, or a file right in it, within the last hour."""
+    return not any(changed_s > at_s - YOUNG_S for changed_s in _changes_right_in(directory))
+
+
+def is_in_use(directory: Path) -> bool:
+    """Whether anything right in a directory was changed within the last minute."""
+    now_s = time.time()
+    return any(changed_s > now_s - IN_USE_S for changed_s in _changes_right_in(directory))
+
+
+def _changes(path: Path) -> Iterator[float]:
+    """Yield when a path, and all below it, was changed last, in seconds since 1970."""
+    with suppress(OSError):
+        yield path.lstat().st_mtime
+    for place, names, files in os.walk(path):
+        for name in (*names, *files):
+            with suppress(OSError):
+                yield Path(place, name).lstat().st_mtime
+
+
+def _changes_right_in(directory: Path) -> Iterator[float]:
+    with suppress(OSError):
+        yield directory.stat().st_mtime
+        for entry in directory.iterdir():
+            with suppress(OSError):  # it went
+                yield entry.lstat().st_mtime
+
+
+# --- looking twice --------------------------------------------------------------------------------
+
+
+class Look(NamedTuple):
+    """What was seen of one unit.  changed: whether its files did, while they were read."""
+
+    unit: Unit
+    store: Store | None
+    identities: Identities
+    changed: bool = False
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing was found that another look may take back."""
+        if self.changed or isinstance(self.unit.refusal, PathNotFoundError):
+            return False
+        return not any(finding.severity != "note" for finding in self.unit.findings)
+
+
+Looker = Callable[[Sequence[Look]], list[Look]]
+"""Looks at everything, and may take over what earlier looks saw of files that are the same."""
+
+
+def look_twice(
+    look: Looker, directory: Path, needs_stillness: Callable[[Look], bool]
+) -> list[Look]:
+    """Return what is seen, after a second look where the first one finds what may be passing.
+
+    Args:
+        look: what looks.
+        directory: where the files lie; where it is not in use, one look is enough.
+        needs_stillness: whether what is found in a unit may come of a program that writes.
+
+    Returns:
+        What the last look saw.  An error or warning is in it only where two looks in a row found
+        it; where no two agree, the unit is one that changed.
+
+    Raises:
+        What `look` raises.
+    """
+    seen = look(())
+    known: set[FindingName] = set()
+    for _ in range(MAX_LOOKS):
+        doubtful = any(needs_stillness(one) for one in seen if not one.is_fine)
+        if not doubtful or (known and all(_is_confirmed(one, known) for one in seen)):
+            return seen
+        if not is_in_use(directory):
+            return seen
+        known = {_name(one, finding) for one in seen for finding in one.unit.findings}
+        time.sleep(LOOK_AGAIN_S)
+        seen = look([one for one in seen if one.is_fine])
+    return [one if _is_confirmed(one, known) else one._replace(changed=True) for one in seen]
+
+
+def _name(look: Look, finding: Finding) -> FindingName:
+    return look.unit.path, finding.code, finding.where
+
+
+def _is_confirmed(look: Look, known: set[FindingName]) -> bool:
+    """Whether all that a look found was found by the one before."""
+    if look.changed:
+        return False
+    findings = (finding for finding in look.unit.findings if finding.severity != "note")
+    return all(_name(look, finding) in known for finding in findings)
