@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -121,7 +121,12 @@ def main(runs: int, seed: int, directory: Path, *, sharded: bool) -> dict[str, o
                 refusals[re.sub(r"\d+", "N", result.err.replace(str(directory), "")[:200])] += 1
             operand = "directory" if run in command else "checkpoint"
             ends[f"{command[0]} {operand}: {result.code}"] += 1
-    return {"runs": runs, "ends": dict(sorted(ends.items())), "refusals": dict(refusals), "wrong": wrongs}
+    return {
+        "runs": runs,
+        "ends": dict(sorted(ends.items())),
+        "refusals": dict(refusals),
+        "wrong": wrongs,
+    }
 
 
 if __name__ == "__main__":

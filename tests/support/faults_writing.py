@@ -169,7 +169,8 @@ def _(tmp_path: Path) -> None:
 
 def noting(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
     def call(source: Any, target: Any, *rest: Any, **options: Any) -> Any:
-        names.append(Path(target).name)
+        if not is_temporary(Path(target).name):
+            names.append(Path(target).name)
         return function(source, target, *rest, **options)
 
     return call

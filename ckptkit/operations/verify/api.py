@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ckptkit._io.files import file_size, os_error, refusing_os_errors
+from ckptkit._io.files import file_size, is_file, os_error, refusing_os_errors
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import (
     CkptkitError,
@@ -46,8 +47,11 @@ from ckptkit.wording import say
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
 SCHEMA = "ckptkit.verify/1"
+_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")
 # Findings about files that are not there: a program may be about to write or remove the others.
 _OF_FILES = ("index.missing", "data.missing", "data.unreadable")
+# Ends of codes of findings that a file gives which is written in place, or a set in part.
+_OF_WRITING = (".missing", ".unreadable", ".extra", ".truncated", ".malformed")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -180,6 +184,7 @@ def verify(
         look,
         place if stands_for_all else place.parent,
         _may_pass_in_a_directory if stands_for_all else _may_pass,
+        "" if stands_for_all else _MEMBER.sub("", place.name),
     )
     looks = [_of_changed(one) if one.changed else one for one in looks]
     done = [(one.unit, one.store) for one in looks]
@@ -226,13 +231,25 @@ def _look(
 
 def _may_pass(look: Look) -> bool:
     """Whether what was found in one file or checkpoint may be of a save, or a removal, going on."""
-    return not look.changed and any(finding.code in _OF_FILES for finding in look.unit.findings)
+    codes = {finding.code for finding in look.unit.findings}
+    is_partial = "index.truncated" in codes and _is_being_written(index_path(look.unit.path))
+    return not look.changed and (is_partial or any(code in _OF_FILES for code in codes))
+
+
+def _is_being_written(index: Path) -> bool:
+    """Whether an index is as long as one that TensorFlow has written in part.
+
+    It writes an index under its final name, by way of stdio, whose buffers are of 4096 bytes.
+    """
+    return is_file(index) and file_size(index) % 4096 == 0
 
 
 def _may_pass_in_a_directory(look: Look) -> bool:
     """Whether what was found in a directory may be; there, whatever is removed is looked past."""
-    del look
-    return True
+    if look.changed or look.unit.refusal is not None:
+        return True
+    codes = {finding.code for finding in look.unit.findings}
+    return any(code.startswith("state.") or code.endswith(_OF_WRITING) for code in codes)
 
 
 def _of_changed(look: Look) -> Look:

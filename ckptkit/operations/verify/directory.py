@@ -12,7 +12,7 @@ from ckptkit._io.atomic import is_temporary
 from ckptkit._io.claims import names_in_use
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
-from ckptkit.operations.verify.in_use import is_quiet, is_young
+from ckptkit.operations.verify.in_use import is_in_use, is_quiet, is_young
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
     incomplete,
@@ -85,6 +85,9 @@ def _state(directory: Path, checkpoints: list[Path]) -> Iterator[Finding]:
         if "\0" in named or ".." in target.parts:
             message = f"names {named!r}, which leads out of the directory"
             yield Finding("error", "state.outside", str(path), message, "it is never followed")
+        elif target.name not in names and severity != "error" and is_in_use(directory):
+            message = f"names {named} as kept checkpoint, which may just have been removed"
+            yield Finding("note", "state.stale", str(path), message)
         elif target.name not in names:
             what = "latest" if severity == "error" else "kept"
             yield Finding(

@@ -1,14 +1,15 @@
 """Directories that a program writes into while they are looked at.
 
 A save takes a while, and removing an old checkpoint too: what is found in between is no fault.  So
-what needs a still directory is looked at twice, and said only where both looks find it; and what a
-save leaves when it is killed looks, while it goes on, the same.
+what needs a still directory is looked at again until the directory has been still for a second
+(`STILL_S`), and said only where every look finds it; and what a save leaves when it is killed
+looks, while it goes on, the same.
 
 *Young* is what was changed within the last hour (`YOUNG_S`; nobody saves for longer without writing
 a byte): it may be of a save that goes on, and is a note.  Advice to delete is given only for what
 is older, and only where nothing right in the directory is young, so that nobody writes there.  What
 counts is the time of the last change of the content (mtime); a time in the future is young.
-A directory is *in use* when anything in it was changed within the last minute (`IN_USE_S`).
+A directory is *in use* when anything right in it was changed within the last minute (`IN_USE_S`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from ckptkit.stores.base import Store
 
 YOUNG_S = 3600.0
 IN_USE_S = 60.0
-LOOK_AGAIN_S = 0.2
-MAX_LOOKS = 12  # a save or a removal seldom lasts longer than a few of them
+STILL_S = 1.0
+LOOK_AGAIN_S = 0.25
+MAX_LOOKS = 12  # three seconds
 
 Identities = Mapping[Path, tuple[int, int, int]]
 """Inode, size and modification time of the files of a unit."""
@@ -50,8 +52,13 @@ def is_quiet(directory: Path, at_s: float) -> bool:
 
 def is_in_use(directory: Path) -> bool:
     """Whether anything right in a directory was changed within the last minute."""
+    return was_changed_within(directory, IN_USE_S)
+
+
+def was_changed_within(directory: Path, seconds: float, stem: str = "") -> bool:
+    """Whether a directory, or what is called so right in it, was changed within so many seconds."""
     now_s = time.time()
-    return any(changed_s > now_s - IN_USE_S for changed_s in _changes_right_in(directory))
+    return any(changed_s > now_s - seconds for changed_s in _changes_right_in(directory, stem))
 
 
 def _changes(path: Path) -> Iterator[float]:
@@ -64,12 +71,13 @@ def _changes(path: Path) -> Iterator[float]:
                 yield Path(place, name).lstat().st_mtime
 
 
-def _changes_right_in(directory: Path) -> Iterator[float]:
+def _changes_right_in(directory: Path, stem: str = "") -> Iterator[float]:
     with suppress(OSError):
         yield directory.stat().st_mtime
         for entry in directory.iterdir():
-            with suppress(OSError):  # it went
-                yield entry.lstat().st_mtime
+            if entry.name.startswith(stem):
+                with suppress(OSError):  # it went
+                    yield entry.lstat().st_mtime
 
 
 # --- looking twice --------------------------------------------------------------------------------
@@ -96,34 +104,40 @@ Looker = Callable[[Sequence[Look]], list[Look]]
 
 
 def look_twice(
-    look: Looker, directory: Path, needs_stillness: Callable[[Look], bool]
+    look: Looker, directory: Path, needs_stillness: Callable[[Look], bool], stem: str = ""
 ) -> list[Look]:
-    """Return what is seen, after a second look where the first one finds what may be passing.
+    """Return what is seen, after more looks where the first one finds what may be passing.
 
     Args:
         look: what looks.
-        directory: where the files lie; where it is not in use, one look is enough.
+        directory: where the files lie; where it is still, one look is enough.
         needs_stillness: whether what is found in a unit may come of a program that writes.
+        stem: how the names of the files begin that belong to it; "" for all of the directory.
 
     Returns:
-        What the last look saw.  An error or warning is in it only where two looks in a row found
-        it; where no two agree, the unit is one that changed.
+        What the last look saw.  An error or warning is in it only where each look found it; where
+        they do not agree, the unit is one that changed.
 
     Raises:
         What `look` raises.
     """
     seen = look(())
-    known: set[FindingName] = set()
+    known: set[FindingName] | None = None
     for _ in range(MAX_LOOKS):
-        doubtful = any(needs_stillness(one) for one in seen if not one.is_fine)
-        if not doubtful or (known and all(_is_confirmed(one, known) for one in seen)):
+        if not any(needs_stillness(one) for one in seen if not one.is_fine):
             return seen
-        if not is_in_use(directory):
+        found = {_name(one, finding) for one in seen for finding in one.unit.findings}
+        known = found if known is None else known & found
+        if not was_changed_within(directory, STILL_S, stem) and _are_confirmed(seen, known):
             return seen
-        known = {_name(one, finding) for one in seen for finding in one.unit.findings}
         time.sleep(LOOK_AGAIN_S)
         seen = look([one for one in seen if one.is_fine])
+    known = known or set()
     return [one if _is_confirmed(one, known) else one._replace(changed=True) for one in seen]
+
+
+def _are_confirmed(looks: Sequence[Look], known: set[FindingName]) -> bool:
+    return all(_is_confirmed(one, known) for one in looks)
 
 
 def _name(look: Look, finding: Finding) -> FindingName:
@@ -131,7 +145,7 @@ def _name(look: Look, finding: Finding) -> FindingName:
 
 
 def _is_confirmed(look: Look, known: set[FindingName]) -> bool:
-    """Whether all that a look found was found by the one before."""
+    """Whether all that a look found was found by those before."""
     if look.changed:
         return False
     findings = (finding for finding in look.unit.findings if finding.severity != "note")

@@ -27,7 +27,7 @@ from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
 from support.command_line import ckptkit, refused
-from support.damage import codes, cut, data, flip, golden, index, sound, write
+from support.damage import aged, codes, cut, data, flip, golden, index, sound, write
 from support.goldens import GOLDEN, goldens
 from support.odd_bundles import write_odd_bundle
 from support.values import blocks_of, corpus, out_tensors, values_of
@@ -302,6 +302,7 @@ def test_what_a_crash_leaves(tmp_path: Path) -> None:
     (tmp_path / ".ckpt-4.index.ckptkit-tmp-01234567").write_bytes(b"x")
     (tmp_path / "ckpt-5.data-00000-of-00001").write_bytes(b"x")
     (tmp_path / ("checkpoint.tmp" + "0" * 32)).write_bytes(b"x")
+    aged(tmp_path)
     assert codes(tmp_path) == [
         "leftover.ckptkit",
         "leftover.data",
