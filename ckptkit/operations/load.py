@@ -25,6 +25,7 @@ from ckptkit.checkpoint.selection import Selection
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import ChecksumError
 from ckptkit.stores.base import shaped
+from ckptkit.stores.following import following_latest
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -37,6 +38,7 @@ SLOW_BYTES_PER_S = 1e9  # a part read slower than that stops the asking for huge
 MAX_JOBS = 8  # more threads than that only queue for the memory
 
 
+@following_latest
 def load(
     path: str | os.PathLike[str],
     *,

@@ -16,6 +16,7 @@ from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Result
 from ckptkit.stores.base import Signature
+from ckptkit.stores.following import following_latest
 from ckptkit.text import natural
 
 SCHEMA = "ckptkit.ls/1"
@@ -169,6 +170,7 @@ def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> d
     return {"name": name, "dtype": dtype, "shape": None if shape is None else list(shape)}
 
 
+@following_latest
 def ls(
     path: str | os.PathLike[str],
     *,

@@ -18,6 +18,7 @@ from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.results import Result
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
+from ckptkit.stores.following import following_latest
 from ckptkit.text import count_text, json_number
 from ckptkit.wording import say
 
@@ -94,6 +95,7 @@ class TensorSummary(Result):
         }
 
 
+@following_latest
 def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -> TensorSummary:
     """Look at one tensor; every byte of it is read, and its checksum compared where there is one.
 

@@ -47,6 +47,7 @@ from ckptkit.operations.convert.receipt import (
 )
 from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
+from ckptkit.stores.following import following_latest
 from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE, can_be_cut
 from ckptkit.text import parse_size
 from ckptkit.wording import say
@@ -94,6 +95,7 @@ def _write_bundle(source: Checkpoint, path: Path) -> object:
 
 
 @refusing_os_errors
+@following_latest
 @_serving_graphs
 def convert(
     src: CheckpointLike | Sequence[CheckpointLike],

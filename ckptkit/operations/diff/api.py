@@ -23,11 +23,13 @@ from ckptkit.operations.diff import checksums, hints, participants
 from ckptkit.operations.diff.beside.comparison import model_differences
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
+from ckptkit.stores.following import following_latest
 from ckptkit.text import natural
 
 __all__ = ["DiffResult", "LeftOut", "TensorDiff", "diff"]
 
 
+@following_latest
 def diff(
     old: str | os.PathLike[str] | Checkpoint,
     new: str | os.PathLike[str] | Checkpoint,
