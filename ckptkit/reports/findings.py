@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document_of_suites
 from ckptkit.reports.table import json_lines
 from ckptkit.reports.text import bytes_text, count_text, printable
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.verify.api import Check, Finding, Unit, Verification
@@ -136,8 +138,23 @@ def verdict(result: Verification, words: Phrasing = VERIFY) -> str:
         parts.append(f"{len(bad)} with findings")
     if refused:
         parts.append(f"{len(refused)} not checked")
+    parts += _of_directories(result)
     read = f" ({bytes_text(nbytes)} read)" if words.counts_bytes else ""
     return f"{', '.join(parts)}{read}"
+
+
+def _of_directories(result: Verification) -> Iterator[str]:
+    """Yield what was found in directories, beside the files that were counted, by name and code."""
+    failing = _COUNTED if result.strict else _COUNTED[:2]
+    found = [
+        f"{PurePath(finding.where).name} [{finding.code}]"
+        for unit in result.units
+        if unit.format == "directory"
+        for finding in unit.findings
+        if finding.severity in failing
+    ]
+    if found:
+        yield f"{count_text(len(found), 'finding')} in the directory itself: {list_text(found)}"
 
 
 # --- JUnit ----------------------------------------------------------------------------------------

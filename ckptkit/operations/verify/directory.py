@@ -87,7 +87,7 @@ def _state(directory: Path, checkpoints: list[Path]) -> Iterator[Finding]:
             yield Finding("error", "state.outside", str(path), message, "it is never followed")
         elif target.name not in names and severity != "error" and is_in_use(directory):
             message = f"names {named} as kept checkpoint, which may just have been removed"
-            yield Finding("note", "state.stale", str(path), message)
+            yield Finding("note", "state.kept", str(path), message)
         elif target.name not in names:
             what = "latest" if severity == "error" else "kept"
             yield Finding(
