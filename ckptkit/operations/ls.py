@@ -16,7 +16,7 @@ from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Result
 from ckptkit.stores.base import Signature
-from ckptkit.stores.following import following_latest
+from ckptkit.stores.following import following_latest, opened_still
 from ckptkit.text import natural
 
 SCHEMA = "ckptkit.ls/1"
@@ -203,7 +203,7 @@ def ls(
         UsageError: a filter leaves nothing, or there is no such role or order, or no such graph.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = opened_still(lambda: open_checkpoint(path))
     selection = Selection(roles, names, dtypes)
     selected = selection.of(checkpoint)
     shown = selected if everything else [t for t in selected if not t.is_housekeeping]

@@ -7,15 +7,29 @@ removed sooner or later; then the operand means another one, and the work is don
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
-from ckptkit.errors import PathNotFoundError
+from ckptkit.errors import CkptkitError, PathNotFoundError
 
 _TRIES = 5
 
+_STILL_S, _PAUSE_S, _LOOKS = 1.0, 0.2, 10
+
+
+class _Opened(Protocol):
+    """What was opened: where it lies, and what of it is missing or cut short."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def problems(self) -> list[CkptkitError]: ...
+
+
+Opened = TypeVar("Opened", bound=_Opened)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -34,6 +48,29 @@ def following_latest(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **keywords)
 
     return following
+
+
+def opened_still(open_file: Callable[[], Opened]) -> Opened:
+    """Open a checkpoint again while files of it are missing in a directory that changes.
+
+    A program that removes a checkpoint removes one file after the other; once the index is gone
+    too, opening says so, or finds another one.  A directory that was still for a second is
+    believed.
+    """
+    for _ in range(_LOOKS):
+        opened = open_file()
+        is_missing = any(isinstance(one, PathNotFoundError) for one in opened.problems())
+        if not is_missing or not _was_just_changed(opened.path.parent):
+            break
+        time.sleep(_PAUSE_S)
+    return opened
+
+
+def _was_just_changed(directory: Path) -> bool:
+    try:
+        return directory.stat().st_mtime > time.time() - _STILL_S
+    except OSError:
+        return False
 
 
 def _is_right_in(where: str, given: Iterable[object]) -> bool:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -47,7 +47,7 @@ from ckptkit.operations.convert.receipt import (
 )
 from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
-from ckptkit.stores.following import following_latest
+from ckptkit.stores.following import following_latest, opened_still
 from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE, can_be_cut
 from ckptkit.text import parse_size
 from ckptkit.wording import say
@@ -412,7 +412,10 @@ def _as_sequence(src: CheckpointLike | Sequence[CheckpointLike]) -> Sequence[Che
 
 def _open(source: CheckpointLike) -> Checkpoint:
     """Return an opened checkpoint; raises the first problem of one that is not whole."""
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    if isinstance(source, Checkpoint):
+        checkpoint = source
+    else:
+        checkpoint = opened_still(partial(open_checkpoint, source))
     problems = checkpoint.problems()
     if problems:
         raise problems[0]
