@@ -124,11 +124,14 @@ def look_twice(
     seen = look(())
     known: set[FindingName] | None = None
     for _ in range(MAX_LOOKS):
-        if not any(needs_stillness(one) for one in seen if not one.is_fine):
+        doubtful = [one for one in seen if not one.is_fine and needs_stillness(one)]
+        if not doubtful:
             return seen
         found = {_name(one, finding) for one in seen for finding in one.unit.findings}
         known = found if known is None else known & found
-        if not was_changed_within(directory, STILL_S, stem) and _are_confirmed(seen, known):
+        places = {directory, *(one.unit.path.parent for one in doubtful if not stem)}
+        changes = any(was_changed_within(place, STILL_S, stem) for place in places)
+        if not changes and _are_confirmed(seen, known):
             return seen
         time.sleep(LOOK_AGAIN_S)
         seen = look([one for one in seen if one.is_fine])
