@@ -24,9 +24,13 @@ class _Opened(Protocol):
     """What was opened: where it lies, and what of it is missing or cut short."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
 
-    def problems(self) -> list[CkptkitError]: ...
+    def problems(self) -> list[CkptkitError]:
+        """Return what of it is missing or cut short."""
+        ...
 
 
 Opened = TypeVar("Opened", bound=_Opened)
