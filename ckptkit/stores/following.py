@@ -29,7 +29,11 @@ class _Opened(Protocol):
         ...
 
     def problems(self) -> list[CkptkitError]:
-        """Return what of it is missing or cut short."""
+        """Return what of it is missing or cut short.
+
+        Returns:
+            One error per file.
+        """
         ...
 
 
