@@ -14,6 +14,7 @@ from ckptkit.align.rules import Rule, apply_rules
 from ckptkit.align.slots import slots_of
 from ckptkit.align.types import PATH_SUFFIX, Alignment, Ambiguity, Match, TensorSet
 from ckptkit.checkpoint.naming import Naming
+from ckptkit.stores.base import KerasStructure
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
 _PRIVATE = re.compile(r"(?:^|(?<=/))_+(?=[a-z])")
@@ -155,6 +156,10 @@ class Aligner:
         """Pair equal keys, but for those that number something and may number it otherwise."""
         new_keys = set(self._free()[1])
         shared = [key for key in self._free()[0] if key in new_keys]
+        if self._are_alike(shared):
+            for key in shared:
+                self._pair(key, key, "key")
+            return
         counted = self._counted_otherwise(shared)
         # One place in a list that holds what was elsewhere: the whole list may have shifted.
         shifted = {
@@ -173,6 +178,28 @@ class Aligner:
                 continue
             elif _POSITION.sub("#", key) not in shifted or self._confirmed(key, key):
                 self._pair(key, key, "key")
+
+    def _are_alike(self, shared: Sequence[str]) -> bool:
+        """Whether both files have the same keys, names and types, so that nothing has moved.
+
+        Layers of a Keras file may come in another order all the same, and numbered names that are
+        keys give way to contents.
+        """
+        if not len(shared) == len(self._free()[0]) == len(self._free()[1]) or any(
+            isinstance(side.structure, KerasStructure) for side in (self.old, self.new)
+        ):
+            return False
+        old_names, new_names = self.old.names, self.new.names
+        return all(
+            _label(old_names[key]) == _label(new_names[key])
+            and self._fits(key, key)
+            and (
+                self.old.digest(key) == self.new.digest(key)
+                or key.endswith(PATH_SUFFIX)
+                or not self._content_contradicts(key, key)
+            )
+            for key in shared
+        ) and len({_label(old_names[key]) for key in shared}) == len(shared)
 
     def _counted_otherwise(self, shared: Iterable[str]) -> set[str]:
         """Keys that are names with automatic counters, by which names would pair something else.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 _COUNTED = re.compile(r"(.*?)_(\d+)")
 _PLACED = re.compile(r"(|.*-)(\d+)")
@@ -49,6 +49,7 @@ def tree_of(names: Mapping[str, str]) -> Scope:
     return root
 
 
+@lru_cache(maxsize=1 << 16)
 def uncounted(component: str) -> tuple[str, int]:
     """Return ("dense", 7) for `dense_7`, ("dense", 0) for `dense`, ("layer-", 3) for `layer-3`.
 
