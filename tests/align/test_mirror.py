@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ckptkit._io.crc32c import value
 from ckptkit.align.matching import Alignment, TensorSet, align
+from ckptkit.align.types import BASES, basis
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import TensorSpec
 
@@ -140,3 +141,24 @@ def test_three_of_one_name_are_never_guessed_once_values_differ() -> None:
     for one, two in ((old, new), (new, old)):
         result = align(one, two)
         assert result.pairs == result.renamed == () and len(result.ambiguous) == 1
+
+
+def test_what_pairings_come_down_to_is_a_closed_list() -> None:
+    words = {
+        "key": "key",
+        "rule ^a$=>b by content": "rule",
+        "alias": "structure",
+        "path": "structure",
+        "structure": "structure",
+        "order": "order",
+        "place": "order",
+        "full name": "name",
+        "name": "name",
+        "full name, renumbered": "order",
+        "name, by order": "order",
+        "full name, by content": "content",
+        "content": "content",
+        "variable": "variable",
+    }
+    assert {evidence: basis(evidence) for evidence in words} == words
+    assert set(words.values()) == set(BASES) and basis("") == ""

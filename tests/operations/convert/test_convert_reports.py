@@ -28,6 +28,20 @@ def invoke(*arguments: object) -> Any:
     return CliRunner().invoke(cli, ["convert", *map(str, arguments)])
 
 
+def test_what_the_pairing_rests_on_is_said(tmp_path: Path) -> None:
+    convert(KERAS, tmp_path / "w.npz", weights_only=True)
+    command = (tmp_path / "w.npz", tmp_path / "m.keras", "--like", KERAS, "--weights-only")
+    dry = invoke(*command, "--dry-run")
+    assert re.search(r"^paired by name \d+$", dry.output, re.MULTILINE)
+    document = json.loads(invoke(*command, "--dry-run", "--format", "json").output)
+    from_source = [row for row in document["pairs"] if row["from"]]
+    assert document["paired_by"] == {"name": len(from_source)}
+    assert {row["basis"] for row in from_source} == {"name"}
+    assert {row["basis"] for row in document["pairs"] if not row["from"]} == {None}
+    done = invoke(*command, "--format", "json")
+    assert json.loads(done.output)["paired_by"] == document["paired_by"]
+
+
 def test_what_like_gave_is_said(tmp_path: Path) -> None:
     convert(KERAS, tmp_path / "w.npz", weights_only=True)
     done = convert(tmp_path / "w.npz", tmp_path / "m.keras", like=KERAS, weights_only=True)
