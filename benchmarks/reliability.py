@@ -21,7 +21,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
-from benchmarks import _damage, _fuzzed, _hdf5, _hostile
+from benchmarks import _concurrent, _damage, _fuzzed, _hdf5, _hostile
 from benchmarks._rows import Row
 from benchmarks.harness import markdown_table, put
 from support.tf_reader import Peer
@@ -43,6 +43,8 @@ SECTIONS = (
     _hostile.audit,
     _hostile.scanning,
     _hostile.injection,
+    _concurrent.pairs,
+    _concurrent.training_loops,
     _hostile.rate,
 )
 
