@@ -77,7 +77,7 @@ def model_differences(
     if isinstance(old.store, SavedModel) and isinstance(new.store, SavedModel):
         models = old.store, new.store
         ask("signatures", lambda: signature_differences(*models))
-        if None in configs:  # no config tells it
+        if configs == (None, None):  # nothing else tells what is computed
             ask("graphs", lambda: op_differences(*models))
     return tuple(found), tuple(dict.fromkeys(warnings))
 

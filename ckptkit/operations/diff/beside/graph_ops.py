@@ -1,30 +1,29 @@
 """What the signatures of two SavedModels compute with, counted op by op.
 
-Versions of TensorFlow write other ops for one model, so only graphs of one version are compared.
-What moves values, reads variables or makes shapes does not count: it follows from how a model was
-saved.
+Versions of TensorFlow and Keras write other ops for one model, so little can be said for certain:
+only graphs of one version of TensorFlow are compared, and only an exchange of ops with one input
+(Relu for Tanh), as many for as many, is a difference.  How a normalization is put together, or how
+values are moved, follows from what saved the model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ckptkit.operations.scan.flow import Flow
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
-# Ops of plumbing, by their names or the beginnings of their names.
-_PLUMBING = (
-    *("Const", "Identity", "NoOp", "Placeholder", "StatefulPartitionedCall", "PartitionedCall"),
-    *("ReadVariableOp", "VarHandleOp", "VariableV2", "Variable", "VarIsInitializedOp", "Assign"),
-    *("Cast", "Shape", "StridedSlice", "Pack", "Unpack", "Fill", "ExpandDims", "Range", "Prod"),
-    *("Reshape", "Squeeze", "StopGradient", "Snapshot", "EnsureShape", "Assert", "CheckNumerics"),
-    *("Save", "Restore", "Merge", "Sharded", "HashTable", "MutableHashTable", "LookupTableImport"),
-    *("InitializeTable", "BroadcastTo", "BroadcastArgs", "ConcatV2", "GatherV2", "StringJoin"),
-    *("AddV2", "Add", "Mul", "Sub", "Maximum", "Minimum", "Greater", "Less", "Equal", "Select"),
+_Ops = Counter[tuple[str, int]]  # of (op, inputs)
+
+# Ops with one input that compute nothing: they move values, or read variables.
+_PLUMBING = frozenset(
+    (
+        *("Const", "Identity", "NoOp", "Placeholder", "ReadVariableOp", "StopGradient", "Snapshot"),
+        *("StatefulPartitionedCall", "PartitionedCall", "EnsureShape", "Cast", "Shape", "Squeeze"),
+    )
 )
-_EXACT = frozenset(_PLUMBING)
 
 
 def op_differences(old: SavedModel, new: SavedModel) -> list[str]:
@@ -38,17 +37,18 @@ def op_differences(old: SavedModel, new: SavedModel) -> list[str]:
     found = []
     for key in sorted(set(left) & set(right)):
         fewer, more = left[key] - right[key], right[key] - left[key]
-        if fewer or more:
+        unary = all(inputs == 1 for _op, inputs in (*fewer, *more))
+        if unary and fewer and fewer.total() == more.total():
             found.append(f"{key} computes with {_text(fewer)} → {_text(more)}")
     return found
 
 
-def _text(ops: Mapping[str, int]) -> str:
-    names = [f"{name} ×{count}" if count > 1 else name for name, count in sorted(ops.items())]
-    return "+".join(names[:3]) + ("+…" if len(names) > 3 else "") if names else "nothing"
+def _text(ops: _Ops) -> str:
+    names = [f"{op} ×{n}" if n > 1 else op for (op, _inputs), n in sorted(ops.items())]
+    return "+".join(names[:3]) + ("+…" if len(names) > 3 else "")
 
 
-def _ops(model: SavedModel) -> Iterator[dict[str, Counter[str]]]:
+def _ops(model: SavedModel) -> Iterator[dict[str, _Ops]]:
     """Yield, per graph of a SavedModel, the ops that each signature computes with."""
     for graph in read_graphs(model.path / MODEL_FILE):
         flow = Flow(graph)
@@ -59,11 +59,11 @@ def _ops(model: SavedModel) -> Iterator[dict[str, Counter[str]]]:
         }
 
 
-def _counted(flow: Flow, graph: MetaGraph, outputs: tuple[str, ...]) -> Counter[str]:
+def _counted(flow: Flow, graph: MetaGraph, outputs: tuple[str, ...]) -> _Ops:
     reached = flow.reached(list(outputs), [])
+    ops = (flow.scopes[scope][name] for scope, names in reached.items() for name in names)
     return Counter(
-        kind
-        for scope, names in reached.items()
-        for name in names
-        if (kind := flow.scopes[scope][name].op) not in _EXACT
+        (op.op, sum(not value.startswith("^") for value in op.inputs))
+        for op in ops
+        if op.op not in _PLUMBING
     )
