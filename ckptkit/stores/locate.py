@@ -37,6 +37,8 @@ from ckptkit.stores.tensor_bundle.v1_reader import prefix_of, shard_files
 from ckptkit.text import list_text
 
 _MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.I)
+_ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "_sharding", "ocdbt.process_0", "manifest.ocdbt"}
 _HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses
 _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
@@ -59,6 +61,13 @@ def locate(operand: str | os.PathLike[str]) -> Location:
     text = os.fspath(operand)
     if "\0" in text or not text:
         raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
+    url = _URL.match(text)  # pathlib makes one slash of two
+    if url and not os.path.lexists(text):
+        raise UnsupportedError(
+            "a URL; files of this machine are read",
+            where=f"{url[1]}://{text[url.end() :]}",
+            hint="download it first",
+        )
     try:
         if "#" in text and not _exists(text):
             head, _, subtree = text.rpartition("#")
@@ -135,9 +144,14 @@ def _format_at(prefix: Path) -> str:
 def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
     names = sorted(entry.name for entry in path.iterdir())
     where = str(path)
-    orbax = {"_CHECKPOINT_METADATA", "_METADATA", "_sharding", "ocdbt.process_0"}
-    if orbax & set(names):
+    if _ORBAX & set(names):
         return UnsupportedError("an Orbax (JAX) checkpoint, which is not read here", where=where)
+    steps = [name for name in names if _holds_orbax(path / name)]
+    if steps:
+        return UnsupportedError(
+            f"a directory of Orbax (JAX) checkpoints, which are not read here: {list_text(steps)}",
+            where=where,
+        )
     if not names:
         return PathNotFoundError("an empty directory", where=where)
     if len(models) > 1:
@@ -148,6 +162,16 @@ def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
         )
     hint = f"did you mean {models[0]}?" if models else f"it holds {', '.join(names[:5])}"
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
+
+
+def _holds_orbax(path: Path) -> bool:
+    """Whether a directory is one step of Orbax, whose items may lie one level below."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return bool(_ORBAX & names) or any(
+        (path / name / marker).exists() for name in names for marker in _ORBAX
+    )
 
 
 def _file(path: Path) -> Location:
@@ -286,7 +310,7 @@ def _not_found(path: Path) -> CkptkitError:
         )
     from difflib import get_close_matches  # here, since almost every path exists
 
-    operands = {_MEMBER.sub("", name) for name in names} - {""}
+    operands = {_MEMBER.sub("", name) for name in names} - {"", path.name}
     close = get_close_matches(path.name, operands, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(str(parent / name) for name in close)}?" if close else ""
     return PathNotFoundError(

@@ -278,7 +278,7 @@ _BUILT_IN = (
         writer="ckptkit.stores.keras.writer:write_weights_h5",
         structure=KERAS,
         scan=f"{_SCAN}:scan_hdf5",
-        templates=("weights.h5", "keras"),
+        templates=("weights.h5", "keras", "weights.json"),
     ),
     Format(
         "weights.json",

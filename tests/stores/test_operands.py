@@ -519,3 +519,48 @@ def test_a_name_too_long_is_not_repeated_whole(path: str) -> None:
         locate(path)
     assert len(str(caught.value)) < 500
     assert "too long" in str(caught.value)
+
+
+def test_urls_are_told_from_paths(tmp_path: Path) -> None:
+    for url in ("s3://bucket/ckpt", "gs://bucket/model.keras", "https://host/m.h5"):
+        for command in ("ls", "verify", "scan"):
+            result = run(command, url)
+            assert result.code == 2, result
+            assert f"{url}: a URL; files of this machine are read" in result.out + result.err
+        assert f"{url}: a URL" in refused("convert", url, tmp_path / "x.npz")
+
+
+def test_the_root_of_orbax_is_named(tmp_path: Path) -> None:
+    for step in ("5", "10"):
+        (tmp_path / step / "state").mkdir(parents=True)
+    (tmp_path / "5/_CHECKPOINT_METADATA").write_text("{}")
+    (tmp_path / "10/state/manifest.ocdbt").write_text("")
+    assert "a directory of Orbax (JAX) checkpoints" in refused("ls", tmp_path)
+
+
+def test_a_directory_without_its_data_is_listed_as_its_prefix_is(tmp_path: Path) -> None:
+    prefix = write_bundle(tmp_path / "ckpt-5", ONE)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "ckpt-5"')
+    data = tmp_path / "ckpt-5.data-00000-of-00001"
+    data.unlink()
+    listed = run("ls", tmp_path)
+    assert listed.code == 2
+    assert "layer/kernel" in listed.out
+    assert "what there is of ckpt-5 is read" in listed.out
+    assert listed.err == run("ls", prefix).err
+    assert (listed.out + listed.err).count(f"{data.name}") == 2
+    assert str(data) in refused("convert", tmp_path, tmp_path / "x.npz")
+
+
+def test_windows_paths_in_a_state_file_are_noted(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "ckpt-5", ONE)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "C:\\\\runs\\\\ckpt-5"\n')
+    result = run("ls", tmp_path)
+    assert result.code == 0
+    assert r"points at C:\runs\ckpt-5 (a path of Windows); looked for ckpt-5" in result.out
+
+
+def test_what_was_typed_is_not_offered(tmp_path: Path) -> None:
+    (tmp_path / "ckpt.meta").write_bytes(b"x")
+    said = refused("ls", tmp_path / "ckpt")
+    assert "did you mean" not in said

@@ -197,9 +197,10 @@ def checksum_findings(
     executor: Executor | None,
     progress: Progress | None,
 ) -> tuple[tuple[Finding, ...], int, int]:
-    """Compare every checksum; return (findings, tensors or slices compared, bytes read)."""
+    """Compare every checksum; return (findings, tensors compared, bytes read)."""
     findings: list[Finding] = []
     count = nbytes = 0
+    keys: set[str] = set()
     damaged: list[Finding] = []
     for plan, piece, crc in range_checksums(plans, executor, progress):
         nbytes += piece.nbytes
@@ -207,6 +208,7 @@ def checksum_findings(
             findings.extend(_gap(plan, piece, crc))
             continue
         count += 1
+        keys.add(piece.key)
         if isinstance(crc, CkptkitError):
             damaged.append(_bad_read(plan, piece, crc))
         elif piece.crc32c is not None and crc != piece.crc32c:
@@ -216,12 +218,13 @@ def checksum_findings(
     ]
     for piece, finding in bounded_map(executor, _decoded, strings):
         count, nbytes = count + 1, nbytes + piece.nbytes
+        keys.add(piece.key or "")
         damaged.extend(finding)
     torn = 2 * sum(one.code == "tensor.checksum" for one in damaged) >= count
     for one in damaged:
         is_sum = one.code == "tensor.checksum"
         findings.append(replace(one, hint=_hint(bundle, torn)) if is_sum else one)
-    return tuple(findings), count, nbytes
+    return tuple(findings), len(keys), nbytes
 
 
 def _bad_read(plan: ShardPlan, piece: ChecksummedRange, error: CkptkitError) -> Finding:

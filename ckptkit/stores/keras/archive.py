@@ -79,7 +79,7 @@ def open_weights_json(path: Path) -> H5Store:
             )
     sources = [Hdf5Source(shard, whole_file(shard)) for shard in shards]
     return make_store(
-        "weights.h5", path, sources, open_weights_json, config=None, keras_version=None
+        "weights.json", path, sources, open_weights_json, config=None, keras_version=None
     )
 
 

@@ -9,7 +9,7 @@ looked up by their last component beside the file, and never followed out of the
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ckptkit._io.files import read_start, read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
@@ -77,9 +77,11 @@ def _unescape(text: str) -> str:
 def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
     """Return (prefix, notes) of the latest complete checkpoint in a training directory.
 
+    Where all lack data files, it is the latest of those whose tensors can be listed.
     Raises PathNotFoundError when the directory holds none.
     """
     notes: list[str] = []
+    problems: dict[Path, str | None] = {}
     found = prefixes(directory)
     state = directory / STATE_FILE
     if state.is_file():
@@ -89,21 +91,30 @@ def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
             notes.append(f"{state} names no checkpoint")
         else:
             prefix = prefix_of(directory / name)
-            if Path(named).is_absolute() and Path(named).parent != directory.absolute():
-                notes.append(f"{state} points at {named}; looked for {prefix.name} beside it")
-            problem = incomplete(prefix)
+            elsewhere = Path(named).is_absolute() and Path(named).parent != directory.absolute()
+            windows = "\\" in named or PureWindowsPath(named).drive
+            if elsewhere or windows:
+                of = " (a path of Windows)" if windows else ""
+                notes.append(f"{state} points at {named}{of}; looked for {prefix.name} beside it")
+            problem = problems[prefix] = incomplete(prefix)
             if problem is None:
                 notes.append(f"latest checkpoint of {max(1, len(found))}: {prefix.name}")
                 return prefix, tuple(notes)
             notes.append(f"{state} names {prefix.name}: {problem}")
     ordered, how = _newest_first(found)
     for prefix in ordered:
-        problem = incomplete(prefix)
+        if prefix in problems:
+            continue  # the one that the state file names
+        problem = problems[prefix] = incomplete(prefix)
         if problem is None:
             of = f" of {len(found)} ({how})" if len(found) > 1 else ""
             notes.append(f"latest complete checkpoint{of}: {prefix.name}")
             return prefix, tuple(notes)
         notes.append(f"passed over {prefix.name}: {problem}")
+    rest = next((prefix for prefix in [*problems, *ordered] if _is_listed(prefix)), None)
+    if rest is not None:
+        notes.append(f"no checkpoint is complete: what there is of {rest.name} is read")
+        return rest, tuple(notes)
     if notes:
         raise PathNotFoundError(
             f"no complete checkpoint: {'; '.join(notes)}",
@@ -135,6 +146,14 @@ def _is_no_v1(name: str) -> bool:
 def is_v1(prefix: Path) -> bool:
     """Whether what lies at a checkpoint's prefix is of the V1 format."""
     return not index_path(prefix).is_file() and (prefix.is_file() or bool(shard_files(prefix)))
+
+
+def _is_listed(prefix: Path) -> bool:
+    """Whether the tensors of a checkpoint can be told, though not all of its data are there."""
+    try:
+        return bool((open_checkpoint_v1(prefix) if is_v1(prefix) else open_bundle(prefix)).specs)
+    except (CkptkitError, OSError):
+        return False
 
 
 def incomplete(prefix: Path) -> str | None:
