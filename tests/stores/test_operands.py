@@ -170,6 +170,10 @@ def test_the_latest_is_incomplete(run_dir: Path) -> None:
     (run_dir / "ckpt-10.index").write_bytes(b"")
     assert locate(run_dir).path.name == "ckpt-9"
     (run_dir / "ckpt-9.index").unlink()
+    rest = locate(run_dir)
+    assert rest.path.name == "ckpt-100"
+    assert "what there is of ckpt-100 is read" in rest.notes[-1]
+    (run_dir / "ckpt-100.index").write_bytes(b"")
     assert "no complete checkpoint" in refused("ls", run_dir)
 
 
