@@ -18,7 +18,9 @@ import numpy as np
 import ckptkit
 import ckptkit.fixtures as fixtures
 
-TOLERANCE = 1e-5  # relative to the largest output: one graph is compiled otherwise than another
+# Relative to the largest output: one graph is compiled otherwise than another.
+TOLERANCE = 1e-5
+TOLERANCES = {"mixed_precision": 2.0**-6}  # computes in bfloat16, which has eight bits
 
 
 def make(seed: str, directory: str, *names: str) -> None:
@@ -59,11 +61,11 @@ def judge(name: str, directory: str, *files: str) -> None:
             result = ckptkit.diff(f"{start}{part}", path, roles=["weight"])
             said = "equal" if result.same else f"values differ: {dict(result.counts)}"
         else:
-            said = _difference(truth, found)
+            said = _difference(truth, found, TOLERANCES.get(name, TOLERANCE))
         click.echo(f"{source} to {target}\t{said}")
 
 
-def _difference(truth: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _difference(truth: Mapping[str, Any], found: Mapping[str, Any], tolerance: float) -> str:
     """Return "equal", or how outputs differ; those of one name, or the only ones."""
     names = list(truth)
     if len(truth) != len(found):
@@ -78,7 +80,7 @@ def _difference(truth: Mapping[str, Any], found: Mapping[str, Any]) -> str:
             return "equal" if (one == other).all() else "texts differ"
         one, other = one.astype("float64"), other.astype("float64")
         worst = max(worst, float(np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)))
-    return "equal" if worst <= TOLERANCE else f"differ by {worst:.3g}"
+    return "equal" if worst <= tolerance else f"differ by {worst:.3g}"
 
 
 def _run(name: str, form: str, path: Path) -> dict[str, Any] | None:

@@ -1,0 +1,236 @@
+"""Pairing by structure: HDF5 groups, object graphs and lists of one model, whatever names say."""
+
+from __future__ import annotations
+
+import random
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptkit
+from ckptkit.align.layer_scopes import renumbered
+from ckptkit.align.matching import TensorSet, align
+from ckptkit.align.own_variables import OwnVariable, pair_own
+from ckptkit.align.variable_lists import join_optimizers
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.stores.base import TensorSpec
+
+FORMS = ("ckpt", "saved_model", "export", "model.keras", "model.weights.h5", "model.h5")
+
+# --- one layer ------------------------------------------------------------------------------------
+
+S, V = ("float32", (4, 4)), ("float32", (4,))
+
+
+def own(*rows: tuple[str, Any, str | None, bool | None]) -> list[OwnVariable]:
+    return [OwnVariable(*row) for row in rows]
+
+
+def test_trainable_variables_come_first() -> None:
+    numbered = own(("0", S, None, None), ("1", S, None, None))
+    made = own(("count", S, "count", False), ("kernel", S, "kernel", True))
+    assert sorted(pair_own(numbered, made)) == [("0", "kernel"), ("1", "count")]
+
+
+def test_what_could_be_either_is_not_paired() -> None:
+    numbered = own(("0", S, None, None), ("1", S, None, None), ("2", V, None, None))
+    made = own(("a", S, "a", None), ("b", S, "b", None), ("c", V, "c", None))
+    assert pair_own(numbered, made) == [("2", "c")]
+    assert len(pair_own(numbered, [v._replace(trainable=True) for v in made])) == 3
+
+
+def test_names_that_keras_uses_tell_what_is_trainable() -> None:
+    numbered = own(*((str(n), V, None, None) for n in range(4)))
+    names = ("moving_mean", "moving_variance", "gamma", "beta")
+    made = own(*((n, V, n, None) for n in names))
+    assert sorted(pair_own(numbered, made)) == [
+        ("0", "gamma"),
+        ("1", "beta"),
+        ("2", "moving_mean"),
+        ("3", "moving_variance"),
+    ]
+
+
+def test_numbers_in_names() -> None:
+    assert renumbered(["dense", "dense_1"], ["dense_1", "dense"])["dense"] == "dense"
+    assert renumbered(["dense", "dense_1"], ["dense_3", "dense_7"]) == {
+        "dense": "dense_3",
+        "dense_1": "dense_7",
+    }
+    assert renumbered(["dense", "dense_1"], ["dense_3"]) == {}
+    assert renumbered(["net/block_2/up"], ["net_1/block/up"]) == {
+        "net/block_2/up": "net_1/block/up"
+    }
+
+
+def test_optimizers_without_structure_are_left_alone() -> None:
+    empty = TensorSet({"w": TensorSpec("w", "float32", (1,), 4)}, {})
+    assert join_optimizers(empty, empty) == []
+
+
+# --- real files -----------------------------------------------------------------------------------
+
+
+def nested() -> Any:
+    """Functional in Functional in Functional, with a custom layer that holds a Sequential."""
+    import keras
+    from keras import layers
+
+    @keras.saving.register_keras_serializable(package="structures")
+    class Scaled(layers.Layer):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.net = keras.Sequential([layers.Dense(4), layers.LayerNormalization()])
+
+        def build(self, shape: Any) -> None:
+            self.offset = self.add_weight(shape=(4,), name="offset", trainable=False)
+            self.scale = self.add_weight(shape=(4,), name="scale")
+            self.net.build(shape)
+
+        def call(self, x: Any) -> Any:
+            return self.net(x) * self.scale + self.offset
+
+    deep = keras.Input((4,))
+    deepest = keras.Model(deep, Scaled()(layers.Dense(4)(deep)))
+    middle = keras.Input((4,))
+    inner = keras.Model(middle, layers.Dense(4)(Scaled()(deepest(middle))))
+    outer = keras.Input((4,))
+    return keras.Model(outer, layers.Dense(1)(layers.Dense(4)(inner(outer))))
+
+
+def held() -> Any:
+    """A subclassed model: own weights, lists, dicts and tuples of layers, equal towers."""
+    import keras
+    from keras import layers
+
+    @keras.saving.register_keras_serializable(package="structures")
+    class Held(keras.Model):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.zeta = layers.Dense(4)
+            self.blocks = [layers.Dense(4), layers.Dense(4)]
+            self.named = {"b": layers.Dense(4), "a": layers.Dense(4)}
+            self.pair = (layers.Dense(4), layers.BatchNormalization())
+            self.left = keras.Sequential([layers.Dense(4), layers.Dense(4)])
+            self.right = keras.Sequential([layers.Dense(4), layers.Dense(4)])
+            self.same = self.zeta
+            self.alpha = layers.Dense(1)
+            self.gain = self.add_weight(shape=(4,), name="gain")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            x = self.same(self.zeta(x))
+            for block in (*self.blocks, *self.named.values(), self.pair[0]):
+                x = block(x)
+            x = self.pair[1](x, training=training) * self.gain
+            return self.alpha(self.left(x) - self.right(x))
+
+    return Held()
+
+
+def recurrent() -> Any:
+    """Bidirectional, wrapped and custom cells."""
+    import keras
+    from keras import layers, ops
+
+    @keras.saving.register_keras_serializable(package="structures")
+    class Cell(layers.Layer):  # type: ignore[misc]
+        state_size = 3
+
+        def build(self, shape: Any) -> None:
+            self.w = self.add_weight(shape=(shape[-1], 3), name="w")
+            self.u = self.add_weight(shape=(3, 3), name="u")
+            self.v = self.add_weight(shape=(3, 3), name="v")
+
+        def call(self, x: Any, states: Any) -> Any:
+            state = ops.tanh(x @ self.w + states[0] @ self.u @ self.v)
+            return state, [state]
+
+    steps = keras.Input((5, 2))
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(steps)
+    x = layers.TimeDistributed(layers.Dense(6))(x)
+    x = layers.MultiHeadAttention(2, 3)(x, x)
+    x = layers.RNN(Cell())(layers.RNN(Cell(), return_sequences=True)(x))
+    return keras.Model(steps, layers.Dense(1)(x))
+
+
+MODELS = {"nested": (nested, (4,)), "held": (held, (4,)), "recurrent": (recurrent, (5, 2))}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["held", "nested", pytest.param("recurrent", marks=pytest.mark.slow)],
+)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All forms of a model at two instants, one step of training apart: DIR/0 and DIR/1."""
+    import keras
+    import numpy as np
+
+    from ckptkit.fixtures import saving
+
+    build, shape = MODELS[request.param]
+    directory = tmp_path_factory.mktemp(request.param)
+    keras.utils.set_random_seed(11)
+    rng = np.random.default_rng(2)
+    model = build()
+    x, y = rng.normal(size=(8, *shape)).astype("float32"), rng.normal(size=(8, 1)).astype("float32")
+    model.compile(keras.optimizers.Adam(0.05), "mse")
+    model.fit(x, y, verbose=0)
+    for variable in model.weights:
+        variable.assign(variable + np.abs(rng.normal(size=variable.shape)).astype("float32") / 9)
+    for instant in ("0", "1"):
+        (directory / instant).mkdir()
+        forms = FORMS[:-1] if request.param == "held" else FORMS  # its own weights: no `.h5`
+        saving.write(model, directory / instant, forms)
+        model.fit(x, y, verbose=0)
+    return directory
+
+
+def forms(directory: Path) -> list[Path]:
+    return [
+        directory / form
+        for form in FORMS
+        if (directory / form).exists() or (directory / f"{form}.index").exists()
+    ]
+
+
+def pairs(old: Path, new: Path) -> set[tuple[str, str]]:
+    """Return the weights that belong together, by key; every tensor must have a partner."""
+    result = ckptkit.diff(old, new)
+    alone = [change for change in result.changes if change.old is None or change.new is None]
+    assert not alone and not result.counts["renamed"], (old.name, new.name)
+    return {
+        (change.old.spec.key, change.new.spec.key)
+        for change in result.changes
+        if change.old and change.new and change.role == "weight"
+    }
+
+
+@pytest.mark.needs_tf
+def test_one_instant_is_the_same_in_every_form_and_stays_paired(written: Path) -> None:
+    for one, other in permutations(forms(written / "0"), 2):
+        assert ckptkit.diff(one, other).same, (one.name, other.name)
+        together = pairs(one, other)
+        assert pairs(other, one) == {(new, old) for old, new in together}
+        later = written / "1" / other.name
+        assert ckptkit.diff(one, later).counts["changed"] > 0
+        assert pairs(one, later) == together
+
+
+@pytest.mark.needs_tf
+def test_values_play_no_part(written: Path) -> None:
+    """Names, attributes and orders alone pair a checkpoint with the forms of HDF5."""
+
+    def side(path: Path) -> TensorSet:
+        checkpoint: Checkpoint = ckptkit.open(path)
+        keys = [k for k, n in checkpoint.names.items() if n.role == "weight"]
+        specs = {k: checkpoint.specs[k]._replace(crc32c=None) for k in keys}
+        random.Random(3).shuffle(keys)
+        return TensorSet(
+            specs, {k: checkpoint.names[k] for k in keys}, structure=checkpoint.structure
+        )
+
+    for one, other in permutations(forms(written / "0"), 2):
+        alignment = align(side(one), side(other))
+        assert not alignment.renamed and not alignment.only_left and not alignment.only_right
