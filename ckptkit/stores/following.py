@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
-from ckptkit.errors import CkptkitError, PathNotFoundError
+from ckptkit.errors import CkptkitError, PathNotFoundError, TruncatedError
 
 _TRIES = 5
 
@@ -66,12 +66,18 @@ def opened_still(open_file: Callable[[], Opened]) -> Opened:
     believed.
     """
     for _ in range(_LOOKS):
-        opened = open_file()
+        try:
+            opened = open_file()
+        except TruncatedError as error:  # TensorFlow writes an index under its final name
+            if not _was_just_changed(Path(error.where).parent):
+                raise
+            time.sleep(_PAUSE_S)
+            continue
         is_missing = any(isinstance(one, PathNotFoundError) for one in opened.problems())
         if not is_missing or not _was_just_changed(opened.path.parent):
-            break
+            return opened
         time.sleep(_PAUSE_S)
-    return opened
+    return open_file()
 
 
 def _was_just_changed(directory: Path) -> bool:

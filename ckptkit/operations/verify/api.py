@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -47,7 +46,6 @@ from ckptkit.wording import say
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
 SCHEMA = "ckptkit.verify/1"
-_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5})\Z")
 # Findings about files that are not there: a program may be about to write or remove the others.
 _OF_FILES = ("index.missing", "data.missing", "data.unreadable")
 # Ends of codes of findings that a file gives which is written in place, or a set in part.
@@ -179,12 +177,12 @@ def verify(
         return _look(text, recursive, values, executor, progress, earlier)
 
     place = Path(text)
-    stands_for_all = place.is_dir()
+    stands_for_all = place.is_dir() and not is_saved_model(place)
     looks = look_twice(
         look,
         place if stands_for_all else place.parent,
         _may_pass_in_a_directory if stands_for_all else _may_pass,
-        "" if stands_for_all else _MEMBER.sub("", place.name),
+        is_whole=stands_for_all,
     )
     looks = [_of_changed(one) if one.changed else one for one in looks]
     done = [(one.unit, one.store) for one in looks]

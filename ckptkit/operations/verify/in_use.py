@@ -41,8 +41,12 @@ FindingName = tuple[Path, str, str]
 
 
 def is_young(path: Path, at_s: float) -> bool:
-    """Whether a file, or anything below a directory, was changed within the hour before `at_s`."""
-    return any(changed_s > at_s - YOUNG_S for changed_s in _changes(path))
+    """Whether a file, or anything below a directory, was changed within the hour before `at_s`.
+
+    What went meanwhile is young: somebody has just removed it.
+    """
+    times = list(_changes(path))
+    return not times or max(times) > at_s - YOUNG_S
 
 
 def is_quiet(directory: Path, at_s: float) -> bool:
@@ -55,10 +59,12 @@ def is_in_use(directory: Path) -> bool:
     return was_changed_within(directory, IN_USE_S)
 
 
-def was_changed_within(directory: Path, seconds: float, stem: str = "") -> bool:
-    """Whether a directory, or what is called so right in it, was changed within so many seconds."""
+def was_changed_within(directory: Path, seconds: float, *, entries: bool = True) -> bool:
+    """Whether a directory, or (with `entries`) anything right in it, changed within so long."""
     now_s = time.time()
-    return any(changed_s > now_s - seconds for changed_s in _changes_right_in(directory, stem))
+    return any(
+        changed_s > now_s - seconds for changed_s in _changes_right_in(directory, entries=entries)
+    )
 
 
 def _changes(path: Path) -> Iterator[float]:
@@ -71,13 +77,12 @@ def _changes(path: Path) -> Iterator[float]:
                 yield Path(place, name).lstat().st_mtime
 
 
-def _changes_right_in(directory: Path, stem: str = "") -> Iterator[float]:
+def _changes_right_in(directory: Path, *, entries: bool = True) -> Iterator[float]:
     with suppress(OSError):
         yield directory.stat().st_mtime
-        for entry in directory.iterdir():
-            if entry.name.startswith(stem):
-                with suppress(OSError):  # it went
-                    yield entry.lstat().st_mtime
+        for entry in directory.iterdir() if entries else ():
+            with suppress(OSError):  # it went
+                yield entry.lstat().st_mtime
 
 
 # --- looking twice --------------------------------------------------------------------------------
@@ -104,7 +109,7 @@ Looker = Callable[[Sequence[Look]], list[Look]]
 
 
 def look_twice(
-    look: Looker, directory: Path, needs_stillness: Callable[[Look], bool], stem: str = ""
+    look: Looker, directory: Path, needs_stillness: Callable[[Look], bool], is_whole: bool
 ) -> list[Look]:
     """Return what is seen, after more looks where the first one finds what may be passing.
 
@@ -112,7 +117,8 @@ def look_twice(
         look: what looks.
         directory: where the files lie; where it is still, one look is enough.
         needs_stillness: whether what is found in a unit may come of a program that writes.
-        stem: how the names of the files begin that belong to it; "" for all of the directory.
+        is_whole: whether all in the directory is looked at; of one file or checkpoint in it, only
+            that names came or went there counts as a change.
 
     Returns:
         What the last look saw.  An error or warning is in it only where each look found it; where
@@ -129,8 +135,8 @@ def look_twice(
             return seen
         found = {_name(one, finding) for one in seen for finding in one.unit.findings}
         known = found if known is None else known & found
-        places = {directory, *(one.unit.path.parent for one in doubtful if not stem)}
-        changes = any(was_changed_within(place, STILL_S, stem) for place in places)
+        places = {directory, *(one.unit.path.parent for one in doubtful if is_whole)}
+        changes = any(was_changed_within(place, STILL_S, entries=is_whole) for place in places)
         if not changes and _are_confirmed(seen, known):
             return seen
         time.sleep(LOOK_AGAIN_S)

@@ -121,6 +121,7 @@ def test_an_index_that_is_being_written(tmp_path: Path) -> None:
     prefix = write(tmp_path / "ckpt-1")
     whole = index(prefix).read_bytes()
     for operand in (prefix, tmp_path, index(prefix)):
+        index(prefix).unlink()
         index(prefix).write_bytes(b"")
         with afterwards(lambda: index(prefix).write_bytes(whole)):
             assert verify(operand).exit_code == 0, operand
