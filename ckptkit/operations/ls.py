@@ -203,7 +203,7 @@ def ls(
         UsageError: a filter leaves nothing, or there is no such role or order, or no such graph.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
-    checkpoint = opened_still(lambda: open_checkpoint(path))
+    checkpoint, problems = opened_still(lambda: open_checkpoint(path))
     selection = Selection(roles, names, dtypes)
     selected = selection.of(checkpoint)
     shown = selected if everything else [t for t in selected if not t.is_housekeeping]
@@ -213,7 +213,7 @@ def ls(
         checkpoint,
         tuple(sorted(shown, key=_ORDERS[sort])),
         len(selected) - len(shown),
-        tuple(checkpoint.problems()),
+        tuple(problems),
         weights_digest(checkpoint, selected) if digest else None,
         bool(selection),
         _graph_tags(checkpoint, tags),

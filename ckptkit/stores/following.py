@@ -58,8 +58,8 @@ def following_latest(function: Callable[P, R]) -> Callable[P, R]:
     return following
 
 
-def opened_still(open_file: Callable[[], Opened]) -> Opened:
-    """Open a checkpoint again while files of it are missing in a directory that changes.
+def opened_still(open_file: Callable[[], Opened]) -> tuple[Opened, list[CkptkitError]]:
+    """Return a checkpoint and its problems, opened again while files go in a directory.
 
     A program that removes a checkpoint removes one file after the other; once the index is gone
     too, opening says so, or finds another one.  A directory that was still for a second is
@@ -73,11 +73,13 @@ def opened_still(open_file: Callable[[], Opened]) -> Opened:
                 raise
             time.sleep(_PAUSE_S)
             continue
-        is_missing = any(isinstance(one, PathNotFoundError) for one in opened.problems())
+        problems = opened.problems()
+        is_missing = any(isinstance(one, PathNotFoundError) for one in problems)
         if not is_missing or not _was_just_changed(opened.path.parent):
-            return opened
+            return opened, problems
         time.sleep(_PAUSE_S)
-    return open_file()
+    opened = open_file()
+    return opened, opened.problems()
 
 
 def _was_just_changed(directory: Path) -> bool:

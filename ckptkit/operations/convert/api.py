@@ -413,10 +413,9 @@ def _as_sequence(src: CheckpointLike | Sequence[CheckpointLike]) -> Sequence[Che
 def _open(source: CheckpointLike) -> Checkpoint:
     """Return an opened checkpoint; raises the first problem of one that is not whole."""
     if isinstance(source, Checkpoint):
-        checkpoint = source
+        checkpoint, problems = source, source.problems()
     else:
-        checkpoint = opened_still(partial(open_checkpoint, source))
-    problems = checkpoint.problems()
+        checkpoint, problems = opened_still(partial(open_checkpoint, source))
     if problems:
         raise problems[0]
     return checkpoint
