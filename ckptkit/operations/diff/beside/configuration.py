@@ -28,6 +28,7 @@ _OPERATIONS_OF_KERAS2 = (
     "InstanceProperty",
 )
 _OF_THE_CALL = frozenset({"training", "mask"})  # which versions write or leave out
+_MAX_COMPARED = 4_000_000  # layers times layers; matching takes that many steps
 Pair = tuple[LayerConfig, LayerConfig]
 
 
@@ -61,6 +62,9 @@ def _of_layers(old: LayerConfig, new: LayerConfig, above: str) -> Iterator[str]:
     if not layers[0] or not layers[1]:
         return
     inner = [[x for x in side if x.class_name != _INPUT] for side in layers]
+    if len(inner[0]) != len(inner[1]) and len(inner[0]) * len(inner[1]) > _MAX_COMPARED:
+        yield f"{above or 'the model '}has {len(inner[0]):,} → {len(inner[1]):,} layers"
+        return
     pairs = _paired(*inner)
     inputs = _paired_inputs(*([x for x in side if x.class_name == _INPUT] for side in layers))
     for one, other in inputs:
@@ -114,11 +118,19 @@ def _paired(old: Sequence[LayerConfig], new: Sequence[LayerConfig]) -> list[Pair
     named = [(given[0][name], given[1][name]) for name in given[0] if name in given[1]]
     taken = {id(layer) for pair in named for layer in pair}
     rest = [[layer for layer in side if id(layer) not in taken] for side in (old, new)]
-    classes = [[class_of(layer.class_name) for layer in side] for side in rest]
-    blocks = SequenceMatcher(None, classes[0], classes[1], autojunk=False).get_matching_blocks()
-    ordered = [(rest[0][a + i], rest[1][b + i]) for a, b, size in blocks for i in range(size)]
+    ordered = list(_in_order(*rest))
     whole = len(ordered) == len(rest[0]) == len(rest[1])  # all of them renamed, say
     return [*named, *(pair for pair in ordered if whole or all(map(_is_automatic, pair)))]
+
+
+def _in_order(old: Sequence[LayerConfig], new: Sequence[LayerConfig]) -> Iterator[Pair]:
+    """Yield layers of one class that stand in one order on both sides, as many as there are."""
+    left, right = ([class_of(layer.class_name) for layer in side] for side in (old, new))
+    if left == right:
+        yield from zip(old, new, strict=True)
+    elif len(left) * len(right) <= _MAX_COMPARED:
+        for a, b, size in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks():
+            yield from zip(old[a : a + size], new[b : b + size], strict=True)
 
 
 def _is_automatic(layer: LayerConfig) -> bool:
