@@ -248,7 +248,7 @@ def _cells(item: Published, path: Path) -> tuple[str, ...]:
     data = file.read_bytes()
     name = file.relative_to(path.parents[len(Path(item.path).parts) - 1])
     digest = hashlib.sha256(data).hexdigest()
-    return f"{item.package} {item.version}", f"`{name.as_posix()}`", f"{len(data):,}", f"`{digest}`"
+    return f"{item.package} {item.version}", name.as_posix(), f"{len(data):,}", digest
 
 
 _FILE = ("PACKAGE", "FILE", "BYTES", "SHA-256")
