@@ -40,6 +40,15 @@ def printable(text: str) -> str:
 _DIGITS = re.compile(r"(\d{1,18})")  # int() refuses thousands of digits
 
 
+def shortened(text: str, most: int) -> str:
+    """Return `text`, cut in the middle where it has more than `most` characters, which is said."""
+    if len(text) <= most:
+        return text
+    start, end = most * 2 // 3, most // 4
+    left_out = len(text) - start - end
+    return f"{text[:start]} [... {left_out:,} characters ...] {text[-end:]}"
+
+
 def natural(name: str) -> list[str | int]:
     """Return a sort key that puts layer2 before layer10."""
     parts: list[str | int] = list(_DIGITS.split(name))

@@ -22,7 +22,7 @@ from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature
 from ckptkit.runners.chunks import chunked_layers, load_written, save_cases
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.process import run
+from ckptkit.runners.process import bounded, run
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import (
@@ -193,4 +193,6 @@ def _restored(found: Mapping[str, Any] | None) -> RestoreResult | None:
     lists = ("unrestored", "unmarked", "root_children")
     plain = {**found, **{name: tuple(found[name]) for name in lists}}
     plain["path"] = Path(found["path"]) if found["path"] else None
+    plain["error"] = bounded(found["error"])
+    plain["verdicts"] = {name: bounded(text) for name, text in found["verdicts"].items()}
     return RestoreResult(**plain)

@@ -3,7 +3,9 @@
     request.json   {"runner": module, "action": ..., what the action takes}
     result.json    what the action returns, or {"error": {"kind": ..., "message": ...}}
 
-The child has a session of its own, so that it and all that it starts can be ended together.  What
+The child has a session of its own, so that it and all that it starts can be ended together: here,
+and by itself where this process is gone (`ckptkit.runners.child.guardian`).  It gets the variables
+that `ckptkit.runners.environment` passes.  What it says of itself is cut to a length.  What
 it prints goes to a file; of that only the end is read, and only where the child gave no result.  A
 child that is too slow is asked for its stack (SIGUSR1) before it is ended.
 """
@@ -19,21 +21,24 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.installation import CLAIM_NAME
+from ckptkit.runners.environment import PASS, lacking, passed
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
+from ckptkit.text import shortened
 from ckptkit.wording import say
 
 _PROGRAM = f"{CLAIM_NAME}; from ckptkit.runners.child.__main__ import run; run()"
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
+_MESSAGE_CHARACTERS = 800  # of a message: some lines of a terminal
 _STACK_POLLS = 100  # that a child gets to write its stack
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 _LOG = re.compile(r"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] ")
@@ -62,7 +67,7 @@ def run(
 
     timeout_s: seconds of wall-clock time.  max_rss_bytes: of resident memory (Linux only; address
     space says nothing, since TensorFlow maps far more than it uses).  environment: variables for
-    the child beside those of this process.
+    the child beside those that it gets of this process.
     Raises RunnerError; UsageError for a runner that does not exist.
     """
     if runner not in RUNNERS:
@@ -73,14 +78,15 @@ def run(
             json.dumps({"runner": RUNNERS[runner].module, **request}), encoding="utf-8"
         )
         files = [str(request_file), str(result_file)]
-        with Path(scratch, "output").open("w+b") as output:
+        with Path(scratch, "output").open("w+b") as output, _held_pipe() as pipe:
             child = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *files],
+                [sys.executable, "-c", _PROGRAM, *files, str(pipe)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=_environment(environment or {}),
                 start_new_session=True,  # so that what it starts can be ended with it
+                pass_fds=(pipe,),
             )
             try:
                 status = _wait(child, timeout_s, max_rss_bytes, output)
@@ -89,13 +95,27 @@ def run(
             return _result(result_file, status, output)
 
 
+@contextmanager
+def _held_pipe() -> Iterator[int]:
+    """Yield the reading end of a pipe; the writing end is closed afterwards, or by our death."""
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the child's environment: this package importable, and TensorFlow's chatter off."""
+    """Return the child's environment: this package importable, and TensorFlow's chatter off.
+
+    Of the variables of this process, those that `passed` names.
+    """
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        **os.environ,
+        **passed(os.environ),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         **extra,
     }
@@ -159,7 +179,11 @@ def _result(file: Path, status: int, output: Any) -> dict[str, Any]:
         raise _death(status, _printed(output)) from None
     error = result.get("error")
     if error is not None:
-        raise RunnerError(error["message"], kind=error["kind"], hint=say(error.get("hint", "")))
+        hint = say(error.get("hint", ""))
+        variable = lacking(error["kind"], error["message"], os.environ)
+        if variable:
+            hint = f"{PASS}={variable} passes that variable on"
+        raise RunnerError(bounded(error["message"]), kind=error["kind"], hint=hint)
     return result
 
 
@@ -229,4 +253,12 @@ def _is_noise(line: str) -> bool:
 
 def _tail(lines: Sequence[str]) -> str:
     """Return the last line that the child printed."""
-    return f": {lines[-1].strip()}" if lines else ""
+    return f": {bounded(lines[-1].strip())}" if lines else ""
+
+
+def bounded(message: str) -> str:
+    """Return what a child says, as one line that can be read; the traceback of a model has pages.
+
+    Lines are joined, since what a line of ours says must not look like two.
+    """
+    return shortened(" ".join(message.split()), _MESSAGE_CHARACTERS)

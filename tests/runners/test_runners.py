@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +17,7 @@ from ckptkit.errors import UsageError
 from ckptkit.runners import process, registry
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import run
+from support import places
 
 RUNTIME = """
 import os, sys, time
@@ -53,13 +58,31 @@ def hang(request):
     while True:
         time.sleep(600)
 
+def start(request):
+    import subprocess
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open(request["mark"] + ".part", "w") as file:
+        file.write(f"{os.getpid()} {other.pid}")
+    os.replace(request["mark"] + ".part", request["mark"])
+    time.sleep(600)
+
+def ramble(request):
+    raise TypeError("a" * 500 + "b" * 42_000 + "the end")
+
+def look_up(request):
+    return {"got": os.environ[request["name"]]}
+
+def variables(request):
+    return {"got": sorted(os.environ)}
+
 def eat(request):
     held = bytearray(400 << 20)
     held[::4096] = b"x" * len(held[::4096])
     time.sleep(600)
 
 ACTIONS = {f.__name__: f for f in (
-    echo, fail, refuse, die, leave, hang, eat, crash, kill, allocate, lack
+    echo, fail, refuse, die, leave, hang, eat, crash, kill, allocate, lack,
+    start, ramble, look_up, variables
 )}
 """
 
@@ -153,3 +176,78 @@ def test_a_child_that_grows_is_ended() -> None:
 def test_an_unknown_runner_is_refused() -> None:
     with pytest.raises(UsageError, match="no runner 'x'"):
         run("x", {}, timeout_s=1)
+
+
+PARENT = """
+import sys
+from ckptkit.runners import process, registry
+registry.RUNNERS.built_in["test"] = registry.Runtime("runtime_for_test")
+process.run("test", {"action": "start", "mark": sys.argv[1]}, timeout_s=600)
+"""
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
+def test_a_child_and_what_it_started_end_with_the_parent(number: int, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    paths = [str(tmp_path), places.environment()["PYTHONPATH"]]
+    environment = places.environment() | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", PARENT, str(mark)]
+    with subprocess.Popen(command, env=environment, preexec_fn=_default_sighup) as parent:
+        try:
+            _wait_for(mark.exists)
+        finally:
+            parent.send_signal(number)
+    pids = [int(pid) for pid in mark.read_text().split()]
+    _wait_for(lambda: not any(_is_running(pid) for pid in pids))
+
+
+def _default_sighup() -> None:
+    """Have SIGHUP end this process, though `nohup` may have started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie, which stays where nobody asks how it ended."""
+    command = ["ps", "-o", "stat=", "-p", str(pid)]
+    state = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_child_leaves_no_process_behind(tmp_path: Path) -> None:
+    pid = run("test", {"action": "echo", "value": 0}, timeout_s=600)["pid"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_long_message_is_cut_in_the_middle() -> None:
+    with pytest.raises(RunnerError) as caught:
+        run("test", {"action": "ramble"}, timeout_s=600)
+    message = caught.value.message
+    assert len(message) < 1000 and message.startswith("TypeError: aaa")
+    assert message.endswith("bthe end") and " characters ...]" in message
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_child_gets_what_decides_how_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ["AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "TF_TOKEN_app_terraform_io", "TF_VAR_db"]
+    needed = ["TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "JAX_ENABLE_X64"]
+    for name in [*secrets, *needed, "DATA_AT"]:
+        monkeypatch.setenv(name, "1")
+    got = set(run("test", {"action": "variables"}, timeout_s=600)["got"])
+    assert got.isdisjoint([*secrets, "DATA_AT"]) and got >= {*needed, "PATH", "HOME"}
+    with pytest.raises(RunnerError, match=r"KeyError: 'DATA_AT' \(CKPTKIT_PASS_ENV=DATA_AT passes"):
+        run("test", {"action": "look_up", "name": "DATA_AT"}, timeout_s=600)
+    monkeypatch.setenv("CKPTKIT_PASS_ENV", "DATA_AT, OTHER")
+    assert run("test", {"action": "look_up", "name": "DATA_AT"}, timeout_s=600)["got"] == "1"
+    with pytest.raises(RunnerError, match=r"KeyError: 'NOWHERE'$"):
+        run("test", {"action": "look_up", "name": "NOWHERE"}, timeout_s=600)

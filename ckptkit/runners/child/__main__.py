@@ -1,4 +1,4 @@
-"""The child's side of a runner: `ckptkit.runners.process` calls `run` with argv REQUEST RESULT.
+"""The child's side of a runner: `ckptkit.runners.process` calls `run`, argv REQUEST RESULT PIPE.
 
 Whatever a model raises becomes a line in the result; whatever it prints goes to the parent's log.
 A fatal signal, and SIGUSR1, have Python write down where it is.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import CkptkitError, MissingDependencyError
+from ckptkit.runners.child.guardian import guard
 
 _MESSAGE_LINES = 3
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -25,8 +26,10 @@ _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
 
 def run() -> None:
     """Carry out the request that the command line names, and end the process."""
+    end_guardian = guard(int(sys.argv[3]))
     main(Path(sys.argv[1]), Path(sys.argv[2]))
     sys.stdout.flush()
+    end_guardian()
     os._exit(0)  # TensorFlow's threads need not be waited for
 
 
