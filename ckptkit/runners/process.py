@@ -182,7 +182,7 @@ def _result(file: Path, status: int, output: Any) -> dict[str, Any]:
         hint = say(error.get("hint", ""))
         variable = lacking(error["kind"], error["message"], os.environ)
         if variable:
-            hint = f"{PASS}={variable} passes that variable on"
+            hint = say(f"{PASS}={variable} passes that variable on")
         raise RunnerError(bounded(error["message"]), kind=error["kind"], hint=hint)
     return result
 
