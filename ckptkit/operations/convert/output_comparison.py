@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.results import Result
-from ckptkit.stores.registry import format_of, format_of_name
+from ckptkit.stores.registry import LEGACY_KERAS, format_of, format_of_name
 from ckptkit.wording import say
 
 # Conversions are done on the CPU: what a device would change is another question.
@@ -116,7 +116,9 @@ def _why_not_run(plan: Plan, code: str | None) -> str:
     if source.subtree is not None:
         return f"SRC is a part of a file ({source.subtree})"
     for who, row in (("SRC", format_of(source.store.format)), ("the output", plan.target.format)):
-        holds = row.holds_model and (row.name != "h5" or source.store.model is not None)
+        # a legacy file may hold weights alone
+        may_lack_one = row.structure == LEGACY_KERAS
+        holds = row.holds_model and not (may_lack_one and source.store.model is None)
         if not holds and (code is None or not row.structure):
             hint = "" if not row.structure else say("; ‹model=package.module:function› builds one")
             return f"{who} holds no model to run ({row.name}){hint}"
