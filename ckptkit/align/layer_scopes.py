@@ -19,7 +19,7 @@ from ckptkit.align.numbered_layers import NUMBERED, NumberedLayer
 from ckptkit.align.objects import Objects
 from ckptkit.align.own_variables import OwnVariable, pair_own
 from ckptkit.align.types import TensorSet
-from ckptkit.align.variable_lists import own_name
+from ckptkit.align.variable_lists import MAX_STEPS, own_name
 from ckptkit.checkpoint.object_names import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
@@ -94,6 +94,8 @@ class LayerScopes:
     def by_ops(self, other: TensorSet, graph: ObjectGraph) -> Pairs:
         """Pair with the variables of a SavedModel, by the scopes of the ops that read them."""
         objects = Objects(other, graph)
+        if len(self.layers) * len(objects.key_of) > MAX_STEPS:
+            return []
         ops = {
             key: [tuple(op.split("/")) for op in objects.uses[node].ops]
             for node, key in objects.key_of.items()

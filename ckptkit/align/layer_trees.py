@@ -117,10 +117,10 @@ class _Join:
         """Pair the members that fit one member of the other side, and that one no other."""
         here = [repr(types_of(item.weights())) for item in items]
         there = [repr(self._types(node)) for node in nodes]
-        times = Counter(here), Counter(there)
+        times, node_of = (Counter(here), Counter(there)), dict(zip(there, nodes, strict=True))
         for item, wanted in zip(items, here, strict=True):
             if times[0][wanted] == times[1][wanted] == 1:
-                self._member(item, nodes[there.index(wanted)])
+                self._member(item, node_of[wanted])
 
     def _types(self, node: int) -> list[tuple[object, ...]]:
         specs = self.objects.side.specs

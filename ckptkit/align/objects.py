@@ -28,6 +28,9 @@ _REPEATS = frozenset(
 )
 
 
+MAX_NESTED = 8  # a Sequential model holds one Functional, which holds none
+
+
 class Objects:
     """The objects of one side, by node."""
 
@@ -113,14 +116,16 @@ class Objects:
             self.below[node] = tuple(keys)
         return self.below[node]
 
-    def listed_layers(self, node: int) -> Iterator[list[int]]:
+    def listed_layers(self, node: int, above: frozenset[int] = frozenset()) -> Iterator[list[int]]:
         """Yield the layers that a model lists, as each of its lists has them, in order."""
+        if node in above or len(above) > MAX_NESTED:
+            return
         children = dict(self.children(node))
         for edge in LAYER_LISTS:
             if edge in children:
                 yield self.items(children[edge])
         if "_functional" in children:
-            yield from self.listed_layers(children["_functional"])
+            yield from self.listed_layers(children["_functional"], above | {node})
         numbered = {
             int(match[1]): child
             for edge, child in children.items()
@@ -137,12 +142,18 @@ class Objects:
         return [child for _edge, child in children]
 
     def members(self, node: int) -> list[int]:
-        """Return the objects that are attributes, members of lists and dicts in their place."""
-        found: list[int] = []
-        for edge, child in self.children(node):
-            if edge not in _REPEATS:
-                found += [child] if self._is_object(child) else self.members(child)
-        return list(dict.fromkeys(found))
+        """Return the objects that are attributes, members of lists in their place."""
+        found: dict[int, None] = {}
+        seen, stack = {node}, [node]
+        while stack:
+            here = stack.pop()
+            if here != node and self._is_object(here):
+                found.setdefault(here)
+                continue
+            inner = [c for edge, c in self.children(here) if edge not in _REPEATS and c not in seen]
+            seen.update(inner)
+            stack += reversed(inner)
+        return list(found)
 
     def _is_object(self, node: int) -> bool:
         """Whether a node is a layer, not a list or dict of layers, as far as that shows."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ckptkit.stores.keras.layer_variables import LAYERS
 
-MAX_UNKNOWN = 12  # variables of a layer that may be trainable or not: 4096 ways
+MAX_TRIES = 1 << 16  # variables that are looked at for all ways of telling which are trainable
 
 
 class OwnVariable(NamedTuple):
@@ -54,7 +54,7 @@ def _by_order(
 ) -> list[tuple[str, str]] | None:
     """Return what all orders agree on; None where none fits."""
     unknown = [at for at, variable in enumerate(made) if variable.trainable is None]
-    if len(numbered) != len(made) or len(unknown) > MAX_UNKNOWN:
+    if len(numbered) != len(made) or len(made) * 2.0 ** min(len(unknown), 64) > MAX_TRIES:
         return None
     agreed: set[tuple[str, str]] | None = None
     for flags in product((True, False), repeat=len(unknown)):
@@ -85,13 +85,11 @@ def _by_name(numbered: Sequence[OwnVariable], made: Sequence[OwnVariable]) -> li
 def _by_type(numbered: Sequence[OwnVariable], made: Sequence[OwnVariable]) -> list[tuple[str, str]]:
     """Pair variables whose dtype and shape no other variable of the layer has."""
     times = [Counter(v.type for v in side) for side in (numbered, made)]
+    of_type = {other.type: other for other in made}
     return [
-        (one.key, other.key)
+        (one.key, of_type[one.type].key)
         for one in numbered
-        for other in made
-        if one.type == other.type
-        and times[0][one.type] == times[1][one.type] == 1
-        and _may_be(one, other)
+        if times[0][one.type] == times[1][one.type] == 1 and _may_be(one, of_type[one.type])
     ]
 
 

@@ -22,6 +22,7 @@ from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 
 Pairs = list[tuple[str, str]]
+MAX_STEPS = 4_000_000  # of the search for one list in another: a second
 _COUNTERS = re.compile(r"(_\d+)+(?=/|$)")
 
 
@@ -197,7 +198,10 @@ def own_name(side: TensorSet, key: str) -> str | None:
 def _join(one: Sequence[_ListedVariable], other: Sequence[_ListedVariable]) -> dict[str, str]:
     """Return how one list lies in the other, in order; {} where it does not, or in several ways."""
     short, long = (one, other) if len(one) <= len(other) else (other, one)
-    if not short:
+    if len(short) == len(long):
+        fits = all(_fits(a, b) for a, b in zip(one, other, strict=True))
+        return {a.key: b.key for a, b in zip(one, other, strict=True)} if fits else {}
+    if not short or len(short) * len(long) > MAX_STEPS:
         return {}
     # ways[i]: in how many ways the first i of the short list lie in what was seen of the long one
     ways = [1] + [0] * len(short)

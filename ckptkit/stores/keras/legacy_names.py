@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from ckptkit.stores.keras.config import LayerConfig, layers_of
 
+MAX_STEPS = 4_000_000  # of the search for scopes among layers: a second
+
 
 def layers_of_scopes(
     group: str, names: Sequence[str], config: LayerConfig | None
@@ -45,7 +47,7 @@ def _may_stand_for(scope: str, layer: str) -> bool:
 
 def _in_nested(scopes: Sequence[str], layers: Sequence[str]) -> dict[str, str]:
     """Return whose the scopes are, in the order of the layers; {} where that is not certain."""
-    if set(scopes) <= set(layers):
+    if set(scopes) <= set(layers) or len(scopes) * len(layers) > MAX_STEPS:
         return {}
     # ways[i]: in how many ways the first i scopes are scopes of the layers so far
     ways = [1] + [0] * len(scopes)
