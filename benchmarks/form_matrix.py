@@ -152,7 +152,7 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
     texts = [row.texts() for row in rows]
     totals = [str(sum(int(text[at]) for text in texts)) for at in range(1, len(HEADERS))]
     align = ["left", *["right"] * (len(HEADERS) - 1)]
-    yield from render([*texts, ("**all**", *totals)], HEADERS, "markdown", align)
+    yield from render([*texts, ("all", *totals)], HEADERS, "markdown", align)
     yield ""
     refused = [cell for row in rows for cell in row.cells if cell.refused]
     by_reason: dict[tuple[str, str], list[str]] = {}
