@@ -94,7 +94,13 @@ def opened(old: Mapping[str, Scope], new: Mapping[str, Scope]) -> Family | None:
     one (it was renamed, which is a difference), or where names would clash.
     """
     lonely = _lonely(old, new), _lonely(new, old)
-    if all(lonely) or not any(lonely):
+    if all(lonely):
+        # One scope around all of a side, within which are the names of the other: only that counts.
+        around = [_is_around(*both) for both in ((old, new), (new, old))]
+        if sum(around) != 1:
+            return None
+        lonely = ([], lonely[1]) if around[1] else (lonely[0], [])
+    if not any(lonely):
         return None
     sides: list[dict[str, Scope]] = []
     for below, names in zip((old, new), lonely, strict=True):
@@ -106,6 +112,13 @@ def opened(old: Mapping[str, Scope], new: Mapping[str, Scope]) -> Family | None:
             opened_below.update(inner)
         sides.append(opened_below)
     return sides[0], sides[1]
+
+
+def _is_around(below: Mapping[str, Scope], other: Mapping[str, Scope]) -> bool:
+    """Whether there is one scope alone, and it holds names like those of the other side."""
+    inner = [part for node in below.values() for part in node.below]
+    known = {uncounted(name)[0] for name in other}
+    return len(below) == 1 < len(other) and any(uncounted(part)[0] in known for part in inner)
 
 
 def _lonely(below: Mapping[str, Scope], other: Mapping[str, Scope]) -> list[str]:

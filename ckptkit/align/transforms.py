@@ -10,7 +10,9 @@ A transform is a chain of steps, written `STEP | STEP | ...`:
     into 1/2             becomes the first of two equal parts of a tensor, on axis 0 or `on AXIS`
 
 No step changes, drops or repeats an element, so each has an inverse.  `part` can only be the first
-step, and `into` the last: they say how one tensor becomes several, or several one.
+step, and `into` the last: they say how one tensor becomes several, or several one.  One more step,
+`sum of 2 parts`, has none, and is none that rules know: it belongs to a layout that is told by
+itself (`ckptkit.align.cudnn_layouts`).
 """
 
 from __future__ import annotations
@@ -151,7 +153,29 @@ class JoinInto(NamedTuple):
         return TakePart(*self)
 
 
-Step = Transpose | Reshape | ReorderBlocks | TakePart | JoinInto
+class SumOfParts(NamedTuple):
+    """The `of` equal parts of axis 0, added up."""
+
+    of: int
+
+    def __str__(self) -> str:
+        return f"sum of {self.of} parts"
+
+    def shape(self, shape: Shape) -> Shape:
+        return _block_size(self, shape, 0, self.of), *shape[1:]
+
+    def apply(self, array: Array) -> Array:
+        import numpy as np
+
+        size = _block_size(self, array.shape, 0, self.of)
+        total: Array = np.sum([array[at * size :][:size] for at in range(self.of)], axis=0)
+        return total.astype(array.dtype, copy=False)
+
+    def inverse(self, shape: Shape) -> Step:
+        raise UsageError(f"`{self}`: the parts cannot be told from their sum, so no map leads back")
+
+
+Step = Transpose | Reshape | ReorderBlocks | TakePart | JoinInto | SumOfParts
 
 
 class Transform(NamedTuple):
@@ -192,6 +216,11 @@ class Transform(NamedTuple):
         """Whether the elements stay in their row-major order."""
         return all(isinstance(step, (Reshape, JoinInto)) for step in self.steps)
 
+    @property
+    def is_invertible(self) -> bool:
+        """Whether the tensor can be had back from the result."""
+        return not any(isinstance(step, SumOfParts) for step in self.steps)
+
     def shape(self, shape: Shape) -> Shape:
         """Return the shape of the result; raises UsageError where a step does not fit."""
         for step in self.steps:
@@ -205,7 +234,10 @@ class Transform(NamedTuple):
         return array
 
     def inverse(self, shape: Shape) -> Transform:
-        """Return the transform that undoes this one, which was applied to a tensor of `shape`."""
+        """Return the transform that undoes this one, which was applied to a tensor of `shape`.
+
+        Raises UsageError where nothing undoes it.
+        """
         steps: list[Step] = []
         for step in self.steps:
             steps.append(step.inverse(shape))

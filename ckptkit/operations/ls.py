@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.digest import weights_digest
@@ -204,6 +205,9 @@ def ls(
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint, problems = opened_still(lambda: open_checkpoint(path))
+    in_cudnn = cudnn_layers(checkpoint.specs, checkpoint.names)
+    if in_cudnn:
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note_on(in_cudnn)))
     selection = Selection(roles, names, dtypes)
     selected = selection.of(checkpoint)
     shown = selected if everything else [t for t in selected if not t.is_housekeeping]

@@ -222,6 +222,8 @@ def convert(
         refuse_existing(target, overwrite)  # another process may just have written it
         conversion = request.plan(scratch.directory)
         conversion.check()
+        if inverse is not None:
+            conversion.inverse_rules()  # where nothing leads back, that is said before the work
         proof = _produce(
             conversion, staging_area.path, check, check_outputs, timeout_s, executor, progress
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ckptkit.align.cudnn_layouts import CudnnLayer, note_on
 from ckptkit.align.evidence import labels_of
 from ckptkit.align.matching import Alignment, Match, TensorSet, align
 from ckptkit.align.types import basis
@@ -17,6 +18,11 @@ from ckptkit.operations.convert.builder import (
     PlanBuilder,
     graph_bytes,
     is_config_text,
+)
+from ckptkit.operations.convert.cudnn_transforms import (
+    layers_to_carry,
+    layout_problems,
+    transforms_of,
 )
 from ckptkit.operations.convert.model_files import check_template, notes_on_template
 from ckptkit.operations.convert.plan import PlannedTensor
@@ -52,6 +58,7 @@ class _TemplatePlanner:
 
     is_fixed: whether the structure is taken over whole.  drop_roles: those that nothing of SRC goes
     to.  not_writable: keys of the template whose values only TensorFlow makes.
+    cudnn_layers: those of SRC that are carried to another layout.
     """
 
     builder: PlanBuilder
@@ -61,6 +68,7 @@ class _TemplatePlanner:
         self.format = self.builder.target.format
         self.is_fixed = self.format.structure in FIXED_STRUCTURES
         self.not_writable: set[str] = set()
+        self.cudnn_layers: list[CudnnLayer] = []
         self.drop_roles = self.builder.options.drop_roles | self.builder.template_drop_roles
 
     def run(self) -> None:
@@ -121,17 +129,24 @@ class _TemplatePlanner:
             )
         if rules:
             self._check_contradictions(alignment, tensor_set)
+        matches = {match.new: match for match in (*alignment.pairs, *alignment.renamed)}
+        self.builder.problems += layout_problems(matches, src, tensor_set, self.cudnn_layers)
         return alignment, tensor_set
 
     def _apply_transforms(self, tensor_set: TensorSet) -> RuleTransforms:
-        """Let SRC be what rules with transforms make of it."""
+        """Let SRC be what rules with transforms, and layouts that are known, make of it."""
         src, rules = self.builder.src, self.builder.options.rules
-        if not any(rule.transform for rule in rules):
-            return NO_TRANSFORMS
-        labels = labels_of(src.tensor_set), labels_of(tensor_set)
-        transforms = resolve_transforms(src, rules, *labels)
-        self.builder.report_incomplete(transforms)
-        src.transform(transforms.transforms)
+        transforms = NO_TRANSFORMS
+        if any(rule.transform for rule in rules):
+            labels = labels_of(src.tensor_set), labels_of(tensor_set)
+            transforms = resolve_transforms(src, rules, *labels)
+            self.builder.report_incomplete(transforms)
+        self.cudnn_layers = layers_to_carry(src, tensor_set, transforms.transforms)
+        by_layout = transforms_of(src, self.cudnn_layers)
+        if by_layout:
+            note = note_on(self.cudnn_layers)
+            self.builder.notes.append(f"SRC: {note}; carried over as Keras 2 does")
+        src.transform({**by_layout, **transforms.transforms})
         return transforms
 
     def _check_contradictions(self, alignment: Alignment, tensor_set: TensorSet) -> None:

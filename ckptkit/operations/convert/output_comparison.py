@@ -132,7 +132,10 @@ def _value_change(plan: Plan) -> str:
     for applies, why in (
         (plan.options.casts, "‹casts›"),
         (plan.options.ema, "‹ema›"),
-        (any(tensor.parts for tensor in plan.tensors), "values moved by ‹rules›"),
+        (
+            plan.options.rules and any(tensor.parts for tensor in plan.tensors),
+            "values moved by ‹rules›",
+        ),
         (plan.options.allow_renamed, "‹allow_renamed›"),
     ):
         if applies:

@@ -229,6 +229,9 @@ class Plan(Result):
 
         Returns:
             One exact rule per new name, as `convert` takes them.
+
+        Raises:
+            UsageError: something that was done cannot be undone.
         """
         rules = []
         for tensor in self.tensors:
@@ -239,6 +242,11 @@ class Plan(Result):
                 name = tensor.source.naming.name
                 rules += [exact_rule(tensor.name, name)] if name != tensor.name else []
         return rules
+
+    @property
+    def is_invertible(self) -> bool:
+        """Whether a map can lead from the output back to SRC."""
+        return all(part.transform.is_invertible for tensor in self.tensors for part in tensor.parts)
 
     @property
     def ok(self) -> bool:

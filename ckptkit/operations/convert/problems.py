@@ -19,7 +19,8 @@ _SHOWN = 4  # problems of one kind that the one-line message names
 class Problem(NamedTuple):
     """A reason why the plan is not carried out.
 
-    kind: "missing", "unused", "shape", "dtype", "ambiguous", "renamed", "asset", "stale".
+    kind: "missing", "unused", "shape", "dtype", "ambiguous", "renamed", "asset", "stale",
+    "layout".
     reason: what several problems share, said of tensors in the plural; "" where they share none.
     """
 
@@ -38,6 +39,7 @@ HINTS = {
     "renamed": "‹allow_renamed=GLOB›, if that is meant",
     "asset": "use a LIKE with the same files, or ‹allow_unused=GLOB›",
     "stale": "export the donor again",
+    "layout": "load the file into the model with the Keras 2 that has both, and save it again",
 }
 
 

@@ -123,6 +123,12 @@ def _pairs(tensor: PlannedTensor, output: Checkpoint) -> Iterator[Pair]:
         part, old = source_part.transform.part, source_part.values
         if part is not None:
             old = transform_source([(old, Transform((part,)))])
+        if not source_part.transform.is_invertible:  # the other way round: SRC is transformed
+            old = transform_source([(old, source_part.transform.without_part)])
+            if tensor.cast:
+                old = cast_source(old, tensor.output.dtype)
+            yield Pair(old.store, old.key, output.store, tensor.key, bitwise=True)
+            continue
         inverse = source_part.transform.without_part.inverse(old.spec.shape)
         if tensor.cast:
             old = cast_source(old, tensor.output.dtype)

@@ -91,7 +91,9 @@ class Receipt(Result):
             "files": [str(path) for path in self.files],
             "bytes": plan.nbytes,
             "rules": [rule.text for rule in plan.options.rules],
-            "inverse_rules": plan.inverse_rules() if plan.options.rules else [],
+            "inverse_rules": (
+                plan.inverse_rules() if plan.options.rules and plan.is_invertible else []
+            ),
             "casts": [str(cast) for cast in plan.options.casts],
             "proof": proof.to_json() if proof is not None else None,
             "signatures": list(self.signatures),

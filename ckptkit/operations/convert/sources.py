@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from ckptkit.align.transforms import Transform
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import Selection, Tensor
-from ckptkit.dtypes import kind
+from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, PlannedTensor, SourcePart
 from ckptkit.operations.convert.problems import Problem
@@ -33,10 +34,15 @@ _AVERAGED_ROLES = frozenset({"weight", "ema"})
 
 
 class TensorTransform(NamedTuple):
-    """What a map rule makes of tensors of SRC: (key, transform) of each, and the rule's text."""
+    """What a map rule, or a layout that is known, makes of tensors of SRC.
+
+    parts: (key, transform) of each.  rule_text: of the rule.  naming: what the result is called,
+    where that is not what the first part is called.
+    """
 
     parts: tuple[tuple[str, Transform], ...]
     rule_text: str
+    naming: Naming | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -207,8 +213,10 @@ class Sources:
                 where=", ".join(self.tensors[key].naming.name for key, _ in tensor_transform.parts),
             )
         [(_, shape)] = types
-        spec = TensorSpec(first.spec.key, first.spec.dtype, shape, first.spec.nbytes)
-        return first._replace(spec=spec)
+        dtype = first.spec.dtype
+        nbytes = math.prod(shape) * itemsize(dtype) or first.spec.nbytes
+        spec = TensorSpec(first.spec.key, dtype, shape, nbytes)
+        return Tensor(spec, tensor_transform.naming or first.naming)
 
     def checkpoint_key(self, key: str) -> str | None:
         """Return the tensor's key in the tensor bundle that it came from, where that is known.

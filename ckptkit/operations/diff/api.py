@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ckptkit._io.progress import Progress, ProgressMeter
-from ckptkit.align.matching import Match, TensorSet, align, align_content
+from ckptkit.align.matching import Match, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -21,8 +21,10 @@ from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
 from ckptkit.operations.diff.beside.comparison import model_differences
+from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
+from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.following import following_latest
 from ckptkit.text import natural
 
@@ -118,7 +120,10 @@ def _refuse_idle_options(mode: str, **value_options: object) -> None:
 
 @dataclass
 class _WeightsComparison:
-    """One run of `diff`; the steps in the order of `run`."""
+    """One run of `diff`; the steps in the order of `run`.
+
+    specs, stores: of either side, as they are compared (see `in_one_layout`).
+    """
 
     old: Checkpoint
     new: Checkpoint
@@ -129,21 +134,25 @@ class _WeightsComparison:
     cast_ok: bool
     executor: Executor | None
     progress: Progress | None
+    specs: tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]] = ({}, {})
+
+    def __post_init__(self) -> None:
+        self.stores: tuple[Store, Store] = (self.old.store, self.new.store)
 
     def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
         # Which tensor of OLD is which of NEW: by names, then, of those left over, by content.
-        sides = (
-            TensorSet(self.old.specs, self.old.names, structure=self.old.structure),
-            TensorSet(self.new.specs, self.new.names, structure=self.new.structure),
+        checkpoints = self.old, self.new
+        sides, self.stores, layout_warnings = in_one_layout(
+            checkpoints, rules, by_value=self.mode == "values"
         )
+        self.specs = sides[0].specs, sides[1].specs
         alignment = align(*sides, rules, content=self.mode == "quick")
         if self.mode == "values":
-            stores = self.old.store, self.new.store
-            known = checksums.with_digests_of_doubtful(alignment, sides, stores)
+            known = checksums.with_digests_of_doubtful(alignment, sides, self.stores)
             if known[0] is not sides[0] or known[1] is not sides[1]:
                 sides = known
                 alignment = align(*sides, rules, content=False)
-            sides = checksums.with_digests(alignment, sides, stores)
+            sides = checksums.with_digests(alignment, sides, self.stores)
             alignment = align_content(alignment, *sides)
         # A change per pair and per tensor alone, as far as no values are needed.
         changes = [
@@ -151,9 +160,9 @@ class _WeightsComparison:
             *(TensorDiff("removed", self._tensor(0, key), None) for key in alignment.only_left),
             *(TensorDiff("added", None, self._tensor(1, key)) for key in alignment.only_right),
         ]
-        changes, left_out = participants.select(changes, roles, names, (self.old, self.new), sides)
+        changes, left_out = participants.select(changes, roles, names, checkpoints, sides)
         warnings = participants.warnings_of(alignment, changes, sides)
-        warnings += self._idle_patterns(changes)
+        warnings += layout_warnings + self._idle_patterns(changes)
         # The values, and then the order in which people read: weights first, names by number.
         changes = self._compare(changes)
         order = {role: at for at, role in enumerate(ROLES)}
@@ -202,7 +211,7 @@ class _WeightsComparison:
 
     def _tensor(self, side: int, key: str) -> Tensor:
         checkpoint = self.new if side else self.old
-        return Tensor(checkpoint.specs[key], checkpoint.names[key])
+        return Tensor(self.specs[side][key], checkpoint.names[key])
 
     def _of_pair(self, match: Match) -> TensorDiff:
         """Return a pair as far as names, dtypes and shapes tell."""
@@ -245,9 +254,9 @@ class _WeightsComparison:
     def _pair(self, change: TensorDiff) -> Pair:
         assert change.old is not None and change.new is not None
         return Pair(
-            self.old.store,
+            self.stores[0],
             change.old.spec.key,
-            self.new.store,
+            self.stores[1],
             change.new.spec.key,
             choose(self.tolerance_rules, self.default_tolerance, _names_of(change)),
             self.bitwise,
@@ -265,7 +274,7 @@ class _WeightsComparison:
                 status = "changed"
         hint = swap_hint
         if hint is None and not delta.ok:
-            stores = (self.old.store, change.old.spec.key, self.new.store, change.new.spec.key)
+            stores = (self.stores[0], change.old.spec.key, self.stores[1], change.new.spec.key)
             hint = hints.order_hint(*stores, delta)
         if change.status == "renamed" and status == "equal":
             status = "renamed"
@@ -285,7 +294,7 @@ class _WeightsComparison:
         if old_spec.shape == new_spec.shape:
             return change
         hint = hints.shape_hint(
-            self.old.store, old_spec.key, self.new.store, new_spec.key, read_values
+            self.stores[0], old_spec.key, self.stores[1], new_spec.key, read_values
         )
         return replace(change, hints=(*change.hints, hint)) if hint else change
 

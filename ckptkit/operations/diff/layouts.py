@@ -1,0 +1,138 @@
+"""Both sides of a comparison in one layout, where one has recurrent weights as CuDNN does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit.align.cudnn_layouts import (
+    CudnnLayer,
+    carrying_transforms,
+    cudnn_layers,
+    kernels_of_other_grus,
+    note_on,
+    standard_names,
+)
+from ckptkit.align.matching import TensorSet, align
+from ckptkit.align.rules import Rule
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.operations.convert.value_stores import ComputedStore, ValueSource, transform_source
+from ckptkit.stores.base import BLOCK_ELEMENTS
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+    from ckptkit.stores.base import Store
+
+_SIDES = ("OLD", "NEW")
+
+
+class ComparedSides(NamedTuple):
+    """What is aligned and compared: tensors, where their values come from, and what to say."""
+
+    sides: tuple[TensorSet, TensorSet]
+    stores: tuple[Store, Store]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _CarriedStore(ComputedStore):
+    """A store of which some tensors are given in another layout."""
+
+    stored: Store | None = None
+    carried: Mapping[str, ValueSource] = field(default_factory=dict)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        assert self.stored is not None
+        if key in self.carried:
+            return self.carried[key].blocks(max_elements)
+        return self.stored.blocks(key, max_elements)
+
+
+def in_one_layout(
+    checkpoints: tuple[Checkpoint, Checkpoint], rules: Sequence[Rule], *, by_value: bool
+) -> ComparedSides:
+    """Return the two sides, those recurrent layers carried over that only one has as CuDNN does.
+
+    Args:
+        checkpoints: OLD and NEW.
+        rules: renames from names of OLD to names of NEW.
+        by_value: whether values are compared; stored checksums are those of what is stored.
+    """
+    sides = (_as_stored(checkpoints[0]), _as_stored(checkpoints[1]))
+    stores = checkpoints[0].store, checkpoints[1].store
+    layers = [cudnn_layers(side.specs, side.names) for side in sides]
+    if not any(layers):
+        return ComparedSides(sides, stores)
+    # Layers that are laid out so on both sides stay as they are.
+    alignment = align(*sides, rules)
+    pairs = {(match.old, match.new) for match in alignment.pairs}
+    biases = [{layer.keys[2] for layer in of_side} for of_side in layers]
+    both = {key for pair in pairs if pair[0] in biases[0] and pair[1] in biases[1] for key in pair}
+    layers = [[x for x in of_side if x.keys[2] not in both] for of_side in layers]
+    if not any(layers):
+        return ComparedSides(sides, stores)
+    carried = _carried(sides, layers)
+    # Of the others those count that have a partner, of a layer that computes the same.
+    others = [kernels_of_other_grus(side.specs, side.names) for side in sides]
+    partners: list[dict[str, str]] = [{}, {}]
+    for match in align(*carried, rules).pairs:
+        partners[0][match.old], partners[1][match.new] = match.new, match.old
+    chosen: list[list[CudnnLayer]] = [[], []]
+    unlike: list[list[CudnnLayer]] = [[], []]
+    for at in (0, 1):
+        for layer in layers[at]:
+            partner = partners[at].get(layer.keys[0])
+            if partner is not None:
+                is_unlike = not by_value or partner in others[1 - at]
+                (unlike if is_unlike else chosen)[at].append(layer)
+    warnings = [
+        f"{_SIDES[at]}: {note_on(found)}; {what}"
+        for what, of_sides in (
+            ("compared as Keras 2 carries them over", chosen),
+            ("compared as they are stored, which tells nothing", unlike),
+        )
+        for at, found in enumerate(of_sides)
+        if found
+    ]
+    sides = _carried(sides, chosen)
+    stores = (
+        _store_of(checkpoints[0], sides[0], chosen[0]),
+        _store_of(checkpoints[1], sides[1], chosen[1]),
+    )
+    return ComparedSides(sides, stores, tuple(warnings))
+
+
+def _as_stored(checkpoint: Checkpoint) -> TensorSet:
+    return TensorSet(checkpoint.specs, checkpoint.names, structure=checkpoint.structure)
+
+
+def _carried(
+    sides: tuple[TensorSet, TensorSet], layers: Sequence[Sequence[CudnnLayer]]
+) -> tuple[TensorSet, TensorSet]:
+    """Return the sides with names and shapes as the weights of some layers have elsewhere."""
+    results = []
+    for side, of_side in zip(sides, layers, strict=True):
+        specs, names = dict(side.specs), dict(side.names)
+        for key, transform in carrying_transforms(of_side, specs, side.owners).items():
+            shape = transform.shape(specs[key].shape)
+            specs[key] = specs[key]._replace(
+                shape=shape, crc32c=None, shard=None, offset=None, slices=()
+            )
+        names |= standard_names(of_side, names)
+        results.append(replace(side, specs=specs, names=names) if of_side else side)
+    return results[0], results[1]
+
+
+def _store_of(checkpoint: Checkpoint, side: TensorSet, layers: Sequence[CudnnLayer]) -> Store:
+    """Return the store of a side, of which the weights of some layers are carried over."""
+    store = checkpoint.store
+    if not layers:
+        return store
+    transforms = carrying_transforms(layers, checkpoint.specs, _as_stored(checkpoint).owners)
+    carried = {
+        key: transform_source([(ValueSource(store, key), transform)])
+        for key, transform in transforms.items()
+    }
+    specs = {**side.specs, **{key: source.spec for key, source in carried.items()}}
+    return _CarriedStore(store.path, specs, stored=store, carried=carried)
