@@ -25,7 +25,7 @@ from ckptkit.operations.scan.archives import (
 from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
 from ckptkit.operations.scan.keras import is_config
 from ckptkit.operations.scan.litert import is_litert, scan_litert
-from ckptkit.operations.scan.pickles import FRONT, LONG_FRONT, is_pickle
+from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
 from ckptkit.stores.hdf5.types import SIGNATURE
@@ -267,7 +267,7 @@ def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
         views[_HDF5] = scan_hdf5
     if front.startswith(MAGIC):
         views[_ARRAY] = hooks.scan_array
-    elif not begins_as_zip and not front.startswith(SIGNATURE) and _unpickles(path, front):
+    elif not begins_as_zip and not front.startswith(SIGNATURE) and _unpickles(path):
         views[_PICKLE] = hooks.scan_pickle
     if begins_as_zip or ((views or has_keras_name(path)) and is_archive(path)):
         views[_ARCHIVE] = hooks.scan_zip
@@ -278,12 +278,10 @@ def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
     return views
 
 
-def _unpickles(path: Path, front: bytes) -> bool:
-    """Whether numpy would unpickle a file; one that begins with a long text is read further."""
-    if is_pickle(front):
-        return True
-    begins_with_text = front[:1] in b"SVUTBX\x8c\x8dCLI(]}l" and file_size(path) > len(front)
-    return begins_with_text and is_pickle(read_exact(path, 0, min(file_size(path), LONG_FRONT)))
+def _unpickles(path: Path) -> bool:
+    """Whether numpy would unpickle a file."""
+    with path.open("rb") as stream:
+        return is_pickle(stream)
 
 
 def _located(format_name: str, path: Path) -> Unit:

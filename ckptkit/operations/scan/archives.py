@@ -210,7 +210,7 @@ def _content_findings(
         finding = array_finding(front, where)
         if finding is not None:
             yield finding
-    elif is_pickle(front):
+    elif is_pickle(io.BytesIO(front)):
         yield pickle_finding(where)
     elif front.startswith(b"PK\3\4") and name != WEIGHTS_NPZ:
         yield Finding("warning", "archive.nested", where, "an archive in the archive")

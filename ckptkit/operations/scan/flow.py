@@ -38,10 +38,21 @@ _THROUGH: dict[str, tuple[int, ...] | None] = {
     "Switch": (0,),
     "Merge": None,
 }
+_VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})
 # ops that a variable's handle may go to and be followed
 _OF_VARIABLES = frozenset(
     ("ReadVariableOp", "VarIsInitializedOp", "VariableShape", "DestroyResourceOp", "Identity")
 )
+# Ops whose last inputs are the last arguments of the function that they call, and how many of the
+# first are not handed over as they are: a condition, the elements of a data set.
+_HANDED_OVER = {
+    "PartitionedCall": 0,
+    "StatefulPartitionedCall": 0,
+    **dict.fromkeys(("If", "StatelessIf", "Case", "StatelessCase"), 1),
+    **dict.fromkeys(("MapDataset", "FlatMapDataset", "FilterDataset", "TakeWhileDataset"), 1),
+}
+# The first time a body is given the op's inputs, then what it gave itself.
+_LOOPS = frozenset({"While", "StatelessWhile"})
 UNKNOWN_PART = "\0"  # stands in a tail for what is not known before the graph runs
 
 
@@ -97,10 +108,22 @@ class Flow:
 
     def _variable(self, scope: str, tensor: str) -> str:
         """Return what stands for a variable: the name that it is shared by, else its tensor."""
-        op = self.scopes[scope].get(node_of(tensor))
-        if op is not None and op.op in ("VarHandleOp", "VariableV2", "Variable"):
+        op = self._made_by(scope, tensor)
+        if op is not None and op.op in _VARIABLES:
             return op.texts.get("shared_name") or op.name
-        return f"{scope}\0{node_of(tensor)}"
+        return f"{scope}\0{op.name if op is not None else node_of(tensor)}"
+
+    def _made_by(self, scope: str, tensor: str) -> Op | None:
+        """Return the op that makes a tensor, behind identities; None for an argument."""
+        op = self.scopes[scope].get(node_of(tensor))
+        for _step in range(MAX_STEPS):
+            if op is None or op.op != "Identity" or not op.inputs:
+                return op
+            before = self.scopes[scope].get(node_of(op.inputs[0]))
+            if before is None:
+                return op
+            op = before
+        return None
 
     def origins(self, scope: str, tensor: str, depth: int = 0) -> set[Origin]:
         """Return every place that the value of a tensor can come from."""
@@ -139,6 +162,9 @@ class Flow:
         elif op.op == "Const":
             yield from (Origin("literal", text, tail) for text in _texts(op))
         elif op.op in ("ReadVariableOp", "Identity") and self._assignments(scope, op):
+            made_by = self._made_by(scope, op.inputs[0])
+            if made_by is None or made_by.op not in _VARIABLES:
+                yield Origin("unknown")  # an argument: who gave it may have filled it
             if self._variable(scope, op.inputs[0]) in self.shared:
                 yield Origin("unknown")
             for where, assignment in self._assignments(scope, op):
@@ -185,20 +211,33 @@ class Flow:
         if function is None or name not in function.args:
             yield Origin("unknown")
             return
-        position = function.args.index(name)
-        from_end = len(function.args) - position
+        if not function.is_plain or scope in self.graph.gradients:
+            yield Origin("unknown")
+            return
+        from_end = len(function.args) - function.args.index(name)
         for caller, op in self.callers.get(scope, ()):
-            inputs = data_inputs(op)
-            if from_end > len(inputs):
-                yield Origin("unknown")
-            else:
-                yield caller, inputs[-from_end], tail
+            yield from self._handed(caller, op, from_end, tail)
         if scope in self.graph.object_functions:
             captured = self.graph.captures.get(scope, ())
             if from_end <= len(captured):
                 yield Origin(*captured[-from_end], tail)
             elif scope not in self.graph.saveable_functions:
                 yield Origin("caller", "", tail)
+
+    def _handed(self, scope: str, op: Op, from_end: int, tail: str) -> Iterator[Origin | _Place]:
+        """Yield what an op hands to the functions that it calls, told from the last argument."""
+        inputs = data_inputs(op)
+        before = 0 if op.op in _LOOPS or op.op in self.functions else _HANDED_OVER.get(op.op)
+        if before is None or from_end > len(inputs) - before:
+            yield Origin("unknown")
+            return
+        yield scope, inputs[-from_end], tail
+        if op.op in _LOOPS:
+            called = [self.functions[name] for name in op.calls if name in self.functions]
+            bodies = [body for body in called if len(body.ret) == len(inputs)]
+            if not bodies or not all(body.is_plain for body in bodies):
+                yield Origin("unknown")
+            yield from ((body.name, body.ret[-from_end], tail) for body in bodies)
 
     # -- who reaches what
 

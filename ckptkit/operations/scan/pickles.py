@@ -14,41 +14,114 @@ from __future__ import annotations
 import io
 import pickletools
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 from ckptkit.operations.findings import Finding
 from ckptkit.stores.npz.npy import MAGIC
 
 FRONT = 1 << 16  # bytes of a header or pickle that are looked at
-LONG_FRONT = 16 << 20  # bytes of what may be a pickle that begins with other values
-_MAX_OPCODES = 100_000
+_MAX_OPCODES = 1_000_000  # as many are a pickle, whatever else they are
+_SMALL = 1 << 12  # bytes that are read, not stepped over
+_MAX_LINE = 256 << 20
+_MAX_VALUE = 1 << 62  # more than a file holds
+_MODULE = re.compile(rb"[^\s\0-\x20]+")
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+_PROTOCOLS = frozenset(bytes([number]) for number in range(6))
+_WIDTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
 _MANY_OPCODES = 8  # which other bytes hardly read as
 _GLOBALS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 _CALLS = frozenset({"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
 
 
-def is_pickle(front: bytes) -> bool:
-    """Whether bytes begin a pickle: one that names something and calls it, or a whole one.
+def is_pickle(stream: IO[bytes]) -> bool:
+    """Whether a stream begins a pickle: one that names something and calls it, or a whole one.
 
     Text may read as a few opcodes of the oldest protocol, and a number as the mark of a newer one,
-    but hardly as more than that.  `front` may be cut short; what stands in it runs all the same.
+    but hardly as more than that.  What is cut short has run all that stands before.
     """
     seen: set[str] = set()
     count = 0
-    has_mark = len(front) > 2 and front[0] == 0x80 and 2 <= front[1] <= 5
+    has_mark = False
     try:
-        for opcode, _value, _at in pickletools.genops(io.BytesIO(front)):
-            if opcode.name in ("INST", "OBJ") and "MARK" not in seen:
+        for name, text in _opcodes(stream):
+            if name in ("INST", "OBJ") and "MARK" not in seen:
                 return False  # which fails before anything is called
-            seen.add(opcode.name)
-            if seen & _GLOBALS and seen & _CALLS:
+            if name in ("GLOBAL", "INST") and not _MODULE.fullmatch(text):
+                return False  # which fails likewise
+            has_mark |= not count and name == "PROTO"
+            seen.add(name)
+            if seen & _GLOBALS and (seen & _CALLS or name == "STOP"):  # naming it imports it
                 return True
             count += 1
             if count > _MAX_OPCODES:
-                break
-    except (ValueError, ArithmeticError, LookupError):  # of pickletools: cut short, or no pickle
+                return True
+    except ValueError:  # cut short, or no pickle
         return has_mark and count >= _MANY_OPCODES
     return has_mark
+
+
+def _opcodes(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the text of each opcode, up to the end of a pickle; raises ValueError.
+
+    Texts and values are stepped over and not read: what one reader of them refuses, another takes.
+    """
+    while True:
+        code = stream.read(1)
+        opcode = _OPCODES.get(code)
+        if opcode is None:
+            raise ValueError(f"no opcode {code!r}")
+        text = b""
+        if opcode.arg is not None:
+            size = opcode.arg.n
+            if size == pickletools.UP_TO_NEWLINE:
+                text = _line(stream)
+                if opcode.name in ("GLOBAL", "INST"):
+                    _line(stream)
+            else:
+                if size < 0:  # so many bytes of a length come first
+                    width = _WIDTHS[size]
+                    size = int.from_bytes(_exactly(stream, width), "little")
+                if opcode.name == "PROTO" and _exactly(stream, 1) not in _PROTOCOLS:
+                    raise ValueError("a protocol that no Python reads")
+                if opcode.name != "PROTO":
+                    _skip(stream, size)
+        yield opcode.name, text
+        if opcode.name == "STOP":
+            return
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise ValueError("cut short")
+    return data
+
+
+def _skip(stream: IO[bytes], size: int) -> None:
+    if size <= _SMALL:
+        _exactly(stream, size)
+    elif size > _MAX_VALUE:
+        raise ValueError("a value that is too long")
+    else:
+        stream.seek(size, io.SEEK_CUR)  # behind the end there is no opcode
+
+
+def _line(stream: IO[bytes]) -> bytes:
+    """Return the start of a line, and step behind its end."""
+    start = line = stream.readline(_SMALL)
+    length = len(line)
+    while not line.endswith(b"\n"):
+        length += len(line)
+        if not line or length > _MAX_LINE:
+            raise ValueError("a line without an end")
+        line = stream.readline(_SMALL)
+    return start.rstrip(b"\n")
 
 
 def pickle_finding(where: str) -> Finding:

@@ -39,13 +39,17 @@ class Op(NamedTuple):
 
 
 class Function(NamedTuple):
-    """One function of the library; `ret` are the tensors that it gives back."""
+    """One function of the library; `ret` are the tensors that it gives back, in order.
+
+    is_plain: whether each argument and each result is one tensor, and not a list of them.
+    """
 
     name: str
     args: tuple[str, ...]
     ops: tuple[Op, ...]
     ret: tuple[str, ...]
     calls: tuple[str, ...]
+    is_plain: bool
 
 
 class GraphSignature(NamedTuple):
@@ -207,12 +211,18 @@ def _function(message: Any) -> Function:
     calls: list[str] = []
     for _key, value in _entries(message.attr):
         _attribute(value, calls, [], 0)
+    given = dict(_entries(message.ret))
+    arguments = [*message.signature.input_arg, *message.signature.output_arg]
+    ordered = [given.pop(result.name, "") for result in message.signature.output_arg]
     return Function(
         message.signature.name,
         tuple(argument.name for argument in message.signature.input_arg),
         tuple(map(_op, message.node_def)),
-        tuple(tensor for _name, tensor in _entries(message.ret)),
+        (*(tensor for tensor in ordered if tensor), *given.values()),
         tuple(calls),
+        is_plain=not given
+        and all(ordered)
+        and not any(item.number_attr or item.type_list_attr for item in arguments),
     )
 
 

@@ -169,6 +169,79 @@ def test_only_the_asset_itself_is_the_models_own(tmp_path: Path) -> None:
     assert "words.txt + '/../../etc/hostname', when it is called" in finding.message
 
 
+def _function(name: str, *arguments: Any, ret: str, nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    signature = {
+        "name": name,
+        "input_arg": [a if isinstance(a, dict) else {"name": a, "type": 7} for a in arguments],
+        "output_arg": [{"name": "out", "type": 7}],
+    }
+    return {"signature": signature, "node_def": nodes, "ret": {"key": "out", "value": ret}}
+
+
+def _calling(op: str, *inputs: str) -> dict[str, Any]:
+    attribute = {"key": "body", "value": {"func": {"name": "f"}}}
+    return {"name": "read", "op": op, "input": list(inputs), "attr": attribute}
+
+
+NODES = [_node("inner", "ReadFile", "path"), const("secret", "/etc/x")]
+# what calls the function f, its arguments, what it gives back
+HANDED: dict[str, tuple[dict[str, Any], list[Any], str, int]] = {
+    "a call": (_calling("PartitionedCall", "asset"), ["path"], "inner:contents:0", 0),
+    "a branch": (_calling("If", "names", "asset"), ["path"], "inner:contents:0", 0),
+    "what a map captures": (_calling("MapDataset", "names", "asset"), ["x", "path"], "path", 0),
+    "a loop": (_calling("While", "asset"), ["path"], "path", 0),
+    "a loop's next path": (_calling("While", "asset"), ["path"], "secret:output:0", 1),
+    "an element": (_calling("MapDataset", "asset"), ["path"], "path", 1),
+    "in parallel": (_calling("ParallelMapDataset", "names", "asset", "x"), ["path", "y"], "y", 1),
+    "a scan": (_calling("ScanDataset", "names", "asset"), ["s", "path"], "s", 1),
+    "a counted loop": (_calling("For", "n", "n", "n", "asset"), ["i", "path"], "path", 1),
+    "a list": (
+        _calling("PartitionedCall", "names", "asset"),
+        [{"name": "path", "type": 7, "number_attr": "N"}],
+        "inner:contents:0",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HANDED)
+def test_a_function_is_given_what_its_op_hands_over(name: str, tmp_path: Path) -> None:
+    op, arguments, ret, code = HANDED[name]
+    tree = _asset_tree(const("names", "/etc/y"), op)
+    function = _function("f", *arguments, ret=ret, nodes=NODES)
+    tree["meta_graphs"]["graph_def"]["library"] = {"function": [function]}
+    assert scan(write_model(tmp_path / "m", tree, "pb")).exit_code == code
+
+
+def test_a_variable_that_a_function_is_given_may_hold_anything(tmp_path: Path) -> None:
+    nodes = [
+        _node("path", "ReadVariableOp", "handle"),
+        _node("inner", "ReadFile", "path:value:0"),
+        _node("assign", "AssignVariableOp", "handle", "given"),
+    ]
+    function = _function("f", "handle", "given", ret="inner:contents:0", nodes=nodes)
+    call = _calling("PartitionedCall", "variable", "asset")
+    tree = _asset_tree(_node("variable", "VarHandleOp", shared_name="v"), call)
+    tree["meta_graphs"]["graph_def"]["library"] = {"function": [function]}
+    assert scan(write_model(tmp_path / "m", tree, "pb")).exit_code == 1
+
+
+def test_a_variables_handle_is_followed_through_identities(tmp_path: Path) -> None:
+    nodes = [
+        const("secret", "/etc/x"),
+        _node("variable", "VarHandleOp", shared_name="v"),
+        _node("same", "Identity", "variable"),
+        _node("one", "AssignVariableOp", "same", "secret"),
+        _node("two", "AssignVariableOp", "variable", "asset"),
+        _node("path", "ReadVariableOp", "variable", "^one", "^two"),
+        _node("read", "ReadFile", "path"),
+    ]
+    assert scan(write_model(tmp_path / "m", _asset_tree(*nodes), "pb")).exit_code == 1
+    del nodes[3]
+    nodes[4] = _node("path", "ReadVariableOp", "variable", "^two")
+    assert scan(write_model(tmp_path / "n", _asset_tree(*nodes), "pb")).exit_code == 0
+
+
 def test_nobody_feeds_an_asset_to_a_signature(tmp_path: Path) -> None:
     """The path that stands in the graph is the one that is read."""
     tree = _asset_tree(_node("read", "ReadFile", "asset"), asset="Const")
@@ -389,12 +462,29 @@ def test_a_header_that_is_not_understood_is_a_warning(header: str) -> None:
 
 def test_other_bytes_are_no_pickle(tmp_path: Path) -> None:
     """A safetensors header of 640 bytes begins with the mark of the second protocol."""
-    assert not is_pickle((640).to_bytes(8, "little") + b'{"a":{"dtype":"F32"' + b" " * 600)
-    assert not is_pickle(b"import os\ncls\n(a tRick)\n")
-    assert not is_pickle(b"")
+    header = (640).to_bytes(8, "little") + b'{"a":{"dtype":"F32"' + b" " * 600
+    for data in (header, b"import os\ncls\n(a tRick)\n", b"c two words\nx\n.", b""):
+        assert not is_pickle(io.BytesIO(data))
     long = b"S'" + b"a" * 100_000 + b"'\n0c_io\nopen\n(S'x'\ntR."
     (tmp_path / "long.npy").write_bytes(long)
     assert found(scan(tmp_path / "long.npy")) == {"pickle": "error"}
+
+
+OPEN = b"c_io\nopen\n(S'x'\ntR."
+PADDED = {
+    "a number that Python alone reads": b"I0x10\n0" + OPEN,
+    "a long one": b"L0x10L\n0" + OPEN,
+    "many values": b"N0" * 200_000 + OPEN,
+    "a long value": b"B" + (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20) + b"0" + OPEN,
+    "a long line": b"V" + b"x" * (1 << 20) + b"\n0" + OPEN,
+    "a module that is only imported": b"cantigravity\nx\n.",
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_stands_before_a_call_does_not_hide_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(PADDED[name])
+    assert found(scan(tmp_path / "x.npy")) == {"pickle": "error"}
 
 
 def test_a_member_without_a_name(tmp_path: Path) -> None:
@@ -553,6 +643,25 @@ def _litert(*names: str) -> bytes:
         text = struct.pack("<I", len(name)) + name.encode()
         data += (vtable + struct.pack("<iI", 8, 4) + text).ljust(each, b"\0")
     return data
+
+
+# StringLower of TensorFlow as its converter writes it (tf.lite, SELECT_TF_OPS, TensorFlow 2.21)
+FLEX = Path(__file__).with_name("string_lower.tflite")
+
+
+def test_what_a_flex_op_names_in_its_options_is_what_runs(tmp_path: Path) -> None:
+    data = FLEX.read_bytes()
+    path = tmp_path / "m.tflite"
+    path.write_bytes(data)
+    assert scan(path).findings == ()
+    other = data.replace(b"\x0bStringLower\0", b"\x08ReadFile\0\0\0\0", 1)
+    path.write_bytes(other)
+    (finding,) = scan(path).findings
+    assert (finding.severity, finding.code) == ("error", "graph.reads-files")
+    options = data.index(b"\x0bStringLower\0")
+    for at in range(options, options + 140):  # no flip is a crash; one in the name is a finding
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        assert scan(path).exit_code == (1 if at <= options + 11 else scan(path).exit_code)
 
 
 def test_litert_models_name_their_ops(tmp_path: Path) -> None:
