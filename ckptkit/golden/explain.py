@@ -25,6 +25,7 @@ MAX_TRIED = 1 << 23  # elements of a tensor that is read whole to try reordering
 MAX_BLOCKED = 1 << 21  # elements for which orders of blocks (gates) are tried: up to 58 of them
 _WORD_LIMIT = 1 << 31  # words up to which the sums tell the place of one without overflow
 _BLOCKS = (2, 3, 4)  # of an axis: gates of a GRU and an LSTM, halves of a GLU
+_EVIDENCE = 4  # changes that a factor or a shift must fit: it has one parameter
 _CLOSE = 0.999  # correlation from which values are those recorded, but for a small change
 
 
@@ -262,7 +263,9 @@ def _formula(case: _ChangedTensor) -> Explanation | None:
     """All sampled values multiplied by one number, or moved by one."""
     old, new = case.old, case.new
     pairs = list(zip(old.sampled, new.sampled, strict=True))
-    if len(pairs) < 3 or old.nonfinite or new.nonfinite or old.is_constant:
+    # zeros that stayed, and one change that occurs often, are no evidence
+    changes = len({(a, b) for a, b in pairs if a != b})
+    if changes < _EVIDENCE or old.nonfinite or new.nonfinite or old.is_constant:
         return None
     factors = [b / a for a, b in pairs if a]
     # the median is not moved by a few values that rounding made coarse

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ckptkit.dtypes import Array
+from ckptkit.model_io.chance import SURPLUS, changed_points
 from ckptkit.model_io.results import OutputResult
 
 MAX_SLICES = 4096  # per axis: a permutation is searched by sorting, then verified
 _SHOWN = 8  # places that a permutation in words lists
+_RELU_POINTS = 8  # it changes only signs: each is one of two
 CLOSE = 1e-5  # relative; a hint holds within this or within the output's own tolerance
 
 
@@ -46,17 +48,18 @@ def formula_hints(pair: ValuePair) -> Iterator[str]:
     ref, new = pair.ref, pair.new
     if not (np.isfinite(ref).all() and np.isfinite(new).all()) or pair.room == 0.0:
         return
+    points = changed_points(ref, new, pair.room)
     # the least squares factor, then shift, then both; each must hold for every element
     with np.errstate(all="ignore"):
         factor = float(np.vdot(ref, new) / np.vdot(ref, ref)) if ref.any() else 0.0
-    if ref.size > 2 and factor and _follows(pair, ref * factor, factor):
+    if points >= 1 + SURPLUS and factor and _follows(pair, ref * factor, factor):
         yield f"is {_factor(factor)} the recorded output"
         return
     shift = float(np.mean(new - ref))
-    if ref.size > 2 and np.ptp(ref) > 0 and _follows(pair, ref + shift, 1.0):
+    if points >= 1 + SURPLUS and np.ptp(ref) > 0 and _follows(pair, ref + shift, 1.0):
         yield f"is the recorded output {'plus' if shift > 0 else 'minus'} {abs(shift):.6g}"
         return
-    if ref.size > 3 and np.ptp(ref) > 0:
+    if points >= 2 + SURPLUS and np.ptp(ref) > 0:
         centred = ref - ref.mean()
         slope = float(np.vdot(centred, new) / np.vdot(centred, centred))
         offset = float(np.mean(new) - slope * np.mean(ref))
@@ -68,7 +71,7 @@ def formula_hints(pair: ValuePair) -> Iterator[str]:
         ):
             yield f"is {slope:.6g} times the recorded output {offset:+.6g}"
             return
-    yield from _activation_hints(pair)
+    yield from _activation_hints(pair, points)
 
 
 def _follows(pair: ValuePair, wanted: Array, factor: float) -> bool:
@@ -103,11 +106,13 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _activation_hints(pair: ValuePair) -> Iterator[str]:
-    if pair.ref.ndim < 1 or pair.ref.size < 3:
+def _activation_hints(pair: ValuePair, points: int) -> Iterator[str]:
+    if pair.ref.ndim < 1 or points < SURPLUS:
         return
     with np.errstate(all="ignore"):
         for name, function in _FUNCTIONS.items():
+            if name == "relu" and points < _RELU_POINTS:
+                continue
             of_ref, of_new = function(pair.ref), function(pair.new)
             if _near_enough(pair.new, of_ref) and not _near_enough(pair.ref, of_ref):
                 yield f"is the {name} of the recorded output"

@@ -2,12 +2,13 @@
 
 A hint is a sentence about the numbers, never a guess at what the user did: "is 255 times the
 recorded output" is said only if every element is, within a bound well under what separates the two
-as they stand.  Only the last ones, about size and spread, say "as ... would".
+as they stand, and where damage at random would seldom look so (`ckptkit.model_io.chance`).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
@@ -15,6 +16,15 @@ from itertools import permutations
 import numpy as np
 
 from ckptkit.dtypes import Array, dtype_of_numpy, kind, numpy_dtype
+from ckptkit.model_io.chance import (
+    SURPLUS,
+    changed_points,
+    free_points,
+    is_rare,
+    kinds_of,
+    log_combinations,
+    log_factorial,
+)
 from ckptkit.model_io.formulas import (
     CLOSE,
     MAX_SLICES,
@@ -30,6 +40,7 @@ from ckptkit.text import plural
 MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
 MAX_RANK = 5  # axes that are tried in every order
 FEW = 4  # units, examples or places that a hint lists
+_FLOAT_KINDS = 1 << 20  # numbers that are equal to the last bit
 _ROUNDED = ("bfloat16", "float16")
 
 
@@ -60,7 +71,7 @@ def _all_hints(
         return ()
     # outputs that changed places explain all else
     other = _recorded_as(name, ref, recorded, new, result)
-    if other:
+    if other and _tells(_pair(ref, new, result) if _is_number(ref) else None, ref, len(recorded)):
         return (f"equals recorded output {other!r}",)
     if not (_is_number(ref) and _is_number(new)):
         return tuple(_text_hints(ref, new)) if ref.shape == new.shape else ()
@@ -161,7 +172,6 @@ def _hints(pair: ValuePair, ref: Array, new: Array) -> Iterator[str]:
     if sure:
         return
     yield from _place_hints(pair)
-    yield from _spread_hints(pair)
 
 
 def _nonfinite_hints(pair: ValuePair) -> Iterator[str]:
@@ -182,10 +192,16 @@ def _nonfinite_hints(pair: ValuePair) -> Iterator[str]:
 
 def _constant_hints(pair: ValuePair) -> Iterator[str]:
     ref, new = pair.ref, pair.new
-    if not new.any():
-        if ref.any():
-            yield "is all zeros"
-    elif new.size > 1 and (new == new.flat[0]).all() and not (ref == ref.flat[0]).all():
+    # zero is what damage and a relu leave: each element is, or is not
+    if not new.any() and is_rare(0.0, int((ref != 0).sum()), 2):
+        yield "is all zeros"
+        return
+    # numbers of few kinds, such as labels, are equal by chance
+    kinds = kinds_of(ref, new, pair.room) if pair.room == 0.0 else _FLOAT_KINDS
+    same = new.size - new[:1].size if new.ndim else 0
+    if not new.any() or not is_rare(0.0, same, kinds):
+        return
+    if new.size > 1 and (new == new.flat[0]).all() and not (ref == ref.flat[0]).all():
         yield f"is {new.flat[0]:.6g} everywhere"
     elif new.ndim > 1 and len(new) > 1 and _all_rows_equal(new) and not _all_rows_equal(ref):
         yield "is the same for every example: the input no longer reaches it"
@@ -204,17 +220,36 @@ def _order_hints(pair: ValuePair) -> Iterator[str]:
     ref_sorted, new_sorted = np.sort(ref, axis=None), np.sort(new, axis=None)
     if not pair.near(ref_sorted, new_sorted):
         return
+    points, kinds = free_points(ref, new, pair.room), kinds_of(ref, new, pair.room)
     for axes in _orders(ref.shape):
-        if ref.transpose(axes).shape == new.shape and pair.near(ref.transpose(axes), new):
+        if (
+            ref.transpose(axes).shape == new.shape
+            and pair.near(ref.transpose(axes), new)
+            and is_rare(log_factorial(ref.ndim), points, kinds)
+        ):
             yield f"is the recorded output transposed {axes}"
             return
     for axis in range(ref.ndim):
         moved = moved_slices(ref, new, axis, pair.near)
-        if moved is not None:
+        if moved is not None and is_rare(log_factorial(len(moved)), points, kinds):
             yield f"{_axis_name(axis, ref.ndim)} in another order: {permutation_text(moved)}"
             return
-    if np.unique(ref_sorted).size > 2:
+    if is_rare(_log_orders(ref_sorted), points, kinds):
         yield "has the recorded values in another order"
+
+
+def _log_orders(ordered: Array) -> float:
+    """Return log of the number of orders that can be told apart."""
+    _, times = np.unique(ordered, return_counts=True)
+    return log_factorial(ordered.size) - sum(log_factorial(int(n)) for n in times if n > 1)
+
+
+def _tells(pair: ValuePair | None, ref: Array, choices: int) -> bool:
+    """Whether an output that equals one of so many would seldom do so by chance."""
+    if pair is None:
+        return is_rare(math.log(choices), ref.size, len(set(ref.reshape(-1).tolist())) + 1)
+    points = free_points(pair.ref, pair.new, pair.room)
+    return is_rare(math.log(choices), points, kinds_of(pair.ref, pair.new, pair.room))
 
 
 def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -272,7 +307,11 @@ def _integer_hints(pair: ValuePair, ref: Array) -> Iterator[str]:
     steps = np.unique(gap[gap != 0])
     if steps.size != 1:
         return
-    step = int(steps[0])
+    step, moves = int(steps[0]), int((gap != 0).sum())
+    log_sets = log_combinations(gap.size, moves)
+    # each number that moved could have moved by any step, and any others could have moved
+    if not is_rare(-log_sets, moves - 1, np.union1d(pair.ref, pair.new).size - 1):
+        return
     size = f"{abs(step)} {'higher' if step > 0 else 'lower'}"
     if (gap != 0).all():
         yield f"every number is {size}"
@@ -285,8 +324,12 @@ def _integer_hints(pair: ValuePair, ref: Array) -> Iterator[str]:
 
 def _text_hints(ref: Array, new: Array) -> Iterator[str]:
     unequal = np.asarray(ref != new, bool)
-    if sorted(ref.reshape(-1).tolist(), key=repr) == sorted(new.reshape(-1).tolist(), key=repr):
-        yield "has the recorded values in another order"
+    words = sorted(ref.reshape(-1).tolist(), key=repr)
+    if words == sorted(new.reshape(-1).tolist(), key=repr):
+        times = Counter(words)
+        log_orders = log_factorial(len(words)) - sum(map(log_factorial, times.values()))
+        if is_rare(log_orders, len(words), len(times)):
+            yield "has the recorded values in another order"
     elif not unequal.all():
         yield from (f"differs in {place} only" for place in _places(unequal))
 
@@ -295,7 +338,8 @@ def _rounded_hints(ref: Array, new: Array) -> Iterator[str]:
     if ref.dtype not in (np.dtype("float32"), np.dtype("float64")):
         return
     for name in _ROUNDED:
-        if np.array_equal(_rounded(ref, name), new.astype(np.float64)):
+        rounded = np.array_equal(_rounded(ref, name), new.astype(np.float64))
+        if rounded and changed_points(ref.astype(np.float64), new, 0.0) >= SURPLUS:
             yield f"is the recorded output rounded to {name}"
             return
         coarse = np.array_equal(_rounded(new, name), new.astype(np.float64))
@@ -339,9 +383,15 @@ def _places(bad: Array) -> Iterator[str]:
     for axis in dict.fromkeys((bad.ndim - 1, *range(bad.ndim))):
         others = tuple(other for other in range(bad.ndim) if other != axis)
         hit = np.flatnonzero(bad.any(axis=others))
-        if 0 < len(hit) <= min(FEW, bad.shape[axis] // 2):
+        few = 0 < len(hit) <= min(FEW, bad.shape[axis] // 2)
+        if few and _is_place(len(hit), bad.shape[axis], int(bad.sum())):
             yield _listed(hit.tolist(), _unit_word(axis, bad.ndim))
             return
+
+
+def _is_place(hit: int, count: int, bad: int) -> bool:
+    """Whether so many bad elements, anywhere, would seldom lie in so few of all slices."""
+    return is_rare(log_combinations(count, hit), bad, count / hit)
 
 
 def _unit_word(axis: int, rank: int) -> str:
@@ -353,27 +403,3 @@ def _unit_word(axis: int, rank: int) -> str:
 def _listed(numbers: list[int], word: str) -> str:
     tail = " of the last axis" if word == "unit" else ""
     return f"{plural(word) if len(numbers) > 1 else word} {', '.join(map(str, numbers))}{tail}"
-
-
-def _spread_hints(pair: ValuePair) -> Iterator[str]:
-    """What the size of the difference suggests; the one place where a hint is not certain."""
-    cosine, result = pair.result.cosine, pair.result
-    size = float(np.linalg.norm(pair.ref))
-    if not size or cosine is None or not math.isfinite(result.max_abs):
-        return
-    centred = _centred_cosine(pair)
-    apart = float(np.linalg.norm(pair.new - pair.ref)) / size
-    if centred is not None and centred < 0.5 and apart > 0.05:
-        yield f"has little in common with the recorded output (correlation {centred:.2f})"
-    elif apart > 0.02 or result.n_bad < 0.3 * result.n or result.n < 8:
-        return
-    elif apart > 1e-3:
-        yield f"differs all over by {apart:.1g} of its size, as bfloat16 would"
-    elif apart > 5e-5:
-        yield f"differs all over by {apart:.1g} of its size, as float16 or TensorFloat-32 would"
-
-
-def _centred_cosine(pair: ValuePair) -> float | None:
-    a, b = pair.ref - pair.ref.mean(), pair.new - pair.new.mean()
-    sizes = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    return float(np.vdot(a, b)) / sizes if sizes > 0 and pair.ref.size > 3 else None

@@ -1,0 +1,74 @@
+"""Whether what a difference looks like would be seen in damage at random too.
+
+A hint is tested against a null: every value came out as one of `kinds` that can be told apart, each
+as likely as the others.  It is said only where that would show the same in fewer than one of a
+hundred cases, all questions that are asked of a difference together.  What follows from other
+values, such as the last of probabilities that sum to one, is no evidence.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ckptkit.dtypes import Array
+
+RARE = 0.01 / 10  # of one question, of the about ten that are asked
+SURPLUS = 3  # points that a formula must fit beyond as many as it has parameters
+MAX_COUNTED = 4096  # points: more are not needed to be sure
+
+
+def is_rare(log_choices: float, points: float, kinds: float) -> bool:
+    """Whether one of that many choices would seldom fit `points` values of `kinds` each.
+
+    log_choices: natural logarithm of how many choices could have been found to fit.
+    """
+    return log_choices - points * math.log(max(kinds, 1.0)) < math.log(RARE)
+
+
+def log_factorial(count: int) -> float:
+    """Return log(count!), which is log of the number of orders."""
+    return math.lgamma(count + 1)
+
+
+def log_combinations(count: int, chosen: int) -> float:
+    """Return log of the number of ways to choose some of `count` things."""
+    return log_factorial(count) - log_factorial(chosen) - log_factorial(count - chosen)
+
+
+def kinds_of(ref: Array, new: Array, room: float) -> float:
+    """Return how many values can be told apart; room: how far apart is still the same."""
+    distinct = float(np.union1d(ref, new).size)
+    if room <= 0.0:
+        return distinct
+    spread = float(np.sqrt(np.mean(ref**2))) if ref.size else 0.0
+    return min(distinct, max(2.0, spread / (2 * room)))
+
+
+def free_points(ref: Array, new: Array, room: float) -> int:
+    """Return how many values do not follow from others of their row, in reference and new alike.
+
+    Rows of probabilities sum to one, those of unit vectors have one length: there the last follows.
+    """
+    if ref.ndim and ref.shape[-1] > 1 and _is_bound(ref, new, room):
+        return int(ref.size // ref.shape[-1] * (ref.shape[-1] - 1))
+    return int(ref.size)
+
+
+def _is_bound(ref: Array, new: Array, room: float) -> bool:
+    room *= ref.shape[-1]
+    both = np.concatenate([x.reshape(-1, x.shape[-1]) for x in (ref, new)])
+    for sums in (both.sum(axis=-1), np.linalg.norm(both, axis=-1)):
+        if np.isfinite(sums).all() and np.ptp(sums) <= room:
+            return True
+    return False
+
+
+def changed_points(ref: Array, new: Array, room: float) -> int:
+    """Return how many different changes there are: pairs of a recorded and another new value."""
+    if ref.ndim and ref.shape[-1] > 1 and _is_bound(ref, new, room):
+        ref, new = ref[..., :-1], new[..., :-1]
+    at = np.flatnonzero(np.abs(new - ref) > room)[:MAX_COUNTED]
+    pairs = np.stack([ref.reshape(-1)[at], new.reshape(-1)[at]], axis=1)
+    return len(np.unique(pairs, axis=0))
