@@ -28,12 +28,14 @@ class ModelSpec:
     path: of the model, or of the weights; None runs code with the values that it builds.
     code: `package.module:callable[?json]` or `file.py:callable[?json]`, for code.
     text: how the user called it.
+    place: where in the weights' object graph the model lies, as the user said; "" leaves it open.
     """
 
     kind: str
     path: Path | None
     code: str | None = None
     text: str = ""
+    place: str = ""
 
     def __str__(self) -> str:
         return self.text or str(self.path or self.code)
@@ -78,13 +80,15 @@ class Description:
 class RestoreResult:
     """What a restore did; `path` is a bundle of every variable afterwards.
 
-    path: None where it could not be written.  Its root has the children that the file was restored
-    into, and `weights`, below which every weight of the model lies by its path.  Variables that
-    were not restored hold their mark (`ckptkit.runners.marks`).
+    path: None where it could not be written.  Where Keras restored a file of its own, a
+    `.weights.h5` that it wrote afterwards; else a bundle, whose root has the children that the
+    file was restored into, and `weights`, below which every weight of the model lies by its
+    path.  Variables that were not restored hold their mark (`ckptkit.runners.marks`).
     error, error_kind: what the restore raised, and its class; "" where it raised nothing.
     unrestored: paths of variables that hold their mark.  unmarked: paths of those whose dtype has
     none.  optimizer: whether the model has one.  root_children: names that were restored into.
-    verdicts: {name of one of the runtime's own assertions: "" or what it raised}.
+    verdicts: {name of one of the runtime's own assertions: "" or what it raised}.  by: what
+    restored: "TensorFlow", "Keras", or "ckptkit" where no framework loads such a file.
     """
 
     path: Path | None
@@ -95,6 +99,7 @@ class RestoreResult:
     optimizer: bool = False
     root_children: tuple[str, ...] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
+    by: str = "TensorFlow"
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 

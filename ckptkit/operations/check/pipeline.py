@@ -39,9 +39,7 @@ def run_check(request: CheckRequest) -> Report:
     """Carry out a check; raises what `ckptkit.check` raises."""
     with tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory:
         scratch = Path(directory)
-        subject = request.source.resolve(
-            request.subject, scratch, request.limits.timeout_s, request.runtimes
-        )
+        subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)
         runs = Runs(request.limits, scratch, request.options, coverage=subject.coverage)
         reference = reference_of(request, runs, subject)
         runs.findings += reference.findings

@@ -110,7 +110,7 @@ def _other_model(
     place = runs.scratch / "against"
     place.mkdir()
     source = request.source.meant_for(request.against)
-    other = source.resolve(request.against, place, request.limits.timeout_s, request.runtimes)
+    other = source.resolve(request.against, place, request.limits.timeout_s)
     kind, first = other.subject.kind, specs[0]
     if kind not in RUNNERS[first.runtime].model_kinds:
         first = runner_for(RunnerSpec(), kind)

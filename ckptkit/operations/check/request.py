@@ -62,11 +62,6 @@ class CheckRequest:
         _ = self.tolerance.rules  # a file that cannot be read is said before anything runs
 
     @property
-    def runtimes(self) -> set[str]:
-        """The runtimes that were asked for."""
-        return {runner.runtime for runner in self.runners}
-
-    @property
     def options(self) -> Mapping[str, Sequence[str]]:
         """What every child is told beside the model."""
         return {"imports": list(self.imports)}

@@ -9,8 +9,10 @@ bytes of the others must be those of their tensor in the file, read by this pack
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ckptkit.align.matching import Alignment, Match, Rule, TensorSet, align
@@ -20,6 +22,7 @@ from ckptkit.compare.tensors import Pair, compare_all
 from ckptkit.dtypes import kind
 from ckptkit.operations.execution.coverage_types import RestoreCoverage, Variable
 from ckptkit.operations.findings import Finding
+from ckptkit.runners.marks import MARKS
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -48,6 +51,7 @@ def coverage(
     rules: Sequence[Rule] = (),
     asserts: Mapping[str, str] | None = None,
     places: Sequence[str] = (),
+    by: str = "TensorFlow",
 ) -> RestoreCoverage:
     """Return what became of every variable.
 
@@ -57,9 +61,10 @@ def coverage(
     asserts: what the runtime's own assertions say: "" where one passed.
     places: children of the file's root that objects were restored into, if known ("" is the root):
     what lies below another one belongs to something that the code does not make.
+    by: what restored.
     Raises what reading the two raises (ChecksumError, TruncatedError, FormatError).
     """
-    cover = _CoverageBuilder(file, restored, is_marked, rules, places=places)
+    cover = _CoverageBuilder(file, restored, is_marked, rules, places=places, by=by)
     found = cover.coverage(error)
     return replace(found, asserts=dict(asserts or {}))
 
@@ -86,6 +91,8 @@ class _CoverageBuilder:
     rules: Sequence[Rule]
     keep_training: bool = False
     places: Sequence[str] = ()
+    by: str = "TensorFlow"
+    taken: set[str] = field(default_factory=set)  # keys of the file that content alone pairs
 
     @cached_property
     def sides(self) -> tuple[TensorSet, TensorSet]:
@@ -119,13 +126,22 @@ class _CoverageBuilder:
 
     @cached_property
     def contents(self) -> Mapping[tuple[object, ...], list[str]]:
-        """{(dtype, shape, crc32c): names of the file's tensors}."""
+        """{content: names of the tensors of the file that hold it}, where a crc32c tells it."""
         found: dict[tuple[object, ...], list[str]] = {}
         for key in self.sides[0].keys:
             spec = self.file.specs[key]
             if spec.crc32c is not None and spec.size:
                 name = self.file.names[key].name
                 found.setdefault((spec.dtype, spec.shape, spec.crc32c), []).append(name)
+        return found
+
+    @cached_property
+    def unpaired(self) -> dict[tuple[object, ...], list[str]]:
+        """{content: keys of the file's tensors} of those that names pair with no variable."""
+        found: dict[tuple[object, ...], list[str]] = {}
+        for key in self.alignment.only_left:
+            if self.file.specs[key].size and self.file.specs[key].dtype in MARKS:
+                found.setdefault(_content(self.file, key), []).append(key)
         return found
 
     def coverage(self, error: str) -> RestoreCoverage:
@@ -145,7 +161,7 @@ class _CoverageBuilder:
         return RestoreCoverage(
             str(self.file.path),
             tuple(found),
-            by="TensorFlow" if self.marks_known else "ckptkit",
+            by=self.by if self.marks_known else "ckptkit",
             error=error,
             extra=extra,
             compared=self.marks_known,
@@ -189,11 +205,14 @@ class _CoverageBuilder:
     def _alone(self, key: str) -> Variable:
         """Return the row of a variable that no tensor of the file is paired with."""
         spec, naming = self.model.specs[key], self.model.names[key]
-        if self.marks_known and key not in self.marked and spec.crc32c is not None:
-            names = self.contents.get((spec.dtype, spec.shape, spec.crc32c), [])
-            if len(names) == 1 and spec.size > 1:  # restored in a way that names do not show
+        lost_its_mark = spec.dtype in MARKS and spec.size and key not in self.marked
+        if self.marks_known and lost_its_mark and self.unpaired:
+            keys = self.unpaired.get(_content(self.model, key))
+            if keys:  # restored in a way that names do not show
+                taken = keys.pop(0)
+                self.taken.add(taken)
                 row = Variable(self._name(key), naming.role, "restored", "", spec.dtype, spec.shape)
-                return row._replace(file_name=names[0], evidence="content")
+                return row._replace(file_name=self.file.names[taken].name, evidence="content")
         return self._row(key, "missing", None, self._why_missing(key))
 
     def _why_missing(self, key: str) -> str:
@@ -218,7 +237,7 @@ class _CoverageBuilder:
         )
 
     def _name(self, key: str) -> str:
-        """Return what the model calls a variable: its path, where the holder shows one."""
+        """Return what the model calls a variable, a slot by its variable."""
         naming = self.model.names[key]
         owner = naming.slot_of
         if owner is not None and owner in self._by_name:
@@ -231,9 +250,9 @@ class _CoverageBuilder:
         return {naming.name: key for key, naming in self.model.names.items()}
 
     def _path(self, key: str) -> str:
+        # as `ls` shows it; the holder's path is told where no other one leads to it
         naming: Naming = self.model.names[key]
-        shown = [path for path in (naming.name, *naming.aliases) if path.startswith(HOLDER)]
-        return shown[0].removeprefix(HOLDER) if shown else naming.name
+        return naming.name.removeprefix(HOLDER)
 
     @staticmethod
     def _is_housekeeping(side: Checkpoint, key: str) -> bool:
@@ -281,7 +300,7 @@ class _CoverageBuilder:
         learns = not self.keep_training and any(item.role == "slot" for item in rows)
         for key in self.alignment.only_left:
             spec, naming = self.file.specs[key], self.file.names[key]
-            if self._is_housekeeping(self.file, key):
+            if key in self.taken or self._is_housekeeping(self.file, key):
                 continue
             message = ""
             severity = "error"
@@ -300,11 +319,28 @@ class _CoverageBuilder:
         """Return the child of the file's root that holds a tensor, if nothing went into it."""
         if not self.places or "" in self.places:
             return ""
-        tops = {path.partition("/")[0] for path in self.sides[0].paths.get(key, ())}
-        return "" if tops & set(self.places) else min(tops, default="")
+        paths = self.sides[0].paths.get(key, ())
+        if any(path.startswith(f"{place}/") for path in paths for place in self.places):
+            return ""
+        shared = max((_shared(path, place) for path in paths for place in self.places), default=0)
+        return min(("/".join(path.split("/")[: shared + 1]) for path in paths), default="")
 
     def _no_place(self) -> str:
         return "training state" + ("" if self.keep_training else "; the model has no optimizer")
+
+
+def _shared(path: str, place: str) -> int:
+    """Return how many edges two paths have in common at their beginning."""
+    pairs = zip(path.split("/"), place.split("/"), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _content(checkpoint: Checkpoint, key: str) -> tuple[object, ...]:
+    """Return what a tensor holds, as a value that only equal tensors share."""
+    spec, found = checkpoint.specs[key], sha256()
+    for _, values in checkpoint.store.blocks(key):
+        found.update(values.tobytes())
+    return spec.dtype, spec.shape, found.digest()
 
 
 def _side(checkpoint: Checkpoint) -> TensorSet:

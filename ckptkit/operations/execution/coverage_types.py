@@ -47,6 +47,11 @@ class Variable(NamedTuple):
     message: str = ""
 
     @property
+    def of_another(self) -> bool:
+        """Whether a tensor that none takes is a weight of an object that the code does not make."""
+        return self.status == "unused" and self.severity == "note" and self.role == "weight"
+
+    @property
     def layer(self) -> str:
         """The scope of the variable; a slot's is that of its variable."""
         return self.name.partition("@")[0].rpartition("/")[0]
@@ -124,8 +129,11 @@ class RestoreCoverage(Result):
             parts.append(f"{sum(notes.values())} of training left as built")
         if unused:
             parts.append(f"{count_text(unused, 'tensor')} of the file unused")
-        if spare:
-            parts.append(f"{count_text(spare, 'tensor')} of training unused")
+        others = sum(v.of_another for v in self.variables)
+        if spare > others:
+            parts.append(f"{count_text(spare - others, 'tensor')} of training unused")
+        if others:
+            parts.append(f"{count_text(others, 'tensor')} of other objects unused")
         return ", ".join(parts)
 
     def _grouped(self, severity: str) -> Iterator[Finding]:

@@ -125,6 +125,7 @@ class Runs:
             error=done.error,
             asserts=done.verdicts,
             places=done.root_children,
+            by=done.by,
         )
         if self.coverage is None:
             self.coverage = found

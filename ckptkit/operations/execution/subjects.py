@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +21,10 @@ from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.input_files import files_read
-from ckptkit.runners.spec import DEFAULT
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
-    KERAS,
+    OBJECT_GRAPH,
     SAVED_MODEL,
     Format,
     format_of,
@@ -68,12 +67,10 @@ def resolve(
     like: str | os.PathLike[str] | None = None,
     rules: Sequence[str] = (),
     timeout_s: float = 600.0,
-    runtimes: Set[str] = frozenset({DEFAULT}),
 ) -> ResolvedSubject:
     """Return what `text` means.
 
-    scratch: a directory for a model that is made of a checkpoint and LIKE.  runtimes: where it
-    shall run: those beyond TensorFlow fill a model of code from weights of any format.
+    scratch: a directory for a model that is made of a checkpoint and LIKE.
     Raises UsageError where it cannot be run, PathNotFoundError, and what reading it raises.
     """
     name = os.fspath(text)
@@ -86,15 +83,20 @@ def resolve(
     if _is_code(name) and model is None and like is None:
         return ResolvedSubject(ModelSpec("code", None, name, name))
     located = locate(name)
-    if located.subtree is not None:
+    row = format_of(located.format)
+    place = located.subtree or ""
+    if place and (model is None or row.structure != OBJECT_GRAPH):
         raise UsageError(
             "a whole model is checked, not a part of it",
             where=name,
-            hint=say("leave out what follows the #; ‹signature› chooses one of several"),
+            hint=say(
+                "leave out what follows the #; ‹signature› chooses one of several"
+                if model is None
+                else "a part is named of a TensorFlow checkpoint that has an object graph"
+            ),
         )
     for part in files_read(located.format, located.path):
         file_size(part)  # one that only stands for another, as Git keeps it, is named here
-    row = format_of(located.format)
     if model is None and like is None:
         if row.holds_model:
             return ResolvedSubject(ModelSpec(row.model_kind, located.path, text=name))
@@ -105,7 +107,7 @@ def resolve(
                 "‹model=package.module:function› builds it, ‹like› a SavedModel or .keras file"
             ),
         )
-    file = open_checkpoint(name)
+    file = open_checkpoint(located.path if place else name)
     for problem in file.problems():
         raise problem
     if like is not None:
@@ -113,15 +115,8 @@ def resolve(
     assert model is not None
     if row.is_directory and row.holds_model:
         raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
-    if row.restorable or DEFAULT not in runtimes:
-        return ResolvedSubject(ModelSpec("code", file.path, model, name), file, place=model)
-    # TensorFlow runs a SavedModel; all backends of Keras run a Keras file.
-    made_as = model_format(SAVED_MODEL if runtimes == {DEFAULT} else KERAS)
-    made = _made(scratch, made_as)
-    convert(
-        name, made, to=made_as.name, model=model, drop_roles=TRAINING_ROLES, timeout_s=timeout_s
-    )
-    return ResolvedSubject(ModelSpec(made_as.model_kind, made, text=name), file, place=model)
+    made = ModelSpec("code", file.path, model, name, place)
+    return ResolvedSubject(made, file, place=model)
 
 
 def _made(scratch: Path, row: Format) -> Path:
@@ -156,7 +151,7 @@ class ModelSource:
     rules: tuple[str, ...] = ()
 
     def resolve(
-        self, subject: str | os.PathLike[str], scratch: Path, timeout_s: float, runtimes: Set[str]
+        self, subject: str | os.PathLike[str], scratch: Path, timeout_s: float
     ) -> ResolvedSubject:
         """Return what the subject means; raises what `resolve` raises."""
         return resolve(
@@ -166,7 +161,6 @@ class ModelSource:
             like=self.like,
             rules=self.rules,
             timeout_s=timeout_s,
-            runtimes=runtimes,
         )
 
     def meant_for(self, path: str | os.PathLike[str]) -> ModelSource:

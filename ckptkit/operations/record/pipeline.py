@@ -64,9 +64,7 @@ def run_record(request: RecordRequest) -> Golden:
     """Carry out a recording; raises what `ckptkit.record` raises."""
     with tempfile.TemporaryDirectory(prefix="ckptkit-record-") as directory:
         scratch = Path(directory)
-        subject = request.source.resolve(
-            request.subject, scratch, request.limits.timeout_s, {request.runner.runtime}
-        )
+        subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)
         run = _run(request, subject, scratch)
         noise = _noise(request, run)
         sensitivity = _sensitivity(request, run)

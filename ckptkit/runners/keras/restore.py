@@ -59,6 +59,7 @@ def restore_into(keras: Any, built: CallableModel, path: Path, out: str | None) 
         "optimizer": optimizer is not None,
         "root_children": [],
         "verdicts": {},
+        "by": "ckptkit",
     }
 
 

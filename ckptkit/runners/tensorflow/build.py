@@ -11,6 +11,7 @@ from typing import Any
 from ckptkit.errors import UsageError
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.trackables import below, children_of, is_variable
 
 _UNKNOWN_CLASS = re.compile(r"Could not locate class '([^']+)'")
 SEED = 20  # of what a build draws at random, so that it draws the same again
@@ -71,26 +72,46 @@ def name_of(model: Any) -> str:
 
 
 def checked(model: Any, spec: str) -> Any:
-    """Return the model with its optimizer built; raises UsageError where it is not built itself."""
-    tf = tensorflow()
-    if not is_keras(model):
-        if isinstance(model, tf.Module) and model.variables:
-            return model
-        what = "has no variables yet" if isinstance(model, tf.Module) else "is no model"
-        raise UsageError(f"{name_of(model)} {what}", where=spec, hint="return a built Keras model")
-    unbuilt = [] if model.built else [name_of(model)]
-    for layer in layers_of(model):
+    """Return the model with its optimizer built; raises UsageError where it is not built itself.
+
+    A model is one of Keras, or any trackable that leads to variables: a tf.Module, also one that
+    holds models of Keras, which are none of its `variables` (a Keras 3 layer is no tf.Module).
+    """
+    if is_keras(model):
+        _check_built([model, *layers_of(model)], spec)
+        _build_optimizer(model)
+        return model
+    if not children_of(model) and not hasattr(model, "_trackable_children"):
+        hint = "return a built Keras model, or a tf.Module"
+        raise UsageError(f"{name_of(model)} is no model", where=spec, hint=hint)
+    inside = [item for _, item in below(model, optimizers=False)]
+    _check_built([item for item in inside if is_keras(item)], spec)
+    if not any(map(is_variable, inside)):
+        hint = "return a built Keras model, or a tf.Module that has made its variables"
+        raise UsageError(f"{name_of(model)} has no variables yet", where=spec, hint=hint)
+    return model
+
+
+def _check_built(layers: Iterable[Any], spec: str) -> None:
+    """Raise UsageError naming the layers that have not made their variables yet."""
+    unbuilt = []
+    for layer in layers:
         # a layer without a `build` of its own has nothing to build
-        if not layer.built and type(layer).build is not keras().layers.Layer.build:
-            unbuilt.append(layer.name)
+        builds = is_model(layer) or type(layer).build is not keras().layers.Layer.build
+        if not layer.built and builds:
+            unbuilt.append(name_of(layer) if is_model(layer) else layer.name)
     if unbuilt:
         raise UsageError(
-            f"not built: {', '.join(unbuilt[:4])}; restoring would match nothing and say nothing",
+            f"not built: {', '.join(dict.fromkeys(unbuilt[:4]))}; restoring would match nothing "
+            "and say nothing",
             where=spec,
             hint="let the callable call the model once on an example input",
         )
-    _build_optimizer(model)
-    return model
+
+
+def is_model(layer: Any) -> bool:
+    """Whether a layer of Keras is a model."""
+    return isinstance(layer, keras().Model)
 
 
 def layers_of(model: Any) -> Iterable[Any]:

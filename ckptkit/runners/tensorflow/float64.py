@@ -60,8 +60,8 @@ def _rebuilt(session: TensorFlowSession, request: Request) -> tuple[Any, Any]:
     model_spec = request["model_spec"]
     with _in_float64(here):  # layers that a layer makes itself take their dtype from here
         if model_spec["kind"] == "code":
-            built = build(model_spec["code"])
-            model, seen = built.model, built.seen
+            built = build(model_spec["code"], model_spec["place"])
+            model, seen = built.to_run(), built.seen
         else:
             plain = widened(here.saving.serialize_keras_object(session.loaded.model))
             model, seen = here.saving.deserialize_keras_object(plain, safe_mode=True), None

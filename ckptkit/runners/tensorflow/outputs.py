@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.errors import UnsupportedError
+from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.random_inputs import candidate_inputs
 from ckptkit.model_io.results import OutputResult
@@ -63,12 +63,18 @@ def _side(path: Path, code: str | None) -> TensorFlowSession:
     if code is None or (path / "saved_model.pb").is_file():
         return _opened(path)
     built = build(code)
-    found = restore_into(built, path, None)
+    try:
+        model = built.to_run()
+        found = restore_into(built, path, None)
+    except UsageError as error:
+        raise UnsupportedError(str(error)) from error
     lost = lost_weights(built, found)
-    if found["error"] or lost:
-        why = found["error"] or f"{len(lost)} weights do not come back, {lost[0]} among them"
+    if found["error"] or lost or found["by"] == "ckptkit":
+        why = found["error"] or "neither of them loads such a file"
+        if lost:
+            why = f"{len(lost)} weights do not come back, {lost[0]} among them"
         raise UnsupportedError(f"{path.name} is not restored by TensorFlow and Keras alone: {why}")
-    return _session(path, LoadedModel(calls_of(built.model, built.seen), built.model))
+    return _session(path, LoadedModel(calls_of(model, built.seen), model))
 
 
 def live_against_file(model: Any, name: str, path: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Restoring a checkpoint into a built model the way TensorFlow's users do.  Child process alone.
+"""Restoring weights into what code built, the way its users do.  Child process alone.
 
-Every variable is marked first.  The names that the file's root gives its children say where the
-model and its optimizer lie in it (`tf.train.Checkpoint(net=..., opt=...)`, or the model itself as
-the root); a callable that returns a tf.train.Checkpoint settles that itself.
+Every variable is marked first.  A TensorFlow checkpoint is restored where the model and its
+optimizer lie in it (`ckptkit.runners.tensorflow.placement`); a callable that returns a
+tf.train.Checkpoint settles that itself.  Files of Keras are loaded by `load_weights`, and what the
+model then holds is written by Keras again; files of names alone are put in by name.
 """
 
 from __future__ import annotations
@@ -18,48 +19,98 @@ from ckptkit.runners.child.session import Request, Result, import_extras, spec_o
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.keras.layers import arguments
 from ckptkit.runners.tensorflow import setup
-from ckptkit.runners.tensorflow.build import checked, keras, seed_keras
+from ckptkit.runners.tensorflow.build import checked, is_keras, keras, name_of, seed_keras
+from ckptkit.runners.tensorflow.by_name import fill_by_name
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.variables import mark_all, root_of, still_marked, weights_of
-from ckptkit.stores.registry import OBJECT_GRAPH, format_of_name
+from ckptkit.runners.tensorflow.placement import COUNTER, FileGraph, file_graph, overlap, place_of
+from ckptkit.runners.tensorflow.trackables import is_optimizer, variables_below
+from ckptkit.runners.tensorflow.variables import (
+    by_unique_names,
+    checkpoint_of,
+    mark_all,
+    still_marked,
+    weights_of,
+    write_weights,
+)
+from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import KERAS, LEGACY_KERAS, OBJECT_GRAPH, SAVED_MODEL, format_of
+from ckptkit.text import count_text, list_text
 
-_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_COUNTER = "save_counter"
 _ASSERTIONS = ("assert_existing_objects_matched", "assert_consumed", "assert_nontrivial_match")
 _MAX_TEXT = 4000  # characters of an error that are kept
 
 
 @dataclass
 class BuiltObjects:
-    """What a callable returned: the model, what else a checkpoint holds, how it was called.
+    """What a callable returned.
 
-    root: the tf.train.Checkpoint that was returned, if any.  seen: {argument: spec} of the model's
-    last call while it was built.
+    whole: what is restored: a model, any trackable with variables, or a tf.train.Checkpoint.
+    model: what is run, None where the Checkpoint holds several models.  objects: {edge: object} of
+    the Checkpoint.  seen: {argument: spec} of the model's last call while it was built.
     """
 
+    whole: Any
     model: Any
     objects: dict[str, Any] = field(default_factory=dict)
-    root: Any = None
     seen: dict[str, Any] | None = None
+    spec: str = ""
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return bool(self.objects)
 
     @property
     def optimizer(self) -> Any:
         found = getattr(self.model, "optimizer", None)
         return found if hasattr(found, "_trackable_children") else None
 
+    @property
+    def has_optimizer(self) -> bool:
+        return self.optimizer is not None or any(map(is_optimizer, self.objects.values()))
 
-def build(spec: str) -> BuiltObjects:
-    """Call what `spec` names; raises UsageError where it returns no built model."""
+    def to_run(self) -> Any:
+        """Return the model; raises UsageError where several could be meant."""
+        if self.model is None:
+            models = [name for name, item in self.objects.items() if _is_model(item)]
+            which = f"{count_text(len(models), 'model')}: {list_text(models, 5)}"
+            raise UsageError(
+                f"the Checkpoint holds {which}; which one is run is open",
+                where=self.spec,
+                hint="name it behind the checkpoint, as in run/ckpt#generator",
+            )
+        return self.model
+
+
+def build(spec: str, place: str = "") -> BuiltObjects:
+    """Call what `spec` names; raises UsageError where it returns no built model.
+
+    place: where in the file the user wants it restored from; of a Checkpoint, the object so called.
+    """
     tf = tensorflow()
     with arguments(keras()) as calls:
         value = call_code(spec, seed_keras)
     if not isinstance(value, tf.train.Checkpoint):
-        return BuiltObjects(checked(value, spec), seen=_seen(value, calls))
-    objects = {k: v for k, v in value._trackable_children().items() if k != _COUNTER}
-    models = [item for item in objects.values() if callable(item) and hasattr(item, "variables")]
-    if len(models) != 1:
-        raise UsageError(f"the Checkpoint holds {len(models)} models, not one", where=spec)
-    return BuiltObjects(checked(models[0], spec), objects, value, _seen(models[0], calls))
+        return BuiltObjects(checked(value, spec), value, {}, _seen(value, calls), spec)
+    objects = {k: v for k, v in value._trackable_children().items() if k != COUNTER}
+    if place:
+        if place not in objects:
+            names = list_text(list(objects), 5)
+            raise UsageError(f"the Checkpoint holds no {place!r}, but {names}", where=spec)
+        chosen = objects[place]
+        return BuiltObjects(checked(chosen, spec), chosen, {}, _seen(chosen, calls), spec)
+    models = [item for item in objects.values() if _is_model(item)]
+    for model in models:
+        checked(model, spec)
+    if not weights_of(value):
+        raise UsageError("the Checkpoint holds no variables of a model", where=spec)
+    model = models[0] if len(models) == 1 else None
+    seen = None if model is None else _seen(model, calls)
+    return BuiltObjects(value, model, objects, seen, spec)
+
+
+def _is_model(item: Any) -> bool:
+    """Whether an object of a Checkpoint could be run: it is called, and has weights."""
+    return callable(item) and not is_optimizer(item) and bool(weights_of(item))
 
 
 def _seen(model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> dict[str, Any] | None:
@@ -89,84 +140,157 @@ def _seen(model: Any, calls: Mapping[int, tuple[Any, Any, Any]]) -> dict[str, An
 
 
 def restore(request: Request) -> Result:
-    """The action: build, restore, write the bundle `out`."""
+    """The action: build, restore, write what then is there to `out`."""
     spec = spec_of(request)
     setup.configure(spec)
     import_extras(request)
+    model_spec = request["model_spec"]
     with setup.scope(spec):
-        built = build(request["model_spec"]["code"])
-        found = restore_into(built, Path(request["model_spec"]["path"]), request["out"])
+        built = build(model_spec["code"], model_spec["place"])
+        path = Path(model_spec["path"])
+        found = restore_into(built, path, request["out"], model_spec["place"])
     return {"restored": {**found, "environment": setup.environment(spec)}}
 
 
-def restore_into(built: BuiltObjects, path: Path, out: str | None) -> Result:
-    """Mark every variable, restore, write all of them to `out`; return RestoreResult's fields."""
-    weights = weights_of(built.model)
-    variables = {**_optimizer_variables(built), **weights}
-    marked = mark_all(variables)
-    objects: dict[str, Any] = built.objects
+def restore_into(built: BuiltObjects, path: Path, out: str | None, place: str = "") -> Result:
+    """Mark every variable, restore, write all of them to `out`; return RestoreResult's fields.
+
+    place: of the model in the file, where the user told it.  Raises UsageError where several
+    places could be meant, and where the file is of a kind that goes into no such model.
+    """
+    weights = weights_of(built.whole)
+    training = _training_variables(built, weights)
+    marked = mark_all({**training, **weights})
+    way = _way(built, path, weights, place)
     error: Exception | None = None
     verdicts: dict[str, str] = {}
     try:
-        row = format_of_name(path.name)  # None: the prefix of a checkpoint has any name
-        if row is not None and row.structure != OBJECT_GRAPH:
-            objects = objects or _objects(built, None)
-            built.model.load_weights(str(path))
-        else:
-            prefix = _prefix(path)
-            graph = _file_graph(prefix)
-            objects = objects or _objects(built, graph)
-            root = built.root or _checkpoint(objects)
-            # restore() expects a save counter of the file, read() none
-            has_counter = graph is not None and _COUNTER in _children(graph)
-            verdicts = _verdicts((root.restore if has_counter else root.read)(prefix))
+        verdicts = way.restore()
+    except UsageError:
+        raise
     except Exception as raised:  # what is wrong with the file is the answer, not an accident
         error = raised
-    if out is not None:
-        _write(objects or _objects(built, None), weights, out)
+    written = None if out is None else way.write(out)
     return {
-        "path": out,
+        "path": written,
         "error": _text(error) if error else "",
         "error_kind": type(error).__name__ if error else "",
         "unrestored": still_marked(marked),
-        "unmarked": sorted(set(variables) - set(marked)),
-        "optimizer": built.optimizer is not None,
-        "root_children": list(objects),
+        "unmarked": sorted({*training, *weights} - set(marked)),
+        "optimizer": built.has_optimizer,
+        "root_children": way.places,
         "verdicts": verdicts,
+        "by": way.by,
     }
 
 
 def lost_weights(built: BuiltObjects, found: Mapping[str, Any]) -> list[str]:
     """Return the unrestored variables of the model itself, its optimizer left aside."""
-    weights = weights_of(built.model)
+    weights = weights_of(built.whole)
     return [path for path in found["unrestored"] if path in weights]
 
 
-def _optimizer_variables(built: BuiltObjects) -> dict[str, Any]:
-    """Return {path: variable} of the optimizer."""
-    variables = getattr(built.optimizer, "variables", ())
-    found: dict[str, Any] = {}
-    for variable in variables() if callable(variables) else variables:
-        path = getattr(variable, "path", None) or variable.name.partition(":")[0]
-        found[path if path not in found else f"{path}#{len(found)}"] = variable
-    return found
+def _training_variables(built: BuiltObjects, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {name: variable} of all that is no weight: of optimizers, metrics and the like."""
+    found = variables_below(built.whole)
+    if built.optimizer is not None:
+        found |= {f"optimizer/{k}": v for k, v in variables_below(built.optimizer).items()}
+    known = {id(variable) for variable in weights.values()}
+    others = {
+        id(variable): (path, variable)
+        for path, variable in found.items()
+        if id(variable) not in known and path != COUNTER
+    }
+    return by_unique_names(others.values())
 
 
-def _checkpoint(objects: Mapping[str, Any]) -> Any:
-    """Return a Checkpoint of the objects; "" is the root itself."""
-    others = {name: item for name, item in objects.items() if name}
-    root = (objects[""],) if "" in objects else ()
-    return tensorflow().train.Checkpoint(*root, **others)
+# -- the ways in which files are restored ----------------------------------------------------------
 
 
-def _write(objects: Mapping[str, Any], weights: Mapping[str, Any], out: str) -> None:
-    if "" in objects:
-        holder = tensorflow().Module()
-        for path, variable in weights.items():
-            holder._track_trackable(variable, name=path)
-        _checkpoint({**objects, "weights": holder}).write(out)
-    else:
-        root_of(objects, weights).write(out)
+@dataclass
+class _FromCheckpoint:
+    """By tf.train.Checkpoint; objects: {path in the file: object}, "" for the root itself."""
+
+    prefix: str
+    objects: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    graph: FileGraph | None
+    by: str = "TensorFlow"
+
+    @property
+    def places(self) -> list[str]:
+        return list(self.objects)
+
+    def restore(self) -> dict[str, str]:
+        root = checkpoint_of(self.objects)
+        # restore() expects a save counter of the file, read() none
+        has_counter = self.graph is not None and self.graph.has_counter
+        return _verdicts((root.restore if has_counter else root.read)(self.prefix))
+
+    def write(self, out: str) -> str:
+        checkpoint_of(self.objects, self.weights).write(out)
+        return out
+
+
+@dataclass
+class _FromKerasFile:
+    """By Keras's load_weights, which pairs by its own rules; Keras writes the result, too."""
+
+    model: Any
+    path: Path
+    weights: Mapping[str, Any]
+    places: list[str] = field(default_factory=list)
+    by: str = "Keras"
+
+    def restore(self) -> dict[str, str]:
+        self.model.load_weights(str(self.path))
+        return {}
+
+    def write(self, out: str) -> str:
+        if int(keras().__version__.split(".")[0]) < 3:
+            checkpoint_of({"model": self.model}, self.weights).write(out)
+            return out
+        return write_weights(self.model, out)
+
+
+@dataclass
+class _ByName:
+    """By this package, as names pair the file with the model: no framework loads such files."""
+
+    whole: Any
+    path: Path
+    weights: Mapping[str, Any]
+    places: list[str] = field(default_factory=list)
+    by: str = "ckptkit"
+
+    def restore(self) -> dict[str, str]:
+        fill_by_name(self.whole, self.weights, self.path)
+        return {}
+
+    def write(self, out: str) -> str:
+        checkpoint_of({"model": self.whole}, self.weights).write(out)
+        return out
+
+
+def _way(
+    built: BuiltObjects, path: Path, weights: Mapping[str, Any], place: str
+) -> _FromCheckpoint | _FromKerasFile | _ByName:
+    """Return how a file of this kind is restored; raises UsageError where that is open."""
+    structure = format_of(locate(path).format).structure
+    if structure in (OBJECT_GRAPH, SAVED_MODEL):
+        prefix = _prefix(path)
+        graph = file_graph(prefix)
+        return _FromCheckpoint(prefix, _objects(built, graph, path, place), weights, graph)
+    if structure not in (KERAS, LEGACY_KERAS):
+        return _ByName(built.whole, path, weights)
+    model = built.to_run()
+    if not is_keras(model):
+        raise UsageError(
+            f"a {name_of(model)} is no model of Keras, which alone loads such a file",
+            where=str(path),
+            hint="let the code return the model of Keras that the file was saved from",
+        )
+    return _FromKerasFile(model, path, weights)
 
 
 def _prefix(path: Path) -> str:
@@ -203,55 +327,39 @@ def _text(error: Exception) -> str:
 # -- where the model lies in the file --------------------------------------------------------------
 
 
-def _file_graph(prefix: str) -> Any:
-    """Return the object graph of a checkpoint; None of one that has names alone."""
-    from tensorflow.core.protobuf import trackable_object_graph_pb2
+def _objects(
+    built: BuiltObjects, graph: FileGraph | None, path: Path, place: str
+) -> dict[str, Any]:
+    """Return {path in the file: object}; "" where the root is the model itself.
 
-    reader = tensorflow().train.load_checkpoint(prefix)
-    if not reader.has_tensor(_GRAPH_KEY):
-        return None
-    message = trackable_object_graph_pb2.TrackableObjectGraph
-    return message.FromString(reader.get_tensor(_GRAPH_KEY))
-
-
-def _objects(built: BuiltObjects, graph: Any) -> dict[str, Any]:
-    """Return {child of the file's root: object}; "" where the root is the model itself."""
-    model, optimizer = built.model, built.optimizer
-    places = {"": 0}
-    if graph is not None:
-        places |= {n: at for n, at in _children(graph).items() if at and n != _COUNTER}
-    scores = {n: _overlap(model, graph, at) for n, at in places.items()} if graph else {}
-    best = max(scores, key=lambda name: (scores[name], name != ""), default="model")
-    objects = {best if scores.get(best) else "model": model}
-    if optimizer is not None:
-        scores = {
-            n: _overlap(optimizer, graph, at) for n, at in places.items() if n and n not in objects
-        }
-        best = max(scores, key=lambda name: scores[name], default="optimizer")
-        objects[best if scores.get(best) else "optimizer"] = optimizer
-    if "" in objects and objects.get("optimizer") is getattr(model, "optimizer", None):
-        objects.pop("optimizer", None)  # it hangs below the model already
-    return objects
-
-
-def _children(graph: Any) -> dict[str, int]:
-    """Return {name: node} of what the root of a file leads to."""
-    return {child.local_name: child.node_id for child in graph.nodes[0].children}
-
-
-def _overlap(item: Any, graph: Any, at: int) -> int:
-    """Return how many variables of a live object a node of the file leads to, by the same paths."""
-    waiting, visited, found = [(item, at)], set(), 0
-    while waiting:
-        live, number = waiting.pop()
-        if id(live) in visited:
-            continue
-        visited.add(id(live))
-        node = graph.nodes[number]
-        if node.attributes:
-            found += 1
-        children = live._trackable_children() if hasattr(live, "_trackable_children") else {}
-        for child in node.children:
-            if child.local_name in children:
-                waiting.append((children[child.local_name], child.node_id))
-    return found
+    Raises UsageError where several places could be meant, or the one that is named is none.
+    """
+    if built.is_checkpoint:
+        return built.objects
+    model, optimizer = built.whole, built.optimizer
+    if graph is None:
+        objects = {place or "model": model}
+        return objects if optimizer is None else {**objects, "optimizer": optimizer}
+    if place:
+        node = graph.node_at(place)
+        if node is None:
+            names = list_text([name for name in graph.children(0) if name != COUNTER], 5)
+            hint = f"below its root there is {names}"
+            raise UsageError(f"the file has no object {place!r}", where=str(path), hint=hint)
+        there = overlap(model, graph, node)
+        root = place
+    else:
+        found = place_of(model, graph, name_of(model), str(path))
+        there = found or overlap(model, graph, 0)
+        root = found.path if found is not None else "model"
+    objects = {root: model}
+    if optimizer is None or not root:
+        return objects
+    if id(optimizer) in there.visited:  # it hangs below the model already, and often beside it
+        node = there.visited[id(optimizer)]
+        beside = [edge for edge, number in graph.children(0).items() if number == node]
+        return objects | dict.fromkeys(beside[:1], optimizer)
+    called = f"{type(optimizer).__name__}, the optimizer of the model,"
+    at = place_of(optimizer, graph, called, str(path), there.nodes)
+    name = at.path if at is not None and at.path else "optimizer"
+    return {**objects, ("optimizer" if f"{name}/".startswith(f"{root}/") else name): optimizer}

@@ -77,11 +77,12 @@ def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     if row is not None and row.structure == KERAS:
         model = load_keras(model_spec["path"])
         return LoadedModel(calls_of(model), model)
-    built = build(model_spec["code"])
-    endpoints = calls_of(built.model, built.seen)
+    built = build(model_spec["code"], model_spec["place"])
+    endpoints = calls_of(built.to_run(), built.seen)
     loaded = LoadedModel(endpoints, built.model, keep_alive=built)
     if request["action"] != "describe" and model_spec["path"]:
-        restored = restore_into(built, Path(model_spec["path"]), request.get("out"))
+        path = Path(model_spec["path"])
+        restored = restore_into(built, path, request.get("out"), model_spec["place"])
         loaded.restored = {**restored, "environment": setup.environment(spec)}
         # a model with first values in it would give outputs that mean nothing
         lost = lost_weights(built, restored)

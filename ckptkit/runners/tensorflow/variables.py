@@ -5,38 +5,97 @@ Before values are restored every variable is filled with its mark (`ckptkit.runn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptkit.errors import CkptkitError
 from ckptkit.runners.marks import is_marked, mark
 from ckptkit.runners.tensorflow.build import is_keras
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.trackables import below, is_variable, variables_below
 from ckptkit.text import list_text
 
 HOLDER = "weights"  # edge of the root under which every weight is found by its path
 
 
 def weights_of(model: Any) -> dict[str, Any]:
-    """Return {path: variable} of every weight, paths made unique."""
+    """Return {name: variable} of every weight of a model, or of several that hang below an object.
+
+    The name is the one that `ckptkit ls` shows of a checkpoint: the variable's own where no other
+    one has it, else the object path.  What optimizers alone lead to is left out.
+    """
+    paths = {id(v): path for path, v in variables_below(model, optimizers=False).items()}
+    return by_unique_names((paths.get(id(v), ""), v) for v in _weights(model))
+
+
+def by_unique_names(variables: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return {name: variable}; variables: (object path, variable), "" where no path leads there."""
+    named = [(_own_name(variable), path, variable) for path, variable in variables]
+    often = Counter(name for name, _, _ in named)
     found: dict[str, Any] = {}
-    for variable in model.weights if is_keras(model) else model.variables:
-        path = getattr(variable, "path", None) or variable.name.partition(":")[0]
-        name, number = path, 1
-        while name in found:
+    for name, path, variable in named:
+        chosen, number = (name if name and often[name] == 1 else path or name), 1
+        unique = chosen
+        while unique in found:  # in plain lists
             number += 1
-            name = f"{path}#{number}"
-        found[name] = variable
+            unique = f"{chosen}#{number}"
+        found[unique] = variable
     return found
+
+
+def _weights(model: Any) -> list[Any]:
+    """Return the weights of a model; of what is none of Keras, those of all models below it."""
+    if is_keras(model):
+        return list(model.weights)
+    found: dict[int, Any] = {}
+    inside: set[int] = set()  # what hangs below a layer of Keras, which tells its weights itself
+    for _, item in below(model, optimizers=False):
+        if is_keras(item) and id(item) not in inside:
+            inside |= {id(child) for _, child in below(item)}
+            found |= {id(variable): variable for variable in item.weights}
+        elif is_variable(item) and id(item) not in inside:
+            found[id(item)] = item
+    return list(found.values())
+
+
+def _own_name(variable: Any) -> str:
+    return str(getattr(variable, "path", None) or variable.name.partition(":")[0])
+
+
+def checkpoint_of(objects: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> Any:
+    """Return a tf.train.Checkpoint of objects by their paths in it; "" is the root itself.
+
+    weights: {name: variable}, shown below `HOLDER`, those in plain lists too.
+    """
+    tf = tensorflow()
+    children: dict[str, Any] = {}
+    for path, item in objects.items():
+        first, _, rest = path.partition("/")
+        if not rest:
+            children[first] = item
+            continue
+        holder = children.setdefault(first, tf.Module())
+        *between, last = rest.split("/")
+        for edge in between:
+            inner = holder._trackable_children().get(edge)
+            if inner is None:
+                inner = tf.Module()
+                holder._track_trackable(inner, name=edge)
+            holder = inner
+        holder._track_trackable(item, name=last)
+    if weights is not None:
+        holder = tf.Module()
+        for path, variable in weights.items():
+            holder._track_trackable(variable, name=path)
+        children[HOLDER] = holder
+    root = (children.pop(""),) if "" in children else ()
+    return tf.train.Checkpoint(*root, **children)
 
 
 def root_of(objects: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
     """Return a Checkpoint of these objects that leads to every weight, those in lists too."""
-    tf = tensorflow()
-    holder = tf.Module()
-    for path, variable in weights.items():
-        holder._track_trackable(variable, name=path)
-    return tf.train.Checkpoint(**objects, **{HOLDER: holder})
+    return checkpoint_of(objects, weights)
 
 
 def usual_objects(model: Any) -> dict[str, Any]:
@@ -46,6 +105,13 @@ def usual_objects(model: Any) -> dict[str, Any]:
     if optimizer is not None and hasattr(optimizer, "_trackable_children"):
         objects["optimizer"] = optimizer
     return objects
+
+
+def write_weights(model: Any, out: str) -> str:
+    """Have Keras write the weights of its model; return the path, `out` with its ending."""
+    path = f"{out}.weights.h5"
+    model.save_weights(path)
+    return path
 
 
 def write_structure(model: Any, out: str) -> None:

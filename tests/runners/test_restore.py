@@ -1,0 +1,117 @@
+"""Where a model lies in a file, and what a restore of each kind of file does; TensorFlow judges."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import ckptkit
+from ckptkit.operations.execution.coverage import coverage
+from ckptkit.operations.execution.coverage_types import RestoreCoverage
+from ckptkit.runners.marks import is_marked
+from support.places import environment
+
+pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of every case of `support.restore_many`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "support.restore_many", str(tmp_path_factory.mktemp("restored"))],
+        env=environment(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def covered(result: dict[str, Any]) -> RestoreCoverage:
+    file, restored = ckptkit.open(result["file"]), ckptkit.open(result["path"])
+    places = result["root_children"]
+    return coverage(file, restored, is_marked, error=result["error"], places=places)
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("alike", ["fits 2 places", "'online', 'target'", "alike#online"]),
+        ("deep, alike", ["fits 2 places", "'agent/online', 'agent/target'"]),
+        ("neither", ["alike, and none wholly", "'first', 'second'"]),
+        ("alike#nowhere", ["no object 'nowhere'", "online, target"]),
+        ("unbuilt", ["not built: head"]),
+        ("empty", ["has no variables yet"]),
+        ("module from a file of Keras", ["no model of Keras"]),
+    ],
+)
+def test_what_is_open_is_asked(results: dict[str, Any], case: str, words: list[str]) -> None:
+    for word in words:
+        assert word in results[case]["refused"]
+
+
+@pytest.mark.parametrize(
+    ("case", "places", "total"),
+    [
+        ("alike#online", ["online"], 4),
+        ("alike whole", ["online", "target"], 8),
+        ("alike whole, one", ["target"], 4),
+        ("shared", ["best"], 4),
+        ("other shape", ["generator"], 4),
+        ("with its optimizer", ["net"], 14),
+        ("deep", ["trainer/net"], 4),
+        ("deep, named", ["agent/target"], 4),
+        ("stack", ["model"], 8),
+        ("holder", ["module"], 5),
+    ],
+)
+def test_where_a_model_lies(
+    results: dict[str, Any], case: str, places: list[str], total: int
+) -> None:
+    assert results[case]["root_children"] == places
+    found = covered(results[case])
+    assert found.ok and found.counts["restored"] == found.total == total
+    others = {v.file_name for v in found.variables if v.status == "unused"}
+    assert not any(name.startswith(tuple(f"{place}/" for place in places)) for name in others)
+
+
+def test_variables_of_one_name_go_by_their_object_paths(results: dict[str, Any]) -> None:
+    found = covered(results["stack"])
+    names = {variable.name for variable in found.variables}
+    assert "layers/0/w" in names and "layers/2/b" in names
+    assert names == {naming.name for _, naming in ckptkit.ls(results["stack"]["file"]).tensors}
+
+
+@pytest.mark.parametrize(
+    ("case", "by"),
+    [
+        ("one.weights.h5", "Keras"),
+        ("one.weights.json", "Keras"),
+        ("one.h5", "Keras"),
+        ("one.keras", "Keras"),
+        ("one.npz", "ckptkit"),
+    ],
+)
+def test_a_file_of_each_kind_is_restored_wholly(
+    results: dict[str, Any], case: str, by: str
+) -> None:
+    found = covered(results[case])
+    assert results[case]["by"] == by
+    assert found.ok and found.verdict == "4 of 4 variables with the file's bytes"
+
+
+def test_what_a_file_of_names_lacks_is_named(results: dict[str, Any]) -> None:
+    found = covered(results["less.npz"])
+    assert not found.ok and found.counts == {"restored": 3, "missing": 1}
+    assert len(results["less.npz"]["unrestored"]) == 1
+
+
+def test_a_module_is_filled_by_names(results: dict[str, Any]) -> None:
+    found = covered(results["module from npz"])
+    assert found.counts == {"restored": 2, "missing": 6}

@@ -1,0 +1,83 @@
+"""Write files of `several_models` into a folder and restore them again; run as a script.
+
+Prints {case: fields of RestoreResult, or {"refused": message}}: one process for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ckptkit.errors import UsageError
+from ckptkit.runners.tensorflow.restore import build, restore_into
+from support import several_models as models
+
+out = Path(sys.argv[1])
+CODE = str(Path(models.__file__ or ""))
+
+
+def write(name: str, **objects: Any) -> None:
+    tf.train.Checkpoint(**objects).write(str(out / name))
+
+
+keras.utils.set_random_seed(1)
+one, two = models.net(), models.net()
+write("alike", online=one, target=two)
+write("shared", online=one, best=one)
+write("other_shape", generator=one, discriminator=models.deeper())
+write("partial", first=models.net(hidden=5), second=models.net(hidden=6))
+learner = models.compiled()
+learner.optimizer.build(learner.trainable_variables)
+write("learner", net=learner, unrelated=models.Linear(4, 2))
+write("deep", trainer=models.Trainer(net=one, other=models.Linear(9, 2)))
+write("deep_alike", agent=models.Trainer(online=one, target=two))
+write("stack", model=models.Stack())
+write("holder", module=models.Holder())
+one.save_weights(out / "one.weights.h5")
+one.save_weights(out / "one.weights.json", max_shard_size=1e-6)
+one.save(out / "one.keras")
+one.save(out / "one.h5")
+values: dict[str, Any] = {weight.path: weight.numpy() for weight in one.weights}
+np.savez(out / "one.npz", **values)
+del values[one.weights[0].path]
+np.savez(out / "less.npz", **values)
+np.savez(out / "module.npz", **{"out/w": np.ones((4, 2), "f4"), "out/b": np.ones(2, "f4")})
+
+CASES = {  # case: callable, file, place in it
+    "alike": ("net", "alike", ""),
+    "alike#online": ("net", "alike", "online"),
+    "alike#nowhere": ("net", "alike", "nowhere"),
+    "alike whole": ("parts", "alike", ""),
+    "alike whole, one": ("parts", "alike", "target"),
+    "shared": ("net", "shared", ""),
+    "other shape": ("net", "other_shape", ""),
+    "neither": ("net", "partial", ""),
+    "with its optimizer": ("compiled", "learner", ""),
+    "deep": ("net", "deep", ""),
+    "deep, alike": ("net", "deep_alike", ""),
+    "deep, named": ("net", "deep_alike", "agent/target"),
+    "stack": ("stack", "stack", ""),
+    "holder": ("holder", "holder", ""),
+    "unbuilt": ("unbuilt", "holder", ""),
+    "empty": ("empty", "holder", ""),
+    "module from a file of Keras": ("stack", "one.weights.h5", ""),
+    "module from npz": ("stack", "module.npz", ""),
+    **{name: ("net", name, "") for name in ("one.weights.h5", "one.weights.json", "one.h5")},
+    **{name: ("net", name, "") for name in ("one.keras", "one.npz", "less.npz")},
+}
+
+found: dict[str, Any] = {}
+for number, (case, (function, file, place)) in enumerate(CASES.items()):
+    try:
+        built = build(f"{CODE}:{function}", place)
+        done = restore_into(built, out / file, str(out / f"restored-{number}"), place)
+        found[case] = {**done, "file": str(out / file)}
+    except UsageError as error:
+        found[case] = {"refused": str(error)}
+print("\n" + json.dumps(found))
