@@ -127,11 +127,17 @@ def test_checkpoints_through_every_form_that_needs_no_model(name: str, tmp_path:
 @pytest.mark.parametrize("source", MODELS, ids=lambda g: g.name)
 def test_saved_models_become_checkpoints_and_models_again(source: Any, tmp_path: Path) -> None:
     """With themselves as donor: values go out by way of another form, and come back in."""
+    model = ckptkit.open(source.path).store.model
+    assert model is not None
+    assets = [f"assets/{name}" for name in model.assets]  # which a checkpoint has no place for
     try:
-        assert convert(source.path, tmp_path / "ckpt", to="checkpoint").ok
+        assert convert(source.path, tmp_path / "ckpt", to="checkpoint", allow_unused=assets).ok
     except UsageError as error:  # an export(): no live model would restore it
         assert "flat lists" in str(error)
-        assert convert(source.path, tmp_path / "ckpt", to="checkpoint", root="").ok
+        done = convert(
+            source.path, tmp_path / "ckpt", to="checkpoint", root="", allow_unused=assets
+        )
+        assert done.ok
     else:
         graph = ckptkit.open(tmp_path / "ckpt").structure
         if isinstance(graph, ObjectGraph):
