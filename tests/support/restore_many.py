@@ -47,7 +47,8 @@ values: dict[str, Any] = {weight.path: weight.numpy() for weight in one.weights}
 np.savez(out / "one.npz", **values)
 del values[one.weights[0].path]
 np.savez(out / "less.npz", **values)
-np.savez(out / "module.npz", **{"out/w": np.ones((4, 2), "f4"), "out/b": np.ones(2, "f4")})
+values = {"out/w": np.ones((4, 2), "f4"), "out/b": np.ones(2, "f4")}
+np.savez(out / "module.npz", **values)
 
 CASES = {  # case: callable, file, place in it
     "alike": ("net", "alike", ""),

@@ -1,53 +1,124 @@
 """A check in a GitHub workflow: annotations on standard output, and a summary in Markdown.
 
 Workflow commands are lines `::error title=T::MESSAGE`; in the message `%`, CR and LF are written
-`%25`, `%0D`, `%0A`, in a property `:` and `,` as `%3A` and `%2C` too.
+`%25`, `%0D`, `%0A`, in a property `:` and `,` as `%3A` and `%2C` too.  `file=` is a path in the
+repository.  A workflow shows ten annotations of a level a step, those that are printed first: so
+the verdict comes first, then outputs, then findings, those of one code together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.check.rows import cells, row_text
 from ckptkit.reports.findings import finding_text
 from ckptkit.reports.table import render
 from ckptkit.reports.text import markdown_text, printable
+from ckptkit.text import count_text, list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report
+    from ckptkit.operations.execution.types import Row
+    from ckptkit.operations.findings import Finding
 
 _LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
+_SEVERITIES = tuple(_LEVELS)
 _HEADERS = ("runner", "case", "output", "status", "max abs", "max rel", "needed", "allowed", "tier")
 _COLUMNS = (0, 1, 2, 3, 4, 5, 10, 11, 12)
+MOST = 10  # annotations of a level that a step shows
+_OUTPUTS = 4  # of them that tell of one output each
+_LINES = 20  # of one annotation
 
 
 def commands(report: Report) -> Iterator[str]:
-    """Yield one workflow command per finding and failed output, then the verdict."""
-    for finding in report.findings:
-        yield _command(_LEVELS[finding.severity], finding.code, finding_text(finding))
-    for row in (*report.failed, *report.meaningless):
-        level = "error" if row in report.failed else "warning"
+    """Yield the verdict, failed outputs and findings as at most MOST workflow commands a level."""
+    verdict = _command(
+        "notice" if report.ok else "error",
+        f"ckptkit check {report.subject}",
+        report.verdict,
+        _file(report.subject),
+    )
+    yield verdict
+    outputs = [*_rows(report.failed, "error"), *_rows(report.meaningless, "warning")]
+    yield from outputs
+    told = [verdict, *outputs]
+    for severity in _SEVERITIES:
+        level = _LEVELS[severity]
+        left = MOST - sum(line.startswith(f"::{level} ") for line in told)
+        yield from _findings([f for f in report.findings if f.severity == severity], level, left)
+
+
+def _rows(rows: Sequence[Row], level: str) -> Iterator[str]:
+    """Yield a command for each of the first outputs, and one for all others."""
+    own, rest = rows[:_OUTPUTS], rows[_OUTPUTS:]
+    if len(rest) == 1:
+        own, rest = rows, ()
+    for row in own:
         yield _command(level, f"{row.result.status}: {row.name}", row_text(row))
-    level = "notice" if report.ok else "error"
-    yield _command(level, f"ckptkit check {report.subject}", report.verdict)
+    if rest:
+        texts = [f"{row.result.status}: {row.name}: {row_text(row)}" for row in rest]
+        yield _command(level, count_text(len(rest), "more output"), _listed(texts))
+
+
+def _findings(findings: Sequence[Finding], level: str, most: int) -> Iterator[str]:
+    """Yield a command for the findings of each code, at most `most`."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.code, []).append(finding)
+    several = list(groups.values())
+    if len(several) > most:
+        rest = [finding for group in several[most - 1 :] for finding in group]
+        several = [*several[: most - 1], rest]
+    for group in several:
+        codes = list(dict.fromkeys(finding.code for finding in group))
+        title = codes[0] if len(group) == 1 else f"{list_text(codes)} ({len(group):,})"
+        files = {_file(finding.where) for finding in group}
+        text = _listed([finding_text(finding) for finding in group])
+        yield _command(level, title, text, files.pop() if len(files) == 1 else "")
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = [f"and {len(texts) - _LINES:,} more"] if len(texts) > _LINES else []
+    return "\n".join([*map(printable, texts[:_LINES]), *more])
+
+
+def _file(where: str) -> str:
+    """Return the path of the file that something is about, as the repository has it; "" of none.
+
+    Of a checkpoint's prefix it is the index, of a directory its description, of code its module.
+    """
+    plain = where.partition("#")[0]
+    code = plain.partition("?")[0].rpartition(":")[0]
+    inside = [Path(plain) / name for name in ("manifest.json", "saved_model.pb")]
+    for path in (Path(plain), Path(f"{plain}.index"), *inside, Path(code or plain)):
+        try:
+            if not path.is_file():
+                continue
+            root = Path(os.environ.get("GITHUB_WORKSPACE") or ".").resolve()
+            there = path.resolve()
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+        return there.relative_to(root).as_posix() if there.is_relative_to(root) else ""
+    return ""
 
 
 def summary(report: Report) -> Iterator[str]:
-    """Yield the summary of a step, in Markdown."""
-    yield f"### ckptkit check {_inline(report.subject)}"
+    """Yield the summary of a step, in Markdown, the verdict first."""
+    yield f"### {_inline(report.verdict)}"
     yield ""
-    yield _inline(report.verdict)
-    if report.reference:
+    held = f", held against {_inline(report.reference)}" if report.reference else ""
+    yield f"`ckptkit check` of {_inline(report.subject)}{held}."
+    if report.rows:
         yield ""
-        yield f"Held against {_inline(report.reference)}."
+        ordered = [*report.failed, *(row for row in report.rows if row not in report.failed)]
+        rows = [[cells(row)[column] for column in _COLUMNS] for row in ordered]
+        yield from render(rows, _HEADERS, "markdown")
     if report.findings:
         yield ""
         yield from (f"- {_inline(finding_text(finding))}" for finding in report.findings)
-    if report.rows:
-        yield ""
-        rows = [[cells(row)[column] for column in _COLUMNS] for row in report.rows]
-        yield from render(rows, _HEADERS, "markdown")
     yield ""
 
 
@@ -56,10 +127,16 @@ def _inline(text: str) -> str:
     return markdown_text(text)
 
 
-def _command(level: str, title: str, message: str) -> str:
-    name = _escaped(title).replace(":", "%3A").replace(",", "%2C")
-    return f"::{level} title={name}::{_escaped(message)}"
+def _command(level: str, title: str, message: str, file: str = "") -> str:
+    properties = [f"file={_property(file)}"] if file else []
+    properties.append(f"title={_property(title)}")
+    return f"::{level} {','.join(properties)}::{_escaped(message)}"
+
+
+def _property(text: str) -> str:
+    return _escaped(printable(text)).replace(":", "%3A").replace(",", "%2C")
 
 
 def _escaped(text: str) -> str:
-    return printable(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    lines = (printable(line) for line in text.split("\n"))
+    return "%0A".join(line.replace("%", "%25").replace("\r", "%0D") for line in lines)

@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.operations.check.api import check
 from ckptkit.operations.check.report import Report
+from ckptkit.operations.findings import Finding
 from ckptkit.reports.check import github as check_github
 from ckptkit.reports.check import lines as check_report
 from ckptkit.reports.check import rows as check_rows
@@ -430,9 +432,36 @@ def test_junit_of_nothing_compared_is_an_error(machine: Machine) -> None:
 
 def test_github_annotations_are_one_line_each(failed: Report) -> None:
     lines = list(check_report.lines(failed, "github"))
-    assert all(re.fullmatch(r"::(error|warning|notice) title=[^:,]*::.*", line) for line in lines)
-    assert "died: 100%25" in lines[0]
+    command = r"::(error|warning|notice) (file=[^:,]*,)?title=[^:,]*::.*"
+    assert all(re.fullmatch(command, line) for line in lines)
+    assert lines[0].endswith(f"::{failed.verdict}")
+    assert "died: 100%25" in lines[-1]
     assert any("title=differs%3A xla%3ACPU%3A0 drawn output_0::" in line for line in lines)
+
+
+def test_what_github_shows_of_many_findings(
+    failed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten annotations of a level are shown: verdict, outputs, findings of each code together."""
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
+    golden_directory = tmp_path / "golden"
+    golden_directory.mkdir()
+    (golden_directory / "manifest.json").touch()
+    changed = [
+        Finding("error", "weights.changed", str(golden_directory), f"w{number}: other bytes")
+        for number in range(30)
+    ]
+    others = [Finding("error", f"code.{number}", "nowhere", "m") for number in range(20)]
+    rows = (failed.failed[0],) * 12
+    report = replace(failed, rows=rows, run_findings=(*changed, *others))
+    lines = list(check_report.lines(report, "github"))
+    assert len(lines) == 10 and all(line.startswith("::error ") for line in lines)
+    assert lines[0].endswith(f"::{report.verdict}")
+    assert sum("title=differs" in line for line in lines) == 4
+    assert "title=8 more outputs::" in lines[5]
+    assert lines[6].startswith("::error file=golden/manifest.json,title=weights.changed (30)::")
+    assert "w19: other bytes" in lines[6] and lines[6].endswith("%0Aand 10 more")
+    assert "(18)" in lines[-1]
 
 
 def test_github_summary_is_appended(
@@ -444,7 +473,7 @@ def test_github_summary_is_appended(
     done = ckptkit("check", EXPORT, "--on", "CPU:0", "--on", "xla:CPU:0", "--format", "github")
     assert done.code == 0 and done.out.startswith("::notice ")
     text = summary.read_text()
-    assert text.startswith("before\n### ckptkit check ") and "| xla:CPU:0 | drawn" in text
+    assert text.startswith("before\n### ok: 1 of 1 output") and "| xla:CPU:0 | drawn" in text
 
 
 def test_a_summary_does_not_run_markdown(failed: Report) -> None:
