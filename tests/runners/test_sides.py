@@ -8,7 +8,9 @@ import ckptkit
 from benchmarks.house import House
 
 RUNNERS = "ckptkit.runners"
-PARENT = {f"{RUNNERS}.{name}" for name in ("client", "introspect", "process", "chunks")}
+PARENT = {
+    f"{RUNNERS}.{name}" for name in ("client", "introspect", "process", "chunks", "environment")
+}
 SHARED = {f"{RUNNERS}.{name}" for name in ("types", "spec", "errors", "registry", "marks")}
 
 
