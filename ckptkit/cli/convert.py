@@ -62,6 +62,13 @@ _COMMON_OPTIONS = (
     "--outputs", type=CommaList(), multiple=True, metavar="NAME,...", help="What comes out of it."
 )
 @click.option(
+    "--tags",
+    type=CommaList(),
+    multiple=True,
+    metavar="TAG,...",
+    help="Write this graph alone of a SavedModel that has several.",
+)
+@click.option(
     "--model",
     metavar="MODULE:CALLABLE[?JSON]",
     help="Build the model with this code, in a child process.  Also FILE.py:CALLABLE.",
@@ -197,7 +204,7 @@ def _keywords(options: Mapping[str, Any]) -> dict[str, Any]:
     ]
     rules += [parse_rule(text, transforms=True) for text in options["rules"]]
     keywords = {name: options[name] for name in _COMMON_OPTIONS}
-    keywords.update({name: flat(options[name]) for name in ("inputs", "outputs")})
+    keywords.update({name: flat(options[name]) for name in ("inputs", "outputs", "tags")})
     return {**keywords, "rules": rules, "drop_roles": flat(options["drop_roles"])}
 
 

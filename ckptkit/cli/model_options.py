@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ckptkit.cli.options import CommaList, flat
 from ckptkit.text import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,6 +46,14 @@ def model_options(function: F) -> F:
             help="Import this module or file.py first: it defines custom classes.",
         ),
         click.option("--signature", metavar="NAME", help="Which signature of a SavedModel."),
+        click.option(
+            "--tags",
+            type=CommaList(),
+            multiple=True,
+            metavar="TAG,...",
+            callback=lambda _ctx, _param, lists: flat(lists),
+            help="Which graph of a SavedModel that has several.  [default: serve]",
+        ),
         click.option(
             "--map",
             "rules",

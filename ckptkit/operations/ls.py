@@ -18,6 +18,7 @@ from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Result
 from ckptkit.stores.base import Signature
 from ckptkit.stores.following import following_latest, opened_still
+from ckptkit.stores.saved_model.signatures import graph_with
 from ckptkit.text import natural
 
 SCHEMA = "ckptkit.ls/1"
@@ -226,17 +227,10 @@ def ls(
 
 def _graph_tags(checkpoint: Checkpoint, tags: Sequence[str]) -> frozenset[str]:
     """Return the tags of the one graph that they name; raises UsageError where there is none."""
-    wanted = frozenset(tags)
-    model = checkpoint.store.model if wanted else None
-    there = model.tags if model is not None else ()
-    if wanted and not any(wanted == {*graph} for graph in there):
-        graphs = "; ".join(",".join(graph) or "none" for graph in there)
-        raise UsageError(
-            f"no graph has the tags {','.join(tags)}",
-            where=str(checkpoint.path),
-            hint=f"those there: {graphs}" if graphs else "only SavedModels have graphs with tags",
-        )
-    return wanted
+    if not tags:
+        return frozenset()
+    model = checkpoint.store.model
+    return graph_with(tags, model.tags if model is not None else (), str(checkpoint.path))
 
 
 _ORDERS: dict[str, Callable[[Tensor], Any]] = {

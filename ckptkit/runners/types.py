@@ -29,6 +29,7 @@ class ModelSpec:
     code: `package.module:callable[?json]` or `file.py:callable[?json]`, for code.
     text: how the user called it.
     place: where in the weights' object graph the model lies, as the user said; "" leaves it open.
+    tags: of the graph of a SavedModel that is run; none for the one that TensorFlow takes.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class ModelSpec:
     code: str | None = None
     text: str = ""
     place: str = ""
+    tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text or str(self.path or self.code)

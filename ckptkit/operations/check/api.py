@@ -43,6 +43,7 @@ def check(
     seed: int = SEED,
     ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
     signature: str | None = None,
+    tags: Sequence[str] = (),
     model: str | None = None,
     like: Path_ | None = None,
     tolerance: Path_ = AUTO,
@@ -75,6 +76,7 @@ def check(
         seed: of the examples that are drawn.
         ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
         signature: the one to call, where the model has several.
+        tags: of the graph to run, where a SavedModel has several; by default that of `serve`.
         model: `package.module:callable` or `file.py:callable`, which builds what a checkpoint is
             restored into.
         like: a SavedModel or `.keras` file whose structure a checkpoint goes into instead.
@@ -112,7 +114,7 @@ def check(
         inputs=InputOptions(
             files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature
         ),
-        source=ModelSource(model, like, tuple(rules)),
+        source=ModelSource(model, like, tuple(rules), tuple(tags)),
         tolerance=TolerancePolicy(tolerance, rtol, atol),
         limits=Limits(timeout_s, max_rss_bytes),
         against=against,
@@ -139,6 +141,7 @@ def localize(
     seed: int = SEED,
     ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
     signature: str | None = None,
+    tags: Sequence[str] = (),
     model: str | None = None,
     like: Path_ | None = None,
     tolerance: Path_ = AUTO,
@@ -166,6 +169,7 @@ def localize(
         seed: of the examples that are drawn without them.
         ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
         signature: the one to call, where the model has several.
+        tags: of the graph to run, where a SavedModel has several; by default that of `serve`.
         model: code that builds what a checkpoint is restored into.
         like: a model file whose structure a checkpoint goes into instead.
         tolerance: "auto", "strict" or a file, as of `check`.
@@ -198,6 +202,7 @@ def localize(
         seed=seed,
         ranges=ranges,
         signature=signature,
+        tags=tags,
         model=model,
         like=like,
         tolerance=tolerance,

@@ -33,8 +33,15 @@ from ckptkit.operations.convert.destination import (
     target_of,
 )
 from ckptkit.operations.convert.from_meta_graph import donor_of
+from ckptkit.operations.convert.one_graph import with_one_graph
 from ckptkit.operations.convert.output_comparison import OutputComparison, compare_files
-from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, GraphToServe, Plan
+from ckptkit.operations.convert.plan import (
+    NOT_WEIGHTS,
+    ChosenGraph,
+    ConvertOptions,
+    GraphToServe,
+    Plan,
+)
 from ckptkit.operations.convert.planner import make_plan
 from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.convert.proof import Proof, prove
@@ -49,6 +56,7 @@ from ckptkit.operations.convert.value_stores import Cast, parse_cast
 from ckptkit.operations.input_files import files_read, refuse_inputs
 from ckptkit.stores.following import following_latest, opened_still
 from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE, can_be_cut
+from ckptkit.stores.saved_model.signatures import graph_with
 from ckptkit.text import parse_size
 from ckptkit.wording import say
 
@@ -70,11 +78,13 @@ _Converting = TypeVar("_Converting", bound=Callable[..., Any])
 
 
 def _serving_graphs(function: _Converting) -> _Converting:
-    """Let LIKE be the SavedModel that `graph` and SRC come to."""
+    """Let LIKE be the SavedModel that `graph` and SRC come to, or the one graph of `tags`."""
 
     @wraps(function)
     def run(src: Any, dst: Any, **keywords: Any) -> Any:
         graph = keywords.get("graph")
+        if keywords.get("tags"):
+            return _with_chosen_graph(function, src, dst, keywords)
         if graph is None:
             if keywords.get("inputs") or keywords.get("outputs"):
                 raise UsageError(say("‹inputs› and ‹outputs› go with ‹graph›"))
@@ -88,6 +98,31 @@ def _serving_graphs(function: _Converting) -> _Converting:
             return function(src, dst, **{"to": SAVED_MODEL, **keywords, "like": donor})
 
     return cast("_Converting", run)
+
+
+def _with_chosen_graph(
+    function: Callable[..., Any], src: Any, dst: Any, keywords: dict[str, Any]
+) -> Any:
+    """Convert into one graph of the SavedModel that gives the output's graphs, LIKE or SRC."""
+    if keywords.get("graph") is not None or keywords.get("model") is not None:
+        raise UsageError(say("‹tags› excludes ‹graph› and ‹model›"))
+    like = keywords.get("like")
+    holder = _open(like if like is not None else _as_sequence(src)[-1])
+    if holder.store.format != SAVED_MODEL or holder.store.model is None:
+        raise UsageError(
+            say("‹tags› chooses a graph of a SavedModel, and this is none"), where=str(holder.path)
+        )
+    there = holder.store.model.tags
+    tags = tuple(sorted(graph_with(keywords["tags"], there, str(holder.path))))
+    target = target_of(dst, keywords.get("to"), holder.store)
+    if target.format.structure != SAVED_MODEL:
+        raise UsageError(say(f"‹tags›: {target.format.name} holds no graphs"), where=str(dst))
+    if len(there) == 1:
+        return function(src, dst, **{**keywords, "tags": ()})
+    with with_one_graph(holder.store.path, tags) as donor:
+        opened = open_checkpoint(donor)
+        chosen = ChosenGraph(holder.store.path, tags)
+        return function(src, dst, **{**keywords, "like": opened, "tags": chosen})
 
 
 def _write_bundle(source: Checkpoint, path: Path) -> object:
@@ -106,6 +141,7 @@ def convert(
     graph: str | os.PathLike[str] | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    tags: Sequence[str] = (),
     model: str | None = None,
     root: str | None = None,
     rules: Sequence[str | Rule] = (),
@@ -141,6 +177,8 @@ def convert(
         inputs: names of tensors of `graph` that its signature takes, `NAME` or `KEY=NAME`; none
             where the graph itself says.
         outputs: of those that its signature gives, likewise.
+        tags: of the graph that is written, where the SavedModel that the graphs are of (LIKE, or
+            SRC) has several; by default all of them are.
         model: `package.module:callable[?json]` or `file.py:callable`, built in a child process.
         root: child of a new root that SRC's object graph goes under ("" keeps the root of a
             SavedModel).
@@ -202,6 +240,7 @@ def convert(
             allow_unused,
             allow_renamed,
             GraphToServe(Path(graph), tuple(inputs), tuple(outputs)) if graph is not None else None,
+            tags if isinstance(tags, ChosenGraph) else None,
         ),
         timeout_s,
     )
@@ -259,6 +298,7 @@ def plan(
     graph: str | os.PathLike[str] | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    tags: Sequence[str] = (),
     model: str | None = None,
     root: str | None = None,
     rules: Sequence[str | Rule] = (),
@@ -303,6 +343,7 @@ def plan(
             allow_unused,
             allow_renamed,
             GraphToServe(Path(graph), tuple(inputs), tuple(outputs)) if graph is not None else None,
+            tags if isinstance(tags, ChosenGraph) else None,
         ),
         timeout_s,
     )
@@ -377,6 +418,7 @@ def _options(
     allow_unused: Sequence[str],
     allow_renamed: Sequence[str],
     graph: GraphToServe | None,
+    chosen: ChosenGraph | None,
 ) -> ConvertOptions:
     """Return the keywords of `convert` with texts parsed; raises UsageError."""
     left_behind = frozenset(NOT_WEIGHTS) if weights_only else frozenset[str]()
@@ -394,6 +436,7 @@ def _options(
         allow_unused=tuple(allow_unused),
         allow_renamed=tuple(allow_renamed),
         graph=graph,
+        chosen=chosen,
     )
 
 
@@ -464,8 +507,12 @@ def _describe(conversion: Plan, path: Path, proof: Proof | None, *, with_digests
     if not receipt.ok or not (with_digests or conversion.target.format.structure == SAVED_MODEL):
         return receipt
     output = open_checkpoint(path)
-    models = conversion.source.store.model, output.store.model
-    receipt = replace(receipt, signatures=tuple(signature_changes(*models)))
+    source_model, chosen = conversion.source.store.model, conversion.options.chosen
+    if chosen is not None and source_model is not None and len(source_model.tags) > 1:
+        of_graph = tuple(s for s in source_model.signatures if {*s.tags} == {*chosen.tags})
+        source_model = replace(source_model, signatures=of_graph)
+    changes = signature_changes(source_model, output.store.model)
+    receipt = replace(receipt, signatures=tuple(changes))
     if not with_digests:
         return receipt
     keys = output.specs.keys() & {tensor.key for tensor in conversion.tensors}

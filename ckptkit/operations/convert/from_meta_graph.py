@@ -59,13 +59,13 @@ def donor_of(
         if store.format == TENSOR_BUNDLE:
             for file in filter(Path.is_file, files_at(TENSOR_BUNDLE, store.path)):
                 end = file.name.removeprefix(store.path.name)
-                _link(file, (donor / VARIABLES).with_name(VARIABLES.name + end))
+                link(file, (donor / VARIABLES).with_name(VARIABLES.name + end))
         else:
             write_bundle(source, donor / VARIABLES)
         yield donor
 
 
-def _link(file: Path, at: Path) -> None:
+def link(file: Path, at: Path) -> None:
     """Let a file be found at another path too; it is copied where the system cannot link it."""
     try:
         at.hardlink_to(file)

@@ -97,7 +97,15 @@ def compare_files(
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.process import run
 
-    request = {"action": "outputs", "old": str(source.path), "new": str(output), "model": code}
+    chosen, source_model = plan.options.chosen, source.store.model
+    several = source_model is not None and len(source_model.tags) > 1
+    request = {
+        "action": "outputs",
+        "old": str(source.path),
+        "new": str(output),
+        "model": code,
+        "tags": list(chosen.tags) if chosen is not None and several else [],
+    }
     try:
         result = run("tensorflow", request, timeout_s=timeout_s, environment=CPU)
     except RunnerError as error:

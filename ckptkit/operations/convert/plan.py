@@ -36,6 +36,13 @@ class GraphToServe(NamedTuple):
     outputs: tuple[str, ...] = ()
 
 
+class ChosenGraph(NamedTuple):
+    """One graph of a SavedModel that has several: its file, and the tags of the graph."""
+
+    path: Path
+    tags: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
     """How to convert, beside SRC, DST and LIKE; the fields are the keywords of `ckptkit.convert`.
@@ -54,6 +61,7 @@ class ConvertOptions:
     allow_unused: tuple[str, ...] = ()
     allow_renamed: tuple[str, ...] = ()
     graph: GraphToServe | None = None
+    chosen: ChosenGraph | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(self.drop_roles - set(ROLES))

@@ -67,6 +67,17 @@ class Receipt(Result):
         """0 done, 1 the proof failed."""
         return 0 if self.ok else 1
 
+    def _like_json(self) -> dict[str, Any] | None:
+        """Return what LIKE was, as it was given; None where it was made of SRC."""
+        plan, chosen = self.plan, self.plan.options.chosen
+        if plan.like is None or plan.options.graph is not None:
+            return None
+        like = _file_json(plan.like, None)
+        if chosen is None:
+            return like
+        is_source = any(source.store.path == chosen.path for source in plan.sources)
+        return None if is_source else {**like, "path": str(chosen.path)}
+
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.convert/1 (docs/convert.md).
 
@@ -83,8 +94,9 @@ class Receipt(Result):
                 _file_json(checkpoint, digest)
                 for checkpoint, digest in zip(plan.sources, digests, strict=True)
             ],
-            "like": _file_json(plan.like, None) if plan.like is not None and not graph else None,
+            "like": self._like_json(),
             "graph": str(graph.path) if graph else None,
+            "tags": list(plan.options.chosen.tags) if plan.options.chosen else None,
             "model": plan.build.spec if plan.build else None,
             "dst": str(self.path),
             "to": plan.target.format.name,

@@ -31,7 +31,8 @@ from ckptkit.stores.registry import (
     format_of_name,
     model_format,
 )
-from ckptkit.stores.saved_model.signatures import SERVE
+from ckptkit.stores.saved_model.reader import MODEL_FILE
+from ckptkit.stores.saved_model.signatures import SERVE, graph_to_run
 from ckptkit.wording import say
 
 
@@ -66,16 +67,22 @@ def resolve(
     model: str | None = None,
     like: str | os.PathLike[str] | None = None,
     rules: Sequence[str] = (),
+    tags: Sequence[str] = (),
     timeout_s: float = 600.0,
 ) -> ResolvedSubject:
     """Return what `text` means.
 
-    scratch: a directory for a model that is made of a checkpoint and LIKE.
+    scratch: a directory for a model that is made of a checkpoint and LIKE.  tags: of the graph of a
+    SavedModel.
     Raises UsageError where it cannot be run, PathNotFoundError, and what reading it raises.
     """
     name = os.fspath(text)
     if model is not None and like is not None:
         raise UsageError(say("‹like› and ‹model› exclude each other"))
+    if tags and _graphs_of(Path(os.fspath(like) if like is not None else name)) is None:
+        raise UsageError(
+            say("‹tags› chooses a graph of a SavedModel, and there is none"), where=name
+        )
     whole = whole_file_format(Path(name))
     if whole is not None:
         file_size(Path(name))
@@ -99,7 +106,8 @@ def resolve(
         file_size(part)  # one that only stands for another, as Git keeps it, is named here
     if model is None and like is None:
         if row.holds_model:
-            return ResolvedSubject(ModelSpec(row.model_kind, located.path, text=name))
+            chosen = _tags_to_run(located.path, tags)
+            return ResolvedSubject(ModelSpec(row.model_kind, located.path, text=name, tags=chosen))
         raise UsageError(
             f"{located.format} holds weights and no model that could be run",
             where=name,
@@ -111,12 +119,29 @@ def resolve(
     for problem in file.problems():
         raise problem
     if like is not None:
-        return _in_structure(name, file, os.fspath(like), scratch, rules, timeout_s)
+        return _in_structure(name, file, os.fspath(like), scratch, rules, timeout_s, tags)
     assert model is not None
     if row.is_directory and row.holds_model:
         raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
     made = ModelSpec("code", file.path, model, name, place)
     return ResolvedSubject(made, file, place=model)
+
+
+def _graphs_of(path: Path) -> tuple[tuple[str, ...], ...] | None:
+    """Return the tags of the graphs of a SavedModel; None for anything else."""
+    if not (path / MODEL_FILE).is_file():
+        return None
+    info = open_checkpoint(path).store.model
+    return info.tags if info is not None else ()
+
+
+def _tags_to_run(path: Path, tags: Sequence[str]) -> tuple[str, ...]:
+    """Return the tags of the graph to run; none where there is one alone, whatever its tags."""
+    there = _graphs_of(path)
+    if there is None:
+        return ()
+    chosen = graph_to_run(tags, there, str(path))
+    return tuple(sorted(chosen)) if len(there) > 1 else ()
 
 
 def _made(scratch: Path, row: Format) -> Path:
@@ -143,12 +168,14 @@ class ModelSource:
     """What weights are put into, so that there is a model to run: code, or another model.
 
     model: `package.module:callable` or `file.py:callable`.  like: a SavedModel or `.keras` file;
-    rules: `RE=>REPL` from the names of the weights to those of like.
+    rules: `RE=>REPL` from the names of the weights to those of like.  tags: of the graph that is
+    run, where a SavedModel has several.
     """
 
     model: str | None = None
     like: str | os.PathLike[str] | None = None
     rules: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def resolve(
         self, subject: str | os.PathLike[str], scratch: Path, timeout_s: float
@@ -160,12 +187,19 @@ class ModelSource:
             model=self.model,
             like=self.like,
             rules=self.rules,
+            tags=self.tags,
             timeout_s=timeout_s,
         )
 
     def meant_for(self, path: str | os.PathLike[str]) -> ModelSource:
-        """Return itself for a file of weights, and nothing for what is a model already."""
-        return self if _holds_weights_alone(path) else replace(self, model=None, like=None)
+        """Return itself for a file of weights, and nothing for what is a model already.
+
+        Tags are meant for every SavedModel that has several graphs.
+        """
+        if _holds_weights_alone(path):
+            return self
+        several = len(_graphs_of(Path(path)) or ()) > 1
+        return replace(self, model=None, like=None, tags=self.tags if several else ())
 
 
 def _holds_weights_alone(path: str | os.PathLike[str]) -> bool:
@@ -179,7 +213,13 @@ def _holds_weights_alone(path: str | os.PathLike[str]) -> bool:
 
 
 def _in_structure(
-    name: str, file: Checkpoint, like: str, scratch: Path, rules: Sequence[str], timeout_s: float
+    name: str,
+    file: Checkpoint,
+    like: str,
+    scratch: Path,
+    rules: Sequence[str],
+    timeout_s: float,
+    tags: Sequence[str],
 ) -> ResolvedSubject:
     """Put the values of a checkpoint into another model; a misfit is a coverage with findings."""
     holder = open_checkpoint(like)
@@ -192,7 +232,7 @@ def _in_structure(
         )
     coverage = structure_coverage(file, holder, _rules(rules))
     made = _made(scratch, row)
-    subject = ModelSpec(row.model_kind, made, text=name)
+    subject = ModelSpec(row.model_kind, made, text=name, tags=_tags_to_run(Path(like), tags))
     try:
         done = convert(
             name,
@@ -245,7 +285,8 @@ def signatures_of_file(subject: ModelSpec) -> dict[str, ModelSignature]:
         return {}
     info = open_checkpoint(subject.path).store.model
     signatures = info.signatures if info is not None else ()
-    served = [signature for signature in signatures if signature.tags == (SERVE,)]
+    wanted = {*subject.tags} or {SERVE}
+    served = [signature for signature in signatures if {*signature.tags} == wanted]
     return {
         signature.key: ModelSignature(
             tuple(TensorInfo(*item) for item in signature.inputs),

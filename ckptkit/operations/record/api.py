@@ -38,6 +38,7 @@ def record(
     cases: int = 1,
     ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
     signature: str | None = None,
+    tags: Sequence[str] = (),
     model: str | None = None,
     like: Path_ | None = None,
     rules: Sequence[str] = (),
@@ -64,6 +65,7 @@ def record(
         cases: how many cases are drawn.
         ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
         signature: the one to call, where the model has several.
+        tags: of the graph to run, where a SavedModel has several; by default that of `serve`.
         model: `package.module:callable` or `file.py:callable`, which builds what a checkpoint is
             restored into.
         like: a SavedModel or `.keras` file whose structure a checkpoint goes into instead.
@@ -99,7 +101,7 @@ def record(
         subject=subject,
         runner=on if isinstance(on, RunnerSpec) else parse_runner(on),
         inputs=InputOptions(listed(inputs), seed, batch, cases, ranges_of(ranges), signature),
-        source=ModelSource(model, like, tuple(rules)),
+        source=ModelSource(model, like, tuple(rules), tuple(tags)),
         limits=Limits(timeout_s, max_rss_bytes),
         layers=tuple(layers),
         noise=noise,

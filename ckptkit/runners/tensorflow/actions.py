@@ -60,7 +60,7 @@ def outputs(request: Request) -> dict[str, Any]:
     from ckptkit.runners.tensorflow import outputs as _tensorflow_outputs
 
     compared = _tensorflow_outputs.file_against_file(
-        request["old"], request["new"], request.get("model")
+        request["old"], request["new"], request.get("model"), request.get("tags", ())
     )
     return {"versions": versions(), "outputs": compared}
 

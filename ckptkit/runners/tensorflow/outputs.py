@@ -7,7 +7,7 @@ describes and calls the models, draws their inputs and judges their outputs is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +33,16 @@ SEED = 20
 SERVING = "serving_default"
 
 
-def file_against_file(old: str, new: str, code: str | None = None) -> dict[str, Any]:
+def file_against_file(
+    old: str, new: str, code: str | None = None, tags: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compare the signatures of two SavedModels, or how two models are called.
 
     code: builds the model of a file that holds weights alone; TensorFlow and Keras restore these
-    by their own means.
+    by their own means.  tags: of the graph of the old one, where it has several.
     """
     try:
-        one, other = _side(Path(old), code), _side(Path(new), code)
+        one, other = _side(Path(old), code, tags), _side(Path(new), code)
         live = [CALL in side.loaded.endpoints for side in (one, other)]
         tier = _tier(one, other)
         if live == [True, False]:
@@ -58,10 +60,10 @@ def file_against_file(old: str, new: str, code: str | None = None) -> dict[str, 
     return _compared(rows)
 
 
-def _side(path: Path, code: str | None) -> TensorFlowSession:
+def _side(path: Path, code: str | None, tags: Sequence[str] = ()) -> TensorFlowSession:
     """Return a file's model: its own, or the one that code builds, with the file's weights."""
     if code is None or (path / "saved_model.pb").is_file():
-        return _opened(path)
+        return _opened(path, tags)
     built = build(code)
     try:
         model = built.to_run()
@@ -109,11 +111,11 @@ def _compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
 # -- the two models --------------------------------------------------------------------------------
 
 
-def _opened(path: Path) -> TensorFlowSession:
+def _opened(path: Path, tags: Sequence[str] = ()) -> TensorFlowSession:
     if path.suffix in (".keras", ".h5"):
         model = load_keras(str(path))
         return _session(path, LoadedModel(calls_of(model), model))
-    saved, how = load_saved_model(path)
+    saved, how = load_saved_model(path, tags)
     return _session(path, LoadedModel(signatures_of(saved), keep_alive=saved, how=how))
 
 

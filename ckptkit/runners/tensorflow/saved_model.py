@@ -10,28 +10,36 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import CkptkitError
 from ckptkit.runners.child.session import MAX_WORDS
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.stores.saved_model.signatures import SERVE
 
 _PB = "saved_model.pb"
 _VOCABULARY_BYTES = 1 << 20  # of a text file that is read for its words
 
 
-def load_saved_model(path: Path) -> tuple[Any, str]:
-    """Return the loaded object, and how it was loaded; raises what TensorFlow raised first."""
+def load_saved_model(path: Path, tags: Sequence[str] = ()) -> tuple[Any, str]:
+    """Return the loaded object, and how it was loaded; raises what TensorFlow raised first.
+
+    tags: of the graph that is loaded; none for the only one, or the one that is tagged `serve`.
+    """
     tf = tensorflow()
     try:
-        return tf.saved_model.load(str(path)), "as it is"
+        return tf.saved_model.load(str(path), tags=list(tags) or None), "as it is"
     except Exception as error:  # any of many, and the next ways tell whether it loads at all
         if not (path / _PB).is_file():
             raise
         first = error
-    for how, load in (("without its slots", _without_slots), ("by its graph", _by_graph)):
+    for how, load in (
+        ("without its slots", _without_slots),
+        ("by its graph", partial(_by_graph, tags=tags or [SERVE])),
+    ):
         try:
             return load(path), how
         except Exception:
@@ -43,6 +51,8 @@ def _without_slots(path: Path) -> Any:
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = saved_model_pb2.SavedModel.FromString((path / _PB).read_bytes())
+    if len(message.meta_graphs) > 1:
+        raise CkptkitError("several graphs")
     nodes = message.meta_graphs[0].object_graph_def.nodes
     if not any(node.slot_variables for node in nodes):
         raise CkptkitError("no slots")
@@ -61,10 +71,10 @@ def _without_slots(path: Path) -> Any:
         shutil.rmtree(copy)
 
 
-def _by_graph(path: Path) -> Any:
+def _by_graph(path: Path, tags: Sequence[str]) -> Any:
     from tensorflow.python.saved_model import load_v1_in_v2
 
-    return load_v1_in_v2.load(str(path), ["serve"])
+    return load_v1_in_v2.load(str(path), list(tags))
 
 
 def words_of(path: Path, graphs: Iterator[Any]) -> list[bytes]:

@@ -69,7 +69,7 @@ def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     if row is not None and row.structure == SAVED_MODEL:
         if spec.eager:
             raise UsageError("a SavedModel holds graphs, which do not run eagerly")
-        saved, how = load_saved_model(Path(model_spec["path"]))
+        saved, how = load_saved_model(Path(model_spec["path"]), model_spec["tags"])
         endpoints = signatures_of(saved)
         if not endpoints:
             raise UnsupportedError("the SavedModel has nothing to call", where=model_spec["path"])

@@ -160,8 +160,7 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
         init_ops=tuple(_init_ops(meta)),
         initializers=tuple(_initializers(meta, where)),
         assets=_unique(
-            Asset(item.tensor_info.name, item.filename)
-            for item in [*meta.asset_file_def, *collected_assets(meta.collection_def, where)]
+            Asset(item.tensor_info.name, item.filename) for item in asset_files(meta, where)
         ),
         gradients=tuple(item.gradient_func for item in graph.library.gradient),
         object_functions=saved,
@@ -266,9 +265,14 @@ def _initializers(meta: Any, where: str) -> Iterator[str]:
                 yield parse("VariableDef", item, where).initializer_name
 
 
-def collected_assets(collections: Any, where: str) -> Iterator[Any]:
-    """Yield the AssetFileDefs that SavedModels of TensorFlow 1 keep in a collection."""
-    for key, collection in _entries(collections):
+def asset_files(meta: Any, where: str) -> Iterator[Any]:
+    """Yield the AssetFileDefs of a MetaGraphDef, its own and those in a collection.
+
+    TensorFlow 1 kept them in the latter alone (tensorflow/python/saved_model/constants.py,
+    ASSETS_KEY), later versions write a graph of TensorFlow 1 with both.
+    """
+    yield from meta.asset_file_def
+    for key, collection in _entries(meta.collection_def):
         if key == "saved_model_assets":
             for item in collection.any_list.value:
                 yield parse("AssetFileDef", item.value, where)

@@ -31,7 +31,7 @@ from ckptkit.stores.proto.messages import MAX_MESSAGE_BYTES, parse
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.saved_model import layers as _saved_model_layers
 from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
-from ckptkit.stores.saved_model.graph import collected_assets
+from ckptkit.stores.saved_model.graph import asset_files
 from ckptkit.stores.saved_model.signatures import notes_on_tags, signatures_of
 from ckptkit.stores.saved_model.variable_uses import variable_uses
 from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
@@ -143,12 +143,12 @@ class SavedModel:
         }
 
     def _assets(self) -> set[str]:
-        """Return the names of its assets: TensorFlow 1 kept them in a collection of the graph."""
+        """Return the names of the assets of all graphs."""
         where = str(self.path / MODEL_FILE)
         return {
             asset.filename
             for graph in self._message.meta_graphs
-            for asset in (*graph.asset_file_def, *collected_assets(graph.collection_def, where))
+            for asset in asset_files(graph, where)
         }
 
     @cached_property

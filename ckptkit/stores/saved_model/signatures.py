@@ -9,13 +9,15 @@ Source: tensorflow/core/protobuf/{meta_graph,struct}.proto, python/framework/typ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from ckptkit.dtypes import dtype_of_enum
+from ckptkit.errors import UsageError
 from ckptkit.stores.base import Signature
 from ckptkit.stores.proto.messages import parse
+from ckptkit.wording import say
 
 SERVE = "serve"  # tag_constants.SERVING
 _UNSURE_OF_SHAPES = re.compile(r"(0|1\.0)\.")  # versions of TensorFlow
@@ -52,6 +54,51 @@ def notes_on_tags(tags: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
         f"no graph is tagged {SERVE!r}, as servers and tf.saved_model.load ask for; tags: "
         f"{there}{why}",
     )
+
+
+def graph_with(tags: Iterable[str], there: Sequence[Sequence[str]], where: str) -> frozenset[str]:
+    """Return the tags of the one graph that has just these.
+
+    Args:
+        tags: those that were asked for.
+        there: the tags of each graph of the file; none for a file without graphs.
+        where: the file.
+
+    Raises:
+        UsageError: no graph has them; the hint lists those there.
+    """
+    wanted = frozenset(tags)
+    if not any(wanted == {*graph} for graph in there):
+        hint = "only SavedModels have graphs with tags"
+        raise UsageError(
+            f"no graph has the tags {','.join(sorted(wanted)) or '(none)'}",
+            where=where,
+            hint=f"those there: {_tags_text(there)}" if there else hint,
+        )
+    return wanted
+
+
+def graph_to_run(tags: Iterable[str], there: Sequence[Sequence[str]], where: str) -> frozenset[str]:
+    """Return the tags of the graph that is run: those asked for, `serve`, or the only one's.
+
+    Raises UsageError as `graph_with` does, and where several graphs could be meant.
+    """
+    wanted = frozenset(tags)
+    if wanted:
+        return graph_with(wanted, there, where)
+    if len(there) == 1:
+        return frozenset(there[0])
+    if any({*graph} == {SERVE} for graph in there):
+        return frozenset([SERVE])
+    raise UsageError(
+        f"holds {len(there)} graphs, and none of the tag {SERVE!r} alone",
+        where=where,
+        hint=say(f"‹tags=TAG,...› chooses one; those there: {_tags_text(there)}"),
+    )
+
+
+def _tags_text(there: Sequence[Sequence[str]]) -> str:
+    return "; ".join(",".join(graph) or "none" for graph in there)
 
 
 def _type_of(info: Any, shapes: Callable[[], Mapping[str, _Shape]]) -> tuple[str, _Shape]:
