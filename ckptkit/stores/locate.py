@@ -23,6 +23,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.stores.directories import models_in
+from ckptkit.stores.hdf5.user_block import start_of_hdf5
 from ckptkit.stores.registry import Head, detect_format, format_of_name
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
@@ -281,6 +282,13 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
     if path.suffix == ".pbtxt":
         return UnsupportedError("a graph in text form; it holds no weights", where=str(path))
     expected = _container(path.name)
+    before = start_of_hdf5(path)
+    if before:
+        return UnsupportedError(
+            f"an HDF5 file behind {before} bytes of something else (a user block)",
+            where=str(path),
+            hint=f"h5unjam -i {path.name} -u BLOCK -o NEW.h5, of HDF5's tools, takes them off",
+        )
     if expected:
         return FormatError(
             str(path),

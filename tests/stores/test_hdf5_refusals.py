@@ -39,6 +39,7 @@ from ckptkit.stores.hdf5.bounded import LeftToLibhdf5
 from ckptkit.stores.hdf5.classic import scan_classic
 from ckptkit.stores.keras.archive import open_keras, open_weights_h5, open_weights_json
 from ckptkit.stores.keras.legacy_h5 import open_legacy_h5
+from ckptkit.stores.locate import locate
 from support import keras_files
 from support.keras_files import edited_h5, h5_bytes, layer, write_h5, write_keras, write_legacy
 
@@ -607,3 +608,13 @@ def test_a_byte_range_ends_where_it_ends(tmp_path: Path) -> None:
         byte_range.read(90, 20)
     buffer = io.BytesIO(path.read_bytes())
     assert byte_range.read(0, 8) == buffer.read(8)
+
+
+@pytest.mark.parametrize("size", [512, 8192])
+def test_a_user_block_is_no_damage(size: int, tmp_path: Path) -> None:
+    """h5py and Keras read such a file, so that nothing is wrong with it."""
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w", userblock_size=size) as file:
+        file["d"] = np.ones(3)
+    with pytest.raises(UnsupportedError, match=f"behind {size} bytes of something else"):
+        locate(path)

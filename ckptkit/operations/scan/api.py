@@ -22,13 +22,13 @@ from ckptkit.operations.scan.archives import (
     has_keras_name,
     is_archive,
 )
-from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
+from ckptkit.operations.scan.hdf5 import scan_hdf5
 from ckptkit.operations.scan.keras import is_config
 from ckptkit.operations.scan.litert import is_litert, scan_litert
 from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
-from ckptkit.stores.hdf5.types import SIGNATURE
+from ckptkit.stores.hdf5.user_block import SIGNATURE, start_of_hdf5
 from ckptkit.stores.locate import locate
 from ckptkit.stores.npz.npy import MAGIC
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of, function_of, open_format

@@ -9,27 +9,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ckptkit._io.files import file_size, read_exact
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.keras import text_findings
 from ckptkit.stores.containers.byte_range import ByteRange, whole_file
 from ckptkit.stores.hdf5.reader import scan as read_tree
 from ckptkit.stores.hdf5.reader import scan_with_libhdf5
-from ckptkit.stores.hdf5.types import BOMB, LEADS_OUT, SIGNATURE, Attribute, H5Tree
+from ckptkit.stores.hdf5.types import BOMB, LEADS_OUT, Attribute, H5Tree
+from ckptkit.stores.hdf5.user_block import start_of_hdf5
 
 # legacy_h5_format.py reads these two; a long text may be split over several, numbered ones
 _CONFIG = re.compile(r"(model|training)_config[0-9]*")
-
-
-def start_of_hdf5(path: Path) -> int | None:
-    """Return where libhdf5 finds an HDF5 file to begin: at 0, 512, 1024, ... ; None if nowhere."""
-    size, at = file_size(path), 0
-    while at + len(SIGNATURE) <= size:
-        if read_exact(path, at, len(SIGNATURE)) == SIGNATURE:
-            return at
-        at = 2 * at or 512
-    return None
 
 
 def scan_hdf5(path: Path) -> list[Check]:

@@ -18,13 +18,14 @@ from ckptkit.operations.scan.archives import (
     scan_npz,
 )
 from ckptkit.operations.scan.graph import graph_findings
-from ckptkit.operations.scan.hdf5 import scan_hdf5, start_of_hdf5
+from ckptkit.operations.scan.hdf5 import scan_hdf5
 from ckptkit.operations.scan.keras import revived_findings, text_findings
 from ckptkit.operations.scan.links import directory_check, link_findings
 from ckptkit.operations.scan.pickles import FRONT, array_finding, pickle_finding
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import strict_json
+from ckptkit.stores.hdf5.user_block import start_of_hdf5
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.registry import TENSOR_BUNDLE, files_at
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs

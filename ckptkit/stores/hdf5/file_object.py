@@ -15,7 +15,8 @@ from typing import Any
 
 from ckptkit.errors import CkptkitError, FormatError, TruncatedError
 from ckptkit.stores.containers.byte_range import PAGE, ByteRange, PageCache
-from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES, SIGNATURE
+from ckptkit.stores.hdf5.types import MAX_ATTRIBUTE_BYTES
+from ckptkit.stores.hdf5.user_block import SIGNATURE
 
 _HEAP_HEAD = 16  # bytes of a global heap's header, and of each object's in it
 

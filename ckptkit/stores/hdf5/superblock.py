@@ -19,7 +19,7 @@ from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.hdf5.bounded import UNDEFINED, BoundedReader, LeftToLibhdf5
 from ckptkit.stores.hdf5.lookup3 import checksum
 from ckptkit.stores.hdf5.symbol_tables import Fanout
-from ckptkit.stores.hdf5.types import SIGNATURE
+from ckptkit.stores.hdf5.user_block import SIGNATURE
 
 _CHUNKS = 32  # K of chunks' B-trees where the superblock does not say (HDF5_BTREE_CHUNK_IK_DEF)
 _MAX_FANOUT = 1 << 15

@@ -10,8 +10,6 @@ from typing import NamedTuple
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.containers.byte_range import ByteRange
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
 MAX_OBJECTS = 1_000_000  # groups and datasets; a large model has 20,000
 MAX_DEPTH = 64  # nested models reach about 20
 MAX_ATTRIBUTES = 4096  # per object; legacy files split long lists over a few dozen
