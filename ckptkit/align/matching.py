@@ -27,9 +27,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ckptkit.align.evidence import Aligner
+from ckptkit.align.name_tree import without_counters
 from ckptkit.align.rules import Rule
 from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet, constant_digests
+from ckptkit.checkpoint.naming import Naming
 
 __all__ = [
     "Alignment",
@@ -74,7 +76,8 @@ def align_content(alignment: Alignment, old: TensorSet, new: TensorSet) -> Align
         new: the tensors of the other.
 
     Returns:
-        The alignment with more pairs: those found by content are `renamed`, and their slots follow.
+        The alignment with more pairs, and the slots that follow them: those found by content are
+        `renamed`, but for those whose names are the same as far as they go.
     """
     if not alignment.only_left or not alignment.only_right:
         return alignment
@@ -86,27 +89,29 @@ def align_content(alignment: Alignment, old: TensorSet, new: TensorSet) -> Align
             content = side.content(key)
             if content is not None and key not in side.owners:
                 groups.setdefault(content, ([], []))[at].append(key)
-    renamed: list[Match] = []
+    found: list[Match] = []
     ambiguous = list(alignment.ambiguous)
     for left, right in groups.values():
         free_keys = [k for k in left if k in free[0]], [k for k in right if k in free[1]]
         if not free_keys[0] or not free_keys[1]:
             continue
         if len(left) == len(right) == 1:
-            renamed.append(Match(left[0], right[0], "content"))
+            is_named_alike = _abridges_full_name(old, left[0], new, right[0])
+            evidence = "full name, by content" if is_named_alike else "content"
+            found.append(Match(left[0], right[0], evidence))
         else:
             ambiguous.append(
                 Ambiguity(tuple(free_keys[0]), tuple(free_keys[1]), "several have the same content")
             )
     # A slot goes with the variable that was just paired.
-    paired = {m.old for m in renamed}, {m.new for m in renamed}
-    slots = slots_of(old, new, renamed, free)
+    paired = {m.old for m in found}, {m.new for m in found}
+    slots = slots_of(old, new, found, free)
     paired[0].update(m.old for m in slots)
     paired[1].update(m.new for m in slots)
     return replace(
         alignment,
-        renamed=(*alignment.renamed, *renamed),
-        pairs=(*alignment.pairs, *slots),
+        renamed=(*alignment.renamed, *(m for m in found if m.evidence == "content")),
+        pairs=(*alignment.pairs, *(m for m in found if m.evidence != "content"), *slots),
         only_left=tuple(k for k in alignment.only_left if k not in paired[0]),
         only_right=tuple(k for k in alignment.only_right if k not in paired[1]),
         ambiguous=tuple(
@@ -117,3 +122,26 @@ def align_content(alignment: Alignment, old: TensorSet, new: TensorSet) -> Align
             if old_keys and new_keys
         ),
     )
+
+
+def _abridges_full_name(old: TensorSet, old_key: str, new: TensorSet, new_key: str) -> bool:
+    """Whether one of two full names is the other with inner layers left out, numbers aside.
+
+    Keras 3 leaves the layers that a layer is made of out of the full names in a checkpoint, so that
+    several variables of a layer are all `block/kernel`; in a Keras file one is
+    `block/dense/kernel`.  A full name that one variable alone has leaves nothing out.
+    """
+    short, long = sorted((old.names[old_key], new.names[new_key]), key=_depth)
+    if not short.full_name or not long.full_name or short.name == short.full_name:
+        return False
+    rest = iter(_uncounted_parts(long.full_name))
+    parts = _uncounted_parts(short.full_name)
+    return all(part in rest for part in parts)
+
+
+def _depth(naming: Naming) -> int:
+    return (naming.full_name or "").count("/")
+
+
+def _uncounted_parts(name: str) -> list[str]:
+    return without_counters(name).split("/")

@@ -324,6 +324,21 @@ def test_content_found_out_later_pairs_what_is_left() -> None:
     assert short(known.renamed) == {"a": ("b", "content")}
 
 
+def test_a_full_name_without_inner_layers_is_no_other_name() -> None:
+    # Keras 3 calls the kernels of both Dense layers in a block `block/kernel` in a checkpoint.
+    graph = side(
+        tensor("m/b/_kernel", "net/block/kernel", name="m/b/kernel", crc=5),
+        tensor("m/a/_kernel", "net/block/kernel", name="m/a/kernel", crc=6),
+    )
+    first, second = "net_1/block_3/dense_8/kernel", "net_1/block_3/dense_9/kernel"
+    layers = side(named(first, crc=5), named(second, crc=6))
+    for result in (align(graph, layers), align(layers, graph)):
+        assert result.renamed == ()
+        assert {match.evidence for match in result.pairs} == {"full name, by content"}
+    other = side(named("net_1/head/dense_8/kernel", crc=5), named(second, crc=6))
+    assert len(align(graph, other).renamed) == 1
+
+
 # -- duplicates, config, slots -----------------------------------------------------------------
 
 

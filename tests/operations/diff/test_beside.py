@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.operations.diff.beside.configuration import configuration_differences
+from ckptkit.operations.diff.beside.settings import class_of
 from support.places import SUPPORT, environment
 
 
@@ -254,3 +255,9 @@ def test_a_model_with_wrapped_layers_is_whole_and_its_learnt_tables_pair(models:
     # a layer's table of counts is an attribute in a checkpoint, and a number in an export
     result = ckptkit.diff(models / "learnt_abc_checkpoint", models / "learnt_abc")
     assert result.same and {change.role for change in result.changes} == {"weight", "table"}
+
+
+def test_one_class_by_two_names_is_one_class() -> None:
+    # Keras 3 writes the exported name to `.keras`, the name in Python to `.h5`.
+    assert class_of("GroupQueryAttention") == class_of("Custom>GroupedQueryAttention")
+    assert class_of("MaxPooling2D") != class_of("AveragePooling2D")

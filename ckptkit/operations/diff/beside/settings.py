@@ -27,11 +27,15 @@ _ARRAYS = ("__numpy__", "__tensor__")
 _GENERATION = re.compile(r"V[123]$")
 _COUNTER = re.compile(r"_\d+$")
 _MAX_SHOWN = 40
+# What `.keras` calls a class that `.h5` calls by its name in Python: the one layer of Keras 3 whose
+# name in `keras_export` is another one.
+_EXPORTED = {"GroupQueryAttention": "GroupedQueryAttention"}
 
 
 def class_of(name: str) -> str:
     """Return a class's name without what registers it ("Package>Name") and TensorFlow's "V2"."""
-    return _GENERATION.sub("", name.rpartition(">")[2]) or name
+    bare = _GENERATION.sub("", name.rpartition(">")[2]) or name
+    return _EXPORTED.get(bare, bare)
 
 
 def settings_of(layer: LayerConfig) -> Settings:
