@@ -12,7 +12,8 @@ Evidence is tried in this order; what one kind has paired, the next does not tou
     order       one place in both lists of a model's trainable variables, or of an optimizer's
     place       the same number in lists whose names match
     variable    a slot goes with its variable: the same slot of paired variables
-    content     dtype, shape and crc32c, unique on both sides and not constant: `renamed`
+    content     dtype, shape and crc32c, unique on both sides and not constant: `renamed`,
+                unless names are the same as far as they go, or one side has a place and no name
 
 A name may be followed by how a number in it was overcome: `renumbered`, `by order`, `by content`
 (see `ckptkit.align.families`).  No step has a direction: `align(a, b)` mirrors `align(b, a)`.  A
@@ -31,6 +32,7 @@ from ckptkit.align.name_tree import without_counters
 from ckptkit.align.rules import Rule
 from ckptkit.align.slots import slots_of
 from ckptkit.align.types import Alignment, Ambiguity, Match, TensorSet, constant_digests
+from ckptkit.align.variable_lists import own_name
 from ckptkit.checkpoint.naming import Naming
 
 __all__ = [
@@ -103,6 +105,18 @@ def align_content(alignment: Alignment, old: TensorSet, new: TensorSet) -> Align
             ambiguous.append(
                 Ambiguity(tuple(free_keys[0]), tuple(free_keys[1]), "several have the same content")
             )
+    # Where all weights have a partner, a variable that is called by its place alone had no other
+    # name before.
+    is_whole = old.weights <= {m.old for m in (*alignment.pairs, *found)} and new.weights <= {
+        m.new for m in (*alignment.pairs, *found)
+    }
+    if is_whole and not alignment.renamed:
+        found = [
+            m._replace(evidence="place, by content")
+            if m.evidence == "content" and _is_nameless(old, m.old) != _is_nameless(new, m.new)
+            else m
+            for m in found
+        ]
     # A slot goes with the variable that was just paired.
     paired = {m.old for m in found}, {m.new for m in found}
     slots = slots_of(old, new, found, free)
@@ -137,6 +151,11 @@ def _abridges_full_name(old: TensorSet, old_key: str, new: TensorSet, new_key: s
     rest = iter(_uncounted_parts(long.full_name))
     parts = _uncounted_parts(short.full_name)
     return all(part in rest for part in parts)
+
+
+def _is_nameless(side: TensorSet, key: str) -> bool:
+    """Whether a weight is called by its place in a layer alone (`block/vars/0`)."""
+    return key in side.weights and own_name(side, key) is None
 
 
 def _depth(naming: Naming) -> int:

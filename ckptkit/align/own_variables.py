@@ -83,14 +83,22 @@ def _by_name(numbered: Sequence[OwnVariable], made: Sequence[OwnVariable]) -> li
 
 
 def _by_type(numbered: Sequence[OwnVariable], made: Sequence[OwnVariable]) -> list[tuple[str, str]]:
-    """Pair variables whose dtype and shape no other variable of the layer has."""
+    """Pair variables whose dtype and shape no other variable of the layer has.
+
+    A name of the file is what Keras 3 calls the variable; Keras 2 may have said more
+    (`depthwise_kernel`).
+    """
     times = [Counter(v.type for v in side) for side in (numbered, made)]
     of_type = {other.type: other for other in made}
     return [
         (one.key, of_type[one.type].key)
         for one in numbered
-        if times[0][one.type] == times[1][one.type] == 1 and _may_be(one, of_type[one.type])
+        if times[0][one.type] == times[1][one.type] == 1 and _may_extend(one, of_type[one.type])
     ]
+
+
+def _may_extend(one: OwnVariable, other: OwnVariable) -> bool:
+    return _may_be(one, other) or f"{other.name}".endswith(f"_{one.name}")
 
 
 def _with_flags(made: Sequence[OwnVariable]) -> list[OwnVariable]:

@@ -339,6 +339,19 @@ def test_a_full_name_without_inner_layers_is_no_other_name() -> None:
     assert len(align(graph, other).renamed) == 1
 
 
+def test_a_place_alone_is_no_name_that_was_changed() -> None:
+    # Keras 2 writes no names to `.keras`: `block/a/vars/0` had no other name before.
+    places = [named(f"block/{part}/vars/0", crc=crc) for part, crc in (("a", 5), ("b", 6))]
+    names = [named(f"net/dense_{n}/kernel", crc=crc) for n, crc in ((8, 6), (9, 5))]
+    for result in (align(side(*places), side(*names)), align(side(*names), side(*places))):
+        assert result.renamed == ()
+        assert [match.evidence for match in result.pairs] == ["place, by content"] * 2
+    # Where one weight has no partner, or both files have places, contents are all there is.
+    assert len(align(side(*places), side(*names, named("net/w", crc=7))).renamed) == 2
+    moved = named("other/a/vars/0", crc=5), named("other/b/vars/0", crc=6)
+    assert {m.evidence for m in align(side(*places), side(*moved)).renamed} <= {"content"}
+
+
 # -- duplicates, config, slots -----------------------------------------------------------------
 
 
