@@ -11,8 +11,8 @@ class RunnerError(CkptkitError):
     Args:
         message: what happened.
         kind: "timeout", "memory", "died", "missing" (a device or package that is not here),
-            "signature" (inputs or a signature that the model does not have), else the class of what
-            the child raised.
+            "signature" (inputs or a signature that the model does not have), "safe_mode" (Keras
+            does not run the code that a file holds), else the class of what the child raised.
         where: the model; "" where the message says it.
         hint: the next step; "" where there is none.
     """
@@ -32,3 +32,18 @@ def refused(message: str, hint: str = "") -> RunnerError:
 def missing(message: str, hint: str = "") -> RunnerError:
     """Return the error for a device or package that is not here."""
     return RunnerError(message, kind="missing", hint=hint)
+
+
+def safe_mode_refusal(where: str) -> RunnerError:
+    """Return the error for a file of Keras that holds code, which nobody has looked at."""
+    return RunnerError(
+        "the file holds Python code (a Lambda), which Keras does not run in safe mode: "
+        "what it computes could not be told",
+        kind="safe_mode",
+        where=where,
+        hint="give code that builds the model and loads its weights, as package.module:function",
+    )
+
+
+NO_VERDICTS = ("missing", "signature", "safe_mode")
+"""Kinds that say nothing of the model: something is missing here, or was asked wrongly."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import ckptkit
 from ckptkit.operations.execution.coverage import coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.runners.marks import is_marked
+from support.command_line import refused
 from support.places import environment
 
 pytest.importorskip("tensorflow")
@@ -65,6 +67,7 @@ def test_what_is_open_is_asked(results: dict[str, Any], case: str, words: list[s
         ("shared", ["best"], 4),
         ("other shape", ["generator"], 4),
         ("with its optimizer", ["net"], 14),
+        ("beside its optimizer", ["model", "optimizer"], 14),
         ("deep", ["trainer/net"], 4),
         ("deep, named", ["agent/target"], 4),
         ("stack", ["model"], 8),
@@ -115,3 +118,20 @@ def test_what_a_file_of_names_lacks_is_named(results: dict[str, Any]) -> None:
 def test_a_module_is_filled_by_names(results: dict[str, Any]) -> None:
     found = covered(results["module from npz"])
     assert found.counts == {"restored": 2, "missing": 6}
+
+
+def test_a_whole_h5_file_is_run(results: dict[str, Any]) -> None:
+    report = ckptkit.check(results["one.h5"]["file"], against=results["one.keras"]["file"])
+    assert report.ok and len(report.rows) == 1
+
+
+def test_code_in_a_file_is_no_finding(results: dict[str, Any]) -> None:
+    holding = Path(results["one.keras"]["file"]).with_name("lambda.keras")
+    message = refused("check", holding, "--on", "CPU:0", "--on", "CPU:0,threads=1")
+    assert "which Keras does not run in safe mode" in message
+
+
+def test_tables_beside_a_model_are_a_note(results: dict[str, Any]) -> None:
+    found = covered(results["beside its optimizer"])
+    [note] = found.findings
+    assert note.severity == "note" and "'asked' of the file" in note.message

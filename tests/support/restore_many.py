@@ -35,6 +35,9 @@ write("partial", first=models.net(hidden=5), second=models.net(hidden=6))
 learner = models.compiled()
 learner.optimizer.build(learner.trainable_variables)
 write("learner", net=learner, unrelated=models.Linear(4, 2))
+table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, 0)
+table.insert(tf.constant(["a"]), tf.constant([1], tf.int64))
+write("beside", model=learner, optimizer=learner.optimizer, asked=table)
 write("deep", trainer=models.Trainer(net=one, other=models.Linear(9, 2)))
 write("deep_alike", agent=models.Trainer(online=one, target=two))
 write("stack", model=models.Stack())
@@ -43,6 +46,8 @@ one.save_weights(out / "one.weights.h5")
 one.save_weights(out / "one.weights.json", max_shard_size=1e-6)
 one.save(out / "one.keras")
 one.save(out / "one.h5")
+inputs = keras.Input((4,))
+keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(out / "lambda.keras")
 values: dict[str, Any] = {weight.path: weight.numpy() for weight in one.weights}
 np.savez(out / "one.npz", **values)
 del values[one.weights[0].path]
@@ -60,6 +65,7 @@ CASES = {  # case: callable, file, place in it
     "other shape": ("net", "other_shape", ""),
     "neither": ("net", "partial", ""),
     "with its optimizer": ("compiled", "learner", ""),
+    "beside its optimizer": ("compiled", "beside", ""),
     "deep": ("net", "deep", ""),
     "deep, alike": ("net", "deep_alike", ""),
     "deep, named": ("net", "deep_alike", "agent/target"),

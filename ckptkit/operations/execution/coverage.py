@@ -320,7 +320,10 @@ class _CoverageBuilder:
         if not self.places or "" in self.places:
             return ""
         paths = self.sides[0].paths.get(key, ())
-        if any(path.startswith(f"{place}/") for path in paths for place in self.places):
+        naming = self.file.names[key]
+        if naming.role == "table":  # `words.table-keys`: what follows the object is no path
+            paths = tuple(path.rpartition(".")[0] for path in (naming.name, *naming.aliases))
+        if any(f"{path}/".startswith(f"{place}/") for path in paths for place in self.places):
             return ""
         shared = max((_shared(path, place) for path in paths for place in self.places), default=0)
         return min(("/".join(path.split("/")[: shared + 1]) for path in paths), default="")

@@ -17,7 +17,7 @@ from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.types import RunRecord
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.client import describe, execute, restore
-from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.errors import NO_VERDICTS, RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Description, ExecutionResult, Limits, ModelSpec, RestoreResult
@@ -138,7 +138,7 @@ class Runs:
         """Raise again what is no verdict: something is missing here, or was asked wrongly."""
         kind = getattr(errors, error.kind, None)
         ours = isinstance(kind, type) and issubclass(kind, CkptkitError)
-        if error.kind in ("missing", "signature") or ours:
+        if error.kind in NO_VERDICTS or ours:
             raise error
 
     def _failed(

@@ -24,11 +24,13 @@ from ckptkit.operations.input_files import files_read
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
+    KERAS,
     OBJECT_GRAPH,
     SAVED_MODEL,
     Format,
     format_of,
     format_of_name,
+    model_config,
     model_format,
 )
 from ckptkit.stores.saved_model.reader import MODEL_FILE
@@ -108,6 +110,9 @@ def resolve(
         if row.holds_model:
             chosen = _tags_to_run(located.path, tags)
             return ResolvedSubject(ModelSpec(row.model_kind, located.path, text=name, tags=chosen))
+        if not row.is_directory and model_config(row.name, located.path) is not None:
+            kind = model_format(KERAS).model_kind
+            return ResolvedSubject(ModelSpec(kind, located.path, text=name))
         raise UsageError(
             f"{located.format} holds weights and no model that could be run",
             where=name,
@@ -123,7 +128,7 @@ def resolve(
     assert model is not None
     if row.is_directory and row.holds_model:
         raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
-    made = ModelSpec("code", file.path, model, name, place)
+    made = ModelSpec("code", file.path, model, name, place=place)
     return ResolvedSubject(made, file, place=model)
 
 
@@ -206,7 +211,12 @@ def _holds_weights_alone(path: str | os.PathLike[str]) -> bool:
     """Whether a subject is a file of weights, so that the source of models is meant for it too."""
     if whole_file_format(Path(path)) is not None:
         return False
-    return not os.path.lexists(path) or not format_of(locate(path).format).holds_model
+    if not os.path.lexists(path):
+        return True
+    located = locate(path)
+    row = format_of(located.format)
+    is_whole = row.holds_model or model_config(row.name, located.path) is not None
+    return not is_whole
 
 
 # --- a checkpoint in the structure of LIKE --------------------------------------------------------

@@ -16,7 +16,7 @@ from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
-from ckptkit.runners.errors import refused
+from ckptkit.runners.errors import refused, safe_mode_refusal
 from ckptkit.runners.keras.layers import arguments
 
 SEED = 20  # of what a build draws at random, as TensorFlow's runner does
@@ -81,8 +81,14 @@ class CallableModel:
 
 
 def load_file(keras: Any, path: str) -> CallableModel:
-    """Return the model of a `.keras` file, loaded in safe mode."""
-    return _built(keras, keras.saving.load_model(path, safe_mode=True, compile=False), {})
+    """Return the model of a `.keras` or whole `.h5` file, loaded in safe mode."""
+    try:
+        model = keras.saving.load_model(path, safe_mode=True, compile=False)
+    except ValueError as error:
+        if "safe_mode" not in str(error):
+            raise
+        raise safe_mode_refusal(path) from error
+    return _built(keras, model, {})
 
 
 def build_code(keras: Any, spec: str) -> CallableModel:

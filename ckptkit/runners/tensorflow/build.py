@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.runners.child.user_code import call_code
+from ckptkit.runners.errors import safe_mode_refusal
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.trackables import below, children_of, is_variable
 
@@ -26,11 +27,15 @@ def load_model(spec: str) -> Any:
 
 
 def load_keras(path: str, *, compiled: bool = False) -> Any:
-    """Return the model of a Keras file, loaded in safe mode."""
+    """Return the model of a Keras file, loaded in safe mode; raises RunnerError for code in it."""
     loader = keras()
     loader.utils.set_random_seed(SEED)
     try:
         return loader.models.load_model(path, safe_mode=True, compile=compiled)
+    except ValueError as error:
+        if "safe_mode" not in str(error):
+            raise
+        raise safe_mode_refusal(path) from error
     except TypeError as error:
         found = _UNKNOWN_CLASS.search(str(error))
         if found is None:

@@ -14,7 +14,12 @@ from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.trackables import children_of, is_variable, variables_below
+from ckptkit.runners.tensorflow.trackables import (
+    children_of,
+    is_optimizer,
+    is_variable,
+    variables_below,
+)
 from ckptkit.text import count_text, list_text
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -176,7 +181,10 @@ def _ambiguous(places: Sequence[Place], whole: bool, what: str, where: str) -> U
 
 
 def overlap(item: Any, file: FileGraph, node: int) -> Place:
-    """Go through a live object and a place of the file together; return what they share."""
+    """Go through a live object and a place of the file together; return what they share.
+
+    What an optimizer below the object leads to is left out.
+    """
     waiting = [(item, node)]
     visited: dict[int, int] = {}
     nodes: dict[int, int] = {}
@@ -186,6 +194,8 @@ def overlap(item: Any, file: FileGraph, node: int) -> Place:
         if id(live) in visited:
             continue
         visited[id(live)] = number
+        if is_optimizer(live) and live is not item:
+            continue  # it leads to variables that are others', wherever they lie
         if is_variable(live):
             shape = file.shape(number)
             if shape is not None:
