@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from ckptkit.align import structures
+from ckptkit.align.labels import (
+    abridges,
+    best_label,
+    ends,
+    heads,
+    labels,
+    labels_of,
+    paths_below,
+    shared_labels,
+    unique_labels,
+)
 from ckptkit.align.name_tree import without_counters
 from ckptkit.align.numbered_names import NameMatches, match_names
 from ckptkit.align.rules import Rule, apply_rules
@@ -17,7 +28,6 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure
 
 _POSITION = re.compile(r"(?:^|[/-])\d+(?=/|$)")
-_PRIVATE = re.compile(r"(?:^|(?<=/))_+(?=[a-z])")
 _MISC_ASSET = re.compile(r"_misc_assets/\d+/")  # where Keras 3's export() puts tables
 _COUNTER_NAMES = {"iter": "iterations", "_iterations": "iterations", "iteration": "iterations"}
 
@@ -87,7 +97,7 @@ class Aligner:
     def _name_matches(self) -> NameMatches:
         """What names alone would pair, and what they leave undecided."""
         sides = [
-            _unique((k for k in side.keys if k not in side.owners), side, _label)
+            unique_labels((k for k in side.keys if k not in side.owners), side, best_label)
             for side in (self.old, self.new)
         ]
         return match_names(sides[0], sides[1], (self.old, self.new))
@@ -191,7 +201,7 @@ class Aligner:
             return False
         old_names, new_names = self.old.names, self.new.names
         return all(
-            _label(old_names[key]) == _label(new_names[key])
+            best_label(old_names[key]) == best_label(new_names[key])
             and self._fits(key, key)
             and (
                 self.old.digest(key) == self.new.digest(key)
@@ -199,7 +209,7 @@ class Aligner:
                 or not self._content_contradicts(key, key)
             )
             for key in shared
-        ) and len({_label(old_names[key]) for key in shared}) == len(shared)
+        ) and len({best_label(old_names[key]) for key in shared}) == len(shared)
 
     def _counted_otherwise(self, shared: Iterable[str]) -> set[str]:
         """Keys that are names with automatic counters, by which names would pair something else.
@@ -227,8 +237,8 @@ class Aligner:
         left, right = self._free()
         # Keras turned `kernel` into a property over `_kernel`.
         self._by_paths(
-            _below({key: self.old.paths[key] for key in left if key in self.old.weights}, ""),
-            _below({key: self.new.paths[key] for key in right if key in self.new.weights}, ""),
+            paths_below({key: self.old.paths[key] for key in left if key in self.old.weights}, ""),
+            paths_below({key: self.new.paths[key] for key in right if key in self.new.weights}, ""),
             "alias",
         )
 
@@ -239,7 +249,7 @@ class Aligner:
         evidence: str,
     ) -> None:
         """Pair keys that share a path, where each is the other's only one."""
-        for left_key, right_key in _shared_labels(left, right):
+        for left_key, right_key in shared_labels(left, right):
             roles = {self.old.names[left_key].role, self.new.names[right_key].role}
             shared = set(left[left_key]) & set(right[right_key])
             is_place = all(_POSITION.search(label) for label in shared)
@@ -259,11 +269,11 @@ class Aligner:
         # The two roots with most pairs, and of several with as many the ones nearest to the top;
         # where those disagree, none.
         found: dict[tuple[int, int], list[tuple[str, str, list[tuple[str, str]]]]] = {}
-        for left_head in _heads(sides[0], weights):
-            for right_head in _heads(sides[1], weights):
+        for left_head in heads(sides[0], weights):
+            for right_head in heads(sides[1], weights):
                 if left_head != right_head:
-                    shared = _shared_labels(
-                        _below(sides[0], left_head), _below(sides[1], right_head)
+                    shared = shared_labels(
+                        paths_below(sides[0], left_head), paths_below(sides[1], right_head)
                     )
                     count = sum(self._fits(*pair) for pair in shared)
                     rank = count, -left_head.count("/") - right_head.count("/")
@@ -275,10 +285,10 @@ class Aligner:
             return
         left_head, right_head, _ = best[0]
         # The weights below these roots first, then everything else that is below them.
-        self._by_paths(_below(sides[0], left_head), _below(sides[1], right_head), "path")
+        self._by_paths(paths_below(sides[0], left_head), paths_below(sides[1], right_head), "path")
         left, right = self._free()
         rest = {k: self.old.paths[k] for k in left}, {k: self.new.paths[k] for k in right}
-        self._by_paths(_below(rest[0], left_head), _below(rest[1], right_head), "path")
+        self._by_paths(paths_below(rest[0], left_head), paths_below(rest[1], right_head), "path")
 
     def _by_attributes(self) -> None:
         """Pair what lies at one place of both models' trees of objects."""
@@ -318,12 +328,12 @@ class Aligner:
         self._by_one_name([(full, name), (name, full)], "name")
         left, right = self._free()
         self._by_paths(
-            {key: _labels(self.old, key) for key in left},
-            {key: _labels(self.new, key) for key in right},
+            {key: labels(self.old, key) for key in left},
+            {key: labels(self.new, key) for key in right},
             "name",
         )
         # Names that differ in what is between their ends.
-        self._by_type_and(_ends, _abridges)
+        self._by_type_and(ends, abridges)
 
     def _by_type_and(
         self, label: Callable[[str], str | None], fits: Callable[[str, str], bool]
@@ -354,8 +364,8 @@ class Aligner:
         undecided: dict[Ambiguity, None] = {}
         for left_name, right_name in schemes:
             found = match_names(
-                _unique(free[0], self.old, left_name),
-                _unique(free[1], self.new, right_name),
+                unique_labels(free[0], self.old, left_name),
+                unique_labels(free[1], self.new, right_name),
                 (self.old, self.new),
             )
             for match in found.pairs:
@@ -443,96 +453,3 @@ class Aligner:
         for left, right in kinds.values():
             if len(left) == len(right) == 1 and any(map(_MISC_ASSET.match, (left[0], right[0]))):
                 self._pair(left[0], right[0], "structure")
-
-
-def labels_of(side: TensorSet) -> dict[str, list[str]]:
-    """Return the names by which a rule may call each tensor, best first."""
-    return {key: _labels(side, key) for key in side.keys}
-
-
-def _labels(side: TensorSet, key: str) -> list[str]:
-    naming = side.names[key]
-    return [name for name in (naming.name, naming.full_name, *side.paths[key]) if name]
-
-
-def _label(naming: Naming) -> str:
-    return naming.full_name or naming.name
-
-
-def _ends(name: str) -> str | None:
-    """Return the first and last part of a name; old HDF5 files leave out what is between."""
-    parts = name.split("/")
-    return f"{parts[0]}/{parts[-1]}" if len(parts) > 1 else None
-
-
-def _abridges(left: str, right: str) -> bool:
-    """Whether one name is the other with some of its parts left out."""
-    short, long = sorted((left.split("/"), right.split("/")), key=len)
-    rest = iter(long)
-    return all(part in rest for part in short)
-
-
-def _unique(keys: Iterable[str], side: TensorSet, name: Callable[[Naming], str]) -> dict[str, str]:
-    """Return {name: key} for the names that only one key has."""
-    keys_by_name: dict[str, list[str]] = defaultdict(list)
-    for key in keys:
-        keys_by_name[name(side.names[key])].append(key)
-    return {
-        label: same_name[0]
-        for label, same_name in keys_by_name.items()
-        if label and len(same_name) == 1
-    }
-
-
-def _shared_labels(
-    left: Mapping[str, Iterable[str]], right: Mapping[str, Iterable[str]]
-) -> list[tuple[str, str]]:
-    """Return the pairs of keys that share a label, where each is the other's only one.
-
-    A label that several tensors of one side have says nothing.
-    """
-    owners = [_owners(labels) for labels in (left, right)]
-    partners: dict[str, set[str]] = defaultdict(set)
-    back: dict[str, set[str]] = defaultdict(set)
-    for label, left_key in owners[0].items():
-        right_key = owners[1].get(label)
-        if left_key is not None and right_key is not None:
-            partners[left_key].add(right_key)
-            back[right_key].add(left_key)
-    return [
-        (key, other)
-        for key, others in partners.items()
-        if len(others) == 1
-        for other in others
-        if len(back[other]) == 1
-    ]
-
-
-def _owners(labels: Mapping[str, Iterable[str]]) -> dict[str, str | None]:
-    """Return {label: the key that has it}, None where several have it."""
-    owners: dict[str, str | None] = {}
-    for key, key_labels in labels.items():
-        for label in key_labels:
-            owners[label] = key if owners.get(label, key) == key else None
-    return owners
-
-
-def _heads(paths: Mapping[str, Iterable[str]], weights: int) -> list[str]:
-    """Return "" and the first one and two steps that more than half of the weights lie below."""
-    counts: Counter[str] = Counter()
-    for key_paths in paths.values():
-        heads: set[str] = set()
-        for path in key_paths:
-            steps = path.split("/")
-            heads.update("/".join(steps[:depth]) + "/" for depth in (1, 2) if len(steps) > depth)
-        counts.update(heads)
-    large = [head for head, count in counts.items() if count * 2 > weights]
-    return ["", *sorted(large, key=lambda head: (head.count("/"), head))]
-
-
-def _below(paths: Mapping[str, Iterable[str]], head: str) -> dict[str, list[str]]:
-    """Return the paths below `head`; `_layers` and `layers` are one edge (Keras keeps both)."""
-    return {
-        key: [_PRIVATE.sub("", path[len(head) :]) for path in key_paths if path.startswith(head)]
-        for key, key_paths in paths.items()
-    }

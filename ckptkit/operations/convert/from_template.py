@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ckptkit.align.cudnn_layouts import CudnnLayer, note_on
-from ckptkit.align.evidence import labels_of
+from ckptkit.align.labels import labels_of
 from ckptkit.align.matching import Alignment, Match, TensorSet, align
 from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
