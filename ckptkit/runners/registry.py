@@ -49,6 +49,20 @@ _BUILT_IN = {
         "tensorflow",
         frozenset({"isolate", "perturb", "float64_outputs"}),
     ),
+    # Keras 2, as it goes on beside Keras 3
+    "tf-keras": Runtime(
+        "ckptkit.runners.tensorflow.actions",
+        frozenset({"keras", "code"}),
+        ("CPU", "GPU"),
+        frozenset({"xla", "deterministic", "tf32", "threads", "eager", "mirrored"}),
+        {
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            "TF_USE_LEGACY_KERAS": "1",
+            "CKPTKIT_KERAS": "tf_keras",
+        },
+        "tf_keras",
+        introspection=frozenset({"isolate", "perturb"}),
+    ),
     "litert": Runtime(
         "ckptkit.runners.litert.session",
         frozenset({"tflite"}),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-from ckptkit.errors import UsageError
+from ckptkit.errors import MissingDependencyError, UsageError
 from ckptkit.runners.child.user_code import call_code
-from ckptkit.runners.errors import safe_mode_refusal
+from ckptkit.runners.errors import RunnerError, safe_mode_refusal
+from ckptkit.runners.tensorflow.keras_file import refuse_lambdas, written_by
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.trackables import below, children_of, is_variable
 
-_UNKNOWN_CLASS = re.compile(r"Could not locate class '([^']+)'")
+_UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '([^']+)'")
+WHICH_KERAS = "CKPTKIT_KERAS"  # the module that is Keras here; a runner sets it
+TF_KERAS = "tf_keras"
 SEED = 20  # of what a build draws at random, so that it draws the same again
 
 
@@ -27,16 +32,41 @@ def load_model(spec: str) -> Any:
 
 
 def load_keras(path: str, *, compiled: bool = False) -> Any:
-    """Return the model of a Keras file, loaded in safe mode; raises RunnerError for code in it."""
+    """Return the model of a Keras file, loaded in safe mode; raises RunnerError for code in it.
+
+    A file of Keras 2 is loaded by Keras 2 where that is installed.
+    """
+    version = written_by(path)
+    if version.startswith("2.") and not _is_keras_2(keras()):
+        if find_spec(TF_KERAS) is None:
+            return _tried(path, version, compiled)
+        os.environ[WHICH_KERAS] = TF_KERAS
+    return _loaded(path, compiled)
+
+
+def _tried(path: str, version: str, compiled: bool) -> Any:
+    """Return what Keras 3 makes of a file of Keras 2, which it reads sometimes."""
+    try:
+        return _loaded(path, compiled)
+    except RunnerError:
+        raise
+    except Exception as error:
+        raise MissingDependencyError(
+            f"{path}: written by Keras {version}; Keras {keras().__version__} does not load it",
+            hint=f"pip install {TF_KERAS}, which does",
+        ) from error
+
+
+def _loaded(path: str, compiled: bool) -> Any:
     loader = keras()
+    if _is_keras_2(loader):
+        refuse_lambdas(path)
     loader.utils.set_random_seed(SEED)
     try:
         return loader.models.load_model(path, safe_mode=True, compile=compiled)
-    except ValueError as error:
-        if "safe_mode" not in str(error):
-            raise
-        raise safe_mode_refusal(path) from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and "safe_mode" in str(error):
+            raise safe_mode_refusal(path) from error
         found = _UNKNOWN_CLASS.search(str(error))
         if found is None:
             raise
@@ -48,9 +78,17 @@ def load_keras(path: str, *, compiled: bool = False) -> Any:
 
 
 def keras() -> Any:
-    """Return keras, running on TensorFlow; raises UsageError where it runs on another backend."""
+    """Return the Keras of this process, running on TensorFlow.
+
+    That is `keras`, or `tf_keras` where the runner says so or the model is its.  Raises UsageError
+    where Keras runs on another backend, MissingDependencyError where tf_keras is not installed.
+    """
     tensorflow()
-    module = import_module("keras")
+    name = os.environ.get(WHICH_KERAS) or "keras"
+    if name == TF_KERAS and find_spec(name) is None:
+        hint = f"pip install {TF_KERAS}"
+        raise MissingDependencyError(f"this needs {TF_KERAS}, which is not installed", hint=hint)
+    module = import_module(name)
     if int(module.__version__.split(".")[0]) < 3:
         return module
     if module.backend.backend() != "tensorflow":
@@ -64,6 +102,16 @@ def seed_keras() -> None:
         keras().utils.set_random_seed(SEED)
     except ModuleNotFoundError:
         return
+
+
+def _is_keras_2(module: Any) -> bool:
+    return str(module.__version__).startswith("2.")
+
+
+def adopt_keras(model: Any) -> None:
+    """Have `keras` return tf_keras from now on, if the model is one of its."""
+    if any(base.__module__.split(".")[0] == TF_KERAS for base in type(model).__mro__):
+        os.environ[WHICH_KERAS] = TF_KERAS
 
 
 def is_keras(model: Any) -> bool:
@@ -82,6 +130,7 @@ def checked(model: Any, spec: str) -> Any:
     A model is one of Keras, or any trackable that leads to variables: a tf.Module, also one that
     holds models of Keras, which are none of its `variables` (a Keras 3 layer is no tf.Module).
     """
+    adopt_keras(model)
     if is_keras(model):
         _check_built([model, *layers_of(model)], spec)
         _build_optimizer(model)
@@ -127,14 +176,17 @@ def layers_of(model: Any) -> Iterable[Any]:
 
 def _build_optimizer(model: Any) -> None:
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and hasattr(optimizer, "build") and not optimizer.built:
+    if optimizer is None or not hasattr(optimizer, "build"):
+        return
+    if not getattr(optimizer, "built", getattr(optimizer, "_built", False)):  # Keras 3; Keras 2
         optimizer.build(model.trainable_variables)
 
 
 def versions() -> dict[str, str]:
     """Return the versions of TensorFlow, and of Keras where it was imported."""
     found = {"tensorflow": str(tensorflow().__version__)}
-    module = sys.modules.get("keras")
+    name = os.environ.get(WHICH_KERAS) or "keras"
+    module = sys.modules.get(name)
     if module is not None and hasattr(module, "__version__"):
-        found["keras"] = str(module.__version__)
+        found[name] = str(module.__version__)
     return found

@@ -165,7 +165,8 @@ def _inputs_tree(model: Any) -> Any:
         tree = getattr(getattr(model, "_functional", None), "_inputs_struct", None)
     if tree is None:  # Keras 2
         try:
-            tree = getattr(model, "_nested_inputs", None) or model.inputs
+            tree = getattr(model, "_nested_inputs", None)  # a symbolic tensor has no truth value
+            tree = model.inputs if tree is None else tree
         except (AttributeError, ValueError):
             return None
     if isinstance(tree, (list, tuple)) and len(tree) == 1:
@@ -197,6 +198,8 @@ def _built_with(model: Any) -> dict[str, Any] | None:
     """Return specs by argument of what a subclassed Keras 3 model was built with."""
     tf = tensorflow()
     shapes = getattr(model, "_build_shapes_dict", None)
+    if shapes is None and hasattr(model, "save_spec"):
+        return _called_with(model)
     if not isinstance(shapes, Mapping) or not shapes:
         return None
     names = [name.removesuffix("_shape") for name in shapes]
@@ -211,6 +214,20 @@ def _built_with(model: Any) -> dict[str, Any] | None:
             )
         specs[name] = tf.TensorSpec([None, *tuple(shape)[1:]], model.input_dtype, name)
     return specs
+
+
+def _called_with(model: Any) -> dict[str, Any] | None:
+    """Return specs by argument of the last call of a Keras 2 model; None where it was not called.
+
+    https://www.tensorflow.org/api_docs/python/tf/keras/Model#save_spec
+    """
+    tf = tensorflow()
+    spec = model.save_spec()
+    if spec is None:
+        return None
+    bound = inspect.signature(model.call).bind(*spec[0], **spec[1]).arguments
+    specs = {name: spec for name, spec in bound.items() if name not in ("training", "mask")}
+    return specs if all(isinstance(spec, tf.TensorSpec) for spec in specs.values()) else None
 
 
 def _is_shape(value: Any) -> bool:

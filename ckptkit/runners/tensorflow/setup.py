@@ -15,7 +15,7 @@ from typing import Any
 from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.errors import missing
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.tensorflow.build import SEED, versions
+from ckptkit.runners.tensorflow.build import SEED, WHICH_KERAS, keras, versions
 from ckptkit.runners.tensorflow.module import tensorflow
 
 
@@ -128,8 +128,13 @@ def has_onednn() -> bool | None:
 
 
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the devices that TensorFlow sees."""
+    """Return the devices that TensorFlow sees; raises MissingDependencyError without tf_keras.
+
+    Of a runner that needs tf_keras.
+    """
     del request
+    if os.environ.get(WHICH_KERAS):
+        keras()
     tf = tensorflow()
     rows = [{"device": "CPU:0", "name": f"{cpu_name()}, {os.cpu_count()} cores"}]
     for number, gpu in enumerate(tf.config.list_physical_devices("GPU")):
