@@ -222,7 +222,10 @@ def _called_with(model: Any) -> dict[str, Any] | None:
     https://www.tensorflow.org/api_docs/python/tf/keras/Model#save_spec
     """
     tf = tensorflow()
-    spec = model.save_spec()
+    try:
+        spec = model.save_spec()
+    except ValueError:  # called with something else than tensors
+        return None
     if spec is None:
         return None
     bound = inspect.signature(model.call).bind(*spec[0], **spec[1]).arguments

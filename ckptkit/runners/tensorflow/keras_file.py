@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import UnsupportedError
+from ckptkit.stores.keras.legacy_h5 import model_config_of_h5
 
-# {file inside of a `.keras` archive: the attribute of a legacy HDF5 file that says the same}
-_METADATA, _CONFIG = ("metadata.json", "keras_version"), ("config.json", "model_config")
+_METADATA = "metadata.json"
+_MAX_BYTES = 1 << 20  # of it; Keras writes three short entries
 
 
 def written_by(path: str) -> str:
-    """Return the version of Keras that wrote a `.keras` or HDF5 file; "" where it does not say."""
-    found = _part(path, *_METADATA)
-    found = found.get("keras_version") if isinstance(found, Mapping) else found
-    return found if isinstance(found, str) else ""
+    """Return the version of Keras that wrote a `.keras` archive; "" where it does not say."""
+    if not zipfile.is_zipfile(path):
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        try:
+            with archive.open(_METADATA) as member:
+                found = json.loads(member.read(_MAX_BYTES))
+        except (KeyError, ValueError):
+            return ""
+    version = found.get("keras_version") if isinstance(found, Mapping) else None
+    return version if isinstance(version, str) else ""
 
 
 def refuse_lambdas(path: str) -> None:
@@ -25,29 +34,12 @@ def refuse_lambdas(path: str) -> None:
 
     Its safe mode is one of `.keras` files alone.
     """
-    if _has_lambda(_part(path, *_CONFIG)):
+    if not zipfile.is_zipfile(path) and _has_lambda(model_config_of_h5(Path(path))):
         raise UnsupportedError(
             "a Lambda layer holds Python code, which is not run",
             where=path,
             hint="give the model as code, and the file as its weights",
         )
-
-
-def _part(path: str, member: str, attribute: str) -> Any:
-    """Return JSON of an archive's member or a file's attribute; None where neither is there."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if member not in archive.namelist():
-                return None
-            return json.loads(archive.read(member))
-    import h5py
-
-    if not h5py.is_hdf5(path):
-        return None
-    with h5py.File(path, "r") as file:
-        text = file.attrs.get(attribute)
-    text = text.decode() if isinstance(text, bytes) else text
-    return json.loads(text) if attribute == _CONFIG[1] and text is not None else text
 
 
 def _has_lambda(config: Any) -> bool:
