@@ -12,7 +12,8 @@ import h5py
 import pytest
 
 import ckptkit
-from ckptkit.errors import CkptkitError, UnsupportedError
+from ckptkit.errors import CkptkitError
+from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.tensorflow.keras_file import refuse_lambdas, written_by
 from support.places import ROOT
 
@@ -63,7 +64,7 @@ def test_a_lambda_of_an_hdf5_file_is_refused(tmp_path: Path) -> None:
             config = {"class_name": "Functional", "config": {"layers": layers}}
             file.attrs["model_config"] = json.dumps(config)
     refuse_lambdas(str(tmp_path / "without.h5"))
-    with pytest.raises(UnsupportedError, match="Lambda layer holds Python code"):
+    with pytest.raises(RunnerError, match=r"Python code \(a Lambda\)"):
         refuse_lambdas(str(tmp_path / "with.h5"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptkit.errors import UnsupportedError
+from ckptkit.runners.errors import safe_mode_refusal
 from ckptkit.stores.keras.legacy_h5 import model_config_of_h5
 
 _METADATA = "metadata.json"
@@ -30,16 +30,12 @@ def written_by(path: str) -> str:
 
 
 def refuse_lambdas(path: str) -> None:
-    """Raise UnsupportedError for Python code in a file: Keras 2 runs that of an HDF5 file.
+    """Raise RunnerError for Python code in a file: Keras 2 runs that of an HDF5 file.
 
     Its safe mode is one of `.keras` files alone.
     """
     if not zipfile.is_zipfile(path) and _has_lambda(model_config_of_h5(Path(path))):
-        raise UnsupportedError(
-            "a Lambda layer holds Python code, which is not run",
-            where=path,
-            hint="give the model as code, and the file as its weights",
-        )
+        raise safe_mode_refusal(path)
 
 
 def _has_lambda(config: Any) -> bool:
