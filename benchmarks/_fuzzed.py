@@ -93,7 +93,7 @@ def _peak() -> int:
 def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
     """Checkpoints damaged below checksums that hold, judged by both."""
     from ckptkit.operations.verify.api import verify
-    from support.fuzz import mutators
+    from support.fuzz import mutators, nobody_writes
     from support.goldens import GOLDEN
 
     count = 150 if quick else 6_000
@@ -108,7 +108,8 @@ def mutants(directory: Path, peer: Peer, quick: bool) -> Iterator[Row]:
         for name, content in mutators.bundle(files, rng).items():
             (place / name).write_bytes(content)
         prefix = place / "c"
-        result = cost.of(partial(verify, prefix))
+        with nobody_writes():
+            result = cost.of(partial(verify, prefix))
         code = 2 if result is None else result.exit_code
         verdict = peer(prefix)
         theirs = "error" if verdict["error"] else "read"

@@ -24,6 +24,7 @@ from ckptkit.operations.scan.keras import config_findings
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.hdf5 import client as _hdf5_child
 from support.bombs import BOMBS
+from support.fuzz import nobody_writes
 from support.fuzz.readers import READERS, read_everything
 from support.fuzz.targets import mutants
 from support.hostile_models import HOSTILE_CONFIGS, HOSTILE_OPS, keras_file, model_with, nested
@@ -116,4 +117,5 @@ def main(directory: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    with nobody_writes():
+        main(Path(sys.argv[1]), int(sys.argv[2]))

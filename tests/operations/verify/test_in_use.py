@@ -22,6 +22,8 @@ from support.command_line import ckptkit
 from support.damage import aged, data, index, still, write
 from support.places import environment
 
+pytestmark = pytest.mark.in_use
+
 LEFT = ("ckpt-3.data-00000-of-00001.tempstate1234567", "checkpoint.tmp" + "0" * 32)
 
 

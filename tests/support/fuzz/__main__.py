@@ -23,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from support.fuzz import nobody_writes
 from support.fuzz.targets import MAX_SECONDS, TARGETS, judged, mutants
 from support.places import SUPPORT
 
@@ -126,4 +127,5 @@ def _too_long(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with nobody_writes():
+        sys.exit(main())
