@@ -68,8 +68,10 @@ def opened_still(open_file: Callable[[], Opened]) -> tuple[Opened, list[CkptkitE
     for _ in range(_LOOKS):
         try:
             opened = open_file()
-        except TruncatedError as error:  # TensorFlow writes an index under its final name
-            if not _was_just_changed(Path(error.where).parent):
+        except (TruncatedError, PathNotFoundError) as error:
+            # TensorFlow writes an index under its final name, and removes it before the data.
+            is_passing = isinstance(error, TruncatedError) or "index" in error.message
+            if not is_passing or not _was_just_changed(Path(error.where).parent):
                 raise
             time.sleep(_PAUSE_S)
             continue

@@ -122,6 +122,8 @@ def _fixed(kind: int, bits: int, size: int, properties: bytes) -> Datatype:
     offset, precision = struct.unpack("<2H", properties)
     if not precision or offset + precision > 8 * size:
         raise DatatypeError(f"bits {offset} to {offset + precision} of a number of {size} bytes")
+    if size > 1 and 2 * precision <= 8 * size:  # what libhdf5 takes for damage as well
+        raise DatatypeError(f"a number of {size} bytes that uses {precision} bits")
     order = bits & 0x01 if size > 1 else None
     whole = offset == 0 and precision == 8 * size and size in (1, 2, 4, 8) and not bits & 0x06
     if not whole or kind == BITFIELD:
@@ -164,7 +166,7 @@ def _float(bits: int, size: int, properties: bytes) -> Datatype:
         (size, exp_bits), ""
     )
     if precision != 8 * size:
-        if size <= 8:
+        if not is_x87:
             raise DatatypeError(f"a float of {size} bytes that uses {precision} bits")
         name = ""
     if name == "bfloat16":
