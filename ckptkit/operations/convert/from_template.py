@@ -182,12 +182,13 @@ class _TemplatePlanner:
             return None
         if is_config_text(self.template, key):
             return None if not self.format.structure else self._template_value(key)
-        if not takes_part:  # of a dropped role: a fixed structure has it all the same
-            return self._template_value(key) if self.is_fixed else None
+        naming = self.template.names[key]
+        if not takes_part:  # of a dropped role: a fixed structure has it, and what is asked for
+            is_kept = self.builder.missing.lets_tensor(key, naming) or self.is_fixed
+            return self._template_value(key) if is_kept else None
         match = matches.get(key)
         if match is not None:
             return self._source_value(match)
-        naming = self.template.names[key]
         tensor = Tensor(self.template.specs[key], naming)
         if self.builder.missing.lets_tensor(key, naming) or tensor.is_housekeeping:
             return self._template_value(key)
