@@ -68,6 +68,7 @@ def test_a_lambda_of_an_hdf5_file_is_refused(tmp_path: Path) -> None:
         refuse_lambdas(str(tmp_path / "with.h5"))
 
 
+@pytest.mark.needs_tf
 @pytest.mark.skipif(find_spec("tf_keras") is not None, reason="tf_keras is here")
 def test_what_keras_3_does_not_load_is_named_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(CkptkitError) as caught:

@@ -304,6 +304,7 @@ def test_headers_cost_neither_numpy_nor_h5py(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.needs_tf
 @pytest.mark.parametrize("options", [{}, {"libver": "latest"}, {"libver": ("v108", "v108")}])
 @pytest.mark.parametrize("nested", [False, True])
 def test_both_readers_of_headers_agree(

@@ -44,6 +44,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(cli, ["diff", *map(str, arguments)])
 
 
+@pytest.mark.needs_tf
 @pytest.mark.parametrize("form", ["keras", "h5"])
 @pytest.mark.parametrize(
     ("old", "new", "says"),
@@ -127,6 +128,7 @@ def test_graphs_that_compute_with_other_ops(models: Path) -> None:
     assert line.startswith("graphs differ: serve computes with Relu → Tanh")
 
 
+@pytest.mark.needs_tf
 def test_assets_of_tensorflow1_are_listed_compared_and_not_left_behind(
     models: Path, tmp_path: Path
 ) -> None:
