@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import close_handles, file_size
+from ckptkit.checkpoint.name_patterns import shortened_matcher
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import (
@@ -41,8 +42,9 @@ class Checkpoint(Mapping[str, "Array"]):
     """The tensors of one file or set of files, by readable name.
 
     `ck[name]` takes a display name, a checkpoint key, a full name, an object path, or a suffix that
-    only one name has.  It returns a read-only view of the mapped file where the stored bytes allow
-    (no checksum is compared then; `ckptkit.load` compares them), else a new array.
+    only one name has, and a name as a table shortens it ("encoder/…/kernel").  It returns a
+    read-only view of the mapped file where the stored bytes allow (no checksum is compared then;
+    `ckptkit.load` compares them), else a new array.
     """
 
     store: Store
@@ -95,7 +97,7 @@ class Checkpoint(Mapping[str, "Array"]):
 
         Args:
             name: a display name, a checkpoint key, a full name, an object path, or the end of one
-                (behind a "/") that only one tensor has.
+                (behind a "/") that only one tensor has; "…" stands for what a table left out.
 
         Returns:
             The key of one tensor, as the file spells it.
@@ -115,7 +117,7 @@ class Checkpoint(Mapping[str, "Array"]):
                 hint=f"say which: {list_text(names, 5)}",
             )
         raise UnknownTensorError(
-            f"no tensor {name!r}", where=str(self.path), hint=self._nearest(name)
+            f"no tensor {name!r}", where=str(self.path), hint=self.nearest(name)
         )
 
     def _find(self, name: str) -> list[str]:
@@ -125,9 +127,21 @@ class Checkpoint(Mapping[str, "Array"]):
         if name in self.specs:
             return [name]
         called = [key for key, n in self.names.items() if name in (n.full_name, *n.aliases)]
-        return called or [k for k, n in self.names.items() if n.name.endswith(f"/{name}")]
+        called = called or [k for k, n in self.names.items() if n.name.endswith(f"/{name}")]
+        matches = shortened_matcher(name)
+        if called or matches is None:
+            return called
+        return [key for key, n in self.names.items() if matches(n.name)]
 
-    def _nearest(self, name: str) -> str:
+    def nearest(self, name: str) -> str:
+        """Return what to say of a name that no tensor has.
+
+        Args:
+            name: as it was asked for.
+
+        Returns:
+            A hint: "nearest: ..." with at most five names of the file.
+        """
         from difflib import get_close_matches
 
         names: list[str] = list(self._keys)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import translate
 from typing import Any, NamedTuple
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.name_patterns import glob_matcher
 from ckptkit.checkpoint.naming import ROLES, Naming
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec
@@ -34,7 +33,8 @@ class Tensor(NamedTuple):
 class Selection:
     """A filter.  Empty parts let everything pass.
 
-    roles: of `names.ROLES`.  names: globs over names, keys and full names; "!GLOB" excludes.
+    roles: of `names.ROLES`.  names: globs over names, keys and full names, or their ends behind a
+    "/"; "!GLOB" excludes.
     dtypes: exact dtype names.  A plain string stands for a list of one.
     """
 
@@ -58,6 +58,9 @@ class Selection:
         there = {spec.dtype for spec in checkpoint.specs.values()}
         if self.dtypes and there.isdisjoint(self.dtypes):
             return f"its dtypes are {', '.join(sorted(there))}"
+        for glob in self.names:
+            if glob[:1] != "!" and not any(map(glob_matcher(glob), checkpoint)):
+                return checkpoint.nearest(glob)
         return "`ckptkit ls` without a filter lists them"
 
     def of(self, checkpoint: Checkpoint) -> list[Tensor]:
@@ -65,8 +68,8 @@ class Selection:
 
         Raises UsageError when a filter leaves nothing of a file that holds something.
         """
-        wanted = [re.compile(translate(glob)).match for glob in self.names if glob[:1] != "!"]
-        unwanted = [re.compile(translate(glob[1:])).match for glob in self.names if glob[:1] == "!"]
+        wanted = [glob_matcher(glob) for glob in self.names if glob[:1] != "!"]
+        unwanted = [glob_matcher(glob[1:]) for glob in self.names if glob[:1] == "!"]
         roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)
         specs = checkpoint.specs
         passing = []

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import echo_lines, echo_note, format_option, write_lines
+from ckptkit.cli.options import echo_lines, echo_note, format_option, screen_options, write_lines
 from ckptkit.reports.check.lines import FORMATS, lines, remarks
 from ckptkit.reports.table import is_bare
 
@@ -69,6 +69,7 @@ from ckptkit.reports.table import is_bare
 @click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
 @format_option(FORMATS)
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """Run SUBJECT and say whether it computes what it should, and whether all of it was restored.

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.naming import ROLES
-from ckptkit.cli.options import CommaList, echo_lines, echo_note, flat, format_option
+from ckptkit.cli.options import (
+    CommaList,
+    echo_error,
+    echo_lines,
+    echo_note,
+    flat,
+    format_option,
+    screen_options,
+)
 from ckptkit.cli.progress import progress, threads
 from ckptkit.reports.table import TABULATE, is_bare
 
@@ -131,6 +139,7 @@ _COMMON_OPTIONS = (
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
 @format_option(("table", "json"), "Output format: json is the receipt, or the plan of a dry run.")
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write SRC in another form at DST, and prove it: the output is read again and compared.
@@ -219,7 +228,7 @@ def _report_mismatch(error: MismatchError, fmt: str) -> None:
     if len(error.problems) > len(lines):
         lines.append("hint: --dry-run lists all of them")
     for line in lines:
-        click.echo(f"ckptkit: {printable(line)}", err=True)
+        echo_error(printable(line))
 
 
 def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], bool]:

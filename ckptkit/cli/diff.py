@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ckptkit.cli.options import (
     flat,
     format_option,
     operands,
+    screen_options,
     write_lines,
 )
 from ckptkit.cli.progress import progress, threads
@@ -75,6 +75,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 )
 @format_option(FORMATS)
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Compare two sets of weights, tensor by tensor, across formats, names and dtypes.
@@ -193,14 +194,12 @@ def _print(result: DiffResult, options: dict[str, Any]) -> None:
 
         lines = diff_junit.lines(result)
     else:
-        rich = not output and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         lines = diff_text.lines(
             result,
             fmt,
             only=flat(options["only"]),
             full=options["full"],
             stat=options["stat"],
-            rich=rich,
             labels=options["label"],
         )
     if output:

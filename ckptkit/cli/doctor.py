@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from ckptkit.cli.main import ADDED
-from ckptkit.cli.options import echo_lines, format_option
+from ckptkit.cli.options import echo_lines, format_option, screen_options
 from ckptkit.reports import doctor_text
 from ckptkit.reports.table import is_bare
 
 
 @click.command("doctor")
 @format_option(doctor_text.FORMATS)
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, fmt: str) -> None:
     """Tell which runtimes and devices are here, with versions, and what stands in the way.

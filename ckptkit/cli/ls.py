@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -15,10 +16,12 @@ from ckptkit.cli.options import (
     flat,
     format_option,
     operands,
+    screen_options,
 )
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
 from ckptkit.reports import listing
+from ckptkit.reports.screen import change_screen, screen
 from ckptkit.reports.table import FORMATS, TABULATE, is_bare
 
 
@@ -45,6 +48,7 @@ from ckptkit.reports.table import FORMATS, TABULATE, is_bare
     "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
 )
 @format_option(FORMATS)
+@screen_options
 def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 
@@ -70,6 +74,8 @@ def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
         raise click.UsageError("--no-path goes with the table of one PATH.")
     layout = next((name for name in ("tree", "patterns") if options[name]), "short")
     layout = "long" if options["long_"] else layout
+    if layout == "long":
+        change_screen(replace(screen(), width=None))  # it is asked for all of it
     problems: list[CkptkitError] = []
     results = _results(chosen, fmt, options, problems)
     if is_bare(fmt):

@@ -20,9 +20,11 @@ import click
 
 from ckptkit._version import __version__
 from ckptkit.cli.groups import NearGroup
+from ckptkit.cli.options import color_option, echo_error
 from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, ReaderGone
 from ckptkit.plugins import Registry
+from ckptkit.reports.screen import Screen, shown_on, shows_color, width_of
 from ckptkit.wording import spoken_by
 
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -85,7 +87,8 @@ class LazyGroup(NearGroup):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ckptkit")
+@click.version_option(__version__, "-V", "--version", prog_name="ckptkit")
+@color_option
 def cli() -> None:
     """See inside TensorFlow and Keras checkpoints, compare, convert and trust them.
 
@@ -99,8 +102,14 @@ def main() -> NoReturn:
 
     Raises SystemExit; the process is left as it was found, for those who call this from Python.
     """
-    with _settings():
+    with _settings(), shown_on(_screen()):
         _run()
+
+
+def _screen() -> Screen:
+    """Return what the streams are; a closed one is nothing to be read."""
+    colors = [stream is not None and shows_color(stream) for stream in (sys.stdout, sys.stderr)]
+    return Screen(width_of(sys.stdout) if sys.stdout else None, *colors)
 
 
 @contextmanager
@@ -129,7 +138,7 @@ def _run() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = cli.main(sys.argv[1:] or ["--help"], "ckptkit", standalone_mode=False)
+        status = cli.main(_arguments(sys.argv[1:]), "ckptkit", standalone_mode=False)
         sys.stdout.flush()
     except CkptkitError as error:
         _fail(str(error), error.exit_code)
@@ -158,6 +167,13 @@ def _run() -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _arguments(given: list[str]) -> list[str]:
+    """Return the arguments, with `help COMMAND` and `version` as the options that they mean."""
+    if given[:1] == ["help"]:
+        return [*given[1:], "--help"]
+    return ["--version", *given[1:]] if given[:1] == ["version"] else given or ["--help"]
+
+
 def _drop(stream: TextIO) -> None:
     """Send what is still buffered nowhere: nobody reads it, or it cannot be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -176,7 +192,7 @@ def _fail(message: str, code: int, *, raw: bool = False) -> NoReturn:
     except OSError:
         _drop(sys.stdout)
     try:
-        click.echo(f"ckptkit: {message if raw else printable(message)}", err=True)
+        echo_error(message if raw else printable(message))
     except OSError:  # the exit code still tells
         _drop(sys.stderr)
     sys.exit(code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,15 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.errors import CkptkitError, ReaderGone
+from ckptkit.reports.screen import (
+    COLOR_CHOICES,
+    PAPER,
+    change_screen,
+    painted,
+    screen,
+    shown_on,
+    toned,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,6 +81,7 @@ class TableFormat(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def format_option(own: Iterable[str], text: str = "Output format.") -> Callable[[F], F]:
     """Add --format, with the command's own formats and those of tabulate."""
     return click.option(
+        "-f",
         "--format",
         "fmt",
         type=TableFormat(own),
@@ -110,6 +121,41 @@ def filter_options(function: F) -> F:
     return function
 
 
+def _set_color(_ctx: click.Context, _param: click.Parameter, choice: str) -> None:
+    if choice != "auto":
+        shown = choice == "always"
+        change_screen(replace(screen(), color=shown, colors_errors=shown))
+
+
+def _set_wide(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        change_screen(replace(screen(), width=None))
+
+
+color_option = click.option(
+    "--color",
+    type=click.Choice(COLOR_CHOICES),
+    default="auto",
+    is_eager=True,
+    expose_value=False,
+    callback=_set_color,
+    help="When to use colour.  [default: auto, on a terminal]",
+)
+
+
+def screen_options(function: F) -> F:
+    """Add --wide and --color, for commands that print tables."""
+    wide = click.option(
+        "--wide",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_wide,
+        help="Print tables whole, though they are wider than the terminal.",
+    )
+    return wide(color_option(function))
+
+
 def operands(paths: Sequence[str]) -> list[str]:
     """Return paths without those that mean the same as an earlier one.
 
@@ -143,24 +189,34 @@ def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
     try:
         while batch := list(islice(lines, 1000)):
             text = "\n".join(batch)
-            click.echo(text.translate(table) if table else text, err=err)
+            text = text.translate(table) if table else text
+            click.echo(text, err=err, color=_is_painted(err))
     except BrokenPipeError as error:
         raise ReaderGone from error  # click would take it for a failure, exit code 1
+
+
+def _is_painted(err: bool) -> bool:
+    """Whether escapes are meant: click would take them away where it sees no terminal."""
+    return screen().colors_errors if err else screen().color
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
     """Write lines to a file, whole or not at all."""
     from ckptkit._io.atomic import replacing
 
-    with replacing(Path(path), overwrite=True) as beside, beside.open("w", encoding="utf-8") as f:
-        f.writelines(f"{line}\n" for line in lines)
+    with (
+        shown_on(PAPER),
+        replacing(Path(path), overwrite=True) as beside,
+        beside.open("w", encoding="utf-8") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def echo_note(text: str) -> None:
     """Print one line to stderr, with what a terminal would act upon escaped."""
     from ckptkit.reports.text import printable
 
-    click.echo(printable(text), err=True)
+    click.echo(toned(printable(text), err=True), err=True, color=_is_painted(True))
 
 
 def echo_problems(problems: Iterable[Exception]) -> int:
@@ -169,6 +225,12 @@ def echo_problems(problems: Iterable[Exception]) -> int:
 
     code = 0
     for problem in problems:
-        click.echo(f"ckptkit: {printable(str(problem))}", err=True)
+        echo_error(printable(str(problem)))
         code = 2
     return code
+
+
+def echo_error(text: str) -> None:
+    """Print one line on what went wrong to stderr; `text` is safe to print."""
+    line = painted(f"ckptkit: {text}", "error", err=True)
+    click.echo(line, err=True, color=_is_painted(True))

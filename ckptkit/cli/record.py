@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import echo_lines
+from ckptkit.cli.options import color_option, echo_lines
 
 if TYPE_CHECKING:
     from ckptkit.golden.golden import Golden
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--float64", is_flag=True, help="Keep what a Keras model gives in float64, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden, and print what changes.")
+@color_option
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """Run SUBJECT and write what it computes to a directory, for `ckptkit check --golden`.

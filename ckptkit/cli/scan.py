@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptkit.cli.options import echo_lines, echo_note
+from ckptkit.cli.options import echo_error, echo_lines, screen_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 @click.option("-v", "--verbose", is_flag=True, help="Show what was looked at too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option(
-    "--format", "fmt", type=click.Choice(findings.FORMATS), default="table", help="Output format."
+    "-f",
+    "--format",
+    "fmt",
+    type=click.Choice(findings.FORMATS),
+    default="table",
+    help="Output format.",
 )
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: bool) -> None:
     """Tell what a model could do when it is loaded or run; nothing is loaded or run.
@@ -52,6 +58,6 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
     if not options["quiet"]:
         echo_lines(findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN))
     for text in refused:
-        echo_note(f"ckptkit: {text}")
+        echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ckptkit.cli.options import echo_lines, echo_note, operands
+from ckptkit.cli.options import echo_lines, echo_note, operands, screen_options
 
 
 @click.command("show")
@@ -21,8 +21,14 @@ from ckptkit.cli.options import echo_lines, echo_note, operands
 )
 @click.option("--overwrite", is_flag=True, help="Let --npy replace an existing file.")
 @click.option(
-    "--format", "fmt", type=click.Choice(("table", "json")), default="table", help="Output format."
+    "-f",
+    "--format",
+    "fmt",
+    type=click.Choice(("table", "json")),
+    default="table",
+    help="Output format.",
 )
+@screen_options
 def command(
     paths: tuple[str, ...],
     name: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import progress as _work
-from ckptkit.cli.options import echo_lines, echo_note, write_lines
+from ckptkit.cli.options import echo_error, echo_lines, echo_note, screen_options, write_lines
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -31,9 +31,15 @@ if TYPE_CHECKING:
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
 @click.option(
-    "--format", "fmt", type=click.Choice(findings.FORMATS), default="table", help="Output format."
+    "-f",
+    "--format",
+    "fmt",
+    type=click.Choice(findings.FORMATS),
+    default="table",
+    help="Output format.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Check the bytes of files: structure, checksums, completeness; all findings, not the first.
@@ -60,7 +66,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     if not options["quiet"]:
         _print(results, options)
     for error in refused:
-        echo_note(f"ckptkit: {error}")
+        echo_error(error)
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.findings import finding_text
+from ckptkit.reports.fitting import Fit
+from ckptkit.reports.screen import folded, toned
 from ckptkit.reports.table import is_bare, json_lines, render
 from ckptkit.reports.text import printable
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.doctor import Diagnosis
 
 FORMATS = ("table", "json")
+_FIT = Fit(names=("NAME", "VERSIONS"))
 
 
 def lines(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:
@@ -25,11 +28,11 @@ def lines(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:
     elif is_bare(fmt):
         yield from _runtimes(diagnosis, fmt)
     else:
-        yield from _head(diagnosis)
+        yield from folded(_head(diagnosis))
         yield ""
         yield from _runtimes(diagnosis)
         yield ""
-        yield from _foot(diagnosis)
+        yield from folded(_foot(diagnosis))
 
 
 def remarks(diagnosis: Diagnosis) -> Iterator[str]:
@@ -59,11 +62,11 @@ def _runtimes(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:
         )
         for row in diagnosis.probed
     ]
-    return render(rows, ("RUNTIME", "DEVICE", "NAME", "VERSIONS"), fmt)
+    return render(rows, ("RUNTIME", "DEVICE", "NAME", "VERSIONS"), fmt, fit=_FIT)
 
 
 def _foot(diagnosis: Diagnosis) -> Iterator[str]:
     for finding in diagnosis.findings:
-        yield finding_text(finding)
+        yield toned(finding_text(finding))
     able = {row.device for row in diagnosis.probed if row.device}
     yield f"models can be run on: {', '.join(sorted(able))}" if able else "no model can be run here"

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document_of_suites
+from ckptkit.reports.screen import folded, painted, toned
 from ckptkit.reports.table import json_lines
 from ckptkit.reports.text import bytes_text, count_text, printable
 from ckptkit.text import list_text
@@ -52,7 +53,7 @@ def lines(
         yield from junit(results, words)
     else:
         for result in results:
-            yield from _text(result, verbose, words)
+            yield from folded(_text(result, verbose, words))
 
 
 def _json(results: Sequence[Verification]) -> Iterator[str]:
@@ -75,7 +76,7 @@ def _text(result: Verification, verbose: bool, words: Phrasing) -> Iterator[str]
         if unit.checks or unit.refusal is not None:  # else it holds what was not checked
             yield from _unit(unit, verbose, result.strict, words)
     if len(result.units) > 1:
-        yield f"{printable(str(result.path))}: {verdict(result, words)}"
+        yield painted(f"{printable(str(result.path))}: {verdict(result, words)}", "verdict")
     for text in result.not_checked:
         yield f"  not checked: {printable(text)}"
 
@@ -86,14 +87,14 @@ def _unit(unit: Unit, verbose: bool, strict: bool, words: Phrasing) -> Iterator[
         yield f"{path}: not checked"
         yield f"  {printable(str(unit.refusal))}"
         return
-    yield f"{path}: {_unit_verdict(unit, strict, words)}"
+    yield painted(f"{path}: {_unit_verdict(unit, strict, words)}", "verdict")
     if verbose:
         for check in unit.checks:
             yield f"  {'ok ' if check.ok else '!! '} {check.name}: {counts_text(check)}"
     findings = [f for f in unit.findings if f.severity != "note"]
     findings += [f for f in unit.findings if f.severity == "note"]
     for finding in findings[:SHOWN]:
-        yield f"  {finding_text(finding)}"
+        yield toned(f"  {finding_text(finding)}")
     if len(findings) > SHOWN:
         yield f"  ... and {len(findings) - SHOWN} more (--format json has all)"
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.operations.ls import Listing
+from ckptkit.reports.fitting import Fit
+from ckptkit.reports.screen import folded, toned
 from ckptkit.reports.table import json_lines, render
 from ckptkit.reports.text import (
     bytes_text,
@@ -25,6 +27,8 @@ _HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
 _ALIGN = ("left", "left", "left", "right", "right", "left")
 _LONG_HEADERS = (*_HEADERS, "KEY", "FULL NAME", "SHARD", "OFFSET", "CRC32C", "SLICES")
 _LONG_ALIGN = (*_ALIGN, "left", "left", "right", "right", "left", "right")
+_FIT = Fit(names=("NAME",), drops=("PARAMS", "ROLE", "DTYPE", "BYTES"))
+_LAYERS_FIT = Fit(names=("LAYER", "CLASS"), drops=("OUTPUT", "PARAMS"))
 MAX_TREE_DEPTH = 100  # levels; what is deeper stays one name
 _NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
 
@@ -86,7 +90,9 @@ def lines(
         return
     headers: tuple[str, ...]
     headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
-    yield from render(_rows(listing, layout), headers, fmt, align)
+    yield from render(
+        _rows(listing, layout), headers, fmt, align, None if layout == "long" else _FIT
+    )
     yield ""
     yield from remarks(listing, fmt, with_path=with_path)
 
@@ -95,8 +101,8 @@ def remarks(listing: Listing, fmt: str = "table", *, with_path: bool = True) -> 
     """Yield what stands below the table: the layers, and the footer.  See `lines`."""
     yield from _layers(listing, fmt)
     bullet = "- " if fmt == "markdown" else ""
-    for line in footer(listing, with_path=with_path):
-        yield bullet + line_text(line, fmt)
+    text = (toned(bullet + line_text(line, fmt)) for line in footer(listing, with_path=with_path))
+    yield from text if fmt == "markdown" else folded(text)
 
 
 def bare_table(
@@ -236,8 +242,7 @@ def tree(listing: Listing, depth: int | None, *, with_path: bool = True) -> Iter
     yield printable(f"{top}  {_branch_text(root)}")
     yield from _branches(root, "", depth)
     yield ""
-    yield from _layers(listing, "table")
-    yield from footer(listing, with_path=with_path)
+    yield from remarks(listing, with_path=with_path)
 
 
 def _branches(branch: dict[str, Any], indent: str, depth: int | None) -> Iterator[str]:
@@ -374,7 +379,9 @@ def _layers(listing: Listing, fmt: str) -> Iterator[str]:
     columns = [index for index in range(5) if index == 0 or any(row[index] for row in rows)]
     headers = [("LAYER", "CLASS", "OUTPUT", "PARAMS", "FLAG")[index] for index in columns]
     align = ["right" if header == "PARAMS" else "left" for header in headers]
-    yield from render([[row[index] for index in columns] for row in rows], headers, fmt, align)
+    yield from render(
+        [[row[index] for index in columns] for row in rows], headers, fmt, align, _LAYERS_FIT
+    )
     yield ""
 
 

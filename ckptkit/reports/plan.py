@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.fitting import Fit
+from ckptkit.reports.screen import folded, painted, toned
 from ckptkit.reports.table import is_bare, json_lines, render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 SCHEMA = "ckptkit.convert/1"
 
 _HEADERS = ("TO", "FROM", "DTYPE", "SHAPE", "BYTES", "ROLE", "BY")
+_FIT = Fit(names=("TO", "FROM"), drops=("ROLE", "BYTES", "DTYPE", "BY", "SHAPE"))
+_LEFTOVERS_FIT = Fit(names=("LEFT BEHIND", "WHY"), drops=("ROLE",))
 _THINGS = {"ema": "average", "config": "setting", "other": "other tensor"}
 _ALIGN = ("left", "left", "left", "left", "right", "left", "left")
 
@@ -34,7 +38,7 @@ def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
         if plan.tensors:
             yield from _pairs(plan, "table")
             yield ""
-        yield from plan_remarks(plan)
+        yield from folded(plan_remarks(plan))
 
 
 def _pairs(plan: Plan, fmt: str) -> Iterator[str]:
@@ -53,25 +57,25 @@ def _pairs(plan: Plan, fmt: str) -> Iterator[str]:
         )
         for tensor in plan.tensors
     ]
-    return render(rows, _HEADERS, fmt, _ALIGN)
+    return render(rows, _HEADERS, fmt, _ALIGN, _FIT)
 
 
 def plan_remarks(plan: Plan) -> Iterator[str]:
     """Yield what is left over, problems, notes, and the bytes to be written."""
     if plan.leftovers:
         leftovers = [(item.name, item.role, item.why) for item in plan.leftovers]
-        yield from render(leftovers, ("LEFT BEHIND", "ROLE", "WHY"))
+        yield from render(leftovers, ("LEFT BEHIND", "ROLE", "WHY"), fit=_LEFTOVERS_FIT)
         yield ""
     for note in plan.notes:
-        yield f"note: {printable(note)}"
+        yield toned(f"note: {printable(note)}")
     for problem in plan.problems:
-        yield f"problem: {problem.kind}: {printable(problem.message)}"
+        yield painted(f"problem: {problem.kind}: {printable(problem.message)}", "error")
     yield from _paired_by(plan)
     what = f"{count_text(len(plan.tensors), 'tensor')}, {bytes_text(plan.nbytes)}"
     verdict = f"would write {what} as {plan.target.format.name} to {plan.target.path}"
     if plan.problems:
         verdict = f"would refuse: {count_text(len(plan.problems), 'problem')}"
-    yield printable(verdict)
+    yield painted(printable(verdict), "bad verdict" if plan.problems else "verdict")
 
 
 def _paired_by(plan: Plan) -> Iterator[str]:
@@ -106,10 +110,14 @@ def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
     """
     if fmt == "json":
         yield from json_lines(receipt.to_json(), "tensors")
-        return
+    else:
+        yield from folded(_receipt(receipt))
+
+
+def _receipt(receipt: Receipt) -> Iterator[str]:
     plan, proof = receipt.plan, receipt.proof
     for note in (*plan.notes, *receipt.notes, *receipt.signatures):
-        yield f"note: {printable(note)}"
+        yield toned(f"note: {printable(note)}")
     leftovers = Counter(item.why for item in plan.leftovers)
     for why, count in leftovers.items():
         yield f"left behind: {count_text(count, 'tensor')} ({printable(why)})"
@@ -122,8 +130,9 @@ def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
         return
     if not proof.ok:
         for failure in proof.failures:
-            yield f"failed: {printable(failure)}"
-        yield printable(f"{receipt.path}: the proof failed; {plan.target.path} was not written")
+            yield painted(f"failed: {printable(failure)}", "error")
+        text = f"{receipt.path}: the proof failed; {plan.target.path} was not written"
+        yield painted(printable(text), "bad verdict")
         return
     changed = [delta for delta in proof.losses.values() if not delta.equal]
     if proof.losses:

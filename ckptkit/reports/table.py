@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from ckptkit.reports.fitting import GAP, Fit, Table, fitted
+from ckptkit.reports.screen import folded, painted, screen
 from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
 FORMATS = ("table", "json", "csv", "markdown")
@@ -29,22 +31,28 @@ def render(
     headers: Sequence[str],
     fmt: str = "table",
     align: Sequence[str] = (),
+    fit: Fit | None = None,
 ) -> Iterator[str]:
     """Yield the lines of a table.
 
     fmt: "table", "csv", "markdown" or "table:NAME", a format of tabulate's.  align: "left" or
-    "right" per column.  Cells are made printable, and integers get thousands separators, except in
-    CSV, which is for programs.  What Markdown would take for markup is escaped there, and what a
-    spreadsheet would run as a formula gets a "'" before it in CSV and TSV.
+    "right" per column.  fit: what may be done to make a "table" fit the screen.
+
+    Cells are made printable, and integers get thousands separators, except in CSV, which is for
+    programs.  What Markdown would take for markup is escaped there, and what a spreadsheet would
+    run as a formula gets a "'" before it in CSV and TSV.
     """
     if fmt == "csv":
         yield from _csv(rows, headers)
         return
-    cells = [[_cell(cell) for cell in row] for row in rows]
     align = align or ["left"] * len(headers)
     if fmt == "table":
-        yield from _padded(cells, headers, align)
+        table = laid_out(rows, headers, align, fit)
+        yield from folded(table.above)
+        yield from padded(table)
+        yield from folded(painted(line, "note") for line in table.below)
         return
+    cells = [[_cell(cell) for cell in row] for row in rows]
     from tabulate import tabulate
 
     name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"
@@ -68,37 +76,48 @@ def _cell(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
 
 
-def _padded(cells: list[list[str]], headers: Sequence[str], align: Sequence[str]) -> Iterator[str]:
-    """Yield what tabulate's "plain" format would print.
+def laid_out(
+    rows: Sequence[Sequence[object]],
+    headers: Sequence[str],
+    align: Sequence[str],
+    fit: Fit | None = None,
+) -> Table:
+    """Return a table as it is printed: safe cells, and no wider than the screen."""
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    table = Table(list(headers), cells, list(align))
+    width = screen().width
+    return table if width is None else fitted(table, width, fit or Fit())
+
+
+def padded(table: Table) -> Iterator[str]:
+    """Yield the heading and the rows, as tabulate's "plain" format would print them.
 
     Importing tabulate takes as long as all the rest of `ls`, and formatting 100,000 rows four
     seconds; so the format that a person waits for is padded here.
     """
-    if not all(cell.isascii() for row in cells for cell in row):
-        yield from _padded_wide(cells, headers, align)
+    rows, align = [table.headers, *table.cells], table.align
+    if not all(cell.isascii() for row in rows for cell in row):
+        yield from _padded_wide(rows, align)
         return
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    layout = "  ".join(
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    layout = (" " * GAP).join(
         f"{{:{'>' if side == 'right' else '<'}{width}}}"
         for side, width in zip(align, widths, strict=True)
     )
-    for row in (headers, *cells):
+    for row in rows:
         yield layout.format(*row).rstrip()
 
 
-def _padded_wide(
-    cells: list[list[str]], headers: Sequence[str], align: Sequence[str]
-) -> Iterator[str]:
+def _padded_wide(rows: Sequence[Sequence[str]], align: Sequence[str]) -> Iterator[str]:
     """Yield the same for cells with letters that take two columns, or none."""
-    rows = [(*headers,), *cells]
     sizes = [[display_width(cell) for cell in row] for row in rows]
     widths = [max(column) for column in zip(*sizes, strict=True)]
     for row, taken in zip(rows, sizes, strict=True):
-        padded = []
+        padded_cells = []
         for cell, side, width, size in zip(row, align, widths, taken, strict=True):
             space = " " * (width - size)
-            padded.append(space + cell if side == "right" else cell + space)
-        yield "  ".join(padded).rstrip()
+            padded_cells.append(space + cell if side == "right" else cell + space)
+        yield (" " * GAP).join(padded_cells).rstrip()
 
 
 def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:

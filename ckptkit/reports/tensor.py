@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptkit.dtypes import kind
 from ckptkit.operations.show import Statistics, TensorSummary
+from ckptkit.reports.screen import folded
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -22,8 +23,8 @@ def json_text(summary: TensorSummary) -> Iterator[str]:
 
 def lines(summary: TensorSummary) -> Iterator[str]:
     """Yield everything about one tensor for a terminal."""
-    for label, value in _facts(summary):
-        yield f"{label:<10} {printable(str(value))}"
+    facts = (f"{label:<10} {printable(str(value))}" for label, value in _facts(summary))
+    yield from folded(facts)
     if summary.statistics:
         yield from _statistics(summary.statistics, kind(summary.spec.dtype) == "complex")
     if summary.values is not None:
@@ -89,7 +90,7 @@ def _values(summary: TensorSummary) -> Iterator[str]:
     where = f"[{summary.slice_text}]" if summary.slice_text else ""
     tail = f"; {rest:,} more not shown, see --slice" if rest else ""
     name = printable(summary.naming.name)
-    yield f"{name}{where} ({values.size:,} of {summary.spec.size:,}{tail}):"
+    yield from folded([f"{name}{where} ({values.size:,} of {summary.spec.size:,}{tail}):"])
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
     if values.dtype == object:
         for item in values.reshape(-1):

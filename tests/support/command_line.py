@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
@@ -20,15 +21,28 @@ class Result(NamedTuple):
     err: str
 
 
-def ckptkit(*arguments: object) -> Result:
-    """Run `ckptkit ARGUMENTS...`; an exception that is no exit is a traceback, and is raised."""
-    out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-    err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
+class _Terminal(io.TextIOWrapper):
+    """A stream that says it is a terminal; how wide, COLUMNS says."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def ckptkit(*arguments: object, columns: int | None = None) -> Result:
+    """Run `ckptkit ARGUMENTS...`; an exception that is no exit is a traceback, and is raised.
+
+    columns: of a terminal that standard output is.
+    """
+    stream = _Terminal if columns else io.TextIOWrapper
+    printed = io.BytesIO(), io.BytesIO()
+    out = stream(printed[0], "utf-8", write_through=True)
+    err = io.TextIOWrapper(printed[1], "utf-8", "backslashreplace", write_through=True)
     thresholds = gc.get_threshold()
     code: object = None
     try:
         with (
             patch.object(sys, "argv", ["ckptkit", *map(str, arguments)]),
+            patch.dict(os.environ, {"COLUMNS": str(columns)} if columns else {}),
             redirect_stdout(out),
             redirect_stderr(err),
         ):
@@ -38,7 +52,7 @@ def ckptkit(*arguments: object) -> Result:
     finally:
         gc.set_threshold(*thresholds)
     assert isinstance(code, int)
-    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    texts = [stream.getvalue().decode() for stream in printed]
     return Result(code, *texts)
 
 

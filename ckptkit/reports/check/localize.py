@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.check.commands import localize_again
+from ckptkit.reports.fitting import Fit
 from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 5  # layers of the ranking that are printed; JSON has all
 _HEADERS = ("LAYER", "VALUE", "KIND", "ALONE", "WITH INPUTS' ERROR", "ALLOWED")
 _ALIGN = ("left",) * 3 + ("right",) * 3
+_FIT = Fit(names=("LAYER", "VALUE"), drops=("KIND", "ALLOWED"))
 
 
 def lines(subject: str, localization: Localization) -> Iterator[str]:
@@ -24,7 +26,7 @@ def lines(subject: str, localization: Localization) -> Iterator[str]:
     ranked = localization.ranked[:SHOWN]
     if ranked:
         yield ""
-        yield from render([_cells(layer) for layer in ranked], _HEADERS, "table", _ALIGN)
+        yield from render([_cells(layer) for layer in ranked], _HEADERS, "table", _ALIGN, _FIT)
         more = len(localization.ranked) - len(ranked)
         if more:
             yield f"... and {more} more that add less (--format json has all)"

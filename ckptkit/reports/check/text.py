@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ckptkit.reports.check.rows import cells, environment_text, row_text, where_text
 from ckptkit.reports.findings import finding_text
+from ckptkit.reports.fitting import Fit
+from ckptkit.reports.screen import folded, painted, toned
 from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
@@ -22,15 +24,23 @@ _HEADERS = (
     *("COSINE", "ARGMAX", "NEEDED", "ALLOWED", "TIER"),
 )
 _ALIGN = ("left",) * 4 + ("right",) * 8 + ("left",)
+_FIT = Fit(
+    names=("OUTPUT", "RUNNER"),
+    drops=("ULP", "COSINE", "ARGMAX", "CASE", "BAD", "MAX REL", "TIER", "MAX ABS"),
+)
 
 
 def output_table(report: Report, fmt: str = "table") -> Iterator[str]:
     """Yield a row per output."""
-    return render([cells(row) for row in report.rows], _HEADERS, fmt, _ALIGN)
+    return render([cells(row) for row in report.rows], _HEADERS, fmt, _ALIGN, _FIT)
 
 
 def lines(report: Report, verbose: bool, *, with_table: bool = True) -> Iterator[str]:
     """Yield the report; verbose: passing runs with their environments too."""
+    yield from folded(_lines(report, verbose, with_table))
+
+
+def _lines(report: Report, verbose: bool, with_table: bool) -> Iterator[str]:
     yield from _head(report)
     for run in report.runs:
         if verbose or run.error:
@@ -44,14 +54,14 @@ def lines(report: Report, verbose: bool, *, with_table: bool = True) -> Iterator
     findings = report.findings
     for finding in findings[:SHOWN]:
         about = finding.where == report.subject  # which the first line names
-        yield finding_text(replace(finding, where="") if about else finding)
+        yield toned(finding_text(replace(finding, where="") if about else finding))
     if len(findings) > SHOWN:
         yield f"... and {len(findings) - SHOWN} more (--format json has all)"
     if report.localization is not None:
         from ckptkit.reports.check import localize as localize_text
 
         yield from localize_text.lines(report.subject, report.localization)
-    yield printable(report.verdict)
+    yield painted(printable(report.verdict), "good verdict" if report.ok else "bad verdict")
 
 
 def _head(report: Report) -> Iterator[str]:

@@ -11,14 +11,17 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Worst
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
+from ckptkit.reports.fitting import Fit
 from ckptkit.reports.listing import pattern
-from ckptkit.reports.table import is_bare, json_lines, render
+from ckptkit.reports.screen import folded, painted, screen, toned
+from ckptkit.reports.table import is_bare, json_lines, laid_out, padded, render
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable, shape_text
 
 MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}
-_COLOURS = {"-": "31", "+": "32", "~": "33", "R": "36", "≈": "2", "=": "2"}
+_STYLES = {"-": "removed", "+": "added", "~": "changed", "R": "renamed", "≈": "equal", "=": "equal"}
 _HEADERS = ("", "NAME", "DTYPE", "SHAPE", "DIFFER", "MAX ABS", "MAX REL", "CHANGE", "WORST")
 _ALIGN = ("left", "left", "left", "left", "right", "right", "right", "right", "left")
+_FIT = Fit(names=("NAME",), drops=("WORST", "MAX REL", "DTYPE", "DIFFER", "SHAPE", "MAX ABS"))
 _CSV_HEADERS = (
     *("status", "name", "role", "new_name", "evidence", "dtype", "shape", "new_dtype", "new_shape"),
     *("n", "n_diff", "n_outside", "nonfinite", "max_abs", "max_rel", "mean_abs", "rmse", "max_ulp"),
@@ -38,13 +41,12 @@ def lines(
     only: Sequence[str] = (),
     full: bool = False,
     stat: bool = False,
-    rich: bool = False,
     labels: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield a comparison as "table", "markdown", "csv", "json" or "table:NAME" (a table alone).
 
     only: statuses to show.  full: one row per tensor, equal ones too.  stat: one row per layer.
-    rich: colour and bars, for a terminal.  labels: what to call OLD and NEW, in that order.
+    labels: what to call OLD and NEW, in that order.
     """
     if fmt == "json":
         yield from json_lines(result.to_json(), "entries")
@@ -54,24 +56,38 @@ def lines(
         yield from render([csv_row(c) for c in shown], _CSV_HEADERS, "csv")
         return
     if is_bare(fmt):
-        yield from _stat(result, fmt) if stat else _bare_table([[c] for c in shown], result, fmt)
+        yield from _stat(result, fmt) if stat else _table([[c] for c in shown], result, fmt)
         return
+    text = _text(result, fmt, shown, labels, only=only, full=full, stat=stat)
+    yield from text if fmt == "markdown" else folded(text)
+
+
+def _text(
+    result: DiffResult,
+    fmt: str,
+    shown: Sequence[TensorDiff],
+    labels: Sequence[str],
+    *,
+    only: Sequence[str],
+    full: bool,
+    stat: bool,
+) -> Iterator[str]:
     bullet = "- " if fmt == "markdown" else ""
     yield from _head(result, fmt, labels)
     if stat:
-        layers = list(_stat(result, fmt, rich))
+        layers = list(_stat(result, fmt))
         yield from (*layers, "") if layers else ()
     elif shown:
         groups = [[c] for c in shown] if full or fmt == "markdown" else grouped(shown)
-        yield from _table(groups, result, fmt, rich)
+        yield from _table(groups, result, fmt)
         yield ""
     for warning in result.warnings:
-        yield _coloured(line_text(f"warning: {warning}", fmt), "33", rich)
+        yield toned(line_text(f"warning: {warning}", fmt))
     hidden = len(result.differences) - sum(c.is_difference for c in shown)
     text = verdict(result) + (f"; {hidden:,} not shown (--only)" if only and hidden else "")
-    yield _coloured(line_text(text, fmt), "32;1" if result.same else "31;1", rich)
+    yield painted(line_text(text, fmt), "good verdict" if result.same else "bad verdict")
     for line in beside_lines(result):
-        yield _coloured(f"{bullet}{line_text(line, fmt)}", "33", rich)
+        yield painted(f"{bullet}{line_text(line, fmt)}", "warning")
 
 
 def verdict(result: DiffResult) -> str:
@@ -155,32 +171,32 @@ def grouped(changes: Iterable[TensorDiff]) -> list[list[TensorDiff]]:
     return list(groups.values())
 
 
-def _table(
-    groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str, rich: bool
-) -> Iterator[str]:
-    body = _bare_table(groups, result, fmt, rich)
-    yield next(body).rstrip()
-    if fmt == "markdown":
-        yield next(body)
+def _table(groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str) -> Iterator[str]:
+    rows, headers, align = _columns(groups, result)
+    if fmt != "table":
+        yield from render(rows, headers, fmt, align)
+        return
+    table = laid_out(rows, headers, align, _FIT)
+    yield from table.above
+    body = padded(table)
+    yield next(body)
     for line, group in zip(body, groups, strict=True):
-        mark = MARKS[group[0].status]
-        yield _coloured(line.rstrip(), _COLOURS[mark], rich)
-        for hint in _notes(group) if fmt == "table" else ():
-            yield _coloured(f"     {printable(hint)}", "2", rich)
+        yield painted(line, _STYLES[MARKS[group[0].status]])
+        for hint in _notes(group):
+            yield painted(f"     {printable(hint)}", "note")
+    for line in table.below:
+        yield painted(line, "note")
 
 
-def _bare_table(
-    groups: Sequence[Sequence[TensorDiff]], result: DiffResult, fmt: str, rich: bool = False
-) -> Iterator[str]:
-    rows = [_row(group, rich) for group in groups]
+def _columns(
+    groups: Sequence[Sequence[TensorDiff]], result: DiffResult
+) -> tuple[list[list[str]], list[str], list[str]]:
+    """Return the cells of every row, the headings and the sides, of the columns that tell any."""
+    rows = [_row(group) for group in groups]
     valueless = result.mode != "values" or not any(row[4] or row[8] for row in rows)
     keep = [0, 1, 2, 3] if valueless else range(len(_HEADERS))
-    return render(
-        [[row[i] for i in keep] for row in rows],
-        [_HEADERS[i] for i in keep],
-        fmt,
-        [_ALIGN[i] for i in keep],
-    )
+    cells = [[row[i] for i in keep] for row in rows]
+    return cells, [_HEADERS[i] for i in keep], [_ALIGN[i] for i in keep]
 
 
 def _notes(group: Sequence[TensorDiff]) -> Iterator[str]:
@@ -225,7 +241,7 @@ def _new_name(change: TensorDiff) -> str:
     return change.new.naming.name if change.new else ""
 
 
-def _row(group: Sequence[TensorDiff], rich: bool) -> tuple[str, ...]:
+def _row(group: Sequence[TensorDiff]) -> tuple[str, ...]:
     first = group[0]
     shapes = {shape_of(change) for change in group}
     shape = shapes.pop() if len(shapes) == 1 else "(several)"
@@ -243,7 +259,7 @@ def _row(group: Sequence[TensorDiff], rich: bool) -> tuple[str, ...]:
         f"{sum(d.n_diff for d in deltas):,}/{sum(d.n for d in deltas):,}",
         number(max(d.max_abs for d in deltas)) if numeric else "",
         number(max(d.max_rel for d in deltas)) if numeric else "",
-        (number(change) + (f" {bar(change)}" if rich else "")) if numeric else "",
+        (number(change) + (f" {bar(change)}" if screen().color else "")) if numeric else "",
         _worst_of(worst, len(group)) if worst is not None else "",
     )
 
@@ -319,14 +335,10 @@ def bar(change: float) -> str:
     return ("█" * whole + (_BAR[part] if part else "")).ljust(_BAR_WIDTH)
 
 
-def _coloured(text: str, colour: str, rich: bool) -> str:
-    return f"\x1b[{colour}m{text}\x1b[0m" if rich and text else text
-
-
 # -- one row per layer -----------------------------------------------------------------------------
 
 
-def _stat(result: DiffResult, fmt: str, rich: bool = False) -> Iterator[str]:
+def _stat(result: DiffResult, fmt: str) -> Iterator[str]:
     layers: dict[str, list[TensorDiff]] = {}
     for change in result.changes:
         layers.setdefault(layer_of(change), []).append(change)
@@ -338,14 +350,13 @@ def _stat(result: DiffResult, fmt: str, rich: bool = False) -> Iterator[str]:
         measured = [c.delta.rel_l2 for c in different if c.delta is not None]
         largest = max(measured, default=0.0)
         marks = "".join(sorted({MARKS[c.status] for c in different}))
-        tail = [bar(largest)] if rich else []
+        tail = [bar(largest)] if screen().color else []
         size = number(largest) if measured else ""
         rows.append([layer, f"{len(different)}/{len(changes)}", marks, size, *tail])
     if rows or is_bare(fmt):
-        headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if rich else [])]
-        for line in render(
-            rows, headers, fmt, ["left", "right", "left", "right", "left"][: len(headers)]
-        ):
+        headers = ["LAYER", "TENSORS", "", "CHANGE", *([""] if screen().color else [])]
+        align = ["left", "right", "left", "right", "left"][: len(headers)]
+        for line in render(rows, headers, fmt, align, Fit(names=("LAYER",))):
             yield line.rstrip()
 
 

@@ -25,6 +25,7 @@ from ckptkit.compare.statistics import ElementTolerance
 from ckptkit.errors import ChecksumError, CkptkitError, UsageError
 from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.operations.tolerance_rules import ToleranceRule, read_tolerances
+from ckptkit.reports.screen import Screen, shown_on
 from ckptkit.testing import assert_same_weights
 from support.places import ROOT, SUPPORT
 from support.weights import Array, write_bundle
@@ -467,12 +468,15 @@ def test_colour_and_bars_only_for_a_terminal(pair: Pair, monkeypatch: pytest.Mon
     from ckptkit.reports.diff import text as diff_text
 
     result = diff(*pair({"w": noise(2)}, {"w": noise(2) + 1}))
-    plain, rich = (list(diff_text.lines(result, rich=r)) for r in (False, True))
+    plain = list(diff_text.lines(result))
+    with shown_on(Screen(color=True)):
+        rich = list(diff_text.lines(result))
     assert not any("\x1b" in line or "█" in line for line in plain)
     assert any("\x1b[33m~" in line and "█" in line for line in rich)
     terminal = _in_terminal(result)
     assert "\x1b[33m~" in terminal({})
-    assert "\x1b[" not in terminal({"NO_COLOR": "1"})
+    for quiet in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}):
+        assert "\x1b[" not in terminal(quiet)
 
 
 def _in_terminal(result: DiffResult) -> Callable[[dict[str, str]], str]:
@@ -483,7 +487,8 @@ def _in_terminal(result: DiffResult) -> Callable[[dict[str, str]], str]:
         leader, follower = pty.openpty()
         files = [str(checkpoint.path) for checkpoint in (result.old, result.new)]
         command = [sys.executable, "-m", "ckptkit", "diff", *files]
-        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | extra
+        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+        environment |= {"TERM": "xterm", **extra}
         subprocess.run(command, stdout=follower, cwd=ROOT, env=environment, check=False)
         os.close(follower)
         chunks = []

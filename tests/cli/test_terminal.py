@@ -1,0 +1,86 @@
+"""What a person sees at a terminal: lines that fit, names that can be typed again, colour."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import ckptkit
+from ckptkit.reports.text import display_width
+from support.command_line import ckptkit as run
+from support.goldens import Golden, golden, goldens
+
+GAN = golden("tf2.21.0/gan/ckpt").path
+ADAM = golden("tf2.21.0/adam/ckpt").path
+READABLE = [g for g in goldens() if g.name.startswith("tf2.21.0/") and "pbtxt" not in g.kind]
+
+
+def too_wide(out: str, columns: int) -> list[str]:
+    """Return lines of more columns; a word that is wider, a path say, is not cut."""
+    return [
+        line
+        for line in re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+        if display_width(line) > columns and len(line.split()) > 1 + line.startswith("  ")
+    ]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("command", ["ls", "diff", "verify", "show"])
+def test_every_line_fits(command: str, columns: int) -> None:
+    for case in READABLE:
+        for arguments in _calls(command, case):
+            out = run(command, *arguments, "--color", "never", columns=columns).out
+            assert out, (case.name, arguments)
+            assert not too_wide(out.replace(str(case.path), "FILE"), columns), (case.name, out)
+
+
+def _calls(command: str, case: Golden) -> list[list[object]]:
+    if command == "show":
+        with ckptkit.open(case.path) as checkpoint:
+            weights = [n.name for n in checkpoint.names.values() if n.role == "weight"]
+        return [[case.path, name] for name in weights[:1]]
+    if command == "diff":
+        return [[case.path, ADAM, "--structure"], [case.path, case.path, "--full"]]
+    return [[case.path]]
+
+
+def test_a_shortened_name_can_be_typed_again() -> None:
+    out = run("ls", GAN, "--color", "never", columns=60).out
+    names = [line.split()[0] for line in out.splitlines() if "…" in line]
+    assert names
+    for name in names:
+        assert run("show", GAN, name).code == 0
+        assert ckptkit.open(GAN)[name] is not None
+    whole = run("ls", GAN, "--wide", columns=60).out
+    assert "…" not in whole and whole == run("ls", GAN).out
+    assert "…" not in run("ls", GAN, "--long", columns=60).out
+
+
+def test_a_shortened_name_that_fits_several_is_asked_about() -> None:
+    result = run("show", GAN, "g…/kernel")
+    assert result.code == 0  # one alone
+    result = run("show", GAN, "…/kernel")
+    assert result.code == 2 and "2 tensors are called" in result.err
+
+
+def test_globs_fit_any_ending() -> None:
+    names = [row["name"] for row in ckptkit.ls(GAN, names=["up/*"]).rows()]
+    assert sorted(names) == sorted(n for n in ckptkit.open(GAN) if "/up/" in n)
+    left = [row["name"] for row in ckptkit.ls(GAN, names=["!kernel*"]).rows()]
+    assert set(left) < {n for n in ckptkit.open(GAN) if "/kernel" not in n}
+    assert "generator/up/bias" in left
+    result = run("ls", GAN, "--name", "krnel")
+    assert result.code == 2 and "nearest: generator/up/kernel" in result.err
+
+
+def test_errors_are_red_where_asked() -> None:
+    assert run("ls", "nowhere", "--color", "always").err.startswith("\x1b[31mckptkit: ")
+    assert "\x1b" not in run("ls", "nowhere").err
+
+
+def test_help_and_version_by_every_name() -> None:
+    assert run("help", "ls") == run("ls", "--help")
+    assert run("help").out == run("--help").out
+    assert run("version") == run("-V") == run("--version")
+    assert run("help", "lss").code == 2
