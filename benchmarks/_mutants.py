@@ -76,6 +76,13 @@ KINDS: Mapping[str, Kind] = {
     "softmax": Kind("softmax over another axis", r"output\.differs"),
     "dtype": Kind("output in another dtype", r"output\.dtype", (r"output\.dtype", "")),
     "code": Kind("activation changed in the code", None, None, True),
+    "scale2": Kind("kernel scaled by 1.02", rf"{W}scaled", None, True),
+    "line": Kind("two rows of a kernel exchanged", rf"{W}\w+", None, True),
+    "part": Kind("last quarter of a kernel's columns from elsewhere", rf"{W}\w+", None, True),
+    "negative": Kind("sign of a kernel turned", rf"{W}\w+", None, True),
+    "setting": Kind("another setting of a layer changed", r"layer\.config", None, True),
+    "order": Kind("two words of a vocabulary exchanged", r"layer\.config|asset\.changed"),
+    "fault": Kind("a fault in the code", None, None, True),
     "list": Kind("layers in a Python list, not saved", r"restore\.\w+", None, False, ""),
     "optimizer": Kind("only the optimizer restored", r"weights\.optimizer-only|restore\.\w+", None,
                       False, ""),
@@ -213,6 +220,25 @@ def _swaps(weights: Sequence[Weight]) -> Damage:
         return
 
 
+def more_damages(weights: Sequence[Weight]) -> Damage:
+    """Yield further damage to one kernel, another than `damages` takes where there are several."""
+    import numpy as np
+
+    kernels = [w for w in weights if w.value.ndim > 1 and w.leaf != "embeddings" and _varies(w)]
+    for w in kernels[-1:]:
+        yield "scale2", {w.path: (w.value * 1.02).astype(w.value.dtype)}, (w.owner,)
+        yield "negative", {w.path: -w.value}, (w.owner,)
+    for w in kernels[:1]:
+        rows = w.value.reshape(-1, w.value.shape[-1]).copy()
+        rows[[0, -1]] = rows[[-1, 0]]
+        yield "line", {w.path: rows.reshape(w.value.shape)}, (w.owner,)
+    for w in kernels[len(kernels) // 3 :][:1]:
+        value = w.value.copy()
+        at = value.shape[-1] - max(1, value.shape[-1] // 4)
+        value[..., at:] = np.roll(value[..., at:], 1, axis=0) * 0.7
+        yield "part", {w.path: value}, (w.owner,)
+
+
 _GATES = {"lstm": (4, (0, 2, 1, 3)), "gru": (3, (1, 0, 2))}  # i f c o -> i c f o; z r h -> r z h
 
 
@@ -289,6 +315,18 @@ def _layers(config: Any) -> Iterator[dict[str, Any]]:
             yield from _layers(layer)
 
 
+# Settings that leave shapes as they are.
+_OTHER_SETTINGS: dict[str, Any] = {
+    "mask_zero": False, "normalize": False, "go_backwards": True, "rate": 0.25, "power": 2,
+    "negative_slope": 0.05, "interpolation": "bilinear", "dilation_rate": [2, 2],
+}  # fmt: skip
+_SHAPED = frozenset({"SeparableConv2D", "Conv2DTranspose", "Dropout", "Bidirectional"})
+
+
+def _setting(word: str, new: Any) -> Callable[[Any], None]:
+    return lambda row: row["config"].update({word: new})
+
+
 def _changes(layer: Mapping[str, Any]) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
     own = layer["config"]
     if own.get("activation") in _OTHER and layer["class_name"] not in _INNER:
@@ -298,7 +336,13 @@ def _changes(layer: Mapping[str, Any]) -> Iterator[tuple[str, str, Callable[[Any
         yield "epsilon", "epsilon", lambda row: row["config"].update(epsilon=10 * own["epsilon"])
     if layer["class_name"] == "MaxPooling2D":
         yield "pooling", "AveragePooling2D", lambda row: row.update(class_name="AveragePooling2D")
+    for word, new in _OTHER_SETTINGS.items():
+        if word in own and own[word] != new and layer["class_name"] not in _SHAPED:
+            yield "setting", word, _setting(word, new)
     words = own.get("vocabulary")
+    if isinstance(words, list) and len(words) > 2:
+        turned = [words[1], words[0], *words[2:]]
+        yield "order", layer["config"]["name"], _setting("vocabulary", turned)
     if isinstance(words, list):
         drop = words[len(words) // 2]
         yield "vocabulary", drop, lambda row: row["config"]["vocabulary"].remove(drop)
@@ -339,14 +383,21 @@ def weights_of(path: Path) -> list[Weight]:
 
 def rewritten(model: Path, out: Path, values: Mapping[str, Any]) -> None:
     """Write a copy of a SavedModel with other values of some weights."""
+    shutil.copytree(model, out)
+    with_values(model, out / "variables" / "variables", values)
+
+
+def with_values(model: Path, out: Path, values: Mapping[str, Any]) -> None:
+    """Write the tensors of a checkpoint or SavedModel, with other values of some weights."""
     import tensorflow as tf
 
     import ckptkit
 
-    shutil.copytree(model, out)
-    prefix = str(out / "variables" / "variables")
     names = ckptkit.open(model).names
-    reader = tf.train.load_checkpoint(prefix)
+    is_directory = model.is_dir()
+    reader = tf.train.load_checkpoint(
+        str(model / "variables" / "variables" if is_directory else model)
+    )
     dtypes = reader.get_variable_to_dtype_map()
     everything = {key: reader.get_tensor(key) for key in dtypes}
     for key, naming in names.items():
@@ -354,7 +405,7 @@ def rewritten(model: Path, out: Path, values: Mapping[str, Any]) -> None:
         if naming.role == "weight" and name in values:
             everything[key] = values[name]
     tf.raw_ops.SaveV2(
-        prefix=prefix,
+        prefix=str(out),
         tensor_names=list(everything),
         shape_and_slices=[""] * len(everything),
         tensors=[tf.constant(value, dtypes[key]) for key, value in everything.items()],

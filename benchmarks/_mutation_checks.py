@@ -88,6 +88,31 @@ def judge(
     return [judged(name, bases[m.base], m, goldens[m.base]) for m in mutants]
 
 
+def judge_once(name: str, base: Base, mutants: Sequence[Mutant], golden: str) -> list[Verdict]:
+    """Return the verdicts on mutants by one check each, with a golden and --localize."""
+    _forks.use(_forks.run_here)
+    remember_runs()
+    found = []
+    for mutant in mutants:
+        kind = KINDS[mutant.kind]
+        report = _checked(base, mutant, golden=golden, localize="always")
+        verdict = Verdict(name, base.name, mutant.kind, report.exit_code == 1)
+        verdict.said = [f"{code}: {text}" for code, text in _said(report)][:8] or [report.mode]
+        if kind.layer:
+            verdict.first = _first(report, mutant)
+            if not verdict.first:
+                local = report.localization
+                told = f"{local.suspects} {local.notes}" if local is not None else report.mode
+                verdict.said.append(f"localized: {told}, damaged: {mutant.inside}")
+        verdict.named = (
+            bool(verdict.first)
+            if kind.codes is None
+            else _names(report, kind.codes, mutant.targets, kind.never)
+        )
+        found.append(verdict)
+    return found
+
+
 def judged(
     name: str, base: Base, mutant: Mutant, golden: str, *, localized: bool = True
 ) -> Verdict:
@@ -150,7 +175,10 @@ def _names(report: Any, codes: str, targets: Sequence[str], never: str) -> bool:
     if never and any(re.match(never, code) for code, _ in said):
         return False
     fitting = [text for code, text in said if re.fullmatch(codes, code)]
-    return bool(fitting) and all(any(mentions(t, target) for t in fitting) for target in targets)
+    return bool(fitting) and all(
+        any(mentions(text, name) for text in fitting for name in target.split("|"))
+        for target in targets
+    )
 
 
 def _first(report: Any, mutant: Mutant) -> bool:
@@ -158,7 +186,8 @@ def _first(report: Any, mutant: Mutant) -> bool:
     found = report.localization
     suspects: Sequence[str] = found.suspects if found is not None else ()
     damaged = {*mutant.inside, *mutant.targets}
-    return bool(suspects) and any(f"/{name}/" in f"/{suspects[0]}/" for name in damaged)
+    first = re.sub(r"[.\[]", "/", suspects[0].replace("]", "")) if suspects else ""
+    return any(f"/{name}/" in f"/{first}/" for name in damaged)
 
 
 def _allclose(base: Base, golden: str, mutant: Mutant) -> bool:
@@ -231,7 +260,7 @@ def alarms(name: str, base: Base, golden: str) -> list[Alarm]:
             continue
         found.append(_alarm(name, base, f"on {runner}", report))
     for what, path in base.twins.items():
-        report = ckptkit.check(path, imports=base.imports, golden=golden)
+        report = ckptkit.check(path, model=base.model, imports=base.imports, golden=golden)
         found.append(_alarm(name, base, what, report))
     found.append(_split(name, base, golden))
     return found

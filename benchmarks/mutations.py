@@ -25,6 +25,7 @@ from pathlib import Path
 import click
 
 from benchmarks import _forks
+from benchmarks._architecture_mutants import ARCHITECTURES
 from benchmarks._mutants import KINDS
 from benchmarks._mutation_checks import Alarm, Verdict
 from benchmarks._mutation_models import MODELS
@@ -38,6 +39,7 @@ HEADERS = (
     *("layer first", "TensorFlow's asserts", "KerasFileEditor", "np.allclose"),
 )
 COLUMNS = ("caught", "named", "blind", "cause", "first", "asserts", "editor", "allclose")
+ALL = (*MODELS, *ARCHITECTURES)
 GOALS = {"caught": 1.0, "named": 1.0, "first": 0.95}
 
 
@@ -59,9 +61,24 @@ def work(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm]]:
     return verdicts, alarms
 
 
+def work_on_architecture(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm]]:
+    """Return all that is to be said of one further model and its mutants."""
+    from benchmarks import _architecture_mutants, _mutation_checks
+
+    folder = Path(scratch, name)
+    folder.mkdir()
+    [base], mutants = _forks.forked(_architecture_mutants.make, name, folder)
+    golden = folder / "golden"
+    _mutation_checks.record(base, golden)
+    alarms = _mutation_checks.alarms(name, base, str(golden))
+    verdicts = _forks.forked(_mutation_checks.judge_once, name, base, mutants, str(golden))
+    return verdicts, alarms
+
+
 def _started(name: str, scratch: str) -> tuple[list[Verdict], list[Alarm], float]:
     began = time.monotonic()
-    verdicts, alarms = work(name, scratch)
+    do = work_on_architecture if name in ARCHITECTURES else work
+    verdicts, alarms = do(name, scratch)
     return verdicts, alarms, time.monotonic() - began
 
 
@@ -192,18 +209,18 @@ def main(
     verbose: bool,
 ) -> None:
     """Damage reference models, and see what `check` says."""
-    unknown = [name for name in only if name not in MODELS]
+    unknown = [name for name in only if name not in ALL]
     if unknown or (write and only):
         raise click.UsageError("--write takes all models" if write else f"no model {unknown[0]}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutations-") as scratch:
-        verdicts, alarms = run(only or MODELS, jobs, Path(results or scratch), verbose)
+        verdicts, alarms = run(only or ALL, jobs, Path(results or scratch), verbose)
     table = list(lines(verdicts, alarms))
     short = missed(verdicts, alarms)
     done = {verdict.model for verdict in verdicts}
-    short += [f"no verdicts: {name}" for name in only or MODELS if name not in done]
+    short += [f"no verdicts: {name}" for name in only or ALL if name not in done]
     click.echo("\n".join([*table, "", *short, f"{time.monotonic() - began:.0f} s"]))
-    if write and done == set(MODELS):
+    if write and done == set(ALL):
         put(DOCUMENT, "\n".join(table), BEGIN, END)
     ctx.exit(bool(short))
 
