@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations conversions matrix clean
+.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants conversions matrix clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -63,6 +63,9 @@ reliability: $(VENV)/.ready-test  ## damage beside TensorFlow's reader; rewrites
 
 mutations: $(VENV)/.ready-test  ## damaged models beside TensorFlow's asserts; rewrites docs/mutations.md
 	$(BIN)/python -m benchmarks.mutations --write
+
+operator-mutants: $(VENV)/.ready-test  ## changed operators in our own code; rewrites docs/mutations.md
+	nice $(BIN)/python -m benchmarks.operator_mutants --write
 
 matrix: $(VENV)/.ready-test  ## reference models in every form, compared, converted, run; rewrites docs/formats.md
 	$(BIN)/python -m benchmarks.form_matrix --write

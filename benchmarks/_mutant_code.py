@@ -30,6 +30,21 @@ def build(fixture: str, change: str = "", layer: str = "") -> Any:
     return model
 
 
+def parts(fixture: str) -> Any:
+    """Return a `tf.train.Checkpoint` of all that a fixture's checkpoint holds, untrained."""
+    import tensorflow as tf
+
+    module = import_module(f"ckptkit.fixtures.models.{fixture}")
+    if fixture == "gan":
+        gan = module.Gan()
+        names = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+        return tf.train.Checkpoint(**{name: getattr(gan, name) for name in names})
+    model = module.build()
+    model.optimizer.build(model.trainable_variables)
+    asked = module.Serving(model).asked
+    return tf.train.Checkpoint(model=model, optimizer=model.optimizer, asked=asked)
+
+
 def layers(model: Any) -> Iterator[Any]:
     """Yield all layers of a Keras model, inner ones too."""
     if hasattr(model, "_flatten_layers"):

@@ -92,7 +92,10 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass
 class Base:
-    """A sound model; form: "keras", "saved_model" or "code" (then `model` builds it)."""
+    """A sound model; form: "keras", "saved_model" or "code" (then `model` builds it).
+
+    The form "whole" is a checkpoint of several models that `model` builds: all of it is restored.
+    """
 
     name: str
     form: str

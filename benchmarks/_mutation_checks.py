@@ -85,7 +85,7 @@ def judge(
     """Return the verdicts on the mutants of one reference model; TensorFlow may start here."""
     _forks.use(_forks.run_here)
     remember_runs()
-    return [judged(name, bases[m.base], m, goldens[m.base]) for m in mutants]
+    return [judged(name, bases[m.base], m, goldens.get(m.base, "")) for m in mutants]
 
 
 def judge_once(name: str, base: Base, mutants: Sequence[Mutant], golden: str) -> list[Verdict]:
@@ -119,6 +119,13 @@ def judged(
     """Return the verdict on one mutant; localized: whether --localize is asked too."""
     kind = KINDS[mutant.kind]
     found = Verdict(name, base.name, mutant.kind, asserts=mutant.asserts, editor=mutant.editor)
+    if base.form == "whole":  # restored and not run
+        report = _checked(base, mutant)
+        found.caught = report.exit_code == 1
+        found.said = [f"{code}: {text}" for code, text in _said(report)][:8] or [report.mode]
+        assert kind.codes is not None
+        found.named = _names(report, kind.codes, mutant.targets, kind.never)
+        return found
     report = _checked(base, mutant, golden=golden)
     found.caught = report.exit_code == 1
     found.said = [f"{code}: {text}" for code, text in _said(report)][:8] or [report.mode]
@@ -232,12 +239,12 @@ def _close(np: Any, one: Any, other: Any) -> bool:
 # --- sound models ---------------------------------------------------------------------------------
 
 
-def record(base: Base, out: Path) -> None:
+def record(base: Base, out: Path, layers: Sequence[str] = ()) -> None:
     """Record a golden of a base, with its noise; every run in a fork."""
     import ckptkit
 
     _forks.use(_forks.run_forked)
-    ckptkit.record(base.path, out, model=base.model, imports=base.imports)
+    ckptkit.record(base.path, out, model=base.model, imports=base.imports, layers=layers)
 
 
 def alarms(name: str, base: Base, golden: str) -> list[Alarm]:
@@ -264,6 +271,14 @@ def alarms(name: str, base: Base, golden: str) -> list[Alarm]:
         found.append(_alarm(name, base, what, report))
     found.append(_split(name, base, golden))
     return found
+
+
+def whole_alarm(name: str, base: Base) -> Alarm:
+    """Check that all of a checkpoint of several models comes back."""
+    import ckptkit
+
+    _forks.use(_forks.run_forked)
+    return _alarm(name, base, "restored whole", ckptkit.check(base.path, model=base.model))
 
 
 def _alarm(name: str, base: Base, what: str, report: Any) -> Alarm:

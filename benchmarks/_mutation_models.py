@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -19,6 +20,7 @@ MODELS = (
 _NO_KERAS = ("mlp_module", "partitioned_embedding", "training_directory")
 _SERVED = ("functional_cnn", "multi_io", "recurrent", "text_lookup", "mixed_precision")
 _CODE = ("custom_layer", "subclassed", "list_of_blocks", "functional_cnn", "multi_io", "recurrent")
+_WHOLE = ("gan", "text_lookup")  # checkpoints of several objects
 _CODE_FILE = Path(_mutant_code.__file__)
 _SEED = 77  # of the values that an unrestored layer has
 
@@ -38,6 +40,8 @@ def make(name: str, folder: Path) -> tuple[list[Base], list[Mutant]]:
         making.served()
     if name in _CODE:
         making.code()
+    if name in _WHOLE:
+        making.whole()
     if name == "training_directory":
         making.directory()
     return making.bases, making.mutants
@@ -251,8 +255,6 @@ class _Making:
     # --- code and its checkpoint ------------------------------------------------------------------
 
     def _code(self, **change: str) -> str:
-        import json
-
         return f"{_CODE_FILE}:build?{json.dumps({'fixture': self.fixture, **change})}"
 
     def code(self) -> None:
@@ -319,6 +321,37 @@ class _Making:
         found = _restored(self.module.build(), out)
         self._add("absent", base, out, (gone.name,), (), found, None, base.model)
 
+    def whole(self) -> None:
+        """Lose a variable of each object in a checkpoint of several, one after another."""
+        import tensorflow as tf
+
+        import ckptkit
+
+        prefix = self.source / "ckpt"
+        code = f"{_CODE_FILE}:parts?{json.dumps({'fixture': self.fixture})}"
+        base = Base("whole", "whole", str(prefix), code)
+        self.bases.append(base)
+        reader = tf.train.load_checkpoint(str(prefix))
+        dtypes = reader.get_variable_to_dtype_map()
+        names = ckptkit.open(prefix).names
+        done: set[str] = set()
+        for key, naming in names.items():
+            part = key.partition("/")[0]
+            if part in done or naming.role not in ("weight", "slot") or naming.duplicate_of:
+                continue
+            done.add(part)
+            out = self._path("absent") / "ckpt"
+            out.parent.mkdir()
+            kept = [each for each in dtypes if each != key]
+            tf.raw_ops.SaveV2(
+                prefix=str(out),
+                tensor_names=kept,
+                shape_and_slices=[""] * len(kept),
+                tensors=[tf.constant(reader.get_tensor(each), dtypes[each]) for each in kept],
+            )
+            found = _restored_into(_mutant_code.parts(self.fixture), out)
+            self._add("absent", base, out, (naming.name,), (), found, None, code)
+
     def directory(self) -> None:
         """Take the older one of two checkpoints."""
         base = Base("code", "code", str(self.source / "ckpt-20"), self._code())
@@ -348,8 +381,14 @@ def _restored(model: Any, prefix: Path, consumed: bool = False) -> bool:
     """
     import tensorflow as tf
 
+    return _restored_into(tf.train.Checkpoint(model=model), prefix, consumed)
+
+
+def _restored_into(root: Any, prefix: Path, consumed: bool = False) -> bool:
+    import tensorflow as tf
+
     try:
-        status = tf.train.Checkpoint(model=model).read(str(prefix))
+        status = root.read(str(prefix))
         status.assert_existing_objects_matched()
         if consumed:
             status.assert_consumed()
