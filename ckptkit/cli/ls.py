@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.cli import progress as _work
 from ckptkit.cli.options import (
     CommaList,
     echo_lines,
@@ -24,6 +25,11 @@ from ckptkit.reports import listing
 from ckptkit.reports.screen import change_screen, screen
 from ckptkit.reports.table import FORMATS, TABULATE, is_bare
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptkit._io.progress import Progress
+
 
 @click.command("ls")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
@@ -32,9 +38,15 @@ from ckptkit.reports.table import FORMATS, TABULATE, is_bare
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Levels of the tree to show.")
 @click.option("--patterns", is_flag=True, help="Collapse layers that differ in their numbers.")
 @click.option(
-    "--sort", type=click.Choice(SORTS), default="name", show_default=True, help="Order of rows."
+    "--sort",
+    type=click.Choice((*SORTS, "step", "time")),
+    default="name",
+    show_default=True,
+    help="Order of rows.",
 )
+@click.option("-r", "--recursive", is_flag=True, help="A row for each checkpoint and model below.")
 @filter_options
+@click.option("--stats", is_flag=True, help="Read all values: extremes, mean, std, norm, zeros.")
 @click.option("--digest", is_flag=True, help="One digest of the weights, not of the format.")
 @click.option(
     "--tags",
@@ -52,8 +64,8 @@ from ckptkit.reports.table import FORMATS, TABULATE, is_bare
 def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 
-    No data file is read (but for --digest), and no TensorFlow is needed.  Of several PATHs, those
-    that belong to one checkpoint (`run/ckpt-3*`) are listed once.
+    No data file is read (but for --stats and --digest), and no TensorFlow is needed.  Of several
+    PATHs, those that belong to one checkpoint (`run/ckpt-3*`) are listed once.
 
     \b
     Examples:
@@ -62,22 +74,66 @@ def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
       ckptkit ls export/ --format json
       ckptkit ls export/ --format latex
       ckptkit ls *.keras --digest
+      ckptkit ls model.keras --stats --sort std
+      ckptkit ls -r runs/ --sort step
     """
     if options["depth"] and not options["tree"]:
         raise click.UsageError("--depth needs --tree.")
-    if sum(options[name] for name in ("tree", "patterns", "long_")) > 1:
-        raise click.UsageError("--tree, --patterns and --long exclude each other.")
+    if sum(options[name] for name in ("tree", "patterns", "long_", "stats")) > 1:
+        raise click.UsageError("--tree, --patterns, --long and --stats exclude each other.")
     if options["tree"] and (fmt in ("csv", "markdown") or is_bare(fmt)):
         raise click.UsageError(f"--tree has no {fmt.removeprefix(TABULATE)} form.")
+    if options["recursive"]:
+        return _inventories(paths, fmt, options)
     chosen = operands(paths)
     if not options["with_path"] and (fmt in ("json", "csv") or len(chosen) > 1):
         raise click.UsageError("--no-path goes with the table of one PATH.")
     layout = next((name for name in ("tree", "patterns") if options[name]), "short")
-    layout = "long" if options["long_"] else layout
+    layout = "long" if options["long_"] else "values" if options["stats"] else layout
     if layout == "long":
         change_screen(replace(screen(), width=None))  # it is asked for all of it
     problems: list[CkptkitError] = []
-    results = _results(chosen, fmt, options, problems)
+    with _work.threads(None if options["stats"] else 1) as executor, _work.progress() as bar:
+        results = _results(chosen, fmt, options, problems, executor, bar)
+        _print(results, chosen, fmt, layout, options)
+    return echo_problems(problems)
+
+
+_OF_ONE_FILE = (
+    "tree",
+    "patterns",
+    "long_",
+    "stats",
+    "everything",
+    "roles",
+    "names",
+    "dtypes",
+    "tags",
+)
+
+
+def _inventories(paths: Sequence[str], fmt: str, options: dict[str, Any]) -> int:
+    """List what lies below directories, a row each."""
+    from ckptkit.operations.inventory import inventory
+    from ckptkit.reports import inventory as report
+
+    given = [name for name in _OF_ONE_FILE if options[name]]
+    if given or not options["with_path"]:
+        raise click.UsageError("--recursive goes with --sort, --digest and --format alone.")
+    found = inventory(*paths, sort=options["sort"], digest=options["digest"])
+    echo_lines(report.lines(found, fmt))
+    if is_bare(fmt):
+        echo_lines(report.remarks(found), err=True)
+    return 0 if found.ok else 2
+
+
+def _print(
+    results: Iterator[Listing],
+    chosen: Sequence[str],
+    fmt: str,
+    layout: str,
+    options: dict[str, Any],
+) -> None:
     if is_bare(fmt):
         listed = list(results)
         echo_lines(listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1))
@@ -89,11 +145,15 @@ def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
         echo_lines(listing.tree(next(results), options["depth"], with_path=options["with_path"]))
     else:
         echo_lines(listing.lines(next(results), fmt, layout, with_path=options["with_path"]))
-    return echo_problems(problems)
 
 
 def _results(
-    paths: Sequence[str], fmt: str, options: dict[str, Any], problems: list[CkptkitError]
+    paths: Sequence[str],
+    fmt: str,
+    options: dict[str, Any],
+    problems: list[CkptkitError],
+    executor: Executor | None,
+    bar: Progress | None,
 ) -> Iterator[Listing]:
     """Yield a listing per path; of several, those that cannot be listed become problems."""
     for path in paths:
@@ -107,6 +167,9 @@ def _results(
                 everything=options["everything"] or fmt == "json",
                 digest=options["digest"],
                 tags=flat(options["tags"]),
+                stats=options["stats"],
+                executor=executor,
+                progress=bar,
             )
         except CkptkitError as error:
             if len(paths) == 1:

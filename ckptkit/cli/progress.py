@@ -6,11 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.progress import Progress
+if TYPE_CHECKING:  # `ls` needs neither at its start
+    from concurrent.futures import Executor
+
+    from ckptkit._io.progress import Progress
 
 _QUIET_S = 1.0  # what is done sooner needs no progress bar
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -20,9 +21,25 @@ from ckptkit.stores.base import Signature
 from ckptkit.stores.following import following_latest, opened_still
 from ckptkit.stores.saved_model.signatures import graph_with
 from ckptkit.text import natural
+from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptkit._io.progress import Progress
+    from ckptkit.operations.statistics import Statistics
 
 SCHEMA = "ckptkit.ls/1"
-SORTS = ("name", "size", "params", "offset")
+_VALUE_SORTS: dict[str, Callable[[Statistics], float]] = {
+    "min": lambda s: s.minimum,
+    "max": lambda s: -s.maximum,
+    "mean": lambda s: -s.mean,
+    "std": lambda s: -s.std,
+    "norm": lambda s: -s.norm,
+    "zeros": lambda s: -s.n_zero / s.n if s.n else 0.0,
+    "nan": lambda s: -s.n_nan - s.n_inf,
+}
+SORTS = ("name", "size", "params", "offset", *_VALUE_SORTS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +50,7 @@ class Listing(Result):
     shards; the list is whole all the same, since it comes from the index.
     digest: of the weights, when it was asked for.  filtered: whether a filter was given.
     tags: of the graph of a SavedModel that was asked for; empty for all.
+    statistics: of numeric tensors by key, when they were asked for.
     """
 
     checkpoint: Checkpoint
@@ -42,6 +60,7 @@ class Listing(Result):
     digest: str | None = None
     filtered: bool = False
     tags: frozenset[str] = frozenset()
+    statistics: Mapping[str, Statistics] | None = None
 
     @property
     def ok(self) -> bool:
@@ -126,7 +145,16 @@ class Listing(Result):
         Yields:
             The JSON object of a tensor, in the order of the listing.
         """
-        return (tensor_json(*tensor) for tensor in self.tensors)
+        if self.statistics is None:
+            return (tensor_json(*tensor) for tensor in self.tensors)
+        return (
+            {**tensor_json(*tensor), "statistics": self._statistics_json(tensor.spec.key)}
+            for tensor in self.tensors
+        )
+
+    def _statistics_json(self, key: str) -> dict[str, Any] | None:
+        found = (self.statistics or {}).get(key)
+        return {k: v for k, v in found.to_json().items() if k != "bins"} if found else None
 
     def heading(self) -> dict[str, Any]:
         """Return the document without its `tensors`.
@@ -183,8 +211,11 @@ def ls(
     everything: bool = False,
     digest: bool = False,
     tags: Sequence[str] = (),
+    stats: bool = False,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
 ) -> Listing:
-    """List the tensors of a checkpoint or model file; data files are not opened (but for `digest`).
+    """List the tensors of a checkpoint or model file; only headers are read by default.
 
     Args:
         path: as `ckptkit.open` takes it.
@@ -193,16 +224,21 @@ def ls(
         names: globs over readable names, keys and full names; "!GLOB" leaves out.
         dtypes: exact names of dtypes, such as "float32"; all by default.
         sort: "name" (natural order), "size" (bytes, largest first), "params" (elements, largest
-            first) or "offset" (as they lie in the file).
+            first) or "offset" (as they lie in the file); with `stats` also "min", "max", "mean",
+            "std", "norm", "zeros" (their share) or "nan" (all that is not finite).
         everything: also list TensorFlow's own records.
         digest: also read all that passes the filter, for the digest of the weights.
         tags: of one graph of a SavedModel, whose signatures are to be listed; all by default.
+        stats: also read all that is listed, for statistics of every numeric tensor.
+        executor: runs tensors at once; by default one after the other.
+        progress: is called with "statistics", and bytes done and in all.
 
     Returns:
         The tensors and totals over them; its `problems` name shards that are missing or cut short.
 
     Raises:
         UsageError: a filter leaves nothing, or there is no such role or order, or no such graph.
+        TruncatedError, ChecksumError: values that are to be read are cut short or damaged.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint, problems = opened_still(lambda: open_checkpoint(path))
@@ -214,15 +250,47 @@ def ls(
     shown = selected if everything else [t for t in selected if not t.is_housekeeping]
     if sort not in SORTS:
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
+    if sort in _VALUE_SORTS and not stats:
+        raise UsageError(f"{sort!r} is an order of values", hint=say("add ‹stats›"))
+    found = _statistics(checkpoint, shown, executor, progress) if stats else None
     return Listing(
         checkpoint,
-        tuple(sorted(shown, key=_ORDERS[sort])),
+        tuple(sorted(shown, key=_order(sort, found or {}))),
         len(selected) - len(shown),
         tuple(problems),
         weights_digest(checkpoint, selected) if digest else None,
         bool(selection),
         _graph_tags(checkpoint, tags),
+        found,
     )
+
+
+def _statistics(
+    checkpoint: Checkpoint,
+    tensors: Sequence[Tensor],
+    executor: Executor | None,
+    progress: Progress | None,
+) -> dict[str, Statistics]:
+    """Return the statistics of all numeric tensors, by key."""
+    from ckptkit.operations.statistics import is_numeric, statistics_of_all  # most need none
+
+    numeric = [t.spec for t in tensors if is_numeric(t.spec.dtype)]
+    return statistics_of_all(checkpoint.store, numeric, executor, progress)
+
+
+def _order(sort: str, found: Mapping[str, Statistics]) -> Callable[[Tensor], Any]:
+    """Return the key to sort by; what has no such value comes last."""
+    if sort not in _VALUE_SORTS:
+        return _ORDERS[sort]
+    measure = _VALUE_SORTS[sort]
+
+    def by_value(tensor: Tensor) -> tuple[bool, float, list[str | int]]:
+        statistics = found.get(tensor.spec.key)
+        value = measure(statistics) if statistics is not None else math.nan
+        is_none = math.isnan(value)
+        return is_none, 0.0 if is_none else value, natural(tensor.naming.name)
+
+    return by_value
 
 
 def _graph_tags(checkpoint: Checkpoint, tags: Sequence[str]) -> frozenset[str]:

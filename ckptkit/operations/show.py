@@ -16,6 +16,7 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statistics_of
 from ckptkit.results import Result
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
 from ckptkit.stores.following import following_latest
@@ -26,30 +27,8 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 SCHEMA = "ckptkit.show/1"
-BINS = 20
 CORNER = 6  # elements per axis shown without --slice
 MAX_SLICE_ELEMENTS = 1 << 24
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of one numeric tensor, in float64 over its finite elements (of the moduli, if complex).
-
-    bins: counts of equal-width bins from minimum to maximum.  zeros counts -0.0 too.
-    """
-
-    n: int
-    n_nan: int
-    n_inf: int
-    n_zero: int
-    minimum: float
-    maximum: float
-    mean: float
-    std: float
-    bins: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: json_number(value) for name, value in self.__dict__.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,14 +97,13 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
     key = checkpoint.key(name)
     spec, naming = checkpoint.specs[key], checkpoint.names[key]
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
-    opaque = kind(spec.dtype) == "opaque"
-    values = None if opaque else read_slice(checkpoint, key, indices)
+    values = None if kind(spec.dtype) == "opaque" else read_slice(checkpoint, key, indices)
     return TensorSummary(
         checkpoint,
         spec,
         naming,
         tuple(n.name for n in checkpoint.names.values() if n.slot_of == naming.name),
-        None if opaque or kind(spec.dtype) == "string" else statistics(checkpoint, key),
+        statistics_of(checkpoint, key, bins=BINS) if is_numeric(spec.dtype) else None,
         slice or slice_text(indices, spec.shape),
         values,
     )
@@ -245,56 +223,7 @@ def _stretches(store: Store, spec: TensorSpec, positions: Array) -> Iterator[tup
         yield start, store.read(spec.key, start, int(positions[done - 1]) + 1)
 
 
-# --- statistics -------------------------------------------------------------------------------
-
-
-def statistics(checkpoint: Checkpoint, key: str) -> Statistics:
-    """Return statistics over two streamed passes: moments, then the histogram."""
-    import numpy as np
-
-    with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float64
-        return _statistics(checkpoint, key)
-
-
-def _statistics(checkpoint: Checkpoint, key: str) -> Statistics:
-    import numpy as np
-
-    n = n_nan = n_inf = n_zero = 0
-    low, high, total = math.inf, -math.inf, 0.0
-    for _start, values in checkpoint.store.blocks(key):
-        block = _as_float(values)
-        finite = block[np.isfinite(block)]
-        n += len(block)
-        n_nan += int(np.isnan(block).sum())
-        n_inf += int(np.isinf(block).sum())
-        n_zero += int(len(block) - np.count_nonzero(block))
-        if len(finite):
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            total += float(finite.sum())
-    count = n - n_nan - n_inf
-    if not count:
-        nan = math.nan
-        return Statistics(n, n_nan, n_inf, n_zero, nan, nan, nan, nan, ())
-    mean = total / count
-    squares, bins = 0.0, np.zeros(BINS, np.int64)
-    for _start, values in checkpoint.store.blocks(key):
-        block = _as_float(values)
-        finite = block[np.isfinite(block)]
-        squares += float(np.square(finite - mean).sum())
-        if high > low and math.isfinite(high - low):
-            places = ((finite - low) / (high - low) * BINS).astype(np.int64)
-            bins += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
-    std = math.sqrt(squares / count)
-    shown = tuple(map(int, bins)) if bins.any() else ()
-    return Statistics(n, n_nan, n_inf, n_zero, low, high, mean, std, shown)
-
-
-def _as_float(values: Array) -> Array:
-    import numpy as np
-
-    if values.dtype.kind == "c":
-        values = np.abs(values)
-    return values.astype(np.float64)
+# --- values as JSON ----------------------------------------------------------------------------
 
 
 def _json_values(values: Array) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from ckptkit.operations.ls import Listing
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, toned
 from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.tensor_rows import columns, csv_lines, role_text, rows
 from ckptkit.reports.text import (
     bytes_text,
     count_text,
@@ -23,14 +23,8 @@ from ckptkit.stores.base import Signature
 from ckptkit.stores.registry import can_be_cut, format_of
 from ckptkit.text import list_text, natural
 
-_HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
-_ALIGN = ("left", "left", "left", "right", "right", "left")
-_LONG_HEADERS = (*_HEADERS, "KEY", "FULL NAME", "SHARD", "OFFSET", "CRC32C", "SLICES")
-_LONG_ALIGN = (*_ALIGN, "left", "left", "right", "right", "left", "right")
-_FIT = Fit(names=("NAME",), drops=("PARAMS", "ROLE", "DTYPE", "BYTES"))
 _LAYERS_FIT = Fit(names=("LAYER", "CLASS"), drops=("OUTPUT", "PARAMS"))
 MAX_TREE_DEPTH = 100  # levels; what is deeper stays one name
-_NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
 
 
 def several(
@@ -58,7 +52,7 @@ def several(
     for number, listing in enumerate(listings):
         path = _path_text(listing)
         if fmt == "csv":
-            yield from _csv_lines(listing, layout, path, headed=number == 0)
+            yield from csv_lines(listing, layout, path, headed=number == 0)
             continue
         if number:
             yield ""
@@ -78,7 +72,7 @@ def _path_text(listing: Listing) -> str:
 def lines(
     listing: Listing, fmt: str, layout: str = "short", *, with_path: bool = True
 ) -> Iterator[str]:
-    """Yield a listing in `fmt`; layout: "short", "long" or "patterns".
+    """Yield a listing in `fmt`; layout: "short", "long", "patterns" or "values".
 
     with_path: whether the footer names the file.
     """
@@ -86,13 +80,10 @@ def lines(
         yield from json_lines({**listing.heading(), "tensors": listing.rows()}, "tensors")
         return
     if fmt == "csv":
-        yield from _csv_lines(listing, layout)
+        yield from csv_lines(listing, layout)
         return
-    headers: tuple[str, ...]
-    headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
-    yield from render(
-        _rows(listing, layout), headers, fmt, align, None if layout == "long" else _FIT
-    )
+    headers, align, fit = columns(layout)
+    yield from render(rows(listing, layout), headers, fmt, align, fit)
     yield ""
     yield from remarks(listing, fmt, with_path=with_path)
 
@@ -112,118 +103,15 @@ def bare_table(
 
     fmt: "table:NAME".  layout: "short", "long" or "patterns".  with_path: a first column for it.
     """
-    headers: tuple[str, ...]
-    headers, align = (_LONG_HEADERS, _LONG_ALIGN) if layout == "long" else (_HEADERS, _ALIGN)
-    rows = [
+    headers, align, _ = columns(layout)
+    cells = [
         (_path_text(listing), *row) if with_path else row
         for listing in listings
-        for row in _rows(listing, layout)
+        for row in rows(listing, layout)
     ]
     if with_path:
         headers, align = ("PATH", *headers), ("left", *align)
-    yield from render(rows, headers, fmt, align)
-
-
-def _rows(listing: Listing, layout: str) -> list[tuple[object, ...]]:
-    if layout == "patterns":
-        return _pattern_rows(listing.tensors)
-    return [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
-
-
-def _csv_lines(
-    listing: Listing, layout: str, path: str | None = None, *, headed: bool = True
-) -> Iterator[str]:
-    """Yield CSV with plain roles, and what a tensor repeats in a last column of its own."""
-    headers = [h.lower().replace(" ", "_") for h in _LONG_HEADERS[: 12 if layout == "long" else 6]]
-    rows = _rows(listing, layout)
-    if layout != "patterns":
-        rows = [
-            (*row[:5], tensor.naming.role, *row[6:], tensor.naming.duplicate_of or "")
-            for row, tensor in zip(rows, listing.tensors, strict=True)
-        ]
-        headers.append("repeats")
-    if path is not None:
-        headers.insert(0, "path")
-        rows = [(path, *row) for row in rows]
-    table = render(rows, headers, "csv")
-    if not headed:
-        next(table)
-    yield from table
-
-
-def _row(tensor: Tensor) -> tuple[object, ...]:
-    spec, naming = tensor
-    return (
-        naming.name,
-        spec.dtype,
-        shape_text(spec.shape),
-        spec.size,
-        spec.nbytes,
-        _role_text(tensor),
-    )
-
-
-def _role_text(tensor: Tensor) -> str:
-    role, repeated = tensor.naming.role, tensor.naming.duplicate_of
-    return f"{role} (repeats {repeated})" if repeated else role
-
-
-def _long_row(tensor: Tensor) -> tuple[object, ...]:
-    spec, naming = tensor
-    return (
-        *_row(tensor)[:5],
-        _role_text(tensor) + (" (inferred)" if naming.role_inferred else ""),
-        spec.key,
-        naming.full_name or "",
-        "" if spec.shard is None else str(spec.shard),
-        "" if spec.offset is None else str(spec.offset),
-        "" if spec.crc32c is None else f"{spec.crc32c:08x}",
-        len(spec.slices) or "",
-    )
-
-
-# --- patterns ---------------------------------------------------------------------------------
-
-
-def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    """Return one row per name pattern, dtype, shape and role, in the order of first appearance."""
-    groups: dict[tuple[object, ...], list[Tensor]] = {}
-    for tensor in tensors:
-        spec, naming = tensor
-        template = _NUMBER.sub("#", naming.name)
-        group = template, spec.dtype, spec.shape, naming.role, bool(naming.duplicate_of)
-        groups.setdefault(group, []).append(tensor)
-    rows = []
-    for members in groups.values():
-        first = _row(members[0])
-        if len(members) == 1:
-            rows.append(first)
-            continue
-        name = f"{pattern([t.naming.name for t in members])} ×{len(members)}"
-        params = sum(t.spec.size for t in members)
-        nbytes = sum(t.spec.nbytes for t in members)
-        role = members[0].naming.role + (" (repeated)" if members[0].naming.duplicate_of else "")
-        rows.append((name, first[1], first[2], params, nbytes, role))
-    return rows
-
-
-def pattern(names: Sequence[str]) -> str:
-    """Return names that differ in their numbers as one: `layer{0-11}/kernel`."""
-    texts = _NUMBER.split(names[0])
-    columns = zip(*(_NUMBER.findall(name) for name in names), strict=True)
-    parts = [texts[0]]
-    for numbers, text in zip(columns, texts[1:], strict=True):
-        parts += [_range(sorted({int(number) for number in numbers}, key=int), numbers), text]
-    return "".join(parts)
-
-
-def _range(values: Sequence[int], numbers: Sequence[str]) -> str:
-    if len(values) == 1:
-        return numbers[0]
-    if values[-1] - values[0] == len(values) - 1:
-        return f"{{{values[0]}-{values[-1]}}}"
-    shown = ",".join(map(str, values[:4]))
-    return f"{{{shown},…}}" if len(values) > 4 else f"{{{shown}}}"
+    yield from render(cells, headers, fmt, align)
 
 
 # --- tree -------------------------------------------------------------------------------------
@@ -258,7 +146,7 @@ def _branches(branch: dict[str, Any], indent: str, depth: int | None) -> Iterato
         else:
             yield printable(
                 f"{stem}{name}  {node.spec.dtype} [{shape_text(node.spec.shape)}]"
-                + ("" if _role_text(node) == "weight" else f" ({_role_text(node)})")
+                + ("" if role_text(node) == "weight" else f" ({role_text(node)})")
             )
 
 
@@ -366,7 +254,7 @@ def _layers(listing: Listing, fmt: str) -> Iterator[str]:
     model = listing.checkpoint.store.model
     if model is None or not model.layers or listing.filtered or listing.checkpoint.subtree:
         return
-    rows = [
+    cells = [
         (
             layer.name,
             layer.class_name,
@@ -376,12 +264,11 @@ def _layers(listing: Listing, fmt: str) -> Iterator[str]:
         )
         for layer in model.layers
     ]
-    columns = [index for index in range(5) if index == 0 or any(row[index] for row in rows)]
-    headers = [("LAYER", "CLASS", "OUTPUT", "PARAMS", "FLAG")[index] for index in columns]
+    kept = [index for index in range(5) if index == 0 or any(row[index] for row in cells)]
+    headers = [("LAYER", "CLASS", "OUTPUT", "PARAMS", "FLAG")[index] for index in kept]
     align = ["right" if header == "PARAMS" else "left" for header in headers]
-    yield from render(
-        [[row[index] for index in columns] for row in rows], headers, fmt, align, _LAYERS_FIT
-    )
+    shown = [[row[index] for index in kept] for row in cells]
+    yield from render(shown, headers, fmt, align, _LAYERS_FIT)
     yield ""
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptkit.dtypes import kind
-from ckptkit.operations.show import Statistics, TensorSummary
+from ckptkit.operations.show import TensorSummary
+from ckptkit.operations.statistics import Statistics
 from ckptkit.reports.screen import folded
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
@@ -71,6 +72,7 @@ def _statistics(stats: Statistics, is_complex: bool) -> Iterator[str]:
     yield f"{'max':<10} {stats.maximum:.6g}{of}"
     yield f"{'mean':<10} {stats.mean:.6g}{of}"
     yield f"{'std':<10} {stats.std:.6g}{of}"
+    yield f"{'norm':<10} {stats.norm:.6g}"
     yield f"{'zeros':<10} {stats.n_zero:,} ({100 * stats.n_zero / stats.n:.3g}%)"
     yield f"{'nan, inf':<10} {stats.n_nan:,}, {stats.n_inf:,}"
     if stats.bins:

@@ -14,7 +14,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import ChecksumError, UsageError
-from ckptkit.reports.listing import pattern
+from ckptkit.reports.tensor_rows import pattern
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle

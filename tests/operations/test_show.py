@@ -349,7 +349,8 @@ def test_json_has_its_documented_keys(prefix: Path) -> None:
     assert found["slice"] == "0,0:6,0:6"
     assert found["tensor"]["name"] == "cube"
     assert set(found["statistics"]) == {
-        *("n", "n_nan", "n_inf", "n_zero", "minimum", "maximum", "mean", "std", "bins"),
+        *("n", "n_nan", "n_inf", "n_zero", "minimum", "maximum", "mean", "std", "norm"),
+        "bins",
     }
 
 

@@ -12,9 +12,9 @@ from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Worst
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.fitting import Fit
-from ckptkit.reports.listing import pattern
 from ckptkit.reports.screen import folded, painted, screen, toned
 from ckptkit.reports.table import is_bare, json_lines, laid_out, padded, render
+from ckptkit.reports.tensor_rows import pattern
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable, shape_text
 
 MARKS = {"removed": "-", "added": "+", "changed": "~", "renamed": "R", "within": "≈", "equal": "="}

@@ -1,0 +1,182 @@
+"""The rows of a listing: which columns a layout has, and what stands in them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ckptkit.checkpoint.selection import Tensor
+from ckptkit.operations.ls import Listing
+from ckptkit.operations.statistics import Statistics
+from ckptkit.reports.fitting import Fit
+from ckptkit.reports.table import render
+from ckptkit.reports.text import shape_text
+
+
+class Columns(NamedTuple):
+    """headers and align: of each column.  fit: what may be done to fit a screen."""
+
+    headers: tuple[str, ...]
+    align: tuple[str, ...]
+    fit: Fit
+
+
+_HEADERS = ("NAME", "DTYPE", "SHAPE", "PARAMS", "BYTES", "ROLE")
+_ALIGN = ("left", "left", "left", "right", "right", "left")
+_SHORT = Columns(_HEADERS, _ALIGN, Fit(("NAME",), ("PARAMS", "ROLE", "DTYPE", "BYTES")))
+_LONG = Columns(
+    (*_HEADERS, "KEY", "FULL NAME", "SHARD", "OFFSET", "CRC32C", "SLICES"),
+    (*_ALIGN, "left", "left", "right", "right", "left", "right"),
+    Fit(),
+)
+_VALUES = ("MIN", "MAX", "MEAN", "STD", "NORM", "ZEROS", "NAN")
+_STATISTICS = Columns(
+    ("NAME", "DTYPE", "SHAPE", *_VALUES),
+    ("left",) * 3 + ("right",) * len(_VALUES),
+    Fit(("NAME",), ("DTYPE", "NORM", "SHAPE", "NAN", "ZEROS", "MEAN")),
+)
+_LAYOUTS = {"short": _SHORT, "patterns": _SHORT, "long": _LONG, "values": _STATISTICS}
+_NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
+
+
+def columns(layout: str) -> Columns:
+    """Return the columns of "short", "patterns", "long" or "values"."""
+    return _LAYOUTS[layout]
+
+
+def rows(listing: Listing, layout: str) -> list[tuple[object, ...]]:
+    """Return what stands in the columns of a layout, a row per tensor or pattern."""
+    if layout == "patterns":
+        return _pattern_rows(listing.tensors)
+    if layout == "values":
+        found = listing.statistics or {}
+        return [(*_row(t)[:3], *_value_cells(found.get(t.spec.key))) for t in listing.tensors]
+    return [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
+
+
+def csv_lines(
+    listing: Listing, layout: str, path: str | None = None, *, headed: bool = True
+) -> Iterator[str]:
+    """Yield CSV with plain roles, and what a tensor repeats in a last column of its own.
+
+    path: of the file, as a first column.  headed: whether the names of the columns come first.
+    """
+    shape = "short" if layout == "values" else layout
+    headers = [header.lower().replace(" ", "_") for header in columns(shape).headers]
+    cells = rows(listing, shape)
+    if layout != "patterns":
+        more, values = ((), [()] * len(cells)) if layout != "values" else _all_values(listing)
+        cells = [
+            (*row[:5], tensor.naming.role, *row[6:], *value, tensor.naming.duplicate_of or "")
+            for row, tensor, value in zip(cells, listing.tensors, values, strict=True)
+        ]
+        headers += [*more, "repeats"]
+    if path is not None:
+        headers.insert(0, "path")
+        cells = [(path, *row) for row in cells]
+    table = render(cells, headers, "csv")
+    if not headed:
+        next(table)
+    yield from table
+
+
+_VALUE_FIELDS = ("n_nan", "n_inf", "n_zero", "minimum", "maximum", "mean", "std", "norm")
+
+
+def _all_values(listing: Listing) -> tuple[Sequence[str], list[tuple[object, ...]]]:
+    """Return the names and the cells of all statistics; strings have empty ones."""
+    found = [(listing.statistics or {}).get(tensor.spec.key) for tensor in listing.tensors]
+    return _VALUE_FIELDS, [
+        tuple(getattr(one, name) if one is not None else "" for name in _VALUE_FIELDS)
+        for one in found
+    ]
+
+
+def _value_cells(found: Statistics | None) -> tuple[str, ...]:
+    """Return the columns of `_VALUES`; an undefined one is "-"."""
+    if found is None or not found.n:
+        return ("-",) * len(_VALUES)
+    numbers = (found.minimum, found.maximum, found.mean, found.std, found.norm)
+    return (
+        *("-" if math.isnan(number) else f"{number:.4g}" for number in numbers),
+        f"{100 * found.n_zero / found.n:.3g}%" if found.n_zero else "0",
+        f"{found.n_nan + found.n_inf:,}",
+    )
+
+
+def _row(tensor: Tensor) -> tuple[object, ...]:
+    spec, naming = tensor
+    return (
+        naming.name,
+        spec.dtype,
+        shape_text(spec.shape),
+        spec.size,
+        spec.nbytes,
+        role_text(tensor),
+    )
+
+
+def role_text(tensor: Tensor) -> str:
+    """Return the role of a tensor, and which one it repeats."""
+    role, repeated = tensor.naming.role, tensor.naming.duplicate_of
+    return f"{role} (repeats {repeated})" if repeated else role
+
+
+def _long_row(tensor: Tensor) -> tuple[object, ...]:
+    spec, naming = tensor
+    return (
+        *_row(tensor)[:5],
+        role_text(tensor) + (" (inferred)" if naming.role_inferred else ""),
+        spec.key,
+        naming.full_name or "",
+        "" if spec.shard is None else str(spec.shard),
+        "" if spec.offset is None else str(spec.offset),
+        "" if spec.crc32c is None else f"{spec.crc32c:08x}",
+        len(spec.slices) or "",
+    )
+
+
+# --- patterns ---------------------------------------------------------------------------------
+
+
+def _pattern_rows(tensors: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    """Return one row per name pattern, dtype, shape and role, in the order of first appearance."""
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    for tensor in tensors:
+        spec, naming = tensor
+        template = _NUMBER.sub("#", naming.name)
+        group = template, spec.dtype, spec.shape, naming.role, bool(naming.duplicate_of)
+        groups.setdefault(group, []).append(tensor)
+    rows = []
+    for members in groups.values():
+        first = _row(members[0])
+        if len(members) == 1:
+            rows.append(first)
+            continue
+        name = f"{pattern([t.naming.name for t in members])} ×{len(members)}"
+        params = sum(t.spec.size for t in members)
+        nbytes = sum(t.spec.nbytes for t in members)
+        role = members[0].naming.role + (" (repeated)" if members[0].naming.duplicate_of else "")
+        rows.append((name, first[1], first[2], params, nbytes, role))
+    return rows
+
+
+def pattern(names: Sequence[str]) -> str:
+    """Return names that differ in their numbers as one: `layer{0-11}/kernel`."""
+    texts = _NUMBER.split(names[0])
+    columns = zip(*(_NUMBER.findall(name) for name in names), strict=True)
+    parts = [texts[0]]
+    for numbers, text in zip(columns, texts[1:], strict=True):
+        parts += [_range(sorted({int(number) for number in numbers}, key=int), numbers), text]
+    return "".join(parts)
+
+
+def _range(values: Sequence[int], numbers: Sequence[str]) -> str:
+    if len(values) == 1:
+        return numbers[0]
+    if values[-1] - values[0] == len(values) - 1:
+        return f"{{{values[0]}-{values[-1]}}}"
+    shown = ",".join(map(str, values[:4]))
+    return f"{{{shown},…}}" if len(values) > 4 else f"{{{shown}}}"
