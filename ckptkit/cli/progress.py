@@ -34,7 +34,7 @@ def threads(jobs: int | None) -> Iterator[Executor | None]:
 @contextmanager
 def progress() -> Iterator[Progress | None]:
     """Yield what draws a bar on stderr, one for each phase; None where no terminal is."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     start = time.monotonic()
