@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.record.api import record
     from ckptkit.operations.scan.api import scan
     from ckptkit.operations.show import show
+    from ckptkit.operations.upgrade.api import upgrade
     from ckptkit.operations.verify.api import verify
 
 _EXPORTS = {
@@ -41,6 +42,7 @@ _EXPORTS = {
     "record": "ckptkit.operations.record.api",
     "scan": "ckptkit.operations.scan.api",
     "show": "ckptkit.operations.show",
+    "upgrade": "ckptkit.operations.upgrade.api",
     "verify": "ckptkit.operations.verify.api",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "record",
     "scan",
     "show",
+    "upgrade",
     "verify",
 ]
 

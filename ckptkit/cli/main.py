@@ -42,6 +42,7 @@ COMMANDS = {
     "show": Command("ckptkit.cli.show", "Show one tensor: where it lies, what is in it."),
     "diff": Command("ckptkit.cli.diff", "Compare two sets of weights by value."),
     "convert": Command("ckptkit.cli.convert", "Write weights in another form, and prove it."),
+    "upgrade": Command("ckptkit.cli.upgrade", "Make models of Keras 1 and 2 load in Keras 3."),
     "verify": Command("ckptkit.cli.verify", "Check bytes: structure, checksums, all of it."),
     "scan": Command("ckptkit.cli.scan", "Tell what a model could do when it is run."),
     "record": Command("ckptkit.cli.record", "Keep what a model computes, for `check`."),

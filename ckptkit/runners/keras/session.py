@@ -19,6 +19,7 @@ from ckptkit.runners.child.session import (
     import_extras,
     spec_of,
 )
+from ckptkit.runners.keras import revive as _revive
 from ckptkit.runners.keras.isolate import KerasParts
 from ckptkit.runners.keras.model import (
     CallableModel,
@@ -237,7 +238,17 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         return module
 
     isolate = _isolate.action(start, KerasSession.subgraphs)
-    return {**_session.actions(start, probe), "restore": restore, "isolate": isolate}
+
+    def ready(request: Request) -> Any:
+        return _ready(request, spec_of(request))
+
+    return {
+        **_session.actions(start, probe),
+        "restore": restore,
+        "isolate": isolate,
+        "revive": _revive.action(ready),
+        "export_saved_model": _revive.export_action(ready),
+    }
 
 
 def _restored(session: KerasSession, path: Path, out: str | None) -> None:

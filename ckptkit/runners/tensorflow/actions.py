@@ -14,6 +14,8 @@ from typing import Any
 from ckptkit.errors import UsageError
 from ckptkit.runners.child import isolate as _isolate
 from ckptkit.runners.child import session as _session
+from ckptkit.runners.keras import revive as _revive
+from ckptkit.runners.keras.model import keras as keras3
 from ckptkit.runners.tensorflow.build import is_keras, load_model, name_of, versions
 from ckptkit.runners.tensorflow.float64 import float64_outputs
 from ckptkit.runners.tensorflow.isolate import subgraphs
@@ -97,6 +99,8 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "restore": restore,
     "isolate": _isolate.action(start, subgraphs),
     "perturb": perturb,
+    "revive": _revive.action(lambda _request: keras3("tensorflow")),
+    "export_saved_model": _revive.export_action(lambda _request: keras3("tensorflow")),
     "float64_outputs": float64_outputs,
     **_session.actions(start, probe),
 }

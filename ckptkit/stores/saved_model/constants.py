@@ -99,6 +99,38 @@ def table_constants(model: SavedModel) -> Iterator[tuple[str, list[bytes]]]:
                     yield name, words
 
 
+def filling_constants(model: SavedModel) -> dict[int, list[bytes]]:
+    """Return the words that each table of a SavedModel of TensorFlow 2 is filled with.
+
+    A table's `_initialize` function captures what it fills it with.  Reads saved_model.pb.
+
+    Args:
+        model: the SavedModel.
+
+    Returns:
+        {the table's node in the object graph: words as text}.
+    """
+    found: dict[int, list[bytes]] = {}
+    for meta in model._message.meta_graphs:
+        objects, functions = meta.object_graph_def.nodes, meta.object_graph_def.concrete_functions
+        words = dict(table_constants(model))
+        for index, node in enumerate(objects):
+            children = {child.local_name: child.node_id for child in node.children}
+            start = children.get("_initialize")
+            if start is None or not objects[start].HasField("function"):
+                continue
+            captured = [
+                objects[place].constant.operation
+                for name in objects[start].function.concrete_functions
+                for place in functions[name].bound_inputs
+                if objects[place].HasField("constant")
+            ]
+            filled = [words[name] for name in dict.fromkeys(captured) if name in words]
+            if len(filled) == 1:
+                found[index] = filled[0]
+    return found
+
+
 def _sources(inputs: Iterable[str], nodes: Mapping[str, Any]) -> Iterator[str]:
     """Yield the ops whose values some tensors are, behind those that pass a value on."""
     for tensor in inputs:

@@ -73,6 +73,29 @@ def _metadata(path: Path, saved_model: Any) -> Iterator[LayerConfig]:
                 yield from _layer(user.identifier, user.metadata, f"{path}: object {index}")
 
 
+def metadata_of_nodes(path: Path, saved_model: Any) -> dict[int, str]:
+    """Return the JSON of each layer by its node in the object graph; {} where there is none.
+
+    Args:
+        path: of the SavedModel.
+        saved_model: its parsed message.
+
+    Raises:
+        FormatError: its metadata does not parse.
+    """
+    file = path / METADATA_FILE
+    if file.is_file():
+        data = read_exact(file, 0, file_size(file))
+        nodes = parse("SavedMetadata", data, str(file)).nodes
+        return {node.node_id: node.metadata for node in nodes if node.identifier in _IDENTIFIERS}
+    return {
+        index: node.user_object.metadata
+        for graph in saved_model.meta_graphs
+        for index, node in enumerate(graph.object_graph_def.nodes)
+        if node.user_object.metadata and node.user_object.identifier in _IDENTIFIERS
+    }
+
+
 def _layer(identifier: str, metadata: str, where: str) -> Iterator[LayerConfig]:
     if identifier in _IDENTIFIERS:
         layer = as_layer(loads(metadata.encode(), where))

@@ -1,0 +1,85 @@
+"""`ckptkit upgrade`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ckptkit.cli.options import echo_lines, echo_note
+
+
+@click.command("upgrade")
+@click.argument("src", nargs=-1, required=True, metavar="SRC...")
+@click.argument("dst")
+@click.option("-r", "--recursive", is_flag=True, help="Every model below the directories of SRC.")
+@click.option(
+    "--to",
+    type=click.Choice(["keras", "saved-model"]),
+    default="keras",
+    help="What to write.  [default: keras]",
+)
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Import this module or file.py first: it defines custom classes, for Keras 3.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Take over Python code that SRC holds (Lambda), and run it."
+)
+@click.option(
+    "--inputs", multiple=True, metavar="FILE.npz", help="Compare outputs on these, one case each."
+)
+@click.option("--seed", type=int, default=20, help="Of the inputs that are drawn otherwise.")
+@click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    metavar="NAME=LOW:HIGH",
+    help="Draw the numbers of an input from here.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what is at DST.")
+@click.option(
+    "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
+)
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="Output format: json has every change, and where each weight came from.",
+)
+@click.pass_context
+def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
+    """Write models of Keras 1 and 2 as models that Keras 3 loads, and prove it.
+
+    SRC is a whole model: an .h5 file, a .keras archive, or a SavedModel that Keras 2 wrote.  Its
+    configuration is translated, its weights are moved and read again, bit for bit, and both models
+    are run on the same inputs where tf_keras is installed.  What has no counterpart is named, and
+    nothing is written.  Several SRC, and directories with -r, go into the directory DST.
+
+    \b
+    Examples:
+      ckptkit upgrade old.h5 new.keras
+      ckptkit upgrade old.h5 new.keras --import my_layers
+      ckptkit upgrade -r models/ models-keras3/
+      ckptkit upgrade saved_model/ export/ --to saved-model
+
+    Exit code: 0 done and proven, 1 a proof failed or some of several were refused, 2 could not.
+    """
+    from ckptkit.operations.convert.api import MismatchError
+    from ckptkit.operations.upgrade.api import upgrade
+    from ckptkit.reports.text import printable
+    from ckptkit.reports.upgrade import report_lines
+
+    fmt = options.pop("fmt")
+    try:
+        report = upgrade(src, dst, **options)
+    except MismatchError as error:
+        for line in error.lines():
+            echo_note(f"ckptkit: {printable(line)}")
+        ctx.exit(2)
+    echo_lines(report_lines(report, fmt))
+    ctx.exit(report.exit_code)

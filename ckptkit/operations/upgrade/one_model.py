@@ -1,0 +1,232 @@
+"""Upgrading one model: translate its config, build it in Keras 3, move the weights, prove it.
+
+1. the config is translated by rules, here; what has no counterpart stops it;
+2. a child process builds the model in the installed Keras 3 and writes it, with new weights;
+3. the weights of the old file go into that, under all the rules of `convert`, and are read
+   again and compared bit for bit;
+4. the new file is loaded by a fresh process in safe mode, and run beside the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.errors import UsageError
+from ckptkit.operations.convert import write as _write
+from ckptkit.operations.convert.destination import (
+    Target,
+    refuse_existing,
+    refuse_nested,
+    target_of,
+)
+from ckptkit.operations.convert.plan import Plan
+from ckptkit.operations.convert.problems import MismatchError
+from ckptkit.operations.convert.proof import prove
+from ckptkit.operations.convert.receipt import package_versions
+from ckptkit.operations.execution.inputs import InputOptions
+from ckptkit.operations.input_files import files_read, refuse_inputs
+from ckptkit.operations.upgrade.outputs import Comparing, OutputsCompared, new_runner
+from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeRefusedError
+from ckptkit.operations.upgrade.source import OldModel, read_old_model
+from ckptkit.operations.upgrade.translation.account import Account, Obstacle
+from ckptkit.operations.upgrade.translation.models import NotAModelError, translate
+from ckptkit.operations.upgrade.weights import plan_weights
+from ckptkit.runners.client import send
+from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.spec import RunnerSpec
+from ckptkit.runners.types import Limits, ModelSpec
+from ckptkit.stores.registry import SAVED_MODEL, format_of, format_of_name
+from ckptkit.wording import say
+
+KERAS_3, SAVED = "keras", "saved-model"
+
+
+@dataclass(frozen=True)
+class UpgradeOptions:
+    """How to upgrade; the fields are the keywords of `ckptkit.upgrade`."""
+
+    to: str = KERAS_3
+    imports: tuple[str, ...] = ()
+    trust: bool = False
+    inputs: InputOptions = field(default_factory=InputOptions)
+    overwrite: bool = False
+    timeout_s: float = 600.0
+
+
+def upgrade_model(source: Path, dst: Path, options: UpgradeOptions) -> UpgradeReceipt:
+    """Upgrade one model.
+
+    Args:
+        source: the old file.
+        dst: the new one.
+        options: how.
+
+    Raises:
+        UpgradeRefusedError: something in it has no counterpart in Keras 3; nothing was written.
+        MismatchError: its weights do not fit its own config.
+        UsageError: it is no model, or one of Keras 3.
+        RunnerError: the new model cannot be built or loaded.
+        OutputError: DST exists already, or cannot be written.
+        PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
+    """
+    target = target_of(dst, SAVED_MODEL if options.to == SAVED else None, None)
+    if options.to != SAVED and target.format.name != KERAS_3:
+        raise UsageError("the name of the new model ends in .keras", where=str(dst))
+    old = read_old_model(source)
+    if old.generation >= 3:
+        raise UsageError(
+            f"written by Keras {old.writer} already: there is nothing to upgrade", where=str(source)
+        )
+    refuse_nested(target, [old.path], None)
+    refuse_existing(target, options.overwrite)
+    store = old.checkpoint.store
+    refuse_inputs([target.path], (), [*files_read(store.format, store.path), *store.shards])
+    account = Account(options.trust, old.vocabularies)
+    runner = new_runner()
+    with tempfile.TemporaryDirectory(prefix="ckptkit-upgrade-") as directory:
+        scratch = Path(directory)
+        return _Upgrading(old, target, options, account, runner, scratch).run()
+
+
+@dataclass
+class _Upgrading:
+    """One upgrade under way.
+
+    scratch: a directory that is gone afterwards.  versions: of what built the new model.
+    """
+
+    old: OldModel
+    target: Target
+    options: UpgradeOptions
+    account: Account
+    runner: RunnerSpec
+    scratch: Path
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self) -> UpgradeReceipt:
+        """Carry it out; see `upgrade_model`."""
+        config = self._translated()
+        if self.old.is_compiled:
+            self.account.changed((), "how it was compiled is set aside: compile it again to train")
+        made = self.scratch / "made.keras"
+        self._build(config, made)
+        archive = Target(format_of("keras"), self.target.path)
+        plan = plan_weights(self.old, open_checkpoint(made), archive, self.account.scalings)
+        if not plan.ok:
+            raise MismatchError(plan.problems, str(self.old.path), plan.hints)
+        return self._write(plan)
+
+    def _translated(self) -> dict[str, Any]:
+        try:
+            config = translate(self.old.config, self.account)
+        except NotAModelError as error:
+            raise UsageError(str(error), where=str(self.old.path)) from error
+        self._refuse(self.account.obstacles)
+        return config
+
+    def _refuse(self, obstacles: list[Obstacle]) -> None:
+        if not obstacles:
+            return
+        unknown = any("not in the file" in item.what for item in obstacles)
+        code = any("Python code" in item.what for item in obstacles)
+        hint = ""
+        if unknown:
+            hint = say("‹imports=MODULE› of Keras 3 code that defines and registers it")
+        elif code:
+            hint = say("‹trust› runs it, if you know where the file is from")
+        raise UpgradeRefusedError(obstacles, str(self.old.path), hint)
+
+    def _request(self, action: str, **more: object) -> dict[str, Any]:
+        return {
+            "action": action,
+            "spec": asdict(self.runner),
+            "options": {"imports": list(self.options.imports)},
+            "trust": self.options.trust,
+            **more,
+        }
+
+    def _build(self, config: dict[str, Any], made: Path) -> None:
+        """Have a child build the model and write it, with weights that are yet to be given."""
+        file = self.scratch / "config.json"
+        file.write_text(json.dumps(config), encoding="utf-8")
+        limits = Limits(self.options.timeout_s)
+        request = self._request("revive", config=str(file), out=str(made))
+        try:
+            result = send(request, self.runner, limits)
+        except RunnerError as error:
+            raise RunnerError(
+                f"Keras 3 does not build the model: {error.message}",
+                kind=error.kind,
+                where=str(self.old.path),
+                hint=error.hint,
+            ) from error
+        self.versions = result["versions"]
+        for where, what in result["dropped"]:
+            self.account.changed(tuple(where.split("/")), what)
+        self._refuse([Obstacle(where, what) for where, what in result["problems"]])
+
+    def _write(self, plan: Plan) -> UpgradeReceipt:
+        target = self.target
+        with (
+            _write.claimed(target) as claim,
+            _write.staging(target, claim) as area,
+        ):
+            refuse_existing(target, self.options.overwrite)
+            is_saved_model = target.format.is_directory
+            archive = self.scratch / "new.keras" if is_saved_model else area.path
+            _write.write(plan, archive)
+            proof = prove(plan, archive)
+            new = ModelSpec("keras", archive, text=str(target.path))
+            if is_saved_model and proof.ok:
+                request = self._request("export_saved_model", file=str(archive), out=str(area.path))
+                send(request, self.runner, Limits(self.options.timeout_s))
+                new = ModelSpec("saved_model", area.path, text=str(target.path))
+            outputs = (
+                self._compare(new) if proof.ok else OutputsCompared(why_not="the proof failed")
+            )
+            receipt = UpgradeReceipt(
+                source=self.old.path,
+                path=target.path,
+                writer=self.old.writer,
+                changes=tuple(self.account.changes),
+                plan=plan,
+                proof=proof,
+                outputs=outputs,
+                versions={**package_versions(), **self.versions},
+                notes=self._notes(),
+                holds_code=self.account.holds_code,
+            )
+            if not receipt.ok:
+                return replace(receipt, path=_write.reject(area, target))
+            _write.commit(area, target, overwrite=self.options.overwrite)
+        return receipt
+
+    def _compare(self, new: ModelSpec) -> OutputsCompared:
+        if self.account.holds_code:
+            why = "the model holds Python code, which is not run to compare it"
+            return OutputsCompared(why_not=why, runners=("", self.runner.text))
+        kind = format_of(self.old.checkpoint.store.format)
+        old_kind = "saved_model" if kind.name == SAVED else "keras"
+        old = ModelSpec(old_kind, self.old.path, text=os.fspath(self.old.path))
+        comparing = Comparing(self.options.inputs, self.options.imports, self.options.timeout_s)
+        runner = RunnerSpec() if new.kind == "saved_model" else self.runner
+        return comparing.compare(old, new, runner, self.scratch)
+
+    def _notes(self) -> tuple[str, ...]:
+        if not self.account.holds_code:
+            return ()
+        return ("it holds Python code: load_model(..., safe_mode=False) runs it",)
+
+
+def suffix_of(to: str) -> str:
+    """Return what the name of an upgraded model ends in; to: "keras" or "saved-model"."""
+    row = format_of_name("model.keras")
+    assert row is not None
+    return row.suffixes[0] if to == KERAS_3 else ""

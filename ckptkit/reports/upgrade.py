@@ -1,0 +1,78 @@
+"""What `upgrade` did, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.text import bytes_text, count_text, printable
+from ckptkit.text import list_text
+
+if TYPE_CHECKING:
+    from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeReport
+
+
+def report_lines(report: UpgradeReport, fmt: str = "table") -> Iterator[str]:
+    """Yield what was done: the receipt of one model, a row for each of several.
+
+    Args:
+        report: of `upgrade`.
+        fmt: "table" (for people) or "json" (schema ckptkit.upgrade/1).
+    """
+    if fmt == "json":
+        yield from json_lines(report.to_json(), "rows")
+        return
+    receipt = report.rows[0].receipt
+    if len(report.rows) == 1 and receipt is not None:
+        yield from receipt_lines(receipt)
+        return
+    rows = []
+    for row in report.rows:
+        said = row.error
+        if row.receipt is not None:
+            said = "; ".join(row.receipt.failures) or f"outputs {row.receipt.outputs}"
+        rows.append((str(row.source), row.status, printable(said)))
+    yield from render(rows, ("MODEL", "", "WHAT"), "table")
+    yield ""
+    yield report.verdict
+
+
+def receipt_lines(receipt: UpgradeReceipt) -> Iterator[str]:
+    """Yield a line per change of the configuration, and what was proven.
+
+    Args:
+        receipt: of one model.
+    """
+    grouped: dict[str, list[str]] = {}
+    for change in receipt.changes:
+        grouped.setdefault(change.what, []).append(change.where or "the model")
+    for what, places in grouped.items():
+        yield printable(f"changed: {list_text(places, 4)}: {what}")
+    for why, count in receipt.left_behind.items():
+        yield printable(f"left behind: {count_text(count, 'tensor')} ({why})")
+    for note in (*receipt.plan.notes, *receipt.notes):
+        yield printable(f"note: {note}")
+    counts = {name: n for name, n in receipt.plan.bases.items() if name != "source"}
+    if counts:
+        yield "paired by " + ", ".join(f"{name} {n:,}" for name, n in counts.items())
+    if not receipt.ok:
+        for failure in receipt.failures:
+            yield printable(f"failed: {failure}")
+        yield printable(f"{receipt.path}: not what it was; nothing else was written")
+        return
+    if receipt.scaled:
+        yield f"multiplied on the way: {count_text(receipt.scaled, 'tensor')}"
+    yield printable(f"outputs: {receipt.outputs}")
+    tensors = receipt.plan.tensors
+    yield printable(
+        f"{receipt.path}: {count_text(len(tensors), 'tensor')}, {bytes_text(receipt.plan.nbytes)} "
+        f"written and read again, every bit as it should be; {_loaded(receipt)}"
+    )
+
+
+def _loaded(receipt: UpgradeReceipt) -> str:
+    keras = f"Keras {receipt.versions.get('keras', '3')}"
+    if receipt.is_loaded:
+        return f"loads in {keras}"
+    return f"not loaded again by {keras}"
