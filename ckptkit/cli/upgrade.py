@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli.options import echo_lines, echo_note
+from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
 
 @click.command("upgrade")
@@ -15,8 +16,8 @@ from ckptkit.cli.options import echo_lines, echo_note
 @click.option("-r", "--recursive", is_flag=True, help="Every model below the directories of SRC.")
 @click.option(
     "--to",
-    type=click.Choice(["keras", "saved-model"]),
-    default="keras",
+    type=click.Choice([KERAS, SAVED_MODEL]),
+    default=KERAS,
     help="What to write.  [default: keras]",
 )
 @click.option(

@@ -99,3 +99,13 @@ _BUILT_IN = {
 }
 
 RUNNERS = Registry("ckptkit.runners", Runtime, _BUILT_IN)
+
+
+def installed_keras() -> str:
+    """Return the version of Keras that is installed, without importing it; "" where none is."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("keras")
+    except PackageNotFoundError:
+        return ""

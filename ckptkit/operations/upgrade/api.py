@@ -25,12 +25,12 @@ from ckptkit.operations.upgrade.report import UpgradeRefusedError, UpgradeReport
 from ckptkit.operations.upgrade.source import OldModel, read_old_model
 from ckptkit.runners.errors import RunnerError
 from ckptkit.stores.directories import directories_below, is_saved_model, models_in
+from ckptkit.stores.registry import FORMATS, KERAS, LEGACY_KERAS, format_of
 from ckptkit.wording import say
 
 __all__ = ["upgrade"]
 
 RECEIPT = ".upgrade.json"  # beside each model of a folder: what was done, and of which bytes
-_MODELS = (".h5", ".hdf5", ".keras")
 _CHUNK = 1 << 20
 
 
@@ -82,7 +82,8 @@ def upgrade(
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     if to not in (KERAS_3, SAVED):
-        raise UsageError(say(f"‹to={to}›"), hint=say("‹to=keras› or ‹to=saved-model›"))
+        hint = say(f"‹to={KERAS_3}› or ‹to={SAVED}›")
+        raise UsageError(say(f"nothing is written as ‹to={to}›"), hint=hint)
     options = UpgradeOptions(
         to,
         tuple(imports),
@@ -136,16 +137,27 @@ def _models_below(top: Path, out: Path) -> Iterator[Path]:
         if place.resolve() == inside or inside in place.resolve().parents:
             continue
         for path in models_in(place):
-            if path.is_dir() or path.name.endswith(_MODELS):
+            if path.is_dir() or path.name.endswith(_suffixes()):
                 yield path
     if errors:
         raise errors[0]
 
 
+def _suffixes() -> tuple[str, ...]:
+    """Return what the names of files of whole models end in."""
+    rows = FORMATS.matching(lambda row: row.structure in (LEGACY_KERAS, KERAS) and not row.needs)
+    return tuple(
+        suffix
+        for name in rows
+        for suffix in format_of(name).suffixes
+        if format_of(name).model_config
+    )
+
+
 def _renamed(place: Path, to: str) -> Path:
     """Return where a model goes: its name without what says its old form."""
     name = place.name
-    for suffix in _MODELS:
+    for suffix in _suffixes():
         name = name.removesuffix(suffix)
     return place.with_name(f"{name}{suffix_of(to)}")
 

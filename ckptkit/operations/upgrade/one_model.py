@@ -32,20 +32,22 @@ from ckptkit.operations.convert.proof import prove
 from ckptkit.operations.convert.receipt import package_versions
 from ckptkit.operations.execution.inputs import InputOptions
 from ckptkit.operations.input_files import files_read, refuse_inputs
+from ckptkit.operations.upgrade.old_layouts import in_new_layout
 from ckptkit.operations.upgrade.outputs import Comparing, OutputsCompared, new_runner
 from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeRefusedError
 from ckptkit.operations.upgrade.source import OldModel, read_old_model
 from ckptkit.operations.upgrade.translation.account import Account, Obstacle
+from ckptkit.operations.upgrade.translation.keras1 import as_keras2
 from ckptkit.operations.upgrade.translation.models import NotAModelError, translate
 from ckptkit.operations.upgrade.weights import plan_weights
 from ckptkit.runners.client import send
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Limits, ModelSpec
-from ckptkit.stores.registry import SAVED_MODEL, format_of, format_of_name
+from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of
 from ckptkit.wording import say
 
-KERAS_3, SAVED = "keras", "saved-model"
+KERAS_3, SAVED = KERAS, SAVED_MODEL
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,27 @@ class _Upgrading:
             self.account.changed((), "how it was compiled is set aside: compile it again to train")
         made = self.scratch / "made.keras"
         self._build(config, made)
-        archive = Target(format_of("keras"), self.target.path)
-        plan = plan_weights(self.old, open_checkpoint(made), archive, self.account.scalings)
+        archive = Target(format_of(KERAS_3), self.target.path)
+        plan = plan_weights(self._weights(), open_checkpoint(made), archive, self.account.scalings)
         if not plan.ok:
             raise MismatchError(plan.problems, str(self.old.path), plan.hints)
         return self._write(plan)
+
+    def _weights(self) -> OldModel:
+        """Return the old model with its weights in the layout of Keras 2."""
+        old = self.old
+        if not old.is_legacy or (old.generation > 1 and not old.is_theano):
+            return old
+        config = as_keras2(old.config, Account())
+        first = old.generation == 1
+        checkpoint = in_new_layout(old.checkpoint, config, is_keras1=first, is_theano=old.is_theano)
+        if first:
+            self.account.changed(
+                (), "weights are in the layout of Keras 2, one array for all gates"
+            )
+        if old.is_theano:
+            self.account.changed((), "kernels are turned around: Theano convolved with them")
+        return replace(old, checkpoint=checkpoint)
 
     def _translated(self) -> dict[str, Any]:
         try:
@@ -183,11 +201,11 @@ class _Upgrading:
             archive = self.scratch / "new.keras" if is_saved_model else area.path
             _write.write(plan, archive)
             proof = prove(plan, archive)
-            new = ModelSpec("keras", archive, text=str(target.path))
+            new = ModelSpec(format_of(KERAS_3).model_kind, archive, text=str(target.path))
             if is_saved_model and proof.ok:
                 request = self._request("export_saved_model", file=str(archive), out=str(area.path))
                 send(request, self.runner, Limits(self.options.timeout_s))
-                new = ModelSpec("saved_model", area.path, text=str(target.path))
+                new = ModelSpec(target.format.model_kind, area.path, text=str(target.path))
             outputs = (
                 self._compare(new) if proof.ok else OutputsCompared(why_not="the proof failed")
             )
@@ -212,11 +230,11 @@ class _Upgrading:
         if self.account.holds_code:
             why = "the model holds Python code, which is not run to compare it"
             return OutputsCompared(why_not=why, runners=("", self.runner.text))
-        kind = format_of(self.old.checkpoint.store.format)
-        old_kind = "saved_model" if kind.name == SAVED else "keras"
-        old = ModelSpec(old_kind, self.old.path, text=os.fspath(self.old.path))
+        row = format_of(self.old.checkpoint.store.format)
+        kind = row.model_kind or format_of(KERAS_3).model_kind  # a whole .h5 file is one, too
+        old = ModelSpec(kind, self.old.path, text=os.fspath(self.old.path))
         comparing = Comparing(self.options.inputs, self.options.imports, self.options.timeout_s)
-        runner = RunnerSpec() if new.kind == "saved_model" else self.runner
+        runner = RunnerSpec() if self.target.format.is_directory else self.runner
         return comparing.compare(old, new, runner, self.scratch)
 
     def _notes(self) -> tuple[str, ...]:
@@ -227,6 +245,4 @@ class _Upgrading:
 
 def suffix_of(to: str) -> str:
     """Return what the name of an upgraded model ends in; to: "keras" or "saved-model"."""
-    row = format_of_name("model.keras")
-    assert row is not None
-    return row.suffixes[0] if to == KERAS_3 else ""
+    return format_of(KERAS_3).suffixes[0] if to == KERAS_3 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from ckptkit.operations.execution.tolerance import TolerancePolicy
 from ckptkit.operations.execution.types import Row
 from ckptkit.results import Result
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.registry import RUNNERS
+from ckptkit.runners.registry import RUNNERS, installed_keras
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Limits, ModelSpec
+from ckptkit.stores.registry import SAVED_MODEL, format_of
 from ckptkit.wording import say
 
 _OLD_KERAS = RunnerSpec("tf-keras")
@@ -95,12 +95,9 @@ def new_runner() -> RunnerSpec:
         MissingDependencyError: nothing does.
     """
     hint = "pip install 'ckptkit-tf[tensorflow]'"
-    try:
-        found = version("keras")
-    except PackageNotFoundError as error:
-        raise MissingDependencyError(
-            "this needs Keras 3, which is not installed", hint=hint
-        ) from error
+    found = installed_keras()
+    if not found:
+        raise MissingDependencyError("this needs Keras 3, which is not installed", hint=hint)
     if found.startswith("2."):
         raise MissingDependencyError(
             f"this needs Keras 3, and Keras {found} is installed", hint=hint
@@ -117,11 +114,11 @@ def old_runner(kind: str) -> tuple[RunnerSpec | None, str]:
     """Return what runs a model of Keras 2 here, or None and why nothing does.
 
     Args:
-        kind: "saved_model" or "keras".
+        kind: of the model, as `Format.model_kind` has it.
     """
     if find_spec("tensorflow") is None:
         return None, "TensorFlow, which runs the old model, is not installed"
-    if kind == "saved_model":
+    if kind == format_of(SAVED_MODEL).model_kind:
         return RunnerSpec(), ""
     if find_spec("tf_keras") is None:
         return (

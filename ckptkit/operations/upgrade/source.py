@@ -14,7 +14,7 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.operations.upgrade.vocabularies import words_of_assets, words_of_tables
 from ckptkit.stores.keras.archive import METADATA, archive_configs
-from ckptkit.stores.keras.legacy_h5 import hdf5_configs
+from ckptkit.stores.keras.legacy_h5 import backend_of_h5, hdf5_configs
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, SAVED_MODEL, format_of, model_config
 from ckptkit.stores.saved_model.layers import keras_config
 from ckptkit.stores.saved_model.reader import SavedModel
@@ -28,7 +28,7 @@ class OldModel:
 
     checkpoint: its weights.  config: as the file has it.  generation: 1, 2 or 3, of the Keras that
     wrote it.  writer: what the file says of that, or "".  is_compiled: whether it says how it was
-    compiled.
+    compiled.  is_theano: whether it was written on Theano.
     """
 
     checkpoint: Checkpoint
@@ -37,6 +37,12 @@ class OldModel:
     writer: str
     is_compiled: bool
     vocabularies: Mapping[str, list[Any]] = field(default_factory=dict)
+    is_theano: bool = False
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it is an `.h5` file."""
+        return format_of(self.checkpoint.store.format).structure == LEGACY_KERAS
 
     @property
     def path(self) -> Path:
@@ -92,7 +98,8 @@ def _of_file(checkpoint: Checkpoint, structure: str) -> OldModel:
     if generation >= 3 and structure == LEGACY_KERAS:
         generation = 3
     words = words_of_assets(checkpoint.store, config) if structure == KERAS else {}
-    return OldModel(checkpoint, config, generation, version, compiled, words)
+    theano = structure == LEGACY_KERAS and backend_of_h5(path) == "theano"
+    return OldModel(checkpoint, config, generation, version, compiled, words, theano)
 
 
 def _of_saved_model(checkpoint: Checkpoint) -> OldModel:

@@ -108,6 +108,19 @@ def hdf5_configs(path: Path) -> dict[str, Any]:
     return found
 
 
+def backend_of_h5(path: Path) -> str:
+    """Return the backend that an `.h5` file says wrote it, such as "theano"; "" where it does not.
+
+    Raises FormatError.
+    """
+    groups = scan(whole_file(path)).groups
+    for name in ("", "model_weights"):
+        found = groups.get(name, {}).get("backend")
+        if isinstance(found, str):
+            return found
+    return ""
+
+
 # --- weights --------------------------------------------------------------------------------------
 
 

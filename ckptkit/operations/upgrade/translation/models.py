@@ -203,7 +203,7 @@ def _input_of(name: str, config: Mapping[str, Any], shape: Any) -> Config:
 # -- functional models -----------------------------------------------------------------------------
 
 
-class _Member(NamedTuple):
+class _CalledLayer(NamedTuple):
     """A layer of a functional model: as Keras 2 has it, in the form of Keras 3, and its calls."""
 
     name: str
@@ -257,7 +257,7 @@ def _layer_list(config: Mapping[str, Any]) -> list[Any]:
     return listed if isinstance(listed, list) else []
 
 
-def _member(item: Mapping[str, Any], path: Path, account: Account) -> _Member:
+def _member(item: Mapping[str, Any], path: Path, account: Account) -> _CalledLayer:
     layer = as_layer(item)
     assert layer is not None
     # the name by which others call it, which a class of a user's own may not have in its config
@@ -272,7 +272,7 @@ def _member(item: Mapping[str, Any], path: Path, account: Account) -> _Member:
         return _operation(str(name), class_name, layer.config, calls, here, account)
     node = _node(item, here, account)
     args = [arguments_of(node["class_name"], call, layer.config) for call in calls]
-    return _Member(str(name), layer.config, node, calls, args)
+    return _CalledLayer(str(name), layer.config, node, calls, args)
 
 
 def _operation(
@@ -282,19 +282,19 @@ def _operation(
     calls: list[Call],
     path: Path,
     account: Account,
-) -> _Member:
+) -> _CalledLayer:
     found = operation_of(class_name, config, calls, path, account)
     if found is None:
-        return _Member(name, config, _serialised("", class_name, {}), calls, [])
-    return _Member(name, config, found.to_json(name), calls, [(found.args, {})])
+        return _CalledLayer(name, config, _serialised("", class_name, {}), calls, [])
+    return _CalledLayer(name, config, found.to_json(name), calls, [(found.args, {})])
 
 
-def _used(member: _Member) -> Iterator[Reference]:
+def _used(member: _CalledLayer) -> Iterator[Reference]:
     for args, kwargs in member.args:
         yield from references_in([args, kwargs])
 
 
-def _offset(member: _Member, used: Sequence[Reference]) -> int:
+def _offset(member: _CalledLayer, used: Sequence[Reference]) -> int:
     """Return what the calls of a member are counted from.
 
     Keras 2 counts those of a nested model from 1, but of a Sequential one that had no input shape

@@ -57,7 +57,7 @@ class Counterpart(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _FunctionRule:
     """How a function becomes an operation.
 
     tensors: names of the arguments that are tensors, the first among them.  settings: keyword of
@@ -76,8 +76,10 @@ _REDUCED = {"axis": "axis", "keepdims": "keepdims", "keep_dims": "keepdims"}
 _XY = ("x", "y")
 
 
-def _reduction(operation: str) -> _Rule:
-    return _Rule(operation, ("input_tensor",), _REDUCED, harmless={"reduction_indices": None})
+def _reduction(operation: str) -> _FunctionRule:
+    return _FunctionRule(
+        operation, ("input_tensor",), _REDUCED, harmless={"reduction_indices": None}
+    )
 
 
 _UNARY = {
@@ -157,79 +159,81 @@ _REDUCTIONS = {
     "math.reduce_variance": "numpy.Var",
     "math.reduce_logsumexp": "math.Logsumexp",
 }
-_RULES: dict[str, _Rule] = {
-    **{name: _Rule(operation) for name, operation in _UNARY.items()},
-    **{name: _Rule(operation, _XY) for name, operation in _BINARY.items()},
+_RULES: dict[str, _FunctionRule] = {
+    **{name: _FunctionRule(operation) for name, operation in _UNARY.items()},
+    **{name: _FunctionRule(operation, _XY) for name, operation in _BINARY.items()},
     **{name: _reduction(operation) for name, operation in _REDUCTIONS.items()},
-    "math.scalar_mul": _Rule("numpy.Multiply", ("scalar", "x")),
-    "nn.leaky_relu": _Rule(
+    "math.scalar_mul": _FunctionRule("numpy.Multiply", ("scalar", "x")),
+    "nn.leaky_relu": _FunctionRule(
         "nn.LeakyRelu", ("features",), {"alpha": "negative_slope"}, {"negative_slope": 0.2}
     ),
-    "nn.gelu": _Rule(
+    "nn.gelu": _FunctionRule(
         "nn.Gelu", ("features",), {"approximate": "approximate"}, {"approximate": False}
     ),
-    "nn.silu": _Rule("nn.Silu", ("features",), harmless={"beta": 1.0}),
-    "nn.softmax": _Rule("nn.Softmax", ("logits",), {"axis": "axis"}),
-    "nn.log_softmax": _Rule("nn.LogSoftmax", ("logits",), {"axis": "axis"}),
-    "concat": _Rule("numpy.Concatenate", ("values",), {"axis": "axis"}),
-    "stack": _Rule("numpy.Stack", ("values",), {"axis": "axis"}),
-    "unstack": _Rule("core.Unstack", ("value",), {"num": "num", "axis": "axis"}),
-    "reshape": _Rule("numpy.Reshape", ("tensor",), {"shape": "newshape"}),
-    "transpose": _Rule("numpy.Transpose", ("a",), {"perm": "axes"}, harmless={"conjugate": False}),
-    "expand_dims": _Rule("numpy.ExpandDims", ("input",), {"axis": "axis"}),
-    "squeeze": _Rule("numpy.Squeeze", ("input",), {"axis": "axis", "squeeze_dims": "axis"}),
-    "cast": _Rule("core.Cast", ("x",), {"dtype": "dtype"}),
-    "clip_by_value": _Rule(
+    "nn.silu": _FunctionRule("nn.Silu", ("features",), harmless={"beta": 1.0}),
+    "nn.softmax": _FunctionRule("nn.Softmax", ("logits",), {"axis": "axis"}),
+    "nn.log_softmax": _FunctionRule("nn.LogSoftmax", ("logits",), {"axis": "axis"}),
+    "concat": _FunctionRule("numpy.Concatenate", ("values",), {"axis": "axis"}),
+    "stack": _FunctionRule("numpy.Stack", ("values",), {"axis": "axis"}),
+    "unstack": _FunctionRule("core.Unstack", ("value",), {"num": "num", "axis": "axis"}),
+    "reshape": _FunctionRule("numpy.Reshape", ("tensor",), {"shape": "newshape"}),
+    "transpose": _FunctionRule(
+        "numpy.Transpose", ("a",), {"perm": "axes"}, harmless={"conjugate": False}
+    ),
+    "expand_dims": _FunctionRule("numpy.ExpandDims", ("input",), {"axis": "axis"}),
+    "squeeze": _FunctionRule("numpy.Squeeze", ("input",), {"axis": "axis", "squeeze_dims": "axis"}),
+    "cast": _FunctionRule("core.Cast", ("x",), {"dtype": "dtype"}),
+    "clip_by_value": _FunctionRule(
         "numpy.Clip", ("t",), {"clip_value_min": "x_min", "clip_value_max": "x_max"}
     ),
-    "tile": _Rule("numpy.Tile", ("input",), {"multiples": "repeats"}),
-    "repeat": _Rule("numpy.Repeat", ("input",), {"repeats": "repeats", "axis": "axis"}),
-    "reverse": _Rule("numpy.Flip", ("tensor",), {"axis": "axis"}),
-    "roll": _Rule("numpy.Roll", ("input",), {"shift": "shift", "axis": "axis"}),
-    "gather": _Rule(
+    "tile": _FunctionRule("numpy.Tile", ("input",), {"multiples": "repeats"}),
+    "repeat": _FunctionRule("numpy.Repeat", ("input",), {"repeats": "repeats", "axis": "axis"}),
+    "reverse": _FunctionRule("numpy.Flip", ("tensor",), {"axis": "axis"}),
+    "roll": _FunctionRule("numpy.Roll", ("input",), {"shift": "shift", "axis": "axis"}),
+    "gather": _FunctionRule(
         "numpy.Take",
         ("params", "indices"),
         {"axis": "axis"},
         {"axis": 0},
         {"batch_dims": 0, "validate_indices": None},
     ),
-    "where": _Rule("numpy.Where", ("condition", "x", "y")),
-    "one_hot": _Rule(
+    "where": _FunctionRule("numpy.Where", ("condition", "x", "y")),
+    "one_hot": _FunctionRule(
         "nn.OneHot",
         ("indices",),
         {"depth": "num_classes", "axis": "axis", "dtype": "dtype"},
         harmless={"on_value": None, "off_value": None},
     ),
-    "math.argmax": _Rule(
+    "math.argmax": _FunctionRule(
         "numpy.Argmax", ("input",), {"axis": "axis"}, {"axis": 0}, {"dimension": None}
     ),
-    "math.argmin": _Rule(
+    "math.argmin": _FunctionRule(
         "numpy.Argmin", ("input",), {"axis": "axis"}, {"axis": 0}, {"dimension": None}
     ),
-    "math.cumsum": _Rule(
+    "math.cumsum": _FunctionRule(
         "numpy.Cumsum",
         ("x",),
         {"axis": "axis"},
         {"axis": 0},
         {"exclusive": False, "reverse": False},
     ),
-    "math.top_k": _Rule("math.TopK", ("input",), {"k": "k", "sorted": "sorted"}, {"k": 1}),
-    "image.resize": _Rule(
+    "math.top_k": _FunctionRule("math.TopK", ("input",), {"k": "k", "sorted": "sorted"}, {"k": 1}),
+    "image.resize": _FunctionRule(
         "image.Resize",
         ("images",),
         {"size": "size", "method": "interpolation", "antialias": "antialias"},
         {"data_format": "channels_last"},
         {"preserve_aspect_ratio": False},
     ),
-    "image.rgb_to_grayscale": _Rule("image.RGBToGrayscale", ("images",)),
-    "nn.depth_to_space": _Rule(
+    "image.rgb_to_grayscale": _FunctionRule("image.RGBToGrayscale", ("images",)),
+    "nn.depth_to_space": _FunctionRule(
         "nn.DepthToSpace",
         ("input",),
         {"block_size": "block_size"},
         {"data_format": "channels_last"},
         {"data_format": "NHWC"},
     ),
-    "nn.space_to_depth": _Rule(
+    "nn.space_to_depth": _FunctionRule(
         "nn.SpaceToDepth",
         ("input",),
         {"block_size": "block_size"},
@@ -335,7 +339,7 @@ def _plain(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kwargs.items() if key != "name"}
 
 
-def _by_rule(rule: _Rule, first: Any, kwargs: dict[str, Any]) -> Counterpart:
+def _by_rule(rule: _FunctionRule, first: Any, kwargs: dict[str, Any]) -> Counterpart:
     args = [first]
     for position, tensor in enumerate(rule.tensors[1:], 1):
         if tensor not in kwargs:
