@@ -45,5 +45,16 @@ def safe_mode_refusal(where: str) -> RunnerError:
     )
 
 
+_MAX_TEXT = 4000  # characters of an error that are kept
+
+
+def error_text(error: Exception) -> str:
+    """Return an error in one line of bounded length."""
+    if isinstance(error, CkptkitError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:_MAX_TEXT] or type(error).__name__
+
+
 NO_VERDICTS = ("missing", "signature", "safe_mode")
 """Kinds that say nothing of the model: something is missing here, or was asked wrongly."""

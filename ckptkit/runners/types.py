@@ -90,7 +90,9 @@ class RestoreResult:
     unrestored: paths of variables that hold their mark.  unmarked: paths of those whose dtype has
     none.  optimizer: whether the model has one.  root_children: names that were restored into.
     verdicts: {name of one of the runtime's own assertions: "" or what it raised}.  by: what
-    restored: "TensorFlow", "Keras", or "ckptkit" where no framework loads such a file.
+    restored: "TensorFlow", "Keras", or "ckptkit" where no framework loads such a file; then pairs
+    has which tensor went into which weight: {name below `weights`: (key of the file, evidence)}.
+    left_out: {name of a weight that Keras keeps in no such file: status of its row}.
     """
 
     path: Path | None
@@ -102,6 +104,8 @@ class RestoreResult:
     root_children: tuple[str, ...] = ()
     verdicts: Mapping[str, str] = field(default_factory=dict)
     by: str = "TensorFlow"
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 

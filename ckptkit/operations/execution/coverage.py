@@ -38,6 +38,10 @@ _IN_LIST = (
 
 _AFRESH = "the file holds no optimizer state: training would start afresh"
 
+_NO_OPTIMIZER = (
+    "load_weights of Keras loads no optimizer state of such a file: training would start afresh"
+)
+
 IsMarked = Callable[["Array"], bool]
 """Whether every element of a 1-D array is the mark of its dtype."""
 
@@ -52,6 +56,8 @@ def coverage(
     asserts: Mapping[str, str] | None = None,
     places: Sequence[str] = (),
     by: str = "TensorFlow",
+    pairs: Mapping[str, Sequence[str]] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> RestoreCoverage:
     """Return what became of every variable.
 
@@ -62,9 +68,13 @@ def coverage(
     places: children of the file's root that objects were restored into, if known ("" is the root):
     what lies below another one belongs to something that the code does not make.
     by: what restored.
+    pairs: {name below `HOLDER`: (key of the file, evidence)}, as far as what restored tells it.
+    left_out: {name of a weight that `restored` does not have, since Keras keeps it in no file:
+    status of its row}.
     Raises what reading the two raises (ChecksumError, TruncatedError, FormatError).
     """
     cover = _CoverageBuilder(file, restored, is_marked, rules, places=places, by=by)
+    cover.told, cover.left_out = dict(pairs or {}), dict(left_out or {})
     found = cover.coverage(error)
     return replace(found, asserts=dict(asserts or {}))
 
@@ -92,6 +102,8 @@ class _CoverageBuilder:
     keep_training: bool = False
     places: Sequence[str] = ()
     by: str = "TensorFlow"
+    told: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)  # keys of the file that content alone pairs
 
     @cached_property
@@ -100,7 +112,25 @@ class _CoverageBuilder:
 
     @cached_property
     def alignment(self) -> Alignment:
-        return align(*self.sides, self.rules, content=False)
+        found = align(*self.sides, self.rules, content=False)
+        return self._as_told(found) if self.told else found
+
+    def _as_told(self, found: Alignment) -> Alignment:
+        """Return the alignment with the pairs that what restored has told in place of its own."""
+        by_path = {
+            path: key
+            for key, naming in self.model.names.items()
+            for path in (naming.name, *naming.aliases)
+        }
+        told = [
+            Match(old, by_path[f"{HOLDER}{name}"], evidence)
+            for name, (old, evidence) in self.told.items()
+        ]
+        olds, news = {match.old for match in told}, {match.new for match in told}
+        rest = [pair for pair in found.pairs if pair.old not in olds and pair.new not in news]
+        olds |= {pair.old for pair in rest}
+        left = [key for key in self.sides[0].keys if key not in olds]
+        return replace(found, pairs=(*told, *rest), only_left=tuple(left))
 
     @cached_property
     def partners(self) -> Mapping[str, Match]:
@@ -153,7 +183,11 @@ class _CoverageBuilder:
         if self.keep_training:
             ordered = [item for item in ordered if not self._is_training(item)]
         ordered = self._judged(ordered, bool(error))
-        found = [*ordered, *self._unused(ordered)]
+        beside = [
+            Variable(name, "weight", status, "error" if status == "missing" else "note")
+            for name, status in self.left_out.items()
+        ]
+        found = [*ordered, *beside, *self._unused(ordered)]
         explained = any(item.status in ("shape", "dtype") for item in found)
         extra: tuple[Finding, ...] = ()
         if error and not explained:
@@ -178,8 +212,10 @@ class _CoverageBuilder:
             old, new = self.file.specs[match.old], self.model.specs[match.new]
             if old.shape != new.shape:
                 yield match.new, self._row(match.new, "shape", match)
-            elif old.dtype != new.dtype:
+            elif old.dtype != new.dtype and not self._same_integers(match):
                 yield match.new, self._row(match.new, "dtype", match)
+            elif old.dtype != new.dtype:
+                yield match.new, self._row(match.new, "restored", match)
             elif match.new in self.marked:
                 yield match.new, self._row(match.new, "not restored", match)
             elif not self.marks_known:
@@ -195,6 +231,15 @@ class _CoverageBuilder:
                 if not message:
                     message = f"{done.delta.n_diff:,} of {done.delta.n:,} elements differ"
                 yield match.new, self._row(match.new, "values", match, message)
+
+    def _same_integers(self, match: Match) -> bool:
+        """Whether two tensors hold the same integers, in dtypes of another width: see JAX."""
+        dtypes = {self.file.specs[match.old].dtype, self.model.specs[match.new].dtype}
+        if not self.marks_known or not {"int", "uint"} >= {*map(kind, dtypes)}:
+            return False
+        names = self.file.names[match.old].name, self.model.names[match.new].name
+        same = (self.file[names[0]] == self.model[names[1]]).all()
+        return bool(same) and match.new not in self.marked
 
     def _whose(self, match: Match, crc: int) -> str:
         """Return which other tensor of the file the variable's bytes are, if any."""
@@ -281,7 +326,11 @@ class _CoverageBuilder:
     def _judged(self, rows: Sequence[Variable], stopped: bool) -> list[Variable]:
         """Return the rows with their severities; rows that a stopped restore left out are told."""
         training = [item for item in rows if self._is_training(item)]
-        afresh = bool(training) and all(item.status == "missing" for item in training)
+        without = ("missing", "not restored", "dtype") if self.by == "Keras" else ("missing",)
+        afresh = bool(training) and all(item.status in without for item in training)
+        why = _AFRESH
+        if any(item.status != "missing" for item in training):
+            why = _NO_OPTIMIZER
         misfits = any(item.status in ("shape", "dtype") for item in rows)
         judged = []
         for item in rows:
@@ -290,7 +339,7 @@ class _CoverageBuilder:
             severity = "" if item.status == "restored" else "error"
             if item in training and afresh and severity:
                 severity = "note"
-                item = item._replace(message=_AFRESH)
+                item = item._replace(message=why)
             judged.append(item._replace(severity=severity))
         return judged
 
@@ -300,7 +349,7 @@ class _CoverageBuilder:
         learns = not self.keep_training and any(item.role == "slot" for item in rows)
         for key in self.alignment.only_left:
             spec, naming = self.file.specs[key], self.file.names[key]
-            if key in self.taken or self._is_housekeeping(self.file, key):
+            if key in self.taken or self._is_housekeeping(self.file, key) or self._repeats(key):
                 continue
             message = ""
             severity = "error"
@@ -314,6 +363,35 @@ class _CoverageBuilder:
                 severity, message = "note", "no weights"
             row = Variable(naming.name, naming.role, "unused", severity, message=message)
             yield row._replace(file_name=naming.name, file_dtype=spec.dtype, file_shape=spec.shape)
+
+    def _repeats(self, key: str) -> bool:
+        """Whether a tensor is stored a second time, and a variable took the other copy.
+
+        A legacy `.h5` file has a shared variable in the group of each layer that holds it.  Equal
+        constants say nothing, unless the variables are called alike.
+        """
+        naming = self.file.names[key]
+        content = _content(self.file, key)
+        taken = {match.old for match in self.alignment.pairs} | self.taken
+        for other in self._same_shape(key) & taken:
+            twin = self.file.names[other]
+            if naming.duplicate_of == twin.name:
+                return True
+            alike = naming.name.rpartition("/")[2] == twin.name.rpartition("/")[2]
+            if (alike or not _is_constant(self.file, key)) and _content(
+                self.file, other
+            ) == content:
+                return True
+        return False
+
+    def _same_shape(self, key: str) -> set[str]:
+        spec = self.file.specs[key]
+        return {
+            other
+            for other in self.sides[0].keys
+            if (self.file.specs[other].shape, self.file.specs[other].dtype)
+            == (spec.shape, spec.dtype)
+        }
 
     def _elsewhere(self, key: str) -> str:
         """Return the child of the file's root that holds a tensor, if nothing went into it."""
@@ -344,6 +422,14 @@ def _content(checkpoint: Checkpoint, key: str) -> tuple[object, ...]:
     for _, values in checkpoint.store.blocks(key):
         found.update(values.tobytes())
     return spec.dtype, spec.shape, found.digest()
+
+
+def _is_constant(checkpoint: Checkpoint, key: str) -> bool:
+    """Whether all elements of a tensor are the same."""
+    firsts = [
+        (values[:1], (values == values[:1]).all()) for _, values in checkpoint.store.blocks(key)
+    ]
+    return all(same and (first == firsts[0][0]).all() for first, same in firsts)
 
 
 def _side(checkpoint: Checkpoint) -> TensorSet:

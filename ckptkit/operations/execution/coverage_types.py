@@ -20,6 +20,8 @@ STATUSES = (
     "dtype",
     "values",  # restored, and not with the bytes of its tensor
     "not reached",  # the restore stopped at something else
+    "merged",  # a factor of LoRA, which Keras adds to its kernel when it saves
+    "left out",  # Keras keeps it in no file; what loads it set it
     "unused",  # a tensor of the file that no variable takes
 )
 _SHOWN = 6  # layers of one group that are named in a line
@@ -125,8 +127,13 @@ class RestoreCoverage(Result):
         same = " with the file's bytes" if self.compared else ""
         parts = [f"{self.counts.get('restored', 0)} of {count_text(self.total, 'variable')}{same}"]
         parts += [f"{bad[s]} {_WORDS.get(s, s)}" for s in STATUSES if bad[s]]
+        merged, left_out = notes.pop("merged", 0), notes.pop("left out", 0)
         if sum(notes.values()):
             parts.append(f"{sum(notes.values())} of training left as built")
+        if merged:
+            parts.append(f"{count_text(merged, 'factor')} of LoRA merged into kernels")
+        if left_out:
+            parts.append(f"{left_out} in no file of Keras")
         if unused:
             parts.append(f"{count_text(unused, 'tensor')} of the file unused")
         others = sum(v.of_another for v in self.variables)
@@ -174,6 +181,9 @@ _SAID = {
     "dtype": "of another dtype in the file",
     "values": "with other bytes than the file's",
     "not reached": "not reached by the restore",
+    "merged": "of LoRA, which Keras merged into kernels when it wrote the file and sets to 0 when "
+    "it loads: the outputs are the same, and training of these would start afresh",
+    "left out": "that Keras keeps in no file, and set when it loaded this one",
     "unused": "of the file that no variable takes",
     "restored": "restored",
 }

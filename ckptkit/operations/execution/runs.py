@@ -126,6 +126,8 @@ class Runs:
             asserts=done.verdicts,
             places=done.root_children,
             by=done.by,
+            pairs=done.pairs,
+            left_out=done.left_out,
         )
         if self.coverage is None:
             self.coverage = found

@@ -126,8 +126,6 @@ def resolve(
     if like is not None:
         return _in_structure(name, file, os.fspath(like), scratch, rules, timeout_s, tags)
     assert model is not None
-    if row.is_directory and row.holds_model:
-        raise UsageError("a SavedModel is run as it is", where=name, hint=say("leave out ‹model›"))
     made = ModelSpec("code", file.path, model, name, place=place)
     return ResolvedSubject(made, file, place=model)
 

@@ -18,6 +18,7 @@ from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.errors import refused, safe_mode_refusal
 from ckptkit.runners.keras.layers import arguments
+from ckptkit.text import count_text, list_text
 
 SEED = 20  # of what a build draws at random, as TensorFlow's runner does
 
@@ -91,10 +92,68 @@ def load_file(keras: Any, path: str) -> CallableModel:
     return _built(keras, model, {})
 
 
-def build_code(keras: Any, spec: str) -> CallableModel:
-    """Return what the callable of `spec` builds; raises UsageError where it is no built model."""
+@dataclass(frozen=True)
+class BuiltModels:
+    """What a callable returned: one model, or several by name.
+
+    whole: the model, or {name: model}.  objects: the same dict, {} of one model.
+    """
+
+    keras: Any
+    whole: Any
+    calls: Mapping[int, tuple[Any, Any, Any]]
+    objects: Mapping[str, Any]
+    spec: str
+
+    @property
+    def models(self) -> list[Any]:
+        return list(self.objects.values()) or [self.whole]
+
+    @property
+    def optimizer(self) -> Any:
+        return None if self.objects else getattr(self.whole, "optimizer", None)
+
+    @property
+    def has_optimizer(self) -> bool:
+        return any(getattr(model, "optimizer", None) is not None for model in self.models)
+
+    def to_run(self) -> Any:
+        """Return the model; raises UsageError where several could be meant."""
+        if len(self.models) == 1:
+            return self.models[0]
+        which = f"{count_text(len(self.objects), 'model')}: {list_text(list(self.objects), 5)}"
+        raise UsageError(
+            f"the code returns {which}; which one is run is open",
+            where=self.spec,
+            hint="name it behind the checkpoint, as in run/ckpt#generator",
+        )
+
+    def callable_model(self) -> CallableModel:
+        """Return the model as it is called; raises UsageError where several could be meant."""
+        return _built(self.keras, self.to_run(), self.calls)
+
+
+def build_code(keras: Any, spec: str, place: str = "") -> BuiltModels:
+    """Return what the callable of `spec` builds: a model, or a dict of several.
+
+    place: where in the file the user wants it restored from; of a dict, the model so called.
+    Raises UsageError where it is no built model.
+    """
     with arguments(keras) as calls:
-        model = call_code(spec, lambda: seed(keras))
+        value = call_code(spec, lambda: seed(keras))
+    several = dict(value) if isinstance(value, Mapping) and value else {}
+    if place and several:
+        if place not in several:
+            names = list_text(list(several), 5)
+            raise UsageError(f"the code returns no {place!r}, but {names}", where=spec)
+        value, several = several[place], {}
+    for model in several.values() if several else [value]:
+        _check_built(keras, model, spec)
+    return BuiltModels(keras, several or value, calls, several, spec)
+
+
+def _check_built(keras: Any, model: Any, spec: str) -> None:
+    """Build the optimizer of a model; raises UsageError where it is no built model of Keras."""
     if not isinstance(model, keras.Model):
         raise UsageError(
             f"a {type(model).__name__} is no Keras model, which this runtime needs", where=spec
@@ -110,7 +169,6 @@ def build_code(keras: Any, spec: str) -> CallableModel:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
-    return _built(keras, model, calls)
 
 
 def _is_built(layer: Any, plain: Any) -> bool:

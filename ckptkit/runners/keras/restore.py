@@ -1,126 +1,255 @@
-"""Filling a Keras model from any checkpoint, without TensorFlow.  Child process alone.
+"""Filling models of Keras from any file of weights, without TensorFlow.  Child process alone.
 
-The model is marked and its weights are written as `.weights.h5`; the tensors of the checkpoint,
-read by this package's own reader, are put into that file's places as `ckptkit.align.matching` pairs
-them; Keras loads the result.  What then still holds its mark got no value.
+Every variable is marked first.  Files of Keras are loaded by `load_weights`; a checkpoint goes in
+along the edges of its object graph, as tf.train.Checkpoint follows them, and what has names alone
+by name.  What the models then hold is written again: by Keras where it alone knows how, else as a
+checkpoint that has every variable by its object path.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.align.matching import TensorSet, align
-from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.dtypes import kind
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import UsageError
+from ckptkit.runners.child.by_name import fill_by_name
+from ckptkit.runners.child.left_out import left_out
+from ckptkit.runners.child.object_bundle import write_objects
+from ckptkit.runners.child.object_tree import by_unique_names
+from ckptkit.runners.child.placement import (
+    FileGraph,
+    file_graph,
+    lists_in,
+    meets,
+    objects_in,
+    overlap,
+)
 from ckptkit.runners.child.session import Result
-from ckptkit.runners.keras.model import CallableModel
+from ckptkit.runners.errors import error_text
+from ckptkit.runners.keras.model import BuiltModels, layers_of
+from ckptkit.runners.keras.objects import KERAS_OBJECTS
 from ckptkit.runners.marks import is_marked, mark
-from ckptkit.stores.keras.h5_store import H5Store
-from ckptkit.stores.keras.writer import write_weights_h5
+from ckptkit.stores.locate import locate
+from ckptkit.stores.registry import KERAS, LEGACY_KERAS, OBJECT_GRAPH, SAVED_MODEL, format_of
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-ENDING = ".weights.h5"
 
+def restore_into(
+    keras: Any,
+    built: BuiltModels,
+    path: Path,
+    out: str | None,
+    place: str = "",
+    *,
+    value_of: Callable[[Any], Array],
+) -> Result:
+    """Fill the models from `path`; return RestoreResult's fields, with what they hold in `out`.
 
-def restore_into(keras: Any, built: CallableModel, path: Path, out: str | None) -> Result:
-    """Fill the model from `path`; return RestoreResult's fields, with what it then holds in `out`.
-
-    A variable that the file has no tensor of its shape and dtype for keeps its mark.
+    place: of the model in the file, where the user told it.  value_of: gives the values of a
+    variable.  A variable that the file has no tensor of its shape and dtype for keeps its mark.
+    Raises UsageError where several places could be meant.
     """
-    model = built.model
-    variables = _by_path(model.weights)
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        variables |= _by_path(optimizer.variables)
-    marked = _mark_all(keras, variables)
+    weights = weights_of(built)
+    training = _training_variables(built, weights)
+    marked = _mark_all(keras, {**training, **weights})
+    way = _way(built, path, weights, place, value_of)
     error: Exception | None = None
     try:
-        with tempfile.TemporaryDirectory(prefix="ckptkit-fill-") as scratch:
-            _fill(model, open_checkpoint(path), Path(scratch))
-    except CkptkitError as raised:  # what is wrong with the file is the answer
+        way.restore()
+    except UsageError:
+        raise
+    except Exception as raised:  # what is wrong with the file is the answer, not an accident
         error = raised
-    written = None
-    if out is not None:
-        written = out if out.endswith(ENDING) else out + ENDING
-        model.save_weights(written)
+    written = None if out is None else way.write(out)
+    unrestored = [name for name, item in marked.items() if is_marked(value_of(item))]
     return {
         "path": written,
-        "error": str(error) if error else "",
+        "error": error_text(error) if error else "",
         "error_kind": type(error).__name__ if error else "",
-        "unrestored": [name for name, item in marked.items() if is_marked(_value(keras, item))],
-        "unmarked": sorted(set(variables) - set(marked)),
-        "optimizer": optimizer is not None,
-        "root_children": [],
+        "unrestored": unrestored,
+        "unmarked": sorted({*training, *weights} - set(marked)),
+        "optimizer": built.has_optimizer,
+        "root_children": way.places,
         "verdicts": {},
-        "by": "ckptkit",
+        "by": way.by,
+        "pairs": way.pairs,
+        "left_out": way.left_out(written, unrestored),
     }
 
 
-def lost_weights(built: CallableModel, found: Result) -> list[str]:
-    """Return the variables of the model itself that got no value, its optimizer left aside."""
-    weights = _by_path(built.model.weights)
-    return [path for path in found["unrestored"] if path in weights]
+def lost_weights(built: BuiltModels, found: Mapping[str, Any]) -> list[str]:
+    """Return the variables of the models themselves that got no value, optimizers left aside."""
+    weights = weights_of(built)
+    return [name for name in found["unrestored"] if name in weights]
 
 
-def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
-    """Return {path: variable}, paths made unique."""
-    found: dict[str, Any] = {}
-    for variable in variables:
-        name, number = str(variable.path), 1
-        while name in found:
-            number += 1
-            name = f"{variable.path}#{number}"
-        found[name] = variable
-    return found
+def weights_of(built: BuiltModels) -> dict[str, Any]:
+    """Return {name: variable} of every weight."""
+    paths = {
+        id(variable): path
+        for path, variable in KERAS_OBJECTS.variables_below(built.whole, optimizers=False).items()
+    }
+    found = {id(v): v for model in built.models for v in model.weights}
+    return by_unique_names((paths.get(id(v), ""), v) for v in found.values())
 
 
-def _mark_all(keras: Any, variables: dict[str, Any]) -> dict[str, Any]:
+def _training_variables(built: BuiltModels, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {name: variable} of all that is no weight: of optimizers, metrics and the like."""
+    known = {id(variable) for variable in weights.values()}
+    found = KERAS_OBJECTS.variables_below(built.whole).items()
+    return by_unique_names(
+        (path, variable) for path, variable in found if id(variable) not in known
+    )
+
+
+def _mark_all(keras: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Fill the variables with their marks; return those whose dtype has one."""
     marked = {}
-    for path, variable in variables.items():
+    for name, variable in variables.items():
         dtype = keras.backend.standardize_dtype(variable.dtype)
         value = mark(dtype, tuple(variable.shape))
         if value is not None:
             variable.assign(value)
-            marked[path] = variable
+            marked[name] = variable
     return marked
 
 
-def _value(keras: Any, variable: Any) -> Array:
-    import numpy as np
-
-    return np.asarray(keras.ops.convert_to_numpy(variable.value))
+# -- the ways in which files are restored ----------------------------------------------------------
 
 
-def _fill(model: Any, file: Checkpoint, scratch: Path) -> None:
-    # the structure as Keras itself writes it, values replaced where a tensor fits
-    structure, filled = scratch / f"structure{ENDING}", scratch / f"filled{ENDING}"
-    model.save_weights(structure)
-    holder = open_checkpoint(structure)
-    store = holder.store
-    assert isinstance(store, H5Store)
-    sources = {}
-    for match in align(_side(file), _side(holder), content=False).pairs:
-        old, new = file.specs[match.old], holder.specs[match.new]
-        if (old.shape, old.dtype) == (new.shape, new.dtype):
-            sources[match.new] = match.old
+@dataclass
+class _Way:
+    """objects: {path in the file: object}, "" for the root itself.  pairs: see RestoreResult."""
 
-    def values(key: str) -> Iterator[tuple[int, Array]]:
-        if key in sources:
-            return file.store.blocks(sources[key])
-        return store.blocks(key)
+    objects: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    value_of: Callable[[Any], Array]
+    by: str = "ckptkit"
+    places: list[str] = field(default_factory=list)
+    pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    write_weights_h5(filled, store, values)
-    model.load_weights(filled)
+    def restore(self) -> None:
+        """Fill the objects; raises what reading the file raises."""
+
+    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
+        """Return {name: status} of the weights that are not in what was written."""
+        del written, unrestored
+        return {}
+
+    def write(self, out: str) -> str:
+        """Write what all variables hold; return the path."""
+        write_objects(out, KERAS_OBJECTS, self.objects, self.weights, self.value_of)
+        return out
 
 
-def _side(checkpoint: Checkpoint) -> TensorSet:
-    keys = [key for key, spec in checkpoint.specs.items() if kind(spec.dtype) != "opaque"]
-    return TensorSet({k: checkpoint.specs[k] for k in keys}, {k: checkpoint.names[k] for k in keys})
+@dataclass
+class _FromObjects(_Way):
+    """Along the edges of an object graph."""
+
+    graph: FileGraph | None = None
+
+    def restore(self) -> None:
+        assert self.graph is not None
+        for path, item in self.objects.items():
+            node = self.graph.node_at(path)
+            if node is not None:
+                self._fill(item, self.graph, node)
+
+    def _fill(self, item: Any, graph: FileGraph, node: int) -> None:
+        # an optimizer below the model is restored with it, as tf.train.Checkpoint does
+        met = overlap(KERAS_OBJECTS, item, graph, node, optimizers=True).nodes
+        names = {id(variable): name for name, variable in self.weights.items()}
+        for variable in KERAS_OBJECTS.variables_below(item).values():
+            key = graph.key(met[id(variable)]) if id(variable) in met else None
+            if key is None:
+                continue
+            if id(variable) in names:
+                self.pairs[names[id(variable)]] = (key, "path")
+            spec = graph.file.specs[key]
+            dtypes = spec.dtype, str(variable.dtype)
+            # JAX has no 64 bits unless it is told to: a counter of steps is narrower there
+            fits = dtypes[0] == dtypes[1] or {"int", "uint"} >= {*map(kind, dtypes)}
+            if spec.shape == tuple(variable.shape) and fits:
+                variable.assign(graph.file[graph.file.names[key].name])
+
+
+@dataclass
+class _FromKerasFile(_Way):
+    """By Keras's load_weights, which pairs by its own rules; `saves`: Keras writes it again."""
+
+    model: Any = None
+    path: Path = Path()
+    saves: bool = True
+
+    def restore(self) -> None:
+        self.model.load_weights(str(self.path))
+
+    def write(self, out: str) -> str:
+        if not self.saves:
+            return super().write(out)
+        written = f"{out}.weights.h5"
+        self.model.save_weights(written)
+        return written
+
+    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
+        if written is None or not self.saves:
+            return {}
+        layers = layers_of(self.model)
+        return left_out(Path(written), self.weights, layers, unrestored, self.value_of)
+
+
+@dataclass
+class _ByName(_Way):
+    """As names pair the file with the models: no framework loads such files."""
+
+    path: Path = Path()
+
+    def restore(self) -> None:
+        paths: dict[str, Any] = {}
+        for place, item in self.objects.items():
+            below = KERAS_OBJECTS.variables_below(item, optimizers=False)
+            paths |= {f"{place}/{path}" if place else path: v for path, v in below.items()}
+
+        def write(prefix: str, shown: Mapping[str, Any]) -> None:
+            write_objects(prefix, KERAS_OBJECTS, self.objects, shown, self.value_of)
+
+        self.pairs = fill_by_name(write, paths, self.weights, self.path)
+
+
+def _way(
+    built: BuiltModels,
+    path: Path,
+    weights: Mapping[str, Any],
+    place: str,
+    value_of: Callable[[Any], Array],
+) -> _Way:
+    """Return how a file of this kind is restored; raises UsageError where that is open."""
+    structure = format_of(locate(path).format).structure
+    whole = built.objects or {"": built.whole}
+    if structure in (KERAS, LEGACY_KERAS):
+        model = built.to_run()
+        saves = structure == KERAS
+        return _FromKerasFile(
+            {"model": model}, weights, value_of, "Keras", model=model, path=path, saves=saves
+        )
+    if structure not in (OBJECT_GRAPH, SAVED_MODEL):
+        return _ByName(whole, weights, value_of, path=path)
+    prefix = path / "variables" / "variables" if (path / "variables").is_dir() else path
+    graph = file_graph(prefix)
+    if graph is None:
+        return _ByName(whole, weights, value_of, path=path)
+    objects = dict(built.objects)
+    if not objects:
+        model = built.whole
+        what = f"{type(model).__name__} {model.name!r}"
+        objects = objects_in(graph, KERAS_OBJECTS, model, built.optimizer, place, what, str(path))
+        if not place and not meets(KERAS_OBJECTS, graph, objects):
+            objects = dict(lists_in(graph, model))
+    if not objects:
+        return _ByName(whole, weights, value_of, path=path)
+    return _FromObjects(objects, weights, value_of, places=list(objects), graph=graph)

@@ -22,6 +22,7 @@ from ckptkit.runners.child.session import (
 from ckptkit.runners.keras import revive as _revive
 from ckptkit.runners.keras.isolate import KerasParts
 from ckptkit.runners.keras.model import (
+    BuiltModels,
     CallableModel,
     build_code,
     keras,
@@ -211,10 +212,10 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         with backend.scope(module, spec):
             if model_spec["kind"] == "keras":
                 return KerasSession(spec, backend, module, load_file(module, model_spec["path"]))
-            built = build_code(module, model_spec["code"])
-            session = KerasSession(spec, backend, module, built)
+            built = build_code(module, model_spec["code"], model_spec["place"])
+            session = KerasSession(spec, backend, module, built.callable_model())
             if request["action"] != "describe" and model_spec["path"]:
-                _restored(session, Path(model_spec["path"]), request.get("out"))
+                _restored(session, built, model_spec, request.get("out"))
             return session
 
     def restore(request: Request) -> Result:
@@ -222,8 +223,8 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         module = _ready(request, spec)
         model_spec = request["model_spec"]
         with backend.scope(module, spec):
-            built = build_code(module, model_spec["code"])
-            restored = restore_into(module, built, Path(model_spec["path"]), request["out"])
+            built = build_code(module, model_spec["code"], model_spec["place"])
+            restored = _fill(backend, module, built, model_spec, request["out"])
         return {"restored": {**restored, "environment": described(backend, spec)}}
 
     def probe(request: Request) -> Result:
@@ -251,12 +252,24 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
     }
 
 
-def _restored(session: KerasSession, path: Path, out: str | None) -> None:
+def _fill(
+    backend: Backend, module: Any, built: BuiltModels, model_spec: Request, out: str | None
+) -> Result:
+    """Restore the file of a request into what its code built."""
+    path, place = Path(model_spec["path"]), model_spec["place"]
+    return restore_into(
+        module, built, path, out, place, value_of=lambda item: backend.array(item.value)
+    )
+
+
+def _restored(
+    session: KerasSession, built: BuiltModels, model_spec: Request, out: str | None
+) -> None:
     """Fill the session's model; say in it what came of that."""
-    restored = restore_into(session.keras, session.built, path, out)
+    restored = _fill(session.backend, session.keras, built, model_spec, out)
     session.restored = {**restored, "environment": described(session.backend, session.spec)}
     # a model with first values in it would give outputs that mean nothing
-    lost = lost_weights(session.built, restored)
+    lost = lost_weights(built, restored)
     if lost:
         session.skipped = f"{len(lost):,} variables got no value: {', '.join(lost[:3])}"
     elif restored["error"]:

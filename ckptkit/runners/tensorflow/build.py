@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UsageError
+from ckptkit.runners.child.keras_file import refuse_lambdas, written_by
+from ckptkit.runners.child.object_tree import is_variable
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.errors import RunnerError, safe_mode_refusal
-from ckptkit.runners.tensorflow.keras_file import refuse_lambdas, written_by
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.trackables import below, children_of, is_variable
+from ckptkit.runners.tensorflow.trackables import below, children_of
 
 _UNKNOWN_CLASS = re.compile(r"(?:Could not locate class|Unknown layer:) '([^']+)'")
 WHICH_KERAS = "CKPTKIT_KERAS"  # the module that is Keras here; a runner sets it
@@ -37,7 +38,7 @@ def load_keras(path: str, *, compiled: bool = False) -> Any:
     A file of Keras 2 is loaded by Keras 2 where that is installed.
     """
     version = written_by(path)
-    if version.startswith("2.") and not _is_keras_2(keras()):
+    if version.startswith("2.") and not is_keras_2(keras()):
         if find_spec(TF_KERAS) is None:
             return _tried(path, version, compiled)
         os.environ[WHICH_KERAS] = TF_KERAS
@@ -59,7 +60,7 @@ def _tried(path: str, version: str, compiled: bool) -> Any:
 
 def _loaded(path: str, compiled: bool) -> Any:
     loader = keras()
-    if _is_keras_2(loader):
+    if is_keras_2(loader):
         refuse_lambdas(path)
     loader.utils.set_random_seed(SEED)
     try:
@@ -104,7 +105,8 @@ def seed_keras() -> None:
         return
 
 
-def _is_keras_2(module: Any) -> bool:
+def is_keras_2(module: Any) -> bool:
+    """Whether a module is Keras 2, under whatever name."""
     return str(module.__version__).startswith("2.")
 
 

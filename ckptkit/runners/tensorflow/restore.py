@@ -1,7 +1,7 @@
 """Restoring weights into what code built, the way its users do.  Child process alone.
 
 Every variable is marked first.  A TensorFlow checkpoint is restored where the model and its
-optimizer lie in it (`ckptkit.runners.tensorflow.placement`); a callable that returns a
+optimizer lie in it (`ckptkit.runners.child.placement`); a callable that returns a
 tf.train.Checkpoint settles that itself.  Files of Keras are loaded by `load_weights`, and what the
 model then holds is written by Keras again; files of names alone are put in by name.
 """
@@ -14,21 +14,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.errors import UsageError
+from ckptkit.runners.child.by_name import fill_by_name
+from ckptkit.runners.child.left_out import left_out
+from ckptkit.runners.child.object_tree import by_unique_names
+from ckptkit.runners.child.placement import (
+    COUNTER,
+    FileGraph,
+    file_graph,
+    lists_in,
+    meets,
+    objects_in,
+)
 from ckptkit.runners.child.session import Request, Result, import_extras, spec_of
 from ckptkit.runners.child.user_code import call_code
+from ckptkit.runners.errors import error_text
 from ckptkit.runners.keras.layers import arguments
 from ckptkit.runners.tensorflow import setup
-from ckptkit.runners.tensorflow.build import checked, is_keras, keras, name_of, seed_keras
-from ckptkit.runners.tensorflow.by_name import fill_by_name
+from ckptkit.runners.tensorflow.build import (
+    checked,
+    is_keras,
+    is_keras_2,
+    keras,
+    layers_of,
+    name_of,
+    seed_keras,
+)
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.placement import COUNTER, FileGraph, file_graph, overlap, place_of
-from ckptkit.runners.tensorflow.trackables import is_optimizer, variables_below
+from ckptkit.runners.tensorflow.trackables import TRACKABLES, is_optimizer, variables_below
 from ckptkit.runners.tensorflow.variables import (
-    by_unique_names,
     checkpoint_of,
     mark_all,
     still_marked,
+    value_of,
     weights_of,
     write_weights,
 )
@@ -37,7 +55,6 @@ from ckptkit.stores.registry import KERAS, LEGACY_KERAS, OBJECT_GRAPH, SAVED_MOD
 from ckptkit.text import count_text, list_text
 
 _ASSERTIONS = ("assert_existing_objects_matched", "assert_consumed", "assert_nontrivial_match")
-_MAX_TEXT = 4000  # characters of an error that are kept
 
 
 @dataclass
@@ -171,16 +188,19 @@ def restore_into(built: BuiltObjects, path: Path, out: str | None, place: str = 
     except Exception as raised:  # what is wrong with the file is the answer, not an accident
         error = raised
     written = None if out is None else way.write(out)
+    unrestored = still_marked(marked)
     return {
         "path": written,
-        "error": _text(error) if error else "",
+        "error": error_text(error) if error else "",
         "error_kind": type(error).__name__ if error else "",
-        "unrestored": still_marked(marked),
+        "unrestored": unrestored,
         "unmarked": sorted({*training, *weights} - set(marked)),
         "optimizer": built.has_optimizer,
         "root_children": way.places,
         "verdicts": verdicts,
         "by": way.by,
+        "pairs": way.pairs,
+        "left_out": way.left_out(written, unrestored),
     }
 
 
@@ -216,6 +236,7 @@ class _FromCheckpoint:
     weights: Mapping[str, Any]
     graph: FileGraph | None
     by: str = "TensorFlow"
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def places(self) -> list[str]:
@@ -231,6 +252,10 @@ class _FromCheckpoint:
         checkpoint_of(self.objects, self.weights).write(out)
         return out
 
+    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
+        del written, unrestored
+        return {}
+
 
 @dataclass
 class _FromKerasFile:
@@ -239,18 +264,27 @@ class _FromKerasFile:
     model: Any
     path: Path
     weights: Mapping[str, Any]
+    is_legacy: bool = False
     places: list[str] = field(default_factory=list)
     by: str = "Keras"
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def restore(self) -> dict[str, str]:
         self.model.load_weights(str(self.path))
         return {}
 
     def write(self, out: str) -> str:
-        if int(keras().__version__.split(".")[0]) < 3:
+        if self.is_legacy and not is_keras_2(keras()):
+            # Keras 3 writes no such files of weights alone
             checkpoint_of({"model": self.model}, self.weights).write(out)
             return out
-        return write_weights(self.model, out)
+        return write_weights(self.model, out, ".h5" if self.is_legacy else ".weights.h5")
+
+    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
+        if written is None or self.is_legacy:
+            return {}
+        layers = layers_of(self.model)
+        return left_out(Path(written), self.weights, layers, unrestored, value_of)
 
 
 @dataclass
@@ -262,14 +296,23 @@ class _ByName:
     weights: Mapping[str, Any]
     places: list[str] = field(default_factory=list)
     by: str = "ckptkit"
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def restore(self) -> dict[str, str]:
-        fill_by_name(self.whole, self.weights, self.path)
+        def write(prefix: str, shown: Mapping[str, Any]) -> None:
+            checkpoint_of({"": self.whole}, shown or None).write(prefix)
+
+        paths = variables_below(self.whole, optimizers=False)
+        self.pairs = fill_by_name(write, paths, self.weights, self.path)
         return {}
 
     def write(self, out: str) -> str:
         checkpoint_of({"model": self.whole}, self.weights).write(out)
         return out
+
+    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
+        del written, unrestored
+        return {}
 
 
 def _way(
@@ -280,7 +323,12 @@ def _way(
     if structure in (OBJECT_GRAPH, SAVED_MODEL):
         prefix = _prefix(path)
         graph = file_graph(prefix)
-        return _FromCheckpoint(prefix, _objects(built, graph, path, place), weights, graph)
+        objects = _objects(built, graph, path, place)
+        if structure == SAVED_MODEL and graph is not None and not meets(TRACKABLES, graph, objects):
+            objects = {} if built.is_checkpoint else lists_in(graph, built.whole)
+        if objects:
+            return _FromCheckpoint(prefix, objects, weights, graph)
+        return _ByName(built.whole, path, weights)
     if structure not in (KERAS, LEGACY_KERAS):
         return _ByName(built.whole, path, weights)
     model = built.to_run()
@@ -290,7 +338,7 @@ def _way(
             where=str(path),
             hint="let the code return the model of Keras that the file was saved from",
         )
-    return _FromKerasFile(model, path, weights)
+    return _FromKerasFile(model, path, weights, structure == LEGACY_KERAS)
 
 
 def _prefix(path: Path) -> str:
@@ -311,17 +359,10 @@ def _verdicts(status: Any) -> dict[str, str]:
             check()
             found[name] = ""
         except Exception as error:
-            found[name] = _text(error)
+            found[name] = error_text(error)
     with suppress(AttributeError):
         status.expect_partial()  # no second report when it is deleted
     return found
-
-
-def _text(error: Exception) -> str:
-    if isinstance(error, CkptkitError):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:_MAX_TEXT] or type(error).__name__
 
 
 # -- where the model lies in the file --------------------------------------------------------------
@@ -337,29 +378,8 @@ def _objects(
     if built.is_checkpoint:
         return built.objects
     model, optimizer = built.whole, built.optimizer
-    if graph is None:
-        objects = {place or "model": model}
-        return objects if optimizer is None else {**objects, "optimizer": optimizer}
-    if place:
-        node = graph.node_at(place)
-        if node is None:
-            names = list_text([name for name in graph.children(0) if name != COUNTER], 5)
-            hint = f"below its root there is {names}"
-            raise UsageError(f"the file has no object {place!r}", where=str(path), hint=hint)
-        there = overlap(model, graph, node)
-        root = place
-    else:
-        found = place_of(model, graph, name_of(model), str(path))
-        there = found or overlap(model, graph, 0)
-        root = found.path if found is not None else "model"
-    objects = {root: model}
-    if optimizer is None or not root:
-        return objects
-    if id(optimizer) in there.visited:  # it hangs below the model already, and often beside it
-        node = there.visited[id(optimizer)]
-        beside = [edge for edge, number in graph.children(0).items() if number == node]
-        return objects | dict.fromkeys(beside[:1], optimizer)
-    called = f"{type(optimizer).__name__}, the optimizer of the model,"
-    at = place_of(optimizer, graph, called, str(path), there.nodes)
-    name = at.path if at is not None and at.path else "optimizer"
-    return {**objects, ("optimizer" if f"{name}/".startswith(f"{root}/") else name): optimizer}
+    if graph is not None:
+        what = name_of(model)
+        return objects_in(graph, TRACKABLES, model, optimizer, place, what, str(path))
+    objects = {place or "model": model}
+    return objects if optimizer is None else {**objects, "optimizer": optimizer}

@@ -5,18 +5,20 @@ Before values are restored every variable is filled with its mark (`ckptkit.runn
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError
+from ckptkit.runners.child.by_name import HOLDER
+from ckptkit.runners.child.object_tree import by_unique_names, is_variable
 from ckptkit.runners.marks import is_marked, mark
 from ckptkit.runners.tensorflow.build import is_keras
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.trackables import below, is_variable, variables_below
+from ckptkit.runners.tensorflow.trackables import below, variables_below
 from ckptkit.text import list_text
 
-HOLDER = "weights"  # edge of the root under which every weight is found by its path
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
 
 
 def weights_of(model: Any) -> dict[str, Any]:
@@ -27,21 +29,6 @@ def weights_of(model: Any) -> dict[str, Any]:
     """
     paths = {id(v): path for path, v in variables_below(model, optimizers=False).items()}
     return by_unique_names((paths.get(id(v), ""), v) for v in _weights(model))
-
-
-def by_unique_names(variables: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return {name: variable}; variables: (object path, variable), "" where no path leads there."""
-    named = [(_own_name(variable), path, variable) for path, variable in variables]
-    often = Counter(name for name, _, _ in named)
-    found: dict[str, Any] = {}
-    for name, path, variable in named:
-        chosen, number = (name if name and often[name] == 1 else path or name), 1
-        unique = chosen
-        while unique in found:  # in plain lists
-            number += 1
-            unique = f"{chosen}#{number}"
-        found[unique] = variable
-    return found
 
 
 def _weights(model: Any) -> list[Any]:
@@ -57,10 +44,6 @@ def _weights(model: Any) -> list[Any]:
         elif is_variable(item) and id(item) not in inside:
             found[id(item)] = item
     return list(found.values())
-
-
-def _own_name(variable: Any) -> str:
-    return str(getattr(variable, "path", None) or variable.name.partition(":")[0])
 
 
 def checkpoint_of(objects: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> Any:
@@ -107,9 +90,9 @@ def usual_objects(model: Any) -> dict[str, Any]:
     return objects
 
 
-def write_weights(model: Any, out: str) -> str:
-    """Have Keras write the weights of its model; return the path, `out` with its ending."""
-    path = f"{out}.weights.h5"
+def write_weights(model: Any, out: str, ending: str = ".weights.h5") -> str:
+    """Have Keras write the weights of its model; return the path, `out` with the ending."""
+    path = f"{out}{ending}"
     model.save_weights(path)
     return path
 
@@ -149,6 +132,11 @@ def mark_all(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def still_marked(variables: Mapping[str, Any]) -> list[str]:
     """Return the paths of the variables that hold nothing but their mark."""
+    return [path for path, variable in variables.items() if is_marked(value_of(variable))]
+
+
+def value_of(variable: Any) -> Array:
+    """Return the values of a variable."""
     import numpy as np
 
-    return [path for path, variable in variables.items() if is_marked(np.asarray(variable))]
+    return np.asarray(variable)

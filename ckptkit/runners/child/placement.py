@@ -10,19 +10,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import UsageError
-from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.trackables import (
-    children_of,
-    is_optimizer,
-    is_variable,
-    variables_below,
-)
+from ckptkit.runners.child.object_tree import ObjectTree, is_variable
+from ckptkit.stores.base import ObjectGraph
 from ckptkit.text import count_text, list_text
 
-_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
 COUNTER = "save_counter"
 _MOST = 5  # candidates that a message names
@@ -32,25 +29,28 @@ _MOST = 5  # candidates that a message names
 class FileGraph:
     """The object graph of a checkpoint.
 
-    graph: a TrackableObjectGraph.  shapes: {key: sizes} of all tensors.  paths: {node: path}, the
-    one with the fewest private edges, then the shortest; "" is the root.
+    paths: {node: path}, the one with the fewest private edges, then the shortest; "" is the root.
     """
 
-    graph: Any
-    shapes: Mapping[str, Sequence[int]]
+    file: Checkpoint
+    graph: ObjectGraph
     paths: Mapping[int, str]
 
     def children(self, node: int) -> dict[str, int]:
         """Return {edge: node} of what a node leads to."""
-        return {child.local_name: child.node_id for child in self.graph.nodes[node].children}
+        return dict(self.graph.nodes[node].children)
+
+    def key(self, node: int) -> str | None:
+        """Return the key of the variable that a node is, None where it is none."""
+        for attribute, _full_name, key in self.graph.nodes[node].attributes:
+            if attribute == _VALUE and key in self.file.specs:
+                return key
+        return None
 
     def shape(self, node: int) -> tuple[int, ...] | None:
         """Return the shape of the variable that a node is, None where it is none."""
-        for attribute in self.graph.nodes[node].attributes:
-            if attribute.name == _VALUE:
-                sizes = self.shapes.get(attribute.checkpoint_key)
-                return None if sizes is None else tuple(sizes)
-        return None
+        key = self.key(node)
+        return None if key is None else self.file.specs[key].shape
 
     def node_at(self, path: str) -> int | None:
         """Return the node that a path leads to, None where it leads nowhere."""
@@ -68,19 +68,14 @@ class FileGraph:
         return COUNTER in self.children(0)
 
 
-def file_graph(prefix: str) -> FileGraph | None:
+def file_graph(prefix: Path | str) -> FileGraph | None:
     """Return the object graph of a checkpoint; None of one that has names alone."""
-    from tensorflow.core.protobuf import trackable_object_graph_pb2
-
-    reader = tensorflow().train.load_checkpoint(prefix)
-    if not reader.has_tensor(_GRAPH_KEY):
-        return None
-    message = trackable_object_graph_pb2.TrackableObjectGraph
-    graph = message.FromString(reader.get_tensor(_GRAPH_KEY))
-    return FileGraph(graph, reader.get_variable_to_shape_map(), _paths(graph))
+    file = open_checkpoint(prefix)
+    graph = file.structure
+    return FileGraph(file, graph, _paths(graph)) if isinstance(graph, ObjectGraph) else None
 
 
-def _paths(graph: Any) -> dict[int, str]:
+def _paths(graph: ObjectGraph) -> dict[int, str]:
     found: dict[int, str] = {}
     waiting = [(0, 0, "", 0)]
     while waiting:
@@ -88,12 +83,10 @@ def _paths(graph: Any) -> dict[int, str]:
         if node in found:
             continue
         found[node] = path
-        for child in graph.nodes[node].children:
-            if child.node_id not in found:
-                edge = child.local_name
+        for edge, child in graph.nodes[node].children:
+            if child not in found:
                 there = f"{path}/{edge}" if path else edge
-                step = (private + edge.startswith("_"), depth + 1)
-                heapq.heappush(waiting, (*step, there, child.node_id))
+                heapq.heappush(waiting, (private + edge.startswith("_"), depth + 1, there, child))
     return found
 
 
@@ -126,8 +119,75 @@ class Place:
         return mine != theirs and mine[0] <= theirs[0] and mine[1] <= theirs[1]
 
 
+def objects_in(
+    file: FileGraph, tree: ObjectTree, model: Any, optimizer: Any, place: str, what: str, where: str
+) -> dict[str, Any]:
+    """Return {path in the file: object} of a model and its optimizer; "" is the root itself.
+
+    optimizer: None without one.  place: of the model, where the user told it.  what: what to call
+    the model.  where: what to call the file.
+    Raises UsageError where several places could be meant, or the one that is named is none.
+    """
+    if place:
+        node = file.node_at(place)
+        if node is None:
+            names = list_text([name for name in file.children(0) if name != COUNTER], 5)
+            hint = f"below its root there is {names}"
+            raise UsageError(f"the file has no object {place!r}", where=where, hint=hint)
+        there = overlap(tree, model, file, node)
+        root = place
+    else:
+        found = place_of(tree, model, file, what, where)
+        there = found or overlap(tree, model, file, 0)
+        root = found.path if found is not None else "model"
+    objects = {root: model}
+    if optimizer is None or not root:
+        return objects
+    if id(optimizer) in there.visited:  # it hangs below the model already, and often beside it
+        node = there.visited[id(optimizer)]
+        beside = [edge for edge, number in file.children(0).items() if number == node]
+        return objects | dict.fromkeys(beside[:1], optimizer)
+    called = f"{type(optimizer).__name__}, the optimizer of the model,"
+    at = place_of(tree, optimizer, file, called, where, there.nodes)
+    name = at.path if at is not None and at.path else "optimizer"
+    return {**objects, ("optimizer" if f"{name}/".startswith(f"{root}/") else name): optimizer}
+
+
+def lists_in(file: FileGraph, model: Any) -> dict[str, list[Any]]:
+    """Return {edge: live variables} of the lists in which a SavedModel of Keras has all variables.
+
+    They are in the model's own order, which is all that an export tells.  {} where the file has no
+    such lists, or a list and the model's do not fit one another.
+    """
+    inside = file.children(0)
+    found: dict[str, list[Any]] = {}
+    for edge in ("variables", "trainable_variables", "non_trainable_variables"):
+        live = getattr(model, edge, None)
+        if edge not in inside or live is None:
+            continue
+        nodes = file.children(inside[edge])
+        shapes = [
+            file.shape(nodes[str(place)]) for place in range(len(nodes)) if str(place) in nodes
+        ]
+        if shapes != [tuple(variable.shape) for variable in live]:
+            return {}
+        found[edge] = list(live)
+    return found if "variables" in found else {}
+
+
+def meets(tree: ObjectTree, file: FileGraph, objects: Mapping[str, Any]) -> bool:
+    """Whether a variable of the objects, {path in the file: object}, has a place in the file."""
+    nodes = ((item, file.node_at(path)) for path, item in objects.items())
+    return any(node is not None and overlap(tree, item, file, node).nodes for item, node in nodes)
+
+
 def place_of(
-    item: Any, file: FileGraph, what: str, where: str, known: Mapping[int, int] | None = None
+    tree: ObjectTree,
+    item: Any,
+    file: FileGraph,
+    what: str,
+    where: str,
+    known: Mapping[int, int] | None = None,
 ) -> Place | None:
     """Return where a live object lies in the file; None where nothing of it does.
 
@@ -135,9 +195,9 @@ def place_of(
     node}, what is settled already; a place that contradicts it is none.
     Raises UsageError naming the places where several could be meant.
     """
-    own = variables_below(item, optimizers=False).values()
+    own = tree.variables_below(item, optimizers=False).values()
     wanted = frozenset(id(variable) for variable in own)
-    found = [overlap(item, file, node) for node in sorted(file.paths)]
+    found = [overlap(tree, item, file, node) for node in sorted(file.paths)]
     found = [place for place in found if not _contradicts(place, known or {})]
     places = _distinct([place for one in found if (place := one.only(wanted)).nodes])
     whole = [place for place in places if place.fitting == wanted]
@@ -180,10 +240,12 @@ def _ambiguous(places: Sequence[Place], whole: bool, what: str, where: str) -> U
     )
 
 
-def overlap(item: Any, file: FileGraph, node: int) -> Place:
+def overlap(
+    tree: ObjectTree, item: Any, file: FileGraph, node: int, *, optimizers: bool = False
+) -> Place:
     """Go through a live object and a place of the file together; return what they share.
 
-    What an optimizer below the object leads to is left out.
+    optimizers: whether what an optimizer below the object leads to belongs to it.
     """
     waiting = [(item, node)]
     visited: dict[int, int] = {}
@@ -194,7 +256,7 @@ def overlap(item: Any, file: FileGraph, node: int) -> Place:
         if id(live) in visited:
             continue
         visited[id(live)] = number
-        if is_optimizer(live) and live is not item:
+        if not optimizers and tree.is_optimizer(live) and live is not item:
             continue  # it leads to variables that are others', wherever they lie
         if is_variable(live):
             shape = file.shape(number)
@@ -205,6 +267,8 @@ def overlap(item: Any, file: FileGraph, node: int) -> Place:
             continue
         inside = file.children(number)
         waiting += [
-            (child, inside[edge]) for edge, child in children_of(live).items() if edge in inside
+            (child, inside[edge])
+            for edge, child in tree.children_of(live).items()
+            if edge in inside
         ]
     return Place(file.paths[node], nodes, frozenset(fitting), visited)

@@ -1,0 +1,137 @@
+"""Models in every form, restored on every runner: does `check` say what is so?
+
+    python -m benchmarks.restores [--only MODEL] [--runtime RUNTIME]
+
+Truth is what the live model holds after the restore, beside what it held when the file was written.
+A false alarm is a restore of every variable of which `check` says something else; a false pass the
+other way round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ckptkit
+from ckptkit.operations.execution.coverage import coverage
+from ckptkit.runners.marks import is_marked
+from ckptkit.runners.registry import RUNNERS
+
+RUNTIMES = ("tensorflow", "keras-jax", "keras-torch", "tf-keras")
+_ROOT = Path(__file__).parent.parent
+
+
+def child(arguments: list[str], environment: dict[str, str], cases: Any = None) -> Any:
+    """Run `benchmarks._restore_child`; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks._restore_child", *arguments],
+        input=json.dumps(cases),
+        env={
+            **os.environ,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            **environment,
+        },
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(arguments)}: {done.stderr[-2000:]}")
+    if "-v" in sys.argv:
+        click.echo(done.stderr[-3000:], err=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def verdict_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with what `check` says of it, judged."""
+    if "refused" in row:
+        return {**row, "said": row["refused"], "judged": "refused"}
+    done = row["result"]
+    try:
+        found = coverage(
+            ckptkit.open(row["file"]),
+            ckptkit.open(done["path"]),
+            is_marked,
+            error=done["error"],
+            places=done["root_children"],
+            by=done["by"],
+            pairs=done["pairs"],
+            left_out=done["left_out"],
+        )
+    except ckptkit.CkptkitError as error:
+        return {**row, "said": str(error), "judged": "error"}
+    said = "; ".join(f"{f.severity} {f.code}: {f.message}" for f in found.findings)
+    judged = {
+        (True, True): "right",
+        (False, False): "right: lacks",
+        (True, False): "FALSE ALARM",
+        (False, True): "FALSE PASS",
+    }[row["truth_holds"], found.ok]
+    return {**row, "said": f"{found.verdict} | {said}", "judged": judged, "by": done["by"]}
+
+
+def written(folder: Path) -> list[dict[str, Any]]:
+    """Return the cases, made in `folder` where they are not there."""
+    told = folder / "cases.json"
+    if not told.exists():
+        cases = child(["write", "keras", str(folder)], {"KERAS_BACKEND": "tensorflow"})
+        if find_spec("tf_keras") is not None:
+            environment = {"TF_USE_LEGACY_KERAS": "1"}
+            cases += child(["write", "tf_keras", str(folder)], environment)
+        told.write_text(json.dumps(cases))
+    found: list[dict[str, Any]] = json.loads(told.read_text())
+    return found
+
+
+def run(folder: Path, runtimes: tuple[str, ...], only: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the judged rows of all runtimes."""
+    cases = written(folder)
+    cases = [case for case in cases if not only or case["model"] in only]
+    rows = []
+    for runtime in runtimes:
+        library = "tf_keras" if runtime == "tf-keras" else "keras"
+        mine = [{**case, "code_library": library} for case in cases if _fits(case, library)]
+        done = child(["restore", runtime], dict(RUNNERS[runtime].environment), mine)
+        rows += [{**verdict_of(row), "runtime": runtime} for row in done]
+    return rows
+
+
+def _fits(case: dict[str, Any], library: str) -> bool:
+    return case["library"] == library or (
+        library == "keras" and case["form"] in ("weights.h5", "whole.h5", "model.keras")
+    )
+
+
+@click.command()
+@click.option("--only", multiple=True)
+@click.option("--runtime", "runtimes", multiple=True, default=RUNTIMES)
+@click.option("--out", type=click.Path(path_type=Path))
+@click.option("-v", is_flag=True)
+def main(only: tuple[str, ...], runtimes: tuple[str, ...], out: Path | None, v: bool) -> None:
+    """Restore all models in all forms, and print what is said wrongly."""
+    with tempfile.TemporaryDirectory(prefix="ckptkit-restores-") as scratch:
+        folder = out or Path(scratch)
+        rows = run(folder, runtimes, only)
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault(row["runtime"], Counter())[row["judged"]] += 1
+        if row["judged"] != "right":
+            columns = ("judged", "runtime", "library", "model", "form")
+            click.echo(f"{' '.join(row[key] for key in columns)}: {row['said'][:300]}")
+    for runtime, found in counts.items():
+        click.echo(f"{runtime}: {dict(found)}")
+
+
+if __name__ == "__main__":
+    main()
