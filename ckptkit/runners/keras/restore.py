@@ -148,7 +148,7 @@ class _Way:
 
 
 @dataclass
-class _FromObjects(_Way):
+class _ObjectsWay(_Way):
     """Along the edges of an object graph."""
 
     graph: FileGraph | None = None
@@ -179,7 +179,7 @@ class _FromObjects(_Way):
 
 
 @dataclass
-class _FromKerasFile(_Way):
+class _KerasFileWay(_Way):
     """By Keras's load_weights, which pairs by its own rules; `saves`: Keras writes it again."""
 
     model: Any = None
@@ -204,7 +204,7 @@ class _FromKerasFile(_Way):
 
 
 @dataclass
-class _ByName(_Way):
+class _NamesWay(_Way):
     """As names pair the file with the models: no framework loads such files."""
 
     path: Path = Path()
@@ -234,15 +234,15 @@ def _way(
     if structure in (KERAS, LEGACY_KERAS):
         model = built.to_run()
         saves = structure == KERAS
-        return _FromKerasFile(
+        return _KerasFileWay(
             {"model": model}, weights, value_of, "Keras", model=model, path=path, saves=saves
         )
     if structure not in (OBJECT_GRAPH, SAVED_MODEL):
-        return _ByName(whole, weights, value_of, path=path)
+        return _NamesWay(whole, weights, value_of, path=path)
     prefix = path / "variables" / "variables" if (path / "variables").is_dir() else path
     graph = file_graph(prefix)
     if graph is None:
-        return _ByName(whole, weights, value_of, path=path)
+        return _NamesWay(whole, weights, value_of, path=path)
     objects = dict(built.objects)
     if not objects:
         model = built.whole
@@ -251,5 +251,5 @@ def _way(
         if not place and not meets(KERAS_OBJECTS, graph, objects):
             objects = dict(lists_in(graph, model))
     if not objects:
-        return _ByName(whole, weights, value_of, path=path)
-    return _FromObjects(objects, weights, value_of, places=list(objects), graph=graph)
+        return _NamesWay(whole, weights, value_of, path=path)
+    return _ObjectsWay(objects, weights, value_of, places=list(objects), graph=graph)

@@ -278,7 +278,7 @@ class _FromKerasFile:
             # Keras 3 writes no such files of weights alone
             checkpoint_of({"model": self.model}, self.weights).write(out)
             return out
-        return write_weights(self.model, out, ".h5" if self.is_legacy else ".weights.h5")
+        return write_weights(self.model, out, is_legacy=self.is_legacy)
 
     def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
         if written is None or self.is_legacy:

@@ -90,9 +90,12 @@ def usual_objects(model: Any) -> dict[str, Any]:
     return objects
 
 
-def write_weights(model: Any, out: str, ending: str = ".weights.h5") -> str:
-    """Have Keras write the weights of its model; return the path, `out` with the ending."""
-    path = f"{out}{ending}"
+def write_weights(model: Any, out: str, *, is_legacy: bool = False) -> str:
+    """Have Keras write the weights of its model; return the path, `out` with an ending.
+
+    is_legacy: in the form that Keras 2 keeps weights in.
+    """
+    path = f"{out}.h5" if is_legacy else f"{out}.weights.h5"
     model.save_weights(path)
     return path
 
