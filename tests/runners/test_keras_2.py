@@ -13,8 +13,8 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import CkptkitError
-from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.child.keras_file import refuse_lambdas, written_by
+from ckptkit.runners.errors import RunnerError
 from support.places import ROOT
 
 GOLDEN = ROOT / "fixtures" / "golden"
