@@ -12,7 +12,8 @@ raises there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NoReturn
+from importlib import import_module
+from typing import Any, ClassVar, NoReturn
 
 
 class Result(ABC):
@@ -30,3 +31,59 @@ class Result(ABC):
         raise TypeError(
             f"{type(self).__name__}: a result is neither true nor false, ask {self.ASK}"
         )
+
+
+class Document(Result):
+    """What a command prints: a result with a text, a table and a JSON document of its own.
+
+    `print(result)` shows what the command prints, a notebook the same as HTML.
+    """
+
+    __slots__ = ()
+    ROWS: ClassVar[str]  # the list of the JSON document that is its table
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `--format json` prints.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows of the table, with all that the document says of each.
+
+        Returns:
+            A dictionary per row, of plain values.
+        """
+        return list(self.to_json()[self.ROWS])
+
+    def to_frame(self) -> Any:
+        """Return `records()` as a table of pandas.
+
+        Returns:
+            A `pandas.DataFrame`, one row per record.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            from ckptkit.errors import MissingDependencyError
+
+            raise MissingDependencyError(
+                "a frame needs pandas, which is not installed", hint="pip install pandas"
+            ) from error
+        return pandas.DataFrame.from_records(self.records())
+
+    def __str__(self) -> str:
+        return "\n".join(_reports().text_of(self))
+
+    def _repr_html_(self) -> str:
+        return str(_reports().html_of(self))
+
+
+def _reports() -> Any:
+    """Return the module that prints results; it is above them, and imported when one is printed."""
+    return import_module("ckptkit.reports.presentation")

@@ -221,6 +221,19 @@ class Checkpoint(Mapping[str, "Array"]):
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
+    def tree(self, depth: int | None = None) -> str:
+        """Return the names as a tree, as `ckptkit ls --tree` prints them.
+
+        Args:
+            depth: levels to show; all by default.
+
+        Returns:
+            Text of several lines, each branch with its totals.
+        """
+        from importlib import import_module  # the report is above: imported when it is asked for
+
+        return str(import_module("ckptkit.reports.presentation").tree_of(self, depth))
+
     def problems(self) -> list[CkptkitError]:
         """Say what can be seen to be wrong without reading data: shards missing or cut short.
 

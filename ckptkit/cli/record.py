@@ -65,6 +65,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """
     from ckptkit.operations.record.api import record
     from ckptkit.operations.record.changes import changes
+    from ckptkit.reports import golden as report
 
     out = Path(options["out"])
     before = _earlier(out) if options["overwrite"] else None
@@ -74,7 +75,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     if before is not None:
         changed = changes(before, golden)
         echo_lines([f"changed: {line}" for line in changed] or ["nothing changed"])
-    echo_lines(_lines(golden, out))
+    echo_lines(report.lines(golden, out))
 
 
 def _earlier(out: Path) -> Golden | None:
@@ -86,34 +87,3 @@ def _earlier(out: Path) -> Golden | None:
         return read_golden(out)
     except CkptkitError:
         return None
-
-
-def _lines(golden: Golden, out: Path) -> list[str]:
-    from ckptkit.reports.check.rows import environment_text, number
-    from ckptkit.reports.text import count_text, printable
-
-    outputs = {name for case in golden.cases for name in case.outputs}
-    lines = [f"signature {golden.signature}: {golden.options.get('inputs', '')}"]
-    lines.append(f"on {golden.runner}: {environment_text(golden.environment)}")
-    for name, noise in golden.noise.items():
-        lines.append(f"noise of {name}: {number(noise['max_scaled'])} of its rms")
-    lines += _coverage(golden)
-    for source, text in dict(golden.options.get("noise_sources") or {}).items():
-        if text == "does not run":
-            lines.append(f"note: it does not run with {source}")
-    cases, recorded = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
-    weights = len(golden.binding.variables)
-    lines.append(f"{out}: {cases}, {recorded}, bound to {count_text(weights, 'variable')}")
-    return [printable(line) for line in lines]
-
-
-def _coverage(golden: Golden) -> list[str]:
-    """Return what the outputs see of the variables."""
-    coverage = golden.options.get("coverage")
-    if not coverage:
-        return []
-    if coverage.get("why_not"):
-        return [f"note: which variables the outputs see is not known: {coverage['why_not']}"]
-    count = coverage["seen"] + coverage["blind"]
-    lines = [f"the outputs see {coverage['seen']:,} of {count:,} variables, by {coverage['by']}"]
-    return lines + [f"blind: no output sees {name}" for name in golden.blind]

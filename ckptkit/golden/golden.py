@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptkit._io.claims import Claim, claiming
 from ckptkit._io.files import file_sha256, is_file
@@ -33,7 +33,7 @@ from ckptkit.golden.binding import Binding
 from ckptkit.golden.sketch_types import float_of
 from ckptkit.model_io.sampling import Sample, sample
 from ckptkit.model_io.signature import ModelSignature
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.text import json_number
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Golden(Result):
+class Golden(Document):
     """A recording.
 
     subject: what it was recorded of, for people (a file name, no path).  kind: as runners call it.
@@ -68,6 +68,8 @@ class Golden(Result):
     `noise_of` measures it.  blind: variables whose change no output shows.  options: what
     was asked for (seed, batch, ranges, ...), in plain values.
     """
+
+    ROWS: ClassVar[str] = "outputs"
 
     subject: str
     kind: str
@@ -86,6 +88,36 @@ class Golden(Result):
         """Whether there is something to check against: at least one case, each with outputs."""
         return bool(self.cases) and all(case.outputs for case in self.cases)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what the golden says of itself, without the arrays.
+
+        Returns:
+            Plain values that JSON can hold; `outputs` has a row per case and output.
+        """
+        return {
+            "schema": SCHEMA,
+            "subject": self.subject,
+            "kind": self.kind,
+            "signature": self.signature,
+            "runner": self.runner,
+            "environment": _numbers(self.environment),
+            "noise": _numbers(self.noise),
+            "blind": list(self.blind),
+            "options": _numbers(self.options),
+            "variables": len(self.binding.variables),
+            "outputs": [
+                {
+                    "case": case.name,
+                    "output": name,
+                    "dtype": _dtype_name(value),
+                    "shape": list(value.shape),
+                    "is_sample": isinstance(value, Sample),
+                }
+                for case in self.cases
+                for name, value in case.outputs.items()
+            ],
+        }
+
 
 def sampled(values: Mapping[str, Any], seed: int) -> dict[str, Array | Sample]:
     """Return the values as a golden keeps them: those of more than 4 MiB as samples."""
@@ -96,6 +128,13 @@ def sampled(values: Mapping[str, Any], seed: int) -> dict[str, Array | Sample]:
         name: sample(array, seed) if _nbytes(array) > MAX_WHOLE else array
         for name, array in arrays.items()
     }
+
+
+def _dtype_name(value: Array | Sample) -> str:
+    from ckptkit.dtypes import dtype_of_numpy
+
+    values = value.values if isinstance(value, Sample) else value
+    return "string" if values.dtype == object else dtype_of_numpy(values.dtype)
 
 
 def _nbytes(array: Array) -> int:

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ckptkit._version import __version__
 from ckptkit.errors import UnsupportedError
 from ckptkit.installation import DISTRIBUTION, OTHER, damage, mending
 from ckptkit.operations.findings import Finding
 from ckptkit.plugins import Registry
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.runners.client import PROBE_TIMEOUT_S, probe
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.runners.types import DeviceProbe
@@ -38,7 +38,7 @@ class AddedRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Diagnosis(Result):
+class Diagnosis(Document):
     """What is here.
 
     packages: {distribution: version}, None where it is not installed.  probed: runtimes and devices
@@ -46,6 +46,8 @@ class Diagnosis(Result):
     added: rows that other packages add to the tables of formats and runners, and to those that the
     caller named.
     """
+
+    ROWS: ClassVar[str] = "runtimes"
 
     python: str
     system: str

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
 from ckptkit.operations.ls import ls
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
 from ckptkit.stores.registry import files_at
 from ckptkit.text import natural
@@ -56,8 +56,10 @@ class InventoryRow:
 
 
 @dataclass(frozen=True, repr=False)
-class Inventory(Result):
+class Inventory(Document):
     """What lies below directories.  not_listed: directories that could not be looked into."""
+
+    ROWS: ClassVar[str] = "rows"
 
     paths: tuple[Path, ...]
     rows: tuple[InventoryRow, ...]

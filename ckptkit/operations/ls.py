@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -16,7 +16,7 @@ from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.digest import weights_digest
 from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.base import Signature
 from ckptkit.stores.following import following_latest, opened_still
 from ckptkit.stores.saved_model.signatures import graph_with
@@ -43,7 +43,7 @@ SORTS = ("name", "size", "params", "offset", *_VALUE_SORTS)
 
 
 @dataclass(frozen=True, repr=False)
-class Listing(Result):
+class Listing(Document):
     """The tensors of a file that passed a filter, and totals over them.
 
     tensors: what to list.  hidden: housekeeping entries left out.  problems: missing or short
@@ -52,6 +52,8 @@ class Listing(Result):
     tags: of the graph of a SavedModel that was asked for; empty for all.
     statistics: of numeric tensors by key, when they were asked for.
     """
+
+    ROWS: ClassVar[str] = "tensors"
 
     checkpoint: Checkpoint
     tensors: tuple[Tensor, ...]
@@ -198,6 +200,14 @@ class Listing(Result):
 
 def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": None if shape is None else list(shape)}
+
+
+def listing_of(checkpoint: Checkpoint) -> Listing:
+    """Return the listing of a checkpoint that is open, without TensorFlow's own records."""
+    tensors = Selection().of(checkpoint)
+    shown = sorted((t for t in tensors if not t.is_housekeeping), key=_ORDERS["name"])
+    hidden = len(tensors) - len(shown)
+    return Listing(checkpoint, tuple(shown), hidden, tuple(checkpoint.problems()))
 
 
 @following_latest

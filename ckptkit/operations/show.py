@@ -17,7 +17,7 @@ from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statistics_of
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
 from ckptkit.stores.following import following_latest
 from ckptkit.text import count_text, json_number
@@ -32,7 +32,7 @@ MAX_SLICE_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True, repr=False)
-class TensorSummary(Result):
+class TensorSummary(Document):
     """One tensor: what the file says of it, its statistics, and the values of a slice.
 
     values: as many axes as the slice leaves.  whole: whether the slice is the whole tensor.
@@ -55,6 +55,15 @@ class TensorSummary(Result):
     def __repr__(self) -> str:
         name, spec = self.naming.name, self.spec
         return f"<TensorSummary {name}: {spec.dtype} {list(spec.shape)} of {self.checkpoint!r}>"
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one row: what the file says of the tensor, and its statistics.
+
+        Returns:
+            A list of one dictionary of plain values.
+        """
+        statistics = self.statistics.to_json() if self.statistics is not None else {}
+        return [{**tensor_json(self.spec, self.naming), **statistics}]
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.show/1 (docs/json.md).

@@ -88,6 +88,11 @@ def lines(
     yield from remarks(listing, fmt, with_path=with_path)
 
 
+def layout_of(listing: Listing) -> str:
+    """Return the layout that shows all that was asked for."""
+    return "short" if listing.statistics is None else "values"
+
+
 def remarks(listing: Listing, fmt: str = "table", *, with_path: bool = True) -> Iterator[str]:
     """Yield what stands below the table: the layers, and the footer.  See `lines`."""
     yield from _layers(listing, fmt)

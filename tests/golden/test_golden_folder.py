@@ -95,6 +95,17 @@ def same(one: Any, other: Any) -> bool:
     return same_bits(one, other)
 
 
+def test_it_says_what_it_holds() -> None:
+    made = golden()
+    lines = str(made).splitlines()
+    assert lines[-1] == "model: 2 cases, 4 outputs, bound to 2 variables"
+    assert "noise of scores: inf of its rms" in lines
+    rows = [(row["case"], row["output"], row["dtype"]) for row in made.records()]
+    assert ("case0", "text", "string") in rows and ("case1", "scores", "float32") in rows
+    assert json.dumps(made.to_json(), allow_nan=False)
+    assert "bound to 2 variables" in made._repr_html_()
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     made = golden()
     write_golden(tmp_path / "g", made)

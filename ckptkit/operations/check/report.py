@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.types import Row, RunRecord
 from ckptkit.operations.findings import SEVERITIES, Finding
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
@@ -18,13 +18,15 @@ SCHEMA = "ckptkit.check/1"
 
 
 @dataclass(frozen=True)
-class Report(Result):
+class Report(Document):
     """The answer of a check.
 
     subject: as it was given.  mode: "coverage", "runners", "against" or "golden"; reference: what
     the outputs were held against.  signature: what was called.  inputs: where they came from.
     strict: notes count as findings.  localization: where two runs part, if that was asked for.
     """
+
+    ROWS: ClassVar[str] = "outputs"
 
     subject: str
     mode: str

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ckptkit.align.rules import Rule, exact_rule
 from ckptkit.align.transforms import Transform
@@ -19,7 +19,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.convert.value_stores import Cast, ValueSource
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.registry import format_of
 from ckptkit.stores.writing import TensorToWrite
 
@@ -186,7 +186,7 @@ class ModelBuild:
 
 
 @dataclass(frozen=True)
-class Plan(Result):
+class Plan(Document):
     """Every tensor of the output, all of SRC that is left behind, and what stands in the way.
 
     tensors: of the output, in the order of its structure.
@@ -198,6 +198,8 @@ class Plan(Result):
     template_name: what LIKE is to the person who reads messages.
     hints: what helps against each kind of problem, for `say`.
     """
+
+    ROWS: ClassVar[str] = "pairs"
 
     sources: tuple[Checkpoint, ...]
     like: Checkpoint | None

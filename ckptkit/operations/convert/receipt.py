@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ckptkit._version import __version__
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.proof import Proof, loss_json
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.base import ModelInfo, Signature
 
 SCHEMA = "ckptkit.convert/1"
@@ -23,7 +23,7 @@ _PACKAGES = ("numpy", "ml_dtypes", "google.protobuf", "h5py")
 
 
 @dataclass(frozen=True, repr=False)
-class Receipt(Result):
+class Receipt(Document):
     """What `convert` did.
 
     path: DST, or DST.rejected when the proof failed.  proof: None with `check=False`.
@@ -32,6 +32,8 @@ class Receipt(Result):
     signatures: how those of the output differ from those of SRC, one sentence each.
     versions: of what took part.
     """
+
+    ROWS: ClassVar[str] = "tensors"
 
     plan: Plan
     path: Path

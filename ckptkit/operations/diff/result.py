@@ -13,7 +13,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
 from ckptkit.operations.diff.beside.comparison import ModelDifference
-from ckptkit.results import Result
+from ckptkit.results import Document, Result
 from ckptkit.text import count_text, json_number
 
 SCHEMA = "ckptkit.diff/1"
@@ -85,7 +85,7 @@ class TensorDiff(Result):
 
 
 @dataclass(frozen=True, repr=False)
-class DiffResult(Result):
+class DiffResult(Document):
     """The comparison of two files.
 
     changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
@@ -93,6 +93,8 @@ class DiffResult(Result):
     that would pair more.  beside: what differs beside the weights, of two models: vocabularies,
     signatures, configuration; it makes no difference to `same`.
     """
+
+    ROWS: ClassVar[str] = "entries"
 
     old: Checkpoint
     new: Checkpoint

@@ -28,7 +28,7 @@ from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
 from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.base import Store
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
 from ckptkit.stores.locate import locate
@@ -53,8 +53,10 @@ _OF_WRITING = (".missing", ".unreadable", ".extra", ".truncated", ".malformed")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Verification(Result):
+class Verification(Document):
     """What a verification of one operand found.  strict: notes count as findings."""
+
+    ROWS: ClassVar[str] = "units"
 
     path: Path
     units: tuple[Unit, ...]

@@ -90,6 +90,14 @@ def _text(
         yield painted(f"{bullet}{line_text(line, fmt)}", "warning")
 
 
+def remarks(result: DiffResult) -> Iterator[str]:
+    """Yield what stands around the table: the files, warnings, the verdict, what else differs."""
+    yield from _head(result, "table", ())
+    yield from (f"warning: {warning}" for warning in result.warnings)
+    yield verdict(result)
+    yield from beside_lines(result)
+
+
 def verdict(result: DiffResult) -> str:
     """Return the one line that says it all, with everything that was left out."""
     counts = result.counts

@@ -1,0 +1,44 @@
+"""A golden as text: what was run, how noisy it is, what its outputs see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckptkit.golden.golden import Golden
+from ckptkit.reports.check.rows import environment_text, number
+from ckptkit.reports.text import count_text, printable
+
+
+def lines(golden: Golden, path: Path | None = None) -> Iterator[str]:
+    """Yield the report; path: where it lies."""
+    yield from map(printable, _lines(golden, path))
+
+
+def _lines(golden: Golden, path: Path | None) -> Iterator[str]:
+    outputs = {name for case in golden.cases for name in case.outputs}
+    yield f"signature {golden.signature}: {golden.options.get('inputs', '')}"
+    yield f"on {golden.runner}: {environment_text(golden.environment)}"
+    for name, noise in golden.noise.items():
+        yield f"noise of {name}: {number(noise['max_scaled'])} of its rms"
+    yield from _coverage(golden)
+    for source, text in dict(golden.options.get("noise_sources") or {}).items():
+        if text == "does not run":
+            yield f"note: it does not run with {source}"
+    cases, recorded = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
+    weights = count_text(len(golden.binding.variables), "variable")
+    yield f"{path or golden.subject}: {cases}, {recorded}, bound to {weights}"
+
+
+def _coverage(golden: Golden) -> Iterator[str]:
+    """Yield what the outputs see of the variables."""
+    coverage = golden.options.get("coverage")
+    if not coverage:
+        return
+    if coverage.get("why_not"):
+        yield f"note: which variables the outputs see is not known: {coverage['why_not']}"
+        return
+    count = coverage["seen"] + coverage["blind"]
+    yield f"the outputs see {coverage['seen']:,} of {count:,} variables, by {coverage['by']}"
+    for name in golden.blind:
+        yield f"blind: no output sees {name}"

@@ -1,0 +1,124 @@
+"""Results as a program or a notebook shows them: the text that a command prints, or HTML.
+
+The one place where results meet their reports.  `results.Document` asks it when one is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from html import escape
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from ckptkit.errors import UnsupportedError
+from ckptkit.reports.screen import PAPER, shown_on
+
+_HTML = "table:html"  # tabulate escapes what it puts into that one
+_STYLE = "text-align: left"
+
+
+class _Presentation(NamedTuple):
+    """Where a result's report is: a module, the functions of its text, table and remarks.
+
+    text: result -> lines.  table: (result, format) -> lines, none where it has no table.  remarks:
+    result -> the lines that stand beside the table.
+    """
+
+    module: str
+    text: Callable[[Any, Any], Iterable[str]]
+    table: Callable[[Any, Any, str], Iterable[str]] | None = None
+    remarks: Callable[[Any, Any], Iterable[str]] | None = None
+
+
+_REPORTS = {
+    "Listing": _Presentation(
+        "ckptkit.reports.listing",
+        lambda module, result: module.lines(result, "table", module.layout_of(result)),
+        lambda module, result, fmt: module.bare_table([result], fmt, module.layout_of(result)),
+        lambda module, result: module.remarks(result),
+    ),
+    "Inventory": _Presentation(
+        "ckptkit.reports.inventory",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
+    "TensorSummary": _Presentation(
+        "ckptkit.reports.tensor", lambda module, result: module.lines(result)
+    ),
+    "DiffResult": _Presentation(
+        "ckptkit.reports.diff.text",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
+    "Plan": _Presentation(
+        "ckptkit.reports.plan",
+        lambda module, result: module.plan_lines(result),
+        lambda module, result, fmt: module.plan_lines(result, fmt),
+        lambda module, result: module.plan_remarks(result),
+    ),
+    "Receipt": _Presentation(
+        "ckptkit.reports.plan", lambda module, result: module.receipt_lines(result)
+    ),
+    "Verification": _Presentation(
+        "ckptkit.reports.findings", lambda module, result: module.lines([result], "table")
+    ),
+    "Scan": _Presentation(
+        "ckptkit.reports.findings",
+        lambda module, result: module.lines([result], "table", words=module.SCAN),
+    ),
+    "Report": _Presentation(
+        "ckptkit.reports.check.lines",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
+    "Golden": _Presentation("ckptkit.reports.golden", lambda module, result: module.lines(result)),
+    "Diagnosis": _Presentation(
+        "ckptkit.reports.doctor_text",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
+}
+
+
+def text_of(result: object) -> list[str]:
+    """Return the lines that the command prints of a result, whole and without colour."""
+    report, module = _found(result)
+    with shown_on(PAPER):
+        return list(report.text(module, result))
+
+
+def html_of(result: object) -> str:
+    """Return a fragment of HTML: the table, and what the report says beside it."""
+    report, module = _found(result)
+    with shown_on(PAPER):
+        if report.table is None or report.remarks is None:
+            return f"<pre>{escape(chr(10).join(report.text(module, result)))}</pre>"
+        table = "\n".join(report.table(module, result, _HTML))
+        remarks = "\n".join(_paragraphs(report.remarks(module, result)))
+    return f'<div style="{_STYLE}">\n{table}\n{remarks}\n</div>'
+
+
+def tree_of(checkpoint: Any, depth: int | None = None) -> str:
+    """Return the names of a checkpoint as `ls --tree` prints them."""
+    from ckptkit.operations.ls import listing_of
+    from ckptkit.reports.listing import tree
+
+    with shown_on(PAPER):
+        return "\n".join(tree(listing_of(checkpoint), depth))
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    return (f"<div>{escape(line)}</div>" for line in lines if line)
+
+
+def _found(result: object) -> tuple[_Presentation, Any]:
+    """Return the report of a result, by its class or one that this is derived from."""
+    for each in type(result).__mro__:
+        if each.__name__ in _REPORTS:
+            report = _REPORTS[each.__name__]
+            return report, import_module(report.module)
+    raise UnsupportedError(f"there is no report on a {type(result).__name__}")
