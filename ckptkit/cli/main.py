@@ -50,6 +50,7 @@ COMMANDS = {
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
     "doctor": Command("ckptkit.cli.doctor", "Tell which runtimes and devices are here."),
     "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),
+    "sample": Command("ckptkit.cli.sample", "Write small files to try the tool on."),
     "demo": Command("ckptkit.cli.demo", "Train a small model and walk through the tool."),
 }
 

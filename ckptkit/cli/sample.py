@@ -1,0 +1,34 @@
+"""`ckptkit sample`."""
+
+from __future__ import annotations
+
+import click
+
+from ckptkit.cli.options import echo_lines
+
+
+@click.command("sample")
+@click.argument("directory", metavar="[DIR]", default="sample")
+def command(directory: str) -> None:
+    """Write small files to try the tool on: checkpoints, an export, .keras files.
+
+    DIR (by default `sample`) must be new or empty.  The files were made by TensorFlow and Keras;
+    neither is needed.
+
+    \b
+    Examples:
+      ckptkit sample
+      ckptkit diff sample/before.keras sample/after.keras --role weight
+    """
+    from ckptkit.fixtures.sample import COMMANDS, write_sample
+    from ckptkit.reports.text import bytes_text, count_text, printable
+
+    paths = write_sample(directory)
+    size = bytes_text(sum(path.stat().st_size for path in paths))
+    width = max(len(line) for line, _ in COMMANDS)
+    echo_lines(
+        [
+            printable(f"{directory}: {count_text(len(paths), 'file')}, {size}.  Try in it:"),
+            *(f"  ckptkit {line:{width}}  # {remark}" for line, remark in COMMANDS),
+        ]
+    )
