@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.diff.api import diff
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
+    from ckptkit.operations.needs.api import needs
     from ckptkit.operations.record.api import record
     from ckptkit.operations.scan.api import scan
     from ckptkit.operations.show import show
@@ -38,6 +39,7 @@ _EXPORTS = {
     "diff": "ckptkit.operations.diff.api",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
+    "needs": "ckptkit.operations.needs.api",
     "open": "ckptkit.checkpoint.checkpoint",
     "record": "ckptkit.operations.record.api",
     "scan": "ckptkit.operations.scan.api",
@@ -54,6 +56,7 @@ __all__ = [
     "diff",
     "load",
     "ls",
+    "needs",
     "open",
     "record",
     "scan",

@@ -31,6 +31,7 @@ EXAMPLES = {
     "export": "tf2.21.0/saved_model_export/model",
     "model.keras": "tf2.21.0/files_nested/model.keras",
     "model.weights.h5": "tf2.21.0/files_nested/model.weights.h5",
+    "old.keras": "tf2.15.1/files_nested/model.keras",
 }
 _SESSION = re.compile(r"(?ms)^```console\n(.*?)^```$")
 _TABLE = re.compile(r"(?s)(<!-- formats -->\n).*?(<!-- /formats -->)")

@@ -22,6 +22,7 @@ NAMES = {
 }
 # At most eight modules outside stores/ spell the name of a format, each with its reason.
 WITH_REASON = {
+    "operations/needs/other_files.py": "the package safetensors, which opens such files",
     "runners/registry.py": "which kinds of models each runtime runs",
     "runners/keras/restore.py": "the one file that Keras restores from whatever the source is",
     "runners/tensorflow/build.py": "keras.models.load_model takes this suffix alone",

@@ -45,6 +45,7 @@ COMMANDS = {
     "upgrade": Command("ckptkit.cli.upgrade", "Make models of Keras 1 and 2 load in Keras 3."),
     "verify": Command("ckptkit.cli.verify", "Check bytes: structure, checksums, all of it."),
     "scan": Command("ckptkit.cli.scan", "Tell what a model could do when it is run."),
+    "needs": Command("ckptkit.cli.needs", "Tell what must be here to open a model."),
     "record": Command("ckptkit.cli.record", "Keep what a model computes, for `check`."),
     "check": Command("ckptkit.cli.check", "Run a model: does it compute what it should?"),
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),

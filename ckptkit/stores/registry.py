@@ -56,6 +56,8 @@ class Format(NamedTuple):
         set_member: a pattern of the names of a set's files; "" where there are no sets.
         files: a function Path -> list of the files that a store at the path is read from; "" for
             the path alone.
+        loaders: a function (Path, environment) -> (facts, calls), what a file says of itself and
+            what opens it; "" where `needs` knows nothing of it.
         scan: a function Path -> list of `operations.findings.Check`; "" where tensors alone can do
             nothing.
         verify: a function (path, executor, progress) -> (Unit, Store or None); "" reads every
@@ -85,6 +87,7 @@ class Format(NamedTuple):
     is_index: bool = False
     set_member: str = ""
     files: str = ""
+    loaders: str = ""
     scan: str = ""
     verify: str = ""
     model_config: str = ""
@@ -149,6 +152,7 @@ class Head:
 _SET_OF_SAFETENSORS = r".*[-_]\d{5}-of-\d{5}\.safetensors"
 _SET_OF_WEIGHTS = r".*[-_]\d{5}\.weights\.h5"
 _SCAN, _VERIFY = "ckptkit.operations.scan.hooks", "ckptkit.operations.verify"
+_NEEDS = "ckptkit.operations.needs"
 
 # In the order in which their detection is asked.
 _BUILT_IN = (
@@ -160,6 +164,7 @@ _BUILT_IN = (
         "ckptkit.stores.keras.detection:is_legacy_h5",
         suffixes=(".h5", ".hdf5"),
         structure=LEGACY_KERAS,
+        loaders=f"{_NEEDS}.keras_files:hdf5",
         scan=f"{_SCAN}:scan_hdf5",
         model_config="ckptkit.stores.keras.legacy_h5:model_config_of_h5",
     ),
@@ -177,6 +182,7 @@ _BUILT_IN = (
         has_checksums=True,
         is_archive=True,
         restorable=True,
+        loaders=f"{_NEEDS}.keras_files:archive",
         scan=f"{_SCAN}:scan_keras",
         model_config="ckptkit.stores.keras.archive:model_config_of_archive",
     ),
@@ -190,6 +196,7 @@ _BUILT_IN = (
         writer="ckptkit.stores.npz.writer:write_npz",
         has_checksums=True,
         is_archive=True,
+        loaders=f"{_NEEDS}.other_files:npz",
         scan=f"{_SCAN}:scan_npz",
     ),
     Format(
@@ -199,6 +206,7 @@ _BUILT_IN = (
         "ckptkit.stores.safetensors.reader:open_safetensors",
         "ckptkit.stores.safetensors.reader:is_safetensors",
         suffixes=(".safetensors",),
+        loaders=f"{_NEEDS}.other_files:safetensors",
         writer="ckptkit.stores.safetensors.writer:write_safetensors",
     ),
     Format(
@@ -208,6 +216,7 @@ _BUILT_IN = (
         "ckptkit.stores.safetensors.reader:open_safetensors_index",
         "ckptkit.stores.safetensors.reader:is_safetensors_index",
         suffixes=(".safetensors.index.json",),
+        loaders=f"{_NEEDS}.other_files:safetensors",
         writer="ckptkit.stores.safetensors.writer:write_safetensors",
         is_index=True,
         scan=f"{_SCAN}:scan_index",
@@ -227,6 +236,7 @@ _BUILT_IN = (
         has_checksums=True,
         is_directory=True,
         files="ckptkit.stores.saved_model.reader:files_of_saved_model",
+        loaders=f"{_NEEDS}.graphs:saved_model",
         scan=f"{_SCAN}:scan_saved_model",
         verify=f"{_VERIFY}.saved_model:verify_saved_model",
         values_are_ops=True,
@@ -243,6 +253,7 @@ _BUILT_IN = (
         templates=("tensor-bundle", "saved-model"),
         has_checksums=True,
         files="ckptkit.stores.tensor_bundle.writer:files_of_bundle",
+        loaders=f"{_NEEDS}.graphs:checkpoint",
         scan=f"{_SCAN}:scan_bundle",
         verify=f"{_VERIFY}.bundle:verify_bundle",
         restorable=True,
@@ -255,6 +266,7 @@ _BUILT_IN = (
         "ckptkit.stores.tensor_bundle.v1_reader:is_checkpoint_v1",
         has_checksums=True,
         files="ckptkit.stores.tensor_bundle.v1_reader:files_of_checkpoint_v1",
+        loaders=f"{_NEEDS}.graphs:checkpoint_v1",
         scan=f"{_SCAN}:scan_checkpoint_v1",
     ),
     Format(
@@ -265,6 +277,7 @@ _BUILT_IN = (
         "ckptkit.stores.saved_model.frozen:is_graph",
         suffixes=(".pb",),
         values_are_ops=True,
+        loaders=f"{_NEEDS}.graphs:graph_file",
         scan=f"{_SCAN}:scan_frozen_graph",
     ),
     Format(
@@ -274,6 +287,7 @@ _BUILT_IN = (
         "ckptkit.stores.keras.archive:open_weights_h5",
         "ckptkit.stores.keras.detection:is_weights_h5",
         suffixes=(".weights.h5",),
+        loaders=f"{_NEEDS}.keras_files:weights",
         restorable=True,
         writer="ckptkit.stores.keras.writer:write_weights_h5",
         structure=KERAS,
@@ -287,6 +301,7 @@ _BUILT_IN = (
         "ckptkit.stores.keras.archive:open_weights_json",
         "ckptkit.stores.keras.detection:is_weights_json",
         suffixes=(".weights.json",),
+        loaders=f"{_NEEDS}.keras_files:weights",
         structure=KERAS,
         is_index=True,
         scan=f"{_SCAN}:scan_index",
@@ -298,6 +313,7 @@ _BUILT_IN = (
         "LiteRT (TensorFlow Lite) model: it is run, its tensors are not read",
         "model.tflite",
         suffixes=(".tflite",),
+        loaders=f"{_NEEDS}.other_files:litert",
         model_kind="tflite",
         values_are_ops=True,
         is_converted=True,
@@ -307,6 +323,7 @@ _BUILT_IN = (
         "ONNX model: it is run, its tensors are not read",
         "model.onnx",
         suffixes=(".onnx",),
+        loaders=f"{_NEEDS}.other_files:onnx",
         model_kind="onnx",
         values_are_ops=True,
         is_converted=True,

@@ -41,18 +41,39 @@ def is_litert(front: bytes) -> bool:
 
 def scan_litert(path: Path) -> list[Check]:
     """Scan a LiteRT model; raises FormatError where its list of ops cannot be read."""
-    size = file_size(path)
-    if size > _MAX_BYTES:
-        raise FormatError(str(path), "is too large for a LiteRT model", found=f"{size} bytes")
-    data = read_exact(path, 0, size)
-    try:
-        count, customs = _codes(data)
-    except _ERRORS as error:
-        raise FormatError(str(path), f"its list of ops cannot be read: {error}") from error
+    data = _content(path)
+    count, customs = _checked_codes(path, data)
     findings = [finding for name in customs.values() for finding in _judged(name, path.name)]
     if any(name.startswith(_FLEX) for name in customs.values()):
         findings += _of_options(data, customs, path.name)
     return [Check("ops", (("op", count),), tuple(findings))]
+
+
+def custom_ops(path: Path) -> tuple[str, ...]:
+    """Return the names of the custom ops of a LiteRT model, `FlexNAME` for one of TensorFlow.
+
+    Args:
+        path: of the model.
+
+    Raises:
+        FormatError: its list of ops cannot be read.
+    """
+    _count, customs = _checked_codes(path, _content(path))
+    return tuple(dict.fromkeys(customs.values()))
+
+
+def _content(path: Path) -> bytes:
+    size = file_size(path)
+    if size > _MAX_BYTES:
+        raise FormatError(str(path), "is too large for a LiteRT model", found=f"{size} bytes")
+    return read_exact(path, 0, size)
+
+
+def _checked_codes(path: Path, data: bytes) -> tuple[int, dict[int, str]]:
+    try:
+        return _codes(data)
+    except _ERRORS as error:
+        raise FormatError(str(path), f"its list of ops cannot be read: {error}") from error
 
 
 def _judged(name: str, where: str) -> list[Finding]:

@@ -27,7 +27,7 @@ class Op(NamedTuple):
 
     inputs: as written ("conv:0", "^init").  calls: functions that its attributes name.
     strings: what string constants among its attributes hold.  texts: attributes that are one
-    string, by name (`shared_name`, `descriptor_source`).
+    string, by name (`shared_name`, `descriptor_source`).  device: where it is to run ("" for any).
     """
 
     name: str
@@ -36,6 +36,7 @@ class Op(NamedTuple):
     calls: tuple[str, ...]
     strings: tuple[bytes, ...]
     texts: Mapping[str, str]
+    device: str = ""
 
 
 class Function(NamedTuple):
@@ -78,6 +79,9 @@ class MetaGraph(NamedTuple):
     creator_functions: those that make and fill a resource, which a loader runs.
     captures: per offered function what it captures, ("asset", file name) or ("unknown", "").
     metadata: texts of user objects.
+    tensorflow_version: of the writer, "" where it does not say.  min_consumer: the oldest version
+    of GraphDef readers that it is for.
+    slot_owners: identifiers of the user objects that own slot variables, as optimizers do.
     """
 
     tags: tuple[str, ...]
@@ -95,6 +99,9 @@ class MetaGraph(NamedTuple):
     restore_functions: tuple[str, ...]
     creator_functions: tuple[str, ...]
     metadata: tuple[tuple[str, str], ...]
+    tensorflow_version: str = ""
+    min_consumer: int = 0
+    slot_owners: tuple[str, ...] = ()
 
 
 def read_graphs(path: Path) -> list[MetaGraph]:
@@ -173,6 +180,13 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
             for node in objects.nodes
             if node.HasField("user_object")
         ),
+        tensorflow_version=meta.meta_info_def.tensorflow_version,
+        min_consumer=graph.versions.min_consumer,
+        slot_owners=tuple(
+            node.user_object.identifier
+            for node in objects.nodes
+            if node.slot_variables and node.HasField("user_object")
+        ),
     )
 
 
@@ -189,7 +203,8 @@ def _op(node: Any) -> Op:
         _attribute(value, calls, strings, 0)
         if value.HasField("s"):
             texts[key] = value.s.decode("utf-8", "backslashreplace")
-    return Op(node.name, node.op, tuple(node.input), tuple(calls), tuple(strings), texts)
+    inputs = tuple(node.input)
+    return Op(node.name, node.op, inputs, tuple(calls), tuple(strings), texts, node.device)
 
 
 def _attribute(value: Any, calls: list[str], strings: list[bytes], depth: int) -> None:

@@ -1,0 +1,64 @@
+"""`ckptkit needs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptkit.cli.options import echo_lines, echo_note, operands
+from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.reports import needs as report
+
+if TYPE_CHECKING:
+    from ckptkit.operations.needs.api import Needs
+
+
+@click.command("needs")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "--with",
+    "environment",
+    multiple=True,
+    metavar="NAME==VERSION",
+    help="Ask about this version in place of what is installed.  Repeatable.",
+)
+@click.option(
+    "--format", "fmt", type=click.Choice(report.FORMATS), default="table", help="Output format."
+)
+@click.pass_context
+def command(
+    ctx: click.Context, /, paths: tuple[str, ...], environment: tuple[str, ...], fmt: str
+) -> None:
+    """Tell who wrote a model, which calls open it, and what is missing for that.
+
+    Nothing is loaded or run, and no package is imported: classes, arguments, ops and files that
+    the model names are compared with what each Keras and TensorFlow has, and with what is
+    installed here, or in the environment that --with describes.
+
+    \b
+    Examples:
+      ckptkit needs old.h5
+      ckptkit needs model.keras --with keras==3.3
+      ckptkit needs export/ --format requirements > requirements.txt
+
+    Exit code: 0 some call opens it here, 1 something is missing, 2 could not tell.
+    """
+    from ckptkit.operations.needs.api import needs
+    from ckptkit.reports.text import printable
+
+    results: list[Needs] = []
+    refused: list[str] = []
+    for path in operands(paths):
+        try:
+            results.append(needs(path, environment=environment))
+        except UsageError:
+            raise
+        except CkptkitError as error:
+            refused.append(printable(str(error)))
+    if results:
+        echo_lines(report.lines(results, fmt))
+    for text in refused:
+        echo_note(f"ckptkit: {text}")
+    codes = [result.exit_code for result in results] + [2] * bool(refused)
+    ctx.exit(1 if 1 in codes else max(codes))

@@ -1,0 +1,201 @@
+"""`needs`: what must be here for a model or checkpoint to be opened, told without opening it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit.errors import CkptkitError, UnsupportedError
+from ckptkit.operations.needs import graphs
+from ckptkit.operations.needs.environment import Environment, environment_of
+from ckptkit.operations.needs.types import Fact, Need, OpeningCall, unique
+from ckptkit.operations.scan.litert import is_litert
+from ckptkit.results import Result
+from ckptkit.stores.locate import Location, locate
+from ckptkit.stores.registry import (
+    SAVED_MODEL,
+    format_of,
+    format_of_kind,
+    format_of_name,
+    function_of,
+)
+
+__all__ = ["Needs", "needs"]
+
+SCHEMA = "ckptkit.needs/1"
+# Packages whose versions are told with the answer.
+_TOLD = ("tensorflow", "keras", "tf_keras", "jax", "torch", "h5py", "numpy", "ai-edge-litert")
+_LITERT = "tflite"  # as runners call such models
+_FRONT = 64  # bytes that tell a LiteRT model
+_GRAPH = "graph"  # a text, or what TensorFlow 1 writes beside checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Needs(Result):
+    """What one model or checkpoint needs.
+
+    facts: what the file says of itself: its writer first.  loaders: the calls that open such files,
+    the one that fits its writer first.  environment: versions of packages that were counted on.
+    """
+
+    path: Path
+    format: str
+    facts: tuple[Fact, ...]
+    loaders: tuple[OpeningCall, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether some call opens it here."""
+        return any(loader.ok for loader in self.loaders)
+
+    @property
+    def exit_code(self) -> int:
+        """0 some call opens it, 1 something is missing for all of them, 2 could not tell."""
+        if self.ok:
+            return 0
+        return 2 if any(loader.opens is None for loader in self.loaders) else 1
+
+    @property
+    def writer(self) -> str:
+        """Who wrote it ("Keras 2.13.1"); "" where the file does not say."""
+        return next((fact.value for fact in self.facts if fact.name == "written by"), "")
+
+    @property
+    def missing(self) -> tuple[Need, ...]:
+        """What is missing for the call that lacks least; nothing where one opens it."""
+        if self.ok or not self.loaders:
+            return ()
+        return min((loader.missing for loader in self.loaders), key=len)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What to install for the first call that packages alone make open it, as pip takes it."""
+        for loader in sorted(self.loaders, key=lambda loader: not loader.ok):
+            unmet = [need for need in loader.needs if need.met is False]
+            if all(need.pip for need in unmet):
+                return tuple(dict.fromkeys(need.pip for need in loader.needs if need.pip))
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of schema ckptkit.needs/1 (docs/json.md).
+
+        Returns:
+            Plain values that JSON can hold.
+        """
+        return {
+            "schema": SCHEMA,
+            "path": str(self.path),
+            "format": self.format,
+            "opens": {0: True, 1: False, 2: None}[self.exit_code],
+            "writer": self.writer or None,
+            "facts": [fact._asdict() for fact in self.facts],
+            "loaders": [loader.to_json() for loader in self.loaders],
+            "missing": [need.to_json() for need in self.missing],
+            "packages": list(self.packages),
+            "environment": dict(self.environment),
+        }
+
+
+def needs(path: str | os.PathLike[str], *, environment: Sequence[str] = ()) -> Needs:
+    """Tell what must be here for a model or checkpoint to be opened, and who wrote it.
+
+    Nothing is loaded, built or executed, and none of the packages is imported: what is installed
+    is asked of its metadata.
+
+    Args:
+        path: as `ckptkit.open` takes it; also a LiteRT or ONNX model, a GraphDef, a `.meta` file.
+        environment: versions to ask about in place of what is installed, such as "keras==3.15".
+
+    Returns:
+        The calls that open such files, each with what it needs; `ok` where one opens it here.
+
+    Raises:
+        UsageError: a version that is not NAME==VERSION.
+        PathNotFoundError, UnsupportedError, FormatError: nothing that is known is there.
+    """
+    told = environment_of(environment)
+    path = Path(path)
+    try:
+        return _needs(path, told)
+    except OSError as error:
+        raise os_error(path, error) from error
+
+
+def _needs(path: Path, environment: Environment) -> Needs:
+    pointer = graphs.pointer_need(path)
+    if pointer is not None:
+        loader = OpeningCall("any", "", (pointer,))
+        return Needs(path, "pointer", (), (loader,), _versions(environment))
+    name, place = _located(path)
+    facts, loaders = _judged(name, place, environment)
+    return Needs(place, name, tuple(facts), tuple(loaders), _versions(environment))
+
+
+def _located(path: Path) -> tuple[str, Path]:
+    """Return the format and place of what lies at a path, text graphs and `.meta` included."""
+    if path.is_file() and path.name.endswith((".meta", ".pbtxt")):
+        return _GRAPH, path
+    if (path / "saved_model.pbtxt").is_file() and not (path / "saved_model.pb").exists():
+        return SAVED_MODEL, path
+    if _is_pointer_directory(path):
+        return SAVED_MODEL, path
+    if path.is_file() and (model := _run_alone(path)):
+        return model, path
+    location: Location = locate(path)
+    return location.format, location.path
+
+
+def _run_alone(path: Path) -> str:
+    """Return the format of a model that is run and whose tensors are not read; "" for others."""
+    front = read_exact(path, 0, min(file_size(path), _FRONT))
+    row = format_of_kind(_LITERT) if is_litert(front) else format_of_name(path.name)
+    return row.name if row is not None and row.holds_model and not row.is_readable else ""
+
+
+def _is_pointer_directory(path: Path) -> bool:
+    return graphs.pointer_need(path / "saved_model.pb") is not None
+
+
+def _judged(name: str, path: Path, environment: Environment) -> _Judged:
+    if name == _GRAPH:
+        return graphs.graph_file(path, environment)
+    hook = format_of(name).loaders
+    if not hook:
+        raise UnsupportedError(f"nothing is known of what opens {name} files", where=str(path))
+    found: _Judged = function_of(hook)(path, environment)
+    return found
+
+
+_Judged = tuple[list[Fact], list[OpeningCall]]
+
+
+def _versions(environment: Environment) -> tuple[tuple[str, str], ...]:
+    asked = [name for name in environment.asked if name not in _TOLD and name != "tf-keras"]
+    return tuple((name, environment.version(name)) for name in (*_TOLD, *asked))
+
+
+def hint_on(path: str | os.PathLike[str]) -> str:
+    """Return a few words on who wrote a file and what opens it, for a message that refuses it.
+
+    Args:
+        path: of a file that something did not open.
+
+    Returns:
+        "written by Keras 2.13.1; ...", or "" where there is nothing to say.
+    """
+    try:
+        found = needs(path)
+    except CkptkitError:
+        return ""
+    wanted = unique(found.missing)
+    said = f"written by {found.writer}" if found.writer else ""
+    if wanted:
+        first = wanted[0]
+        said = f"{said}; " if said else ""
+        said += f"needs {first.name}{first.version}"
+    return said
