@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants conversions matrix clean
+.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants conversions matrix gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -72,6 +72,13 @@ matrix: $(VENV)/.ready-test  ## reference models in every form, compared, conver
 
 conversions:  ## damaged .tflite, .onnx and .keras files, localised; rewrites docs/runtimes.md
 	$(MAKE) VENV=$(VENV)-runtimes PIP_CONSTRAINT=tests/runtimes-constraints.txt run-conversions
+
+# The Python that has JAX, PyTorch or TensorFlow with a GPU: make gpu PYTHON=python3 DEVICE=GPU:0
+gpu:  ## goldens of a CPU checked on a GPU, by what is installed there; rewrites docs/gpu.md
+	$(PYTHON) -m benchmarks.gpu $(addprefix --device ,$(DEVICE))
+
+gpu-prepare: $(VENV)/.ready-test  ## what a machine with a GPU needs for that, in build/gpu; PY=3.12 for its wheels
+	$(BIN)/python -m benchmarks.gpu --prepare build/gpu $(addprefix --python ,$(PY))
 
 run-conversions: $(VENV)/.ready-test,runtimes
 	$(BIN)/python -m benchmarks.conversions --write

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 120.0
 _HIDE_GPUS = {"CUDA_VISIBLE_DEVICES": "-1"}
+# cuBLAS and cuDNN then round nothing to TF32, whatever asks them to; a runtime's own switch does
+# not reach each of its kernels
+_NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}
 
 
 def describe(
@@ -167,6 +170,8 @@ def send(request: Mapping[str, Any], spec: RunnerSpec, limits: Limits) -> dict[s
     environment = dict(RUNNERS[spec.runtime].environment)
     if spec.device == "CPU":
         environment |= _HIDE_GPUS
+    elif not spec.tf32:
+        environment |= _NO_TF32
     return run(
         spec.runtime,
         request,

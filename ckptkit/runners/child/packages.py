@@ -6,12 +6,13 @@ Imported in a child process alone.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import MissingDependencyError
+from ckptkit.runners.child.gpus import gpu_title, rounds_to_tf32
 from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.session import CHUNK_BYTES
 from ckptkit.runners.errors import missing
@@ -55,16 +56,23 @@ def only_cpu_zero(spec: RunnerSpec) -> None:
 
 
 def environment(
-    spec: RunnerSpec, versions: Mapping[str, str], *, device_name: str | None = None
+    spec: RunnerSpec,
+    versions: Mapping[str, str],
+    *,
+    device_name: str | None = None,
+    capability: Sequence[int | str] = (),
 ) -> dict[str, Any]:
-    """Return what every runtime tells of itself: see `environment` in docs/check.md."""
+    """Return what every runtime tells of itself: see `environment` in docs/check.md.
+
+    capability: of the GPU that is used, (9, 0); () where there is none, or it is not known.
+    """
     return {
         "runtime": spec.runtime,
         "runner": spec.text,
         "versions": dict(versions),
         "device": spec.device,
         "device_name": device_name or cpu_name(),
-        "tf32": spec.device == "GPU" and spec.tf32,
+        "tf32": rounds_to_tf32(spec, capability),
         "xla": spec.xla,
         "deterministic": spec.deterministic,
         "threads": spec.threads,
@@ -88,7 +96,7 @@ def gpu_name(index: int) -> str:
     except (OSError, subprocess.SubprocessError):
         return "GPU"
     name, _, capability = answer.stdout.strip().partition(", ")
-    return f"{name} (compute capability {capability})" if capability else name or "GPU"
+    return gpu_title(name or "GPU", capability.split(".") if capability else ())
 
 
 def chunked(values: Iterable[tuple[str, Array]]) -> Iterator[dict[str, Array]]:

@@ -1,7 +1,9 @@
 """Running Keras models on JAX; imported in the child process alone.
 
 A call is compiled as a whole, or, with `eager`, runs op by op.  Its kernels are those of its jaxpr,
-on the devices where the results lie.  Products are of full precision unless the spec asks for TF32.
+on the devices where the results lie.  Products are of full precision unless the spec asks for TF32:
+on a GPU, "float32" is `lax.Precision.HIGHEST` and "tensorfloat32" is HIGH, for convolutions and
+cuDNN's LSTM too (source: the docs of `lax.Precision`).
 `threads` is the number of processors that the process may use, since JAX has no switch for it.
 """
 
@@ -9,14 +11,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UsageError
+from ckptkit.runners.child.gpus import gpu_title
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.machine import cpu_name
-from ckptkit.runners.child.packages import gpu_name, installed, package
+from ckptkit.runners.child.packages import installed, package
 from ckptkit.runners.child.session import Request, Result, grouped, wanted
 from ckptkit.runners.errors import missing
 from ckptkit.runners.keras.isolate import values_of
@@ -111,7 +115,12 @@ class Jax:
         return np.asarray(tensor)
 
     def versions(self) -> dict[str, str]:
-        return installed("keras", "jax", "jaxlib", "numpy")
+        found = installed("keras", "jax", "jaxlib", "numpy")
+        cuda = _cuda(self.device)
+        return {**found, "cuda": cuda} if cuda else found
+
+    def capability(self, spec: RunnerSpec) -> Sequence[int | str]:
+        return _capability(self.device) if spec.device == "GPU" else ()
 
     def device_name(self, spec: RunnerSpec) -> str:
         return _name(self.device) if spec.device == "GPU" else cpu_name()
@@ -137,10 +146,17 @@ def _limit_processors(count: int) -> None:
 def _device(module: Any, spec: RunnerSpec) -> Any:
     if spec.device == "CPU":
         return module.devices("cpu")[spec.index]
-    there = _gpus(module)
+    try:
+        there = list(module.devices("gpu"))
+    except RuntimeError as error:
+        raise missing(
+            f"no GPU:{spec.index} here: JAX has no GPU platform: {error}",
+            "pip install 'jax[cuda12]' or 'jax[cuda13]', as the driver has it",
+        ) from error
     if len(there) <= spec.index:
-        why = f"JAX sees {len(there)}" if there else "this JAX has no GPU platform"
-        raise missing(f"no GPU:{spec.index} here: {why}", "pip install 'jax[cuda12]'")
+        raise missing(
+            f"no GPU:{spec.index} here: JAX sees {len(there)}", "`ckptkit doctor` lists them"
+        )
     return there[spec.index]
 
 
@@ -152,8 +168,20 @@ def _gpus(module: Any) -> list[Any]:
 
 
 def _name(device: Any) -> str:
-    name = gpu_name(device.local_hardware_id or 0)
-    return name if name != "GPU" else str(device.device_kind)
+    return gpu_title(str(device.device_kind), _capability(device))
+
+
+def _capability(device: Any) -> Sequence[str]:
+    """Return ("9", "0") of a CUDA device; () of another."""
+    found = str(getattr(device, "compute_capability", ""))
+    return found.split(".") if re.fullmatch(r"\d+(\.\d+)*", found) else ()
+
+
+def _cuda(device: Any) -> str:
+    """Return the version of CUDA behind a device, "13.0" of the plugin's "cuda 13000"; else ""."""
+    client = getattr(device, "client", None)
+    found = re.search(r"\bcuda (\d{4,6})\b", str(getattr(client, "platform_version", "")))
+    return f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else ""
 
 
 def _stateless(

@@ -124,6 +124,15 @@ class Backend(Protocol):
             {package: version}.
         """
 
+    def capability(self, spec: RunnerSpec) -> Sequence[int | str]:
+        """Return what the GPU of the spec can compute.
+
+        Args:
+            spec: of the runner.
+        Returns:
+            Its compute capability, such as (9, 0); () of a CPU, and where it is not known.
+        """
+
     def device_name(self, spec: RunnerSpec) -> str:
         """Return what the device is called.
 
@@ -200,7 +209,12 @@ class KerasSession:
 
 def described(backend: Backend, spec: RunnerSpec) -> dict[str, Any]:
     """Return the environment but for what the model adds."""
-    return environment(spec, backend.versions(), device_name=backend.device_name(spec))
+    return environment(
+        spec,
+        backend.versions(),
+        device_name=backend.device_name(spec),
+        capability=backend.capability(spec),
+    )
 
 
 def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:

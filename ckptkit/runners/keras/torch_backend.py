@@ -2,15 +2,18 @@
 
 Every kernel is seen as it is dispatched, with the device of what it gave.  TF32 is off for matrix
 products and for cuDNN, which has it on by default, unless the spec asks for it.
+Source of the switches: PyTorch's notes on CUDA semantics (TensorFloat-32) and on reproducibility.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.runners.child.gpus import gpu_title
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.packages import installed, only_cpu_zero, package
@@ -46,8 +49,9 @@ class Torch:
         only_cpu_zero(spec)
         if spec.device == "GPU":
             _check_gpu(module, spec)
-            module.backends.cuda.matmul.allow_tf32 = spec.tf32
-            module.backends.cudnn.allow_tf32 = spec.tf32
+            # what Keras and a model put on "cuda" lies there, without a number
+            module.cuda.set_device(spec.index)
+            allow_tf32(module.backends, spec.tf32)
         module.backends.cudnn.benchmark = False
         if spec.threads is not None:
             module.set_num_threads(spec.threads)
@@ -56,9 +60,9 @@ class Torch:
             module.use_deterministic_algorithms(True)
 
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
-        where = f"cuda:{spec.index}" if spec.device == "GPU" else "cpu"
         scope = ExitStack()
-        scope.enter_context(keras.device(where))
+        # Keras asks whether the device is "cuda", by that name, for what CUDA lacks
+        scope.enter_context(keras.device("cuda" if spec.device == "GPU" else "cpu"))
         scope.enter_context(torch().no_grad())
         return scope
 
@@ -105,6 +109,10 @@ class Torch:
             found["cudnn"] = str(module.backends.cudnn.version())
         return found
 
+    def capability(self, spec: RunnerSpec) -> Sequence[int | str]:
+        found = torch().cuda.get_device_capability(spec.index) if spec.device == "GPU" else ()
+        return tuple(found)
+
     def device_name(self, spec: RunnerSpec) -> str:
         return _gpu_name(spec.index) if spec.device == "GPU" else cpu_name()
 
@@ -113,6 +121,24 @@ class Torch:
         count = module.cuda.device_count() if module.cuda.is_available() else 0
         gpus = [{"device": f"GPU:{number}", "name": _gpu_name(number)} for number in range(count)]
         return [{"device": "CPU:0", "name": cpu_name()}, *gpus]
+
+
+def allow_tf32(backends: Any, allowed: bool) -> None:
+    """Set TF32 of products, convolutions and recurrent cells; backends: `torch.backends`.
+
+    PyTorch 2.9 gave each a `fp32_precision` beside the older `allow_tf32`, and refuses to read
+    either where the two disagree, so both are set.  The older one alone leaves convolutions to a
+    setting for all backends.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the older one will go
+        for old in (backends.cuda.matmul, backends.cudnn):
+            if hasattr(old, "allow_tf32"):
+                old.allow_tf32 = allowed
+    cudnn = (getattr(backends.cudnn, name, None) for name in ("conv", "rnn"))
+    for new in (backends.cuda.matmul, *cudnn):
+        if hasattr(new, "fp32_precision"):
+            new.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def _check_gpu(module: Any, spec: RunnerSpec) -> None:
@@ -128,8 +154,7 @@ def _check_gpu(module: Any, spec: RunnerSpec) -> None:
 
 def _gpu_name(index: int) -> str:
     cuda = torch().cuda
-    capability = ".".join(map(str, cuda.get_device_capability(index)))
-    return f"{cuda.get_device_name(index)} (compute capability {capability})"
+    return gpu_title(cuda.get_device_name(index), cuda.get_device_capability(index))
 
 
 def to_array(tensor: Any) -> Array:

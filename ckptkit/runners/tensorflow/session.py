@@ -219,7 +219,7 @@ class TensorFlowSession:
         return tensorflow().function(lambda inputs: call(inputs), jit_compile=jit, autograph=False)  # type: ignore[no-any-return]
 
     def devices(self) -> Devices:
-        return self._devices
+        return setup.as_asked(self.spec, self._devices)
 
     # -- looking inside ----------------------------------------------------------------------------
 

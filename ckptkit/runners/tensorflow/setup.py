@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from ckptkit.runners.child.gpus import gpu_title, rounds_to_tf32
 from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.errors import missing
 from ckptkit.runners.spec import RunnerSpec
@@ -87,7 +88,7 @@ def environment(spec: RunnerSpec) -> dict[str, Any]:
         "versions": {**versions(), **_gpu_libraries(bool(gpus))},
         "device": spec.device,
         "device_name": gpu_name(details) if gpus else cpu_name(),
-        "tf32": spec.device == "GPU" and spec.tf32 and _has_tf32(details),
+        "tf32": rounds_to_tf32(spec, details.get("compute_capability") or ()),
         "xla": spec.xla,
         "deterministic": spec.deterministic,
         "threads": spec.threads,
@@ -100,14 +101,18 @@ def environment(spec: RunnerSpec) -> dict[str, Any]:
 
 def gpu_name(details: Mapping[str, Any]) -> str:
     """Return a GPU's name and compute capability."""
-    capability = ".".join(map(str, details.get("compute_capability", ())))
     name = str(details.get("device_name", "GPU"))
-    return f"{name} (compute capability {capability})" if capability else name
+    return gpu_title(name, details.get("compute_capability") or ())
 
 
-def _has_tf32(details: Mapping[str, Any]) -> bool:
-    """Whether the device rounds to TF32 when allowed: compute capability 8.0 and above."""
-    return bool(tuple(details.get("compute_capability", (8,))) >= (8,))
+def as_asked(spec: RunnerSpec, devices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ran where, with the number of the GPU that was asked for.
+
+    It is the one that is visible, so TensorFlow calls it GPU:0 whatever its number on the machine.
+    """
+    if spec.device != "GPU" or spec.replicas > 1:
+        return dict(devices)
+    return {f"GPU:{spec.index}" if at == "GPU:0" else at: row for at, row in devices.items()}
 
 
 def _gpu_libraries(wanted: bool) -> dict[str, str]:
