@@ -93,4 +93,4 @@ def _needed(name: str, seen: frozenset[str] = frozenset()) -> Iterator[str]:
         return
     for need in needs:
         if need.marker is None or need.marker.evaluate({"extra": ""}):
-            yield from _needed(need.name.lower(), seen | {name})
+            yield from _needed(need.name.lower().replace("_", "-"), seen | {name})

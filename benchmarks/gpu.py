@@ -77,6 +77,12 @@ class Measuring:
     done: dict[str, Outcome] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
+    def plan(self, todo: Iterable[Row]) -> None:
+        """Note all rows in their order, as not run where nothing is known of them."""
+        known = self.done
+        self.done = {row.key: Outcome(row.key, NOT_RUN, "it was not come to") for row in todo}
+        self.done |= {key: outcome for key, outcome in known.items() if key in self.done}
+
     def run(self, todo: Iterable[Row], jobs: int) -> None:
         """Run the rows, `jobs` at a time."""
         with ThreadPoolExecutor(jobs) as pool:
@@ -204,6 +210,8 @@ def measure(options: argparse.Namespace, site: Path) -> Measuring:
     measuring.resume()
     able: dict[str, list[Row]] = {}
     todo = rows(tuple(RUNTIMES), options.device.upper().startswith("GPU"))
+    # so that the page says what was not come to, whatever ends the script
+    measuring.plan(todo)
     for runtime, module in RUNTIMES.items():
         mine = [row for row in todo if row.runtime == runtime]
         if runtime not in options.runtime:

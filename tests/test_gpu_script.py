@@ -115,6 +115,19 @@ def test_one_row_that_cannot_run_does_not_lose_the_others(tmp_path: Path) -> Non
     assert "no such file" in run.done[planned[0].key].why.lower()
 
 
+def test_a_row_that_was_not_come_to_is_on_the_page(tmp_path: Path) -> None:
+    run = measuring(tmp_path / "carried")
+    run.note(Outcome("keras-jax recurrent float32", WITHIN, outputs=(OUTPUT,), run=RUN))
+    run.plan(rows(("keras-jax",), False))
+    run.note(Outcome("keras-jax multi_io float32", WITHIN, outputs=(OUTPUT,), run=RUN))
+    written = json.loads(run.results.read_text())
+    planned = [row.key for row in rows(("keras-jax",), False)]
+    assert [row["key"] for row in written["rows"]] == planned
+    text = page(written)
+    assert f"`keras-jax`: {len(planned) - 2} rows: it was not come to" in text
+    assert text.count("2.0e-05 (T4)") == 2
+
+
 def test_rows_for_which_no_time_is_left_are_said(tmp_path: Path) -> None:
     run = measuring(tmp_path / "carried", seconds=0.0)
     run.run(rows(("keras-jax",), True)[:1], jobs=1)

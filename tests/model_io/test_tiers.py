@@ -82,6 +82,26 @@ def test_whole_numbers_and_text_are_exact_everywhere(tier: str, dtype: str) -> N
     assert (limit.rtol, limit.atol, limit.min_cosine) == (0.0, 0.0, None)
 
 
+@pytest.mark.parametrize(
+    ("policies", "compute", "bound"),
+    [
+        (("float32", "mixed_bfloat16"), "bfloat16", 5e-2),
+        (("mixed_bfloat16", "float32"), "bfloat16", 5e-2),
+        (("mixed_float16", "float32"), "float16", 1e-2),
+        (("mixed_float16", "bfloat16, float16"), "bfloat16", 5e-2),
+    ],
+)
+def test_mixed_precision_on_one_side_gets_the_bounds_of_the_coarser(
+    policies: tuple[str, str], compute: str, bound: float
+) -> None:
+    tier = tier_of(*({**CPU, "policy": policy} for policy in policies))
+    assert (tier.name, tier.compute) == ("T3", compute)
+    for dtype in ("float32", "float16", compute):
+        assert tier.tolerance("y", dtype).atol == bound
+    assert tier.tolerance("y", "float64").atol == 1e-7
+    assert tier.tolerance("y", "int32") == tier_of(CPU, CPU).tolerance("y", "int32")
+
+
 def test_a_model_of_mixed_precision_gets_the_bounds_of_what_it_computes_in() -> None:
     mixed = {**CPU, "policy": "mixed_bfloat16"}
     tier = tier_of(mixed, mixed)
