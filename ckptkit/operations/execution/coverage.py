@@ -36,6 +36,7 @@ _IN_LIST = (
     "as attributes, or save with .keras or .weights.h5"
 )
 
+_MADE_BY_A_STEP = frozenset({"slot", "ema"})
 _AFRESH = "the file holds no optimizer state: training would start afresh"
 
 _NO_OPTIMIZER = (
@@ -331,17 +332,32 @@ class _CoverageBuilder:
         why = _AFRESH
         if any(item.status != "missing" for item in training):
             why = _NO_OPTIMIZER
+        left = training
+        if not afresh and self._stepped_never(training):
+            made = [item for item in training if item.role in _MADE_BY_A_STEP]
+            afresh = bool(made) and all(item.status == "missing" for item in made)
+            left, why = made, _AFRESH
         misfits = any(item.status in ("shape", "dtype") for item in rows)
         judged = []
         for item in rows:
             if item.status == "not restored" and stopped and misfits:
                 item = item._replace(status="not reached", message="it stopped at the misfit")
             severity = "" if item.status == "restored" else "error"
-            if item in training and afresh and severity:
+            if afresh and severity and item in left:
                 severity = "note"
                 item = item._replace(message=why)
             judged.append(item._replace(severity=severity))
         return judged
+
+    def _stepped_never(self, training: Sequence[Variable]) -> bool:
+        """Whether the optimizer in the file counts no step: it may have been saved without slots.
+
+        Keras 3 makes them with the first step, and its counter and learning rate before.
+        """
+        counters = {item.name for item in training if item.role == "counter" and item.file_name}
+        keys = [match.old for key, match in self.partners.items() if self._name(key) in counters]
+        blocks = (values for key in keys for _, values in self.file.store.blocks(key))
+        return bool(keys) and not any(values.any() for values in blocks)
 
     def _unused(self, rows: Sequence[Variable]) -> Iterator[Variable]:
         """Yield the tensors of the file that nothing takes."""

@@ -129,6 +129,25 @@ def test_no_optimizer_state_at_all_is_a_note(tmp_path: Path) -> None:
     assert found.verdict == "4 of 8 variables with the file's bytes, 4 of training left as built"
 
 
+@pytest.mark.parametrize(("steps", "severity"), [(0, "note"), (3, "error")])
+def test_an_optimizer_that_made_no_step_has_no_slots(
+    steps: int, severity: str, tmp_path: Path
+) -> None:
+    begun = {"iterations": np.int64(steps).reshape(()), "learning_rate": np.float32(1).reshape(())}
+    found = cover(tmp_path, MODEL | begun, MODEL | begun | marked(SLOTS, *SLOTS))
+    assert found.ok is (steps == 0)
+    assert [finding.severity for finding in found.findings] == [severity]
+    assert set(statuses(found)) == set(SLOTS)
+
+
+def test_half_of_the_slots_before_the_first_step_is_a_finding(tmp_path: Path) -> None:
+    begun = {"iterations": np.int64(0).reshape(())}
+    some = {name: array for name, array in SLOTS.items() if "conv" in name}
+    gone = [name for name in SLOTS if "head" in name]
+    found = cover(tmp_path, MODEL | begun | some, MODEL | begun | marked(SLOTS, *gone))
+    assert not found.ok and set(statuses(found)) == set(gone)
+
+
 def test_half_of_the_optimizer_state_is_a_finding(tmp_path: Path) -> None:
     some = {name: array for name, array in SLOTS.items() if "conv" in name}
     gone = [name for name in SLOTS if "head" in name]
