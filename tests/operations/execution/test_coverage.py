@@ -129,6 +129,27 @@ def test_no_optimizer_state_at_all_is_a_note(tmp_path: Path) -> None:
     assert found.verdict == "4 of 8 variables with the file's bytes, 4 of training left as built"
 
 
+@pytest.mark.parametrize(
+    ("file", "model", "status"),
+    [
+        (np.array([7], "i8"), np.array([7], "i4"), "restored"),
+        (np.array([1, 2**31], "i8"), np.array([1, 2**31], "u4"), "restored"),
+        (np.array([7], "i4"), np.array([7], "i8"), "restored"),
+        (np.array([7], "i8"), np.array([8], "i4"), "dtype"),
+        (np.array([2**32 + 7], "i8"), np.array([7], "i4"), "dtype"),
+        (np.array([-1], "i8"), np.array([2**64 - 1], "u8"), "dtype"),
+        (np.array([7], "i8"), np.array([7], "f4"), "dtype"),
+        (np.array([1], "i8"), np.array([1], "?"), "dtype"),
+    ],
+)
+def test_integers_of_another_dtype_are_restored_where_their_numbers_are(
+    file: Any, model: Any, status: str, tmp_path: Path
+) -> None:
+    found = cover(tmp_path, MODEL | {"seed": file}, MODEL | {"seed": model})
+    assert statuses(found).get("seed", "restored") == status
+    assert found.ok is (status == "restored")
+
+
 @pytest.mark.parametrize(("steps", "severity"), [(0, "note"), (3, "error")])
 def test_an_optimizer_that_made_no_step_has_no_slots(
     steps: int, severity: str, tmp_path: Path
