@@ -161,6 +161,15 @@ def test_an_optimizer_that_made_no_step_has_no_slots(
     assert set(statuses(found)) == set(SLOTS)
 
 
+def test_an_optimizer_that_made_no_step_need_not_be_loaded(tmp_path: Path) -> None:
+    begun = {"iterations": np.array(0, "i8"), "learning_rate": np.array(1, "f4")}
+    model = MODEL | marked(begun | SLOTS, *begun, *SLOTS)
+    found = cover(tmp_path, MODEL | begun, model)
+    assert found.ok and {finding.severity for finding in found.findings} == {"note"}
+    begun["iterations"] = np.array(1, "i8")
+    assert not cover(tmp_path, MODEL | begun, model).ok
+
+
 def test_half_of_the_slots_before_the_first_step_is_a_finding(tmp_path: Path) -> None:
     begun = {"iterations": np.int64(0).reshape(())}
     some = {name: array for name, array in SLOTS.items() if "conv" in name}
