@@ -14,7 +14,11 @@ from typing import Any
 PRECISIONS = ("bfloat16", "float16")
 RUNTIMES = {"tensorflow": "tensorflow", "keras-jax": "jax", "keras-torch": "torch"}  # -> its module
 NAMES = ("functional_cnn", "transformer", "recurrent", "multi_io")
-AS_CODE = ("functional_cnn", "transformer", "recurrent")  # also checked as a file of weights, with code
+AS_CODE = (
+    "functional_cnn",
+    "transformer",
+    "recurrent",
+)  # also checked as a file of weights, with code
 
 WITHIN, BEYOND, FAILED, NOT_RUN = "within", "beyond", "failed", "not run"
 COMPARED = (WITHIN, BEYOND)

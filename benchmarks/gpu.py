@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -58,6 +58,11 @@ from benchmarks._gpu_rows import (
 ROOT = Path(__file__).resolve().parents[1]
 LEAST_S = 5.0  # in which a row can be done
 _GRACE_S = 10.0  # that `ckptkit check` gets beyond its own limit, to say where the model hung
+# what is kept of `ckptkit.check/1`
+_OF_OUTPUT = ("output", "dtype", "shape", "status", "ok", "tier", "reason", "rtol", "atol")
+_MEASURED = ("needed", "max_abs", "max_rel", "rms", "cosine")
+_OF_RUN = ("runner", "seconds", "devices")
+_OF_ENVIRONMENT = ("runtime", "versions", "python", "device_name", "tf32", "policy")
 _TAIL = 300  # characters of what a row printed
 
 
@@ -108,7 +113,7 @@ class Measuring:
         with self._lock:
             self.done[outcome.key] = outcome
             new = self.results.with_suffix(".new")
-            new.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+            new.write_text(text_of(self.to_json()), encoding="utf-8")
             new.replace(self.results)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,6 +135,13 @@ class Measuring:
                 row["key"]: Outcome(**{**row, "outputs": tuple(row["outputs"])})
                 for row in found["rows"]
             }
+
+
+def text_of(results: Mapping[str, Any]) -> str:
+    """Return results as JSON, a line per row."""
+    head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)
+    rows = ",\n".join(map(json.dumps, results["rows"]))
+    return f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
 
 
 def fingerprint(carried: Path) -> str:
@@ -170,16 +182,27 @@ def judged(key: str, status: int | None, printed: str, seconds: float) -> Outcom
         return Outcome(key, FAILED, f"ended after {seconds:.0f} s", seconds=seconds)
     try:
         report = json.loads(printed)
-        outputs, runs = tuple(report["outputs"]), report["runs"]
+        outputs = tuple(_part(item, *_OF_OUTPUT, *_MEASURED) for item in report["outputs"])
+        ran = _ran(report["runs"][-1]) if report["runs"] else None
+        found = [item["message"] for item in report["findings"] if item["severity"] == "error"]
     except (ValueError, KeyError, TypeError):
         outcome = NOT_RUN if status == 2 else FAILED
         return Outcome(key, outcome, printed.strip()[-_TAIL:], seconds=seconds)
-    findings = [item["message"] for item in report["findings"] if item["severity"] == "error"]
-    ran = runs[-1] if runs else None
     if status == 0 and outputs:
         return Outcome(key, WITHIN, "", outputs, ran, seconds)
     outcome = BEYOND if any(not item["ok"] for item in outputs) else FAILED
-    return Outcome(key, outcome, "; ".join(findings)[:_TAIL], outputs, ran, seconds)
+    return Outcome(key, outcome, "; ".join(found)[:_TAIL], outputs, ran, seconds)
+
+
+def _part(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
+
+
+def _ran(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **_part(run, *_OF_RUN),
+        "environment": _part(run["environment"], *_OF_ENVIRONMENT),
+    }
 
 
 def install(wheels: Path, site: Path) -> None:
