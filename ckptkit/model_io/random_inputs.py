@@ -32,6 +32,7 @@ CANDIDATE_SIZES: tuple[tuple[int, int], ...] = (
 
 BATCH = 4  # examples, where the axis is free
 MAX_DRAWN = 1 << 28  # elements of one input
+_ROW = 4  # values of a row of a ragged input, at most
 UNKNOWN_WORD = b"ckptkit-no-such-word"
 _WORDS = ("a", "the", "one", "two", "good", "bad", "red", "blue", "0", "42", "A sentence.")
 _SENTENCE = 64  # words of one text at most
@@ -64,10 +65,11 @@ def random_inputs(
         raise UsageError(
             f"a range for {unknown[0]!r}, which is no input", hint=f"there are: {listed}"
         )
-    return {
-        info.name: _draw(info, _Stream(seed, info.name), batch, size, wanted, words, int_high)
-        for info in inputs
-    }
+    found: dict[str, Array] = {}
+    for info in _in_shape(inputs, seed, batch, size, found):
+        stream = _Stream(seed, info.name)
+        found[info.name] = _draw(info, stream, batch, size, wanted, words, int_high)
+    return {info.name: found[info.name] for info in inputs}
 
 
 def candidate_inputs(
@@ -104,6 +106,76 @@ def candidate_inputs(
             continue  # nothing was left open: it would be refused again
         before.append(cases_drawn)
         yield cases_drawn
+
+
+# --- parts of sparse and ragged inputs ------------------------------------------------------------
+
+
+def _in_shape(
+    inputs: Sequence[TensorInfo], seed: int, batch: int, size: int, drawn: dict[str, Array]
+) -> Iterator[TensorInfo]:
+    """Yield the inputs whose values are left to draw, as long as the other parts want them.
+
+    drawn: takes the parts that say where values lie (`indices`, `dense_shape`, `row_splits`).
+    """
+    wholes: dict[str, list[TensorInfo]] = {}
+    for info in inputs:
+        if info.part is None:
+            yield info
+        else:
+            wholes.setdefault(info.part.of, []).append(info)
+    for of, parts in wholes.items():
+        place = _sparse if parts[0].part is not None and parts[0].part.kind == "sparse" else _ragged
+        count = place(parts, _Stream(seed, f"{of}/"), batch, size, drawn)
+        for info in parts:
+            if info.name not in drawn:
+                yield info._replace(shape=(count, *(info.shape or (None,))[1:]))
+
+
+def _sparse(
+    parts: Sequence[TensorInfo], stream: _Stream, batch: int, size: int, drawn: dict[str, Array]
+) -> int:
+    """Draw where a sparse tensor has values, in row-major order; return how many.
+
+    A value in each row of the first axis at least, and in about a quarter of all places.
+    """
+    import numpy as np
+
+    by_role = {info.part.role: info for info in parts if info.part is not None}
+    known = by_role["indices"].part
+    whole = TensorInfo(by_role["indices"].name, "int64", known.shape if known is not None else None)
+    shape = shape_of(whole, batch, size)
+    total = math.prod(shape)
+    if total > MAX_DRAWN:
+        raise UsageError(f"input {whole.name!r} would have {total:,} places")
+    width = total // max(1, shape[0]) if shape else 1
+    rows = np.arange(total // max(1, width), dtype=np.int64)
+    first = rows * width + stream.below(len(rows), max(1, width)).astype(np.int64)
+    others = np.flatnonzero(stream.below(total, 4) == 0)
+    places = np.unique(np.concatenate([first, others])) if total else np.zeros(0, np.int64)
+    axes = np.unravel_index(places, shape) if total else [places] * len(shape)
+    drawn[by_role["indices"].name] = np.stack(axes, 1).astype(np.int64)
+    drawn[by_role["dense_shape"].name] = np.array(shape, np.int64)
+    return len(places)
+
+
+def _ragged(
+    parts: Sequence[TensorInfo], stream: _Stream, batch: int, size: int, drawn: dict[str, Array]
+) -> int:
+    """Draw the row splits of a ragged tensor, the outer ones first; return how many values it has.
+
+    Each row has one value at least, since the mean of none is no number.
+    """
+    import numpy as np
+
+    count = batch
+    for info in parts:
+        if info.part is not None and info.part.role == "row_splits":
+            lengths = stream.below(count, max(1, min(size, _ROW))).astype(np.int64) + 1
+            splits = np.concatenate([[0], np.cumsum(lengths)])
+            drawn[info.name] = splits.astype(numpy_dtype(info.dtype))
+            count = int(splits[-1])
+    return count
 
 
 def _same(one: Sequence[Mapping[str, Array]], two: Sequence[Mapping[str, Array]]) -> bool:

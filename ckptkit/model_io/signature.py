@@ -14,12 +14,30 @@ from ckptkit.wording import say
 Shape = tuple[int | None, ...]
 
 
+class Part(NamedTuple):
+    """Which part of a sparse or ragged input a dense one is.
+
+    of: the input, or what else its parts have in common.  kind: "sparse" or "ragged".  role: of
+    sparse ones "indices", "values" and "dense_shape", of ragged ones "values" and "row_splits".
+    shape: of the whole, for sparse ones.
+    """
+
+    of: str
+    kind: str
+    role: str
+    shape: Shape | None = None
+
+
 class TensorInfo(NamedTuple):
-    """One input or output; shape: None where the rank is not known, None per unknown axis."""
+    """One input or output; shape: None where the rank is not known, None per unknown axis.
+
+    part: of an input that is a part of a sparse or ragged one.
+    """
 
     name: str
     dtype: str
     shape: Shape | None
+    part: Part | None = None
 
     @property
     def text(self) -> str:
@@ -38,14 +56,7 @@ class ModelSignature(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
-            side: [
-                {
-                    "name": info.name,
-                    "dtype": info.dtype,
-                    "shape": None if info.shape is None else list(info.shape),
-                }
-                for info in infos
-            ]
+            side: [_plain(info) for info in infos]
             for side, infos in (("inputs", self.inputs), ("outputs", self.outputs))
         }
 
@@ -55,6 +66,12 @@ class ModelSignature(NamedTuple):
         if not isinstance(value, Mapping):
             raise FormatError(where, "the signature is no JSON object")
         return cls(*(_infos(value.get(side), f"{where}: {side}") for side in ("inputs", "outputs")))
+
+
+def _plain(info: TensorInfo) -> dict[str, Any]:
+    shape = None if info.shape is None else list(info.shape)
+    found: dict[str, Any] = {"name": info.name, "dtype": info.dtype, "shape": shape}
+    return found if info.part is None else {**found, "part": info.part._asdict()}
 
 
 class Discrepancy(NamedTuple):
@@ -154,7 +171,17 @@ def _info(item: Any, where: str) -> TensorInfo:
     name, dtype = item.get("name"), item.get("dtype")
     if not isinstance(name, str) or not isinstance(dtype, str):
         raise FormatError(where, "a tensor without name, dtype and shape", found=repr(item)[:80])
-    return TensorInfo(name, dtype, None if shape is None else tuple(shape))
+    part = _part(item.get("part"), where) if item.get("part") is not None else None
+    return TensorInfo(name, dtype, None if shape is None else tuple(shape), part)
+
+
+def _part(value: Any, where: str) -> Part:
+    found = dict(value) if isinstance(value, Mapping) else {}
+    of, kind, role, shape = (found.get(key) for key in Part._fields)
+    sized = shape is None or (isinstance(shape, list) and all(map(_is_axis, shape)))
+    if not (sized and isinstance(of, str) and isinstance(kind, str) and isinstance(role, str)):
+        raise FormatError(where, "a part of a tensor without whole, kind and role")
+    return Part(of, kind, role, None if shape is None else tuple(shape))
 
 
 def _is_axis(size: object) -> bool:

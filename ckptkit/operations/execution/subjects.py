@@ -22,6 +22,7 @@ from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.input_files import files_read
 from ckptkit.runners.types import ModelSpec
+from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
     KERAS,
@@ -287,12 +288,17 @@ def _problems(coverage: RestoreCoverage, problems: Sequence[Problem], where: str
 def signatures_of_file(subject: ModelSpec) -> dict[str, ModelSignature]:
     """Return the signatures of a SavedModel as its file tells them; {} for anything else.
 
-    Nothing is run.  An input of integers or strings needs more to be drawn than its dtype.
+    Nothing is run.  An input of integers or strings needs more to be drawn than its dtype.  What
+    parts a sparse or ragged input has, and which of a graph of TensorFlow 1 have a default, is told
+    by the process that runs it: {} for those, too.
     """
     if subject.kind != model_format(SAVED_MODEL).model_kind or subject.path is None:
         return {}
-    info = open_checkpoint(subject.path).store.model
-    signatures = info.signatures if info is not None else ()
+    store = open_checkpoint(subject.path).store
+    signatures = store.model.signatures if store.model is not None else ()
+    sides = [item for signature in signatures for item in (*signature.inputs, *signature.outputs)]
+    if not isinstance(store.structure, ObjectGraph) or any(" " in dtype for _, dtype, _ in sides):
+        return {}
     wanted = {*subject.tags} or {SERVE}
     served = [signature for signature in signatures if {*signature.tags} == wanted]
     return {

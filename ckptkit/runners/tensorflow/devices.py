@@ -8,7 +8,7 @@ that XLA compiled has no partition: the ops that were compiled, and the device o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,16 @@ def _add(devices: Devices, device: str, counts: Mapping[str, int]) -> None:
             row[key] += number
 
 
+def add_partitions(devices: Devices, graphs: Iterable[Any]) -> None:
+    """Add the ops of the partitions that the runtime made of a graph."""
+    for graph in graphs:
+        by_device: dict[str, list[Any]] = {}
+        for node in graph.node:
+            by_device.setdefault(short(node.device), []).append(node)
+        for device, nodes in by_device.items():
+            _add(devices, device, count(iter(nodes)))
+
+
 @contextmanager
 def _partitions(devices: Devices) -> Iterator[None]:
     from tensorflow.python.eager import context
@@ -56,12 +66,7 @@ def _partitions(devices: Devices) -> Iterator[None]:
     finally:
         metadata = here.export_run_metadata()
         here.disable_run_metadata()
-        for graph in metadata.partition_graphs:
-            by_device: dict[str, list[Any]] = {}
-            for node in graph.node:
-                by_device.setdefault(short(node.device), []).append(node)
-            for device, nodes in by_device.items():
-                _add(devices, device, count(iter(nodes)))
+        add_partitions(devices, metadata.partition_graphs)
 
 
 @contextmanager

@@ -15,6 +15,14 @@ from ckptkit.errors import UnsupportedError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child import trees as _trees
 from ckptkit.runners.tensorflow.build import is_keras
+from ckptkit.runners.tensorflow.composites import (
+    assembled,
+    exported_functions,
+    grouped,
+    info_of,
+    is_composite,
+    parts_of,
+)
 from ckptkit.runners.tensorflow.module import tensorflow
 
 CALL = "call"
@@ -49,7 +57,8 @@ class Endpoint:
 def signatures_of(loaded: Any) -> dict[str, Endpoint]:
     """Return the signatures of a SavedModel; of one without, its functions that have one graph."""
     functions = dict(loaded.signatures) or dict(_lone_functions(loaded))
-    return {key: _of_concrete(key, function) for key, function in sorted(functions.items())}
+    exported = exported_functions(loaded)
+    return {key: _of_concrete(key, item, exported) for key, item in sorted(functions.items())}
 
 
 def _lone_functions(loaded: Any) -> Iterator[tuple[str, Any]]:
@@ -62,32 +71,54 @@ def _lone_functions(loaded: Any) -> Iterator[tuple[str, Any]]:
             yield (CALL if name == "__call__" else name), graphs[0]
 
 
-def _of_concrete(key: str, function: Any) -> Endpoint:
+def _of_concrete(key: str, function: Any, exported: Mapping[str, Any] | None = None) -> Endpoint:
     tf = tensorflow()
     structure: Any = function.structured_input_signature
-    specs: dict[str, Any] = {}
-    for spec in tf.nest.flatten(structure, expand_composites=False):
-        if isinstance(spec, tf.TensorSpec):
-            specs[spec.name or f"input_{len(specs)}"] = spec
-        elif isinstance(spec, tf.TypeSpec):
-            raise UnsupportedError(
-                f"input {getattr(spec, 'name', None) or len(specs)!r} of signature {key!r} is a "
-                f"{type(spec).__name__.removesuffix('Spec')}: only dense inputs are run",
-                hint="export a signature that takes its parts and builds it",
-            )
+    leaves = tf.nest.flatten(structure, expand_composites=False)
+    specs = _named_specs(function, structure)
+    infos = [
+        info
+        for name, spec in specs.items()
+        for info in (parts_of(name, spec) if is_composite(spec) else [info_of(name, spec)])
+    ]
 
     def call(inputs: Tensors) -> dict[str, Any]:
-        if set(specs) <= set(structure[1]):  # all by keyword
-            return named(function(**inputs))
-        values = iter(inputs[name] for name in specs)
-        args, options = tf.nest.map_structure(
-            lambda spec: next(values) if isinstance(spec, tf.TensorSpec) else spec, structure
+        values = iter(
+            assembled(name, spec, inputs) if is_composite(spec) else inputs[name]
+            for name, spec in specs.items()
         )
+        if set(specs) <= set(structure[1]):  # all by keyword
+            return named(function(**dict(zip(specs, values, strict=True))))
+        flat = [next(values) if isinstance(leaf, tf.TypeSpec) else leaf for leaf in leaves]
+        args, options = tf.nest.pack_sequence_as(structure, flat, expand_composites=False)
         return named(function(*args, **options))
 
-    inputs = tuple(info_of(name, spec) for name, spec in specs.items())
     outputs = _infos(named(function.structured_outputs))
-    return Endpoint(key, call, inputs, outputs, concrete=function)
+    return Endpoint(key, call, grouped(infos, function, exported or {}), outputs, concrete=function)
+
+
+def _named_specs(function: Any, structure: Any) -> dict[str, Any]:
+    """Return {name: TypeSpec} of what a function takes, in the order in which tf.nest has it.
+
+    A keyword goes by itself.  Others go by the name of their TensorSpec, which has that of the
+    argument in it; composite ones, and those that share a name, by the path to them: `x/a/0`.
+    """
+    from tensorflow.python.util import nest
+
+    args, options = structure
+    parameters = list(getattr(getattr(function, "function_type", None), "parameters", {}))
+    found: dict[str, Any] = {}
+    for (side, first, *rest), spec in nest.flatten_with_tuple_paths([list(args), options]):
+        if not isinstance(spec, tensorflow().TypeSpec):
+            continue
+        argument = str(first)
+        if side == 0:
+            argument = parameters[first] if first < len(parameters) else f"input_{first}"
+        whole = "/".join([argument, *map(str, rest)])
+        own = getattr(spec, "name", None) if side == 0 or rest else whole
+        name = own if own and not is_composite(spec) and own not in found else whole
+        found[name] = spec
+    return found
 
 
 # -- live models -----------------------------------------------------------------------------------
@@ -148,14 +179,36 @@ def _keras_call(model: Any, seen: Mapping[str, Any] | None) -> Endpoint:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UnsupportedError(f"several inputs of the model are called {twice[0]!r}")
-    infos = tuple(_input_info(tensor) for tensor in tf.nest.flatten(tree))
-    optional = tuple(_input_name(t) for t in tf.nest.flatten(tree) if _operation(t, "optional"))
+    specs = {_input_name(tensor): _input_spec(tensor) for tensor in tf.nest.flatten(tree)}
+    parts = {n: _infos_of(n, tensor, specs[n]) for n, tensor in _by_name(tree).items()}
+    optional = tuple(
+        info.name
+        for tensor in tf.nest.flatten(tree)
+        if _operation(tensor, "optional")
+        for info in parts[_input_name(tensor)]
+    )
+
+    def value(tensor: Any, inputs: Tensors) -> Any:
+        name = _input_name(tensor)
+        if specs[name] is None:
+            return inputs.get(name)
+        given = all(info.name in inputs for info in parts[name])
+        return assembled(name, specs[name], inputs) if given else None
 
     def call(inputs: Tensors) -> dict[str, Any]:
-        values = tf.nest.map_structure(lambda tensor: inputs.get(_input_name(tensor)), tree)
+        values = tf.nest.map_structure(lambda tensor: value(tensor, inputs), tree)
         return named(model(values, training=False), _output_names(model))
 
+    infos = tuple(info for name in names for info in parts[name])
     return Endpoint(CALL, call, infos, _keras_outputs(model), optional=optional)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {_input_name(tensor): tensor for tensor in tensorflow().nest.flatten(tree)}
+
+
+def _infos_of(name: str, tensor: Any, spec: Any) -> Sequence[TensorInfo]:
+    return [info_of(name, tensor)] if spec is None else parts_of(name, spec)
 
 
 def _inputs_tree(model: Any) -> Any:
@@ -185,13 +238,20 @@ def _input_name(tensor: Any) -> str:
     return str(_operation(tensor, "name") or tensor.name)
 
 
-def _input_info(tensor: Any) -> TensorInfo:
-    for attribute in ("ragged", "sparse"):
-        if getattr(tensor, attribute, False) or _operation(tensor, attribute):
-            raise UnsupportedError(
-                f"input {_input_name(tensor)!r} is {attribute}: only dense inputs are run"
-            )
-    return info_of(_input_name(tensor), tensor)
+def _input_spec(tensor: Any) -> Any:
+    """Return the TypeSpec of a sparse or ragged input of Keras; None of a dense one."""
+    tf = tensorflow()
+    own = getattr(tensor, "type_spec", None)  # Keras 2
+    if own is not None and is_composite(own):
+        return own
+    shape, dtype = tf.TensorShape(tensor.shape), tf.as_dtype(tensor.dtype)
+    if getattr(tensor, "sparse", False) or _operation(tensor, "sparse"):
+        return tf.SparseTensorSpec(shape, dtype)
+    if getattr(tensor, "ragged", False) or _operation(tensor, "ragged"):
+        # Keras 3 keeps no ragged rank: the last axis of open length is the innermost ragged one
+        open_axes = [axis for axis, size in enumerate(shape.as_list()) if size is None and axis]
+        return tf.RaggedTensorSpec(shape, dtype, ragged_rank=max(open_axes, default=1))
+    return None
 
 
 def _built_with(model: Any) -> dict[str, Any] | None:
@@ -273,14 +333,6 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", tf.convert_to_tensor(value)
     else:
         yield "", value
-
-
-def info_of(name: str, spec: Any) -> TensorInfo:
-    """Return the info of a TensorSpec, a tensor or a Keras tensor."""
-    tf = tensorflow()
-    shape = tf.TensorShape(spec.shape)
-    sizes = None if shape.rank is None else tuple(shape.as_list())
-    return TensorInfo(name, str(tf.as_dtype(spec.dtype).name), sizes)
 
 
 def _infos(tensors: Tensors) -> tuple[TensorInfo, ...]:

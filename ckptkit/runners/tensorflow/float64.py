@@ -18,6 +18,7 @@ from ckptkit.runners.child.session import Request, Result, cases_of, spec_of, wr
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
 from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of
+from ckptkit.runners.tensorflow.graph_session import GraphSession
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.restore import build
 from ckptkit.runners.tensorflow.session import TensorFlowSession, arrays_of, start
@@ -37,7 +38,7 @@ def float64_outputs(request: Request) -> Result:
     if session.skipped:
         raise UsageError(session.skipped)
     model = session.loaded.model
-    if model is None or not is_keras(model):
+    if isinstance(session, GraphSession) or model is None or not is_keras(model):
         why = "a SavedModel's graph has its dtypes built in" if model is None else "no Keras model"
         raise UnsupportedError(
             f"it cannot be rebuilt in float64: {why}", hint="use the .keras file, or ‹model›"

@@ -113,64 +113,73 @@ class FlatGraph:
         return tf.function(body, jit_compile=xla, autograph=False)(*inputs)
 
     def points(self) -> list[GraphPoint]:
-        """Return values worth looking at, in the order of computation.
-
-        Those are what leaves a name scope (a layer, as a rule), and every matrix product,
-        convolution, normalisation, softmax and lookup.
-        """
-        users = self._users()
-        graph = self._imported()
-        points: dict[str, GraphPoint] = {}
-        for operation in graph.get_operations():
-            if operation.type in _PLUMBING or not operation.outputs:
-                continue
-            value = operation.outputs[0]
-            if value.dtype.name not in _VALUES or not self._is_point(operation, users):
-                continue
-            name = readable(operation.name)
-            name = name if name not in points else operation.name
-            shape = None if value.shape.rank is None else tuple(value.shape.as_list())
-            points[name] = GraphPoint(name, value.name, value.dtype.name, shape)
-        return list(points.values())
-
-    def _users(self) -> dict[str, list[str]]:
-        """Return {node: those that read it}, also through what only hands a value on."""
-        nodes = {node.name: node for node in self.graph.node}
-        users: dict[str, list[str]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                source, _, place = name.lstrip("^").partition(":")
-                users.setdefault(source, []).append(node.name)
-                while nodes[source].op in _HANDS_ON and int(place or 0) < len(nodes[source].input):
-                    source, _, place = nodes[source].input[int(place or 0)].partition(":")
-                    users.setdefault(source, []).append(node.name)
-        return users
-
-    def _imported(self) -> Any:
+        """Return values worth looking at, in the order of computation: see `points_of`."""
         tf = tensorflow()
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(self.graph, name="")
-        return graph
-
-    @staticmethod
-    def _is_point(operation: Any, users: Mapping[str, Sequence[str]]) -> bool:
-        kind = operation.type
-        if is_heavy(kind) or "Norm" in kind or "Softmax" in kind or "LookupTableFind" in kind:
-            return True
-        scope = _scope(operation.name)
-        return any(_scope(user) != scope for user in users.get(operation.name, ())) or (
-            not scope and bool(users.get(operation.name))
-        )
+        return points_of(self.graph, graph.get_operations())
 
 
-def needed_part(graph: Any, wanted: Iterable[str]) -> Any:
-    """Return a GraphDef of the nodes that the wanted ones need, control inputs too."""
+def points_of(graph: Any, operations: Iterable[Any]) -> list[GraphPoint]:
+    """Return values of a graph that are worth looking at, in the order of computation.
+
+    Those are what leaves a name scope (a layer, as a rule), and every matrix product, convolution,
+    normalisation, softmax and lookup.
+
+    graph: a GraphDef.  operations: the tf.Operations that it becomes, or some of them.
+    """
+    users = _users(graph)
+    points: dict[str, GraphPoint] = {}
+    for operation in operations:
+        if operation.type in _PLUMBING or not operation.outputs:
+            continue
+        value = operation.outputs[0]
+        if value.dtype.name not in _VALUES or not _is_point(operation, users):
+            continue
+        name = readable(operation.name)
+        name = name if name not in points else operation.name
+        shape = None if value.shape.rank is None else tuple(value.shape.as_list())
+        points[name] = GraphPoint(name, value.name, value.dtype.name, shape)
+    return list(points.values())
+
+
+def _users(graph: Any) -> dict[str, list[str]]:
+    """Return {node: those that read it}, also through what only hands a value on."""
+    nodes = {node.name: node for node in graph.node}
+    users: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            source, _, place = name.lstrip("^").partition(":")
+            users.setdefault(source, []).append(node.name)
+            while nodes[source].op in _HANDS_ON and int(place or 0) < len(nodes[source].input):
+                source, _, place = nodes[source].input[int(place or 0)].partition(":")
+                users.setdefault(source, []).append(node.name)
+    return users
+
+
+def _is_point(operation: Any, users: Mapping[str, Sequence[str]]) -> bool:
+    kind = operation.type
+    if is_heavy(kind) or "Norm" in kind or "Softmax" in kind or "LookupTableFind" in kind:
+        return True
+    scope = _scope(operation.name)
+    return any(_scope(user) != scope for user in users.get(operation.name, ())) or (
+        not scope and bool(users.get(operation.name))
+    )
+
+
+def needed_part(graph: Any, wanted: Iterable[str], given: Set[str] = frozenset()) -> Any:
+    """Return a GraphDef of the nodes that the wanted ones need, control inputs too.
+
+    given: nodes whose own inputs are not needed.
+    """
     nodes = {node.name: node for node in graph.node}
     needed, waiting = set(), list(wanted)
     while waiting:
         name = waiting.pop()
         if name not in needed:
             needed.add(name)
+            if name in given:
+                continue
             waiting += [source.lstrip("^").partition(":")[0] for source in nodes[name].input]
     part = type(graph)(versions=graph.versions, library=graph.library)
     part.node.extend(node for node in graph.node if node.name in needed)

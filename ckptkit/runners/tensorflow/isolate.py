@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError
-from ckptkit.runners.child.isolate import Keep, ReferenceValues, point_row
+from ckptkit.runners.child.graph_parts import GraphOp, OpRegion, Regions
+from ckptkit.runners.child.isolate import Keep, Parts, ReferenceValues, point_row
 from ckptkit.runners.child.session import Result
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
 from ckptkit.runners.tensorflow.cuts import CutGraph, distinct
 from ckptkit.runners.tensorflow.endpoints import Endpoint, named
+from ckptkit.runners.tensorflow.graph_session import VARIABLES, GraphSession, SessionVariable
 from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint, readable
 from ckptkit.runners.tensorflow.layers import points_of_layers
 from ckptkit.runners.tensorflow.module import tensorflow
@@ -23,7 +25,7 @@ from ckptkit.runners.tensorflow.variables import weights_of
 from ckptkit.runners.types import OUTPUT
 
 if TYPE_CHECKING:
-    from ckptkit.dtypes import Arrays
+    from ckptkit.dtypes import Array, Arrays
 
 
 _PART = re.compile(r"/part_\d+$")  # of a variable that is partitioned
@@ -31,9 +33,14 @@ AT_A_TIME = 20  # layers whose values are in memory together
 
 
 def subgraphs(
-    session: TensorFlowSession, signature: str, inputs: Arrays, reference: ReferenceValues
-) -> TensorFlowParts:
+    session: TensorFlowSession | GraphSession,
+    signature: str,
+    inputs: Arrays,
+    reference: ReferenceValues,
+) -> Parts:
     """Return the model's graph, cut where the reference has a value."""
+    if isinstance(session, GraphSession):
+        return SessionParts(session, signature, inputs, reference)
     if not session.describe().signatures:
         raise UnsupportedError("the model does not tell its inputs, so its graph has none to cut")
     with setup.scope(session.spec):
@@ -151,7 +158,7 @@ class TensorFlowParts:
         """Return a variable of TensorFlow 1 as its row; files may hold its parts as one."""
         tensor = self.opened.flat.function.graph.get_tensor_by_name(f"{name}:0")
         shape = tensor.shape.as_list() if tensor.shape.rank is not None else []
-        names = list(dict.fromkeys([name, _PART.sub("", name)]))
+        names = list(dict.fromkeys([name, *whole_names(name)]))
         return {"names": names, "shape": shape, "dtype": tensor.dtype.base_dtype.name}
 
     def _op(self, point: GraphPoint) -> str:
@@ -176,6 +183,121 @@ class TensorFlowParts:
     def _variables(self) -> dict[int, Result]:
         """{id of a handle: {"names": by which it may go in a file, "shape", "dtype"}}."""
         return variables_by_handle(self.session)
+
+
+def whole_names(name: str) -> list[str]:
+    """Return the name of the variable that one is a part of, as files hold it; [] for a whole."""
+    whole = _PART.sub("", name)
+    return [whole] if whole != name else []
+
+
+@dataclass
+class SessionParts:
+    """A graph in a session, cut by feeding it: see `ckptkit.runners.child.isolate.Parts`."""
+
+    session: GraphSession
+    signature: str
+    inputs: Arrays
+    reference: ReferenceValues
+
+    @cached_property
+    def points(self) -> Mapping[str, GraphPoint]:
+        """{name: point}, the outputs that are no other point too."""
+        points = distinct(self.session.points(self.signature))
+        there = {point.tensor for point in points}
+        chosen = self.session.signatures[self.signature]
+        ends = [
+            GraphPoint(f"{OUTPUT}{info.name}", chosen.fetches[info.name], info.dtype, info.shape)
+            for info in chosen.outputs
+            if chosen.fetches[info.name] not in there
+        ]
+        return {point.name: point for point in (*points, *ends)}
+
+    @cached_property
+    def _feeds(self) -> dict[str, Any]:
+        return self.session.feeds(self.signature, self.inputs)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """The ops of the graph, cut where the reference has a value; variables are no ops."""
+        chosen = self.session.signatures[self.signature]
+        graph = self.session.inside.graph
+        part = self.session.inside.part({*self._feeds}, [*chosen.fetches.values()])
+        fed = {name.partition(":")[0] for name in self._feeds}
+        ops = []
+        for node in part.node:
+            operation = graph.get_operation_by_name(node.name)
+            if node.op not in VARIABLES and node.name not in fed:
+                names = [[t.name for t in side] for side in (operation.inputs, operation.outputs)]
+                ops.append(GraphOp(node.op, tuple(names[0]), tuple(names[1])))
+        return Regions(ops, frozenset(self._feeds), _ByTensor(self.reference, self._names))
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """{tensor: name of its point, or of the input}."""
+        names = {point.tensor: name for name, point in self.points.items()}
+        feeds = self.session.signatures[self.signature].feeds
+        return {**names, **{tensor: name for name, tensor in feeds.items()}}
+
+    def rows(self) -> list[Result]:
+        return [self._row(point) for point in self.points.values()]
+
+    def _row(self, point: GraphPoint) -> Result:
+        region = self._region(point)
+        kinds = {self.regions.ops[number].kind for number in region.ops}
+        variables = [
+            SessionVariable(self.session.inside, item.partition(":")[0])
+            for item in region.constants
+            if self.session.inside.nodes[item.partition(":")[0]].op in VARIABLES
+        ]
+        return point_row(
+            point.name,
+            "output" if point.name.startswith(OUTPUT) else self.regions.kind(point.tensor),
+            point.dtype,
+            variables=[
+                {
+                    "names": [variable.name, *whole_names(variable.name)],
+                    "shape": variable.shape,
+                    "dtype": variable.dtype.name,
+                }
+                for variable in variables
+            ],
+            inputs=[self._names[item] for item in region.reads],
+            fed=point.name in self.reference,
+            stateful=any(sign in kind for kind in kinds for sign in _STATEFUL),
+        )
+
+    def _region(self, point: GraphPoint) -> OpRegion:
+        if not self.regions.kind(point.tensor):  # an input, or a variable, that is an output
+            return OpRegion((), (), (point.tensor,))
+        return self.regions.of(point.tensor)
+
+    def compute(self, names: Sequence[str], keep: Keep) -> None:
+        by_tensor = {self.points[name].tensor: name for name in names}
+        for group in self.regions.groups(list(by_tensor)):
+            reads = {name for region in group.values() for name in region.reads}
+            feeds = {name: self._feeds[name] for name in reads & self._feeds.keys()}
+            feeds |= self.regions.reference.load(reads - self._feeds.keys())
+            for tensor, value in self.session.inside.fetch(feeds, list(group)).items():
+                keep(by_tensor[tensor], value)
+
+
+_STATEFUL = ("Assign", "LookupTableInsert", "LookupTableImport", "Scatter", "Random")
+
+
+class _ByTensor(ReferenceValues):
+    """The reference's values by the tensors of the points that they are of."""
+
+    def __init__(self, reference: ReferenceValues, names: Mapping[str, str]) -> None:
+        self._reference = reference
+        self._names = names
+
+    def __contains__(self, tensor: object) -> bool:
+        return isinstance(tensor, str) and self._names.get(tensor) in self._reference
+
+    def load(self, names: Iterable[str]) -> dict[str, Array]:
+        points = {self._names[tensor]: tensor for tensor in names}
+        return {points[name]: value for name, value in self._reference.load(points).items()}
 
 
 def variables_by_handle(session: TensorFlowSession) -> dict[int, Result]:

@@ -48,7 +48,7 @@ def _tensors(noted: Sequence[LayerCall]) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of all that layers gave."""
     tf = tensorflow()
     for called in noted:
-        flat = [item for item in tf.nest.flatten(called.output) if tf.is_tensor(item)]
+        flat = [item for item in tf.nest.flatten(called.output) if isinstance(item, tf.Tensor)]
         yield from zip(names_of(called.path, len(flat)), flat, strict=True)
 
 
@@ -59,7 +59,7 @@ def graph_intermediates(
     tf = tensorflow()
     rows = max((int(value.shape[0]) for value in inputs if value.shape.rank), default=1)
     structure = flat.function.structured_outputs
-    for chunk in _chunks(points, rows):
+    for chunk in chunks_of(points, rows):
         tensors = [point.tensor for point in chunk]
         values = flat.fetch(inputs, tensors + flat.results, xla=xla)
         packed = tf.nest.pack_sequence_as(structure, values[len(chunk) :], expand_composites=True)
@@ -67,7 +67,7 @@ def graph_intermediates(
         yield dict(zip(names, values, strict=False)), named(packed)
 
 
-def _chunks(points: Sequence[GraphPoint], rows: int) -> Iterator[list[GraphPoint]]:
+def chunks_of(points: Sequence[GraphPoint], rows: int) -> Iterator[list[GraphPoint]]:
     """Yield points in groups whose values together stay below the limit, as far as one can know."""
     chunk: list[GraphPoint] = []
     total = 0
@@ -102,7 +102,7 @@ def eager_intermediates(
         endpoint.call(inputs)
     # only sizes count here: the names and values come from the calls below
     points = [GraphPoint(name, name, "uint8", (nbytes,)) for name, nbytes in sizes.items()]
-    for chunk in _chunks(points, 1):
+    for chunk in chunks_of(points, 1):
         names = {point.name for point in chunk}
         layers: dict[str, Any] = {}
 

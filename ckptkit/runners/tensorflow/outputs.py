@@ -18,16 +18,17 @@ from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.tiers import Tier, tier_of
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.tensorflow.build import load_keras
-from ckptkit.runners.tensorflow.endpoints import CALL, calls_of, signatures_of
+from ckptkit.runners.tensorflow.endpoints import CALL, calls_of
+from ckptkit.runners.tensorflow.graph_session import GraphSession
 from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
-from ckptkit.runners.tensorflow.saved_model import load_saved_model
-from ckptkit.runners.tensorflow.session import LoadedModel, TensorFlowSession
+from ckptkit.runners.tensorflow.session import LoadedModel, TensorFlowSession, open_saved_model
 from ckptkit.stores.registry import KERAS, format_of
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
 
     Call = Callable[[Arrays], Arrays]
+    OpenSession = TensorFlowSession | GraphSession
 
 SEED = 20
 SERVING = "serving_default"
@@ -60,7 +61,7 @@ def file_against_file(
     return _compared(rows)
 
 
-def _side(path: Path, code: str | None, tags: Sequence[str] = ()) -> TensorFlowSession:
+def _side(path: Path, code: str | None, tags: Sequence[str] = ()) -> OpenSession:
     """Return a file's model: its own, or the one that code builds, with the file's weights."""
     if code is None or (path / "saved_model.pb").is_file():
         return _opened(path, tags)
@@ -111,31 +112,30 @@ def _compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
 # -- the two models --------------------------------------------------------------------------------
 
 
-def _opened(path: Path, tags: Sequence[str] = ()) -> TensorFlowSession:
+def _opened(path: Path, tags: Sequence[str] = ()) -> OpenSession:
     if path.suffix in (".keras", ".h5"):
         model = load_keras(str(path))
         return _session(path, LoadedModel(calls_of(model), model))
-    saved, how = load_saved_model(path, tags)
-    return _session(path, LoadedModel(signatures_of(saved), keep_alive=saved, how=how))
+    return open_saved_model(path, tags, RunnerSpec())
 
 
 def _session(path: Path, loaded: LoadedModel) -> TensorFlowSession:
     return TensorFlowSession(RunnerSpec(), path, loaded)
 
 
-def _tier(one: TensorFlowSession, other: TensorFlowSession) -> Tier:
+def _tier(one: OpenSession, other: OpenSession) -> Tier:
     return tier_of(one.environment(), other.environment())
 
 
 # -- running ---------------------------------------------------------------------------------------
 
 
-def _both(key: str, old: TensorFlowSession, new: TensorFlowSession) -> tuple[Arrays, Arrays]:
+def _both(key: str, old: OpenSession, new: OpenSession) -> tuple[Arrays, Arrays]:
     """Return what both give for inputs drawn by the old one's signature."""
     return _tried(key, old, _call(old, key), _call(new, key))
 
 
-def _serving(live: TensorFlowSession, written: TensorFlowSession) -> tuple[Arrays, Arrays]:
+def _serving(live: OpenSession, written: OpenSession) -> tuple[Arrays, Arrays]:
     """Return what a live model gives, and what the signature that was written of it gives."""
     signature = written.loaded.endpoints.get(SERVING)
     if signature is None:
@@ -153,7 +153,7 @@ def _serving(live: TensorFlowSession, written: TensorFlowSession) -> tuple[Array
     return _tried(SERVING, written, _call(live, key, renames), _call(written, SERVING))
 
 
-def _call(session: TensorFlowSession, key: str, names: Mapping[str, str] | None = None) -> Call:
+def _call(session: OpenSession, key: str, names: Mapping[str, str] | None = None) -> Call:
     """Return what calls one side; names: its own for the inputs, where they differ."""
     renames = names or {}
     return lambda inputs: session.call(
@@ -161,7 +161,7 @@ def _call(session: TensorFlowSession, key: str, names: Mapping[str, str] | None 
     )
 
 
-def _tried(key: str, describing: TensorFlowSession, old: Call, new: Call) -> tuple[Arrays, Arrays]:
+def _tried(key: str, describing: OpenSession, old: Call, new: Call) -> tuple[Arrays, Arrays]:
     """Return both sides' outputs for the first inputs that the old side takes."""
     facts = describing.describe()
     if key not in facts.signatures:

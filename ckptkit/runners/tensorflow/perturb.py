@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.runners.child.session import Request, Result, cases_of, largest_gap, spec_of
 from ckptkit.runners.tensorflow import setup
+from ckptkit.runners.tensorflow.graph_session import GraphSession, SessionVariable
 from ckptkit.runners.tensorflow.graphs import FlatGraph
-from ckptkit.runners.tensorflow.isolate import variables_of
+from ckptkit.runners.tensorflow.isolate import variables_of, whole_names
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.session import TensorFlowSession, start
 
@@ -54,22 +55,32 @@ _NOISY = 1e-3  # in units of the output's rms: no repeated run differs by so muc
 
 
 def _variables(
-    session: TensorFlowSession, signature: str, readable: Mapping[str, str]
+    session: TensorFlowSession | GraphSession, signature: str, readable: Mapping[str, str]
 ) -> Iterator[tuple[str, Any]]:
     """Yield (readable name, variable) of the floats that a signature reads."""
-    concrete = session.loaded.endpoints[signature].concrete
-    read = None if concrete is None else {id(v) for v in FlatGraph(concrete).captured.values()}
     taken: set[str] = set()
-    for names, variable in variables_of(session):
+    for names, variable in _read(session, signature):
         if not variable.dtype.is_floating:
-            continue
-        if read is not None and id(variable.handle) not in read:
             continue
         name = next((readable[name] for name in names if name in readable), names[-1])
         if name in taken:
             name = names[0]
         taken.add(name)
         yield name, variable
+
+
+def _read(
+    session: TensorFlowSession | GraphSession, signature: str
+) -> Iterator[tuple[list[str], Any]]:
+    """Yield (names, variable) of what a signature reads."""
+    if isinstance(session, GraphSession):
+        yield from (([v.name, *whole_names(v.name)], v) for v in session.variables(signature))
+        return
+    concrete = session.loaded.endpoints[signature].concrete
+    read = None if concrete is None else {id(v) for v in FlatGraph(concrete).captured.values()}
+    for names, variable in variables_of(session):
+        if read is None or id(variable.handle) in read:
+            yield names, variable
 
 
 def _groups(variables: Mapping[str, Any], *, thorough: bool) -> dict[str, list[str]]:
@@ -82,7 +93,7 @@ def _groups(variables: Mapping[str, Any], *, thorough: bool) -> dict[str, list[s
 
 
 def _perturbed(
-    session: TensorFlowSession,
+    session: TensorFlowSession | GraphSession,
     signature: str,
     cases: Sequence[Arrays],
     reference: Sequence[Arrays],
@@ -112,7 +123,8 @@ def _perturbed(
 
 
 def _assign(variable: Any, value: Array) -> None:
-    variable.assign(tensorflow().constant(value, variable.dtype))
+    plain = isinstance(variable, SessionVariable)
+    variable.assign(value if plain else tensorflow().constant(value, variable.dtype))
 
 
 def changed(value: Array, amount: float) -> Array:

@@ -2,25 +2,24 @@
 
 A SavedModel that Keras 2 wrote of a compiled model may name optimizer slots in its object graph,
 for which Keras 3 has no object: `'_UserObject' object has no attribute 'add_slot'`.  Slots are of
-no use for inference: a copy of the graph without them loads.  What fails even so is loaded by its
-MetaGraph alone, as TensorFlow 1 did.
+no use for inference: a copy of the graph without them loads.  What fails even so runs in a session
+(`ckptkit.runners.tensorflow.graph_session`).
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ckptkit.errors import CkptkitError
 from ckptkit.runners.child.session import MAX_WORDS
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.stores.saved_model.signatures import SERVE
 
 _PB = "saved_model.pb"
+_UNCHANGED = ("Identity", "ReadVariableOp", "Cast", "Enter", "RefEnter", "Switch", "RefSwitch")
 _VOCABULARY_BYTES = 1 << 20  # of a text file that is read for its words
 
 
@@ -36,15 +35,10 @@ def load_saved_model(path: Path, tags: Sequence[str] = ()) -> tuple[Any, str]:
         if not (path / _PB).is_file():
             raise
         first = error
-    for how, load in (
-        ("without its slots", _without_slots),
-        ("by its graph", partial(_by_graph, tags=tags or [SERVE])),
-    ):
-        try:
-            return load(path), how
-        except Exception:
-            continue
-    raise first
+    try:
+        return _without_slots(path), "without its slots"
+    except Exception:
+        raise first from None
 
 
 def _without_slots(path: Path) -> Any:
@@ -69,12 +63,6 @@ def _without_slots(path: Path) -> Any:
         return tensorflow().saved_model.load(str(copy))
     finally:
         shutil.rmtree(copy)
-
-
-def _by_graph(path: Path, tags: Sequence[str]) -> Any:
-    from tensorflow.python.saved_model import load_v1_in_v2
-
-    return load_v1_in_v2.load(str(path), list(tags))
 
 
 def words_of(path: Path, graphs: Iterator[Any]) -> list[bytes]:
@@ -104,28 +92,32 @@ def _nodes(graph: Any) -> Iterator[Any]:
         yield from function.node_def
 
 
-def rows_looked_up(graph: Any, captured: dict[str, Any]) -> int | None:
+def rows_looked_up(graph: Any, rows: Mapping[str, int]) -> int | None:
     """Return the rows of the smallest table that integers index, so that none points outside.
 
-    graph: with all calls inlined.  captured: {placeholder: what it stands for}.
+    graph: with all calls inlined.  rows: {placeholder, or node of a variable: its rows}.
     """
     nodes = {node.name: node for node in graph.node}
-    rows = []
-    for node in graph.node:
-        if node.op in ("ResourceGather", "GatherV2", "Gather"):
-            source = _source(node.input[0], nodes)
-            size = _rows(captured.get(source))
-            if size is not None:
-                rows.append(size)
-    return min(rows, default=None)
+    sources = (
+        _source(node.input[0], nodes)
+        for node in graph.node
+        if node.op in ("ResourceGather", "GatherV2", "Gather")
+    )
+    return min((rows[source] for source in sources if source in rows), default=None)
 
 
 def _source(name: str, nodes: dict[str, Any]) -> str:
     """Return the node from which a value comes unchanged."""
     name = name.partition(":")[0]
-    while name in nodes and nodes[name].op in ("Identity", "ReadVariableOp", "Cast"):
+    while name in nodes and nodes[name].op in _UNCHANGED:
         name = nodes[name].input[0].partition(":")[0]
     return name
+
+
+def rows_of(captured: Mapping[str, Any]) -> dict[str, int]:
+    """Return {placeholder: rows} of the variables that a function captured."""
+    found = {name: _rows(handle) for name, handle in captured.items()}
+    return {name: size for name, size in found.items() if size is not None}
 
 
 def _rows(handle: Any) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_keras
 from ckptkit.runners.tensorflow.devices import Devices, compiled, watching
 from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of, signatures_of
+from ckptkit.runners.tensorflow.graph_session import GraphSession, needs_session, open_graph
 from ckptkit.runners.tensorflow.graphs import FlatGraph
 from ckptkit.runners.tensorflow.layers import (
     eager_intermediates,
@@ -26,14 +26,19 @@ from ckptkit.runners.tensorflow.layers import (
 from ckptkit.runners.tensorflow.mirrored import mirrored
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
-from ckptkit.runners.tensorflow.saved_model import load_saved_model, rows_looked_up, words_of
+from ckptkit.runners.tensorflow.saved_model import (
+    load_saved_model,
+    rows_looked_up,
+    rows_of,
+    words_of,
+)
+from ckptkit.runners.tensorflow.xla import not_compiled
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of_kind
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
 
 
-_NO_KERNEL = re.compile(r"(\w+) \(No registered '\w+' OpKernel for XLA")
 _LOW = {19: "float16", 14: "bfloat16"}  # DataType
 
 
@@ -53,27 +58,52 @@ class LoadedModel:
     skipped: str = ""
 
 
-def start(request: Request, spec: RunnerSpec) -> TensorFlowSession:
+def start(request: Request, spec: RunnerSpec) -> TensorFlowSession | GraphSession:
     """Set TensorFlow up and load the model of a request."""
     setup.configure(spec)
     import_extras(request)
+    model_spec = request["model_spec"]
+    path = Path(model_spec["path"] or ".")
+    row = format_of_kind(model_spec["kind"])
+    if row is not None and row.structure == SAVED_MODEL:
+        if spec.eager:
+            raise UsageError("a SavedModel holds graphs, which do not run eagerly")
+        return open_saved_model(path, model_spec["tags"], spec)
     strategy = setup.strategy(spec)
     with strategy.scope() if strategy is not None else setup.scope(spec):
         loaded = _load(request, spec)
-    return TensorFlowSession(spec, Path(request["model_spec"]["path"] or "."), loaded, strategy)
+    return TensorFlowSession(spec, path, loaded, strategy)
+
+
+def open_saved_model(
+    path: Path, tags: Sequence[str], spec: RunnerSpec
+) -> TensorFlowSession | GraphSession:
+    """Load a SavedModel; raises what TensorFlow raises.
+
+    What TensorFlow 2 has no objects for runs in a session, on every device; so does what it does
+    not load.  tags: of the graph; none for the only one, or the one that is tagged `serve`.
+    """
+    if needs_session(path):
+        return open_graph(path, tags, spec)
+    strategy = setup.strategy(spec)
+    try:
+        with strategy.scope() if strategy is not None else setup.scope(spec):
+            saved, how = load_saved_model(path, tags)
+    except Exception as error:  # any of many; whether a session loads it tells more
+        try:
+            return open_graph(path, tags, spec)
+        except Exception:
+            raise error from None
+    endpoints = signatures_of(saved)
+    if not endpoints:
+        raise UnsupportedError("the SavedModel has nothing to call", where=str(path))
+    loaded = LoadedModel(endpoints, keep_alive=saved, how=how)
+    return TensorFlowSession(spec, path, loaded, strategy)
 
 
 def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     model_spec = request["model_spec"]
     row = format_of_kind(model_spec["kind"])
-    if row is not None and row.structure == SAVED_MODEL:
-        if spec.eager:
-            raise UsageError("a SavedModel holds graphs, which do not run eagerly")
-        saved, how = load_saved_model(Path(model_spec["path"]), model_spec["tags"])
-        endpoints = signatures_of(saved)
-        if not endpoints:
-            raise UnsupportedError("the SavedModel has nothing to call", where=model_spec["path"])
-        return LoadedModel(endpoints, keep_alive=saved, how=how)
     if row is not None and row.structure == KERAS:
         model = load_keras(model_spec["path"])
         return LoadedModel(calls_of(model), model)
@@ -135,7 +165,7 @@ class TensorFlowSession:
         high = None
         if dtypes & {"int32", "int64", "int16", "int8", "uint8"}:
             flats = [FlatGraph(e.concrete) for e in self.loaded.endpoints.values()]
-            rows = [rows_looked_up(flat.graph, flat.captured) for flat in flats]
+            rows = [rows_looked_up(flat.graph, rows_of(flat.captured)) for flat in flats]
             high = min((n for n in rows if n is not None), default=None)
         return words, high
 
@@ -172,14 +202,10 @@ class TensorFlowSession:
                 run = self._again if self._ran else self._first
                 outputs = run(signature, tensors)
             except tensorflow().errors.InvalidArgumentError as error:
-                lacking = _NO_KERNEL.search(str(error)) if self.spec.xla else None
-                if lacking is None:
+                refusal = not_compiled(error) if self.spec.xla else None
+                if refusal is None:
                     raise
-                op = "inputs of such a dtype" if lacking[1] == "_Arg" else lacking[1]
-                raise UnsupportedError(
-                    f"XLA cannot compile the model: it has no kernel for {op}",
-                    hint="run it without xla:",
-                ) from error
+                raise refusal from error
             return arrays_of(outputs)
 
     def _again(self, signature: str, tensors: Mapping[str, Any]) -> Any:

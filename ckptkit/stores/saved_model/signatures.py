@@ -43,6 +43,15 @@ def signatures_of(graphs: Any, where: str) -> Iterator[Signature]:
             yield Signature(key, inputs, outputs, message.method_name, tags)
 
 
+def is_called(message: Any) -> bool:
+    """Whether a SignatureDef is for callers; those of loaders name ops, which give nothing.
+
+    Source: tensorflow/python/saved_model/signature_def_utils_impl.py (op_signature_def).
+    """
+    encodings = [(info.WhichOneof("encoding"), info.name) for info in message.outputs.values()]
+    return all(kind != "name" or ":" in name for kind, name in encodings)
+
+
 def notes_on_tags(tags: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     """Return a warning where no MetaGraph has the tag that loaders ask for."""
     if any(SERVE in graph for graph in tags):
