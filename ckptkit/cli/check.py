@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import echo_lines, echo_note, format_option, screen_options, write_lines
+from ckptkit.cli.options import (
+    echo_lines,
+    echo_note,
+    flagged_models_noted,
+    format_option,
+    screen_options,
+    write_lines,
+)
 from ckptkit.reports.check.lines import FORMATS, lines, remarks
 from ckptkit.reports.table import is_bare
 
@@ -93,7 +100,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     shown = {name: options.pop(name) for name in ("fmt", "output", "junit", "quiet", "verbose")}
     if shown["output"] or shown["junit"]:
         _refuse_inputs([shown["output"], shown["junit"]], subject, options)
-    report = check(subject, **options)
+    with flagged_models_noted():
+        report = check(subject, **options)
     if shown["junit"]:
         write_lines(shown["junit"], lines(report, "junit"))
     if shown["fmt"] == "github":

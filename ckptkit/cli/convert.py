@@ -16,9 +16,11 @@ from ckptkit.cli.options import (
     echo_error,
     echo_lines,
     echo_note,
+    flagged_models_noted,
     flat,
     format_option,
     screen_options,
+    trust_option,
 )
 from ckptkit.cli.progress import progress, threads
 from ckptkit.reports.table import TABULATE, is_bare
@@ -132,6 +134,7 @@ _COMMON_OPTIONS = (
 @click.option(
     "--check-outputs", is_flag=True, help="Compare what both compute, wherever both sides run."
 )
+@trust_option
 @click.option(
     "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
 )
@@ -183,13 +186,14 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
             echo_lines(report.plan_remarks(conversion), err=True)
         ctx.exit(1 if conversion.problems or lost else 0)
     try:
-        with threads(options["jobs"]) as executor, progress() as bar:
+        with flagged_models_noted(), threads(options["jobs"]) as executor, progress() as bar:
             receipt = convert(
                 sources,
                 dst,
                 overwrite=options["overwrite"],
                 check=not options["no_check"],
                 check_outputs=options["check_outputs"],
+                trust=options["trust"],
                 receipt=options["receipt"],
                 inverse=options["inverse"],
                 digests=options["fmt"] == "json",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ckptkit.cli.options import CommaList, flat
+from ckptkit.cli.options import CommaList, flat, trust_option
 from ckptkit.text import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,6 +28,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def model_options(function: F) -> F:
     """Add what says how a subject is built and run."""
     for option in (
+        trust_option,
         click.option(
             "--max-memory",
             "max_rss_bytes",

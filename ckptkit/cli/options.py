@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -217,6 +219,38 @@ def echo_note(text: str) -> None:
     from ckptkit.reports.text import printable
 
     click.echo(toned(printable(text), err=True), err=True, color=_is_painted(True))
+
+
+@contextmanager
+def flagged_models_noted() -> Iterator[None]:
+    """Print what is flagged of models that are about to run as notes, one line each."""
+    from ckptkit.operations.scan.before_running import FlaggedModelWarning
+
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, FlaggedModelWarning):
+            echo_note(f"note: {message}")
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FlaggedModelWarning)
+        warnings.showwarning = show
+        yield
+
+
+def trust_option(function: F) -> F:
+    """Add what silences that note."""
+    text = "Say nothing of what `ckptkit scan` flags in a model before it runs."
+    return click.option("--trust", is_flag=True, help=text)(function)
 
 
 def echo_problems(problems: Iterable[Exception]) -> int:

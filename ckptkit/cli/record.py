@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import color_option, echo_lines
+from ckptkit.cli.options import color_option, echo_lines, flagged_models_noted
 
 if TYPE_CHECKING:
     from ckptkit.golden.golden import Golden
@@ -71,7 +71,8 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     before = _earlier(out) if options["overwrite"] else None
     for name in ("noise", "blind"):
         options[name] = not options.pop(f"no_{name}")
-    golden = record(subject, options.pop("out"), **options)
+    with flagged_models_noted():
+        golden = record(subject, options.pop("out"), **options)
     if before is not None:
         changed = changes(before, golden)
         echo_lines([f"changed: {line}" for line in changed] or ["nothing changed"])

@@ -14,7 +14,7 @@ from ckptkit.wording import say
 Shape = tuple[int | None, ...]
 
 
-class Part(NamedTuple):
+class InputPart(NamedTuple):
     """Which part of a sparse or ragged input a dense one is.
 
     of: the input, or what else its parts have in common.  kind: "sparse" or "ragged".  role: of
@@ -37,7 +37,7 @@ class TensorInfo(NamedTuple):
     name: str
     dtype: str
     shape: Shape | None
-    part: Part | None = None
+    part: InputPart | None = None
 
     @property
     def text(self) -> str:
@@ -175,13 +175,13 @@ def _info(item: Any, where: str) -> TensorInfo:
     return TensorInfo(name, dtype, None if shape is None else tuple(shape), part)
 
 
-def _part(value: Any, where: str) -> Part:
+def _part(value: Any, where: str) -> InputPart:
     found = dict(value) if isinstance(value, Mapping) else {}
-    of, kind, role, shape = (found.get(key) for key in Part._fields)
+    of, kind, role, shape = (found.get(key) for key in InputPart._fields)
     sized = shape is None or (isinstance(shape, list) and all(map(_is_axis, shape)))
     if not (sized and isinstance(of, str) and isinstance(kind, str) and isinstance(role, str)):
         raise FormatError(where, "a part of a tensor without whole, kind and role")
-    return Part(of, kind, role, None if shape is None else tuple(shape))
+    return InputPart(of, kind, role, None if shape is None else tuple(shape))
 
 
 def _is_axis(size: object) -> bool:

@@ -52,6 +52,7 @@ def check(
     rename: Sequence[str] = (),
     rules: Sequence[str] = (),
     imports: Sequence[str] = (),
+    trust: bool = False,
     strict: bool = False,
     outputs_only: bool = False,
     float64: bool = False,
@@ -86,6 +87,8 @@ def check(
         rename: `OLD=NEW`, names of inputs and outputs of the reference and of the subject.
         rules: `RE=>REPL` from names of the checkpoint to those of `like`.
         imports: modules or files that define custom classes.
+        trust: say nothing of models that `ckptkit.scan` flags; else FlaggedModelWarning does,
+            before they run.
         strict: notes count as findings.
         outputs_only: weights, files and settings may be others than the golden's: names, shapes
             and values of inputs and outputs alone count.
@@ -114,7 +117,7 @@ def check(
         inputs=InputOptions(
             files=listed(inputs), seed=seed, ranges=ranges_of(ranges), signature=signature
         ),
-        source=ModelSource(model, like, tuple(rules), tuple(tags)),
+        source=ModelSource(model, like, tuple(rules), tuple(tags), trust),
         tolerance=TolerancePolicy(tolerance, rtol, atol),
         limits=Limits(timeout_s, max_rss_bytes),
         against=against,
@@ -150,6 +153,7 @@ def localize(
     rename: Sequence[str] = (),
     rules: Sequence[str] = (),
     imports: Sequence[str] = (),
+    trust: bool = False,
     outputs_only: bool = False,
     float64: bool = False,
     layers: str | Sequence[str] = (),
@@ -178,6 +182,7 @@ def localize(
         rename: `OLD=NEW`, names of inputs and outputs.
         rules: `RE=>REPL` from names of the checkpoint to those of `like`.
         imports: modules or files that define custom classes.
+        trust: say nothing of models that a scan flags, as of `check`.
         outputs_only: weights, files and settings may be others than the golden's.
         float64: ties are broken by the reference's model in float64.
         layers: globs of values of the subject that are looked at; all by default.
@@ -211,6 +216,7 @@ def localize(
         rename=rename,
         rules=rules,
         imports=imports,
+        trust=trust,
         outputs_only=outputs_only,
         float64=float64,
         layers=layers,

@@ -157,6 +157,7 @@ def convert(
     overwrite: bool = False,
     check: bool = True,
     check_outputs: bool = False,
+    trust: bool = False,
     receipt: str | os.PathLike[str] | None = None,
     inverse: str | os.PathLike[str] | None = None,
     digests: bool = False,
@@ -199,6 +200,8 @@ def convert(
             and, where both sides run and TensorFlow is installed, by what they compute.
         check_outputs: compare what both compute wherever both sides run, so that the proof does
             not rest on the pairing; the receipt says why where they do not.
+        trust: say nothing of a SRC that `ckptkit.scan` flags; else FlaggedModelWarning does, before
+            what it computes is compared.
         receipt: a JSON file to write, with the sha256 of every tensor.
         inverse: a file to write the map into that leads back to SRC.
         digests: the result has the sha256 of every tensor and the digests of the sources, as with
@@ -264,7 +267,14 @@ def convert(
         if inverse is not None:
             conversion.inverse_rules()  # where nothing leads back, that is said before the work
         proof = _produce(
-            conversion, staging_area.path, check, check_outputs, timeout_s, executor, progress
+            conversion,
+            staging_area.path,
+            check,
+            check_outputs,
+            trust,
+            timeout_s,
+            executor,
+            progress,
         )
         with_digests = digests or receipt is not None
         result = _describe(conversion, staging_area.path, proof, with_digests=with_digests)
@@ -471,6 +481,7 @@ def _produce(
     path: Path,
     check: bool,
     check_outputs: bool,
+    trust: bool,
     timeout_s: float,
     executor: Executor | None,
     progress: Progress | None,
@@ -485,7 +496,7 @@ def _produce(
         proof = prove_model(model_export, path, executor)
         if not check_outputs or not proof.ok:
             return proof
-        outputs = compare_files(conversion, path, timeout_s, is_wanted=True)
+        outputs = compare_files(conversion, path, timeout_s, is_wanted=True, trust=trust)
         return _with_outputs(proof, outputs)
     _write.write(conversion, path)
     if not check:
@@ -493,7 +504,8 @@ def _produce(
     proof = prove(conversion, path, executor, ProgressMeter(progress, "proven", conversion.nbytes))
     if not proof.ok:
         return proof
-    return _with_outputs(proof, compare_files(conversion, path, timeout_s, is_wanted=check_outputs))
+    outputs = compare_files(conversion, path, timeout_s, is_wanted=check_outputs, trust=trust)
+    return _with_outputs(proof, outputs)
 
 
 def _with_outputs(proof: Proof, outputs: OutputComparison | None) -> Proof:

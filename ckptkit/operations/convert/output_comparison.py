@@ -58,7 +58,7 @@ class OutputComparison(Result):
 
 
 def compare_files(
-    plan: Plan, output: Path, timeout_s: float, *, is_wanted: bool = False
+    plan: Plan, output: Path, timeout_s: float, *, is_wanted: bool = False, trust: bool = False
 ) -> OutputComparison | None:
     """Run SRC and the output on the same inputs, and compare what they compute.
 
@@ -70,6 +70,7 @@ def compare_files(
         output: the file that was written.
         timeout_s: for the run.
         is_wanted: whether to run all that can be run, not only two models of one form.
+        trust: whether to say nothing of a SRC that a scan flags.
 
     Returns:
         The comparison, or why there is none; None where it is not wanted, and one of the two is no
@@ -94,9 +95,12 @@ def compare_files(
         return OutputComparison(why_not=f"{changed}: other values compute something else")
     if importlib.util.find_spec("tensorflow") is None:
         return OutputComparison(why_not="TensorFlow is not installed")
+    from ckptkit.operations.scan.before_running import warn_of_model
     from ckptkit.runners.errors import RunnerError
     from ckptkit.runners.process import run
 
+    if not trust and format_of(source.store.format).holds_model:
+        warn_of_model(source.path)
     chosen, source_model = plan.options.chosen, source.store.model
     several = source_model is not None and len(source_model.tags) > 1
     request = {

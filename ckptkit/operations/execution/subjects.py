@@ -21,6 +21,7 @@ from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.input_files import files_read
+from ckptkit.operations.scan.before_running import warn_of_model
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.locate import locate
@@ -173,19 +174,23 @@ class ModelSource:
 
     model: `package.module:callable` or `file.py:callable`.  like: a SavedModel or `.keras` file;
     rules: `RE=>REPL` from the names of the weights to those of like.  tags: of the graph that is
-    run, where a SavedModel has several.
+    run, where a SavedModel has several.  trust: whether to say nothing of what a scan flags.
     """
 
     model: str | None = None
     like: str | os.PathLike[str] | None = None
     rules: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    trust: bool = False
 
     def resolve(
         self, subject: str | os.PathLike[str], scratch: Path, timeout_s: float
     ) -> ResolvedSubject:
-        """Return what the subject means; raises what `resolve` raises."""
-        return resolve(
+        """Return what the subject means; raises what `resolve` raises.
+
+        Warns of a model that a scan flags, before anything is run (FlaggedModelWarning).
+        """
+        found = resolve(
             subject,
             scratch,
             model=self.model,
@@ -194,6 +199,10 @@ class ModelSource:
             tags=self.tags,
             timeout_s=timeout_s,
         )
+        path = Path(self.like) if self.like is not None and found.file else found.subject.path
+        if not self.trust and found.subject.code is None and path is not None:
+            warn_of_model(path)
+        return found
 
     def meant_for(self, path: str | os.PathLike[str]) -> ModelSource:
         """Return itself for a file of weights, and nothing for what is a model already.

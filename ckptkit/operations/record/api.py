@@ -49,6 +49,7 @@ def record(
     min_coverage: float | None = None,
     float64: bool = False,
     imports: Sequence[str] = (),
+    trust: bool = False,
     overwrite: bool = False,
     timeout_s: float = TIMEOUT_S,
     max_rss_bytes: int | None = None,
@@ -79,6 +80,8 @@ def record(
             none.
         float64: keep the outputs of the model rebuilt in float64 too (Keras models only).
         imports: modules or files that define custom classes.
+        trust: say nothing of a model that `ckptkit.scan` flags; else FlaggedModelWarning does,
+            before it runs.
         overwrite: replace a golden that is there; anything else is left alone.
         timeout_s: seconds that each child may take.
         max_rss_bytes: memory that each child may hold; None sets no limit.
@@ -101,7 +104,7 @@ def record(
         subject=subject,
         runner=on if isinstance(on, RunnerSpec) else parse_runner(on),
         inputs=InputOptions(listed(inputs), seed, batch, cases, ranges_of(ranges), signature),
-        source=ModelSource(model, like, tuple(rules), tuple(tags)),
+        source=ModelSource(model, like, tuple(rules), tuple(tags), trust),
         limits=Limits(timeout_s, max_rss_bytes),
         layers=tuple(layers),
         noise=noise,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ckptkit.model_io.signature import Part, TensorInfo
+from ckptkit.model_io.signature import InputPart, TensorInfo
 from ckptkit.runners.tensorflow.module import tensorflow
 
 SPARSE, RAGGED = "sparse", "ragged"
@@ -22,7 +22,7 @@ _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _SPLITS = ("int64", "int32")
 
 
-def info_of(name: str, spec: Any, part: Part | None = None) -> TensorInfo:
+def info_of(name: str, spec: Any, part: InputPart | None = None) -> TensorInfo:
     """Return the info of a TensorSpec, a tensor or a Keras tensor."""
     tf = tensorflow()
     shape = tf.TensorShape(spec.shape)
@@ -52,7 +52,7 @@ def sparse_parts(name: str, whole: TensorInfo) -> list[TensorInfo]:
     rank = None if whole.shape is None else len(whole.shape)
     described = (("int64", (None, rank)), (whole.dtype, (None,)), ("int64", (rank,)))
     return [
-        TensorInfo(f"{name}/{role}", dtype, shape, Part(name, SPARSE, role, whole.shape))
+        TensorInfo(f"{name}/{role}", dtype, shape, InputPart(name, SPARSE, role, whole.shape))
         for role, (dtype, shape) in zip(SPARSE_ROLES, described, strict=True)
     ]
 
@@ -66,7 +66,7 @@ def _ragged(name: str, parts: Sequence[TensorInfo]) -> Iterator[TensorInfo]:
     for number, info in enumerate(parts):
         role = "row_splits" if number else "values"
         suffix = f"_{number - 1}" if number > 1 else ""
-        yield info._replace(name=f"{name}/{role}{suffix}", part=Part(name, RAGGED, role))
+        yield info._replace(name=f"{name}/{role}{suffix}", part=InputPart(name, RAGGED, role))
 
 
 # -- what the flat inputs of a signature are parts of ----------------------------------------------
@@ -176,10 +176,10 @@ def _as_parts(name: str, infos: Sequence[TensorInfo]) -> Iterator[TensorInfo]:
     if ranks == [2, 1, 1] and dtypes[0] == dtypes[2] == "int64" and shapes[0][1] == shapes[2][0]:
         for info, role in zip(infos, SPARSE_ROLES, strict=True):
             whole = (None,) * (shapes[2][0] or 0) or None
-            yield info._replace(part=Part(name, SPARSE, role, whole))
+            yield info._replace(part=InputPart(name, SPARSE, role, whole))
     elif len(infos) > 1 and ranks[0] and {*shapes[1:]} == {(None,)} and _are_splits(dtypes[1:]):
         for number, info in enumerate(infos):
-            yield info._replace(part=Part(name, RAGGED, "row_splits" if number else "values"))
+            yield info._replace(part=InputPart(name, RAGGED, "row_splits" if number else "values"))
 
 
 def _are_splits(dtypes: Sequence[str]) -> bool:

@@ -161,7 +161,7 @@ def _is_read(part: Any, tensor: str) -> bool:
 
 
 @dataclass(frozen=True)
-class GraphSignature:
+class SessionSignature:
     """One signature: {input: tensor} and {output: tensor}, composite ones by their parts."""
 
     inputs: tuple[TensorInfo, ...]
@@ -188,7 +188,7 @@ class GraphSession:
     spec: RunnerSpec
     path: Path
     inside: SessionGraph
-    signatures: Mapping[str, GraphSignature]
+    signatures: Mapping[str, SessionSignature]
     restored: Mapping[str, Any] | None = None
     skipped: str = ""
     _devices: Devices = field(default_factory=dict)
@@ -459,7 +459,7 @@ def _config(spec: RunnerSpec) -> Any:
     return config
 
 
-def _signature(inside: SessionGraph, path: Path, key: str, message: Any) -> GraphSignature:
+def _signature(inside: SessionGraph, path: Path, key: str, message: Any) -> SessionSignature:
     try:
         sides = [
             [pair for name in sorted(infos) for pair in _tensors(inside, name, infos[name])]
@@ -476,7 +476,7 @@ def _signature(inside: SessionGraph, path: Path, key: str, message: Any) -> Grap
         for info in inputs
         if info.shape == () and inside.nodes[_node(feeds[info.name])].op == "PlaceholderWithDefault"
     )
-    return GraphSignature(tuple(inputs), tuple(outputs), feeds, fetches, optional)
+    return SessionSignature(tuple(inputs), tuple(outputs), feeds, fetches, optional)
 
 
 def _tensors(inside: SessionGraph, name: str, message: Any) -> Iterator[tuple[TensorInfo, str]]:
