@@ -7,6 +7,7 @@
     ├── UnknownTensorError        no tensor of that name
     ├── MissingDependencyError    an optional package is needed
     ├── WorkerLostError           a worker of an executor ended before its work was done
+    ├── ChangedError              a file was replaced or written to while it was read
     ├── OutputError               a file could not be written
     └── FormatError               the bytes break the format
         ├── TruncatedError        fewer bytes than the format promises
@@ -103,6 +104,23 @@ class WorkerLostError(CkptkitError):
     """A worker of an executor ended before its work was done."""
 
     code = "worker.lost"
+
+
+class ChangedError(CkptkitError):
+    """A file was replaced or written to since it was opened: what is read would be of two states.
+
+    Args:
+        path: the file.
+    """
+
+    code = "changed"
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            "changed while it was read",
+            where=str(path),
+            hint="open it again when nothing writes to it",
+        )
 
 
 class OutputError(CkptkitError):

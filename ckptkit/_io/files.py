@@ -1,8 +1,13 @@
 """Reading bytes of files: exact, bounded, and without reopening a file per tensor.
 
 Each thread keeps a few open descriptors.  A descriptor is reused only while the path still leads to
-the very same bytes (device, inode, size, modification time), so a replaced file is never read
+the very same bytes (device, inode, size, times), so a replaced file is never read
 through an old handle.  Reads are positional (`pread`): no seek state, no lock.
+
+What is read of a file in many reads must be of one state of it, though a program may replace the
+file or write to it in between, and many formats have no checksums that would tell.  So whoever
+opens a file takes an `UnchangedPath`; every read by that path is of the state in which the file was
+then, in whichever thread or process, or raises ChangedError.
 """
 
 from __future__ import annotations
@@ -13,11 +18,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from pathlib import Path, PosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit.errors import (
+    ChangedError,
     CkptkitError,
     FormatError,
     PathNotFoundError,
@@ -27,6 +33,8 @@ from ckptkit.errors import (
 )
 
 if TYPE_CHECKING:
+    import mmap
+
     import numpy as np
     import numpy.typing as npt
 
@@ -37,9 +45,6 @@ _MAX_SHOWN = 200  # characters of a path that the system refuses
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_RULES_BYTES = 64 << 20  # a rule of 200 bytes for each of 300,000 tensors
-
-Identity = tuple[int, int, int, int]
-
 
 # The coarsest clock of a file system in use: FAT counts in steps of two seconds.
 _SETTLED_NS = 2_000_000_000
@@ -53,6 +58,17 @@ class FileState(NamedTuple):
     size: int
     modified_ns: int
     changed_ns: int  # of the inode: no program can set it back
+
+    def is_that_of(self, other: FileState) -> bool:
+        """Whether both are of one content, so far as one may say so.
+
+        A file of which only the mode or the number of links changed counts as changed: nothing
+        else tells one that was written over in place and given its old time.  Of a state that was
+        taken on another machine, which may number files in its own way, size and time decide.
+        """
+        if not self.inode:
+            return (self.size, self.modified_ns) == (other.size, other.modified_ns)
+        return self[1:] == other[1:]  # a device may be called otherwise in another process
 
     def is_settled(self, at_ns: int) -> bool:
         """Whether any change after `at_ns` (nanoseconds since 1970) gives another state.
@@ -68,13 +84,70 @@ def file_state(path: Path) -> FileState | None:
         status = path.stat()
     except OSError:
         return None
-    return FileState(*_identity(status), status.st_ctime_ns)
+    return _state(status)
+
+
+class UnchangedPath(PosixPath):
+    """A path, and the state of the file there when `unchanged` made it; paths made of it have none.
+
+    It may be sent to another process, and equals any other path that is spelled as it is.
+    """
+
+    state: FileState | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return path_in_state, (str(self), self.state, os.uname().nodename)
+
+
+def path_in_state(path: str, state: FileState | None, machine: str | None = None) -> UnchangedPath:
+    """Return a path of which only that state of the file is read.
+
+    machine: where it was taken; None for here.
+    """
+    made = UnchangedPath(path)
+    if state is not None:
+        made.state = state_taken_on(machine, state)
+    return made
+
+
+def state_taken_on(machine: str | None, state: FileState) -> FileState:
+    """Return a state that was taken on a machine of that name, as far as it tells anything here."""
+    is_here = machine in (None, os.uname().nodename)
+    return state if is_here else state._replace(device=0, inode=0)
+
+
+def unchanged(path: Path) -> Path:
+    """Return the path of a file as it is now: from then on it is read in that state, or not at all.
+
+    A path that has a state keeps it; one where no regular file lies is returned as it is.
+    """
+    if state_of(path) is not None:
+        return path
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return path
+    return path_in_state(str(path), _state(status)) if stat.S_ISREG(status.st_mode) else path
+
+
+def state_of(path: Path) -> FileState | None:
+    """Return the state in which alone a file is read by this path; None where any will do."""
+    return path.state if isinstance(path, UnchangedPath) else None
+
+
+def check_unchanged(paths: Iterable[Path]) -> None:
+    """Raise ChangedError where a file is no longer in the state of its path; one may be gone."""
+    for path in paths:
+        state = state_of(path)
+        now = None if state is None else file_state(path)
+        if state is not None and now is not None and not state.is_that_of(now):
+            raise ChangedError(path)
 
 
 class Handle:
     """One open descriptor of a regular file; closed when the last reference goes.
 
-    size: bytes when it was opened.  identity: device, inode, size, modification time.
+    size: bytes when it was opened.  state: what the system said of its content then.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +162,7 @@ class Handle:
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(str(path), "not a regular file")
         self.size = status.st_size
-        self.identity = _identity(status)
+        self.state = _state(status)
         if 0 < self.size <= MAX_POINTER_BYTES:
             pointer = pointer_in(os.pread(self.fd, self.size, 0))
             if pointer is not None:
@@ -108,8 +181,10 @@ class _Handles(threading.local):
 _handles = _Handles()
 
 
-def _identity(status: os.stat_result) -> Identity:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _state(status: os.stat_result) -> FileState:
+    return FileState(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
 
 
 def os_error(path: Path, error: OSError) -> CkptkitError:
@@ -151,11 +226,26 @@ def refusing_os_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _handle(path: Path) -> Handle:
+    handle = _current_handle(path)
+    state = state_of(path)
+    if state is not None and not state.is_that_of(handle.state):
+        raise ChangedError(path)
+    return handle
+
+
+def _check_still(path: Path, handle: Handle) -> None:
+    """Raise ChangedError where a file that must not change was written to; call it after a read."""
+    state = state_of(path)
+    if state is not None and not state.is_that_of(_state(os.fstat(handle.fd))):
+        raise ChangedError(path)
+
+
+def _current_handle(path: Path) -> Handle:
     handles = _handles.by_path
     handle = handles.get(path)
     if handle is not None:
         try:
-            if _identity(path.stat()) == handle.identity:
+            if _state(path.stat()) == handle.state:
                 return handle
         except OSError as error:
             raise os_error(path, error) from error
@@ -169,9 +259,37 @@ def _handle(path: Path) -> Handle:
 def handle_of(path: Path) -> Handle:
     """Return this thread's handle of `path`, for many reads in a row.
 
-    Raises PathNotFoundError, FormatError (not a regular file).
+    Raises PathNotFoundError, FormatError (not a regular file), ChangedError.
     """
     return _handle(path)
+
+
+def read_what_is_there(path: Path, offset: int, nbytes: int) -> bytes:
+    """Return up to `nbytes` bytes at `offset`, fewer at the end, none where the system fails.
+
+    Raises what opening the file raises, and ChangedError.
+    """
+    handle = _handle(path)
+    try:
+        data = os.pread(handle.fd, nbytes, offset)
+        _check_still(path, handle)
+    except OSError:
+        return b""
+    return data
+
+
+def mapped(path: Path, access: int) -> mmap.mmap:
+    """Return a regular file mapped into memory; what replaces the file is not seen through it.
+
+    access: mmap.ACCESS_READ or mmap.ACCESS_COPY.  Raises what opening the file raises.
+    """
+    import mmap  # here, since `ls` maps nothing
+
+    handle = _handle(path)
+    try:
+        return mmap.mmap(handle.fd, 0, access=access)
+    except OSError as error:
+        raise os_error(path, error) from error
 
 
 def close_handles(paths: Iterable[Path] | None = None) -> None:
@@ -192,7 +310,7 @@ def read_exact(path: Path, offset: int, nbytes: int) -> bytes:
     """Return bytes [offset, offset + nbytes) of `path`.
 
     The range is compared with the file's size before anything is allocated.
-    Raises TruncatedError, PathNotFoundError.
+    Raises TruncatedError, PathNotFoundError, ChangedError.
     """
     handle = _handle(path)
     _check_range(path, handle, offset, nbytes)
@@ -205,10 +323,12 @@ def _read(path: Path, handle: Handle, offset: int, nbytes: int) -> bytes:
         while len(data) < nbytes:  # one pread returns 2 GiB at most
             more = os.pread(handle.fd, nbytes - len(data), offset + len(data))
             if not more:
+                _check_still(path, handle)
                 raise TruncatedError(
                     f"{path} @ {offset}", "file shrank while read", expected=nbytes, found=len(data)
                 )
             data += more
+        _check_still(path, handle)
     except OSError as error:
         raise os_error(path, error) from error
     return data
@@ -241,6 +361,7 @@ class Extent:
         while done < nbytes:
             count = os.preadv(self._handle.fd, [buffer[done:]], offset + done)
             if not count:
+                _check_still(self._path, self._handle)
                 raise TruncatedError(
                     f"{self._path} @ {offset}",
                     "file shrank while read",
@@ -248,6 +369,7 @@ class Extent:
                     found=done,
                 )
             done += count
+        _check_still(self._path, self._handle)
 
 
 def check_range(path: Path, offset: int, nbytes: int) -> None:

@@ -6,11 +6,10 @@ itself costs a hundred times what its bytes do.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from pathlib import Path
 
-from ckptkit._io.files import handle_of
+from ckptkit._io.files import read_what_is_there
 
 SMALL = 1 << 15  # bytes; larger runs are read by themselves
 _BLOCK = 1 << 18
@@ -35,20 +34,13 @@ class SmallReadCache:
         if start + nbytes <= _BLOCK:
             found = self._block(path, number)[start : start + nbytes]
         else:
-            found = _read(path, offset, nbytes)
+            found = read_what_is_there(path, offset, nbytes)
         return found if len(found) == nbytes else None
 
     def _block(self, path: Path, number: int) -> bytes:
         block = self._blocks.get((path, number))
         if block is None:
-            block = self._blocks[path, number] = _read(path, number * _BLOCK, _BLOCK)
+            block = self._blocks[path, number] = read_what_is_there(path, number * _BLOCK, _BLOCK)
             if len(self._blocks) > _BLOCKS_KEPT:
                 self._blocks.popitem(last=False)
         return block
-
-
-def _read(path: Path, offset: int, nbytes: int) -> bytes:
-    try:
-        return os.pread(handle_of(path).fd, nbytes, offset)
-    except OSError:
-        return b""

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import close_handles, file_size
+from ckptkit._io.files import close_handles, file_size, mapped
 from ckptkit.checkpoint.name_patterns import shortened_matcher
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.checkpoint.naming import Naming
@@ -194,12 +194,10 @@ class Checkpoint(Mapping[str, "Array"]):
         path = self.store.shards[spec.shard]
         if file_size(path) < spec.offset + spec.nbytes:
             raise _too_short(path, spec)
-        mapped = self._maps.get(spec.shard)
-        if mapped is None or len(mapped) < spec.offset + spec.nbytes:  # a longer file by now
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[spec.shard] = mapped
-        return np.frombuffer(mapped, numpy_dtype(spec.dtype), spec.size, spec.offset)
+        whole = self._maps.get(spec.shard)
+        if whole is None:
+            whole = self._maps[spec.shard] = mapped(path, mmap.ACCESS_READ)
+        return np.frombuffer(whole, numpy_dtype(spec.dtype), spec.size, spec.offset)
 
     def close(self) -> None:
         """Let go of the files (in this thread); arrays that were taken from them stay valid.
@@ -211,9 +209,9 @@ class Checkpoint(Mapping[str, "Array"]):
         close_handles([store.path, Path(f"{store.path}.index"), *store.shards])
         maps = self._maps
         while maps:
-            _shard, mapped = maps.popitem()
+            _shard, whole = maps.popitem()
             with suppress(BufferError):  # a view is in use: the map goes with the last of them
-                mapped.close()
+                whole.close()
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ckptkit._io.atomic import same_file
+from ckptkit._io.files import check_unchanged, unchanged
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at, format_of, open_format
@@ -41,6 +42,19 @@ def files_of(operand: AnyPath) -> list[Path]:
                     found += open_format(located.format, located.path).shards
         return [file for file in found if file.is_file()]
     return []
+
+
+@contextmanager
+def unchanged_inputs(*operands: AnyPath | None) -> Iterator[None]:
+    """Raise ChangedError in the end where a file of an operand was replaced or written to.
+
+    For work in which other programs read the files too, and may have read another state of them.
+    None stands for an option that was not given.
+    """
+    given = [file for operand in operands if operand for file in files_of(operand)]
+    files = [unchanged(file) for file in given if file.name != STATE_FILE]
+    yield
+    check_unchanged(files)
 
 
 def code_file(spec: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c
 from ckptkit._io.crc32c import combine
-from ckptkit._io.files import Extent
+from ckptkit._io.files import Extent, mapped
 from ckptkit._io.memory import FreshMemory
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -146,8 +146,8 @@ class _Loader:
 
         assert spec.shard is not None and spec.offset is not None
         if spec.shard not in self._maps:
-            with self._store.shards[spec.shard].open("rb") as file:
-                self._maps[spec.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            shard = self._store.shards[spec.shard]
+            self._maps[spec.shard] = mapped(shard, mmap.ACCESS_COPY)
         return np.frombuffer(self._maps[spec.shard], np.uint8, spec.nbytes, spec.offset)
 
     def read(self, batch: Sequence[_Part]) -> None:

@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
-from ckptkit.errors import CkptkitError, PathNotFoundError, TruncatedError
+from ckptkit.errors import ChangedError, CkptkitError, PathNotFoundError, TruncatedError
 
 _TRIES = 5
 
@@ -43,13 +43,15 @@ R = TypeVar("R")
 
 
 def following_latest(function: Callable[P, R]) -> Callable[P, R]:
-    """Do the work again where a file right in a directory that was given went meanwhile."""
+    """Do the work again where a file changed meanwhile, or one right in a given directory went."""
 
     @wraps(function)
     def following(*args: P.args, **keywords: P.kwargs) -> R:
         for _ in range(_TRIES):
             try:
                 return function(*args, **keywords)
+            except ChangedError:
+                continue
             except PathNotFoundError as error:
                 if not _is_right_in(error.where, [*args, *keywords.values()]):
                     raise
@@ -76,6 +78,9 @@ def opened_still(open_file: Callable[[], Opened]) -> tuple[Opened, list[CkptkitE
             time.sleep(_PAUSE_S)
             continue
         problems = opened.problems()
+        for problem in problems:
+            if isinstance(problem, ChangedError):
+                raise problem
         is_missing = any(isinstance(one, PathNotFoundError) for one in problems)
         if not is_missing or not _was_just_changed(opened.path.parent):
             return opened, problems

@@ -11,13 +11,20 @@ is met.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._io.files import os_error
-from ckptkit.errors import FormatError, MissingDependencyError, UnsupportedError, UsageError
+from ckptkit._io.files import check_unchanged, os_error, unchanged
+from ckptkit.errors import (
+    ChangedError,
+    FormatError,
+    MissingDependencyError,
+    UnsupportedError,
+    UsageError,
+)
 from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
 
@@ -26,6 +33,7 @@ from ckptkit.stores.base import Store
 OBJECT_GRAPH, SAVED_MODEL = "object-graph", "saved-model"
 KERAS, LEGACY_KERAS = "keras", "legacy-keras"
 TENSOR_BUNDLE = "tensor-bundle"  # which is found by its prefix, not by its content
+_TRIES = 5  # to open what is replaced meanwhile
 CODE = "code"  # what runners call a model that a callable builds, which is no file
 
 
@@ -379,15 +387,19 @@ def detect_format(head: Head) -> Format | None:
 
 
 def open_format(name: str, path: Path) -> Store:
-    """Return the store at `path`, read as format `name`.
+    """Return the store at `path`, read as format `name`: of one state of its files.
 
-    Raises UnsupportedError for a model whose tensors are not read, and what the opener raises.
+    They may be replaced while their headers are read; then they are opened again.  What the store
+    reads afterwards is of that state too, or raises ChangedError (`_io.files.UnchangedPath`).
+
+    Raises UnsupportedError for a model whose tensors are not read, ChangedError where a program
+    writes all the time, and what the opener raises.
     """
     row = format_of(name)
     if not row.opener:
         raise UnsupportedError(f"{row.name}: its tensors are not read", where=str(path))
     try:
-        store: Store = function_of(row.opener)(path)
+        return _opened(function_of(row.opener), path)
     except ModuleNotFoundError as error:
         if not row.needs:
             raise
@@ -398,6 +410,19 @@ def open_format(name: str, path: Path) -> Store:
         ) from error
     except OSError as error:  # a name in it that no file can have, a directory that went away
         raise os_error(path, error) from error
+
+
+def _opened(opener: Callable[[Path], Store], path: Path) -> Store:
+    for _ in range(_TRIES):
+        with suppress(ChangedError):
+            return _opened_once(opener, path)
+    return _opened_once(opener, path)
+
+
+def _opened_once(opener: Callable[[Path], Store], path: Path) -> Store:
+    store = opener(unchanged(path))
+    # One after the other they were looked at; now that each is as it was, they are of one time.
+    check_unchanged(getattr(store, "files", ()))
     return store
 
 

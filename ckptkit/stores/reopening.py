@@ -14,6 +14,7 @@ there ends the whole pool of workers.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -21,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ckptkit._io.files import FileState, file_state
-from ckptkit.errors import CkptkitError
+from ckptkit._io.files import FileState, check_unchanged, file_state, state_of, state_taken_on
+from ckptkit.errors import ChangedError, CkptkitError
 from ckptkit.stores.base import Store
 
 STORES_KEPT = 16  # per process; each may hold the names of a million tensors
@@ -60,13 +61,37 @@ _kept: OrderedDict[tuple[Opener, Path], _KeptStore] = OrderedDict()
 _lock = threading.Lock()
 
 
-def pickled(opener: Opener, path: Path) -> tuple[Any, ...]:
-    """Return what `__reduce__` of a store returns that `opener` made of `path`."""
-    return reopen, (opener, path)
+def pickled(opener: Opener, path: Path, files: tuple[Path, ...] = ()) -> tuple[Any, ...]:
+    """Return what `__reduce__` of a store returns that `opener` made of `path`.
+
+    files: those of the store; of each that is an `UnchangedPath`, only that state is read.
+    """
+    return reopen, (opener, path, tuple(map(state_of, files)), os.uname().nodename)
 
 
-def reopen(opener: Opener, path: Path) -> Any:
-    """Return the store of `path` as it is now, the one that this process has where that holds."""
+def reopen(
+    opener: Opener,
+    path: Path,
+    states: tuple[FileState | None, ...] = (),
+    machine: str | None = None,
+) -> Any:
+    """Return the store of `path`, the one that this process has where that is as its files are now.
+
+    states: in which alone its files may be, in the order of `files`; None for any.  machine: where
+    they were taken; None for here.
+    """
+    store = _reopened(opener, path)
+    if isinstance(store, UnopenedStore):
+        return store
+    for file, wanted in zip(store.files, states, strict=False):
+        state = state_of(file)
+        if wanted is None or (state and state_taken_on(machine, wanted).is_that_of(state)):
+            continue
+        return UnopenedStore(ChangedError(file))
+    return store
+
+
+def _reopened(opener: Opener, path: Path) -> StoreOfFiles | UnopenedStore:
     key = (opener, path)
     with _lock:
         kept = _kept.get(key)
@@ -77,6 +102,7 @@ def reopen(opener: Opener, path: Path) -> Any:
     started_ns = time.time_ns()
     try:
         store = opener(path)
+        check_unchanged(store.files)
     except CkptkitError as error:
         return UnopenedStore(error)
     states = _states(store)

@@ -72,6 +72,9 @@ RACES: dict[str, Race] = {
     "set": _known("set"),
     "manifest": _known("manifest"),
     "golden": Race(writing.WRITERS["golden"][0], "golden"),
+    "npz": _converted("npz", "m.npz"),
+    "keras": _known("keras"),
+    "weights.h5": _known("weights"),
 }
 
 

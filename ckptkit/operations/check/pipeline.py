@@ -30,6 +30,7 @@ from ckptkit.operations.execution.mapped import rows_of
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.tolerance import AUTO
 from ckptkit.operations.findings import Finding
+from ckptkit.operations.input_files import unchanged_inputs
 from ckptkit.operations.localize.find import find
 from ckptkit.operations.localize.values import Localization
 from ckptkit.runners.spec import RunnerSpec
@@ -37,7 +38,11 @@ from ckptkit.runners.spec import RunnerSpec
 
 def run_check(request: CheckRequest) -> Report:
     """Carry out a check; raises what `ckptkit.check` raises."""
-    with tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory:
+    source = request.source
+    with (
+        tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory,
+        unchanged_inputs(request.subject, request.against, source.model, source.like),
+    ):
         scratch = Path(directory)
         subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)
         runs = Runs(request.limits, scratch, request.options, coverage=subject.coverage)

@@ -17,6 +17,7 @@ from ckptkit.golden.golden import Golden, is_golden, write_golden
 from ckptkit.operations.execution.inputs import BATCH, SEED, InputOptions, ranges_of
 from ckptkit.operations.execution.subjects import ModelSource
 from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
+from ckptkit.operations.input_files import unchanged_inputs
 from ckptkit.operations.record.pipeline import run_record
 from ckptkit.operations.record.request import RecordRequest
 from ckptkit.runners.spec import RunnerSpec, parse_runner
@@ -116,7 +117,8 @@ def record(
     )
     with claiming(directory) as claim:  # before the model runs, which may take minutes
         _refuse_existing(directory, overwrite)
-        golden = run_record(request)
+        with unchanged_inputs(subject, model, like):
+            golden = run_record(request)
         write_golden(directory, golden, overwrite=overwrite, claim=claim)
     return golden
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, os_error, read_exact
-from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
+from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.findings import Check, Finding, Unit
-from ckptkit.operations.input_files import DIRECTORY
+from ckptkit.operations.input_files import DIRECTORY, unchanged_inputs
 from ckptkit.operations.scan import hooks
 from ckptkit.operations.scan.archives import (
     CONFIG,
@@ -79,10 +79,13 @@ def scan(path: str | os.PathLike[str], *, recursive: bool = False) -> Scan:
 
     Raises:
         PathNotFoundError: nothing lies there, or nothing that can be loaded.
+        UsageError: a part of a file (`PATH#SUBTREE`) is asked for.
+        ChangedError: a file was replaced or written to while it was read.
     """
     path = Path(path)
     try:
-        return Scan(path, tuple(_units(path, recursive)))
+        with unchanged_inputs(path):
+            return Scan(path, tuple(_units(path, recursive)))
     except OSError as error:
         raise os_error(path, error) from error
 
@@ -221,6 +224,14 @@ def _file(path: Path) -> Unit:
     try:
         located = locate(path)
         name, place = located.format, located.path
+        if located.subtree is not None:
+            raise UsageError(
+                "a whole file is scanned, not a part of it",
+                where=str(path),
+                hint="leave out what follows the #",
+            )
+    except UsageError:
+        raise
     except CkptkitError as error:
         if not views and isinstance(error, PathNotFoundError):
             raise

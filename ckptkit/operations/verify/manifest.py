@@ -20,9 +20,17 @@ from typing import NamedTuple
 
 from ckptkit._io.atomic import replacing_files
 from ckptkit._io.claims import claiming
-from ckptkit._io.files import file_sha256, file_size, is_file, read_exact, read_whole
+from ckptkit._io.files import (
+    check_unchanged,
+    file_sha256,
+    file_size,
+    is_file,
+    read_exact,
+    read_whole,
+    unchanged,
+)
 from ckptkit._io.pool import batched_map, bounded_map
-from ckptkit.errors import CkptkitError, FormatError, OutputError, PathNotFoundError
+from ckptkit.errors import ChangedError, CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.stores.base import Store
 from ckptkit.stores.registry import format_of
@@ -49,13 +57,28 @@ def files_of(path: Path, store: Store | None) -> list[Path]:
         return sorted(
             Path(directory, name) for directory, _, names in os.walk(path) for name in names
         )
-    found = {path} if path.is_file() else set()
-    if store is not None:
-        found.update(shard for shard in store.shards if shard.is_file())
+    found = set() if store is None else {shard for shard in store.shards if shard.is_file()}
+    if path.is_file():
+        found.add(path)
+    elif store is not None:
         index = path.with_name(f"{path.name}.index")
-        if not path.is_file() and index.is_file():  # the path of a checkpoint is no file
+        if index.is_file():  # the path of a checkpoint is no file
             found.add(index)
     return sorted(found)
+
+
+def _file_digests(
+    files: list[Path], units: list[tuple[Path, str, Store | None]], executor: Executor | None
+) -> list[str]:
+    """Return the SHA-256 of each file; raises ChangedError where a unit changed since it was read.
+
+    A directory may be replaced while its files are read, none of which is.
+    """
+    files = [unchanged(file) for file in files]
+    digests = list(bounded_map(executor, file_sha256, files))
+    for _path, _format, store in units:
+        check_unchanged(getattr(store, "files", ()))
+    return digests
 
 
 def write_manifest(
@@ -74,7 +97,7 @@ def write_manifest(
     lines = []
     with claiming(manifest) as claim:
         _refuse_other_files(manifest)
-        for file, digest in zip(files, bounded_map(executor, file_sha256, files), strict=True):
+        for file, digest in zip(files, _file_digests(files, units, executor), strict=True):
             lines.append(_line(digest, _relative(file, base)))
         for path, format_name, store in units:
             if store is not None and not format_of(format_name).has_checksums:
@@ -124,6 +147,8 @@ def _tensor_digest(item: tuple[Store, str]) -> tuple[str, str | None]:
 
     try:
         return item[1], digest(*item)
+    except ChangedError:
+        raise
     except CkptkitError:
         return item[1], None  # damaged or unreadable: a finding of its own
 
@@ -146,7 +171,7 @@ def check_manifest(
     nbytes = 0
     present = {_relative(file, base): file for file in files}
     known = [file for name, file in present.items() if name in listed.files]
-    for file, digest in zip(known, bounded_map(executor, file_sha256, known), strict=True):
+    for file, digest in zip(known, _file_digests(known, units, executor), strict=True):
         nbytes += file_size(file)
         expected = listed.files[_relative(file, base)]
         if digest != expected:

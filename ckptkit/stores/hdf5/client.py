@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import ckptkit.errors as errors
-from ckptkit._io.files import Identity, handle_of
+from ckptkit._io.files import FileState, handle_of, path_in_state, state_of
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.installation import CLAIM_NAME
 from ckptkit.stores.containers.byte_range import ByteRange
@@ -83,13 +83,15 @@ def read(
 
 def _packed(byte_range: ByteRange) -> list[Any]:
     member = byte_range.deflated
-    return [str(byte_range.path), byte_range.start, byte_range.nbytes, member and list(member)]
+    path, state = byte_range.path, state_of(byte_range.path)
+    return [str(path), state, byte_range.start, byte_range.nbytes, member and list(member)]
 
 
 def range_of(packed: list[Any]) -> ByteRange:
     """Return the byte range that was packed."""
-    path, start, nbytes, member = packed
-    return ByteRange(Path(path), start, nbytes, member and Member(*member))
+    path, state, start, nbytes, member = packed
+    known = None if state is None else FileState(*state)
+    return ByteRange(path_in_state(path, known), start, nbytes, member and Member(*member))
 
 
 def dataset_of(packed: list[Any]) -> H5Dataset:
@@ -159,7 +161,7 @@ class _ServerProcess:
 
 
 _child = _ServerProcess()
-_deadly: dict[tuple[ByteRange, Identity], FormatError] = {}  # files that libhdf5 died over
+_deadly: dict[tuple[ByteRange, FileState], FormatError] = {}  # files that libhdf5 died over
 atexit.register(_child.end)
 
 
@@ -186,7 +188,7 @@ def _asked(
     nbytes: how much the request is about; longer ones may take longer.
     """
     seconds = SECONDS + nbytes / 1e6
-    file = (byte_range, handle_of(byte_range.path).identity)
+    file = (byte_range, handle_of(byte_range.path).state)
     with _child.lock:
         if file in _deadly:  # what ended one process will end the next
             raise _deadly[file]

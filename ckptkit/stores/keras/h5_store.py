@@ -42,7 +42,7 @@ class H5Store:
     missing_shards: tuple[Path, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(self.opener, self.path)
+        return pickled(self.opener, self.path, self.files)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -73,7 +73,7 @@ class NpzStore:
     parts: Mapping[str, NpzMember]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(open_npz, self.path)
+        return pickled(open_npz, self.path, self.files)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import is_file
+from ckptkit._io.files import is_file, unchanged
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as tensor_metadata
@@ -60,7 +60,9 @@ class SafetensorsStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         one_file = self.shards == (self.path,)
-        return pickled(open_safetensors if one_file else open_safetensors_index, self.path)
+        return pickled(
+            open_safetensors if one_file else open_safetensors_index, self.path, self.files
+        )
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -152,7 +154,7 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     """
     weight_map, total = _read_index(path)
     files = sorted(set(weight_map.values()))
-    shards = tuple(path.with_name(file) for file in files)
+    shards = tuple(unchanged(path.with_name(file)) for file in files)
     missing = tuple(shard for shard in shards if not is_file(shard))
     notes: list[str] = []
     specs: dict[str, TensorSpec] = {}

@@ -171,7 +171,7 @@ class FrozenGraph:
     producer: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(open_frozen_graph, self.path)
+        return pickled(open_frozen_graph, self.path, self.files)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.files import file_size, read_exact, unchanged
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import (
     BLOCK_ELEMENTS,
@@ -52,17 +52,19 @@ class SavedModel:
 
     path: Path
     bundle: TensorBundle | None
+    model_file: Path
     format: str = "saved-model"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(open_saved_model, self.path)
+        return pickled(open_saved_model, self.path, self.files)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """See `StoreOfFiles`; the folder of variables tells whether there are any."""
-        own = (MODEL_FILE, _saved_model_layers.METADATA_FILE, VARIABLES.parent)
+        others = (_saved_model_layers.METADATA_FILE, VARIABLES.parent)
         return (
-            *(self.path / name for name in own),
+            self.model_file,
+            *(self.path / name for name in others),
             *(self.bundle.files if self.bundle else ()),
         )
 
@@ -76,7 +78,7 @@ class SavedModel:
 
     @property
     def shards(self) -> tuple[Path, ...]:
-        return self.bundle.shards if self.bundle else (self.path / MODEL_FILE,)
+        return self.bundle.shards if self.bundle else (self.model_file,)
 
     @property
     def missing_shards(self) -> tuple[Path, ...]:
@@ -153,7 +155,7 @@ class SavedModel:
 
     @cached_property
     def _message(self) -> Any:
-        path = self.path / MODEL_FILE
+        path = self.model_file
         size = file_size(path)
         if size > MAX_MESSAGE_BYTES:
             raise FormatError(str(path), f"{size} bytes are more than a SavedModel may have")
@@ -181,11 +183,12 @@ def open_saved_model(path: Path) -> SavedModel:
 
     Raises PathNotFoundError without a `saved_model.pb`, and what `open_bundle` raises.
     """
-    file_size(path / MODEL_FILE)  # or a path that leads nowhere would be a model of no tensors
+    model_file = unchanged(path / MODEL_FILE)
+    file_size(model_file)  # or a path that leads nowhere would be a model of no tensors
     prefix = path / VARIABLES
     # TensorFlow 1 makes an empty folder where there are no variables.
     has_variables = prefix.parent.is_dir() and any(prefix.parent.iterdir())
-    return SavedModel(path, open_bundle(prefix) if has_variables else None)
+    return SavedModel(path, open_bundle(prefix) if has_variables else None, model_file)
 
 
 _FILES = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import check_range, is_file
+from ckptkit._io.files import check_range, check_unchanged, is_file, unchanged
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
@@ -84,7 +84,7 @@ class TensorBundle:
     opener: Opener | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(self.opener or open_bundle, self.path)
+        return pickled(self.opener or open_bundle, self.path, self.files)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -241,12 +241,13 @@ def open_bundle(prefix: Path) -> TensorBundle:
     Raises PathNotFoundError, TruncatedError, ChecksumError, FormatError, UnsupportedError (a newer
     layout), MissingDependencyError (snappy).
     """
-    path = index_path(prefix)
+    path = unchanged(index_path(prefix))
     items = read_table(path)
     if not items or items[0][0]:
         raise FormatError(str(path), "the first entry is not a bundle header")
     num_shards, big_endian = read_header(items[0][1], path)
-    shards = shard_paths(prefix, num_shards)
+    shards = tuple(map(unchanged, shard_paths(prefix, num_shards)))
+    check_unchanged([path])
     specs = _specs(items, num_shards, str(path))
     return TensorBundle(prefix, MappingProxyType(specs), shards, big_endian)
 

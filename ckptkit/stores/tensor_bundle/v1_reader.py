@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import FileState, file_state
+from ckptkit._io.files import FileState, file_state, unchanged
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
 from ckptkit.errors import (
     CkptkitError,
@@ -81,7 +81,7 @@ class CheckpointV1:
     notes: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return pickled(open_checkpoint_v1, self.path)
+        return pickled(open_checkpoint_v1, self.path, self.files)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -187,7 +187,7 @@ def open_checkpoint_v1(path: Path) -> CheckpointV1:
     Raises PathNotFoundError, TruncatedError, ChecksumError, FormatError, UnsupportedError (a newer
     layout), MissingDependencyError (snappy).
     """
-    shards = (path,) if path.is_file() else _shards(path)
+    shards = tuple(map(unchanged, (path,) if path.is_file() else _shards(path)))
     indexes = tuple(read_index(shard) if shard.is_file() else None for shard in shards)
     reading = _Reading(str(path))
     for number, index in enumerate(indexes):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_sha256
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import ChangedError, CkptkitError
 from ckptkit.operations.diff.beside.configuration import configuration_differences
 from ckptkit.operations.diff.beside.graph_ops import op_differences
 from ckptkit.operations.diff.beside.signatures import signature_differences
@@ -64,6 +64,8 @@ def model_differences(
     def ask(what: str, question: Callable[[], list[str]]) -> None:
         try:
             items = question()
+        except ChangedError:
+            raise
         except CkptkitError as error:
             warnings.append(f"{what} not compared: {error}")
             return
@@ -97,6 +99,8 @@ def _config(store: Store, warnings: list[str]) -> object:
         if isinstance(store, SavedModel):
             return keras_config(store.path, store._message)
         return model_config(store.format, store.path)
+    except ChangedError:
+        raise
     except CkptkitError as error:
         warnings.append(f"configuration not compared: {error}")
         return None
