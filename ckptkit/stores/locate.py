@@ -73,13 +73,7 @@ def locate(operand: str | os.PathLike[str]) -> Location:
         if "#" in text and not _exists(text):
             head, _, subtree = text.rpartition("#")
             if _exists(head):
-                if not subtree:
-                    raise UsageError(
-                        "the # names no part",
-                        where=text,
-                        hint="name what is to be read of it, or leave out the #",
-                    )
-                return _locate(head)._replace(subtree=subtree)
+                return _locate(head)._replace(subtree=subtree or None)
         return _locate(text)
     except OSError as error:
         where = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}..."

@@ -169,8 +169,7 @@ def _object(item: Mapping[str, Any], where: str) -> Iterator[Finding]:
     registered = item.get("registered_name")
     last = re.split(r"[.>]", name)[-1]
     if last in ("__lambda__", "Lambda"):
-        hint = "never load it with safe_mode=False"
-        yield Finding("error", "keras.lambda", where, "holds Python code of its own", hint)
+        yield _own_code(where)
     elif last in UNSAFE:
         yield Finding("error", "keras.unsafe", where, f"{name}: {UNSAFE[last]}")
     elif name == "__typespec__":
@@ -192,8 +191,30 @@ def _object(item: Mapping[str, Any], where: str) -> Iterator[Finding]:
         yield replace(_unknown(where, f"the class {_full(module, registered, name)}"), code=code)
     elif module is not None and not _is_keras(module):
         yield _unknown(where, f"the class {name} of {module}, which is not Keras's")
+    if last not in ("__lambda__", "Lambda"):
+        yield from _typed_functions(item.get("config"), where)
     if registered not in (None, "", name, f"Custom>{name}" if name in _OWN else name):
         yield _unknown(where, f"the registered name {registered!r}, by which Keras looks first")
+
+
+def _typed_functions(config: Any, where: str) -> Iterator[Finding]:
+    """Judge functions whose kind stands beside them: `mode` and `mode_type` of Keras 1's Merge.
+
+    "lambda" is marshalled code, "function" the name of one that the loader has; "raw" is a value.
+    """
+    for key, kind in config.items() if isinstance(config, Mapping) else ():
+        name = str(key).removesuffix("_type")
+        if name == key or name not in config:
+            continue
+        if kind == "lambda":
+            yield _own_code(f"{where}.config.{name}")
+        elif kind == "function":
+            yield _unknown(f"{where}.config.{name}", f"the function {config[name]!r}")
+
+
+def _own_code(where: str) -> Finding:
+    hint = "never load it with safe_mode=False"
+    return Finding("error", "keras.lambda", where, "holds Python code of its own", hint)
 
 
 def _unknown(where: str, what: str) -> Finding:

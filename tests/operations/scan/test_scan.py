@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ckptkit.cli.main import cli
-from ckptkit.errors import FormatError, PathNotFoundError
+from ckptkit.errors import FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.scan.keras import allowed_classes, config_findings
 from ckptkit.operations.scan.rule import effect_of, harmless_ops
@@ -204,6 +204,15 @@ def test_hostile_configs_are_found_at_any_depth(name: str, depth: int) -> None:
     assert findings[0].where.startswith("config.json" + ".config.la" * bool(depth))
 
 
+@pytest.mark.parametrize(
+    ("kind", "severity"), [("lambda", "error"), ("function", "warning"), ("raw", None)]
+)
+def test_a_function_whose_kind_stands_beside_it(kind: str, severity: str | None) -> None:
+    config = {"class_name": "Merge", "config": {"mode": ["4wEA", None], "mode_type": kind}}
+    found = [finding.severity for finding in config_findings({"layers": [config]}, "config")]
+    assert found == ([severity] if severity else [])
+
+
 def test_a_config_without_anything_odd_passes() -> None:
     plain = nested(layer("Dense", units=3, activation="relu", name="a/b"), 6)
     assert list(config_findings(plain, "config.json")) == []
@@ -293,6 +302,13 @@ def test_the_command(tmp_path: Path) -> None:
     assert document["units"][0]["findings"][0]["code"] == "graph.writes-files"
     run = CliRunner().invoke(cli, ["scan", str(MODEL), "-q"])
     assert (run.exit_code, run.output) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["nope", "layers", "layers/dense"])
+def test_a_part_of_a_file_is_no_model(name: str) -> None:
+    path = GOLDEN / "tf2.21.0" / "files_nested" / "model.keras"
+    with pytest.raises(UsageError, match="a whole file is scanned, not a part of it"):
+        scan(f"{path}#{name}")
 
 
 def test_names_from_the_file_are_printed_escaped(tmp_path: Path) -> None:
