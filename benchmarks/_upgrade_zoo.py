@@ -195,6 +195,21 @@ def conv_lstm() -> Model:
 
 
 @kept
+def hard_sigmoids() -> Model:
+    """What computes something else in Keras 3, in every place where it can stand."""
+    hard = {"recurrent_activation": "hard_sigmoid"}
+    x = sequence = keras.Input((6, 3))
+    x = layers.Bidirectional(layers.LSTM(4, return_sequences=True, **hard))(x)
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True, reset_after=False, **hard))(x)
+    x = layers.GRU(4, return_sequences=True, **hard)(x)
+    cells = [layers.LSTMCell(4, **hard), layers.GRUCell(3, **hard)]
+    x = layers.RNN(cells, return_sequences=True)(x)
+    x = layers.TimeDistributed(layers.Dense(4, activation="hard_sigmoid"))(x)
+    x = layers.Conv1D(4, 2, activation="hard_sigmoid")(x)
+    return keras.Model(sequence, layers.Activation("hard_sigmoid", name="last")(x))
+
+
+@kept
 def temporal_convolutions() -> Model:
     sequence = keras.Input((24, 3))
     x = layers.Conv1D(6, 3, padding="causal", dilation_rate=2, activation="gelu")(sequence)
@@ -231,7 +246,7 @@ def attentions() -> Model:
     query, value = keras.Input((5, 6), name="query"), keras.Input((7, 6), name="value")
     a = layers.Attention(use_scale=True)([query, value])
     b = layers.AdditiveAttention()([query, value, value])
-    c = layers.MultiHeadAttention(2, 3, value_dim=5, output_shape=6)(
+    c = layers.MultiHeadAttention(2, 3, output_shape=6)(
         query, value, key=value, use_causal_mask=False
     )
     return keras.Model([query, value], layers.Concatenate()([a, b, c]))

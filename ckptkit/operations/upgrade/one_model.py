@@ -36,7 +36,7 @@ from ckptkit.operations.upgrade.old_layouts import in_new_layout
 from ckptkit.operations.upgrade.outputs import Comparing, OutputsCompared, new_runner
 from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeRefusedError
 from ckptkit.operations.upgrade.source import OldModel, read_old_model
-from ckptkit.operations.upgrade.translation.account import Account, Obstacle
+from ckptkit.operations.upgrade.translation.account import Account, Obstacle, Scaling
 from ckptkit.operations.upgrade.translation.keras1 import as_keras2
 from ckptkit.operations.upgrade.translation.models import NotAModelError, translate
 from ckptkit.operations.upgrade.weights import plan_weights
@@ -90,7 +90,7 @@ def upgrade_model(source: Path, dst: Path, options: UpgradeOptions) -> UpgradeRe
     refuse_existing(target, options.overwrite)
     store = old.checkpoint.store
     refuse_inputs([target.path], (), [*files_read(store.format, store.path), *store.shards])
-    account = Account(options.trust, old.vocabularies)
+    account = Account(options.trust, old.vocabularies, is_keras1=old.generation == 1)
     runner = new_runner()
     with tempfile.TemporaryDirectory(prefix="ckptkit-upgrade-") as directory:
         scratch = Path(directory)
@@ -118,9 +118,9 @@ class _Upgrading:
         if self.old.is_compiled:
             self.account.changed((), "how it was compiled is set aside: compile it again to train")
         made = self.scratch / "made.keras"
-        self._build(config, made)
+        scalings = self._build(config, made)
         archive = Target(format_of(KERAS_3), self.target.path)
-        plan = plan_weights(self._weights(), open_checkpoint(made), archive, self.account.scalings)
+        plan = plan_weights(self._weights(), open_checkpoint(made), archive, scalings)
         if not plan.ok:
             raise MismatchError(plan.problems, str(self.old.path), plan.hints)
         return self._write(plan)
@@ -130,8 +130,8 @@ class _Upgrading:
         old = self.old
         if not old.is_legacy or (old.generation > 1 and not old.is_theano):
             return old
-        config = as_keras2(old.config, Account())
         first = old.generation == 1
+        config = as_keras2(old.config, Account(is_keras1=first))
         checkpoint = in_new_layout(old.checkpoint, config, is_keras1=first, is_theano=old.is_theano)
         if first:
             self.account.changed(
@@ -170,8 +170,11 @@ class _Upgrading:
             **more,
         }
 
-    def _build(self, config: dict[str, Any], made: Path) -> None:
-        """Have a child build the model and write it, with weights that are yet to be given."""
+    def _build(self, config: dict[str, Any], made: Path) -> list[Scaling]:
+        """Have a child build the model and write it, with weights that are yet to be given.
+
+        Returns the variables whose values are multiplied on the way.
+        """
         file = self.scratch / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
         limits = Limits(self.options.timeout_s)
@@ -189,6 +192,11 @@ class _Upgrading:
         for where, what in result["dropped"]:
             self.account.changed(tuple(where.split("/")), what)
         self._refuse([Obstacle(where, what) for where, what in result["problems"]])
+        layers = self.account.hard_sigmoids
+        found = [Scaling(name, tuple(gates)) for name, gates in result["hard_sigmoids"]]
+        if layers and not found:
+            self._refuse([Obstacle(layers[0], "its hard_sigmoid is not found in the new model")])
+        return found if layers else []
 
     def _write(self, plan: Plan) -> UpgradeReceipt:
         target = self.target

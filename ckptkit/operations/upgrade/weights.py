@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import escape
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.destination import Target
-from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, Plan, PlannedTensor
+from ckptkit.operations.convert.plan import NOT_WEIGHTS, ConvertOptions, Plan
 from ckptkit.operations.convert.planner import make_plan
+from ckptkit.operations.convert.problems import Problem
 from ckptkit.operations.convert.value_stores import ComputedStore, ValueSource
 from ckptkit.operations.upgrade.source import OldModel
 from ckptkit.operations.upgrade.translation.account import Scaling
+from ckptkit.operations.upgrade.translation.objects import HARD_SIGMOID_FACTOR
 from ckptkit.operations.upgrade.vocabularies import is_vocabulary
 from ckptkit.stores.assets import assets
 from ckptkit.stores.base import BLOCK_ELEMENTS, TensorSpec
@@ -55,18 +58,25 @@ def plan_weights(
         drop_roles=frozenset(NOT_WEIGHTS), allow_unused=tuple(dict.fromkeys(unused))
     )
     plan = make_plan([source], template, target, options, template_name="the new model")
-    if not scalings:
-        return plan
-    tensors = tuple(_scaled(tensor, scalings) for tensor in plan.tensors)
-    return replace(plan, tensors=tensors)
+    return _scaled(plan, scalings) if scalings and plan.ok else plan
 
 
-def _scaled(tensor: PlannedTensor, scalings: Sequence[Scaling]) -> PlannedTensor:
-    for scaling in scalings:
-        prefix = "/".join(scaling.path) + "/"
-        if tensor.name.startswith(prefix):
-            return tensor._replace(values=scaled_source(tensor.values, scaling))
-    return tensor
+def _scaled(plan: Plan, scalings: Sequence[Scaling]) -> Plan:
+    """Return the plan with some values multiplied; one that is not found is a problem of it."""
+    gates = {scaling.variable: scaling for scaling in scalings}
+    names = Counter(tensor.name for tensor in plan.tensors)
+    problems = [
+        Problem("layout", name, f"{name} is to be multiplied, and its place cannot be told")
+        for name in gates
+        if names[name] != 1
+    ]
+    tensors = tuple(
+        tensor._replace(values=scaled_source(tensor.values, gates[tensor.name]))
+        if tensor.name in gates
+        else tensor
+        for tensor in plan.tensors
+    )
+    return replace(plan, tensors=tensors, problems=(*plan.problems, *problems))
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class ScaledStore(ComputedStore):
         width = source.spec.shape[-1] if source.spec.shape else 1
         count = len(scaling.gates)
         factors = np.repeat(
-            [scaling.factor if gate else 1.0 for gate in scaling.gates], width // count
+            [HARD_SIGMOID_FACTOR if gate else 1.0 for gate in scaling.gates], width // count
         )
         for start, values in source.blocks(max_elements):
             columns = np.arange(start, start + len(values)) % width

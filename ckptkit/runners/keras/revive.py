@@ -26,7 +26,8 @@ def action(keras: Callable[[Request], Any]) -> Callable[[Request], Result]:
     keras: returns Keras 3, ready to make models.  request: config, a file of JSON; out, a `.keras`
     file; trust, whether Lambda layers may run their code; imports in its options.
     The result: problems [[where, what], ...], dropped, likewise what was left out because it is
-    None, and versions.
+    None; hard_sigmoids, [[path of a variable, gates], ...] of what feeds that activation, and
+    versions.
     """
 
     def revive(request: Request) -> Result:
@@ -36,9 +37,15 @@ def action(keras: Callable[[Request], Any]) -> Callable[[Request], Result]:
         config = json.loads(Path(request["config"]).read_text(encoding="utf-8"))
         dropped: list[Problem] = []
         problems = list(_problems(module, config, (), known, dropped))
+        gates: list[list[Any]] = []
         if not problems:
-            problems = list(_build(module, config, request, known))
-        return {"problems": problems, "dropped": dropped, "versions": _versions(module)}
+            problems = list(_build(module, config, request, known, gates))
+        return {
+            "problems": problems,
+            "dropped": dropped,
+            "hard_sigmoids": gates,
+            "versions": _versions(module),
+        }
 
     return revive
 
@@ -216,8 +223,13 @@ def _object_problems(
 
 
 def _build(
-    keras: Any, config: dict[str, Any], request: Request, known: Mapping[str, Any]
+    keras: Any,
+    config: dict[str, Any],
+    request: Request,
+    known: Mapping[str, Any],
+    gates: list[list[Any]],
 ) -> Iterator[Problem]:
+    """Build the model and write it; yield why not.  gates: takes what feeds a hard_sigmoid."""
     from ckptkit.runners.keras.model import layers_of, seed
 
     seed(keras)
@@ -236,4 +248,25 @@ def _build(
             names = ", ".join(layer.name for layer in unbuilt[:4]) or model.name
             yield [names, "the file does not say what shapes go in, so its weights have no place"]
             return
+        for layer in layers_of(model):
+            gates += _gates(keras, layer)
         model.save(request["out"])
+
+
+_GATES = {
+    # which blocks of the last axis of a cell's weights go through its recurrent activation
+    "LSTMCell": [True, True, False, True],
+    "ConvLSTMCell": [True, True, False, True],
+    "GRUCell": [True, True, False],
+}
+
+
+def _gates(keras: Any, layer: Any) -> Iterator[list[Any]]:
+    """Yield (path, gates) of the variables of a layer that feed a hard_sigmoid."""
+    hard = keras.activations.hard_sigmoid
+    own = [*layer._trainable_variables, *layer._non_trainable_variables]
+    name = type(layer).__name__
+    if getattr(layer, "recurrent_activation", None) is hard and name in _GATES:
+        yield from ([variable.path, _GATES[name]] for variable in own)
+    elif getattr(layer, "activation", None) is hard and not hasattr(layer, "recurrent_activation"):
+        yield from ([variable.path, [True]] for variable in own)

@@ -28,14 +28,13 @@ class Obstacle(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """Weights of a layer that are multiplied, since its activation takes other arguments.
+    """A variable of the new model whose values are multiplied on the way to it.
 
-    path: of the layer.  factor: of the blocks that `gates` marks.  gates: for each equal block of
-    the last axis, whether it is scaled; a weight without that axis is scaled whole.
+    variable: its path in Keras 3.  gates: for each equal block of the last axis, whether it is
+    multiplied; one stands for all of it.
     """
 
-    path: tuple[str, ...]
-    factor: float
+    variable: str
     gates: tuple[bool, ...]
 
 
@@ -45,6 +44,8 @@ class Account:
 
     is_trusted: whether Python code that the file holds may be run.
     vocabularies: words of lookup layers that the file keeps beside its config, by layer path.
+    hard_sigmoids: layers with that activation, whose weights are to be multiplied.
+    is_keras1: whether the file says that Keras 1 wrote it.
     holds_code: whether Python code was met.
     """
 
@@ -52,7 +53,8 @@ class Account:
     vocabularies: Mapping[str, list[Any]] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     obstacles: list[Obstacle] = field(default_factory=list)
-    scalings: list[Scaling] = field(default_factory=list)
+    hard_sigmoids: list[str] = field(default_factory=list)
+    is_keras1: bool = False
     holds_code: bool = False
 
     def changed(self, path: tuple[str, ...], what: str) -> None:

@@ -102,7 +102,11 @@ def as_keras2(value: Any, account: Account, path: Path = ()) -> Any:
         if as_layer(config.get(key)) is not None:
             config[key] = as_keras2(config[key], account, _below(config[key], path))
     node["config"] = config
-    is_old = node["class_name"] in (*_CLASSES, "Merge") or not _MARKS.isdisjoint(config)
+    is_old = (
+        account.is_keras1
+        or node["class_name"] in (*_CLASSES, "Merge")
+        or not _MARKS.isdisjoint(config)
+    )
     return _layer(node, config, path, account) if is_old and "module" not in node else node
 
 
@@ -135,6 +139,8 @@ def _layer(node: Config, config: Config, path: Path, account: Account) -> Config
     if new not in ("Embedding",):
         for key in _OF_INPUTS:
             config.pop(key, None)
+    if "forget_bias_init" in config:
+        config["unit_forget_bias"] = config.pop("forget_bias_init") in ("one", "ones")
     if rule is not None:
         new = rule(config, path, account)
     if new.startswith(("Conv", "MaxPooling", "AveragePooling")) and isinstance(

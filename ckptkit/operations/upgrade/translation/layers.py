@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ckptkit.operations.upgrade.translation.account import Account, Scaling
+from ckptkit.operations.upgrade.translation.account import Account
 from ckptkit.operations.upgrade.translation.calls import Call
 from ckptkit.operations.upgrade.translation.objects import (
-    HARD_SIGMOID_FACTOR,
     activation_of,
     is_hard_sigmoid,
     kind_of,
@@ -207,34 +206,26 @@ def translate_objects(settings: Config, path: Path, account: Account) -> None:
 
 # -- hard_sigmoid ----------------------------------------------------------------------------------
 
-_GATES = {
-    # which blocks of the last axis go through the recurrent activation
-    "LSTM": (True, True, False, True),
-    "GRU": (True, True, False),
-}
-_LINEAR = ("Dense", "EinsumDense")
-
-
-def _gates(name: str) -> tuple[bool, ...] | None:
-    base = name.removesuffix("Cell")
-    base = "LSTM" if base.startswith("ConvLSTM") else base
-    return _GATES.get(base)
+_GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_LINEAR = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D")
+_LINEAR += ("DepthwiseConv2D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 
 
 def _scale(name: str, settings: Config, path: Path, account: Account) -> None:
-    """Have weights scaled where an activation is `hard_sigmoid`, which Keras 3 calls another."""
+    """Have weights scaled where an activation is `hard_sigmoid`, which Keras 3 calls another.
+
+    Which variables these are, the child tells that builds the model.
+    """
     keys = [key for key in ACTIVATION_KEYS if is_hard_sigmoid(settings.get(key))]
-    if not keys:
+    if not keys or name == "Activation":
         return
-    gates = _gates(name)
     told = "hard_sigmoid of Keras 2, clip(0.2x + 0.5), is that of Keras 3 of 1.2x"
-    if keys == ["recurrent_activation"] and gates is not None:
-        account.scalings.append(Scaling(path, HARD_SIGMOID_FACTOR, gates))
-        account.changed(path, f"{told}: the weights of its gates are multiplied by 1.2")
-    elif keys == ["activation"] and (name in _LINEAR or name.startswith(("Conv1D", "Conv2D"))):
-        account.scalings.append(Scaling(path, HARD_SIGMOID_FACTOR, (True,)))
-        account.changed(path, f"{told}: its weights are multiplied by 1.2")
-    elif name != "Activation":
+    is_gated = keys == ["recurrent_activation"] and name in _GATED
+    if is_gated or (keys == ["activation"] and name in _LINEAR):
+        account.hard_sigmoids.append("/".join(path))
+        what = "the weights of its gates are" if is_gated else "its weights are"
+        account.changed(path, f"{told}: {what} multiplied by 1.2")
+    else:
         account.refuse(path, f"{name} with hard_sigmoid, which means something else in Keras 3")
 
 

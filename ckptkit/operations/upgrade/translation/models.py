@@ -117,6 +117,9 @@ def _step(key: str, name: str) -> str:
 def _custom(node: Mapping[str, Any], config: Config, path: Path, account: Account) -> Config:
     """Return a layer of a user's own: its settings are its own, but for those of every layer."""
     config.pop("batch_input_shape", None)
+    if any(is_hard_sigmoid(value) for value in config.values()):
+        what = "hard_sigmoid means something else in Keras 3, and what a class of one's own"
+        account.refuse(path, f"{what} does with it cannot be told")
     translate_objects(config, path, account)
     _nested(config, path, account)
     if isinstance(config.get("layers"), list) and "input_layers" in config:
