@@ -71,8 +71,8 @@ def translated(config: Any, **options: Any) -> tuple[dict[str, dict[str, Any]], 
 
 def one(class_name: str, **config: Any) -> tuple[dict[str, Any], Account]:
     """Return one translated layer, and the account."""
-    model = {"class_name": "Sequential", "config": {"name": "s", "layers": []}}
-    model["config"]["layers"] = [source("x", 4), layer(class_name, "one", **config)]
+    listed = [source("x", 4), layer(class_name, "one", **config)]
+    model = {"class_name": "Sequential", "config": {"name": "s", "layers": listed}}
     found, account = translated(model)
     return found["one"], account
 
@@ -106,8 +106,8 @@ def test_calls_of_nested_models_are_counted_anew() -> None:
     inner = functional([source("i", 4), layer("Dense", "d", [[["i", 0, 0, {}]]], units=4)], [])
     inner["config"]["output_layers"] = [["d", 0, 0]]
     inner.update({"name": "inner", "inbound_nodes": [[["a", 0, 0, {}]], [["b", 0, 0, {}]]]})
-    loose = {"class_name": "Sequential", "config": {"name": "loose"}, "name": "loose"}
-    loose["config"]["layers"] = [layer("Dense", "e", units=2)]  # type: ignore[index]
+    loose: dict[str, Any] = {"class_name": "Sequential", "name": "loose"}
+    loose["config"] = {"name": "loose", "layers": [layer("Dense", "e", units=2)]}
     loose["inbound_nodes"] = [[["inner", 1, 0, {}]]]
     both = [[["inner", 1, 0, {}], ["inner", 2, 0, {}]]]
     found, _ = translated(
@@ -253,8 +253,8 @@ def test_a_class_of_ones_own_keeps_its_settings() -> None:
 
 def test_python_code_is_taken_over_where_it_is_trusted() -> None:
     config = {"function": ["4wEAAAA=", None, None], "function_type": "lambda", "arguments": {}}
-    model = {"class_name": "Sequential", "config": {"name": "s"}}
-    model["config"]["layers"] = [layer("Lambda", "code", **config)]  # type: ignore[index]
+    listed = [layer("Lambda", "code", **config)]
+    model = {"class_name": "Sequential", "config": {"name": "s", "layers": listed}}
     found, account = translated(model, is_trusted=True)
     assert account.obstacles == []
     assert account.holds_code
@@ -263,8 +263,8 @@ def test_python_code_is_taken_over_where_it_is_trusted() -> None:
 
 
 def test_a_first_layer_that_says_the_shape_gets_an_input_layer() -> None:
-    model = {"class_name": "Sequential", "config": [layer("Dense", "d", units=3)]}
-    model["config"][0]["config"]["batch_input_shape"] = [None, 7]  # type: ignore[index]
+    dense = layer("Dense", "d", units=3, batch_input_shape=[None, 7])
+    model = {"class_name": "Sequential", "config": [dense]}
     found, _ = translated(model)
     assert list(found) == ["d_input", "d"]
     assert found["d_input"]["config"]["batch_shape"] == [None, 7]

@@ -207,8 +207,12 @@ def translate_objects(settings: Config, path: Path, account: Account) -> None:
 # -- hard_sigmoid ----------------------------------------------------------------------------------
 
 _GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-_LINEAR = ("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D")
-_LINEAR += ("DepthwiseConv2D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+_LINEAR = frozenset(
+    {
+        *("Dense", "EinsumDense", "DepthwiseConv1D", "DepthwiseConv2D"),
+        *(f"Conv{rank}D{kind}" for rank in (1, 2, 3) for kind in ("", "Transpose")),
+    }
+)
 
 
 def _scale(name: str, settings: Config, path: Path, account: Account) -> None:
