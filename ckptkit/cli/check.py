@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import (
     echo_lines,
@@ -22,9 +23,10 @@ from ckptkit.reports.table import is_bare
 
 
 @click.command("check")
-@click.argument("subject")
+@click.argument("subject", shell_complete=candidates.paths)
 @click.option(
     "--on",
+    shell_complete=candidates.runners,
     multiple=True,
     default=["CPU:0"],
     metavar="RUNNER",

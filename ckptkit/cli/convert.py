@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.naming import ROLES
+from ckptkit.cli import candidates
 from ckptkit.cli.options import (
     CommaList,
     echo_error,
@@ -47,15 +48,21 @@ _COMMON_OPTIONS = (
 
 
 @click.command("convert")
-@click.argument("src", nargs=-1, required=True)
-@click.argument("dst")
+@click.argument("src", nargs=-1, required=True, shell_complete=candidates.paths)
+@click.argument("dst", shell_complete=candidates.paths)
 @click.option(
     "--to",
+    shell_complete=candidates.formats,
     metavar="FORMAT",
     help="What to write, where DST does not say: a format as `ls` prints it, such as "
     "tensor-bundle or saved-model.",
 )
-@click.option("--like", metavar="PATH", help="Take keys, dtypes, shapes and graph from this file.")
+@click.option(
+    "--like",
+    metavar="PATH",
+    shell_complete=candidates.paths,
+    help="Take keys, dtypes, shapes and graph from this file.",
+)
 @click.option(
     "--graph",
     metavar="META",

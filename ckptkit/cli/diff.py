@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.checkpoint.naming import ROLES
+from ckptkit.cli import candidates
 from ckptkit.cli.options import (
     CommaList,
     echo_lines,
@@ -31,7 +32,9 @@ _ONLY = ("added", "removed", "changed", "renamed")
 
 
 @click.command("diff")
-@click.argument("paths", nargs=-1, required=True, metavar="OLD NEW")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="OLD NEW", shell_complete=candidates.paths
+)
 @click.option("--structure", is_flag=True, help="Names, dtypes and shapes only; read no values.")
 @click.option(
     "--quick", is_flag=True, help="Stored checksums instead of values; open no data file."

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.groups import NearGroup
 from ckptkit.cli.options import echo_lines
 
@@ -26,7 +27,7 @@ def command() -> None:
 
 
 @command.command("export")
-@click.argument("golden")
+@click.argument("golden", shell_complete=candidates.paths)
 @click.option("--to", required=True, type=click.Choice(_FORMS), help="Form of the output.")
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where it goes.")
 @click.option("--overwrite", is_flag=True, help="Replace warm-up requests that are there.")
@@ -45,7 +46,7 @@ def export(golden: str, **options: Any) -> None:
 
 
 @command.command("import")
-@click.argument("path")
+@click.argument("path", shell_complete=candidates.paths)
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
 @click.option("--form", type=click.Choice(_FORMS), help="Of PATH.  [default: what it looks like]")
 @click.option("--model", metavar="MODEL", help="Bind it to the weights of this model.")

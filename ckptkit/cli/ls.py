@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli import progress as _work
 from ckptkit.cli.options import (
     CommaList,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 
 @click.command("ls")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
+)
 @click.option("-l", "--long", "long_", is_flag=True, help="Add key, full name, place, checksum.")
 @click.option("--tree", is_flag=True, help="Group the names into a tree.")
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Levels of the tree to show.")

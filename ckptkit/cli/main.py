@@ -27,6 +27,7 @@ from ckptkit.plugins import Registry
 from ckptkit.reports.screen import Screen, shown_on, shows_color, width_of
 from ckptkit.wording import spoken_by
 
+COMPLETE_VAR = "_CKPTKIT_COMPLETE"  # as click calls it after the name of the program
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -51,6 +52,7 @@ COMMANDS = {
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
     "doctor": Command("ckptkit.cli.doctor", "Tell which runtimes and devices are here."),
     "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),
+    "completion": Command("ckptkit.cli.completion", "Print what makes a shell complete words."),
     "sample": Command("ckptkit.cli.sample", "Write small files to try the tool on."),
     "demo": Command("ckptkit.cli.demo", "Train a small model and walk through the tool."),
 }
@@ -140,6 +142,8 @@ def _run() -> NoReturn:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
+    if COMPLETE_VAR in os.environ:
+        import_module("ckptkit.cli.completion")  # the shells that it knows
     try:
         status = cli.main(_arguments(sys.argv[1:]), "ckptkit", standalone_mode=False)
         sys.stdout.flush()

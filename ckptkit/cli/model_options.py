@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.options import CommaList, flat, trust_option
 from ckptkit.text import parse_size
 
@@ -46,7 +47,12 @@ def model_options(function: F) -> F:
             metavar="MODULE",
             help="Import this module or file.py first: it defines custom classes.",
         ),
-        click.option("--signature", metavar="NAME", help="Which signature of a SavedModel."),
+        click.option(
+            "--signature",
+            metavar="NAME",
+            shell_complete=candidates.signatures,
+            help="Which signature of a SavedModel.",
+        ),
         click.option(
             "--tags",
             type=CommaList(),
@@ -64,6 +70,7 @@ def model_options(function: F) -> F:
         ),
         click.option(
             "--like",
+            shell_complete=candidates.paths,
             metavar="PATH",
             help="Put the checkpoint into the structure of this SavedModel or .keras file.",
         ),

@@ -15,6 +15,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from ckptkit.checkpoint.naming import ROLES
+from ckptkit.cli import candidates
 from ckptkit.errors import CkptkitError, ReaderGone
 from ckptkit.reports.screen import (
     COLOR_CHOICES,
@@ -108,6 +109,7 @@ def filter_options(function: F) -> F:
             "names",
             multiple=True,
             metavar="GLOB",
+            shell_complete=candidates.names_of_tensors,
             help="Only tensors whose name, key or full name fits; !GLOB leaves out.  Repeatable.",
         ),
         click.option(
@@ -116,6 +118,7 @@ def filter_options(function: F) -> F:
             type=CommaList(ROLES),
             multiple=True,
             metavar="ROLE,...",
+            shell_complete=candidates.listed(candidates.roles),
             help=f"Only these roles: {', '.join(ROLES)}.",
         ),
     ):

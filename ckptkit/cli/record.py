@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import color_option, echo_lines, flagged_models_noted
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command("record")
-@click.argument("subject")
+@click.argument("subject", shell_complete=candidates.paths)
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
 @click.option(
     "--on",
+    shell_complete=candidates.runners,
     default="CPU:0",
     metavar="RUNNER",
     help="Where to run it, as for `check`.  [default: CPU:0]",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_error, echo_lines, screen_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("scan")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
+)
 @click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what was looked at too.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")

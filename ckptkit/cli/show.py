@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_lines, echo_note, operands, screen_options
 
 
 @click.command("show")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH")
-@click.argument("name")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH", shell_complete=candidates.paths_then_names
+)
+@click.argument("name", shell_complete=candidates.names_of_tensors)
 @click.option("--slice", "slice_", metavar="SLICE", help="Values to print, as in numpy: 0:2,:,3")
 @click.option(
     "--npy",

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_lines, echo_note
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
 
 @click.command("upgrade")
-@click.argument("src", nargs=-1, required=True, metavar="SRC...")
-@click.argument("dst")
+@click.argument("src", nargs=-1, required=True, metavar="SRC...", shell_complete=candidates.paths)
+@click.argument("dst", shell_complete=candidates.paths)
 @click.option("-r", "--recursive", is_flag=True, help="Every model below the directories of SRC.")
 @click.option(
     "--to",

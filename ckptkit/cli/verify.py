@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.cli import candidates
 from ckptkit.cli import progress as _work
 from ckptkit.cli.options import echo_error, echo_lines, echo_note, screen_options, write_lines
 from ckptkit.errors import CkptkitError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
+)
 @click.option("--values", is_flag=True, help="Also look for NaN, infinities, constants, denormals.")
 @click.option("--manifest", metavar="FILE", help="Compare with the SHA-256 digests in FILE.")
 @click.option(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptkit.fixtures.sample import COMMANDS, write_sample
+from ckptkit.cli.sample import TRIALS
+from ckptkit.fixtures.sample import write_sample
 from support.command_line import ckptkit as run
 from support.command_line import refused
 
@@ -23,13 +24,13 @@ def sample(tmp_path: Path) -> Path:
 
 def test_what_it_offers_works(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sample)
-    for line, _ in COMMANDS:
+    for line, _ in TRIALS:
         result = run(*shlex.split(line))
         assert result.code == EXIT_CODES.get(line, 0), (line, result)
         assert result.out
-    changed = run(*shlex.split(COMMANDS[2][0])).out
+    changed = run(*shlex.split(TRIALS[2][0])).out
     assert "2 changed, 0 removed, 0 added" in changed and "scores/kernel" in changed
-    assert "same: 8 equal" in run(*shlex.split(COMMANDS[3][0])).out
+    assert "same: 8 equal" in run(*shlex.split(TRIALS[3][0])).out
 
 
 def test_nothing_is_replaced(sample: Path, tmp_path: Path) -> None:
