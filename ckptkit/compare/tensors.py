@@ -88,6 +88,11 @@ class Delta(Result):
     same_norm: bool = False
 
     @property
+    def defined_max_rel(self) -> float | None:
+        """`max_rel`, or None where all that differs was 0 and so has no relative change."""
+        return None if self.max_abs and not self.max_rel else self.max_rel
+
+    @property
     def equal(self) -> bool:
         """Whether no element differs."""
         return self.n_diff == 0

@@ -69,6 +69,11 @@ class OutputResult(Result):
         return self.status in PASSING
 
     @property
+    def defined_max_rel(self) -> float | None:
+        """`max_rel`, or None where all that differs is 0 in the reference."""
+        return None if self.max_abs and not self.max_rel else self.max_rel
+
+    @property
     def share_bad(self) -> float:
         """Elements outside the tolerance, as a share of those compared."""
         return self.n_bad / self.n if self.n else 0.0
@@ -89,7 +94,7 @@ class OutputResult(Result):
             "n": self.n,
             "n_bad": self.n_bad,
             "max_abs": json_number(self.max_abs),
-            "max_rel": json_number(self.max_rel),
+            "max_rel": json_number(self.defined_max_rel),
             "max_ulp": self.max_ulp,
             "cosine": json_number(self.cosine),
             "argmax_agreement": self.argmax_agreement,

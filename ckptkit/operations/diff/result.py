@@ -221,6 +221,7 @@ def _tensor(tensor: Tensor | None) -> dict[str, Any] | None:
 
 def _values(delta: Delta) -> dict[str, Any]:
     row = {name: json_number(getattr(delta, name)) for name in _NUMBERS}
+    row["max_rel"] = json_number(delta.defined_max_rel)
     worst = delta.worst
     row["worst"] = worst and {
         "index": list(worst.index),

@@ -53,7 +53,7 @@ def cells(row: Row) -> tuple[str, ...]:
         result.name,
         result.status,
         number(result.max_abs),
-        number(result.max_rel),
+        "-" if result.defined_max_rel is None else number(result.max_rel),
         number(result.max_ulp),
         share,
         "" if result.cosine is None else f"{result.cosine:.6f}",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.compare.tensors import Worst
+from ckptkit.compare.tensors import Delta, Worst
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, screen, toned
@@ -266,10 +266,17 @@ def _row(group: Sequence[TensorDiff]) -> tuple[str, ...]:
         *head,
         f"{sum(d.n_diff for d in deltas):,}/{sum(d.n for d in deltas):,}",
         number(max(d.max_abs for d in deltas)) if numeric else "",
-        number(max(d.max_rel for d in deltas)) if numeric else "",
+        _max_rel_text(deltas) if numeric else "",
         (number(change) + (f" {bar(change)}" if screen().color else "")) if numeric else "",
         _worst_of(worst, len(group)) if worst is not None else "",
     )
+
+
+def _max_rel_text(deltas: Sequence[Delta]) -> str:
+    """Return the largest relative change; "-" where all that differs was 0."""
+    defined = [d.max_rel for d in deltas if d.defined_max_rel is not None]
+    largest = max(defined, default=0.0)
+    return "-" if not largest and any(d.max_abs for d in deltas) else number(largest)
 
 
 def _excess(change: TensorDiff) -> float:

@@ -452,6 +452,15 @@ def test_only_shows_some_and_says_what_it_hides(pair: Pair) -> None:
     assert out.rstrip().endswith("1 not shown (--only)")
 
 
+def test_what_was_zero_has_no_relative_change(pair: Pair) -> None:
+    paths = pair({"w": np.zeros(3, np.float32)}, {"w": np.array([0, 1e-3, 0], np.float32)})
+    _, out, _ = run(*paths)
+    row = next(line for line in out.splitlines() if line.startswith("~"))
+    assert row.split()[4:8] == ["1/3", "0.001", "-", "inf"]
+    document = json.loads(run(*paths, "--format", "json").out)
+    assert document["entries"][0]["values"]["max_rel"] is None
+
+
 def test_quiet_and_exit_zero(pair: Pair) -> None:
     paths = pair({"w": noise(2)}, {"w": noise(2) + 1})
     assert run(*paths, "--quiet") == Outcome(1, "", "")
