@@ -928,7 +928,6 @@ def test_a_result_has_no_truth_value(pair: Pair) -> None:
     with pytest.raises(TypeError, match=r"ask \.ok, \.same or \.differences"):
         bool(result)
     text = repr(result)
-    assert text == str(result)
     assert text.startswith("<DiffResult different: 1 equal, 1 changed; ")
     assert len(text) < 400
 
