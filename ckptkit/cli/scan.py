@@ -14,6 +14,9 @@ from ckptkit.reports import findings
 if TYPE_CHECKING:
     from ckptkit.operations.scan.api import Scan
 
+SARIF = "sarif"
+FORMATS = (*findings.FORMATS, SARIF)
+
 
 @click.command("scan")
 @click.argument(
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     "-f",
     "--format",
     "fmt",
-    type=click.Choice(findings.FORMATS),
+    type=click.Choice(FORMATS),
     default="table",
     help="Output format.",
 )
@@ -45,6 +48,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
       ckptkit scan export/
       ckptkit scan model.keras --format json
       ckptkit scan -r downloads/
+      ckptkit scan -r models/ --format sarif > scan.sarif
 
     Exit code: 0 nothing but known harmless ops and classes, 1 findings, 2 could not tell.
     """
@@ -58,8 +62,14 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
             results.append(scan(path, recursive=options["recursive"]))
         except CkptkitError as error:
             refused.append(printable(str(error)))
+    if fmt == SARIF:
+        from ckptkit.reports import sarif
+
+        lines = sarif.lines(results, refused)
+    else:
+        lines = findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN)
     if not options["quiet"]:
-        echo_lines(findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN))
+        echo_lines(lines)
     for text in refused:
         echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)

@@ -19,12 +19,22 @@ SURPLUS = 3  # points that a formula must fit beyond as many as it has parameter
 MAX_COUNTED = 4096  # points: more are not needed to be sure
 
 
+def log_of_chance(points: float, kinds: float) -> float:
+    """Return log of the chance that `points` values of `kinds` each come out as they should."""
+    return -points * math.log(max(kinds, 1.0))
+
+
+def never_by_chance(choices: int, log_chance: float) -> bool:
+    """Whether one of so many choices, each with that chance, would seldom fit."""
+    return choices > 0 and math.log(choices) + log_chance < math.log(RARE)
+
+
 def is_rare(log_choices: float, points: float, kinds: float) -> bool:
     """Whether one of that many choices would seldom fit `points` values of `kinds` each.
 
     log_choices: natural logarithm of how many choices could have been found to fit.
     """
-    return log_choices - points * math.log(max(kinds, 1.0)) < math.log(RARE)
+    return log_choices + log_of_chance(points, kinds) < math.log(RARE)
 
 
 def log_factorial(count: int) -> float:

@@ -32,13 +32,14 @@ class ReadVariable(NamedTuple):
     """A variable that a layer reads; names: by which it may go in a file, the best first.
 
     digests: of a constant of a converted model, in the layouts that TensorFlow may have it in (as
-    `ckptkit.stores.digest.digest`).
+    `ckptkit.stores.digest.digest`).  layer: path of the object that has it, where the model tells.
     """
 
     names: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
     digests: tuple[str, ...] = ()
+    layer: str = ""
 
 
 class Point(NamedTuple):
@@ -163,6 +164,7 @@ def _point(row: Mapping[str, Any]) -> Point:
             item["dtype"],
             tuple(item["shape"]),
             tuple(item.get("digests", ())),
+            item.get("layer", ""),
         )
         for item in row["variables"]
     )

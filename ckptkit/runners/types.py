@@ -17,6 +17,24 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
 
 OUTPUT = "output:"  # before the name of an output, where it is a value inside of a model
+MODEL = "(model)"  # the layer of what a model computes outside of its layers
+_OWNED = " "  # between the path of an object and the op that its method made; no op has it
+
+
+def owned_name(owner: str, op: str) -> str:
+    """Return what to call a value inside of a model: `encoder/block/0 matmul_3`.
+
+    Args:
+        owner: attribute path of the object whose method computes it; "" of none.
+        op: the op that gives it.
+    """
+    return f"{owner}{_OWNED}{op}" if owner else op
+
+
+def owner_and_op(name: str) -> tuple[str, str]:
+    """Return what `owned_name` was made of."""
+    owner, _, op = name.rpartition(_OWNED)
+    return owner, op
 
 
 @dataclass(frozen=True)

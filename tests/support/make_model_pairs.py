@@ -97,6 +97,33 @@ def with_asset_of_tensorflow1(name: str, lines: str, tags: Sequence[str] = ("ser
         builder.save()
 
 
+def tabled(name: str, words: Sequence[str], filled: bool = False) -> None:
+    """Save a checkpoint of a table that is filled as it runs, or an export of one that is not."""
+    module: Any = tf.Module()
+    numbers = tf.range(len(words), dtype=tf.int64)
+    if filled:
+        initializer = tf.lookup.KeyValueTensorInitializer(list(words), numbers)
+        module.table = tf.lookup.StaticHashTable(initializer, -1)
+    else:
+        module.table = tf.lookup.experimental.MutableHashTable(tf.string, tf.int64, -1)
+        module.table.insert(list(words), numbers)
+    module.rows = tf.Variable(tf.reshape(tf.range(8.0), [4, 2]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "word")])
+    def call(word: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"row": tf.gather(module.rows, module.table.lookup(word) + 1)}
+
+    module.call = call
+    if filled:
+        tf.saved_model.save(module, out / name, signatures={"serving_default": call})
+    else:
+        tf.train.Checkpoint(module).write(str(out / name))
+
+
+tabled("table_abc", "abc")
+tabled("table_axc", "axc")
+tabled("table_abc_export", "abc", filled=True)
+tabled("table_axc_export", "axc", filled=True)
 save("relu", seeded(sequential), ("keras", "h5", "export"))
 save("relu_again", seeded(sequential), ("keras", "h5", "export"))  # other automatic names
 save("tanh", seeded(sequential, "tanh"), ("keras", "h5", "export"))

@@ -70,12 +70,48 @@ def explain_by_inputs(
         message = f"on {spec.text} the outputs of an example depend on the others of its batch"
         hint = "as batch normalisation in training mode has it; was training=True saved?"
         return [Finding("error", "output.batch", subject, message, hint)]
+    reference = reference_outputs.cases[name]
+    if not _would_tell(reference, once, len(ways)):
+        return []
     for text, outputs in zip(ways, others, strict=True):
-        if agree(reference_outputs.cases[name], outputs):
+        if agree(reference, outputs):
             message = f"on {spec.text} the outputs agree when the inputs are {text}"
             hint = "the weights are right; the preprocessing differs"
             return [Finding("error", "input.scaled", subject, message, hint)]
     return []
+
+
+def _would_tell(reference: Mapping[str, Any], outputs: Arrays, ways: int) -> bool:
+    """Whether outputs that now differ would seldom agree by chance in one of so many ways.
+
+    Labels of two classes would, of a few examples: `ckptkit.model_io.chance` has the rule.
+    """
+    import numpy as np
+
+    from ckptkit.dtypes import dtype_of_numpy, kind
+    from ckptkit.model_io.chance import changed_points, kinds_of, log_of_chance, never_by_chance
+    from ckptkit.model_io.formulas import CLOSE
+    from ckptkit.model_io.sampling import Sample
+
+    log_chance = 0.0
+    for name, whole in reference.items():
+        new: Array | None = outputs.get(name)
+        known: Array = whole.values if isinstance(whole, Sample) else whole
+        if new is None or tuple(whole.shape) != new.shape or not known.size:
+            continue
+        if isinstance(whole, Sample):
+            new = new.reshape(-1)[whole.places]
+        sort = kind(dtype_of_numpy(known.dtype))
+        if sort in ("string", "opaque"):
+            texts = len(set(known.reshape(-1).tolist()) | set(new.reshape(-1).tolist()))
+            log_chance += log_of_chance(float((known != new).sum()), texts)
+            continue
+        ref, late = known.astype(np.float64), new.astype(np.float64)
+        usual = ref[np.isfinite(ref)]
+        room = CLOSE * float(np.sqrt(np.mean(usual**2))) if sort == "float" and usual.size else 0.0
+        points = changed_points(ref, late, room) if sort == "float" else int((ref != late).sum())
+        log_chance += log_of_chance(points, kinds_of(ref, late, room))
+    return never_by_chance(ways, log_chance)
 
 
 def _part(given: Arrays) -> dict[str, Array] | None:

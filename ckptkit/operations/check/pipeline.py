@@ -3,6 +3,7 @@
     resolve    what the subject means: a model, or weights and what they go into
     reference  what its outputs are held against; a reference that is a model is run
     compare    run the subject on every runner, and judge each output
+    beside     name what the files of two models hold otherwise beside weights
     explain    say why outputs differ, where one more run of the subject tells it
     localize   name the layer or the switch that makes them differ
 
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ckptkit.operations.check.beside import beside_weights
 from ckptkit.operations.check.explain import explain_by_inputs
 from ckptkit.operations.check.float64 import broken_ties, exact_outputs
 from ckptkit.operations.check.references import CheckReference, ComparisonPlan, reference_of
@@ -28,6 +30,7 @@ from ckptkit.operations.execution.compared import ComparedRun
 from ckptkit.operations.execution.inputs import SEED
 from ckptkit.operations.execution.mapped import rows_of
 from ckptkit.operations.execution.runs import Runs
+from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.tolerance import AUTO
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.input_files import unchanged_inputs
@@ -49,6 +52,7 @@ def run_check(request: CheckRequest) -> Report:
         reference = reference_of(request, runs, subject)
         runs.findings += reference.findings
         compared = _compare(request, runs, reference.comparison)
+        runs.findings += _beside(reference, subject, compared)
         runs.findings += _explain(request, reference, compared)
         localization = _localize(request, runs, compared)
     return Report(
@@ -110,6 +114,19 @@ def _without_ties(run: ComparedRun, exact: Mapping[str, Mapping[str, Any]]) -> C
     outputs = [run.paired.outputs_of(case) for case in run.run.outputs]
     by_case = dict(zip(run.cases, outputs, strict=True))
     return replace(run, rows=broken_ties(run.rows, run.reference_outputs, by_case, exact))
+
+
+def _beside(
+    reference: CheckReference, subject: ResolvedSubject, compared: Sequence[ComparedRun]
+) -> list[Finding]:
+    """Name what two models' files hold otherwise beside their weights, and outputs may show."""
+    if reference.mode != "against" or reference.comparison is None:
+        return []
+    source = reference.comparison.source
+    if not isinstance(source, ResolvedSubject):
+        return []
+    differs = any(run.differs for run in compared)
+    return list(beside_weights(source, subject, differs=differs))
 
 
 def _explain(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.model_io.layouts import Layout, layouts
 from ckptkit.operations.localize.op_names import is_converted, op_of, values_are_ops
 from ckptkit.operations.localize.pairs import Shaped
+from ckptkit.runners.types import owner_and_op
+from ckptkit.stores.registry import CODE
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 
 def shaped(values: Values, kind: str) -> Iterator[Shaped]:
     """Yield what pairing needs of each value; kind: of the subject that has them."""
+    # of code that is no Keras model, where each variable's reader is named with its owner
+    owned = kind == CODE and any(owner_and_op(name)[0] for name in values)
     for name, dtype, shape in _specs(values):
-        yield Shaped(
-            name, shape, values_are_ops(kind), dtype, op_of(name, kind), is_converted(kind)
-        )
+        owner, op = owner_and_op(name) if kind == CODE else ("", name)
+        is_op = values_are_ops(kind) or owned
+        yield Shaped(name, shape, is_op, dtype, op_of(op, kind), is_converted(kind), owner)
 
 
 def _specs(values: Values) -> Iterator[tuple[str, str, tuple[int, ...]]]:

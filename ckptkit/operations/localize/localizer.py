@@ -18,6 +18,7 @@ from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
 from ckptkit.operations.localize.op_names import is_converted
+from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners
 from ckptkit.operations.localize.pairs import pair_points
 from ckptkit.operations.localize.paths import Paths
 from ckptkit.operations.localize.values import (
@@ -31,7 +32,7 @@ from ckptkit.operations.localize.values import (
 from ckptkit.operations.localize.weights import WeightGaps, owner_of, weights_between
 from ckptkit.runners import introspect
 from ckptkit.runners.errors import RunnerError
-from ckptkit.runners.introspect import IsolationResult
+from ckptkit.runners.introspect import IsolationResult, ReadVariable
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import OUTPUT, ExecutionResult
 from ckptkit.wording import say
@@ -106,6 +107,7 @@ class Localizer:
     differs: bool
     globs: Sequence[str] = ("*",)
     notes: list[str] = field(default_factory=list)
+    layers_of_variables: dict[str, str] = field(default_factory=dict)
 
     def layers(self) -> Localization:
         """Compare what is inside; raises nothing that a model may raise: a note says it."""
@@ -188,9 +190,11 @@ class Localizer:
 
     def _pairs(self, known: Values, mine: Values) -> dict[str, str]:
         """Return {value here: value of the reference}."""
-        return pair_points(
-            list(shaped(known, self.reference.kind)), list(shaped(mine, self.new.kind))
-        )
+        reference = list(shaped(known, self.reference.kind))
+        new = list(shaped(mine, self.new.kind))
+        if is_owned(reference) and is_owned(new):
+            return pair_by_owners(reference, new)
+        return pair_points(reference, new)
 
     def _orders(self, known: Values, mine: Values, paired: Mapping[str, str]) -> dict[str, Layout]:
         """Return how the axes of the reference's values are moved: only converters reorder them."""
@@ -280,7 +284,14 @@ class Localizer:
     ) -> Iterator[Layer]:
         alone = dict(self._alone(both, isolated)) if isolated is not None else {}
         points = {p.name: p for p in isolated.points} if isolated is not None else {}
-        paths = Paths(self.reference.kind, self.new.kind, self.weights, both.ends, both.between())
+        paths = Paths(
+            self.reference.kind,
+            self.new.kind,
+            self.weights,
+            both.ends,
+            both.between(),
+            self.layers_of_variables,
+        )
         lacking = self.weights.lacking(points.values())
         order = [name for name, _ in both.in_order()]
         for number, name in enumerate(order):
@@ -296,6 +307,8 @@ class Localizer:
                 earlier = order[number - 1]
                 before = error_of(propagated[earlier]) if earlier in propagated else 0.0
             variables = self.weights.of(point.variables) if point is not None else ()
+            read = point.variables if point is not None else ()
+            self.layers_of_variables.update(_layers_told(read, variables))
             path, *fused = paths.of(name, both.paired[name], variables)
             if point is not None and is_converted(self.new.kind):
                 variables = self.weights.of_constants(point.variables)
@@ -359,7 +372,8 @@ class Localizer:
         return tuple(gap for name, gap in self.weights.gaps.items() if name not in shown)
 
     def _owners(self) -> dict[str, str]:
-        return {name: owner_of(name) or name for name in self.weights.gaps}
+        known = self.layers_of_variables
+        return {name: known.get(name) or owner_of(name) or name for name in self.weights.gaps}
 
     def _weights_alone(self) -> Localization:
         return Localization(
@@ -369,6 +383,15 @@ class Localizer:
             owners=self._owners(),
             notes=tuple(self.notes),
         )
+
+
+def _layers_told(
+    read: Sequence[ReadVariable], gaps: Sequence[VariableGap]
+) -> Iterator[tuple[str, str]]:
+    """Yield (variable, its layer) of those whose layers the model itself told."""
+    for item, gap in zip(read, gaps, strict=True):
+        if item.layer:
+            yield gap.name, item.layer
 
 
 def _as_array(value: Any) -> Any:

@@ -25,6 +25,7 @@ class Shaped(NamedTuple):
 
     op: the op that it means, where that is called otherwise (`op_names`).
     moves: whether its axes may be in another order, as converters have them.
+    owner: path of the object whose method computes it, where that is known; "" of the model itself.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Shaped(NamedTuple):
     dtype: str = "float32"
     op: str = ""
     moves: bool = False
+    owner: str = ""
 
     @property
     def parts(self) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ckptkit.operations.localize.op_names import (
@@ -16,8 +16,10 @@ from ckptkit.operations.localize.op_names import (
     values_are_ops,
 )
 from ckptkit.operations.localize.pairs import layer_of_scope, scope_of
-from ckptkit.operations.localize.values import MODEL, VariableGap
+from ckptkit.operations.localize.values import VariableGap
 from ckptkit.operations.localize.weights import WeightGaps, owner_of, with_outer
+from ckptkit.runners.types import MODEL, owner_and_op
+from ckptkit.stores.registry import CODE
 
 _REPEATED = re.compile(r"#\d+|\[\d+\]")
 
@@ -28,6 +30,7 @@ class Paths:
 
     ends: {point that is an output: the reference's value that it is}, where there is one.
     between: {value of the reference: those just before it that the subject has not}.
+    layers: {variable: its layer}, as far as the model itself tells.
     """
 
     reference: str
@@ -35,6 +38,7 @@ class Paths:
     weights: WeightGaps
     ends: Mapping[str, str | None]
     between: Mapping[str, Sequence[str]]
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, name: str, there: str, variables: Sequence[VariableGap]) -> tuple[str, ...]:
         """Return the path of a value's layer, then those of others that are one op with it.
@@ -42,6 +46,8 @@ class Paths:
         there: what the reference calls the value.  variables: those that are read between it and
         the values before it; what a converter calls them tells their layers.
         """
+        if self.new == CODE and (self.layers or owner_and_op(name)[0]):
+            return self._told(name, variables)
         if name not in self.ends and not is_converted(self.new):
             return (self._own(name, variables),)
         meant, read = self._meant(name, there), self._read(variables)
@@ -73,6 +79,18 @@ class Paths:
             return self._layers(op for name in names for op in all_ops_of(name))
         return list(dict.fromkeys(filter(None, map(owner_of, names))))
 
+    def _told(self, name: str, variables: Sequence[VariableGap]) -> tuple[str, ...]:
+        """Return the layers of a value of which the model itself tells them.
+
+        Those of variables that differ come first: weights are another layer's than the code that
+        reads them, where they are tied.
+        """
+        owner = owner_and_op(name)[0] if name not in self.ends else ""
+        read = {gap: self.layers.get(gap.name) or owner_of(gap.name) for gap in variables}
+        damaged = [layer for gap, layer in read.items() if gap.differs and layer]
+        within = [owner] if owner else [layer for layer in read.values() if layer]
+        return tuple(dict.fromkeys(damaged or within or [MODEL]))
+
     def _own(self, name: str, variables: Sequence[VariableGap]) -> str:
         if not values_are_ops(self.new):
             return _called_once(name)
@@ -89,8 +107,11 @@ class Paths:
         return list(dict.fromkeys(filter(None, (self._of_op(op) for op in ops if "/" in op))))
 
     def _of_reference(self, there: str) -> str:
+        owner, op = owner_and_op(there)
+        if self.reference == CODE and owner:
+            return owner
         if not values_are_ops(self.reference):
-            return _called_once(there)
+            return _called_once(op)
         return self._of_op(op_of(there, self.reference)) or there
 
     def _of_op(self, op: str) -> str:

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 from ckptkit.model_io.results import OutputResult
 from ckptkit.results import Result
-from ckptkit.runners.types import OUTPUT
+from ckptkit.runners.types import MODEL, OUTPUT
 from ckptkit.text import json_number
-
-MODEL = "(model)"  # the layer of what the model computes outside of its layers
 
 
 class Stats(NamedTuple):
@@ -227,6 +225,22 @@ class Localization(Result):
         """Paths of layers, the one to look at first first: by outputs, then by weights alone."""
         by_weights = (self.owners.get(gap.name, gap.name) for gap in self.unseen)
         return tuple(dict.fromkeys([*(layer.path for layer in self.beyond), *by_weights]))
+
+    def neighbours(self, layer: Layer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the layers around a value.
+
+        Args:
+            layer: the value.
+
+        Returns:
+            Paths of the layers that it reads, and of those that read it.
+        """
+        by_name = {known.name: known.path for known in self.layers}
+        before = [by_name.get(name, "") for name in layer.inputs]
+        after = [known.path for known in self.layers if layer.name in known.inputs]
+        sides = ([path for path in side if path not in ("", MODEL)] for side in (before, after))
+        first, second = (tuple(dict.fromkeys(side)) for side in sides)
+        return first, second
 
     def blames(self, variable: str) -> bool:
         """Say whether the first suspect is the layer that reads a variable, or one around it.

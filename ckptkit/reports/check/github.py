@@ -8,13 +8,12 @@ the verdict comes first, then outputs, then findings, those of one code together
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.check.rows import cells, row_text
 from ckptkit.reports.findings import finding_text
+from ckptkit.reports.repository import file_of, in_repository
 from ckptkit.reports.table import render
 from ckptkit.reports.text import markdown_text, printable
 from ckptkit.text import count_text, list_text
@@ -86,23 +85,9 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def _file(where: str) -> str:
-    """Return the path of the file that something is about, as the repository has it; "" of none.
-
-    Of a checkpoint's prefix it is the index, of a directory its description, of code its module.
-    """
-    plain = where.partition("#")[0]
-    code = plain.partition("?")[0].rpartition(":")[0]
-    inside = [Path(plain) / name for name in ("manifest.json", "saved_model.pb")]
-    for path in (Path(plain), Path(f"{plain}.index"), *inside, Path(code or plain)):
-        try:
-            if not path.is_file():
-                continue
-            root = Path(os.environ.get("GITHUB_WORKSPACE") or ".").resolve()
-            there = path.resolve()
-        except (OSError, ValueError):  # a name that no file can have
-            continue
-        return there.relative_to(root).as_posix() if there.is_relative_to(root) else ""
-    return ""
+    """Return the path of the file that something is about, as the repository has it; "" of none."""
+    path = file_of(where)
+    return (in_repository(path) or "") if path is not None else ""
 
 
 def summary(report: Report) -> Iterator[str]:

@@ -9,6 +9,8 @@ from ckptkit.reports.check.commands import localize_again
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
+from ckptkit.runners.types import MODEL, owner_and_op
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.model_io.results import OutputResult
@@ -52,7 +54,8 @@ def _verdict(localization: Localization) -> Iterator[str]:
             if first.isolated is not None
             else "its inputs agree better than its output"
         )
-        yield f"look at: {_named(first)}: {how}"
+        where = _between(localization, first) if first.path == MODEL else ""
+        yield f"look at: {_named(first)}{where}: {how}"
     elif localization.suspects:
         yield f"look at: {localization.suspects[0]}: its variables differ"
     elif first is not None:
@@ -78,7 +81,18 @@ def _named(layer: Layer) -> str:
 
 def _short(layer: Layer) -> str:
     """Return the value's name, "" where it is the layer's; of ops that became one, the first."""
+    owner, op = owner_and_op(layer.name)
+    if owner and owner == layer.path:
+        return op
     return "" if layer.name == layer.path else _first(layer.name)
+
+
+def _between(localization: Localization, layer: Layer) -> str:
+    """Say which layers a value lies between that is computed outside of all."""
+    before, after = localization.neighbours(layer)
+    parts = [f"after {list_text(before)}"] * bool(before)
+    parts += [f"before {list_text(after)}"] * bool(after)
+    return f" {' and '.join(parts)}" if parts else ""
 
 
 def _first(name: str) -> str:

@@ -8,13 +8,14 @@ Freezing the variables first would not: constants are folded, and bits change.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.types import owned_name
 
 # Ops that move or shape values, or are no computation at all.
 _PLUMBING = frozenset(
@@ -31,6 +32,8 @@ _VALUES = frozenset(
     {"float16", "bfloat16", "float32", "float64", "int32", "int64", "int8", "uint8"}
 )
 _HANDS_ON = frozenset({"Identity", "IdentityN", "StopGradient"})  # a custom gradient's last op
+Owner = Callable[["FlatGraph", Mapping[str, Any], str], str]
+_BODIES = ("body", "then_branch", "branches")  # attributes of loops and branches: their functions
 _CALLS = ("StatefulPartitionedCall/", "PartitionedCall/")
 
 
@@ -112,35 +115,60 @@ class FlatGraph:
 
         return tf.function(body, jit_compile=xla, autograph=False)(*inputs)
 
-    def points(self) -> list[GraphPoint]:
-        """Return values worth looking at, in the order of computation: see `points_of`."""
+    def points(self, owner_of: Owner | None = None) -> list[GraphPoint]:
+        """Return values worth looking at, in the order of computation: see `points_of`.
+
+        Args:
+            owner_of: tells the path of the object that an op belongs to, "" of none.
+        """
         tf = tensorflow()
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(self.graph, name="")
-        return points_of(self.graph, graph.get_operations())
+        nodes = {node.name: node for node in self.graph.node}
+        owners = {name: owner_of(self, nodes, name) for name in nodes} if owner_of else {}
+        return points_of(self.graph, graph.get_operations(), owners)
 
 
-def points_of(graph: Any, operations: Iterable[Any]) -> list[GraphPoint]:
+def points_of(
+    graph: Any, operations: Iterable[Any], owners: Mapping[str, str] | None = None
+) -> list[GraphPoint]:
     """Return values of a graph that are worth looking at, in the order of computation.
 
-    Those are what leaves a name scope (a layer, as a rule), and every matrix product, convolution,
-    normalisation, softmax and lookup.
+    Those are what leaves a name scope (a layer, as a rule) or the object whose method computes it,
+    and every matrix product, convolution, normalisation, softmax and lookup.
 
-    graph: a GraphDef.  operations: the tf.Operations that it becomes, or some of them.
+    graph: a GraphDef.  operations: the tf.Operations that it becomes, or some of them.  owners:
+    paths of the objects that ops belong to; a value is then called by both.
     """
-    users = _users(graph)
+    users, owned = _users(graph), owners or {}
+
+    def scope_of(name: str) -> tuple[str, str]:
+        return owned.get(name, ""), _scope(name)
+
     points: dict[str, GraphPoint] = {}
     for operation in operations:
         if operation.type in _PLUMBING or not operation.outputs:
             continue
-        value = operation.outputs[0]
-        if value.dtype.name not in _VALUES or not _is_point(operation, users):
+        if not _is_point(operation, users, scope_of):
             continue
-        name = readable(operation.name)
-        name = name if name not in points else operation.name
-        shape = None if value.shape.rank is None else tuple(value.shape.as_list())
-        points[name] = GraphPoint(name, value.name, value.dtype.name, shape)
+        owner = owned.get(operation.name, "")
+        for value in _values_of(operation, graph):
+            end = f":{value.value_index}" if value.value_index else ""
+            name = owned_name(owner, f"{readable(operation.name)}{end}")
+            name = name if name not in points else owned_name(owner, f"{operation.name}{end}")
+            shape = None if value.shape.rank is None else tuple(value.shape.as_list())
+            points[name] = GraphPoint(name, value.name, value.dtype.name, shape)
     return list(points.values())
+
+
+def _values_of(operation: Any, graph: Any) -> list[Any]:
+    """Return what an op gives that is a value: of a loop or a branch all that is read."""
+    outputs = operation.outputs[:1]
+    if any(name in operation.node_def.attr for name in _BODIES):
+        sources = (source.partition(":") for node in graph.node for source in node.input)
+        read = {int(place or 0) for name, _, place in sources if name == operation.name}
+        outputs = [value for value in operation.outputs if value.value_index in read]
+    return [value for value in outputs if value.dtype.name in _VALUES]
 
 
 def _users(graph: Any) -> dict[str, list[str]]:
@@ -157,14 +185,17 @@ def _users(graph: Any) -> dict[str, list[str]]:
     return users
 
 
-def _is_point(operation: Any, users: Mapping[str, Sequence[str]]) -> bool:
+def _is_point(
+    operation: Any,
+    users: Mapping[str, Sequence[str]],
+    scope_of: Callable[[str], tuple[str, str]],
+) -> bool:
     kind = operation.type
     if is_heavy(kind) or "Norm" in kind or "Softmax" in kind or "LookupTableFind" in kind:
         return True
-    scope = _scope(operation.name)
-    return any(_scope(user) != scope for user in users.get(operation.name, ())) or (
-        not scope and bool(users.get(operation.name))
-    )
+    scope = scope_of(operation.name)
+    readers = users.get(operation.name, ())
+    return any(scope_of(reader) != scope for reader in readers) or (not scope[1] and bool(readers))
 
 
 def needed_part(graph: Any, wanted: Iterable[str], given: Set[str] = frozenset()) -> Any:

@@ -67,11 +67,9 @@ def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> OpenedG
         flat = FlatGraph(concrete, inlined=False)
         names, inputs_in_order = sorted(tensors), list(nest_order(tensors))
     else:
-        if endpoint.concrete is None:
-            raise UnsupportedError("the model is no Keras model and has no graph of its own")
-        flat = FlatGraph(endpoint.concrete)
-        points = flat.points()
-        names, inputs_in_order = list(tensors), list(tensors.values())
+        flat, ordered = session.flat_graph(endpoint, tensors)
+        points = session.points_of(flat)
+        names, inputs_in_order = list(ordered), list(ordered.values())
     return OpenedGraph(flat, points, _outputs(flat), names, inputs_in_order)
 
 
@@ -141,7 +139,9 @@ class TensorFlowParts:
             handle = self.opened.flat.captured[name]
             paths = self._variables.get(id(handle))
             if paths is not None:
-                variables.append(paths)
+                owners = self.session.loaded.owners
+                layer = owners.layer_of(handle) if owners is not None else None
+                variables.append({**paths, "layer": layer or ""})
         variables += map(self._variable_node, region.variable_nodes)
         return point_row(
             point.name,

@@ -17,7 +17,7 @@ from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of, load_ke
 from ckptkit.runners.tensorflow.devices import Devices, compiled, watching
 from ckptkit.runners.tensorflow.endpoints import Endpoint, calls_of, signatures_of
 from ckptkit.runners.tensorflow.graph_session import GraphSession, needs_session, open_graph
-from ckptkit.runners.tensorflow.graphs import FlatGraph
+from ckptkit.runners.tensorflow.graphs import FlatGraph, GraphPoint
 from ckptkit.runners.tensorflow.layers import (
     eager_intermediates,
     graph_intermediates,
@@ -25,6 +25,7 @@ from ckptkit.runners.tensorflow.layers import (
 )
 from ckptkit.runners.tensorflow.mirrored import mirrored
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.owners import RECORDER, Owners
 from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
 from ckptkit.runners.tensorflow.saved_model import (
     load_saved_model,
@@ -47,7 +48,8 @@ class LoadedModel:
     """A model in memory.
 
     model: None of a SavedModel.  keep_alive: what the endpoints' functions need and do not hold.
-    how: in what way a SavedModel was loaded.
+    how: in what way a SavedModel was loaded.  owners: tells the objects of ops, of live models that
+    are looked into and whose layers no scope tells.
     """
 
     endpoints: dict[str, Endpoint]
@@ -56,6 +58,7 @@ class LoadedModel:
     how: str = "as it is"
     restored: dict[str, Any] | None = None
     skipped: str = ""
+    owners: Owners | None = None
 
 
 def start(request: Request, spec: RunnerSpec) -> TensorFlowSession | GraphSession:
@@ -107,9 +110,14 @@ def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     if row is not None and row.structure == KERAS:
         model = load_keras(model_spec["path"])
         return LoadedModel(calls_of(model), model)
+    looked_into = request["action"] == "isolate" or bool(request.get("layers"))
+    if looked_into:
+        RECORDER.install()  # before anything is traced
     built = build(model_spec["code"], model_spec["place"])
     endpoints = calls_of(built.to_run(), built.seen)
     loaded = LoadedModel(endpoints, built.model, keep_alive=built)
+    if looked_into and built.model is not None and not is_keras(built.model):
+        loaded.owners = Owners(built.model, RECORDER)
     if request["action"] != "describe" and model_spec["path"]:
         path = Path(model_spec["path"])
         restored = restore_into(built, path, request.get("out"), model_spec["place"])
@@ -270,12 +278,25 @@ class TensorFlowSession:
                     flat, list(nest_order(tensors)), points, xla=self.spec.xla
                 )
             else:
-                flat = FlatGraph(endpoint.concrete or _traced(endpoint, tensors))
-                points = [point for point in flat.points() if wanted(point.name, globs)]
-                fed = list(tensors.values()) if endpoint.concrete else list(nest_order(tensors))
-                chunks = graph_intermediates(flat, fed, points, xla=self.spec.xla)
+                flat, fed = self.flat_graph(endpoint, tensors)
+                points = [p for p in self.points_of(flat) if wanted(p.name, globs)]
+                chunks = graph_intermediates(flat, list(fed.values()), points, xla=self.spec.xla)
             for layers, outputs in chunks:
                 yield Intermediates(arrays_of(layers), arrays_of(outputs))
+
+    def flat_graph(
+        self, endpoint: Endpoint, tensors: Mapping[str, Any]
+    ) -> tuple[FlatGraph, dict[str, Any]]:
+        """Return the graph of what is no Keras model, and the tensors in its inputs' order."""
+        if endpoint.concrete is not None:
+            return FlatGraph(endpoint.concrete), dict(tensors)
+        ordered = {name: tensors[name] for name in sorted(tensors)}
+        return FlatGraph(_traced(endpoint, tensors)), ordered
+
+    def points_of(self, flat: FlatGraph) -> list[GraphPoint]:
+        """Return the values in the graph of what is no Keras model."""
+        owners = self.loaded.owners
+        return flat.points(owners.owner_of if owners is not None else None)
 
 
 def nest_order(tensors: Mapping[str, Any]) -> Iterator[Any]:

@@ -30,6 +30,7 @@ from support.machine import Arrays, Machine
 
 EXPORT = str(golden("tf2.21.0/saved_model_export/model").path)
 MODULE = str(golden("tf2.21.0/module_saved_model/model").path)
+LOOKUP = str(golden("tf2.21.0/lookup/model").path)
 CHECKPOINT = str(golden("tf2.21.0/adam/ckpt").path)
 
 
@@ -264,6 +265,30 @@ def test_against_runs_the_reference_on_the_first_runner(machine: Machine) -> Non
     assert len(report.rows) == 2 and report.ok
 
 
+@pytest.mark.parametrize(("factor", "severity"), [(1.0, "note"), (2.0, "warning")])
+def test_against_names_the_words_that_differ(
+    factor: float, severity: str, machine: Machine, tmp_path: Path
+) -> None:
+    """Beside outputs that differ they may be the cause; else they are worth knowing."""
+    import shutil
+
+    new = tmp_path / "new"
+    shutil.copytree(LOOKUP, new)
+    words = new / "assets" / "words.txt"
+    words.write_bytes(words.read_bytes().upper())
+
+    def compute(subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        scale = factor if str(subject) == str(new) else 1.0
+        return {"output_0": np.float32(scale) * np.vectorize(len)(inputs["inputs"]).astype("f4")}
+
+    machine.compute = compute
+    report = check(new, against=LOOKUP)
+    (said,) = [finding for finding in report.findings if finding.code == "model.vocabularies"]
+    assert report.exit_code == (factor != 1.0)
+    assert said.severity == severity
+    assert "words.txt" in said.message and "entry 1 is" in said.message
+
+
 @pytest.mark.parametrize(
     ("way", "words"),
     [
@@ -290,6 +315,34 @@ def test_inputs_that_are_scaled_otherwise_are_recognised(
     assert report.exit_code == 1
     assert "input.scaled" in codes(report)
     assert words in next(f.message for f in report.findings if f.code == "input.scaled")
+
+
+def test_labels_that_agree_by_chance_tell_nothing_of_the_inputs(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Of two classes and three examples, one of six ways to prepare them often gives the same."""
+    import shutil
+
+    few = tmp_path / "few.npz"
+    np.savez(few, features=np.random.default_rng(0).normal(size=(3, 3)).astype("f4"))
+
+    other = tmp_path / "other"
+    shutil.copytree(EXPORT, other)
+    seed = 0
+
+    def compute(subject: ModelSpec, _spec: RunnerSpec, inputs: Arrays) -> Arrays:
+        x = inputs["features"].astype("f8")
+        way = seed if str(subject) == str(other) else -1
+        weights = np.random.default_rng(abs(way)).normal(size=x.shape[-1])
+        return {"output_0": (x @ weights > weights[0] * 3).astype("i8")}
+
+    machine.compute = compute
+    differed = 0
+    for seed in range(60):  # noqa: B007 - `compute` reads it
+        report = check(other, against=EXPORT, inputs=few)
+        differed += bool(report.failed)
+        assert "input.scaled" not in codes(report)
+    assert differed > 20
 
 
 @pytest.mark.parametrize("code", ["output.random", "output.batch"])

@@ -109,6 +109,17 @@ def test_what_keras_makes_up_is_no_difference(models: Path, old: str, new: str) 
 
 
 @pytest.mark.needs_tf
+@pytest.mark.parametrize("old", ["table_abc", "table_abc_export"])
+@pytest.mark.parametrize("new", ["table_axc", "table_axc_export"])
+def test_tables_are_compared_word_by_word_in_every_form(models: Path, old: str, new: str) -> None:
+    """A table's tensors have their entries in the order of its buckets."""
+    where = "table" if old == "table_abc" else "constant Const"
+    says = f"vocabularies differ: {where} (3 entries): entry 2 is 'b' → 'x'"
+    assert says in beside(models / old, models / new)
+    assert not beside(models / old, models / new.replace("axc", "abc"))
+
+
+@pytest.mark.needs_tf
 def test_signatures_name_what_differs(models: Path) -> None:
     for other, says in (
         ("float64", "serving_default input x float32[?,2] → float64[?,2]"),

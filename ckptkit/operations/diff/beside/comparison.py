@@ -54,7 +54,7 @@ def model_differences(
     if old.subtree or new.subtree:
         return (), ()
     try:
-        if _is_one_graph(old.store, new.store):
+        if _is_one_graph(old.store, new.store) and not any(map(_has_tables, (old, new))):
             return (), ()
     except CkptkitError as error:
         return (), (f"compared by weights alone: {error}",)
@@ -73,8 +73,7 @@ def model_differences(
             found.append(ModelDifference(what, tuple(items)))
 
     configs = _config(old.store, warnings), _config(new.store, warnings)
-    stores = old.store, new.store
-    ask("vocabularies", lambda: vocabulary_differences(*stores, configs))
+    ask("vocabularies", lambda: vocabulary_differences(old, new, configs))
     ask("configuration", lambda: configuration_differences(*configs))
     if isinstance(old.store, SavedModel) and isinstance(new.store, SavedModel):
         models = old.store, new.store
@@ -91,6 +90,10 @@ def _is_one_graph(old: Store, new: Store) -> bool:
     if old.model.assets or new.model.assets:
         return False
     return file_sha256(old.path / MODEL_FILE) == file_sha256(new.path / MODEL_FILE)
+
+
+def _has_tables(checkpoint: Checkpoint) -> bool:
+    return any(naming.role == "table" for naming in checkpoint.names.values())
 
 
 def _config(store: Store, warnings: list[str]) -> object:

@@ -3,8 +3,9 @@
 Files call them differently and keep them in different places, so they are compared by content
 first.  A `.keras` archive keeps what a layer has learnt as text, a word a line, with the tokens for
 what is missing or unknown; a config keeps the words that were passed to the layer; a SavedModel
-keeps a file, or constants that its tables are filled with
-(keras/src/layers/preprocessing/index_lookup.py, tensorflow/python/ops/lookup_ops.py).
+keeps a file, or constants that its tables are filled with, or, as a checkpoint does, tensors of a
+table's keys and values (keras/src/layers/preprocessing/index_lookup.py,
+tensorflow/python/ops/lookup_ops.py).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.golden.keras_config import texts_of
 from ckptkit.operations.diff.beside.settings import VOCABULARY
+from ckptkit.operations.diff.beside.tables import saved_tables
 from ckptkit.stores.assets import assets, small_asset
 from ckptkit.stores.base import Store
 from ckptkit.stores.keras.config import as_layer
@@ -29,9 +32,9 @@ _MAX_SHOWN = 24
 class Vocabulary(NamedTuple):
     """One list of words.
 
-    source: "config", "assets" or "graph".  where: in the file, for a person.  words: in order; ()
-    of a file that is no text or too large to look into.  digest: of the content of a file, else "".
-    tokens: those for missing and unknown words, which may stand before the others.
+    source: "config", "assets", "graph" or "table".  where: in the file, for a person.  words: in
+    order; () of a file that is no text or too large to look into.  digest: of the content of a
+    file, else "".  tokens: those for missing and unknown words, which may stand before the others.
     """
 
     source: str
@@ -41,7 +44,9 @@ class Vocabulary(NamedTuple):
     tokens: tuple[bytes, ...] = ()
 
 
-def vocabulary_differences(old: Store, new: Store, configs: tuple[object, object]) -> list[str]:
+def vocabulary_differences(
+    old: Checkpoint, new: Checkpoint, configs: tuple[object, object]
+) -> list[str]:
     """Return a sentence per list of words that differs.
 
     Args:
@@ -49,8 +54,8 @@ def vocabulary_differences(old: Store, new: Store, configs: tuple[object, object
         configs: of their Keras models; None where there is none.
     """
     sides = [
-        [*_in_config(config), *_in_assets(store), *_in_graph(store)]
-        for store, config in zip((old, new), configs, strict=True)
+        [*_in_config(config), *_in_assets(side.store), *_in_graph(side.store), *_in_tables(side)]
+        for side, config in zip((old, new), configs, strict=True)
     ]
     if not all(sides):
         return []
@@ -60,7 +65,8 @@ def vocabulary_differences(old: Store, new: Store, configs: tuple[object, object
         left = alone[0].pop(0)
         right = alone[1].pop(_closest(left, alone[1]))
         messages.append(_message(left, right))
-    if old.format == new.format and format_of(old.format).holds_model:
+    form = old.store.format
+    if form == new.store.format and format_of(form).holds_model:
         for side, where in zip(alone, ("OLD", "NEW"), strict=True):
             messages += [f"{item.where} is only in {where}" for item in side]
     return list(dict.fromkeys(messages))
@@ -130,6 +136,11 @@ def _in_graph(store: Store) -> Iterator[Vocabulary]:
     if isinstance(store, SavedModel):
         for name, words in table_constants(store):
             yield Vocabulary("graph", f"constant {name}", tuple(words))
+
+
+def _in_tables(checkpoint: Checkpoint) -> Iterator[Vocabulary]:
+    for where, words in saved_tables(checkpoint):
+        yield Vocabulary("table", where, words)
 
 
 # -- comparing -------------------------------------------------------------------------------------

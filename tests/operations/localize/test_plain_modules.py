@@ -1,0 +1,141 @@
+"""Layers of plain `tf.Module`s, whose ops tell nothing: `check` calls them by attribute path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptkit.operations.check.api import localize
+from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners
+from ckptkit.operations.localize.pairs import Shaped
+from ckptkit.operations.localize.values import Localization
+from ckptkit.operations.record.api import record
+from support.command_line import ckptkit
+from support.layer_damage import run_here
+from support.places import SUPPORT
+
+CODE = f"{SUPPORT / 'plain_modules.py'}:net"
+LAYERS = (
+    *("table", "blocks/0/up", "blocks/0/down", "blocks/1/up", "blocks/1/down"),
+    *("heads/one", "heads/two", "tower/last", "output"),
+)
+METHODS = (*(layer for layer in LAYERS if layer not in ("table", "tower/last")), "blocks/1")
+
+
+def value(owner: str, op: str, *shape: int) -> Shaped:
+    return Shaped(f"{owner} {op}".strip(), shape or (2, 3), True, op=op, owner=owner)
+
+
+# --- which value is which -------------------------------------------------------------------------
+
+
+def test_ops_are_counted_within_their_object() -> None:
+    """One op more in the first layer moves the counters of all that follow."""
+    reference = [
+        value("a", "matmul"),
+        value("a", "add"),
+        value("b", "matmul_1"),
+        value("b", "add_1"),
+    ]
+    new = [
+        *(value("a", "matmul"), value("a", "mul"), value("a", "add"), value("a", "add_1")),
+        *(value("b", "matmul_1"), value("b", "add_2")),
+    ]
+    pairs = pair_by_owners(reference, new)
+    assert pairs["b matmul_1"] == "b matmul_1" and pairs["b add_2"] == "b add_1"
+    assert pairs["a matmul"] == "a matmul" and "a mul" not in pairs
+    assert pairs["a add_1"] == "a add"  # what is read behind it
+
+
+def test_the_last_values_of_an_object_pair_whatever_computes_them() -> None:
+    reference = [value("a", "matmul"), value("a", "Relu"), value("", "Softmax")]
+    new = [value("a", "matmul"), value("a", "Gelu/mul_1"), value("", "Tanh")]
+    assert pair_by_owners(reference, new) == {
+        "a matmul": "a matmul",
+        "a Gelu/mul_1": "a Relu",
+        "Tanh": "Softmax",
+    }
+    other = [value("a", "matmul"), value("a", "Sum", 2), value("", "Softmax")]
+    assert "a Sum" not in pair_by_owners(reference, other)  # nothing of another shape
+    assert is_owned(reference) and not is_owned([value("", "matmul")])
+
+
+# --- which layer ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`sound`, a checkpoint of each layer with other weights, and a golden with layers."""
+    tf: Any = pytest.importorskip("tensorflow", reason="needs TensorFlow")
+    from ckptkit.runners.tensorflow.trackables import variables_below
+    from support import plain_modules
+
+    root = tmp_path_factory.mktemp("plain")
+    module = plain_modules.net()
+    tf.train.Checkpoint(module).write(str(root / "sound"))
+    rng = np.random.default_rng(2)
+    for layer in LAYERS:
+        end = layer.rpartition("/")[2]
+        inside = [
+            variable
+            for path, variable in variables_below(module).items()
+            if path.startswith(layer) or (end == "last" and path.endswith("_kernel"))
+        ]
+        variable = inside[0]
+        sound = np.array(variable)
+        variable.assign(sound + rng.normal(size=sound.shape).astype("f4") * 0.3)
+        tf.train.Checkpoint(module).write(str(root / layer.replace("/", ".")))
+        variable.assign(sound)
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        quick: dict[str, Any] = {"noise": False, "blind": False}
+        record(root / "sound", root / "golden", model=CODE, layers=["*"], **quick)
+    return root
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+
+
+def suspect(found: Localization) -> str:
+    assert found.beyond, found.notes
+    return found.suspects[0]
+
+
+def some(layers: tuple[str, ...], fast: tuple[str, ...]) -> list[Any]:
+    """Return the layers as parameters; all but a few take their time."""
+    return [
+        pytest.param(layer, marks=() if layer in fast else (pytest.mark.slow,)) for layer in layers
+    ]
+
+
+@pytest.mark.needs_tf
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("layer", some(LAYERS, ("table", "tower/last")))
+def test_the_damaged_layer_is_named_first(layer: str, files: Path) -> None:
+    damaged = files / layer.replace("/", ".")
+    assert suspect(localize(damaged, model=CODE, golden=files / "golden")) == layer
+
+
+@pytest.mark.needs_tf
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("layer", some(METHODS, ("heads/two", "blocks/1")))
+def test_the_method_that_computes_something_else_is_named_first(layer: str) -> None:
+    assert suspect(localize(f'{CODE}?{{"bad": "{layer}"}}', against=CODE)) == layer
+
+
+@pytest.mark.needs_tf
+@pytest.mark.usefixtures("here")
+def test_the_report_does_not_contradict_itself(files: Path) -> None:
+    damaged = ("check", files / "blocks.1.up", "--model", CODE, "--golden", files / "golden")
+    done = ckptkit(*damaged, "--localize")
+    assert done.code == 1
+    [look] = [line for line in done.out.splitlines() if line.startswith("look at: ")]
+    assert look.startswith("look at: blocks/1/up, ")
+    assert "no layer shows it" not in done.out
+    [again] = [line for line in done.out.splitlines() if line.startswith("again: ")]
+    assert "--layer 'blocks/1/up " in again
