@@ -143,9 +143,17 @@ def _receipt(receipt: Receipt) -> Iterator[str]:
         )
     if proof.outputs is not None:
         yield printable(f"outputs: {proof.outputs}")
-    yield printable(
-        f"{receipt.path}: {_size(receipt)} written and read again, every bit as it should be"
-    )
+    loaded = receipt.loaded
+    said = "every bit as it should be"
+    if loaded is not None:
+        yield printable(f"loaded: {loaded}" if loaded.ok else str(loaded))
+        if loaded.written_by:
+            yield printable(
+                f"note: {receipt.path} has the structure of {loaded.written_by}, as SRC has; "
+                "`ckptkit upgrade` makes one of Keras 3 of it"
+            )
+        said = said if loaded.ok else "bit for bit, but not loaded"
+    yield printable(f"{receipt.path}: {_size(receipt)} written and read again, {said}")
 
 
 def _size(receipt: Receipt) -> str:

@@ -33,6 +33,7 @@ from ckptkit.operations.convert.destination import (
     target_of,
 )
 from ckptkit.operations.convert.from_meta_graph import donor_of
+from ckptkit.operations.convert.loading import load_output
 from ckptkit.operations.convert.one_graph import with_one_graph
 from ckptkit.operations.convert.output_comparison import OutputComparison, compare_files
 from ckptkit.operations.convert.plan import (
@@ -278,6 +279,9 @@ def convert(
         )
         with_digests = digests or receipt is not None
         result = _describe(conversion, staging_area.path, proof, with_digests=with_digests)
+        if proof is not None and result.ok:
+            loaded = load_output(conversion, staging_area.path, proof, timeout_s)
+            result = replace(result, loaded=loaded)
         # Only what is proven takes the place of DST.
         if result.ok:
             files = _write.commit(

@@ -17,7 +17,8 @@ from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.operations.convert.ways_out import hints_for
-from ckptkit.stores.registry import SAVED_MODEL, Format
+from ckptkit.operations.needs.api import needs
+from ckptkit.stores.registry import KERAS, SAVED_MODEL, Format
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.wording import say
@@ -110,15 +111,32 @@ def _source_as_template(builder: PlanBuilder) -> Checkpoint | None:
     graph = graph_beside(last) if row.structure == SAVED_MODEL else None
     beside = say(f"‹graph={graph}›, the graph that lies beside it; or ") if graph else ""
     raise UsageError(
-        f"{last.store.format} holds no structure for {row.name}",
-        where=str(last.path),
-        hint=beside + _template_hint(row),
+        _no_structure(last, row), where=str(last.path), hint=beside + _template_hint(row, last)
     )
 
 
-def _template_hint(row: Format) -> str:
-    """Say which files give the structure of a format."""
+def _no_structure(last: Checkpoint, row: Format) -> str:
+    """Say why a file cannot give the structure of a format: it may hold one of another kind."""
+    name = last.store.format
+    if not _holds_old_model(last, row):
+        return f"{name} holds no structure for {row.name}"
+    writer = needs(last.store.path).writer
+    by = f"written by {writer}, " if writer else ""
+    return f"{by}holds a model in the form of {name}, not in that of {row.name}"
+
+
+def _holds_old_model(last: Checkpoint, row: Format) -> bool:
+    """Whether a file holds a model of Keras whose config Keras 3 has another form for."""
+    model = last.store.model
+    return row.structure == KERAS and model is not None and any(x.class_name for x in model.layers)
+
+
+def _template_hint(row: Format, last: Checkpoint) -> str:
+    """Say which files give the structure of a format, or what translates that of SRC."""
     files = " or ".join(row.templates)
+    if _holds_old_model(last, row):
+        text = f"`ckptkit upgrade {last.path} NEW.keras` translates it; or ‹like› a {files} of it"
+        return say(text)
     if row.structure == SAVED_MODEL:
         files += " of the model (a donor), or its .keras file"
     else:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from ckptkit._version import __version__
 from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.operations.convert.loading import LoadedOutput
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.proof import Proof, loss_json
 from ckptkit.results import Document
@@ -30,7 +31,8 @@ class Receipt(Document):
     sha256: of each tensor's values by key of the output (little-endian, row-major), where a receipt
     was asked for.  digests: of the sources' weights, as `ckptkit ls --digest` gives them.
     signatures: how those of the output differ from those of SRC, one sentence each.
-    versions: of what took part.
+    versions: of what took part.  loaded: whether Keras loads what was written, where that is a
+    Keras archive.
     """
 
     ROWS: ClassVar[str] = "tensors"
@@ -44,6 +46,7 @@ class Receipt(Document):
     signatures: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    loaded: LoadedOutput | None = None
 
     @property
     def ok(self) -> bool:
@@ -110,6 +113,7 @@ class Receipt(Document):
             ),
             "casts": [str(cast) for cast in plan.options.casts],
             "proof": proof.to_json() if proof is not None else None,
+            "loaded": self.loaded.to_json() if self.loaded is not None else None,
             "signatures": list(self.signatures),
             "versions": dict(self.versions),
             "left": [item._asdict() for item in plan.leftovers],

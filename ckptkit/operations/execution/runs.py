@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.types import RunRecord
 from ckptkit.operations.findings import Finding
+from ckptkit.operations.needs.api import needs
 from ckptkit.runners.client import describe, execute, restore
 from ckptkit.runners.errors import NO_VERDICTS, RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import Description, ExecutionResult, Limits, ModelSpec, RestoreResult
+from ckptkit.stores.registry import CODE
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ class Runs:
         except RunnerError as error:
             if quiet:
                 return None
+            error = explained(error, resolved.subject)
             self._refuse(error)
             self._failed(resolved.subject, spec, error, began)
             return None
@@ -92,7 +96,10 @@ class Runs:
 
     def describe(self, subject: ModelSpec, spec: RunnerSpec) -> Description:
         """Return what the subject takes; raises RunnerError."""
-        return describe(subject, spec, self.limits, options=self.options)
+        try:
+            return describe(subject, spec, self.limits, options=self.options)
+        except RunnerError as error:
+            raise explained(error, subject) from error
 
     def restore(self, resolved: ResolvedSubject, spec: RunnerSpec) -> None:
         """Restore the checkpoint without running the model; `coverage` has the result."""
@@ -151,6 +158,29 @@ class Runs:
         self.findings.append(Finding("error", code, str(subject), text, error.hint))
         took = time.monotonic() - began
         self.ran.append(RunRecord(str(subject), spec.text, seconds=took, error=error.message))
+
+
+def explained(error: RunnerError, subject: ModelSpec) -> RunnerError:
+    """Return the error of a child, with what the model's file needs where that is not here.
+
+    Args:
+        error: as the child gave it.
+        subject: what it was to load.
+
+    Returns:
+        The same error, or one with a hint on who wrote the file, and what opens it.
+    """
+    if subject.path is None or subject.kind == CODE or error.kind == "MissingDependencyError":
+        return error
+    try:
+        brief = needs(subject.path).in_brief
+    except CkptkitError:  # what cannot be read is told of by whoever reads it
+        return error
+    if not brief:
+        return error
+    told = copy(error)
+    told.hint = f"{error.hint}; {brief}" if error.hint else brief
+    return told
 
 
 def placement(

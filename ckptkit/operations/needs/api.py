@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, os_error, read_exact
-from ckptkit.errors import CkptkitError, UnsupportedError
+from ckptkit.errors import UnsupportedError
 from ckptkit.operations.needs import graphs
 from ckptkit.operations.needs.environment import Environment, environment_of
-from ckptkit.operations.needs.types import Fact, Need, OpeningCall, unique
+from ckptkit.operations.needs.types import Fact, Need, OpeningCall
 from ckptkit.operations.scan.litert import is_litert
 from ckptkit.results import Result
 from ckptkit.stores.locate import Location, locate
@@ -23,6 +23,7 @@ from ckptkit.stores.registry import (
     format_of_name,
     function_of,
 )
+from ckptkit.text import count_text
 
 __all__ = ["Needs", "needs"]
 
@@ -71,6 +72,24 @@ class Needs(Result):
         if self.ok or not self.loaders:
             return ()
         return min((loader.missing for loader in self.loaders), key=len)
+
+    @property
+    def in_brief(self) -> str:
+        """What a message says of a file that does not open ("" of one that does).
+
+        Such as "written by Keras 2.13.1; needs tf_keras, or `ckptkit upgrade`".
+        """
+        if not self.missing:
+            return ""
+        by = f"written by {self.writer}; " if self.writer else ""
+        first, *others = self.missing
+        what = f"needs {first.name}{first.version}"
+        if first.kind not in ("package", "file"):
+            what = f"{what} ({first.reason}{f', at {first.where}' if first.where else ''})"
+        more = f" and {count_text(len(others), 'other thing')}" if others else ""
+        is_old = self.writer.startswith(("Keras 1", "Keras 2"))
+        upgrade = ", or `ckptkit upgrade`" if is_old else ""
+        return f"{by}{what}{more}{upgrade}"
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -177,25 +196,3 @@ _Judged = tuple[list[Fact], list[OpeningCall]]
 def _versions(environment: Environment) -> tuple[tuple[str, str], ...]:
     asked = [name for name in environment.asked if name not in _TOLD and name != "tf-keras"]
     return tuple((name, environment.version(name)) for name in (*_TOLD, *asked))
-
-
-def hint_on(path: str | os.PathLike[str]) -> str:
-    """Return a few words on who wrote a file and what opens it, for a message that refuses it.
-
-    Args:
-        path: of a file that something did not open.
-
-    Returns:
-        "written by Keras 2.13.1; ...", or "" where there is nothing to say.
-    """
-    try:
-        found = needs(path)
-    except CkptkitError:
-        return ""
-    wanted = unique(found.missing)
-    said = f"written by {found.writer}" if found.writer else ""
-    if wanted:
-        first = wanted[0]
-        said = f"{said}; " if said else ""
-        said += f"needs {first.name}{first.version}"
-    return said

@@ -34,6 +34,11 @@ _ROOMS = (
     *("layers", "initializers", "regularizers", "constraints", "optimizers", "losses", "metrics"),
     *("optimizers.schedules", "optimizers.legacy", "mixed_precision", "dtype_policies"),
 )
+# what Keras 2 takes out of a Lambda's config, and Keras 3 of that of an HDF5 file
+_OF_LAMBDAS = frozenset(
+    {"module", "function_type", "output_shape_type", "output_shape_module"}
+    | {"mask_type", "mask_module"}
+)
 _OPTIMIZERS = {"rmsprop": "RMSprop", "adamw": "AdamW", "sgd": "SGD"}  # not capitalised alone
 
 
@@ -87,13 +92,14 @@ class ConfigReader:
             yield from self._function(node, config, place)
             return
         if name == "Lambda":
-            need = lambda_need(config, place)
+            # Keras 2 runs the code of an HDF5 file unasked
+            need = lambda_need(config, place, is_asked=self.is_keras_3 or not self.by_name)
             if need is not None:
                 yield need
         module = node.get("module")
         path = self._path(node, name, module, is_layer)
-        if path is None:
-            yield self._missing(node, name, module, place, is_layer)
+        if path is None or (is_layer and self._is_unlisted(name)):
+            yield self._missing(node, name, module, place)
             return
         if name in _MODELS:
             yield from self._model(config, place)
@@ -122,9 +128,13 @@ class ConfigReader:
                 return found
         return self.api.path(f"keras.{name}")
 
-    def _missing(
-        self, node: Mapping[str, Any], name: str, module: Any, place: str, is_layer: bool
-    ) -> Need:
+    def _is_unlisted(self, name: str) -> bool:
+        """Whether Keras 2 exports a layer that it does not look up by its name, as it does all."""
+        if self.is_keras_3 or self.api.path(f".{name}") is not None:
+            return False
+        return self.api.path(f"keras.layers.{name}") is not None
+
+    def _missing(self, node: Mapping[str, Any], name: str, module: Any, place: str) -> Need:
         """Return the need of a class that is not one of this Keras's."""
         registered = node.get("registered_name")
         full = registered if isinstance(registered, str) and ">" in registered else name
@@ -167,8 +177,8 @@ class ConfigReader:
         given = {str(key) for key in config}
         if self.by_name and self.is_keras_3:
             given -= {"batch_input_shape"}  # saving_utils.model_from_config translates it
-            if name == "Lambda":
-                given -= {"module", "function_type", "output_shape_type", "output_shape_module"}
+        if name == "Lambda" and self.by_name:
+            given -= _OF_LAMBDAS
         unknown = sorted(given - taken)
         if unknown:
             reason = f"{name} of Keras {self.api.version} takes no {list_text(unknown, 4)}"

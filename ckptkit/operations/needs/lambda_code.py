@@ -29,8 +29,11 @@ _PRECALL_OF_3_11 = 166  # which 3.12 no longer has
 Span = tuple[tuple[int, int], tuple[int, int]]
 
 
-def lambda_need(config: Any, place: str) -> Need | None:
-    """Return the need to trust the code of a Lambda layer; None where it only names a function."""
+def lambda_need(config: Any, place: str, *, is_asked: bool = True) -> Need | None:
+    """Return the need to trust the code of a Lambda layer; None where it only names a function.
+
+    is_asked: whether the loader asks before it runs the code.
+    """
     function = config.get("function") if isinstance(config, Mapping) else None
     code = _code_in(function)
     if code is None:
@@ -42,8 +45,9 @@ def lambda_need(config: Any, place: str) -> Need | None:
     return Need(
         "trust",
         "Lambda",
-        f"it holds code of {wrote}{fits}",
+        f"it holds code of {wrote}{fits}" + ("" if is_asked else ", which is run unasked"),
         where=f"{place}.config.function",
+        met=not is_asked and not fits,
         hint="safe_mode=False runs it: only where you trust who made the file",
     )
 

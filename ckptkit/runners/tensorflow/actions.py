@@ -67,6 +67,15 @@ def outputs(request: Request) -> dict[str, Any]:
     return {"versions": versions(), "outputs": compared}
 
 
+def load(request: Request) -> dict[str, Any]:
+    """Load the model of a `.keras` file in safe mode, and let it go.
+
+    request: file.
+    """
+    keras3("tensorflow").saving.load_model(request["file"], safe_mode=True, compile=False)
+    return {"versions": versions()}
+
+
 def _write(model: Any, name: str, out: str, root: str) -> None:
     tf, row = tensorflow(), format_of(name)
     if row.structure == SAVED_MODEL and is_keras(model) and hasattr(model, "export"):
@@ -96,6 +105,7 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "skeleton": skeleton,
     "export": export,
     "outputs": outputs,
+    "load": load,
     "restore": restore,
     "isolate": _isolate.action(start, subgraphs),
     "perturb": perturb,

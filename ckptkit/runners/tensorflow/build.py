@@ -54,7 +54,7 @@ def _tried(path: str, version: str, compiled: bool) -> Any:
     except Exception as error:
         raise MissingDependencyError(
             f"{path}: written by Keras {version}; Keras {keras().__version__} does not load it",
-            hint=f"pip install {TF_KERAS}, which does",
+            hint=f"pip install {TF_KERAS}, which does, or `ckptkit upgrade`",
         ) from error
 
 
