@@ -35,7 +35,7 @@ def write(library: str, directory: str, *names: str) -> list[dict[str, Any]]:
             modes = [{"mode": mode} for mode in ("int8", "int4", "float8")]
         for options in modes:
             found += _write(library, Path(directory), function, options)
-    return found
+    return found + _pairs(library, Path(directory))
 
 
 def _write(
@@ -66,9 +66,72 @@ def _write(
     return rows
 
 
-def _fill(model: Any) -> None:
+def _pairs(library: str, directory: Path) -> list[dict[str, Any]]:
+    """Write two models into each file, of which `net` alone is asked for."""
+    import tensorflow as tf
+
+    k = import_module(library)
+    rows = []
+    for other in (models.net, models.wider, models.deeper):
+        k.backend.clear_session()
+        one, two = models.net(library), other(library)
+        folder = directory / f"{library}-two-{other.__name__}"
+        folder.mkdir(parents=True)
+        _fill(one)
+        _fill(two, 8)
+        truth: dict[str, Any] = {str(i): np.asarray(v) for i, v in enumerate(one.weights)}
+        np.savez(folder / "truth.npz", **truth)
+        for form, make in _containers(one, two).items():
+            path = folder / form
+            held = make()
+            if form == "saved":
+                tf.saved_model.save(held, str(path))
+            elif form == "manager":
+                tf.train.CheckpointManager(held, str(path), 2).save()
+            else:
+                held.write(str(path))
+            rows.append(
+                {"model": f"two-{other.__name__}", "function": "net", "options": {},
+                 "form": form, "library": library, "file": str(path),
+                 "truth": str(folder / "truth.npz"), "alike": other is not models.wider}
+            )  # fmt: skip
+            if form in ("flat", "flat, other way round"):
+                npz = path.with_name(f"{form}.npz")
+                ckptkit.convert(str(path), str(npz))
+                rows.append({**rows[-1], "form": npz.name, "file": str(npz)})
+    return rows
+
+
+def _containers(one: Any, two: Any) -> dict[str, Callable[[], Any]]:
+    """Return {form: what makes the object that holds both}."""
+    import tensorflow as tf
+
+    def module() -> Any:
+        held = tf.Module()
+        held.online, held.target = one, two
+        return held
+
+    def trainer() -> Any:
+        return tf.train.Checkpoint(online=one, target=two)
+
+    return {
+        "flat": trainer,
+        "flat, other way round": lambda: tf.train.Checkpoint(zeta=one, alpha=two),
+        "named model": lambda: tf.train.Checkpoint(model=two, best=one),
+        "nested": lambda: tf.train.Checkpoint(trainer=trainer(), step=tf.Variable(1)),
+        "uneven": lambda: tf.train.Checkpoint(net=one, inner=tf.train.Checkpoint(net=two)),
+        "list": lambda: tf.train.Checkpoint(nets=[one, two]),
+        "dict": lambda: tf.train.Checkpoint(nets={"a": one, "b": two}),
+        "module": lambda: tf.train.Checkpoint(agent=module()),
+        "module as root": lambda: tf.train.Checkpoint(module()),
+        "manager": trainer,
+        "saved": module,
+    }
+
+
+def _fill(model: Any, seed: int = 7) -> None:
     """Give every variable values of its own, as training does."""
-    draws = np.random.default_rng(7)
+    draws = np.random.default_rng(seed)
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.weights, *(() if optimizer is None else _of(optimizer))]
     for variable in variables:

@@ -279,6 +279,27 @@ def quantised(library: str, mode: str = "int8") -> Any:
     return model
 
 
+def net(library: str) -> Any:
+    """Return one of two models of a file: see `pairs_of_models`."""
+    k = _library(library)
+    layers = [k.layers.Dense(6, activation="relu", name="h"), k.layers.Dense(2, name="q")]
+    return k.Sequential([k.Input((4,)), *layers], name="net")
+
+
+def wider(library: str) -> Any:
+    """Return a model with the names of `net` and other shapes."""
+    k = _library(library)
+    layers = [k.layers.Dense(7, activation="relu", name="h"), k.layers.Dense(2, name="q")]
+    return k.Sequential([k.Input((4,)), *layers], name="net")
+
+
+def deeper(library: str) -> Any:
+    """Return a model that holds all that `net` does, and more."""
+    k = _library(library)
+    layers = [k.layers.Dense(6, name="h"), k.layers.Dense(2, name="q"), k.layers.Dense(2, name="z")]
+    return k.Sequential([k.Input((4,)), *layers], name="net")
+
+
 BOTH = (
     *(functional, sequential, other_order, nested, shared, several, recurrent, attention),
     *(compiled, averaged, frozen, statistics, augmented, half, subclassed, tied, counters),

@@ -60,7 +60,13 @@ def _setting(key: str, value: Any) -> Any:
     """Return a setting in the form that all versions can be brought to."""
     if key == "dtype":  # a name, or an object: a policy
         config = value.get("config") if isinstance(value, Mapping) else None
-        return config.get("name") if isinstance(config, Mapping) else value
+        if not isinstance(config, Mapping):
+            return value
+        if config.get("name") is not None:
+            return config["name"]
+        # of a quantised layer: the class's own name of it, `int8_from_float32`, is put together so
+        parts = [str(config[part]) for part in ("mode", "source_name") if config.get(part)]
+        return "_from_".join(parts) or _plain(config)
     if key == "axis" and isinstance(value, list) and len(value) == 1:  # Keras 2: [3] for -1
         return _plain(value[0])
     return _plain(value)

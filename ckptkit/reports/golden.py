@@ -39,6 +39,9 @@ def _coverage(golden: Golden) -> Iterator[str]:
         yield f"note: which variables the outputs see is not known: {coverage['why_not']}"
         return
     count = coverage["seen"] + coverage["blind"]
-    yield f"the outputs see {coverage['seen']:,} of {count:,} variables, by {coverage['by']}"
+    bound = len(golden.binding.variables)
+    more = f" (of {bound:,} that are bound: others are not read, or not changed)"
+    seen = f"the outputs see {coverage['seen']:,} of {count:,} variables, by {coverage['by']}"
+    yield seen + (more if count < bound else "")
     for name in golden.blind:
         yield f"blind: no output sees {name}"

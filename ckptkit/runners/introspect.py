@@ -176,13 +176,14 @@ class PerturbationResult(NamedTuple):
     """What a small change of some variables does to the outputs.
 
     seen: whether an output changed by more than its tolerance.  needed: the largest change, as a
-    tolerance.
+    tolerance.  tried: False for variables that could not be changed a little.
     """
 
     layer: str
     variables: tuple[str, ...]
     seen: bool
     needed: float
+    tried: bool = True
 
 
 def perturb(
@@ -215,8 +216,7 @@ def perturb(
         }
         rows = client.send(request, spec, limits)["rows"]
     return tuple(
-        PerturbationResult(row["layer"], tuple(row["variables"]), row["seen"], row["needed"])
-        for row in rows
+        PerturbationResult(**{**row, "variables": tuple(row["variables"])}) for row in rows
     )
 
 

@@ -47,7 +47,9 @@ def subclassed():
     ("file", "version"),
     [
         ("tf2.15.1/files_nested/model.keras", "2.15.0"),
-        ("tf2.15.1/files_nested/model.h5", ""),
+        ("tf2.15.1/files_nested/model.h5", "2.15.0"),
+        ("tf2.12.1/files_nested/weights_only.h5", "2.12.0"),
+        ("tf2.16.2/files_nested/model.h5", "3."),
         ("tf2.16.2/files_nested/model.keras", "3."),
         ("tf2.15.1/files_text/model.weights.h5", ""),
     ],

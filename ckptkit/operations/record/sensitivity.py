@@ -30,13 +30,15 @@ AMOUNT = 0.01  # of each element
 @dataclass(frozen=True)
 class OutputSensitivity:
     """seen, blind: variables by readable name.  by: "layer" or "variable", what was changed at
-    once.  why_not: why nothing was measured, or "".
+    once.  why_not: why nothing was measured, or "".  untried: variables that the model reads and
+    that could not be changed a little (integers that are all the same).
     """
 
     seen: tuple[str, ...] = ()
     blind: tuple[str, ...] = ()
     by: str = "layer"
     why_not: str = ""
+    untried: tuple[str, ...] = ()
 
     @property
     def share(self) -> float | None:
@@ -48,7 +50,8 @@ class OutputSensitivity:
         """Return plain values."""
         if self.why_not:
             return {"by": self.by, "why_not": self.why_not}
-        return {"by": self.by, "seen": len(self.seen), "blind": len(self.blind)}
+        found = {"by": self.by, "seen": len(self.seen), "blind": len(self.blind)}
+        return {**found, "untried": len(self.untried)} if self.untried else found
 
 
 def measure(
@@ -93,5 +96,8 @@ def measure(
     except RunnerError as error:
         return OutputSensitivity(by=by, why_not=error.message)
     seen = [name for row in rows if row.seen for name in row.variables]
-    blind = [name for row in rows if not row.seen for name in row.variables]
-    return OutputSensitivity(tuple(sorted(seen)), tuple(sorted(blind)), by)
+    blind = [name for row in rows if row.tried and not row.seen for name in row.variables]
+    untried = [name for row in rows if not row.tried for name in row.variables]
+    return OutputSensitivity(
+        tuple(sorted(seen)), tuple(sorted(blind)), by, untried=tuple(sorted(untried))
+    )

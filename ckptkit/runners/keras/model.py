@@ -14,6 +14,7 @@ from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
+from ckptkit.runners.child.keras_file import is_before_keras_3, not_loaded, written_by
 from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.errors import refused, safe_mode_refusal
@@ -82,13 +83,21 @@ class CallableModel:
 
 
 def load_file(keras: Any, path: str) -> CallableModel:
-    """Return the model of a `.keras` or whole `.h5` file, loaded in safe mode."""
+    """Return the model of a `.keras` or whole `.h5` file, loaded in safe mode.
+
+    Raises RunnerError for code in it, MissingDependencyError for a file of an older Keras that
+    this one does not load.
+    """
+    version = written_by(path)
     try:
         model = keras.saving.load_model(path, safe_mode=True, compile=False)
-    except ValueError as error:
-        if "safe_mode" not in str(error):
+    except Exception as error:
+        if isinstance(error, ValueError) and "safe_mode" in str(error):
+            raise safe_mode_refusal(path) from error
+        if not is_before_keras_3(version):
             raise
-        raise safe_mode_refusal(path) from error
+        hint = "tf_keras does, on TensorFlow: the runner tf-keras:CPU:0"
+        raise not_loaded(path, version, f"Keras {keras.__version__}", hint) from error
     return _built(keras, model, {})
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ckptkit.runners.child import isolate as _isolate
 from ckptkit.runners.child import session as _session
 from ckptkit.runners.child.packages import environment
+from ckptkit.runners.child.quantised import quantisation_of
 from ckptkit.runners.child.session import (
     Intermediates,
     ModelFacts,
@@ -26,6 +27,7 @@ from ckptkit.runners.keras.model import (
     CallableModel,
     build_code,
     keras,
+    layers_of,
     load_file,
     policy_of,
     rows_of,
@@ -174,7 +176,10 @@ class KerasSession:
         return CALL
 
     def environment(self) -> dict[str, Any]:
-        return {**described(self.backend, self.spec), "policy": policy_of(self.built.model)}
+        model = self.built.model
+        quantised = quantisation_of(layers_of(model))
+        found = {**described(self.backend, self.spec), "policy": policy_of(model)}
+        return {**found, "quantized": quantised} if quantised else found
 
     def devices(self) -> Devices:
         return self._devices

@@ -11,7 +11,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from ckptkit.errors import MissingDependencyError, UsageError
-from ckptkit.runners.child.keras_file import refuse_lambdas, written_by
+from ckptkit.runners.child.keras_file import (
+    is_before_keras_3,
+    not_loaded,
+    refuse_lambdas,
+    written_by,
+)
 from ckptkit.runners.child.object_tree import is_variable
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.errors import RunnerError, safe_mode_refusal
@@ -38,24 +43,27 @@ def load_keras(path: str, *, compiled: bool = False) -> Any:
     A file of Keras 2 is loaded by Keras 2 where that is installed.
     """
     version = written_by(path)
-    if version.startswith("2.") and not is_keras_2(keras()):
-        if find_spec(TF_KERAS) is None:
-            return _tried(path, version, compiled)
+    if not is_before_keras_3(version):
+        return _loaded(path, compiled)
+    if not is_keras_2(keras()) and find_spec(TF_KERAS) is None:
+        hint = f"pip install {TF_KERAS}, which does, or `ckptkit upgrade`"
+        return _tried(path, version, compiled, f"Keras {keras().__version__}", hint)
+    if not is_keras_2(keras()):
         os.environ[WHICH_KERAS] = TF_KERAS
-    return _loaded(path, compiled)
+    if version.startswith("2."):
+        return _loaded(path, compiled)
+    hint = "`ckptkit upgrade` translates it; or give code that builds the model"
+    return _tried(path, version, compiled, f"{TF_KERAS} {keras().__version__}", hint)
 
 
-def _tried(path: str, version: str, compiled: bool) -> Any:
-    """Return what Keras 3 makes of a file of Keras 2, which it reads sometimes."""
+def _tried(path: str, version: str, compiled: bool, by: str, hint: str) -> Any:
+    """Return what a Keras makes of a file of an older one, which it reads sometimes."""
     try:
         return _loaded(path, compiled)
     except RunnerError:
         raise
     except Exception as error:
-        raise MissingDependencyError(
-            f"{path}: written by Keras {version}; Keras {keras().__version__} does not load it",
-            hint=f"pip install {TF_KERAS}, which does, or `ckptkit upgrade`",
-        ) from error
+        raise not_loaded(path, version, by, hint) from error
 
 
 def _loaded(path: str, compiled: bool) -> Any:

@@ -2,6 +2,8 @@
 
 A layer's variables are changed by a percent, each element up or down at random (a factor alone
 would go unseen before a normalisation), the outputs are compared, and the values are put back.
+Integers, as the kernels of a quantised model are, change by one, and stay between the least and the
+largest of them, since some are places in a table.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def perturb(request: Request) -> Result:
     called = list(cases_of(request, session))
     signature, cases = called[0][0], [inputs for _, inputs in called]
     with setup.scope(session.spec):
-        variables = dict(_variables(session, signature, request["names"]))
+        read = dict(_variables(session, signature, request["names"]))
+        variables = {name: v for name, v in read.items() if _can_change(v, request["amount"])}
         groups = _groups(variables, thorough=request["thorough"])
         reference = [session.call(signature, case) for case in cases]
         rows = [
@@ -45,6 +48,8 @@ def perturb(request: Request) -> Result:
             for layer, names in groups.items()
         ]
         # values that were not put back would make every later answer wrong
+        untried = [name for name in read if name not in variables]
+        rows += [_untried(untried)] if untried else []
         again = [session.call(signature, case) for case in cases]
     if any(largest_gap(one, two)[0] > _NOISY for one, two in zip(reference, again, strict=True)):
         raise CkptkitError("the model gives something else after its values were put back")
@@ -57,10 +62,14 @@ _NOISY = 1e-3  # in units of the output's rms: no repeated run differs by so muc
 def _variables(
     session: TensorFlowSession | GraphSession, signature: str, readable: Mapping[str, str]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield (readable name, variable) of the floats that a signature reads."""
+    """Yield (readable name, variable) of the numbers that a signature reads."""
+    known = isinstance(session, GraphSession) or (
+        session.loaded.endpoints[signature].concrete is not None
+    )
     taken: set[str] = set()
     for names, variable in _read(session, signature):
-        if not variable.dtype.is_floating:
+        # where nothing tells what is read, integers are counters and states as likely as weights
+        if not variable.dtype.is_floating and not (known and variable.dtype.is_integer):
             continue
         name = next((readable[name] for name in names if name in readable), names[-1])
         if name in taken:
@@ -81,6 +90,18 @@ def _read(
     for names, variable in variables_of(session):
         if read is None or id(variable.handle) in read:
             yield names, variable
+
+
+def _can_change(variable: Any, amount: float) -> bool:
+    """Whether the values can be changed a little: not where integers are all the same."""
+    if variable.dtype.is_floating:
+        return True
+    value = variable.numpy()
+    return bool((changed(value, amount) != value).any())
+
+
+def _untried(names: Sequence[str]) -> Result:
+    return {"layer": "", "variables": list(names), "seen": False, "needed": 0.0, "tried": False}
 
 
 def _groups(variables: Mapping[str, Any], *, thorough: bool) -> dict[str, list[str]]:
@@ -119,6 +140,7 @@ def _perturbed(
         "variables": list(names),
         "seen": any(seen for _, seen in gaps),
         "needed": max(needed for needed, _ in gaps),
+        "tried": True,
     }
 
 
@@ -128,9 +150,19 @@ def _assign(variable: Any, value: Array) -> None:
 
 
 def changed(value: Array, amount: float) -> Array:
-    """Return the values, each up or down by `amount` of itself; zeros by that of the rms."""
+    """Return the values, each up or down by `amount` of itself; zeros by that of the rms.
+
+    Integers go up or down by one, within the range that they have.
+    """
     import numpy as np
 
+    if value.dtype.kind in "iu":
+        if not value.size:
+            return value
+        up = np.random.default_rng(SEED).choice((True, False), value.shape)
+        higher = np.where(value < value.max(), value + 1, value)
+        lower = np.where(value > value.min(), value - 1, value)
+        return np.asarray(np.where(up, higher, lower))
     wide = value.astype(np.float64)
     rms = float(np.sqrt(np.mean(wide**2))) if wide.size else 0.0
     signs = np.random.default_rng(SEED).choice((-1.0, 1.0), wide.shape)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.runners.child.heavy_ops import is_heavy
+from ckptkit.runners.child.quantised import quantisation_of
 from ckptkit.runners.child.session import Intermediates, ModelFacts, Request, import_extras, wanted
 from ckptkit.runners.errors import refused
 from ckptkit.runners.spec import RunnerSpec
@@ -185,7 +186,10 @@ class TensorFlowSession:
 
     def environment(self) -> dict[str, Any]:
         found = setup.environment(self.spec)
-        return {**found, "policy": self._policy(), "loaded": self.loaded.how}
+        found |= {"policy": self._policy(), "loaded": self.loaded.how}
+        model = self.loaded.model
+        quantised = quantisation_of(layers_of(model)) if is_keras(model) else ""
+        return {**found, "quantized": quantised} if quantised else found
 
     def _policy(self) -> str:
         """Return the dtype that products are computed in, where that is not float32."""
