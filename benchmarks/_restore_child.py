@@ -1,7 +1,7 @@
 """What `benchmarks.restores` does in processes of its own: write files, restore them.
 
 python -m benchmarks._restore_child write LIBRARY DIR
-python -m benchmarks._restore_child restore RUNTIME  (cases as JSON on stdin)
+python -m benchmarks._restore_child restore RUNTIME FILE  (cases as JSON on stdin)
 """
 
 from __future__ import annotations
@@ -204,10 +204,14 @@ def _forms(library: str, model: Any, folder: Path) -> dict[str, Callable[[], Pat
 _TRAINING = ("slot", "ema", "counter", "config", "metric")
 
 
-def restore(runtime: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Restore every case in this process; return it with what became of it."""
+def restore(runtime: str, file: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Restore every case in this process; add what became of it to a file, a line each."""
     way = _tensorflow if runtime in ("tensorflow", "tf-keras") else _keras
-    return [{**case, **_tried(way, runtime, case)} for case in cases]
+    with Path(file).open("a", encoding="utf-8") as out:
+        for case in cases:
+            out.write(json.dumps({**case, **_tried(way, runtime, case)}) + "\n")
+            out.flush()
+    return []
 
 
 def _tried(way: Callable[..., Any], runtime: str, case: dict[str, Any]) -> dict[str, Any]:
@@ -268,5 +272,5 @@ if __name__ == "__main__":
     if action == "write":
         rows = write(*arguments)
     else:
-        rows = restore(arguments[0], json.load(sys.stdin))
+        rows = restore(*arguments, cases=json.load(sys.stdin))
     print("\n" + json.dumps(rows))

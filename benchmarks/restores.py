@@ -102,9 +102,25 @@ def run(folder: Path, runtimes: tuple[str, ...], only: tuple[str, ...]) -> list[
     for runtime in runtimes:
         library = "tf_keras" if runtime == "tf-keras" else "keras"
         mine = [{**case, "code_library": library} for case in cases if _fits(case, library)]
-        done = child(["restore", runtime], dict(RUNNERS[runtime].environment), mine)
-        rows += [{**verdict_of(row), "runtime": runtime} for row in done]
+        file = folder / f"{runtime}.jsonl"
+        done = {_id(row) for row in _lines(file)}
+        left = [case for case in mine if _id(case) not in done]
+        if left:
+            child(["restore", runtime, str(file)], dict(RUNNERS[runtime].environment), left)
+        wanted = {_id(case) for case in mine}
+        judged = (verdict_of(row) for row in _lines(file) if _id(row) in wanted)
+        rows += [{**row, "runtime": runtime} for row in judged]
     return rows
+
+
+def _id(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["library"], row["model"], row["form"]
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _fits(case: dict[str, Any], library: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def covered(result: dict[str, Any]) -> RestoreCoverage:
-    file, restored = ckptkit.open(result["file"]), ckptkit.open(result["path"])
-    places = result["root_children"]
-    return coverage(file, restored, is_marked, error=result["error"], places=places)
+    return coverage(
+        ckptkit.open(result["file"]),
+        ckptkit.open(result["path"]),
+        is_marked,
+        error=result["error"],
+        places=result["root_children"],
+        by=result["by"],
+        pairs=result["pairs"],
+        left_out=result["left_out"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,3 +143,48 @@ def test_tables_beside_a_model_are_a_note(results: dict[str, Any]) -> None:
     found = covered(results["beside its optimizer"])
     [note] = found.findings
     assert note.severity == "note" and "'asked' of the file" in note.message
+
+
+# --- on backends without trackables: the same code, which runs on TensorFlow too ------------------
+
+WITHOUT_TRACKABLES = [
+    *("alike", "alike#online", "alike#nowhere", "shared", "other shape", "neither", "deep"),
+    *("with its optimizer", "deep, alike", "deep, named", "less.npz"),
+    *("one.weights.h5", "one.weights.json", "one.h5", "one.keras", "one.npz"),
+]
+
+
+@pytest.mark.parametrize("case", WITHOUT_TRACKABLES)
+def test_without_trackables_a_restore_is_the_same(results: dict[str, Any], case: str) -> None:
+    one, other = results[case], results[f"keras: {case}"]
+    if "refused" in one:
+        assert _same_names(one["refused"]) == _same_names(other["refused"])
+        return
+    assert one["root_children"] == other["root_children"]
+    first, second = covered(one), covered(other)
+    assert first.counts == second.counts and first.ok == second.ok
+    names = [{_same_names(v.name) for v in found.variables} for found in (first, second)]
+    assert names[0] == names[1]
+
+
+def _same_names(text: str) -> str:
+    """Return a text without the numbers that models made later get."""
+    return re.sub(r"sequential_\d+", "sequential", text)
+
+
+def test_several_models_by_name_are_covered_whole(results: dict[str, Any]) -> None:
+    found = covered(results["keras: both"])
+    assert found.ok and found.counts == {"restored": 8}
+
+
+def test_objects_written_without_tensorflow_have_the_names_of_tensorflow(
+    results: dict[str, Any],
+) -> None:
+    paths = results["own"]
+    own, others = ckptkit.open(paths["own"]), ckptkit.open(paths["of tensorflow"])
+    told = {naming.name: naming.role for naming in others.names.values()}
+    there = {naming.name: naming.role for naming in own.names.values()}
+    mine = {name: role for name, role in told.items() if not name.startswith("unrelated")}
+    assert mine.items() <= there.items()
+    for name in mine.keys() - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
+        assert own[name].tobytes() == others[name].tobytes()

@@ -15,6 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 from ckptkit.errors import UsageError
+from ckptkit.runners.child.object_bundle import write_objects
+from ckptkit.runners.child.object_tree import by_unique_names
+from ckptkit.runners.keras.model import build_code
+from ckptkit.runners.keras.objects import KERAS_OBJECTS
+from ckptkit.runners.keras.restore import restore_into as fill_keras
 from ckptkit.runners.tensorflow.restore import build, restore_into
 from support import several_models as models
 
@@ -87,4 +92,29 @@ for number, (case, (function, file, place)) in enumerate(CASES.items()):
         found[case] = {**done, "file": str(out / file)}
     except UsageError as error:
         found[case] = {"refused": str(error)}
+# as on a backend that has no trackables, whose code runs on TensorFlow as well
+WITHOUT_TRACKABLES = [
+    *("alike", "alike#online", "alike#nowhere", "shared", "other shape", "neither", "deep"),
+    *("with its optimizer", "deep, alike", "deep, named", "less.npz"),
+    *("one.weights.h5", "one.weights.json", "one.h5", "one.keras", "one.npz"),
+]
+for case in WITHOUT_TRACKABLES:
+    function, file, place = CASES[case]
+    try:
+        models_built = build_code(keras, f"{CODE}:{function}", place)
+        target = str(out / f"again-{case}")
+        done = fill_keras(
+            keras, models_built, out / file, target, place, value_of=lambda item: item.numpy()
+        )
+        found[f"keras: {case}"] = {**done, "file": str(out / file)}
+    except UsageError as error:
+        found[f"keras: {case}"] = {"refused": str(error)}
+two_models = build_code(keras, f"{CODE}:both")
+done = fill_keras(
+    keras, two_models, out / "alike", str(out / "both"), value_of=lambda item: item.numpy()
+)
+found["keras: both"] = {**done, "file": str(out / "alike")}
+weights = by_unique_names(("", weight) for weight in learner.weights)
+write_objects(str(out / "own"), KERAS_OBJECTS, {"net": learner}, weights, np.asarray)
+found["own"] = {"own": str(out / "own"), "of tensorflow": str(out / "learner")}
 print("\n" + json.dumps(found))

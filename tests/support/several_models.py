@@ -87,3 +87,8 @@ class Trainer(tf.Module):  # type: ignore[misc]
 
 def empty() -> Any:
     return Trainer()
+
+
+def both() -> dict[str, Any]:
+    """Return two models by name, for runners that have no tf.train.Checkpoint."""
+    return {"online": net(), "target": net()}
