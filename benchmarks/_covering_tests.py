@@ -166,10 +166,12 @@ def change(
             function.__code__ = code
     except ValueError:  # it closes over other variables
         return False
-    for each in gc.get_objects():  # what was computed while tests were collected
-        if isinstance(each, functools._lru_cache_wrapper):
-            each.cache_clear()
     return True
+
+
+def caches() -> list[Any]:
+    """Return every cache of a function's results: some were filled while tests were collected."""
+    return [each for each in gc.get_objects() if isinstance(each, functools._lru_cache_wrapper)]
 
 
 def _code(module: CodeType, names: Sequence[str]) -> CodeType | None:
@@ -255,6 +257,8 @@ class Runs:
         self.items = {item.nodeid: item for item in session.items}
         self.root, self.folder = root, folder
         self.functions = functions_by_place()
+        self.caches = caches()
+        gc.freeze()  # or the first collection in a fork would copy all that it shares
 
     def tables(
         self, modules: Sequence[str], files: Sequence[str], jobs: int
@@ -297,6 +301,8 @@ class Runs:
         self._own_folder(self.items[tests[0]])
         if not mutant.function or not change(mutant, self.root, self.functions):
             return "not run", "", 0.0
+        for cache in self.caches:
+            cache.cache_clear()
         items = [self.items[test] for test in tests]
         for at, item in enumerate(items):
             if _failure(item, _next(items, at)):

@@ -111,6 +111,101 @@ def test_a_model_of_mixed_precision_gets_the_bounds_of_what_it_computes_in() -> 
     assert tier.tolerance("x", "float64").rtol == BOUNDS["T1"]["float64"][0]
 
 
+PINNED = {  # rtol / atol of float64, float32, float16, bfloat16
+    "T1": [(1e-7, 1e-7), (1.3e-6, 1e-5), (1e-3, 1e-3), (1.6e-2, 1e-2)],
+    "T2": [(1e-7, 1e-7), (1e-4, 1e-4), (5e-3, 5e-3), (3e-2, 3e-2)],
+    "T3": [(1e-7, 1e-7), (1e-2, 1e-2), (1e-2, 1e-2), (5e-2, 5e-2)],
+    "T4": [(1e-7, 1e-7), (1e-3, 1e-4), (1e-2, 1e-2), (5e-2, 5e-2)],
+}
+
+
+@pytest.mark.parametrize("name", sorted(PINNED))
+def test_bounds_are_changed_on_purpose_alone(name: str) -> None:
+    dtypes = ("float64", "float32", "float16", "bfloat16")
+    tier = tier_named(name, "why")
+    for dtype, (rtol, atol) in zip(dtypes, PINNED[name], strict=True):
+        assert tier.tolerance("x", dtype) == (rtol, atol, True, f"{name}: why", None)
+    assert tier.tolerance("x", "complex64") == tier.tolerance("x", "float32")
+    assert tier.tolerance("x", "complex128") == tier.tolerance("x", "float64")
+    assert tier.tolerance("x", "float8_e5m2") == tier.tolerance("x", "bfloat16")  # the widest
+
+
+def test_the_strictest_tier_lets_nothing_pass_and_that_of_quantised_models_goes_by_the_angle() -> (
+    None
+):
+    assert tier_named("T0", "why").tolerance("x", "float32") == (0.0, 0.0, True, "T0: why", None)
+    assert tier_named("T5", "why").tolerance("x", "float32") == (0, 0, False, "T5: why", 0.997)
+    exact = tier_named("T5", "why").tolerance("x", "int8")
+    assert exact == (0, 0, False, "T0: equal or wrong", None)
+    with pytest.raises(KeyError):
+        tier_named("T6", "why")
+
+
+def test_the_dtype_computed_in_counts_where_it_is_wider() -> None:
+    tier = tier_named("T1", "why", "float16")
+    assert tier.tolerance("x", "float32") == (
+        1e-3,
+        1e-3,
+        True,
+        "T1: why; computed in float16",
+        None,
+    )
+    assert tier.tolerance("x", "complex64").rtol == 1e-3
+    assert tier.tolerance("x", "float64") == (1e-7, 1e-7, True, "T1: why", None)
+    # in T3 both have the same bounds: nothing more is said
+    assert tier_named("T3", "why", "float16").tolerance("x", "float32").reason == "T3: why"
+    assert tier.tolerance("x", "bfloat16") == (1.6e-2, 1e-2, True, "T1: why", None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name", "reason"),
+    [
+        ({}, {}, "T1", "same device, versions and switches"),
+        ({"runtime": "litert"}, {"runtime": "onnx"}, "T4", "litert against onnx"),
+        ({}, {"runtime": "tensorflow"}, "T1", "same device, versions and switches"),
+        ({"device": "gpu:0"}, {"device": "GPU:1"}, "T1", "same device, versions and switches"),
+        ({"device": "CPU:0"}, {"device": ""}, "T1", "same device, versions and switches"),
+        ({"device": "CPU:0"}, {"device": "GPU:0"}, "T2", "CPU against GPU"),
+        ({"eager": False}, {"eager": True}, "T2", "eager execution on one side"),
+        ({"xla": None}, {"xla": True}, "T2", "XLA on one side"),
+        ({"deterministic": True}, {}, "T1", "same device, versions and switches"),
+        ({"onednn": True}, {"onednn": False}, "T2", "oneDNN on one side"),
+        ({"cpu": "a"}, {"cpu": "b"}, "T2", "processor a against b"),
+        ({"device_name": "a"}, {"device_name": "b"}, "T2", "device a against b"),
+        ({"machine": "a", "threads": 1}, {"machine": "b", "threads": 2}, "T2",
+         "threads 1 against 2, machine a against b"),
+        ({"versions": {"keras": "3.9.0", "jax": "1.0"}},
+         {"versions": {"keras": "3.10.0", "torch": "2"}}, "T2", "keras 3.9 against 3.10"),
+        ({"versions": {"ckptkit": "1.0", "python": "3.10", "protobuf": "5.0", "numpy": "1.0"}},
+         {"versions": {"ckptkit": "2.0", "python": "3.11", "protobuf": "6.0", "numpy": "2.0"}},
+         "T1", "same device, versions and switches"),
+        ({"versions": None}, {"versions": {"keras": "3"}}, "T1",
+         "same device, versions and switches"),
+        ({"quantized": True}, {"runtime": "onnx", "xla": True}, "T5", "quantised"),
+        ({"policy": "mixed_float16"}, {"policy": "mixed_bfloat16"}, "T3",
+         "float16 against bfloat16 precision"),
+        ({"policy": "float32"}, {"policy": None}, "T1", "same device, versions and switches"),
+        ({"tf32": True, "device": "CPU:0"}, {"tf32": True, "device": "CPU:0"}, "T1",
+         "same device, versions and switches"),
+        ({"tf32": False, "device": "GPU:0"}, {"tf32": True, "device": "gpu:0"}, "T3",
+         "TensorFloat-32 is on"),
+        ({"tf32": True, "device": "GPU:0"}, {"runtime": "onnx", "device": "GPU:0"}, "T3",
+         "TensorFloat-32 is on, tensorflow against onnx"),
+    ],
+)  # fmt: skip
+def test_the_reason_says_what_differs(
+    one: dict[str, Any], other: dict[str, Any], name: str, reason: str
+) -> None:
+    tier = tier_of(one, other)
+    assert (tier.name, tier.reason) == (name, reason)
+
+
+def test_two_precisions_are_held_to_neither() -> None:
+    mixed, full = {"policy": "mixed_float16"}, {"policy": "float32"}
+    assert tier_of(mixed, full).compute == tier_of(full, mixed).compute == ""
+    assert tier_of(mixed, mixed).compute == "float16"
+
+
 @given(st.sampled_from(["float64", "float32", "float16", "bfloat16", "complex64", "float8_e5m2"]))
 def test_a_higher_tier_is_never_tighter(dtype: str) -> None:
     limits = [tier_named(f"T{n}", "").tolerance("x", dtype) for n in range(4)]
