@@ -1,4 +1,4 @@
-"""The layout of CuDNN's layers, as `_convert_rnn_weights` of Keras 2 undoes it, in numpy's words."""
+"""The layout of CuDNN's layers, as `_convert_rnn_weights` of Keras 2 undoes it."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_a_layer_needs_its_three_weights() -> None:
 def test_slots_follow_where_a_map_leads_back() -> None:
     one = layer("LSTM")
     kernel, _, bias = one.keys
-    specs = {key: TensorSpec(key, "float32", shape, 0) for key, shape in
-             ((kernel, (IN, 12)), (bias, (24,)), ("m", (IN, 12)), ("v", (IN, 1)), ("b", (24,)))}  # fmt: skip
+    shapes = {kernel: (IN, 12), bias: (24,), "m": (IN, 12), "v": (IN, 1), "b": (24,)}
+    specs = {key: TensorSpec(key, "float32", shape, 0) for key, shape in shapes.items()}
     owners = {"m": kernel, "v": kernel, "b": bias, "x": "other"}
     found = carrying_transforms([one], specs, owners)
     assert found["m"] == found[kernel] and set(found) == {*one.keys, "m"}
