@@ -159,7 +159,8 @@ def damages(weights: Sequence[Weight], fresh: Mapping[str, Any]) -> Damage:
         value[..., value.shape[-1] // 2] = np.nan
         yield "nan", {w.path: value}, (w.owner,)
         yield "scale", {w.path: (w.value * 1.01).astype(w.value.dtype)}, (w.owner,)
-        yield "flip", {w.path: np.ascontiguousarray(np.flip(w.value, 0))}, (w.owner,)
+        axis = next(axis for axis, size in enumerate(w.value.shape) if size > 1)
+        yield "flip", {w.path: np.ascontiguousarray(np.flip(w.value, axis))}, (w.owner,)
     floats = [w for w in weights if w.value.dtype == np.float32 and _varies(w)]
     for dtype in ("bfloat16", "float16"):
         yield dtype, {w.path: _cast(w.value, dtype) for w in floats}, (dtype,)

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +185,16 @@ class _Plugin:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         scratch = Path(tempfile.mkdtemp(prefix="operator-mutants-"))
         try:
-            self._run(Runs(session, ROOT, scratch))
+            self._run(session, scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return True
 
-    def _run(self, runs: Runs) -> None:
+    def _run(self, session: pytest.Session, scratch: Path) -> None:
         files = sorted({mutant.file for mutant in self.mutants})
+        for file in files:  # or what is imported on demand could not be changed
+            import_module(file.removesuffix(".py").replace("/", "."))
+        runs = Runs(session, ROOT, scratch)
         for rooms, budget in ((NEAR, BUDGET_S), (ROOMS, THOROUGH_S)):
             left = [m for m in self.mutants if m.function and not self.known.is_killed(m)]
             self.table = known_table(runs, files, rooms, self.jobs, CACHE)
