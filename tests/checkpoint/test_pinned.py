@@ -1,7 +1,7 @@
 """What tensors are called, and what for, in real and in made files, changes on purpose alone.
 
-The real files are the goldens, with all that they tell and with keys alone.  The made ones are lists
-of names as TensorFlow 1, its ports and others' training loops write them.
+The real files are the goldens, with all that they tell and with keys alone.  The made ones are
+lists of names as TensorFlow 1, its ports and others' training loops write them.
 """
 
 from __future__ import annotations

@@ -200,9 +200,10 @@ def test_the_reason_says_what_differs(
     assert (tier.name, tier.reason) == (name, reason)
 
 
-def test_two_precisions_are_held_to_neither() -> None:
-    mixed, full = {"policy": "mixed_float16"}, {"policy": "float32"}
-    assert tier_of(mixed, full).compute == tier_of(full, mixed).compute == ""
+def test_two_precisions_are_held_to_the_coarser() -> None:
+    mixed, full, brain = ({"policy": p} for p in ("mixed_float16", "float32", "mixed_bfloat16"))
+    assert tier_of(mixed, full).compute == tier_of(full, mixed).compute == "float16"
+    assert tier_of(mixed, brain).compute == tier_of(brain, mixed).compute == "bfloat16"
     assert tier_of(mixed, mixed).compute == "float16"
 
 
