@@ -20,6 +20,7 @@ survive pickling, so that a worker process can raise them.
 from __future__ import annotations
 
 from ckptkit.text import printable
+from ckptkit.wording import useful
 
 
 class ReaderGone(Exception):
@@ -43,7 +44,7 @@ class CkptkitError(Exception):
         super().__init__(message)
         self.message = message
         self.where = where
-        self.hint = hint
+        self.hint = useful(hint)
 
     @property
     def keywords(self) -> tuple[str, ...]:

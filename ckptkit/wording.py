@@ -8,7 +8,8 @@
 
 A message below the edge marks the keywords of its function so, and never spells an option.  Which
 words are said is set once, by the edge, as a program sets the language of its messages; it holds
-for the whole process, since worker threads write messages too.
+for the whole process, since worker threads write messages too.  Advice that names what the running
+command lacks is not given: `check` uses `convert`, and has not all of its options.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Speaker = Callable[[str, str, "str | None"], str]
-"""(function or "", keyword, value or None) -> the words for it."""
+Speaker = Callable[[str, str, "str | None"], "str | None"]
+"""(function or "", keyword, value or None) -> the words for it; None where there is none here."""
 
 # ‹keyword›, ‹keyword=value›, ‹function.keyword› or ‹function.keyword=value›
 _MARKED = re.compile(r"‹(?:(\w+)\.)?(\w+)(?:=([^›]*))?›")
@@ -35,16 +36,38 @@ _speaker: Speaker = as_keywords
 
 
 class Said(str):
-    """What was said, with the keywords that it names."""
+    """What was said, with the keywords that it names.
+
+    foreign: those among them that what is running does not have.
+    """
 
     keywords: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 def say(text: str) -> Said:
     """Return `text` with every marked keyword in the words that are spoken here."""
-    said = Said(_MARKED.sub(lambda mark: _speaker(mark[1] or "", mark[2], mark[3]), text))
+    foreign: list[str] = []
+
+    def words(mark: re.Match[str]) -> str:
+        spoken = _speaker(mark[1] or "", mark[2], mark[3])
+        if spoken is None:
+            foreign.append(mark[2])
+            return as_keywords(mark[1] or "", mark[2], mark[3])
+        return spoken
+
+    said = Said(_MARKED.sub(words, text))
     said.keywords = tuple(mark[2] for mark in _MARKED.finditer(text))
+    said.foreign = tuple(foreign)
     return said
+
+
+def useful(advice: str) -> str:
+    """Return a piece of advice, or "" where it names what the running command does not have.
+
+    What one function advises is read by whoever called another that uses it.
+    """
+    return "" if getattr(advice, "foreign", ()) else advice
 
 
 @contextmanager

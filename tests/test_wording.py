@@ -7,13 +7,16 @@ import inspect
 import re
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import ckptkit
 from ckptkit.cli.main import cli
+from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, UsageError
-from ckptkit.wording import as_keywords, say, spoken_by
+from ckptkit.operations.findings import Finding
+from ckptkit.wording import Speaker, as_keywords, say, spoken_by
 
 PACKAGE = Path(ckptkit.__file__).parent
 EDGE = ("cli", "reports")
@@ -124,3 +127,70 @@ def test_what_is_marked_is_a_keyword_of_the_library() -> None:
     }
     assert marked
     assert sorted((path, mark) for path, mark in marked if mark not in known) == []
+
+
+def test_every_keyword_of_a_function_that_messages_name_is_an_option_of_its_command() -> None:
+    """Else a message names an option that there is not, as `--new-manifest` once did."""
+    named = {
+        mark
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "wording.py"
+        for mark in re.findall(r"‹(\w+)(?:=[^›]*)?›", path.read_text(encoding="utf-8"))
+    }
+    context = click.Context(cli)
+    lacking = []
+    for command_name in cli.list_commands(context):
+        command = cli.get_command(context, command_name)
+        function = getattr(ckptkit, command_name, None)
+        if command is None or not inspect.isfunction(function):
+            continue
+        speak = speaker_of(command)
+        lacking += [
+            (command_name, keyword)
+            for keyword in named & set(inspect.signature(function).parameters)
+            if speak("", keyword, None) is None and keyword not in operands(command)
+        ]
+    assert lacking == []
+
+
+def speaker_of(command: click.Command | None) -> Speaker:
+    """Return who speaks while a command is running."""
+    return as_options(lambda _name: command)
+
+
+def operands(command: click.Command) -> set[str | None]:
+    return {item.name for item in command.params if isinstance(item, click.Argument)}
+
+
+def test_every_option_of_another_command_that_messages_name_is_one() -> None:
+    context = click.Context(cli)
+    speak = as_options(lambda name: cli.get_command(context, name))
+    named = {
+        mark
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "wording.py"
+        for mark in re.findall(r"‹(\w+)\.(\w+)(?:=[^›]*)?›", path.read_text(encoding="utf-8"))
+    }
+    assert named and [mark for mark in named if speak(mark[0], mark[1], None) is None] == []
+
+
+def test_advice_that_the_running_command_cannot_take_is_not_given() -> None:
+    """`check` carries out conversions, and has not all of the options of `convert`."""
+    context = click.Context(cli)
+    hint = "‹allow_missing=GLOB› keeps the values of LIKE"
+    said = {}
+    for command_name in ("check", "convert", "golden"):
+        command = cli.get_command(context, command_name)
+        with spoken_by(speaker_of(command)):
+            error = UsageError("missing", hint=say(hint))
+            said[command_name] = error.hint
+            assert Finding("error", "x.y", "here", "missing", hint=say(hint)).hint == error.hint
+            assert str(error).startswith("missing") and "--" not in str(error).replace(
+                error.hint, ""
+            )
+    assert said == {
+        "check": "",
+        "convert": "--allow-missing GLOB keeps the values of LIKE",
+        "golden": "",
+    }
+    assert UsageError("missing", hint=say(hint)).hint  # to a program everything is a keyword

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 @click.option("--values", is_flag=True, help="Also look for NaN, infinities, constants, denormals.")
 @click.option("--manifest", metavar="FILE", help="Compare with the SHA-256 digests in FILE.")
 @click.option(
-    "--write-manifest", metavar="FILE", help="Write such digests, as `sha256sum -c` reads them."
+    "--write-manifest",
+    "new_manifest",
+    metavar="FILE",
+    help="Write such digests, as `sha256sum -c` reads them.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
@@ -58,12 +61,12 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
 
     Exit code: 0 sound, 1 findings, 2 could not tell (or nothing was checked).
     """
-    if len(paths) > 1 and (options["manifest"] or options["write_manifest"]):
+    if len(paths) > 1 and (options["manifest"] or options["new_manifest"]):
         raise click.UsageError("a manifest goes with one PATH; give their directory.")
-    if options["output"] or options["write_manifest"]:
+    if options["output"] or options["new_manifest"]:
         from ckptkit.operations.input_files import refuse_inputs
 
-        refuse_inputs([options["output"], options["write_manifest"]], paths)
+        refuse_inputs([options["output"], options["new_manifest"]], paths)
         refuse_inputs([options["output"]], [options["manifest"]])
     results, refused = _verify(paths, options)
     if not options["quiet"]:
@@ -90,7 +93,7 @@ def _verify(
                     path,
                     values=options["values"],
                     manifest=options["manifest"],
-                    new_manifest=options["write_manifest"],
+                    new_manifest=options["new_manifest"],
                     strict=options["strict"],
                     recursive=options["recursive"],
                     executor=executor,

@@ -15,8 +15,10 @@ def as_options(command_of: Callable[[str], click.Command | None]) -> Speaker:
     command_of: the command of that name; of "", the one that is being run.
     """
 
-    def speak(function: str, keyword: str, value: str | None) -> str:
+    def speak(function: str, keyword: str, value: str | None) -> str | None:
         text = _option(command_of(function), keyword)
+        if text is None:
+            return None
         if value is not None:
             from shlex import quote  # which most commands never need
 
@@ -26,9 +28,15 @@ def as_options(command_of: Callable[[str], click.Command | None]) -> Speaker:
     return speak
 
 
-def _option(command: click.Command | None, keyword: str) -> str:
-    """Return the longest option of the parameter that is called `keyword`."""
-    for parameter in command.params if command is not None else ():
+def _option(command: click.Command | None, keyword: str) -> str | None:
+    """Return the longest option of the parameter that is called `keyword`; None where none is.
+
+    Of a group of commands, the option of any.
+    """
+    if command is None:  # nothing is being run: a message of the edge itself
+        return f"--{keyword.replace('_', '-')}"
+    for parameter in command.params:
         if parameter.name in (keyword, f"no_{keyword}") and isinstance(parameter, click.Option):
             return max(parameter.opts, key=len)
-    return f"--{keyword.replace('_', '-')}"
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return next((text for one in inner if (text := _option(one, keyword)) is not None), None)

@@ -14,6 +14,7 @@ from ckptkit.errors import (
     TruncatedError,
 )
 from ckptkit.results import Result
+from ckptkit.wording import useful
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -35,6 +36,9 @@ class Finding:
     hint: str = ""
     key: str = ""
     name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hint", useful(self.hint))
 
     def to_json(self) -> dict[str, str | None]:
         """Return the JSON row."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.text import list_text
-from ckptkit.wording import say
+from ckptkit.wording import say, useful
 
 _SHOWN = 4  # problems of one kind that the one-line message names
 
@@ -68,7 +68,8 @@ class MismatchError(CkptkitError):
         """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
         lines = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        lines += [f"hint ({kind}): {say(self.hints[kind])}" for kind in kinds if kind in self.hints]
+        advice = {kind: useful(say(self.hints.get(kind, ""))) for kind in kinds}
+        lines += [f"hint ({kind}): {text}" for kind, text in advice.items() if text]
         return lines
 
 
