@@ -18,6 +18,8 @@ from ckptkit.cli.options import (
     flat,
     format_option,
     operands,
+    output_option,
+    put_lines,
     screen_options,
 )
 from ckptkit.errors import CkptkitError
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
 )
 @format_option(FORMATS)
+@output_option
 @screen_options
 def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
@@ -124,7 +127,7 @@ def _inventories(paths: Sequence[str], fmt: str, options: dict[str, Any]) -> int
     if given or not options["with_path"]:
         raise click.UsageError("--recursive goes with --sort, --digest and --format alone.")
     found = inventory(*paths, sort=options["sort"], digest=options["digest"])
-    echo_lines(report.lines(found, fmt))
+    put_lines(report.lines(found, fmt), options["output"], paths)
     if is_bare(fmt):
         echo_lines(report.remarks(found), err=True)
     return 0 if found.ok else 2
@@ -137,17 +140,24 @@ def _print(
     layout: str,
     options: dict[str, Any],
 ) -> None:
+    output = options["output"]
     if is_bare(fmt):
         listed = list(results)
-        echo_lines(listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1))
+        put_lines(
+            listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1), output, chosen
+        )
         for result in listed:
             echo_lines(listing.remarks(result, with_path=options["with_path"]), err=True)
     elif len(chosen) > 1:
-        echo_lines(listing.several(results, fmt, layout, options["depth"]))
+        put_lines(listing.several(results, fmt, layout, options["depth"]), output, chosen)
     elif options["tree"] and fmt != "json":
-        echo_lines(listing.tree(next(results), options["depth"], with_path=options["with_path"]))
+        with_path = options["with_path"]
+        put_lines(
+            listing.tree(next(results), options["depth"], with_path=with_path), output, chosen
+        )
     else:
-        echo_lines(listing.lines(next(results), fmt, layout, with_path=options["with_path"]))
+        with_path = options["with_path"]
+        put_lines(listing.lines(next(results), fmt, layout, with_path=with_path), output, chosen)
 
 
 def _results(

@@ -161,18 +161,24 @@ def screen_options(function: F) -> F:
     return wide(color_option(function))
 
 
-def operands(paths: Sequence[str]) -> list[str]:
+def operands(paths: Sequence[str], *, directories_are_one: bool = True) -> list[str]:
     """Return paths without those that mean the same as an earlier one.
 
-    A shell makes `run/ckpt-1*` the index and data files of one checkpoint.  A path that leads
-    nowhere is kept, for whoever opens it to say so.
+    A shell makes `run/ckpt-1*` the index and data files of one checkpoint; where it leaves the
+    pattern to the program, as on Windows, it is expanded here.  A path that leads nowhere is kept,
+    for whoever opens it to say so.
+    directories_are_one: whether a directory means one checkpoint, not each that lies in it.
     """
+    paths = [match for path in paths for match in _expanded(path)]
     if len(paths) == 1:
         return list(paths)
     from ckptkit.stores.locate import locate
 
     found: dict[object, str] = {}
     for path in paths:
+        if not directories_are_one and Path(path).is_dir():
+            found.setdefault(path, path)
+            continue
         try:
             place = locate(path)
         except CkptkitError:
@@ -180,6 +186,15 @@ def operands(paths: Sequence[str]) -> list[str]:
         else:
             found.setdefault((place.format, place.path.absolute(), place.subtree), path)
     return list(found.values())
+
+
+def _expanded(path: str) -> list[str]:
+    """Return what a pattern fits, sorted; the path itself where it is none, or fits nothing."""
+    if not any(letter in path for letter in "*?[") or os.path.lexists(path):
+        return [path]
+    from glob import glob
+
+    return sorted(glob(path)) or [path]  # noqa: PTH207 (a Path would not keep what was typed)
 
 
 def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
@@ -215,6 +230,28 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         beside.open("w", encoding="utf-8") as file,
     ):
         file.writelines(f"{line}\n" for line in lines)
+
+
+def output_option(function: F) -> F:
+    """Add --output."""
+    text = "Write there instead of to the terminal."
+    return click.option("-o", "--output", metavar="FILE", help=text)(function)
+
+
+def put_lines(
+    lines: Iterable[str], output: str | None, read: Sequence[str], files: Iterable[Path] = ()
+) -> None:
+    """Print lines, or write them to the file `output`, which is none of those that are read.
+
+    read: as a user gives them.  files: what else was read.
+    """
+    if not output:
+        echo_lines(lines)
+        return
+    from ckptkit.operations.input_files import refuse_inputs
+
+    refuse_inputs([output], read, files)
+    write_lines(output, lines)
 
 
 def echo_note(text: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_error, echo_lines, screen_options
+from ckptkit.cli.options import echo_error, operands, output_option, put_lines, screen_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -33,9 +33,10 @@ FORMATS = (*findings.FORMATS, SARIF)
     default="table",
     help="Output format.",
 )
+@output_option
 @screen_options
 @click.pass_context
-def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: bool) -> None:
+def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: Any) -> None:
     """Tell what a model could do when it is loaded or run; nothing is loaded or run.
 
     PATH is a SavedModel, a graph (.pb, .pbtxt, .meta), a .keras or .h5 file, weights, or a
@@ -57,7 +58,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
 
     results: list[Scan] = []
     refused: list[str] = []
-    for path in paths:
+    for path in operands(paths, directories_are_one=False):
         try:
             results.append(scan(path, recursive=options["recursive"]))
         except CkptkitError as error:
@@ -69,7 +70,11 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
     else:
         lines = findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN)
     if not options["quiet"]:
-        echo_lines(lines)
+        from ckptkit.operations.input_files import files_read
+
+        units = [unit for result in results for unit in result.units]
+        read = [file for unit in units for file in files_read(unit.format, unit.path)]
+        put_lines(lines, options["output"], paths, read)
     for text in refused:
         echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_lines, echo_note, operands, screen_options
+from ckptkit.cli.options import (
+    echo_note,
+    operands,
+    output_option,
+    put_lines,
+    screen_options,
+)
+from ckptkit.errors import CkptkitError
 
 
 @click.command("show")
+@click.argument("path", shell_complete=candidates.paths)
 @click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH", shell_complete=candidates.paths_then_names
+    "names",
+    nargs=-1,
+    required=True,
+    metavar="NAME...",
+    shell_complete=candidates.names_of_tensors,
 )
-@click.argument("name", shell_complete=candidates.names_of_tensors)
 @click.option("--slice", "slice_", metavar="SLICE", help="Values to print, as in numpy: 0:2,:,3")
 @click.option(
     "--npy",
@@ -31,41 +43,60 @@ from ckptkit.cli.options import echo_lines, echo_note, operands, screen_options
     default="table",
     help="Output format.",
 )
+@output_option
 @screen_options
 def command(
-    paths: tuple[str, ...],
-    name: str,
+    path: str,
+    names: tuple[str, ...],
     slice_: str | None,
     npy: Path | None,
     overwrite: bool,
     fmt: str,
+    output: str | None,
 ) -> None:
     """Show the tensor NAME of PATH: where it lies, its statistics, its values.
 
     NAME is a readable name, a checkpoint key, a full name, an object path, or an ending that only
-    one tensor has.
+    one tensor has.  Of several, each is shown; JSON is then a list.
 
     \b
     Examples:
       ckptkit show run/ckpt-3 conv1/kernel
+      ckptkit show run/ckpt-3 conv1/kernel conv1/bias
       ckptkit show run/ckpt-3 conv1/kernel --slice 0:2,:,3
       ckptkit show run/ckpt-3 conv1/kernel --npy kernel.npy
     """
     from ckptkit.operations.show import show
     from ckptkit.reports import tensor
 
-    chosen = operands(paths)
-    if len(chosen) > 1:
-        raise click.UsageError(f"one PATH and one NAME, please; these are {len(chosen)} files.")
+    path, names = _parted(path, names)
     if npy is not None:
         from ckptkit.operations.input_files import refuse_inputs
 
-        refuse_inputs([npy], chosen)
-    result = show(chosen[0], name, slice=slice_)
+        if len(names) > 1:
+            raise click.UsageError(f"--npy goes with one NAME; these are {len(names)}.")
+        refuse_inputs([npy], [path])
+    results = [show(path, name, slice=slice_) for name in names]
     if npy is not None:
         from ckptkit.operations.show import write_npy
 
-        stored_as = write_npy(result, npy, whole=slice_ is None, overwrite=overwrite)
+        stored_as = write_npy(results[0], npy, whole=slice_ is None, overwrite=overwrite)
         if stored_as:
-            echo_note(f"note: {npy} holds the bits of {result.spec.dtype} as {stored_as}")
-    echo_lines(tensor.json_text(result) if fmt == "json" else tensor.lines(result))
+            echo_note(f"note: {npy} holds the bits of {results[0].spec.dtype} as {stored_as}")
+    lines = tensor.several_as_json(results) if fmt == "json" else tensor.several(results)
+    put_lines(lines, output, [path])
+
+
+def _parted(path: str, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the one PATH and the names: a shell makes several words of `run/ckpt-1*`."""
+    from ckptkit.stores.locate import locate
+
+    given = operands([path])
+    for count, word in enumerate(words[:-1]):
+        if len(operands([*given, word])) == 1:
+            continue
+        with suppress(CkptkitError):
+            locate(word)
+            raise click.UsageError("one PATH and its NAMEs, please; these are 2 files.")
+        return given[0], words[count:]
+    return given[0], words[-1:]

@@ -9,7 +9,14 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli import progress as _work
-from ckptkit.cli.options import echo_error, echo_lines, echo_note, screen_options, write_lines
+from ckptkit.cli.options import (
+    echo_error,
+    echo_lines,
+    echo_note,
+    operands,
+    screen_options,
+    write_lines,
+)
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -87,7 +94,7 @@ def _verify(
     results: list[Verification] = []
     refused: list[str] = []
     with _work.threads(options["jobs"]) as executor, _work.progress() as progress:
-        for path in paths:
+        for path in operands(paths, directories_are_one=False):
             try:
                 result = verify(
                     path,

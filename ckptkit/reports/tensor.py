@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ckptkit.dtypes import kind
@@ -20,6 +20,20 @@ MAX_STRING = 1000  # bytes of one string
 def json_text(summary: TensorSummary) -> Iterator[str]:
     """Yield the JSON document of schema ckptkit.show/1."""
     yield json.dumps(summary.to_json(), indent=1, allow_nan=False)
+
+
+def several_as_json(summaries: Sequence[TensorSummary]) -> Iterator[str]:
+    """Yield the document of one tensor, or the list of those of several."""
+    documents = [summary.to_json() for summary in summaries]
+    whole = documents[0] if len(documents) == 1 else documents
+    yield json.dumps(whole, indent=1, allow_nan=False)
+
+
+def several(summaries: Sequence[TensorSummary]) -> Iterator[str]:
+    """Yield what `lines` says of each, with an empty line between."""
+    for number, summary in enumerate(summaries):
+        yield from [""] * bool(number)
+        yield from lines(summary)
 
 
 def lines(summary: TensorSummary) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,38 @@ def test_help_and_version_by_every_name() -> None:
     assert run("help").out == run("--help").out
     assert run("version") == run("-V") == run("--version")
     assert run("help", "lss").code == 2
+
+
+def test_several_names_are_shown_in_turn() -> None:
+    both = run("show", ADAM, "hidden/kernel", "hidden/bias").out
+    alone = [run("show", ADAM, f"hidden/{name}").out for name in ("kernel", "bias")]
+    assert both == "\n".join(alone)
+    documents = json.loads(run("show", ADAM, "hidden/kernel", "hidden/bias", "-f", "json").out)
+    assert [d["tensor"]["name"] for d in documents] == ["hidden/kernel", "hidden/bias"]
+    files = [f"{ADAM}.data-00000-of-00001", f"{ADAM}.index"]  # a shell's `ckpt*`
+    assert run("show", *files, "hidden/bias").out.splitlines()[0] == alone[1].splitlines()[0]
+    assert run("show", ADAM, "hidden/bias", "nothing").code == 2
+    assert run("show", ADAM).code == 2
+
+
+def test_patterns_that_the_shell_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ADAM.parents[1])
+    out = run("ls", "*/ckpt.index", "--digest", "-f", "csv").out
+    assert "adam/ckpt" in out and "lion/ckpt" in out
+    assert "no such file" in run("ls", "nothing*").err
+
+
+def test_files_of_one_checkpoint_are_verified_once() -> None:
+    files = [f"{ADAM}.data-00000-of-00001", f"{ADAM}.index"]
+    out = run("verify", *files).out
+    assert out.count(": sound") == 1
+
+
+@pytest.mark.parametrize("command", [["ls", ADAM], ["show", ADAM, "scores/bias"], ["scan", ADAM]])
+def test_output_goes_to_a_file(command: list[object], tmp_path: Path) -> None:
+    file = tmp_path / "o.txt"
+    result = run(*command, "-o", file, columns=40)
+    assert (result.code, result.out) == (0, "")
+    assert file.read_text() == run(*command).out
+    refused_ = run(*command, "-o", f"{ADAM}.index")
+    assert refused_.code == 2 and "would be written over" in refused_.err

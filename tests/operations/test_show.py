@@ -466,4 +466,4 @@ def test_one_of_each(tmp_path: Path) -> None:
 def test_all_files_of_a_checkpoint_are_one_path(prefix: Path) -> None:
     files = sorted(prefix.parent.iterdir())
     assert run("show", *files, "scalar") == run("show", prefix, "scalar")
-    assert "one PATH and one NAME" in refused("show", prefix, ADAM, "scalar")
+    assert "one PATH and its NAMEs" in refused("show", prefix, ADAM, "scalar")
