@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 # Assertions of helpers say as much as those of tests.
@@ -12,6 +15,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regen", action="store_true", help="rewrite what the docs take from the tool"
     )
+
+
+@pytest.fixture(scope="session")
+def _warm() -> Iterator[Any]:
+    from support.warm_children import WarmChildren
+
+    children = WarmChildren()
+    yield children
+    children.close()
+
+
+@pytest.fixture(scope="module")
+def warm_children(_warm: Any) -> Iterator[None]:
+    """Have TensorFlow's children forked from a process that has it imported, in this module."""
+    from ckptkit.operations.convert import built_model
+    from ckptkit.runners import client, process
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (client, process, built_model):
+            patch.setattr(module, "run", _warm.run)
+        yield
+
+
+@pytest.fixture
+def cold_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each child of this test started as a process of its own, in a module of warm ones."""
+    from ckptkit.operations.convert import built_model
+    from ckptkit.runners import client, process
+    from support.warm_children import started
+
+    for module in (client, process, built_model):
+        monkeypatch.setattr(module, "run", started)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """docs/check.md: its commands run on real files, its table is that of the code.
 
-This is also the walk of record and check through real processes, from training to a failing check.
+This is also the walk of record and check through processes, from training to a failing check.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ model.export("export", verbose=False)
 model.save("model.keras")
 """
 
-pytestmark = pytest.mark.needs_tf
+pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,7 @@ def test_another_model_gets_none_of_it(project: Path, monkeypatch: pytest.Monkey
     assert shapes["scores/kernel"] == ([6, 5], [6, 4])
 
 
+@pytest.mark.usefixtures("cold_children")
 def test_the_same_weights_in_another_form(
     project: Path, walked: dict[str, Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_the_same_weights_in_another_form(
     assert "14 of 14 variables" in done.out and "1 of 1 output" in done.out
 
 
+@pytest.mark.usefixtures("cold_children")
 @pytest.mark.parametrize(
     ("body", "options", "code", "words"),
     [

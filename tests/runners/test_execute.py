@@ -23,7 +23,7 @@ from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.types import ExecutionResult, Limits, ModelSpec
 from support.goldens import golden
 
-pytestmark = pytest.mark.needs_tf
+pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
 
 LIMITS = Limits(600)
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
@@ -101,6 +101,7 @@ def expected(features: Any) -> Any:
 # -- SavedModels -----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("cold_children")
 def test_a_saved_model_gives_its_outputs(
     plain: ExecutionResult, features: Mapping[str, Any]
 ) -> None:
