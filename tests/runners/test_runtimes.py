@@ -318,6 +318,14 @@ def test_positions_do_not_pair_outputs(forms: Path, golden: Callable[[str], Path
     assert not statuses(report) & {"equal", "within", "noise"}
 
 
+@pytest.mark.parametrize("runtime", ["keras-jax", "keras-torch"])
+def test_layers_that_are_attributes_of_layers_are_restored(forms: Path, runtime: str) -> None:
+    code = f"{SUPPORT / 'runtime_models.py'}:nested"
+    report = ckptkit.check(forms / "nested.ckpt", model=code, on=[f"{runtime}:CPU:0"])
+    assert report.exit_code == 0, report.findings
+    assert report.coverage is not None and report.coverage.counts == {"restored": 11}
+
+
 # --- devices, packages, switches ------------------------------------------------------------------
 
 

@@ -83,6 +83,23 @@ def lstm(unroll: bool = False) -> Any:
     )
 
 
+def nested(**_: Any) -> Any:
+    """Layers that are attributes of other layers: cells, the two ways of a Bidirectional."""
+    import keras
+    from keras import layers
+
+    return _drawn(
+        keras.Sequential(
+            [
+                keras.Input((4, 6), name="x"),
+                layers.Bidirectional(layers.GRU(3, return_sequences=True), name="ways"),
+                layers.TimeDistributed(layers.Dense(4, name="inner"), name="each"),
+                layers.LSTM(3, name="lstm"),
+            ]
+        )
+    )
+
+
 MODELS: dict[str, Callable[..., Any]] = {"mlp": mlp, "cnn": cnn, "multi": multi, "lstm": lstm}
 
 
@@ -119,7 +136,8 @@ def write(directory: Path) -> None:
 
 
 def _write_small(directory: Path, tf: Any) -> None:
-    """Write the MLP for one example at a time, quantised, and in half precision."""
+    """Write a checkpoint of nested layers; the MLP for one example, quantised, in half precision."""
+    tf.train.Checkpoint(model=nested()).write(str(directory / "nested.ckpt"))
     one = tf.TensorSpec([1, 6], tf.float32, "x")
     mlp().export(str(directory / "one"), verbose=False, input_signature=[one])
     converter = tf.lite.TFLiteConverter.from_saved_model(str(directory / "one"))

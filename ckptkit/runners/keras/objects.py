@@ -24,10 +24,16 @@ def children_of(item: Any) -> Mapping[str, Any]:
         found = {str(place): child for place, child in enumerate(item)}
     elif _is_saved(item):
         own = _of_every_layer() if callable(item) else frozenset()
-        found = {edge: child for edge, child in vars(item).items() if edge not in own}
+        found = {edge: child for edge, child in _attributes(item).items() if edge not in own}
     else:
         return {}
     return {edge: child for edge, child in found.items() if _may_lead_on(child)}
+
+
+def _attributes(item: Any) -> Mapping[str, Any]:
+    """Return all attributes; on PyTorch a layer is a Module, which keeps its layers elsewhere."""
+    modules = vars(item).get("_modules")
+    return {**vars(item), **modules} if isinstance(modules, Mapping) else vars(item)
 
 
 def _is_saved(item: Any) -> bool:
