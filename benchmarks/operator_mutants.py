@@ -273,6 +273,7 @@ def run(
 
 SHOWN = ("file", "line", "function", "operator", "before", "after")
 KILLED = ("killed", "time limit")
+NO_TEST = "no test notices it yet"
 
 
 def documented(parts: Parts, known: Known) -> list[dict[str, Any]]:
@@ -287,7 +288,7 @@ def documented(parts: Parts, known: Known) -> list[dict[str, Any]]:
             row |= {word: getattr(mutant, word) for word in SHOWN}
             row |= {"status": known.status(mutant), "test": found.get("test", "")}
             if row["status"] not in KILLED:
-                row["reason"] = reasons.get(mutant.name, "")
+                row["reason"] = reasons.get(mutant.name, NO_TEST)
             rows.append(row)
     return rows
 
