@@ -133,13 +133,14 @@ def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, A
 def _summarise(report: Any) -> None:
     """Append to the summary of the step, where a workflow runs; the file may hold others' text."""
     from ckptkit._io.files import os_error
-    from ckptkit.reports.check.github import summary
+    from ckptkit.reports.check.github import SUMMARY_BYTES, summary
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return
     try:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in summary(report))
+            room = SUMMARY_BYTES - os.fstat(file.fileno()).st_size
+            file.writelines(f"{line}\n" for line in summary(report, room))
     except OSError as error:
         raise os_error(Path(path), error) from error

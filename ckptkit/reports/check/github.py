@@ -3,7 +3,8 @@
 Workflow commands are lines `::error title=T::MESSAGE`; in the message `%`, CR and LF are written
 `%25`, `%0D`, `%0A`, in a property `:` and `,` as `%3A` and `%2C` too.  `file=` is a path in the
 repository.  A workflow shows ten annotations of a level a step, those that are printed first: so
-the verdict comes first, then outputs, then findings, those of one code together.
+the verdict comes first, then outputs, then findings, those of one code together.  The summary of a
+step holds 1 MiB in all (actions/runner, CreateStepSummaryCommand).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.check import localize
 from ckptkit.reports.check.rows import cells, row_text
 from ckptkit.reports.findings import finding_text
 from ckptkit.reports.repository import file_of, in_repository
@@ -30,6 +32,8 @@ _COLUMNS = (0, 1, 2, 3, 4, 5, 10, 11, 12)
 MOST = 10  # annotations of a level that a step shows
 _OUTPUTS = 4  # of them that tell of one output each
 _LINES = 20  # of one annotation
+SUMMARY_BYTES = 1024 * 1024  # of all that a step writes to its summary
+_CUT = "Cut here: a step's summary holds 1 MiB. The log has all."
 
 
 def commands(report: Report) -> Iterator[str]:
@@ -42,6 +46,9 @@ def commands(report: Report) -> Iterator[str]:
     )
     yield verdict
     outputs = [*_rows(report.failed, "error"), *_rows(report.meaningless, "warning")]
+    if report.localization is not None:  # a level of its own, so that it takes no output's place
+        text = "\n".join(localize.verdict(report.localization))
+        outputs.append(_command("notice", f"ckptkit check {report.subject}: layers", text))
     yield from outputs
     told = [verdict, *outputs]
     for severity in _SEVERITIES:
@@ -90,8 +97,21 @@ def _file(where: str) -> str:
     return (in_repository(path) or "") if path is not None else ""
 
 
-def summary(report: Report) -> Iterator[str]:
-    """Yield the summary of a step, in Markdown, the verdict first."""
+def summary(report: Report, room: int = SUMMARY_BYTES) -> Iterator[str]:
+    """Yield the summary of a step, in Markdown, the verdict first.
+
+    room: bytes that it may take: of a step whose summary is larger, GitHub shows none at all.
+    """
+    left = room - len(_CUT.encode()) - 2
+    for line in _summary(report):
+        left -= len(line.encode()) + 1
+        if left < 0:
+            yield from ("", _CUT) if room > len(_CUT) + 2 else ()
+            return
+        yield line
+
+
+def _summary(report: Report) -> Iterator[str]:
     yield f"### {_inline(report.verdict)}"
     yield ""
     held = f", held against {_inline(report.reference)}" if report.reference else ""
@@ -101,6 +121,9 @@ def summary(report: Report) -> Iterator[str]:
         ordered = [*report.failed, *(row for row in report.rows if row not in report.failed)]
         rows = [[cells(row)[column] for column in _COLUMNS] for row in ordered]
         yield from render(rows, _HEADERS, "markdown")
+    if report.localization is not None:
+        yield ""
+        yield from (f"- {_inline(line)}" for line in localize.verdict(report.localization))
     if report.findings:
         yield ""
         yield from (f"- {_inline(finding_text(finding))}" for finding in report.findings)

@@ -24,7 +24,7 @@ _FIT = Fit(names=("LAYER", "VALUE"), drops=("KIND", "ALLOWED"))
 
 def lines(subject: str, localization: Localization) -> Iterator[str]:
     """Yield the report."""
-    yield from map(printable, _verdict(localization))
+    yield from map(printable, verdict(localization))
     ranked = localization.ranked[:SHOWN]
     if ranked:
         yield ""
@@ -44,7 +44,8 @@ def lines(subject: str, localization: Localization) -> Iterator[str]:
     yield ""
 
 
-def _verdict(localization: Localization) -> Iterator[str]:
+def verdict(localization: Localization) -> Iterator[str]:
+    """Yield what to look at, and what that rests on."""
     first, diverges = localization.first, localization.diverges
     if not localization.differs:
         yield "the outputs agree"
@@ -150,8 +151,8 @@ def _number(value: object) -> str:
 
 
 def _gap(gap: VariableGap) -> str:
-    verdict = {True: "differs", False: "the same", None: "not compared"}[gap.differs]
-    return f"{_first(gap.name)}: {gap.text or verdict}"
+    known = {True: "differs", False: "the same", None: "not compared"}[gap.differs]
+    return f"{_first(gap.name)}: {gap.text or known}"
 
 
 def _stats(stats: Stats) -> str:

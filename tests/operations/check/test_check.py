@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -515,6 +515,76 @@ def test_what_github_shows_of_many_findings(
     assert lines[6].startswith("::error file=golden/manifest.json,title=weights.changed (30)::")
     assert "w19: other bytes" in lines[6] and lines[6].endswith("%0Aand 10 more")
     assert "(18)" in lines[-1]
+
+
+class Annotation(NamedTuple):
+    level: str
+    properties: dict[str, str]
+    message: str
+
+
+def as_the_runner_reads(line: str) -> Annotation:
+    """Read a workflow command as actions/runner does (src/Runner.Common/ActionCommand.cs)."""
+    assert line.startswith("::") and "\n" not in line and "\r" not in line
+    head, _, message = line[2:].partition("::")
+    level, _, text = head.partition(" ")
+    pairs = (part.split("=", 1) for part in text.strip().split(",") if part)
+    properties = {key: unescaped(value, ":,") for key, value in pairs}
+    return Annotation(level, properties, unescaped(message, ""))
+
+
+def unescaped(text: str, more: str) -> str:
+    for character in ("\r", "\n", *more, "%"):
+        text = text.replace(f"%{ord(character):02X}", character)
+    return text
+
+
+HOSTILE = "50%, a:b, %0A::error::no\n::stop-commands::x\r::add-mask::é"
+
+
+def test_the_runner_reads_what_was_said(
+    failed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever names and messages hold, it is one command, and its text is the text."""
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
+    file = tmp_path / "a, b:c %0A=d.keras"
+    file.touch()
+    findings = (Finding("warning", "odd.code", str(file), HOSTILE),)
+    report = replace(failed, subject=str(file), run_findings=findings)
+    read = [as_the_runner_reads(line) for line in check_report.lines(report, "github")]
+    assert read[0].level == "error" and read[0].message == report.verdict
+    assert read[0].properties == {"file": file.name, "title": f"ckptkit check {file}"}
+    assert [item.level for item in read[1:]] == ["error", "warning"]
+    said = read[-1]
+    assert said.properties["file"] == file.name and said.properties["title"] == "odd.code"
+    shown = "50%, a:b, %0A::error::no\\n::stop-commands::x\\r::add-mask::é [odd.code]"
+    assert said.message.endswith(shown)
+
+
+def test_a_file_outside_of_the_repository_is_no_property(
+    failed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "checkout"))
+    outside = tmp_path / "model.keras"
+    outside.touch()
+    lines = check_report.lines(replace(failed, subject=str(outside)), "github")
+    assert "file" not in as_the_runner_reads(next(iter(lines))).properties
+
+
+def test_a_summary_stays_below_what_a_step_may_have(
+    failed: Report, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a larger one GitHub shows nothing; what other commands of the step wrote counts too."""
+    many = tuple(Finding("error", "weight.x", "w", "é" * 100) for _ in range(9000))
+    whole = [*check_github.summary(replace(failed, run_findings=many))]
+    size = sum(len(line.encode()) + 1 for line in whole)
+    assert size <= 1024 * 1024 < size + 400 and whole[-1].startswith("Cut here")
+    assert whole[0].startswith("### failed")
+    summary = tmp_path / "summary.md"
+    summary.write_text("x" * (1024 * 1024 - 100))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = ckptkit("check", EXPORT, "--on", "CPU:0", "--on", "xla:CPU:0", "--format", "github")
+    assert done.out and summary.stat().st_size <= 1024 * 1024
 
 
 def test_github_summary_is_appended(
