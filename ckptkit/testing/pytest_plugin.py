@@ -5,24 +5,30 @@
 
 The golden lies in `goldens/NAME` beside the test's file, NAME being the test's own unless it is
 given.  `pytest --ckptkit-record` writes it; without that, a golden that is not there fails the
-test: one that were written in passing would pass for ever.
+test: one that were written in passing would pass for ever.  Tests that would keep theirs in one
+place (one name in two classes or files) are refused: one would be held against the other's.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from ckptkit.errors import UsageError
 
 if TYPE_CHECKING:
     from ckptkit.operations.execution.types import Path_
     from ckptkit.runners.spec import RunnerSpec
 
 __all__ = ["GoldenCheck"]
+
+_FIXTURE = "ckptkit_golden"
+_SHARED: pytest.StashKey[dict[Path, list[str]]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,16 +40,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before others deselect: what is not run has its golden, too
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note which tests would keep their goldens in one place."""
+    places: dict[Path, list[str]] = {}
+    for item in items:
+        if _FIXTURE in getattr(item, "fixturenames", ()):
+            places.setdefault(_place_of(item), []).append(item.nodeid)
+    config.stash[_SHARED] = {place: tests for place, tests in places.items() if len(tests) > 1}
+
+
+def _place_of(item: pytest.Item) -> Path:
+    """Return where the golden of a test lies, unless the test names it."""
+    name = re.sub(r"[^\w.=-]+", "-", item.name).strip("-")
+    return item.path.parent / "goldens" / name
+
+
 @dataclass(frozen=True)
 class GoldenCheck:
     """What `ckptkit_golden` is: call it with a model.
 
-    directory: where goldens lie.  name: of the golden, unless the call gives one.
+    directory: where goldens lie.  name: of the golden, unless the call gives one.  shared: ids of
+    the tests that would have this one too.  written: goldens that this test wrote.
     """
 
     directory: Path
     name: str
     writes: bool
+    shared: tuple[str, ...] = ()
+    written: set[Path] = field(default_factory=set)
 
     def __call__(
         self,
@@ -111,7 +136,7 @@ class GoldenCheck:
             RunnerError: a device or package is not here.
         """
         __tracebackhide__ = True
-        golden = self.directory / (name or self.name)
+        golden = self._golden(name)
         runners = [on] if isinstance(on, str) else list(on)
         if self.writes:
             from ckptkit.operations.record.api import record
@@ -165,10 +190,29 @@ class GoldenCheck:
         )
         return golden
 
+    def _golden(self, name: str | None) -> Path:
+        """Return where a golden lies; raises UsageError where it would be another test's too."""
+        golden = self.directory / (name or self.name)
+        if name is None and self.shared:
+            raise UsageError(
+                f"{' and '.join(self.shared[:2])} would keep one golden",
+                where=str(golden),
+                hint="give each a name=",
+            )
+        if self.writes and golden in self.written:
+            raise UsageError(
+                "this test has just recorded it, of another call",
+                where=str(golden),
+                hint="give each call a name=",
+            )
+        self.written.add(golden)
+        return golden
+
 
 @pytest.fixture
 def ckptkit_golden(request: pytest.FixtureRequest) -> GoldenCheck:
     """Hold a model against a golden beside the test, or write it with --ckptkit-record."""
-    name = re.sub(r"[^\w.=-]+", "-", request.node.name).strip("-")
-    directory = Path(request.path).parent / "goldens"
-    return GoldenCheck(directory, name, request.config.getoption("--ckptkit-record"))
+    place = _place_of(request.node)
+    shared = request.config.stash.get(_SHARED, {}).get(place, ())
+    writes = request.config.getoption("--ckptkit-record")
+    return GoldenCheck(place.parent, place.name, writes, tuple(shared))
