@@ -410,20 +410,20 @@ def flip(path: Path, at: int) -> None:
 @pytest.mark.parametrize("equal", [True, False])
 def test_damage_is_an_error_not_a_difference(tmp_path: Path, side: str, equal: bool) -> None:
     old = np.arange(100_000, dtype=np.float32)
-    stores = {
-        "old": bundle(tmp_path / "old", {"t": old}),
-        "new": bundle(tmp_path / "new", {"t": old if equal else old + 1}),
-    }
+    bundle(tmp_path / "old", {"t": old})
+    bundle(tmp_path / "new", {"t": old if equal else old + 1})
     flip(tmp_path / f"{side}.data-00000-of-00001", 399_999)
+    stores = {name: open_bundle(tmp_path / name) for name in ("old", "new")}
     with pytest.raises(ChecksumError, match=f"{side}.data.*verify"):
         compare(Pair(stores["old"], "t", stores["new"], "t"))
 
 
 def test_the_same_damage_on_both_sides_is_found(tmp_path: Path) -> None:
     old = np.arange(1000, dtype=np.float32)
-    left, right = bundle(tmp_path / "old", {"t": old}), bundle(tmp_path / "new", {"t": old})
     for side in ("old", "new"):
+        bundle(tmp_path / side, {"t": old})
         flip(tmp_path / f"{side}.data-00000-of-00001", 77)
+    left, right = open_bundle(tmp_path / "old"), open_bundle(tmp_path / "new")
     with pytest.raises(ChecksumError):
         compare(Pair(left, "t", right, "t"))
 

@@ -121,3 +121,11 @@ def test_a_path_has_a_state_once(tmp_path: Path) -> None:
     assert read_exact(first.with_name("f"), 0, 3) == b"two"  # another path: no state
     path.unlink()
     check_unchanged([first])  # gone is not changed: reading says so
+
+
+@pytest.mark.parametrize("how", [by_rename, in_place])
+def test_what_changed_is_no_damage(files: tuple[Path, Path], how: Replace) -> None:
+    old, new = files
+    result = verify(old, progress=ReplacedOnce(new, old, how))
+    assert result.exit_code == 2
+    assert not result.findings

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ckptkit._io.files import file_size, is_file, os_error, refusing_os_errors
+from ckptkit._io.files import (
+    FileState,
+    file_size,
+    file_state,
+    is_file,
+    os_error,
+    refusing_os_errors,
+)
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import (
     CkptkitError,
@@ -210,22 +217,22 @@ def _look(
 ) -> list[Look]:
     """Look at all that an operand stands for; what an earlier look saw is taken over if it is so
     still."""
-    kept = {(one.unit.path, one.unit.format): one for one in earlier if one.identities}
+    kept = {(one.unit.path, one.unit.format): one for one in earlier if one.states}
     looks = []
     try:
         targets = list(_targets(text, recursive))
     except OSError as error:
         raise os_error(Path(text), error) from error
     for target in targets:
-        before = _identities(target)
+        before = _states(target)
         same = kept.get((target.path, target.format))
-        if same is not None and same.identities == before:
+        if same is not None and same.states == before:
             looks.append(same)
             continue
         unit, store = _verified(target, executor, progress)
         if values:
             unit = _with_values(unit, store, executor, progress)
-        looks.append(Look(unit, store, before, changed=_identities(target) != before))
+        looks.append(Look(unit, store, before, changed=_states(target) != before))
     return looks
 
 
@@ -260,7 +267,7 @@ def _of_changed(look: Look) -> Look:
         hint="verify again when nothing writes to it",
     )
     unit = Unit(look.unit.path, look.unit.format or "unknown", refusal=error)
-    return Look(unit, None, look.identities, changed=True)
+    return Look(unit, None, look.states, changed=True)
 
 
 def _named(unit: Unit, store: Store | None) -> Unit:
@@ -291,14 +298,12 @@ def _with(unit: Unit, check: Check) -> Unit:
     return replace(unit, checks=(*unit.checks, check))
 
 
-def _identities(target: _VerifyTarget) -> dict[Path, tuple[int, int, int]]:
-    """Return inode, size and modification time of the files that a target is read from."""
-    found = {}
+def _states(target: _VerifyTarget) -> dict[Path, FileState | None]:
+    """Return the states of the files that a target is read from."""
     with suppress(OSError):
-        for file in files_read(target.format, target.path) if target.unit is None else ():
-            status = file.stat()
-            found[file] = (status.st_ino, status.st_size, status.st_mtime_ns)
-    return found
+        files = files_read(target.format, target.path) if target.unit is None else ()
+        return {file: file_state(file) for file in files}
+    return {}
 
 
 # --- what is meant --------------------------------------------------------------------------------

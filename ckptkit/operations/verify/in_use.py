@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptkit._io.files import FileState
 from ckptkit.errors import PathNotFoundError
 from ckptkit.operations.findings import Finding, Unit
 from ckptkit.stores.base import Store
@@ -31,8 +32,8 @@ STILL_S = 1.0
 LOOK_AGAIN_S = 0.25
 MAX_LOOKS = 12  # three seconds
 
-Identities = Mapping[Path, tuple[int, int, int]]
-"""Inode, size and modification time of the files of a unit."""
+FileStates = Mapping[Path, FileState | None]
+"""States of the files of a unit, None for one that went."""
 FindingName = tuple[Path, str, str]
 """What tells a finding from another: unit, code, where."""
 
@@ -93,7 +94,7 @@ class Look(NamedTuple):
 
     unit: Unit
     store: Store | None
-    identities: Identities
+    states: FileStates
     changed: bool = False
 
     @property
