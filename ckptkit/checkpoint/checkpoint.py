@@ -45,6 +45,9 @@ class Checkpoint(Mapping[str, "Array"]):
     only one name has, and a name as a table shortens it ("encoder/…/kernel").  It returns a
     read-only view of the mapped file where the stored bytes allow (no checksum is compared then;
     `ckptkit.load` compares them), else a new array.
+
+    All that is read is of the state in which the files were opened: once one of them is another,
+    `ck[name]` raises ChangedError, and arrays that were taken before keep the old values.
     """
 
     store: Store
@@ -258,6 +261,7 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         FormatError: the bytes are of no known format, or break theirs.
         TruncatedError, ChecksumError: the headers are cut short, or are not what was written.
         MissingDependencyError: the format needs a package that is not installed.
+        ChangedError: the files are replaced or written to all the time.
     """
     located = None
     try:

@@ -70,6 +70,7 @@ def load(
         ChecksumError: the stored bytes are not those that were written.
         TruncatedError: a data file is cut short.
         UsageError: no such role, or the filter leaves nothing.
+        ChangedError: a file was replaced or written to, time after time, while it was read.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
     checkpoint = open_checkpoint(path)

@@ -30,6 +30,7 @@ from ckptkit.compare.tensors import (
     unravel,
 )
 from ckptkit.errors import ChecksumError, UsageError
+from ckptkit.stores.tensor_bundle.reader import open_bundle
 from support.weights import Array, MemoryStore, bundle
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -18,11 +18,13 @@ import pytest
 
 import ckptkit
 from ckptkit._io import files as _files
+from ckptkit._io.files import file_state, unchanged
 from ckptkit.align.transforms import parse_transform
 from ckptkit.errors import ChangedError, ChecksumError, PathNotFoundError
 from ckptkit.operations.convert import value_stores
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.base import Store
+from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.registry import FORMATS, open_format
@@ -245,12 +247,13 @@ def test_a_kept_store_is_let_go_when_its_files_are_replaced(
 def test_a_state_of_another_machine_is_told_by_size_and_time(tmp_path: Path) -> None:
     path = written("npz", tmp_path / "a", 1)
     store = open_format("npz", path)
-    opener, (make, place, states, _machine) = store.__reduce__()  # type: ignore[misc]
-    states = [state._replace(inode=7, changed_ns=7) for state in states]
-    assert content(opener(make, place, states, "elsewhere")) == content(store)
-    states = [state._replace(modified_ns=7) for state in states]
-    with pytest.raises(ChangedError):
-        content(opener(make, place, states, "elsewhere"))
+    state = file_state(path)
+    assert state is not None
+    moved = state._replace(inode=7, changed_ns=7)
+    assert content(reopen(open_npz, unchanged(path), (moved,), "elsewhere")) == content(store)
+    for other, machine in ((moved, None), (moved._replace(modified_ns=7), "elsewhere")):
+        with pytest.raises(ChangedError):
+            content(reopen(open_npz, unchanged(path), (other,), machine))
 
 
 def test_other_tensors_in_the_place_of_the_file_are_noticed(
