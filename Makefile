@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants conversions matrix gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants restores conversions matrix gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -66,6 +66,13 @@ mutations: $(VENV)/.ready-test  ## damaged models beside TensorFlow's asserts; r
 
 operator-mutants: $(VENV)/.ready-test  ## changed operators in our own code; rewrites docs/mutations.md
 	nice $(BIN)/python -m benchmarks.operator_mutants --write
+
+restores:  ## models in every form, restored on every runner; rewrites docs/mutations.md
+	$(MAKE) VENV=$(VENV)-runtimes PIP_CONSTRAINT=tests/runtimes-constraints.txt run-restores
+
+run-restores: $(VENV)/.ready-test,runtimes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check tf_keras
+	$(BIN)/python -m benchmarks.restores --write
 
 matrix: $(VENV)/.ready-test  ## reference models in every form, compared, converted, run; rewrites docs/formats.md
 	$(BIN)/python -m benchmarks.form_matrix --write

@@ -222,7 +222,7 @@ def _tried(way: Callable[..., Any], runtime: str, case: dict[str, Any]) -> dict[
         live, done = way(runtime, code, ckptkit.open(case["file"]).path, out)
     except Exception as error:
         text = str(error)
-        return {"refused": f"{type(error).__name__}: {text}"}
+        return {"refused": f"{type(error).__name__}: {text}"[:2000]}
     with np.load(case["truth"]) as file:
         truth = [file[str(number)] for number in range(len(file.files))]
     held = [np.asarray(_plain(variable)) for variable in live.weights]
@@ -272,5 +272,5 @@ if __name__ == "__main__":
     if action == "write":
         rows = write(*arguments)
     else:
-        rows = restore(*arguments, cases=json.load(sys.stdin))
+        rows = restore(arguments[0], arguments[1], json.load(sys.stdin))
     print("\n" + json.dumps(rows))

@@ -83,6 +83,7 @@ class _Weights:
         moves = self._moves(differing)
         yield from self._swapped(moves)
         yield from self._averaged(differing)
+        yield from self._merged(compared)
         for name, other in differing.items():
             if name not in self.done:
                 self.changed[name] = explain(self._old(name), self.now, other)
@@ -236,6 +237,29 @@ class _Weights:
 
     # -- the rest ----------------------------------------------------------------------------------
 
+    def _merged(self, compared: Mapping[str, str]) -> Iterator[Discrepancy]:
+        """Yield a note of each kernel that one side has with the factors of LoRA merged into it.
+
+        Keras does that when it saves a model that is being adapted: both compute the same, which
+        the outputs tell, and the values here cannot.
+        """
+        taken = set(self.pairs.values())
+        sides = (
+            [name for name in self.recorded.variables if name not in self.pairs],
+            [name for name in self.now.variables if name not in taken],
+        )
+        for alone, owner in zip(sides, ("the golden", "this model"), strict=True):
+            for name in compared:
+                layer, _, variable = name.rpartition("/")
+                factors = [f"{layer}/lora_{variable}_{factor}" for factor in ("a", "b")]
+                if layer and set(factors) <= set(alone):
+                    self.done |= {name, *factors}
+                    message = (
+                        f"{owner} has factors of LoRA beside it, which Keras merges into it when "
+                        "it saves: what the outputs say counts"
+                    )
+                    yield Discrepancy("note", "weight.merged", name, message)
+
     def _summed(self) -> Iterator[Discrepancy]:
         groups: dict[tuple[str, str], list[str]] = defaultdict(list)
         for name, explanation in self.changed.items():
@@ -254,6 +278,7 @@ class _Weights:
         for name, sketch in self.recorded.variables.items():
             if (
                 name not in self.pairs
+                and name not in self.done
                 and sketch.role in _COMPARED
                 and sketch.sha256 not in contents_now
             ):
@@ -272,6 +297,7 @@ class _Weights:
         for name, sketch in self.now.variables.items():
             if (
                 name not in taken
+                and name not in self.done
                 and sketch.role in _COMPARED
                 and sketch.sha256 not in recorded_contents
             ):

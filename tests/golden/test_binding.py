@@ -624,3 +624,22 @@ def test_rows_are_changes(recorded: Binding, tmp_path: Path) -> None:
     assert row == Discrepancy(
         "error", "weight.constant.zero", "a/bias", "zeroed: all 32 elements are 0", ""
     )
+
+
+def test_factors_of_lora_that_keras_merged_are_a_note(tmp_path: Path) -> None:
+    factors = {"a/lora_kernel_a": normal(32, 2), "a/lora_kernel_b": normal(2, 32)}
+    product = factors["a/lora_kernel_a"] @ factors["a/lora_kernel_b"]
+    merged = {**WEIGHTS, "a/kernel": KERNEL + product}
+    sides = []
+    for name, weights in (("adapted", {**WEIGHTS, **factors}), ("merged", merged)):
+        (tmp_path / name).mkdir()
+        sides.append(bind(written(tmp_path / name, weights)))
+    for old, new in (sides, sides[::-1]):
+        rows = compare_bindings(old, new)
+        assert [(row.severity, row.code, row.where) for row in rows] == [
+            ("note", "weight.merged", "a/kernel")
+        ]
+    without = {key: value for key, value in merged.items() if key != "b/kernel"}
+    (tmp_path / "less").mkdir()
+    rows = compare_bindings(sides[0], bind(written(tmp_path / "less", without)))
+    assert {row.code for row in rows} == {"weight.merged", "weight.missing"}
