@@ -56,6 +56,8 @@ def _text(result: Needs) -> Iterator[str]:
             yield printable(f"  {fact.name}: {fact.value}")
     for loader in result.loaders:
         yield from _loader(loader)
+    if result.is_for_upgrade:
+        yield "  or `ckptkit upgrade`, which makes a .keras of it that Keras 3 opens"
 
 
 def _loader(loader: OpeningCall) -> Iterator[str]:

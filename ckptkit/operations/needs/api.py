@@ -32,6 +32,7 @@ SCHEMA = "ckptkit.needs/1"
 _TOLD = ("tensorflow", "keras", "tf_keras", "jax", "torch", "h5py", "numpy", "ai-edge-litert")
 _LITERT = "tflite"  # as runners call such models
 _FRONT = 64  # bytes that tell a LiteRT model
+_LOADS = "keras.saving.load_model"  # the call of Keras 3
 _GRAPH = "graph"  # a text, or what TensorFlow 1 writes beside checkpoints
 
 
@@ -74,6 +75,17 @@ class Needs(Result):
         return min((loader.missing for loader in self.loaders), key=len)
 
     @property
+    def is_for_upgrade(self) -> bool:
+        """Whether it is a model of an older Keras that Keras 3 does not open as such."""
+        if not self.writer.startswith(("Keras 1", "Keras 2")) or self._holds_no_model:
+            return False
+        return not any(loader.ok and _LOADS in loader.call for loader in self.loaders)
+
+    @property
+    def _holds_no_model(self) -> bool:
+        return any(fact.name == "holds" for fact in self.facts)
+
+    @property
     def in_brief(self) -> str:
         """What a message says of a file that does not open ("" of one that does).
 
@@ -87,8 +99,7 @@ class Needs(Result):
         if first.kind not in ("package", "file"):
             what = f"{what} ({first.reason}{f', at {first.where}' if first.where else ''})"
         more = f" and {count_text(len(others), 'other thing')}" if others else ""
-        is_old = self.writer.startswith(("Keras 1", "Keras 2"))
-        upgrade = ", or `ckptkit upgrade`" if is_old else ""
+        upgrade = ", or `ckptkit upgrade`" if self.is_for_upgrade else ""
         return f"{by}{what}{more}{upgrade}"
 
     @property

@@ -300,6 +300,48 @@ def test_litert_with_ops_of_tensorflow() -> None:
     assert ckptkit.needs(path, environment=["tensorflow==2.21"]).facts[-1].value.startswith("Flex")
 
 
+# --- messages of other commands -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [
+        ("tf2.15.1/files_nested/model.h5", "Keras 2.15.0"),
+        ("tf2.12.1/saved_model_keras2/model", "Keras 2.12.0"),
+    ],
+)
+def test_convert_says_what_an_old_model_holds(name: str, writer: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        ckptkit.convert(GOLDEN / name, tmp_path / "new.keras")
+    assert f"written by {writer}, holds a model in the form of" in str(caught.value)
+    assert "`ckptkit upgrade " in str(caught.value)
+
+
+def test_convert_says_that_weights_alone_hold_no_structure(tmp_path: Path) -> None:
+    weights = GOLDEN / "tf2.15.1/cudnn/plain_weights.h5"
+    with pytest.raises(UsageError, match="h5 holds no structure for keras"):
+        ckptkit.convert(weights, tmp_path / "new.keras")
+
+
+@pytest.mark.needs_tf
+def test_convert_says_that_a_copy_of_an_old_archive_is_one(tmp_path: Path) -> None:
+    old = str(GOLDEN / "tf2.15.1/files_nested/model.keras")
+    done = CliRunner().invoke(cli, ["convert", old, str(tmp_path / "new.keras")])
+    assert done.exit_code == 0, done.output
+    assert "has the structure of Keras 2.15.0, as SRC has; `ckptkit upgrade` makes" in done.output
+    loads = ckptkit.needs(old).ok  # tf_keras may be here
+    assert ("every bit as it should be" in done.output) == loads
+    assert ("bit for bit, but not loaded" in done.output) == (not loads)
+
+
+def test_a_brief_names_the_writer_and_both_ways() -> None:
+    path = GOLDEN / "tf2.15.1/files_nested/model.keras"
+    brief = ckptkit.needs(path, environment=["keras==3.15.1", "tensorflow==2.21.0"]).in_brief
+    if brief:  # tf_keras may be here
+        assert brief == "written by Keras 2.15.0; needs tf_keras, or `ckptkit upgrade`"
+    assert ckptkit.needs(path, environment=BESIDE).in_brief == ""
+
+
 # --- environments and the command -----------------------------------------------------------------
 
 
