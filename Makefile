@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants restores conversions matrix gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants restores conversions matrix upgrades gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -76,6 +76,9 @@ run-restores: $(VENV)/.ready-test,runtimes
 
 matrix: $(VENV)/.ready-test  ## reference models in every form, compared, converted, run; rewrites docs/formats.md
 	$(BIN)/python -m benchmarks.form_matrix --write
+
+upgrades: $(VENV)/.ready-test  ## models of Keras 2 upgraded to Keras 3; rewrites docs/upgrade.md
+	$(BIN)/python -m benchmarks.upgrades --write
 
 conversions:  ## damaged .tflite, .onnx and .keras files, localised; rewrites docs/runtimes.md
 	$(MAKE) VENV=$(VENV)-runtimes PIP_CONSTRAINT=tests/runtimes-constraints.txt run-conversions

@@ -7,6 +7,7 @@ inputs.npz, and outputs.npz with what the model computes of them.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -491,6 +492,8 @@ def save(name: str, root: Path) -> None:
         try:
             model.save(root / form)
         except Exception as error:  # what Keras 2 itself cannot save is not in the zoo
+            shutil.rmtree(root / form, ignore_errors=True)
+            (root / form).unlink(missing_ok=True)
             print(f"{name}/{form}: {type(error).__name__}: {str(error)[:120]}")
 
 

@@ -74,5 +74,5 @@ def receipt_lines(receipt: UpgradeReceipt) -> Iterator[str]:
 def _loaded(receipt: UpgradeReceipt) -> str:
     keras = f"Keras {receipt.versions.get('keras', '3')}"
     if receipt.is_loaded:
-        return f"loads in {keras}"
+        return f"loads in {keras}" + (", not in safe mode" if receipt.holds_code else "")
     return f"not loaded again by {keras}"

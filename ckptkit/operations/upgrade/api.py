@@ -123,10 +123,20 @@ def _places(
         else:
             found.append((source, Path(source.name)))
     short = [_renamed(place, to) for _, place in found]
-    return [
+    places = [
         (source, out / (_whole(place, to) if short.count(name) > 1 else name))
         for (source, place), name in zip(found, short, strict=True)
     ]
+    owners: dict[Path, Path] = {}
+    for source, path in places:
+        other = owners.setdefault(path, source)
+        if other is not source:
+            raise UsageError(
+                f"{other} and {source} would both be written there",
+                where=str(path),
+                hint=say("one by one; or ‹recursive› with the directory above them"),
+            )
+    return places
 
 
 def _models_below(top: Path, out: Path) -> Iterator[Path]:

@@ -34,6 +34,7 @@ from ckptkit.operations.execution.inputs import InputOptions
 from ckptkit.operations.input_files import files_read, refuse_inputs
 from ckptkit.operations.upgrade.old_layouts import in_new_layout
 from ckptkit.operations.upgrade.outputs import Comparing, OutputsCompared, new_runner
+from ckptkit.operations.upgrade.read_by_embeddings import ranges_of_embeddings
 from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeRefusedError
 from ckptkit.operations.upgrade.source import OldModel, read_old_model
 from ckptkit.operations.upgrade.translation.account import Account, Obstacle, Scaling
@@ -78,9 +79,11 @@ def upgrade_model(source: Path, dst: Path, options: UpgradeOptions) -> UpgradeRe
         OutputError: DST exists already, or cannot be written.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
+    suffix = suffix_of(options.to)
+    if not dst.name.endswith(suffix):
+        hint = say(f"‹to={SAVED}› writes a directory")
+        raise UsageError(f"the name of the new model ends in {suffix}", where=str(dst), hint=hint)
     target = target_of(dst, SAVED_MODEL if options.to == SAVED else None, None)
-    if options.to != SAVED and target.format.name != KERAS_3:
-        raise UsageError("the name of the new model ends in .keras", where=str(dst))
     old = read_old_model(source)
     if old.generation >= 3:
         raise UsageError(
@@ -102,6 +105,7 @@ class _Upgrading:
     """One upgrade under way.
 
     scratch: a directory that is gone afterwards.  versions: of what built the new model.
+    ranges: what numbers of inputs are drawn within, where the model says it.
     """
 
     old: OldModel
@@ -111,12 +115,14 @@ class _Upgrading:
     runner: RunnerSpec
     scratch: Path
     versions: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def run(self) -> UpgradeReceipt:
         """Carry it out; see `upgrade_model`."""
         config = self._translated()
         if self.old.is_compiled:
             self.account.changed((), "how it was compiled is set aside: compile it again to train")
+        self.ranges = ranges_of_embeddings(config)
         made = self.scratch / "made.keras"
         scalings = self._build(config, made)
         archive = Target(format_of(KERAS_3), self.target.path)
@@ -235,13 +241,13 @@ class _Upgrading:
         return receipt
 
     def _compare(self, new: ModelSpec) -> OutputsCompared:
-        if self.account.holds_code:
-            why = "the model holds Python code, which is not run to compare it"
-            return OutputsCompared(why_not=why, runners=("", self.runner.text))
         row = format_of(self.old.checkpoint.store.format)
         kind = row.model_kind or format_of(KERAS_3).model_kind  # a whole .h5 file is one, too
         old = ModelSpec(kind, self.old.path, text=os.fspath(self.old.path))
-        comparing = Comparing(self.options.inputs, self.options.imports, self.options.timeout_s)
+        options = self.options
+        trust = options.trust and self.account.holds_code
+        inputs = replace(options.inputs, ranges={**self.ranges, **options.inputs.ranges})
+        comparing = Comparing(inputs, options.imports, trust, options.timeout_s)
         runner = RunnerSpec() if self.target.format.is_directory else self.runner
         return comparing.compare(old, new, runner, self.scratch)
 

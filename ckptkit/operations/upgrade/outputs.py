@@ -130,10 +130,14 @@ def old_runner(kind: str) -> tuple[RunnerSpec | None, str]:
 
 @dataclass(frozen=True)
 class Comparing:
-    """How outputs are compared: inputs, modules that define custom classes, limits."""
+    """How outputs are compared: inputs, modules that define custom classes, limits.
+
+    trust: whether Python code that the models hold is run.
+    """
 
     inputs: InputOptions
     imports: tuple[str, ...] = ()
+    trust: bool = False
     timeout_s: float = 600.0
 
     def compare(
@@ -150,7 +154,7 @@ class Comparing:
             UsageError: inputs of files do not fit the old model.
             RunnerError: the new model cannot be loaded.
         """
-        options = {"imports": list(self.imports)}
+        options: dict[str, Any] = {"imports": list(self.imports), "trust": self.trust}
         spec, why = old_runner(old.kind)
         if spec is None:
             return self._loaded(new, runner, why, options)

@@ -15,7 +15,7 @@ from ckptkit.operations.upgrade.outputs import OutputsCompared
 from ckptkit.operations.upgrade.translation.account import Change, Obstacle
 from ckptkit.operations.upgrade.weights import SCALED
 from ckptkit.results import Result
-from ckptkit.text import count_text
+from ckptkit.text import count_text, list_text
 
 SCHEMA = "ckptkit.upgrade/1"
 _SHOWN = 8
@@ -33,10 +33,13 @@ class UpgradeRefusedError(CkptkitError):
     code = "upgrade"
 
     def __init__(self, obstacles: Sequence[Obstacle], where: str, hint: str = "") -> None:
-        shown = "; ".join(map(str, obstacles[:_SHOWN]))
-        more = len(obstacles) - _SHOWN
-        if more > 0:
-            shown += f"; and {more} more"
+        grouped: dict[str, list[str]] = {}
+        for item in obstacles:
+            grouped.setdefault(item.what, []).append(item.where)
+        texts = [str(Obstacle(list_text(places, 4), what)) for what, places in grouped.items()]
+        shown = "; ".join(texts[:_SHOWN])
+        if len(texts) > _SHOWN:
+            shown += f"; and {len(texts) - _SHOWN} more"
         super().__init__(shown, where=where, hint=hint)
         self.obstacles = tuple(obstacles)
 
@@ -52,7 +55,7 @@ class UpgradeReceipt(Result):
     wrote the old one.  changes: of its configuration.  plan: where each weight comes from.
     proof: of the weights, bit for bit.  outputs: what both compute.  versions: of what took part.
     notes: what a person should know, a sentence each.  holds_code: whether it holds Python code, so
-    that it was not loaded in safe mode.
+    that it does not load in safe mode.
     """
 
     source: Path
@@ -74,7 +77,7 @@ class UpgradeReceipt(Result):
     @property
     def is_loaded(self) -> bool:
         """Whether a fresh process has loaded the new model."""
-        return bool(self.outputs.runners[1]) and not self.outputs.failure and not self.holds_code
+        return bool(self.outputs.runners[1]) and not self.outputs.failure
 
     @property
     def failures(self) -> tuple[str, ...]:

@@ -82,15 +82,15 @@ class CallableModel:
     optional: tuple[str, ...] = ()
 
 
-def load_file(keras: Any, path: str) -> CallableModel:
-    """Return the model of a `.keras` or whole `.h5` file, loaded in safe mode.
+def load_file(keras: Any, path: str, *, trusted: bool = False) -> CallableModel:
+    """Return the model of a `.keras` or whole `.h5` file, in safe mode unless it is trusted.
 
     Raises RunnerError for code in it, MissingDependencyError for a file of an older Keras that
     this one does not load.
     """
     version = written_by(path)
     try:
-        model = keras.saving.load_model(path, safe_mode=True, compile=False)
+        model = keras.saving.load_model(path, safe_mode=not trusted, compile=False)
     except Exception as error:
         if isinstance(error, ValueError) and "safe_mode" in str(error):
             raise safe_mode_refusal(path) from error

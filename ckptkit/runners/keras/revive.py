@@ -203,7 +203,8 @@ def _object_problems(
     where = "/".join(path)
     if key.endswith("activation") and isinstance(value, str):
         if value not in known and not hasattr(keras.activations, value):
-            yield [where, f"{key}={value!r} of {owner}: Keras 3 has no such function"]
+            what = f"{key}={value!r} of {owner}: Keras 3 has no such function"
+            yield [where, f"{what}, and {_WITHOUT_CODE.replace('class', 'function')}"]
         return
     if not isinstance(value, Mapping) or not isinstance(value.get("class_name"), str):
         return

@@ -230,7 +230,9 @@ def actions_of(backend: Backend) -> dict[str, Callable[[Request], Result]]:
         model_spec = request["model_spec"]
         with backend.scope(module, spec):
             if model_spec["kind"] == "keras":
-                return KerasSession(spec, backend, module, load_file(module, model_spec["path"]))
+                trusted = bool(request["options"].get("trust"))
+                loaded = load_file(module, model_spec["path"], trusted=trusted)
+                return KerasSession(spec, backend, module, loaded)
             built = build_code(module, model_spec["code"], model_spec["place"])
             session = KerasSession(spec, backend, module, built.callable_model())
             if request["action"] != "describe" and model_spec["path"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -37,42 +38,43 @@ def load_model(spec: str) -> Any:
     return checked(call_code(spec, seed_keras), spec)
 
 
-def load_keras(path: str, *, compiled: bool = False) -> Any:
+def load_keras(path: str, *, compiled: bool = False, trusted: bool = False) -> Any:
     """Return the model of a Keras file, loaded in safe mode; raises RunnerError for code in it.
 
-    A file of Keras 2 is loaded by Keras 2 where that is installed.
+    A file of Keras 2 is loaded by Keras 2 where that is installed.  trusted: code in it is run.
     """
     version = written_by(path)
+    load = partial(_loaded, path, compiled, trusted)
     if not is_before_keras_3(version):
-        return _loaded(path, compiled)
+        return load()
     if not is_keras_2(keras()) and find_spec(TF_KERAS) is None:
         hint = f"pip install {TF_KERAS}, which does, or `ckptkit upgrade`"
-        return _tried(path, version, compiled, f"Keras {keras().__version__}", hint)
+        return _tried(load, path, version, f"Keras {keras().__version__}", hint)
     if not is_keras_2(keras()):
         os.environ[WHICH_KERAS] = TF_KERAS
     if version.startswith("2."):
-        return _loaded(path, compiled)
+        return load()
     hint = "`ckptkit upgrade` translates it; or give code that builds the model"
-    return _tried(path, version, compiled, f"{TF_KERAS} {keras().__version__}", hint)
+    return _tried(load, path, version, f"{TF_KERAS} {keras().__version__}", hint)
 
 
-def _tried(path: str, version: str, compiled: bool, by: str, hint: str) -> Any:
+def _tried(load: Callable[[], Any], path: str, version: str, by: str, hint: str) -> Any:
     """Return what a Keras makes of a file of an older one, which it reads sometimes."""
     try:
-        return _loaded(path, compiled)
+        return load()
     except RunnerError:
         raise
     except Exception as error:
         raise not_loaded(path, version, by, hint) from error
 
 
-def _loaded(path: str, compiled: bool) -> Any:
+def _loaded(path: str, compiled: bool, trusted: bool) -> Any:
     loader = keras()
-    if is_keras_2(loader):
+    if is_keras_2(loader) and not trusted:
         refuse_lambdas(path)
     loader.utils.set_random_seed(SEED)
     try:
-        return loader.models.load_model(path, safe_mode=True, compile=compiled)
+        return loader.models.load_model(path, safe_mode=not trusted, compile=compiled)
     except (TypeError, ValueError) as error:
         if isinstance(error, ValueError) and "safe_mode" in str(error):
             raise safe_mode_refusal(path) from error

@@ -109,7 +109,8 @@ def _load(request: Request, spec: RunnerSpec) -> LoadedModel:
     model_spec = request["model_spec"]
     row = format_of_kind(model_spec["kind"])
     if row is not None and row.structure == KERAS:
-        model = load_keras(model_spec["path"])
+        trusted = bool(request["options"].get("trust"))
+        model = load_keras(model_spec["path"], trusted=trusted)
         return LoadedModel(calls_of(model), model)
     looked_into = request["action"] == "isolate" or bool(request.get("layers"))
     if looked_into:

@@ -62,6 +62,7 @@ _CLASSES = {
     "Convolution2D": "Conv2D",
     "Convolution3D": "Conv3D",
     "Deconvolution2D": "Conv2DTranspose",
+    "Deconvolution3D": "Conv3DTranspose",
     "SeparableConvolution2D": "SeparableConv2D",
     "AtrousConvolution1D": "Conv1D",
     "AtrousConvolution2D": "Conv2D",
@@ -102,12 +103,18 @@ def as_keras2(value: Any, account: Account, path: Path = ()) -> Any:
         if as_layer(config.get(key)) is not None:
             config[key] = as_keras2(config[key], account, _below(config[key], path))
     node["config"] = config
-    is_old = (
-        account.is_keras1
-        or node["class_name"] in (*_CLASSES, "Merge")
-        or not _MARKS.isdisjoint(config)
-    )
-    return _layer(node, config, path, account) if is_old and "module" not in node else node
+    return _layer(node, config, path, account) if _is_old(node, config, account) else node
+
+
+def _is_old(node: Mapping[str, Any], config: Mapping[str, Any], account: Account) -> bool:
+    """Whether a layer has the settings of Keras 1: of its own layers, as the file or they tell."""
+    layer = as_layer(node)
+    if layer is None or "module" in node or not (layer.built_in or layer.class_name in _CLASSES):
+        return False
+    if account.is_keras1 or layer.class_name in (*_CLASSES, "Merge"):
+        return True
+    own = {"output_dim"} if layer.class_name == "Embedding" else set()
+    return not (_MARKS - own).isdisjoint(config)
 
 
 def _below(item: Any, path: Path) -> Path:

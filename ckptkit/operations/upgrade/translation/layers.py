@@ -169,20 +169,22 @@ def _rename(name: str, settings: Config, path: Path, account: Account) -> None:
 def _drop(name: str, settings: Config, path: Path, account: Account) -> None:
     """Drop settings that Keras 3 does not have, where they change nothing."""
     harmless = {**_HARMLESS, **_HARMLESS_OF.get(name, {})}
+    dropped = []
     for key in [key for key in settings if key in harmless]:
         values, value = harmless[key], settings[key]
         if not any(allowed is _ANY or allowed == value for allowed in values):
-            if key in _KEPT:
-                continue
-            account.refuse(path, f"{key}={value!r:.60} of {name} has no counterpart in Keras 3")
+            if key not in _KEPT:
+                account.refuse(path, f"{key}={value!r:.60} of {name} has no counterpart in Keras 3")
             continue
         del settings[key]
-        if key in _TOLD:
-            account.changed(path, f"{key}={value!r:.60} of {name} is dropped: Keras 3 has no such")
+        if key not in _KEPT and key not in _OF_THE_INPUT:
+            plain = value is None or isinstance(value, (bool, int, float, str))
+            dropped.append(f"{key}={value}" if plain else key)
+    if dropped:
+        account.changed(path, f"dropped, since Keras 3 has no such settings: {', '.join(dropped)}")
 
 
-# of the rest nobody could tell that they were ever there
-_TOLD = ("implementation", "input_length", "time_major", "virtual_batch_size", "groups")
+_OF_THE_INPUT = ("batch_input_shape", "input_dtype")
 _KEPT = ("sparse", "ragged", "optional", "output_padding", "zero_output_for_mask")
 
 

@@ -128,6 +128,8 @@ def activation_of(value: Any, path: Path, account: Account) -> Any:
     """
     if isinstance(value, str):
         name = value.removeprefix("keras.activations.")
+        if name == "<lambda>":  # as Keras 2 calls any function without a name
+            account.refuse(path, "an activation is a lambda, of which the file has no code")
         new = _ACTIVATIONS.get(name, name)
         if new != value:
             account.changed(path, f"activation {value} is called {new}")
