@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UsageError
 from ckptkit.model_io.signature import TensorInfo
+from ckptkit.model_io.tf_examples import Feature, serialized
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def random_inputs(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     words: Sequence[str | bytes] = (),
     int_high: int | None = None,
+    examples: Mapping[str, Sequence[Feature]] | None = None,
 ) -> dict[str, Array]:
     """Draw one array per input.
 
@@ -54,7 +56,8 @@ def random_inputs(
     Floats are near a normal distribution (a sum of four uniform numbers, at most 3.5 in size)
     unless `ranges` gives the lowest and highest value (both included, for integers too).  Integers
     are below `int_high` (ATTEMPTS' first if None).  Text is drawn from `words`: single words and
-    whole sentences, with a word that no vocabulary holds and an empty text.
+    whole sentences, with a word that no vocabulary holds and an empty text; for an input of
+    `examples` each text is a serialized tf.train.Example of these features.
     Raises UsageError for a dtype that cannot be drawn, a range of an input that does not exist, and
     one that its dtype cannot hold.
     """
@@ -68,6 +71,11 @@ def random_inputs(
     found: dict[str, Array] = {}
     for info in _in_shape(inputs, seed, batch, size, found):
         stream = _Stream(seed, info.name)
+        features = (examples or {}).get(info.name)
+        if features is not None:
+            shape = shape_of(info, batch, size)
+            found[info.name] = _examples(features, stream, shape, words, int_high)
+            continue
         found[info.name] = _draw(info, stream, batch, size, wanted, words, int_high)
     return {info.name: found[info.name] for info in inputs}
 
@@ -81,6 +89,7 @@ def candidate_inputs(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     words: Sequence[str | bytes] = (),
     int_high: int | None = None,
+    examples: Mapping[str, Sequence[Feature]] | None = None,
 ) -> Iterator[list[dict[str, Array]]]:
     """Yield inputs to try in turn until a model takes them: `cases` draws from seed, seed + 1, ...
 
@@ -99,6 +108,7 @@ def candidate_inputs(
                 ranges=ranges,
                 words=words,
                 int_high=int_high or high,
+                examples=examples,
             )
             for number in range(cases)
         ]
@@ -106,6 +116,33 @@ def candidate_inputs(
             continue  # nothing was left open: it would be refused again
         before.append(cases_drawn)
         yield cases_drawn
+
+
+def _examples(
+    features: Sequence[Feature],
+    stream: _Stream,
+    shape: tuple[int, ...],
+    words: Sequence[str | bytes],
+    int_high: int | None,
+) -> Array:
+    """Draw serialized examples; features of open length have one to three values."""
+    import numpy as np
+
+    flat = np.empty(math.prod(shape), object)
+    for place in range(len(flat)):
+        values: dict[str, Array] = {}
+        for feature in features:
+            size = feature.size
+            count = int(stream.below(1, 3)[0]) + 1 if size is None else size
+            info = TensorInfo(feature.name, feature.dtype, (count,))
+            if feature.dtype == "string":
+                values[feature.name] = _texts(stream, count, words)
+            elif feature.dtype == "int64":
+                values[feature.name] = _integers(info, stream, count, None, int_high)
+            else:
+                values[feature.name] = _floats(info, stream, count, None)
+        flat[place] = serialized(values)
+    return flat.reshape(shape)
 
 
 # --- parts of sparse and ragged inputs ------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature
+from ckptkit.model_io.tf_examples import features_of
 from ckptkit.runners.chunks import chunked_layers, load_written, save_cases
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.process import bounded, run
@@ -189,6 +190,10 @@ def _description(result: Mapping[str, Any]) -> Description:
         tuple(bytes.fromhex(word) for word in found["words"]),
         found["int_high"],
         {key: tuple(names) for key, names in found["optional"].items()},
+        {
+            key: {name: features_of(rows) for name, rows in inputs.items()}
+            for key, inputs in found["examples"].items()
+        },
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.model_io.signature import ModelSignature
+from ckptkit.model_io.tf_examples import Feature
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Arrays
@@ -78,6 +79,7 @@ class Description:
     environment: what ran it: see `environment` in docs/check.md.
     words: some of the vocabulary, for string inputs.  int_high: integers below it are safe as
     inputs; None where nothing says so.  optional: {signature: names of inputs that may be left out}
+    examples: {signature: {input: features}} of inputs that are serialized tf.train.Example.
     """
 
     signatures: Mapping[str, ModelSignature]
@@ -85,6 +87,7 @@ class Description:
     words: tuple[bytes, ...] = ()
     int_high: int | None = None
     optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, tuple[Feature, ...]]] = field(default_factory=dict)
 
     @property
     def default(self) -> str | None:

@@ -44,7 +44,8 @@ def explain_by_inputs(
     """Return what is found on the first case: at most one finding, the surest cause."""
     name = next(iter(cases))
     given = paired.inputs_of(cases[name])
-    ways, half = dict(_ways(given)), _part(given)
+    cut = not any(info.part for info in paired.reference.inputs)
+    ways, half = dict(_ways(given)), _part(given) if cut else None
     subject = str(paired.resolved.subject)
     run = None
     for part in (half, None) if half else (None,):  # a model may want batches of one size

@@ -168,6 +168,7 @@ def _attempts(
         ranges=input_options.ranges,
         words=description.words,
         int_high=description.int_high,
+        examples=description.examples.get(signature, {}),
     ):
         if len(drawn) == 1:
             yield {"drawn": drawn[0]}, text
@@ -228,12 +229,13 @@ def split_cases(
 ) -> list[list[dict[str, Any]]]:
     """Return each case as cases of one example; [] for one that cannot be split.
 
-    A case splits where the first axis of every input is free, and as long in all of them.
+    A case splits where the first axis of every input is free, and as long in all of them; parts of
+    sparse and ragged inputs are as long as they have values.
     """
     free = all(
         info.shape is not None and info.shape and info.shape[0] is None
         for info in model_signature.inputs
-    )
+    ) and not any(info.part for info in model_signature.inputs)
     found: list[list[dict[str, Any]]] = []
     for case in cases:
         lengths = {array.shape[0] for array in case.values() if array.ndim}

@@ -81,7 +81,8 @@ def attribute(
             continue
         fine, worst = judged(run.outputs[0])
         yield Flip(switch, spec.text, fine is not passes, error_of(worst), worst.name)
-    examples = _split(inputs)
+    cut = not any(info.part for info in paired.reference.inputs)
+    examples = _split(inputs) if cut else ()
     if examples:
         run = runs.execute(resolved, start, examples, signature, quiet=True)
         whole = (

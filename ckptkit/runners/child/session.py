@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ckptkit.model_io.array_files import as_array, load_arrays, save_arrays
 from ckptkit.model_io.signature import ModelSignature
+from ckptkit.model_io.tf_examples import Feature
 from ckptkit.runners.child.inputs import choose_signature, fit, signature_of
 from ckptkit.runners.child.machine import machine
 from ckptkit.runners.spec import RunnerSpec
@@ -46,13 +47,15 @@ class ModelFacts:
 
     signatures: by key; {} where the model does not tell its inputs.  words: of its vocabulary.
     int_high: integers below it are safe as inputs, None where nothing says so.  optional: names of
-    inputs that may be left out, by signature.
+    inputs that may be left out, by signature.  examples: {signature: {input: features}} of inputs
+    that are serialized tf.train.Example.
     """
 
     signatures: Mapping[str, ModelSignature]
     words: Sequence[bytes] = ()
     int_high: int | None = None
     optional: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, Sequence[Feature]]] = field(default_factory=dict)
 
 
 class Intermediates(NamedTuple):
@@ -187,6 +190,10 @@ def _described(facts: ModelFacts) -> Result:
         "words": [word.hex() for word in words],  # bytes of any encoding, through JSON
         "int_high": facts.int_high,
         "optional": {key: list(names) for key, names in facts.optional.items()},
+        "examples": {
+            key: {name: list(features) for name, features in inputs.items()}
+            for key, inputs in facts.examples.items()
+        },
     }
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.model_io.signature import ModelSignature, TensorInfo
+from ckptkit.model_io.tf_examples import Feature
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.session import Intermediates, ModelFacts, wanted
 from ckptkit.runners.spec import RunnerSpec
@@ -32,6 +33,7 @@ from ckptkit.runners.tensorflow.graphs import (
 )
 from ckptkit.runners.tensorflow.layers import chunks_of
 from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.parsed_examples import parsed_examples
 from ckptkit.runners.tensorflow.saved_model import rows_looked_up, words_of
 from ckptkit.runners.tensorflow.xla import not_compiled
 from ckptkit.stores.saved_model.signatures import is_called
@@ -220,7 +222,12 @@ class GraphSession:
             words,
             rows_looked_up(self.inside.definition, rows),
             {key: item.optional for key, item in items if item.optional},
+            {key: found for key, item in items if (found := self._examples(item))},
         )
+
+    def _examples(self, chosen: SessionSignature) -> dict[str, tuple[Feature, ...]]:
+        fed = {_node(tensor): name for name, tensor in chosen.feeds.items()}
+        return parsed_examples(self.inside.definition, fed)
 
     def _rows(self, name: str) -> int | None:
         node = self.inside.nodes[name]

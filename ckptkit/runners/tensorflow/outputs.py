@@ -171,7 +171,11 @@ def _tried(key: str, describing: OpenSession, old: Call, new: Call) -> tuple[Arr
     failure: Exception | None = None
     try:
         for [inputs] in candidate_inputs(
-            infos, seed=SEED, words=facts.words, int_high=facts.int_high
+            infos,
+            seed=SEED,
+            words=facts.words,
+            int_high=facts.int_high,
+            examples=facts.examples.get(key, {}),
         ):
             try:
                 outputs = old(inputs)

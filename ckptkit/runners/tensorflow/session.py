@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.model_io.tf_examples import Feature
 from ckptkit.runners.child.heavy_ops import is_heavy
 from ckptkit.runners.child.quantised import quantisation_of
 from ckptkit.runners.child.session import Intermediates, ModelFacts, Request, import_extras, wanted
@@ -27,6 +28,7 @@ from ckptkit.runners.tensorflow.layers import (
 from ckptkit.runners.tensorflow.mirrored import mirrored
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.owners import RECORDER, Owners
+from ckptkit.runners.tensorflow.parsed_examples import parsed_examples
 from ckptkit.runners.tensorflow.restore import build, lost_weights, restore_into
 from ckptkit.runners.tensorflow.saved_model import (
     load_saved_model,
@@ -162,7 +164,8 @@ class TensorFlowSession:
         }
         optional = {key: e.optional for key, e in endpoints.items() if e.optional}
         words, high = self._words_and_rows()
-        return ModelFacts(signatures, words, high, optional)
+        examples = {key: found for key, e in endpoints.items() if (found := _examples_of(e))}
+        return ModelFacts(signatures, words, high, optional, examples)
 
     def _words_and_rows(self) -> tuple[list[bytes], int | None]:
         dtypes = {i.dtype for e in self.loaded.endpoints.values() for i in e.inputs or ()}
@@ -302,6 +305,16 @@ class TensorFlowSession:
         """Return the values in the graph of what is no Keras model."""
         owners = self.loaded.owners
         return flat.points(owners.owner_of if owners is not None else None)
+
+
+def _examples_of(endpoint: Endpoint) -> dict[str, tuple[Feature, ...]]:
+    """Return {input: features} of what a SavedModel's function parses."""
+    infos = endpoint.inputs or ()
+    if endpoint.concrete is None or not any(info.dtype == "string" for info in infos):
+        return {}
+    flat = FlatGraph(endpoint.concrete)
+    names = [info.name for info in infos]
+    return parsed_examples(flat.graph, dict(zip(flat.inputs, names, strict=True)))
 
 
 def nest_order(tensors: Mapping[str, Any]) -> Iterator[Any]:
