@@ -1,7 +1,8 @@
 """What is said of a model before it is run: what a scan flags of it, in one line.
 
 A model that writes files, or runs code of its own, does so with the rights of whoever runs it.  It
-is run all the same: who asks for that has decided, and a pipeline has nobody to ask.
+is run all the same: who asks for that has decided, and a pipeline has nobody to ask.  A class that
+is merely not Keras's own is none of it: whoever runs the model has imported that.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def warn_of_model(path: Path) -> None:
 
 
 def flagged(path: Path) -> str:
-    """Return what a scan flags of a model, as one line.
+    """Return the errors that a scan finds in a model, as one line.
 
     Args:
         path: of a model that is about to run.
@@ -48,7 +49,7 @@ def flagged(path: Path) -> str:
         for unit in found.units
         for check in unit.checks
         for finding in check.findings
-        if finding.severity != "note"
+        if finding.severity == "error"
     ]
     if not findings:
         return ""

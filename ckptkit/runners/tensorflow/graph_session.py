@@ -35,7 +35,7 @@ from ckptkit.runners.tensorflow.layers import chunks_of
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.parsed_examples import parsed_examples
 from ckptkit.runners.tensorflow.saved_model import rows_looked_up, words_of
-from ckptkit.runners.tensorflow.xla import not_compiled
+from ckptkit.runners.tensorflow.xla import not_compiled, refuse_text
 from ckptkit.stores.saved_model.signatures import is_called
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SessionGraph:
     session: Any
     meta_graph: Any
     spec: RunnerSpec
-    _functions: dict[Any, tuple[Sequence[Any], Sequence[Any]]] = field(default_factory=dict)
+    _functions: dict[Any, tuple[Mapping[str, Any], Sequence[Any]]] = field(default_factory=dict)
 
     @cached_property
     def definition(self) -> Any:
@@ -88,7 +88,7 @@ class SessionGraph:
         fetched: Sequence[Any] = list(tensors)
         if self.spec.xla:
             takes, fetched = self._compiled(tuple(feeds), tuple(tensors))
-            given = dict(zip(takes, feeds.values(), strict=True))
+            given = {placeholder: feeds[name] for name, placeholder in takes.items()}
         values = self.session.run(fetched, given, options=options, run_metadata=metadata)
         found = {}
         for name, value in zip(tensors, values, strict=True):
@@ -98,17 +98,20 @@ class SessionGraph:
 
     def _compiled(
         self, feeds: Sequence[str], tensors: Sequence[str]
-    ) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Return what to feed and to fetch so that XLA compiles what is between."""
+    ) -> tuple[Mapping[str, Any], Sequence[Any]]:
+        """Return {tensor: what to feed for it} and what to fetch, so that XLA compiles the rest."""
         if (feeds, tensors) not in self._functions:
             self._functions[feeds, tensors] = self._compile(feeds, tensors)
         return self._functions[feeds, tensors]
 
     def _compile(
         self, feeds: Sequence[str], tensors: Sequence[str]
-    ) -> tuple[Sequence[Any], Sequence[Any]]:
+    ) -> tuple[Mapping[str, Any], Sequence[Any]]:
         tf = tensorflow()
         part = self.part({*feeds}, tensors)
+        there = {node.name for node in part.node}
+        feeds = [name for name in feeds if _node(name) in there]
+        refuse_text(self._tensor(name).dtype.name for name in feeds)
         # what is fed, and state, stays outside of what is compiled
         kept = {n.name for n in part.node if n.op in VARIABLES or self._gives_handle(n.name)}
         without_nodes(part, kept | {_node(name) for name in feeds})
@@ -136,7 +139,7 @@ class SessionGraph:
                     "XLA cannot compile the model: its graph changes a variable of TensorFlow 1",
                     hint="run it without xla:",
                 ) from error
-        return takes, results
+        return dict(zip(feeds, takes, strict=True)), results
 
     def _gives_handle(self, name: str) -> bool:
         operation = self.graph.get_operation_by_name(name)

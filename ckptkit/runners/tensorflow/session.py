@@ -36,7 +36,7 @@ from ckptkit.runners.tensorflow.saved_model import (
     rows_of,
     words_of,
 )
-from ckptkit.runners.tensorflow.xla import not_compiled
+from ckptkit.runners.tensorflow.xla import not_compiled, refuse_text
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of_kind
 
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ class TensorFlowSession:
     def call(self, signature: str, inputs: Arrays) -> dict[str, Array]:
         with setup.scope(self.spec):
             tensors = self.tensors(inputs)
+            if self.spec.xla:
+                refuse_text(tensor.dtype.name for tensor in tensors.values())
             try:
                 run = self._again if self._ran else self._first
                 outputs = run(signature, tensors)

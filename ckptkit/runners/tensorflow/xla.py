@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ckptkit.errors import UnsupportedError
 
@@ -14,7 +15,16 @@ def not_compiled(error: Exception) -> UnsupportedError | None:
     lacking = _NO_KERNEL.search(str(error))
     if lacking is None:
         return None
-    op = "inputs of such a dtype" if lacking[1] == "_Arg" else lacking[1]
+    return _refusal("inputs of such a dtype" if lacking[1] == "_Arg" else lacking[1])
+
+
+def refuse_text(dtypes: Iterable[str]) -> None:
+    """Raise UnsupportedError for text among the inputs, which may end the process inside of XLA."""
+    if "string" in dtypes:
+        raise _refusal("inputs of such a dtype")
+
+
+def _refusal(what: str) -> UnsupportedError:
     return UnsupportedError(
-        f"XLA cannot compile the model: it has no kernel for {op}", hint="run it without xla:"
+        f"XLA cannot compile the model: it has no kernel for {what}", hint="run it without xla:"
     )

@@ -33,6 +33,16 @@ def test_of_a_harmless_model_nothing_is_said(tmp_path: Path) -> None:
     assert not flagged(write_model(tmp_path / "m", model_with("Add", "graph"), "pb"))
 
 
+def test_a_class_of_ones_own_is_no_alarm(tmp_path: Path) -> None:
+    config = {
+        "class_name": "Functional",
+        "module": "keras",
+        "config": {"layers": [layer("Mine", module="mine")]},
+    }
+    assert not ckptkit.scan(keras_file(tmp_path / "m.keras", config)).ok
+    assert not flagged(tmp_path / "m.keras")
+
+
 def test_what_cannot_be_scanned_is_told_by_what_loads_it(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 40)
     assert not flagged(tmp_path)
