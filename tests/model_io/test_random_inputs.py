@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.model_io.array_files import load_inputs
 from ckptkit.model_io.random_inputs import CANDIDATE_SIZES, UNKNOWN_WORD, fit_inputs, random_inputs
-from ckptkit.model_io.signature import TensorInfo
+from ckptkit.model_io.signature import InputPart, TensorInfo
+from ckptkit.model_io.tf_examples import Feature, serialized
 
 X = TensorInfo("x", "float32", (None, 3))
 IDS = TensorInfo("ids", "int32", (None, None))
@@ -189,3 +190,73 @@ def test_files_of_inputs_that_are_refused(tmp_path: Path) -> None:
     for name, error, said in refusals:
         with pytest.raises(error, match=said):
             load_inputs(tmp_path / name)
+
+
+# -- parts of sparse and ragged inputs, and examples -----------------------------------------------
+
+
+def sparse_infos(shape: tuple[int | None, ...]) -> list[TensorInfo]:
+    """Return the parts of a sparse input of float32."""
+    rank = len(shape)
+    return [
+        TensorInfo("x/indices", "int64", (None, rank), InputPart("x", "sparse", "indices", shape)),
+        TensorInfo("x/values", "float32", (None,), InputPart("x", "sparse", "values", shape)),
+        TensorInfo("x/shape", "int64", (rank,), InputPart("x", "sparse", "dense_shape", shape)),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(None, 4), (None, None), (3, 5, 2), (None,), (7, 1)])
+def test_a_sparse_input_has_values_in_order_in_every_row(shape: tuple[int | None, ...]) -> None:
+    drawn = random_inputs(sparse_infos(shape), seed=3, batch=8, size=6)
+    dense = drawn["x/shape"]
+    assert list(dense) == [n if n else (6 if axis else 8) for axis, n in enumerate(shape)]
+    indices = [tuple(row) for row in drawn["x/indices"]]
+    assert indices == sorted(set(indices))
+    assert len(drawn["x/values"]) == len(indices)
+    assert (drawn["x/indices"] < dense).all()
+    assert {row[0] for row in indices} == set(range(dense[0]))
+
+
+def test_the_rows_of_a_ragged_input_fit_into_each_other() -> None:
+    def part(role: str) -> InputPart:
+        return InputPart("x", "ragged", role)
+
+    infos = [
+        TensorInfo("x/values", "float32", (None, 3), part("values")),
+        TensorInfo("x/row_splits", "int64", (None,), part("row_splits")),
+        TensorInfo("x/row_splits_1", "int32", (None,), part("row_splits")),
+    ]
+    drawn = random_inputs(infos, seed=3, batch=8)
+    outer, inner = drawn["x/row_splits"], drawn["x/row_splits_1"]
+    assert (outer.dtype, inner.dtype) == (np.int64, np.int32)
+    assert len(outer) == 9
+    assert outer[-1] == len(inner) - 1
+    assert drawn["x/values"].shape == (inner[-1], 3)
+    assert (np.diff(outer) > 0).all()
+    assert (np.diff(inner) > 0).all()
+
+
+@pytest.mark.needs_tf
+def test_examples_are_read_by_tensorflow() -> None:
+    from tensorflow.core.example.example_pb2 import Example
+
+    features = [Feature("a", "float32", 3), Feature("n", "int64", None), Feature("w", "string", 1)]
+    infos = [TensorInfo("e", "string", (None,))]
+    drawn = random_inputs(infos, seed=3, batch=8, examples={"e": features}, int_high=5)["e"]
+    assert len(set(drawn)) == 8
+    for text in drawn:
+        found = Example.FromString(text).features.feature
+        assert set(found) == {"a", "n", "w"}
+        assert len(found["a"].float_list.value) == 3
+        assert 1 <= len(found["n"].int64_list.value) <= 3
+        assert all(0 <= number < 5 for number in found["n"].int64_list.value)
+        assert len(found["w"].bytes_list.value) == 1
+
+
+@pytest.mark.needs_tf
+def test_numbers_of_examples_come_back() -> None:
+    from tensorflow.core.example.example_pb2 import Example
+
+    numbers = np.array([-1, 0, 127, 128, 2**40, -(2**63)], np.int64)
+    found = Example.FromString(serialized({"n": numbers})).features.feature["n"]
+    assert list(found.int64_list.value) == list(numbers)

@@ -289,7 +289,7 @@ _SOFT = v1.ConfigProto(allow_soft_placement=True)
 def make_refused(folder: Path) -> None:
     """Write an export of TensorFlow 2 whose objects it does not load, and whose graph is whole."""
 
-    class Product(tf.Module):
+    class Product(tf.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.w = tf.Variable(RNG.randn(3, 2).astype(np.float32), name="w")
