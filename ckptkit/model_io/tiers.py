@@ -21,7 +21,7 @@ what reordered sums, TensorFloat-32 (10 bits of mantissa) and other kernels were
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -121,8 +121,6 @@ def tier_of(one: Environment, other: Environment) -> Tier:
     """
     compute = _compute(one)
     reasons: dict[str, list[str]] = {"T5": [], "T3": [], "T4": [], "T2": []}
-    if any(env.get("quantized") for env in (one, other)):
-        reasons["T5"].append("quantised")
     if one.get("runtime", "tensorflow") != other.get("runtime", "tensorflow"):
         reasons["T4"].append(f"{_runtime(one)} against {_runtime(other)}")
     if compute != _compute(other):
@@ -132,12 +130,26 @@ def tier_of(one: Environment, other: Environment) -> Tier:
     if _uses_tf32(one) or _uses_tf32(other):
         reasons["T3"].append("TensorFloat-32 is on")
     reasons["T2"] += _crossings(one, other)
+    modes = [env.get("quantized") for env in (one, other)]
+    told = modes[0] == modes[1] and isinstance(modes[0], str)
+    # a layer of Keras that is quantised gives the same bits again from the same program; another
+    # one may round an activation to the integer beside it
+    if any(modes) and not (told and not any(reasons.values())):
+        reasons["T5"].append(_quantised(modes))
     if reasons["T3"]:  # wider than T4: what rounds there rounds in another runtime too
         reasons["T3"] += reasons["T4"]
     for name, found in reasons.items():
         if found:
             return tier_named(name, ", ".join(found), compute)
     return tier_named("T1", "same device, versions and switches", compute)
+
+
+def _quantised(modes: Sequence[object]) -> str:
+    """Return which sides are quantised, and how, as far as they tell."""
+    texts = [str(mode) if isinstance(mode, str) else "" for mode in modes]
+    if texts[0] == texts[1]:
+        return f"quantised to {texts[0]}" if texts[0] else "quantised"
+    return f"quantised: {texts[0] or 'full'} against {texts[1] or 'full'} precision"
 
 
 def _runtime(env: Environment) -> str:

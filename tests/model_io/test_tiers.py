@@ -66,6 +66,23 @@ def test_the_environments_give_the_tier(change: dict[str, Any], name: str, reaso
         assert all(part.split()[-1] in tier.reason for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "name", "reason"),
+    [
+        ("int8", {"quantized": "int8"}, "T1", "same"),
+        ("int8", {"quantized": "int8", "xla": True}, "T5", "quantised to int8"),
+        ("int8", {"quantized": "int8", "runtime": "keras-jax"}, "T5", "quantised to int8"),
+        ("int8", {"quantized": "int4"}, "T5", "int8 against int4 precision"),
+        ("int8", {}, "T5", "int8 against full precision"),
+    ],
+)
+def test_a_quantised_model_of_keras_gives_its_bits_again(
+    one: str, other: dict[str, Any], name: str, reason: str
+) -> None:
+    tier = tier_of({**CPU, "quantized": one}, {**CPU, **other})
+    assert tier.name == name and reason in tier.reason
+
+
 def test_the_switch_of_tf32_counts_on_a_gpu_alone() -> None:
     assert tier_of(CPU, {**CPU, "tf32": False}).name == "T1"
     assert tier_of(GPU, {**GPU, "tf32": True}).name == "T3"
