@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ SAVED = ("Dense", "LSTM", "loss_mse", "custom", "code", "subclassed", "words", "
 
 
 @keras.saving.register_keras_serializable("some_lab")
-class Scale(layers.Layer):
+class Scale(layers.Layer):  # type: ignore[name-defined,misc]
     """A layer of somebody's own."""
 
     def __init__(self, factor: float = 2.0, **options: Any) -> None:
@@ -99,7 +100,7 @@ class Scale(layers.Layer):
         return {**super().get_config(), "factor": self.factor}
 
 
-class Subclassed(keras.Model):
+class Subclassed(keras.Model):  # type: ignore[name-defined,misc]
     """A model of somebody's own, which no file can build."""
 
     def __init__(self) -> None:
@@ -168,21 +169,25 @@ def subclassed() -> Model:
     return model
 
 
+def single(name: str) -> Model:
+    """Return a model of one layer."""
+    shape, arguments = SINGLE[name]
+    return chain(shape, getattr(layers, name)(**arguments))
+
+
+def trained_by(name: str) -> Model:
+    """Return a model that an optimizer has trained."""
+    return compiled(getattr(keras.optimizers, name)(), "categorical_crossentropy", ["accuracy"])
+
+
 def makers() -> dict[str, Callable[[], Model]]:
     """Return what makes each model, by name."""
     found: dict[str, Callable[[], Model]] = {
-        name: lambda name=name: chain(SINGLE[name][0], getattr(layers, name)(**SINGLE[name][1]))
-        for name in SINGLE
-        if hasattr(layers, name)
+        name: partial(single, name) for name in SINGLE if hasattr(layers, name)
     }
-    found |= {f"loss_{name}": lambda name=name: compiled("adam", name) for name in LOSSES}
-    found |= {
-        f"by_{name}": lambda name=name: compiled(
-            getattr(keras.optimizers, name)(), "categorical_crossentropy", ["accuracy"]
-        )
-        for name in OPTIMIZERS
-        if hasattr(keras.optimizers, name)
-    }
+    found |= {f"loss_{name}": partial(compiled, "adam", name) for name in LOSSES}
+    optimizers = [name for name in OPTIMIZERS if hasattr(keras.optimizers, name)]
+    found |= {f"by_{name}": partial(trained_by, name) for name in optimizers}
     return found | {
         "attended": attended,
         "both_ways": lambda: chain(ROWS, layers.Bidirectional(layers.LSTM(3))),

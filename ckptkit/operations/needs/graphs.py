@@ -12,8 +12,11 @@ from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.needs.code_packages import package_of_op
 from ckptkit.operations.needs.environment import Environment, fits, release
+from ckptkit.operations.needs.keras_api import KerasApi
+from ckptkit.operations.needs.keras_config import ConfigReader
+from ckptkit.operations.needs.keras_files import training_needs
 from ckptkit.operations.needs.tensorflow_ops import NEWEST, span_of
-from ckptkit.operations.needs.types import Fact, Need, OpeningCall
+from ckptkit.operations.needs.types import Fact, Need, OpeningCall, unique
 from ckptkit.operations.scan.graph import graph_findings
 from ckptkit.operations.scan.rule import RANDOM
 from ckptkit.stores.base import Store
@@ -41,7 +44,8 @@ def saved_model(path: Path, environment: Environment) -> tuple[list[Fact], list[
         return [], [_tensorflow_loader("tf.saved_model.load(PATH)", (need,))]
     graphs = read_graphs(file)
     facts = _facts(graphs, file)
-    keras = _keras_version(path, graphs)
+    texts = _keras_metadata(path, graphs)
+    keras = _keras_version(texts, path)
     if keras is not None:
         facts.insert(0, Fact("written by", f"Keras {keras or 2}", _METADATA))
     common = (
@@ -54,7 +58,7 @@ def saved_model(path: Path, environment: Environment) -> tuple[list[Fact], list[
         *_session_loader(graphs, common),
     ]
     if keras is not None:
-        loaders.append(_keras_2_loader(environment, common))
+        loaders += _keras_2_loaders(environment, common, texts, path)
     endpoints = sorted(s.key for g in graphs for s in g.signatures if s.key != INIT_SIGNATURE)
     if endpoints:
         endpoint = "serving_default" if "serving_default" in endpoints else endpoints[0]
@@ -146,16 +150,25 @@ def _session_loader(graphs: Sequence[MetaGraph], common: tuple[Need, ...]) -> It
     yield OpeningCall(call, "a graph in a session", (*common, *needs))
 
 
-def _keras_2_loader(environment: Environment, common: tuple[Need, ...]) -> OpeningCall:
-    keras = environment.version("keras")
+def _keras_2_loaders(
+    environment: Environment, common: tuple[Need, ...], texts: Sequence[str], path: Path
+) -> Iterator[OpeningCall]:
+    """Yield the calls of Keras 2: it takes the graph for classes that it does not know."""
+    keras, reason = environment.version("keras"), "the model's classes are Keras 2's"
     if keras and release(keras) < (3,):
-        need, module = environment.need("keras", "<3", "the model's classes are Keras 2's"), "keras"
+        need, module, version = environment.need("keras", "<3", reason), "keras", keras
     else:
-        need, module = (
-            environment.need("tf_keras", "", "the model's classes are Keras 2's"),
-            "tf_keras",
-        )
-    return OpeningCall(f"{module}.models.load_model(PATH)", "a Keras model", (need, *common))
+        need, module = environment.need("tf_keras", "", reason), "tf_keras"
+        version = environment.version("tf_keras") or "2.21"
+    reader = ConfigReader(KerasApi(version), environment, by_name=True)
+    trained = next((text for text in texts if '"training_config"' in text), "{}")
+    training = loads(trained.encode(), str(path)).get("training_config")
+    compiling = unique(training_needs(reader, training))
+    needs = (need, *common)
+    yield OpeningCall(f"{module}.models.load_model(PATH)", "a Keras model", (*needs, *compiling))
+    if compiling:
+        call = f"{module}.models.load_model(PATH, compile=False)"
+        yield OpeningCall(call, "a Keras model, not compiled", needs)
 
 
 # --- needs ----------------------------------------------------------------------------------------
@@ -293,8 +306,8 @@ def _devices(graphs: Iterable[MetaGraph]) -> list[str]:
     return sorted({op.device for ops in _all_ops(graphs) for op in ops if op.device})
 
 
-def _keras_version(path: Path, graphs: Sequence[MetaGraph]) -> str | None:
-    """Return the version of the Keras 2 whose model lies in a SavedModel; None where none does."""
+def _keras_metadata(path: Path, graphs: Sequence[MetaGraph]) -> list[str]:
+    """Return what Keras 2 says of its objects in a SavedModel, as JSON; nothing where none is."""
     texts = [
         text for graph in graphs for name, text in graph.metadata if name.startswith("_tf_keras")
     ]
@@ -302,12 +315,15 @@ def _keras_version(path: Path, graphs: Sequence[MetaGraph]) -> str | None:
     if file.is_file():
         nodes = parse("SavedMetadata", read_exact(file, 0, file_size(file)), str(file)).nodes
         texts += [node.metadata for node in nodes]
-    if not any(texts):
-        return None
+    return [text for text in texts if text]
+
+
+def _keras_version(texts: Sequence[str], path: Path) -> str | None:
+    """Return the version of the Keras 2 that wrote these; None where there are none."""
     for text in texts:
-        if "keras_version" in text:
-            found = loads(text.encode(), str(file))
+        if '"keras_version"' in text:
+            found = loads(text.encode(), str(path))
             version = found.get("keras_version") if isinstance(found, dict) else None
             if isinstance(version, str):
                 return version
-    return ""
+    return "" if texts else None

@@ -197,6 +197,10 @@ class ConfigReader:
             if axes is not None and not (self.by_name and len(axes) == 1):
                 reason = f"BatchNormalization of Keras {self.api.version} takes one axis"
                 yield Need("layer", f"{name}(axis)", reason, where=f"{place}.config.axis")
+        if name == "GRU" and "reset_after" not in config and config.get("use_bias", True):
+            # Keras up to 2.1 had no other kind; both readers make the new kind of it
+            reason = f"Keras {self.api.version} makes GRU(reset_after=True) of an older GRU"
+            yield Need("layer", "GRU(reset_after)", reason, where=place)
         if self.by_name and is_layer and self.is_keras_3:
             yield from self._shadowed(name, config, place)
         activation = config.get("activation")

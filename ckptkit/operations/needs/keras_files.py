@@ -73,7 +73,7 @@ def hdf5(path: Path, environment: Environment) -> tuple[list[Fact], list[Opening
         building += named if calls.is_3 else ()  # Keras 2 goes by content
         building += reader.needs(config, "model_config")
         building += _needs_tensorflow(config, environment, calls)
-        compiling = list(_training(reader, configs.get("training_config")))
+        compiling = list(training_needs(reader, configs.get("training_config")))
         loaders += _with_and_without_compile(calls, unique(building), unique(compiling))
     return facts, loaders
 
@@ -223,7 +223,7 @@ def _needs_tensorflow(config: Any, environment: Environment, keras: Keras) -> It
 # --- compile arguments of an HDF5 file ------------------------------------------------------------
 
 
-def _training(reader: ConfigReader, training: Any) -> Iterator[Need]:
+def training_needs(reader: ConfigReader, training: Any) -> Iterator[Need]:
     """Yield what compiling as a training_config says takes that is not there."""
     if not isinstance(training, Mapping):
         return

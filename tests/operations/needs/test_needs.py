@@ -203,6 +203,15 @@ def test_an_argument_that_a_later_keras_brought(tmp_path: Path) -> None:
     assert ckptkit.needs(path, environment=["keras==3.8", "tensorflow==2.21"]).exit_code == 1
 
 
+def test_a_gru_of_before_there_were_two_kinds(tmp_path: Path) -> None:
+    """Both readers make the newer kind of it, whose bias the file's does not fit."""
+    old = archive(tmp_path / "a.keras", [layer("GRU", "keras.layers", None, units=3)])
+    assert "GRU(reset_after)" in {n.name for n in ckptkit.needs(old, environment=KERAS_3).missing}
+    told = layer("GRU", "keras.layers", None, units=3, reset_after=False)
+    new = archive(tmp_path / "b.keras", [told])
+    assert ckptkit.needs(new, environment=KERAS_3).ok
+
+
 # --- code of a Lambda -----------------------------------------------------------------------------
 
 # lambda x: x * 2 + 1, marshalled by each Python, in base64
