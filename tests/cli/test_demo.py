@@ -16,6 +16,7 @@ from support.command_line import ckptkit, refused
 
 
 @pytest.mark.needs_tf
+@pytest.mark.slow  # trains, and runs a dozen commands each of which starts TensorFlow
 def test_the_walk_ends_well(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ckptkit", "demo", str(tmp_path / "demo")],
