@@ -136,7 +136,7 @@ def write(directory: Path) -> None:
 
 
 def _write_small(directory: Path, tf: Any) -> None:
-    """Write nested layers as a checkpoint; the MLP for one example, quantised, in half precision."""
+    """Write nested layers as a checkpoint; the MLP for one example, quantised, and in float16."""
     tf.train.Checkpoint(model=nested()).write(str(directory / "nested.ckpt"))
     one = tf.TensorSpec([1, 6], tf.float32, "x")
     mlp().export(str(directory / "one"), verbose=False, input_signature=[one])

@@ -35,7 +35,9 @@ started = process.run  # in a process of its own
 
 
 def _at_import(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in variables.items() if name.startswith(_AT_IMPORT)}
+    # a request that does not say which Keras has this one all the same
+    all_of_them = {**RUNNERS[RUNTIME].environment, **variables}
+    return {name: text for name, text in all_of_them.items() if name.startswith(_AT_IMPORT)}
 
 
 class WarmChildren:
