@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import random
+import tarfile
+from collections import Counter
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit._io.crc32c import value
 from ckptkit.align.layer_scopes import renumbered
-from ckptkit.align.matching import TensorSet, align
+from ckptkit.align.matching import Alignment, TensorSet, align
 from ckptkit.align.own_variables import OwnVariable, pair_own
 from ckptkit.align.variable_lists import join_optimizers
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.stores.base import TensorSpec
+from support import pinned
 
+KEPT = Path(__file__).with_name("structures")
 FORMS = ("ckpt", "saved_model", "export", "model.keras", "model.weights.h5", "model.h5")
 
 # --- one layer ------------------------------------------------------------------------------------
@@ -184,6 +190,20 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         forms = FORMS[:-1] if request.param == "held" else FORMS  # its own weights: no `.h5`
         saving.write(model, directory / instant, forms)
         model.fit(x, y, verbose=0)
+    if request.config.getoption("--regen"):
+        with tarfile.open(KEPT / f"{request.param}.tar.xz", "w:xz") as archive:
+            for path in sorted((directory / "0").iterdir()):
+                if path.name != "saved_model":  # as large as all others together
+                    archive.add(path, path.name)
+    return directory
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `written` left of a model at one instant, kept here: Keras 3.15, TensorFlow 2.21."""
+    directory = tmp_path_factory.mktemp("kept")
+    with tarfile.open(KEPT / f"{request.param}.tar.xz") as archive:
+        archive.extractall(directory, filter="data")
     return directory
 
 
@@ -218,19 +238,52 @@ def test_one_instant_is_the_same_in_every_form_and_stays_paired(written: Path) -
         assert pairs(one, later) == together
 
 
+def side_of(path: Path) -> TensorSet:
+    """Return the weights of a file without their contents, in any order."""
+    checkpoint: Checkpoint = ckptkit.open(path)
+    keys = [k for k, n in checkpoint.names.items() if n.role == "weight"]
+    specs = {k: checkpoint.specs[k]._replace(crc32c=None) for k in keys}
+    random.Random(3).shuffle(keys)
+    return TensorSet(specs, {k: checkpoint.names[k] for k in keys}, structure=checkpoint.structure)
+
+
 @pytest.mark.needs_tf
 def test_values_play_no_part(written: Path) -> None:
     """Names, attributes and orders alone pair a checkpoint with the forms of HDF5."""
 
-    def side(path: Path) -> TensorSet:
-        checkpoint: Checkpoint = ckptkit.open(path)
-        keys = [k for k, n in checkpoint.names.items() if n.role == "weight"]
-        specs = {k: checkpoint.specs[k]._replace(crc32c=None) for k in keys}
-        random.Random(3).shuffle(keys)
-        return TensorSet(
-            specs, {k: checkpoint.names[k] for k in keys}, structure=checkpoint.structure
-        )
-
     for one, other in permutations(forms(written / "0"), 2):
-        alignment = align(side(one), side(other))
+        alignment = align(side_of(one), side_of(other))
         assert not alignment.renamed and not alignment.only_left and not alignment.only_right
+
+
+def test_kept_files_of_one_instant_pair_by_structure_alone(
+    kept: Path, request: pytest.FixtureRequest
+) -> None:
+    """Values play no part in the pairing, and say that it is right."""
+    name = request.node.callspec.params["kept"]
+    opened = {path.name: ckptkit.open(path) for path in forms(kept)}
+    sides = {path.name: side_of(path) for path in forms(kept)}
+    crcs = {
+        form: {
+            key: value(np.ascontiguousarray(file.store.read(key)).tobytes()) for key in file.specs
+        }
+        for form, file in opened.items()
+    }
+    answers = {}
+    for one, other in permutations(sides, 2):
+        alignment = align(sides[one], sides[other])
+        assert not alignment.renamed and not alignment.only_left and not alignment.only_right
+        assert all(crcs[one][m.old] == crcs[other][m.new] for m in alignment.pairs), (one, other)
+        whole = TensorSet(opened[one].specs, opened[one].names, structure=opened[one].structure)
+        file = opened[other]
+        with_slots = align(whole, TensorSet(file.specs, file.names, structure=file.structure))
+        answers[f"{one} | {other}"] = f"{told(alignment)}; {told(with_slots)}"
+    pinned.check(KEPT / f"{name}.json", answers, request.config.getoption("--regen"))
+
+
+def told(alignment: Alignment) -> str:
+    """Return what a pairing rests on, and a digest of it."""
+    counts = Counter(match.evidence for match in alignment.pairs)
+    pairs = sorted((m.old, m.new, m.evidence) for m in alignment.pairs)
+    alone = len(alignment.only_left), len(alignment.only_right)
+    return f"{dict(sorted(counts.items()))}, {alone} alone: {pinned.digest(pairs)}"
