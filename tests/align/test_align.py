@@ -312,6 +312,22 @@ def test_content_already_used_by_a_pair_is_not_unique() -> None:
     assert short(result.pairs) == {"kept": ("kept", "key")} and result.renamed == ()
 
 
+def test_content_of_a_tensor_that_has_a_partner_is_no_new_name() -> None:
+    old = side(named("kept", crc=5))
+    new = side(named("kept", crc=7), named("fresh", crc=5))
+    for result in (align(old, new), align(new, old)):
+        assert short(result.pairs) == {"kept": ("kept", "key")} and result.renamed == ()
+
+
+def test_what_is_neither_weight_nor_slot_goes_by_its_path_with_any_role() -> None:
+    old = side(tensor("a", aliases=["p"], role="other"))
+    new = side(tensor("b", aliases=["p"]))
+    assert short(align(old, new).pairs) == {"a": ("b", "alias")}
+    assert short(align(new, old).pairs) == {"b": ("a", "alias")}
+    counter = side(tensor("a", aliases=["p"], role="counter"))
+    assert align(counter, new).pairs == ()
+
+
 def test_content_found_out_later_pairs_what_is_left() -> None:
     old, new = side(named("a", crc=None)), side(named("b", crc=None))
     first = align(old, new)
@@ -406,6 +422,21 @@ def test_two_optimizers_of_one_variable_are_told_apart() -> None:
     )
     result = short(align(old, old).pairs)
     assert result["o1/0"] == ("o1/0", "variable") and result["o2/0"] == ("o2/0", "variable")
+
+
+def test_slots_without_optimizers_are_told_apart_by_kind_alone() -> None:
+    def two(one: str, other: str) -> TensorSet:
+        slots = (tensor(f"o{at}/0", name=f"a/w@{kind}{at}", role="slot", slot_of="a/w", slot=kind)
+                 for at, kind in enumerate((one, other)))  # fmt: skip
+        return side(tensor("m/a", "a/w"), *slots)
+
+    assert short(align(two("m", "v"), two("v", "m")).pairs) == {
+        "m/a": ("m/a", "key"),
+        "o0/0": ("o1/0", "variable"),
+        "o1/0": ("o0/0", "variable"),
+    }
+    for old, new in ((two("m", "m"), two("m", "v")), (two("m", "v"), two("m", "m"))):
+        assert short(align(old, new).pairs) == {"m/a": ("m/a", "key")}
 
 
 def test_step_counters_of_all_generations_are_one() -> None:

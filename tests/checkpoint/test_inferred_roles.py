@@ -323,3 +323,22 @@ def test_specs_may_be_many() -> None:
                 key = f"net/layer_{i}/{leaf}{ending}"
                 specs[key] = spec(key, shape)
     assert len(infer_roles(specs)) == 12000
+
+
+@pytest.mark.parametrize("words", [("foo", "bar"), ("m", "v")])
+def test_one_variable_is_thin_evidence_for_scopes_of_state(words: tuple[str, str]) -> None:
+    """`m/w` and `v/w` beside `w` may be towers; beside two variables they are an optimizer's."""
+    root = "Adam/" if words[0] == "foo" else ""
+    for names, is_state in ((("w",), False), (("w", "b"), True)):
+        shapes: dict[str, Shape] = dict.fromkeys(names, (3, 2))
+        shapes |= {f"{root}{word}/{name}": (3, 2) for word in words for name in names}
+        assert weights(shapes) == (set(names) if is_state else set(shapes))
+
+
+def test_rows_and_columns_of_a_kernel_alone_are_no_optimizers_where_there_are_biases() -> None:
+    kernel: dict[str, Shape] = {"a/kernel": (4, 6), "b/kernel": (5, 7)}
+    vectors: dict[str, Shape] = {
+        "a/kernel/row": (4,), "a/kernel/col": (6,), "b/kernel/row": (5,), "b/kernel/col": (7,),
+    }  # fmt: skip
+    biases: dict[str, Shape] = {"a/bias": (6,), "b/bias": (7,)}
+    assert weights({**kernel, **vectors, **biases}) == {*kernel, *vectors, *biases}
