@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -58,13 +59,21 @@ def hang(request):
     while True:
         time.sleep(600)
 
-def start(request):
+def subprocess_of(request):
     import subprocess
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with open(request["mark"] + ".part", "w") as file:
         file.write(f"{os.getpid()} {other.pid}")
     os.replace(request["mark"] + ".part", request["mark"])
+
+def start(request):
+    subprocess_of(request)
     time.sleep(600)
+
+def hold(request):
+    import ctypes
+    subprocess_of(request)
+    ctypes.PyDLL(None).sleep(600)  # holds the interpreter, as a compiler does
 
 def ramble(request):
     raise TypeError("a" * 500 + "b" * 42_000 + "the end")
@@ -82,7 +91,7 @@ def eat(request):
 
 ACTIONS = {f.__name__: f for f in (
     echo, fail, refuse, die, leave, hang, eat, crash, kill, allocate, lack,
-    start, ramble, look_up, variables
+    start, hold, ramble, look_up, variables
 )}
 """
 
@@ -182,17 +191,27 @@ PARENT = """
 import sys
 from ckptkit.runners import process, registry
 registry.RUNNERS.built_in["test"] = registry.Runtime("runtime_for_test")
-process.run("test", {"action": "start", "mark": sys.argv[1]}, timeout_s=600)
+process.run("test", {"action": sys.argv[2], "mark": sys.argv[1]}, timeout_s=600)
 """
 
 
 @pytest.mark.usefixtures("runtime")
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL, signal.SIGTERM])
-def test_a_child_and_what_it_started_end_with_the_parent(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "action"),
+    [
+        (signal.SIGHUP, "start"),
+        (signal.SIGKILL, "start"),
+        (signal.SIGTERM, "start"),
+        (signal.SIGKILL, "hold"),
+    ],
+)
+def test_a_child_and_what_it_started_end_with_the_parent(
+    number: int, action: str, tmp_path: Path
+) -> None:
     mark = tmp_path / "mark"
     paths = [str(tmp_path), places.environment()["PYTHONPATH"]]
     environment = places.environment() | {"PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", PARENT, str(mark)]
+    command = [sys.executable, "-c", PARENT, str(mark), action]
     with subprocess.Popen(command, env=environment, preexec_fn=_default_sighup) as parent:
         try:
             _wait_for(mark.exists)
@@ -200,6 +219,25 @@ def test_a_child_and_what_it_started_end_with_the_parent(number: int, tmp_path: 
             parent.send_signal(number)
     pids = [int(pid) for pid in mark.read_text().split()]
     _wait_for(lambda: not any(_is_running(pid) for pid in pids))
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_child_whose_parent_died_before_it_began_does_not_begin(tmp_path: Path) -> None:
+    """The parent may die while the child is still importing: nobody is left to read an answer."""
+    request, result = tmp_path / "request.json", tmp_path / "result.json"
+    request.write_text(
+        json.dumps({"runner": "runtime_for_test", "action": "hang", "mark": str(tmp_path / "mark")})
+    )
+    reading, writing = os.pipe()
+    os.close(writing)
+    command = [sys.executable, "-c", process._PROGRAM, str(request), str(result), str(reading)]
+    environment = places.environment()
+    with subprocess.Popen(
+        command, env=environment, pass_fds=(reading,), start_new_session=True
+    ) as child:
+        os.close(reading)
+        assert child.wait(300)
+    assert not result.exists()
 
 
 def _default_sighup() -> None:

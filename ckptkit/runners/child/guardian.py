@@ -23,8 +23,11 @@ _LOOK_S = 0.5  # between two looks at whether the child itself is still there
 def guard(pipe: int) -> Callable[[], None]:
     """Start a process that ends this process group once nobody holds the other end of `pipe`.
 
-    Must be called before this process has threads.  Returns what ends that process.
+    Must be called before this process has threads.  Returns what ends that process.  Where nobody
+    holds it any more, this process ends here.
     """
+    if select.select([pipe], [], [], 0)[0]:  # it died while this process was starting
+        os._exit(1)
     child = os.getpid()
     os.set_inheritable(pipe, False)
     guardian = os.fork()
