@@ -29,6 +29,7 @@ from typing import Any
 
 from ckptkit.errors import UsageError
 from ckptkit.installation import CLAIM_NAME
+from ckptkit.runners.child.guardian import end_descendants
 from ckptkit.runners.environment import PASS, lacking, passed
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
@@ -167,6 +168,8 @@ def resident_bytes(pid: int) -> int:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """End the child and all that it started."""
+    if child.poll() is None:
+        end_descendants(child.pid)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,14 +62,19 @@ def hang(request):
 
 def subprocess_of(request):
     import subprocess
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        start_new_session=request.get("apart", False),
+    )
     with open(request["mark"] + ".part", "w") as file:
         file.write(f"{os.getpid()} {other.pid}")
     os.replace(request["mark"] + ".part", request["mark"])
 
 def start(request):
     subprocess_of(request)
-    time.sleep(600)
+    if not request.get("leave"):
+        time.sleep(600)
+    return {}
 
 def hold(request):
     import ctypes
@@ -264,6 +270,18 @@ def test_a_child_leaves_no_process_behind(tmp_path: Path) -> None:
     pid = run("test", {"action": "echo", "value": 0}, timeout_s=600)["pid"]
     with pytest.raises(ProcessLookupError):
         os.killpg(pid, 0)
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process has started")
+@pytest.mark.parametrize("leaves", [True, False])
+def test_what_a_child_started_in_a_session_of_its_own_ends(tmp_path: Path, *, leaves: bool) -> None:
+    mark = tmp_path / "mark"
+    request = {"action": "start", "mark": str(mark), "apart": True, "leave": leaves}
+    with suppress(RunnerError):
+        run("test", request, timeout_s=600 if leaves else 3)
+    pids = [int(pid) for pid in mark.read_text().split()]
+    _wait_for(lambda: not any(_is_running(pid) for pid in pids))
 
 
 @pytest.mark.usefixtures("runtime")
