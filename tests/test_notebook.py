@@ -35,6 +35,7 @@ CASES: dict[str, tuple[Callable[[], Document], list[object]]] = {
     "diff": (lambda: ckptkit.diff(ADAM, LION), ["diff", ADAM, LION]),
     "verify": (lambda: ckptkit.verify(ADAM), ["verify", ADAM]),
     "scan": (lambda: ckptkit.scan(EXPORT), ["scan", EXPORT]),
+    "needs": (lambda: ckptkit.needs(EXPORT), ["needs", EXPORT]),
     "plan": (
         lambda: plan(ADAM, "w.npz", weights_only=True),
         ["convert", ADAM, "w.npz", "--weights-only", "--dry-run"],
@@ -76,7 +77,7 @@ def test_html_is_well_formed_and_says_the_same(name: str) -> None:
     words = set("".join(page.text).split())
     last = str(result).splitlines()[-1]
     assert set(last.split()) <= words | set(" ".join(page.text).split())
-    assert ("table" in page.seen) == (name not in ("show", "verify", "scan"))
+    assert ("table" in page.seen) == (name not in ("show", "verify", "scan", "needs"))
 
 
 @pytest.mark.parametrize("name", CASES)

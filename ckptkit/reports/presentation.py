@@ -68,6 +68,9 @@ _REPORTS = {
         "ckptkit.reports.findings",
         lambda module, result: module.lines([result], "table", words=module.SCAN),
     ),
+    "Needs": _Presentation(
+        "ckptkit.reports.needs", lambda module, result: module.lines([result], "table")
+    ),
     "Report": _Presentation(
         "ckptkit.reports.check.lines",
         lambda module, result: module.lines(result),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ckptkit._io.files import file_size, os_error, read_exact
 from ckptkit.errors import UnsupportedError
@@ -14,7 +14,7 @@ from ckptkit.operations.needs import graphs
 from ckptkit.operations.needs.environment import Environment, environment_of
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall
 from ckptkit.operations.scan.litert import is_litert
-from ckptkit.results import Result
+from ckptkit.results import Document
 from ckptkit.stores.locate import Location, locate
 from ckptkit.stores.registry import (
     SAVED_MODEL,
@@ -36,13 +36,15 @@ _LOADS = "keras.saving.load_model"  # the call of Keras 3
 _GRAPH = "graph"  # a text, or what TensorFlow 1 writes beside checkpoints
 
 
-@dataclass(frozen=True, slots=True)
-class Needs(Result):
+@dataclass(frozen=True, slots=True, repr=False)
+class Needs(Document):
     """What one model or checkpoint needs.
 
     facts: what the file says of itself: its writer first.  loaders: the calls that open such files,
     the one that fits its writer first.  environment: versions of packages that were counted on.
     """
+
+    ROWS: ClassVar[str] = "loaders"
 
     path: Path
     format: str
@@ -110,6 +112,10 @@ class Needs(Result):
             if all(need.pip for need in unmet):
                 return tuple(dict.fromkeys(need.pip for need in loader.needs if need.pip))
         return ()
+
+    def __repr__(self) -> str:
+        opens = {0: "opens", 1: "does not open", 2: "not known whether it opens"}[self.exit_code]
+        return f"<Needs: {self.format} at {str(self.path)!r}, {opens}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.needs/1 (docs/json.md).

@@ -162,7 +162,8 @@ def _keras_2_loaders(
         version = environment.version("tf_keras") or "2.21"
     reader = ConfigReader(KerasApi(version), environment, by_name=True)
     trained = next((text for text in texts if '"training_config"' in text), "{}")
-    training = loads(trained.encode(), str(path)).get("training_config")
+    metadata = loads(trained.encode(), str(path))
+    training = metadata.get("training_config") if isinstance(metadata, dict) else None
     compiling = unique(training_needs(reader, training))
     needs = (need, *common)
     yield OpeningCall(f"{module}.models.load_model(PATH)", "a Keras model", (*needs, *compiling))

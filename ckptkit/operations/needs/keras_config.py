@@ -330,7 +330,9 @@ def _unresolved(config: Mapping[str, Any], layers: list[Any]) -> list[str]:
     for layer in layers:
         if not isinstance(layer, Mapping):
             return []
-        name = layer.get("name") or (layer.get("config") or {}).get("name")
+        config_of_layer = layer.get("config")
+        inner = config_of_layer.get("name") if isinstance(config_of_layer, Mapping) else None
+        name = layer.get("name") or inner
         nodes = layer.get("inbound_nodes")
         if not isinstance(name, str) or not isinstance(nodes, list):
             return []

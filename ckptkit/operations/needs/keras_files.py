@@ -290,7 +290,8 @@ def _config_facts(config: Any, source: str) -> Iterator[Fact]:
             continue
         dtype = inner.get("dtype")
         if isinstance(dtype, Mapping):
-            dtype = (dtype.get("config") or {}).get("name")
+            policy = dtype.get("config")
+            dtype = policy.get("name") if isinstance(policy, Mapping) else None
         if isinstance(dtype, str) and dtype.startswith(("mixed", "bfloat16", "float16", "int8")):
             policies[dtype] = None
         for key in ("vocabulary", "idf_weights", "filepath"):
