@@ -94,11 +94,11 @@ def keras() -> Any:
     That is `keras`, or `tf_keras` where the runner says so or the model is its.  Raises UsageError
     where Keras runs on another backend, MissingDependencyError where tf_keras is not installed.
     """
-    tensorflow()
     name = os.environ.get(WHICH_KERAS) or "keras"
-    if name == TF_KERAS and find_spec(name) is None:
+    if name == TF_KERAS and find_spec(name) is None:  # told before TensorFlow takes its seconds
         hint = f"pip install {TF_KERAS}"
         raise MissingDependencyError(f"this needs {TF_KERAS}, which is not installed", hint=hint)
+    tensorflow()
     module = import_module(name)
     if int(module.__version__.split(".")[0]) < 3:
         return module
