@@ -155,8 +155,9 @@ class ConfigReader:
         module = node.get("module")
         if not isinstance(name, str):
             return
-        is_kerass = module in ("builtins", None) or str(module).startswith(("keras.", "tf_keras."))
-        rooms = _FUNCTION_ROOMS if is_kerass else ()
+        if str(module).startswith(("keras.", "tf_keras.")):
+            return  # an exported function, such as one of keras.ops
+        rooms = _FUNCTION_ROOMS if module in ("builtins", None) else ()
         if any(self.api.has_function(f"keras.{room}.{name}") for room in rooms):
             return
         registered = node.get("registered_name")
@@ -218,6 +219,8 @@ class ConfigReader:
 
     def _is_activation(self, name: str) -> bool:
         if self.api.has_function(f"keras.activations.{name}"):
+            return True
+        if name == "softmax_v2" and not self.is_keras_3:  # what tf.nn.softmax is called
             return True
         return any(self.api.path(f"keras.{room}.{name}") for room in ("layers", "activations"))
 

@@ -203,6 +203,26 @@ def test_an_argument_that_a_later_keras_brought(tmp_path: Path) -> None:
     assert ckptkit.needs(path, environment=["keras==3.8", "tensorflow==2.21"]).exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "package"),
+    [
+        ("builtins", "relu", None),
+        ("keras.ops", "relu6", None),
+        ("builtins", "mine", ""),
+        ("some_lab.functions", "mine", "some-lab"),
+    ],
+)
+def test_functions_that_are_not_kerass(
+    tmp_path: Path, module: str, name: str, package: str | None
+) -> None:
+    function = {"module": module, "class_name": "function", "config": name}
+    dense = layer("Dense", "keras.layers", None, units=3, activation=function)
+    found = ckptkit.needs(archive(tmp_path / "a.keras", [dense]), environment=KERAS_3)
+    assert found.ok == (package is None)
+    assert {need.name for need in found.missing} == ({name} if package is not None else set())
+    assert (package in found.packages) == bool(package)
+
+
 def test_a_gru_of_before_there_were_two_kinds(tmp_path: Path) -> None:
     """Both readers make the newer kind of it, whose bias the file's does not fit."""
     old = archive(tmp_path / "a.keras", [layer("GRU", "keras.layers", None, units=3)])
