@@ -97,6 +97,11 @@ def test_inputs_go_by_their_parts(results: Mapping[str, Any]) -> None:
     assert [row["name"] for row in inputs["ragged"]] == ["x/values", "x/row_splits"]
 
 
+def test_a_scalar_with_a_default_may_be_left_out(results: Mapping[str, Any]) -> None:
+    assert results["defaults CPU:0"]["optional"] == {"serving_default": ["rate"]}
+    assert not results["reference CPU:0"]["optional"]
+
+
 def test_integers_stay_below_the_rows_that_they_index(results: Mapping[str, Any]) -> None:
     assert results["ragged CPU:0"]["int_high"] == 9
 

@@ -106,14 +106,14 @@ def frozen(folder: Path) -> Mapping[str, Any]:
 
 @kind
 def defaults(folder: Path) -> Mapping[str, Any]:
-    """Placeholders that the signature leaves to their defaults."""
+    """Placeholders with a default, of which the signature takes one."""
     del folder
     x = v1.placeholder(tf.float32, [None, 3], "x")
     training = v1.placeholder_with_default(False, [], "training")
     rate = v1.placeholder_with_default(0.5, [], "rate")
     w = _kernel("w", 3, 2)
-    y = v1.cond(training, lambda: tf.nn.dropout(x, rate) @ w, lambda: x @ w)
-    return {"given": {"x": X}, "inputs": {"x": x}, "outputs": {"y": y}}
+    y = v1.cond(training, lambda: tf.nn.dropout(x, rate) @ w, lambda: x @ w * rate)
+    return {"given": {"x": X}, "inputs": {"x": x, "rate": rate}, "outputs": {"y": y}}
 
 
 @kind

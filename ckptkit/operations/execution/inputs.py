@@ -137,18 +137,22 @@ def _attempts(
     from ckptkit.model_io.array_files import load_inputs
     from ckptkit.model_io.random_inputs import candidate_inputs, fit_inputs
 
+    optional = description.optional.get(signature, ())
     if input_options.files:
         if input_options.ranges:
             raise UsageError(say("‹ranges› is for inputs that are drawn, not for ‹inputs›"))
         paths = [Path(file) for file in input_options.files]
-        cases: dict[str, Arrays] = {
-            _stem(path): fit_inputs(load_inputs(path), model_signature.inputs) for path in paths
-        }
+        cases: dict[str, Arrays] = {}
+        for path in paths:
+            given = load_inputs(path)
+            wanted = [
+                i for i in model_signature.inputs if i.name in given or i.name not in optional
+            ]
+            cases[_stem(path)] = fit_inputs(given, wanted)
         if len(cases) < len(paths):
             raise UsageError(say("two files of ‹inputs› have one name"), hint="rename one")
         yield cases, f"inputs of {', '.join(path.name for path in paths)}"
         return
-    optional = description.optional.get(signature, ())
     infos = [info for info in model_signature.inputs if info.name not in optional]
     unknown = sorted(set(input_options.ranges) - {info.name for info in infos})
     if unknown:
