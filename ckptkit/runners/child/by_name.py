@@ -9,12 +9,28 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.dtypes import kind
+from ckptkit.dtypes import kind, numpy_dtype
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+
+class HasShape(Protocol):
+    """What has a shape and a dtype: a variable, or what a file says of a tensor."""
+
+    @property
+    def shape(self) -> Any:
+        """Sizes of its axes."""
+
+    @property
+    def dtype(self) -> Any:
+        """Its dtype, or the name of that."""
+
 
 HOLDER = "weights"  # edge of the root under which every weight is found by its path
 
@@ -54,10 +70,28 @@ def fill_by_name(
                 if name is None or name in pairs:
                     continue
                 pairs[name] = (match.old, match.evidence)
-                old, new = file.specs[match.old], holder.specs[match.new]
-                if (old.shape, old.dtype) == (new.shape, new.dtype):
-                    weights[name].assign(file[file.names[match.old].name])
+                value = value_for(file, match.old, holder.specs[match.new])
+                if value is not None:
+                    weights[name].assign(value)
     return pairs
+
+
+def value_for(file: Checkpoint, key: str, wanted: HasShape) -> Array | None:
+    """Return the values of a tensor of the file for a variable; None where they do not fit it.
+
+    wanted: has its shape and dtype.  The same integers in fewer bits fit: JAX has no 64 bits unless
+    it is told to.
+    """
+    spec, dtype = file.specs[key], str(wanted.dtype)
+    if spec.shape != tuple(wanted.shape):
+        return None
+    if spec.dtype == dtype:
+        return file[file.names[key].name]
+    if not {"int", "uint"} >= {kind(spec.dtype), kind(dtype)}:
+        return None
+    values = file[file.names[key].name]
+    narrow = values.astype(numpy_dtype(dtype))
+    return narrow if (narrow == values).all() else None
 
 
 def _variable(holder: Checkpoint, key: str, known: Mapping[str, Any]) -> Any:

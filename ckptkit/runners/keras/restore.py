@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.dtypes import kind
 from ckptkit.errors import UsageError
-from ckptkit.runners.child.by_name import fill_by_name
+from ckptkit.runners.child.by_name import fill_by_name, value_for
 from ckptkit.runners.child.left_out import left_out
 from ckptkit.runners.child.object_bundle import write_objects
 from ckptkit.runners.child.object_tree import by_unique_names
@@ -170,12 +169,9 @@ class _ObjectsWay(_Way):
                 continue
             if id(variable) in names:
                 self.pairs[names[id(variable)]] = (key, "path")
-            spec = graph.file.specs[key]
-            dtypes = spec.dtype, str(variable.dtype)
-            # JAX has no 64 bits unless it is told to: a counter of steps is narrower there
-            fits = dtypes[0] == dtypes[1] or {"int", "uint"} >= {*map(kind, dtypes)}
-            if spec.shape == tuple(variable.shape) and fits:
-                variable.assign(graph.file[graph.file.names[key].name])
+            value = value_for(graph.file, key, variable)
+            if value is not None:
+                variable.assign(value)
 
 
 @dataclass
