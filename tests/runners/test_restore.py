@@ -117,6 +117,13 @@ def test_a_file_of_each_kind_is_restored_wholly(
     assert found.ok and found.verdict == "4 of 4 variables with the file's bytes"
 
 
+def test_factors_that_keras_merged_are_counted_and_a_note(results: dict[str, Any]) -> None:
+    found = covered(results["adapted.keras"])
+    assert found.ok and found.counts == {"restored": 4, "merged": 2}
+    assert found.verdict.startswith("4 of 6 variables with the file's bytes, 2 factors of LoRA")
+    assert [finding.code for finding in found.findings] == ["restore.merged"]
+
+
 def test_what_a_file_of_names_lacks_is_named(results: dict[str, Any]) -> None:
     found = covered(results["less.npz"])
     assert not found.ok and found.counts == {"restored": 3, "missing": 1}

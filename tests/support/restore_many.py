@@ -53,6 +53,7 @@ one.save(out / "one.keras")
 one.save(out / "one.h5")
 inputs = keras.Input((4,))
 keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(out / "lambda.keras")
+models.adapted().save(out / "adapted.keras")
 values: dict[str, Any] = {weight.path: weight.numpy() for weight in one.weights}
 np.savez(out / "one.npz", **values)
 del values[one.weights[0].path]
@@ -76,6 +77,7 @@ CASES = {  # case: callable, file, place in it
     "deep, named": ("net", "deep_alike", "agent/target"),
     "stack": ("stack", "stack", ""),
     "holder": ("holder", "holder", ""),
+    "adapted.keras": ("adapted", "adapted.keras", ""),
     "unbuilt": ("unbuilt", "holder", ""),
     "empty": ("empty", "holder", ""),
     "module from a file of Keras": ("stack", "one.weights.h5", ""),

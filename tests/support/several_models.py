@@ -22,6 +22,12 @@ def compiled() -> Any:
     return model
 
 
+def adapted() -> Any:
+    model = net()
+    model.get_layer("h").enable_lora(2)
+    return model
+
+
 def deeper() -> Any:
     return keras.Sequential([keras.Input((4,)), L.Dense(8, name="h"), L.Dense(3, name="other")])
 

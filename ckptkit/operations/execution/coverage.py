@@ -378,7 +378,7 @@ class _CoverageBuilder:
                 message = f"{elsewhere!r} of the file, which the code makes no object for"
             elif naming.role in ("slot", "ema", "counter", "config") and not learns:
                 severity, message = "note", self._no_place()
-            elif naming.role in ("metric", "counter", "config"):
+            elif naming.role in ("metric", "counter", "config") or _is_generator_state(naming):
                 severity, message = "note", "no weights"
             row = Variable(naming.name, naming.role, "unused", severity, message=message)
             yield row._replace(file_name=naming.name, file_dtype=spec.dtype, file_shape=spec.shape)
@@ -427,6 +427,14 @@ class _CoverageBuilder:
 
     def _no_place(self) -> str:
         return "training state" + ("" if self.keep_training else "; the model has no optimizer")
+
+
+def _is_generator_state(naming: Naming) -> bool:
+    """Whether a tensor is the state of a tf.random.Generator: seed and calls so far.
+
+    Source: tensorflow/python/ops/stateful_random_ops.py, `_state_var`.
+    """
+    return any(path.rpartition("/")[2] == "_state_var" for path in naming.aliases)
 
 
 def _shared(path: str, place: str) -> int:
