@@ -247,7 +247,8 @@ class _Upgrading:
         options = self.options
         trust = options.trust and self.account.holds_code
         inputs = replace(options.inputs, ranges={**self.ranges, **options.inputs.ranges})
-        comparing = Comparing(inputs, options.imports, trust, options.timeout_s)
+        why_not = "a layer is called as in training" if self.account.is_random else ""
+        comparing = Comparing(inputs, options.imports, trust, options.timeout_s, why_not)
         runner = RunnerSpec() if self.target.format.is_directory else self.runner
         return comparing.compare(old, new, runner, self.scratch)
 

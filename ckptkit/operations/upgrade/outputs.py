@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ckptkit.errors import CkptkitError, MissingDependencyError, UsageError
+from ckptkit.errors import CkptkitError, MissingDependencyError, UnsupportedError, UsageError
 from ckptkit.operations.execution.inputs import InputOptions, prepare, with_outputs
 from ckptkit.operations.execution.mapped import MappedSubject, ReferenceOutputs, rows_of
 from ckptkit.operations.execution.runs import Runs
@@ -132,13 +132,15 @@ def old_runner(kind: str) -> tuple[RunnerSpec | None, str]:
 class Comparing:
     """How outputs are compared: inputs, modules that define custom classes, limits.
 
-    trust: whether Python code that the models hold is run.
+    trust: whether Python code that the models hold is run.  why_not: why outputs are not to be
+    compared, or "".
     """
 
     inputs: InputOptions
     imports: tuple[str, ...] = ()
     trust: bool = False
     timeout_s: float = 600.0
+    why_not: str = ""
 
     def compare(
         self, old: ModelSpec, new: ModelSpec, runner: RunnerSpec, scratch: Path
@@ -156,8 +158,8 @@ class Comparing:
         """
         options: dict[str, Any] = {"imports": list(self.imports), "trust": self.trust}
         spec, why = old_runner(old.kind)
-        if spec is None:
-            return self._loaded(new, runner, why, options)
+        if spec is None or self.why_not:
+            return self._loaded(new, runner, self.why_not or why, options)
         old_runs = Runs(Limits(self.timeout_s), scratch, options)
         try:
             prepared = prepare(old_runs, ResolvedSubject(old), spec, self.inputs)
@@ -202,5 +204,10 @@ class Comparing:
         """Load the new model in a fresh process all the same, and say why that was all."""
         from ckptkit.runners.client import describe
 
-        describe(new, runner, Limits(self.timeout_s), options=options)
+        try:
+            describe(new, runner, Limits(self.timeout_s), options=options)
+        except RunnerError as error:
+            # a model is loaded first; inputs of a kind that is not run here are no fault of it
+            if error.kind != UnsupportedError.__name__:
+                raise
         return OutputsCompared(why_not=why, runners=("", runner.text))

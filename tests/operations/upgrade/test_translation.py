@@ -192,6 +192,7 @@ def test_a_slice() -> None:
         ("TFOpLambda", {"function": "signal.stft"}),
         ("InstanceMethod", {"method_name": "get_shape"}),
         ("LocallyConnected1D", {"filters": 3}),
+        ("AddLoss", {"unconditional": True}),
         ("GRU", {"units": 3, "time_major": True}),
         ("BatchNormalization", {"axis": [3], "renorm": True}),
         ("StringLookup", {"vocabulary": None}),
@@ -249,6 +250,20 @@ def test_a_class_of_ones_own_keeps_its_settings() -> None:
     assert found["module"] is None
     assert found["registered_name"] == "Mine"
     assert (found["config"]["factor"], found["config"]["implementation"]) == (3, 1)
+
+
+def test_classes_of_the_first_tensorflow_2() -> None:
+    found, account = one("BatchNormalizationV1", axis=[1])
+    assert found["class_name"] == "BatchNormalization"
+    assert account.obstacles == []
+
+
+def test_settings_of_a_class_of_ones_own_are_none_of_keras_1() -> None:
+    found, _ = one("Mine", p=0.5, init="mine", bias=True)
+    settings = {key: found["config"][key] for key in ("p", "init", "bias")}
+    assert settings == {"p": 0.5, "init": "mine", "bias": True}
+    found, account = one("Embedding", input_dim=5, output_dim=3)
+    assert not any("Keras 1" in change.what for change in account.changes)
 
 
 def test_python_code_is_taken_over_where_it_is_trusted() -> None:

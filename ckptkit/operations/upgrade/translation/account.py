@@ -47,6 +47,7 @@ class Account:
     hard_sigmoids: layers with that activation, whose weights are to be multiplied.
     is_keras1: whether the file says that Keras 1 wrote it.
     holds_code: whether Python code was met.
+    is_random: whether a layer is called as in training, so that it may draw at random.
     """
 
     is_trusted: bool = False
@@ -56,6 +57,7 @@ class Account:
     hard_sigmoids: list[str] = field(default_factory=list)
     is_keras1: bool = False
     holds_code: bool = False
+    is_random: bool = False
 
     def changed(self, path: tuple[str, ...], what: str) -> None:
         """Note a change; the same is noted once."""

@@ -115,6 +115,8 @@ _RENAMED_CLASSES = {
     "GlobalAvgPool2D": "GlobalAveragePooling2D",
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
+    "UnifiedLSTM": "LSTM",
+    "UnifiedGRU": "GRU",
 }
 # Classes that Keras 3 left out, and what to tell of each.
 _GONE = {
@@ -131,6 +133,11 @@ _GONE = {
     "PeepholeLSTMCell": "Keras 3 has no such cell",
 }
 ACTIVATION_KEYS = ("activation", "recurrent_activation")
+
+
+def is_known(class_name: str) -> bool:
+    """Whether there is a rule for a class of Keras 1 or 2, whatever the file says of it."""
+    return class_name in _GONE or class_name in _RENAMED_CLASSES or class_name in _CLASS_RULES
 
 
 def layer_of(class_name: str, config: Mapping[str, Any], path: Path, account: Account) -> Built:

@@ -18,6 +18,7 @@ from ckptkit.operations.upgrade.translation.keras1 import as_keras2
 from ckptkit.operations.upgrade.translation.layers import (
     Built,
     arguments_of,
+    is_known,
     layer_of,
     translate_objects,
 )
@@ -75,7 +76,7 @@ def _node(node: Mapping[str, Any], path: Path, account: Account) -> Config:
         )
     if name == "Sequential":
         return _serialised("keras", "Sequential", _sequential(config, path, account))
-    if not layer.built_in:
+    if not layer.built_in and ("module" in node or not is_known(name)):
         return _custom(node, config, path, account)
     built = layer_of(layer.class_name, config, path, account)
     if built.class_name == "Activation" and is_hard_sigmoid(built.config.get("activation")):
@@ -275,6 +276,7 @@ def _member(item: Mapping[str, Any], path: Path, account: Account) -> _CalledLay
         return _operation(str(name), class_name, layer.config, calls, here, account)
     node = _node(item, here, account)
     args = [arguments_of(node["class_name"], call, layer.config) for call in calls]
+    account.is_random |= any(kwargs.get("training") is True for _, kwargs in args)
     return _CalledLayer(str(name), layer.config, node, calls, args)
 
 
