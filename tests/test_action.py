@@ -136,6 +136,17 @@ def test_a_check_that_cannot_tell(checkpoint: Path, tmp_path: Path) -> None:
     assert "nothing to compare" in done.out
 
 
+def test_wrong_inputs_are_told_and_passed_on(checkpoint: Path, tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"on": "TPU:0"}, "TPU:0"),
+        ({"tolerance": "no such file"}, "no such file"),
+        ({"arguments": "--no-such-option"}, "--no-such-option"),
+    ):
+        done = run(CHECK, tmp_path, subject=str(checkpoint), like=str(EXPORT), **wrong)
+        assert done.code == 2 and said in done.out, done
+        assert done.outputs.endswith("exit-code=2\n") and "Traceback" not in done.out
+
+
 def test_every_input_arrives(checkpoint: Path, tmp_path: Path) -> None:
     """All of them, odd ones too, as one argument each."""
     python = tmp_path / "bin" / "python"

@@ -17,8 +17,9 @@ from ckptkit.operations.execution.input_names import Pairing
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
-from ckptkit.operations.localize.op_names import is_converted
-from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners
+from ckptkit.operations.localize.neighbours import with_neighbours
+from ckptkit.operations.localize.op_names import is_converted, values_are_ops
+from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners, pair_unscoped
 from ckptkit.operations.localize.pairs import pair_points
 from ckptkit.operations.localize.paths import Paths
 from ckptkit.operations.localize.values import (
@@ -128,6 +129,8 @@ class Localizer:
         if isolated is None and not propagated:
             return self._weights_alone()
         rows = tuple(self._rows(both, isolated, propagated))
+        if values_are_ops(self.new.kind) and not is_converted(self.new.kind):
+            rows = with_neighbours(rows)
         mode = "propagated" if isolated is None else "isolated"
         done = Localization(self.differs, mode, rows, known=len(own), notes=())
         rows = tuple(self._explained(done, both))
@@ -194,7 +197,12 @@ class Localizer:
         new = list(shaped(mine, self.new.kind))
         if is_owned(reference) and is_owned(new):
             return pair_by_owners(reference, new)
-        return pair_points(reference, new)
+        found = pair_points(reference, new)
+        laid = pair_unscoped(reference, new)
+        taken = set(laid.values())
+        unscoped = {item.name for item in new if "/" not in item.op} if laid else set()
+        rest = {h: t for h, t in found.items() if h not in unscoped and t not in taken}
+        return {**rest, **laid}
 
     def _orders(self, known: Values, mine: Values, paired: Mapping[str, str]) -> dict[str, Layout]:
         """Return how the axes of the reference's values are moved: only converters reorder them."""

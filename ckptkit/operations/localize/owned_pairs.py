@@ -40,6 +40,21 @@ def pair_by_owners(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[s
     return found
 
 
+def pair_unscoped(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[str, str]:
+    """Return the pairs of ops outside of all scopes of two graphs, of which nothing tells more.
+
+    {} where both graphs have the same: then their names pair them.
+    """
+    known, mine = ([item for item in side if _is_unscoped(item)] for side in (reference, new))
+    if {item.op for item in known} == {item.op for item in mine}:
+        return {}
+    return {b.name: a.name for a, b in _side_by_side(known, mine)}
+
+
+def _is_unscoped(item: Shaped) -> bool:
+    return item.is_op and not item.moves and not item.owner and "/" not in item.op
+
+
 def _by_owner(values: Sequence[Shaped]) -> dict[str, list[Shaped]]:
     found: dict[str, list[Shaped]] = {}
     for item in values:

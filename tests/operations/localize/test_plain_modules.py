@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ckptkit.operations.check.api import localize
-from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners
+from ckptkit.operations.localize.neighbours import with_neighbours
+from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners, pair_unscoped
 from ckptkit.operations.localize.pairs import Shaped
-from ckptkit.operations.localize.values import Localization
+from ckptkit.operations.localize.values import Layer, Localization
 from ckptkit.operations.record.api import record
 from support.command_line import ckptkit
 from support.layer_damage import run_here
@@ -61,6 +62,42 @@ def test_the_last_values_of_an_object_pair_whatever_computes_them() -> None:
     other = [value("a", "matmul"), value("a", "Sum", 2), value("", "Softmax")]
     assert "a Sum" not in pair_by_owners(reference, other)  # nothing of another shape
     assert is_owned(reference) and not is_owned([value("", "matmul")])
+
+
+def test_ops_outside_of_all_scopes_are_laid_side_by_side_where_their_names_moved() -> None:
+    names = ("matmul", "add", "matmul_1", "add_1", "net/dense/MatMul")
+    more = ("matmul", "add", "mul", "add_1", "matmul_1", "add_2", "net/dense/MatMul")
+    reference, new = ([value("", name) for name in side] for side in (names, more))
+    assert pair_unscoped(reference, new) == {
+        "matmul": "matmul",
+        "add_1": "add",
+        "matmul_1": "matmul_1",
+        "add_2": "add_1",
+    }
+    assert pair_unscoped(reference, reference) == {}
+
+
+def test_an_op_that_is_nobodys_goes_by_the_layers_around_it() -> None:
+    def row(name: str, path: str, *inputs: str) -> Layer:
+        order = dict.fromkeys(inputs)
+        return Layer(name, name, path, "", "", 0, None, None, inputs=order)
+
+    rows = with_neighbours(
+        [
+            row("matmul", "one", "x"),
+            row("Relu", "Relu", "matmul"),
+            row("add", "add", "Relu", "matmul"),
+            row("matmul_1", "two", "add"),
+            row("alone", "alone", "x"),
+        ]
+    )
+    assert [(item.path, *item.fused) for item in rows] == [
+        ("one",),
+        ("one", "two"),
+        ("one", "two"),
+        ("two",),
+        ("(model)",),
+    ]
 
 
 # --- which layer ----------------------------------------------------------------------------------
