@@ -28,6 +28,7 @@ from ckptkit.errors import (
 )
 from ckptkit.stores.base import StoredNames
 from ckptkit.stores.npz import column_major as _fortran
+from ckptkit.stores.npz.npy import decode_descr
 from ckptkit.stores.npz.reader import NpzStore, open_npz
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.writing import TensorToWrite
@@ -539,3 +540,23 @@ def test_strings_that_change_while_they_are_written(tmp_path: Path) -> None:
         text = np.array(["text"], object)
         write_npz(tmp_path / "m.npz", listed, lambda key: iter([(0, text)]))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("descr", ["?", "|?", *"bBhHiIqQefdFD", "<d", ">f", "|b1", "?1", "?8"])
+def test_a_letter_alone_is_the_type_that_numpy_takes_it_for(descr: str) -> None:
+    try:
+        wanted = np.dtype(descr)
+    except TypeError:
+        with pytest.raises(FormatError, match="unknown numpy dtype"):
+            decode_descr(descr, "w")
+        return
+    dtype, encoding, width = decode_descr(descr, "w")
+    assert (dtype, width) == (wanted.name, wanted.itemsize)
+    assert encoding.byteorder == ("big" if wanted.byteorder == ">" else "little")
+
+
+@pytest.mark.parametrize("descr", ["l", "L", "p", "x", "?8"])
+def test_letters_that_differ_by_platform_or_mean_nothing_are_refused(descr: str) -> None:
+    with pytest.raises(FormatError, match=re.escape(f"unknown numpy dtype '{descr}'")) as caught:
+        decode_descr(descr, "w.npy")
+    assert "w.npy" in str(caught.value)

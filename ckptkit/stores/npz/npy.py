@@ -54,6 +54,12 @@ NATIVE = {
     "complex64": "<c8",
     "complex128": "<c16",
 }
+# A letter without a width is a type of C (numpy's "one-character strings"); `l` and `L` have other
+# widths on other platforms, and are not read.
+_LETTERS = {
+    "?": "b1", "b": "i1", "B": "u1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8",
+    "Q": "u8", "e": "f2", "f": "f4", "d": "f8", "F": "c8", "D": "c16",
+}  # fmt: skip
 _EXTENDED_BYTES = {"f": (12, 16), "c": (24, 32)}  # long double, as platforms pad it
 _BY_KIND = {descr[1:]: name for name, descr in NATIVE.items()}
 
@@ -160,9 +166,9 @@ def decode_descr(descr: str, where: str) -> tuple[str, Encoding, int | None]:
     if match is None:
         raise FormatError(where, f"unknown numpy dtype {descr!r}")
     letter, digits = match["kind"], match["width"]
-    letter = "b" if letter == "?" else letter
+    code = letter + digits if digits else _LETTERS.get(letter, letter)
+    letter, width = code[0], int(code[1:] or 0)
     byteorder = "big" if match["order"] == ">" else "little"
-    width = int(digits) if digits else (1 if letter == "b" else 0)
     name = _BY_KIND.get(f"{letter}{width}")
     if name is not None:
         return name, Encoding("plain", byteorder), width
