@@ -76,7 +76,9 @@ def work_on_architecture(name: str, scratch: str) -> tuple[list[Verdict], list[A
     # code may be another when the golden is asked
     _mutation_checks.record(base, golden, ("*",) if base.form == "code" else ())
     alarms = _mutation_checks.alarms(name, base, str(golden))
-    verdicts = _forks.forked(_mutation_checks.judge_once, name, base, mutants, str(golden))
+    limit_s = _forks.LIMIT_S + 120 * len(mutants)  # on a machine that has other work, too
+    judge = _mutation_checks.judge_once
+    verdicts = _forks.forked(judge, name, base, mutants, str(golden), limit_s=limit_s)
     return verdicts, alarms
 
 

@@ -308,13 +308,17 @@ def lines(rows: Sequence[dict[str, Any]], counts: dict[str, int], seed: int) -> 
     yield ""
     cells = []
     for row in rows:
-        if row["status"] not in (*KILLED, "not run"):
+        if row["status"] == "survived" and row["reason"] != NO_TEST:
             where = f"`{row['file'].removeprefix('ckptkit/')}` `{row['function']}`"
             change = f"`{_cell(row['before'])}` → `{_cell(row['after'])}`"
             cells.append((where, change, _cell(row["reason"], 200)))
     if cells:
         headers_left = ("survivor", "change", "why")
         yield from markdown_table(cells, headers_left, ("left", "left", "left"))
+        yield ""
+    open_ones = sum(row.get("reason") == NO_TEST for row in rows)
+    if open_ones:
+        yield f"{open_ones} more survived; no test was there that notices them."
         yield ""
     name = RESULTS.name
     yield f"Seed {seed}; every mutant, with the test that kills it: [{name}]({name})."
