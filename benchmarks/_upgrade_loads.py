@@ -1,7 +1,8 @@
 """Load upgraded models in Keras 3, and set what they compute against what Keras 2 computed.
 
-Run by an interpreter with Keras 3: `KERAS_BACKEND=jax python _upgrade_loads.py ZOO NEW` prints a
-line of JSON per model of the folder NEW: its name, the largest difference, or why there is none.
+Run by an interpreter with Keras 3: `KERAS_BACKEND=jax python _upgrade_loads.py ZOO NEW [NAME ...]`
+prints a line of JSON per model of the folder NEW: its name, and the largest difference, or why there
+is none.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def loaded(path: Path, recorded: Path) -> dict[str, Any]:
     if any(value is None for value in values):
         return {"note": "takes text, which this backend does not"}
     given: Any = dict(zip(names, values, strict=True)) if isinstance(structure, dict) else values
-    outputs = model(given if isinstance(structure, dict) or len(values) > 1 else values[0])
+    given = given if isinstance(structure, dict) or len(values) > 1 else values[0]
+    outputs = model(given, training=False)
     named = outputs if isinstance(outputs, dict) else dict(enumerate(keras.tree.flatten(outputs)))
     gaps = [
         float(np.max(np.abs(_floats(value) - expected[str(key)].astype("float64")), initial=0.0))
@@ -54,6 +56,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     __import__("upgrade_classes")
     for file in sorted(new.glob("*.keras")):
+        if sys.argv[3:] and file.stem not in sys.argv[3:]:
+            continue
         try:
             result = loaded(file, zoo / file.stem)
         except Exception as error:  # whatever Keras raises is the result
