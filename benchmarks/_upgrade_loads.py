@@ -1,8 +1,8 @@
 """Load upgraded models in Keras 3, and set what they compute against what Keras 2 computed.
 
 Run by an interpreter with Keras 3: `KERAS_BACKEND=jax python _upgrade_loads.py ZOO NEW [NAME ...]`
-prints a line of JSON per model of the folder NEW: its name, and the largest difference, or why there
-is none.
+prints a line of JSON per model of the folder NEW: its name, and the largest difference, or why
+there is none.
 """
 
 from __future__ import annotations
