@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SEED = 20
 BATCH = 8
+_CALL = "call"  # the signature of what is called, as `Description` has it
 _ENDED = ("run.died", "run.timeout", "run.memory")
 
 
@@ -66,6 +67,9 @@ def prepare(
     Raises UsageError where inputs do not fit, or none could be made up.
     """
     description = _description(runs, resolved, spec, input_options)
+    if not description.signatures and input_options.files:  # what takes anything gets what there is
+        taken = {_CALL: _signature_of_file(Path(input_options.files[0]))}
+        description = replace(description, signatures=taken)
     signature = choose_signature(description, input_options.signature, str(resolved.subject))
     model_signature = description.signatures[signature]
     failures: list[Finding] = []
@@ -94,21 +98,36 @@ def choose_signature(description: Description, wanted: str | None, where: str) -
             raise UsageError(f"no signature {wanted!r}", where=where, hint=f"there are: {known}")
         return wanted
     if description.default is None:
-        hint = (
-            say(f"‹signature=NAME›, of: {known}")
-            if description.signatures
-            else "export it with one"
-        )
+        if not description.signatures:
+            hint = say("‹inputs=FILE.npz› gives it some; or export it with a signature")
+            raise UsageError("it does not say what inputs it takes", where=where, hint=hint)
+        hint = say(f"‹signature=NAME›, of: {known}")
         raise UsageError("it does not say which signature is meant", where=where, hint=hint)
     return description.default
 
 
+def _signature_of_file(path: Path) -> ModelSignature:
+    """Return a signature that the arrays of a file fit: any number of examples of their shapes."""
+    from ckptkit.model_io.array_files import load_inputs
+
+    infos = [
+        TensorInfo(name or "input", _dtype(array), (None, *array.shape[1:]) if array.ndim else ())
+        for name, array in load_inputs(path).items()
+    ]
+    return ModelSignature(tuple(infos), ())
+
+
 def model_signature_of(
     runs: Runs, resolved: ResolvedSubject, signature: str | None, spec: RunnerSpec
-) -> ModelSignature:
-    """Return what the subject takes and gives: from its file, else from a child that loads it."""
+) -> ModelSignature | None:
+    """Return what the subject takes and gives: from its file, else from a child that loads it.
+
+    None: it takes what it is given, as code without a signature does.
+    """
     known = signatures_of_file(resolved.subject)
     described = Description(known) if known else runs.describe(resolved.subject, spec)
+    if not described.signatures and signature in (None, _CALL):
+        return None
     return described.signatures[choose_signature(described, signature, str(resolved.subject))]
 
 

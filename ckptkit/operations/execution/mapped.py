@@ -59,16 +59,16 @@ class MappedSubject:
         """Run it without knowing what its input is called, which saves a process that only asks."""
         run = self._execute(spec, [{"": array} for case in cases for array in case.values()])
         if run is not None:
-            self._pair(run.description.signatures[run.signature])
+            self._pair(run.description.signatures.get(run.signature))
         return run
 
     def _execute(self, spec: RunnerSpec, cases: Sequence[Arrays]) -> ExecutionResult | None:
         return self.runs.execute(self.resolved, spec, cases, self.signature)
 
-    def _pair(self, subject: ModelSignature) -> None:
+    def _pair(self, subject: ModelSignature | None) -> None:
         self.pairing = pair(
             self.reference,
-            subject,
+            subject or ModelSignature(self.reference.inputs, ()),  # what takes anything
             self.renames,
             same_contract=self.same_contract,
             where=str(self.resolved.subject),

@@ -376,7 +376,7 @@ def test_a_model_in_training_mode_is_recognised(
         ([EXPORT, "--on", "TPU:0"], "is no device"),
         ([EXPORT, "--against", EXPORT, "--golden", "g"], "exclude each other"),
         ([EXPORT, "--golden", "nowhere"], "nowhere"),
-        ([EXPORT, "--model", "m:f"], "leave out --model"),
+        ([EXPORT, "--model", "m:f"], "no module 'm'"),
         (["nowhere"], "nowhere"),
         ([CHECKPOINT], "--model package.module:function"),
         ([CHECKPOINT, "--like", CHECKPOINT], "holds no model"),

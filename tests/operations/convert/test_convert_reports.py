@@ -150,6 +150,7 @@ def test_plan_takes_the_keywords_of_convert() -> None:
         "overwrite",
         "check",
         "check_outputs",
+        "trust",
         "receipt",
         "inverse",
         "digests",
