@@ -109,7 +109,6 @@ def tabled(name: str, words: Sequence[str], filled: bool = False) -> None:
         module.table.insert(list(words), numbers)
     module.rows = tf.Variable(tf.reshape(tf.range(8.0), [4, 2]))
 
-    # type: ignore[untyped-decorator]
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "word")])  # type: ignore[untyped-decorator]
     def call(word: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"row": tf.gather(module.rows, module.table.lookup(word) + 1)}
