@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
 if TYPE_CHECKING:
+    from ckptkit.operations.findings import Unit
     from ckptkit.operations.scan.api import Scan
 
 SARIF = "sarif"
@@ -70,12 +72,14 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
     else:
         lines = findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN)
     if not options["quiet"]:
-        from ckptkit.operations.input_files import files_read
-
-        units = [unit for result in results for unit in result.units]
-        read = [file for unit in units for file in files_read(unit.format, unit.path)]
+        read = [file for result in results for unit in result.units for file in _files(unit)]
         put_lines(lines, options["output"], paths, read)
     for text in refused:
         echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))
+
+
+def _files(unit: Unit) -> list[Path]:
+    """Return the files of what was scanned: a directory holds them all."""
+    return list(unit.path.rglob("*")) if unit.path.is_dir() else [unit.path]

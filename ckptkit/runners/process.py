@@ -27,9 +27,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.processes import end_descendants
 from ckptkit.errors import UsageError
 from ckptkit.installation import CLAIM_NAME
-from ckptkit.runners.child.guardian import end_descendants
 from ckptkit.runners.environment import PASS, lacking, passed
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.registry import RUNNERS
