@@ -90,16 +90,18 @@ def claiming(path: Path) -> Iterator[Claim]:
 
     Raises OutputError where another process holds it, or may hold it, and where the system refuses.
     """
-    with refusing(path):
-        target = Path(os.path.realpath(path))
-        check_parent(target)
-        with suppress(FileNotFoundError):
-            target.lstat()  # a name that no file can have is refused before any work is done
-        claim = _claimed(target, path)
-    try:
+    claim = None
+    try:  # from here on, for an interruption may come between any two steps
+        with refusing(path):
+            target = Path(os.path.realpath(path))
+            check_parent(target)
+            with suppress(FileNotFoundError):
+                target.lstat()  # a name that no file can have is refused before any work is done
+            claim = _claimed(target, path)
         yield claim
     finally:
-        claim.release()
+        if claim is not None:
+            claim.release()
 
 
 def names_in_use(directory: Path) -> dict[str, ClaimOwner]:
@@ -133,6 +135,8 @@ def _claimed(target: Path, shown: Path) -> Claim:
         for _ in range(_TRIES):
             try:
                 if _linked(made, file) or _taken_over(made, file, shown):
+                    with suppress(OSError):
+                        made.unlink()
                     return Claim(file, descriptor, token)
             except FileNotFoundError:
                 continue  # its owner is done
@@ -140,11 +144,10 @@ def _claimed(target: Path, shown: Path) -> Claim:
         raise _busy(_read(file), file, shown)
     except BaseException:
         if descriptor >= 0:
-            _close(descriptor)
-        raise
-    finally:
+            Claim(file, descriptor, token).release()
         with suppress(OSError):
             made.unlink()
+        raise
 
 
 def _make(made: Path, token: str) -> int:
