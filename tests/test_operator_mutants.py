@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import ckptkit
 from benchmarks import operator_mutants
 from benchmarks._covering_tests import Table, change, functions_by_place
 from benchmarks._operators import OperatorMutant, draw, mutants_of, mutated
@@ -87,7 +88,7 @@ def test_the_tests_that_reach_a_line_are_chosen() -> None:
 def test_a_loaded_function_is_changed_in_place() -> None:
     from ckptkit.text import count_text
 
-    root = Path(operator_mutants.__file__).resolve().parents[1]
+    root = Path(ckptkit.__file__).parents[1]
     everything = mutants_of(root / "ckptkit" / "text.py", root)
     known = functions_by_place()
     before = count_text.__code__
@@ -110,7 +111,7 @@ def test_what_survived_has_a_reason() -> None:
 
 
 def test_those_that_no_test_once_noticed_are_always_drawn() -> None:
-    root = operator_mutants.ROOT
+    root = Path(ckptkit.__file__).parents[1]
     for row in operator_mutants.ALWAYS:
         everything = mutants_of(root / "ckptkit" / row[0], root)
         drawn = operator_mutants.drawn({"": everything}, 0, operator_mutants.SEED)[""]

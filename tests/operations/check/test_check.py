@@ -265,6 +265,7 @@ def test_against_runs_the_reference_on_the_first_runner(machine: Machine) -> Non
     assert len(report.rows) == 2 and report.ok
 
 
+@pytest.mark.needs_tf
 @pytest.mark.parametrize(("factor", "severity"), [(1.0, "note"), (2.0, "warning")])
 def test_against_names_the_words_that_differ(
     factor: float, severity: str, machine: Machine, tmp_path: Path
@@ -376,7 +377,7 @@ def test_a_model_in_training_mode_is_recognised(
         ([EXPORT, "--on", "TPU:0"], "is no device"),
         ([EXPORT, "--against", EXPORT, "--golden", "g"], "exclude each other"),
         ([EXPORT, "--golden", "nowhere"], "nowhere"),
-        ([EXPORT, "--model", "m:f"], "no module 'm'"),
+        pytest.param([EXPORT, "--model", "m:f"], "no module 'm'", marks=pytest.mark.needs_tf),
         (["nowhere"], "nowhere"),
         ([CHECKPOINT], "--model package.module:function"),
         ([CHECKPOINT, "--like", CHECKPOINT], "holds no model"),
