@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptkit.cli.options import echo_lines, echo_note, operands
+from ckptkit.cli import candidates
+from ckptkit.cli.options import echo_error, echo_lines, operands, screen_options
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.reports import needs as report
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("needs")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument(
+    "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
+)
 @click.option(
     "--with",
     "environment",
@@ -24,8 +27,14 @@ if TYPE_CHECKING:
     help="Ask about this version in place of what is installed.  Repeatable.",
 )
 @click.option(
-    "--format", "fmt", type=click.Choice(report.FORMATS), default="table", help="Output format."
+    "-f",
+    "--format",
+    "fmt",
+    type=click.Choice(report.FORMATS),
+    default="table",
+    help="Output format.",
 )
+@screen_options
 @click.pass_context
 def command(
     ctx: click.Context, /, paths: tuple[str, ...], environment: tuple[str, ...], fmt: str
@@ -59,6 +68,6 @@ def command(
     if results:
         echo_lines(report.lines(results, fmt))
     for text in refused:
-        echo_note(f"ckptkit: {text}")
+        echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_lines, echo_note
+from ckptkit.cli.options import echo_lines, echo_note, screen_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
 
@@ -47,12 +47,14 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
     "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
 )
 @click.option(
+    "-f",
     "--format",
     "fmt",
     type=click.Choice(["table", "json"]),
     default="table",
     help="Output format: json has every change, and where each weight came from.",
 )
+@screen_options
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write models of Keras 1 and 2 as models that Keras 3 loads, and prove it.

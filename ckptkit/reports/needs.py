@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.screen import folded
 from ckptkit.reports.table import json_lines
 from ckptkit.reports.text import printable
 
@@ -32,7 +33,7 @@ def lines(results: Sequence[Needs], fmt: str) -> Iterator[str]:
     else:
         for index, result in enumerate(results):
             yield from [""] * bool(index)
-            yield from _text(result)
+            yield from folded(_text(result))
 
 
 def _json(results: Sequence[Needs]) -> Iterator[str]:
