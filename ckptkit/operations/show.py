@@ -172,7 +172,7 @@ def slice_text(indices: Sequence[Index], shape: Sequence[int]) -> str:
     for index, size in zip(indices, shape, strict=True):
         if isinstance(index, int):
             parts.append(str(index))
-        elif len(range(size)[index]) == size:
+        elif _length(range(size)[index]) == size:
             parts.append(":")
         else:
             parts.append(f"{index.start or 0}:{index.stop}")
@@ -192,7 +192,7 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
         range(size)[index : index + 1 or None] if isinstance(index, int) else range(size)[index]
         for index, size in zip(indices, spec.shape, strict=True)
     ]
-    wanted = math.prod(map(len, ranges))
+    wanted = math.prod(map(_length, ranges))
     if wanted > MAX_SLICE_ELEMENTS:
         raise UsageError(
             f"the slice holds {wanted:,} elements",
@@ -200,7 +200,7 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
             hint=say("take a smaller one, or save the whole with ‹npy›"),
         )
     shape = tuple(
-        len(r) for r, index in zip(ranges, indices, strict=True) if not isinstance(index, int)
+        _length(r) for r, index in zip(ranges, indices, strict=True) if not isinstance(index, int)
     )
     out = np.empty(wanted, numpy_dtype(spec.dtype))
     if not wanted:  # an axis of the others may be longer than memory
@@ -218,6 +218,11 @@ def read_slice(checkpoint: Checkpoint, key: str, indices: Sequence[Index]) -> Ar
         if done == wanted:
             break
     return shaped(out, shape, spec.key)
+
+
+def _length(span: range) -> int:
+    """Return how many numbers a range has; `len` takes none of 2**63 and more."""
+    return max(0, -((span.start - span.stop) // span.step))
 
 
 def _stretches(store: Store, spec: TensorSpec, positions: Array) -> Iterator[tuple[int, Array]]:
