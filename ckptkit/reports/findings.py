@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document_of_suites
 from ckptkit.reports.screen import folded, painted, toned
-from ckptkit.reports.table import json_lines
+from ckptkit.reports.table import json_documents
 from ckptkit.reports.text import bytes_text, count_text, printable
 from ckptkit.text import list_text
 
@@ -48,24 +48,12 @@ def lines(
     "junit" (one test suite per file, one test case per check).  verbose: sound checks too.
     """
     if fmt == "json":
-        yield from _json(results)
+        yield from json_documents([result.to_json() for result in results], "units")
     elif fmt == "junit":
         yield from junit(results, words)
     else:
         for result in results:
             yield from folded(_text(result, verbose, words))
-
-
-def _json(results: Sequence[Verification]) -> Iterator[str]:
-    if len(results) == 1:
-        yield from json_lines(results[0].to_json(), "units")
-        return
-    yield "["
-    for index, result in enumerate(results):
-        *body, last = json_lines(result.to_json(), "units")
-        yield from body
-        yield f"{last}," if index < len(results) - 1 else last
-    yield "]"
 
 
 # --- text -----------------------------------------------------------------------------------------

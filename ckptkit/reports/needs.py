@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.screen import folded
-from ckptkit.reports.table import json_lines
+from ckptkit.reports.table import json_documents
 from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def lines(results: Sequence[Needs], fmt: str) -> Iterator[str]:
     "requirements" (what pip is to install, each line once).
     """
     if fmt == "json":
-        yield from _json(results)
+        yield from json_documents([result.to_json() for result in results], "loaders")
     elif fmt == "requirements":
         wanted = dict.fromkeys(line for result in results for line in result.packages)
         yield from (printable(line) for line in wanted)
@@ -34,18 +34,6 @@ def lines(results: Sequence[Needs], fmt: str) -> Iterator[str]:
         for index, result in enumerate(results):
             yield from [""] * bool(index)
             yield from folded(_text(result))
-
-
-def _json(results: Sequence[Needs]) -> Iterator[str]:
-    if len(results) == 1:
-        yield from json_lines(results[0].to_json(), "loaders")
-        return
-    yield "["
-    for index, result in enumerate(results):
-        *body, last = json_lines(result.to_json(), "loaders")
-        yield from body
-        yield f"{last}," if index < len(results) - 1 else last
-    yield "]"
 
 
 def _text(result: Needs) -> Iterator[str]:

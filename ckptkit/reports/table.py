@@ -163,6 +163,19 @@ def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:
     yield "}"
 
 
+def json_documents(documents: Sequence[Mapping[str, Any]], rows_key: str) -> Iterator[str]:
+    """Yield one document as `json_lines` does, or a list of several."""
+    if len(documents) == 1:
+        yield from json_lines(documents[0], rows_key)
+        return
+    yield "["
+    for index, document in enumerate(documents):
+        *body, last = json_lines(document, rows_key)
+        yield from body
+        yield f"{last}," if index < len(documents) - 1 else last
+    yield "]"
+
+
 _BATCH = 100  # rows; starting the encoder takes longer than encoding one
 
 
