@@ -226,6 +226,8 @@ def test_settings_and_classes_by_their_new_names() -> None:
     assert found["config"]["reset_after"] is False  # files of before Keras 2.1.2 do not say
     found, _ = one("ThresholdedReLU", theta=0.5)
     assert (found["class_name"], found["config"]["threshold"]) == ("ReLU", 0.5)
+    found, _ = one("Discretization", bin_boundaries=[-1.0, 1.0], dtype="int64")
+    assert found["config"]["dtype"] == "float32"  # Keras 3 would make integers of its input
     policy = {"class_name": "Policy", "config": {"name": "mixed_float16"}}
     found, _ = one("Dense", units=3, dtype=policy)
     assert found["config"]["dtype"]["class_name"] == "DTypePolicy"
