@@ -286,7 +286,9 @@ def _discretization(name: str, settings: Config, path: Path, account: Account) -
     if isinstance(dtype, str) and dtype.startswith(("int", "uint")):
         # Keras 2 converts its bins to this dtype, Keras 3 the numbers that are put into them too.
         settings["dtype"] = "float32"
-        account.changed(path, f"dtype={dtype} of {name} is float32: Keras 3 would truncate its input")
+        account.changed(
+            path, f"dtype={dtype} of {name} is float32: Keras 3 would truncate its input"
+        )
     return name
 
 
