@@ -17,6 +17,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _every_code_is_explained() -> Iterator[None]:
+    """Refuse a finding whose code `ckptkit explain` does not know, wherever a test makes one."""
+    from ckptkit.operations.findings import Finding
+    from ckptkit.reports.explanations import explanation_of
+
+    made = Finding.__post_init__
+
+    def explained(finding: Finding) -> None:
+        made(finding)
+        assert explanation_of(finding.code), f"{finding.code} is not in explanations.md"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finding, "__post_init__", explained)
+        yield
+
+
 @pytest.fixture(scope="session")
 def _warm() -> Iterator[Any]:
     from support.warm_children import WarmChildren

@@ -17,6 +17,7 @@ import ckptkit
 from ckptkit.cli.main import COMMANDS, cli
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
+from ckptkit.reports.explanations import explanations
 from ckptkit.stores.registry import FORMATS
 from support.damage import flip
 from support.goldens import GOLDEN
@@ -87,6 +88,24 @@ def run_session(session: str) -> str:
         elif line.startswith("#"):
             lines.append(line)
     return "\n".join(text.rstrip() for text in lines) + "\n"
+
+
+def test_every_code_has_its_place_in_troubleshooting(request: pytest.FixtureRequest) -> None:
+    page = ROOT / "docs" / "troubleshooting.md"
+    parts = ["# What a code means", f"\n{_INTRODUCTION}"]
+    group = ""
+    for row in dict.fromkeys(explanations().values()):
+        if row.group != group:
+            group = row.group
+            parts.append(f"\n## {group}")
+        anchors = "".join(f'<a id="{code}"></a>' for code in row.codes)
+        names = ", ".join(f"`{code}`" for code in row.codes)
+        parts.append(f"\n{anchors}\n**{names}**: {row.text}")
+    check(page, "\n".join(parts) + "\n", request.config.getoption("--regen"))
+
+
+_INTRODUCTION = """Findings and refusals have codes; they stand in JSON, JUnit and SARIF, and in the
+annotations of a pull request. `ckptkit explain CODE` prints what is said here."""
 
 
 def check(path: Path, expected: str, regen: bool) -> None:

@@ -184,7 +184,10 @@ def test_advice_that_the_running_command_cannot_take_is_not_given() -> None:
         with spoken_by(speaker_of(command)):
             error = UsageError("missing", hint=say(hint))
             said[command_name] = error.hint
-            assert Finding("error", "x.y", "here", "missing", hint=say(hint)).hint == error.hint
+            assert (
+                Finding("error", "tensor.checksum", "here", "missing", hint=say(hint)).hint
+                == error.hint
+            )
             assert str(error).startswith("missing") and "--" not in str(error).replace(
                 error.hint, ""
             )

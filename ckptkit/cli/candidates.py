@@ -156,6 +156,13 @@ def runners(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> li
     return [device for device in devices if device.startswith(incomplete)]
 
 
+def codes(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the codes that are explained."""
+    from ckptkit.reports.explanations import explanations
+
+    return [code for code in explanations() if code.startswith(incomplete)]
+
+
 def formats(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return the formats that can be written."""
     from ckptkit.stores.registry import FORMATS

@@ -52,6 +52,7 @@ COMMANDS = {
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
     "doctor": Command("ckptkit.cli.doctor", "Tell which runtimes and devices are here."),
     "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),
+    "explain": Command("ckptkit.cli.explain", "Tell what a code means, and what to do."),
     "completion": Command("ckptkit.cli.completion", "Print what makes a shell complete words."),
     "sample": Command("ckptkit.cli.sample", "Write small files to try the tool on."),
     "demo": Command("ckptkit.cli.demo", "Train a small model and walk through the tool."),

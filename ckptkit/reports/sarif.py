@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ckptkit._version import __version__
+from ckptkit.reports.explanations import explanation_of
 from ckptkit.reports.repository import file_of, in_repository
 from ckptkit.text import printable
 
@@ -82,11 +83,18 @@ def _rules(findings: Iterable[Finding]) -> list[dict[str, Any]]:
         {
             "id": code,
             "shortDescription": _message(_words(code)),
+            **_meaning(code),
             "defaultConfiguration": {"level": level},
             "properties": {"tags": ["security"], "security-severity": _SEVERE[level]},
         }
         for code, level in sorted(worst.items())
     ]
+
+
+def _meaning(code: str) -> dict[str, Any]:
+    """Return what a rule says of itself beside a result; nothing for the code of a plugin."""
+    known = explanation_of(code)
+    return {"fullDescription": _message(known.text)} if known else {}
 
 
 def _words(code: str) -> str:

@@ -45,7 +45,14 @@ def test_an_earlier_demo_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_every_command_that_looks_or_writes_has_a_step() -> None:
     walked = {step.arguments[0] for step in STEPS}
     # what makes files to work on, or is of the shell; the demo trains no model of Keras 2
-    assert set(COMMANDS) - walked == {"fixtures", "demo", "sample", "completion", "upgrade"}
+    assert set(COMMANDS) - walked == {
+        "fixtures",
+        "demo",
+        "sample",
+        "completion",
+        "upgrade",
+        "explain",
+    }
 
 
 @pytest.mark.needs_tf

@@ -23,7 +23,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "runs": ({"tool", "invocations", "results"}, {"tool"}),
     "tool": ({"driver"}, {"driver"}),
     "driver": ({"name", "semanticVersion", "rules"}, {"name"}),
-    "rules": ({"id", "shortDescription", "defaultConfiguration", "properties"}, {"id"}),
+    "rules": (
+        {"id", "shortDescription", "fullDescription", "defaultConfiguration", "properties"},
+        {"id"},
+    ),
     "invocations": (
         {"executionSuccessful", "toolExecutionNotifications"},
         {"executionSuccessful"},

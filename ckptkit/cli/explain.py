@@ -1,0 +1,43 @@
+"""`ckptkit explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from ckptkit.cli.candidates import codes
+from ckptkit.cli.options import echo_lines
+
+
+@click.command("explain")
+@click.argument("codes", metavar="[CODE]...", nargs=-1, shell_complete=codes)
+def command(codes: tuple[str, ...]) -> None:
+    """Tell what a code of a finding or a refusal means, and what to do.
+
+    Codes stand in JSON, JUnit and SARIF, and in annotations.  Without CODE, all are listed.
+
+    \b
+    Examples:
+      ckptkit explain tensor.checksum
+      ckptkit explain
+
+    Exit code: 0, or 2 for a code that there is none of.
+    """
+    echo_lines(_lines(codes))
+
+
+def _lines(codes: tuple[str, ...]) -> Iterator[str]:
+    from ckptkit.reports.explanations import explain, explanations
+    from ckptkit.reports.screen import folded, painted
+
+    if not codes:
+        group = ""
+        for code, row in explanations().items():
+            if row.group != group:
+                group = row.group
+                yield painted(group, "verdict")
+            yield f"  {code}"
+    for code, row in [(code, explain(code)) for code in codes]:  # all, before one is printed
+        yield painted(code, "verdict")
+        yield from folded([f"  {row.text}"])
