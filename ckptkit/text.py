@@ -5,9 +5,32 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, AnyStr, cast
 
-_IES = re.compile(r"(?<=[^aeiou])y$")  # directory, directories; but key, keys
+
+class _LazyPattern:
+    def __init__(self, source: str | bytes, flags: int) -> None:
+        self._source = source
+        self._flags = flags
+
+    def __getattr__(self, name: str) -> Any:
+        """Compile it, and keep what was asked for, so that this is asked once."""
+        pattern = re.compile(self._source, self._flags)
+        for method in ("fullmatch", "match", "search", "sub", "split", "findall", "finditer"):
+            setattr(self, method, getattr(pattern, method))
+        return getattr(pattern, name)
+
+
+def lazy_pattern(source: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
+    """Return a regular expression that is compiled when it is first used.
+
+    For those of modules that every command imports, and most need none of: compiling one takes as
+    long as listing a hundred tensors.
+    """
+    return cast("re.Pattern[AnyStr]", _LazyPattern(source, flags))
+
+
+_IES = lazy_pattern(r"(?<=[^aeiou])y$")  # directory, directories; but key, keys
 
 
 def plural(noun: str) -> str:
@@ -37,7 +60,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-_DIGITS = re.compile(r"(\d{1,18})")  # int() refuses thousands of digits
+_DIGITS = lazy_pattern(r"(\d{1,18})")  # int() refuses thousands of digits
 
 
 def shortened(text: str, most: int) -> str:
@@ -63,7 +86,7 @@ def json_number(value: Any) -> Any:
     return value
 
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)((?<=[kmgt])i|)b?", re.IGNORECASE)
+_SIZE = lazy_pattern(r"(\d+(?:\.\d+)?)\s*([kmgt]?)((?<=[kmgt])i|)b?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:

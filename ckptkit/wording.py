@@ -18,11 +18,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ckptkit.text import lazy_pattern
+
 Speaker = Callable[[str, str, "str | None"], "str | None"]
 """(function or "", keyword, value or None) -> the words for it; None where there is none here."""
 
 # ‹keyword›, ‹keyword=value›, ‹function.keyword› or ‹function.keyword=value›
-_MARKED = re.compile(r"‹(?:(\w+)\.)?(\w+)(?:=([^›]*))?›")
+_MARKED = lazy_pattern(r"‹(?:(\w+)\.)?(\w+)(?:=([^›]*))?›")
 
 
 def as_keywords(function: str, keyword: str, value: str | None) -> str:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -213,7 +212,7 @@ def _exists(path: Path) -> OutputError:
 def _temporary(target: Path, claim: Claim | None) -> Path:
     if claim is not None:
         return claim.temporary(target)
-    return temporary_name(target, secrets.token_hex(4))
+    return temporary_name(target, os.urandom(4).hex())
 
 
 def _make(file: Path) -> None:

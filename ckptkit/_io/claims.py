@@ -19,7 +19,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -127,7 +126,7 @@ def _is_of(name: str, token: str) -> bool:
 
 def _claimed(target: Path, shown: Path) -> Claim:
     """Return a claim to `target`; shown: what to call it in a refusal."""
-    file, token = claim_name(target), secrets.token_hex(4)
+    file, token = claim_name(target), os.urandom(4).hex()
     made = temporary_name(target, token)
     descriptor = -1
     try:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ckptkit.text import lazy_pattern
+
 MAX_POINTER_BYTES = 1023
 
-_LFS = re.compile(
+_LFS = lazy_pattern(
     rb"version https?://\S+\r?\n(?:[a-z0-9.-]+ [^\r\n]*\r?\n)*?oid \w+:[0-9a-f]+\r?\n"
 )
-_LFS_SIZE = re.compile(rb"^size (\d{1,19})\r?$", re.M)
-_ANNEX = re.compile(rb"/annex/objects/([^\s/]+)\r?\n?")
-_ANNEX_SIZE = re.compile(rb"-s(\d{1,19})(?:-|$)")
+_LFS_SIZE = lazy_pattern(rb"^size (\d{1,19})\r?$", re.M)
+_ANNEX = lazy_pattern(rb"/annex/objects/([^\s/]+)\r?\n?")
+_ANNEX_SIZE = lazy_pattern(rb"-s(\d{1,19})(?:-|$)")
 
 
 class Pointer(NamedTuple):

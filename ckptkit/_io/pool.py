@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptkit.errors import WorkerLostError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,6 +84,8 @@ def _batches(items: Iterable[T], nbytes: Callable[[T], int]) -> Iterator[list[T]
 
 
 def _submitted(executor: Executor, fn: Callable[[T], R], item: T) -> Future[R]:
+    from concurrent.futures import BrokenExecutor  # here: it brings logging, and most need no pool
+
     try:
         return executor.submit(fn, item)
     except BrokenExecutor as error:
@@ -89,6 +93,8 @@ def _submitted(executor: Executor, fn: Callable[[T], R], item: T) -> Future[R]:
 
 
 def _result(future: Future[R]) -> R:
+    from concurrent.futures import BrokenExecutor, CancelledError
+
     try:
         return future.result()
     except Exception as error:

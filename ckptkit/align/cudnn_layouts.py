@@ -14,18 +14,20 @@ Source: keras/saving/hdf5_format.py, `_convert_rnn_weights`, as Keras 2 loads su
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ckptkit.align.transforms import Reshape, SumOfParts, Transform, Transpose
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import TensorSpec
+from ckptkit.text import lazy_pattern
+
+if TYPE_CHECKING:
+    from ckptkit.align.transforms import Transform
 
 _VARIABLES = ("kernel", "recurrent_kernel", "bias")
 _GATES = {"LSTM": 4, "GRU": 3}
 # `cu_dnnlstm_1` is what Keras calls the second CuDNNLSTM where it would call an LSTM `lstm_1`.
-_AUTOMATIC = re.compile(r"(^|(?<=_))cu_dnn(lstm|gru)(?=_\d+$|$)")
+_AUTOMATIC = lazy_pattern(r"(^|(?<=_))cu_dnn(lstm|gru)(?=_\d+$|$)")
 
 
 class CudnnLayer(NamedTuple):
@@ -48,6 +50,9 @@ class CudnnLayer(NamedTuple):
 
     def transforms(self) -> dict[str, Transform]:
         """Return what makes the weights of LSTM, or of GRU(reset_after=True), of each."""
+        # here, since every listing asks for such layers and nearly none has them
+        from ckptkit.align.transforms import Reshape, SumOfParts, Transform, Transpose
+
         gates, units, inputs = _GATES[self.kind], self.units, self.inputs
         kernel, recurrent_kernel, bias = self.keys
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,14 +26,14 @@ from ckptkit.errors import (
 from ckptkit.stores.base import Store, Structure, TensorSpec, shaped
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at, open_format
-from ckptkit.text import list_text
+from ckptkit.text import lazy_pattern, list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 MAX_PROBLEMS = 8
 MAX_COMPARED = 2000  # names that a miss is compared with
-_WORD = re.compile(r"[^\W_]+")
+_WORD = lazy_pattern(r"[^\W_]+")
 
 
 @dataclass(frozen=True, repr=False)

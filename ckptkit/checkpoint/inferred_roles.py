@@ -20,7 +20,6 @@ What is known exactly of TensorFlow's own optimizers is `known`; the rest is inf
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -48,9 +47,10 @@ from ckptkit.checkpoint.optimizer_words import (
     without_number,
 )
 from ckptkit.stores.base import TensorSpec
+from ckptkit.text import lazy_pattern
 
-_NAMELESS = re.compile(r"((?:.*/)?Variable)(?:_\d+)?")
-_STATISTICS = re.compile(r"moving_(mean|variance|avg|average)\w*|(running|population)_\w+")
+_NAMELESS = lazy_pattern(r"((?:.*/)?Variable)(?:_\d+)?")
+_STATISTICS = lazy_pattern(r"moving_(mean|variance|avg|average)\w*|(running|population)_\w+")
 
 
 class InferredRole(NamedTuple):

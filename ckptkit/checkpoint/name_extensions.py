@@ -10,7 +10,6 @@ Extensions alike in way, scope and ending are a *family*: `inferred_roles` judge
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -18,9 +17,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from ckptkit.stores.base import TensorSpec
+from ckptkit.text import lazy_pattern
 
-_PART = re.compile(r"part_\d+")
-_INTEGERS = re.compile(r"q?u?int\d+")
+_PART = lazy_pattern(r"part_\d+")
+_INTEGERS = lazy_pattern(r"q?u?int\d+")
 
 
 class Extension(NamedTuple):

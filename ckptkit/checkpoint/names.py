@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING
 from ckptkit.checkpoint.inferred_roles import InferredRole, infer_roles
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
+from ckptkit.text import lazy_pattern
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Structure
 
-_OUTPUT = re.compile(r":\d+$")
+_OUTPUT = lazy_pattern(r":\d+$")
 
 
 def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:

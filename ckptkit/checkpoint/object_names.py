@@ -13,7 +13,6 @@ graph, never from key prefixes:
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_ob
 from ckptkit.checkpoint.optimizer_slots import OptimizerSlots, Slot, optimizer_nodes
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
+from ckptkit.text import lazy_pattern
 
 VALUE = "VARIABLE_VALUE"
 _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -42,7 +42,7 @@ _METRIC_STATE = (
     frozenset({"accumulator"}),
 )
 _METRIC_NAMES = frozenset().union(*_METRIC_STATE)
-_NAMELESS = re.compile(r"(.*/)?Variable(_\d+)?")
+_NAMELESS = lazy_pattern(r"(.*/)?Variable(_\d+)?")
 # Edges that Keras's models and layers alone have, of either generation.
 _KERAS_EDGES = frozenset(
     (

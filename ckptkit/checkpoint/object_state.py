@@ -16,7 +16,6 @@ them among its weights (keras/src/layers/preprocessing/normalization.py has `cou
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,8 +24,9 @@ from ckptkit.checkpoint.inferred_roles import infer_roles
 from ckptkit.checkpoint.name_extensions import is_integer
 from ckptkit.checkpoint.optimizer_words import is_setting, is_state_word
 from ckptkit.stores.base import TensorSpec
+from ckptkit.text import lazy_pattern
 
-_NAMELESS = re.compile(r"(.*/)?Variable(_\d+)?")
+_NAMELESS = lazy_pattern(r"(.*/)?Variable(_\d+)?")
 
 
 class ObjectVariable(NamedTuple):

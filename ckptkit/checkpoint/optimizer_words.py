@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from ckptkit.text import lazy_pattern
+
 AVERAGES = frozenset({"ExponentialMovingAverage", "moving_average", "ema", "EMA"})
 _AVERAGED = frozenset({"ema", "average", "averaged", "swa"})  # BigGAN has `w/ema_b999900`
 # TensorFlow 1 optimizers (and BERT's) add a suffix to the variable's name, with a number for the
@@ -50,24 +52,24 @@ _WORDS = frozenset(
 )
 # Of these, those that name a variable of a layer as well: they say something in a scope alone.
 _COMMON = frozenset({"norm", "linear", "variance", "mu", "nu", "lion", "lamb"})
-OPTIMIZER = re.compile(
+OPTIMIZER = lazy_pattern(
     r"(?:\w*(?:adam|adagrad|adadelta|adafactor|adamax|adabelief|momentum|optimi[sz]er|rmsprop)\w*"
     r"|sgd\w*|ftrl|lamb|lars|lion|muon|shampoo|sophia|yogi|training)(?:_\d+)?",
     re.IGNORECASE,
 )
-SLOT_CREATOR = re.compile(
+SLOT_CREATOR = lazy_pattern(
     r"(?=.*[a-z])[A-Z][A-Za-z0-9]{2,}(?:_\d+)?|[A-Z]{3,}[A-Za-z0-9]*(?:_\d+)?"
 )
 COUNTERS = frozenset({"global_step", "step", "save_counter", "iterations", "iter", "epoch"})
-SETTINGS = re.compile(r"(beta[12]_power|learning_rate)(_\d+)?")
-SURE_SETTINGS = re.compile(
+SETTINGS = lazy_pattern(r"(beta[12]_power|learning_rate)(_\d+)?")
+SURE_SETTINGS = lazy_pattern(
     r"(beta[12]_power|(\w+_)?learning_rate(_power)?|(current_)?loss_scale)(_\d+)?", re.IGNORECASE
 )
-HYPERPARAMETERS = re.compile(
+HYPERPARAMETERS = lazy_pattern(
     r"(beta(_?[12])?(_power)?|lr|decay|weight_decay|rho|momentum|momentum_cache|epsilon|u_product"
     r"|l[12]_regularization_strength|initial_accumulator_value|clip\w*|dynamic_scale)(_\d+)?"
 )
-_NUMBERED = re.compile(r"(.+?)(?:_(\d{1,9}))?")
+_NUMBERED = lazy_pattern(r"(.+?)(?:_(\d{1,9}))?")
 
 
 @lru_cache(maxsize=4096)

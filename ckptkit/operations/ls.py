@@ -19,7 +19,6 @@ from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Document
 from ckptkit.stores.base import Signature
 from ckptkit.stores.following import following_latest, opened_still
-from ckptkit.stores.saved_model.signatures import graph_with
 from ckptkit.text import natural
 from ckptkit.wording import say
 
@@ -307,6 +306,8 @@ def _graph_tags(checkpoint: Checkpoint, tags: Sequence[str]) -> frozenset[str]:
     """Return the tags of the one graph that they name; raises UsageError where there is none."""
     if not tags:
         return frozenset()
+    from ckptkit.stores.saved_model.signatures import graph_with  # here, since most name none
+
     model = checkpoint.store.model
     return graph_with(tags, model.tags if model is not None else (), str(checkpoint.path))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.text import json_number
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ckptkit.dtypes import Array
 
 BINS = 20  # of a histogram

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.operations.ls import Listing
-from ckptkit.operations.statistics import Statistics
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.table import render
 from ckptkit.reports.text import shape_text
+from ckptkit.text import lazy_pattern
+
+if TYPE_CHECKING:
+    from ckptkit.operations.statistics import Statistics
 
 
 class Columns(NamedTuple):
@@ -38,7 +40,7 @@ _STATISTICS = Columns(
     Fit(("NAME",), ("DTYPE", "NORM", "SHAPE", "NAN", "ZEROS", "MEAN")),
 )
 _LAYOUTS = {"short": _SHORT, "patterns": _SHORT, "long": _LONG, "values": _STATISTICS}
-_NUMBER = re.compile(r"\d{1,18}")  # int() refuses thousands of digits
+_NUMBER = lazy_pattern(r"\d{1,18}")  # int() refuses thousands of digits
 
 
 def columns(layout: str) -> Columns:

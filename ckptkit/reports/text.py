@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from ckptkit.text import count_text as count_text
+from ckptkit.text import lazy_pattern
 from ckptkit.text import printable as printable
 
 # What Markdown may take for markup, links or HTML; a "_" or "~" only where it can begin or end it.
-_MARKUP = re.compile(r"[\\`*<>&\[\]|]|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|^#")
+_MARKUP = lazy_pattern(r"[\\`*<>&\[\]|]|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|^#")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 

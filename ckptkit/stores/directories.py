@@ -15,7 +15,7 @@ from ckptkit.stores.registry import OBJECT_GRAPH, format_of_name
 from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, is_v1, prefixes
-from ckptkit.stores.tensor_bundle.v1_reader import files_of_checkpoint_v1
+from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1
 
 
 class DirectoryContents(NamedTuple):

@@ -34,11 +34,11 @@ from ckptkit.stores.tensor_bundle.state_file import (
     prefixes,
 )
 from ckptkit.stores.tensor_bundle.table import is_table
-from ckptkit.stores.tensor_bundle.v1_reader import prefix_of, shard_files
-from ckptkit.text import list_text
+from ckptkit.stores.tensor_bundle.v1_files import prefix_of, shard_files
+from ckptkit.text import lazy_pattern, list_text
 
-_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.I)
+_MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
+_URL = lazy_pattern(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.I)
 _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "_sharding", "ocdbt.process_0", "manifest.ocdbt"}
 _HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses

@@ -273,7 +273,7 @@ _BUILT_IN = (
         "ckptkit.stores.tensor_bundle.v1_reader:open_checkpoint_v1",
         "ckptkit.stores.tensor_bundle.v1_reader:is_checkpoint_v1",
         has_checksums=True,
-        files="ckptkit.stores.tensor_bundle.v1_reader:files_of_checkpoint_v1",
+        files="ckptkit.stores.tensor_bundle.v1_files:files_of_checkpoint_v1",
         loaders=f"{_NEEDS}.graphs:checkpoint_v1",
         scan=f"{_SCAN}:scan_checkpoint_v1",
     ),

@@ -17,7 +17,7 @@ from ckptkit.errors import FormatError
 from ckptkit.stores.base import Node
 from ckptkit.stores.proto.messages import message_class, parse, parse_text
 from ckptkit.stores.saved_model.canonical_order import fields_with_maps
-from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph, plain_leaf
+from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, open_bundle
 from support.goldens import goldens
 
@@ -109,21 +109,6 @@ def test_dtypes_have_the_numbers_of_the_schema() -> None:
     enum = message_class("TensorProto").DESCRIPTOR.fields_by_name["dtype"].enum_type
     numbers = {value.number for value in enum.values if not value.name.endswith("_REF")}
     assert numbers == {0, *BY_ENUM}
-
-
-def test_the_bytes_of_a_plain_variable_are_those_of_the_schema() -> None:
-    node = message_class("TrackableObjectGraph.TrackableObject")
-    fields, tensor = (
-        node.DESCRIPTOR.fields_by_name,
-        "TrackableObjectGraph.TrackableObject.SerializedTensor",
-    )
-    leaf, parts = plain_leaf(), message_class(tensor).DESCRIPTOR.fields_by_name
-    assert leaf.attribute == fields["attributes"].number << 3 | 2
-    name = bytes([parts["name"].number << 3 | 2, len("VARIABLE_VALUE")]) + b"VARIABLE_VALUE"
-    assert leaf.head == name + bytes([parts["full_name"].number << 3 | 2])
-    assert leaf.key == parts["checkpoint_key"].number << 3 | 2
-    value = message_class("BoolValue").DESCRIPTOR.fields_by_name["value"].number << 3
-    assert leaf.tail == bytes([fields["has_checkpoint_values"].number << 3 | 2, 2, value, 1])
 
 
 def test_maps_are_sorted_wherever_the_schema_has_them() -> None:

@@ -31,7 +31,8 @@ from ckptkit.stores.registry import TENSOR_BUNDLE, files_at
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, read_state
-from ckptkit.stores.tensor_bundle.v1_reader import files_of_checkpoint_v1, open_checkpoint_v1
+from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1
+from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1
 
 __all__ = ["scan_hdf5", "scan_keras", "scan_npz"]  # which the table of formats names here
 

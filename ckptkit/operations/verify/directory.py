@@ -20,7 +20,7 @@ from ckptkit.stores.tensor_bundle.state_file import (
     prefixes,
     read_state,
 )
-from ckptkit.stores.tensor_bundle.v1_reader import prefix_of
+from ckptkit.stores.tensor_bundle.v1_files import prefix_of
 from ckptkit.text import count_text, list_text
 
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")

@@ -13,16 +13,13 @@ Source: protobuf.dev/programming-guides/{encoding,text-format}.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
-
 from ckptkit.errors import FormatError
+from ckptkit.text import lazy_pattern
 
 MAX_MESSAGE_BYTES = (1 << 31) - 1  # protobuf's own limit
 MAX_TEXT_BYTES = 256 << 20  # text is 3 to 10 times its binary form
@@ -30,11 +27,13 @@ MAX_DEPTH = 100
 _MAX_REASON = 200  # characters of protobuf's message, which may quote a whole line
 
 # Strings and comments may hold brackets that open nothing.
-_BRACKET = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\#[^\n]*|[{}<>]""")
+_BRACKET = lazy_pattern(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\#[^\n]*|[{}<>]""")
 
 
 @cache
 def _pool() -> Any:
+    from google.protobuf import descriptor_pool  # here, since most files need none of it (`wire`)
+
     pool = descriptor_pool.DescriptorPool()
     for file in _files(Path(__file__).with_name("schema.pb").read_bytes()):
         pool.AddSerializedFile(file)
@@ -64,7 +63,16 @@ def _files(descriptor_set: bytes) -> Iterator[bytes]:
 @cache
 def message_class(name: str) -> Any:
     """Return the message class `name` of schema.proto, e.g. "BundleEntryProto"."""
+    from google.protobuf import message_factory
+
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"tensorflow.{name}"))
+
+
+@cache
+def _decode_error() -> Any:
+    from google.protobuf.message import DecodeError
+
+    return DecodeError
 
 
 def parse(name: str, data: bytes, where: str) -> Any:
@@ -86,7 +94,7 @@ def parse(name: str, data: bytes, where: str) -> Any:
         raise FormatError(where, f"{len(data)} bytes are more than a {known_as} may have")
     try:
         return message_class(name).FromString(data)
-    except DecodeError as error:
+    except _decode_error() as error:
         raise FormatError(where, f"not a {known_as} message") from error
 
 

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,7 @@ from ckptkit._io.files import check_range, check_unchanged, is_file, unchanged
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
+from ckptkit.stores.proto import wire
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.reopening import Opener, pickled
 from ckptkit.stores.tensor_bundle import data_blocks
@@ -44,6 +46,9 @@ MIN_PRODUCER = 0  # tensor_bundle.cc: kTensorBundleMinProducer
 MAX_SHARDS = 100_000
 MAX_RANK = 254  # TensorShape::MaxDimensions()
 MAX_ELEMENTS = (1 << 63) - 1
+# Tags of the fields of a `BundleEntryProto`.
+DTYPE_TAG, SHAPE_TAG, SHARD_TAG, OFFSET_TAG, SIZE_TAG, CHECKSUM_TAG = wire.ENTRY
+MIN_ENTRY_BYTES = 9  # of an entry in the common form: dtype, empty shape, checksum
 MAX_SLICES = 2_000  # per tensor; keeps the overlap check short
 
 
@@ -255,7 +260,7 @@ def open_bundle(prefix: Path) -> TensorBundle:
 def read_header(data: bytes, path: Path) -> tuple[int, bool]:
     """Return (number of shards, whether big-endian); raises FormatError, UnsupportedError."""
     where = f"{path}: header"
-    header = parse("BundleHeaderProto", data, where)
+    header: Any = wire.header(data) or parse("BundleHeaderProto", data, where)
     if header.version.min_consumer > BUNDLE_VERSION:
         raise UnsupportedError(
             f"written for readers of bundle version {header.version.min_consumer} or newer; "
@@ -284,14 +289,19 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     specs: dict[str, TensorSpec] = {}
     partitioned = []
     slice_entries: dict[bytes, tuple[str, bytes]] = {}
-    for raw_key, value in items[1:]:
+    kinds: dict[bytes, _EntryType] = {}
+    for raw_key, value in islice(items, 1, None):
         key = raw_key.decode("utf-8", "backslashreplace")
         if raw_key[0] == 0 and _slices.sliced_name(raw_key) is not None:
             slice_entries[raw_key] = key, value
             continue
         if key in specs:  # bytes that are no text, spelled out, and that very spelling
             raise FormatError(where, f"two keys read {key!r}")
-        entry = parse("RawBundleEntryProto", value, f"{where}: {key}")
+        spec = _plain_spec(key, value, kinds, num_shards)
+        if spec is not None:
+            specs[key] = spec
+            continue
+        entry = _entry(value, f"{where}: {key}")
         if entry.slices:
             partitioned.append((raw_key, key, entry))
             specs[key] = TensorSpec(key, "", (), 0)  # keeps the order of the file
@@ -302,6 +312,83 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     for raw_key in slice_entries:
         raise orphan_slice(raw_key, where)
     return specs
+
+
+def _entry(data: bytes, where: str) -> Any:
+    """Return an entry, parsed; raises FormatError."""
+    return wire.entry(data) or parse("RawBundleEntryProto", data, where)
+
+
+def _plain_spec(
+    key: str, value: bytes, kinds: dict[bytes, _EntryType], num_shards: int
+) -> TensorSpec | None:
+    """Return the spec of an entry of the common form, with nothing wrong in it; else None.
+
+    That form: a dtype, a shape, shard, offset and size where they are not 0, a checksum; and a
+    dtype of fixed size.  It is read once per variable, and `entry_spec` says what is wrong.
+    kinds: what dtype and shape come to, by their bytes; they repeat.
+    """
+    if len(value) < MIN_ENTRY_BYTES or value[-5] != CHECKSUM_TAG:
+        return None
+    at, end = value[3] + 4, len(value) - 5
+    if at > end:
+        return None
+    kind = kinds.get(value[:at])
+    if kind is None:
+        kind = _plain_kind(value[:at])
+        if kind is None:
+            return None
+        kinds[value[:at]] = kind
+    shard = offset = size = 0
+    if value[at] == SHARD_TAG and value[at + 1] < 0x80:
+        shard, at = value[at + 1], at + 2
+    if value[at] == OFFSET_TAG:
+        offset, at = value[at + 1], at + 2
+        if offset > 0x7F:
+            offset, at = _rest_of_varint(value, offset, at, end)
+    if value[at] == SIZE_TAG and at < end:
+        size, at = value[at + 1], at + 2
+        if size > 0x7F:
+            size, at = _rest_of_varint(value, size, at, end)
+    if at != end or size != kind.nbytes or shard >= num_shards or offset + size > MAX_ELEMENTS:
+        return None
+    rotated = (int.from_bytes(value[-4:], "little") - 0xA282EAD8) & 0xFFFFFFFF  # as `entry_spec`
+    crc = (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+    return TensorSpec(key, kind.dtype, kind.shape, size, shard, offset, crc)
+
+
+def _plain_kind(head: bytes) -> _EntryType | None:
+    """Return what the bytes of dtype and shape come to; None where they are no two plain fields."""
+    if (
+        len(head) < 4
+        or head[0] != DTYPE_TAG
+        or head[2] != SHAPE_TAG
+        or max(head[1], head[3]) > 0x7F
+    ):
+        return None
+    if wire.shape(head[4:]) is None or len(head) != 4 + head[3]:
+        return None
+    try:
+        return _kind_of(head[1], head[4:], "")
+    except FormatError:
+        return None
+
+
+def _rest_of_varint(data: bytes, value: int, at: int, end: int) -> tuple[int, int]:
+    """Return (value, next position) of a varint whose first byte is `value`.
+
+    One of more than eight bytes, or that does not end before `end`, is (-1, end + 1).
+    """
+    value &= 0x7F
+    for shift in range(7, 56, 7):
+        if at >= end:
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    return -1, end + 1
 
 
 def orphan_slice(raw_key: bytes, where: str) -> FormatError:
@@ -329,11 +416,13 @@ class _EntryType(NamedTuple):
 @lru_cache(maxsize=4096)
 def _kind_of(enum: int, raw_shape: bytes, where: str) -> _EntryType:
     """Return dtype and shape of an entry, checked; entries of one file share few of them."""
-    message = parse("TensorShapeProto", raw_shape, where)
-    if message.unknown_rank or len(message.dim) > MAX_RANK:
-        rank = "unknown" if message.unknown_rank else len(message.dim)
+    shape = wire.shape(raw_shape)
+    if shape is None:
+        message = parse("TensorShapeProto", raw_shape, where)
+        shape = None if message.unknown_rank else tuple(dim.size for dim in message.dim)
+    if shape is None or len(shape) > MAX_RANK:
+        rank = "unknown" if shape is None else len(shape)
         raise FormatError(where, "rank of the shape", expected=f"0..{MAX_RANK}", found=rank)
-    shape = tuple(dim.size for dim in message.dim)
     elements = math.prod(shape)
     if any(size < 0 for size in shape) or elements > MAX_ELEMENTS:
         raise FormatError(where, f"impossible shape {shape}")
@@ -401,7 +490,7 @@ def partitioned_spec(
         found = slice_entries.pop(_slices.slice_key(raw_key, extents), None)
         if found is None:
             raise FormatError(place, f"the slice at {extents} is not in the index")
-        part = entry_spec(key, parse("RawBundleEntryProto", found[1], place), num_shards, where)
+        part = entry_spec(key, _entry(found[1], place), num_shards, where)
         start = tuple(first if length >= 0 else 0 for first, length in extents)
         expected = tuple(
             length if length >= 0 else size

@@ -13,25 +13,21 @@ from pathlib import Path, PureWindowsPath
 
 from ckptkit._io.files import read_start, read_whole
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
+from ckptkit.stores.base import Store
 from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX, index_path, open_bundle
-from ckptkit.stores.tensor_bundle.v1_reader import (
-    files_of_checkpoint_v1,
-    open_checkpoint_v1,
-    prefix_of,
-    shard_files,
-    v1_prefixes,
-)
+from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1, prefix_of, shard_files
+from ckptkit.text import lazy_pattern
 
 STATE_FILE = "checkpoint"
 MAX_STATE_BYTES = 1 << 20
-_FIELD = re.compile(
+_FIELD = lazy_pattern(
     r'^\s*(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*"((?:[^"\\\n]|\\.)*)"\s*$', re.M
 )
-_STEP = re.compile(r"(.*)-(\d{1,18})", re.S)
+_STEP = lazy_pattern(r"(.*)-(\d{1,18})", re.S)
 # What TensorFlow leaves behind when it is killed in the middle of a save.
-_V2_MEMBER = re.compile(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
-_INDEX_OR_DATA = re.compile(r"(.*)\.(?:index|data-\d{5}-of-\d{5})", re.S)
-_UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
+_V2_MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
+_INDEX_OR_DATA = lazy_pattern(r"(.*)\.(?:index|data-\d{5}-of-\d{5})", re.S)
+_UNFINISHED = lazy_pattern(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
 
 
 def is_unfinished(name: str) -> bool:
@@ -126,6 +122,8 @@ def latest_checkpoint(directory: Path) -> tuple[Path, tuple[str, ...]]:
 
 def prefixes(directory: Path) -> list[Path]:
     """Return the prefixes of all checkpoints in `directory`, unfinished saves left out."""
+    from ckptkit.stores.tensor_bundle.v1_reader import v1_prefixes  # seldom asked for
+
     names = sorted(entry.name for entry in directory.iterdir())
     found = {
         directory / name.removesuffix(INDEX_SUFFIX)
@@ -148,10 +146,19 @@ def is_v1(prefix: Path) -> bool:
     return not index_path(prefix).is_file() and (prefix.is_file() or bool(shard_files(prefix)))
 
 
+def _opened(prefix: Path) -> Store:
+    """Return the checkpoint at a prefix; raises as its format's opener does."""
+    if is_v1(prefix):
+        from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1  # few are of V1
+
+        return open_checkpoint_v1(prefix)
+    return open_bundle(prefix)
+
+
 def _is_listed(prefix: Path) -> bool:
     """Whether the tensors of a checkpoint can be told, though not all of its data are there."""
     try:
-        return bool((open_checkpoint_v1(prefix) if is_v1(prefix) else open_bundle(prefix)).specs)
+        return bool(_opened(prefix).specs)
     except (CkptkitError, OSError):
         return False
 
@@ -159,7 +166,7 @@ def _is_listed(prefix: Path) -> bool:
 def incomplete(prefix: Path) -> str | None:
     """Return what a checkpoint lacks, in one line, or None when its files are all there."""
     try:
-        store = open_checkpoint_v1(prefix) if is_v1(prefix) else open_bundle(prefix)
+        store = _opened(prefix)
     except CkptkitError as error:
         return error.message
     except OSError as error:  # a name that no file can have

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
-    PathNotFoundError,
     UnknownTensorError,
     UnsupportedError,
 )
@@ -37,7 +35,7 @@ from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import list_of, numbers_of, text_of
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
-from ckptkit.stores.tensor_bundle.reader import MAX_ELEMENTS, MAX_RANK, MAX_SHARDS, MAX_SLICES
+from ckptkit.stores.tensor_bundle.reader import MAX_ELEMENTS, MAX_RANK, MAX_SLICES
 from ckptkit.stores.tensor_bundle.slices import check_cover, place, slice_key
 from ckptkit.stores.tensor_bundle.table import (
     TableIndex,
@@ -46,12 +44,12 @@ from ckptkit.stores.tensor_bundle.table import (
     read_block_of,
     read_index,
 )
+from ckptkit.stores.tensor_bundle.v1_files import prefix_of, shards_of
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 VERSION = 1  # the newest layout; tensorflow/core/public/version.h: TF_CHECKPOINT_VERSION
-SHARD = re.compile(r"(?P<prefix>.+)-(?P<shard>\d{5}|\?{5})-of-(?P<count>\d{5})", re.S)
 _KEPT_BLOCK = 1 << 20  # bytes; small tensors share blocks of 256 KiB
 
 
@@ -167,27 +165,13 @@ def _block(index: TableIndex, number: int, state: FileState | None) -> dict[byte
     return dict(block_entries(read_block_of(index, number), where))
 
 
-def shard_files(prefix: Path) -> dict[int, list[Path]]:
-    """Return the shards of a sharded checkpoint that there are, by the number that there should be.
-
-    `model.ckpt-3` -> {2: [model.ckpt-3-00000-of-00002, model.ckpt-3-00001-of-00002]}.
-    """
-    by_count: dict[int, list[Path]] = {}
-    for path in sorted(prefix.parent.iterdir()) if prefix.parent.is_dir() else ():
-        match = SHARD.fullmatch(path.name)
-        is_one = match and match["prefix"] == prefix.name and "?" not in match["shard"]
-        if match and is_one and path.is_file() and is_table(path):
-            by_count.setdefault(int(match["count"]), []).append(path)
-    return by_count
-
-
 def open_checkpoint_v1(path: Path) -> CheckpointV1:
     """Return the checkpoint at a file, or of the shards of a prefix; reads each file's first block.
 
     Raises PathNotFoundError, TruncatedError, ChecksumError, FormatError, UnsupportedError (a newer
     layout), MissingDependencyError (snappy).
     """
-    shards = tuple(map(unchanged, (path,) if path.is_file() else _shards(path)))
+    shards = tuple(map(unchanged, (path,) if path.is_file() else shards_of(path)))
     indexes = tuple(read_index(shard) if shard.is_file() else None for shard in shards)
     reading = _Reading(str(path))
     for number, index in enumerate(indexes):
@@ -207,23 +191,6 @@ def _text_bytes(store: CheckpointV1, key: str) -> int:
         return sum(map(len, store.read(key)))
     except CkptkitError:
         return 0
-
-
-def _shards(prefix: Path) -> tuple[Path, ...]:
-    by_count = shard_files(prefix)
-    if len(by_count) != 1:
-        sets = " and ".join(f"one of {count}" for count in sorted(by_count))
-        raise (
-            FormatError(str(prefix), f"several sets of shards: {sets}", hint="name one of them")
-            if by_count
-            else PathNotFoundError("no such checkpoint", where=str(prefix))
-        )
-    [count] = by_count
-    if not 0 < count <= MAX_SHARDS:
-        raise FormatError(str(prefix), "number of shards", expected="1..100000", found=count)
-    return tuple(
-        prefix.with_name(f"{prefix.name}-{shard:05d}-of-{count:05d}") for shard in range(count)
-    )
 
 
 class _Reading:
@@ -353,14 +320,3 @@ def v1_prefixes(directory: Path, passed_over: Callable[[str], bool]) -> list[Pat
             if is_one:
                 found[prefix_of(path)] = None
     return list(found)
-
-
-def prefix_of(path: Path) -> Path:
-    """Return the prefix that a shard's path, or the pattern in a state file, belongs to."""
-    match = SHARD.fullmatch(path.name)
-    return path.with_name(match["prefix"]) if match else path
-
-
-def files_of_checkpoint_v1(path: Path) -> list[Path]:
-    """Return the files of the checkpoint at a file or a prefix, those that are missing too."""
-    return [path] if path.is_file() else list(_shards(path))
