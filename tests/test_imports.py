@@ -192,6 +192,16 @@ def test_listing_needs_neither_tensorflow_nor_numpy(arguments: list[str]) -> Non
     assert not modules_after(*arguments) & (HEAVY | {"numpy", "ml_dtypes", "tabulate", "tqdm"})
 
 
+# What takes long to import, and the list of an ordinary checkpoint needs none of.
+SLOW = {"google", "logging", "concurrent", "secrets", "hmac", "json", "importlib.metadata", "csv"}
+
+
+@pytest.mark.parametrize("arguments", [["ls", CHECKPOINT], ["ls", CHECKPOINT, "--tree"]])
+def test_listing_a_checkpoint_imports_little(arguments: list[str]) -> None:
+    """No protobuf, no logging (of pools of threads), no HMAC (of `secrets`)."""
+    assert not modules_after(*arguments) & SLOW
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
