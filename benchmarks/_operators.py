@@ -25,6 +25,9 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
 }  # fmt: skip
 _CALLED = {"any": "all", "all": "any", "min": "max", "max": "min"}
+# Their first two arguments have no order.
+_SYMMETRIC = frozenset({"max", "min", "isclose", "maximum", "minimum", "equal", "not_equal",
+                        "logical_and", "logical_or", "bitwise_xor"})  # fmt: skip
 _STATEMENTS = (ast.Expr, ast.Return, ast.Raise, ast.Continue, ast.Break, ast.AugAssign)
 
 
@@ -237,9 +240,12 @@ def _constants(node: ast.Constant, parents: Parents) -> Iterator[tuple[str, ast.
 def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
     arguments = node.args
     is_check = isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
     if (
         len(arguments) > 1
         and not is_check
+        and name not in _SYMMETRIC
+        and ast.unparse(arguments[0]) != ast.unparse(arguments[1])
         and not any(isinstance(each, ast.Starred) for each in arguments[:2])
     ):
         swapped = [arguments[1], arguments[0], *arguments[2:]]

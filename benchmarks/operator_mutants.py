@@ -5,7 +5,8 @@ outputs differ by and how far they may: one operator, constant, call or return i
 tests that run that line are run, the quickest first, until one fails.  They are drawn with a fixed
 seed, the same number of each part.  Only tests of `make test` that need no TensorFlow count.
 
-What was found lies in benchmarks/.cache and is gone on with; a mutant that survived is tried anew.
+What was found lies in benchmarks/.cache and docs/, and is gone on with: a mutant that was killed is
+not tried again, one that survived is, unless a reason is known why no test could notice it.
 With --write: docs/operator-mutants.json, where the reason beside each survivor is kept, and the
 table of docs/mutations.md.  Exit code: 1 where fewer than 95% of a draw are killed.
 """
@@ -51,6 +52,7 @@ NEAR = (
 ROOMS = ("align/", "checkpoint/", "compare/", "model_io/", "operations/", "stores/", "golden/")
 BUDGET_S = 4.0  # of tests for one mutant; for one that survives these, THOROUGH_S
 THOROUGH_S = 120.0
+NO_TEST = "no test notices it yet"
 
 Parts = dict[str, list[OperatorMutant]]
 PARTS = {
@@ -107,12 +109,16 @@ def _is_always(mutant: OperatorMutant) -> bool:
 
 
 class Known:
-    """Outcomes of earlier runs, one line each; the last of a mutant counts."""
+    """Outcomes of earlier runs, one line each; the last of a mutant counts.
 
-    def __init__(self, folder: Path) -> None:
+    documented: rows of docs/operator-mutants.json, for what was found on another machine.
+    """
+
+    def __init__(self, folder: Path, documented: Sequence[dict[str, Any]] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "outcomes.jsonl"
-        self.rows: dict[str, dict[str, Any]] = {}
+        self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in documented}
+        self._reasons = {row["name"]: row["reason"] for row in documented if row.get("reason")}
         if self._file.exists():
             for line in self._file.read_text(encoding="utf-8").splitlines():
                 row = json.loads(line)
@@ -127,6 +133,11 @@ class Known:
 
     def is_killed(self, mutant: OperatorMutant) -> bool:
         return self.status(mutant) in ("killed", "time limit")
+
+    def is_settled(self, mutant: OperatorMutant) -> bool:
+        """Whether there is nothing more to try: a test kills it, or none could."""
+        reason = self._reasons.get(mutant.name, NO_TEST)
+        return self.is_killed(mutant) or reason != NO_TEST
 
     def status(self, mutant: OperatorMutant) -> str:
         return str(self.rows.get(mutant.name, {}).get("status", "not run"))
@@ -196,7 +207,7 @@ class _Plugin:
             import_module(file.removesuffix(".py").replace("/", "."))
         runs = Runs(session, ROOT, scratch)
         for rooms, budget in ((NEAR, BUDGET_S), (ROOMS, THOROUGH_S)):
-            left = [m for m in self.mutants if m.function and not self.known.is_killed(m)]
+            left = [m for m in self.mutants if m.function and not self.known.is_settled(m)]
             self.table = known_table(runs, files, rooms, self.jobs, CACHE)
             click.echo(f"{len(left)} mutants, {len(self.table.lines)} tests", err=True)
             chosen = ((m, self.table.ordered(m, budget)) for m in left)
@@ -245,7 +256,7 @@ def run(
     mutants: Sequence[OperatorMutant], known: Known, jobs: int, near_only: bool = False
 ) -> None:
     """Try the mutants that are not known to be killed."""
-    if all(known.is_killed(mutant) for mutant in mutants):
+    if all(known.is_settled(mutant) for mutant in mutants):
         return
     plugin = _Plugin(mutants, known, jobs, near_only)
     code = pytest.main(
@@ -256,7 +267,7 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
 
     # constants of modules, and what runs while modules are imported
-    left = [mutant for mutant in mutants if not known.is_killed(mutant)]
+    left = [mutant for mutant in mutants if not known.is_settled(mutant)]
 
     def fresh(mutant: OperatorMutant) -> Outcome:
         tests = plugin.table.ordered(mutant, BUDGET_S)
@@ -273,13 +284,19 @@ def run(
 
 SHOWN = ("file", "line", "function", "operator", "before", "after")
 KILLED = ("killed", "time limit")
-NO_TEST = "no test notices it yet"
+
+
+def written() -> list[dict[str, Any]]:
+    """Return the rows that docs/operator-mutants.json has."""
+    rows: list[dict[str, Any]] = []
+    if RESULTS.exists():
+        rows = json.loads(RESULTS.read_text("utf-8"))["mutants"]
+    return rows
 
 
 def documented(parts: Parts, known: Known) -> list[dict[str, Any]]:
     """Return a row for each mutant, with the reasons that the document already gives."""
-    before = json.loads(RESULTS.read_text("utf-8"))["mutants"] if RESULTS.exists() else []
-    reasons = {row["name"]: row["reason"] for row in before if row.get("reason")}
+    reasons = {row["name"]: row["reason"] for row in written() if row.get("reason")}
     rows = []
     for part, mutants in parts.items():
         for mutant in mutants:
@@ -352,7 +369,7 @@ def main(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     everything = {part: each for part, each in all_mutants().items() if not only or part in only}
     parts = drawn(everything, each, seed)
-    known = Known(CACHE)
+    known = Known(CACHE, written())
     if not dry:
         run([mutant for mutants in parts.values() for mutant in mutants], known, jobs, near)
     rows = documented(parts, known)

@@ -93,11 +93,11 @@ def source_of(store: Store, key: str) -> TensorSource:
     spec = store.specs[key]
     width = itemsize(spec.dtype)
     offset, shard = spec.offset, spec.shard
-    if offset is None or shard is None or spec.slices or not width:
+    if offset is None or shard is None or not store.mappable(key):
         return StreamedValues(store, key, spec.dtype)
-    if spec.nbytes == spec.size * width and store.mappable(key):
-        return FileSpan(store.shards[shard], offset, spec.nbytes, spec.dtype, spec.crc32c)
-    return StreamedValues(store, key, spec.dtype)
+    if spec.nbytes != spec.size * width:
+        return StreamedValues(store, key, spec.dtype)
+    return FileSpan(store.shards[shard], offset, spec.nbytes, spec.dtype, spec.crc32c)
 
 
 class _ReadBuffer:
@@ -335,14 +335,9 @@ def batched(items: Iterator[WorkItem]) -> Iterator[tuple[WorkItem, ...]]:
 
 def combined_crc(results: list[WorkResult], width: int, side: int) -> int:
     """Return the checksum of a whole tensor from those of its items; side 0 is old, 1 is new."""
-    if len(results) == 1:
-        return (results[0].old_crc if side == 0 else results[0].new_crc) or 0
-    from ckptkit._io.crc32c import combine
-
-    total = 0
-    for at, result in enumerate(results):
-        crc = result.old_crc if side == 0 else result.new_crc
-        total = (
-            crc or 0 if at == 0 else combine(total, crc or 0, (result.stop - result.start) * width)
-        )
-    return total
+    total: int | None = None
+    for result in results:
+        crc = (result.old_crc if side == 0 else result.new_crc) or 0
+        nbytes = (result.stop - result.start) * width
+        total = crc if total is None else _crc32c.combine(total, crc, nbytes)
+    return total or 0
