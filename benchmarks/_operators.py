@@ -180,8 +180,9 @@ def _skipped(tree: ast.AST) -> set[ast.AST]:
             parts.append(node)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("cast", "TypeVar"):
             parts.append(node)
-        # `strict` of zip is a claim about the code around it, which no sound run can show
-        if isinstance(node, ast.keyword) and node.arg == "strict":
+        # an assert and `strict` of zip are claims about the code around, which no run can show
+        is_claim = isinstance(node, ast.keyword) and node.arg == "strict"
+        if is_claim or isinstance(node, ast.Assert):
             parts.append(node)
         for part in parts:
             if part is not None:

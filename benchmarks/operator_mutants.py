@@ -267,7 +267,12 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
 
     # constants of modules, and what runs while modules are imported
-    left = [mutant for mutant in mutants if not known.is_settled(mutant)]
+    left = [
+        mutant
+        for mutant in mutants
+        if not known.is_settled(mutant)
+        and (not mutant.function or known.status(mutant) == "not run")
+    ]
 
     def fresh(mutant: OperatorMutant) -> Outcome:
         tests = plugin.table.ordered(mutant, BUDGET_S)

@@ -74,7 +74,7 @@ def _unique(wanted: Mapping[str, Iterable[str]], taken: set[str]) -> dict[str, s
     for name, keys in contested:
         left = []
         for key in keys:
-            other = _free(candidates[key][1:-1], taken, claims)
+            other = _free(candidates[key][:-1], taken, claims)
             if other is not None:
                 give(key, other)
             else:

@@ -349,7 +349,7 @@ class _Namer:
         counts = Counter(wanted.values())
         for index, name in wanted.items():
             leaf = self.leaves[index]
-            if counts[name] > 1 and "@" in name:
+            if counts[name] > 1:  # those of one variable; a path is of one object
                 name = name.replace("@", f"@{self.slots[leaf.node].optimizer}/")
             names[index] = _unique(name, leaf.key, taken)
 

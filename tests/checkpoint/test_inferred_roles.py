@@ -342,3 +342,40 @@ def test_rows_and_columns_of_a_kernel_alone_are_no_optimizers_where_there_are_bi
     }  # fmt: skip
     biases: dict[str, Shape] = {"a/bias": (6,), "b/bias": (7,)}
     assert weights({**kernel, **vectors, **biases}) == {*kernel, *vectors, *biases}
+
+
+def test_rows_and_columns_are_an_optimizers_where_it_keeps_something_of_vectors_too() -> None:
+    """Words of state alone do not tell a spectral norm's vectors from Adafactor's."""
+    own: dict[str, Shape] = {"a/kernel": (4, 6), "b/weights": (5, 7)}
+    factors: dict[str, Shape] = {
+        "a/kernel/row_norm": (4,), "a/kernel/col_norm": (6,),
+        "b/weights/row_norm": (5,), "b/weights/col_norm": (7,),
+    }  # fmt: skip
+    biases: dict[str, Shape] = {"a/bias": (6,), "b/offset": (7,)}
+    assert weights({**own, **factors, **biases}) == {*own, *factors, *biases}
+    whole: dict[str, Shape] = {"a/bias/all_norm": (6,), "b/offset/all_norm": (7,)}
+    assert weights({**own, **factors, **biases, **whole}) == {*own, *biases}
+    # and where there are no vectors, there is nothing that it would keep
+    assert weights({**own, **factors}) == set(own)
+
+
+@pytest.mark.parametrize("scope", ["Novel/m/", "training/Novel/m/"])
+def test_scalars_of_the_scope_around_slots_are_settings(scope: str) -> None:
+    slots = {f"{scope}{name}": shape for name, shape in TRAINED.items() if shape}
+    above = scope.removesuffix("m/")
+    scalars: dict[str, Shape] = {f"{above}count": (), f"{above}warmth": (), f"{scope}heat": ()}
+    found = namings({**NET, **slots, **scalars}, {f"{above}count": "int64"})
+    assert {key for key, n in found.items() if n.role == "weight"} == set(NET)
+    assert found[f"{above}warmth"].role == found[f"{scope}heat"].role == "config"
+    # where the scope has a weight too, a scalar in it may be one
+    mixed = {**NET, **slots, **scalars, f"{above}gain": (8, 8)}
+    assert f"{above}warmth" in weights(mixed, {f"{above}count": "int64"})
+
+
+@pytest.mark.parametrize("scope", ["Adam", "training/Adam", "training"])
+def test_nameless_variables_in_an_optimizers_scope_are_its_own(scope: str) -> None:
+    extra: dict[str, Shape] = {f"{scope}/Variable": (7,), f"{scope}/Variable_1": (8, 8)}
+    assert weights({**NET, **extra}) == set(NET)
+    for other in ("block", "Adam/block"):
+        inner: dict[str, Shape] = {f"{other}/Variable": (7,), f"{other}/Variable_1": (8, 8)}
+        assert weights({**NET, **inner}) == {*NET, *inner}

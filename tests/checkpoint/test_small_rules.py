@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit.checkpoint.checkpoint import shard_problems
 from ckptkit.checkpoint.keras_names import name_keras
 from ckptkit.checkpoint.name_patterns import glob_matcher, shortened_matcher
 from ckptkit.checkpoint.object_state import ObjectVariable, infer_object_roles
 from ckptkit.checkpoint.selection import Selection
-from ckptkit.errors import FormatError
-from ckptkit.stores.base import KerasStructure, KerasVariable, TensorSpec
+from ckptkit.errors import CkptkitError, FormatError
+from ckptkit.stores.base import KerasStructure, KerasVariable, Slice, TensorSpec
+from ckptkit.stores.npz.npy import decode_descr
 from support.goldens import GOLDEN
 
 # --- patterns, selections -------------------------------------------------------------------------
@@ -132,3 +136,99 @@ def test_more_axes_than_a_tensor_can_have_are_refused(tmp_path: Path) -> None:
         archive.writestr("w.npy", start + header + bytes(4))
     with pytest.raises(FormatError, match="axes of the array"):
         ckptkit.ls(path)
+
+
+@pytest.mark.parametrize(
+    ("descr", "dtype", "width"),
+    [
+        ("<f4", "float32", 4),
+        ("f", "float32", 4),
+        ("?", "bool", 1),
+        (">i2", "int16", 2),
+        ("|O", "object", None),
+        ("|S", "string", 0),
+        ("|S7", "string", 7),
+        ("<U3", "string", 12),
+        ("|V5", "void40", 5),
+        ("<f16", "float128", 16),
+        ("<c24", "complex192", 24),
+        ("<M8[ns]", "datetime64[ns]", 8),
+        ("<m", "timedelta64", 0),
+        ("<M[s]", "datetime64[s]", 0),
+    ],
+)
+def test_descrs_of_numpy(descr: str, dtype: str, width: int | None) -> None:
+    name, encoding, nbytes = decode_descr(descr, "here")
+    assert (name, nbytes) == (dtype, width)
+    assert encoding.byteorder == ("big" if descr[0] == ">" else "little")
+
+
+@pytest.mark.parametrize("descr", ["<f3", "f12345", "<i3", "x", "<M4[s]", "l", "<f10", ""])
+def test_descrs_that_numpy_does_not_have_are_refused(descr: str) -> None:
+    with pytest.raises(FormatError, match=r"^here: unknown numpy dtype"):
+        decode_descr(descr, "here")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x93NUMPY\x01\x00", "not an npy file"),
+        (b"\x93NUMPY\x01\x00\x00", "not an npy file"),
+        (b"\x93NUMPX\x01\x00\x00\x00", "not an npy file"),
+        (b"\x93NUMPY\x01\x00\x00\x00", "npy header is no dict"),
+        (b"\x93NUMPY\x01\x00\x05\x00", "npy header is cut short"),
+        (b"\x93NUMPY\x02\x00\x05\x00", "npy header is cut short"),
+        (b"\x93NUMPY\x04\x00\x05\x00", "npy version"),
+    ],
+)
+def test_members_that_end_within_the_header(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", content)
+    with pytest.raises(CkptkitError, match=words):
+        ckptkit.ls(path)
+
+
+# --- data files -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claims:
+    """As much of a store as says what lies where."""
+
+    specs: dict[str, TensorSpec]
+    shards: tuple[Path, ...]
+    path: Path = Path("claims")
+
+
+def problems(shards: tuple[Path, ...], *specs: TensorSpec) -> list[str]:
+    store: Any = Claims({spec.key: spec for spec in specs}, shards)
+    return [f"{type(each).__name__} {each}" for each in shard_problems(store)]
+
+
+def lying(key: str, offset: int, nbytes: int, shard: int = 0) -> TensorSpec:
+    return TensorSpec(key, "int8", (nbytes,), nbytes, shard, offset)
+
+
+def test_a_data_file_holds_what_its_tensors_claim(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(bytes(10))
+    assert problems((data,), lying("a", 0, 4), lying("b", 4, 6)) == []
+    assert problems((data,)) == []
+    [short] = problems((data,), lying("a", 0, 4), lying("b", 4, 7), lying("c", 8, 1))
+    assert short.startswith(f"TruncatedError {data}: cut short: b ends at byte 11")
+    [forged] = problems((data,), lying("a", 0, 10), lying("b", 9, 1))
+    assert forged.startswith(f"FormatError {data}: its tensors lie over each other")
+    assert "they claim 11 of its 10 bytes" in forged
+
+
+def test_slices_lie_in_data_files_of_their_own(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(bytes(4))
+    two.write_bytes(bytes(4))
+    parts = Slice((0,), (4,), 0, 0, 4, None), Slice((4,), (4,), 1, 1, 4, None)
+    whole = TensorSpec("w", "int8", (8,), 8, slices=parts)
+    [short] = problems((one, two), whole)
+    assert f"{two}: cut short: w ends at byte 5" in short
+    [gone] = problems((one, tmp_path / "gone"), whole)
+    assert gone.startswith("PathNotFoundError") and "this data file is missing" in gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def measured(old: Array, new: Array, start: int = 0, pieces: int = 1) -> DiffSta
     """Measure two arrays, handed to a meter in so many pieces."""
     meter = Meter(dtype_of_numpy(old.dtype), dtype_of_numpy(new.dtype), EXACT)
     cuts = np.linspace(0, len(old), pieces + 1).astype(int)
-    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+    for low, high in pairwise(cuts):
         meter.add(start + low, old[low:high], new[low:high])
     return meter.statistics
 
