@@ -67,12 +67,10 @@ def free_points(ref: Array, new: Array, room: float) -> int:
 
 
 def _is_bound(ref: Array, new: Array, room: float) -> bool:
-    room *= ref.shape[-1]
-    both = np.concatenate([x.reshape(-1, x.shape[-1]) for x in (ref, new)])
-    for sums in (both.sum(axis=-1), np.linalg.norm(both, axis=-1)):
-        if np.isfinite(sums).all() and np.ptp(sums) <= room:
-            return True
-    return False
+    width = ref.shape[-1]
+    rows = np.concatenate([x.reshape(ref.size // width, width) for x in (ref, new)])
+    each = rows.sum(axis=1), np.linalg.norm(rows, axis=1)
+    return any(np.isfinite(x).all() and np.ptp(x) <= width * room for x in each)
 
 
 def changed_points(ref: Array, new: Array, room: float) -> int:

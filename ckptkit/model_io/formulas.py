@@ -64,7 +64,7 @@ def formula_hints(pair: ValuePair) -> Iterator[str]:
         slope = float(np.vdot(centred, new) / np.vdot(centred, centred))
         offset = float(np.mean(new) - slope * np.mean(ref))
         if (
-            slope
+            abs(slope) * np.ptp(ref) > pair.room  # or it is a constant
             and math.isfinite(slope)
             and math.isfinite(offset)
             and _follows(pair, ref * slope + offset, float(slope))

@@ -160,8 +160,9 @@ def _hints(pair: ValuePair, ref: Array, new: Array) -> Iterator[str]:
     if pair.result.status == "nonfinite":
         yield from _nonfinite_hints(pair)
         return
-    sure = [
-        *_constant_hints(pair),
+    # a constant has few digits, and is in any order what it is
+    constant = list(_constant_hints(pair))
+    sure = constant or [
         *_order_hints(pair),
         *formula_hints(pair),
         *_integer_hints(pair, ref),
@@ -203,7 +204,7 @@ def _constant_hints(pair: ValuePair) -> Iterator[str]:
         return
     if new.size > 1 and (new == new.flat[0]).all() and not (ref == ref.flat[0]).all():
         yield f"is {new.flat[0]:.6g} everywhere"
-    elif new.ndim > 1 and len(new) > 1 and _all_rows_equal(new) and not _all_rows_equal(ref):
+    elif new.ndim > 1 and _all_rows_equal(new) and not _all_rows_equal(ref):
         yield "is the same for every example: the input no longer reaches it"
 
 
@@ -214,7 +215,7 @@ def _all_rows_equal(array: Array) -> bool:
 def _order_hints(pair: ValuePair) -> Iterator[str]:
     """Same values, other places."""
     ref, new = pair.ref, pair.new
-    if ref.size < 2 or pair.near(ref, new):  # they are where they were: it is the bits that differ
+    if pair.near(ref, new):  # they are where they were: it is the bits that differ
         return
     # another order of the same values is out of the question where they sort to others
     ref_sorted, new_sorted = np.sort(ref, axis=None), np.sort(new, axis=None)
@@ -369,11 +370,10 @@ def _digits(values: Array) -> int:
 
 def _place_hints(pair: ValuePair) -> Iterator[str]:
     limit = pair.result.tolerance
-    scale = max(pair.result.rms, 0.0) if limit.scaled else 1.0
+    scale = pair.result.rms if limit.scaled else 1.0
     with np.errstate(all="ignore"):
         bad = np.abs(pair.new - pair.ref) > limit.atol * scale + limit.rtol * np.abs(pair.ref)
-    if bad.any() and not bad.all():
-        yield from (f"differs in {place} only" for place in _places(bad))
+    yield from (f"differs in {place} only" for place in _places(bad))
 
 
 def _places(bad: Array) -> Iterator[str]:

@@ -62,12 +62,13 @@ def sample(array: Array, seed: int, count: int = SAMPLED) -> Sample:
 def places_of(size: int, count: int, seed: int) -> Array:
     """Return `count` places below `size`, ascending: one drawn in each of as many equal parts.
 
+    There is one at least, and no more than `size`.
     PCG64's raw stream is the same in every version of numpy.
     """
     import numpy as np
 
     bounds = np.array([index * size // count for index in range(count + 1)], np.uint64)
-    raw = np.random.PCG64(seed).random_raw(count) if count else np.zeros(0, np.uint64)
+    raw = np.random.PCG64(seed).random_raw(count)
     low = bounds[:-1]
     return np.asarray(low + raw % (bounds[1:] - low), np.int64)
 

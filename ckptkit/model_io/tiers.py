@@ -146,10 +146,10 @@ def tier_of(one: Environment, other: Environment) -> Tier:
 
 def _quantised(modes: Sequence[object]) -> str:
     """Return which sides are quantised, and how, as far as they tell."""
-    texts = [str(mode) if isinstance(mode, str) else "" for mode in modes]
-    if texts[0] == texts[1]:
-        return f"quantised to {texts[0]}" if texts[0] else "quantised"
-    return f"quantised: {texts[0] or 'full'} against {texts[1] or 'full'} precision"
+    one, other = (str(mode) if isinstance(mode, str) else "" for mode in modes)
+    if one == other:
+        return f"quantised to {one}" if one else "quantised"
+    return f"quantised: {one or 'full'} against {other or 'full'} precision"
 
 
 def _runtime(env: Environment) -> str:
