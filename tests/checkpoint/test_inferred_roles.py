@@ -379,3 +379,11 @@ def test_nameless_variables_in_an_optimizers_scope_are_its_own(scope: str) -> No
     for other in ("block", "Adam/block"):
         inner: dict[str, Shape] = {f"{other}/Variable": (7,), f"{other}/Variable_1": (8, 8)}
         assert weights({**NET, **inner}) == {*NET, *inner}
+
+
+def test_a_word_that_only_vectors_have_is_no_optimizers() -> None:
+    vectors: dict[str, Shape] = {"a/x": (4,), "b/y": (5,), "c/z": (6,)}
+    novel = {f"{name}_novel": shape for name, shape in vectors.items()}
+    assert weights({**vectors, **novel}) == {*vectors, *novel}
+    matrices: dict[str, Shape] = {"a/x": (4, 2), "b/y": (5, 2), "c/z": (6,)}
+    assert weights({**matrices, **{f"{n}_novel": s for n, s in matrices.items()}}) == set(matrices)

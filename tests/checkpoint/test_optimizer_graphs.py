@@ -75,6 +75,13 @@ def test_slots_whose_names_several_variables_have_are_tied_by_position(where: st
     found = namings_of(root)
     tied = [found[f"optimizer/_variables/{k + 1}"].slot_of for k in range(4)]
     assert tied == ["first/kernel", "first/bias", "second/kernel", "second/bias"]
+    # other variables of these names elsewhere are none of the model's
+    if where == "model":
+        root["other"] = {"kernel": Variable("sub/kernel", (9, 9))}
+        found = namings_of(root)
+        again = [found[f"optimizer/_variables/{k + 1}"].slot_of for k in range(4)]
+        assert again == [f"model/{name}" for name in tied]
+        del root["other"]
     # in another order of shapes no position is believed
     turned = [slots[2], slots[3], slots[0], slots[1]]
     root["optimizer"] = keras(turned, _momentums=listed(*turned))

@@ -15,7 +15,7 @@ from ckptkit._io.crc32c import value
 from ckptkit.compare import spans
 from ckptkit.compare.metrics import METRIC_BLOCK, Meter, bits_differ
 from ckptkit.compare.spans import SPAN_ELEMENTS, WorkItem, WorkResult, source_of
-from ckptkit.compare.statistics import EXACT, DiffStatistics
+from ckptkit.compare.statistics import EXACT, DiffStatistics, ElementTolerance
 from ckptkit.compare.tensors import Pair, compare, cosine_of
 from ckptkit.dtypes import dtype_of_numpy
 from support.weights import Array, MemoryStore, bundle
@@ -50,6 +50,20 @@ def test_a_worst_element_in_a_later_block_keeps_its_place(dtype: str, extra: int
     assert (found.n, found.n_diff, found.n_outside) == (size, 1, 1)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "c8"])
+def test_bits_that_differ_in_a_later_block_keep_their_place(dtype: str) -> None:
+    old = np.zeros(METRIC_BLOCK + 5, dtype)
+    new = old.copy()
+    new[-2] = 0.0 if dtype == "i8" else -0.0
+    new[-1] = 1
+    name = dtype_of_numpy(old.dtype)
+    meter = Meter(name, name, EXACT, bitwise=True)
+    meter.add(3, old, new)
+    found = meter.statistics
+    assert found.worst is not None and found.worst[1] == 3 + len(old) - 1
+    assert found.n_diff == found.n_outside == (1 if dtype == "i8" else 2)
+
+
 @pytest.mark.parametrize("size", [1, 8191, 8192, 8193, 3 * 8192, 3 * 8192 + 5])
 def test_sums_of_squares_do_not_depend_on_how_products_are_cut(size: int) -> None:
     rng = np.random.default_rng(size)
@@ -69,6 +83,16 @@ def test_what_differs_and_what_is_not_a_number_is_counted_in_each_piece() -> Non
         assert (found.n, found.n_finite, found.n_diff, found.nonfinite) == (7, 4, 4, 2)
         assert (found.max_abs, found.max_rel, found.sum_abs) == (0.5, 0.5, 1.0)
         assert found.worst is not None and found.worst[1] == 3
+
+
+def test_the_tolerance_needed_is_that_of_elements_beyond_the_absolute_one() -> None:
+    """One that is 0 and just within the absolute tolerance needs nothing."""
+    old, new = np.array([0.0, 1.0, -2.0]), np.array([0.5, 2.5, -2.5])
+    left, right = MemoryStore({"t": old}), MemoryStore({"t": new})
+    delta = compare(Pair(left, "t", right, "t", ElementTolerance(0.0, 0.5))).delta
+    assert delta.needed_rtol == pytest.approx(1.0) and delta.n_outside == 1
+    beyond = compare(Pair(left, "t", right, "t", ElementTolerance(0.0, 0.4))).delta
+    assert beyond.needed_rtol == math.inf
 
 
 # --- units in the last place ----------------------------------------------------------------------
