@@ -20,7 +20,8 @@ class Box:
         """Whether it is full."""
         if count > LIMIT and not self.open:
             raise ValueError("too many")
-        return max(count, 1) == LIMIT
+        assert count
+        return max(pow(count, 2), 1) == LIMIT
 '''
 EXPECTED = {
     ("", "constant + 1", "LIMIT = 3", "4"),
@@ -30,9 +31,9 @@ EXPECTED = {
      "count > LIMIT or not self.open"),
     ("Box.is_full", "operator dropped", "not self.open", "self.open"),
     ("Box.is_full", "raise removed", "raise ValueError('too many')", "pass"),
-    ("Box.is_full", "return removed", "return max(count, 1) == LIMIT", "return None"),
-    ("Box.is_full", "arguments swapped", "max(count, 1)", "max(1, count)"),
-    ("Box.is_full", "function", "max(count, 1)", "min(count, 1)"),
+    ("Box.is_full", "return removed", "return max(pow(count, 2), 1) == LIMIT", "return None"),
+    ("Box.is_full", "arguments swapped", "pow(count, 2)", "pow(2, count)"),
+    ("Box.is_full", "function", "max(pow(count, 2), 1)", "min(pow(count, 2), 1)"),
 }  # fmt: skip
 
 
@@ -47,6 +48,10 @@ def test_each_mutant_says_what_it_changes(mutants: list[OperatorMutant]) -> None
     found = {(m.function, m.operator, m.before, m.after) for m in mutants}
     assert found >= EXPECTED
     assert not any("Whether" in m.before for m in mutants)  # no docstring
+    assert not any("assert" in m.before for m in mutants)
+    # what has no order is not turned round
+    swapped = [m.before for m in mutants if m.operator == "arguments swapped"]
+    assert swapped == ["pow(count, 2)"]
     assert len({m.name for m in mutants}) == len(mutants)
 
 
