@@ -12,6 +12,7 @@ raises there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, NoReturn
 
@@ -40,15 +41,23 @@ class Document(Result):
     """
 
     __slots__ = ()
-    ROWS: ClassVar[str]  # the list of the JSON document that is its table
+    ROWS: ClassVar[str] = ""  # the list of the JSON document that is its table, where it has one
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Return the document that `--format json` prints.
+        """Return the document that `--format json` prints, or this result's part of it.
 
         Returns:
             Plain values that JSON can hold.
         """
+
+    def streamed(self) -> Mapping[str, Any]:
+        """Return the document, whose rows may come one at a time from an iterator.
+
+        Returns:
+            As `to_json`; what is under `ROWS` is gone over once.
+        """
+        return self.to_json()
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows of the table, with all that the document says of each.

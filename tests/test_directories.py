@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from support.command_line import ckptkit as command
-from support.command_line import refused
+from support.command_line import json_results, refused
 from support.goldens import GOLDEN
 from support.values import blocks_of, corpus, out_tensors
 
@@ -163,7 +162,7 @@ def test_one_verdict_each_and_a_summary(tree: Path, verb: str) -> None:
         assert sum(line.startswith(f"{tree / name}: ") for line in result.out.splitlines()) == 1
     brief = "4 of 4 sound" if verb == "verify" else "4 of 4 without findings"
     assert f"\n{tree}: {brief}" in result.out
-    document = json.loads(command(verb, "-r", tree, "--format", "json").out)
+    [document] = json_results(verb, "-r", tree)
     assert [u["path"] for u in document["units"] if u["format"] != "directory"] == [
         str(tree / name) for name in UNITS
     ]

@@ -170,11 +170,11 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.usefixtures("examples")
 def test_documented_fields_of_verify_are_those_printed() -> None:
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
-    section = text.partition("## `ckptkit.verify/1`")[2].partition("\n## ")[0]
+    section = text.partition("## `ckptkit.verify/2`")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?`) \|", section, re.M)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     output = CliRunner().invoke(cli, ["verify", "damaged/ckpt", "--format", "json"]).output
-    document = json.loads(output)
+    [document] = json.loads(output)["results"]
     (unit,) = document["units"]
     fields = {*document, *unit, *unit["checks"][0], *unit["findings"][0]}
     assert documented == fields
@@ -184,7 +184,7 @@ def test_documented_fields_of_verify_are_those_printed() -> None:
 @pytest.mark.usefixtures("examples")
 def test_documented_fields_are_those_printed(command: str) -> None:
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
-    section = text.partition(f"## `ckptkit.{command}/1`")[2].partition("\n## ")[0]
+    section = text.partition(f"## `ckptkit.{command}/2`")[2].partition("\n## ")[0]
     documented = {
         name
         for row in re.findall(r"^\| (`.*?`) \|", section, re.M)
@@ -192,7 +192,7 @@ def test_documented_fields_are_those_printed(command: str) -> None:
     }
     arguments = ["export"] if command == "ls" else ["run/ckpt", "hidden/kernel"]
     output = CliRunner().invoke(cli, [command, *arguments, "--format", "json"]).output
-    document = json.loads(output)
+    [document] = json.loads(output)["results"]
     tensors = document["tensors"] if command == "ls" else []
     assert documented == {*document, *(field for tensor in tensors for field in tensor)}
 

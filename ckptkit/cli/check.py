@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,10 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import (
-    echo_lines,
-    echo_note,
-    flagged_models_noted,
-    format_option,
-    screen_options,
-    write_lines,
-)
-from ckptkit.reports.check.lines import FORMATS, lines, remarks
-from ckptkit.reports.table import is_bare
+from ckptkit.cli.options import flagged_models_noted, write_lines
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.reports.check.lines import lines, remarks
+from ckptkit.reports.text import printable
 
 
 @click.command("check")
@@ -73,12 +68,8 @@ from ckptkit.reports.table import is_bare
     help="With --localize: look at these values of SUBJECT alone.",
 )
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
-@click.option("-v", "--verbose", is_flag=True, help="Show every run: where, with what, how long.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
-@format_option(FORMATS)
-@click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
-@screen_options
+@report_options("check")
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """Run SUBJECT and say whether it computes what it should, and whether all of it was restored.
@@ -108,14 +99,11 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         write_lines(shown["junit"], lines(report, "junit"))
     if shown["fmt"] == "github":
         _summarise(report)
-    text = lines(report, shown["fmt"], verbose=shown["verbose"])
-    if shown["output"]:
-        write_lines(shown["output"], text)
-        echo_note(report.verdict)
-    elif not shown["quiet"]:
-        echo_lines(text)
-        if is_bare(shown["fmt"]):
-            echo_lines(remarks(report, verbose=shown["verbose"]), err=True)
+    fmt = shown["fmt"]
+    beside: Iterable[str] = [printable(report.verdict)] if shown["output"] else ()
+    if needs_remarks(fmt):
+        beside = remarks(report, verbose=shown["verbose"])
+    put_report(lines(report, fmt, verbose=shown["verbose"]), shown, remarks=beside)
     ctx.exit(report.exit_code)
 
 

@@ -7,6 +7,7 @@ ends in "/" is typed on from, and names of tensors hold letters at which bash cu
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 from click.shell_completion import (
@@ -17,6 +18,7 @@ from click.shell_completion import (
 )
 
 from ckptkit.cli.main import COMPLETE_VAR
+from ckptkit.cli.report_options import put_report, report_options
 
 _BASH = """\
 _ckptkit_completion() {
@@ -86,7 +88,8 @@ for _shell, _script in _SCRIPTS.items():
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(tuple(_SCRIPTS)))
-def command(shell: str) -> None:
+@report_options("completion")
+def command(shell: str, **options: Any) -> None:
     """Print the script that makes SHELL complete paths, prefixes, names of tensors and options.
 
     \b
@@ -97,4 +100,4 @@ def command(shell: str) -> None:
     For this shell alone, in bash:
       source <(ckptkit completion bash)
     """
-    click.echo(_SCRIPTS[shell] % {"complete_var": COMPLETE_VAR}, nl=False)
+    put_report((_SCRIPTS[shell] % {"complete_var": COMPLETE_VAR}).splitlines(), options)

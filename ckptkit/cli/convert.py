@@ -15,16 +15,13 @@ from ckptkit.cli import candidates
 from ckptkit.cli.options import (
     CommaList,
     echo_error,
-    echo_lines,
     echo_note,
     flagged_models_noted,
     flat,
-    format_option,
-    screen_options,
     trust_option,
 )
 from ckptkit.cli.progress import progress, threads
-from ckptkit.reports.table import TABULATE, is_bare
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert.api import MismatchError
@@ -148,8 +145,7 @@ _COMMON_OPTIONS = (
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
-@format_option(("table", "json"), "Output format: json is the receipt, or the plan of a dry run.")
-@screen_options
+@report_options("convert", "Output format: json is the receipt, or the plan of a dry run.")
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write SRC in another form at DST, and prove it: the output is read again and compared.
@@ -166,10 +162,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
 
     Exit code: 0 done and proven, 1 SRC and LIKE do not fit or the proof failed, 2 could not tell.
     """
-    bare = is_bare(options["fmt"])
-    if bare and not options["dry_run"]:
-        name = options["fmt"].removeprefix(TABULATE)
-        raise click.UsageError(f"--format {name} goes with --dry-run.")
+    fmt = options["fmt"]
     # set before numpy is imported: threads are for spans of tensors, not for sums within one
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # a plan has ten small values per tensor, none of them garbage: looking for some took a fifth
@@ -178,19 +171,21 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     from ckptkit.reports import plan as report
 
     keywords = _keywords(options)
-    if options["receipt"] or options["inverse"]:
+    if options["receipt"] or options["inverse"] or options["output"]:
         from ckptkit.operations.input_files import code_file, refuse_inputs
 
         read = (*src, options["like"], *options["map_from"], code_file(options["model"] or ""))
         refuse_inputs([options["receipt"], options["inverse"]], read)
+        if options["output"]:
+            others = (dst, options["receipt"], options["inverse"])
+            refuse_inputs([options["output"]], (*read, *others))
     sources, lost = _sources(src, options)
     if options["dry_run"]:
         conversion = plan(sources, dst, **keywords)
         if options["inverse"]:
             write_inverse(conversion, Path(options["inverse"]), overwrite=options["overwrite"])
-        echo_lines(report.plan_lines(conversion, options["fmt"]))
-        if bare:
-            echo_lines(report.plan_remarks(conversion), err=True)
+        beside = report.plan_remarks(conversion) if needs_remarks(fmt) else ()
+        put_report(report.plan_lines(conversion, fmt), options, remarks=beside)
         ctx.exit(1 if conversion.problems or lost else 0)
     try:
         with flagged_models_noted(), threads(options["jobs"]) as executor, progress() as bar:
@@ -203,15 +198,17 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 trust=options["trust"],
                 receipt=options["receipt"],
                 inverse=options["inverse"],
-                digests=options["fmt"] == "json",
+                digests=fmt in ("json", "jsonl", "csv"),
                 executor=executor,
                 progress=bar,
                 **keywords,
             )
     except MismatchError as error:
-        _report_mismatch(error, options["fmt"])
+        _report_mismatch(error, options)
         ctx.exit(error.exit_code)
-    echo_lines(report.receipt_lines(receipt, options["fmt"]))
+    beside = report.receipt_remarks(receipt) if needs_remarks(fmt, options) else ()
+    lines = report.receipt_lines(receipt, fmt, verbose=options["verbose"])
+    put_report(lines, options, remarks=beside)
     ctx.exit(receipt.exit_code or int(lost))
 
 
@@ -228,13 +225,13 @@ def _keywords(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**keywords, "rules": rules, "drop_roles": flat(options["drop_roles"])}
 
 
-def _report_mismatch(error: MismatchError, fmt: str) -> None:
+def _report_mismatch(error: MismatchError, options: Mapping[str, Any]) -> None:
     """Name what does not fit: on stderr, and as JSON where that was asked for."""
     from ckptkit.reports.plan import refusal_lines
     from ckptkit.reports.text import printable
 
-    if fmt == "json":
-        echo_lines(refusal_lines(error))
+    if options["fmt"] == "json":
+        put_report(refusal_lines(error), options)
     lines = error.lines()
     if len(error.problems) > len(lines):
         lines.append("hint: --dry-run lists all of them")

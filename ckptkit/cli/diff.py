@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +11,17 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
-from ckptkit.cli.options import (
-    CommaList,
-    echo_lines,
-    echo_note,
-    flat,
-    format_option,
-    operands,
-    screen_options,
-    write_lines,
-)
+from ckptkit.cli.options import CommaList, echo_note, flat, operands
 from ckptkit.cli.progress import progress, threads
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.reports.screen import toned
 from ckptkit.reports.table import is_bare
 from ckptkit.text import count_text, list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.diff.result import DiffResult
 
-FORMATS = ("table", "json", "csv", "markdown", "junit", "html")
+_OF_ROWS = ("table", "markdown", "csv")  # formats of some rows, not of all that is known
 _ONLY = ("added", "removed", "changed", "renamed")
 
 
@@ -71,14 +65,11 @@ _ONLY = ("added", "removed", "changed", "renamed")
     "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
 )
 @click.option("--write-map", metavar="FILE", help="Write how names were paired, as such rules.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 although there are differences.")
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
-@format_option(FORMATS)
-@click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
-@screen_options
+@report_options("diff")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Compare two sets of weights, tensor by tensor, across formats, names and dtypes.
@@ -95,6 +86,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     Exit code: 0 the same, 1 different, 2 could not tell. It is that of the weights: what else
     differs between two models (vocabularies, signatures, configuration) is said below the verdict.
     """
+    if options["verbose"] and not options["stat"]:
+        options["full"] = options["full"] or options["fmt"] in _OF_ROWS or is_bare(options["fmt"])
     _check(options)
     old, new = _two(paths)
     if options["output"] or options["write_map"]:
@@ -107,8 +100,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     result = _compare(old, new, options)
     if options["write_map"]:
         _write_map(result, Path(options["write_map"]))
-    if not options["quiet"]:
-        _print(result, options)
+    _put(result, options)
     ctx.exit(0 if options["exit_zero"] else result.exit_code)
 
 
@@ -119,11 +111,9 @@ def _check(options: dict[str, Any]) -> None:
         raise click.UsageError("--structure and --quick exclude each other.")
     if options["full"] and options["stat"]:
         raise click.UsageError("--full and --stat exclude each other.")
-    if options["quiet"] and options["output"]:
-        raise click.UsageError("--quiet and --output exclude each other.")
     for name, formats in (
-        ("full", ("table", "markdown", "csv")),
-        ("only", ("table", "markdown", "csv")),
+        ("full", _OF_ROWS),
+        ("only", _OF_ROWS),
         ("stat", ("table", "markdown")),
         ("label", ("table", "markdown")),
     ):
@@ -184,33 +174,38 @@ def _write_map(result: DiffResult, path: Path) -> None:
     echo_note(f"{path}: {count_text(count, 'rule')}")
 
 
-def _print(result: DiffResult, options: dict[str, Any]) -> None:
+def _put(result: DiffResult, options: dict[str, Any]) -> None:
     from ckptkit.reports.diff import text as diff_text
+    from ckptkit.reports.text import printable
 
-    fmt, output = options["fmt"], options["output"]
+    remarks: list[str] = []
+    if needs_remarks(options["fmt"], options) or options["fmt"] in ("junit", "html"):
+        remarks = [toned(f"warning: {printable(text)}", err=True) for text in result.warnings]
+        remarks += [diff_text.verdict(result), *diff_text.beside_lines(result)]
+    put_report(_lines(result, options), options, remarks=remarks)
+
+
+def _lines(result: DiffResult, options: dict[str, Any]) -> Iterable[str]:
+    fmt = options["fmt"]
     if fmt == "html":
-        from ckptkit.reports.diff import html as report
+        from ckptkit.reports.diff import html
 
-        lines = report.lines(result)
-    elif fmt == "junit":
-        from ckptkit.reports.diff import junit as diff_junit
+        return html.lines(result)
+    if fmt == "junit":
+        from ckptkit.reports.diff import junit
 
-        lines = diff_junit.lines(result)
-    else:
-        lines = diff_text.lines(
-            result,
-            fmt,
-            only=flat(options["only"]),
-            full=options["full"],
-            stat=options["stat"],
-            labels=options["label"],
-        )
-    if output:
-        write_lines(output, lines)
-    else:
-        echo_lines(lines)
-    if fmt in ("csv", "junit", "html") or is_bare(fmt) or output:
-        for warning in result.warnings:
-            echo_note(f"warning: {warning}")
-        for line in (diff_text.verdict(result), *diff_text.beside_lines(result)):
-            echo_note(line)
+        return junit.lines(result)
+    if fmt == "github":
+        from ckptkit.reports.diff import github
+
+        return github.lines(result)
+    from ckptkit.reports.diff import text
+
+    return text.lines(
+        result,
+        fmt,
+        only=flat(options["only"]),
+        full=options["full"],
+        stat=options["stat"],
+        labels=options["label"],
+    )

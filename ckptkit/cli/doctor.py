@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ckptkit.cli.main import ADDED
-from ckptkit.cli.options import (
-    echo_lines,
-    format_option,
-    output_option,
-    put_lines,
-    screen_options,
-)
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports import doctor_text
-from ckptkit.reports.table import is_bare
 
 
 @click.command("doctor")
-@format_option(doctor_text.FORMATS)
-@output_option
-@screen_options
+@report_options("doctor")
 @click.pass_context
-def command(ctx: click.Context, /, fmt: str, output: str | None) -> None:
+def command(ctx: click.Context, /, fmt: str, **options: Any) -> None:
     """Tell which runtimes and devices are here, with versions, and what stands in the way.
 
     Each runtime is looked at in a process of its own.
@@ -32,7 +25,7 @@ def command(ctx: click.Context, /, fmt: str, output: str | None) -> None:
     from ckptkit.operations.doctor import doctor
 
     diagnosis = doctor(tables=[ADDED])
-    put_lines(doctor_text.lines(diagnosis, fmt), output, [])
-    if is_bare(fmt):
-        echo_lines(doctor_text.remarks(diagnosis), err=True)
+    lines = doctor_text.lines(diagnosis, fmt, verbose=options["verbose"])
+    remarks = doctor_text.remarks(diagnosis) if needs_remarks(fmt) else ()
+    put_report(lines, options, remarks=remarks)
     ctx.exit(diagnosis.exit_code)

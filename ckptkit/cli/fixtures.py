@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ckptkit.cli.groups import NearGroup
+from ckptkit.cli.report_options import put_report, report_options
 
 
 class _Fixtures(NearGroup):
@@ -22,20 +25,22 @@ def command() -> None:
 
 
 @command.command("list")
-def list_() -> None:
+@report_options("fixtures list")
+def list_(**options: Any) -> None:
     """List the reference models.  No TensorFlow is needed."""
     from ckptkit.fixtures import list_fixtures
 
     rows = list_fixtures()
     width = max(map(len, rows))
-    for name, description in rows.items():
-        click.echo(f"{name:{width}}  {description}")
+    lines = (f"{name:{width}}  {description}" for name, description in rows.items())
+    put_report(lines, options)
 
 
 @command.command("make")
 @click.argument("name")
 @click.argument("directory", metavar="DIR")
-def make(name: str, directory: str) -> None:
+@report_options("fixtures make")
+def make(name: str, directory: str, **options: Any) -> None:
     """Train the reference model NAME a little and write its files into DIR.
 
     DIR must be new or empty.  Needs TensorFlow 2.16 or newer.
@@ -47,5 +52,4 @@ def make(name: str, directory: str) -> None:
     """
     from ckptkit.fixtures import make as make_fixture
 
-    for path in make_fixture(name, directory):
-        click.echo(path)
+    put_report(map(str, make_fixture(name, directory)), options)

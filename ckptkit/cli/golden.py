@@ -9,7 +9,8 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.groups import NearGroup
-from ckptkit.cli.options import echo_lines
+from ckptkit.cli.report_options import put_report, report_options
+from ckptkit.reports.text import count_text, printable
 
 _FORMS = ("npy", "onnx", "polygraphy", "warmup")
 
@@ -31,6 +32,7 @@ def command() -> None:
 @click.option("--to", required=True, type=click.Choice(_FORMS), help="Form of the output.")
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where it goes.")
 @click.option("--overwrite", is_flag=True, help="Replace warm-up requests that are there.")
+@report_options("golden export")
 def export(golden: str, **options: Any) -> None:
     """Write the cases of GOLDEN, which `ckptkit record` made, for another tool.
 
@@ -42,7 +44,7 @@ def export(golden: str, **options: Any) -> None:
     from ckptkit.operations.golden import export_golden
 
     written = export_golden(golden, options["out"], options["to"], overwrite=options["overwrite"])
-    echo_lines([str(written)])
+    put_report([printable(str(written))], options)
 
 
 @command.command("import")
@@ -52,6 +54,7 @@ def export(golden: str, **options: Any) -> None:
 @click.option("--model", metavar="MODEL", help="Bind it to the weights of this model.")
 @click.option("--runtime", default="unknown", help="What computed the outputs: tensorflow, onnx.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden that is there.")
+@report_options("golden import")
 def import_(path: str, **options: Any) -> None:
     """Make a golden of the inputs and outputs that another tool recorded.
 
@@ -61,7 +64,8 @@ def import_(path: str, **options: Any) -> None:
     """
     from ckptkit.operations.golden import import_golden
 
-    out = options.pop("out")
+    out, shown = options.pop("out"), {"quiet": options.pop("quiet")}
     made = import_golden(path, out, **options)
     outputs = {name for case in made.cases for name in case.outputs}
-    echo_lines([f"{Path(out)}: {len(made.cases)} cases, {len(outputs)} outputs"])
+    counts = f"{count_text(len(made.cases), 'case')}, {count_text(len(outputs), 'output')}"
+    put_report([printable(f"{Path(out)}: {counts}")], shown)

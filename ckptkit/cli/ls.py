@@ -10,23 +10,13 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli import progress as _work
-from ckptkit.cli.options import (
-    CommaList,
-    echo_lines,
-    echo_problems,
-    filter_options,
-    flat,
-    format_option,
-    operands,
-    output_option,
-    put_lines,
-    screen_options,
-)
+from ckptkit.cli.options import CommaList, echo_problems, filter_options, flat, operands
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
 from ckptkit.reports import listing
 from ckptkit.reports.screen import change_screen, screen
-from ckptkit.reports.table import FORMATS, TABULATE, is_bare
+from ckptkit.reports.table import TABULATE, is_bare
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -64,10 +54,8 @@ if TYPE_CHECKING:
 @click.option(
     "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
 )
-@format_option(FORMATS)
-@output_option
-@screen_options
-def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
+@report_options("ls")
+def command(paths: tuple[str, ...], **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 
     No data file is read (but for --stats and --digest), and no TensorFlow is needed.  Of several
@@ -83,28 +71,34 @@ def command(paths: tuple[str, ...], fmt: str, **options: Any) -> int:
       ckptkit ls model.keras --stats --sort std
       ckptkit ls -r runs/ --sort step
     """
+    fmt = options["fmt"]
+    if options["verbose"] and not any(options[name] for name in _LAYOUTS):
+        options["long_"] = True
     if options["depth"] and not options["tree"]:
         raise click.UsageError("--depth needs --tree.")
-    if sum(options[name] for name in ("tree", "patterns", "long_", "stats")) > 1:
+    if sum(options[name] for name in _LAYOUTS) > 1:
         raise click.UsageError("--tree, --patterns, --long and --stats exclude each other.")
-    if options["tree"] and (fmt in ("csv", "markdown") or is_bare(fmt)):
+    if options["tree"] and (fmt not in ("table", "json") or is_bare(fmt)):
         raise click.UsageError(f"--tree has no {fmt.removeprefix(TABULATE)} form.")
     if options["recursive"]:
         return _inventories(paths, fmt, options)
     chosen = operands(paths)
-    if not options["with_path"] and (fmt in ("json", "csv") or len(chosen) > 1):
+    if not options["with_path"] and (fmt in _WHOLE or len(chosen) > 1):
         raise click.UsageError("--no-path goes with the table of one PATH.")
     layout = next((name for name in ("tree", "patterns") if options[name]), "short")
     layout = "long" if options["long_"] else "values" if options["stats"] else layout
     if layout == "long":
         change_screen(replace(screen(), width=None))  # it is asked for all of it
     problems: list[CkptkitError] = []
+    refused: list[str] = []
     with _work.threads(None if options["stats"] else 1) as executor, _work.progress() as bar:
-        results = _results(chosen, fmt, options, problems, executor, bar)
-        _print(results, chosen, fmt, layout, options)
+        results = _results(chosen, options, problems, refused, executor, bar)
+        _put(results, chosen, fmt, layout, options, refused)
     return echo_problems(problems)
 
 
+_LAYOUTS = ("tree", "patterns", "long_", "stats")
+_WHOLE = ("json", "jsonl", "csv", "html")  # formats that are one document, whatever is listed
 _OF_ONE_FILE = (
     "tree",
     "patterns",
@@ -127,48 +121,51 @@ def _inventories(paths: Sequence[str], fmt: str, options: dict[str, Any]) -> int
     if given or not options["with_path"]:
         raise click.UsageError("--recursive goes with --sort, --digest and --format alone.")
     found = inventory(*paths, sort=options["sort"], digest=options["digest"])
-    put_lines(report.lines(found, fmt), options["output"], paths)
-    if is_bare(fmt):
-        echo_lines(report.remarks(found), err=True)
+    remarks = report.remarks(found) if needs_remarks(fmt) else ()
+    put_report(report.lines(found, fmt), options, paths, remarks=remarks)
     return 0 if found.ok else 2
 
 
-def _print(
+def _put(
     results: Iterator[Listing],
     chosen: Sequence[str],
     fmt: str,
     layout: str,
     options: dict[str, Any],
+    refused: Sequence[str],
 ) -> None:
-    output = options["output"]
-    if is_bare(fmt):
+    with_path, depth = options["with_path"], options["depth"]
+    if options["quiet"] and not options["output"]:
+        for _ in results:  # each is looked at all the same
+            pass
+    elif is_bare(fmt):
         listed = list(results)
-        put_lines(
-            listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1), output, chosen
-        )
-        for result in listed:
-            echo_lines(listing.remarks(result, with_path=options["with_path"]), err=True)
-    elif len(chosen) > 1:
-        put_lines(listing.several(results, fmt, layout, options["depth"]), output, chosen)
-    elif options["tree"] and fmt != "json":
-        with_path = options["with_path"]
-        put_lines(
-            listing.tree(next(results), options["depth"], with_path=with_path), output, chosen
-        )
+        lines = listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1)
+        beside = (line for each in listed for line in listing.remarks(each, with_path=with_path))
+        put_report(lines, options, chosen, remarks=beside)
+    elif len(chosen) > 1 or fmt in _PROGRAMS:
+        lines = listing.several(results, fmt, layout, depth, lambda: refused)
+        put_report(lines, options, chosen)
+    elif options["tree"]:
+        put_report(listing.tree(next(results), depth, with_path=with_path), options, chosen)
     else:
-        with_path = options["with_path"]
-        put_lines(listing.lines(next(results), fmt, layout, with_path=with_path), output, chosen)
+        lines = listing.lines(next(results), fmt, layout, with_path=with_path)
+        put_report(lines, options, chosen)
+
+
+_PROGRAMS = ("json", "jsonl", "html")
 
 
 def _results(
     paths: Sequence[str],
-    fmt: str,
     options: dict[str, Any],
     problems: list[CkptkitError],
+    refused: list[str],
     executor: Executor | None,
     bar: Progress | None,
 ) -> Iterator[Listing]:
     """Yield a listing per path; of several, those that cannot be listed become problems."""
+    fmt = options["fmt"]
     for path in paths:
         try:
             result = ls(
@@ -177,7 +174,7 @@ def _results(
                 names=options["names"],
                 dtypes=flat(options["dtypes"]),
                 sort=options["sort"],
-                everything=options["everything"] or fmt == "json",
+                everything=options["everything"] or fmt in ("json", "jsonl"),
                 digest=options["digest"],
                 tags=flat(options["tags"]),
                 stats=options["stats"],
@@ -185,9 +182,10 @@ def _results(
                 progress=bar,
             )
         except CkptkitError as error:
-            if len(paths) == 1:
+            if len(paths) == 1 and fmt != "json":
                 raise
             problems.append(error)
+            refused.append(str(error))
         else:
             problems += result.problems
             yield result

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_error, echo_lines, operands, screen_options
+from ckptkit.cli.options import echo_error, operands
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.reports import needs as report
 
@@ -26,18 +27,10 @@ if TYPE_CHECKING:
     metavar="NAME==VERSION",
     help="Ask about this version in place of what is installed.  Repeatable.",
 )
-@click.option(
-    "-f",
-    "--format",
-    "fmt",
-    type=click.Choice(report.FORMATS),
-    default="table",
-    help="Output format.",
-)
-@screen_options
+@report_options("needs")
 @click.pass_context
 def command(
-    ctx: click.Context, /, paths: tuple[str, ...], environment: tuple[str, ...], fmt: str
+    ctx: click.Context, /, paths: tuple[str, ...], environment: tuple[str, ...], **options: Any
 ) -> None:
     """Tell who wrote a model, which calls open it, and what is missing for that.
 
@@ -65,8 +58,10 @@ def command(
             raise
         except CkptkitError as error:
             refused.append(printable(str(error)))
-    if results:
-        echo_lines(report.lines(results, fmt))
+    fmt = options["fmt"]
+    lines = report.lines(results, fmt, verbose=options["verbose"], refused=refused)
+    remarks = report.remarks(results) if needs_remarks(fmt, options) else ()
+    put_report(lines, options, paths, remarks=remarks)
     for text in refused:
         echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)

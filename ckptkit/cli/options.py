@@ -48,51 +48,6 @@ class CommaList(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return items
 
 
-class TableFormat(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A format of the command's own, or one of tabulate's: `NAME`, or `table:NAME` for sure.
-
-    Of two with one name the command's own is meant.  tabulate is asked only for other names, since
-    importing it takes longer than most commands.
-    """
-
-    name = "format"
-
-    def __init__(self, own: Iterable[str]) -> None:
-        self.own = tuple(own)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join(self.own)}|NAME]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return a name of `own`, or "table:NAME"."""
-        from ckptkit.reports.table import TABULATE, tabulate_formats
-
-        if value in self.own:
-            return str(value)
-        name = str(value).removeprefix(TABULATE)
-        known = tabulate_formats()
-        if name not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, [*self.own, *known], n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            text = f"{value!r} is no format of this command and no table format{hint}"
-            self.fail(text, param, ctx)
-        return f"{TABULATE}{name}"
-
-
-def format_option(own: Iterable[str], text: str = "Output format.") -> Callable[[F], F]:
-    """Add --format, with the command's own formats and those of tabulate."""
-    return click.option(
-        "-f",
-        "--format",
-        "fmt",
-        type=TableFormat(own),
-        default="table",
-        help=f"{text}  NAME: the table alone, as tabulate's grid, latex, rst, ...",
-    )
-
-
 def flat(lists: Iterable[Iterable[str]]) -> list[str]:
     """Return the values of a repeated CommaList option as one list."""
     return [item for items in lists for item in items]
@@ -205,7 +160,10 @@ def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
     from ckptkit.reports.text import stand_ins
 
     lines = iter(lines)
-    table = stand_ins((sys.stderr if err else sys.stdout).encoding or "utf-8")
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:  # started with it closed: nobody is there to read
+        return
+    table = stand_ins(stream.encoding or "utf-8")
     try:
         while batch := list(islice(lines, 1000)):
             text = "\n".join(batch)
@@ -230,28 +188,6 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         beside.open("w", encoding="utf-8") as file,
     ):
         file.writelines(f"{line}\n" for line in lines)
-
-
-def output_option(function: F) -> F:
-    """Add --output."""
-    text = "Write there instead of to the terminal."
-    return click.option("-o", "--output", metavar="FILE", help=text)(function)
-
-
-def put_lines(
-    lines: Iterable[str], output: str | None, read: Sequence[str], files: Iterable[Path] = ()
-) -> None:
-    """Print lines, or write them to the file `output`, which is none of those that are read.
-
-    read: as a user gives them.  files: what else was read.
-    """
-    if not output:
-        echo_lines(lines)
-        return
-    from ckptkit.operations.input_files import refuse_inputs
-
-    refuse_inputs([output], read, files)
-    write_lines(output, lines)
 
 
 def echo_note(text: str) -> None:

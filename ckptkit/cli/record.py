@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import color_option, echo_lines, flagged_models_noted
+from ckptkit.cli.options import flagged_models_noted
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
 if TYPE_CHECKING:
     from ckptkit.golden.golden import Golden
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--float64", is_flag=True, help="Keep what a Keras model gives in float64, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden, and print what changes.")
-@color_option
+@report_options("record")
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """Run SUBJECT and write what it computes to a directory, for `ckptkit check --golden`.
@@ -68,17 +70,26 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     from ckptkit.operations.record.api import record
     from ckptkit.operations.record.changes import changes
     from ckptkit.reports import golden as report
+    from ckptkit.reports.text import printable
 
     out = Path(options["out"])
+    shown = {name: options.pop(name) for name in ("fmt", "quiet", "verbose")}
     before = _earlier(out) if options["overwrite"] else None
     for name in ("noise", "blind"):
         options[name] = not options.pop(f"no_{name}")
     with flagged_models_noted():
         golden = record(subject, options.pop("out"), **options)
+    changed: list[str] = []
     if before is not None:
-        changed = changes(before, golden)
-        echo_lines([f"changed: {line}" for line in changed] or ["nothing changed"])
-    echo_lines(report.lines(golden, out))
+        changed = [f"changed: {line}" for line in changes(before, golden)] or ["nothing changed"]
+        changed = list(map(printable, changed))
+    fmt = shown["fmt"]
+    lines = report.lines(golden, out, fmt, verbose=shown["verbose"])
+    if fmt == "table":
+        put_report(chain(changed, lines), shown)
+    else:  # which has no place for what changed
+        beside = report.remarks(golden, out) if needs_remarks(fmt) else ()
+        put_report(lines, shown, remarks=chain(changed, beside))
 
 
 def _earlier(out: Path) -> Golden | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from ckptkit.cli.options import echo_lines
+from ckptkit.cli.report_options import put_report, report_options
 
 # What to type next, in the directory.
 TRIALS = (
@@ -19,7 +21,8 @@ TRIALS = (
 
 @click.command("sample")
 @click.argument("directory", metavar="[DIR]", default="sample")
-def command(directory: str) -> None:
+@report_options("sample")
+def command(directory: str, **options: Any) -> None:
     """Write small files to try the tool on: checkpoints, an export, .keras files.
 
     DIR (by default `sample`) must be new or empty.  The files were made by TensorFlow and Keras;
@@ -36,9 +39,8 @@ def command(directory: str) -> None:
     paths = write_sample(directory)
     size = bytes_text(sum(path.stat().st_size for path in paths))
     width = max(len(line) for line, _ in TRIALS)
-    echo_lines(
-        [
-            printable(f"{directory}: {count_text(len(paths), 'file')}, {size}.  Try in it:"),
-            *(f"  ckptkit {line:{width}}  # {remark}" for line, remark in TRIALS),
-        ]
-    )
+    lines = [
+        printable(f"{directory}: {count_text(len(paths), 'file')}, {size}.  Try in it:"),
+        *(f"  ckptkit {line:{width}}  # {remark}" for line, remark in TRIALS),
+    ]
+    put_report(lines, options)

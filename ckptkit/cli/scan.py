@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_error, operands, output_option, put_lines, screen_options
+from ckptkit.cli.options import echo_error, operands
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -16,27 +17,13 @@ if TYPE_CHECKING:
     from ckptkit.operations.findings import Unit
     from ckptkit.operations.scan.api import Scan
 
-SARIF = "sarif"
-FORMATS = (*findings.FORMATS, SARIF)
-
 
 @click.command("scan")
 @click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
 )
 @click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
-@click.option("-v", "--verbose", is_flag=True, help="Show what was looked at too.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
-@click.option(
-    "-f",
-    "--format",
-    "fmt",
-    type=click.Choice(FORMATS),
-    default="table",
-    help="Output format.",
-)
-@output_option
-@screen_options
+@report_options("scan")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: Any) -> None:
     """Tell what a model could do when it is loaded or run; nothing is loaded or run.
@@ -65,15 +52,13 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
             results.append(scan(path, recursive=options["recursive"]))
         except CkptkitError as error:
             refused.append(printable(str(error)))
-    if fmt == SARIF:
-        from ckptkit.reports import sarif
-
-        lines = sarif.lines(results, refused)
-    else:
-        lines = findings.lines(results, fmt, verbose=options["verbose"], words=findings.SCAN)
-    if not options["quiet"]:
-        read = [file for result in results for unit in result.units for file in _files(unit)]
-        put_lines(lines, options["output"], paths, read)
+    lines = findings.lines(
+        results, fmt, verbose=options["verbose"], words=findings.SCAN, refused=refused
+    )
+    read = [file for result in results for unit in result.units for file in _files(unit)]
+    said = needs_remarks(fmt, options)
+    remarks = findings.remarks(results, findings.SCAN) if said else ()
+    put_report(lines, options, paths, read, remarks)
     for text in refused:
         echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import (
-    echo_note,
-    operands,
-    output_option,
-    put_lines,
-    screen_options,
-)
+from ckptkit.cli.options import echo_note, operands
+from ckptkit.cli.report_options import put_report, report_options
 from ckptkit.errors import CkptkitError
 
 
@@ -35,29 +31,19 @@ from ckptkit.errors import CkptkitError
     help="Write the slice (without --slice the whole tensor) to a .npy file.",
 )
 @click.option("--overwrite", is_flag=True, help="Let --npy replace an existing file.")
-@click.option(
-    "-f",
-    "--format",
-    "fmt",
-    type=click.Choice(("table", "json")),
-    default="table",
-    help="Output format.",
-)
-@output_option
-@screen_options
+@report_options("show")
 def command(
     path: str,
     names: tuple[str, ...],
     slice_: str | None,
     npy: Path | None,
     overwrite: bool,
-    fmt: str,
-    output: str | None,
+    **options: Any,
 ) -> None:
     """Show the tensor NAME of PATH: where it lies, its statistics, its values.
 
     NAME is a readable name, a checkpoint key, a full name, an object path, or an ending that only
-    one tensor has.  Of several, each is shown; JSON is then a list.
+    one tensor has.  Of several, each is shown.
 
     \b
     Examples:
@@ -83,8 +69,7 @@ def command(
         stored_as = write_npy(results[0], npy, whole=slice_ is None, overwrite=overwrite)
         if stored_as:
             echo_note(f"note: {npy} holds the bits of {results[0].spec.dtype} as {stored_as}")
-    lines = tensor.several_as_json(results) if fmt == "json" else tensor.several(results)
-    put_lines(lines, output, [path])
+    put_report(tensor.several(results, options["fmt"]), options, [path])
 
 
 def _parted(path: str, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

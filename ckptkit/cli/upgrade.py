@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_lines, echo_note, screen_options
+from ckptkit.cli.options import echo_note
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
 
@@ -46,15 +47,7 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
 @click.option(
     "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
 )
-@click.option(
-    "-f",
-    "--format",
-    "fmt",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    help="Output format: json has every change, and where each weight came from.",
-)
-@screen_options
+@report_options("upgrade", "Output format: json has every change, and where each weight came from.")
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write models of Keras 1 and 2 as models that Keras 3 loads, and prove it.
@@ -74,16 +67,21 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     Exit code: 0 done and proven, 1 a proof failed or some of several were refused, 2 could not.
     """
     from ckptkit.operations.convert.api import MismatchError
+    from ckptkit.operations.input_files import refuse_inputs
     from ckptkit.operations.upgrade.api import upgrade
     from ckptkit.reports.text import printable
     from ckptkit.reports.upgrade import report_lines
 
-    fmt = options.pop("fmt")
+    shown = {name: options.pop(name) for name in ("fmt", "output", "quiet", "verbose")}
+    if shown["output"]:
+        refuse_inputs([shown["output"]], [*src, dst, *options["inputs"], *options["imports"]])
     try:
         report = upgrade(src, dst, **options)
     except MismatchError as error:
         for line in error.lines():
             echo_note(f"ckptkit: {printable(line)}")
         ctx.exit(2)
-    echo_lines(report_lines(report, fmt))
+    lines = report_lines(report, shown["fmt"], verbose=shown["verbose"])
+    remarks = [printable(report.verdict)] if needs_remarks(shown["fmt"], shown) else ()
+    put_report(lines, shown, [*src, dst], remarks=remarks)
     ctx.exit(report.exit_code)

@@ -9,14 +9,8 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli import progress as _work
-from ckptkit.cli.options import (
-    echo_error,
-    echo_lines,
-    echo_note,
-    operands,
-    screen_options,
-    write_lines,
-)
+from ckptkit.cli.options import echo_error, operands
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -38,21 +32,10 @@ if TYPE_CHECKING:
 )
 @click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the checks that found nothing too.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
-@click.option(
-    "-f",
-    "--format",
-    "fmt",
-    type=click.Choice(findings.FORMATS),
-    default="table",
-    help="Output format.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write there instead of to the terminal.")
-@screen_options
+@report_options("verify")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Check the bytes of files: structure, checksums, completeness; all findings, not the first.
@@ -76,8 +59,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
         refuse_inputs([options["output"], options["new_manifest"]], paths)
         refuse_inputs([options["output"]], [options["manifest"]])
     results, refused = _verify(paths, options)
-    if not options["quiet"]:
-        _print(results, options)
+    _put(results, refused, options)
     for error in refused:
         echo_error(error)
     codes = [result.exit_code for result in results] + [2] * bool(refused)
@@ -121,14 +103,8 @@ def _read(results: list[Verification]) -> list[Path]:
     return [file for unit in units for file in files_read(unit.format, unit.path)]
 
 
-def _print(results: list[Verification], options: dict[str, Any]) -> None:
-    lines = findings.lines(results, options["fmt"], verbose=options["verbose"])
-    if not options["output"]:
-        echo_lines(lines)
-        return
-    from ckptkit.operations.input_files import refuse_inputs
-
-    refuse_inputs([options["output"]], (), _read(results))
-    write_lines(options["output"], lines)
-    for result in results:
-        echo_note(f"{result.path}: {findings.verdict(result)}")
+def _put(results: list[Verification], refused: list[str], options: dict[str, Any]) -> None:
+    fmt = options["fmt"]
+    lines = findings.lines(results, fmt, verbose=options["verbose"], refused=refused)
+    remarks = findings.remarks(results) if needs_remarks(fmt, options) else ()
+    put_report(lines, options, (), _read(results), remarks)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptkit._io.progress import Progress
     from ckptkit.operations.statistics import Statistics
 
-SCHEMA = "ckptkit.ls/1"
+SCHEMA = "ckptkit.ls/2"
 _VALUE_SORTS: dict[str, Callable[[Statistics], float]] = {
     "min": lambda s: s.minimum,
     "max": lambda s: -s.maximum,
@@ -133,12 +133,20 @@ class Listing(Document):
         return f"<Listing of {len(self.tensors)} tensors of {self.checkpoint!r}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.ls/1 (docs/json.md).
+        """Return one of the `results` of schema ckptkit.ls/2 (docs/json.md).
 
         Returns:
             Plain values that JSON can hold.
         """
         return {**self.heading(), "tensors": list(self.rows())}
+
+    def streamed(self) -> Mapping[str, Any]:
+        """Return the document; a large file has many tensors, so they come one at a time.
+
+        Returns:
+            As `to_json`, with an iterator under `tensors`.
+        """
+        return {**self.heading(), "tensors": self.rows()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the `tensors` of the document, one at a time, as a large file has many.

@@ -26,7 +26,7 @@ from ckptkit.wording import say
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-SCHEMA = "ckptkit.show/1"
+SCHEMA = "ckptkit.show/2"
 CORNER = 6  # elements per axis shown without --slice
 MAX_SLICE_ELEMENTS = 1 << 24
 
@@ -66,7 +66,7 @@ class TensorSummary(Document):
         return [{**tensor_json(self.spec, self.naming), **statistics}]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.show/1 (docs/json.md).
+        """Return one of the `results` of schema ckptkit.show/2 (docs/json.md).
 
         Returns:
             Plain values that JSON can hold.

@@ -1,38 +1,51 @@
-"""What `doctor` found, as text or JSON."""
+"""What `doctor` found, in every form."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.reports.findings import finding_text
+from ckptkit.reports.documents import in_form
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, toned
-from ckptkit.reports.table import is_bare, json_lines, render
-from ckptkit.reports.text import printable
+from ckptkit.reports.table import render
+from ckptkit.reports.text import finding_text, printable
 
 if TYPE_CHECKING:
     from ckptkit.operations.doctor import Diagnosis
 
-FORMATS = ("table", "json")
 _FIT = Fit(names=("NAME", "VERSIONS"))
 
 
-def lines(diagnosis: Diagnosis, fmt: str = "table") -> Iterator[str]:
+def lines(diagnosis: Diagnosis, fmt: str = "table", *, verbose: bool = False) -> Iterator[str]:
     """Yield the report.
 
-    fmt: "table", "json" or "table:NAME" (the runtimes alone, see `remarks`).
+    fmt: "table" (for people), "json" (schema ckptkit.doctor/1), "jsonl", "csv", "markdown", "html"
+    or "table:NAME" (the runtimes, see `remarks`).  verbose: why runtimes are not here.
     """
-    if fmt == "json":
-        yield from json_lines(diagnosis.to_json(), "runtimes")
-    elif is_bare(fmt):
-        yield from _runtimes(diagnosis, fmt)
-    else:
-        yield from folded(_head(diagnosis))
-        yield ""
-        yield from _runtimes(diagnosis)
-        yield ""
-        yield from folded(_foot(diagnosis))
+    if fmt != "table":
+        yield from in_form(
+            fmt,
+            "ckptkit doctor",
+            [diagnosis],
+            lambda form: _runtimes(diagnosis, form),
+            lambda: remarks(diagnosis),
+        )
+        return
+    yield from folded(_head(diagnosis))
+    yield ""
+    yield from _runtimes(diagnosis)
+    if verbose:
+        yield from folded(_reasons(diagnosis))
+    yield ""
+    yield from folded(_foot(diagnosis))
+
+
+def _reasons(diagnosis: Diagnosis) -> Iterator[str]:
+    yield ""
+    for row in diagnosis.probed:
+        if row.why_not:
+            yield printable(f"not here: {row.runtime}: {row.why_not}")
 
 
 def remarks(diagnosis: Diagnosis) -> Iterator[str]:

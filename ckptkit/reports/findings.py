@@ -1,21 +1,25 @@
-"""Findings of `verify` and `scan` as text, JSON or JUnit XML."""
+"""Findings of `verify` and `scan` in every form: text, tables, and what programs read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document_of_suites
 from ckptkit.reports.screen import folded, painted, toned
-from ckptkit.reports.table import json_documents
-from ckptkit.reports.text import bytes_text, count_text, printable
+from ckptkit.reports.table import render
+from ckptkit.reports.text import (
+    bytes_text,
+    count_text,
+    finding_text,
+    printable,
+)
 from ckptkit.text import list_text
 
 if TYPE_CHECKING:
-    from ckptkit.operations.verify.api import Check, Finding, Unit, Verification
-
-FORMATS = ("table", "json", "junit")
+    from ckptkit.operations.verify.api import Check, Unit, Verification
 
 
 class Phrasing(NamedTuple):
@@ -37,23 +41,86 @@ _COUNTED = ("error", "warning", "note")
 
 def lines(
     results: Sequence[Verification],
-    fmt: str,
+    fmt: str = "table",
     *,
     verbose: bool = False,
     words: Phrasing = VERIFY,
+    refused: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield the report on several operands.
 
-    fmt: "table" (for people), "json" (one document per operand; a list where there are several) or
-    "junit" (one test suite per file, one test case per check).  verbose: sound checks too.
+    fmt: "table" (for people), "json" (schema ckptkit.verify/2 or ckptkit.scan/2), "jsonl" (a line
+    per file), "csv", "markdown", "html" and "table:NAME" (a row per finding, and one for each file
+    without), "junit" (one test suite per file, one test case per check), "github" (annotations) or
+    "sarif".  verbose: sound checks too.  refused: why other operands gave nothing, a line each.
     """
-    if fmt == "json":
-        yield from json_documents([result.to_json() for result in results], "units")
-    elif fmt == "junit":
-        yield from junit(results, words)
-    else:
+    title = f"ckptkit {words.command}"
+    if fmt == "table":
         for result in results:
             yield from folded(_text(result, verbose, words))
+    elif fmt == "junit":
+        yield from junit(results, words, refused)
+    elif fmt == "sarif":
+        from ckptkit.reports import sarif
+
+        yield from sarif.lines(results, refused, is_about_safety=words is SCAN)
+    elif fmt == "github":
+        from ckptkit.reports import annotations
+
+        texts = [*_verdicts(results, words), *refused]
+        yield from annotations.of_findings(title, texts, results, bool(refused))
+    elif fmt == "csv":
+        yield from table(results, fmt, words)
+    else:
+        from ckptkit.reports.documents import in_form
+
+        yield from in_form(
+            fmt,
+            title,
+            results,
+            lambda form: table(results, form, words),
+            lambda: chain(remarks(results, words), refused),
+            schema=f"ckptkit.{words.command}/2",
+            refused=lambda: refused,
+        )
+
+
+# --- a row per finding ----------------------------------------------------------------------------
+
+_HEADERS = ("PATH", "FORMAT", "SEVERITY", "CODE", "WHERE", "MESSAGE")
+
+
+def table(results: Sequence[Verification], fmt: str, words: Phrasing = VERIFY) -> Iterator[str]:
+    """Yield a row per finding; a file without any has a row that says so, or "not checked"."""
+    rows = [row for result in results for unit in result.units for row in _rows(unit, words)]
+    if fmt == "csv":
+        headers = [*(header.lower() for header in _HEADERS), "hint", "key", "name"]
+        yield from render(rows, headers, "csv")
+        return
+    hinted = [(*row[:5], f"{row[5]} ({row[6]})" if row[6] else row[5]) for row in rows]
+    yield from render(hinted, _HEADERS, fmt)
+
+
+def _rows(unit: Unit, words: Phrasing) -> Iterator[tuple[str, ...]]:
+    head = (str(unit.path), unit.format)
+    if unit.refusal is not None:
+        yield (*head, "not checked", "", "", str(unit.refusal), "", "", "")
+    elif not unit.findings and unit.checks:
+        yield (*head, words.fine_in_brief, "", "", "", "", "", "")
+    for each in unit.findings:
+        told = (each.severity, each.code, each.where, each.message, each.hint, each.key, each.name)
+        yield (*head, *told)
+
+
+def remarks(results: Sequence[Verification], words: Phrasing = VERIFY) -> Iterator[str]:
+    """Yield what stands beside that table: a verdict per operand, and what was not checked."""
+    yield from _verdicts(results, words)
+    for result in results:
+        yield from (f"not checked: {printable(text)}" for text in result.not_checked)
+
+
+def _verdicts(results: Sequence[Verification], words: Phrasing) -> list[str]:
+    return [f"{printable(str(result.path))}: {verdict(result, words)}" for result in results]
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -108,14 +175,6 @@ def counts_text(check: Check) -> str:
     return ", ".join(parts) or "unreadable"
 
 
-def finding_text(finding: Finding) -> str:
-    """Return one line on a finding."""
-    hint = f" ({finding.hint})" if finding.hint else ""
-    name = f" ({finding.name})" if finding.name not in ("", finding.where) else ""
-    where = f"{finding.where}{name}: " if finding.where else ""
-    return printable(f"{finding.severity}: {where}{finding.message}{hint} [{finding.code}]")
-
-
 def verdict(result: Verification, words: Phrasing = VERIFY) -> str:
     """Return one line on everything that was verified."""
     files = [unit for unit in result.units if unit.format != "directory"]
@@ -149,9 +208,17 @@ def _of_directories(result: Verification) -> Iterator[str]:
 # --- JUnit ----------------------------------------------------------------------------------------
 
 
-def junit(results: Iterable[Verification], words: Phrasing = VERIFY) -> Iterator[str]:
-    """Yield JUnit XML: one suite per file, one case per check; findings are failures."""
-    suites = (_suite(unit, result.strict) for result in results for unit in result.units)
+def junit(
+    results: Iterable[Verification], words: Phrasing = VERIFY, refused: Sequence[str] = ()
+) -> Iterator[str]:
+    """Yield JUnit XML: one suite per file, one case per check; findings are failures.
+
+    refused: why operands could not be looked at; each is an error, so that none is seen as passed.
+    """
+    suites = [_suite(unit, result.strict) for result in results for unit in result.units]
+    if refused:
+        cases = [JUnitCase(f"ckptkit {words.command}", text, error=text) for text in refused]
+        suites.append(JUnitSuite("not read", cases))
     return document_of_suites(f"ckptkit {words.command}", suites)
 
 

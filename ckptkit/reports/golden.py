@@ -1,4 +1,4 @@
-"""A golden as text: what was run, how noisy it is, what its outputs see."""
+"""A golden in every form: what was run, how noisy it is, what its outputs see."""
 
 from __future__ import annotations
 
@@ -7,12 +7,53 @@ from pathlib import Path
 
 from ckptkit.golden.golden import Golden
 from ckptkit.reports.check.rows import environment_text, number
-from ckptkit.reports.text import count_text, printable
+from ckptkit.reports.documents import in_form
+from ckptkit.reports.fitting import Fit
+from ckptkit.reports.table import render
+from ckptkit.reports.text import count_text, printable, shape_text
 
 
-def lines(golden: Golden, path: Path | None = None) -> Iterator[str]:
-    """Yield the report; path: where it lies."""
-    yield from map(printable, _lines(golden, path))
+def lines(
+    golden: Golden, path: Path | None = None, fmt: str = "table", *, verbose: bool = False
+) -> Iterator[str]:
+    """Yield the report.
+
+    path: where it lies.  fmt: "table" (for people), "json" (schema ckptkit.golden/1), "jsonl",
+    "csv", "markdown", "html" or "table:NAME" (a row per case and output).
+    verbose: also the settings and what the outputs are.
+    """
+    if fmt != "table":
+        yield from in_form(
+            fmt,
+            f"ckptkit record {golden.subject}",
+            [golden],
+            lambda form: _table(golden, form),
+            lambda: remarks(golden, path),
+        )
+        return
+    *said, last = map(printable, _lines(golden, path))
+    yield from said
+    if verbose:
+        for name, value in golden.options.items():
+            yield printable(f"{name}: {value}")
+        yield from _table(golden, "table")
+    yield last
+
+
+def remarks(golden: Golden, path: Path | None = None) -> Iterator[str]:
+    """Yield what the report says beside a table of the outputs."""
+    return map(printable, _lines(golden, path))
+
+
+def _table(golden: Golden, fmt: str) -> Iterator[str]:
+    rows = [
+        (row["case"], row["output"], row["dtype"], shape_text(tuple(row["shape"])))
+        for row in golden.records()
+    ]
+    yield from render(rows, ("CASE", "OUTPUT", "DTYPE", "SHAPE"), fmt, fit=_FIT)
+
+
+_FIT = Fit(names=("OUTPUT",))
 
 
 def _lines(golden: Golden, path: Path | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints and models below a directory, as a table, JSON, CSV or Markdown."""
+"""Checkpoints and models below a directory, in every form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ckptkit.operations.inventory import Inventory, InventoryRow, time_text
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, toned
-from ckptkit.reports.table import is_bare, json_lines, render
+from ckptkit.reports.table import is_bare, render
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable
 
 _HEADERS = ("PATH", "FORMAT", "STEP", "TENSORS", "PARAMS", "SIZE", "COMPLETE", "MODIFIED", "DIGEST")
@@ -17,21 +17,37 @@ _CSV = ("path", "format", "step", "tensors", "params", "bytes", "complete", "mod
 
 
 def lines(inventory: Inventory, fmt: str = "table") -> Iterator[str]:
-    """Yield the inventory as "table", "json", "csv", "markdown" or "table:NAME"."""
-    if fmt == "json":
-        yield from json_lines(inventory.to_json(), "rows")
-        return
+    """Yield the inventory.
+
+    fmt: "table" (for people), "json" (schema ckptkit.inventory/1), "jsonl", "csv", "markdown",
+    "html" or "table:NAME" (the rows alone, see `remarks`).
+    """
     if fmt == "csv":
         yield from render([_csv_row(row) for row in inventory.rows], _CSV, "csv")
-        return
+    elif fmt in ("json", "jsonl", "html"):
+        from ckptkit.reports.documents import in_form
+
+        title = f"ckptkit ls -r {' '.join(map(str, inventory.paths))}"
+        yield from in_form(
+            fmt,
+            title,
+            [inventory],
+            lambda form: _table(inventory, form),
+            lambda: remarks(inventory),
+        )
+    else:
+        yield from _table(inventory, fmt)
+        if not is_bare(fmt):
+            yield ""
+            yield from remarks(inventory, fmt)
+
+
+def _table(inventory: Inventory, fmt: str) -> Iterator[str]:
     keep = [i for i, name in enumerate(_HEADERS) if name != "DIGEST" or _has_digests(inventory)]
     cells = [_cells(row) for row in inventory.rows]
     rows = [[row[i] for i in keep] for row in cells]
     headers, align = [_HEADERS[i] for i in keep], [_ALIGN[i] for i in keep]
     yield from render(rows, headers, fmt, align, _FIT)
-    if not is_bare(fmt):
-        yield ""
-        yield from remarks(inventory, fmt)
 
 
 def remarks(inventory: Inventory, fmt: str = "table") -> Iterator[str]:

@@ -1,15 +1,15 @@
-"""A listing as text: table, tree, patterns, and the footer that sums it up."""
+"""A listing in every form: table, tree, patterns, and the footer that sums it up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.operations.ls import Listing
+from ckptkit.operations.ls import SCHEMA, Listing
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, toned
-from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.table import render
 from ckptkit.reports.tensor_rows import columns, csv_lines, role_text, rows
 from ckptkit.reports.text import (
     bytes_text,
@@ -28,29 +28,25 @@ MAX_TREE_DEPTH = 100  # levels; what is deeper stays one name
 
 
 def several(
-    listings: Iterable[Listing], fmt: str, layout: str = "short", depth: int | None = None
+    listings: Iterable[Listing],
+    fmt: str,
+    layout: str = "short",
+    depth: int | None = None,
+    refused: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[str]:
     """Yield several listings, one after the other; options as those of `lines` and `tree`.
 
-    JSON: a list of documents.  CSV: one table, whose first column is the path.
+    JSON (schema ckptkit.ls/2), JSON lines, CSV (whose first column is the path) and HTML are one
+    document.  refused: asked in the end, why other paths gave none.
     """
-    if fmt == "json":
-        yield "["
-        last = None
-        for listing in listings:
-            if last is not None:
-                yield f"{last},"
-                last = None
-            for line in lines(listing, fmt):
-                if last is not None:
-                    yield last
-                last = line
-        if last is not None:
-            yield last
-        yield "]"
+    if fmt in ("json", "jsonl"):
+        yield from _for_programs(listings, fmt, refused)
+        return
+    if fmt == "html":
+        yield from _page(listings, layout)
         return
     for number, listing in enumerate(listings):
-        path = _path_text(listing)
+        path = path_text(listing)
         if fmt == "csv":
             yield from csv_lines(listing, layout, path, headed=number == 0)
             continue
@@ -64,7 +60,37 @@ def several(
             yield from lines(listing, fmt, layout)
 
 
-def _path_text(listing: Listing) -> str:
+def _for_programs(
+    listings: Iterable[Listing], fmt: str, refused: Callable[[], Sequence[str]]
+) -> Iterator[str]:
+    from ckptkit.reports import documents  # here, since `ls` starts sooner without
+
+    if fmt == "json":
+        return documents.json_results(SCHEMA, listings, refused)
+    return documents.jsonl_lines(listings)
+
+
+def _page(listings: Iterable[Listing], layout: str) -> Iterator[str]:
+    from ckptkit.reports import documents
+
+    yield from documents.html_page("ckptkit ls", _sections(listings, layout))
+
+
+def _sections(listings: Iterable[Listing], layout: str) -> Iterator[str]:
+    """Yield the parts of a page, a listing at a time."""
+    from html import escape
+
+    from ckptkit.reports import documents
+
+    for listing in listings:
+        yield f"<h2>{escape(printable(path_text(listing)))}</h2>"
+        yield from bare_table([listing], "table:html", layout)
+        yield from _layers(listing, "table:html")
+        yield from documents.html_paragraphs(footer(listing))
+
+
+def path_text(listing: Listing) -> str:
+    """Return what was listed: the file, and the part of it."""
     subtree = listing.checkpoint.subtree
     return f"{listing.checkpoint.path}" + (f"#{subtree}" if subtree else "")
 
@@ -76,8 +102,8 @@ def lines(
 
     with_path: whether the footer names the file.
     """
-    if fmt == "json":
-        yield from json_lines({**listing.heading(), "tensors": listing.rows()}, "tensors")
+    if fmt in ("json", "jsonl", "html"):
+        yield from several([listing], fmt, layout)
         return
     if fmt == "csv":
         yield from csv_lines(listing, layout)
@@ -110,7 +136,7 @@ def bare_table(
     """
     headers, align, _ = columns(layout)
     cells = [
-        (_path_text(listing), *row) if with_path else row
+        (path_text(listing), *row) if with_path else row
         for listing in listings
         for row in rows(listing, layout)
     ]

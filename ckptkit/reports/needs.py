@@ -1,61 +1,136 @@
-"""What a model needs, as text, JSON or lines for pip."""
+"""What a model needs, in every form; lines for pip among them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.annotations import annotation, file_in_repository, listed
+from ckptkit.reports.documents import in_form
+from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
 from ckptkit.reports.screen import folded
-from ckptkit.reports.table import json_documents
+from ckptkit.reports.table import render
 from ckptkit.reports.text import printable
 
 if TYPE_CHECKING:
     from ckptkit.operations.needs.api import Needs
     from ckptkit.operations.needs.types import Need, OpeningCall
 
-FORMATS = ("table", "json", "requirements")
 _SHOWN = 8  # needs of one call that are printed; JSON has all
 _VERDICTS = {0: "opens here", 1: "does not open here", 2: "could not tell whether it opens here"}
+_ANSWERS = {True: "yes", False: "no", None: "not known"}
 _MARKS = {True: "ok", False: "--", None: "??"}
 
 
-def lines(results: Sequence[Needs], fmt: str) -> Iterator[str]:
+def lines(
+    results: Sequence[Needs],
+    fmt: str = "table",
+    *,
+    verbose: bool = False,
+    refused: Sequence[str] = (),
+) -> Iterator[str]:
     """Yield the report on several models.
 
-    fmt: "table" (for people), "json" (one document per model; a list where there are several) or
-    "requirements" (what pip is to install, each line once).
+    fmt: "table" (for people), "json" (schema ckptkit.needs/2), "jsonl" (the calls that open such
+    files), "csv", "markdown", "html" and "table:NAME" (a row per thing that a call needs),
+    "junit" (a test case per model), "github" or "requirements" (what pip is to install, each line
+    once).  verbose: all needs, those that are met too.  refused: why others gave nothing.
     """
-    if fmt == "json":
-        yield from json_documents([result.to_json() for result in results], "loaders")
-    elif fmt == "requirements":
+    if fmt == "requirements":
         wanted = dict.fromkeys(line for result in results for line in result.packages)
         yield from (printable(line) for line in wanted)
-    else:
+    elif fmt == "table":
         for index, result in enumerate(results):
             yield from [""] * bool(index)
-            yield from folded(_text(result))
+            yield from folded(_text(result, verbose))
+    elif fmt == "csv":
+        yield from _table(results, fmt)
+    elif fmt == "junit":
+        cases = [_case(result) for result in results]
+        cases += [JUnitCase("ckptkit needs", text, error=text) for text in refused]
+        yield from document(JUnitSuite("ckptkit needs", cases))
+    elif fmt == "github":
+        for result in results:
+            level = {0: "notice", 1: "error", 2: "warning"}[result.exit_code]
+            file = file_in_repository(str(result.path))
+            text = listed([_verdict(result), *map(need_text, result.missing)])
+            yield annotation(level, f"ckptkit needs {result.path}", text, file)
+        yield from (annotation("error", "ckptkit needs", text) for text in refused)
+    else:
+        yield from in_form(
+            fmt,
+            "ckptkit needs",
+            results,
+            lambda form: _table(results, form),
+            lambda: (*map(_verdict, results), *refused),
+            schema=SCHEMA,
+            refused=lambda: refused,
+        )
 
 
-def _text(result: Needs) -> Iterator[str]:
+SCHEMA = "ckptkit.needs/2"
+_HEADERS = ("PATH", "CALL", "OPENS", "NEEDS", "HERE", "WHY")
+
+
+def _table(results: Sequence[Needs], fmt: str) -> Iterator[str]:
+    """Yield a row per need of each call, and one of a call that needs nothing."""
+    rows = []
+    for result in results:
+        for loader in result.loaders:
+            head = (str(result.path), loader.call, _ANSWERS[loader.opens])
+            for need in loader.needs:
+                what = f"{need.kind} {need.name}{need.version}"
+                rows.append((*head, what, need.found or _ANSWERS[need.met], need.reason))
+            if not loader.needs:
+                rows.append((*head, "", "", ""))
+    headers = [header.lower() for header in _HEADERS] if fmt == "csv" else _HEADERS
+    yield from render(rows, headers, fmt)
+
+
+def _case(result: Needs) -> JUnitCase:
+    path = str(result.path)
+    if result.exit_code == 2:
+        return JUnitCase(path, "opens", error=_verdict(result))
+    missing = [(need.kind, need_text(need)) for need in result.missing]
+    return JUnitCase(path, "opens", [] if result.ok else missing or [("opens", _verdict(result))])
+
+
+def _verdict(result: Needs) -> str:
     by = f", written by {result.writer}" if result.writer else ""
-    verdict = _VERDICTS[result.exit_code]
-    yield printable(f"{result.path}: {result.format}{by}: {verdict}")
+    return printable(f"{result.path}: {result.format}{by}: {_VERDICTS[result.exit_code]}")
+
+
+def remarks(results: Sequence[Needs]) -> list[str]:
+    """Return a verdict per model, for the formats that have none."""
+    return [_verdict(result) for result in results]
+
+
+def _text(result: Needs, verbose: bool) -> Iterator[str]:
+    yield _verdict(result)
     for fact in result.facts:
         if fact.name != "written by" or fact.value != result.writer:
             yield printable(f"  {fact.name}: {fact.value}")
     for loader in result.loaders:
-        yield from _loader(loader)
+        yield from _loader(loader, verbose)
     if result.is_for_upgrade:
         yield "  or `ckptkit upgrade`, which makes a .keras of it that Keras 3 opens"
+    if verbose:
+        versions = ", ".join(f"{name} {version}" for name, version in result.environment if version)
+        yield printable(f"  counted on: {versions or 'no package'}")
 
 
-def _loader(loader: OpeningCall) -> Iterator[str]:
+def _loader(loader: OpeningCall, verbose: bool) -> Iterator[str]:
     gives = f"  # {loader.gives}" if loader.gives else ""
     yield printable(f"  {_MARKS[loader.opens]} {loader.call}{gives}")
     unmet = [need for need in loader.needs if need.met is not True]
-    for need in unmet[:_SHOWN]:
+    for need in unmet[: None if verbose else _SHOWN]:
         yield printable(f"       {need_text(need)}")
-    if len(unmet) > _SHOWN:
+    if verbose:
+        for need in loader.needs:
+            if need.met:
+                found = f", {need.found}" if need.found else ""
+                yield printable(f"       here: {need.kind} {need.name}{need.version}{found}")
+    elif len(unmet) > _SHOWN:
         yield f"       ... and {len(unmet) - _SHOWN} more (--format json has all)"
 
 

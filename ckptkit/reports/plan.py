@@ -1,4 +1,4 @@
-"""A conversion as text: the plan of a dry run, and what was done."""
+"""A conversion in every form: the plan of a dry run, and what was done."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.documents import in_form, json_lines
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, toned
-from ckptkit.reports.table import is_bare, json_lines, render
+from ckptkit.reports.table import render
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 if TYPE_CHECKING:
@@ -27,21 +28,26 @@ _ALIGN = ("left", "left", "left", "left", "right", "left", "left")
 def plan_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
     """Yield every pair, what is left over, problems, notes, and the bytes to be written.
 
-    fmt: "table" (for people), "json" (schema ckptkit.plan/1) or "table:NAME" (the pairs alone, see
-    `plan_remarks`).
+    fmt: "table" (for people), "json" (schema ckptkit.plan/1), "jsonl", "csv", "markdown", "html"
+    or "table:NAME" (the pairs alone, see `plan_remarks`).
     """
-    if fmt == "json":
-        yield from json_lines(plan.to_json(), "pairs")
-    elif is_bare(fmt):
-        yield from _pairs(plan, fmt)
-    else:
-        if plan.tensors:
-            yield from _pairs(plan, "table")
-            yield ""
-        yield from folded(plan_remarks(plan))
+    if fmt != "table":
+        yield from in_form(
+            fmt,
+            f"ckptkit convert --dry-run: {plan.target.path}",
+            [plan],
+            lambda form: pair_lines(plan, form),
+            lambda: plan_remarks(plan),
+        )
+        return
+    if plan.tensors:
+        yield from pair_lines(plan)
+        yield ""
+    yield from folded(plan_remarks(plan))
 
 
-def _pairs(plan: Plan, fmt: str) -> Iterator[str]:
+def pair_lines(plan: Plan, fmt: str = "table") -> Iterator[str]:
+    """Yield a row for each tensor of the output: where its values come from, and why."""
     # What stands in place of a name of SRC where the values are not from there.
     no_source = {"template": f"(value of {plan.template_name})", "generated": "(new)"}
     rows = [
@@ -103,18 +109,30 @@ def refusal_lines(error: MismatchError) -> Iterator[str]:
     yield from json_lines({"schema": SCHEMA, "ok": False, "problems": problems}, "problems")
 
 
-def receipt_lines(receipt: Receipt, fmt: str = "table") -> Iterator[str]:
+def receipt_lines(receipt: Receipt, fmt: str = "table", *, verbose: bool = False) -> Iterator[str]:
     """Yield what was written, what was proven, and what a person should know.
 
-    fmt: "table" (for people) or "json" (the receipt, schema ckptkit.convert/1).
+    fmt: "table" (for people), "json" (the receipt, schema ckptkit.convert/1), "jsonl", "csv",
+    "markdown", "html" or "table:NAME" (the pairs alone, see `receipt_remarks`).
+    verbose: every pair too.
     """
-    if fmt == "json":
-        yield from json_lines(receipt.to_json(), "tensors")
-    else:
-        yield from folded(_receipt(receipt))
+    if fmt != "table":
+        yield from in_form(
+            fmt,
+            f"ckptkit convert: {receipt.path}",
+            [receipt],
+            lambda form: pair_lines(receipt.plan, form),
+            lambda: receipt_remarks(receipt),
+        )
+        return
+    if verbose:
+        yield from pair_lines(receipt.plan)
+        yield ""
+    yield from folded(receipt_remarks(receipt))
 
 
-def _receipt(receipt: Receipt) -> Iterator[str]:
+def receipt_remarks(receipt: Receipt) -> Iterator[str]:
+    """Yield what was left behind, what was proven, and the size of it all."""
     plan, proof = receipt.plan, receipt.proof
     for note in (*plan.notes, *receipt.notes, *receipt.signatures):
         yield toned(f"note: {printable(note)}")

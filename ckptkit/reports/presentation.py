@@ -59,17 +59,34 @@ _REPORTS = {
         lambda module, result: module.plan_remarks(result),
     ),
     "Receipt": _Presentation(
-        "ckptkit.reports.plan", lambda module, result: module.receipt_lines(result)
+        "ckptkit.reports.plan",
+        lambda module, result: module.receipt_lines(result),
+        lambda module, result, fmt: module.receipt_lines(result, fmt),
+        lambda module, result: module.receipt_remarks(result),
     ),
     "Verification": _Presentation(
-        "ckptkit.reports.findings", lambda module, result: module.lines([result], "table")
+        "ckptkit.reports.findings",
+        lambda module, result: module.lines([result]),
+        lambda module, result, fmt: module.lines([result], fmt),
+        lambda module, result: module.remarks([result]),
     ),
     "Scan": _Presentation(
         "ckptkit.reports.findings",
-        lambda module, result: module.lines([result], "table", words=module.SCAN),
+        lambda module, result: module.lines([result], words=module.SCAN),
+        lambda module, result, fmt: module.lines([result], fmt, words=module.SCAN),
+        lambda module, result: module.remarks([result], module.SCAN),
     ),
     "Needs": _Presentation(
-        "ckptkit.reports.needs", lambda module, result: module.lines([result], "table")
+        "ckptkit.reports.needs",
+        lambda module, result: module.lines([result]),
+        lambda module, result, fmt: module.lines([result], fmt),
+        lambda module, result: module.remarks([result]),
+    ),
+    "UpgradeReport": _Presentation(
+        "ckptkit.reports.upgrade",
+        lambda module, result: module.report_lines(result),
+        lambda module, result, fmt: module.report_lines(result, fmt),
+        lambda module, result: [result.verdict],
     ),
     "Report": _Presentation(
         "ckptkit.reports.check.lines",
@@ -77,7 +94,12 @@ _REPORTS = {
         lambda module, result, fmt: module.lines(result, fmt),
         lambda module, result: module.remarks(result),
     ),
-    "Golden": _Presentation("ckptkit.reports.golden", lambda module, result: module.lines(result)),
+    "Golden": _Presentation(
+        "ckptkit.reports.golden",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt=fmt),
+        lambda module, result: module.remarks(result),
+    ),
     "Diagnosis": _Presentation(
         "ckptkit.reports.doctor_text",
         lambda module, result: module.lines(result),

@@ -24,7 +24,7 @@ from ckptkit.reports.repository import file_of, in_repository
 from ckptkit.text import printable
 
 if TYPE_CHECKING:
-    from ckptkit.operations.findings import Finding, Unit
+    from ckptkit.operations.findings import Finding
     from ckptkit.operations.verify.api import Verification
 
 SCHEMA = (
@@ -35,19 +35,35 @@ _ROOT = "%SRCROOT%"  # the usual name of the repository's root
 _SEVERE = {"error": "8.0", "warning": "5.0", "note": "1.0"}  # of 10; GitHub sorts alerts by it
 
 
-def lines(results: Sequence[Verification], refused: Sequence[str] = ()) -> Iterator[str]:
+def lines(
+    results: Sequence[Verification], refused: Sequence[str] = (), *, is_about_safety: bool = True
+) -> Iterator[str]:
     """Yield the lines of one document with one run.
 
     Args:
         results: what was found, operand by operand.
         refused: why other operands could not be looked at, one line each.
+        is_about_safety: whether the findings say what a model could do, as those of `scan`.
     """
-    found = [(unit, f) for result in results for unit in result.units for f in unit.findings]
+    found = [(u.path, f) for result in results for u in result.units for f in u.findings]
     refusals = [
         *(str(unit.refusal) for result in results for unit in result.units if unit.refusal),
         *refused,
     ]
-    rules = _rules(finding for _, finding in found)
+    yield from lines_of(found, refusals, is_about_safety=is_about_safety)
+
+
+def lines_of(
+    found: Sequence[tuple[Path, Finding]], refusals: Sequence[str], *, is_about_safety: bool = False
+) -> Iterator[str]:
+    """Yield the lines of one document with one run.
+
+    Args:
+        found: each finding, and the file that it is about where it names none itself.
+        refusals: what could not be told, one line each.
+        is_about_safety: as for `lines`.
+    """
+    rules = _rules((finding for _, finding in found), is_about_safety)
     places = {rule["id"]: number for number, rule in enumerate(rules)}
     document = {
         "$schema": SCHEMA,
@@ -73,7 +89,7 @@ def _invocation(refusals: Sequence[str]) -> dict[str, Any]:
     return {"executionSuccessful": not told, "toolExecutionNotifications": told}
 
 
-def _rules(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+def _rules(findings: Iterable[Finding], is_about_safety: bool) -> list[dict[str, Any]]:
     """Return a rule for each code, in alphabetical order, with the worst level that it has."""
     worst: dict[str, str] = {}
     for finding in findings:
@@ -85,7 +101,11 @@ def _rules(findings: Iterable[Finding]) -> list[dict[str, Any]]:
             "shortDescription": _message(_words(code)),
             **_meaning(code),
             "defaultConfiguration": {"level": level},
-            "properties": {"tags": ["security"], "security-severity": _SEVERE[level]},
+            "properties": (
+                {"tags": ["security"], "security-severity": _SEVERE[level]}
+                if is_about_safety
+                else {"tags": ["correctness"]}
+            ),
         }
         for code, level in sorted(worst.items())
     ]
@@ -104,11 +124,11 @@ def _words(code: str) -> str:
 
 
 def _results(
-    found: Iterable[tuple[Unit, Finding]], places: dict[str, int]
+    found: Iterable[tuple[Path, Finding]], places: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
     times: Counter[str] = Counter()
-    for unit, finding in found:
-        path = file_of(finding.where) or file_of(str(unit.path)) or unit.path
+    for about, finding in found:
+        path = file_of(finding.where) or file_of(str(about)) or about
         location = _location(path)
         text = f"{finding.message} ({finding.hint})" if finding.hint else finding.message
         told = [location["uri"], finding.code, finding.where, finding.name, finding.message]

@@ -1,16 +1,13 @@
-"""Rows as an aligned table, JSON, CSV or Markdown.  The only user of tabulate."""
+"""Rows as an aligned table, CSV or Markdown.  The only user of tabulate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from ckptkit.reports.fitting import GAP, Fit, Table, fitted
 from ckptkit.reports.screen import folded, painted, screen
 from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
-FORMATS = ("table", "json", "csv", "markdown")
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
 
 
@@ -43,7 +40,7 @@ def render(
     run as a formula gets a "'" before it in CSV and TSV.
     """
     if fmt == "csv":
-        yield from _csv(rows, headers)
+        yield from csv_rows(rows, headers)
         return
     align = align or ["left"] * len(headers)
     if fmt == "table":
@@ -120,7 +117,8 @@ def _padded_wide(rows: Sequence[Sequence[str]], align: Sequence[str]) -> Iterato
         yield (" " * GAP).join(padded_cells).rstrip()
 
 
-def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:
+def csv_rows(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:
+    """Yield rows as CSV, a line at a time; the headers come first."""
     import csv
     import io
 
@@ -134,55 +132,3 @@ def _csv(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[s
 def _csv_cell(cell: object) -> object:
     """Return a cell for programs: numbers as they are, text that is safe in a spreadsheet too."""
     return spreadsheet_text(printable(cell)) if isinstance(cell, str) else cell
-
-
-def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:
-    """Yield a JSON object with one line per row of its list `rows_key`, so that it greps well.
-
-    The rows may come from an iterator; then none is kept.
-    """
-    import json
-
-    head = {key: value for key, value in document.items() if key != rows_key}
-    yield "{"
-    for key, value in head.items():
-        yield f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)},"
-    yield f" {json.dumps(rows_key)}: ["
-    # Rows are made here and hold no cycles; looking for them takes a tenth of the time.
-    encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
-    rows = iter(document[rows_key])
-    line = None
-    while batch := list(islice(rows, _BATCH)):
-        for text in _encoded(batch, encode):
-            if line is not None:
-                yield line + ","
-            line = "  " + text
-    if line is not None:
-        yield line
-    yield " ]"
-    yield "}"
-
-
-def json_documents(documents: Sequence[Mapping[str, Any]], rows_key: str) -> Iterator[str]:
-    """Yield one document as `json_lines` does, or a list of several."""
-    if len(documents) == 1:
-        yield from json_lines(documents[0], rows_key)
-        return
-    yield "["
-    for index, document in enumerate(documents):
-        *body, last = json_lines(document, rows_key)
-        yield from body
-        yield f"{last}," if index < len(documents) - 1 else last
-    yield "]"
-
-
-_BATCH = 100  # rows; starting the encoder takes longer than encoding one
-
-
-def _encoded(rows: Sequence[object], encode: Callable[[object], str]) -> Sequence[str]:
-    """Return each row as JSON: encoded together, and cut where that is sure to be between rows."""
-    if all(isinstance(row, dict) and row for row in rows):
-        texts = encode(rows)[2:-2].split("}, {")
-        if len(texts) == len(rows):  # else a string, or a list in a row, has that in it
-            return [f"{{{text}}}" for text in texts]
-    return [encode(row) for row in rows]

@@ -1,39 +1,47 @@
-"""One tensor as text: metadata, statistics, a histogram, values."""
+"""Tensors one by one: metadata, statistics, a histogram, values."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.dtypes import kind
-from ckptkit.operations.show import TensorSummary
+from ckptkit.operations.show import SCHEMA, TensorSummary
 from ckptkit.operations.statistics import Statistics
 from ckptkit.reports.screen import folded
+from ckptkit.reports.table import render
+from ckptkit.reports.tensor_rows import columns, value_row
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_STRING = 1000  # bytes of one string
 
 
-def json_text(summary: TensorSummary) -> Iterator[str]:
-    """Yield the JSON document of schema ckptkit.show/1."""
-    yield json.dumps(summary.to_json(), indent=1, allow_nan=False)
+def several(summaries: Sequence[TensorSummary], fmt: str = "table") -> Iterator[str]:
+    """Yield one or more tensors.
+
+    fmt: "table" (for people: what `lines` says of each, with an empty line between), "json" (schema
+    ckptkit.show/2), "jsonl", "csv", "markdown", "html" or "table:NAME" (a row per tensor).
+    """
+    if fmt == "table":
+        for number, summary in enumerate(summaries):
+            yield from [""] * bool(number)
+            yield from lines(summary)
+        return
+    from ckptkit.reports.documents import in_form
+
+    title = f"ckptkit show {summaries[0].checkpoint.path}"
+    yield from in_form(
+        fmt, title, summaries, lambda form: _table(summaries, form), lambda: (), schema=SCHEMA
+    )
 
 
-def several_as_json(summaries: Sequence[TensorSummary]) -> Iterator[str]:
-    """Yield the document of one tensor, or the list of those of several."""
-    documents = [summary.to_json() for summary in summaries]
-    whole = documents[0] if len(documents) == 1 else documents
-    yield json.dumps(whole, indent=1, allow_nan=False)
-
-
-def several(summaries: Sequence[TensorSummary]) -> Iterator[str]:
-    """Yield what `lines` says of each, with an empty line between."""
-    for number, summary in enumerate(summaries):
-        yield from [""] * bool(number)
-        yield from lines(summary)
+def _table(summaries: Sequence[TensorSummary], fmt: str) -> Iterator[str]:
+    headers, align, fit = columns("values")
+    found = [value_row(Tensor(each.spec, each.naming), each.statistics) for each in summaries]
+    yield from render(found, headers, fmt, align, fit)
 
 
 def lines(summary: TensorSummary) -> Iterator[str]:

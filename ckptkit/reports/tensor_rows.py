@@ -54,7 +54,7 @@ def rows(listing: Listing, layout: str) -> list[tuple[object, ...]]:
         return _pattern_rows(listing.tensors)
     if layout == "values":
         found = listing.statistics or {}
-        return [(*_row(t)[:3], *_value_cells(found.get(t.spec.key))) for t in listing.tensors]
+        return [value_row(t, found.get(t.spec.key)) for t in listing.tensors]
     return [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
 
 
@@ -94,6 +94,11 @@ def _all_values(listing: Listing) -> tuple[Sequence[str], list[tuple[object, ...
         tuple(getattr(one, name) if one is not None else "" for name in _VALUE_FIELDS)
         for one in found
     ]
+
+
+def value_row(tensor: Tensor, found: Statistics | None) -> tuple[object, ...]:
+    """Return what stands in the columns of the layout "values"."""
+    return (*_row(tensor)[:3], *_value_cells(found))
 
 
 def _value_cells(found: Statistics | None) -> tuple[str, ...]:

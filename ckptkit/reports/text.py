@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ckptkit.text import count_text as count_text
 from ckptkit.text import lazy_pattern
 from ckptkit.text import printable as printable
+
+if TYPE_CHECKING:
+    from ckptkit.operations.findings import Finding
 
 # What Markdown may take for markup, links or HTML; a "_" or "~" only where it can begin or end it.
 _MARKUP = lazy_pattern(r"[\\`*<>&\[\]|]|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|^#")
@@ -20,6 +25,14 @@ def markdown_text(text: str) -> str:
 def line_text(text: str, fmt: str) -> str:
     """Return a line of a report in a format: escaped as Markdown where that is "markdown"."""
     return markdown_text(text) if fmt == "markdown" else printable(text)
+
+
+def finding_text(finding: Finding) -> str:
+    """Return one line on a finding."""
+    hint = f" ({finding.hint})" if finding.hint else ""
+    name = f" ({finding.name})" if finding.name not in ("", finding.where) else ""
+    where = f"{finding.where}{name}: " if finding.where else ""
+    return printable(f"{finding.severity}: {where}{finding.message}{hint} [{finding.code}]")
 
 
 def spreadsheet_text(text: str) -> str:

@@ -1,11 +1,13 @@
-"""What `upgrade` did, as text."""
+"""What `upgrade` did, in every form."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ckptkit.reports.table import json_lines, render
+from ckptkit.reports.documents import in_form
+from ckptkit.reports.plan import pair_lines
+from ckptkit.reports.table import render
 from ckptkit.reports.text import bytes_text, count_text, printable
 from ckptkit.text import list_text
 
@@ -13,42 +15,69 @@ if TYPE_CHECKING:
     from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeReport
 
 
-def report_lines(report: UpgradeReport, fmt: str = "table") -> Iterator[str]:
+def report_lines(
+    report: UpgradeReport, fmt: str = "table", *, verbose: bool = False
+) -> Iterator[str]:
     """Yield what was done: the receipt of one model, a row for each of several.
 
     Args:
         report: of `upgrade`.
-        fmt: "table" (for people) or "json" (schema ckptkit.upgrade/1).
+        fmt: "table" (for people), "json" (schema ckptkit.upgrade/1), "jsonl", "csv", "markdown",
+            "html" or "table:NAME" (a row per model).
+        verbose: every change and every weight of each model.
     """
-    if fmt == "json":
-        yield from json_lines(report.to_json(), "rows")
+    if fmt == "csv":
+        yield from _table(report, fmt)
+        return
+    if fmt != "table":
+        yield from in_form(
+            fmt,
+            "ckptkit upgrade",
+            [report],
+            lambda form: _table(report, form),
+            lambda: [report.verdict],
+        )
         return
     receipt = report.rows[0].receipt
     if len(report.rows) == 1 and receipt is not None:
-        yield from receipt_lines(receipt)
+        yield from receipt_lines(receipt, verbose=verbose)
         return
+    if verbose:
+        for row in report.rows:
+            if row.receipt is not None:
+                yield from receipt_lines(row.receipt, verbose=True)
+                yield ""
+    yield from _table(report, "table")
+    yield ""
+    yield report.verdict
+
+
+def _table(report: UpgradeReport, fmt: str) -> Iterator[str]:
     rows = []
     for row in report.rows:
         said = row.error
         if row.receipt is not None:
             said = "; ".join(row.receipt.failures) or f"outputs {row.receipt.outputs}"
         rows.append((str(row.source), row.status, printable(said)))
-    yield from render(rows, ("MODEL", "", "WHAT"), "table")
-    yield ""
-    yield report.verdict
+    headers = ("model", "status", "what") if fmt == "csv" else ("MODEL", "", "WHAT")
+    yield from render(rows, headers, fmt)
 
 
-def receipt_lines(receipt: UpgradeReceipt) -> Iterator[str]:
+def receipt_lines(receipt: UpgradeReceipt, *, verbose: bool = False) -> Iterator[str]:
     """Yield a line per change of the configuration, and what was proven.
 
     Args:
         receipt: of one model.
+        verbose: each place of a change, and where each weight came from.
     """
     grouped: dict[str, list[str]] = {}
     for change in receipt.changes:
         grouped.setdefault(change.what, []).append(change.where or "the model")
     for what, places in grouped.items():
-        yield printable(f"changed: {list_text(places, 4)}: {what}")
+        named = ", ".join(places) if verbose else list_text(places, 4)
+        yield printable(f"changed: {named}: {what}")
+    if verbose:
+        yield from pair_lines(receipt.plan)
     for why, count in receipt.left_behind.items():
         yield printable(f"left behind: {count_text(count, 'tensor')} ({why})")
     for note in (*receipt.plan.notes, *receipt.notes):

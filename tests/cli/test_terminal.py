@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import ckptkit
 from ckptkit.reports.text import display_width
 from support.command_line import ckptkit as run
+from support.command_line import json_results
 from support.goldens import Golden, golden, goldens
 
 GAN = golden("tf2.21.0/gan/ckpt").path
@@ -92,7 +92,7 @@ def test_several_names_are_shown_in_turn() -> None:
     both = run("show", ADAM, "hidden/kernel", "hidden/bias").out
     alone = [run("show", ADAM, f"hidden/{name}").out for name in ("kernel", "bias")]
     assert both == "\n".join(alone)
-    documents = json.loads(run("show", ADAM, "hidden/kernel", "hidden/bias", "-f", "json").out)
+    documents = json_results("show", ADAM, "hidden/kernel", "hidden/bias")
     assert [d["tensor"]["name"] for d in documents] == ["hidden/kernel", "hidden/bias"]
     files = [f"{ADAM}.data-00000-of-00001", f"{ADAM}.index"]  # a shell's `ckpt*`
     assert run("show", *files, "hidden/bias").out.splitlines()[0] == alone[1].splitlines()[0]

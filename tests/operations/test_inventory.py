@@ -11,7 +11,7 @@ import pytest
 
 from ckptkit.operations.inventory import inventory
 from support.command_line import ckptkit as run
-from support.command_line import refused
+from support.command_line import json_results, refused
 from support.goldens import GOLDEN, golden
 
 
@@ -71,7 +71,7 @@ def test_orders_formats_and_digests(run_directory: Path) -> None:
     assert document["schema"] == "ckptkit.inventory/1"
     digests = {row["path"]: row["digest"] for row in document["rows"]}
     for path, digest in digests.items():
-        one = json.loads(run("ls", path, "--digest", "-f", "json").out)
+        [one] = json_results("ls", path, "--digest")
         assert digest == one["digest"]
     csv = run("ls", "-r", run_directory, "--sort", "size", "-f", "csv").out.splitlines()
     sizes = [int(line.split(",")[5]) for line in csv[1:]]

@@ -20,7 +20,7 @@ from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.text import natural
 from support.command_line import ckptkit as run
-from support.command_line import refused
+from support.command_line import json_results, refused
 from support.crafted import bundle_items, entry, write_index
 from support.goldens import golden
 from support.odd_bundles import write_odd_bundle
@@ -45,7 +45,10 @@ def names(*arguments: object) -> list[str]:
 def document(*arguments: object) -> dict[str, Any]:
     result = run("ls", *arguments, "--format", "json")
     assert (result.code, result.err) == (0, "")
-    return dict(json.loads(result.out, parse_constant=pytest.fail))
+    printed = json.loads(result.out, parse_constant=pytest.fail)
+    [found] = printed["results"]
+    assert printed == {"schema": found["schema"], "results": [found], "refused": []}
+    return dict(found)
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def test_long_adds_place_and_checksum(layers: Path) -> None:
 
 def test_json_has_its_documented_keys(layers: Path) -> None:
     found = document(layers)
-    assert found["schema"] == "ckptkit.ls/1"
+    assert found["schema"] == "ckptkit.ls/2"
     assert set(found) == {
         *("schema", "path", "subtree", "format", "style", "producer", "shards", "totals"),
         *("digest", "notes", "problems", "signatures", "tags", "assets", "ops", "layers"),
@@ -300,7 +303,7 @@ def test_several_operands_are_listed_in_turn(layers: Path) -> None:
     assert both.code == 0
     parts = [f"{path}:\n{run('ls', path).out}" for path in (ADAM, layers, EXPORT)]
     assert both.out == "\n".join(parts)
-    documents = json.loads(run("ls", ADAM, layers, "--format", "json").out)
+    documents = json_results("ls", ADAM, layers)
     assert documents == [document(ADAM), document(layers)]
     rows = listed(ADAM, layers)
     assert [row.pop("path") for row in rows] == [str(ADAM)] * 22 + [str(layers)] * 13
@@ -310,14 +313,16 @@ def test_several_operands_are_listed_in_turn(layers: Path) -> None:
     assert trees == "\n".join(run("ls", p, "--tree", "--depth", "1").out for p in (ADAM, layers))
 
 
-@pytest.mark.parametrize("fmt", ["table", "json", "csv", "markdown"])
+@pytest.mark.parametrize("fmt", ["text", "json", "jsonl", "csv", "markdown", "html"])
 def test_an_operand_that_is_wrong_does_not_hide_the_others(layers: Path, fmt: str) -> None:
     result = run("ls", "/nowhere", layers, "/nor/here", "--format", fmt)
     assert result.code == 2
     assert "layer_11/kernel" in result.out
     assert result.err.count("\n") == 2 and "/nor/here" in result.err
     if fmt == "json":
-        assert len(json.loads(result.out)) == 1
+        document = json.loads(result.out)
+        assert len(document["results"]) == 1
+        assert [text.partition(":")[0] for text in document["refused"]] == ["/nowhere", "/nor/here"]
 
 
 def test_without_the_path(layers: Path) -> None:

@@ -51,7 +51,10 @@ def prefix(tmp_path: Path) -> Path:
 def document(*arguments: object) -> dict[str, Any]:
     result = run("show", *arguments, "--format", "json")
     assert (result.code, result.err) == (0, "")
-    return dict(json.loads(result.out, parse_constant=pytest.fail))
+    printed = json.loads(result.out, parse_constant=pytest.fail)
+    [found] = printed["results"]
+    assert printed == {"schema": found["schema"], "results": [found], "refused": []}
+    return dict(found)
 
 
 # --- which tensor ---------------------------------------------------------------------------------
@@ -346,7 +349,7 @@ def test_json_has_its_documented_keys(prefix: Path) -> None:
     assert set(found) == {
         *("schema", "path", "format", "tensor", "slots", "statistics", "slice", "values"),
     }
-    assert found["schema"] == "ckptkit.show/1"
+    assert found["schema"] == "ckptkit.show/2"
     assert found["slice"] == "0,0:6,0:6"
     assert found["tensor"]["name"] == "cube"
     assert set(found["statistics"]) == {

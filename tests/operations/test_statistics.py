@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ import ckptkit
 from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.operations.statistics import _Moments
 from support.command_line import ckptkit as run
-from support.command_line import refused
+from support.command_line import json_results, refused
 from support.goldens import golden
 from support.weights import Array, write_bundle
 
@@ -93,7 +92,7 @@ def test_rows_in_every_format(mixed: Path) -> None:
     ]
     assert table[2].split()[3:] == ["-1", "1", "0", "0.8165", "1.414", "16.7%", "3"]
     assert table[4].split()[3:] == ["-", "-", "-", "-", "-", "0", "2"]
-    document = json.loads(run("ls", mixed, "--stats", "-f", "json").out)
+    [document] = json_results("ls", mixed, "--stats")
     by_name = {row["name"]: row["statistics"] for row in document["tensors"]}
     assert by_name["b/holes"]["n_nan"] == 1 and by_name["d/nothing"]["mean"] == "NaN"
     csv = run("ls", mixed, "--stats", "-f", "csv").out.splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import ckptkit
 from ckptkit.stores.proto.messages import message_class
 from support.command_line import ckptkit as run
-from support.command_line import refused
+from support.command_line import json_results, refused
 from support.weights import write_bundle
 
 needs_tf = pytest.mark.needs_tf
@@ -60,7 +59,7 @@ def test_each_graph_has_signatures_of_its_own(several: Path) -> None:
     ):
         assert line in shown
     assert "no graph is tagged" not in shown
-    told = json.loads(run("ls", several, "--format", "json").out)["signatures"]
+    told = json_results("ls", several)[0]["signatures"]
     assert [(item["key"], item["tags"]) for item in told] == [
         ("serving_default", ["train"]),
         ("double", ["serve"]),

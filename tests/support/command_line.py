@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from ckptkit.cli.main import main
@@ -54,6 +55,15 @@ def ckptkit(*arguments: object, columns: int | None = None) -> Result:
     assert isinstance(code, int)
     texts = [stream.getvalue().decode() for stream in printed]
     return Result(code, *texts)
+
+
+def json_results(*arguments: object) -> list[dict[str, Any]]:
+    """Run a command of several operands with `--format json`; return one document per operand."""
+    document = json.loads(ckptkit(*arguments, "--format", "json").out)
+    assert list(document) == ["schema", "results", "refused"]
+    found: list[dict[str, Any]] = document["results"]
+    assert all(result["schema"] == document["schema"] for result in found)
+    return found
 
 
 def refused(*arguments: object) -> str:

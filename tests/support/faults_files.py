@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import struct
@@ -26,7 +25,7 @@ from ckptkit.stores.safetensors.writer import write_safetensors
 from support import hostile_models as scans
 from support.bombs import BOMBS, NEED_H5PY
 from support.catalogue import fault, found, is_listed, neither
-from support.command_line import ckptkit, refused
+from support.command_line import ckptkit, json_results, refused
 from support.damage import flip, golden, write
 from support.places import ROOT
 from support.refused_json import REFUSED
@@ -357,7 +356,7 @@ def _(tmp_path: Path) -> None:
         run = ckptkit(*command)
         for char in run.out + run.err:
             assert char.isprintable() or char == "\n", (command, char)
-    listed = json.loads(ckptkit("ls", prefix, "--format", "json").out)
+    [listed] = json_results("ls", prefix)
     assert {row["key"] for row in listed["tensors"]} == set(names)
 
 

@@ -27,7 +27,7 @@ from ckptkit.text import count_text
 
 __all__ = ["Needs", "needs"]
 
-SCHEMA = "ckptkit.needs/1"
+SCHEMA = "ckptkit.needs/2"
 # Packages whose versions are told with the answer.
 _TOLD = ("tensorflow", "keras", "tf_keras", "jax", "torch", "h5py", "numpy", "ai-edge-litert")
 _LITERT = "tflite"  # as runners call such models
@@ -118,7 +118,7 @@ class Needs(Document):
         return f"<Needs: {self.format} at {str(self.path)!r}, {opens}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.needs/1 (docs/json.md).
+        """Return one of the `results` of schema ckptkit.needs/2 (docs/json.md).
 
         Returns:
             Plain values that JSON can hold.

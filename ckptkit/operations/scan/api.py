@@ -38,7 +38,7 @@ from ckptkit.wording import say
 
 __all__ = ["Scan", "scan"]
 
-SCHEMA = "ckptkit.scan/1"
+SCHEMA = "ckptkit.scan/2"
 _GRAPH_SUFFIXES = (".pb", ".pbtxt", ".cpb", ".meta")
 
 
@@ -52,7 +52,7 @@ class Scan(Verification):
     """
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.scan/1 (docs/json.md).
+        """Return one of the `results` of schema ckptkit.scan/2 (docs/json.md).
 
         Returns:
             Plain values that JSON can hold.

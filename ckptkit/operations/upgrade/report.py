@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.convert.plan import Plan
@@ -14,7 +14,7 @@ from ckptkit.operations.convert.proof import Proof
 from ckptkit.operations.upgrade.outputs import OutputsCompared
 from ckptkit.operations.upgrade.translation.account import Change, Obstacle
 from ckptkit.operations.upgrade.weights import SCALED
-from ckptkit.results import Result
+from ckptkit.results import Document, Result
 from ckptkit.text import count_text, list_text
 
 SCHEMA = "ckptkit.upgrade/1"
@@ -159,8 +159,10 @@ class UpgradeRow(Result):
 
 
 @dataclass(frozen=True)
-class UpgradeReport(Result):
+class UpgradeReport(Document):
     """All that one call of `upgrade` did, a row per model."""
+
+    ROWS: ClassVar[str] = "rows"
 
     rows: tuple[UpgradeRow, ...]
 

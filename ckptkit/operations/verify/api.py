@@ -52,7 +52,7 @@ from ckptkit.wording import say
 
 __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 
-SCHEMA = "ckptkit.verify/1"
+SCHEMA = "ckptkit.verify/2"
 # Findings about files that are not there: a program may be about to write or remove the others.
 _OF_FILES = ("index.missing", "data.missing", "data.unreadable")
 # Ends of codes of findings that a file gives which is written in place, or a set in part.
@@ -113,7 +113,7 @@ class Verification(Document):
         return 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document of schema ckptkit.verify/1 (docs/json.md).
+        """Return one of the `results` of schema ckptkit.verify/2 (docs/json.md).
 
         Returns:
             Plain values that JSON can hold.

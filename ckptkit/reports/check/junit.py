@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.check.rows import environment_text, row_text, where_text
-from ckptkit.reports.findings import finding_text
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
+from ckptkit.reports.text import finding_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report

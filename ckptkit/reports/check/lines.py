@@ -1,29 +1,33 @@
-"""A check in any of its forms: text for people, JSON, JUnit XML, annotations of a workflow."""
+"""A check in any of its forms: for people, for programs, for the services that run it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit.operations.findings import Finding
 from ckptkit.reports.check import text as check_text
 from ckptkit.reports.check.commands import localize_again
-from ckptkit.reports.table import is_bare, json_lines
+from ckptkit.reports.check.rows import row_text
+from ckptkit.reports.documents import in_form, json_lines
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report
-
-FORMATS = ("table", "json", "github", "junit")
 
 
 def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Iterator[str]:
     """Yield the report.
 
-    fmt: "table", "json", "junit", "github" (annotations of a workflow run) or "table:NAME" (the
-    outputs alone, see `remarks`).
+    fmt: "table" (for people), "json" (schema ckptkit.check/1), "jsonl", "csv", "markdown", "html"
+    and "table:NAME" (the outputs, see `remarks`), "junit", "github" (annotations of a workflow run)
+    or "sarif".
     verbose: passing runs with their environments too.
     """
-    if fmt == "json":
-        yield from json_lines(_document(report), "outputs")
+    if fmt == "table":
+        yield from check_text.lines(report, verbose)
+    elif fmt == "json":
+        yield from json_lines(_document(report), report.ROWS)
     elif fmt == "junit":
         from ckptkit.reports.check import junit as check_junit
 
@@ -32,10 +36,33 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
         from ckptkit.reports.check import github as check_github
 
         yield from check_github.commands(report)
-    elif is_bare(fmt):
-        yield from check_text.output_table(report, fmt)
+    elif fmt == "sarif":
+        from ckptkit.reports import sarif
+
+        about = Path(report.subject)
+        yield from sarif.lines_of([(about, f) for f in _found(report)], _not_told(report))
     else:
-        yield from check_text.lines(report, verbose)
+        yield from in_form(
+            fmt,
+            f"ckptkit check {report.subject}",
+            [report],
+            lambda form: check_text.output_table(report, form),
+            lambda: remarks(report, verbose=verbose),
+        )
+
+
+def _found(report: Report) -> Iterator[Finding]:
+    """Yield every finding, and one for each output that is not as it should be."""
+    yield from report.findings
+    for row in report.failed:
+        where = f"{report.subject}: {row.name}"
+        yield Finding("error", f"output.{row.result.status}", where, row_text(row))
+
+
+def _not_told(report: Report) -> list[str]:
+    """Return what could not be told, a sentence each."""
+    told = [f"{row.name}: {row_text(row)}" for row in report.meaningless]
+    return told or ([report.verdict] if report.exit_code == 2 else [])
 
 
 def remarks(report: Report, *, verbose: bool = False) -> Iterator[str]:

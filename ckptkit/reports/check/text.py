@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.check.rows import cells, environment_text, row_text, where_text
-from ckptkit.reports.findings import finding_text
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, toned
 from ckptkit.reports.table import render
-from ckptkit.reports.text import printable
+from ckptkit.reports.text import finding_text, printable
 
 if TYPE_CHECKING:
     from ckptkit.operations.check.report import Report

@@ -13,7 +13,7 @@ from ckptkit.compare.tensors import Delta, Worst
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, screen, toned
-from ckptkit.reports.table import is_bare, json_lines, laid_out, padded, render
+from ckptkit.reports.table import is_bare, laid_out, padded, render
 from ckptkit.reports.tensor_rows import pattern
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable, shape_text
 
@@ -43,13 +43,18 @@ def lines(
     stat: bool = False,
     labels: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield a comparison as "table", "markdown", "csv", "json" or "table:NAME" (a table alone).
+    """Yield a comparison.
 
+    fmt: "table" (for people), "markdown", "csv", "json" (schema ckptkit.diff/1), "jsonl" (all
+    entries) or "table:NAME" (a table alone).
     only: statuses to show.  full: one row per tensor, equal ones too.  stat: one row per layer.
     labels: what to call OLD and NEW, in that order.
     """
-    if fmt == "json":
-        yield from json_lines(result.to_json(), "entries")
+    if fmt in ("json", "jsonl"):
+        from ckptkit.reports import documents
+
+        one = documents.json_lines(result.to_json(), result.ROWS)
+        yield from one if fmt == "json" else documents.jsonl_lines([result])
         return
     shown = [c for c in result.changes if (full or c.is_difference) and c.status in (only or MARKS)]
     if fmt == "csv":

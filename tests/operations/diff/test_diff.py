@@ -852,7 +852,6 @@ def test_safetensors_and_npz_of_one_model_are_the_same(trained: Path, tmp_path: 
         *(["--quick", "--rtol", "1"], ["--quick", "--atol", "1"], ["--structure", "--bitwise"]),
         *(["--structure", "--cast-ok"], ["--full", "--stat"], ["--only", "added", "--stat"]),
         *(
-            ["--quiet", "-o", "report"],
             ["--format", "json", "--full"],
             ["--format", "csv", "--stat"],
         ),

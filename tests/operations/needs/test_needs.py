@@ -411,7 +411,7 @@ def test_documented_fields_are_those_printed() -> None:
     import re
 
     text = (GOLDEN.parents[1] / "docs" / "json.md").read_text(encoding="utf-8")
-    section = text.partition("## `ckptkit.needs/1`")[2].partition("\n## ")[0]
+    section = text.partition("## `ckptkit.needs/2`")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?`) \|", section, re.M)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     found = ckptkit.needs(GOLDEN / "tf2.15.1/cudnn/cudnn.h5", environment=KERAS_3).to_json()

@@ -297,8 +297,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert "only ops and classes that are known to be harmless" in run.output
     assert "error: bad/saved_model.pb: graph: hidden (WriteFile): writes files" in run.output
     run = CliRunner().invoke(cli, ["scan", str(bad), "--format", "json"])
-    document = json.loads(run.output)
-    assert document["schema"] == "ckptkit.scan/1"
+    [document] = json.loads(run.output)["results"]
+    assert document["schema"] == "ckptkit.scan/2"
     assert document["units"][0]["findings"][0]["code"] == "graph.writes-files"
     run = CliRunner().invoke(cli, ["scan", str(MODEL), "-q"])
     assert (run.exit_code, run.output) == (0, "")

@@ -26,7 +26,7 @@ from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
-from support.command_line import ckptkit, refused
+from support.command_line import ckptkit, json_results, refused
 from support.damage import aged, codes, cut, data, flip, golden, index, sound, write
 from support.goldens import GOLDEN, goldens
 from support.odd_bundles import write_odd_bundle
@@ -613,11 +613,11 @@ def test_the_command_and_its_reports(tmp_path: Path) -> None:
     assert f"{good}: sound (4 tensors, 1.33 kB read)" in run.out
     assert "error: bad.data-00000-of-00001: steps: stored checksum 0x" in run.out
     assert "[tensor.checksum]" in run.out
-    document = json.loads(ckptkit("verify", bad, "--format", "json").out)
-    assert document["schema"] == "ckptkit.verify/1"
+    [document] = json_results("verify", bad)
+    assert document["schema"] == "ckptkit.verify/2"
     assert document["counts"] == {"error": 1, "warning": 0, "note": 0}
     assert document["exit_code"] == 1
-    both = json.loads(ckptkit("verify", good, bad, "--format", "json").out)
+    both = json_results("verify", good, bad)
     assert [item["exit_code"] for item in both] == [0, 1]
     target = tmp_path / "verify.xml"
     run = ckptkit("verify", good, bad, "--format", "junit", "-o", target)
@@ -647,7 +647,7 @@ def test_names_are_printed_escaped_and_exact_in_json(tmp_path: Path) -> None:
     out = ckptkit("verify", prefix).out
     assert "\\x1b]0;owned\\x07\\u202egpj\\n" in out
     assert all(char.isprintable() or char == "\n" for char in out)
-    finding = json.loads(ckptkit("verify", prefix, "--format", "json").out)["units"][0]["findings"]
+    finding = json_results("verify", prefix)[0]["units"][0]["findings"]
     assert finding[0]["where"].endswith(name)
 
 
@@ -758,7 +758,7 @@ def test_findings_name_tensors_readably(tmp_path: Path) -> None:
     (finding,) = verify(prefix).findings
     assert (finding.key, finding.name) == (spec.key, "hidden/kernel@momentum")
     assert f"{spec.key} (hidden/kernel@momentum): stored checksum" in ckptkit("verify", prefix).out
-    row = json.loads(ckptkit("verify", prefix, "--format", "json").out)["units"][0]["findings"][0]
+    row = json_results("verify", prefix)[0]["units"][0]["findings"][0]
     assert (row["key"], row["name"]) == (spec.key, "hidden/kernel@momentum")
     lost = ckptkit("convert", prefix, tmp_path / "o.npz", "--salvage").err
     assert f"lost: {spec.key} (hidden/kernel@momentum): its checksum" in lost

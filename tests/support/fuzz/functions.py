@@ -61,7 +61,7 @@ def show(path: Path) -> None:
                 with suppress(CkptkitError):
                     summary = ckptkit.show(path, key, slice=part)
                     assert all(line.isprintable() for line in tensor_report.lines(summary))
-                    assert list(tensor_report.json_text(summary))
+                    assert list(tensor_report.several([summary], "json"))
 
 
 def two_mutants(directory: Path, rng: random.Random) -> Path:

@@ -1,0 +1,191 @@
+"""What every command's report can be: its format, where it goes, how much it says.
+
+`OFFERS` is the one place that says which command has which format and option; `report_options` adds
+them to it, and `put_report` brings the report where it is to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from ckptkit.cli.options import echo_lines, screen_options, write_lines
+
+if TYPE_CHECKING:  # which takes a while, and a shell asks for it alone
+    from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TEXT = "text"  # the report for people; "table" is an older name of it, and what reports call it
+_REPORTS_TEXT = "table"
+_ROWS = (TEXT, "json", "jsonl", "csv", "markdown", "html")
+_JUDGED = (*_ROWS, "junit", "github")
+_FOUND = (*_JUDGED, "sarif")
+
+
+class Offer(NamedTuple):
+    """What one command has.
+
+    formats: of its own; none where it prints nothing but a line or two that say what was done.
+    tables: whether the table formats of tabulate are among them, too.
+    output, quiet: whether it has --output and --quiet.
+    verbose: what --verbose adds, for its help; "" where the command has nothing more to say.
+    """
+
+    formats: Sequence[str] = ()
+    tables: bool = True
+    output: bool = True
+    quiet: bool = True
+    verbose: str = ""
+
+
+OFFERS: Mapping[str, Offer] = {
+    # A listing judges nothing, so it has no form for test results or annotations.
+    "ls": Offer(_ROWS, verbose="Add key, full name, place, checksum, as --long."),
+    # All that is known of a tensor is shown as it is; more values are asked for by --slice.
+    "show": Offer(_ROWS),
+    # A difference is no finding about one file, which every result of SARIF must name.
+    "diff": Offer(_JUDGED, verbose="Show equal tensors too, a row each, as --full."),
+    # Done or refused: one line says it, and there is nothing for test results.
+    "convert": Offer(_ROWS, verbose="Show where every tensor came from."),
+    "upgrade": Offer(_ROWS, verbose="Show every change and every weight, not their counts."),
+    "verify": Offer(_FOUND, verbose="Show the checks that found nothing too."),
+    "scan": Offer(_FOUND, verbose="Show what was looked at too."),
+    "needs": Offer((*_JUDGED, "requirements"), verbose="Show what is here, too, and all needs."),
+    # --output is where the golden goes; its report is for whoever waits, and can be read again.
+    "record": Offer(_ROWS, output=False, verbose="Show where it ran, with what, how long."),
+    "check": Offer(_FOUND, verbose="Show every run: where, with what, how long."),
+    # --output is where the files go, and one line says what went there.
+    "golden export": Offer(output=False),
+    "golden import": Offer(output=False),
+    "doctor": Offer(_ROWS, verbose="Show why a runtime is not here."),
+    # Names and what they are, for people who try things out.
+    "fixtures list": Offer(),
+    # DIR is the output, and the paths in it are all that is said.
+    "fixtures make": Offer(output=False),
+    "sample": Offer(output=False),
+    # What it prints is the result, for a shell to read.
+    "completion": Offer(quiet=False),
+    # It shows the output of other commands while they run; none of it is its own.
+    "demo": Offer(output=False, quiet=False),
+}
+
+
+class ReportFormat(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A format of the command's own, or one of tabulate's: `NAME`, or `table:NAME` for sure.
+
+    Of two with one name the command's own is meant.  tabulate is asked only for other names, since
+    importing it takes longer than most commands.
+    """
+
+    name = "format"
+
+    def __init__(self, offer: Offer) -> None:
+        self.own, self.tables = tuple(offer.formats), offer.tables
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join((*self.own, *(['NAME'] if self.tables else [])))}]"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(name) for name in self.own if name.startswith(incomplete)]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return what reports call it: "table" for text, a name of `own`, or "table:NAME"."""
+        from ckptkit.reports.table import TABULATE, tabulate_formats
+
+        if value in (TEXT, _REPORTS_TEXT):
+            return _REPORTS_TEXT
+        if value in self.own:
+            return str(value)
+        name = str(value).removeprefix(TABULATE)
+        known = tabulate_formats() if self.tables else []
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, [*self.own, *known], n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            more = " or a table format such as fancy_grid, latex, rst" if self.tables else ""
+            self.fail(f"{value!r} is none of {', '.join(self.own)}{more}{hint}", param, ctx)
+        return f"{TABULATE}{name}"
+
+
+def report_options(command: str, text: str = "Output format.") -> Callable[[F], F]:
+    """Add what `OFFERS` says of a command, and the options of the screen.
+
+    text: what its formats are, where there is more to say.
+    """
+    offer = OFFERS[command]
+
+    def decorate(function: F) -> F:
+        options = []
+        if offer.quiet:
+            quiet = "Print nothing; the exit code says it."
+            options.append(click.option("-q", "--quiet", is_flag=True, help=quiet))
+        if offer.verbose:
+            options.append(click.option("-v", "--verbose", is_flag=True, help=offer.verbose))
+        if offer.formats:
+            options.append(_format_option(offer, text))
+        if offer.output:
+            where = "Write there instead of to the terminal."
+            options.append(click.option("-o", "--output", metavar="FILE", help=where))
+        if offer.formats:
+            function = screen_options(function)
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _format_option(offer: Offer, text: str) -> Callable[[F], F]:
+    named = "  NAME: the table alone, as tabulate's grid, latex, rst, ..." if offer.tables else ""
+    return click.option(
+        "-f",
+        "--format",
+        "fmt",
+        type=ReportFormat(offer),
+        default=TEXT,
+        help=text + named,
+    )
+
+
+def needs_remarks(fmt: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a person has to be told beside the report what it comes to.
+
+    That is where the format has rows and nothing else, and where the report goes to a file.
+    """
+    from ckptkit.reports.table import is_bare
+
+    return fmt in ("csv", "jsonl") or is_bare(fmt) or bool(options and options.get("output"))
+
+
+def put_report(
+    lines: Iterable[str],
+    options: Mapping[str, Any],
+    read: Sequence[str | Path | None] = (),
+    files: Iterable[Path] = (),
+    remarks: Iterable[str] = (),
+) -> None:
+    """Print a report, or write it to the file of --output, which is none of those that are read.
+
+    options: of the command; quiet: nothing is printed, a file is written all the same.
+    read: as a user gives them.  files: what else was read.  remarks: what people should know that
+    the report's format has no place for, or that a file takes out of their sight.
+    """
+    output = options.get("output")
+    if output:
+        from ckptkit.operations.input_files import refuse_inputs
+
+        refuse_inputs([output], read, files)
+        write_lines(output, lines)
+    elif not options.get("quiet"):
+        echo_lines(lines)
+    if not options.get("quiet"):
+        echo_lines(remarks, err=True)

@@ -1,0 +1,146 @@
+"""One set of options: which command has which, and that each does what it says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+import pytest
+
+from ckptkit.cli.main import cli
+from ckptkit.cli.report_options import OFFERS
+from support.command_line import Result, refused
+from support.command_line import ckptkit as run
+from support.goldens import golden
+
+ADAM = golden("tf2.21.0/adam/ckpt").path
+EXPORT = golden("tf2.21.0/saved_model_export/model").path
+SHORT = {"fmt": "-f", "output": "-o", "quiet": "-q", "verbose": "-v"}
+# A call of each command that runs no model; none of them writes a file but of its own choice.
+CALLS = {
+    "ls": ["ls", ADAM, EXPORT],
+    "show": ["show", ADAM, "hidden/kernel", "hidden/bias"],
+    "diff": ["diff", ADAM, EXPORT],
+    "verify": ["verify", ADAM, EXPORT],
+    "scan": ["scan", ADAM, EXPORT],
+    "needs": ["needs", ADAM, EXPORT],
+    "convert": ["convert", ADAM, "none.npz", "--dry-run", "--weights-only"],
+}
+READABLE = [(name, fmt) for name in CALLS for fmt in OFFERS[name].formats]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        inner = getattr(command, "commands", {})
+        yield from ((f"{name} {sub}", each) for sub, each in inner.items())
+        if not inner:
+            yield name, command
+
+
+def test_the_table_says_which_command_has_which_option() -> None:
+    found = dict(commands())
+    assert found.keys() == OFFERS.keys()
+    for name, command in found.items():
+        offer = OFFERS[name]
+        ours = {"golden export": "out", "golden import": "out", "record": "out"}.get(name)
+        has = {p.name: p.opts for p in command.params if isinstance(p, click.Option)}
+        expected = {
+            "fmt": bool(offer.formats),
+            "output": offer.output,
+            "quiet": offer.quiet,
+            "verbose": bool(offer.verbose),
+        }
+        assert {key: key in has for key in expected} == expected, name
+        for key, short in SHORT.items():
+            assert not expected[key] or short in has[key], (name, key)
+        assert (ours in has) == (ours is not None)
+        assert not offer.formats or offer.formats[0] == "text"
+
+
+def well_formed(fmt: str, text: str) -> None:
+    """Assert that a program that reads this format can read `text`."""
+    if fmt in ("json", "sarif"):
+        assert isinstance(json.loads(text), dict)
+    elif fmt == "jsonl":
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert rows and all(isinstance(row, dict) for row in rows)
+    elif fmt == "csv":
+        head, *cells = csv.reader(io.StringIO(text))
+        assert cells and all(len(row) == len(head) == len(set(head)) for row in cells)
+    elif fmt == "junit":
+        assert ElementTree.fromstring(text).tag == "testsuites"
+    elif fmt == "html":
+        assert text.lower().startswith("<!doctype html>") and text.rstrip().endswith("</html>")
+        assert "\x1b" not in text
+    elif fmt == "github":
+        assert all(line.startswith("::") for line in text.splitlines())
+    else:
+        assert text
+
+
+@pytest.mark.parametrize(("name", "fmt"), READABLE)
+def test_every_format_that_is_offered(name: str, fmt: str, tmp_path: Path) -> None:
+    """On the terminal, in a file and in silence: the same text and the same exit code."""
+    call = [*CALLS[name], "--color", "always", "-f", fmt]
+    shown = run(*call)
+    assert shown.code in (0, 1)
+    if name == "needs" and fmt == "requirements":
+        assert "\x1b" not in shown.out
+    else:
+        well_formed(fmt, shown.out)
+    file = tmp_path / "report"
+    kept = run(*call, "-o", file)
+    assert (kept.code, kept.out) == (shown.code, "")
+    plain = run(*CALLS[name], "-f", fmt)
+    assert file.read_text("utf-8") == plain.out
+    assert run(*call, "-q") == Result(shown.code, "", "")
+    assert run(*call, "-q", "-o", file) == Result(shown.code, "", "")
+    assert file.read_text("utf-8") == plain.out
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_format_of_another_command_is_refused_by_naming_those_of_this(name: str) -> None:
+    said = refused(*CALLS[name], "-f", "sarif" if name not in ("verify", "scan") else "yaml")
+    assert all(fmt in said for fmt in OFFERS[name].formats)
+    assert run(*CALLS[name], "-f", "text") == run(*CALLS[name], "-f", "table")
+    assert "╒" in run(*CALLS[name], "-f", "fancy_grid").out
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_report_takes_the_place_of_an_input(name: str) -> None:
+    index = Path(f"{ADAM}.index")
+    before = index.read_bytes()
+    assert "would be written over" in refused(*CALLS[name], "-o", index)
+    assert index.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["ls", "verify", "scan", "needs"])
+def test_one_and_many_have_one_shape(name: str, tmp_path: Path) -> None:
+    one, many, none = (
+        json.loads(run(name, *paths, "-f", "json").out)
+        for paths in ([ADAM], [ADAM, EXPORT], [tmp_path / "none"])
+    )
+    assert many["results"][0] == one["results"][0]
+    assert [len(each["results"]) for each in (one, many, none)] == [1, 2, 0]
+    assert [len(each["refused"]) for each in (one, many, none)] == [0, 0, 1]
+    assert {each["schema"] for each in (one, many, none)} == {f"ckptkit.{name}/2"}
+
+
+def test_more_is_said_on_request() -> None:
+    calls = {**CALLS, "diff": ["diff", ADAM, ADAM]}
+    for name in ("ls", "diff", "verify", "scan", "needs"):
+        assert len(run(*calls[name], "-v").out) > len(run(*calls[name]).out), name
+
+
+def test_rows_say_whose_they_are() -> None:
+    rows = [json.loads(line) for line in run(*CALLS["ls"], "-f", "jsonl").out.splitlines()]
+    assert list(dict.fromkeys(row["path"] for row in rows)) == [str(ADAM), str(EXPORT)]
+    assert next(iter(rows[0])) == "path"
