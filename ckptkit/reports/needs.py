@@ -69,7 +69,7 @@ def lines(
 
 
 SCHEMA = "ckptkit.needs/2"
-_HEADERS = ("PATH", "CALL", "OPENS", "NEEDS", "HERE", "WHY")
+_HEADERS = ("PATH", "CALL", "GIVES", "OPENS", "NEEDS", "HERE", "WHY")
 
 
 def _table(results: Sequence[Needs], fmt: str) -> Iterator[str]:
@@ -77,7 +77,7 @@ def _table(results: Sequence[Needs], fmt: str) -> Iterator[str]:
     rows = []
     for result in results:
         for loader in result.loaders:
-            head = (str(result.path), loader.call, _ANSWERS[loader.opens])
+            head = (str(result.path), loader.call, loader.gives, _ANSWERS[loader.opens])
             for need in loader.needs:
                 what = f"{need.kind} {need.name}{need.version}"
                 rows.append((*head, what, need.found or _ANSWERS[need.met], need.reason))
