@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from ckptkit.cli.candidates import codes
-from ckptkit.cli.options import echo_lines
+from ckptkit.cli.report_options import put_report, report_options
 
 
 @click.command("explain")
 @click.argument("codes", metavar="[CODE]...", nargs=-1, shell_complete=codes)
-def command(codes: tuple[str, ...]) -> None:
+@report_options("explain")
+def command(codes: tuple[str, ...], **options: Any) -> None:
     """Tell what a code of a finding or a refusal means, and what to do.
 
     Codes stand in JSON, JUnit and SARIF, and in annotations.  Without CODE, all are listed.
@@ -24,7 +26,7 @@ def command(codes: tuple[str, ...]) -> None:
 
     Exit code: 0, or 2 for a code that there is none of.
     """
-    echo_lines(_lines(codes))
+    put_report(_lines(codes), options)
 
 
 def _lines(codes: tuple[str, ...]) -> Iterator[str]:

@@ -62,6 +62,8 @@ OFFERS: Mapping[str, Offer] = {
     "golden export": Offer(output=False),
     "golden import": Offer(output=False),
     "doctor": Offer(_ROWS, verbose="Show why a runtime is not here."),
+    # What it prints is for people to read, at any length: there is nothing to be quiet about.
+    "explain": Offer(quiet=False),
     # Names and what they are, for people who try things out.
     "fixtures list": Offer(),
     # DIR is the output, and the paths in it are all that is said.
