@@ -116,6 +116,7 @@ def _directive(kind: str, name: str, options: list[str]) -> list[str]:
 
 # The order in which one reads: {heading: pages}.
 CONTENTS = {
+    "Learn": "tutorial",
     "By task": (
         "diff convert upgrade needs verify check localize runtimes pytorch git troubleshooting"
     ),
@@ -131,13 +132,13 @@ def contents(written: Iterable[str]) -> str:
     """Return the tables of contents, which the first page ends with, unseen.
 
     Args:
-        written: every page of the site; one that no table names goes to the end of the first.
+        written: every page of the site; one that no table names goes to the end of those by task.
     """
     named = {page for pages in CONTENTS.values() for page in pages.split()}
     others = sorted({page.removesuffix(".md") for page in written} - named - {"index"})
     lines: list[str] = []
     for heading, names in CONTENTS.items():
-        more = others if heading == next(iter(CONTENTS)) else []
+        more = others if heading == "By task" else []
         lines += ["```{toctree}", ":hidden:", f":caption: {heading}", "", *names.split(), *more]
         lines += ["```", ""]
     return "\n".join(lines)
