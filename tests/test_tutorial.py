@@ -64,7 +64,9 @@ def test_the_tutorial(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     expected = _BLOCK.sub(shown, text)
     if request.config.getoption("--regen"):
         PAGE.write_text(expected, encoding="utf-8")
-    assert _unversioned(PAGE.read_text(encoding="utf-8")) == _unversioned(expected), "run: make docs"
+    assert _unversioned(PAGE.read_text(encoding="utf-8")) == _unversioned(expected), (
+        "run: make docs"
+    )
 
 
 def _unversioned(text: str) -> str:
