@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench goldens docs site schema fuzz reliability mutations operator-mutants restores conversions matrix upgrades gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist goldens docs site schema fuzz reliability mutations operator-mutants restores conversions matrix upgrades gpu gpu-prepare clean
 
-# One stamp per set of extras; it is made anew when the metadata changes.
-$(VENV)/.ready-%: setup.cfg pyproject.toml
+# One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
+$(VENV)/.ready-%: setup.cfg setup.py pyproject.toml ckptkit/compare/kernel.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
@@ -50,6 +50,16 @@ lint-workflows: $(VENV)/.ready-lint-workflows  ## workflows, action, container f
 
 bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run; rewrites docs/performance.md
 	$(BIN)/python -m benchmarks --write
+
+# `build` is removed each time: setuptools takes whatever lies there into a wheel. The wheel for all
+# platforms is made as on a machine without a compiler; auditwheel names the systems of the other.
+dist: $(VENV)/.ready-dist  ## the sdist, the wheel for any platform, and that with the compiled library
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build --quiet --sdist .
+	CC=/bin/false $(BIN)/python -m build --quiet --wheel .
+	rm -rf build *.egg-info
+	$(BIN)/python -m build --quiet --wheel --outdir build/wheels .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheels/*-linux_*.whl
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
 	$(BIN)/python fixtures/golden_producers

@@ -13,10 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
+from typing import Any
 
 from google_crc32c import extend, value
 
-__all__ = ["combine", "crc_of_repeated", "extend", "mask", "unlocked_extend", "unmask", "value"]
+__all__ = [
+    "combine",
+    "crc_of_repeated",
+    "extend",
+    "extend_address",
+    "mask",
+    "unlocked_extend",
+    "unmask",
+    "value",
+]
 
 _DELTA = 0xA282EAD8
 _P = 0x82F63B78  # Castagnoli, reflected
@@ -35,12 +45,32 @@ def unmask(masked: int) -> int:
 
 
 @cache
+def extend_address() -> int | None:
+    """Return where uint32 extend(uint32 crc, const void *bytes, size_t nbytes) lies, for code in C.
+
+    None where google_crc32c has no compiled part.
+    """
+    import ctypes
+
+    function = _compiled_extend()
+    return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
+
+
+@cache
 def unlocked_extend() -> Callable[[int, int, int], int] | None:
     """Return extend(crc, address, nbytes), which lets other threads run meanwhile; None without it.
 
     google_crc32c's own `extend` holds the interpreter's lock, so that two threads are no faster
     than one.  The C function behind it is called through ctypes, which lets the lock go.
     """
+    function = _compiled_extend()
+    if function is None:
+        return None
+    return lambda crc, address, nbytes: int(function(crc, address, nbytes))
+
+
+@cache
+def _compiled_extend() -> Any:
     import ctypes
 
     try:
@@ -55,7 +85,7 @@ def unlocked_extend() -> Callable[[int, int, int], int] | None:
     # the check value of CRC-32C (RFC 3720): another function of that name is not used
     if function(0, ctypes.addressof(sample), 9) != 0xE3069283:
         return None
-    return lambda crc, address, nbytes: int(function(crc, address, nbytes))
+    return function
 
 
 def combine(first: int, second: int, second_nbytes: int) -> int:

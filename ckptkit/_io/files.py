@@ -348,6 +348,20 @@ class Extent:
         self._handle = _handle(path)
         _check_range(path, self._handle, offset, nbytes)
 
+    @property
+    def descriptor(self) -> int:
+        """The open file, to be read with positional reads while this object is there."""
+        return self._handle.fd
+
+    @property
+    def offset(self) -> int:
+        """The byte of the file at which the range starts."""
+        return self._offset
+
+    def check_still(self) -> None:
+        """Raise ChangedError where the file is no longer what was opened, after own reads of it."""
+        _check_still(self._path, self._handle)
+
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of the range; raises TruncatedError, CkptkitError."""
         try:

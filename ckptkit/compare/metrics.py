@@ -8,6 +8,9 @@ The rules, once for the whole package:
   with a non-finite member is a *non-finite mismatch*: it fails every tolerance and stays out of the
   averages.
 - With `bitwise`, two elements are equal when their bits are.
+- Sums are taken in one order, whoever takes them: squares are rounded, then added as
+  `numpy.add.reduce` adds float64 numbers that lie side by side.  A BLAS, whose order is another on
+  another processor, would be faster; its last digits would say where a report was made.
 """
 
 from __future__ import annotations
@@ -20,19 +23,23 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ckptkit.compare.statistics import DiffStatistics, ElementTolerance, ScaledFloat, scaled_float
+from ckptkit.compare.kernel import compiled_meter
+from ckptkit.compare.statistics import (
+    METRIC_BLOCK,
+    SAFE_HIGH,
+    SAFE_LOW,
+    DiffStatistics,
+    ElementTolerance,
+    ScaledFloat,
+    element_tolerance,
+    scaled_float,
+)
 from ckptkit.dtypes import Array, kind
 
 Floats = npt.NDArray[np.float64]
 # old, new, |new - old|: three rows, or one by one
 Rows: TypeAlias = "Array | tuple[Array, Array, Array]"
 
-# Elements.  Fewer, and numpy's calls are over before another thread that waits for the
-# interpreter's lock is awake (60 us on a virtual machine): threads then take turns, none gains.
-# More, and three float64 rows of them leave the caches.
-METRIC_BLOCK = 1 << 17
-_DOT = 8192  # elements per BLAS call: below the size at which OpenBLAS starts threads of its own
-_SAFE_LOW, _SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
 _WIDE = ("int64", "uint64")
 # binary digits of the significand, the hidden one included
 _DIGITS = {
@@ -57,7 +64,7 @@ class _MetricBuffers:
 
     def __init__(self) -> None:
         self.rows = np.empty((3, METRIC_BLOCK))  # old, new, |new - old|
-        self.excess = np.empty(METRIC_BLOCK)
+        self.spare = np.empty(METRIC_BLOCK)
         self.flags = np.empty(METRIC_BLOCK, bool)
         self.above = np.empty(METRIC_BLOCK, bool)
         self.bits: dict[int, Array] = {}
@@ -95,14 +102,14 @@ class Meter:
     ) -> None:
         kinds = {kind(old), kind(new)}
         exact = kinds <= {"int", "uint", "bool"}
-        self.rtol = 0.0 if exact or bitwise else tolerance.rtol
-        self.atol = 0.0 if exact or bitwise else tolerance.atol
+        self.rtol, self.atol, _ = limits = element_tolerance(old, new, tolerance, bitwise)
         self.bitwise = bitwise and old == new
         self.ulps = old == new and kinds == {"float"}
         self.dtype = old
         self.statistics = DiffStatistics()
         self._scratch = _thread.scratch()
         self._measure = self._choose(kinds, old, new, exact)
+        self._compiled = None if bitwise else compiled_meter(old, new, limits)
 
     def _choose(
         self, kinds: set[str], old: str, new: str, exact: bool
@@ -117,14 +124,28 @@ class Meter:
 
     def add(self, start: int, old: Array, new: Array) -> None:
         """Measure one block, in pieces that fit the scratch arrays."""
-        for low in range(0, len(old), METRIC_BLOCK):
+        low = 0
+        while low < len(old):
+            low += self._add_compiled(start + low, old[low:], new[low:])
             a, b = old[low : low + METRIC_BLOCK], new[low : low + METRIC_BLOCK]
+            low += len(a)
+            self._add_piece(start + low - len(a), a, b)
+
+    def _add_compiled(self, start: int, a: Array, b: Array) -> int:
+        """Measure pieces without numpy; return the number of elements before one that needs it."""
+        if self._compiled is None or not (_lies_plainly(a) and _lies_plainly(b)):
+            return 0
+        left, right = (x.__array_interface__["data"][0] for x in (a, b))
+        return self._compiled.add(self.statistics, start, left, right, len(a), METRIC_BLOCK)
+
+    def _add_piece(self, start: int, a: Array, b: Array) -> None:
+        if len(a):
             self.statistics.n += len(a)
             with np.errstate(all="ignore"):
                 if self.bitwise and kind(self.dtype) != "string":
-                    self._add_bits(start + low, a, b)
+                    self._add_bits(start, a, b)
                 else:
-                    self._measure(start + low, a, b)
+                    self._measure(start, a, b)
 
     def _add_bits(self, start: int, a: Array, b: Array) -> None:
         """Measure as numbers, but count by bits."""
@@ -243,14 +264,15 @@ class Meter:
         old, new, gap = rows
         statistics, n = self.statistics, len(gap)
         statistics.n_finite += n
-        # Where nothing differs, old and new have the same squares, and there is no more to measure.
-        sum_sq_old, *others = _squares(rows if total else rows[:1])
+        sum_sq_old = _sum_of_squares(old, self._scratch.spare)
         statistics.sum_sq_old = statistics.sum_sq_old.plus(sum_sq_old)
-        if not others:
+        # Where nothing differs, old and new have the same squares, and there is no more to measure.
+        if not total:
             statistics.sum_sq_new = statistics.sum_sq_new.plus(sum_sq_old)
             return
-        sum_sq_new, sum_sq_diff = others
+        sum_sq_new = _sum_of_squares(new, self._scratch.spare)
         statistics.sum_sq_new = statistics.sum_sq_new.plus(sum_sq_new)
+        sum_sq_diff = _sum_of_squares(gap, self._scratch.spare)
         statistics.sum_sq_diff = statistics.sum_sq_diff.plus(sum_sq_diff)
         statistics.sum_abs += total
         # Which elements differ, and which of them by most.
@@ -262,67 +284,107 @@ class Meter:
         n_diff = int(np.count_nonzero(flags))
         statistics.n_diff += n_diff
         at = int(gap.argmax())
-        statistics.max_abs = max(statistics.max_abs, float(gap[at]) if largest is None else largest)
-        # Relative changes; old and new are no longer needed, so their rows take the quotients.
-        size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
-        out = new if new.dtype == np.float64 else np.empty(n)
-        np.divide(gap, size, out=out)
-        top = float(out.max())
-        if self.ulps:
-            self._update_ulps(a, b, out, top)
-        self._relative(gap, size, out, top)
-        # The worst element: without a tolerance, the one with the largest gap.
         excess = float(gap[at])
+        statistics.max_abs = max(statistics.max_abs, excess if largest is None else largest)
+        # Relative changes; old and new are no longer needed, so their rows take other numbers.
+        size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
+        self._relative(a, b, gap, size, new if new.dtype == np.float64 else np.empty(n))
+        # The worst element: without a tolerance, the one with the largest gap.
         if self.rtol or self.atol:
-            at, excess = self._tolerate(gap, size, flags)
+            found = self._tolerate(gap, size, flags)
+            if found is None:
+                return
+            at, excess = found
         else:
             statistics.n_outside += n_diff
         index = at if places is None else int(places[at])
         statistics.update_worst(excess, start + index, a[at].item(), b[at].item())
 
-    def _relative(self, gap: Floats, size: Floats, out: Floats, largest: float) -> None:
-        """Update max_rel, and the smallest rtol under which every element would pass.
+    def _relative(self, a: Array, b: Array, gap: Floats, size: Floats, out: Floats) -> None:
+        """Update max_rel, max_ulp, and the smallest rtol under which every element would pass.
 
-        out: gap / size; it is overwritten where size is 0.  largest: its maximum.
+        out: is overwritten.
         """
-        statistics = self.statistics
-        blocked = False
+        statistics, above = self.statistics, self._scratch.above[: len(gap)]
+        # Most blocks do not reach what was found so far, and a product tells sooner than a quotient
+        # (of float64 it may be subnormal, and then rounded by more than there is room for).
+        low = statistics.max_rel * (1 - 2**-50)
+        if self.ulps:
+            low = min(low, self._least_relative())
+        with_atol = self.atol != 0.0
+        if self.dtype != "float64" and 0.0 < low < math.inf:
+            np.greater(gap, np.multiply(size, low, out=out), out=above)
+            if not above.any():
+                if with_atol:
+                    self._needed_beyond(gap, size, out)
+                return
+        np.divide(gap, size, out=out)
+        largest = float(out.max())  # NaN where both elements of a pair are 0
+        if self.ulps:
+            self._update_ulps(a, b, out, largest)
         if not math.isfinite(largest):  # somewhere old is 0, or the quotient overflows
-            zero = size == 0.0
-            blocked = bool((gap[zero] > self.atol).any())
-            out[zero] = 0.0
+            zero = np.equal(size, 0.0, out=above)
+            if not with_atol and np.logical_and(zero, gap).any():
+                statistics.needed_rtol = math.inf
+            np.copyto(out, 0.0, where=zero)
             largest = float(out.max())
         statistics.max_rel = max(statistics.max_rel, largest)
-        if blocked:
-            statistics.needed_rtol = math.inf
-        elif self.atol == 0.0:
-            statistics.needed_rtol = max(statistics.needed_rtol, largest)
+        if with_atol:
+            self._needed_beyond(gap, size, out)
         else:
-            beyond = gap > self.atol
-            if beyond.any():
-                needed = float(((gap[beyond] - self.atol) / size[beyond]).max())
-                statistics.needed_rtol = max(statistics.needed_rtol, needed)
+            statistics.needed_rtol = max(statistics.needed_rtol, largest)
 
-    def _tolerate(self, gap: Floats, size: Floats, differs: Array) -> tuple[int, float]:
-        """Count the elements outside; return the place and excess of the worst that differs."""
-        limit = np.multiply(size, self.rtol, out=self._scratch.excess[: len(gap)])
+    def _needed_beyond(self, gap: Floats, size: Floats, out: Floats) -> None:
+        """Update needed_rtol by what exceeds atol; out: is overwritten."""
+        statistics, beyond = self.statistics, self._scratch.spare[: len(gap)]
+        np.subtract(gap, self.atol, out=beyond)
+        low = statistics.needed_rtol * (1 - 2**-50)
+        if low == math.inf:
+            return
+        if self.dtype != "float64" and low > 0.0:
+            above = self._scratch.above[: len(gap)]
+            np.greater(beyond, np.multiply(size, low, out=out), out=above)
+            if not above.any():
+                return
+        # What does not exceed atol gives a quotient below 0, or NaN beside an old of 0.
+        needed = float(np.fmax.reduce(np.divide(beyond, size, out=out)))
+        if needed > statistics.needed_rtol:
+            statistics.needed_rtol = needed
+
+    def _tolerate(self, gap: Floats, size: Floats, differs: Array) -> tuple[int, float] | None:
+        """Count the elements outside; return the place and excess of the worst that differs.
+
+        None where none of them is worse than the worst so far.
+        """
+        limit = np.multiply(size, self.rtol, out=self._scratch.spare[: len(gap)])
         limit += self.atol
-        np.logical_not(differs, out=differs)
-        self.statistics.n_outside += int(np.count_nonzero(gap > limit))
+        outside = np.greater(gap, limit, out=self._scratch.above[: len(gap)])
+        self.statistics.n_outside += int(np.count_nonzero(outside))
         excess = np.subtract(gap, limit, out=limit)
-        excess[differs] = -math.inf
         at = int(excess.argmax())
+        worst = self.statistics.worst
+        if worst is not None and not excess[at] > worst[0]:
+            return None
+        if not differs[at]:  # equal elements have an excess too, below 0
+            np.copyto(excess, -math.inf, where=np.logical_not(differs, out=differs))
+            at = int(excess.argmax())
         return at, float(excess[at])
+
+    def _least_relative(self) -> float:
+        """Return the relative change up to which no element can have more ulps than max_ulp.
+
+        A float of p digits lies less than |x| * 2**-p from the next, so a relative change r spans
+        fewer than r / (1 - r) * 2**p of them.
+        """
+        reach = self.statistics.max_ulp * 2.0 ** -_DIGITS[self.dtype]
+        return reach / (1 + reach) * (1 - 1e-9)  # room for rounding
 
     def _update_ulps(self, a: Array, b: Array, relative: Floats, largest: float) -> None:
         """Update max_ulp, looking closely only at elements that can exceed it.
 
-        A float of p digits lies less than |x| * 2**-p from the next, so a relative change r spans
-        fewer than r / (1 - r) * 2**p of them: what does not reach the maximum so far is left out.
         largest: the maximum of `relative`, NaN where both elements of a pair are 0.
         """
-        reach = self.statistics.max_ulp * 2.0 ** -_DIGITS[self.dtype]
-        least = reach / (1 + reach) * (1 - 1e-9)  # room for rounding
+        least = self._least_relative()
         if largest <= least:
             return
         above = np.greater(relative, least, out=self._scratch.above[: len(a)])
@@ -361,6 +423,11 @@ class Meter:
         return max(most, int(np.abs(apart, out=apart).max())) // step
 
 
+def _lies_plainly(values: Array) -> bool:
+    """Whether values lie side by side, as the processor keeps them."""
+    return values.flags.c_contiguous and values.dtype.isnative
+
+
 def bits_differ(a: Array, b: Array) -> Array:
     """Return, per element of two arrays of one dtype, whether any bit differs."""
     n, itemsize = len(a), a.dtype.itemsize
@@ -370,30 +437,16 @@ def bits_differ(a: Array, b: Array) -> Array:
     return np.asarray((left != right).any(axis=1))
 
 
-def _squares(rows: Array | tuple[Array, ...]) -> list[ScaledFloat]:
-    """Return the sum of squares of each row."""
-    if isinstance(rows, np.ndarray):
-        return [_in_range(*pair) for pair in zip(_dots(rows), rows, strict=True)]
-    flat = [row.view(np.float64) if row.dtype == np.complex128 else row for row in rows]
-    return [_in_range(_dots(row[np.newaxis])[0], row) for row in flat]
-
-
-def _dots(rows: Floats) -> list[float]:
-    """Return the dot product of each row with itself.
-
-    All in one call, which other threads run beside, of pieces so small that BLAS starts no threads.
-    """
-    whole = rows.shape[1] - rows.shape[1] % _DOT
-    pieces, rest = rows[:, :whole].reshape(len(rows), -1, 1, _DOT), rows[:, np.newaxis, whole:]
-    totals = np.matmul(rest, rest.transpose(0, 2, 1)).reshape(-1)
-    if whole:
-        totals += np.matmul(pieces, pieces.transpose(0, 1, 3, 2)).sum(axis=(1, 2, 3))
-    return list(map(float, totals))
+def _sum_of_squares(values: Array, spare: Floats) -> ScaledFloat:
+    """Return the sum of squares of numbers, complex ones included; spare: is overwritten."""
+    flat = values.view(np.float64) if values.dtype == np.complex128 else values
+    out = spare[: len(flat)] if len(flat) <= len(spare) else None
+    return _in_range(float(np.add.reduce(np.multiply(flat, flat, out=out))), flat)
 
 
 def _in_range(total: float, values: Floats) -> ScaledFloat:
     """Return the sum of squares, taken again where `total` lost something."""
-    if _SAFE_LOW < total < _SAFE_HIGH:
+    if SAFE_LOW < total < SAFE_HIGH:
         return scaled_float(total)
     largest = float(np.abs(values).max()) if len(values) else 0.0
     if largest == 0.0 or not math.isfinite(largest):
@@ -401,7 +454,7 @@ def _in_range(total: float, values: Floats) -> ScaledFloat:
     # In units of a power of two that brings the largest value to 1, no square overflows.
     exponent = math.frexp(largest)[1]
     small = np.ldexp(values, -exponent)
-    mantissa, shift = math.frexp(float(np.dot(small, small)))
+    mantissa, shift = math.frexp(float(np.add.reduce(small * small)))
     return ScaledFloat(mantissa, shift + 2 * exponent)
 
 

@@ -21,10 +21,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io import files
 from ckptkit._io.small_reads import SMALL, SmallReadCache
+from ckptkit.compare.kernel import CompiledMeter, FileValues, compiled_meter
+from ckptkit.compare.statistics import (
+    EXACT,
+    METRIC_BLOCK,
+    DiffStatistics,
+    ElementTolerance,
+    element_tolerance,
+)
 from ckptkit.dtypes import itemsize
 
 if TYPE_CHECKING:
-    from ckptkit.compare.statistics import DiffStatistics, ElementTolerance
     from ckptkit.dtypes import Array
     from ckptkit.stores.base import Store
 
@@ -139,8 +146,6 @@ class _ThreadBuffers(threading.local):
 
     def blocks(self) -> tuple[_ReadBuffer, _ReadBuffer]:
         """Return two buffers that hold one block of metrics of the widest dtype (16 bytes)."""
-        from ckptkit.compare.metrics import METRIC_BLOCK
-
         if self.large is None:
             self.large = _ReadBuffer(16 * METRIC_BLOCK), _ReadBuffer(16 * METRIC_BLOCK)
         return self.large
@@ -202,6 +207,79 @@ def equal_bytes(old: FileSpan, new: FileSpan, start: int, stop: int) -> int | No
 
 
 def _measure(item: WorkItem) -> WorkResult:
+    """Measure in one pass in C where that is possible, else in blocks of arrays."""
+    limits = element_tolerance(item.old.dtype, item.new.dtype, item.tolerance, item.bitwise)
+    meter = None if item.bitwise else compiled_meter(item.old.dtype, item.new.dtype, limits)
+    extend = _crc32c.extend_address()
+    if meter and extend and isinstance(item.old, FileSpan) and isinstance(item.new, FileSpan):
+        return _measure_files(item, item.old, item.new, meter, extend)
+    return _measure_arrays(item)
+
+
+def _measure_files(
+    item: WorkItem, old: FileSpan, new: FileSpan, meter: CompiledMeter, extend: int
+) -> WorkResult:
+    size = item.stop - item.start
+    buffers, crcs = _thread.blocks(), (ctypes.c_uint32 * 2)()
+    extents = [_extent_of(span, item) for span in (old, new)]
+    widths = [itemsize(span.dtype) for span in (old, new)]
+    statistics = DiffStatistics()
+    at = 0
+    while at < size:
+        left, right = (
+            FileValues(extent.descriptor, extent.offset + at * width)
+            for extent, width in zip(extents, widths, strict=True)
+        )
+        done, status = meter.add_files(
+            statistics,
+            item.start + at,
+            left,
+            right,
+            size - at,
+            (buffers[0].address, buffers[1].address),
+            crcs,
+            extend,
+        )
+        for extent in extents:
+            extent.check_still()
+        at += done
+        if not status:
+            break
+        # One block by numpy; where it could not be read, reading it here says why.
+        count = min(METRIC_BLOCK, size - at)
+        if status == 2:
+            for side, (extent, width) in enumerate(zip(extents, widths, strict=True)):
+                extent.read_into(at * width, buffers[side].view[: count * width])
+                crcs[side] = buffers[side].crc(crcs[side], count * width)
+        _add_block(statistics, item, item.start + at, count)
+        at += count
+    return WorkResult(item.pair, item.start, item.stop, statistics, crcs[0], crcs[1])
+
+
+def _add_block(statistics: DiffStatistics, item: WorkItem, start: int, count: int) -> None:
+    """Measure the block that the buffers of this thread hold, with numpy."""
+    import numpy as np
+
+    from ckptkit.compare.metrics import Meter
+    from ckptkit.dtypes import numpy_dtype
+
+    meter = Meter(item.old.dtype, item.new.dtype, item.tolerance, item.bitwise)
+    meter.statistics = statistics
+    old, new = (
+        np.frombuffer(buffer.data, numpy_dtype(source.dtype), count)
+        for buffer, source in zip(_thread.blocks(), (item.old, item.new), strict=True)
+    )
+    meter.add(start, old, new)
+
+
+def _extent_of(span: FileSpan, item: WorkItem) -> files.Extent:
+    """Return the bytes of an item's elements."""
+    width = itemsize(span.dtype)
+    first = span.offset + item.start * width
+    return files.Extent(span.path, first, (item.stop - item.start) * width)
+
+
+def _measure_arrays(item: WorkItem) -> WorkResult:
     from ckptkit.compare.metrics import Meter
 
     meter = Meter(item.old.dtype, item.new.dtype, item.tolerance, item.bitwise)
@@ -241,8 +319,6 @@ def differences(old: TensorSource, new: TensorSource, size: int) -> Iterator[Arr
     """Yield new - old in float64, block by block; for tensors of numbers."""
     import numpy as np
 
-    from ckptkit.compare.statistics import EXACT
-
     item = WorkItem(0, old, new, 0, size, "metrics", EXACT, False)
     left, right = iter(_ValueStream(old, item, 0)), iter(_ValueStream(new, item, 1))
     for _, a, b in _lockstep(left, right, 0):
@@ -270,13 +346,12 @@ class _ValueStream:
     def _from_file(self, span: FileSpan) -> Iterator[Array]:
         import numpy as np
 
-        from ckptkit.compare.metrics import METRIC_BLOCK
         from ckptkit.dtypes import numpy_dtype
 
         buffer, width = _thread.blocks()[self._side], itemsize(span.dtype)
         values = np.frombuffer(buffer.data, numpy_dtype(span.dtype))
-        first, size = span.offset + self.start * width, self.stop - self.start
-        extent = files.Extent(span.path, first, size * width)
+        size = self.stop - self.start
+        extent = files.Extent(span.path, span.offset + self.start * width, size * width)
         for at in range(0, size, METRIC_BLOCK):
             count = min(METRIC_BLOCK, size - at)
             extent.read_into(at * width, buffer.view[: count * width])
@@ -284,8 +359,6 @@ class _ValueStream:
             yield values[:count]
 
     def _from_store(self, source: StreamedValues) -> Iterator[Array]:
-        from ckptkit.compare.metrics import METRIC_BLOCK
-
         for _, values in source.store.blocks(source.key, METRIC_BLOCK):
             self.crc = extend_crc(self.crc, values)
             yield values

@@ -12,6 +12,12 @@ from typing import Any, NamedTuple
 
 from ckptkit.dtypes import DTYPES, kind
 
+# Elements.  Fewer, and what numpy's calls cost beside their work is felt; more, and the float64
+# rows of them leave a core's second-level cache.  Sums are taken block by block: the last digits
+# of a report depend on it.
+METRIC_BLOCK = 1 << 15
+SAFE_LOW, SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
+
 
 class ElementTolerance(NamedTuple):
     """How far apart two numbers may be; `rule` says where the numbers come from."""
@@ -119,6 +125,13 @@ class DiffStatistics:
         """Take this element as the worst if it exceeds the tolerance by more than the last one."""
         if self.worst is None or excess > self.worst[0]:
             self.worst = (excess, index, old, new)
+
+
+def element_tolerance(
+    old: str, new: str, tolerance: ElementTolerance, bitwise: bool = False
+) -> ElementTolerance:
+    """Return the tolerance that holds between two dtypes: none where they are exact."""
+    return EXACT if bitwise or is_exact(old, new) else tolerance
 
 
 def is_exact(old: str, new: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ckptkit._version import __version__
+from ckptkit.compare import kernel
 from ckptkit.errors import UnsupportedError
 from ckptkit.installation import DISTRIBUTION, OTHER, damage, mending
 from ckptkit.operations.findings import Finding
@@ -43,6 +44,7 @@ class Diagnosis(Document):
 
     packages: {distribution: version}, None where it is not installed.  probed: runtimes and devices
     as child processes found them.  findings: what stands in the way.
+    kernel: what measures differences, "compiled, avx512", or "numpy: " and why.
     added: rows that other packages add to the tables of formats and runners, and to those that the
     caller named.
     """
@@ -55,6 +57,7 @@ class Diagnosis(Document):
     probed: tuple[DeviceProbe, ...]
     findings: tuple[Finding, ...]
     added: tuple[AddedRow, ...] = ()
+    kernel: str = ""
 
     @property
     def ok(self) -> bool:
@@ -80,6 +83,7 @@ class Diagnosis(Document):
             "python": self.python,
             "system": self.system,
             "packages": self.packages,
+            "kernel": self.kernel,
             "runtimes": [
                 {
                     "runtime": row.runtime,
@@ -98,14 +102,16 @@ class Diagnosis(Document):
 def doctor(timeout_s: float = PROBE_TIMEOUT_S, tables: Sequence[Registry[Any]] = ()) -> Diagnosis:
     """Look at this machine; each runtime is imported in a child process of its own.
 
-    tables: those that other packages may add to, beside formats and runners.
+    tables: those that other packages may add to, beside formats and runners.  Raises UsageError
+    where the environment asks for a kernel that there is not.
     """
     added, broken = _added((FORMATS, RUNNERS, *tables))
     packages = {name: _version(name) for name in _PACKAGES}
     probed = probe(timeout_s)
     findings = (*_clashes(), *broken, *_runtimes(probed))
     python = f"{platform.python_version()} at {sys.executable}"
-    return Diagnosis(python, platform.platform(), packages, probed, findings, added)
+    system = platform.platform()
+    return Diagnosis(python, system, packages, probed, findings, added, kernel.description())
 
 
 def _added(tables: Sequence[Registry[Any]]) -> tuple[tuple[AddedRow, ...], list[Finding]]:

@@ -61,6 +61,7 @@ def _head(diagnosis: Diagnosis) -> Iterator[str]:
     yield printable(f"packages: {', '.join(here)}")
     if missing:
         yield printable(f"not installed: {', '.join(missing)}")
+    yield printable(f"differences are measured by: {diagnosis.kernel}")
     for row in diagnosis.added:
         yield printable(f"added: {row.name} ({row.group}) by {row.package}")
 

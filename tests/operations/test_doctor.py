@@ -53,6 +53,18 @@ def test_all_is_well() -> None:
     assert done.out.endswith("models can be run on: CPU:0\n")
 
 
+@pytest.mark.usefixtures("here")
+def test_it_says_what_measures_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTKIT_KERNEL", "numpy")
+    assert "measured by: numpy: CKPTKIT_KERNEL says so\n" in ckptkit("doctor").out
+    kernel = json.loads(ckptkit("doctor", "--format", "json").out)["kernel"]
+    assert kernel == "numpy: CKPTKIT_KERNEL says so"
+    monkeypatch.setenv("CKPTKIT_KERNEL", "quick")
+    done = ckptkit("doctor")
+    assert done.code == 2, done
+    assert "CKPTKIT_KERNEL is 'quick'" in done.err
+
+
 @pytest.mark.parametrize(
     ("name", "scripts", "top"), [("ckptkit", [], ""), ("a", ["ckptkit"], ""), ("b", [], "ckptkit")]
 )

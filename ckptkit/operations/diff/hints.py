@@ -78,9 +78,9 @@ def _same(left: Array, right: Array) -> bool:
     """Whether two arrays are equal element by element, NaN equal to NaN."""
     import numpy as np
 
-    if left.dtype != right.dtype:
-        left, right = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore"):
+        if left.dtype != right.dtype:
+            left, right = left.astype(np.float64), right.astype(np.float64)
         return bool(((left == right) | ((left != left) & (right != right))).all())
 
 
@@ -89,15 +89,17 @@ def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta)
 
     Only asked where the norms agree, so that an ordinary change costs nothing.
     """
-    import numpy as np
-
     spec = old.specs[old_key]
     number = kind(spec.dtype) in ("float", "int", "uint")
     if not delta.same_norm or not number or not 1 < spec.size <= MAX_TRIED or delta.nonfinite:
         return None
+    import numpy as np  # here, since most differences need no numpy
+
     # The same values at all, in any order?  Then, whether an order of axes explains them.
     left, right = old.read(old_key), new.read(new_key)
-    if not np.array_equal(np.sort(left.astype(np.float64)), np.sort(right.astype(np.float64))):
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        one, two = (np.sort(values.astype(np.float64)) for values in (left, right))
+    if not np.array_equal(one, two):
         return None
     try:
         old_values = shaped(left, spec.shape, old_key)
