@@ -124,7 +124,7 @@ CONTENTS = {
         "cli api/index api/results api/refusals api/testing json formats examples/README fixtures"
     ),
     "Measured": "performance reliability mutations gpu published",
-    "The project": "design security contributing changelog",
+    "The project": "trust design security contributing changelog",
 }
 
 
