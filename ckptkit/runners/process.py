@@ -3,6 +3,9 @@
     request.json   {"runner": module, "action": ..., what the action takes}
     result.json    what the action returns, or {"error": {"kind": ..., "message": ...}}
 
+In a block of `ckptkit.runners.fork_server.sharing_imports` the child may be a fork of a process
+that has the runtime imported; all that is said here is true of it as well.
+
 The child has a session of its own, so that it and all that it starts can be ended together: here,
 and by itself where this process is gone (`ckptkit.runners.child.guardian`).  It gets the variables
 that `ckptkit.runners.environment` passes.  What it says of itself is cut to a length.  What
@@ -23,19 +26,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ckptkit._io.processes import end_descendants
 from ckptkit.errors import UsageError
 from ckptkit.installation import CLAIM_NAME
 from ckptkit.runners.environment import PASS, lacking, passed
 from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.fork_server import ForkedChild, shared_imports
 from ckptkit.runners.registry import RUNNERS
 from ckptkit.text import shortened
 from ckptkit.wording import say
 
+Child = subprocess.Popen[bytes] | ForkedChild
 _PROGRAM = f"{CLAIM_NAME}; from ckptkit.runners.child.__main__ import run; run()"
 _POLL_S = 0.05
 _TAIL_BYTES = 16_000  # of what the child printed, for the message
@@ -79,21 +84,40 @@ def run(
             json.dumps({"runner": RUNNERS[runner].module, **request}), encoding="utf-8"
         )
         files = [str(request_file), str(result_file)]
-        with Path(scratch, "output").open("w+b") as output, _held_pipe() as pipe:
-            child = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *files, str(pipe)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=_environment(environment or {}),
-                start_new_session=True,  # so that what it starts can be ended with it
-                pass_fds=(pipe,),
+        variables = _environment(environment or {})
+        with Path(scratch, "output").open("w+b") as output:
+            watched = partial(
+                _watched, timeout_s=timeout_s, max_rss_bytes=max_rss_bytes, output=output
             )
-            try:
-                status = _wait(child, timeout_s, max_rss_bytes, output)
-            finally:
-                _end(child)
+            shared = shared_imports()
+            if shared is not None:
+                with (
+                    _held_pipe() as pipe,
+                    shared.fork(RUNNERS[runner], variables, files, pipe, output) as fork,
+                ):
+                    status = watched(fork) if fork is not None else 0
+            # whether the model or its fork is at fault for no answer, a fresh process tells
+            if not result_file.exists():
+                output.seek(0)
+                output.truncate()
+                with _held_pipe() as pipe:
+                    status = watched(_started(files, pipe, output, variables))
             return _result(result_file, status, output)
+
+
+def _started(
+    files: Sequence[str], pipe: int, output: IO[bytes], variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process for a request: the files of the request and its result."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *files, str(pipe)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(variables),
+        start_new_session=True,  # so that what it starts can be ended with it
+        pass_fds=(pipe,),
+    )
 
 
 @contextmanager
@@ -122,9 +146,15 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _wait(
-    child: subprocess.Popen[bytes], timeout_s: float, max_rss_bytes: int | None, output: Any
-) -> int:
+def _watched(child: Child, timeout_s: float, max_rss_bytes: int | None, output: IO[bytes]) -> int:
+    """Return how a child ended, which it and all that it started have then; raises RunnerError."""
+    try:
+        return _wait(child, timeout_s, max_rss_bytes, output)
+    finally:
+        _end(child)
+
+
+def _wait(child: Child, timeout_s: float, max_rss_bytes: int | None, output: IO[bytes]) -> int:
     deadline = time.monotonic() + timeout_s
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -143,7 +173,7 @@ def _wait(
             )
 
 
-def _where_it_is(child: subprocess.Popen[bytes], output: Any) -> str:
+def _where_it_is(child: Child, output: IO[bytes]) -> str:
     """Have the child write its stack; return ` (in f, file.py:3)`, or "" where it does not."""
     before = os.fstat(output.fileno()).st_size
     with suppress(ProcessLookupError, AttributeError):
@@ -166,7 +196,7 @@ def resident_bytes(pid: int) -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: Child) -> None:
     """End the child and all that it started."""
     if child.poll() is None:
         end_descendants(child.pid)
@@ -175,7 +205,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _result(file: Path, status: int, output: Any) -> dict[str, Any]:
+def _result(file: Path, status: int, output: IO[bytes]) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -208,7 +238,7 @@ def _death(status: int, printed: str) -> RunnerError:
     return RunnerError(f"the model's process died ({how}){seen}{_tail(words)}", kind="died")
 
 
-def _printed(output: Any) -> str:
+def _printed(output: IO[bytes]) -> str:
     """Return the end of what the child printed."""
     output.seek(0, os.SEEK_END)
     output.seek(max(0, output.tell() - _TAIL_BYTES))

@@ -26,6 +26,9 @@ class Runtime(NamedTuple):
         extra: of this distribution, the extra that brings it; "" for none.
         introspection: what it can find out about the inside of a model
             (`ckptkit.runners.introspect`).
+        imported_first: modules that every run imports before any code of a user, and that can be
+            forked: several runs share the import (`ckptkit.runners.fork_server`).  () where they
+            cannot, as JAX, which starts threads, or need not.
     """
 
     module: str
@@ -36,6 +39,7 @@ class Runtime(NamedTuple):
     package: str = ""
     extra: str = ""
     introspection: frozenset[str] = frozenset({"isolate"})
+    imported_first: tuple[str, ...] = ()
 
 
 _BUILT_IN = {
@@ -48,6 +52,7 @@ _BUILT_IN = {
         "tensorflow",
         "tensorflow",
         frozenset({"isolate", "perturb", "float64_outputs"}),
+        ("tensorflow",),
     ),
     # Keras 2, as it goes on beside Keras 3
     "tf-keras": Runtime(
@@ -62,6 +67,7 @@ _BUILT_IN = {
         },
         "tf_keras",
         introspection=frozenset({"isolate", "perturb"}),
+        imported_first=("tensorflow",),
     ),
     "litert": Runtime(
         "ckptkit.runners.litert.session",

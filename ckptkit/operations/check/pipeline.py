@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from ckptkit.operations.findings import Finding
 from ckptkit.operations.input_files import unchanged_inputs
 from ckptkit.operations.localize.find import find
 from ckptkit.operations.localize.values import Localization
+from ckptkit.runners.fork_server import sharing_imports
 from ckptkit.runners.spec import RunnerSpec
 
 
@@ -45,6 +47,7 @@ def run_check(request: CheckRequest) -> Report:
     with (
         tempfile.TemporaryDirectory(prefix="ckptkit-check-") as directory,
         unchanged_inputs(request.subject, request.against, source.model, source.like),
+        sharing_imports() if request.runs_several_times else nullcontext(),
     ):
         scratch = Path(directory)
         subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)

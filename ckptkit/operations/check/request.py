@@ -66,6 +66,11 @@ class CheckRequest:
         """What every child is told beside the model."""
         return {"imports": list(self.imports)}
 
+    @property
+    def runs_several_times(self) -> bool:
+        """Whether models are run more than once, before it is known whether outputs differ."""
+        return len(self.runners) > 1 or self.against is not None or bool(self.localize)
+
 
 def when_to_localize(localize: bool | str) -> str:
     """Return "", "failed" or "always" for the keyword of `check`."""

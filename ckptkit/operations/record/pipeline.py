@@ -24,6 +24,7 @@ from ckptkit.operations.execution.subjects import ResolvedSubject, binding_of
 from ckptkit.operations.record.noise import REPEATS, Noise, other_runs
 from ckptkit.operations.record.request import RecordRequest
 from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
+from ckptkit.runners.fork_server import sharing_imports
 from ckptkit.runners.introspect import float64_outputs
 from ckptkit.runners.spec import RunnerSpec, runner_for
 from ckptkit.text import list_text
@@ -62,7 +63,7 @@ class RecordedRun:
 
 def run_record(request: RecordRequest) -> Golden:
     """Carry out a recording; raises what `ckptkit.record` raises."""
-    with tempfile.TemporaryDirectory(prefix="ckptkit-record-") as directory:
+    with sharing_imports(), tempfile.TemporaryDirectory(prefix="ckptkit-record-") as directory:
         scratch = Path(directory)
         subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)
         run = _run(request, subject, scratch)

@@ -1,5 +1,7 @@
 """The child's side of a runner: `ckptkit.runners.process` calls `run`, argv REQUEST RESULT PIPE.
 
+So does `ckptkit.runners.child.fork_server`, in a process that has the runtime imported.
+
 Whatever a model raises becomes a line in the result; whatever it prints goes to the parent's log.
 A fatal signal, and SIGUSR1, have Python write down where it is.
 """
@@ -26,10 +28,10 @@ _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
 
 def run() -> None:
     """Carry out the request that the command line names, and end the process."""
-    end_guardian = guard(int(sys.argv[3]))
+    guardian = guard(int(sys.argv[3]))
     main(Path(sys.argv[1]), Path(sys.argv[2]))
     sys.stdout.flush()
-    end_guardian()
+    guardian.end()
     os._exit(0)  # TensorFlow's threads need not be waited for
 
 

@@ -3,7 +3,8 @@
 A parent that is killed ends nobody.  So the child holds the reading end of a pipe whose other end
 the parent alone has, and a process beside the child waits for the end of it: not a thread, which
 would wait for native code that holds the interpreter.  On Linux the kernel ends the child as well
-(prctl(2), PR_SET_PDEATHSIG), where a fork of the parent keeps the pipe open.
+(prctl(2), PR_SET_PDEATHSIG), where a fork of the parent keeps the pipe open, or where the process
+that forked the child (`ckptkit.runners.child.fork_server`) is not the one that asked for it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from ckptkit._io.processes import end_descendants
 
@@ -23,15 +24,33 @@ _PR_SET_CHILD_SUBREAPER = 36  # orphans of this process's children become its ow
 _LOOK_S = 0.5  # between two looks at whether the child itself is still there
 
 
-def guard(pipe: int) -> Callable[[], None]:
+class Guardian(NamedTuple):
+    """The process beside a child; pid: its number, child: that of the child."""
+
+    pid: int
+    child: int
+
+    def end_others(self) -> None:
+        """End all that the child has started, but this process."""
+        end_descendants(self.child, but=self.pid)
+
+    def end(self) -> None:
+        """End all that the child has started, and this process."""
+        self.end_others()
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def guard(pipe: int) -> Guardian:
     """Start a process that ends this process group once nobody holds the other end of `pipe`.
 
-    Must be called before this process has threads.  Returns what ends that process.  Where nobody
-    holds it any more, this process ends here.
+    Must be called before this process has threads.  Where nobody holds it any more, or the parent
+    of this process is gone already, this process ends here.
     """
+    child, parent = os.getpid(), os.getppid()
     if select.select([pipe], [], [], 0)[0]:  # it died while this process was starting
         os._exit(1)
-    child = os.getpid()
     os.set_inheritable(pipe, False)
     guardian = os.fork()
     if not guardian:
@@ -41,14 +60,9 @@ def guard(pipe: int) -> Callable[[], None]:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-    def end() -> None:
-        end_descendants(child, but=guardian)
-        with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(guardian, signal.SIGKILL)
-            os.waitpid(guardian, 0)
-
-    return end
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
+    return Guardian(guardian, child)
 
 
 def _watch(pipe: int, child: int) -> None:
