@@ -35,35 +35,29 @@ def _every_code_is_explained() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _warm() -> Iterator[Any]:
-    from support.warm_children import WarmChildren
+def _imports() -> Iterator[Any]:
+    from ckptkit.runners.fork_server import SharedImports
 
-    children = WarmChildren()
-    yield children
-    children.close()
+    imports = SharedImports(most=2)  # of operations that run models, and of conversions
+    yield imports
+    imports.close()
 
 
-@pytest.fixture(scope="module")
-def warm_children(_warm: Any) -> Iterator[None]:
-    """Have TensorFlow's children forked from a process that has it imported, in this module."""
-    from ckptkit.operations.convert import built_model
-    from ckptkit.runners import client, process
+@pytest.fixture(scope="module", autouse=True)
+def shared_imports(_imports: Any) -> Iterator[None]:
+    """Have all children of one worker share the import of TensorFlow, as those of a command do."""
+    from ckptkit.runners.fork_server import sharing_imports
 
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (client, process, built_model):
-            patch.setattr(module, "run", _warm.run)
+    with sharing_imports(_imports):
         yield
 
 
 @pytest.fixture
 def cold_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have each child of this test started as a process of its own, in a module of warm ones."""
-    from ckptkit.operations.convert import built_model
-    from ckptkit.runners import client, process
-    from support.warm_children import started
+    """Have each child of this test started as a process of its own."""
+    from ckptkit.runners import process
 
-    for module in (client, process, built_model):
-        monkeypatch.setattr(module, "run", started)
+    monkeypatch.setattr(process, "shared_imports", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ model.export("export", verbose=False)
 model.save("model.keras")
 """
 
-pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
+pytestmark = pytest.mark.needs_tf
 
 
 @pytest.fixture(scope="module")

@@ -175,10 +175,14 @@ class ForkedChild:
 
 
 class SharedImports:
-    """At most one server at a time, for runs that come one after another."""
+    """The servers of runs that come one after another.
 
-    def __init__(self) -> None:
-        self._server: ForkServer | None = None
+    most: how many there are at a time, each of surroundings of its own.
+    """
+
+    def __init__(self, most: int = 1) -> None:
+        self._most = most
+        self._servers: list[ForkServer] = []  # the one that was asked last is the last
         self._asked: Surroundings | None = None
         self._lock = Lock()
 
@@ -211,26 +215,33 @@ class SharedImports:
     def _server_for(
         self, surroundings: Surroundings, imports: Sequence[str], output: IO[bytes]
     ) -> ForkServer | None:
-        """Return a server; None where that of other surroundings stays, or none could be forked.
+        """Return a server; None where those of other surroundings stay, or none could be forked.
 
         Surroundings that are asked for twice in succession replace others.
         """
         asked, self._asked = self._asked, surroundings
-        server = self._server
-        if server is not None:
-            others = server.surroundings != surroundings
-            if asked == surroundings if others else server.lost and server.has_forked:
-                server.end()
-                server = None
-        if server is None:
-            server = self._server = ForkServer(surroundings, imports, output)
-        return None if server.lost or server.surroundings != surroundings else server
+        found = next((s for s in self._servers if s.surroundings == surroundings), None)
+        if found is not None and found.lost and found.has_forked:
+            self._end(found)
+            found = None
+        if found is None:
+            if len(self._servers) == self._most:
+                if asked != surroundings:
+                    return None
+                self._end(self._servers[0])
+            found = ForkServer(surroundings, imports, output)
+            self._servers.append(found)
+        self._servers.sort(key=lambda server: server is found)
+        return None if found.lost else found
+
+    def _end(self, server: ForkServer) -> None:
+        self._servers.remove(server)
+        server.end()
 
     def close(self) -> None:
-        """End the server."""
-        if self._server is not None:
-            self._server.end()
-            self._server = None
+        """End the servers."""
+        while self._servers:
+            self._end(self._servers[0])
 
 
 def _surroundings(runtime: Runtime, environment: Mapping[str, str]) -> Surroundings | None:

@@ -14,7 +14,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.api import MismatchError
 from support.command_line import ckptkit as run
 
-pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
+pytestmark = pytest.mark.needs_tf
 
 _WORDS = ("a", "b", "c")
 

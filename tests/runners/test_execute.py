@@ -23,7 +23,7 @@ from ckptkit.runners.spec import parse_runner
 from ckptkit.runners.types import ExecutionResult, Limits, ModelSpec
 from support.goldens import golden
 
-pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
+pytestmark = pytest.mark.needs_tf
 
 LIMITS = Limits(600)
 EXPORT = golden("tf2.21.0/saved_model_export/model").path

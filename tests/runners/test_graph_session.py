@@ -17,7 +17,7 @@ from ckptkit.golden.golden import read_golden
 from ckptkit.runners.errors import RunnerError
 from support.places import environment
 
-pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
+pytestmark = pytest.mark.needs_tf
 
 KINDS = (
     *("counter", "defaults", "example", "frozen", "function", "hub", "inner", "legacy", "loop"),

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,89 +18,10 @@ import pytest
 from ckptkit.errors import UsageError
 from ckptkit.runners import process, registry
 from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.fork_server import SharedImports, sharing_imports
 from ckptkit.runners.process import run
 from support import places
-
-RUNTIME = """
-import os, sys, time
-import faulthandler
-from ckptkit.errors import MissingDependencyError, UsageError
-
-def echo(request):
-    print("chatter")
-    return {"got": request["value"], "pid": os.getpid(), "set": os.environ.get("CKPTKIT_X")}
-
-def fail(request):
-    raise ValueError("line one\\n\\nline two")
-
-def refuse(request):
-    raise UsageError("not this", where="there", hint="try that")
-
-def die(request):
-    print("last words", flush=True)
-    os.abort()
-
-def crash(request):
-    faulthandler._sigsegv()
-
-def kill(request):
-    os.kill(os.getpid(), 9)
-
-def allocate(request):
-    raise MemoryError("no more")
-
-def lack(request):
-    raise MissingDependencyError("this needs x", hint="pip install x")
-
-def leave(request):
-    sys.exit(3)
-
-def hang(request):
-    open(request["mark"], "w").close()
-    while True:
-        time.sleep(600)
-
-def subprocess_of(request):
-    import subprocess
-    other = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"],
-        start_new_session=request.get("apart", False),
-    )
-    with open(request["mark"] + ".part", "w") as file:
-        file.write(f"{os.getpid()} {other.pid}")
-    os.replace(request["mark"] + ".part", request["mark"])
-
-def start(request):
-    subprocess_of(request)
-    if not request.get("leave"):
-        time.sleep(600)
-    return {}
-
-def hold(request):
-    import ctypes
-    subprocess_of(request)
-    ctypes.PyDLL(None).sleep(600)  # holds the interpreter, as a compiler does
-
-def ramble(request):
-    raise TypeError("a" * 500 + "b" * 42_000 + "the end")
-
-def look_up(request):
-    return {"got": os.environ[request["name"]]}
-
-def variables(request):
-    return {"got": sorted(os.environ)}
-
-def eat(request):
-    held = bytearray(400 << 20)
-    held[::4096] = b"x" * len(held[::4096])
-    time.sleep(600)
-
-ACTIONS = {f.__name__: f for f in (
-    echo, fail, refuse, die, leave, hang, eat, crash, kill, allocate, lack,
-    start, hold, ramble, look_up, variables
-)}
-"""
-
+from support.odd_runtime import MODULE, add_runtime, make_runtime
 
 THEIRS = """
 import contextlib, os
@@ -116,12 +37,25 @@ ACTIONS = {"theirs": lambda request: build()}
 """
 
 
-@pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a runner called "test", of the actions above."""
-    (tmp_path / "runtime_for_test.py").write_text(RUNTIME)
-    monkeypatch.setitem(registry.RUNNERS.built_in, "test", registry.Runtime("runtime_for_test"))
+@pytest.fixture(params=["started", "forked"])
+def runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[bool]:
+    """Make a runner called "test", whose children are started or forked; yield which."""
+    forked = bool(request.param == "forked")
+    make_runtime(tmp_path)
+    monkeypatch.setitem(registry.RUNNERS.built_in, "test", registry.Runtime(MODULE))
+    add_runtime(forked=forked)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    if forked and sys.platform != "linux":
+        pytest.skip("children are forked on Linux alone")
+    shared = SharedImports()
+    try:
+        with sharing_imports(shared):
+            yield forked
+    finally:
+        shared.close()
 
 
 @pytest.mark.usefixtures("runtime")
@@ -195,36 +129,75 @@ def test_an_unknown_runner_is_refused() -> None:
 
 PARENT = """
 import sys
-from ckptkit.runners import process, registry
-registry.RUNNERS.built_in["test"] = registry.Runtime("runtime_for_test")
-process.run("test", {"action": sys.argv[2], "mark": sys.argv[1]}, timeout_s=600)
+from ckptkit.runners import process
+from ckptkit.runners.fork_server import sharing_imports
+from support.odd_runtime import add_runtime
+mark, action, forked = sys.argv[1:]
+add_runtime(forked=forked == "True")
+with sharing_imports():
+    process.run("test", {"action": "pids"}, timeout_s=600)
+    process.run("test", {"action": action, "mark": mark}, timeout_s=600)
 """
 
 
-@pytest.mark.usefixtures("runtime")
+@contextmanager
+def running(tmp_path: Path, action: str, *, forked: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a parent whose child is in the midst of an action, having run another before."""
+    mark = tmp_path / "mark"
+    paths = [str(tmp_path), places.environment()["PYTHONPATH"]]
+    environment = places.environment() | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", PARENT, str(mark), action, str(forked)]
+    with subprocess.Popen(
+        command, env=environment, preexec_fn=_default_signals, stderr=subprocess.DEVNULL
+    ) as parent:
+        try:
+            _wait_for(mark.exists)
+            yield parent
+        finally:
+            parent.kill()
+
+
 @pytest.mark.parametrize(
     ("number", "action"),
     [
         (signal.SIGHUP, "start"),
+        (signal.SIGINT, "start"),
         (signal.SIGKILL, "start"),
         (signal.SIGTERM, "start"),
         (signal.SIGKILL, "hold"),
     ],
 )
 def test_a_child_and_what_it_started_end_with_the_parent(
-    number: int, action: str, tmp_path: Path
+    number: int, action: str, tmp_path: Path, *, runtime: bool
+) -> None:
+    with running(tmp_path, action, forked=runtime) as parent:
+        pids = [int(pid) for pid in (tmp_path / "mark").read_text().split()]
+        pids += _children(parent.pid)  # the server, where there is one
+        parent.send_signal(number)
+        parent.wait()
+    _wait_for(lambda: not any(_is_running(pid) for pid in pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux alone")
+@pytest.mark.parametrize("action", ["start", "hold"])
+@pytest.mark.parametrize("runtime", ["forked"], indirect=True)
+def test_a_child_and_what_it_started_end_with_their_server(
+    action: str, tmp_path: Path, *, runtime: bool
 ) -> None:
     mark = tmp_path / "mark"
-    paths = [str(tmp_path), places.environment()["PYTHONPATH"]]
-    environment = places.environment() | {"PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", PARENT, str(mark), action]
-    with subprocess.Popen(command, env=environment, preexec_fn=_default_sighup) as parent:
-        try:
-            _wait_for(mark.exists)
-        finally:
-            parent.send_signal(number)
-    pids = [int(pid) for pid in mark.read_text().split()]
-    _wait_for(lambda: not any(_is_running(pid) for pid in pids))
+    with running(tmp_path, action, forked=runtime) as parent:
+        pids = [int(pid) for pid in mark.read_text().split()]
+        (server,) = _children(parent.pid)
+        assert pids[0] in _children(server)
+        mark.unlink()
+        os.kill(server, signal.SIGKILL)
+        _wait_for(lambda: not any(_is_running(pid) for pid in [*pids, server]))
+        _wait_for(mark.exists)  # a process of its own begins anew
+        (child,) = _children(parent.pid)
+        assert child == int(mark.read_text().split()[0])
+        parent.send_signal(signal.SIGTERM)
+        parent.wait()
+    _wait_for(lambda: not _is_running(child))
 
 
 @pytest.mark.usefixtures("runtime")
@@ -246,9 +219,18 @@ def test_a_child_whose_parent_died_before_it_began_does_not_begin(tmp_path: Path
     assert not result.exists()
 
 
-def _default_sighup() -> None:
-    """Have SIGHUP end this process, though `nohup` may have started the tests."""
+def _default_signals() -> None:
+    """Have SIGHUP and SIGINT end this process, though `nohup` or `&` may have started the tests."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that one has started, and that have not ended."""
+    command = ["ps", "-o", "pid=,stat=", "--ppid", str(pid)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\n")
+    rows = [line.split() for line in lines if line.strip()]
+    return [int(number) for number, state in rows if not state.startswith("Z")]
 
 
 def _wait_for(is_so: Callable[[], bool]) -> None:
@@ -268,8 +250,9 @@ def _is_running(pid: int) -> bool:
 @pytest.mark.usefixtures("runtime")
 def test_a_child_leaves_no_process_behind(tmp_path: Path) -> None:
     pid = run("test", {"action": "echo", "value": 0}, timeout_s=600)["pid"]
-    with pytest.raises(ProcessLookupError):
-        os.killpg(pid, 0)
+    lines = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout
+    in_group = [line.split()[1] for line in lines.splitlines() if line.split()[0] == str(pid)]
+    assert all(state.startswith("Z") for state in in_group)
 
 
 @pytest.mark.usefixtures("runtime")

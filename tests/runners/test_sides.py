@@ -9,7 +9,8 @@ from benchmarks.house import House
 
 RUNNERS = "ckptkit.runners"
 PARENT = {
-    f"{RUNNERS}.{name}" for name in ("client", "introspect", "process", "chunks", "environment")
+    f"{RUNNERS}.{name}"
+    for name in ("client", "introspect", "process", "fork_server", "chunks", "environment")
 }
 SHARED = {f"{RUNNERS}.{name}" for name in ("types", "spec", "errors", "registry", "marks")}
 

@@ -37,7 +37,7 @@ from ckptkit.runners.child.garbage import uncollected
 from ckptkit.runners.child.guardian import Guardian, guard
 
 MAX_MESSAGE = 1 << 16  # bytes: paths of three files
-_LOOKS = 400  # at other threads, before they are taken to be at work
+_LOOKS = 100  # at other threads, before they are taken to be at work
 _LOOK_S = 0.005
 
 

@@ -13,7 +13,7 @@ import ckptkit
 from ckptkit.errors import UsageError
 from support import places
 
-pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
+pytestmark = pytest.mark.needs_tf
 
 CODE = """
 import tensorflow as tf

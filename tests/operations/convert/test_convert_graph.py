@@ -15,7 +15,7 @@ from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import environment
 
-pytestmark = [pytest.mark.needs_tf, pytest.mark.usefixtures("warm_children")]
+pytestmark = pytest.mark.needs_tf
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from ckptkit.runners.errors import RunnerError
 
 pytestmark = [
     pytest.mark.needs_tf,
-    pytest.mark.usefixtures("warm_children"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning"),
 ]
