@@ -38,7 +38,7 @@ def _every_code_is_explained() -> Iterator[None]:
 def _imports() -> Iterator[Any]:
     from ckptkit.runners.fork_server import SharedImports
 
-    imports = SharedImports(most=2)  # of operations that run models, and of conversions
+    imports = SharedImports()
     yield imports
     imports.close()
 

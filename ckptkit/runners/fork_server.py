@@ -177,10 +177,11 @@ class ForkedChild:
 class SharedImports:
     """The servers of runs that come one after another.
 
-    most: how many there are at a time, each of surroundings of its own.
+    most: how many there are at a time, each of surroundings of its own: Keras 3 and Keras 2, or
+        models that are run and those that are converted.
     """
 
-    def __init__(self, most: int = 1) -> None:
+    def __init__(self, most: int = 2) -> None:
         self._most = most
         self._servers: list[ForkServer] = []  # the one that was asked last is the last
         self._asked: Surroundings | None = None
@@ -225,9 +226,9 @@ class SharedImports:
             self._end(found)
             found = None
         if found is None:
+            if len(self._servers) == self._most and asked != surroundings:
+                return None
             if len(self._servers) == self._most:
-                if asked != surroundings:
-                    return None
                 self._end(self._servers[0])
             found = ForkServer(surroundings, imports, output)
             self._servers.append(found)

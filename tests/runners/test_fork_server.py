@@ -41,7 +41,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shared(runtime: None) -> Iterator[SharedImports]:
-    imports = SharedImports()
+    imports = SharedImports(most=1)
     try:
         with sharing_imports(imports):
             yield imports
@@ -120,6 +120,19 @@ def test_other_surroundings_get_a_process_of_their_own_and_then_a_server(
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             os.sched_setaffinity(0, processors)
     assert not is_fork(ask())
+
+
+def test_two_surroundings_have_a_server_each(
+    shared: SharedImports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imports = SharedImports(most=2)
+    parents = []
+    with sharing_imports(imports):
+        for variable in "1212":
+            monkeypatch.setenv("TF_X", variable)
+            parents.append(ask()["parent"])
+    imports.close()
+    assert parents[:2] == parents[2:] and parents[0] != parents[1]
 
 
 @pytest.mark.parametrize("visible", ["0", "", None])

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -258,6 +259,7 @@ def convert(
     if receipt is not None or inverse is not None:
         refuse_inputs([receipt, inverse], (), request.files())
     with (
+        _several_builds() if model is not None else nullcontext(),
         _write.claimed(target) as claim,
         _write.staging(target, claim) as scratch,
         _write.staging(target, claim) as staging_area,
@@ -417,6 +419,13 @@ class _ConvertRequest:
 
         model = ModelToBuild(self.model, self.like, self.timeout_s)
         return plan_model(self.sources, model, self.target, self.options, scratch)
+
+
+def _several_builds() -> AbstractContextManager[None]:
+    """Have the children that build a model share the import of TensorFlow."""
+    from ckptkit.runners.fork_server import sharing_imports
+
+    return sharing_imports()
 
 
 def _options(

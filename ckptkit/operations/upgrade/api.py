@@ -24,6 +24,7 @@ from ckptkit.operations.upgrade.one_model import (
 from ckptkit.operations.upgrade.report import UpgradeRefusedError, UpgradeReport, UpgradeRow
 from ckptkit.operations.upgrade.source import OldModel, read_old_model
 from ckptkit.runners.errors import RunnerError
+from ckptkit.runners.fork_server import sharing_imports
 from ckptkit.stores.directories import directories_below, is_saved_model, models_in
 from ckptkit.stores.registry import FORMATS, KERAS, LEGACY_KERAS, format_of
 from ckptkit.wording import say
@@ -103,7 +104,8 @@ def upgrade(
     places = _places(sources, out, recursive, to)
     if not places:
         raise UsageError("no model there", where=", ".join(map(str, sources)))
-    return UpgradeReport(tuple(_row(source, path, options) for source, path in places))
+    with sharing_imports():
+        return UpgradeReport(tuple(_row(source, path, options) for source, path in places))
 
 
 def _places(
