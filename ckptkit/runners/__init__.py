@@ -4,6 +4,7 @@ The parent, which imports no runtime:
 
     client, introspect   what may be asked about a model, and the answers
     process              starts the child of a request, watches it, reads its result
+    fork_server          lets the children of several requests share the import of their runtime
     chunks               values too large for memory, read from the child's files
 
 The child, which imports nothing of the above:

@@ -5,7 +5,7 @@
     restore(model, spec, limits, out)     what becomes of every variable when it is restored
     probe()                               the runtimes and devices that are here
 
-All of it happens in a fresh child process each time.  Arrays go there and come back as files
+All of it happens in a child process of its own each time.  Arrays go there and come back as files
 (`ckptkit.model_io.array_files`), all else as JSON; nothing here knows TensorFlow.
 """
 
