@@ -56,6 +56,18 @@ def kinds_of(ref: Array, new: Array, room: float) -> float:
     return min(distinct, max(2.0, spread / (2 * room)))
 
 
+def kinds_drawn(values: Array) -> float:
+    """Return of how many kinds values were drawn, as far as pairs that are alike tell.
+
+    Of `kinds` that are equally likely, one pair in `kinds` is alike; a few values that all differ
+    show no more than that there are about as many kinds as pairs of them.
+    """
+    _, times = np.unique(values, return_counts=True)
+    pairs = values.size * (values.size - 1) / 2
+    alike = float((times * (times - 1.0)).sum()) / 2
+    return (pairs + 1) / (alike + 1)
+
+
 def free_points(ref: Array, new: Array, room: float) -> int:
     """Return how many values do not follow from others of their row, in reference and new alike.
 

@@ -21,6 +21,7 @@ from ckptkit.model_io.chance import (
     changed_points,
     free_points,
     is_rare,
+    kinds_drawn,
     kinds_of,
     log_combinations,
     log_factorial,
@@ -40,7 +41,6 @@ from ckptkit.text import plural
 MAX_TRIED = 1 << 22  # elements; a few float64 copies are 100 MB
 MAX_RANK = 5  # axes that are tried in every order
 FEW = 4  # units, examples or places that a hint lists
-_FLOAT_KINDS = 1 << 20  # numbers that are equal to the last bit
 _ROUNDED = ("bfloat16", "float16")
 
 
@@ -94,7 +94,7 @@ def renamed(
         if result.status == "missing" and ref is not None and not isinstance(ref, Sample):
             with np.errstate(all="ignore"):
                 twins = [n for n in extra if _equal_values(ref, arrays[n], result)]
-            if len(twins) == 1:
+            if len(twins) == 1 and _is_told_by_values(ref, len(extra)):
                 pairs[result.name] = twins[0]
     back = {new: old for old, new in pairs.items()}
     if len(back) < len(pairs):
@@ -109,6 +109,11 @@ def renamed(
             result = replace(result, hints=(hint,))
         with_hints.append(result)
     return tuple(with_hints)
+
+
+def _is_told_by_values(values: Array, choices: int) -> bool:
+    """Whether one of so many outputs would seldom have these values by chance."""
+    return is_rare(math.log(choices), values.size, kinds_drawn(values))
 
 
 def _is_number(array: Array) -> bool:
@@ -181,14 +186,17 @@ def _nonfinite_hints(pair: ValuePair) -> Iterator[str]:
     if not gone.any():
         yield "finite where the recorded output is not"
     elif gone.all():
-        yield f"{word} everywhere"
+        if is_rare(0.0, gone.size, 2):
+            yield f"{word} everywhere"
     elif np.isinf(pair.new[gone]).all() and pair.result.dtype == "float16":
         yield "infinite: beyond 65504, the largest float16"
     else:
         yield from (f"{word} in {place} only" for place in _places(gone))
     rest = ~gone & np.isfinite(pair.ref) & np.isfinite(pair.new)
-    if gone.any() and rest.any() and pair.near(pair.ref[rest], pair.new[rest]):
-        yield "everything else agrees"
+    ref, new = pair.ref[rest], pair.new[rest]
+    if gone.any() and rest.any() and pair.near(ref, new):
+        if is_rare(0.0, ref.size, kinds_of(ref, new, pair.room)):
+            yield "everything else agrees"
 
 
 def _constant_hints(pair: ValuePair) -> Iterator[str]:
@@ -198,11 +206,10 @@ def _constant_hints(pair: ValuePair) -> Iterator[str]:
         yield "is all zeros"
         return
     # numbers of few kinds, such as labels, are equal by chance
-    kinds = kinds_of(ref, new, pair.room) if pair.room == 0.0 else _FLOAT_KINDS
     same = new.size - new[:1].size if new.ndim else 0
-    if not new.any() or not is_rare(0.0, same, kinds):
+    if not new.any() or not is_rare(0.0, same, kinds_drawn(ref)):
         return
-    if new.size > 1 and (new == new.flat[0]).all() and not (ref == ref.flat[0]).all():
+    if (new == new.flat[0]).all() and not (ref == ref.flat[0]).all():
         yield f"is {new.flat[0]:.6g} everywhere"
     elif new.ndim > 1 and _all_rows_equal(new) and not _all_rows_equal(ref):
         yield "is the same for every example: the input no longer reaches it"
@@ -268,13 +275,15 @@ def _axis_name(axis: int, rank: int) -> str:
 
 def _shape_hints(pair: ValuePair) -> Iterator[str]:
     ref, new = pair.ref, pair.new
-    for axes in _orders(ref.shape):
-        if ref.transpose(axes).shape == new.shape and pair.near(ref.transpose(axes), new):
-            yield f"is the recorded output transposed {axes}"
+    kinds = kinds_of(ref, new, pair.room)
+    if ref.size == new.size and is_rare(log_factorial(ref.ndim), ref.size, kinds):
+        for axes in _orders(ref.shape):
+            if ref.transpose(axes).shape == new.shape and pair.near(ref.transpose(axes), new):
+                yield f"is the recorded output transposed {axes}"
+                return
+        if pair.near(ref.reshape(-1), new.reshape(-1)):
+            yield "has the recorded values in another shape"
             return
-    if ref.size == new.size and pair.near(ref.reshape(-1), new.reshape(-1)):
-        yield "has the recorded values in another shape"
-        return
     if ref.ndim == new.ndim:
         for axis in range(ref.ndim):
             sizes = [tuple(np.delete(x.shape, axis)) for x in (ref, new)]
@@ -294,7 +303,9 @@ def _longer(pair: ValuePair, axis: int) -> Iterator[str]:
             at += 1
         else:
             lacking.append(index)
-    if at == len(shorter):
+    choices = log_combinations(len(longer), len(lacking))
+    kinds = kinds_of(longer, shorter, pair.room)
+    if at == len(shorter) and is_rare(choices, shorter.size, kinds):
         yield f"{word} {_listed(lacking, _unit_word(axis, pair.ref.ndim))}; the others agree"
 
 
