@@ -146,7 +146,7 @@ def test_members_are_the_objects_below_with_those_of_lists_in_their_place() -> N
     side, graph = objects({"net": {"stem": first, "blocks": listed(second, third)}})
     found = Objects(side, graph)
     [net] = [child for _edge, child in graph.nodes[0].children]
-    named = {edge: child for edge, child in graph.nodes[net].children}
+    named = dict(graph.nodes[net].children)
     blocks = [child for _edge, child in graph.nodes[named["blocks"]].children]
     assert found.members(net) == [named["stem"], *blocks]
     assert found.members(0) == [net]
