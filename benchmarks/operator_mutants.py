@@ -249,6 +249,8 @@ def run_fresh(mutant: OperatorMutant, tests: Sequence[str], seconds: float) -> O
             return Outcome(mutant, "time limit", "", len(tests))
     if ran.returncode == 0:
         return Outcome(mutant, "survived", "", len(tests))
+    if ran.returncode not in (1, 2):  # failures, or errors while tests were collected
+        return Outcome(mutant, "not run", "", len(tests))
     return Outcome(mutant, "killed", ran.stdout.strip().rpartition("\n")[2], len(tests))
 
 
