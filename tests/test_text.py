@@ -1,10 +1,14 @@
-"""Counts that agree with their nouns, and the one reading of sizes."""
+"""Counts that agree with their nouns, natural order, and the one reading of sizes."""
 
 from __future__ import annotations
 
-import pytest
+import re
 
-from ckptkit.text import count_text, parse_size
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ckptkit.text import count_text, natural, parse_size
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,19 @@ def test_sizes(text: str, nbytes: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
+
+
+def _by_parts(name: str) -> list[str | int]:
+    """Return what natural order is: text and numbers in turn, each compared as what it is."""
+    parts: list[str | int] = list(re.split(r"(\d{1,18})", name))
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+@given(st.text(alphabet="a/_.-0129\0\1é٣ z", max_size=14), st.text("/01a\0\1٣", max_size=14))
+@example("9" * 18 + "1", "9" * 19)
+@example("a1", "a")
+@example("a/1", "a-1")
+def test_natural_order_is_that_of_text_and_numbers(one: str, other: str) -> None:
+    expected = _by_parts(one) < _by_parts(other), _by_parts(one) == _by_parts(other)
+    assert (natural(one) < natural(other), natural(one) == natural(other)) == expected

@@ -20,7 +20,7 @@ from ckptkit.align.objects import Objects
 from ckptkit.align.own_variables import OwnVariable, pair_own
 from ckptkit.align.types import TensorSet
 from ckptkit.align.variable_lists import MAX_STEPS, own_name
-from ckptkit.checkpoint.object_names import VALUE
+from ckptkit.checkpoint.object_trees import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 

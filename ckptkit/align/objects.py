@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ckptkit.align.own_variables import OwnVariable
 from ckptkit.align.types import TensorSet
-from ckptkit.checkpoint.object_names import VALUE
+from ckptkit.checkpoint.object_trees import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import ObjectGraph, VariableUse
 

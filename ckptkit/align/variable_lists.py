@@ -17,7 +17,7 @@ from ckptkit.align.numbered_layers import NUMBERED
 from ckptkit.align.objects import Objects
 from ckptkit.align.slots import SLOT_NAMES
 from ckptkit.align.types import TensorSet
-from ckptkit.checkpoint.object_names import VALUE
+from ckptkit.checkpoint.object_trees import VALUE
 from ckptkit.checkpoint.optimizer_slots import optimizer_nodes
 from ckptkit.stores.base import KerasStructure, ObjectGraph
 

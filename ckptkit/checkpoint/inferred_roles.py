@@ -49,6 +49,7 @@ from ckptkit.checkpoint.optimizer_words import (
 from ckptkit.stores.base import TensorSpec
 from ckptkit.text import lazy_pattern
 
+_AVERAGE = "ExponentialMovingAverage"
 _NAMELESS = lazy_pattern(r"((?:.*/)?Variable)(?:_\d+)?")
 _STATISTICS = lazy_pattern(r"moving_(mean|variance|avg|average)\w*|(running|population)_\w+")
 
@@ -304,11 +305,14 @@ class _Inference:
         shared = {name.rpartition("/")[2] for name in arrays}
         known = {r.optimizer for r in self.roles.values() if r.is_known and r.optimizer}
         tied = {without_number(ending) for ending in known}
+        is_alone = len(shared) == 1 and not shared.isdisjoint(AVERAGES)
+        if not tied and not is_alone and not any(_AVERAGE in name for name in self.specs):
+            return  # as of nearly all files
         for name in [n for n in self.specs if n not in self.roles]:
             owner, _, ending = name.rpartition("/")
             if not owner or is_integer(self.specs[name]):
                 continue
-            if ending == "ExponentialMovingAverage" or (ending in AVERAGES and len(shared) == 1):
+            if ending == _AVERAGE or (ending in AVERAGES and len(shared) == 1):
                 self.roles[name] = InferredRole(
                     "ema", "ema", None, ending, owner, is_known=ending[0] == "E"
                 )
@@ -323,7 +327,7 @@ class _Inference:
         trained = {role.owner for role in self.roles.values() if role.role == "slot" and role.owner}
         series: dict[str, list[str]] = defaultdict(list)
         for name in self.specs:
-            match = _NAMELESS.fullmatch(name)
+            match = _NAMELESS.fullmatch(name) if "Variable" in name else None
             if match and name not in self.roles:
                 series[match[1]].append(name)
         shapes = Counter(self.specs[name].shape for name in trained)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -39,27 +39,55 @@ class Family(NamedTuple):
     ending: str  # the segment or word after it, or ""
 
 
-class _KnownNames(NamedTuple):
+class _KnownNames:
     """The names of a file, for looking up what another name extends."""
 
-    specs: Mapping[str, TensorSpec]
-    heads: frozenset[str]  # their first segments
-    flat: Mapping[str, Sequence[str]]  # with "_" for "/": the names
-    flat_heads: frozenset[str]  # the first words of those
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        """heads: the first segments of all names."""
+        self.specs = specs
+        self.heads = frozenset(name.partition("/")[0] for name in specs)
+        self._scope: tuple[str | None, list[int], tuple[int, str] | None] = None, [0], None
+
+    @cached_property
+    def flat(self) -> Mapping[str, Sequence[str]]:
+        """The names with "_" for "/"."""
+        flat: dict[str, list[str]] = defaultdict(list)
+        for name in self.specs:
+            if "/" in name:
+                flat[name.replace("/", "_")].append(name)
+        return flat
+
+    @cached_property
+    def flat_heads(self) -> frozenset[str]:
+        """The first words of those."""
+        return frozenset(name.partition("_")[0] for name in self.flat)
+
+    def scope(self, above: str) -> tuple[list[int], tuple[int, str] | None]:
+        """Return, of what is before a name's last "/", where another name may begin in it.
+
+        And (start, name) of the longest that ends where it ends.  The last answer is kept: the
+        names of a scope follow each other.
+        """
+        known, starts, owner = self._scope
+        if known != above:
+            starts = _starts(above, self.heads)
+            owner = self._owner(above, starts)
+            self._scope = above, starts, owner
+        return starts, owner
+
+    def _owner(self, above: str, starts: Sequence[int]) -> tuple[int, str] | None:
+        for start in starts:  # w/Adam
+            owner = above[start:]
+            if owner not in self.specs and _PART.fullmatch(owner.rpartition("/")[2]):
+                owner = owner.rpartition("/")[0]  # a part of a variable that is stored whole
+            if owner in self.specs:
+                return start, owner
+        return None
 
 
 def extension_families(specs: Mapping[str, TensorSpec]) -> dict[Family, list[Extension]]:
     """Return the extensions of other tensors' names, in families."""
-    flat: dict[str, list[str]] = defaultdict(list)
-    for name in specs:
-        if "/" in name:
-            flat[name.replace("/", "_")].append(name)
-    names = _KnownNames(
-        specs,
-        frozenset(name.partition("/")[0] for name in specs),
-        flat,
-        frozenset(name.partition("_")[0] for name in flat),
-    )
+    names = _KnownNames(specs)
     families: dict[Family, list[Extension]] = defaultdict(list)
     for name, spec in specs.items():
         for way, scope, ending, owner in _extensions(name, names):
@@ -68,24 +96,24 @@ def extension_families(specs: Mapping[str, TensorSpec]) -> dict[Family, list[Ext
     return families
 
 
-def _extensions(name: str, names: _KnownNames) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (way, scope, ending, owner) of the longest owner of each way."""
+def _extensions(name: str, names: _KnownNames) -> list[tuple[str, str, str, str]]:
+    """Return (way, scope, ending, owner) of the longest owner of each way."""
+    found: list[tuple[str, str, str, str]] = []
     above, slash, last = name.rpartition("/")
-    starts = _starts(name, names.heads)
+    starts = [0]
     if slash:
-        for start in starts:  # w/Adam
-            owner = above[start:]
-            if owner not in names.specs and _PART.fullmatch(owner.rpartition("/")[2]):
-                owner = owner.rpartition("/")[0]  # a part of a variable that is stored whole
-            if owner in names.specs:
-                yield "segment", name[:start], last, owner
-                break
+        starts, owner = names.scope(above)
+        if last in names.heads:
+            starts = [*starts, len(above) + 1]
+        if owner is not None:
+            found.append(("segment", name[: owner[0]], last, owner[1]))
         for start in starts[1:]:  # Adam/m/w
             if name[start:] in names.specs:
-                yield "scope", name[:start], "", name[start:]
+                found.append(("scope", name[:start], "", name[start:]))
                 break
     if "_" in last:
-        yield from _extensions_by_word(name, names, starts)
+        found += _extensions_by_word(name, names, starts)
+    return found
 
 
 def _starts(name: str, heads: Container[str]) -> list[int]:

@@ -68,16 +68,22 @@ def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
     A slot is recognised only where the variable that it would belong to is there too.
     """
     # numpy files keep TensorFlow's `w:0`; what `ckptkit convert` calls a slot is `w@m`.
-    tied = {key for key in specs if "@" in key and key.rpartition("@")[0] in specs}
-    keys = {_OUTPUT.sub("", key): key for key in specs if key not in tied}
+    odd = {key for key in specs if ":" in key or "@" in key}
+    tied = {key for key in odd if "@" in key and key.rpartition("@")[0] in specs}
+    keys = {_OUTPUT.sub("", key) if key in odd else key: key for key in specs if key not in tied}
     if len(keys) + len(tied) < len(specs):
         keys = {key: key for key in specs if key not in tied}
     roles = infer_roles({name: specs[key] for name, key in keys.items()})
-    called = {key: name for name, key in keys.items()}
-    return {
-        key: _name_key(key, spec, specs, keys, roles.get(called.get(key, "")))
-        for key, spec in specs.items()
-    }
+    called = {key: name for name, key in keys.items()} if odd else keys
+    namings: dict[str, Naming] = {}
+    for key, spec in specs.items():
+        role = roles.get(called.get(key, ""))
+        if role is None and key not in odd and key != "_CHECKPOINTABLE_OBJECT_GRAPH":  # nearly all
+            kind = "weight" if spec.dtype != "string" else "table"
+            namings[key] = Naming(key, kind, key, (), None, None, None, False, None, False)
+        else:
+            namings[key] = _name_key(key, spec, specs, keys, role)
+    return namings
 
 
 def _name_key(

@@ -15,24 +15,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import ObjectPaths, path_cost
 from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_object_roles
+from ckptkit.checkpoint.object_trees import (
+    COUNTERS,
+    OBJECT_GRAPH_KEY,
+    SEED,
+    VALUE,
+    is_nameless,
+    item_of_list,
+    name_tree,
+    readable_path,
+)
 from ckptkit.checkpoint.optimizer_slots import OptimizerSlots, Slot, optimizer_nodes
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
-from ckptkit.text import lazy_pattern
 
-VALUE = "VARIABLE_VALUE"
-_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_COUNTERS = frozenset(
-    (
-        *("save_counter", "step", "global_step", "epoch", "counter", "num_updates"),
-        *("iter", "iteration", "iterations", "_iteration", "_iterations", "step_counter"),
-    )
-)
 # Keras metrics by the names of their state variables (keras/metrics); Keras 2 saves them.
 _METRIC_STATE = (
     frozenset({"total", "count"}),
@@ -42,7 +44,6 @@ _METRIC_STATE = (
     frozenset({"accumulator"}),
 )
 _METRIC_NAMES = frozenset().union(*_METRIC_STATE)
-_NAMELESS = lazy_pattern(r"(.*/)?Variable(_\d+)?")
 # Edges that Keras's models and layers alone have, of either generation.
 _KERAS_EDGES = frozenset(
     (
@@ -50,6 +51,9 @@ _KERAS_EDGES = frozenset(
         *("keras_api", "layer-0", "layer_with_weights-0"),
     )
 )
+
+# Edges of optimizers and metrics, and those that may be: a graph without them has neither.
+_STRANGE = _METRIC_NAMES | {"keras_api", "_iterations", "iter"}
 
 
 class _Leaf(NamedTuple):
@@ -63,7 +67,7 @@ class _Leaf(NamedTuple):
 
 def name_objects(specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> dict[str, Naming]:
     """Return a Naming per key of `specs`; keys that the graph does not know get role "other"."""
-    return _Namer(specs, graph).namings()
+    return name_tree(specs, graph.nodes, _STRANGE) or _Namer(specs, graph).namings()
 
 
 class _Namer:
@@ -80,29 +84,42 @@ class _Namer:
             for attribute, full_name, key in node.attributes
             if key in specs
         ]
-        if len(self.leaves) < len(specs):
+        if len(self.leaves) < len(specs) - (OBJECT_GRAPH_KEY in specs):
             self.leaves += self._added_leaves()
-        self.key_of = {leaf.node: leaf.key for leaf in self.leaves if leaf.attribute == VALUE}
-        self.full_name_of = {leaf.node: leaf.full_name for leaf in self.leaves}
         self.optimizers = optimizer_nodes(graph, self.children)
         self.paths = ObjectPaths(graph.nodes)
         self.model_paths = (
             ObjectPaths(graph.nodes, self.optimizers) if self.optimizers else self.paths
         )
         self.inferred: dict[int, ObjectRole] = {}
-        shapes = {node: specs[key].shape for node, key in self.key_of.items()}
-        found = OptimizerSlots(
-            graph, self.children, shapes, self.full_name_of, (self.paths, self.model_paths)
-        )
-        self.slots, self.trained = found.slots, found.trained
+        self.slots: dict[int, Slot] = {}
+        self.trained: set[int] = set()
+        if self.optimizers:
+            shapes = {node: specs[key].shape for node, key in self.key_of.items()}
+            found = OptimizerSlots(
+                graph, self.children, shapes, self.full_name_of, (self.paths, self.model_paths)
+            )
+            self.slots, self.trained = found.slots, found.trained
         self.metrics = self._metric_nodes()
         self.duplicates = self._stored_twice()
         self.inferred = self._infer()
 
+    @cached_property
+    def key_of(self) -> dict[int, str]:
+        """The checkpoint key of each variable, by its node."""
+        return {leaf.node: leaf.key for leaf in self.leaves if leaf.attribute == VALUE}
+
+    @cached_property
+    def full_name_of(self) -> dict[int, str]:
+        """The full name of each variable, by its node."""
+        return {leaf.node: leaf.full_name for leaf in self.leaves}
+
     def namings(self) -> dict[str, Naming]:
         # One item per leaf: lists in one order are read much faster than dicts by key.
-        roles = [self._role(leaf) for leaf in self.leaves]
+        roles = self._roles()
         names = self._names(roles)
+        if not (self.slots or self.trained or self.duplicates):
+            return self._plain_namings(roles, names)
         by_key = {leaf.key: name for leaf, name in zip(self.leaves, names, strict=True)}
         found: dict[str, Naming] = {}
         for (node, attribute, full_name, key), role, name in zip(
@@ -132,10 +149,30 @@ class _Namer:
             )
         return {key: found.get(key) or _unknown(key, by_key) for key in self.specs}
 
+    def _plain_namings(self, roles: Sequence[str], names: Sequence[str]) -> dict[str, Naming]:
+        """Return the namings of a graph without optimizers, where nothing is of something else."""
+        every, inferred = self.paths.all, self.inferred
+        found: dict[str, Naming] = {}
+        for (node, attribute, full_name, key), role, name in zip(
+            self.leaves, roles, names, strict=True
+        ):
+            aliases = every(node)
+            if attribute != VALUE:
+                aliases = tuple(_suffixed(path, attribute) for path in aliases)
+            # all of the fields, in order: half the time of naming the last
+            found[key] = Naming(
+                name, role, full_name or None, aliases, None, None, None, False, None,
+                node in inferred,
+            )  # fmt: skip
+        if len(found) == len(self.specs):
+            return {key: found[key] for key in self.specs}
+        by_key = {key: naming.name for key, naming in found.items()}
+        return {key: found.get(key) or _unknown(key, by_key) for key in self.specs}
+
     def _infer(self) -> dict[int, ObjectRole]:
         """Infer the roles of what no optimizer holds and only names and shapes tell of."""
         variables = self._judged_variables()
-        inferred = infer_object_roles(variables, has_keras=self._is_of_keras())
+        inferred = infer_object_roles(variables, has_keras=self._is_of_keras()) if variables else {}
         for node, key in self.key_of.items():  # of an optimizer, though of no kind that is known
             known = node in self.slots or node in self.trained or node in self.metrics
             if not known and self.specs[key].shape != () and self.model_paths.best(node) is None:
@@ -228,6 +265,21 @@ class _Namer:
                 starts += self.children[node].values()
         return seen
 
+    def _roles(self) -> list[str]:
+        """Return the role of each leaf."""
+        if self.slots or self.trained or self.metrics or self.inferred:
+            return [self._role(leaf) for leaf in self.leaves]
+        best = self.model_paths.best
+        return [
+            "weight"
+            if attribute == VALUE
+            and (path := best(node)) is not None
+            and path not in COUNTERS
+            and not full_name.endswith(SEED)
+            else self._role(_Leaf(node, attribute, full_name, key))
+            for node, attribute, full_name, key in self.leaves
+        ]
+
     def _role(self, leaf: _Leaf) -> str:
         if leaf.attribute != VALUE:
             return "table" if leaf.attribute.endswith(("-keys", "-values")) else "config"
@@ -244,37 +296,39 @@ class _Namer:
         inferred = self.inferred.get(leaf.node)
         if inferred is not None:
             return inferred.role
-        if path in _COUNTERS and self.specs[leaf.key].shape == ():
+        if path in COUNTERS and self.specs[leaf.key].shape == ():
             return "counter"
         # A SeedGenerator's state (seed, calls so far) is a variable, but nothing that was learned.
-        return "counter" if leaf.full_name.endswith("seed_generator_state") else "weight"
+        return "counter" if leaf.full_name.endswith(SEED) else "weight"
 
     # --- what each tensor is called -----------------------------------------------------------
 
     def _names(self, roles: Sequence[str]) -> list[str]:
         """Return a unique readable name per leaf."""
-        taken: set[str] = set()
+        duplicates = self.duplicates
         counts = Counter(
-            leaf.full_name
-            for leaf, role in zip(self.leaves, roles, strict=True)
-            if role in ("weight", "metric") and leaf.key not in self.duplicates
+            [
+                leaf.full_name
+                for leaf, role in zip(self.leaves, roles, strict=True)
+                if role in ("weight", "metric") and leaf.key not in duplicates
+            ]
         )
         # A full name that several variables have tells none of them apart: these have paths.
         told_apart = {
-            name
-            for name, count in counts.items()
-            if name and count == 1 and not _NAMELESS.fullmatch(name)
+            name for name, count in counts.items() if name and count == 1 and not is_nameless(name)
         }
         names = [""] * len(roles)
         unnamed: list[int] = []
         for index, (leaf, role) in enumerate(zip(self.leaves, roles, strict=True)):
             if role in ("slot", "ema"):
                 continue
-            may_have_name = role in ("weight", "metric") and leaf.key not in self.duplicates
-            if may_have_name and leaf.full_name in told_apart:
-                names[index] = _unique(leaf.full_name, leaf.key, taken)
+            full_name = leaf.full_name
+            may_have_name = role in ("weight", "metric") and full_name in told_apart
+            if may_have_name and leaf.key not in duplicates:
+                names[index] = full_name
             else:
                 unnamed.append(index)
+        taken = {name for name in names if name}
         strip = self._common_root(roles)
         siblings = self._names_like_siblings([self.leaves[i] for i in unnamed], told_apart)
         for index in unnamed:
@@ -325,13 +379,9 @@ class _Namer:
         }
 
     def _path(self, leaf: _Leaf) -> str:
-        """Return the best object path; Keras's private `dense/_kernel` reads `dense/kernel`."""
+        """Return the best object path, as it reads best."""
         path = self.model_paths.best(leaf.node) or self.paths.best(leaf.node) or leaf.key
-        if "_" not in path:
-            return path
-        above, slash, edge = path.rpartition("/")
-        is_private = edge.startswith("_") and leaf.full_name.rpartition("/")[2] == edge[1:]
-        return f"{above}{slash}{edge[1:]}" if is_private else path
+        return readable_path(path, leaf.full_name)
 
     def _name_slots(self, names: list[str], taken: set[str], roles: Sequence[str]) -> None:
         """Fill in the names of slots and averages, which those of their variables begin."""
@@ -362,8 +412,9 @@ class _Namer:
         """
         groups: dict[tuple[object, ...], dict[str, list[str]]] = {}
         for leaf in self.leaves:
-            container, slash, index = leaf.key.removesuffix(_KEY_SUFFIX).rpartition("/")
-            if leaf.attribute == VALUE and slash and "/" not in container and index.isdecimal():
+            item = item_of_list(leaf.key) if leaf.attribute == VALUE else None
+            if item is not None:
+                container = item[0]
                 group = leaf.full_name, *content(self.specs[leaf.key])
                 groups.setdefault(group, {}).setdefault(container, []).append(leaf.key)
         repeats: dict[str, str] = {}
@@ -399,7 +450,7 @@ def content(spec: TensorSpec) -> tuple[object, ...]:
 
 
 def _unknown(key: str, names: Mapping[str, str]) -> Naming:
-    role = "config" if key == "_CHECKPOINTABLE_OBJECT_GRAPH" else "other"
+    role = "config" if key == OBJECT_GRAPH_KEY else "other"
     return Naming(key if key not in names.values() else f"{key} (key)", role)
 
 
@@ -415,4 +466,4 @@ def _suffixed(path: str, attribute: str) -> str:
 
 
 def _optimizer_scalar_role(path: str) -> str:
-    return "counter" if path.rpartition("/")[2] in _COUNTERS else "config"
+    return "counter" if path.rpartition("/")[2] in COUNTERS else "config"

@@ -24,6 +24,11 @@ def path_cost(path: str) -> tuple[int, str]:
     return sum(_edge_cost(edge) for edge in path.split("/")), path
 
 
+def max_characters(edges: int) -> int:
+    """Return how many characters the paths of a graph with so many edges may have together."""
+    return _BASE_CHARACTERS + _CHARACTERS_PER_EDGE * edges
+
+
 class ObjectPaths:
     """Paths from the root to every node, never through a node in `without`.
 
@@ -35,7 +40,7 @@ class ObjectPaths:
         self._nodes = nodes
         self._without = frozenset(without)
         edges = sum(len(node.children) for node in nodes)
-        self._max_characters = _BASE_CHARACTERS + _CHARACTERS_PER_EDGE * edges
+        self._max_characters = max_characters(edges)
         self._inner, self._inner_is_tree = self._walk(1)
         self._is_tree = self._inner_is_tree  # every node has one path
         self._best = {node: paths[0] for node, paths in self._inner.items()}

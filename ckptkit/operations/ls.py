@@ -301,7 +301,7 @@ def _order(sort: str, found: Mapping[str, Statistics]) -> Callable[[Tensor], Any
         return _ORDERS[sort]
     measure = _VALUE_SORTS[sort]
 
-    def by_value(tensor: Tensor) -> tuple[bool, float, list[str | int]]:
+    def by_value(tensor: Tensor) -> tuple[bool, float, str]:
         statistics = found.get(tensor.spec.key)
         value = measure(statistics) if statistics is not None else math.nan
         is_none = math.isnan(value)

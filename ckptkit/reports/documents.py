@@ -29,10 +29,13 @@ def nothing_refused() -> Sequence[str]:
     return ()
 
 
-def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:
+def json_lines(
+    document: Mapping[str, Any], rows_key: str, texts: Iterable[str] | None = None
+) -> Iterator[str]:
     """Yield a JSON object with one line per row of its list `rows_key`, so that it greps well.
 
     The rows may come from an iterator; then none is kept.  rows_key: "" where there is none.
+    texts: the rows as JSON, where they are at hand.
     """
     head = {key: value for key, value in document.items() if key != rows_key}
     yield "{"
@@ -42,22 +45,33 @@ def json_lines(document: Mapping[str, Any], rows_key: str) -> Iterator[str]:
         yield f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}{comma}"
     if rows_key:
         yield f" {json.dumps(rows_key)}: ["
-        yield from _joined([line] for line in _rows(document[rows_key]))
+        held = None
+        for text in _rows(document[rows_key]) if texts is None else texts:
+            if held is not None:
+                yield f"  {held},"
+            held = text
+        if held is not None:
+            yield f"  {held}"
         yield " ]"
     yield "}"
 
 
 def json_results(
-    schema: str, results: Iterable[Document], refused: Refused = nothing_refused
+    schema: str,
+    results: Iterable[Document],
+    refused: Refused = nothing_refused,
+    texts: Callable[[Document], Iterable[str] | None] = lambda _result: None,
 ) -> Iterator[str]:
     """Yield the document of a command that takes several operands, one result after the other.
 
-    schema: of the document, and of each result in it.
+    schema: of the document, and of each result in it.  texts: gives the rows of one as JSON.
     """
     yield "{"
     yield f' "schema": {json.dumps(schema)},'
     yield ' "results": ['
-    yield from _joined(json_lines(result.streamed(), result.ROWS) for result in results)
+    yield from _joined(
+        json_lines(result.streamed(), result.ROWS, texts(result)) for result in results
+    )
     yield " ],"
     yield f' "refused": {json.dumps([printable(text) for text in refused()])}'
     yield "}"

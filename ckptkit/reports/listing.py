@@ -10,7 +10,7 @@ from ckptkit.operations.ls import SCHEMA, Listing
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, toned
 from ckptkit.reports.table import render
-from ckptkit.reports.tensor_rows import columns, csv_lines, role_text, rows
+from ckptkit.reports.tensor_rows import columns, csv_lines, json_rows, role_text, rows
 from ckptkit.reports.text import (
     bytes_text,
     count_text,
@@ -19,6 +19,7 @@ from ckptkit.reports.text import (
     printable,
     shape_text,
 )
+from ckptkit.results import Document
 from ckptkit.stores.base import Signature
 from ckptkit.stores.registry import can_be_cut, format_of
 from ckptkit.text import list_text, natural
@@ -66,8 +67,14 @@ def _for_programs(
     from ckptkit.reports import documents  # here, since `ls` starts sooner without
 
     if fmt == "json":
-        return documents.json_results(SCHEMA, listings, refused)
+        return documents.json_results(SCHEMA, listings, refused, _json_rows)
     return documents.jsonl_lines(listings)
+
+
+def _json_rows(listing: Document) -> Iterable[str] | None:
+    """Return the rows of a listing as JSON, where they are put together from parts."""
+    assert isinstance(listing, Listing)
+    return json_rows(listing.tensors) if listing.statistics is None else None
 
 
 def _page(listings: Iterable[Listing], layout: str) -> Iterator[str]:

@@ -9,12 +9,18 @@ import click
 import numpy as np
 import pytest
 import tabulate
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ckptkit.checkpoint.naming import ROLES, Naming
+from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.cli.main import cli
 from ckptkit.cli.report_options import ReportFormat
 from ckptkit.reports.documents import json_lines
 from ckptkit.reports.table import render, tabulate_formats
+from ckptkit.reports.tensor_rows import json_rows
 from ckptkit.reports.text import display_width, stand_ins
+from ckptkit.stores.base import Slice, TensorSpec
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.goldens import GOLDEN
@@ -64,6 +70,40 @@ def test_json_rows_have_a_line_each_whatever_is_in_them(count: int) -> None:
     assert json.loads("\n".join(lines)) == {"schema": "s", "rows": rows}
     assert len(lines) == len(rows) + 5 - (not rows)
     assert [json.loads(line.rstrip(",")) for line in lines[3:-2]] == rows
+
+
+_TEXTS = st.one_of(st.sampled_from(["w", 'a"b', "é", "\n", "\ud800", "}, {"]), st.text(max_size=4))
+_MAYBE = st.one_of(st.none(), _TEXTS)
+_COUNTS = st.one_of(st.none(), st.integers(0, 1 << 62))
+
+
+@given(
+    st.builds(
+        TensorSpec,
+        _TEXTS,
+        st.sampled_from(["float32", "opaque:9", 'x"']),
+        st.lists(st.integers(0, 1 << 40), max_size=3).map(tuple),
+        st.integers(0, 1 << 60),
+        _COUNTS,
+        _COUNTS,
+        st.one_of(st.none(), st.integers(0, (1 << 32) - 1)),
+        st.sampled_from([(), (Slice((0,), (1,), 0, 0, 4, None),) * 2]),
+    ),
+    st.builds(
+        Naming,
+        _TEXTS,
+        st.sampled_from(ROLES),
+        _MAYBE,
+        st.lists(_TEXTS, max_size=2).map(tuple),
+        *[_MAYBE] * 3,
+        st.booleans(),
+        _MAYBE,
+        st.booleans(),
+    ),
+)
+def test_tensors_read_as_encoding_them_whole_does(spec: TensorSpec, naming: Naming) -> None:
+    [text] = json_rows([Tensor(spec, naming)])
+    assert text == json.dumps(tensor_json(spec, naming))
 
 
 # --- the formats of tabulate ----------------------------------------------------------------------
