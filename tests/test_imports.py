@@ -107,7 +107,6 @@ def test_other_packages_have_one_door_each() -> None:
     assert importers("google_crc32c") == {"ckptkit._io.crc32c"}
     assert importers("google") == {"ckptkit.stores.proto.messages"}
     assert not inside(importers("cramjam"), "stores.tensor_bundle")
-    assert not inside(importers("tqdm"), "cli")
 
 
 def test_nothing_can_run_what_a_file_says() -> None:
@@ -189,7 +188,7 @@ HEAVY = {"tensorflow", "keras", "h5py", "sklearn", "matplotlib", "pandas", "dask
     ids=" ".join,
 )
 def test_listing_needs_neither_tensorflow_nor_numpy(arguments: list[str]) -> None:
-    assert not modules_after(*arguments) & (HEAVY | {"numpy", "ml_dtypes", "tabulate", "tqdm"})
+    assert not modules_after(*arguments) & (HEAVY | {"numpy", "ml_dtypes", "tabulate"})
 
 
 # What takes long to import, and the list of an ordinary checkpoint needs none of.

@@ -22,6 +22,7 @@ from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
+from ckptkit._io.progress import bytes_read
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -331,6 +332,7 @@ def _read(path: Path, handle: Handle, offset: int, nbytes: int) -> bytes:
         _check_still(path, handle)
     except OSError as error:
         raise os_error(path, error) from error
+    bytes_read(nbytes)
     return data
 
 
@@ -368,6 +370,7 @@ class Extent:
             self._fill(start, buffer)
         except OSError as error:  # a bad sector, a network that went away
             raise os_error(self._path, error) from error
+        bytes_read(len(buffer))
 
     def _fill(self, start: int, buffer: memoryview) -> None:
         offset, nbytes = self._offset + start, len(buffer)

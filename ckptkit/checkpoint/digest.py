@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 
+DIGESTED = ("weight", "table")  # roles of tensors
+
 
 def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
     """Return "sha256:..." of the weights' names, dtypes, shapes and bytes.
@@ -21,7 +23,7 @@ def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
 
     lines = []
     for spec, naming in tensors:
-        if naming.role in ("weight", "table") and not naming.duplicate_of:
+        if naming.role in DIGESTED and not naming.duplicate_of:
             shape = ",".join(map(str, spec.shape))
             lines.append(
                 f"{naming.name} {spec.dtype} [{shape}] {tensor_sha256(checkpoint, spec.key)}"

@@ -20,7 +20,7 @@ from ckptkit.cli.options import (
     flat,
     trust_option,
 )
-from ckptkit.cli.progress import progress, threads
+from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         put_report(report.plan_lines(conversion, fmt), options, remarks=beside)
         ctx.exit(1 if conversion.problems or lost else 0)
     try:
-        with flagged_models_noted(), threads(options["jobs"]) as executor, progress() as bar:
+        with flagged_models_noted(), threads(options["jobs"]) as executor:
             receipt = convert(
                 sources,
                 dst,
@@ -200,7 +200,6 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
                 inverse=options["inverse"],
                 digests=fmt in ("json", "jsonl", "csv"),
                 executor=executor,
-                progress=bar,
                 **keywords,
             )
     except MismatchError as error:
@@ -246,13 +245,12 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
     if len(src) > 1:
         raise click.UsageError("--salvage takes one SRC.")
     from ckptkit.operations.verify.salvage import salvage
-    from ckptkit.reports.text import printable
 
-    with threads(options["jobs"]) as executor, progress() as bar:
-        rescued = salvage(src[0], executor=executor, progress=bar)
+    with threads(options["jobs"]) as executor:
+        rescued = salvage(src[0], executor=executor)
     for key, reason, name in rescued.lost:
         what = f"{key} ({name})" if name else key
-        click.echo(f"lost: {printable(f'{what}: {reason}' if key else reason)}", err=True)
+        echo_note(f"lost: {what}: {reason}" if key else f"lost: {reason}")
     for note in rescued.checkpoint.notes:
         echo_note(note)
     return [rescued.checkpoint], bool(rescued.lost)

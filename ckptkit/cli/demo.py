@@ -11,6 +11,9 @@ from pathlib import Path
 
 import click
 
+from ckptkit._io.progress import phase
+from ckptkit.cli.options import echo_error, echo_lines
+from ckptkit.cli.progress import others_print
 from ckptkit.errors import CkptkitError, MissingDependencyError, OutputError
 
 MARK = ".ckptkit-demo"  # tells an earlier demo's directory from somebody's data
@@ -28,20 +31,22 @@ def command(directory: str) -> int:
 
     _need("tensorflow", "sklearn")
     root = _prepare(Path(directory))
-    click.echo("Training a convolutional network on scikit-learn's digits ...")
-    click.echo(_train(root) + f"  The files are in {root}/.")
+    echo_lines(["Training a convolutional network on scikit-learn's digits ..."])
+    with phase("training"):
+        trained = _train(root)
+    echo_lines([f"{trained}  The files are in {root}/."])
     for step in STEPS:
-        click.echo()
-        if step.remark:
-            click.echo(f"# {step.remark}")
-        click.echo(f"$ ckptkit {shlex.join(step.arguments)}")
-        code = subprocess.run(
-            [sys.executable, "-m", "ckptkit_tf", *step.arguments], cwd=root, check=False
-        ).returncode
+        remark = [f"# {step.remark}"] if step.remark else []
+        echo_lines(["", *remark, f"$ ckptkit {shlex.join(step.arguments)}"])
+        sys.stdout.flush()  # before what the command prints
+        with others_print():
+            code = subprocess.run(
+                [sys.executable, "-m", "ckptkit_tf", *step.arguments], cwd=root, check=False
+            ).returncode
         if code != step.exit_code:
-            click.echo(f"ckptkit: exit code {code}, expected {step.exit_code}", err=True)
+            echo_error(f"exit code {code}, expected {step.exit_code}")
             return 1
-    click.echo(f"\nThat was it.  Try more in {root}/, or `ckptkit --help`.")
+    echo_lines(["", f"That was it.  Try more in {root}/, or `ckptkit --help`."])
     return 0
 
 
@@ -62,7 +67,7 @@ def _train(root: Path) -> str:
         check=False,
     )
     if child.returncode:
-        click.echo(child.stderr, err=True)
+        echo_lines([child.stderr], err=True)
         raise CkptkitError("the training failed", hint="what it said is above")
     return child.stdout.strip().splitlines()[-1]
 

@@ -12,7 +12,7 @@ import click
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.options import CommaList, echo_note, flat, operands
-from ckptkit.cli.progress import progress, threads
+from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.screen import toned
 from ckptkit.reports.table import is_bare
@@ -144,7 +144,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     rules += [parse_rule(text) for text in options["rules"]]
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
-    with threads(options["jobs"]) as executor, progress() as report:
+    with threads(options["jobs"]) as executor:
         return diff(
             old,
             new,
@@ -158,7 +158,6 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
             names=options["names"],
             rules=rules,
             executor=executor,
-            progress=report,
         )
 
 

@@ -1,8 +1,17 @@
-"""A group of commands that knows what a mistyped one may have been."""
+"""Groups of commands that know what a mistyped one may have been; what they run shows it works."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
+from functools import wraps
+from typing import Any
+
 import click
+
+from ckptkit.cli.progress import working
+
+_OURS = "ckptkit."
 
 
 class NearGroup(click.Group):
@@ -12,7 +21,7 @@ class NearGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
             from difflib import get_close_matches
 
@@ -20,6 +29,32 @@ class NearGroup(click.Group):
             hint = self.hint(args[0]) or (f"did you mean {' or '.join(near)}?" if near else "")
             raise click.UsageError(f"no command {args[0]!r}; {hint}".rstrip("; "), ctx) from None
 
+        return name, command and _with_sign_of_life(command), rest
+
     def hint(self, name: str) -> str:
         """Return what else to say of a name that is no command, by default nothing."""
         return ""
+
+
+def _with_sign_of_life(command: click.Command) -> click.Command:
+    """Return a command that shows that it works.
+
+    One of another package prints by itself, into the line: of it only what we do for it is shown.
+    """
+    callback = command.callback
+    if callback is None or isinstance(command, click.Group):
+        return command
+    if not callback.__module__.startswith(_OURS):
+        return command
+    shown = copy(command)
+    shown.callback = _working(callback)
+    return shown
+
+
+def _working(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(callback)
+    def run(*args: Any, **options: Any) -> Any:
+        with working(quiet=bool(options.get("quiet"))):
+            return callback(*args, **options)
+
+    return run

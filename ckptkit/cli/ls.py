@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli import progress as _work
 from ckptkit.cli.options import CommaList, echo_problems, filter_options, flat, operands
+from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
@@ -20,8 +20,6 @@ from ckptkit.reports.table import TABULATE, is_bare
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-    from ckptkit._io.progress import Progress
 
 
 @click.command("ls")
@@ -91,8 +89,8 @@ def command(paths: tuple[str, ...], **options: Any) -> int:
         change_screen(replace(screen(), width=None))  # it is asked for all of it
     problems: list[CkptkitError] = []
     refused: list[str] = []
-    with _work.threads(None if options["stats"] else 1) as executor, _work.progress() as bar:
-        results = _results(chosen, options, problems, refused, executor, bar)
+    with threads(None if options["stats"] else 1) as executor:
+        results = _results(chosen, options, problems, refused, executor)
         _put(results, chosen, fmt, layout, options, refused)
     return echo_problems(problems)
 
@@ -162,7 +160,6 @@ def _results(
     problems: list[CkptkitError],
     refused: list[str],
     executor: Executor | None,
-    bar: Progress | None,
 ) -> Iterator[Listing]:
     """Yield a listing per path; of several, those that cannot be listed become problems."""
     fmt = options["fmt"]
@@ -179,7 +176,6 @@ def _results(
                 tags=flat(options["tags"]),
                 stats=options["stats"],
                 executor=executor,
-                progress=bar,
             )
         except CkptkitError as error:
             if len(paths) == 1 and fmt != "json":

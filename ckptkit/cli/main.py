@@ -21,6 +21,7 @@ import click
 from ckptkit._version import __version__
 from ckptkit.cli.groups import NearGroup
 from ckptkit.cli.options import color_option, echo_error
+from ckptkit.cli.progress import signs_of_life
 from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, ReaderGone
 from ckptkit.plugins import Registry
@@ -108,7 +109,7 @@ def main() -> NoReturn:
 
     Raises SystemExit; the process is left as it was found, for those who call this from Python.
     """
-    with _settings(), shown_on(_screen()):
+    with _settings(), shown_on(_screen()), signs_of_life():
         _run()
 
 

@@ -16,6 +16,7 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
+from ckptkit.cli.progress import clear_line
 from ckptkit.errors import CkptkitError, ReaderGone
 from ckptkit.reports.screen import (
     COLOR_CHOICES,
@@ -168,6 +169,7 @@ def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:
         while batch := list(islice(lines, 1000)):
             text = "\n".join(batch)
             text = text.translate(table) if table else text
+            clear_line()
             click.echo(text, err=err, color=_is_painted(err))
     except BrokenPipeError as error:
         raise ReaderGone from error  # click would take it for a failure, exit code 1
@@ -194,6 +196,7 @@ def echo_note(text: str) -> None:
     """Print one line to stderr, with what a terminal would act upon escaped."""
     from ckptkit.reports.text import printable
 
+    clear_line()
     click.echo(toned(printable(text), err=True), err=True, color=_is_painted(True))
 
 
@@ -243,4 +246,5 @@ def echo_problems(problems: Iterable[Exception]) -> int:
 def echo_error(text: str) -> None:
     """Print one line on what went wrong to stderr; `text` is safe to print."""
     line = painted(f"ckptkit: {text}", "error", err=True)
+    clear_line()
     click.echo(line, err=True, color=_is_painted(True))

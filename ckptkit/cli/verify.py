@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli import progress as _work
 from ckptkit.cli.options import echo_error, operands
+from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
@@ -75,7 +75,7 @@ def _verify(
 
     results: list[Verification] = []
     refused: list[str] = []
-    with _work.threads(options["jobs"]) as executor, _work.progress() as progress:
+    with threads(options["jobs"]) as executor:
         for path in operands(paths, directories_are_one=False):
             try:
                 result = verify(
@@ -86,7 +86,6 @@ def _verify(
                     strict=options["strict"],
                     recursive=options["recursive"],
                     executor=executor,
-                    progress=progress,
                 )
             except CkptkitError as error:
                 refused.append(printable(str(error)))

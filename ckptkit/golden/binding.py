@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.files import file_sha256
+from ckptkit._io.progress import phase
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, sketch_lines, split_text
 from ckptkit.golden.sketch_types import Sketch
@@ -149,7 +150,8 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
     store = checkpoint.store
     names = _names(checkpoint)
     hidden = _hidden(store)
-    variables = _variables(store, names, hidden, full, executor)
+    with phase("hashing weights", sum(store.specs[key].nbytes for key in names)):
+        variables = _variables(store, names, hidden, full, executor)
     constants, scalars = _constants(store)
     return Binding(
         store.format,

@@ -25,7 +25,7 @@ from ckptkit.stores.registry import FORMATS
 SCHEMA = "ckptkit.doctor/1"
 # What reads files, or runs models, beside the runtimes; by the name of the distribution.
 _PACKAGES = (
-    *("numpy", "ml_dtypes", "google-crc32c", "protobuf", "click", "tabulate", "tqdm"),
+    *("numpy", "ml_dtypes", "google-crc32c", "protobuf", "click", "tabulate"),
     *("h5py", "cramjam", "tensorflow", "keras", "pytest"),
 )
 

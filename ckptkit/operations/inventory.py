@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ckptkit._io.progress import numbered
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
 from ckptkit.operations.ls import ls
@@ -110,7 +111,8 @@ def inventory(
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
     failed: list[OSError] = []
     tops = tuple(map(Path, paths))
-    rows = [_row(place, digest) for top in tops for place in _places(top, failed)]
+    places = [place for top in tops for place in _places(top, failed)]
+    rows = [_row(place, digest) for place in numbered(places)]
     not_listed = tuple(f"{error.filename}: {error.strerror}" for error in failed)
     return Inventory(tops, tuple(sorted(rows, key=_ORDERS[sort])), not_listed)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ckptkit._io.progress import phase
 from ckptkit.align.cudnn_layouts import cudnn_layers, note_on
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.digest import weights_digest
+from ckptkit.checkpoint.digest import DIGESTED, weights_digest
 from ckptkit.checkpoint.selection import Selection, Tensor, tensor_json
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.results import Document
@@ -275,11 +276,16 @@ def ls(
         tuple(sorted(shown, key=_order(sort, found or {}))),
         len(selected) - len(shown),
         tuple(problems),
-        weights_digest(checkpoint, selected) if digest else None,
+        _digest(checkpoint, selected) if digest else None,
         bool(selection),
         _graph_tags(checkpoint, tags),
         found,
     )
+
+
+def _digest(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> str:
+    with phase("digest", sum(t.spec.nbytes for t in tensors if t.naming.role in DIGESTED)):
+        return weights_digest(checkpoint, tensors)
 
 
 def _statistics(

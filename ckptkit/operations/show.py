@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptkit._io.progress import phase
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import Naming
@@ -107,12 +108,16 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
     spec, naming = checkpoint.specs[key], checkpoint.names[key]
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
     values = None if kind(spec.dtype) == "opaque" else read_slice(checkpoint, key, indices)
+    statistics = None
+    if is_numeric(spec.dtype):
+        with phase("statistics", 2 * spec.nbytes):  # a pass for extremes, one for the histogram
+            statistics = statistics_of(checkpoint, key, bins=BINS)
     return TensorSummary(
         checkpoint,
         spec,
         naming,
         tuple(n.name for n in checkpoint.names.values() if n.slot_of == naming.name),
-        statistics_of(checkpoint, key, bins=BINS) if is_numeric(spec.dtype) else None,
+        statistics,
         slice or slice_text(indices, spec.shape),
         values,
     )
@@ -292,8 +297,9 @@ def write_npy(
                 "shape": spec.shape,
             }
             npy_format.write_array_header_1_0(file, header)
-            for _start, values in summary.checkpoint.store.blocks(spec.key):
-                file.write(np.ascontiguousarray(_plain(values)).data)
+            with phase("written", spec.nbytes):
+                for _start, values in summary.checkpoint.store.blocks(spec.key):
+                    file.write(np.ascontiguousarray(_plain(values)).data)
     return None if plain == first.dtype else str(plain)
 
 

@@ -80,7 +80,8 @@ def statistics_of_all(
 
     progress: is called with "statistics".
     """
-    meter = ProgressMeter(progress, "statistics", sum(spec.nbytes for spec in specs))
+    total = sum(spec.nbytes for spec in specs)
+    meter = ProgressMeter(progress, "statistics", total, by_reads=True)
     items = [(store, spec) for spec in specs]
     counted = batched_map(executor, _of_one, items, lambda item: item[1].nbytes)
     found = {}

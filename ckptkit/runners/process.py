@@ -31,13 +31,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from ckptkit._io.processes import end_descendants
+from ckptkit._io.progress import still_going
 from ckptkit.errors import UsageError
 from ckptkit.installation import CLAIM_NAME
+from ckptkit.runners.doing import followed
 from ckptkit.runners.environment import PASS, lacking, passed
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.fork_server import ForkedChild, shared_imports
 from ckptkit.runners.registry import RUNNERS
-from ckptkit.text import shortened
+from ckptkit.text import list_text, shortened
 from ckptkit.wording import say
 
 Child = subprocess.Popen[bytes] | ForkedChild
@@ -85,11 +87,15 @@ def run(
         )
         files = [str(request_file), str(result_file)]
         variables = _environment(environment or {})
-        with Path(scratch, "output").open("w+b") as output:
+        shared = shared_imports()
+        starting = "" if shared is None else list_text(RUNNERS[runner].imported_first)
+        with (
+            Path(scratch, "output").open("w+b") as output,
+            followed(result_file, f"importing {starting}" if starting else "starting a process"),
+        ):
             watched = partial(
                 _watched, timeout_s=timeout_s, max_rss_bytes=max_rss_bytes, output=output
             )
-            shared = shared_imports()
             if shared is not None:
                 with (
                     _held_pipe() as pipe,
@@ -159,6 +165,7 @@ def _wait(child: Child, timeout_s: float, max_rss_bytes: int | None, output: IO[
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(_POLL_S)
+        still_going()
         if time.monotonic() > deadline:
             raise RunnerError(
                 f"the model ran for more than {timeout_s:g} s{_where_it_is(child, output)}",

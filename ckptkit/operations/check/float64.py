@@ -39,9 +39,10 @@ def exact_outputs(
         _impossible(runs, str(source.subject), why)
         return {}
     try:
-        found = float64_outputs(
-            source.subject, list(cases.values()), runs.limits, options=runs.options
-        )
+        with runs.counted("float64"):
+            found = float64_outputs(
+                source.subject, list(cases.values()), runs.limits, options=runs.options
+            )
     except RunnerError as error:
         _impossible(runs, str(source.subject), error.message)
         return {}

@@ -52,6 +52,7 @@ def run_check(request: CheckRequest) -> Report:
         scratch = Path(directory)
         subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)
         runs = Runs(request.limits, scratch, request.options, coverage=subject.coverage)
+        runs.count.expected = len(set(request.runners)) + (request.against is not None)
         reference = reference_of(request, runs, subject)
         runs.findings += reference.findings
         compared = _compare(request, runs, reference.comparison)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ckptkit._io.files import refusing_os_errors
-from ckptkit._io.progress import Progress, ProgressMeter
+from ckptkit._io.progress import Progress, ProgressMeter, phase
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -511,7 +511,8 @@ def _produce(
             return proof
         outputs = compare_files(conversion, path, timeout_s, is_wanted=True, trust=trust)
         return _with_outputs(proof, outputs)
-    _write.write(conversion, path)
+    with phase("written", conversion.nbytes):
+        _write.write(conversion, path)
     if not check:
         return None
     proof = prove(conversion, path, executor, ProgressMeter(progress, "proven", conversion.nbytes))
@@ -541,11 +542,12 @@ def _describe(conversion: Plan, path: Path, proof: Proof | None, *, with_digests
     if not with_digests:
         return receipt
     keys = output.specs.keys() & {tensor.key for tensor in conversion.tensors}
-    return replace(
-        receipt,
-        sha256={key: tensor_sha256(output, key) for key in sorted(keys)},
-        digests=[weights_digest(item, Selection().of(item)) for item in conversion.sources],
-    )
+    with phase("digest", 2 * conversion.nbytes):
+        return replace(
+            receipt,
+            sha256={key: tensor_sha256(output, key) for key in sorted(keys)},
+            digests=[weights_digest(item, Selection().of(item)) for item in conversion.sources],
+        )
 
 
 def _versions(conversion: Plan, proof: Proof | None) -> dict[str, str]:

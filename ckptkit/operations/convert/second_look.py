@@ -14,6 +14,7 @@ from pathlib import Path
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.files import Extent, aligned_buffer, file_size
 from ckptkit._io.pool import bounded_map
+from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, OutputError
 
 _READ_AT_ONCE = 1 << 20  # bytes
@@ -27,8 +28,9 @@ def checksums(files: Mapping[str, Path], executor: Executor | None = None) -> Ch
 
     Raises PathNotFoundError, FormatError (not a regular file), TruncatedError.
     """
-    found = bounded_map(executor, _checksum, list(files.values()))
-    return dict(zip(files, found, strict=True))
+    with phase("read once more", sum(file_size(path) for path in files.values())):
+        found = bounded_map(executor, _checksum, list(files.values()))
+        return dict(zip(files, found, strict=True))
 
 
 def files_below(root: Path) -> dict[str, Path]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ckptkit.errors as errors
+from ckptkit._io.progress import phase
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.execution.coverage import coverage
@@ -33,10 +35,25 @@ _CAUSES = {"died": "run.died", "timeout": "run.timeout", "memory": "run.memory"}
 
 
 @dataclass
+class RunCount:
+    """expected: how many runs there are going to be, as far as is known before.  begun: so far."""
+
+    expected: int = 0
+    begun: int = 0
+
+    def next_run(self) -> str:
+        """Return `run 2 of 5`; without a total where what was found calls for more."""
+        self.begun += 1
+        of = f" of {self.expected}" if self.begun <= self.expected else ""
+        return f"run {self.begun}{of}"
+
+
+@dataclass
 class Runs:
     """The children of one check, in order: what each gave, and what there is to say of it.
 
     options: as `execute` takes them.  scratch: a directory for bundles of restored values.
+    count: of the children, for whoever waits for them.
     """
 
     limits: Limits
@@ -45,6 +62,13 @@ class Runs:
     ran: list[RunRecord] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     coverage: RestoreCoverage | None = None
+    count: RunCount = field(default_factory=RunCount)
+
+    @contextmanager
+    def counted(self, text: str) -> Iterator[None]:
+        """Say inside the block which run of how many goes on; text: where, or what for."""
+        with phase(f"{self.count.next_run()}: {text}"):
+            yield
 
     def execute(
         self,
@@ -65,16 +89,17 @@ class Runs:
         out = self.scratch / f"restored-{len(self.ran)}"
         began = time.monotonic()
         try:
-            run = execute(
-                resolved.subject,
-                spec,
-                cases,
-                self.limits,
-                signature=signature,
-                layers=tuple(layers),
-                options=self.options,
-                out=out if resolved.is_checkpoint and resolved.subject.kind == "code" else None,
-            )
+            with self.counted(spec.text):
+                run = execute(
+                    resolved.subject,
+                    spec,
+                    cases,
+                    self.limits,
+                    signature=signature,
+                    layers=tuple(layers),
+                    options=self.options,
+                    out=out if resolved.is_checkpoint and resolved.subject.kind == "code" else None,
+                )
         except RunnerError as error:
             if quiet:
                 return None
@@ -97,7 +122,8 @@ class Runs:
     def describe(self, subject: ModelSpec, spec: RunnerSpec) -> Description:
         """Return what the subject takes; raises RunnerError."""
         try:
-            return describe(subject, spec, self.limits, options=self.options)
+            with phase("asking what it takes"):
+                return describe(subject, spec, self.limits, options=self.options)
         except RunnerError as error:
             raise explained(error, subject) from error
 
@@ -105,9 +131,14 @@ class Runs:
         """Restore the checkpoint without running the model; `coverage` has the result."""
         began = time.monotonic()
         try:
-            done = restore(
-                resolved.subject, spec, self.limits, self.scratch / "restored", options=self.options
-            )
+            with self.counted(f"restored on {spec.text}"):
+                done = restore(
+                    resolved.subject,
+                    spec,
+                    self.limits,
+                    self.scratch / "restored",
+                    options=self.options,
+                )
         except RunnerError as error:
             self._refuse(error)
             self._failed(resolved.subject, spec, error, began)

@@ -232,16 +232,17 @@ class Localizer:
         scratch = self.runs.scratch / f"layers-{len(list(self.runs.scratch.iterdir()))}"
         scratch.mkdir()
         try:
-            return introspect.isolate(
-                side.resolved.subject,
-                spec,
-                side.inputs,
-                introspect.value_files(known, usable, orders, scratch),  # type: ignore[arg-type]
-                self.runs.limits,
-                signature=side.signature,
-                globs=self.globs,
-                options=self.runs.options,
-            )
+            with self.runs.counted(f"layers alone on {spec.text}"):
+                return introspect.isolate(
+                    side.resolved.subject,
+                    spec,
+                    side.inputs,
+                    introspect.value_files(known, usable, orders, scratch),  # type: ignore[arg-type]
+                    self.runs.limits,
+                    signature=side.signature,
+                    globs=self.globs,
+                    options=self.runs.options,
+                )
         except RunnerError as error:
             self.notes.append(
                 f"no layer of {side.resolved.subject} ran alone, so errors are those that it makes "

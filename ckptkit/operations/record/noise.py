@@ -55,6 +55,17 @@ class Noise:
         largest["runs"] = runs
 
 
+def other_runners(spec: RunnerSpec) -> dict[str, RunnerSpec]:
+    """Return on what else a model is run, by what that tells."""
+    others = {
+        ONE_THREAD: replace(spec, threads=1),
+        XLA: replace(spec, xla=True, eager=False),
+    }
+    if spec.replicas > 1:
+        return {}
+    return {source: other for source, other in others.items() if other != spec}
+
+
 def other_runs(
     runs: Runs,
     resolved: ResolvedSubject,
@@ -65,12 +76,7 @@ def other_runs(
 ) -> None:
     """Add what one thread, one example at a time, and XLA do to the outputs."""
     outputs = prepared.run.outputs[: len(cases)]
-    for source, other in (
-        (ONE_THREAD, replace(spec, threads=1)),
-        (XLA, replace(spec, xla=True, eager=False)),
-    ):
-        if other == spec or spec.replicas > 1:
-            continue
+    for source, other in other_runners(spec).items():
         split = split_cases(cases, prepared.model_signature) if source == ONE_THREAD else []
         single = [example for examples in split for example in examples]
         run = runs.execute(resolved, other, [*cases, *single], prepared.signature, quiet=True)

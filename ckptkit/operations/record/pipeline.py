@@ -21,9 +21,9 @@ from ckptkit.golden.golden import Case, Golden, sampled
 from ckptkit.operations.execution.inputs import Prepared, prepare, with_outputs
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject, binding_of
-from ckptkit.operations.record.noise import REPEATS, Noise, other_runs
+from ckptkit.operations.record.noise import REPEATS, Noise, other_runners, other_runs
 from ckptkit.operations.record.request import RecordRequest
-from ckptkit.operations.record.sensitivity import OutputSensitivity, measure
+from ckptkit.operations.record.sensitivity import OutputSensitivity, is_measured_on, measure
 from ckptkit.runners.fork_server import sharing_imports
 from ckptkit.runners.introspect import float64_outputs
 from ckptkit.runners.spec import RunnerSpec, runner_for
@@ -102,6 +102,7 @@ def _run(request: RecordRequest, subject: ResolvedSubject, scratch: Path) -> Rec
     spec = runner_for(request.runner, subject.subject.kind)
     options = {"imports": list(request.imports)}
     runs = Runs(request.limits, scratch, options, coverage=subject.coverage)
+    runs.count.expected = _expected_runs(request, spec)
     _refuse_findings(runs)
     prepared = prepare(runs, subject, spec, request.inputs, REPEATS if request.noise else 1)
     _refuse_findings(runs)
@@ -110,6 +111,13 @@ def _run(request: RecordRequest, subject: ResolvedSubject, scratch: Path) -> Rec
     if not any(array.size for case in run.outputs for array in case.values()):
         raise RecordError("it gives no elements at all", where=str(subject.subject))
     return run
+
+
+def _expected_runs(request: RecordRequest, spec: RunnerSpec) -> int:
+    """Return how many runs there are going to be, where each does what it should."""
+    noise = len(other_runners(spec)) if request.noise else 0
+    sensitivity = request.sensitivity and is_measured_on(spec)
+    return 1 + noise + sensitivity + request.float64 + bool(request.layers)
 
 
 def _refuse_findings(runs: Runs) -> None:
@@ -170,9 +178,10 @@ def _float64(request: RecordRequest, run: RecordedRun) -> Sequence[Arrays]:
     """Return the outputs in float64, per case; {} for each where they were not asked for."""
     if not request.float64:
         return [{} for _ in run.cases]
-    return float64_outputs(
-        run.subject.subject, run.cases, run.runs.limits, options=run.runs.options
-    )
+    with run.runs.counted("float64"):
+        return float64_outputs(
+            run.subject.subject, run.cases, run.runs.limits, options=run.runs.options
+        )
 
 
 def _layers(request: RecordRequest, run: RecordedRun) -> Sequence[Arrays]:

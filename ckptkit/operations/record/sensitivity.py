@@ -54,6 +54,11 @@ class OutputSensitivity:
         return {**found, "untried": len(self.untried)} if self.untried else found
 
 
+def is_measured_on(spec: RunnerSpec) -> bool:
+    """Whether a runner can change the variables of a model."""
+    return "perturb" in RUNNERS[spec.runtime].introspection and spec.replicas == 1
+
+
 def measure(
     runs: Runs,
     resolved: ResolvedSubject,
@@ -72,7 +77,7 @@ def measure(
     from ckptkit.dtypes import dtype_of_numpy
 
     by = "variable" if thorough else "layer"
-    if "perturb" not in RUNNERS[spec.runtime].introspection or spec.replicas > 1:
+    if not is_measured_on(spec):
         return OutputSensitivity(by=by, why_not=f"not on {spec.text}")
     tier = tier_of(environment, environment)
     tolerances = {n: tier.tolerance(n, dtype_of_numpy(v.dtype)) for n, v in outputs.items()}
@@ -81,18 +86,19 @@ def measure(
     if path is not None and whole_file_format(Path(path)) is None:
         names = weights_between(None, Path(path)).names()
     try:
-        rows = introspect.perturb(
-            resolved.subject,
-            spec,
-            cases,
-            runs.limits,
-            signature=signature,
-            tolerances=tolerances,
-            amount=AMOUNT,
-            thorough=thorough,
-            names=names,
-            options=runs.options,
-        )
+        with runs.counted(f"each {by} changed on {spec.text}"):
+            rows = introspect.perturb(
+                resolved.subject,
+                spec,
+                cases,
+                runs.limits,
+                signature=signature,
+                tolerances=tolerances,
+                amount=AMOUNT,
+                thorough=thorough,
+                names=names,
+                options=runs.options,
+            )
     except RunnerError as error:
         return OutputSensitivity(by=by, why_not=error.message)
     seen = [name for row in rows if row.seen for name in row.variables]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.findings import Check, Finding, Unit
 from ckptkit.operations.input_files import DIRECTORY, unchanged_inputs
@@ -201,7 +202,8 @@ def _is_keras_directory(path: Path) -> bool:
 def _guarded(path: Path, format_name: str, checks: Callable[[], list[Check]]) -> Unit:
     """Return the unit of these checks; what cannot be read, or is empty, could not be checked."""
     try:
-        made = tuple(checks())
+        with phase(str(path)):
+            made = tuple(checks())
     except PathNotFoundError:
         raise
     except CkptkitError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.progress import bytes_read, numbered, phase
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.execution.inputs import SEED, InputOptions, ranges_of
 from ckptkit.operations.execution.types import TIMEOUT_S, Path_, listed
@@ -104,8 +105,11 @@ def upgrade(
     places = _places(sources, out, recursive, to)
     if not places:
         raise UsageError("no model there", where=", ".join(map(str, sources)))
+    rows = (
+        _row(source, path, options) for source, path in numbered(places, lambda place: place[0])
+    )
     with sharing_imports():
-        return UpgradeReport(tuple(_row(source, path, options) for source, path in places))
+        return UpgradeReport(tuple(rows))
 
 
 def _places(
@@ -241,9 +245,11 @@ def _digest(old: OldModel) -> str:
 def _digest_of(files: Sequence[Path]) -> str:
     """Return the SHA-256 of files' names and contents."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(os.fsencode(file.name) + b"\0")
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+    with phase("SHA-256", sum(file.stat().st_size for file in files)):
+        for file in files:
+            digest.update(os.fsencode(file.name) + b"\0")
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+                    bytes_read(len(chunk))
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from ckptkit._io.files import (
     os_error,
     refusing_os_errors,
 )
-from ckptkit._io.progress import Progress, ProgressMeter
+from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -223,7 +223,7 @@ def _look(
         targets = list(_targets(text, recursive))
     except OSError as error:
         raise os_error(Path(text), error) from error
-    for target in targets:
+    for target in numbered(targets, lambda target: target.path):
         before = _states(target)
         same = kept.get((target.path, target.format))
         if same is not None and same.states == before:
@@ -290,7 +290,8 @@ def _with_values(
     if any(finding.code == "data.overlap" for finding in unit.findings):
         text = "values: tensors lie over each other"  # reading each could take for ever
         return replace(unit, not_checked=(*unit.not_checked, text))
-    meter = ProgressMeter(progress, "values", sum(spec.nbytes for spec in store.specs.values()))
+    total = sum(spec.nbytes for spec in store.specs.values())
+    meter = ProgressMeter(progress, "values", total, by_reads=True)
     return _with(unit, values_check(store, executor, meter))
 
 

@@ -30,6 +30,7 @@ from ckptkit._io.files import (
     unchanged,
 )
 from ckptkit._io.pool import batched_map, bounded_map
+from ckptkit._io.progress import phase
 from ckptkit.errors import ChangedError, CkptkitError, FormatError, OutputError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.stores.base import Store
@@ -75,7 +76,8 @@ def _file_digests(
     A directory may be replaced while its files are read, none of which is.
     """
     files = [unchanged(file) for file in files]
-    digests = list(bounded_map(executor, file_sha256, files))
+    with phase("SHA-256", sum(file_size(file) for file in files)):
+        digests = list(bounded_map(executor, file_sha256, files))
     for _path, _format, store in units:
         check_unchanged(getattr(store, "files", ()))
     return digests
@@ -139,7 +141,13 @@ def _tensor_lines(path: Path, store: Store, base: Path, executor: Executor | Non
 
 def _tensor_digests(store: Store, executor: Executor | None) -> Iterator[tuple[str, str | None]]:
     items = [(store, key) for key in store.specs]
-    return batched_map(executor, _tensor_digest, items, lambda item: item[0].specs[item[1]].nbytes)
+    with phase("SHA-256 of tensors", sum(spec.nbytes for spec in store.specs.values())):
+        yield from batched_map(executor, _tensor_digest, items, _nbytes)
+
+
+def _nbytes(item: tuple[Store, str]) -> int:
+    store, key = item
+    return store.specs[key].nbytes
 
 
 def _tensor_digest(item: tuple[Store, str]) -> tuple[str, str | None]:

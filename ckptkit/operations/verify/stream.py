@@ -139,7 +139,8 @@ def _tensors(
     store: Store, executor: Executor | None, progress: Progress | None
 ) -> tuple[list[_TensorRead], Check]:
     """Read every tensor to its end, its checksum compared where the format keeps one."""
-    meter = ProgressMeter(progress, "read", sum(spec.nbytes for spec in store.specs.values()))
+    total = sum(spec.nbytes for spec in store.specs.values())
+    meter = ProgressMeter(progress, "read", total, by_reads=True)
     reads: list[_TensorRead] = []
     items = [
         (store, key, spec.nbytes)

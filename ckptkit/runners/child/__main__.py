@@ -20,6 +20,7 @@ from typing import Any
 
 from ckptkit.errors import CkptkitError, MissingDependencyError
 from ckptkit.runners.child.guardian import guard
+from ckptkit.runners.doing import report_beside
 
 _MESSAGE_LINES = 3
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -37,6 +38,7 @@ def run() -> None:
 
 def main(request_file: Path, result_file: Path) -> None:
     """Carry out the request in one file and write its result, or its error, to the other."""
+    report_beside(result_file)
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=False)

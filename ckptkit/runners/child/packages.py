@@ -15,6 +15,7 @@ from ckptkit.errors import MissingDependencyError
 from ckptkit.runners.child.gpus import gpu_title, rounds_to_tf32
 from ckptkit.runners.child.machine import cpu_name
 from ckptkit.runners.child.session import CHUNK_BYTES
+from ckptkit.runners.doing import importing
 from ckptkit.runners.errors import missing
 from ckptkit.runners.spec import RunnerSpec
 
@@ -28,7 +29,8 @@ DAMAGED = "copy it again, or convert the model again"
 def package(module: str, distribution: str) -> Any:
     """Return an imported module; raises MissingDependencyError where it is not installed."""
     try:
-        return import_module(module)
+        with importing(module):
+            return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise

@@ -17,6 +17,7 @@ from ckptkit.model_io.signature import ModelSignature, TensorInfo
 from ckptkit.runners.child.keras_file import is_before_keras_3, not_loaded, written_by
 from ckptkit.runners.child.trees import named
 from ckptkit.runners.child.user_code import call_code
+from ckptkit.runners.doing import importing
 from ckptkit.runners.errors import refused, safe_mode_refusal
 from ckptkit.runners.keras.layers import arguments
 from ckptkit.text import count_text, list_text
@@ -29,7 +30,8 @@ Tensors = Mapping[str, Any]
 def keras(backend: str) -> Any:
     """Return keras 3 on `backend`; raises MissingDependencyError, UsageError."""
     try:
-        module = import_module("keras")
+        with importing("keras"):
+            module = import_module("keras")
     except ModuleNotFoundError as error:
         if error.name != "keras":
             raise

@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptkit.errors import MissingDependencyError
 from ckptkit.runners.child.garbage import uncollected
+from ckptkit.runners.doing import importing
 
 
 def tensorflow() -> Any:
@@ -17,7 +18,7 @@ def tensorflow() -> Any:
     try:
         if "tensorflow" in sys.modules:
             return import_module("tensorflow")
-        with uncollected():
+        with importing("tensorflow"), uncollected():
             return import_module("tensorflow")
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptkit._io.files import file_size, read_exact, read_into
+from ckptkit._io.progress import bytes_read
 from ckptkit.errors import OutputError, TruncatedError
 from ckptkit.stores.containers.zip_archive import STORED, Member, check_expansion, member_chunks
 
@@ -72,6 +73,7 @@ class ByteRange:
             if not count:
                 raise TruncatedError(str(self.path), "temporary copy of a member shrank")
             done += count
+        bytes_read(done)
 
 
 def whole_file(path: Path) -> ByteRange:

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import ckptkit.errors as errors
 from ckptkit._io.files import FileState, handle_of, path_in_state, state_of
+from ckptkit._io.progress import bytes_read
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.installation import CLAIM_NAME
 from ckptkit.stores.containers.byte_range import ByteRange
@@ -75,6 +76,7 @@ def read(
             if not count:
                 raise EOFError
             done += count
+            bytes_read(count)
     return []
 
 
