@@ -260,7 +260,6 @@ READING = {
     "verify --write-manifest": ["verify", "FILE", "--write-manifest", "OUT.sha256"],
     "convert to npz": ["convert", "FILE", "OUT.npz"],
     "convert to a bundle": ["convert", "FILE", "OUT", "--to", "tensor-bundle"],
-    "convert to weights.h5": ["convert", "FILE", "OUT.weights.h5"],
 }
 LEAST_S = 25  # seconds of the clock that any of these takes at least
 
