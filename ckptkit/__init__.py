@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.check.api import check
     from ckptkit.operations.convert.api import convert
     from ckptkit.operations.diff.api import diff
+    from ckptkit.operations.history.api import history
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import ls
     from ckptkit.operations.needs.api import needs
@@ -37,6 +38,7 @@ _EXPORTS = {
     "check": "ckptkit.operations.check.api",
     "convert": "ckptkit.operations.convert.api",
     "diff": "ckptkit.operations.diff.api",
+    "history": "ckptkit.operations.history.api",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
     "needs": "ckptkit.operations.needs.api",
@@ -54,6 +56,7 @@ __all__ = [
     "check",
     "convert",
     "diff",
+    "history",
     "load",
     "ls",
     "needs",

@@ -43,6 +43,7 @@ COMMANDS = {
     "ls": Command("ckptkit.cli.ls", "List the tensors of a checkpoint or model file."),
     "show": Command("ckptkit.cli.show", "Show one tensor: where it lies, what is in it."),
     "diff": Command("ckptkit.cli.diff", "Compare two sets of weights by value."),
+    "history": Command("ckptkit.cli.history", "Tell what happened to every layer over a run."),
     "convert": Command("ckptkit.cli.convert", "Write weights in another form, and prove it."),
     "upgrade": Command("ckptkit.cli.upgrade", "Make models of Keras 1 and 2 load in Keras 3."),
     "verify": Command("ckptkit.cli.verify", "Check bytes: structure, checksums, all of it."),

@@ -52,6 +52,12 @@ _REPORTS = {
         lambda module, result, fmt: module.lines(result, fmt),
         lambda module, result: module.remarks(result),
     ),
+    "History": _Presentation(
+        "ckptkit.reports.history.text",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
     "Plan": _Presentation(
         "ckptkit.reports.plan",
         lambda module, result: module.plan_lines(result),

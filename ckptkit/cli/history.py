@@ -1,0 +1,172 @@
+"""`ckptkit history`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptkit.checkpoint.naming import ROLES
+from ckptkit.cli import candidates
+from ckptkit.cli.options import (
+    CommaList,
+    echo_note,
+    flat,
+    format_option,
+    operands,
+    output_option,
+    put_lines,
+    screen_options,
+)
+from ckptkit.cli.progress import progress, threads
+from ckptkit.reports.history import text as report
+from ckptkit.reports.table import is_bare
+
+if TYPE_CHECKING:
+    from ckptkit.operations.history.result import History
+
+
+def _thresholds(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
+    found = {}
+    for value in values:
+        name, equals, number = value.partition("=")
+        try:
+            found[name.strip()] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise click.BadParameter(f"{value!r} is no NAME=NUMBER, such as growth=20.")
+    return found
+
+
+@click.command("history")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=candidates.paths)
+@click.option(
+    "--role",
+    "roles",
+    type=CommaList(ROLES),
+    multiple=True,
+    metavar="ROLE,...",
+    shell_complete=candidates.listed(candidates.roles),
+    help="Only these roles.  [default: all but counters and configuration]",
+)
+@click.option(
+    "--name", "names", multiple=True, metavar="GLOB", help="Only these names; !GLOB leaves out."
+)
+@click.option(
+    "--every", type=click.IntRange(1), default=1, metavar="N", help="Every Nth step, and the last."
+)
+@click.option("--since", type=int, metavar="STEP", help="Leave out what is before this step.")
+@click.option(
+    "--first-nan", is_flag=True, help="Only find the first NaN by halving; assumes that it stays."
+)
+@click.option("--full", is_flag=True, help="A row per tensor, not per layer.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="NAME=X",
+    callback=_thresholds,
+    help="From where on something is a finding: growth, decay, still, jump, dead, saturated.",
+)
+@click.option("--cache", metavar="FILE", help="Keep what was measured there.")
+@click.option("--no-cache", is_flag=True, help="Measure everything, and keep nothing.")
+@click.option("--follow", is_flag=True, help="Watch a directory; a line for each new step.")
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
+)
+@format_option(report.FORMATS)
+@output_option
+@screen_options
+@click.pass_context
+def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> None:
+    """Tell what happened to every layer over a run: norms, updates, and what looks wrong.
+
+    RUN is a training directory, or checkpoints, SavedModels, .keras or .h5 files of epochs.  They
+    are ordered by the numbers in their names and by their counters of steps.
+
+    \b
+    Examples:
+      ckptkit history run/
+      ckptkit history run/ --format csv -o run.csv
+      ckptkit history model.*.keras --role weight
+      ckptkit history run/ --first-nan
+      ckptkit history run/ --follow
+
+    Exit code: 0 nothing looks wrong (there may be notes), 1 findings, 2 could not tell.
+    """
+    if options["cache"] and options["no_cache"]:
+        raise click.UsageError("--cache and --no-cache exclude each other.")
+    _refuse_idle(options)
+    # set before numpy is imported: threads are for spans of tensors, not for the sums within one
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if options["follow"]:
+        from ckptkit.cli.following import follow_run
+
+        follow_run(runs, options)
+        return
+    chosen = operands(runs, directories_are_one=False)
+    result = _history(chosen, options)
+    put_lines(_lines(result, options), options["output"], chosen, _files(result))
+    fmt = options["fmt"]
+    if fmt in ("csv", "html") or is_bare(fmt) or options["output"]:
+        for line in report.remarks(result):
+            echo_note(line)
+    ctx.exit(0 if result.ok else 1)
+
+
+def _refuse_idle(options: dict[str, Any]) -> None:
+    """Refuse options that would be ignored."""
+    fmt = options["fmt"]
+    if options["full"] and fmt in ("json", "csv", "html"):
+        raise click.UsageError("--full goes with a table.")
+    if options["first_nan"]:
+        given = [n for n in ("full", "thresholds", "cache", "no_cache", "follow") if options[n]]
+        if given:
+            name = given[0].rstrip("s").replace("_", "-")
+            raise click.UsageError(f"--first-nan measures nothing: --{name} would do nothing.")
+        if fmt in ("csv", "html") or is_bare(fmt):
+            raise click.UsageError("--first-nan has no table.")
+    if options["follow"]:
+        given = [n for n in ("full", "since", "output") if options[n]]
+        if options["every"] > 1:
+            given.append("every")
+        if given:
+            raise click.UsageError(f"--follow does not go with --{given[0]}.")
+        if fmt not in ("table", "json"):
+            raise click.UsageError("--follow goes with --format table or json.")
+
+
+def _history(chosen: list[str], options: dict[str, Any]) -> History:
+    from ckptkit.operations.history.api import history
+
+    with threads(options["jobs"]) as executor, progress() as bar:
+        return history(
+            *chosen,
+            roles=flat(options["roles"]),
+            names=options["names"],
+            every=options["every"],
+            since=options["since"],
+            first_nan=options["first_nan"],
+            cache=False if options["no_cache"] else options["cache"] or True,
+            thresholds=options["thresholds"],
+            executor=executor,
+            progress=bar,
+        )
+
+
+def _lines(result: History, options: dict[str, Any]) -> Iterator[str]:
+    return report.lines(result, options["fmt"], full=options["full"])
+
+
+def _files(result: History) -> list[Any]:
+    """Return every file that was read, which no output may replace."""
+    from ckptkit.operations.input_files import files_read
+
+    return [
+        file for step in result.steps if step.format for file in files_read(step.format, step.path)
+    ]

@@ -1,0 +1,104 @@
+"""The first NaN or infinity of a run, found by halving: it is assumed that it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+from ckptkit._io.progress import Progress
+from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.checkpoint.naming import Naming
+from ckptkit.checkpoint.selection import Selection
+from ckptkit.errors import CkptkitError
+from ckptkit.operations.history.steps import OrderedRun
+from ckptkit.operations.history.types import HistoryFinding
+from ckptkit.operations.statistics import is_numeric, statistics_of_all
+from ckptkit.text import list_text
+
+_LEFT_OUT = ("counter", "config")
+_ASSUMED = "by halving: assumed that what is not finite stays"
+
+
+def first_nan_finding(
+    run: OrderedRun,
+    roles: Sequence[str],
+    names: Sequence[str],
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> tuple[HistoryFinding, ...]:
+    """Return findings on the first step with NaN or infinities, one for each role; () for none.
+
+    Raises what reading a checkpoint raises.
+    """
+    steps = [(number, f.path, f.checkpoint) for number, f in run.files if f.checkpoint is not None]
+    looked: dict[int, list[tuple[Naming, int, int]]] = {}
+
+    def bad(at: int) -> list[tuple[Naming, int, int]]:
+        if at not in looked:
+            looked[at] = _not_finite(steps[at][2], roles, names, executor, progress)
+        return looked[at]
+
+    low, high = 0, len(steps) - 1
+    if not bad(high):
+        return (
+            HistoryFinding(
+                "note",
+                "nan.none",
+                f"no NaN and no infinity at the last step, {steps[high][0]:,} ({_ASSUMED})",
+                steps[high][0],
+                str(steps[high][1]),
+            ),
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if bad(middle):
+            high = middle
+        else:
+            low = middle + 1
+    number, path, _ = steps[low]
+    found = bad(low)
+    findings = []
+    for role in dict.fromkeys(naming.role for naming, _, _ in found):
+        rows = [row for row in found if row[0].role == role]
+        nan, infinite = sum(row[1] for row in rows), sum(row[2] for row in rows)
+        tensors = tuple(naming.name for naming, _, _ in rows)
+        findings.append(
+            HistoryFinding(
+                "error",
+                f"{role}.{'nan' if nan else 'infinite'}",
+                f"first {'NaN' if nan else 'infinities'} at step {number:,} in "
+                f"{list_text(tensors, 4)} ({role}; {nan + infinite:,} values; "
+                f"{len(looked)} of {len(steps)} checkpoints read, {_ASSUMED})",
+                number,
+                str(path),
+                layers=tuple(dict.fromkeys(_layer(naming) for naming, _, _ in rows)),
+                tensors=tensors,
+                value=float(nan + infinite),
+            )
+        )
+    return tuple(findings)
+
+
+def _layer(naming: Naming) -> str:
+    name = naming.slot_of or naming.name
+    return name.rpartition("/")[0] or name
+
+
+def _not_finite(
+    checkpoint: Checkpoint | None,
+    roles: Sequence[str],
+    names: Sequence[str],
+    executor: Executor | None,
+    progress: Progress | None,
+) -> list[tuple[Naming, int, int]]:
+    """Return (naming, number of NaN, of infinities) of each tensor that has any."""
+    if checkpoint is None:
+        raise CkptkitError("not open")
+    chosen = [
+        (spec, naming)
+        for spec, naming in Selection(roles, names).of(checkpoint)
+        if is_numeric(spec.dtype) and (roles or naming.role not in _LEFT_OUT)
+    ]
+    found = statistics_of_all(checkpoint.store, [s for s, _ in chosen], executor, progress)
+    rows = [(naming, found[spec.key]) for spec, naming in chosen]
+    return [(naming, s.n_nan, s.n_inf) for naming, s in rows if s.n_nan or s.n_inf]
