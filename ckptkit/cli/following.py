@@ -24,7 +24,7 @@ def follow_run(runs: tuple[str, ...], options: dict[str, Any]) -> None:
     """Print a line for each new step of a directory, and each finding once, until interrupted."""
     if len(runs) != 1:
         raise click.UsageError("--follow watches one directory.")
-    is_json = options["fmt"] == "json"
+    is_json = options["fmt"] == "jsonl"
     if not is_json:
         _flushed([report.step_line(report.STEP_HEADERS)])
     told: set[tuple[object, ...]] = set()
@@ -39,8 +39,10 @@ def follow_run(runs: tuple[str, ...], options: dict[str, Any]) -> None:
         ):
             fresh = [f for f in result.findings if _name(f) not in told]
             told.update(map(_name, fresh))
-            rows = _json if is_json else _table
-            _flushed(list(rows(result, new, fresh)))
+            if is_json:
+                _flushed(list(_json(result, new, fresh)))
+            else:
+                _flushed(list(_table(result, new, fresh)))
 
 
 def _flushed(lines: list[str]) -> None:

@@ -10,17 +10,9 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
-from ckptkit.cli.options import (
-    CommaList,
-    echo_note,
-    flat,
-    format_option,
-    operands,
-    output_option,
-    put_lines,
-    screen_options,
-)
+from ckptkit.cli.options import CommaList, flat, operands
 from ckptkit.cli.progress import progress, threads
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.history import text as report
 from ckptkit.reports.table import is_bare
 
@@ -79,9 +71,7 @@ def _thresholds(
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
 )
-@format_option(report.FORMATS)
-@output_option
-@screen_options
+@report_options("history")
 @click.pass_context
 def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> None:
     """Tell what happened to every layer over a run: norms, updates, and what looks wrong.
@@ -92,7 +82,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> Non
     \b
     Examples:
       ckptkit history run/
-      ckptkit history run/ --format csv -o run.csv
+      ckptkit history run/ --format html -o run.html
       ckptkit history model.*.keras --role weight
       ckptkit history run/ --first-nan
       ckptkit history run/ --follow
@@ -111,34 +101,33 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> Non
         return
     chosen = operands(runs, directories_are_one=False)
     result = _history(chosen, options)
-    put_lines(_lines(result, options), options["output"], chosen, _files(result))
-    fmt = options["fmt"]
-    if fmt in ("csv", "html") or is_bare(fmt) or options["output"]:
-        for line in report.remarks(result):
-            echo_note(line)
+    remarks = report.remarks(result) if needs_remarks(options["fmt"], options) else ()
+    put_report(_lines(result, options), options, chosen, _files(result), remarks)
     ctx.exit(0 if result.ok else 1)
 
 
 def _refuse_idle(options: dict[str, Any]) -> None:
     """Refuse options that would be ignored."""
     fmt = options["fmt"]
-    if options["full"] and fmt in ("json", "csv", "html"):
+    has_rows = fmt in ("table", "markdown") or is_bare(fmt)
+    options["full"] = options["full"] or (options["verbose"] and has_rows)
+    if options["full"] and not has_rows:
         raise click.UsageError("--full goes with a table.")
     if options["first_nan"]:
-        given = [n for n in ("full", "thresholds", "cache", "no_cache", "follow") if options[n]]
+        given = [n for n in ("full", "thresholds", "cache", "follow") if options[n]]
         if given:
             name = given[0].rstrip("s").replace("_", "-")
             raise click.UsageError(f"--first-nan measures nothing: --{name} would do nothing.")
-        if fmt in ("csv", "html") or is_bare(fmt):
-            raise click.UsageError("--first-nan has no table.")
+        if fmt in ("csv", "jsonl") or is_bare(fmt):
+            raise click.UsageError("--first-nan has findings, and no table.")
     if options["follow"]:
-        given = [n for n in ("full", "since", "output") if options[n]]
+        given = [n for n in ("full", "since", "output", "quiet", "verbose") if options[n]]
         if options["every"] > 1:
             given.append("every")
         if given:
             raise click.UsageError(f"--follow does not go with --{given[0]}.")
-        if fmt not in ("table", "json"):
-            raise click.UsageError("--follow goes with --format table or json.")
+        if fmt not in ("table", "jsonl"):
+            raise click.UsageError("--follow goes with --format text or jsonl.")
 
 
 def _history(chosen: list[str], options: dict[str, Any]) -> History:
@@ -160,6 +149,10 @@ def _history(chosen: list[str], options: dict[str, Any]) -> History:
 
 
 def _lines(result: History, options: dict[str, Any]) -> Iterator[str]:
+    if options["fmt"] == "html":
+        from ckptkit.reports.history import html
+
+        return html.lines(result)
     return report.lines(result, options["fmt"], full=options["full"])
 
 

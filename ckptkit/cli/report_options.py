@@ -49,6 +49,7 @@ OFFERS: Mapping[str, Offer] = {
     "show": Offer(_ROWS),
     # A difference is no finding about one file, which every result of SARIF must name.
     "diff": Offer(_JUDGED, verbose="Show equal tensors too, a row each, as --full."),
+    "history": Offer(_JUDGED, verbose="A row per tensor, not per layer, as --full."),
     # Done or refused: one line says it, and there is nothing for test results.
     "convert": Offer(_ROWS, verbose="Show where every tensor came from."),
     "upgrade": Offer(_ROWS, verbose="Show every change and every weight, not their counts."),

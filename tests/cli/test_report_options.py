@@ -26,6 +26,7 @@ CALLS = {
     "ls": ["ls", ADAM, EXPORT],
     "show": ["show", ADAM, "hidden/kernel", "hidden/bias"],
     "diff": ["diff", ADAM, EXPORT],
+    "history": ["history", ADAM, EXPORT, "--no-cache"],
     "verify": ["verify", ADAM, EXPORT],
     "scan": ["scan", ADAM, EXPORT],
     "needs": ["needs", ADAM, EXPORT],

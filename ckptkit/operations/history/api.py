@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
+from ckptkit.checkpoint.naming import ROLES
 from ckptkit.errors import UsageError
 from ckptkit.operations.history.cache import MeasuredBefore, default_path
 from ckptkit.operations.history.first_nan import first_nan_finding
@@ -43,6 +44,7 @@ from ckptkit.operations.history.types import (
     TensorMeasurement,
     thresholds_of,
 )
+from ckptkit.text import natural
 
 __all__ = ["History", "HistoryFinding", "HistoryThresholds", "history"]
 
@@ -176,7 +178,12 @@ def measured_run(
         steps[at] = replace(steps[at], problem=f"{name}: {problem.message}")
     for at in measurer.gone:
         steps[at] = replace(steps[at], problem=WENT)
-    tensors = tuple(map(_tensor, tracks.tracks, measured))
+    tensors = tuple(
+        sorted(
+            map(_tensor, tracks.tracks, measured),
+            key=lambda tensor: (ROLES.index(tensor.role), natural(tensor.name)),
+        )
+    )
     record = MeasuredRun(tuple(steps), tensors, thresholds)
     return History(
         paths,

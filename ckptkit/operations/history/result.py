@@ -136,13 +136,13 @@ class History(Document):
             ],
         }
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the `tensors` of the document, one at a time.
+    def streamed(self) -> Mapping[str, Any]:
+        """Return the document, whose `tensors` come one at a time.
 
-        Yields:
-            The JSON object of a tensor.
+        Returns:
+            As `to_json`; what is under `tensors` is gone over once.
         """
-        return (self._tensor_json(tensor) for tensor in self.tensors)
+        return {**self.heading(), "tensors": map(self._tensor_json, self.tensors)}
 
     def _tensor_json(self, tensor: TensorHistory) -> dict[str, Any]:
         steps = range(len(self.steps))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ckptkit.operations.history.result import MEASURES, History, LayerHistory
 from ckptkit.operations.history.types import HistoryFinding, TensorHistory
+from ckptkit.reports.annotations import LEVELS, MOST, annotation, file_in_repository
+from ckptkit.reports.documents import json_lines
 from ckptkit.reports.fitting import Fit
+from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
 from ckptkit.reports.screen import folded, painted, toned
-from ckptkit.reports.table import is_bare, json_lines, render
+from ckptkit.reports.table import is_bare, render
 from ckptkit.reports.text import count_text, line_text, printable
+from ckptkit.text import json_number
 
-FORMATS = ("table", "json", "csv", "markdown")
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP, _NOT_FINITE = " ", "×"
 SPARKS = 24  # letters of a sparkline, at most
@@ -25,18 +29,32 @@ _MOST_FINDINGS = 40  # notes beyond this many lines are counted
 
 
 def lines(result: History, fmt: str = "table", *, full: bool = False) -> Iterator[str]:
-    """Yield the history as "table", "json", "csv", "markdown" or "table:NAME".
+    """Yield the history.
 
+    fmt: "table" (for people), "markdown", "json" (schema ckptkit.history/1), "jsonl" and "csv" (a
+    row per tensor and step), "junit" (a test case per step), "github" (annotations) or
+    "table:NAME".
     full: a row per tensor, not per layer.
     """
     if fmt == "json":
-        yield from json_lines({**result.heading(), "tensors": result.rows()}, "tensors")
-        return
-    if fmt == "csv":
+        yield from json_lines(result.streamed(), result.ROWS)
+    elif fmt == "jsonl":
+        for record in result.records():
+            row = {name: json_number(value) for name, value in record.items()}
+            yield json.dumps(row, allow_nan=False)
+    elif fmt == "csv":
         columns = (*_KEYS, *MEASURES)
         cells = [[_csv_cell(record[c]) for c in columns] for record in result.records()]
         yield from render(cells, columns, "csv")
-        return
+    elif fmt == "junit":
+        yield from _junit(result)
+    elif fmt == "github":
+        yield from _annotations(result)
+    else:
+        yield from _table(result, fmt, full)
+
+
+def _table(result: History, fmt: str, full: bool) -> Iterator[str]:
     if result.tensors:
         rows = _tensor_rows(result) if full else _layer_rows(result)
         headers = ("NAME", "ROLE", *_HEADERS[1:]) if full else _HEADERS
@@ -46,6 +64,30 @@ def lines(result: History, fmt: str = "table", *, full: bool = False) -> Iterato
         if result.tensors:
             yield ""
         yield from remarks(result, fmt)
+
+
+def _junit(result: History) -> Iterator[str]:
+    """Yield a suite with a test case per step; what counts is a failure of its step."""
+    failures: dict[int | None, list[tuple[str, str]]] = {}
+    for finding in result.findings:
+        if finding.severity != "note":
+            failures.setdefault(finding.step, []).append((finding.code, finding.message))
+    cases = [
+        JUnitCase("history", f"step {step.number}: {step.path.name}", failures.get(step.number, ()))
+        for step in result.steps
+    ]
+    yield from document(JUnitSuite(verdict(result), cases))
+
+
+def _annotations(result: History) -> Iterator[str]:
+    """Yield the verdict and the findings, as many as a workflow shows."""
+    yield annotation("notice" if result.ok else "error", "ckptkit history", verdict(result))
+    left = dict.fromkeys(LEVELS.values(), MOST - 1)
+    for finding in result.findings:
+        level = LEVELS[finding.severity]
+        if left[level]:
+            left[level] -= 1
+            yield annotation(level, finding.code, finding.message, file_in_repository(finding.path))
 
 
 def remarks(result: History, fmt: str = "table") -> Iterator[str]:

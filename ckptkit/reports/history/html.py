@@ -1,0 +1,147 @@
+"""A history as one self-contained HTML page: heat map of layers by steps, a chart per layer.
+
+The page is three files beside this one, made and kept safe as that of `diff` is
+(`ckptkit.reports.diff.html`).  A run of 750 tensors and 200 steps has a million numbers, so they
+are stored in two bytes each: the upper half of a float32, which keeps two to three digits.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ckptkit.operations.history.result import History
+from ckptkit.operations.history.types import HistoryFinding, TensorHistory, TensorMeasurement
+from ckptkit.reports.history import text as report
+from ckptkit.reports.text import printable
+
+_LARGEST = 3.3e38  # what is beyond is shown as infinite
+
+
+def lines(result: History) -> Iterator[str]:
+    """Yield the page."""
+    names = ", ".join(path.name or str(path) for path in result.paths[:3])
+    page = _packaged("page.html")
+    for mark, text in (
+        ("@TITLE@", escape(printable(f"{names} · ckptkit history"))),
+        ("@STYLE@", _packaged("page.css")),
+        ("@SCRIPT@", _packaged("page.js")),
+        ("@DATA@", _embedded(_data(result))),  # last: names in it are not looked at for marks
+    ):
+        before, _, after = page.partition(mark)
+        page = before + text + after
+    yield from page.splitlines()
+
+
+def _packaged(name: str) -> str:
+    """Return the text of a file that lies beside this module."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _embedded(value: Any) -> str:
+    """Return JSON that no HTML parser can take for the end of its script element."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _data(result: History) -> dict[str, Any]:
+    from ckptkit._version import __version__
+
+    layers = list(dict.fromkeys(tensor.layer for tensor in result.tensors))
+    return {
+        "ok": result.ok,
+        "verdict": printable(report.verdict(result)),
+        "notes": [printable(note) for note in result.notes],
+        "footer": f"made by ckptkit {__version__}; thresholds "
+        + json.dumps(result.thresholds.to_json()),
+        "steps": [
+            {"n": step.number, "name": printable(step.path.name), "bad": bool(step.problem)}
+            for step in result.steps
+        ],
+        "layers": [printable(layer) for layer in layers],
+        "findings": [_finding(finding, result, layers) for finding in result.findings],
+        "tensors": [_tensor(tensor, result, layers) for tensor in result.tensors],
+    }
+
+
+def _finding(finding: HistoryFinding, result: History, layers: Sequence[str]) -> dict[str, Any]:
+    at = next((i for i, s in enumerate(result.steps) if s.number == finding.step), None)
+    return {
+        "severity": finding.severity,
+        "code": finding.code,
+        "message": printable(finding.message),
+        "at": at,
+        "layers": [layers.index(layer) for layer in finding.layers if layer in layers],
+    }
+
+
+_MEASURES: tuple[tuple[str, Callable[[TensorMeasurement], float | None]], ...] = (
+    ("norm", lambda m: m.statistics.norm),
+    ("update", lambda m: m.update.norm if m.update else None),
+    ("mean", lambda m: m.statistics.mean),
+    ("std", lambda m: m.statistics.std),
+    ("min", lambda m: m.statistics.minimum),
+    ("max", lambda m: m.statistics.maximum),
+)
+_COUNTS: tuple[tuple[str, Callable[[TensorMeasurement], int]], ...] = (
+    ("zeros", lambda m: m.statistics.n_zero),
+    ("bad", lambda m: m.statistics.n_nan + m.statistics.n_inf),
+    ("dead", lambda m: m.zero_units.bit_count()),
+)
+
+
+def _tensor(tensor: TensorHistory, result: History, layers: Sequence[str]) -> dict[str, Any]:
+    steps = range(len(result.steps))
+    measured = [tensor.measured.get(at) for at in steps]
+    row: dict[str, Any] = {
+        "name": printable(tensor.name),
+        "layer": layers.index(tensor.layer),
+        "role": tensor.role,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "size": tensor.size,
+        "units": tensor.units,
+        # where the content is that of the last step before, nothing changed
+        "same": [at for at in steps if at and _is_same(measured, at)],
+    }
+    for name, value in _MEASURES:
+        row[name] = _packed([None if m is None else value(m) for m in measured])
+    for name, count in _COUNTS:
+        # few tensors have any: index and count in turn; where most steps do, one byte each
+        counts = [0 if m is None else count(m) for m in measured]
+        pairs = [n for at, c in enumerate(counts) if c for n in (at, c)]
+        row[name] = pairs if len(pairs) < len(counts) else _shares(counts, tensor.size)
+    return row
+
+
+def _is_same(measured: Sequence[TensorMeasurement | None], at: int) -> bool:
+    here = measured[at]
+    before = next((m for m in reversed(measured[:at]) if m is not None), None)
+    return here is not None and before is not None and here.content == before.content
+
+
+def _shares(counts: Sequence[int], size: int) -> str:
+    """Return counts in base64, one byte each: the fourth root of the share of all elements."""
+    return base64.b64encode(bytes(round(255 * (c / size) ** 0.25) for c in counts)).decode()
+
+
+def _packed(values: Sequence[float | None]) -> str:
+    """Return numbers in base64, two bytes each; NaN stands for none."""
+    return base64.b64encode(b"".join(map(_upper_half, values))).decode()
+
+
+def _upper_half(value: float | None) -> bytes:
+    if value is None or math.isnan(value):
+        return b"\xc0\x7f"
+    number = float(value)
+    if abs(number) > _LARGEST:
+        number = math.copysign(math.inf, number)
+    (bits,) = struct.unpack("<I", struct.pack("<f", number))
+    rounded = bits + 0x8000 if math.isfinite(number) else bits
+    return struct.pack("<H", min(rounded >> 16, 0xFFFF))
