@@ -42,7 +42,7 @@ def follow_run(runs: tuple[str, ...], options: dict[str, Any]) -> None:
             if is_json:
                 _flushed(list(_json(result, new, fresh)))
             else:
-                _flushed(list(_table(result, new, fresh)))
+                _flushed(list(_lines(result, new, fresh)))
 
 
 def _flushed(lines: list[str]) -> None:
@@ -58,7 +58,7 @@ def _places(result: History, new: tuple[Path, ...]) -> list[int]:
     return [at for at, step in enumerate(result.steps) if step.path in new]
 
 
-def _table(result: History, new: tuple[Path, ...], fresh: list[HistoryFinding]) -> Iterator[str]:
+def _lines(result: History, new: tuple[Path, ...], fresh: list[HistoryFinding]) -> Iterator[str]:
     for at in _places(result, new):
         yield report.step_line(report.step_cells(result, at))
     for finding in fresh:

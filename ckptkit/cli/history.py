@@ -11,7 +11,7 @@ import click
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
 from ckptkit.cli.options import CommaList, flat, operands
-from ckptkit.cli.progress import progress, threads
+from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.history import text as report
 from ckptkit.reports.table import is_bare
@@ -133,7 +133,7 @@ def _refuse_idle(options: dict[str, Any]) -> None:
 def _history(chosen: list[str], options: dict[str, Any]) -> History:
     from ckptkit.operations.history.api import history
 
-    with threads(options["jobs"]) as executor, progress() as bar:
+    with threads(options["jobs"]) as executor:
         return history(
             *chosen,
             roles=flat(options["roles"]),
@@ -144,7 +144,6 @@ def _history(chosen: list[str], options: dict[str, Any]) -> History:
             cache=False if options["no_cache"] else options["cache"] or True,
             thresholds=options["thresholds"],
             executor=executor,
-            progress=bar,
         )
 
 

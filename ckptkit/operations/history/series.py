@@ -74,6 +74,7 @@ class Measurer:
                 if index not in again:
                     found[index] = _spread(chains[index])
             pending = again
+        meter.add(total)  # what was known, or could not be read
         contents: dict[int, dict[str, str]] = {step: {} for step in self.checkpoints}
         for track, rows in zip(tracks, found, strict=True):
             for step, row in rows.items():
