@@ -16,7 +16,7 @@ from ckptkit.reports.table import render
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-TOPICS = ("listing", "loading", "diffing", "verifying", "converting")
+TOPICS = ("listing", "loading", "diffing", "verifying", "converting", "running")
 HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
 ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
 

@@ -29,7 +29,8 @@ CKPTKIT = (PYTHON, "-m", "ckptkit")
 class Result:
     """One line of the table.
 
-    measure: "s", "MB" (peak resident memory; less is better) or "GB/s" (more is better).
+    measure: "s", "CPU s" (of all processes together), "MB" (peak resident memory; less is better)
+        or "GB/s" (more is better).
     ratio: how many times better than the peer.  goal: of the ratio, or of `ours`.
     """
 
@@ -62,10 +63,14 @@ class Result:
 
 
 class Cost(NamedTuple):
-    """What a process took: median wall seconds, greatest peak resident memory in bytes."""
+    """What a process took: median wall seconds, greatest peak resident memory in bytes.
+
+    cpu_seconds: the median of what it and all processes below it took of the processors.
+    """
 
     seconds: float
     peak_bytes: int
+    cpu_seconds: float
 
 
 def processes(
@@ -86,6 +91,7 @@ def processes(
         label: Cost(
             statistics.median(cost.seconds for cost in costs),
             max(cost.peak_bytes for cost in costs),
+            statistics.median(cost.cpu_seconds for cost in costs),
         )
         for label, costs in runs.items()
     }
@@ -101,7 +107,8 @@ def _run(command: Sequence[str], code: int) -> Cost:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != code:
         raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
-    return Cost(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Cost(seconds, peak_bytes, usage.ru_utime + usage.ru_stime)
 
 
 def _environment() -> dict[str, str]:

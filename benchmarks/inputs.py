@@ -159,10 +159,19 @@ def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:
     write_tensor_bundle(prefix, tensors, lambda key: iter([(0, arrays[key].reshape(-1))]))
 
 
+def small_model(directory: Path) -> None:
+    """A small convolutional network, 28 variables: `model.keras`."""
+    from ckptkit.fixtures import make as make_fixture
+
+    make_fixture("functional_cnn", directory / "made")
+    (directory / "made" / "model.keras").rename(directory / "model.keras")
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "dense": dense,
     "pair": pair,
     "resnet50": resnet50,
+    "small_model": small_model,
     "variables": variables,
     "vgg16": vgg16,
     "zeros": zeros,
