@@ -140,14 +140,14 @@ class ForkedChild:
     """A child that a server forks, with what `subprocess.Popen` has of one."""
 
     def __init__(self, server: ForkServer) -> None:
-        self._server = server
+        self.server = server
         self._pid = 0
         self._status: int | None = None
 
     @property
     def pid(self) -> int:
         """The number of the child; until it has begun, of the server, which does its work."""
-        return self._pid or self._server.process.pid
+        return self._pid or self.server.process.pid
 
     def poll(self) -> int | None:
         """Return how it ended, negative for a signal; None where it has not."""
@@ -160,10 +160,10 @@ class ForkedChild:
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._status is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            message = self._server.receive(left)
+            message = self.server.receive(left)
             self._pid = message.get("pid", self._pid)
             self._status = message.get("status")
-            if "refused" in message or self._server.lost:
+            if "refused" in message or self.server.lost:
                 self._status = 1
             if not message and self._status is None:
                 raise subprocess.TimeoutExpired("fork", timeout or 0.0)
@@ -207,10 +207,15 @@ class SharedImports:
         if surroundings is None or not self._lock.acquire(blocking=False):
             yield None
             return
+        child = None
         try:
             server = self._server_for(surroundings, runtime.imported_first, output)
-            yield server.fork(argv, pipe, output) if server is not None else None
+            child = server.fork(argv, pipe, output) if server is not None else None
+            yield child
         finally:
+            # one that nobody has waited for would be taken for the next
+            if child is not None and child.poll() is None:
+                self._end(child.server)
             self._lock.release()
 
     def _server_for(

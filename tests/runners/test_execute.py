@@ -102,6 +102,19 @@ def expected(features: Any) -> Any:
 
 
 @pytest.mark.usefixtures("cold_children")
+def test_a_process_of_its_own_gives_what_a_fork_gives(
+    plain: ExecutionResult, features: Mapping[str, Any]
+) -> None:
+    cases = [features, {"": features["features"][:1]}]
+    own = execute(
+        ModelSpec("saved_model", EXPORT), parse_runner("CPU:0"), cases, LIMITS, layers=True
+    )
+    assert (own.devices, own.description) == (plain.devices, plain.description)
+    for mine, forked in zip(own.outputs + own.layers, plain.outputs + plain.layers, strict=True):
+        assert list(mine) == list(forked)
+        assert all(mine[name].tobytes() == forked[name].tobytes() for name in mine)
+
+
 def test_a_saved_model_gives_its_outputs(
     plain: ExecutionResult, features: Mapping[str, Any]
 ) -> None:

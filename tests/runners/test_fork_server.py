@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ckptkit.errors import UsageError
-from ckptkit.runners import registry
+from ckptkit.runners import process, registry
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.fork_server import SharedImports, sharing_imports
 from ckptkit.runners.process import run
@@ -193,6 +193,21 @@ def test_runs_at_the_same_time_do_not_wait_for_each_other(
         thread.start()
         thread.join()
     assert not is_fork(answers[0]) and is_fork(ask())
+
+
+def test_what_was_not_waited_for_is_not_taken_for_the_next(
+    shared: SharedImports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    first = ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "_watched", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    later = ask()
+    assert is_fork(later) and later["parent"] != first["parent"]
 
 
 THREADS = """
