@@ -54,6 +54,11 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option(
     "--name", "names", multiple=True, metavar="GLOB", help="Only these names; !GLOB leaves out."
 )
+@click.option(
+    "--config",
+    is_flag=True,
+    help="Compare configuration, signatures, vocabularies and graphs too; they count.",
+)
 @click.option("--only", type=CommaList(_ONLY), multiple=True, help=f"Show only {', '.join(_ONLY)}.")
 @click.option("--full", is_flag=True, help="One row per tensor, equal ones too.")
 @click.option("--stat", is_flag=True, help="One row per layer.")
@@ -82,9 +87,11 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
       ckptkit diff run/ckpt-1 run/ckpt-2
       ckptkit diff run/ckpt-3 export/ --rtol 1e-6
       ckptkit diff old.keras new.keras --format html -o diff.html
+      ckptkit diff old.keras new.keras --config
 
     Exit code: 0 the same, 1 different, 2 could not tell. It is that of the weights: what else
-    differs between two models (vocabularies, signatures, configuration) is said below the verdict.
+    differs between two models (vocabularies, signatures, configuration) is said below the verdict,
+    and counts with --config.
     """
     if options["verbose"] and not options["stat"]:
         options["full"] = options["full"] or options["fmt"] in _OF_ROWS or is_bare(options["fmt"])
@@ -157,6 +164,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
             roles=flat(options["roles"]),
             names=options["names"],
             rules=rules,
+            config=options["config"],
             executor=executor,
         )
 

@@ -28,8 +28,7 @@ def beside_weights(
     old, new = (_opened(file) for file in files if file is not None)
     if old is None or new is None:
         return
-    found, _ = model_differences(old, new)
-    for difference in found:
+    for difference in model_differences(old, new).differences:
         yield Finding(
             "warning" if differs else "note",
             f"model.{difference.what}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ckptkit.compare.statistics import ElementTolerance, comparable
 from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
-from ckptkit.operations.diff.beside.comparison import model_differences
+from ckptkit.operations.diff.beside.comparison import Beside, model_differences
 from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
@@ -45,6 +46,7 @@ def diff(
     roles: Sequence[str] = (),
     names: Sequence[str] = (),
     rules: Sequence[str | Rule] = (),
+    config: bool = False,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> DiffResult:
@@ -66,6 +68,8 @@ def diff(
             state, averages and metrics only where both files have some; "all" for everything.
         names: globs of the names to compare; "!GLOB" leaves out.
         rules: `RE=>REPL`, from names of OLD to names of NEW.
+        config: also compare all that the files hold beside their tensors: the whole configuration,
+            signatures, vocabularies, ops of graphs; what differs there is a difference.
         executor: where to do the work; None does it here.
         progress: called with ("compared", bytes of OLD, bytes in all).
 
@@ -75,8 +79,9 @@ def diff(
         weights.
 
     Raises:
-        UsageError: a filter leaves nothing, rules collide, "quick" finds no checksums, or a
-            tolerance, bitwise or cast_ok is given where no values are compared.
+        UsageError: a filter leaves nothing, rules collide, "quick" finds no checksums, `config`
+            finds nothing to compare, or a tolerance, bitwise or cast_ok is given where no values
+            are compared.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
         ChecksumError: stored bytes are not those that were written.
     """
@@ -102,6 +107,7 @@ def diff(
         cast_ok,
         executor,
         progress,
+        config,
     )
     parsed_rules = [parse_rule(rule) if isinstance(rule, str) else rule for rule in rules]
     return comparison.run(roles, names, parsed_rules)
@@ -134,6 +140,7 @@ class _WeightsComparison:
     cast_ok: bool
     executor: Executor | None
     progress: Progress | None
+    config: bool = False
     specs: tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]] = ({}, {})
 
     def __post_init__(self) -> None:
@@ -168,7 +175,7 @@ class _WeightsComparison:
         order = {role: at for at, role in enumerate(ROLES)}
         changes.sort(key=lambda change: (order[change.role], natural(change.name)))
         options = self._options_json(roles, names, rules)
-        beside, unread = model_differences(self.old, self.new)
+        beside = self._beside(changes)
         return DiffResult(
             self.old,
             self.new,
@@ -176,9 +183,25 @@ class _WeightsComparison:
             options,
             tuple(changes),
             left_out,
-            warnings + unread,
-            beside,
+            warnings + beside.unread,
+            beside.differences,
+            beside.compared,
+            self.config,
         )
+
+    def _beside(self, changes: Sequence[TensorDiff]) -> Beside:
+        """Return what differs beside the tensors; raises UsageError where nothing can."""
+        found = model_differences(
+            self.old, self.new, paired_layers(changes), everything=self.config
+        )
+        if self.config and not found.compared:
+            what = "; ".join(found.unread) or "nothing beside tensors is in both files"
+            raise UsageError(
+                f"no configuration to compare: {what}",
+                where=f"{self.old.path}, {self.new.path}",
+                hint="a .keras, a whole .h5 and a SavedModel hold one; a checkpoint does not",
+            )
+        return found
 
     def _options_json(
         self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]
@@ -196,6 +219,7 @@ class _WeightsComparison:
             "roles": list(roles),
             "names": list(names),
             "rules": [rule.text for rule in rules],
+            "config": self.config,
         }
 
     def _idle_patterns(self, changes: Iterable[TensorDiff]) -> tuple[str, ...]:
@@ -297,6 +321,18 @@ class _WeightsComparison:
             self.stores[0], old_spec.key, self.stores[1], new_spec.key, read_values
         )
         return replace(change, hints=(*change.hints, hint)) if hint else change
+
+
+def paired_layers(changes: Iterable[TensorDiff]) -> dict[str, str]:
+    """Return {path of a layer in OLD: in NEW}, of layers all of whose weights agree on it."""
+    found: dict[str, set[str]] = {}
+    for change in changes:
+        if change.old is not None and change.new is not None and change.role == "weight":
+            old, new = (side.naming.name.rpartition("/")[0] for side in (change.old, change.new))
+            found.setdefault(old, set()).add(new)
+    pairs = {old: min(new) for old, new in found.items() if old and len(new) == 1}
+    taken = Counter(pairs.values())
+    return {old: new for old, new in pairs.items() if new and taken[new] == 1}
 
 
 def _has_values(change: TensorDiff) -> bool:

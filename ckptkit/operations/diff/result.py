@@ -104,6 +104,8 @@ class DiffResult(Document):
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
     beside: tuple[ModelDifference, ...] = ()
+    compared: tuple[str, ...] = ()
+    config: bool = False
     ASK: ClassVar[str] = ".ok, .same or .differences"
 
     def __repr__(self) -> str:
@@ -121,6 +123,11 @@ class DiffResult(Document):
     @property
     def same(self) -> bool:
         """Whether nothing differs beyond what the options allow."""
+        return self.same_weights and not (self.config and self.beside)
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether no tensor differs, whatever else does."""
         return not self.differences
 
     @cached_property
@@ -177,6 +184,7 @@ def document(result: DiffResult) -> dict[str, Any]:
             {"count": item.count, "what": item.what, "why": item.why} for item in result.left_out
         ],
         "warnings": list(result.warnings),
+        "compared": list(result.compared),
         "beside": [difference.to_json() for difference in result.beside],
         "entries": [entry(change) for change in result.changes],
     }

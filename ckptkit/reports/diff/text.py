@@ -114,8 +114,12 @@ def verdict(result: DiffResult) -> str:
     equal = f"{counts['equal']:,} equal {how}"
     if counts["within"]:
         equal += f", {counts['within']:,} within tolerance"
-    text = f"{'same weights' if result.beside else 'same'}: {equal}"
-    if not result.same:
+    text = f"{'same weights' if result.beside or result.config else 'same'}: {equal}"
+    if result.config and result.beside:
+        text = f"different: {', '.join(row.what for row in result.beside)}; {text}"
+    elif result.config:
+        text = f"same {', '.join(result.compared)} and weights: {equal}"
+    if not result.same_weights:
         parts = [f"{counts[s]:,} {s}" for s in ("changed", "removed", "added", "renamed")]
         text = f"different: {', '.join(parts)}; {equal}"
     if result.left_out:
@@ -124,8 +128,13 @@ def verdict(result: DiffResult) -> str:
 
 
 def beside_lines(result: DiffResult) -> list[str]:
-    """Return what stands below the verdict: a line per thing beside the weights that differs."""
-    return [printable(str(difference)) for difference in result.beside]
+    """Return what stands below the verdict: a line per thing beside the weights that differs.
+
+    Where that was asked for, a line per difference.
+    """
+    if not result.config:
+        return [printable(str(difference)) for difference in result.beside]
+    return [printable(f"{row.heading}: {item}") for row in result.beside for item in row.items]
 
 
 def _head(result: DiffResult, fmt: str, labels: Sequence[str]) -> Iterator[str]:

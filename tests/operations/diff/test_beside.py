@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 import ckptkit
 from ckptkit.cli.main import cli
+from ckptkit.operations.configuration.values import class_of
 from ckptkit.operations.diff.beside.configuration import configuration_differences
-from ckptkit.operations.diff.beside.settings import class_of
 from support.places import SUPPORT, environment
 
 
@@ -68,7 +68,7 @@ def test_a_setting_that_differs_is_named_in_one_line(
 @pytest.mark.needs_tf
 def test_what_feeds_a_layer_and_constants_between_layers_count(models: Path) -> None:
     (line,) = beside(models / "plain.keras", models / "factor.keras")
-    assert line == "configuration differs: multiply: argument args[1] 2.0 → 3.0"
+    assert line == "configuration differs: multiply: argument args[1] 2 → 3"
     (line,) = beside(models / "plain.keras", models / "crossed.keras")
     assert line == "configuration differs: concatenate is fed by mean+most → most+mean"
 
@@ -226,7 +226,7 @@ def test_layers_are_paired_without_guessing() -> None:
         "dense_5 (Dense) is only in NEW",
     ]
     swapped = _model(_dense("out", units=2), _dense("dense", units=3))
-    assert configuration_differences(old, swapped) == ["the model has its layers in another order"]
+    assert configuration_differences(old, swapped) == ["out is moved: place 2 → place 1"]
 
 
 def test_versions_write_one_setting_in_many_ways() -> None:

@@ -1,129 +1,231 @@
 """Two Keras configs, layer by layer: what is set in them, and which layer feeds which.
 
 Layers are paired by name where both files have the same names.  Otherwise a name that a person gave
-pairs, and of the others those that stand in the same order; the rest is named as being in one file
-alone.  Names that Keras counts (`dense_7`) tell nothing: a model that is built second has others.
+pairs, then what the pairing of tensors says of their layers, and of the others those that stand in
+the same order; the rest is named as being in one file alone, or moved.  Names that Keras counts
+(`dense_7`) tell nothing: a model that is built second has others.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, NamedTuple
 
-from ckptkit.operations.diff.beside.settings import (
+from ckptkit.golden.keras_config import decides
+from ckptkit.operations.configuration.calls import Calls, TensorOf
+from ckptkit.operations.configuration.defaults import folded
+from ckptkit.operations.configuration.node import ConfigNode
+from ckptkit.operations.configuration.tree import tree_of
+from ckptkit.operations.configuration.values import (
+    Settings,
     class_of,
-    differences,
-    is_automatic,
-    plain,
-    settings_of,
-    shown,
+    defaults_below,
+    is_same,
+    text_of,
 )
-from ckptkit.stores.keras.config import LayerConfig, as_layer
 
-_INPUT = "InputLayer"
-_SHAPES = ("batch_shape", "batch_input_shape")
-_OPERATIONS_OF_KERAS2 = (
-    *("TFOpLambda", "TensorFlowOpLayer", "SlicingOpLambda", "ClassMethod", "InstanceMethod"),
-    "InstanceProperty",
-)
-_OF_THE_CALL = frozenset({"training", "mask"})  # which versions write or leave out
 _MAX_COMPARED = 4_000_000  # layers times layers; matching takes that many steps
-Pair = tuple[LayerConfig, LayerConfig]
+_MAX_SHOWN = 40
+_NOT_SET = "(not set)"
+_SPECIAL = "@"  # of rows that are no setting
+Pair = tuple[ConfigNode, ConfigNode]
+
+
+class ConfigChange(NamedTuple):
+    """One thing that two configurations differ by.
+
+    where: the path of the layer in OLD, or in NEW where OLD has none; "" is the model.
+    what: "option", "class", "added", "removed", "moved", "renamed", "inputs" (what feeds it, or
+    what goes into the model), "outputs", "argument", "code", "compiled" or "layers".
+    option: the setting or argument, dotted.  old, new: plain values; None where there is none.
+    computes: whether it decides what is computed, and not only how a model is trained or called.
+    """
+
+    where: str
+    what: str
+    option: str
+    old: Any
+    new: Any
+    computes: bool
+
+    def __str__(self) -> str:
+        old, new = shown(self.old), shown(self.new)
+        where = self.where or "the model"
+        has = f"{self.where}/has" if self.where else "the model has"
+        texts = {
+            "class": f"{where} is of class {old} → {new}",
+            "added": f"{where} ({new}) is only in NEW",
+            "removed": f"{where} ({old}) is only in OLD",
+            "moved": f"{where} is moved: {old} → {new}",
+            "renamed": f"{where} is renamed: {old} → {new}",
+            "inputs": f"{where} is fed by {old} → {new}",
+            "argument": f"{where}: argument {self.option} {old} → {new}",
+            "code": f"{where}: the Python code of {self.option} has other bytes",
+            "compiled": f"compiled: {self.option} {old} → {new}",
+            "layers": f"{where} has {old} → {new} layers",
+        }
+        if self.what in ("inputs", "outputs") and self.option == _SPECIAL:
+            return f"{has} the {self.what} {old} → {new}"
+        return texts.get(self.what, f"{where}: {self.option} {old} → {new}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        option = None if self.option in ("", _SPECIAL) else self.option
+        return {
+            "where": self.where or None,
+            "what": self.what,
+            "option": option,
+            "old": self.old,
+            "new": self.new,
+            "computes": self.computes,
+        }
 
 
 def configuration_differences(old: object, new: object) -> list[str]:
-    """Return a sentence per setting, layer and connection that differs.
+    """Return a sentence per setting, layer and connection that decides what is computed.
 
     Args:
         old: the config of a Keras model, as JSON has it; anything else says nothing.
         new: the other.
     """
-    left, right = as_layer(old), as_layer(new)
-    if left is None or right is None:
-        return []
-    own = list(_of_model(left, right))
-    return [*own, *_of_layers(left, right, "")]
+    return [
+        str(change)
+        for change in configuration_changes(tree_of(old), tree_of(new))
+        if change.computes
+    ]
 
 
-def _of_model(old: LayerConfig, new: LayerConfig) -> Iterator[str]:
-    """Yield what differs in a subclassed model's own settings; others have their layers' alone."""
-    if {old.kind, new.kind} & {"functional", "sequential"}:
-        return
-    names = class_of(old.class_name), class_of(new.class_name)
-    if names[0] != names[1]:
-        yield f"the model is of class {names[0]} → {names[1]}"
-    else:
-        yield from _of_settings("the model", old, new)
+def configuration_changes(
+    old: ConfigNode | None, new: ConfigNode | None, layers: Mapping[str, str] | None = None
+) -> list[ConfigChange]:
+    """Return all that two configurations differ by.
 
-
-def _of_layers(old: LayerConfig, new: LayerConfig, above: str) -> Iterator[str]:
-    layers = _layers(old), _layers(new)
-    if not layers[0] or not layers[1]:
-        return
-    inner = [[x for x in side if x.class_name != _INPUT] for side in layers]
-    if len(inner[0]) != len(inner[1]) and len(inner[0]) * len(inner[1]) > _MAX_COMPARED:
-        yield f"{above or 'the model '}has {len(inner[0]):,} → {len(inner[1]):,} layers"
-        return
-    pairs = _paired(*inner)
-    inputs = _paired_inputs(*([x for x in side if x.class_name == _INPUT] for side in layers))
-    for one, other in inputs:
-        yield from _of_input(above + one.name, one, other)
-    for one, other in pairs:
-        yield from _of_pair(above + one.name, one, other)
-    paired = [{id(pair[side]) for pair in pairs} for side in (0, 1)]
-    one_way = _writes_calls_as_objects(layers[0]) == _writes_calls_as_objects(layers[1])
-    for side, where in ((0, "OLD"), (1, "NEW")):
-        for layer in inner[side]:
-            if id(layer) not in paired[side] and (one_way or not _is_operation(layer)):
-                yield f"{above}{layer.name} ({class_of(layer.class_name)}) is only in {where}"
-    names = {one.name: other.name for one, other in (*inputs, *pairs)}
-    if all(len(paired[side]) == len(inner[side]) for side in (0, 1)):
-        yield from _of_connections(above, (old, new), pairs, names)
-
-
-def _layers(model: LayerConfig) -> list[LayerConfig]:
-    """Return all that a model lists, operations of a functional graph (`x + 1`) included."""
-    listed = model.config.get("layers")
-    if isinstance(listed, Mapping):
-        listed = list(listed.values())
-    found = [as_layer(item) for item in listed] if isinstance(listed, list) else []
-    return [layer for layer in found if layer is not None]
-
-
-def _is_operation(layer: LayerConfig) -> bool:
-    """Whether this is an operation between layers: Keras 2 and 3 write other ones for a model.
-
-    Those of Keras 3 are no layers, so that nothing says whether they are trained.
+    Args:
+        old: the tree of the one; None says nothing.
+        new: the tree of the other.
+        layers: which layer of OLD is which of NEW, by path, as far as tensors tell.
     """
-    return layer.class_name in _OPERATIONS_OF_KERAS2 or "trainable" not in layer.config
+    if old is None or new is None:
+        return []
+    comparison = _Comparison(dict(layers or {}), old.is_old != new.is_old)
+    return list(comparison.of_models(old, new))
 
 
-def _writes_calls_as_objects(layers: Sequence[LayerConfig]) -> bool:
-    """Whether Keras 3 wrote these layers of a functional model."""
-    nodes = [layer.node.get("inbound_nodes") for layer in layers]
-    return any(isinstance(item, list) and isinstance(item[0], Mapping) for item in nodes if item)
+@dataclass
+class _Comparison:
+    """One comparison under way.
+
+    by_tensors: path in OLD -> path in NEW.  is_translated: whether one of the two is of Keras 1 or
+    2.  removed, added: layers without a partner so far.
+    """
+
+    by_tensors: Mapping[str, str]
+    is_translated: bool
+    removed: list[tuple[str, ConfigNode]] = field(default_factory=list)
+    added: list[tuple[str, ConfigNode]] = field(default_factory=list)
+
+    def of_models(self, old: ConfigNode, new: ConfigNode) -> Iterator[ConfigChange]:
+        yield from _of_root(old, new)
+        yield from self.of_layers(old, new, "", "")
+        yield from self.of_the_rest()
+        yield from _of_compiled(old.compiled, new.compiled)
+
+    def of_layers(
+        self, old: ConfigNode, new: ConfigNode, above: str, above_new: str
+    ) -> Iterator[ConfigChange]:
+        """Compare the layers of two models; above: their paths, "outer/", "" for the root."""
+        if not old.layers or not new.layers:
+            return
+        inner = [[x for x in side.layers if not x.is_input] for side in (old, new)]
+        if len(inner[0]) != len(inner[1]) and len(inner[0]) * len(inner[1]) > _MAX_COMPARED:
+            sizes = [f"{len(side):,}" for side in inner]
+            yield ConfigChange(above.rstrip("/"), "layers", "", sizes[0], sizes[1], True)
+            return
+        pairs = self.paired(inner[0], inner[1], above, above_new)
+        inputs = _paired_inputs(*([x for x in side.layers if x.is_input] for side in (old, new)))
+        for one, other in (*inputs, *pairs):
+            yield from self.of_pair(one, other, above + one.name, above_new + other.name)
+        paired = [{id(pair[side]) for pair in pairs} for side in (0, 1)]
+        for side, where, alone in ((0, above, self.removed), (1, above_new, self.added)):
+            alone += [(where + x.name, x) for x in inner[side] if id(x) not in paired[side]]
+        names = {one.name: other.name for one, other in (*inputs, *pairs)}
+        is_whole = all(len(paired[side]) == len(inner[side]) for side in (0, 1))
+        yield from _of_connections(above, (old, new), pairs, names, is_whole)
+
+    def of_pair(
+        self, old: ConfigNode, new: ConfigNode, path: str, new_path: str
+    ) -> Iterator[ConfigChange]:
+        nested = bool(old.layers) and bool(new.layers)
+        if old.class_name != new.class_name:
+            is_one = class_of(old.class_name) == class_of(new.class_name)
+            if not nested or {old.kind, new.kind} <= {"sequential", "functional"}:
+                yield ConfigChange(
+                    path, "class", "", old.class_name, new.class_name, not (nested or is_one)
+                )
+            if not nested:
+                return
+        if old.name != new.name and not (old.is_automatic or new.is_automatic):
+            yield ConfigChange(path, "renamed", "", old.name, new.name, False)
+        yield from _of_settings(path, old, new, is_translated=self.is_translated)
+        if nested:
+            yield from self.of_layers(old, new, f"{path}/", f"{new_path}/")
+
+    def of_the_rest(self) -> Iterator[ConfigChange]:
+        """Yield what is in one file alone; what stands elsewhere in the other is moved."""
+        left = list(self.removed)
+        for path, layer in left:
+            place = self.by_tensors.get(path)
+            twins = [
+                item
+                for item in self.added
+                if item[1].class_name == layer.class_name
+                and (item[0] == place if place else item[1].name == layer.name)
+                and not (place is None and layer.is_automatic)
+            ]
+            if len(twins) == 1:
+                self.added.remove(twins[0])
+                self.removed.remove((path, layer))
+                yield ConfigChange(path, "moved", "", path, twins[0][0], True)
+                yield from self.of_pair(layer, twins[0][1], path, twins[0][0])
+        for path, layer in self.removed:
+            yield ConfigChange(path, "removed", "", layer.class_name, None, True)
+        for path, layer in self.added:
+            yield ConfigChange(path, "added", "", None, layer.class_name, True)
+
+    def paired(
+        self, old: Sequence[ConfigNode], new: Sequence[ConfigNode], above: str, above_new: str
+    ) -> list[Pair]:
+        by_name = {layer.name: layer for layer in new}
+        names = [layer.name for layer in old]
+        if len(set(names)) == len(names) and set(names) == set(by_name) and len(new) == len(old):
+            return [(layer, by_name[layer.name]) for layer in old]
+        # A name that a person gave holds wherever it stands; then tensors tell whose layer is whose
+        # and the others are known by their order.
+        given = [{x.name: x for x in side if not x.is_automatic} for side in (old, new)]
+        pairs = [(given[0][name], given[1][name]) for name in given[0] if name in given[1]]
+        taken = {id(layer) for pair in pairs for layer in pair}
+        for layer in old:
+            place = self.by_tensors.get(above + layer.name, "")
+            other = by_name.get(place.removeprefix(above_new)) if place else None
+            if other is not None and id(layer) not in taken and id(other) not in taken:
+                pairs.append((layer, other))
+                taken |= {id(layer), id(other)}
+        rest = [[layer for layer in side if id(layer) not in taken] for side in (old, new)]
+        ordered = list(_in_order(*rest))
+        whole = len(ordered) == len(rest[0]) == len(rest[1])  # all of them renamed, say
+        return [
+            *pairs,
+            *(pair for pair in ordered if whole or all(layer.is_automatic for layer in pair)),
+        ]
 
 
 # -- which layer is which --------------------------------------------------------------------------
 
 
-def _paired(old: Sequence[LayerConfig], new: Sequence[LayerConfig]) -> list[Pair]:
-    by_name = {layer.name: layer for layer in new}
-    names = [layer.name for layer in old]
-    if len(set(names)) == len(names) and set(names) == set(by_name) and len(new) == len(old):
-        return [(layer, by_name[layer.name]) for layer in old]
-    # A name that a person gave holds wherever it stands; the others are known by their order.
-    given = [{x.name: x for x in side if not _is_automatic(x)} for side in (old, new)]
-    named = [(given[0][name], given[1][name]) for name in given[0] if name in given[1]]
-    taken = {id(layer) for pair in named for layer in pair}
-    rest = [[layer for layer in side if id(layer) not in taken] for side in (old, new)]
-    ordered = list(_in_order(*rest))
-    whole = len(ordered) == len(rest[0]) == len(rest[1])  # all of them renamed, say
-    return [*named, *(pair for pair in ordered if whole or all(map(_is_automatic, pair)))]
-
-
-def _in_order(old: Sequence[LayerConfig], new: Sequence[LayerConfig]) -> Iterator[Pair]:
+def _in_order(old: Sequence[ConfigNode], new: Sequence[ConfigNode]) -> Iterator[Pair]:
     """Yield layers of one class that stand in one order on both sides, as many as there are."""
     left, right = ([class_of(layer.class_name) for layer in side] for side in (old, new))
     if left == right:
@@ -133,116 +235,186 @@ def _in_order(old: Sequence[LayerConfig], new: Sequence[LayerConfig]) -> Iterato
             yield from zip(old[a : a + size], new[b : b + size], strict=True)
 
 
-def _is_automatic(layer: LayerConfig) -> bool:
-    return is_automatic(layer.name, class_of(layer.class_name))
-
-
-def _paired_inputs(old: Sequence[LayerConfig], new: Sequence[LayerConfig]) -> list[Pair]:
-    """Pair inputs; one that only one of two files writes (of a Sequential) has no partner."""
-    return _paired(old, new) if len(old) == len(new) else []
+def _paired_inputs(old: Sequence[ConfigNode], new: Sequence[ConfigNode]) -> list[Pair]:
+    """Pair inputs: the same names, else in order where there are as many."""
+    by_name = {layer.name: layer for layer in new}
+    if {layer.name for layer in old} == set(by_name):
+        return [(layer, by_name[layer.name]) for layer in old]
+    return list(zip(old, new, strict=True)) if len(old) == len(new) else []
 
 
 # -- what differs in a pair ------------------------------------------------------------------------
 
 
-def _of_pair(name: str, old: LayerConfig, new: LayerConfig) -> Iterator[str]:
-    classes = class_of(old.class_name), class_of(new.class_name)
-    nested = [bool(_layers(layer)) for layer in (old, new)]
-    if classes[0] != classes[1] and not all(nested):
-        yield f"{name} is of class {classes[0]} → {classes[1]}"
+def _of_root(old: ConfigNode, new: ConfigNode) -> Iterator[ConfigChange]:
+    """Yield what differs in the models themselves."""
+    kinds = {old.kind, new.kind}
+    if class_of(old.class_name) != class_of(new.class_name):
+        computes = not kinds & {"functional", "sequential"}
+        yield ConfigChange("", "class", "", old.class_name, new.class_name, computes)
         return
-    if all(nested):
-        yield from _of_layers(old, new, f"{name}/")
-    else:
-        yield from _of_settings(name, old, new)
+    if old.name != new.name and not (old.is_automatic or new.is_automatic):
+        yield ConfigChange("", "renamed", "", old.name, new.name, False)
+    yield from _of_settings("", old, new)
 
 
-def _of_settings(name: str, old: LayerConfig, new: LayerConfig) -> Iterator[str]:
-    for key, before, after in differences(settings_of(old), settings_of(new)):
-        yield f"{name}: {key.removesuffix('.class')} {shown(before)} → {shown(after)}"
+def _may_be_one_axis(old: Any, new: Any, rank: int | None) -> bool:
+    """Whether two axes may be one, counted from either end: Keras 2 saves the number from 0."""
+    if type(old) is not int or type(new) is not int or (old < 0) == (new < 0):
+        return False
+    return rank is None or old % rank == new % rank
 
 
-def _of_input(name: str, old: LayerConfig, new: LayerConfig) -> Iterator[str]:
-    shapes = [plain(next(filter(None, map(x.config.get, _SHAPES)), None)) for x in (old, new)]
-    dtypes = [plain(x.config.get("dtype")) for x in (old, new)]
-    for key, (before, after) in (("shape", shapes), ("dtype", dtypes)):
-        if before is not None and after is not None and before != after:
-            yield f"{name}: {key} {shown(before)} → {shown(after)}"
+def _of_settings(
+    path: str, old: ConfigNode, new: ConfigNode, *, is_translated: bool = False
+) -> Iterator[ConfigChange]:
+    is_container = {old.kind, new.kind} <= {"functional", "sequential"}
+    for key, before, after in differences(old.settings, new.settings, old.defaults, new.defaults):
+        parts = [part.partition("[")[0] for part in key.split(".")]
+        computes = all(map(decides, parts)) and _NOT_SET not in (before, after)
+        computes &= not is_container or parts[0] == "input"  # the rest is that of their layers
+        if parts[-1] == "axis" and _may_be_one_axis(before, after, new.rank or old.rank):
+            if is_translated:
+                continue
+            computes = False
+        option = key.removesuffix(".class")
+        yield ConfigChange(path, "option", option, before, after, computes)
+    for key in sorted(set(old.codes) & set(new.codes)):
+        if old.codes[key] != new.codes[key]:
+            yield ConfigChange(path, "code", key, old.codes[key], new.codes[key], False)
+
+
+def _of_compiled(old: Settings | None, new: Settings | None) -> Iterator[ConfigChange]:
+    if old is None and new is None:
+        return
+    if old is None or new is None:
+        sides = ["not compiled" if side is None else "compiled" for side in (old, new)]
+        yield ConfigChange("", "compiled", "the model is", sides[0], sides[1], False)
+        return
+    for key, before, after in differences(old, new, {}, {}):
+        yield ConfigChange("", "compiled", key.removesuffix(".class"), before, after, False)
 
 
 # -- what feeds what -------------------------------------------------------------------------------
 
 
 def _of_connections(
-    above: str, models: Pair, pairs: Sequence[Pair], names: Mapping[str, str]
-) -> Iterator[str]:
+    above: str, models: Pair, pairs: Sequence[Pair], names: Mapping[str, str], is_whole: bool
+) -> Iterator[ConfigChange]:
     if {model.kind for model in models} == {"sequential"}:
-        orders = [
-            [layer.name for layer in _layers(model) if layer.class_name != _INPUT]
-            for model in models
-        ]
-        if [names.get(name, name) for name in orders[0]] != orders[1]:
-            yield f"{above or 'the model '}has its layers in another order"
+        if is_whole:
+            yield from _of_order(above, models, names)
         return
+    known = set(names), set(names.values())
     for old, new in pairs:
-        calls = _calls(old), _calls(new)
-        feeds = [names.get(name, name) for name in calls[0][0]]
-        if feeds and calls[1][0] and feeds != calls[1][0]:
-            yield f"{above}{old.name} is fed by {_some(calls[0][0])} → {_some(calls[1][0])}"
-        for key, before, after in differences(calls[0][1], calls[1][1]):
-            yield f"{above}{old.name}: argument {key} {shown(before)} → {shown(after)}"
-    for key, what in (("input_layers", "inputs"), ("output_layers", "outputs")):
-        ends = [list(_ends(model.config.get(key))) for model in models]
-        if all(ends) and [names.get(name, name) for name in ends[0]] != ends[1]:
-            yield f"{above or 'the model '}has the {what} {_some(ends[0])} → {_some(ends[1])}"
+        feeds = [feed.renamed(names) for feed in old.calls.feeds]
+        is_known = all(
+            feed.layer in known[side]
+            for side, layer in ((0, old), (1, new))
+            for feed in layer.calls.feeds
+        )
+        if feeds and new.calls.feeds and feeds != list(new.calls.feeds) and (is_whole or is_known):
+            sides = _some(old.calls.feeds), _some(new.calls.feeds)
+            yield ConfigChange(above + old.name, "inputs", "", *sides, True)
+        yield from _of_arguments(above + old.name, old.calls, new.calls)
+    if not is_whole:
+        return
+    for what in ("inputs", "outputs"):
+        ends: list[Sequence[TensorOf]] = [getattr(model, what) for model in models]
+        if all(ends) and [end.renamed(names) for end in ends[0]] != list(ends[1]):
+            sides = _some(ends[0]), _some(ends[1])
+            yield ConfigChange(above.rstrip("/"), what, _SPECIAL, *sides, True)
 
 
-def _some(names: Sequence[str]) -> str:
+def _of_arguments(path: str, old: Calls, new: Calls) -> Iterator[ConfigChange]:
+    for key in sorted({*old.constants, *new.constants}):
+        before, after = old.constants.get(key, _NOT_SET), new.constants.get(key, _NOT_SET)
+        if not is_same(before, after):
+            computes = _NOT_SET not in (before, after) and not key.endswith(("training", "mask"))
+            yield ConfigChange(path, "argument", key, before, after, computes)
+
+
+def _of_order(above: str, models: Pair, names: Mapping[str, str]) -> Iterator[ConfigChange]:
+    """Yield the layers of a Sequential model that stand elsewhere in the other: as few as can be.
+
+    What keeps its order is a longest common subsequence.
+    """
+    orders = [[x.name for x in model.layers if not x.is_input] for model in models]
+    orders[0] = [names.get(name, name) for name in orders[0]]
+    if orders[0] == orders[1]:
+        return
+    back = {new: old for old, new in names.items()}
+    blocks = SequenceMatcher(None, orders[0], orders[1], autojunk=False).get_matching_blocks()
+    kept = {name for start, _, size in blocks for name in orders[0][start : start + size]}
+    for at, name in enumerate(orders[0]):
+        if name not in kept:
+            places = f"place {at + 1}", f"place {orders[1].index(name) + 1}"
+            yield ConfigChange(above + back.get(name, name), "moved", "", *places, True)
+
+
+def _some(tensors: Sequence[TensorOf]) -> str:
+    names = [str(tensor) for tensor in tensors]
     return "+".join(names[:3]) + ("+…" if len(names) > 3 else "")
 
 
-def _calls(layer: LayerConfig) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of the layers that feed one, in order, and the constants beside them."""
-    feeds: list[str] = []
-    constants: dict[str, Any] = {}
-    _walk(layer.node.get("inbound_nodes"), "", feeds, constants)
-    return feeds, constants
+# -- settings --------------------------------------------------------------------------------------
 
 
-def _walk(value: Any, path: str, feeds: list[str], constants: dict[str, Any]) -> None:
-    """Collect layers and constants from either way of writing a call.
+def differences(
+    old: Settings, new: Settings, old_defaults: Settings, new_defaults: Settings
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (path, of OLD, of NEW) of the settings that differ; one left out has its default."""
+    for key in sorted({*old, *new}):
+        before = old.get(key, old_defaults.get(key, _NOT_SET))
+        after = new.get(key, new_defaults.get(key, _NOT_SET))
+        yield from _of_values(before, after, key)
 
-    Keras 2: `[["dense", 0, 0, {"y": 2.0}]]`; Keras 3: `{"args": […], "kwargs": {…}}` with
-    `{"class_name": "__keras_tensor__", "config": {"keras_history": ["dense", 0, 0]}}`.
-    """
-    if isinstance(value, Mapping):
-        history = value.get("keras_history")
-        if isinstance(history, list) and history and isinstance(history[0], str):
-            feeds.append(history[0])
+
+def _of_values(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if old.get("class") != new.get("class"):
+            yield path, old.get("class", _NOT_SET), new.get("class", _NOT_SET)
             return
-        if value.get("class_name") == "__keras_tensor__":
-            value = {"config": value.get("config")}
-        for key, item in value.items():
-            if key not in _OF_THE_CALL:
-                _walk(item, f"{path}.{key}" if path else str(key), feeds, constants)
-    elif isinstance(value, list):
-        if len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int:
-            feeds.append(value[0])
-            value = value[3:]
-        for at, item in enumerate(value):
-            _walk(item, f"{path}[{at}]", feeds, constants)
-    elif isinstance(value, (int, float)) and path:
-        constants[path.removeprefix("[0].")] = value
+        name = path.rpartition(".")[2].partition("[")[0]
+        defaults = defaults_below(str(old["class"]), name) if "class" in old else {}
+        for key in sorted({*old, *new}):
+            default = defaults.get(key, _NOT_SET)
+            below = f"{path}.{key}"
+            yield from _of_values(old.get(key, default), new.get(key, default), below)
+    elif isinstance(old, Mapping) != isinstance(new, Mapping):
+        # one version wrote the object, the other its name alone
+        sides = [_named(value, other) for value, other in ((old, new), (new, old))]
+        if all(isinstance(side, Mapping) for side in sides):
+            yield from _of_values(sides[0], sides[1], path)
+        else:
+            yield path, old, new
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for at, (left, right) in enumerate(zip(old, new, strict=True)):
+            yield from _of_values(left, right, f"{path}[{at}]")
+    elif not _same(old, new, path.rpartition(".")[2]):
+        yield path, old, new
 
 
-def _ends(value: Any) -> Iterator[str]:
-    """Yield the names in `["out", 0, 0]`, `[["out", 0, 0], …]` or a dictionary of such."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _ends(item)
-    elif isinstance(value, list):
-        if len(value) == 3 and isinstance(value[0], str):
-            yield value[0]
-            return
-        for item in value:
-            yield from _ends(item)
+def _named(value: Any, other: Any) -> Any:
+    """Return the name of an object as that object without settings, where the other one is it."""
+    if isinstance(value, str) and isinstance(other, Mapping):
+        kind = str(other.get("class"))
+        return {"class": kind} if folded(value) == folded(kind) else value
+    return value
+
+
+def _same(old: Any, new: Any, key: str) -> bool:
+    if isinstance(old, list) != isinstance(new, list):
+        # `kernel_size=3` and `[3, 3]` are one setting of old and new versions
+        many, one = (old, new) if isinstance(old, list) else (new, old)
+        return bool(many) and all(is_same(item, one) for item in many)
+    return is_same(old, new)
+
+
+def shown(value: Any) -> str:
+    """Return a setting as one short word or so."""
+    if isinstance(value, Mapping) and "class" in value:
+        settings = ", ".join(f"{k}={text_of(v)}" for k, v in value.items() if k != "class")
+        value = f"{value['class']}({settings})" if settings else value["class"]
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.golden.keras_config import texts_of
-from ckptkit.operations.diff.beside.settings import VOCABULARY
+from ckptkit.operations.configuration.values import VOCABULARY
 from ckptkit.operations.diff.beside.tables import saved_tables
 from ckptkit.stores.assets import assets, small_asset
 from ckptkit.stores.base import Store
@@ -44,22 +44,29 @@ class Vocabulary(NamedTuple):
     tokens: tuple[bytes, ...] = ()
 
 
+def vocabularies_of(checkpoint: Checkpoint, config: object) -> list[Vocabulary]:
+    """Return the lists of words in a file, each once.
+
+    Args:
+        checkpoint: the file.
+        config: of its Keras model; None where there is none.
+    """
+    store = checkpoint.store
+    return _each_once(
+        [*_in_config(config), *_in_assets(store), *_in_graph(store), *_in_tables(checkpoint)]
+    )
+
+
 def vocabulary_differences(
-    old: Checkpoint, new: Checkpoint, configs: tuple[object, object]
+    old: Checkpoint, new: Checkpoint, sides: tuple[list[Vocabulary], list[Vocabulary]]
 ) -> list[str]:
     """Return a sentence per list of words that differs.
 
     Args:
         old, new: the files.
-        configs: of their Keras models; None where there is none.
+        sides: their lists, none of them empty.
     """
-    sides = [
-        [*_in_config(config), *_in_assets(side.store), *_in_graph(side.store), *_in_tables(side)]
-        for side, config in zip((old, new), configs, strict=True)
-    ]
-    if not all(sides):
-        return []
-    alone = _without_pairs(*map(_each_once, sides))
+    alone = _without_pairs(*sides)
     messages: list[str] = []
     while alone[0] and alone[1]:
         left = alone[0].pop(0)

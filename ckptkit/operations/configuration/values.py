@@ -1,0 +1,279 @@
+"""The settings of one object of Keras in one form, whichever version wrote them.
+
+A setting is a plain value, or a serialized object: `{"class_name", "config", …}` with a module and
+a registered name that versions call differently.  Keras 2 wrote a function by its name, Keras 3 as
+an object; lists, tuples and arrays likewise (keras/src/saving/serialization_lib.py,
+keras/src/legacy/saving/serialization.py).  In the canonical form
+
+- a setting that has its default is left out, so that files of before and after there was one agree;
+- a number that a float32 holds is the shortest decimal that it is the float32 of (a learning rate
+  of 0.001 is saved as 0.0010000000474974513), and 1.0 is 1;
+- tuples, shapes and arrays are lists; a dtype policy is its name; a function is its name; an
+  initializer or loss without settings is the name of its class, `glorot_uniform` as well;
+- what Keras makes up is left out: names that count, modules, shared object ids, the build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from ckptkit.operations.configuration.defaults import class_of_word, defaults_of, folded, one_name
+
+Settings = dict[str, Any]
+
+# Words of lookup tables are compared as such, by whichever means a file holds them.
+VOCABULARY = "vocabulary"
+# Follow from the words, or from how an object was stored.
+_OF_THE_WORDS = frozenset({"vocabulary_size", "has_vocabulary", "has_input_vocabulary"})
+# How optimizers and models are run here; versions and machines choose it by themselves.
+OF_THE_MACHINE = frozenset({"jit_compile", "is_legacy_optimizer", "sample_weight_mode"})
+CODE = "<lambda>"  # as Keras 2 wrote every function without a name
+_ARRAYS = ("__numpy__", "__tensor__")
+_GENERATION = re.compile(r"V[123]$")
+_COUNTER = re.compile(r"_\d+$")
+_DIRECTION = re.compile(r"^(forward|backward)_")  # as Bidirectional calls its layers
+# Which family a setting is of, by the end of its name.
+_FAMILIES = {
+    "initializer": "initializers",
+    "regularizer": "regularizers",
+    "constraint": "constraints",
+    "optimizer": "optimizers",
+    "rate": "optimizers",  # a learning rate may be a schedule
+    "loss": "losses",
+    "metrics": "metrics",
+    "quantizer": "quantizers",
+    "layer": "layers",
+    "cell": "layers",
+    "cells": "layers",
+    "activation": "activations",
+}
+
+
+def class_of(name: str, family: str = "layers") -> str:
+    """Return a class's name without what registers it ("Package>Name") and TensorFlow's "V2".
+
+    Of several names that Keras has for one class, it is always the same one.
+    """
+    return one_name(_GENERATION.sub("", name.rpartition(">")[2]) or name, family)
+
+
+def is_automatic(name: str, class_name: str) -> bool:
+    """Whether Keras made up an object's name: `dense_7` of a Dense, `model_1` of a Functional."""
+    made = folded(_COUNTER.sub("", name))
+    bare = folded(class_of(class_name))
+    return made == bare or (bare == "functional" and made == "model")
+
+
+def family_of(key: str) -> str:
+    """Return the family of classes that a setting of this name holds; "" where none is known."""
+    return _FAMILIES.get(key.rpartition("_")[2], "")
+
+
+def settings_of(
+    class_name: str,
+    module: str,
+    config: Mapping[str, Any],
+    family: str,
+    left_out: frozenset[str] = frozenset(),
+) -> tuple[Settings, Settings]:
+    """Return (settings that are not the default, defaults) of an object, in the canonical form.
+
+    Args:
+        class_name: as the config has it.
+        module: as the config has it, or "".
+        config: its settings.
+        family: of its class, where no module tells.
+        left_out: settings that are told otherwise.
+    """
+    known = defaults_of(class_of(class_name), module, family)
+    defaults = {k: canonical(v, k) for k, v in known.items() if not k.startswith("call.")}
+    if family == "optimizers":
+        left_out |= OF_THE_MACHINE
+    found: Settings = {}
+    for key, value in config.items():
+        if key in left_out or key in _OF_THE_WORDS or key == VOCABULARY:
+            continue
+        if key == "name" and isinstance(value, str) and is_made_up(value, class_name):
+            continue
+        plain = canonical(value, key)
+        if key not in defaults or not is_default(plain, defaults[key]):
+            found[key] = plain
+    _without_mirror(found)
+    told_otherwise = {"name", *left_out}
+    return found, {key: value for key, value in defaults.items() if key not in told_otherwise}
+
+
+def _without_mirror(settings: Settings) -> None:
+    """Leave out the second layer of Bidirectional where it is the first one, run backwards.
+
+    Keras 2 writes it only where it was given.
+    """
+    layer, other = settings.get("layer"), settings.get("backward_layer")
+    if isinstance(layer, dict) and isinstance(other, dict):
+        turned = {**layer, "go_backwards": not layer.get("go_backwards", False)}
+        if is_same({k: v for k, v in turned.items() if v is not False}, other):
+            del settings["backward_layer"]
+
+
+def defaults_below(class_name: str, key: str) -> Settings:
+    """Return the defaults of a canonical object that a setting holds."""
+    known = defaults_of(class_name, "", family_of(key))
+    return {k: canonical(v, k) for k, v in known.items() if not k.startswith("call.")}
+
+
+def is_made_up(name: str, class_name: str) -> bool:
+    """Whether a name is automatic, that of a wrapper for its layer included."""
+    return is_automatic(_DIRECTION.sub("", name), class_name)
+
+
+def is_default(value: Any, default: Any) -> bool:
+    """Whether a canonical value is a default; what is off unless given is saved as false."""
+    return is_same(value, default) or (value is False and default is None)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two canonical values are the same, true and 1 told apart."""
+    return text_of(one) == text_of(other)
+
+
+def text_of(value: Any) -> str:
+    """Return a canonical value as JSON: keys sorted, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def canonical(value: Any, key: str = "") -> Any:
+    """Return a setting as plain values.
+
+    Args:
+        value: as JSON has it.
+        key: the name of the setting, which tells what a word or an object of Keras 2 is.
+    """
+    if code_digest(value) is not None:
+        return CODE
+    if key == "dtype":
+        return _dtype(value)
+    if key == "data_format" and value is None:
+        return "channels_last"
+    if isinstance(value, Mapping):
+        return _object(value, key) if "class_name" in value else _each(value, key)
+    if isinstance(value, list):
+        if key == "axis" and len(value) == 1:  # Keras 2 wrote `[3]`
+            return canonical(value[0])
+        return [canonical(item, key) for item in value]
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, str) and family_of(key):
+        return class_of_word(value, family_of(key)) or one_name(value, family_of(key))
+    return value
+
+
+def _dtype(value: Any) -> Any:
+    if value is None:
+        return "float32"
+    if isinstance(value, Mapping):
+        inner = value.get("config")
+        if not isinstance(inner, Mapping):
+            return canonical(inner)
+        if isinstance(inner.get("name"), str):
+            return inner["name"]
+        if inner.get("mode") and inner.get("source_name"):
+            # the class's own name of it, `int8_from_float32`, is put together so
+            return f"{inner['mode']}_from_{inner['source_name']}"
+        return {"class": class_of(str(value.get("class_name"))), **_each(inner, "")}
+    return value
+
+
+def _each(values: Mapping[str, Any], key: str) -> Settings:
+    return {
+        str(name): canonical(value, key if key in _KEYED else str(name))
+        for name, value in values.items()
+    }
+
+
+_KEYED = frozenset({"loss", "metrics", "weighted_metrics"})  # dictionaries by output
+
+
+def _object(value: Mapping[str, Any], key: str) -> Any:
+    """Return a serialized object: a name for functions and policies, plain values for arrays."""
+    name, config = str(value["class_name"]), value.get("config")
+    if isinstance(value.get("items"), list):  # `__tuple__`, and `TensorShape` in SavedModels
+        return canonical(value["items"], key)
+    if name in _ARRAYS and isinstance(config, Mapping):
+        return canonical(config.get("value"))
+    if isinstance(config, str):  # a function: `{"class_name": "function", "config": "my_relu"}`
+        return canonical(class_of(config, family_of(key)), key)
+    inner = config if isinstance(config, Mapping) else {}
+    if name.endswith("Policy"):
+        return _dtype(value)
+    module = value.get("module")
+    family = family_of(key)
+    settings, _ = settings_of(name, module if isinstance(module, str) else "", inner, family)
+    if not settings and family and family not in ("layers", "activations"):
+        return class_of(name, family)
+    return {"class": class_of(name, family or "layers"), **settings}
+
+
+@lru_cache(maxsize=4096)
+def _number(value: float) -> float | int:
+    """Return the shortest decimal of a float32 that a double was made from; 1.0 as 1."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return value
+    if value.is_integer() and abs(value) < 1 << 53:
+        return int(value)
+    try:
+        single = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        return value
+    if single != value:
+        return value
+    for digits in range(1, 10):
+        short = float(f"{value:.{digits}g}")
+        if struct.unpack("<f", struct.pack("<f", short))[0] == value:
+            return int(short) if short.is_integer() else short
+    return value
+
+
+def code_digest(value: Any) -> str | None:
+    """Return the SHA-256 of the code of a function without a name; None of any other value.
+
+    Keras 3 writes `{"class_name": "__lambda__", "config": {"code", …}}` or, in `.h5`, a list of the
+    bytes in base64, default arguments and closure; the bytes are marshalled, so a "c" leads them,
+    with or without the highest bit.
+    """
+    if isinstance(value, Mapping) and value.get("class_name") == "__lambda__":
+        config = value.get("config")
+        code = config.get("code") if isinstance(config, Mapping) else None
+        return _sha256(code)
+    if isinstance(value, Mapping) and set(value) == {"value"}:
+        value = value["value"]
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[0], str):
+        return None
+    looks = len(value[0]) > 40 and value[0].startswith(("4w", "Y"))
+    return _sha256(value[0]) if looks else None
+
+
+def _sha256(code: Any) -> str:
+    text = "".join(code.split()) if isinstance(code, str) else json.dumps(code, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def codes_in(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (path, SHA-256) of each code of a function without a name in a config."""
+    digest = code_digest(value)
+    if digest is not None:
+        yield path, digest
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from codes_in(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from codes_in(item, f"{path}[{at}]")
