@@ -65,6 +65,9 @@ def _public(root: str) -> dict[str, Any]:
 
 def _of_class(kind: type) -> dict[str, Any]:
     found: dict[str, Any] = {f"call.{key}": value for key, value in _of_call(kind).items()}
+    bounds = getattr(kind, "_FACTOR_BOUNDS", None)
+    if bounds:  # of a number that stands for a pair, from minus it or the bound up to it
+        found["bounds.factor"] = list(bounds)
     for base in kind.__mro__:
         if base is object or "__init__" not in vars(base):
             continue

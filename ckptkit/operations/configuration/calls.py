@@ -6,12 +6,14 @@ Keras 2: `[["dense", 0, 0, {"y": 2.0}]]`; Keras 3: `{"args": [â€¦], "kwargs": {â
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ckptkit.operations.configuration.values import canonical
 
 _NEVER = object()
+_MASK = re.compile(r"(^|[._])mask\b")  # an argument: mask, attention_mask, initial_mask[0]
 
 
 class TensorOf(NamedTuple):
@@ -34,10 +36,12 @@ class Calls(NamedTuple):
     """How a layer is called.
 
     feeds: the tensors that go in, in order.  constants: other arguments by their path.
+    masks: tensors that say which of its inputs count.
     """
 
     feeds: tuple[TensorOf, ...]
     constants: Mapping[str, Any]
+    masks: tuple[TensorOf, ...] = ()
 
 
 def calls_of(nodes: Any, defaults: Mapping[str, Any]) -> Calls:
@@ -47,23 +51,27 @@ def calls_of(nodes: Any, defaults: Mapping[str, Any]) -> Calls:
         nodes: its `inbound_nodes`.
         defaults: of arguments by name, which some versions write and others leave out.
     """
-    feeds: list[TensorOf] = []
+    tensors: list[tuple[str, TensorOf]] = []
     found: dict[str, Any] = {}
-    _walk(nodes, "", feeds, found)
+    _walk(nodes, "", tensors, found)
     constants = {
         path: value
         for path, value in found.items()
         if value is not defaults.get(path.rpartition(".")[2], _NEVER)
     }
-    return Calls(tuple(feeds), constants)
+    feeds = tuple(tensor for path, tensor in tensors if not _MASK.search(path))
+    masks = tuple(tensor for path, tensor in tensors if _MASK.search(path))
+    return Calls(feeds, constants, masks)
 
 
-def _walk(value: Any, path: str, feeds: list[TensorOf], constants: dict[str, Any]) -> None:
+def _walk(
+    value: Any, path: str, tensors: list[tuple[str, TensorOf]], constants: dict[str, Any]
+) -> None:
     """Collect tensors and other arguments from either way of writing a call."""
     if isinstance(value, Mapping):
         history = value.get("keras_history")
         if isinstance(history, list) and history and isinstance(history[0], str):
-            feeds.append(_tensor(history))
+            tensors.append((path, _tensor(history)))
             return
         if value.get("class_name") == "__keras_tensor__":
             value = {"config": value.get("config")}
@@ -71,13 +79,13 @@ def _walk(value: Any, path: str, feeds: list[TensorOf], constants: dict[str, Any
             constants[_shown(path)] = canonical(dict(value))
             return
         for key, item in value.items():
-            _walk(item, f"{path}.{key}" if path else str(key), feeds, constants)
+            _walk(item, f"{path}.{key}" if path else str(key), tensors, constants)
     elif isinstance(value, list):
         if len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int:
-            feeds.append(_tensor(value))
+            tensors.append((path, _tensor(value)))
             value = value[3:]
         for at, item in enumerate(value):
-            _walk(item, f"{path}[{at}]", feeds, constants)
+            _walk(item, f"{path}[{at}]", tensors, constants)
     elif path and value is not None:
         constants[_shown(path)] = canonical(value)
 

@@ -1,7 +1,8 @@
-"""Casts that some versions of Keras write between layers, and others do inside of them.
+"""What some versions of Keras write between layers, and others do inside of them.
 
 A layer casts what it is called with to its own dtype.  Keras 3.5 to 3.8 put an operation `Cast`
 before the layer when a functional model is built or loaded; older and newer ones put none there.
+Keras 3 writes how a mask comes about, where one is passed from layer to layer; Keras 2 does not.
 """
 
 from __future__ import annotations
@@ -35,11 +36,35 @@ def without_casts(layers: Sequence[ConfigNode]) -> list[ConfigNode]:
             tensor = gone[tensor.layer]
         return tensor
 
+    def moved(tensors: Sequence[TensorOf]) -> tuple[TensorOf, ...]:
+        return tuple(map(source, tensors))
+
     return [
-        replace(layer, calls=layer.calls._replace(feeds=tuple(map(source, layer.calls.feeds))))
+        replace(
+            layer,
+            calls=layer.calls._replace(
+                feeds=moved(layer.calls.feeds), masks=moved(layer.calls.masks)
+            ),
+        )
         for layer in layers
         if layer.name not in gone
     ]
+
+
+def without_masks(layers: Sequence[ConfigNode], outputs: Sequence[TensorOf]) -> list[ConfigNode]:
+    """Return the layers of a functional model without operations that make nothing but masks."""
+    operations = {layer.name: layer for layer in layers if layer.kind == "operation"}
+    pending = [
+        feed.layer for layer in layers if layer.kind != "operation" for feed in layer.calls.feeds
+    ]
+    pending += [output.layer for output in outputs]
+    needed: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in operations and name not in needed:
+            needed.add(name)
+            pending += [feed.layer for feed in operations[name].calls.feeds]
+    return [layer for layer in layers if layer.kind != "operation" or layer.name in needed]
 
 
 def _is_done_anyway(name: str, layers: Sequence[ConfigNode]) -> bool:

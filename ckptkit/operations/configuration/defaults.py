@@ -29,6 +29,9 @@ _FAMILIES = frozenset(
 def defaults_of(class_name: str, module: str, kind: str = "") -> Mapping[str, Any]:
     """Return {setting: default} of a class; of an unknown one, what all of its kind take.
 
+    Beside settings there are the defaults of what a layer is called with (`call.training`), and the
+    bounds of a `factor` that may be a number or a pair (`bounds.factor`).
+
     Args:
         class_name: without what registers it.
         module: as a config names it ("keras.layers", "keras.src.layers.core.dense"), or "".

@@ -15,7 +15,7 @@ from ckptkit.operations.configuration.casts import without_casts
 from ckptkit.operations.configuration.defaults import defaults_of
 from ckptkit.operations.configuration.node import INPUT, ConfigNode
 from ckptkit.operations.configuration.values import (
-    OF_THE_MACHINE,
+    VOCABULARY,
     Settings,
     canonical,
     class_of,
@@ -43,6 +43,7 @@ _OF_THE_CODE = frozenset({"function_type", "output_shape_type", "output_shape_mo
 # How a model is compiled where nothing is said (keras/src/trainers/trainer.py, `compile`).
 _COMPILED = {
     "run_eagerly": False,
+    "jit_compile": False,
     "steps_per_execution": 1,
     "auto_scale_loss": True,
 }
@@ -80,10 +81,20 @@ def _translated(config: Mapping[str, Any], is_keras1: bool) -> Mapping[str, Any]
     """Return a config in the form of Keras 3; as it stands where something has no counterpart."""
     account = Account(is_trusted=True, is_keras1=is_keras1)
     try:
-        found = translate(config, account)
+        found = translate(_with_words(config), account)
     except (NotAModelError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return config  # a config that breaks Keras's own rules is compared as it stands
     return config if account.obstacles else found
+
+
+def _with_words(value: Any) -> Any:
+    """Return a config whose lookup layers have words, which are told by other means."""
+    if isinstance(value, Mapping):
+        found = {key: _with_words(item) for key, item in value.items()}
+        if VOCABULARY in found and not isinstance(found[VOCABULARY], list):
+            found[VOCABULARY] = []
+        return found
+    return [_with_words(item) for item in value] if isinstance(value, list) else value
 
 
 def _generation(config: Mapping[str, Any]) -> int:
@@ -254,7 +265,7 @@ def _compiled(config: Mapping[str, Any]) -> Settings:
     found: Settings = {}
     for key, value in config.items():
         name = renamed.get(key, key)
-        if name in OF_THE_MACHINE or value is None:
+        if value is None:
             continue
         value = canonical(value, name)
         if not is_same(_COMPILED.get(name), value):

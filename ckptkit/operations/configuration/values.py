@@ -19,7 +19,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,8 +31,8 @@ Settings = dict[str, Any]
 VOCABULARY = "vocabulary"
 # Follow from the words, or from how an object was stored.
 _OF_THE_WORDS = frozenset({"vocabulary_size", "has_vocabulary", "has_input_vocabulary"})
-# How optimizers and models are run here; versions and machines choose it by themselves.
-OF_THE_MACHINE = frozenset({"jit_compile", "is_legacy_optimizer", "sample_weight_mode"})
+# How optimizers of Keras 2 are run; they choose it by themselves, from the machine.
+_OF_THE_MACHINE = frozenset({"jit_compile", "is_legacy_optimizer"})
 CODE = "<lambda>"  # as Keras 2 wrote every function without a name
 _ARRAYS = ("__numpy__", "__tensor__")
 _GENERATION = re.compile(r"V[123]$")
@@ -65,9 +65,9 @@ def class_of(name: str, family: str = "layers") -> str:
 
 def is_automatic(name: str, class_name: str) -> bool:
     """Whether Keras made up an object's name: `dense_7` of a Dense, `model_1` of a Functional."""
-    made = folded(_COUNTER.sub("", name))
+    made = folded(_COUNTER.sub("", name).rpartition(".")[2])  # of Keras 2: tf.math.multiply_1
     bare = folded(class_of(class_name))
-    return made == bare or (bare == "functional" and made == "model")
+    return made == bare or made == {"functional": "model", "inputlayer": "input"}.get(bare)
 
 
 def family_of(key: str) -> str:
@@ -92,9 +92,9 @@ def settings_of(
         left_out: settings that are told otherwise.
     """
     known = defaults_of(class_of(class_name), module, family)
-    defaults = {k: canonical(v, k) for k, v in known.items() if not k.startswith("call.")}
+    defaults = {k: canonical(v, k) for k, v in known.items() if "." not in k}
     if family == "optimizers":
-        left_out |= OF_THE_MACHINE
+        left_out |= _OF_THE_MACHINE
     found: Settings = {}
     for key, value in config.items():
         if key in left_out or key in _OF_THE_WORDS or key == VOCABULARY:
@@ -102,29 +102,56 @@ def settings_of(
         if key == "name" and isinstance(value, str) and is_made_up(value, class_name):
             continue
         plain = canonical(value, key)
+        if family == "losses" and _is_its_own_function(key, value, class_name):
+            continue
+        if f"bounds.{key}" in known:
+            plain = _one_factor(plain, known[f"bounds.{key}"])
         if key not in defaults or not is_default(plain, defaults[key]):
             found[key] = plain
-    _without_mirror(found)
+    if "merge_mode" in config:  # Bidirectional
+        _without_mirror(found)
     told_otherwise = {"name", *left_out}
     return found, {key: value for key, value in defaults.items() if key not in told_otherwise}
 
 
-def _without_mirror(settings: Settings) -> None:
-    """Leave out the second layer of Bidirectional where it is the first one, run backwards.
+def _is_its_own_function(key: str, value: Any, class_name: str) -> bool:
+    """Whether a loss of Keras 2 names the function that its class stands for."""
+    return key == "fn" and isinstance(value, str) and folded(value) == folded(class_of(class_name))
 
-    Keras 2 writes it only where it was given.
+
+def _one_factor(value: Any, bounds: Sequence[Any]) -> Any:
+    """Return a pair as the number that Keras 3 makes this pair of; older versions keep the number.
+
+    Source: keras/src/layers/preprocessing/image_preprocessing/base_image_preprocessing_layer.py.
+    """
+    if isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) for x in value):
+        lower, upper = value
+        return upper if upper >= 0 and lower == max(-upper, bounds[0]) else value
+    return value
+
+
+def _without_mirror(settings: Settings) -> None:
+    """Leave out what Bidirectional makes of its layer by itself.
+
+    That is its second layer where it is the first one, run backwards, which Keras 2 writes only
+    where it was given; and `zero_output_for_mask` of both
+    (keras/src/layers/rnn/bidirectional.py, `force_zero_output_for_mask`).
     """
     layer, other = settings.get("layer"), settings.get("backward_layer")
+    for inner in (layer, other):
+        if isinstance(inner, dict):
+            inner.pop("zero_output_for_mask", None)
     if isinstance(layer, dict) and isinstance(other, dict):
-        turned = {**layer, "go_backwards": not layer.get("go_backwards", False)}
-        if is_same({k: v for k, v in turned.items() if v is not False}, other):
+        ways = [{k: v for k, v in x.items() if k != "go_backwards"} for x in (layer, other)]
+        turned = bool(layer.get("go_backwards")) != bool(other.get("go_backwards"))
+        if turned and is_same(*ways):
             del settings["backward_layer"]
 
 
 def defaults_below(class_name: str, key: str) -> Settings:
     """Return the defaults of a canonical object that a setting holds."""
     known = defaults_of(class_name, "", family_of(key))
-    return {k: canonical(v, k) for k, v in known.items() if not k.startswith("call.")}
+    return {k: canonical(v, k) for k, v in known.items() if "." not in k}
 
 
 def is_made_up(name: str, class_name: str) -> bool:
@@ -161,6 +188,8 @@ def canonical(value: Any, key: str = "") -> Any:
         return CODE
     if key == "dtype":
         return _dtype(value)
+    if key == "reduction" and value == "auto":  # Keras 2, which means this one by it
+        return "sum_over_batch_size"
     if key == "data_format" and value is None:
         return "channels_last"
     if isinstance(value, Mapping):

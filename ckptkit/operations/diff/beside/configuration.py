@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.golden.keras_config import decides
 from ckptkit.operations.configuration.calls import Calls, TensorOf
+from ckptkit.operations.configuration.casts import without_masks
 from ckptkit.operations.configuration.defaults import folded
 from ckptkit.operations.configuration.node import ConfigNode
 from ckptkit.operations.configuration.tree import tree_of
@@ -28,6 +29,7 @@ from ckptkit.operations.configuration.values import (
 )
 
 _MAX_COMPARED = 4_000_000  # layers times layers; matching takes that many steps
+_MAX_WEIGHED = 90_000  # of these, where settings and names are weighed too
 _MAX_SHOWN = 40
 _NOT_SET = "(not set)"
 _SPECIAL = "@"  # of rows that are no setting
@@ -128,7 +130,7 @@ class _Comparison:
     added: list[tuple[str, ConfigNode]] = field(default_factory=list)
 
     def of_models(self, old: ConfigNode, new: ConfigNode) -> Iterator[ConfigChange]:
-        yield from _of_root(old, new)
+        yield from _of_root(old, new, is_translated=self.is_translated)
         yield from self.of_layers(old, new, "", "")
         yield from self.of_the_rest()
         yield from _of_compiled(old.compiled, new.compiled)
@@ -139,7 +141,10 @@ class _Comparison:
         """Compare the layers of two models; above: their paths, "outer/", "" for the root."""
         if not old.layers or not new.layers:
             return
-        inner = [[x for x in side.layers if not x.is_input] for side in (old, new)]
+        sides = [list(side.layers) for side in (old, new)]
+        if self.is_translated:
+            sides = [without_masks(side.layers, side.outputs) for side in (old, new)]
+        inner = [[x for x in side if not x.is_input] for side in sides]
         if len(inner[0]) != len(inner[1]) and len(inner[0]) * len(inner[1]) > _MAX_COMPARED:
             sizes = [f"{len(side):,}" for side in inner]
             yield ConfigChange(above.rstrip("/"), "layers", "", sizes[0], sizes[1], True)
@@ -153,7 +158,9 @@ class _Comparison:
             alone += [(where + x.name, x) for x in inner[side] if id(x) not in paired[side]]
         names = {one.name: other.name for one, other in (*inputs, *pairs)}
         is_whole = all(len(paired[side]) == len(inner[side]) for side in (0, 1))
-        yield from _of_connections(above, (old, new), pairs, names, is_whole)
+        yield from _of_connections(
+            above, (old, new), pairs, names, is_whole=is_whole, is_translated=self.is_translated
+        )
 
     def of_pair(
         self, old: ConfigNode, new: ConfigNode, path: str, new_path: str
@@ -167,7 +174,7 @@ class _Comparison:
                 )
             if not nested:
                 return
-        if old.name != new.name and not (old.is_automatic or new.is_automatic):
+        if old.name != new.name and not (old.is_automatic and new.is_automatic):
             yield ConfigChange(path, "renamed", "", old.name, new.name, False)
         yield from _of_settings(path, old, new, is_translated=self.is_translated)
         if nested:
@@ -226,13 +233,50 @@ class _Comparison:
 
 
 def _in_order(old: Sequence[ConfigNode], new: Sequence[ConfigNode]) -> Iterator[Pair]:
-    """Yield layers of one class that stand in one order on both sides, as many as there are."""
+    """Yield layers of one class that stand in one order on both sides, as many as there are.
+
+    Of several ways to pair them, the one in which most have the same settings, then the same name.
+    """
     left, right = ([class_of(layer.class_name) for layer in side] for side in (old, new))
     if left == right:
         yield from zip(old, new, strict=True)
+    elif len(left) * len(right) <= _MAX_WEIGHED:
+        for at, other in _weighed(*([_looks(layer) for layer in side] for side in (old, new))):
+            yield old[at], new[other]
     elif len(left) * len(right) <= _MAX_COMPARED:
         for a, b, size in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks():
             yield from zip(old[a : a + size], new[b : b + size], strict=True)
+
+
+def _looks(layer: ConfigNode) -> tuple[str, str, str]:
+    return class_of(layer.class_name), text_of(layer.settings), layer.name
+
+
+def _weighed(
+    old: Sequence[tuple[str, ...]], new: Sequence[tuple[str, ...]]
+) -> list[tuple[int, int]]:
+    """Return the longest common subsequence by class, weighed by what else is equal."""
+    best = [[0] * (len(new) + 1) for _ in range(len(old) + 1)]
+    for i in range(len(old) - 1, -1, -1):
+        for j in range(len(new) - 1, -1, -1):
+            paired = best[i + 1][j + 1] + _likeness(old[i], new[j])
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], paired)
+    pairs, i, j = [], 0, 0
+    while i < len(old) and j < len(new):
+        likeness = _likeness(old[i], new[j])
+        if likeness and best[i][j] == best[i + 1][j + 1] + likeness:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _likeness(old: tuple[str, ...], new: tuple[str, ...]) -> int:
+    """Return 0 for layers of two classes, else 8 and more: a pair more counts most."""
+    return (8 + 4 * (old[1] == new[1]) + (old[2] == new[2])) if old[0] == new[0] else 0
 
 
 def _paired_inputs(old: Sequence[ConfigNode], new: Sequence[ConfigNode]) -> list[Pair]:
@@ -246,16 +290,16 @@ def _paired_inputs(old: Sequence[ConfigNode], new: Sequence[ConfigNode]) -> list
 # -- what differs in a pair ------------------------------------------------------------------------
 
 
-def _of_root(old: ConfigNode, new: ConfigNode) -> Iterator[ConfigChange]:
+def _of_root(old: ConfigNode, new: ConfigNode, *, is_translated: bool) -> Iterator[ConfigChange]:
     """Yield what differs in the models themselves."""
     kinds = {old.kind, new.kind}
     if class_of(old.class_name) != class_of(new.class_name):
         computes = not kinds & {"functional", "sequential"}
         yield ConfigChange("", "class", "", old.class_name, new.class_name, computes)
         return
-    if old.name != new.name and not (old.is_automatic or new.is_automatic):
+    if old.name != new.name and not (old.is_automatic and new.is_automatic):
         yield ConfigChange("", "renamed", "", old.name, new.name, False)
-    yield from _of_settings("", old, new)
+    yield from _of_settings("", old, new, is_translated=is_translated)
 
 
 def _may_be_one_axis(old: Any, new: Any, rank: int | None) -> bool:
@@ -263,6 +307,11 @@ def _may_be_one_axis(old: Any, new: Any, rank: int | None) -> bool:
     if type(old) is not int or type(new) is not int or (old < 0) == (new < 0):
         return False
     return rank is None or old % rank == new % rank
+
+
+def _are_floats(old: Any, new: Any) -> bool:
+    """Whether both dtypes are: Keras 2 gives a layer that looks words up that of its output."""
+    return all("float" in str(value) for value in (old, new))
 
 
 def _of_settings(
@@ -273,6 +322,10 @@ def _of_settings(
         parts = [part.partition("[")[0] for part in key.split(".")]
         computes = all(map(decides, parts)) and _NOT_SET not in (before, after)
         computes &= not is_container or parts[0] == "input"  # the rest is that of their layers
+        if _NOT_SET in (before, after) and parts[0] == "input":
+            continue  # a Sequential model that is not built does not know it
+        if is_translated and key == "dtype" and (is_container or not _are_floats(before, after)):
+            continue
         if parts[-1] == "axis" and _may_be_one_axis(before, after, new.rank or old.rank):
             if is_translated:
                 continue
@@ -299,7 +352,13 @@ def _of_compiled(old: Settings | None, new: Settings | None) -> Iterator[ConfigC
 
 
 def _of_connections(
-    above: str, models: Pair, pairs: Sequence[Pair], names: Mapping[str, str], is_whole: bool
+    above: str,
+    models: Pair,
+    pairs: Sequence[Pair],
+    names: Mapping[str, str],
+    *,
+    is_whole: bool,
+    is_translated: bool,
 ) -> Iterator[ConfigChange]:
     if {model.kind for model in models} == {"sequential"}:
         if is_whole:
@@ -316,6 +375,10 @@ def _of_connections(
         if feeds and new.calls.feeds and feeds != list(new.calls.feeds) and (is_whole or is_known):
             sides = _some(old.calls.feeds), _some(new.calls.feeds)
             yield ConfigChange(above + old.name, "inputs", "", *sides, True)
+        masks = [mask.renamed(names) for mask in old.calls.masks]
+        if masks != list(new.calls.masks) and is_whole and not is_translated:
+            sides = _some(old.calls.masks), _some(new.calls.masks)
+            yield ConfigChange(above + old.name, "argument", "mask", *sides, False)
         yield from _of_arguments(above + old.name, old.calls, new.calls)
     if not is_whole:
         return
@@ -354,7 +417,7 @@ def _of_order(above: str, models: Pair, names: Mapping[str, str]) -> Iterator[Co
 
 def _some(tensors: Sequence[TensorOf]) -> str:
     names = [str(tensor) for tensor in tensors]
-    return "+".join(names[:3]) + ("+…" if len(names) > 3 else "")
+    return "+".join(names[:3]) + ("+…" if len(names) > 3 else "") or "none"
 
 
 # -- settings --------------------------------------------------------------------------------------

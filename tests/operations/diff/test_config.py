@@ -1,0 +1,196 @@
+"""`diff --config`: the whole configuration, over versions of Keras and forms of files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ckptkit
+from benchmarks._config_mutants import Config, Mutant, drawn, is_named, places, read, write
+from ckptkit.cli.main import cli
+from ckptkit.errors import UsageError
+from ckptkit.operations.configuration.tree import tree_of
+from ckptkit.operations.configuration.values import canonical
+from ckptkit.operations.diff.beside.configuration import ConfigChange, configuration_changes
+from ckptkit.operations.diff.beside.signatures import SignatureChange
+from support.goldens import GOLDEN
+
+NESTED = sorted(
+    path for path in GOLDEN.glob("*/files_nested/model.*") if not path.name.startswith("model.w")
+)
+NEWEST = GOLDEN / "tf2.21.0" / "files_nested" / "model.keras"
+MODELS = ("files_nested", "files_words", "files_text")
+
+
+def changes(old: Any, new: Any, **layers: str) -> list[str]:
+    found = configuration_changes(tree_of(old), tree_of(new), layers)
+    return [str(change) for change in found]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["diff", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("path", NESTED, ids=lambda path: f"{path.parts[-3]}-{path.suffix}")
+def test_one_model_of_keras_2_and_3_has_one_configuration(path: Path) -> None:
+    """Files of Keras 2.12, 2.15, 3.0, 3.6 and 3.15, both forms."""
+    result = ckptkit.diff(path, NEWEST, mode="structure", config=True)
+    assert "configuration" in result.compared
+    said = [item for row in result.beside for item in row.items]
+    # the golden of Keras 2 was trained at another rate, which is a difference
+    assert [item for item in said if not item.startswith("compiled: optimizer.learning_rate")] == []
+
+
+@cache
+def _configs() -> dict[str, Config]:
+    return {name: read(GOLDEN / "tf2.21.0" / name / "model.keras") for name in MODELS}
+
+
+def _drawn() -> Iterator[Any]:
+    for at, (model, kind, mutant) in enumerate(drawn(_configs(), 120, seed=23)):
+        yield pytest.param(model, mutant, id=f"{at}-{model}-{kind}")
+
+
+@pytest.mark.parametrize(("model", "mutant"), list(_drawn()))
+def test_a_drawn_change_is_named_with_its_layer(model: str, mutant: Mutant) -> None:
+    old = tree_of(_configs()[model], generation=3)
+    found = configuration_changes(old, tree_of(mutant.config, generation=3))
+    assert any(is_named(change, mutant) for change in found), (mutant[1:], found)
+
+
+def test_the_command_names_what_differs_and_exits_1(tmp_path: Path) -> None:
+    config = read(NEWEST)
+    place = next(x for x in places(config) if "units" in x.settings and not x.prefix)
+    place.settings["trainable"] = False
+    place.settings["kernel_regularizer"] = {"class_name": "L2", "config": {"l2": 0.01}}
+    other = tmp_path / "other.keras"
+    write(NEWEST, other, config)
+    name = place.where
+    assert run(NEWEST, other).exit_code == 0
+    text = run(NEWEST, other, "--config")
+    assert text.exit_code == 1
+    assert f"configuration differs: {name}: trainable true → false" in text.stdout
+    assert f"configuration differs: {name}: kernel_regularizer null → L2" in text.stdout
+    assert "different: configuration; same weights" in text.stdout
+    data = json.loads(run(NEWEST, other, "--config", "--format", "json").stdout)
+    assert data["summary"]["exit"] == 1 and data["summary"]["verdict"] == "different"
+    (row,) = data["beside"]
+    assert {"where": name, "option": "trainable", "old": True, "new": False}.items() <= row[
+        "changes"
+    ][1].items()
+    assert "trainable true" in run(NEWEST, other, "--config", "--format", "html").stdout
+    assert run(NEWEST, other, "--config", "--exit-zero").exit_code == 0
+    assert run(NEWEST, NEWEST, "--config").exit_code == 0
+
+
+def test_files_without_a_configuration_are_no_pass(tmp_path: Path) -> None:
+    ckptkit.convert(NEWEST, tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match="no configuration to compare"):
+        ckptkit.diff(NEWEST, tmp_path / "w.safetensors", config=True)
+
+
+def _sequential(*layers: Config) -> Config:
+    return {"class_name": "Sequential", "config": {"name": "m", "layers": list(layers)}}
+
+
+def _dense(name: str, units: int = 2, **settings: Any) -> Config:
+    config = {"name": name, "units": units, **settings}
+    return {"module": "keras.layers", "class_name": "Dense", "config": config}
+
+
+def test_a_setting_that_is_left_out_has_its_default() -> None:
+    plain = _sequential(_dense("a"))
+    assert changes(plain, _sequential(_dense("a", use_bias=True, kernel_regularizer=None))) == []
+    assert changes(plain, _sequential(_dense("a", kernel_initializer="glorot_uniform"))) == []
+    assert changes(plain, _sequential(_dense("a", use_bias=False))) == ["a: use_bias true → false"]
+    other = _sequential(_dense("a", kernel_initializer={"class_name": "Zeros", "config": {}}))
+    assert changes(plain, other) == ["a: kernel_initializer GlorotUniform → Zeros"]
+
+
+def test_tensors_tell_which_layer_was_renamed() -> None:
+    old = _sequential(_dense("first"), _dense("second"))
+    new = _sequential(_dense("added"), _dense("one"), _dense("two"))
+    assert changes(old, new, first="one", second="two") == [
+        "first is renamed: first → one",
+        "second is renamed: second → two",
+        "added (Dense) is only in NEW",
+    ]
+
+
+def test_a_layer_that_stands_in_another_model_is_moved() -> None:
+    def model(inner: list[Config], outer: list[Config]) -> Config:
+        nested = {"class_name": "Sequential", "config": {"name": "tower", "layers": inner}}
+        return _sequential(nested, *outer)
+
+    old = model([_dense("a"), _dense("head")], [_dense("b")])
+    new = model([_dense("a")], [_dense("b"), _dense("head", 5)])
+    assert changes(old, new) == [
+        "tower/head is moved: tower/head → head",
+        "tower/head: units 2 → 5",
+    ]
+
+
+def test_a_number_is_the_one_that_a_person_gave() -> None:
+    assert canonical(0.0010000000474974513) == 0.001
+    assert canonical(0.1) == 0.1 and canonical(3.0) == 3
+    assert canonical(1e300) == 1e300 and canonical(1 / 3) == 1 / 3
+
+
+def test_what_a_layer_casts_itself_is_no_layer() -> None:
+    """Keras 3.5 to 3.8 write a cast before a layer of another dtype; others write none."""
+
+    def tensor(name: str) -> Config:
+        return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
+
+    def call(layer: Config, *feeds: str) -> Config:
+        nodes = [{"args": [tensor(name) for name in feeds], "kwargs": {}}]
+        return {**layer, "name": layer["config"].get("name", "cast"), "inbound_nodes": nodes}
+
+    def model(*layers: Config) -> Config:
+        shape = {"batch_shape": [None, 3], "name": "x"}
+        start = {"class_name": "InputLayer", "config": shape, "name": "x", "inbound_nodes": []}
+        ends = {"input_layers": [["x", 0, 0]], "output_layers": [["b", 0, 0]]}
+        config = {"name": "m", "layers": [start, *layers], **ends}
+        return {"class_name": "Functional", "config": config}
+
+    def cast(dtype: str) -> Config:
+        return {"module": "keras.src.ops.core", "class_name": "Cast", "config": {"dtype": dtype}}
+
+    first = call(_dense("a", dtype="mixed_float16"), "x")
+    plain = model(first, call(_dense("b"), "a"))
+    assert changes(plain, model(first, call(cast("float32"), "a"), call(_dense("b"), "cast"))) == []
+    other = model(first, call(cast("float64"), "a"), call(_dense("b"), "cast"))
+    assert "cast (Cast) is only in NEW" in changes(plain, other)
+
+
+def test_other_python_code_is_said(tmp_path: Path) -> None:
+    def model(code: str) -> Config:
+        function = {"class_name": "__lambda__", "config": {"code": code, "defaults": None}}
+        return _sequential({"class_name": "Lambda", "config": {"name": "l", "function": function}})
+
+    assert changes(model("4wAA"), model("4wAA\n")) == []
+    assert changes(model("4wAA"), model("4wAB")) == [
+        "l: the Python code of function has other bytes"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (ConfigChange("a", "added", "", None, "Dense", True), "a (Dense) is only in NEW"),
+        (ConfigChange("", "class", "", "A", "B", True), "the model is of class A → B"),
+        (
+            ConfigChange("", "compiled", "optimizer.learning_rate", 0.1, 0.2, False),
+            "compiled: optimizer.learning_rate 0.1 → 0.2",
+        ),
+        (SignatureChange("s", "s input x → y", "breaking"), "s input x → y (breaking)"),
+    ],
+)
+def test_changes_are_sentences(change: Any, says: str) -> None:
+    assert str(change) == says
