@@ -35,13 +35,22 @@ def tracked(*below: str) -> set[str]:
     return set(names.rstrip("\0").split("\0"))
 
 
-def build(kind: str, source: Path, out: Path) -> Path:
+# What is compiled, and of what: in the wheel where a compiler is, and in the checkout.
+LIBRARY, SOURCE = "ckptkit/compare/kernel.so.1", "ckptkit/compare/kernel.c"
+compiler = shutil.which("cc")
+needs_compiler = pytest.mark.skipif(compiler is None, reason="no C compiler")
+
+
+def build(kind: str, source: Path, out: Path, **variables: str) -> Path:
     """Build a "wheel" or an "sdist" as a frontend does, by the hook that PEP 517 names."""
+    # What lies in `build` would be taken into the wheel.
+    shutil.rmtree(source / "build", ignore_errors=True)
     program = (
         "import sys; from setuptools import build_meta\n"
         f"print(build_meta.build_{kind}(sys.argv[1]))"
     )
-    return out / run(sys.executable, "-c", program, out, cwd=source).splitlines()[-1]
+    printed = run(sys.executable, "-c", program, out, cwd=source, **variables)
+    return out / printed.splitlines()[-1]
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -90,7 +99,56 @@ def test_no_file_is_a_symbolic_link() -> None:
 @pytest.mark.slow
 @needs_git
 def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
-    assert contents(wheel_of(built)).keys() == tracked("ckptkit", "ckptkit_tf.py")
+    compiled = {LIBRARY} if compiler else set()
+    expected = tracked("ckptkit", "ckptkit_tf.py") - {SOURCE} | compiled
+    assert contents(wheel_of(built)).keys() == expected
+    assert ("py3-none-any" in wheel_of(built).name) == (compiler is None)
+
+
+def said_of_kernel(wheel: Path, folder: Path) -> str:
+    """Return what the package of a wheel says of who measures differences."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    program = "from ckptkit.compare import kernel; print(kernel.description())"
+    clean = {"PYTHONPATH": str(folder), "CKPTKIT_KERNEL": ""}
+    return run(sys.executable, "-c", program, cwd=folder, **clean).strip()
+
+
+@pytest.mark.slow
+@needs_git
+@needs_compiler
+def test_the_wheel_of_this_platform_measures_by_compiled_code(built: Path, tmp_path: Path) -> None:
+    assert said_of_kernel(wheel_of(built), tmp_path).startswith("compiled, ")
+
+
+@pytest.mark.slow
+@needs_git
+def test_without_a_compiler_the_wheel_is_for_any_platform(built: Path, tmp_path: Path) -> None:
+    wheel = build("wheel", built / "clone", tmp_path / "out", CC="/bin/false")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert contents(wheel).keys() == tracked("ckptkit", "ckptkit_tf.py") - {SOURCE}
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/WHEEL")]
+        assert "Root-Is-Purelib: true" in archive.read(name).decode()
+    said = said_of_kernel(wheel, tmp_path / "installed")
+    assert said == "numpy: the compiled library was not built"
+
+
+@pytest.mark.slow
+@needs_git
+@needs_compiler
+@pytest.mark.parametrize("cc", ["cc", "/bin/false"])
+def test_an_editable_install_leaves_git_as_it_was(built: Path, tmp_path: Path, cc: str) -> None:
+    run("git", "clone", "--quiet", built / "clone", tmp_path / "clone")
+    run(sys.executable, "-m", "venv", "--system-site-packages", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(
+        *(python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", "."),
+        cwd=tmp_path / "clone",
+        CC=cc,
+    )
+    assert (tmp_path / "clone" / LIBRARY).exists() == (cc == "cc")
+    assert run("git", "status", "--porcelain", cwd=tmp_path / "clone") == ""
 
 
 @pytest.mark.slow
@@ -114,7 +172,11 @@ def test_the_sdist_is_the_checkout_and_builds_the_same_wheel(built: Path, tmp_pa
     made = {name for name in files if name == "PKG-INFO" or ".egg-info/" in name}
     assert files - made - {"setup.cfg"} == tracked() - {".gitignore", "setup.cfg"}
     again = build("wheel", folder, tmp_path)
-    assert contents(again) == contents(wheel_of(built))
+    assert again.name == wheel_of(built).name
+    one, two = contents(again), contents(wheel_of(built))
+    assert one.keys() == two.keys()
+    # a library that was compiled elsewhere may say where
+    assert {name for name in one if one[name] != two[name]} <= {LIBRARY}
 
 
 @pytest.mark.slow
