@@ -13,9 +13,9 @@ import pytest
 
 from ckptkit._io.crc32c import value
 from ckptkit.compare import spans
-from ckptkit.compare.metrics import METRIC_BLOCK, Meter, bits_differ
+from ckptkit.compare.metrics import Meter, bits_differ
 from ckptkit.compare.spans import SPAN_ELEMENTS, WorkItem, WorkResult, source_of
-from ckptkit.compare.statistics import EXACT, DiffStatistics, ElementTolerance
+from ckptkit.compare.statistics import EXACT, METRIC_BLOCK, DiffStatistics, ElementTolerance
 from ckptkit.compare.tensors import Pair, compare, cosine_of
 from ckptkit.dtypes import dtype_of_numpy
 from support.weights import Array, MemoryStore, bundle
