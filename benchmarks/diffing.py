@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from benchmarks.harness import CKPTKIT, PYTHON, Result, processes
 from benchmarks.inputs import path
+from ckptkit.compare import kernel
 
 MB, GB = 1e6, 1e9
 _DATA = ".data-00000-of-00001"
 _DIFF = (*CKPTKIT, "diff", "--quiet")
+_TOLERANCE = ("--rtol", "1e-6", "--atol", "1e-8")
+_NUMPY = ("env", f"{kernel.VARIABLE}=numpy")
+_WITHOUT = f"ckptkit by numpy; here {kernel.description()}"
 _ALLCLOSE = """
 import sys, numpy as np, tensorflow as tf
 one, two = (tf.train.load_checkpoint(p) for p in sys.argv[1:])
@@ -28,9 +32,13 @@ def diffing() -> list[Result]:
         "allclose": (PYTHON, "-c", _ALLCLOSE, a, b),
         "differ": (*_DIFF, a, c),
         "one-thread": (*_DIFF, "--jobs", "1", a, c),
+        "numpy": (*_NUMPY, *_DIFF, a, c),
+        "tolerant": (*_DIFF, *_TOLERANCE, a, c),
+        "numpy-tolerant": (*_NUMPY, *_DIFF, *_TOLERANCE, a, c),
         "quick": (*_DIFF, "--quick", a, c),
     }
-    costs = processes(commands, codes={"differ": 1, "one-thread": 1, "quick": 1})
+    same = ("equal", "cmp", "allclose")
+    costs = processes(commands, codes={label: 1 for label in commands if label not in same})
     rate = {label: nbytes / GB / cost.seconds for label, cost in costs.items()}
     peak = {label: cost.peak_bytes / MB for label, cost in costs.items()}
     peer, numpy = "cmp", "TensorFlow, np.allclose"
@@ -41,8 +49,11 @@ def diffing() -> list[Result]:
         Result("diff", equal, "MB", peak["equal"], peak["allclose"], numpy),
         Result("diff", f"{differ}, all metrics", "GB/s", rate["differ"], rate["allclose"],
                f"{numpy} on equal files", goal=0.9, goal_is_of_ratio=False),
+        Result("diff", "the same", "GB/s", rate["differ"], rate["numpy"], _WITHOUT),
         Result("diff", "the same, one thread", "GB/s", rate["one-thread"]),
-        Result("diff", "the same, --quick", "s", costs["quick"].seconds,
+        Result("diff", f"{differ}, tolerances", "GB/s", rate["tolerant"], rate["numpy-tolerant"],
+               _WITHOUT),
+        Result("diff", f"{differ}, --quick", "s", costs["quick"].seconds,
                goal=0.3, goal_is_of_ratio=False),
     ]  # fmt: skip
 

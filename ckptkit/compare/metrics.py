@@ -64,7 +64,7 @@ class _MetricBuffers:
 
     def __init__(self) -> None:
         self.rows = np.empty((3, METRIC_BLOCK))  # old, new, |new - old|
-        self.spare = np.empty(METRIC_BLOCK)
+        self.squares = np.empty((3, METRIC_BLOCK))  # of the rows; then other numbers
         self.flags = np.empty(METRIC_BLOCK, bool)
         self.above = np.empty(METRIC_BLOCK, bool)
         self.bits: dict[int, Array] = {}
@@ -105,6 +105,7 @@ class Meter:
         self.rtol, self.atol, _ = limits = element_tolerance(old, new, tolerance, bitwise)
         self.bitwise = bitwise and old == new
         self.ulps = old == new and kinds == {"float"}
+        self._is_narrow = not {old, new} & {"float64", "complex128"}
         self.dtype = old
         self.statistics = DiffStatistics()
         self._scratch = _thread.scratch()
@@ -264,15 +265,15 @@ class Meter:
         old, new, gap = rows
         statistics, n = self.statistics, len(gap)
         statistics.n_finite += n
-        sum_sq_old = _sum_of_squares(old, self._scratch.spare)
-        statistics.sum_sq_old = statistics.sum_sq_old.plus(sum_sq_old)
+        squares = self._scratch.squares[:, :n]
         # Where nothing differs, old and new have the same squares, and there is no more to measure.
-        if not total:
+        sum_sq_old, *others = _sums_of_squares(rows if total else rows[:1], squares)
+        statistics.sum_sq_old = statistics.sum_sq_old.plus(sum_sq_old)
+        if not others:
             statistics.sum_sq_new = statistics.sum_sq_new.plus(sum_sq_old)
             return
-        sum_sq_new = _sum_of_squares(new, self._scratch.spare)
+        sum_sq_new, sum_sq_diff = others
         statistics.sum_sq_new = statistics.sum_sq_new.plus(sum_sq_new)
-        sum_sq_diff = _sum_of_squares(gap, self._scratch.spare)
         statistics.sum_sq_diff = statistics.sum_sq_diff.plus(sum_sq_diff)
         statistics.sum_abs += total
         # Which elements differ, and which of them by most.
@@ -286,11 +287,13 @@ class Meter:
         at = int(gap.argmax())
         excess = float(gap[at])
         statistics.max_abs = max(statistics.max_abs, excess if largest is None else largest)
-        # Relative changes; old and new are no longer needed, so their rows take other numbers.
-        size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
-        self._relative(a, b, gap, size, new if new.dtype == np.float64 else np.empty(n))
+        is_tolerant = bool(self.rtol or self.atol)
+        if is_tolerant or not isinstance(rows, np.ndarray) or self._reaches_low(squares):
+            # Old and new are no longer needed, so their rows take other numbers.
+            size: Floats = np.abs(old, out=old if old.dtype == np.float64 else None)
+            self._relative(a, b, gap, size, new if new.dtype == np.float64 else np.empty(n))
         # The worst element: without a tolerance, the one with the largest gap.
-        if self.rtol or self.atol:
+        if is_tolerant:
             found = self._tolerate(gap, size, flags)
             if found is None:
                 return
@@ -300,19 +303,36 @@ class Meter:
         index = at if places is None else int(places[at])
         statistics.update_worst(excess, start + index, a[at].item(), b[at].item())
 
+    def _low(self) -> float:
+        """Return a number that each relative change exceeds that max_rel or max_ulp hang on.
+
+        0: it is not known.  A product tells sooner than a quotient; but of the widest floats it may
+        be subnormal, and is then rounded by more than there is room for.
+        """
+        if not self._is_narrow:
+            return 0.0
+        low = self.statistics.max_rel * (1 - 2**-50)
+        if self.ulps:
+            low = min(low, self._least_relative())
+        return low if low < math.inf else 0.0
+
+    def _reaches_low(self, squares: Floats) -> bool:
+        """Whether a relative change may count; squares of new and gap are overwritten."""
+        low = self._low()
+        if not low:
+            return True
+        reached = np.multiply(squares[0], low * low, out=squares[1])
+        above = np.greater(squares[2], reached, out=self._scratch.above[: len(reached)])
+        return bool(above.any())
+
     def _relative(self, a: Array, b: Array, gap: Floats, size: Floats, out: Floats) -> None:
         """Update max_rel, max_ulp, and the smallest rtol under which every element would pass.
 
         out: is overwritten.
         """
         statistics, above = self.statistics, self._scratch.above[: len(gap)]
-        # Most blocks do not reach what was found so far, and a product tells sooner than a quotient
-        # (of float64 it may be subnormal, and then rounded by more than there is room for).
-        low = statistics.max_rel * (1 - 2**-50)
-        if self.ulps:
-            low = min(low, self._least_relative())
-        with_atol = self.atol != 0.0
-        if self.dtype != "float64" and 0.0 < low < math.inf:
+        with_atol, low = self.atol != 0.0, self._low()
+        if low:  # most blocks do not reach what was found so far
             np.greater(gap, np.multiply(size, low, out=out), out=above)
             if not above.any():
                 if with_atol:
@@ -336,12 +356,12 @@ class Meter:
 
     def _needed_beyond(self, gap: Floats, size: Floats, out: Floats) -> None:
         """Update needed_rtol by what exceeds atol; out: is overwritten."""
-        statistics, beyond = self.statistics, self._scratch.spare[: len(gap)]
+        statistics, beyond = self.statistics, self._scratch.squares[0, : len(gap)]
         np.subtract(gap, self.atol, out=beyond)
         low = statistics.needed_rtol * (1 - 2**-50)
         if low == math.inf:
             return
-        if self.dtype != "float64" and low > 0.0:
+        if self._is_narrow and low > 0.0:
             above = self._scratch.above[: len(gap)]
             np.greater(beyond, np.multiply(size, low, out=out), out=above)
             if not above.any():
@@ -356,7 +376,7 @@ class Meter:
 
         None where none of them is worse than the worst so far.
         """
-        limit = np.multiply(size, self.rtol, out=self._scratch.spare[: len(gap)])
+        limit = np.multiply(size, self.rtol, out=self._scratch.squares[0, : len(gap)])
         limit += self.atol
         outside = np.greater(gap, limit, out=self._scratch.above[: len(gap)])
         self.statistics.n_outside += int(np.count_nonzero(outside))
@@ -437,11 +457,14 @@ def bits_differ(a: Array, b: Array) -> Array:
     return np.asarray((left != right).any(axis=1))
 
 
-def _sum_of_squares(values: Array, spare: Floats) -> ScaledFloat:
-    """Return the sum of squares of numbers, complex ones included; spare: is overwritten."""
-    flat = values.view(np.float64) if values.dtype == np.complex128 else values
-    out = spare[: len(flat)] if len(flat) <= len(spare) else None
-    return _in_range(float(np.add.reduce(np.multiply(flat, flat, out=out))), flat)
+def _sums_of_squares(rows: Array | tuple[Array, ...], out: Floats) -> list[ScaledFloat]:
+    """Return the sum of squares of each row; out: takes the squares of rows of one array."""
+    if isinstance(rows, np.ndarray):
+        squares = np.multiply(rows, rows, out=out[: len(rows)])
+        totals = np.add.reduce(squares, axis=1)
+        return [_in_range(*pair) for pair in zip(totals.tolist(), rows, strict=True)]
+    flat = [row.view(np.float64) if row.dtype == np.complex128 else row for row in rows]
+    return [_in_range(float(np.add.reduce(row * row)), row) for row in flat]
 
 
 def _in_range(total: float, values: Floats) -> ScaledFloat:

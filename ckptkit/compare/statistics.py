@@ -15,7 +15,7 @@ from ckptkit.dtypes import DTYPES, kind
 # Elements.  Fewer, and what numpy's calls cost beside their work is felt; more, and the float64
 # rows of them leave a core's second-level cache.  Sums are taken block by block: the last digits
 # of a report depend on it.
-METRIC_BLOCK = 1 << 15
+METRIC_BLOCK = 1 << 16
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
 
 

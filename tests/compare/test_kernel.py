@@ -105,7 +105,7 @@ def write_pairs(folder: Path, seeds: range, largest: int) -> tuple[Path, Path]:
 def test_reports_of_files_are_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rtol: float
 ) -> None:
-    old, new = write_pairs(tmp_path, range(3000, 3040), 33_000)
+    old, new = write_pairs(tmp_path, range(3000, 3040), 66_000)
     assert not differing_reports(monkeypatch, old, new, rtol=rtol, atol=rtol / 10, cast_ok=True)
 
 
