@@ -38,7 +38,7 @@ def _every_code_is_explained() -> Iterator[None]:
 def _imports() -> Iterator[Any]:
     from ckptkit.runners.fork_server import SharedImports
 
-    imports = SharedImports()
+    imports = SharedImports(most=3)  # of models that are run, of conversions, of scripts
     yield imports
     imports.close()
 

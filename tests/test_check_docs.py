@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from ckptkit.model_io.tiers import BOUNDS
 from support.command_line import Result, ckptkit
 from support.places import ROOT
+from support.scripts import run_script
 
 PAGE = ROOT / "docs" / "check.md"
 NET = """
@@ -54,10 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what the page calls its files."""
     directory = tmp_path_factory.mktemp("project")
     (directory / "net.py").write_text(NET)
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN], cwd=directory, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_script("-c", TRAIN, directory=directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         converted = ckptkit(

@@ -5,8 +5,6 @@ The `.h5` files are goldens of Keras 2; what Keras 3 makes of them, `load_weight
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,8 @@ import pytest
 import ckptkit
 from ckptkit.operations.convert.problems import MismatchError
 from support.goldens import GOLDEN
-from support.places import SUPPORT, environment
+from support.places import SUPPORT
+from support.scripts import run_script
 
 NUMBERED = GOLDEN / "tf2.15.1" / "numbered"
 FROZEN = GOLDEN / "tf2.15.1" / "frozen"
@@ -28,12 +27,7 @@ pytestmark = pytest.mark.needs_tf
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Keras 3 saves after it has loaded each golden."""
     folder = tmp_path_factory.mktemp("twins")
-    subprocess.run(
-        [sys.executable, str(SUPPORT / "make_numbered_twins.py"), str(NUMBERED), str(folder)],
-        env=environment(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES=""),
-        check=True,
-        capture_output=True,
-    )
+    run_script(SUPPORT / "make_numbered_twins.py", NUMBERED, folder)
     return folder
 
 

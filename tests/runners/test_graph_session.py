@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import ckptkit
 from ckptkit.golden.golden import read_golden
 from ckptkit.runners.errors import RunnerError
-from support.places import environment
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_tf
 
@@ -31,13 +29,7 @@ COMPILED = ("function", "hub", "inner", "ragged", "reference", "refused", "resou
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of exports, and `results.json`: how each ran."""
     folder = tmp_path_factory.mktemp("exports")
-    command = [sys.executable, "-m", "support.run_v1_exports"]
-    subprocess.run(
-        [*command, str(folder), str(folder / "results.json"), "make"],
-        env=environment(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1"),
-        check=True,
-        capture_output=True,
-    )
+    run_script("-m", "support.run_v1_exports", folder, folder / "results.json", "make")
     return folder
 
 

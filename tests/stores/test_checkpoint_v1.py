@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from ckptkit.stores.tensor_bundle.v1_reader import open_checkpoint_v1
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.goldens import golden
-from support.places import environment
+from support.scripts import run_script
 
 needs_tf = pytest.mark.needs_tf
 
@@ -24,8 +22,7 @@ needs_tf = pytest.mark.needs_tf
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders single, sharded (V1) and v2, of the same variables, of every dtype that V1 takes."""
     folder = tmp_path_factory.mktemp("v1")
-    command = [sys.executable, "-m", "support.make_checkpoint_v1", str(folder)]
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    run_script("-m", "support.make_checkpoint_v1", folder)
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import UsageError
-from support import places
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_tf
 
@@ -48,7 +46,7 @@ if __name__ == "__main__":
 def test_a_module_without_a_function_is_recorded_and_checked(tmp_path: Path) -> None:
     code = tmp_path / "net.py"
     code.write_text(CODE.replace("{activation}", "relu"))
-    subprocess.run([sys.executable, str(code)], cwd=tmp_path, check=True, env=places.environment())
+    run_script(code, directory=tmp_path)
     np.savez(tmp_path / "x.npz", x=np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4))
     model, path, golden = f"{code}:build", tmp_path / "ckpt", tmp_path / "golden"
     with pytest.raises(UsageError, match="does not say what inputs it takes"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 import ckptkit
 from support.command_line import ckptkit as run
 from support.command_line import refused
-from support.places import environment
+from support.scripts import run_script
 
 pytestmark = pytest.mark.needs_tf
 
@@ -26,8 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _tensorflow(*arguments: object) -> None:
-    command = [sys.executable, "-m", "support.serve_graph", *map(str, arguments)]
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    run_script("-m", "support.serve_graph", *arguments)
 
 
 def test_it_computes_what_the_session_computed(made: Path, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from ckptkit.align.transforms import parse_transform
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.tiers import tier_named
 from ckptkit.operations.convert.api import MismatchError, Receipt, convert
-from support import places, torch_pairs
+from support import torch_pairs
 from support.places import DOCS
+from support.scripts import run_script
 
 LACKING = [name for name in ("tensorflow", "torch") if find_spec(name) is None]
 
@@ -71,13 +70,7 @@ np.savez(out / "layers.npz", **found)
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of TensorFlow, and what their models give."""
     directory = tmp_path_factory.mktemp("trained")
-    done = subprocess.run(
-        [sys.executable, "-c", WRITE, str(directory)],
-        env=places.environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_script("-c", WRITE, directory)
     return directory
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,20 +14,15 @@ import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.operations.configuration.values import class_of
 from ckptkit.operations.diff.beside.configuration import configuration_differences
-from support.places import SUPPORT, environment
+from support.places import SUPPORT
+from support.scripts import run_script
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models in pairs, saved by TensorFlow and Keras."""
     out = tmp_path_factory.mktemp("models")
-    script = SUPPORT / "make_model_pairs.py"
-    subprocess.run(
-        [sys.executable, script, out],
-        check=True,
-        env=environment(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES=""),
-        capture_output=True,
-    )
+    run_script(SUPPORT / "make_model_pairs.py", out)
     return out
 
 
