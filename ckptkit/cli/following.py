@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def follow_run(runs: tuple[str, ...], options: dict[str, Any]) -> None:
 
 def _flushed(lines: list[str]) -> None:
     echo_lines(lines)
-    click.get_text_stream("stdout").flush()
+    sys.stdout.flush()
 
 
 def _name(finding: HistoryFinding) -> tuple[object, ...]:
