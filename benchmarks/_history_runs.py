@@ -1,6 +1,6 @@
 """Runs of 40 checkpoints for benchmarks/history.py: sound ones, and two with planted faults.
 
-    python -m benchmarks._history_runs DIRECTORY
+python -m benchmarks._history_runs DIRECTORY
 """
 
 from __future__ import annotations

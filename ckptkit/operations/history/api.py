@@ -221,10 +221,10 @@ def findings_of(
         *value_findings(run),
         *repeat_findings(run, repeats),
         *optimizer_findings(run, repeats),
-        *norm_findings(run),
+        *norm_findings(run, repeats),
         *direction_findings(run, repeats),
         *movement_findings(run, repeats),
-        *unit_findings(run),
+        *unit_findings(run, repeats),
         *structure_findings(run, ambiguous),
     ]
     order = {step.number: at for at, step in enumerate(run.steps)}

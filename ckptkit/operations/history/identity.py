@@ -21,6 +21,10 @@ class Repeats:
     equal: frozenset[int]
     older: Mapping[int, int]
 
+    def own(self, tensor: TensorHistory) -> list[int]:
+        """Return the steps of a tensor, in order, without those of an older checkpoint."""
+        return [at for at in sorted(tensor.measured) if at not in self.older]
+
 
 def repeats_of(run: MeasuredRun) -> Repeats:
     """Return which steps repeat others."""

@@ -21,8 +21,8 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.files import Extent, aligned_buffer
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.small_reads import SMALL, SmallReadCache
-from ckptkit.compare.step import Block, compiled_step, dtype_code
 from ckptkit.compare.spans import FileSpan, TensorSource, extend_crc
+from ckptkit.compare.step import Block, compiled_step, dtype_code
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.statistics import Statistics

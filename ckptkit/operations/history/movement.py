@@ -52,7 +52,7 @@ def _streak(tensor: TensorHistory, repeats: Repeats) -> tuple[int, int, bool]:
 
     The length is in updates; steps that repeat the one before in everything are none.
     """
-    order = sorted(tensor.measured)
+    order = repeats.own(tensor)
     first, length = order[0] if order else 0, 0
     has_moved = False
     for before, at in itertools.pairwise(order):
@@ -162,17 +162,17 @@ def _goes_on(run: MeasuredRun) -> bool:
 # --- units ----------------------------------------------------------------------------------------
 
 
-def unit_findings(run: MeasuredRun) -> Iterator[HistoryFinding]:
+def unit_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFinding]:
     """Yield columns of kernels that are zeros at the end, or stand still while others move.
 
     By the weights alone these are heuristics: what a unit computes is in no checkpoint.
     """
     for tensor in run.matrices:
-        order = sorted(tensor.measured)
+        order = repeats.own(tensor)
         contents = {tensor.measured[at].content for at in order}
         if tensor.units and len(order) > 1 and len(contents) > 1:
             yield from _zero_units(run, tensor, order)
-            yield from _still_units(run, tensor, order)
+            yield from _still_units(run, tensor, order, repeats)
             yield from _saturated_units(run, tensor, order)
 
 
@@ -209,9 +209,14 @@ def _since(units: int, masks: Sequence[tuple[int, int]]) -> int:
 
 
 def _still_units(
-    run: MeasuredRun, tensor: TensorHistory, order: Sequence[int]
+    run: MeasuredRun, tensor: TensorHistory, order: Sequence[int], repeats: Repeats
 ) -> Iterator[HistoryFinding]:
-    updates = [(at, u.still_units) for at in order for u in (tensor.measured[at].update,) if u]
+    updates = [
+        (at, u.still_units)
+        for at in order
+        for u in (tensor.measured[at].update,)
+        if u and at - 1 not in repeats.older  # an update from there is of both
+    ]
     # while the whole tensor stands still, nothing is said of its units
     updates = [(at, mask) for (at, mask) in updates if tensor.measured[at].update != (0.0, None, 0)]
     most = int(run.thresholds.still)

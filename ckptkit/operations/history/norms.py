@@ -14,6 +14,7 @@ from ckptkit.operations.history.types import HistoryFinding, TensorHistory
 
 _GROWS, _SHRINKS = 1.05, 0.95  # from one step to the next, in a stretch that goes one way
 _EARLY = 3  # updates, in which small initial values may grow many times
+_FEW = 8  # elements, whose norm says little as long as it is small
 _LARGE = 1.0  # root mean square of a weight that is no longer small
 _EVEN = 0.7  # of the growth of a stretch's first half, in its second: what slows down settles
 
@@ -54,14 +55,14 @@ def _never_moves(tensor: TensorHistory) -> bool:
 # --- exploding and vanishing ----------------------------------------------------------------------
 
 
-def norm_findings(run: MeasuredRun) -> Iterator[HistoryFinding]:
+def norm_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFinding]:
     """Yield where norms explode or vanish; steps with NaN or infinities are left out."""
     exploding: dict[int, list[tuple[TensorHistory, float]]] = {}
     vanishing: dict[int, list[tuple[TensorHistory, float]]] = {}
     for tensor in run.weights:
         if kind(tensor.dtype) not in ("float", "complex"):
             continue
-        norms = _norms(tensor)
+        norms = _norms(tensor, repeats)
         grown = _exploding(norms, tensor, run.thresholds.growth)
         if grown is not None:
             exploding.setdefault(grown[0], []).append((tensor, grown[1]))
@@ -87,11 +88,12 @@ def norm_findings(run: MeasuredRun) -> Iterator[HistoryFinding]:
             )
 
 
-def _norms(tensor: TensorHistory) -> list[tuple[int, float]]:
+def _norms(tensor: TensorHistory, repeats: Repeats) -> list[tuple[int, float]]:
     """Return (index, norm), of values that vary: constants are initial values, or one number."""
     return [
         (at, m.statistics.norm)
-        for at, m in sorted(tensor.measured.items())
+        for at in repeats.own(tensor)
+        for m in (tensor.measured[at],)
         if not has_no_numbers(tensor, at) and (m.statistics.std > 0 or m.statistics.norm == 0)
     ]
 
@@ -102,12 +104,21 @@ def _exploding(
     """Return (first index that grew, times), of one step or a stretch that does not slow down."""
     norms = [(at, norm) for at, norm in norms if norm > 0]
     for first, last in _stretches(norms, lambda ratio: ratio >= _GROWS):
+        before = [norm for _, norm in norms[: first + 1]]
         for end in range(first + 1, last + 1):
             times = norms[end][1] / norms[first][1]
             size = norms[end][1] / math.sqrt(max(1, tensor.size))
-            is_early = end <= _EARLY and size < _LARGE
+            # what was near zero for a step, a bias that changes its sign, comes back to what it was
+            usual = max(median(before[-10:]) * growth, max(before) * 2)
+            is_early = size < _LARGE and (end <= _EARLY or tensor.size < _FEW)
             is_slow = end - first > 1 and size < _LARGE
-            if times < growth or is_early or is_slow or not _is_even(norms[first : end + 1]):
+            if (
+                times < growth
+                or norms[end][1] < usual
+                or is_early
+                or is_slow
+                or not _is_even(norms[first : end + 1])
+            ):
                 continue
             return norms[_onset(norms, first, end)][0], norms[last][1] / norms[first][1]
     return None

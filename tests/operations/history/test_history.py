@@ -154,17 +154,21 @@ def series(directory: Path, steps: list[dict[str, Array]]) -> list[dict[str, Arr
     return steps
 
 
-def test_numbers_are_those_of_numpy_in_float64(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["", "numpy"], ids=["compiled", "numpy"])
+def test_numbers_are_those_of_numpy_in_float64(
+    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CKPTKIT_KERNEL", kernel)
     rng = np.random.default_rng(1)
-    kernel: Array = rng.standard_normal((300, 501)).astype(np.float32)
+    matrix: Array = rng.standard_normal((300, 501)).astype(np.float32)
     wide: Array = 1e3 + rng.standard_normal((2, 70_000))
     small: Array = np.array([3, -(2**62) - 1, 2**62 + 1], np.int64)
     steps: list[dict[str, Array]] = []
     for _ in range(4):
-        kernel = kernel + rng.standard_normal(kernel.shape).astype(np.float32)
+        matrix = matrix + rng.standard_normal(matrix.shape).astype(np.float32)
         wide = wide + rng.standard_normal(wide.shape)
-        kernel[0, :3] = 0.0
-        steps.append({"a/kernel": kernel, "b/wide": wide, "c": small.copy()})
+        matrix[0, :3] = 0.0
+        steps.append({"a/kernel": matrix, "b/wide": wide, "c": small.copy()})
     series(tmp_path, steps)
     for tensor in ckptkit.history(tmp_path).tensors:
         arrays = [step[tensor.name] for step in steps]
