@@ -28,7 +28,7 @@ _DTYPES = {
 }
 
 
-class Block(ctypes.Structure):
+class StepBlock(ctypes.Structure):
     """`Block` of step.c."""
 
     _fields_ = (
@@ -58,7 +58,7 @@ def dtype_code(dtype: str) -> int | None:
 
 
 def compiled_step() -> Callable[[int], int] | None:
-    """Return what measures the Block at an address, and returns 0 where numpy has to; else None."""
+    """Return what measures the block at an address, and returns 0 where numpy has to; else None."""
     return _load(os.environ.get(VARIABLE, ""))
 
 
@@ -84,7 +84,7 @@ def _is_sound(measure: Callable[[int], int]) -> bool:
     before = (ctypes.c_double * 10)(*[1.0] * 10)
     places = [ctypes.addressof(row) for row in rows]
     one = ctypes.addressof(before)
-    block = Block(*places, one, one, 10, 5, _DTYPES["float64"])
+    block = StepBlock(*places, one, one, 10, 5, _DTYPES["float64"])
     if not measure(ctypes.addressof(block)):
         return False
     changes = [number - 1.0 for number in numbers]

@@ -22,7 +22,7 @@ from ckptkit._io.files import Extent, aligned_buffer
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.compare.spans import FileSpan, TensorSource, extend_crc
-from ckptkit.compare.step import Block, compiled_step, dtype_code
+from ckptkit.compare.step import StepBlock, compiled_step, dtype_code
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.statistics import Statistics
@@ -383,7 +383,7 @@ class _SpanMeter:
             return None
         values, _before, update, _update_before = self.rows
         sums, places = self.sums.copy() if self.keeps_columns else self.sums, self.addresses
-        block = Block(
+        block = StepBlock(
             *(stored.ctypes.data, places[0], places[2], sums[0].ctypes.data, sums[1].ctypes.data),
             places[1] if self.seen else None,
             places[3] if self.seen > 1 else None,
