@@ -16,7 +16,7 @@ KERNEL.extra_compile_args = FLAGS
 
 class Library(build_ext):
     def get_ext_filename(self, fullname):  # it is of no version of Python, and no module
-        return fullname.replace(".", "/") + ".so.1"
+        return fullname.replace(".", "/") + ".so.2"
 
 
 class Wheel(bdist_wheel):

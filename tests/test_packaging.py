@@ -36,7 +36,7 @@ def tracked(*below: str) -> set[str]:
 
 
 # What is compiled, and of what: in the wheel where a compiler is, and in the checkout.
-LIBRARY, SOURCE = "ckptkit/compare/kernel.so.1", "ckptkit/compare/kernel.c"
+LIBRARY, SOURCE = "ckptkit/compare/kernel.so.2", "ckptkit/compare/kernel.c"
 compiler = shutil.which("cc")
 needs_compiler = pytest.mark.skipif(compiler is None, reason="no C compiler")
 

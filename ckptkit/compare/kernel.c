@@ -155,6 +155,12 @@ static void aim(Work *w) {
     w->low_needed = low < 1e300 ? low : 1e300;
 }
 
+/* What the numbers of one block are like; sums are taken as above. */
+typedef struct {
+    double low, high, mean, deviations, squares; /* deviations: sum of squares, from the mean */
+    int64_t n_zero;
+} Moments;
+
 typedef uint32_t (*Crc)(uint32_t crc, const void *bytes, size_t nbytes);
 typedef int (*Measure)(State *s, const char *a, const char *b, int64_t n, int64_t at);
 
@@ -203,7 +209,7 @@ typedef int (*Measure)(State *s, const char *a, const char *b, int64_t n, int64_
 #endif
 
 /* The version of State and of the functions below: kernel.py takes no other library. */
-EXPORT int ckptkit_kernel_version(void) { return 1; }
+EXPORT int ckptkit_kernel_version(void) { return 2; }
 
 /* Return which processor this is: 0 baseline, 1 avx2, 2 avx512. */
 EXPORT int ckptkit_processor(void) {
@@ -239,6 +245,16 @@ EXPORT int64_t ckptkit_measure(State *s, const char *a, const char *b, int64_t n
         done += count;
     }
     return done;
+}
+
+/* Describe n numbers, n > 0; return 0, and leave them to numpy, where one is not finite. */
+EXPORT int ckptkit_moments(Moments *m, int processor, int dtype, const char *p, int64_t n) {
+#ifdef HAS_X86
+    if (processor == 2) return moments_avx512(m, dtype, p, n);
+    if (processor == 1) return moments_avx2(m, dtype, p, n);
+#endif
+    (void)processor;
+    return moments_baseline(m, dtype, p, n);
 }
 
 static int read_all(int fd, char *buffer, size_t nbytes, int64_t offset) {
@@ -592,6 +608,69 @@ static int NAME(block)(State *s, const char *a, const char *b, int64_t n, int64_
     w.s.sum_sq_new += sums[2];
     w.s.sum_sq_diff += sums[3];
     *s = w.s;
+    return 1;
+}
+
+/* One run, around `mean`: the sums of the numbers less the mean, and of the squares of that. */
+INLINE void NAME(moments_run)(Moments *m, int dtype, const char *p, int n, double mean,
+                              double *sums, int *is_bad) {
+    double values[RUN] __attribute__((aligned(64))), lanes[8] __attribute__((aligned(64)));
+    const int whole = n & ~7;
+    *is_bad |= as_doubles(dtype, p, n, values);
+    const V zero = SET(0.0), centre = SET(mean);
+    V total = zero, squares = zero, high = SET(m->high), low = SET(-m->low);
+    K others = ZERO_COUNTS;
+    for (int i = 0; i < whole; i += 8) {
+        V x = LOAD(values + i), apart = SUB(x, centre);
+        others = COUNT(others, GT(ABS(x), zero));
+        high = MAX(x, high);
+        low = MAX(SUB(zero, x), low);
+        total = ADD(total, apart);
+        squares = ADD(squares, MUL(apart, apart));
+    }
+    STORE(lanes, total);
+    sums[0] = joined(lanes);
+    STORE(lanes, squares);
+    sums[1] = joined(lanes);
+    m->high = NAME(largest)(high);
+    m->low = -NAME(largest)(low);
+    m->n_zero += whole - COUNTED(others);
+    for (int i = whole; i < n; i++) {
+        double x = values[i], apart = x - mean;
+        sums[0] += apart;
+        sums[1] += apart * apart;
+        m->high = x > m->high ? x : m->high;
+        m->low = x < m->low ? x : m->low;
+        m->n_zero += x == 0.0;
+    }
+}
+
+static void NAME(moments_tree)(Moments *m, int dtype, const char *p, int64_t n, double mean,
+                               double *sums, int *is_bad) {
+    if (n <= RUN) {
+        NAME(moments_run)(m, dtype, p, (int)n, mean, sums, is_bad);
+        return;
+    }
+    double right[2];
+    int64_t half = n / 2;
+    half -= half % 8;
+    NAME(moments_tree)(m, dtype, p, half, mean, sums, is_bad);
+    NAME(moments_tree)(m, dtype, p + half * WIDTHS[dtype], n - half, mean, right, is_bad);
+    sums[0] += right[0];
+    sums[1] += right[1];
+}
+
+/* Two passes, the second around the mean that the first has found. */
+static int NAME(moments)(Moments *m, int dtype, const char *p, int64_t n) {
+    double sums[2];
+    int is_bad = 0;
+    Moments again = *m = (Moments){.low = INFINITY, .high = -INFINITY};
+    NAME(moments_tree)(m, dtype, p, n, 0.0, sums, &is_bad);
+    if (is_bad || !isfinite(sums[0])) return 0;
+    m->mean = sums[0] / (double)n;
+    m->squares = sums[1];
+    NAME(moments_tree)(&again, dtype, p, n, m->mean, sums, &is_bad);
+    m->deviations = sums[1];
     return 1;
 }
 

@@ -33,7 +33,7 @@ from ckptkit.compare.statistics import (
 from ckptkit.errors import UsageError
 
 VARIABLE = "CKPTKIT_KERNEL"
-_VERSION = 1
+_VERSION = 2
 LIBRARY = f"kernel.so.{_VERSION}"  # as setup.py calls it; what ends in .so is taken for a module
 _PROCESSORS = ("baseline", "avx2", "avx512")  # as kernel.c numbers them
 _MAX_RTOL = 1e6  # beyond it `rtol * |old|` may overflow
@@ -91,11 +91,25 @@ class _State(ctypes.Structure):
     )
 
 
+class Moments(ctypes.Structure):
+    """What the numbers of one block are like; deviations: sum of squares, from the mean."""
+
+    _fields_ = (
+        ("low", ctypes.c_double),
+        ("high", ctypes.c_double),
+        ("mean", ctypes.c_double),
+        ("deviations", ctypes.c_double),
+        ("squares", ctypes.c_double),
+        ("n_zero", ctypes.c_int64),
+    )
+
+
 class _Library(NamedTuple):
     """What was loaded, and for which processor it is to be used."""
 
     measure: Callable[..., int]
     measure_files: Callable[..., int]
+    moments: Callable[..., int]
     processor: int
 
 
@@ -143,7 +157,10 @@ def _load(wanted: str) -> _Loaded:
     processor = _PROCESSORS.index(wanted) if wanted else here
     if processor > here:
         raise UsageError(f"{VARIABLE} is {wanted!r}, and this processor has no {wanted}")
-    library = _Library(loaded.ckptkit_measure, loaded.ckptkit_measure_files, processor)
+    loaded.ckptkit_moments.argtypes = (pointer, integer, integer, pointer, size)
+    library = _Library(
+        loaded.ckptkit_measure, loaded.ckptkit_measure_files, loaded.ckptkit_moments, processor
+    )
     if not _is_sound(library):
         return _Loaded(None, "numpy: the compiled library was built to compute otherwise")
     forced = f", since {VARIABLE} says so" if wanted else ""
@@ -289,6 +306,20 @@ def compiled_meter(old: str, new: str, tolerance: ElementTolerance) -> CompiledM
     left, right = _DTYPES[old], _DTYPES[new]
     state = _state(library, left, right, tolerance)
     return CompiledMeter(library, left, right, state)
+
+
+def moments(dtype: str, address: int, size: int) -> Moments | None:
+    """Describe numbers that lie at an address; None where numpy has to, as where one is not finite.
+
+    Raises UsageError as `compiled_meter` does.
+    """
+    library = _loaded().library
+    if library is None or dtype not in _DTYPES or not size:
+        return None
+    found = Moments()
+    code = _DTYPES[dtype].code
+    is_whole = library.moments(ctypes.byref(found), library.processor, code, address, size)
+    return found if is_whole else None
 
 
 def _state(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.dtypes import kind
+from ckptkit.compare import kernel
+from ckptkit.dtypes import dtype_of_numpy, kind
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.text import json_number
 
@@ -65,7 +66,7 @@ def statistics_of(checkpoint: Checkpoint, key: str, *, bins: int = 0) -> Statist
     with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float64
         moments = _Moments()
         for _start, values in checkpoint.store.blocks(key):
-            moments.add(_as_float(values))
+            moments.add(values)
         counts = _histogram(checkpoint, key, moments, bins) if bins else ()
     return moments.statistics(counts)
 
@@ -108,8 +109,21 @@ class _Moments:
         self.low, self.high = math.inf, -math.inf
         self.mean = self.deviations = self.squares = 0.0
 
-    def add(self, block: Array) -> None:
-        """Add elements, as float64."""
+    def add(self, values: Array) -> None:
+        """Add elements; without numpy's temporaries where all are finite, and plain numbers."""
+        if values.flags.c_contiguous and values.dtype.isnative:
+            address = values.__array_interface__["data"][0]
+            found = kernel.moments(dtype_of_numpy(values.dtype), address, values.size)
+            if found is not None:
+                self.n += values.size
+                self.n_zero += found.n_zero
+                low, high = found.low + 0.0, found.high + 0.0
+                self.low, self.high = min(self.low, low), max(self.high, high)
+                self._join(values.size, found.mean, found.deviations, found.squares)
+                return
+        self._add_floats(_as_float(values))
+
+    def _add_floats(self, block: Array) -> None:
         import numpy as np
 
         self.n += len(block)
@@ -121,14 +135,19 @@ class _Moments:
             block = block[is_finite]
         if not len(block):
             return
-        self.low, self.high = min(self.low, float(block.min())), max(self.high, float(block.max()))
+        # of zeros, the positive one, whichever numpy finds
+        low, high = float(block.min()) + 0.0, float(block.max()) + 0.0
+        self.low, self.high = min(self.low, low), max(self.high, high)
         mean = float(block.mean())
-        apart = mean - self.mean
-        count = self.count + len(block)
         deviations = float(np.square(block - mean).sum())
-        self.deviations += deviations + apart * apart * self.count * (len(block) / count)
-        self.mean += apart * (len(block) / count)
-        self.squares += float(np.square(block).sum())
+        self._join(len(block), mean, deviations, float(np.square(block).sum()))
+
+    def _join(self, size: int, mean: float, deviations: float, squares: float) -> None:
+        """Join finite elements to those before."""
+        apart, count = mean - self.mean, self.count + size
+        self.deviations += deviations + apart * apart * self.count * (size / count)
+        self.mean += apart * (size / count)
+        self.squares += squares
         self.count = count
 
     def statistics(self, bins: tuple[int, ...]) -> Statistics:

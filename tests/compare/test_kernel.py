@@ -17,10 +17,11 @@ from ckptkit.compare.metrics import Meter
 from ckptkit.compare.spans import FileSpan, WorkItem, do_items
 from ckptkit.compare.statistics import EXACT, METRIC_BLOCK, DiffStatistics, ElementTolerance
 from ckptkit.errors import TruncatedError, UsageError
+from ckptkit.operations.statistics import statistics_of_all
 from support.goldens import GOLDEN, goldens
 from support.number_pairs import pair
 from support.places import ROOT, environment
-from support.weights import Array, write_bundle
+from support.weights import Array, MemoryStore, write_bundle
 
 # A suite that is told to leave the library alone tests numpy, and has nothing to compare.
 here = kernel.description().startswith("compiled")
@@ -70,6 +71,19 @@ def test_sums_do_not_depend_on_how_an_array_lies_in_memory(monkeypatch: pytest.M
     swapped = odd.astype(odd.dtype.newbyteorder())
     for old in (odd, spread, swapped):
         same_as_numpy(monkeypatch, "float32", "float32", old, np.flip(odd).copy(), EXACT)
+
+
+@built
+def test_moments_of_generated_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `show` and `ls --stats` say of one tensor: all but strings, by whoever measures."""
+    for seed in range(300):
+        values = pair(seed, largest=1000 if seed % 30 else 1 << 20)[2]
+        found = set()
+        for by in ("numpy", *PROCESSORS):
+            monkeypatch.setenv(kernel.VARIABLE, by)
+            store = MemoryStore({"t": values}, 50_000)
+            found.add(repr(statistics_of_all(store, list(store.specs.values()))))
+        assert len(found) == 1, (seed, found)
 
 
 def reports(monkeypatch: pytest.MonkeyPatch, old: Path, new: Path, **options: Any) -> list[Any]:
