@@ -91,7 +91,7 @@ class _State(ctypes.Structure):
     )
 
 
-class Moments(ctypes.Structure):
+class BlockMoments(ctypes.Structure):
     """What the numbers of one block are like; deviations: sum of squares, from the mean."""
 
     _fields_ = (
@@ -308,7 +308,7 @@ def compiled_meter(old: str, new: str, tolerance: ElementTolerance) -> CompiledM
     return CompiledMeter(library, left, right, state)
 
 
-def moments(dtype: str, address: int, size: int) -> Moments | None:
+def moments(dtype: str, address: int, size: int) -> BlockMoments | None:
     """Describe numbers that lie at an address; None where numpy has to, as where one is not finite.
 
     Raises UsageError as `compiled_meter` does.
@@ -316,7 +316,7 @@ def moments(dtype: str, address: int, size: int) -> Moments | None:
     library = _loaded().library
     if library is None or dtype not in _DTYPES or not size:
         return None
-    found = Moments()
+    found = BlockMoments()
     code = _DTYPES[dtype].code
     is_whole = library.moments(ctypes.byref(found), library.processor, code, address, size)
     return found if is_whole else None
