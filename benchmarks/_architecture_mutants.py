@@ -70,6 +70,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "exchanged": CodeFault("two layers of one shape exchanged", "blocks/0/0", ("blocks/0/1",)),
         "bias": CodeFault("bias left out", "head/out"),
     }),
+    "flat": Architecture("code", {
+        "activation": CodeFault("activation changed", "b2", ("w3",)),
+        "scale": CodeFault("one layer's output scaled by 1.02", "b2", ("w3",)),
+        "skip": CodeFault("skip connection dropped", "b2", ("w3",)),
+        "bias": CodeFault("bias left out", "b3"),
+        "axis": CodeFault("softmax over another axis", "b3"),
+    }),
     "hand_rnn": Architecture("code", {
         "gates": CodeFault("two gates exchanged", "cell"),
         "forget": CodeFault("offset of the forget gate left out", "cell"),
@@ -173,11 +180,15 @@ class _Making:
         tf.train.Checkpoint(model=self.model).write(str(prefix))
         self.base = Base("code", "code", str(prefix), code(self.name))
         weights = [w for w in _mutants.weights_of(prefix) if w.value.dtype == "float32"]
+        holders = _holders(prefix)
         for kind, values, targets in _damages(weights):
             out = self._path(kind) / "ckpt"
             out.parent.mkdir()
             _mutants.with_values(prefix, out, values)
-            self._add(kind, out, targets, self.base.model)
+            # where a full name tells no layer, the object that has the variable is as right
+            objects = [holders[name] for name in values if holders.get(name)]
+            named = tuple("|".join(dict.fromkeys([t, *objects])) for t in targets)
+            self._add(kind, out, named if len(values) == 1 else targets, self.base.model)
         for fault, row in ARCHITECTURES[self.name].faults.items():
             target = "|".join((row.path, *row.others))
             self._add("fault", prefix, (target,), code(self.name, fault))
@@ -185,6 +196,17 @@ class _Making:
         again.parent.mkdir()
         tf.train.Checkpoint(model=_built(self.name)).write(str(again))
         self.base.twins["saved again"] = str(again)
+
+
+def _holders(prefix: Path) -> dict[str, str]:
+    """Return {name of a weight: path of the object below the model that has it}."""
+    import ckptkit
+
+    found = {}
+    for naming in ckptkit.open(prefix).names.values():
+        for path in naming.aliases[:1]:
+            found[naming.name] = path.removeprefix("model/").rpartition("/")[0]
+    return found
 
 
 def _around(owner: str, values: Mapping[str, Any]) -> str:

@@ -289,6 +289,7 @@ BUILDERS: Mapping[str, Callable[[str], Any]] = {
     "ranker": _ranker,
     "adapted": _adapted,
     "nested_lists": modules.NestedLists,
+    "flat": modules.Flat,
     "hand_rnn": modules.HandRnn,
     "graph_attention": modules.GraphAttention,
     "experts": modules.Experts,

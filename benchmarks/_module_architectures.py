@@ -93,6 +93,33 @@ class NestedLists(tf.Module):  # type: ignore[misc]
         return self.head["out"](self.head["norm"](x))
 
 
+class Flat(tf.Module):  # type: ignore[misc]
+    """A perceptron of three layers, all of whose variables are its own."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(name="flat")
+        sizes = (5, 6, 6, 2)
+        for at, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+            weights, bias = np.zeros((inputs, outputs), "f4"), np.zeros(outputs, "f4")
+            setattr(self, f"w{at}", tf.Variable(weights, name=f"w{at}"))
+            setattr(self, f"b{at}", tf.Variable(bias, name=f"b{at}"))
+        self.fault = fault
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 5], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def __call__(self, x: Any) -> Any:
+        h = tf.nn.relu(x @ self.w1 + self.b1)
+        y = h @ self.w2 + self.b2
+        y = tf.nn.softsign(y) if self.fault == "activation" else tf.tanh(y)
+        if self.fault == "scale":
+            y = y * 1.02
+        if self.fault != "skip":
+            y = y + h
+        y = y @ self.w3
+        if self.fault != "bias":
+            y = y + self.b3
+        return tf.nn.softmax(y, axis=0 if self.fault == "axis" else -1)
+
+
 class Cell(tf.Module):  # type: ignore[misc]
     """An LSTM cell: gates i, f, g, o; w_x (inputs, 4 units), w_h (units, 4 units), b (4 units)."""
 

@@ -194,9 +194,9 @@ def _nonfinite_hints(pair: ValuePair) -> Iterator[str]:
         yield from (f"{word} in {place} only" for place in _places(gone))
     rest = ~gone & np.isfinite(pair.ref) & np.isfinite(pair.new)
     ref, new = pair.ref[rest], pair.new[rest]
-    if gone.any() and rest.any() and pair.near(ref, new):
-        if is_rare(0.0, ref.size, kinds_of(ref, new, pair.room)):
-            yield "everything else agrees"
+    tells = rest.any() and is_rare(0.0, ref.size, kinds_of(ref, new, pair.room))
+    if gone.any() and tells and pair.near(ref, new):
+        yield "everything else agrees"
 
 
 def _constant_hints(pair: ValuePair) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ckptkit.operations.execution.input_names import Pairing
 from ckptkit.operations.execution.runs import Runs
 from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.localize.layouts import Inside, moved, same_value, shaped
-from ckptkit.operations.localize.neighbours import with_neighbours
+from ckptkit.operations.localize.neighbours import with_neighbours, with_variables_around
 from ckptkit.operations.localize.op_names import is_converted, values_are_ops
 from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners, pair_unscoped
 from ckptkit.operations.localize.pairs import pair_points
@@ -36,6 +36,7 @@ from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.introspect import IsolationResult, ReadVariable
 from ckptkit.runners.spec import RunnerSpec
 from ckptkit.runners.types import OUTPUT, ExecutionResult
+from ckptkit.stores.registry import CODE
 from ckptkit.wording import say
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ class Localizer:
         rows = tuple(self._rows(both, isolated, propagated))
         if values_are_ops(self.new.kind) and not is_converted(self.new.kind):
             rows = with_neighbours(rows)
+        elif self.new.kind == CODE:
+            rows = with_variables_around(rows)
         mode = "propagated" if isolated is None else "isolated"
         done = Localization(self.differs, mode, rows, known=len(own), notes=())
         rows = tuple(self._explained(done, both))

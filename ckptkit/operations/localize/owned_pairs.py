@@ -8,7 +8,7 @@ same order, is the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ckptkit.operations.localize.pairs import Shaped, uncounted
 
@@ -23,21 +23,37 @@ def is_owned(values: Sequence[Shaped]) -> bool:
 def pair_by_owners(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[str, str]:
     """Return {name in `new`: name in `reference`}, one to one; values that do not fit never pair.
 
-    The last values of an object pair whatever computes them, as an activation may be another.
+    The last values of an object pair whatever computes them: an activation may be another, a factor
+    may have come behind it, a bias may be gone.
     """
     before, after = _by_owner(reference), _by_owner(new)
+    places = [{item.name: at for at, item in enumerate(side)} for side in (reference, new)]
     found: dict[str, str] = {}
     for owner, items in after.items():
         known = before.get(owner, [])
         if not known:
             continue
         pairs = _side_by_side(known, items)
+        ends = known[-1], items[-1]
+        if ends[0].fits(ends[1]) and ends not in pairs[-1:]:
+            free = not pairs or (pairs[-1][0] is not ends[0] and pairs[-1][1] is not ends[1])
+            if free:
+                pairs.append(ends)
+            # what an object does to a value at once, it does before it gives the value
+            elif owner and all(
+                _follows_at_once(*each)
+                for each in zip(places, (known, items), pairs[-1], ends, strict=True)
+            ):
+                pairs[-1] = ends
         found |= {b.name: a.name for a, b in pairs}
-        last, end = known[-1], items[-1]
-        free = end.name not in found and last.name not in found.values()
-        if free and last.fits(end):
-            found[end.name] = last.name
     return found
+
+
+def _follows_at_once(
+    place: Mapping[str, int], items: Sequence[Shaped], one: Shaped, last: Shaped
+) -> bool:
+    """Whether no other object's value lies between two of one object."""
+    return place[last.name] - place[one.name] == items.index(last) - items.index(one)
 
 
 def pair_unscoped(reference: Sequence[Shaped], new: Sequence[Shaped]) -> dict[str, str]:

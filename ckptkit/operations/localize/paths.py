@@ -47,7 +47,7 @@ class Paths:
         the values before it; what a converter calls them tells their layers.
         """
         if self.new == CODE and (self.layers or owner_and_op(name)[0]):
-            return self._told(name, variables)
+            return self._told(name, there, variables)
         if name not in self.ends and not is_converted(self.new):
             return (self._own(name, variables),)
         meant, read = self._meant(name, there), self._read(variables)
@@ -79,17 +79,20 @@ class Paths:
             return self._layers(op for name in names for op in all_ops_of(name))
         return list(dict.fromkeys(filter(None, map(owner_of, names))))
 
-    def _told(self, name: str, variables: Sequence[VariableGap]) -> tuple[str, ...]:
+    def _told(self, name: str, there: str, variables: Sequence[VariableGap]) -> tuple[str, ...]:
         """Return the layers of a value of which the model itself tells them.
 
         Those of variables that differ come first: weights are another layer's than the code that
-        reads them, where they are tied.
+        reads them, where they are tied.  Where no layer is told, those of what the reference does
+        just before it and the subject does not: a bias that was left out.
         """
         owner = owner_and_op(name)[0] if name not in self.ends else ""
         read = {gap: self.layers.get(gap.name) or owner_of(gap.name) for gap in variables}
         damaged = [layer for gap, layer in read.items() if gap.differs and layer]
         within = [owner] if owner else [layer for layer in read.values() if layer]
-        return tuple(dict.fromkeys(damaged or within or [MODEL]))
+        lost = self.between.get(self.ends.get(name) or there, ()) if self.reference == CODE else ()
+        left_out = [owner for owner, _op in map(owner_and_op, lost) if owner]
+        return tuple(dict.fromkeys(damaged or within or left_out or [MODEL]))
 
     def _own(self, name: str, variables: Sequence[VariableGap]) -> str:
         if not values_are_ops(self.new):

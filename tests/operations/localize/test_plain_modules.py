@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ckptkit.operations.check.api import localize
-from ckptkit.operations.localize.neighbours import with_neighbours
+from ckptkit.operations.localize.neighbours import with_neighbours, with_variables_around
 from ckptkit.operations.localize.owned_pairs import is_owned, pair_by_owners, pair_unscoped
 from ckptkit.operations.localize.pairs import Shaped
-from ckptkit.operations.localize.values import Layer, Localization
+from ckptkit.operations.localize.values import Layer, Localization, VariableGap
 from ckptkit.operations.record.api import record
 from support.command_line import ckptkit
 from support.layer_damage import run_here
@@ -98,6 +98,47 @@ def test_an_op_that_is_nobodys_goes_by_the_layers_around_it() -> None:
         ("two",),
         ("(model)",),
     ]
+
+
+def test_an_op_of_a_module_without_layers_goes_by_the_variables_around_it() -> None:
+    def row(at: int, name: str, path: str, *inputs: str, variables: str = "") -> Layer:
+        gaps = tuple(VariableGap(each, False) for each in variables.split())
+        order = dict.fromkeys(inputs)
+        return Layer(name, name, path, "", "", at, None, None, gaps, inputs=order)
+
+    flat = [
+        row(0, "add", "b1", "x", variables="b1 w1"),
+        row(1, "Relu", "(model)", "add"),
+        row(2, "add_1", "b2", "Relu", variables="b2 w2"),
+        row(3, "Tanh", "(model)", "add_1"),
+        row(4, "add_2", "(model)", "Relu", "Tanh"),
+        row(5, "matmul", "w3", "add_2", variables="w3"),
+        row(6, "output:y", "(model)", "matmul"),
+    ]
+    found = {item.name: (item.path, *item.fused) for item in with_variables_around(flat)}
+    assert found["Relu"] == ("b1", "b2", "w3")
+    assert found["Tanh"] == ("b2", "w3")
+    assert found["add_2"] == ("b2", "b1", "w3")  # the last before it first
+    assert found["output:y"] == ("(model)",)
+    # what brings layers together is the code of the model
+    layers = [row(0, "one", "blocks/0", "x", variables="blocks/0/w"),
+              row(1, "two", "blocks/1", "x", variables="blocks/1/w"),
+              row(2, "sum", "(model)", "one", "two")]  # fmt: skip
+    assert [item.path for item in with_variables_around(layers)][2] == "(model)"
+
+
+def test_what_an_object_does_at_once_is_done_before_it_gives_its_value() -> None:
+    """A factor behind an activation, and a bias that was left out."""
+    sound = [value("a", "matmul"), value("a", "Tanh"), value("b", "matmul_1"), value("b", "add")]
+    scaled = [value("a", "matmul"), value("a", "Tanh"), value("a", "mul"), *sound[2:]]
+    assert pair_by_owners(sound, scaled)["a mul"] == "a Tanh"
+    assert pair_by_owners(scaled, sound)["a Tanh"] == "a mul"
+    assert "a Tanh" not in pair_by_owners(sound, scaled)
+    bare = sound[:3]
+    assert pair_by_owners(sound, bare)["b matmul_1"] == "b add"
+    # behind another object's value, it may be something else that was done
+    around = [value("a", "mul"), value("b", "matmul"), value("a", "add")]
+    assert pair_by_owners(around[:2], around) == {"a mul": "a mul", "b matmul": "b matmul"}
 
 
 # --- which layer ----------------------------------------------------------------------------------
