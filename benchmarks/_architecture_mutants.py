@@ -89,7 +89,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     }),
     "experts": Architecture("code", {
         "gate": CodeFault("temperature of the gate", "gate"),
-        "order": CodeFault("two experts exchanged", "experts/0", ("experts/2",)),
+        "order": CodeFault("two experts exchanged", "experts/0", ("experts/2", "(model)")),
         "activation": CodeFault("activation of one expert", "experts/1"),
     }),
     "keras_in_module": Architecture("code", {

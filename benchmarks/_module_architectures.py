@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -99,7 +100,7 @@ class Flat(tf.Module):  # type: ignore[misc]
     def __init__(self, fault: str) -> None:
         super().__init__(name="flat")
         sizes = (5, 6, 6, 2)
-        for at, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+        for at, (inputs, outputs) in enumerate(pairwise(sizes), 1):
             weights, bias = np.zeros((inputs, outputs), "f4"), np.zeros(outputs, "f4")
             setattr(self, f"w{at}", tf.Variable(weights, name=f"w{at}"))
             setattr(self, f"b{at}", tf.Variable(bias, name=f"b{at}"))
