@@ -277,8 +277,9 @@ def run(
     ]
 
     def fresh(mutant: OperatorMutant) -> Outcome:
-        tests = plugin.table.ordered(mutant, BUDGET_S)
-        return run_fresh(mutant, tests, BUDGET_S)
+        # a new process costs as much as many tests
+        tests = plugin.table.ordered(mutant, 4 * BUDGET_S)
+        return run_fresh(mutant, tests, 4 * BUDGET_S)
 
     with ThreadPoolExecutor(jobs) as pool:
         for outcome in pool.map(fresh, left):

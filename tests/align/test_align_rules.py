@@ -260,6 +260,29 @@ def test_slots_tell_the_layers_of_variables_whose_names_do_not() -> None:
     assert root is not None
     found = keys(LayerScopes(file, root).by_slots(side, graph))
     assert found == {"one/vars/0": "net/one/kernel", "two/vars/0": "net/two/kernel"}
+    # a model that was built second counts on
+    again = numbered(
+        {
+            "one/vars/0": (("stack_1", "one"), (2, 2)),
+            "two/vars/0": (("stack_1", "two"), (2, 2)),
+        }
+    )
+    root = numbered_layers(again)
+    assert root is not None
+    assert keys(LayerScopes(again, root).by_slots(side, graph)) == found
+
+
+def test_names_tell_the_layers_of_variables_and_types_which_is_which() -> None:
+    file = numbered({"one/vars/0": (("net", "one"), (2, 3)), "two/vars/0": (("net", "two"), (2, 3)),
+                     "two/vars/1": (("net", "two"), (3,))})  # fmt: skip
+    root = numbered_layers(file)
+    assert root is not None
+    shapes = {"net/one/kernel": (2, 3), "net/two/bias": (3,), "net/two/kernel": (2, 3)}
+    specs = {name: TensorSpec(name, "float32", shape, 4) for name, shape in shapes.items()}
+    other = TensorSet(specs, {name: Naming(name, "weight") for name in specs})
+    assert keys(LayerScopes(file, root).by_names(other)) == {
+        "one/vars/0": "net/one/kernel", "two/vars/0": "net/two/kernel", "two/vars/1": "net/two/bias"
+    }  # fmt: skip
 
 
 # --- lists of variables ---------------------------------------------------------------------------
@@ -307,6 +330,13 @@ def test_the_order_of_a_weights_file_is_of_its_weights_alone() -> None:
     assert mixed.mixed == [("b/vars/0", "a/vars/0", "c/vars/0")]
     assert mixed.trained == mixed.untrained == []
     assert model_order(plain("a")) == model_order(TensorSet({}, {}))
+    # a legacy file lists its layers in order, other things too
+    legacy = numbered(rows)
+    known = {key: KerasVariable((key,), None) for key in (*reversed(rows), "step")}
+    names = {**legacy.names, "step": Naming("step", "counter")}
+    specs = {**legacy.specs, "step": TensorSpec("step", "int64", (), 8)}
+    found = model_order(TensorSet(specs, names, structure=KerasStructure(known)))
+    assert found.mixed == [("c/vars/0", "b/vars/0", "a/vars/0")]
 
 
 def test_orders_of_two_weights_files_pair_their_variables() -> None:

@@ -121,18 +121,37 @@ def closest_pairs(dtype: Any, distances: list[int]) -> tuple[Array, Array]:
     return np.array(olds, unsigned).view(dtype), np.array(news, unsigned).view(dtype)
 
 
+def closest_below_two(dtype: Any, distances: list[int]) -> tuple[Array, Array]:
+    """The same of wide floats, whose values are too many to look at."""
+    unsigned = f"u{np.dtype(dtype).itemsize}"
+    two = np.array([2], dtype).view(unsigned)
+    news = two - np.array(distances, unsigned)
+    return np.full(len(distances), 2, dtype), news.view(dtype)
+
+
+FEW = [1, 2, 3, 5, 8, 20, 100, 1000, 100_000]
+
+
 @pytest.mark.parametrize(
     ("dtype", "distances"),
     [
         (ml_dtypes.float8_e4m3fn, list(range(1, 120))),
+        (ml_dtypes.float8_e4m3, list(range(1, 110))),
+        (ml_dtypes.float8_e3m4, list(range(1, 100))),
         (ml_dtypes.float8_e5m2, list(range(1, 115))),
+        (ml_dtypes.float8_e4m3fnuz, list(range(1, 120))),
+        (ml_dtypes.float8_e5m2fnuz, list(range(1, 120))),
+        (ml_dtypes.float8_e4m3b11fnuz, list(range(1, 120))),
         (ml_dtypes.bfloat16, [*range(1, 300), 1000, 5000, 20000]),
         (np.float16, [*range(1, 300), *range(300, 3000, 90), 9000, 20000, 31000]),
+        (np.float32, FEW),
+        (np.float64, FEW),
     ],
 )
 def test_each_step_further_is_seen_however_close_in_value(dtype: Any, distances: list[int]) -> None:
     """Elements are looked at only where their relative change may be of more steps than so far."""
-    old, new = closest_pairs(dtype, distances)
+    is_wide = np.dtype(dtype).itemsize > 2
+    old, new = (closest_below_two if is_wide else closest_pairs)(dtype, distances)
     meter = Meter(dtype_of_numpy(np.dtype(dtype)), dtype_of_numpy(np.dtype(dtype)), EXACT)
     for at, distance in enumerate(distances):
         # among many that are equal, and alone

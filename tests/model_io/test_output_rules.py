@@ -13,7 +13,7 @@ from ckptkit.compare.tensors import Worst
 from ckptkit.model_io import chance
 from ckptkit.model_io.compare_outputs import compare_outputs, noise_of
 from ckptkit.model_io.formulas import _by_distance, moved_slices, permutation_text
-from ckptkit.model_io.hints import _digits
+from ckptkit.model_io.hints import _digits, _log_orders
 from ckptkit.model_io.results import OutputResult
 from ckptkit.model_io.sampling import Norms, norms_of, places_of, sample
 from ckptkit.model_io.tiers import OutputTolerance, tier_named, tier_of
@@ -71,6 +71,25 @@ def test_kinds_are_as_many_as_can_be_told_apart() -> None:
     assert chance.kinds_of(ref, many, 100.0) == 2
     assert chance.kinds_of(ref, new, 1e-6) == 5
     assert chance.kinds_of(np.array([]), new, 0.01) == 2
+
+
+def test_pairs_that_are_alike_tell_of_how_many_kinds_values_are() -> None:
+    for values, kinds in (
+        ([1, 2, 3, 4], 7),  # six pairs, none alike
+        ([1, 1, 2, 3], 7 / 2),
+        ([1, 1, 1, 2], 7 / 4),
+        ([1, 1, 1, 1], 1),
+        ([5], 1),
+    ):
+        assert chance.kinds_drawn(np.array(values)) == kinds
+    labels = np.random.default_rng(5).integers(0, 10, 500)
+    assert chance.kinds_drawn(labels) == pytest.approx(10, rel=0.05)
+    assert chance.kinds_drawn(np.array([b"a", b"b"], object)) == 2
+
+
+def test_orders_that_can_be_told_apart() -> None:
+    for values, orders in (([1, 2, 3], 6), ([1, 1, 2], 3), ([1, 1, 2, 2], 6), ([4, 4], 1)):
+        assert _log_orders(np.array(values)) == pytest.approx(math.log(orders), abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 4, 3), (3,)])
@@ -325,6 +344,12 @@ def test_what_everything_else_does_is_told_beside_what_is_not_a_number() -> None
     assert said(ref, new * 1.5) == ("NaN in unit 1 of the last axis only",)
     assert said(new, ref) == ("finite where the recorded output is not",)
     assert said(ref, ref * np.nan) == ("NaN everywhere",)
+    # of a few values it may be chance that all are bad, or that the others agree
+    assert said(ref[0], ref[0] * np.nan) == ()
+    few = RNG.normal(size=10)
+    assert said(few, few * np.nan) == ("NaN everywhere",)
+    assert said(few[:9], few[:9] * np.nan) == ()
+    assert "everything else agrees" not in said(ref[:1, :3], new[:1, :3])
 
 
 def test_outputs_are_known_again_by_their_values_whatever_they_hold() -> None:
@@ -341,6 +366,21 @@ def test_outputs_are_known_again_by_their_values_whatever_they_hold() -> None:
     other = words[::-1].copy()
     assert not any(r.hints for r in compare_outputs({"a": words}, {"z": other}, T1))
     assert not any(r.hints for r in compare_outputs({"a": numbers}, {"z": numbers * 2}, T1))
+
+
+def test_labels_that_are_known_again_by_chance_are_not_said_to_be() -> None:
+    rng = np.random.default_rng(9)
+    two, many = rng.integers(0, 2, 6), rng.permutation(1000)[:6]
+    for ref, is_told in ((two, False), (many, True)):
+        gone, _ = compare_outputs({"a": ref}, {"z": ref.copy()}, T1)
+        assert bool(gone.hints) == is_told
+        assert bool(said(ref, np.delete(ref, 2))) == is_told
+        assert bool(said(np.delete(ref, 2), ref)) == is_told
+        assert bool(said(ref, ref.reshape(2, 3))) == is_told
+        assert bool(said(ref.reshape(2, 3), ref.reshape(2, 3).T)) == is_told
+    # nor outputs of few values to be one value, or the same for every example
+    bits = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert said(bits, np.ones((2, 2))) == said(bits, bits[:1].repeat(2, 0)) == ()
 
 
 # --- verdicts -------------------------------------------------------------------------------------
