@@ -81,7 +81,9 @@ def main(mutant: str, tests: str, *options: str) -> int:
     names = Path(tests).read_text(encoding="utf-8").splitlines()
     first = FirstFailure()
     try:
-        code = pytest.main([*OPTIONS, "-x", *options, *names], plugins=[first])
+        # pytest would import our package by a finder of its own, since it has a plugin
+        arguments = [*OPTIONS, "-x", "--assert=plain", *options, *names]
+        code = pytest.main(arguments, plugins=[first])
     except BaseException as error:  # a module that cannot be imported fails everything
         print(f"\n{type(error).__name__}")
         return 1
