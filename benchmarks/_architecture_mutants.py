@@ -186,9 +186,10 @@ class _Making:
             out.parent.mkdir()
             _mutants.with_values(prefix, out, values)
             # where a full name tells no layer, the object that has the variable is as right
-            objects = [holders[name] for name in values if holders.get(name)]
-            named = tuple("|".join(dict.fromkeys([t, *objects])) for t in targets)
-            self._add(kind, out, named if len(values) == 1 else targets, self.base.model)
+            if len(targets) == 1:
+                objects = [holders.get(name) or name for name in values]
+                targets = ("|".join(dict.fromkeys([*targets, *objects])),)
+            self._add(kind, out, targets, self.base.model)
         for fault, row in ARCHITECTURES[self.name].faults.items():
             target = "|".join((row.path, *row.others))
             self._add("fault", prefix, (target,), code(self.name, fault))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,22 +19,48 @@ def end_descendants(pid: int, but: int = 0) -> None:
         pid: of the process, which itself goes on.
         but: one of them that is left.
     """
-    for other in _descendants(pid):
-        if other != but:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(other, signal.SIGKILL)
+    _end(other for other in descendants(pid) if other != but)
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return the processes below one, from /proc/PID/stat: `pid (name) state ppid ...`, proc(5)."""
-    children: dict[int, list[int]] = {}
+def end_processes(known: Mapping[int, int], but: int = 0) -> None:
+    """End those of some processes that are still there.
+
+    Args:
+        known: as `descendants` tells them; another process that has a number now is left.
+        but: one of them that is left.
+    """
+    there = {number: started for number, _, started in _processes()}
+    _end(pid for pid, started in known.items() if pid != but and there.get(pid) == started)
+
+
+def _end(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> dict[int, int]:
+    """Tell which processes are below one.
+
+    Args:
+        pid: of the process.
+
+    Returns:
+        {number of a process: when it started, in ticks since the system did}.
+    """
+    children: dict[int, list[tuple[int, int]]] = {}
+    for number, parent, started in _processes():
+        children.setdefault(parent, []).append((number, started))
+    found = list(children.get(pid, ()))
+    for other, _ in found:
+        found += children.get(other, ())
+    return dict(found)
+
+
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Yield (number, parent, start) from /proc/PID/stat: `pid (name) state ppid ...`, proc(5)."""
     with suppress(OSError):
         for folder in Path("/proc").iterdir():
             with suppress(OSError, ValueError, IndexError):
-                number = int(folder.name)
-                parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
-                children.setdefault(parent, []).append(number)
-    found = list(children.get(pid, ()))
-    for other in found:
-        found += children.get(other, ())
-    return found
+                fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+                yield int(folder.name), int(fields[1]), int(fields[19])

@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from typing import NamedTuple
 
-from ckptkit._io.processes import end_descendants
+from ckptkit._io.processes import descendants, end_descendants, end_processes
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36  # orphans of this process's children become its own
@@ -66,11 +66,18 @@ def guard(pipe: int) -> Guardian:
 
 
 def _watch(pipe: int, child: int) -> None:
-    """Wait until the pipe or the child ends; then end the process group, with this process."""
+    """Wait until the pipe or the child ends; then end the process group, with this process.
+
+    The kernel may have ended the child first, and then nobody tells what it had started: what has a
+    session of its own is known from the last look.
+    """
+    known: dict[int, int] = {}
     try:
         while os.getppid() == child:
+            known = descendants(child)
             if select.select([pipe], [], [], _LOOK_S)[0]:
                 break
     finally:
         end_descendants(child, but=os.getpid())
+        end_processes(known, but=os.getpid())
         os.killpg(0, signal.SIGKILL)
