@@ -234,6 +234,23 @@ class Checkpoint(Mapping[str, "Array"]):
 
         return str(import_module("ckptkit.reports.presentation").tree_of(self, depth))
 
+    def digest(self, part: str = "weights") -> str:
+        """Return one digest of the file, the same in every form, version of Keras and order.
+
+        Args:
+            part: "weights", "config", "signature", "vocabulary", or "model" for all of these.
+
+        Returns:
+            "sha256:..." in hexadecimal, as `ckptkit ls --digest` prints it (docs/digests.md).
+
+        Raises:
+            UsageError: there is no such part, or the file does not hold it.
+            ChecksumError, FormatError: it is damaged.
+        """
+        from importlib import import_module  # configurations are read above: when it is asked for
+
+        return str(import_module("ckptkit.operations.digests").digest_of(self, part))
+
     def problems(self) -> list[CkptkitError]:
         """Say what can be seen to be wrong without reading data: shards missing or cut short.
 

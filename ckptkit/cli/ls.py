@@ -22,7 +22,23 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 
-@click.command("ls")
+_PARTS = ("weights", "config", "signature", "vocabulary", "model")
+
+
+class _ListingCommand(click.Command):
+    """Takes `--digest` alone, too, whatever stands after it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give `--digest` its value where it has none; a file after it is no part."""
+        end = args.index("--") if "--" in args else len(args)
+        args = [
+            "--digest=weights" if arg == "--digest" and at < end else arg
+            for at, arg in enumerate(args)
+        ]
+        return super().parse_args(ctx, args)
+
+
+@click.command("ls", cls=_ListingCommand)
 @click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
 )
@@ -40,7 +56,14 @@ if TYPE_CHECKING:
 @click.option("-r", "--recursive", is_flag=True, help="A row for each checkpoint and model below.")
 @filter_options
 @click.option("--stats", is_flag=True, help="Read all values: extremes, mean, std, norm, zeros.")
-@click.option("--digest", is_flag=True, help="One digest of the weights, not of the format.")
+@click.option(
+    "--digest",
+    is_flag=False,
+    flag_value="weights",
+    type=CommaList(_PARTS),
+    metavar="[=PART,...]",
+    help=f"One digest, not of the format, of the weights or of {', '.join(_PARTS[1:])}.",
+)
 @click.option(
     "--tags",
     type=CommaList(),
@@ -66,6 +89,7 @@ def command(paths: tuple[str, ...], **options: Any) -> int:
       ckptkit ls export/ --format json
       ckptkit ls export/ --format latex
       ckptkit ls *.keras --digest
+      ckptkit ls *.keras --digest=config,model
       ckptkit ls model.keras --stats --sort std
       ckptkit ls -r runs/ --sort step
     """
@@ -118,7 +142,9 @@ def _inventories(paths: Sequence[str], fmt: str, options: dict[str, Any]) -> int
     given = [name for name in _OF_ONE_FILE if options[name]]
     if given or not options["with_path"]:
         raise click.UsageError("--recursive goes with --sort, --digest and --format alone.")
-    found = inventory(*paths, sort=options["sort"], digest=options["digest"])
+    if options["digest"] and options["digest"] != ["weights"]:
+        raise click.UsageError("--recursive takes --digest of the weights alone.")
+    found = inventory(*paths, sort=options["sort"], digest=bool(options["digest"]))
     remarks = report.remarks(found) if needs_remarks(fmt) else ()
     put_report(report.lines(found, fmt), options, paths, remarks=remarks)
     return 0 if found.ok else 2
@@ -172,7 +198,7 @@ def _results(
                 dtypes=flat(options["dtypes"]),
                 sort=options["sort"],
                 everything=options["everything"] or fmt in ("json", "jsonl"),
-                digest=options["digest"],
+                digest=options["digest"] or False,
                 tags=flat(options["tags"]),
                 stats=options["stats"],
                 executor=executor,

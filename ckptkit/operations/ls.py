@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.statistics import Statistics
 
 SCHEMA = "ckptkit.ls/2"
+_WEIGHTS, _MODEL = "weights", "model"  # parts that have a digest
 _VALUE_SORTS: dict[str, Callable[[Statistics], float]] = {
     "min": lambda s: s.minimum,
     "max": lambda s: -s.maximum,
@@ -48,7 +49,8 @@ class Listing(Document):
 
     tensors: what to list.  hidden: housekeeping entries left out.  problems: missing or short
     shards; the list is whole all the same, since it comes from the index.
-    digest: of the weights, when it was asked for.  filtered: whether a filter was given.
+    digest: of the weights, when it was asked for.  digests: of all parts that were asked for; None
+    of one that the file does not hold.  filtered: whether a filter was given.
     tags: of the graph of a SavedModel that was asked for; empty for all.
     statistics: of numeric tensors by key, when they were asked for.
     """
@@ -63,6 +65,7 @@ class Listing(Document):
     filtered: bool = False
     tags: frozenset[str] = frozenset()
     statistics: Mapping[str, Statistics] | None = None
+    digests: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -187,6 +190,7 @@ class Listing(Document):
             },
             "totals": self.totals,
             "digest": self.digest,
+            "digests": dict(self.digests),
             "notes": list(self.checkpoint.notes),
             "problems": [str(problem) for problem in self.problems],
             "signatures": [
@@ -227,7 +231,7 @@ def ls(
     dtypes: Sequence[str] = (),
     sort: str = "name",
     everything: bool = False,
-    digest: bool = False,
+    digest: bool | Sequence[str] = False,
     tags: Sequence[str] = (),
     stats: bool = False,
     executor: Executor | None = None,
@@ -245,7 +249,8 @@ def ls(
             first) or "offset" (as they lie in the file); with `stats` also "min", "max", "mean",
             "std", "norm", "zeros" (their share) or "nan" (all that is not finite).
         everything: also list TensorFlow's own records.
-        digest: also read all that passes the filter, for the digest of the weights.
+        digest: also read all that passes the filter, for the digest of the weights; or the names of
+            parts: "weights", "config", "signature", "vocabulary", "model" for all of these.
         tags: of one graph of a SavedModel, whose signatures are to be listed; all by default.
         stats: also read all that is listed, for statistics of every numeric tensor.
         executor: runs tensors at once; by default one after the other.
@@ -255,7 +260,8 @@ def ls(
         The tensors and totals over them; its `problems` name shards that are missing or cut short.
 
     Raises:
-        UsageError: a filter leaves nothing, or there is no such role or order, or no such graph.
+        UsageError: a filter leaves nothing, or there is no such role, order, graph or part, or a
+            filter beside the digest of a model.
         TruncatedError, ChecksumError: values that are to be read are cut short or damaged.
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`.
     """
@@ -271,16 +277,37 @@ def ls(
     if sort in _VALUE_SORTS and not stats:
         raise UsageError(f"{sort!r} is an order of values", hint=say("add ‹stats›"))
     found = _statistics(checkpoint, shown, executor, progress) if stats else None
+    parts = (_WEIGHTS,) if digest is True else tuple(digest or ())
+    digests = _digests(checkpoint, selected, parts, is_filtered=bool(selection))
     return Listing(
         checkpoint,
         tuple(sorted(shown, key=_order(sort, found or {}))),
         len(selected) - len(shown),
         tuple(problems),
-        _digest(checkpoint, selected) if digest else None,
+        digests.get(_WEIGHTS),
         bool(selection),
         _graph_tags(checkpoint, tags),
         found,
+        digests,
     )
+
+
+def _digests(
+    checkpoint: Checkpoint, tensors: Sequence[Tensor], parts: Sequence[str], *, is_filtered: bool
+) -> Mapping[str, str | None]:
+    """Return the digest of each part; that of the weights is of the tensors that are listed."""
+    if is_filtered and _MODEL in parts:
+        raise UsageError(
+            "a digest of the model is of all its tensors",
+            where=str(checkpoint.path),
+            hint="leave the filters out, or ask for the digest of the weights",
+        )
+    weights = _digest(checkpoint, tensors) if {_WEIGHTS, _MODEL} & {*parts} else None
+    if {*parts} <= {_WEIGHTS}:
+        return dict.fromkeys(parts, weights)
+    from ckptkit.operations.digests import digests_of  # reads configurations; most need none
+
+    return digests_of(checkpoint, parts, weights=weights)
 
 
 def _digest(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> str:

@@ -239,8 +239,8 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
     path = f"{printable(str(store.path))}: " if with_path else ""
     yield f"{path}{', '.join(about)}"
     yield from _model_lines(listing)
-    if listing.digest:
-        yield f"weights {listing.digest}"
+    for part, digest in listing.digests.items():
+        yield f"{part} {digest or 'none'}"
     for note in listing.checkpoint.notes:
         yield f"note: {printable(note)}"
     if totals["only_through_optimizer"]:

@@ -116,8 +116,8 @@ def test_json_has_its_documented_keys(layers: Path) -> None:
     assert found["schema"] == "ckptkit.ls/2"
     assert set(found) == {
         *("schema", "path", "subtree", "format", "style", "producer", "shards", "totals"),
-        *("digest", "notes", "problems", "signatures", "tags", "assets", "ops", "layers"),
-        "tensors",
+        *("digest", "digests", "notes", "problems", "signatures", "tags", "assets", "ops"),
+        *("layers", "tensors"),
     }
     assert found["shards"] == {"expected": 1, "found": 1}
     assert (found["path"], found["format"], found["style"]) == (

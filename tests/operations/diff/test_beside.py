@@ -81,6 +81,43 @@ def test_words_that_a_layer_has_learnt_are_compared(models: Path) -> None:
     assert beside(models / "abc.h5", models / "axc") != []
 
 
+@pytest.mark.needs_tf
+def test_words_have_one_digest_in_every_form(models: Path) -> None:
+    def digest(name: str) -> str:
+        return ckptkit.open(models / name).digest("vocabulary")
+
+    assert digest("learnt_abc.keras") == digest("learnt_abc") != digest("learnt_axc.keras")
+    assert digest("abc.keras") == digest("abc.h5") == digest("abc") != digest("axc")
+    assert digest("table_abc") == digest("table_abc_export") != digest("table_axc")
+
+
+@pytest.mark.needs_tf
+def test_signatures_and_what_they_mean_to_a_caller(models: Path) -> None:
+    def said(old: str, new: str) -> list[str]:
+        rows = ckptkit.diff(models / old, models / new, config=True).beside
+        return [item for row in rows if row.what == "signatures" for item in row.items]
+
+    assert said("one", "one") == []
+    assert said("one", "float64")[0] == (
+        "serving_default input x float32[?,2] → float64[?,2] (breaking)"
+    )
+    narrower = "serving_default input x float32[?,2] → float32[4,2] (breaking)"
+    assert narrower in said("one", "fixed")
+    assert "serving_default input x float32[4,2] → float32[?,2] (compatible)" in said(
+        "fixed", "one"
+    )
+    assert "serving_default output scores → logits (breaking)" in said("one", "renamed")
+    digests = [ckptkit.open(models / x).digest("signature") for x in ("one", "fixed", "renamed")]
+    assert len(set(digests)) == 3
+
+
+@pytest.mark.needs_tf
+def test_an_export_and_its_keras_file_are_one_model(models: Path) -> None:
+    result = ckptkit.diff(models / "relu.keras", models / "relu", config=True)
+    assert result.same and "signatures" in result.compared
+    assert "configuration not compared: NEW holds none" in result.warnings
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -15,6 +15,7 @@ import ckptkit
 from benchmarks._config_mutants import Config, Mutant, drawn, is_named, places, read, write
 from ckptkit.cli.main import cli
 from ckptkit.errors import UsageError
+from ckptkit.operations.configuration.lines import config_lines
 from ckptkit.operations.configuration.tree import tree_of
 from ckptkit.operations.configuration.values import canonical
 from ckptkit.operations.diff.beside.configuration import ConfigChange, configuration_changes
@@ -60,8 +61,11 @@ def _drawn() -> Iterator[Any]:
 @pytest.mark.parametrize(("model", "mutant"), list(_drawn()))
 def test_a_drawn_change_is_named_with_its_layer(model: str, mutant: Mutant) -> None:
     old = tree_of(_configs()[model], generation=3)
-    found = configuration_changes(old, tree_of(mutant.config, generation=3))
+    new = tree_of(mutant.config, generation=3)
+    found = configuration_changes(old, new)
     assert any(is_named(change, mutant) for change in found), (mutant[1:], found)
+    assert old is not None and new is not None
+    assert config_lines(old) != config_lines(new)  # what the digest is of
 
 
 def test_the_command_names_what_differs_and_exits_1(tmp_path: Path) -> None:

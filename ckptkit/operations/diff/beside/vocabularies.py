@@ -150,6 +150,11 @@ def _in_tables(checkpoint: Checkpoint) -> Iterator[Vocabulary]:
         yield Vocabulary("table", where, words)
 
 
+def plain_words(vocabulary: Vocabulary) -> tuple[bytes, ...]:
+    """Return the words of a list without the tokens before them, which some forms write."""
+    return _plain(vocabulary, vocabulary.tokens)
+
+
 # -- comparing -------------------------------------------------------------------------------------
 
 
