@@ -191,13 +191,18 @@ class MeasuredBefore:
         return {"files": files, "tensors": tensors}
 
 
-def default_path(first: Path) -> Path:
+def default_path(first: Path) -> Path | None:
     """Return where the cache of a run lies that begins with the file or directory `first`.
+
+    None where the user has no home.
 
     Below $XDG_CACHE_HOME, or ~/.cache: https://specifications.freedesktop.org/basedir-spec
     """
     base = os.environ.get("XDG_CACHE_HOME") or ""
-    top = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    try:
+        top = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
     name = hashlib.sha256(str(first.absolute()).encode()).hexdigest()[:20]
     return top / "ckptkit" / "history" / f"{name}.json"
 

@@ -9,7 +9,7 @@ from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import Selection
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.operations.history.steps import OrderedRun
 from ckptkit.operations.history.types import HistoryFinding
 from ckptkit.operations.statistics import is_numeric, statistics_of_all
@@ -26,18 +26,54 @@ def first_nan_finding(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> tuple[HistoryFinding, ...]:
-    """Return findings on the first step with NaN or infinities, one for each role; () for none.
+    """Return findings on the first step with NaN or infinities, one for each role.
 
-    Raises what reading a checkpoint raises.
+    A checkpoint whose values are damaged is a finding, and passed over.
     """
+    damaged: list[HistoryFinding] = []
+    while True:
+        passed = {finding.path for finding in damaged}
+        files = [(n, f) for n, f in run.files if str(f.path) not in passed]
+        try:
+            whole = run._replace(files=tuple(files))
+            return (*damaged, *_halved(whole, roles, names, executor, progress))
+        except _DamagedStepError as error:
+            damaged.append(error.finding)
+
+
+class _DamagedStepError(Exception):
+    """The values of a step cannot be read."""
+
+    def __init__(self, finding: HistoryFinding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def _halved(
+    run: OrderedRun,
+    roles: Sequence[str],
+    names: Sequence[str],
+    executor: Executor | None,
+    progress: Progress | None,
+) -> tuple[HistoryFinding, ...]:
     steps = [(number, f.path, f.checkpoint) for number, f in run.files if f.checkpoint is not None]
     looked: dict[int, list[tuple[Naming, int, int]]] = {}
 
     def bad(at: int) -> list[tuple[Naming, int, int]]:
         if at not in looked:
-            looked[at] = _not_finite(steps[at][2], roles, names, executor, progress)
+            number, path, checkpoint = steps[at]
+            try:
+                looked[at] = _not_finite(checkpoint, roles, names, executor, progress)
+            except FormatError as error:
+                text = f"{path}: {error.message}"
+                code = "checkpoint.damaged"
+                raise _DamagedStepError(
+                    HistoryFinding("error", code, text, number, str(path))
+                ) from error
         return looked[at]
 
+    if not steps:
+        return ()
     low, high = 0, len(steps) - 1
     if not bad(high):
         return (

@@ -113,13 +113,14 @@ def optimizer_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFi
                 value=float(value),
             )
     first_with: dict[tuple[tuple[str, str], ...], int] = {}
+    lost = _first_without_state(run, order)
     for place, at in enumerate(order):
         slots = _contents([s for s in run.slots if s.size > 1], at)
         earlier = first_with.setdefault(slots, at)
         if not slots or not place or at in found or at in repeats.older or at in repeats.equal:
             continue
         before = order[place - 1]
-        if _are_zero(run, at) and not _are_zero(run, before):
+        if at == lost:
             yield run.finding(
                 "warning",
                 "optimizer.reset",
@@ -127,6 +128,8 @@ def optimizer_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFi
                 f"all state of the optimizer is zero at step {run.number(at)}: it was not restored",
                 run.slots,
             )
+        elif _are_zero(run, at):
+            continue
         elif earlier < before and slots != _contents([s for s in run.slots if s.size > 1], before):
             yield run.finding(
                 "warning",
@@ -159,6 +162,16 @@ def _is_count_of_steps(run: MeasuredRun, name: str) -> bool:
             peaks[other] = max(value, peaks.get(other, value))
     beside = [other for other in peaks if other.startswith(f"{owner}/")] if owner else []
     return all(peaks[other] <= peaks[name] for other in beside)
+
+
+def _first_without_state(run: MeasuredRun, order: Sequence[int]) -> int | None:
+    """Return where all state becomes zero after there was some; None where that comes and goes.
+
+    Sums of gradients, which some optimizers keep between two updates, are zero every other time.
+    """
+    zero = [_are_zero(run, at) for at in order]
+    falls = [at for at, was, here in zip(order[1:], zero, zero[1:], strict=False) if here > was]
+    return falls[0] if len(falls) == 1 else None
 
 
 def _are_zero(run: MeasuredRun, at: int) -> bool:

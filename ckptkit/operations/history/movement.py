@@ -25,7 +25,7 @@ def movement_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFin
             stopped.setdefault(first, []).append(tensor)
         elif length >= still:
             never.append(tensor)
-    for first, tensors in sorted(stopped.items()):
+    for first, tensors in sorted(_joined(run, stopped, never).items()):
         yield from _stopped(run, first, tensors, never)
     yield from _never(run, never, stopped)
     if run.tells_training:
@@ -66,6 +66,30 @@ def _streak(tensor: TensorHistory, repeats: Repeats) -> tuple[int, int, bool]:
     return first, length, has_moved
 
 
+def _joined(
+    run: MeasuredRun, stopped: dict[int, list[TensorHistory]], never: Sequence[TensorHistory]
+) -> dict[int, list[TensorHistory]]:
+    """Return what stopped by step; where all did within a few steps, as one.
+
+    A learning rate that fades reaches the last digit of one layer before that of another.
+    """
+    still = [tensor for tensors in stopped.values() for tensor in tensors]
+    kernels = _kernels(run, never)
+    if len(stopped) < 2 or not all(tensor in still for tensor in kernels):
+        return stopped
+    order = list(run.measured)
+    last = order.index(max(stopped))
+    near = [at for at in stopped if order.index(at) > last - run.thresholds.still]
+    together = [tensor for at in sorted(near) for tensor in stopped[at]]
+    return {at: t for at, t in stopped.items() if at not in near} | {min(near): together}
+
+
+def _kernels(run: MeasuredRun, never: Sequence[TensorHistory]) -> list[TensorHistory]:
+    """Return the trained matrices that ever moved; of a model without any, all that is trained."""
+    matrices = [t for t in run.trained if len(t.shape) > 1 and t not in never]
+    return matrices or [t for t in run.trained if t not in never]
+
+
 def _stopped(
     run: MeasuredRun, first: int, tensors: Sequence[TensorHistory], never: Sequence[TensorHistory]
 ) -> Iterator[HistoryFinding]:
@@ -73,8 +97,9 @@ def _stopped(
     last = run.measured[-1]
     before = max(at for at in run.measured if at < first)
     since = f"does not change after step {run.number(before)}"
-    kernels = [t for t in run.trained if len(t.shape) > 1 and t not in never] or list(run.trained)
-    if len(kernels) > 1 and all(t in tensors for t in kernels):
+    kernels = _kernels(run, never)
+    is_last = all(t in tensors or _stopped_before(run, t, first) for t in kernels)
+    if len(kernels) > 1 and is_last and sum(t in tensors for t in kernels) > len(kernels) / 2:
         yield run.finding(
             "warning",
             "weights.stopped",
@@ -99,6 +124,12 @@ def _stopped(
         yield run.finding(
             "note", "tensor.stopped", first, f"{names_text(parts)} {since}", parts, until=last
         )
+
+
+def _stopped_before(run: MeasuredRun, tensor: TensorHistory, first: int) -> bool:
+    """Whether a tensor is from the step before `first` on what it is at the end."""
+    before = max(at for at in run.measured if at < first)
+    return len({m.content for at, m in tensor.measured.items() if at >= before}) == 1
 
 
 def _never(

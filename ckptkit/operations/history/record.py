@@ -79,7 +79,7 @@ class MeasuredRun:
             severity,
             code,
             message,
-            step.number if step else None,
+            step.number if step and step.number >= 0 else None,
             str(step.path) if step else "",
             self.steps[until].number if until is not None else None,
             tuple(dict.fromkeys(t.layer for t in found)),

@@ -113,8 +113,8 @@ class Tracks:
             if key not in partners:
                 partners[key] = Track(naming, checkpoint.specs[key], trained.get(key))
                 self.tracks.append(partners[key])
-            elif partners[key].is_trained is None:
-                partners[key].is_trained = trained.get(key)
+            elif not partners[key].is_trained and key in trained:  # a layer may be freed later
+                partners[key].is_trained = trained[key]
         still_open = tuple(name for name in ambiguous if name)
         if still_open:
             self.ambiguous.append((step, still_open))

@@ -19,9 +19,10 @@ WENT = "went, or changed, while it was read"  # no fault: the program that train
 class RunStep:
     """One checkpoint or model of a run, in its place.
 
-    number: what it is called in the history, rising along it.  training_step: what all counters of
-    optimizers and programs say, None where they differ or there is none.  save_counter:
-    TensorFlow's count of saves.  name_number: the number in the file's name.  counters: all
+    number: what it is called in the history, rising along it; -1 where nothing tells.
+    training_step: what all counters of optimizers and programs say, None where they differ or there
+    is none.
+    save_counter: TensorFlow's count of saves.  name_number: the number in the file's name.  counters: all
     counters by name.
     problem: why nothing of it, or not all, was measured; "" for a checkpoint that is whole.
     """
@@ -42,7 +43,7 @@ class RunStep:
             The fields by name, the number as "step".
         """
         return {
-            "step": self.number,
+            "step": self.number if self.number >= 0 else None,
             "path": str(self.path),
             "format": self.format,
             "training_step": self.training_step,

@@ -301,6 +301,27 @@ def test_damage_is_listed_and_passed_over(five: Path) -> None:
     assert "crc32c" in history.steps[2].problem
 
 
+def test_halving_passes_over_damage(five: Path) -> None:
+    flip(five / "ckpt-4.data-00000-of-00001", 77)
+    history = ckptkit.history(five, first_nan=True)
+    assert found(history, notes=True) == [("checkpoint.damaged", 4), ("nan.none", 3)]
+
+
+def test_sums_of_gradients_come_and_go(tmp_path: Path) -> None:
+    steps: list[dict[str, Array]] = []
+    for number in range(8):
+        kernel = np.arange(12.0).reshape(3, 4) + 0.01 * number
+        steps.append({"d/kernel": kernel, "d/kernel@sum": kernel * (number % 2)})
+    series(tmp_path, steps)
+    history = ckptkit.history(tmp_path)
+    assert [t.role for t in history.tensors] == ["weight", "slot"]
+    assert found(history) == []
+    lost: Array = np.zeros((3, 4))
+    series(tmp_path / "lost", [s | {"d/kernel@sum": s["d/kernel"]} for s in steps[:4]])
+    write_bundle(tmp_path / "lost" / "ckpt-4", {**steps[4], "d/kernel@sum": lost})
+    assert found(ckptkit.history(tmp_path / "lost")) == [("optimizer.reset", 4)]
+
+
 def test_an_incomplete_checkpoint_is_listed_and_passed_over(five: Path) -> None:
     (five / "ckpt-1.data-00000-of-00001").unlink()
     (five / "ckpt-3.index").unlink()
