@@ -21,9 +21,8 @@ class RunStep:
 
     number: what it is called in the history, rising along it; -1 where nothing tells.
     training_step: what all counters of optimizers and programs say, None where they differ or there
-    is none.
-    save_counter: TensorFlow's count of saves.  name_number: the number in the file's name.  counters: all
-    counters by name.
+    is none.  save_counter: TensorFlow's count of saves.  name_number: the number in the name.
+    counters: all counters by name.
     problem: why nothing of it, or not all, was measured; "" for a checkpoint that is whole.
     """
 
