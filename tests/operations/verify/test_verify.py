@@ -622,7 +622,7 @@ def test_the_command_and_its_reports(tmp_path: Path) -> None:
     target = tmp_path / "verify.xml"
     run = ckptkit("verify", good, bad, "--format", "junit", "-o", target)
     assert run.out == ""
-    assert "1 with findings" in run.err
+    assert "bad: 1 error (4 tensors" in run.err
     suites = ElementTree.parse(target).getroot()
     assert [suite.get("failures") for suite in suites] == ["0", "1"]
     assert {case.get("name") for case in suites[1]} == {"index", "data files", "checksums"}
