@@ -10,13 +10,19 @@ A message below the edge marks the keywords of its function so, and never spells
 words are said is set once, by the edge, as a program sets the language of its messages; it holds
 for the whole process, since worker threads write messages too.  Advice that names what the running
 command lacks is not given: `check` uses `convert`, and has not all of its options.
+
+Operands are called as whoever gave them did, never by their place in a usage line:
+
+    say("‹LIKE› has no place for it")                      export-2 has no place for it
+    f"{name} of {operand('LIKE')} has no value"            the same, where names of tensors are said
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from ckptkit.text import lazy_pattern
 
@@ -35,6 +41,37 @@ def as_keywords(function: str, keyword: str, value: str | None) -> str:
 
 
 _speaker: Speaker = as_keywords
+_OPERANDS: ContextVar[Mapping[str, str]] = ContextVar("operands", default={})  # noqa: B039
+_LABELS: ContextVar[Mapping[str, str]] = ContextVar("labels", default={})  # noqa: B039
+
+
+def operand(place: str) -> str:
+    """Return what the operand at a place ("SRC", "LIKE", "OLD", ...) is called; the place, if any.
+
+    Operands are called something within `operands_called` alone.
+    """
+    called = _OPERANDS.get().get(place, place)
+    return _LABELS.get().get(called, called)
+
+
+@contextmanager
+def operands_called(names: Mapping[str, str]) -> Iterator[None]:
+    """Call operands so within the block: {place: what was given there}."""
+    token = _OPERANDS.set({**_OPERANDS.get(), **names})
+    try:
+        yield
+    finally:
+        _OPERANDS.reset(token)
+
+
+@contextmanager
+def labelled(labels: Mapping[str, str]) -> Iterator[None]:
+    """Call operands otherwise than they were given within the block: {operand: its label}."""
+    token = _LABELS.set(labels)
+    try:
+        yield
+    finally:
+        _LABELS.reset(token)
 
 
 class Said(str):
@@ -52,6 +89,8 @@ def say(text: str) -> Said:
     foreign: list[str] = []
 
     def words(mark: re.Match[str]) -> str:
+        if mark[2].isupper():
+            return operand(mark[2])
         spoken = _speaker(mark[1] or "", mark[2], mark[3])
         if spoken is None:
             foreign.append(mark[2])
@@ -59,7 +98,8 @@ def say(text: str) -> Said:
         return spoken
 
     said = Said(_MARKED.sub(words, text))
-    said.keywords = tuple(mark[2] for mark in _MARKED.finditer(text))
+    marks = _MARKED.finditer(text)
+    said.keywords = tuple(mark[2] for mark in marks if not mark[2].isupper())
     said.foreign = tuple(foreign)
     return said
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,7 +17,15 @@ from ckptkit.cli.main import cli
 from ckptkit.cli.wording import as_options
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.findings import Finding
-from ckptkit.wording import Speaker, as_keywords, say, spoken_by
+from ckptkit.wording import (
+    Speaker,
+    as_keywords,
+    labelled,
+    operand,
+    operands_called,
+    say,
+    spoken_by,
+)
 
 PACKAGE = Path(ckptkit.__file__).parent
 EDGE = ("cli", "reports")
@@ -82,6 +91,53 @@ def test_a_shell_reads_the_option_that_it_knows() -> None:
     assert str(done.exception) == "a golden has its own inputs (leave out --inputs and --range)"
 
 
+# Words of a usage line, which say nothing to whoever gave a file.
+_PLACE = re.compile(r"(?<![\w‹.=])(SRC|DST|LIKE|OLD|NEW|SUBJECT|META|PATHS?)(?![\w›=.])")
+# Calls in which PATH stands for the file until a report puts it there; words for `operand`.
+_TEMPLATES = ("OpeningCall", "operand", "_tensorflow_loader")
+
+
+def strings_of_messages(path: Path) -> Iterator[str]:
+    """Yield what a module may say: no docstrings, no help of options, no templates of calls."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    silent = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            silent.add(id(node.value))
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("option", "argument", "report_options", *_TEMPLATES):
+                silent |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in silent
+        ):
+            yield node.value
+
+
+def test_messages_name_files_and_not_their_place_in_a_usage_line() -> None:
+    """A word alone is a heading, or goes to `operand`; a mark is said by `say`."""
+    found = [
+        (path.relative_to(PACKAGE).as_posix(), text)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for text in strings_of_messages(path)
+        if _PLACE.search(text) and not text.isupper() and not text.startswith("#")
+        if "(PATH" not in text
+    ]
+    assert not found
+
+
+def test_operands_are_called_what_was_given() -> None:
+    assert say("‹SRC› has none") == "SRC has none"
+    with operands_called({"SRC": "run/ckpt"}):
+        assert say("‹SRC› has none") == "run/ckpt has none" == f"{operand('SRC')} has none"
+        with labelled({"run/ckpt": "before"}):
+            assert operand("SRC") == "before"
+        assert say("‹SRC›").keywords == ()
+
+
 def test_options_are_spelled_at_the_edge_alone() -> None:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -124,6 +180,7 @@ def test_what_is_marked_is_a_keyword_of_the_library() -> None:
         for path in PACKAGE.rglob("*.py")
         if path.name != "wording.py"
         for mark in re.findall(r"‹(?:\w+\.)?(\w+)(?:=[^›]*)?›", path.read_text(encoding="utf-8"))
+        if not mark.isupper()
     }
     assert marked
     assert sorted((path, mark) for path, mark in marked if mark not in known) == []

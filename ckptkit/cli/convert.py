@@ -22,6 +22,7 @@ from ckptkit.cli.options import (
 )
 from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.convert.api import MismatchError
@@ -243,7 +244,7 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
     if not options["rescue"]:
         return [*src], False
     if len(src) > 1:
-        raise click.UsageError("--salvage takes one SRC.")
+        raise click.UsageError(f"--salvage takes one checkpoint, found {list_text([*src], 4)}.")
     from ckptkit.operations.verify.salvage import salvage
 
     with threads(options["jobs"]) as executor:

@@ -17,6 +17,7 @@ from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.screen import toned
 from ckptkit.reports.table import is_bare
 from ckptkit.text import count_text, list_text
+from ckptkit.wording import labelled
 
 if TYPE_CHECKING:
     from ckptkit.operations.diff.result import DiffResult
@@ -130,7 +131,7 @@ def _check(options: dict[str, Any]) -> None:
     if options["only"] and options["stat"]:
         raise click.UsageError("--only and --stat exclude each other.")
     if len(options["label"]) > 2:
-        raise click.UsageError("--label goes at most twice, for OLD and for NEW.")
+        raise click.UsageError("--label goes at most twice, one for each of the two files.")
 
 
 def _two(paths: tuple[str, ...]) -> tuple[str, str]:
@@ -138,7 +139,7 @@ def _two(paths: tuple[str, ...]) -> tuple[str, str]:
     chosen = operands(paths) if len(paths) > 2 else list(paths)
     if len(chosen) != 2:
         found = f"{len(chosen)}: {list_text(chosen, 4)}"
-        raise click.UsageError(f"expected OLD and NEW, found {found}.")
+        raise click.UsageError(f"two checkpoints or models are compared, found {found}.")
     return chosen[0], chosen[1]
 
 
@@ -151,7 +152,8 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     rules += [parse_rule(text) for text in options["rules"]]
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
-    with threads(options["jobs"]) as executor:
+    labels = dict(zip((old, new), options["label"], strict=False))
+    with labelled(labels), threads(options["jobs"]) as executor:
         return diff(
             old,
             new,

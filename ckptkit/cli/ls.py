@@ -106,7 +106,7 @@ def command(paths: tuple[str, ...], **options: Any) -> int:
         return _inventories(paths, fmt, options)
     chosen = operands(paths)
     if not options["with_path"] and (fmt in _WHOLE or len(chosen) > 1):
-        raise click.UsageError("--no-path goes with the table of one PATH.")
+        raise click.UsageError("--no-path goes with the table of one file.")
     layout = next((name for name in ("tree", "patterns") if options[name]), "short")
     layout = "long" if options["long_"] else "values" if options["stats"] else layout
     if layout == "long":

@@ -12,6 +12,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_note, operands
 from ckptkit.cli.report_options import put_report, report_options
 from ckptkit.errors import CkptkitError
+from ckptkit.text import list_text
 
 
 @click.command("show")
@@ -60,7 +61,9 @@ def command(
         from ckptkit.operations.input_files import refuse_inputs
 
         if len(names) > 1:
-            raise click.UsageError(f"--npy goes with one NAME; these are {len(names)}.")
+            raise click.UsageError(
+                f"--npy goes with one tensor; these are {len(names)}: {list_text([*names], 4)}."
+            )
         refuse_inputs([npy], [path])
     results = [show(path, name, slice=slice_) for name in names]
     if npy is not None:
@@ -82,6 +85,8 @@ def _parted(path: str, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
             continue
         with suppress(CkptkitError):
             locate(word)
-            raise click.UsageError("one PATH and its NAMEs, please; these are 2 files.")
+            raise click.UsageError(
+                f"one file and names of its tensors, please: {given[0]} and {word} are two files."
+            )
         return given[0], words[count:]
     return given[0], words[-1:]

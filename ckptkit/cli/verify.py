@@ -13,6 +13,7 @@ from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
+from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.verify.api import Verification
@@ -52,7 +53,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     Exit code: 0 sound, 1 findings, 2 could not tell (or nothing was checked).
     """
     if len(paths) > 1 and (options["manifest"] or options["new_manifest"]):
-        raise click.UsageError("a manifest goes with one PATH; give their directory.")
+        given = list_text([*paths], 4)
+        raise click.UsageError(
+            f"a manifest goes with one operand, found {len(paths)}: {given}; give their directory."
+        )
     if options["output"] or options["new_manifest"]:
         from ckptkit.operations.input_files import refuse_inputs
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ckptkit._io.atomic import same_file
 from ckptkit._io.files import check_unchanged, unchanged
+from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at, format_of, open_format
@@ -55,6 +56,13 @@ def unchanged_inputs(*operands: AnyPath | None) -> Iterator[None]:
     files = [unchanged(file) for file in given if file.name != STATE_FILE]
     yield
     check_unchanged(files)
+
+
+def operand_text(given: AnyPath | Checkpoint) -> str:
+    """Return what an operand is called in messages: the path, and the part of the file."""
+    if not isinstance(given, Checkpoint):
+        return os.fspath(given)
+    return f"{given.path}#{given.subtree}" if given.subtree else str(given.path)
 
 
 def code_file(spec: str) -> str:

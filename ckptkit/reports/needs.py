@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.annotations import annotation, file_in_repository, listed
@@ -77,7 +79,12 @@ def _table(results: Sequence[Needs], fmt: str) -> Iterator[str]:
     rows = []
     for result in results:
         for loader in result.loaders:
-            head = (str(result.path), loader.call, loader.gives, _ANSWERS[loader.opens])
+            head = (
+                str(result.path),
+                _call(loader, result.path),
+                loader.gives,
+                _ANSWERS[loader.opens],
+            )
             for need in loader.needs:
                 what = f"{need.kind} {need.name}{need.version}"
                 rows.append((*head, what, need.found or _ANSWERS[need.met], need.reason))
@@ -111,7 +118,7 @@ def _text(result: Needs, verbose: bool) -> Iterator[str]:
         if fact.name != "written by" or fact.value != result.writer:
             yield printable(f"  {fact.name}: {fact.value}")
     for loader in result.loaders:
-        yield from _loader(loader, verbose)
+        yield from _loader(loader, result.path, verbose)
     if result.is_for_upgrade:
         yield "  or `ckptkit upgrade`, which makes a .keras of it that Keras 3 opens"
     if verbose:
@@ -119,9 +126,15 @@ def _text(result: Needs, verbose: bool) -> Iterator[str]:
         yield printable(f"  counted on: {versions or 'no package'}")
 
 
-def _loader(loader: OpeningCall, verbose: bool) -> Iterator[str]:
+def _call(loader: OpeningCall, path: Path) -> str:
+    """Return a call as it can be typed: with the path of the file."""
+    return re.sub(r"\bPATH\b", lambda _: repr(str(path)), loader.call)
+
+
+def _loader(loader: OpeningCall, path: Path, verbose: bool) -> Iterator[str]:
+    call = _call(loader, path)
     gives = f"  # {loader.gives}" if loader.gives else ""
-    yield printable(f"  {_MARKS[loader.opens]} {loader.call}{gives}")
+    yield printable(f"  {_MARKS[loader.opens]} {call}{gives}")
     unmet = [need for need in loader.needs if need.met is not True]
     for need in unmet[: None if verbose else _SHOWN]:
         yield printable(f"       {need_text(need)}")

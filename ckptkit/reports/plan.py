@@ -167,8 +167,8 @@ def receipt_remarks(receipt: Receipt) -> Iterator[str]:
         yield printable(f"loaded: {loaded}" if loaded.ok else str(loaded))
         if loaded.written_by:
             yield printable(
-                f"note: {receipt.path} has the structure of {loaded.written_by}, as SRC has; "
-                "`ckptkit upgrade` makes one of Keras 3 of it"
+                f"note: {receipt.path} has the structure of {loaded.written_by}, as its "
+                "source has; `ckptkit upgrade` makes one of Keras 3 of it"
             )
         said = said if loaded.ok else "bit for bit, but not loaded"
     yield printable(f"{receipt.path}: {_size(receipt)} written and read again, {said}")

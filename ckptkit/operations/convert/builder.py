@@ -15,6 +15,7 @@ from ckptkit.operations.convert.sources import Sources
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.wording import operand
 
 # Structures that are taken over whole: every tensor of the template is in the output.
 FIXED_STRUCTURES = (SAVED_MODEL, KERAS)
@@ -38,7 +39,7 @@ class PlanBuilder:
     options: ConvertOptions
     template_drop_roles: frozenset[str] = frozenset()
     same_keys: bool = False
-    template_name: str = "LIKE"
+    template_name: str = ""
     uses_template: bool = False
     tensors: list[PlannedTensor] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -47,6 +48,7 @@ class PlanBuilder:
     template: Checkpoint | None = None
 
     def __post_init__(self) -> None:
+        self.template_name = self.template_name or operand("LIKE")
         self.missing = Allowance("allow_missing", self.options.allow_missing)
         self.unused = Allowance("allow_unused", self.options.allow_unused)
         self.renamed = Allowance("allow_renamed", self.options.allow_renamed)
@@ -83,7 +85,9 @@ class PlanBuilder:
     def report_incomplete(self, transforms: RuleTransforms) -> None:
         """Note parts of tensors that rules with transforms leave without a place or a value."""
         for name, part in transforms.unused_parts:
-            self.add_problem("unused", name, f"{part} of {name} of SRC: no rule takes it")
+            self.add_problem(
+                "unused", name, f"{part} of {name} of {operand('SRC')}: no rule takes it"
+            )
         for name, part in transforms.missing_parts:
             self.add_problem("missing", name, f"{part} of {name}: no rule sends a tensor there")
 
@@ -100,7 +104,8 @@ class PlanBuilder:
             self.src.leave_behind(tensor, f"{why} (allowed)")
         else:
             name = tensor.naming.name
-            self.add_problem("unused", name, f"{name} of SRC: {why}", f"of SRC: {why}")
+            of = f"of {operand('SRC')}: {why}"
+            self.add_problem("unused", name, f"{name} {of}", of)
 
 
 def is_config_text(checkpoint: Checkpoint, key: str) -> bool:

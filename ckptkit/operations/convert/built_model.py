@@ -96,7 +96,7 @@ def plan_model(
         template_drop_roles=drop_roles,
         same_keys=by_keras,
         asset_model=asset_model,
-        template_name="LIKE" if like is not None else "the model",
+        template_name="" if like is not None else "the model",
     )
     return replace(structure_plan, target=target, options=options, build=build, like=like)
 

@@ -15,6 +15,7 @@ from ckptkit.align.matching import Match, TensorSet, align
 from ckptkit.align.transforms import Transform
 from ckptkit.operations.convert.problems import Problem
 from ckptkit.operations.convert.sources import Sources, TensorTransform
+from ckptkit.wording import operand
 
 _RULE = "CuDNN layout"
 
@@ -74,8 +75,9 @@ def layout_problems(
         if kinds.get(match.old) == "GRU" and key in other_grus:
             name = template.names[key].name.rpartition("/")[0]
             text = (
-                f"{name} of LIKE is a GRU(reset_after=False), which computes something else than "
-                "CuDNNGRU: the weights of that are those of GRU(reset_after=True)"
+                f"{name} of {operand('LIKE')} is a GRU(reset_after=False), which computes "
+                "something else than CuDNNGRU: the weights of that are those of "
+                "GRU(reset_after=True)"
             )
             yield Problem("layout", name, text)
     source = src.tensor_set
@@ -84,7 +86,7 @@ def layout_problems(
         kernel = matches.get(layer.keys[0])
         if kernel is not None and kernel.old not in in_cudnn:
             text = (
-                f"{layer.name} of LIKE is {layer.class_name}, whose weights are laid out in "
-                f"another way; those of {layer.kind} are not carried there"
+                f"{layer.name} of {operand('LIKE')} is {layer.class_name}, whose weights are laid "
+                f"out in another way; those of {layer.kind} are not carried there"
             )
             yield Problem("layout", layer.name, text)

@@ -10,7 +10,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.builder import PlanBuilder
 from ckptkit.operations.convert.rule_transforms import resolve_by_name
 from ckptkit.stores.writing import TensorToWrite
-from ckptkit.wording import say
+from ckptkit.wording import operand, say
 
 _TIED_ROLES = ("slot", "ema")  # go by the name of their variable
 
@@ -23,7 +23,9 @@ def plan_from_names(builder: PlanBuilder) -> None:
     """
     src, target = builder.src, builder.target
     if builder.options.root:
-        raise UsageError(say("‹root› needs a SRC with an object graph, and a checkpoint as DST"))
+        raise UsageError(
+            say("‹root› needs an object graph, which ‹SRC› lacks, and a checkpoint to write")
+        )
     output_keys = _output_keys(builder)
     owners = src.tensor_set.owners
     averages = set(src.averages.values())
@@ -46,7 +48,7 @@ def plan_from_names(builder: PlanBuilder) -> None:
     if target.is_bundle:
         builder.notes.append(
             say(
-                "SRC has no object graph: the checkpoint restores by name, with "
+                "‹SRC› has no object graph: the checkpoint restores by name, with "
                 "tf.compat.v1.train.Saver; ‹like=CHECKPOINT› gives one"
             )
         )
@@ -60,7 +62,7 @@ def _output_keys(builder: PlanBuilder) -> dict[str, str]:
         names = _tensorflow1_names(builder)
     for rule in rules:
         if not any(rule.apply(name) is not None for name in names.values()):
-            raise UsageError(f"rule {rule.text!r} fits no tensor of SRC")
+            raise UsageError(f"rule {rule.text!r} fits no tensor of {operand('SRC')}")
     # Rules with transforms first: from here on, `src.tensors` are what these make of them.
     transforms = resolve_by_name(src, rules, names)
     builder.report_incomplete(transforms)

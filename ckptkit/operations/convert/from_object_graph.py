@@ -27,7 +27,9 @@ def plan_from_object_graph(builder: PlanBuilder) -> None:
     """
     if builder.options.rules:
         raise UsageError(
-            say("nothing is renamed by ‹rules› here: the checkpoint keeps the object graph of SRC"),
+            say(
+                "nothing is renamed by ‹rules› here: the checkpoint keeps the object graph of ‹SRC›"
+            ),
             hint=say("‹root=NAME› puts it under another root; ‹like› gives another structure"),
         )
     last = builder.src.last

@@ -37,7 +37,7 @@ from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of
 from ckptkit.stores.tensor_bundle.edit_graph import edit_graph
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
 from ckptkit.stores.writing import TensorToWrite
-from ckptkit.wording import say
+from ckptkit.wording import operand, say
 
 _BUNDLES = (OBJECT_GRAPH, SAVED_MODEL)
 _STRONG_BASES = ("key", "structure", "name")
@@ -125,7 +125,9 @@ class _TemplatePlanner:
         if unused:
             raise UsageError(
                 f"rule {unused[0]!r} paired nothing",
-                hint="it goes from names of SRC to names of LIKE; `ckptkit diff` tries it out",
+                hint=say(
+                    "it goes from names of ‹SRC› to names of ‹LIKE›; `ckptkit diff` tries it out"
+                ),
             )
         if rules:
             self._check_contradictions(alignment, tensor_set)
@@ -145,7 +147,7 @@ class _TemplatePlanner:
         by_layout = transforms_of(src, self.cudnn_layers)
         if by_layout:
             note = note_on(self.cudnn_layers)
-            self.builder.notes.append(f"SRC: {note}; carried over as Keras 2 does")
+            self.builder.notes.append(f"{operand('SRC')}: {note}; carried over as Keras 2 does")
         src.transform({**by_layout, **transforms.transforms})
         return transforms
 
@@ -194,8 +196,9 @@ class _TemplatePlanner:
             return self._template_value(key)
         if key not in ambiguous:  # those are reported together, in _account_for_leftovers
             template_name = self.builder.template_name
-            message = f"{naming.name} of {template_name} has no value in SRC"
-            reason = f"of {template_name} have no value in SRC"
+            source = operand("SRC")
+            message = f"{naming.name} of {template_name} has no value in {source}"
+            reason = f"of {template_name} have no value in {source}"
             self.builder.add_problem("missing", naming.name, message, reason)
         return None
 
@@ -212,8 +215,8 @@ class _TemplatePlanner:
             source_name = source.naming.name
             there = "it is" if source_name == naming.name else f"{naming.name} is"
             message = (
-                f"{source_name} is {_shape_text(source.spec.shape)} in SRC{how}, {there} "
-                f"{_shape_text(shape)} in {self.builder.template_name}"
+                f"{source_name} is {_shape_text(source.spec.shape)} in {operand('SRC')}{how}, "
+                f"{there} {_shape_text(shape)} in {self.builder.template_name}"
             )
             self.builder.add_problem("shape", naming.name, message)
             return None
@@ -281,8 +284,8 @@ class _TemplatePlanner:
             source_names = describe(builder.src.tensor_set.names, item.old)
             template_names = describe(self.template.names, item.new)
             message = (
-                f"{source_names} of SRC against {template_names} of {builder.template_name}: "
-                f"{item.reason}"
+                f"{source_names} of {operand('SRC')} against {template_names} of "
+                f"{builder.template_name}: {item.reason}"
             )
             builder.add_problem("ambiguous", source_names, message)
 

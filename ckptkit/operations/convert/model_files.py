@@ -13,6 +13,7 @@ from ckptkit.stores.registry import format_of
 from ckptkit.stores.saved_model import replaceable
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.text import count_text
+from ckptkit.wording import operand
 
 
 def check_template(template: Checkpoint, duplicates: Mapping[str, str]) -> list[Problem]:
@@ -126,17 +127,21 @@ def compare_assets(
     leftovers: list[tuple[str, str]] = []
     for name, digest in source_assets.items():
         if digest is None:
-            problems.append(Problem("asset", name, f"{name} is named in SRC and is not there"))
+            problems.append(
+                Problem("asset", name, f"{name} is named in {operand('SRC')} and is not there")
+            )
         elif digest not in output_assets.values():
             why = _why_not_written(name, output_assets)
             if allowance.lets(name):
                 leftovers.append((name, f"{why} (allowed)"))
             else:
-                problems.append(Problem("asset", name, f"{name} of SRC {why}"))
+                problems.append(Problem("asset", name, f"{name} of {operand('SRC')} {why}"))
     notes = []
     if output_assets and not source_assets and not format_of(source.store.format).holds_model:
         names = ", ".join(output_assets)
-        notes.append(f"SRC has no files to compare with those of LIKE: {names}")
+        notes.append(
+            f"{operand('SRC')} has no files to compare with those of {operand('LIKE')}: {names}"
+        )
     return problems, leftovers, notes
 
 
@@ -144,7 +149,7 @@ def _why_not_written(name: str, output_assets: Mapping[str, object]) -> str:
     base = PurePosixPath(name).name
     same_name = [other for other in output_assets if PurePosixPath(other).name == base]
     if same_name:
-        return f"differs from {same_name[0]} of LIKE: its words would mean other rows"
+        return f"differs from {same_name[0]} of {operand('LIKE')}: its words would mean other rows"
     if not output_assets:
         return "would not be carried: the form holds no such file"
-    return "is not in LIKE"
+    return f"is not in {operand('LIKE')}"

@@ -11,7 +11,7 @@ from typing import Any
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.results import Result
 from ckptkit.stores.registry import LEGACY_KERAS, format_of, format_of_name
-from ckptkit.wording import say
+from ckptkit.wording import operand, say
 
 # Conversions are done on the CPU: what a device would change is another question.
 CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -126,8 +126,9 @@ def _why_not_run(plan: Plan, code: str | None) -> str:
     """Return why SRC or the output does not run; "" where both do."""
     source = plan.source
     if source.subtree is not None:
-        return f"SRC is a part of a file ({source.subtree})"
-    for who, row in (("SRC", format_of(source.store.format)), ("the output", plan.target.format)):
+        return f"{operand('SRC')} is a part of a file"
+    sides = ((operand("SRC"), format_of(source.store.format)), ("the output", plan.target.format))
+    for who, row in sides:
         # a legacy file may hold weights alone
         may_lack_one = row.structure == LEGACY_KERAS
         holds = row.holds_model and not (may_lack_one and source.store.model is None)

@@ -212,7 +212,7 @@ class Plan(Document):
     graph: bytes | None = None
     template: Checkpoint | None = None
     build: ModelBuild | None = None
-    template_name: str = "LIKE"
+    template_name: str = ""
     hints: Mapping[str, str] = field(default_factory=dict)
 
     @property

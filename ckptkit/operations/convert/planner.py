@@ -21,7 +21,7 @@ from ckptkit.operations.needs.api import needs
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, Format
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
-from ckptkit.wording import say
+from ckptkit.wording import operand, say
 
 
 def make_plan(
@@ -33,7 +33,7 @@ def make_plan(
     template_drop_roles: frozenset[str] = frozenset(),
     same_keys: bool = False,
     asset_model: Checkpoint | None = None,
-    template_name: str = "LIKE",
+    template_name: str = "",
     with_hints: bool = True,
 ) -> Plan:
     """Return what a conversion would do.
@@ -56,7 +56,7 @@ def make_plan(
             did nothing.
     """
     if like is None:
-        template_name = f"the {target.format.name} layout of SRC"
+        template_name = f"the {target.format.name} layout of {operand('SRC')}"
     builder = PlanBuilder(
         Sources(sources, options),
         like,
@@ -170,7 +170,7 @@ def _check_template(builder: PlanBuilder, template: Checkpoint) -> None:
             say("‹like› takes a whole file, not a part of one"), where=str(template.path)
         )
     if builder.options.root is not None:
-        raise UsageError(say("‹root› and ‹like› exclude each other: LIKE has a root of its own"))
+        raise UsageError(say("‹root› and ‹like› exclude each other: ‹LIKE› has a root of its own"))
 
 
 def _plan_assets(builder: PlanBuilder, asset_model: Checkpoint | None) -> None:

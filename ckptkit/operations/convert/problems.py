@@ -31,13 +31,13 @@ class Problem(NamedTuple):
 
 
 HINTS = {
-    "missing": "‹allow_missing=GLOB› keeps the values of LIKE",
+    "missing": "‹allow_missing=GLOB› keeps the values of ‹LIKE›",
     "unused": "‹drop_roles›, ‹weights_only› or ‹allow_unused=GLOB› leaves them behind",
-    "shape": "SRC and LIKE are not of one model",
+    "shape": "‹SRC› and ‹LIKE› are not of one model",
     "dtype": "‹casts=OLD=NEW›",
     "ambiguous": "‹rules=RE=>REPL› decides",
     "renamed": "‹allow_renamed=GLOB›, if that is meant",
-    "asset": "use a LIKE with the same files, or ‹allow_unused=GLOB›",
+    "asset": "‹like› a model with the same files, or ‹allow_unused=GLOB›",
     "stale": "export the donor again",
     "layout": "load the file into the model with the Keras 2 that has both, and save it again",
 }
@@ -58,8 +58,9 @@ class MismatchError(CkptkitError):
     def __init__(
         self, problems: Sequence[Problem], where: str, hints: Mapping[str, str] | None = None
     ) -> None:
-        self.hints = {**HINTS, **(hints or {})}
-        hint = say(self.hints.get(problems[0].kind, ""))
+        # Said here, where the operands are known; `lines` is read later.
+        self.hints = {kind: say(text) for kind, text in {**HINTS, **(hints or {})}.items()}
+        hint = self.hints.get(problems[0].kind, "")
         message = "; ".join("; ".join(texts) for _, texts in _grouped(problems))
         super().__init__(message, where=where, hint=hint)
         self.problems = tuple(problems)
@@ -68,7 +69,7 @@ class MismatchError(CkptkitError):
         """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
         lines = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        advice = {kind: useful(say(self.hints.get(kind, ""))) for kind in kinds}
+        advice = {kind: useful(self.hints.get(kind, "")) for kind in kinds}
         lines += [f"hint ({kind}): {text}" for kind, text in advice.items() if text]
         return lines
 

@@ -26,9 +26,9 @@ from ckptkit.operations.convert.value_stores import (
 from ckptkit.stores.base import StoredNames, TensorSpec
 from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of
 from ckptkit.stores.writing import TensorToWrite
-from ckptkit.wording import say
+from ckptkit.wording import operand, say
 
-STORED_TWICE = "stored twice in SRC"
+STORED_TWICE = "stored twice"
 _CAST_ROLES = frozenset({"weight", "ema", "slot"})
 _AVERAGED_ROLES = frozenset({"weight", "ema"})
 
@@ -160,7 +160,7 @@ class Sources:
         }
         if not averages and not self.shadows:
             raise UsageError(
-                say("‹ema›: SRC holds no averaged variables"),
+                say("‹ema›: ‹SRC› holds no averaged variables"),
                 where=str(self.last.path),
                 hint=say("‹ls.roles=ema› lists them"),
             )
@@ -267,8 +267,9 @@ class Sources:
         if dtype != output.dtype:
             cast = f"{dtype}={output.dtype}"
             if cast not in {str(rule) for rule in self.options.casts}:
-                message = f"{output.name or output.key} is {output.dtype}, SRC has {dtype}"
-                reason = f"are {output.dtype}, SRC has {dtype}"
+                there = f"{operand('SRC')} has {dtype}"
+                message = f"{output.name or output.key} is {output.dtype}, {there}"
+                reason = f"are {output.dtype}, {there}"
                 problems.append(Problem("dtype", tensor.naming.name, message, reason))
                 return None
             self.used_casts.add(cast)

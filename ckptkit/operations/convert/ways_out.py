@@ -16,6 +16,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.plan import TRAINING_ROLES, ConvertOptions, Plan
 from ckptkit.operations.convert.problems import HINTS, Problem
 from ckptkit.stores.base import KerasStructure, ObjectGraph
+from ckptkit.wording import operand
 
 MAX_RULES = 3  # more are for a file: `ckptkit diff --write-map`
 _OF_NAMES = ("missing", "unused", "ambiguous")
@@ -40,7 +41,7 @@ def hints_for(plan: Plan, template: Checkpoint | None, replan: Replan) -> dict[s
     first = "; ".join(way for way in ways if way)
     hints = {}
     for kind in kinds & {*_OF_NAMES}:
-        plain = HINTS[kind].replace("LIKE", plan.template_name)
+        plain = HINTS[kind].replace("‹LIKE›", plan.template_name)
         if kind == "unused" and set(lost) <= {*TRAINING_ROLES}:
             continue  # the optimizer's state: to be left behind, not to be renamed
         hints[kind] = f"{first}; {plain}" if first else plain
@@ -50,9 +51,10 @@ def hints_for(plan: Plan, template: Checkpoint | None, replan: Replan) -> dict[s
 def _model(plan: Plan, template: Checkpoint) -> str:
     """Return how the model's own code helps, where a model can be built and is not."""
     is_model = isinstance(template.structure, ObjectGraph | KerasStructure)
-    if plan.template_name != "LIKE" or not is_model or not plan.target.format.structure:
+    if plan.template_name != operand("LIKE") or not is_model or not plan.target.format.structure:
         return ""
-    return "‹model=package.module:function› in place of LIKE takes the places from the model's code"
+    code = "‹model=package.module:function›"
+    return f"{code} in place of ‹LIKE› takes the places from the model's code"
 
 
 def _map(plan: Plan, template: Checkpoint, replan: Replan) -> str:

@@ -24,10 +24,12 @@ from ckptkit.operations.diff import checksums, hints, participants
 from ckptkit.operations.diff.beside.comparison import Beside, model_differences
 from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
+from ckptkit.operations.input_files import operand_text
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.following import following_latest
 from ckptkit.text import natural
+from ckptkit.wording import operands_called
 
 __all__ = ["DiffResult", "LeftOut", "TensorDiff", "diff"]
 
@@ -110,7 +112,8 @@ def diff(
         config,
     )
     parsed_rules = [parse_rule(rule) if isinstance(rule, str) else rule for rule in rules]
-    return comparison.run(roles, names, parsed_rules)
+    with operands_called({"OLD": operand_text(old), "NEW": operand_text(new)}):
+        return comparison.run(roles, names, parsed_rules)
 
 
 def _refuse_idle_options(mode: str, **value_options: object) -> None:

@@ -19,6 +19,7 @@ from ckptkit.align.rules import Rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.value_stores import ComputedStore, ValueSource, transform_source
 from ckptkit.stores.base import BLOCK_ELEMENTS
+from ckptkit.wording import operand
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -87,7 +88,7 @@ def in_one_layout(
                 is_unlike = not by_value or partner in others[1 - at]
                 (unlike if is_unlike else chosen)[at].append(layer)
     warnings = [
-        f"{_SIDES[at]}: {note_on(found)}; {what}"
+        f"{operand(_SIDES[at])}: {note_on(found)}; {what}"
         for what, of_sides in (
             ("compared as Keras 2 carries them over", chosen),
             ("compared as they are stored, which tells nothing", unlike),

@@ -14,7 +14,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.diff.result import LeftOut, TensorDiff
 from ckptkit.stores.base import KerasStructure
 from ckptkit.text import list_text
-from ckptkit.wording import say
+from ckptkit.wording import operand, say
 
 # What a training run counts and sets is not a weight, nor a difference between weights.
 _SIDE_ROLES = frozenset({"counter", "config"})
@@ -115,7 +115,7 @@ def _one_sided(
     of_keras = any(isinstance(side.store.structure, KerasStructure) for side in checkpoints)
     roles = [{side.names[key].role for key in side.keys} for side in sides]
     return {
-        role: "only in OLD" if role in roles[0] else "only in NEW"
+        role: f"only in {operand('OLD' if role in roles[0] else 'NEW')}"
         for role in _OPTIONAL_ROLES | (_TABLES if of_keras else set())
         if (role in roles[0]) != (role in roles[1])
     }
@@ -141,8 +141,9 @@ def warnings_of(
             continue
         old = _some_names(sides[0], ambiguity.old)
         new = _some_names(sides[1], ambiguity.new)
+        where = f"{old} in {operand('OLD')}, {new} in {operand('NEW')}"
         decide = say("‹rules=RE=>REPL› decides")
-        warnings.append(f"not paired, {ambiguity.reason}: {old} in OLD, {new} in NEW; {decide}")
+        warnings.append(f"not paired, {ambiguity.reason}: {where}; {decide}")
     # Weights alone on their side may have been renamed: a rule that would pair them is proposed.
     alone = [
         {

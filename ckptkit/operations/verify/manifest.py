@@ -201,7 +201,7 @@ def check_manifest(
         if store is not None and damaged & set(files_of(path, store)):
             findings.extend(_damaged_tensors(path, store, base, listed, executor))
     counts = (("file", len(known)), ("byte", nbytes))
-    unread = f"{count_text(len(others), 'file')} of the manifest that PATH does not stand for: "
+    unread = f"{count_text(len(others), 'file')} of the manifest not given here: "
     not_checked = (unread + list_text(others),) if others else ()
     return Check("manifest", counts, tuple(findings)), not_checked
 

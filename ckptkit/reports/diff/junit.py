@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckptkit.operations.diff.result import DiffResult, TensorDiff
+from ckptkit.operations.input_files import operand_text
 from ckptkit.reports.diff.text import beside_lines, dtype_text, shape_change, verdict, worst_text
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
 from ckptkit.reports.text import shape_text
@@ -15,30 +16,39 @@ def lines(result: DiffResult) -> Iterator[str]:
     options = [(name, str(value)) for name, value in result.options.items()]
     left_out = [("left out", str(item)) for item in result.left_out]
     beside = [(f"beside the weights: {row.what}", "; ".join(row.items)) for row in result.beside]
+    names = names_of_sides(result)
     return document(
         JUnitSuite(
             f"ckptkit diff {result.old.path} {result.new.path}",
-            list(map(_case, result.changes)),
+            [_case(change, names) for change in result.changes],
             [("mode", result.mode), *options, *left_out, *beside],
             "; ".join((verdict(result), *beside_lines(result))),
         )
     )
 
 
-def _case(change: TensorDiff) -> JUnitCase:
-    failures = [(change.status, failure_text(change))] if change.is_difference else []
+def names_of_sides(result: DiffResult) -> tuple[str, str]:
+    """Return what the two files are called."""
+    return operand_text(result.old), operand_text(result.new)
+
+
+def _case(change: TensorDiff, names: tuple[str, str]) -> JUnitCase:
+    failures = [(change.status, failure_text(change, names))] if change.is_difference else []
     return JUnitCase(change.role, change.name, failures)
 
 
-def failure_text(change: TensorDiff) -> str:
-    """Return one line on a difference: what, how much, where it is worst."""
+def failure_text(change: TensorDiff, names: tuple[str, str]) -> str:
+    """Return one line on a difference: what, how much, where it is worst.
+
+    names: what the two files are called.
+    """
     if change.old is None or change.new is None:
-        where = "missing from NEW" if change.new is None else "only in NEW"
+        where = f"missing from {names[1]}" if change.new is None else f"only in {names[1]}"
         spec = change.some.spec
         return f"{where}: {spec.dtype} [{shape_text(spec.shape)}]"
     parts = []
     if change.old.naming.name != change.new.naming.name:
-        parts.append(f"in NEW {change.new.naming.name}")
+        parts.append(f"in {names[1]} {change.new.naming.name}")
     old, new = change.old.spec, change.new.spec
     if old.shape != new.shape:
         parts.append(f"shape {shape_change(old.shape, new.shape)}")

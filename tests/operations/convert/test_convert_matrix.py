@@ -11,7 +11,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import UsageError
-from ckptkit.operations.convert import api as operation
+from ckptkit.operations.convert import pipeline
 from ckptkit.operations.convert.api import MismatchError, convert
 from ckptkit.stores.base import ObjectGraph
 from support.goldens import golden, goldens
@@ -37,7 +37,7 @@ MODELS = [g for g in goldens("saved-model") if "lookup" not in g.name]
 @pytest.fixture(autouse=True)
 def no_models_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs are compared in test_convert_tensorflow; here every bit of the files is."""
-    monkeypatch.setattr(operation, "compare_files", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "compare_files", lambda *_, **__: None)
 
 
 def weights(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ckptkit.operations.configuration.values import (
     is_same,
     text_of,
 )
+from ckptkit.wording import operand
 
 _MAX_COMPARED = 4_000_000  # layers times layers; matching takes that many steps
 _MAX_WEIGHED = 90_000  # of these, where settings and names are weighed too
@@ -59,8 +60,8 @@ class ConfigChange(NamedTuple):
         has = f"{self.where}/has" if self.where else "the model has"
         texts = {
             "class": f"{where} is of class {old} → {new}",
-            "added": f"{where} ({new}) is only in NEW",
-            "removed": f"{where} ({old}) is only in OLD",
+            "added": f"{where} ({new}) is only in {operand('NEW')}",
+            "removed": f"{where} ({old}) is only in {operand('OLD')}",
             "moved": f"{where} is moved: {old} → {new}",
             "renamed": f"{where} is renamed: {old} → {new}",
             "inputs": f"{where} is fed by {old} → {new}",

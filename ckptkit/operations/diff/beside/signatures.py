@@ -12,6 +12,7 @@ from ckptkit.stores.keras.config import LEGACY_CLASSES
 from ckptkit.stores.keras.layer_variables import snake_case
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.text import natural
+from ckptkit.wording import operand
 
 _OF_THE_LOADER = "__saved_model"  # what initialises and trains, which TensorFlow alone calls
 # What Keras calls inputs and outputs by itself: after a layer, its input, or nothing at all.
@@ -131,7 +132,7 @@ def _tags(tags: frozenset[str]) -> str:
 
 
 def _side(is_old: bool) -> str:
-    return "OLD" if is_old else "NEW"
+    return operand("OLD" if is_old else "NEW")
 
 
 def _of_graph(

@@ -23,6 +23,7 @@ from ckptkit.stores.keras.config import as_layer
 from ckptkit.stores.registry import format_of
 from ckptkit.stores.saved_model.constants import table_constants
 from ckptkit.stores.saved_model.reader import SavedModel
+from ckptkit.wording import operand
 
 _MISSING, _UNKNOWN = (b"", b"0"), (b"[UNK]", b"-1")  # Keras's own tokens, of texts and of numbers
 _INNER = "/_lookup_layer/"  # of TextVectorization, which keeps its words for itself too
@@ -75,7 +76,7 @@ def vocabulary_differences(
     form = old.store.format
     if form == new.store.format and format_of(form).holds_model:
         for side, where in zip(alone, ("OLD", "NEW"), strict=True):
-            messages += [f"{item.where} is only in {where}" for item in side]
+            messages += [f"{item.where} is only in {operand(where)}" for item in side]
     return list(dict.fromkeys(messages))
 
 
@@ -190,7 +191,7 @@ def _closest(one: Vocabulary, others: Sequence[Vocabulary]) -> int:
 def _message(old: Vocabulary, new: Vocabulary) -> str:
     where = old.where
     if "missing" in (old.digest, new.digest):
-        return f"{where} is missing in {'OLD' if old.digest == 'missing' else 'NEW'}"
+        return f"{where} is missing in {operand('OLD' if old.digest == 'missing' else 'NEW')}"
     if not old.words or not new.words:
         return f"{where} has other content"
     tokens = (*old.tokens, *new.tokens)
