@@ -89,7 +89,7 @@ def test_assets_are_listed(exports: Path) -> None:
 
 
 def test_a_vocabulary_is_not_dropped_silently(exports: Path, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match=r"vocab\.txt of SRC would not be carried"):
+    with pytest.raises(MismatchError, match=r"vocab\.txt of \S+ would not be carried"):
         ckptkit.convert(exports / "one", tmp_path / "ck", to="checkpoint")
     receipt = ckptkit.convert(
         exports / "one", tmp_path / "ck", to="checkpoint", allow_unused=["assets/vocab.txt"]

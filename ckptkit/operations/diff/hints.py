@@ -11,7 +11,6 @@ from ckptkit.compare.tensors import Delta
 from ckptkit.dtypes import kind
 from ckptkit.errors import UnsupportedError
 from ckptkit.stores.base import shaped
-from ckptkit.wording import operand
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -50,7 +49,7 @@ def shape_hint(old: Store, old_key: str, new: Store, new_key: str, read_values: 
     for way, order in ways:
         rearranged = left.transpose(order) if order else left.reshape(new_shape)
         if _same(rearranged, right):
-            return f"a {way} of {operand('OLD')} is {operand('NEW')}, value for value"
+            return f"a {way} of the old values gives the new, value for value"
     return f"a {ways[0][0]} has this shape, but other values"
 
 
@@ -110,7 +109,7 @@ def order_hint(old: Store, old_key: str, new: Store, new_key: str, delta: Delta)
     for way, order in _ways(spec.shape, spec.shape):
         changes_order = order is not None and order != tuple(range(len(order)))
         if changes_order and _same(old_values.transpose(order), new_values):
-            return f"a {way} of {operand('OLD')} is {operand('NEW')}, value for value"
+            return f"a {way} of the old values gives the new, value for value"
     return f"the same values in another order{_moved_axis(old_values, new_values)}"
 
 
@@ -147,5 +146,5 @@ def swapped(contents: Sequence[ContentChange]) -> Mapping[str, str]:
         if owner.new_crc == content.old_crc:
             hints[content.name] = f"contents swapped with {owner.name}"
         else:
-            hints[content.name] = f"now holds what {operand('OLD')} has in {owner.name}"
+            hints[content.name] = f"now holds what {owner.name} held before"
     return hints

@@ -231,12 +231,12 @@ def test_what_does_not_follow_the_new_weights_is_listed(tmp_path: Path) -> None:
 
 def test_a_vocabulary_that_is_not_carried_is_refused_by_name(tmp_path: Path) -> None:
     source = golden("tf2.21.0/lookup/model").path
-    with pytest.raises(MismatchError, match=r"assets/.*txt of SRC would not be carried"):
+    with pytest.raises(MismatchError, match=r"assets/.*txt of \S+ would not be carried"):
         convert(source, tmp_path / "w.safetensors")
     other = shutil.copytree(source, tmp_path / "other")
     [asset] = (other / "assets").iterdir()
     asset.write_text("other\nwords\n")
-    with pytest.raises(MismatchError, match=f"{asset.name} of SRC differs from assets/"):
+    with pytest.raises(MismatchError, match=rf"{asset.name} of \S+ differs from assets/"):
         convert(source, tmp_path / "out", like=other)
     asset.unlink()
     with pytest.raises(MismatchError, match=f"{asset.name} is named in the donor's graph"):
@@ -296,7 +296,7 @@ def test_missing_is_refused_by_name_and_may_be_allowed(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     source = without(pair[0], "b/bias")
-    with pytest.raises(MismatchError, match="b/bias of LIKE has no value in SRC"):
+    with pytest.raises(MismatchError, match=r"b/bias of \S+ has no value in "):
         convert(source, tmp_path / "out", like=pair[1])
     done = convert(source, tmp_path / "out", like=pair[1], allow_missing=["b/*"])
     assert done.ok and not ckptkit.open(tmp_path / "out")["b/bias"].any()
@@ -307,7 +307,7 @@ def test_unused_is_refused_by_name_and_may_be_allowed(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     like = without(pair[1], "a/kernel")
-    with pytest.raises(MismatchError, match="a/kernel of SRC: LIKE has no place"):
+    with pytest.raises(MismatchError, match=r"a/kernel of \S+: \S+ has no place"):
         convert(pair[0], tmp_path / "out", like=like)
     done = convert(pair[0], tmp_path / "out", like=like, allow_unused=["a/kernel"])
     assert [item.name for item in done.plan.leftovers] == ["a/kernel"]
@@ -331,10 +331,10 @@ def test_a_relaxation_that_is_not_needed_is_an_error(
 
 def test_wrong_shape_and_dtype_are_refused_by_name(pair: tuple[Path, Path], tmp_path: Path) -> None:
     like = without(pair[1], "a/bias", **{"a/bias": np.zeros(5, np.float32)})
-    with pytest.raises(MismatchError, match=r"a/bias is \(4\) in SRC, it is \(5\) in LIKE"):
+    with pytest.raises(MismatchError, match=r"a/bias is \(4\) in \S+, it is \(5\) in "):
         convert(pair[0], tmp_path / "out", like=like)
     like = without(like, "a/bias", **{"a/bias": np.zeros(4, np.float16)})
-    with pytest.raises(MismatchError, match="a/bias is float16, SRC has float32"):
+    with pytest.raises(MismatchError, match=r"a/bias is float16, \S+ has float32"):
         convert(pair[0], tmp_path / "out", like=like)
     done = convert(pair[0], tmp_path / "out", like=like, casts=["float32=float16"])
     assert done.ok and ckptkit.open(tmp_path / "out")["a/bias"].dtype == np.float16
@@ -351,7 +351,7 @@ def test_a_map_that_swaps_equal_shapes_is_refused_by_name(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rules = ["^a/kernel$=>b/kernel", "^b/kernel$=>a/kernel"]
-    with pytest.raises(MismatchError, match="a rule sends a/kernel to b/kernel, although LIKE has"):
+    with pytest.raises(MismatchError, match=r"a rule sends a/kernel to b/kernel, although \S+ has"):
         convert(pair[0], tmp_path / "out", like=pair[1], rules=rules)
     done = convert(pair[0], tmp_path / "out", like=pair[1], rules=rules, allow_renamed=["?/kernel"])
     assert done.ok

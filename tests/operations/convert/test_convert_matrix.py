@@ -79,7 +79,7 @@ def test_keras_files_into_each_other(source: Any, like: Any, tmp_path: Path) -> 
         try:
             convert(source.path, alone, like=like.path, weights_only=True)
         except MismatchError as error:
-            assert "out/kernel of LIKE has no value in SRC" in str(error)
+            assert f"out/kernel of {like.path} has no value in {source.path}" in str(error)
     assert convert(source.path, out, like=like.path, weights_only=True, rules=rules).ok
     if alone.exists():  # the order of the weights told as much as the rules
         assert_same(alone, out)
@@ -190,7 +190,7 @@ def test_seeded_mistakes_are_refused_by_name_in_keras_files(like: Any, tmp_path:
     lost = names[0]
     convert(tmp_path / "all.npz", tmp_path / "part.npz", names=[f"!{lost}"])
     out = tmp_path / f"out{SUFFIX[like.kind]}"
-    with pytest.raises(MismatchError, match=f"{lost} of LIKE has no value in SRC"):
+    with pytest.raises(MismatchError, match=rf"{lost} of \S+ has no value in "):
         convert(tmp_path / "part.npz", out, like=like.path, weights_only=True)
     from ckptkit.stores.npz.writer import write_npz
     from ckptkit.stores.writing import TensorToWrite
@@ -203,10 +203,10 @@ def test_seeded_mistakes_are_refused_by_name_in_keras_files(like: Any, tmp_path:
         return tmp_path / name
 
     more = save("more.npz", {**arrays, "other/kernel": np.ones(3, np.float32)})
-    with pytest.raises(MismatchError, match="other/kernel of SRC: LIKE has no place"):
+    with pytest.raises(MismatchError, match=r"other/kernel of \S+: \S+ has no place"):
         convert(more, out, like=like.path, weights_only=True)
     wide = save("wide.npz", {**arrays, lost: np.ones((9, 9), np.float32)})
-    with pytest.raises(MismatchError, match=rf"{lost} is \(9, 9\) in SRC"):
+    with pytest.raises(MismatchError, match=rf"{lost} is \(9, 9\) in "):
         convert(wide, out, like=like.path, weights_only=True)
     twice = [f"^{names[1]}$=>{lost}", f"^{lost}$=>{lost}"]
     with pytest.raises(UsageError, match="send both"):

@@ -177,7 +177,7 @@ def test_what_the_map_forgets_is_refused(trained: Path, tmp_path: Path) -> None:
 
 
 def test_a_layout_that_does_not_fit_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match=r"is \(6, 16\) in SRC, hidden.weight is \(16, 6\)"):
+    with pytest.raises(MismatchError, match=r"is \(6, 16\) in \S+, hidden.weight is \(16, 6\)"):
         carried("mlp", trained, tmp_path, map_of("mlp").replace(" | transpose", ""))
 
 

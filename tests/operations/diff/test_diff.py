@@ -49,6 +49,7 @@ def run(*arguments: object) -> Outcome:
     return Outcome(result.exit_code, result.stdout, result.stderr)
 
 
+GIVES = "of the old values gives the new, value for value"
 Pair = Callable[[Mapping[str, Array], Mapping[str, Array]], tuple[Path, Path]]
 
 
@@ -104,17 +105,32 @@ def test_a_permuted_tensor_is_called_so(pair: Pair) -> None:
 def test_a_square_transposed_tensor_is_called_so(pair: Pair) -> None:
     values = noise(6, 6)
     result = diff(*pair({"w": values}, {"w": values.T.copy()}))
-    assert result.differences[0].hints == ("a transpose (1, 0) of OLD is NEW, value for value",)
+    assert result.differences[0].hints == (f"a transpose (1, 0) {GIVES}",)
 
 
 @pytest.mark.parametrize(
     ("old_shape", "new_shape", "order", "hint"),
     [
-        ((1, 6), (6,), None, "a squeeze of OLD is NEW, value for value"),
-        ((6,), (1, 6), None, "a reshape by axes of size 1 of OLD is NEW, value for value"),
-        ((2, 3), (3, 2), (1, 0), "a transpose (1, 0) of OLD is NEW, value for value"),
-        ((2, 3, 4), (4, 2, 3), (2, 0, 1), "a transpose (2, 0, 1) of OLD is NEW, value for value"),
-        ((2, 3), (6, 1), None, "a reshape of OLD is NEW, value for value"),
+        ((1, 6), (6,), None, f"a squeeze {GIVES}"),
+        (
+            (6,),
+            (1, 6),
+            None,
+            f"a reshape by axes of size 1 {GIVES}",
+        ),
+        (
+            (2, 3),
+            (3, 2),
+            (1, 0),
+            f"a transpose (1, 0) {GIVES}",
+        ),
+        (
+            (2, 3, 4),
+            (4, 2, 3),
+            (2, 0, 1),
+            f"a transpose (2, 0, 1) {GIVES}",
+        ),
+        ((2, 3), (6, 1), None, f"a reshape {GIVES}"),
     ],
 )
 def test_shapes_are_compared_first_and_what_would_match_is_named(
@@ -237,7 +253,7 @@ def test_swapped_layers_are_reported_by_name(pair: Pair) -> None:
 def test_a_layer_that_holds_what_another_held_is_named(pair: Pair) -> None:
     one, two = noise(4, 4, seed=1), noise(4, 4, seed=2)
     result = diff(*pair({"a/w": one, "b/w": two}, {"a/w": two, "b/w": two + 1}))
-    assert result.differences[0].hints == ("now holds what OLD has in b/w",)
+    assert result.differences[0].hints == ("now holds what b/w held before",)
 
 
 def test_a_model_built_second_in_one_process(pair: Pair) -> None:
@@ -416,7 +432,7 @@ def test_state_that_only_one_file_has_is_left_out_and_said(pair: Pair) -> None:
     weights = {name: v for name, v in whole.items() if name.endswith("kernel")}
     paths = pair(whole, weights)
     code, out, _ = run(*paths)
-    assert code == 0 and "6 slot tensors (only in OLD)" in out
+    assert code == 0 and f"6 slot tensors (only in {paths[0]})" in out
     assert run(*paths, "--role", "all").code == 1
     assert run(*paths, "--role", "slot").code == 1
 
@@ -542,9 +558,10 @@ def test_dead_rules_warn_and_collisions_are_exit_2(pair: Pair) -> None:
 
 def test_what_is_ambiguous_is_listed(pair: Pair) -> None:
     values = noise(3, 3)
-    _, out, _ = run(*pair({"a/x": values, "b/x": values}, {"c/y": values}))
+    old, new = pair({"a/x": values, "b/x": values}, {"c/y": values})
+    _, out, _ = run(old, new)
     assert "2 removed, 1 added" in out
-    assert "several have the same content: a/x, b/x in OLD, c/y in NEW" in out
+    assert f"several have the same content: a/x, b/x in {old}, c/y in {new}" in out
 
 
 # -- formats -----------------------------------------------------------------------------------
@@ -636,7 +653,7 @@ def test_junit_has_a_case_per_tensor(mixed: tuple[Path, Path]) -> None:
     }
     assert set(messages) == {"far/w", "gone/w", "fresh/w", "from/w"}
     assert "3 of 4 elements differ" in str(messages["far/w"])
-    assert messages["gone/w"] == "missing from NEW: float32 [2,3]"
+    assert messages["gone/w"] == f"missing from {mixed[1]}: float32 [2,3]"
 
 
 def test_output_goes_to_a_file(mixed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -917,7 +934,7 @@ def test_all_files_of_a_checkpoint_are_one_operand(pair: Pair) -> None:
     ]
     assert run(*files) == run(old, new)
     code, _out, err = run(*files, "/nowhere")
-    assert code == 2 and "expected OLD and NEW, found 3" in err
+    assert code == 2 and "are compared, found 3" in err
     assert run(*files[:2], files[0])[0] == 2
     assert run(old, old).code == 0
 

@@ -357,7 +357,10 @@ def test_convert_says_that_a_copy_of_an_old_archive_is_one(tmp_path: Path) -> No
     old = str(GOLDEN / "tf2.15.1/files_nested/model.keras")
     done = CliRunner().invoke(cli, ["convert", old, str(tmp_path / "new.keras")])
     assert done.exit_code == 0, done.output
-    assert "has the structure of Keras 2.15.0, as SRC has; `ckptkit upgrade` makes" in done.output
+    assert (
+        "has the structure of Keras 2.15.0, as its source has; `ckptkit upgrade` makes"
+        in done.output
+    )
     loads = ckptkit.needs(old).ok  # tf_keras may be here
     assert ("every bit as it should be" in done.output) == loads
     assert ("bit for bit, but not loaded" in done.output) == (not loads)
