@@ -104,6 +104,11 @@ def say(text: str) -> Said:
     return said
 
 
+def with_operands(text: str) -> str:
+    """Return `text` for `say`, with the operands that it marks called as they are here and now."""
+    return re.sub("‹([A-Z]+)›", lambda mark: operand(mark[1]), text)
+
+
 def useful(advice: str) -> str:
     """Return a piece of advice, or "" where it names what the running command does not have.
 

@@ -89,8 +89,11 @@ class Delta(Result):
 
     @property
     def defined_max_rel(self) -> float | None:
-        """`max_rel`, or None where all that differs was 0 and so has no relative change."""
-        return None if self.max_abs and not self.max_rel else self.max_rel
+        """`max_rel`, or None where nothing that differs has a relative change.
+
+        What was 0 has none, nor has what is NaN or infinite on one side alone.
+        """
+        return None if self.n_diff and not self.max_rel else self.max_rel
 
     @property
     def equal(self) -> bool:

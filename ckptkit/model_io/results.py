@@ -70,8 +70,11 @@ class OutputResult(Result):
 
     @property
     def defined_max_rel(self) -> float | None:
-        """`max_rel`, or None where all that differs is 0 in the reference."""
-        return None if self.max_abs and not self.max_rel else self.max_rel
+        """`max_rel`, or None where nothing that differs has a relative change.
+
+        What is 0 in the reference has none, nor has what is NaN or infinite on one side alone.
+        """
+        return None if (self.max_abs or self.n_bad) and not self.max_rel else self.max_rel
 
     @property
     def share_bad(self) -> float:

@@ -154,10 +154,11 @@ def receipt_remarks(receipt: Receipt) -> Iterator[str]:
         return
     changed = [delta for delta in proof.losses.values() if not delta.equal]
     if proof.losses:
-        worst = max((delta.max_rel for delta in changed), default=0.0)
+        known = [delta.max_rel for delta in changed if delta.defined_max_rel is not None]
+        worst = "-" if changed and not known else f"{max(known, default=0.0):.3g}"
         yield (
             f"cast: {len(changed)} of {count_text(len(proof.losses), 'tensor')} changed, "
-            f"largest relative change {worst:.3g}"
+            f"largest relative change {worst}"
         )
     if proof.outputs is not None:
         yield printable(f"outputs: {proof.outputs}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.text import list_text
-from ckptkit.wording import say, useful
+from ckptkit.wording import say, useful, with_operands
 
 _SHOWN = 4  # problems of one kind that the one-line message names
 
@@ -58,9 +58,10 @@ class MismatchError(CkptkitError):
     def __init__(
         self, problems: Sequence[Problem], where: str, hints: Mapping[str, str] | None = None
     ) -> None:
-        # Said here, where the operands are known; `lines` is read later.
-        self.hints = {kind: say(text) for kind, text in {**HINTS, **(hints or {})}.items()}
-        hint = self.hints.get(problems[0].kind, "")
+        # What operands are called is known here; `lines` is read later.
+        texts_by_kind = {**HINTS, **(hints or {})}
+        self.hints = {kind: with_operands(text) for kind, text in texts_by_kind.items()}
+        hint = say(self.hints.get(problems[0].kind, ""))
         message = "; ".join("; ".join(texts) for _, texts in _grouped(problems))
         super().__init__(message, where=where, hint=hint)
         self.problems = tuple(problems)
@@ -69,7 +70,7 @@ class MismatchError(CkptkitError):
         """Return a line per problem, many of one kind in one, and a hint per kind of problem."""
         lines = [f"{kind}: {text}" for kind, texts in _grouped(self.problems) for text in texts]
         kinds = dict.fromkeys(problem.kind for problem in self.problems)
-        advice = {kind: useful(self.hints.get(kind, "")) for kind in kinds}
+        advice = {kind: useful(say(self.hints.get(kind, ""))) for kind in kinds}
         lines += [f"hint ({kind}): {text}" for kind, text in advice.items() if text]
         return lines
 

@@ -243,14 +243,14 @@ def worst_loss(losses: Mapping[str, Delta]) -> dict[str, Any] | None:
 def loss_json(delta: Delta) -> dict[str, Any]:
     """Return the numbers of one loss; what is not finite becomes a string, as JSON has none."""
 
-    def number(value: float) -> float | str:
-        return value if math.isfinite(value) else str(value)
+    def number(value: float | None) -> float | str | None:
+        return value if value is None or math.isfinite(value) else str(value)
 
     return {
         "n": delta.n,
         "n_diff": delta.n_diff,
         "max_abs": number(delta.max_abs),
-        "max_rel": number(delta.max_rel),
+        "max_rel": number(delta.defined_max_rel),
         "rmse": number(delta.rmse),
         "rel_l2": number(delta.rel_l2),
     }

@@ -59,7 +59,7 @@ def failure_text(change: TensorDiff, names: tuple[str, str]) -> str:
         parts.append(
             f"{delta.n_diff:,} of {delta.n:,} elements differ, {delta.n_outside:,} beyond rtol "
             f"{delta.rtol:g} atol {delta.atol:g}; max abs {delta.max_abs:.4g}, "
-            f"max rel {delta.max_rel:.4g}"
+            f"max rel {'-' if delta.defined_max_rel is None else f'{delta.max_rel:.4g}'}"
         )
         if delta.worst is not None:
             parts.append(f"worst {worst_text(delta.worst)}")

@@ -196,7 +196,8 @@ function element(row) {
     make("td", {className: "mono"}, row.shape),
     make("td", {className: "n"}, row.differ === null ? "" : percent(row)),
     make("td", {className: "n"}, short(row.max_abs)),
-    make("td", {className: "n"}, short(row.max_rel)),
+    // of nothing that differs there is a relative change: undefined, which is not 0
+    make("td", {className: "n"}, row.values && row.max_rel === null ? "-" : short(row.max_rel)),
     make("td", {className: "n"}, short(row.change), meter),
     make("td", {className: "mono"}, row.worst));
   line.dataset.name = row.name;

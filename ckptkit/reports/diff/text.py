@@ -287,10 +287,10 @@ def _row(group: Sequence[TensorDiff]) -> tuple[str, ...]:
 
 
 def _max_rel_text(deltas: Sequence[Delta]) -> str:
-    """Return the largest relative change; "-" where all that differs was 0."""
+    """Return the largest relative change; "-" where nothing that differs has one."""
     defined = [d.max_rel for d in deltas if d.defined_max_rel is not None]
     largest = max(defined, default=0.0)
-    return "-" if not largest and any(d.max_abs for d in deltas) else number(largest)
+    return "-" if not largest and any(d.n_diff for d in deltas) else number(largest)
 
 
 def _excess(change: TensorDiff) -> float:
@@ -405,8 +405,15 @@ def csv_row(change: TensorDiff) -> tuple[Any, ...]:
     numbers: tuple[Any, ...] = ("",) * 12
     if d is not None:
         numbers = (
-            *(d.n, d.n_diff, d.n_outside, d.nonfinite, d.max_abs, d.max_rel, d.mean_abs, d.rmse),
-            *(_or_empty(d.max_ulp), d.rel_l2, _or_empty(d.cosine), _or_empty(d.needed_rtol)),
+            *(d.n, d.n_diff, d.n_outside, d.nonfinite, d.max_abs, _or_empty(d.defined_max_rel)),
+            *(
+                d.mean_abs,
+                d.rmse,
+                _or_empty(d.max_ulp),
+                d.rel_l2,
+                _or_empty(d.cosine),
+                _or_empty(d.needed_rtol),
+            ),
         )
     return (
         *(change.status, change.name, change.role, _new_name(change), change.evidence),

@@ -475,6 +475,19 @@ def test_what_was_zero_has_no_relative_change(pair: Pair) -> None:
     assert row.split()[4:8] == ["1/3", "0.001", "-", "inf"]
     document = json.loads(run(*paths, "--format", "json").out)
     assert document["entries"][0]["values"]["max_rel"] is None
+    [cells] = csv.DictReader(io.StringIO(run(*paths, "--format", "csv")[1]))
+    assert cells["max_abs"] and not cells["max_rel"]
+
+
+def test_what_is_not_finite_on_one_side_has_no_relative_change(pair: Pair) -> None:
+    old, new = np.ones(3, np.float32), np.array([1, np.nan, 1], np.float32)
+    paths = pair({"w": old}, {"w": new})
+    row = next(line for line in run(*paths)[1].splitlines() if line.startswith("~"))
+    assert row.split()[4] == "1/3" and row.split()[6] == "-"
+    assert "max rel -" in run(*paths, "--format", "junit")[1]
+    [rows] = [json.loads(line) for line in run(*paths, "--format", "jsonl")[1].splitlines()]
+    assert rows["values"]["max_rel"] is None
+    assert run(*pair({"w": old}, {"w": old}), "--format", "csv", "--full")[1].count(",0.0,") > 1
 
 
 def test_quiet_and_exit_zero(pair: Pair) -> None:
