@@ -8,10 +8,9 @@ where a file cannot be read, nothing is offered.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -58,7 +57,7 @@ def names_of_tensors(ctx: click.Context, param: click.Parameter, incomplete: str
     """Return names of tensors of the file that is named on the line before."""
     given = _operands(ctx)
     with suppress(CkptkitError, OSError):
-        return _offered(_names_of(given[0]), incomplete) if given else []
+        return _offered(_names_of(given[0], incomplete), incomplete) if given else []
     return []
 
 
@@ -91,7 +90,17 @@ def _words_that_lead_somewhere() -> list[str]:
     return found
 
 
-def _names_of(path: str) -> Iterable[str]:
+def _names_of(path: str, begun: str = "") -> Iterable[str]:
+    """Return names of a file's tensors: all, or of a large file those that begin so, if any do."""
+    from ckptkit.stores.locate import locate
+    from ckptkit.stores.registry import format_of, function_of
+
+    place = locate(path)
+    quick = format_of(place.format).begun_names
+    if quick and place.subtree is None:
+        found = function_of(quick)(place.path, begun)
+        if found:
+            return list(found)
     from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 
     checkpoint = open_checkpoint(path)
@@ -144,16 +153,14 @@ def roles() -> Iterable[str]:
 
 def runners(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return runners, and behind a comma their switches."""
-    from ckptkit.runners.registry import RUNNERS
+    from ckptkit.runners.spec import spellings, switches_after
 
     before, comma, part = incomplete.rpartition(",")
-    rows: Mapping[str, Any] = {name: RUNNERS[name] for name in RUNNERS}
-    if comma:
-        switches = sorted({switch for row in rows.values() for switch in row.switches})
-        return [f"{before},{s}" for s in switches if s.startswith(part)]
-    devices = ["CPU:0", "GPU:0", "xla:CPU:0", "xla:GPU:0"]
-    devices += [f"{name}:{kind}:0" for name, row in rows.items() for kind in row.devices]
-    return [device for device in devices if device.startswith(incomplete)]
+    if not comma:
+        return [text for text in spellings() if text.startswith(incomplete)]
+    with suppress(CkptkitError):
+        return [f"{before},{s}" for s in switches_after(before) if s.startswith(part)]
+    return []
 
 
 def codes(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

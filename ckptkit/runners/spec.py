@@ -94,6 +94,45 @@ def runner_for(spec: RunnerSpec, kind: str) -> RunnerSpec:
     return parse_runner(f"{able[0]}:{spec.text}")
 
 
+def spellings() -> list[str]:
+    """Return the runners on the first device of each kind, as they may be written.
+
+    Returns:
+        The texts, those of the default runtime first, with its name and without.
+    """
+    found = []
+    for runtime, row in RUNNERS.items():
+        ways = [RunnerSpec(runtime, device) for device in row.devices]
+        if "xla" in row.switches:
+            ways += [RunnerSpec(runtime, device, xla=True) for device in row.devices]
+        if "mirrored" in row.switches:
+            ways += [RunnerSpec(runtime, device, replicas=2) for device in row.devices]
+        found += [spec.text for spec in ways]
+        if runtime == DEFAULT:
+            found += [f"{runtime}:{spec.text}" for spec in ways]
+    return found
+
+
+def switches_after(text: str) -> list[str]:
+    """Return the switches that may follow a runner and are not there yet.
+
+    Args:
+        text: a runner.
+
+    Returns:
+        The names of those that its runtime has; threads takes a number.
+
+    Raises:
+        UsageError: it is no runner.
+    """
+    spec = parse_runner(text)
+    there = {name for name in _FLAGS if getattr(spec, name)}
+    there |= {"threads"} if spec.threads is not None else set()
+    behind = ("threads=" if name == "threads" else name for name in ("threads", *_FLAGS))
+    has = RUNNERS[spec.runtime].switches - there
+    return [text for text in behind if text.rstrip("=") in has]
+
+
 def _is_place(head: str) -> bool:
     """Whether a runner begins with a device or a way to run there, so that no runtime is named."""
     return head.lower() in ("xla", "mirrored") or _DEVICE.fullmatch(head) is not None

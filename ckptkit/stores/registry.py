@@ -75,6 +75,8 @@ class Format(NamedTuple):
         restorable: whether TensorFlow or Keras restores it into live objects.
         values_are_ops: whether what is inside of a model goes by the names of ops, not of layers.
         is_converted: whether its models were made from another model.
+        begun_names: a function (Path, str) -> the names of tensors that begin so, or None where
+            that cannot be told without opening the file; "" where it never can.
         needs: what to install to read it, as `pip install` takes it; "" for nothing.
     """
 
@@ -102,6 +104,7 @@ class Format(NamedTuple):
     restorable: bool = False
     values_are_ops: bool = False
     is_converted: bool = False
+    begun_names: str = ""
     needs: str = ""
 
     @property
@@ -216,6 +219,7 @@ _BUILT_IN = (
         suffixes=(".safetensors",),
         loaders=f"{_NEEDS}.other_files:safetensors",
         writer="ckptkit.stores.safetensors.writer:write_safetensors",
+        begun_names="ckptkit.stores.safetensors.begun_names:begun_names",
     ),
     Format(
         "safetensors-index",
@@ -264,6 +268,7 @@ _BUILT_IN = (
         loaders=f"{_NEEDS}.graphs:checkpoint",
         scan=f"{_SCAN}:scan_bundle",
         verify=f"{_VERIFY}.bundle:verify_bundle",
+        begun_names="ckptkit.stores.tensor_bundle.begun_names:begun_names",
         restorable=True,
     ),
     Format(

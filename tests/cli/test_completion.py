@@ -10,13 +10,21 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit.cli.candidates import _offered
 from ckptkit.fixtures.sample import write_sample
+from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.registry import format_of, function_of
+from ckptkit.stores.safetensors.writer import write_safetensors
+from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from ckptkit.stores.writing import TensorToWrite
 from support.command_line import ckptkit as run
 from support.weights import write_bundle
 
@@ -63,7 +71,11 @@ def candidates(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
         ("ls run --sort si", {"size"}),
         ("convert run x --to safe", {"safetensors", "safetensors-index"}),
         ("check export --on litert", {"litert:CPU:0"}),
-        ("check export --on CPU:0,th", {"CPU:0,threads"}),
+        ("check export --on CPU:0,th", {"CPU:0,threads="}),
+        ("check export --on litert:CPU,", {"litert:CPU,threads="}),
+        ("check export --on CPU:0,eager,e", set()),
+        ("check export --on tf-keras:x", {"tf-keras:xla:CPU:0", "tf-keras:xla:GPU:0"}),
+        ("check export --on mi", {"mirrored:CPUx2", "mirrored:GPUx2"}),
         ("check export --signature serving", {"serving_default"}),
         ("ls --wid", {"--wide"}),
         ("ls run/ckpt-1 --name classifier/norm/g", None),
@@ -88,6 +100,77 @@ def test_many_names_are_offered_by_scope(tmp_path: Path, monkeypatch: pytest.Mon
     path = write_bundle(tmp_path / "c", arrays)
     assert len(candidates(monkeypatch, f"show {path} ")) == 20
     assert candidates(monkeypatch, f"show {path} block19/w99")[0] == "block19/w990"
+
+
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+LARGE = 30_000  # tensors: more than a mebibyte of names
+
+
+def _object_graph(names: list[str], keys: list[str]) -> bytes:
+    """Return a graph of a root and one variable per name."""
+    graph = message_class("TrackableObjectGraph")()
+    root = graph.nodes.add()
+    for name, key in zip(names, keys, strict=True):
+        graph.nodes.add().attributes.add(
+            name="VARIABLE_VALUE",
+            full_name=name,
+            checkpoint_key=f"{key}{VALUE}",
+        )
+        root.children.add(node_id=len(graph.nodes) - 1, local_name=key)
+    return bytes(graph.SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a name-based bundle, one with an object graph and a safetensors file of many names."""
+    folder = tmp_path_factory.mktemp("large")
+    value = np.zeros(1, np.float32)
+    names = [f"block_{i // 100}/{'layer' * (i % 40)}_{i}/kernel" for i in range(LARGE)]
+    write_bundle(folder / "named", dict.fromkeys(names, value))
+    keys = [f"v{i}" for i in range(LARGE)]
+    write_tensor_bundle(
+        folder / "objects",
+        [TensorToWrite(f"{key}{VALUE}", "float32", (1,)) for key in keys],
+        lambda key: iter([(0, value)]),
+        object_graph=_object_graph(names, keys),
+    )
+    shared = [f"{name}/of/the/same/length/of/keys" for name in names]
+    shared[7] = shared[8]
+    write_tensor_bundle(
+        folder / "shared",
+        [TensorToWrite(f"{key}{VALUE}", "float32", (1,)) for key in keys],
+        lambda key: iter([(0, value)]),
+        object_graph=_object_graph(shared, keys),
+    )
+    tensors = [TensorToWrite(name, "float32", (1,)) for name in names]
+    write_safetensors(folder / "w.safetensors", tensors, lambda key: iter([(0, value)]))
+    return {path: folder / path for path in ("named", "objects", "shared", "w.safetensors")}
+
+
+@pytest.mark.parametrize("file", ["named", "objects", "shared", "w.safetensors"])
+@pytest.mark.parametrize("begun", ["", "block_77/", "ker"])
+def test_of_a_large_file_the_same_is_offered_as_of_all_its_names(
+    large: dict[str, Path], file: str, begun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_of_them = names_of_all(large[file])
+    expected = _offered(all_of_them, begun)
+    found = candidates(monkeypatch, f"show {large[file]} {begun}")
+    # records of TensorFlow's own are listed with --all alone
+    assert set(found) | {OBJECT_GRAPH_KEY} == set(expected) | {OBJECT_GRAPH_KEY}
+
+
+@cache
+def names_of_all(path: Path) -> list[str]:
+    return list(ckptkit.open(path))
+
+
+@pytest.mark.parametrize("file", ["named", "objects", "w.safetensors"])
+def test_of_a_large_file_only_what_begins_so_is_looked_at(
+    large: dict[str, Path], file: str
+) -> None:
+    row = format_of("safetensors" if file.endswith("safetensors") else "tensor-bundle")
+    found = function_of(row.begun_names)(large[file], "block_77/")
+    assert len(found) == 100 and set(found) <= set(names_of_all(large[file]))
 
 
 def test_a_damaged_file_offers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
