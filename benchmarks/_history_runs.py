@@ -30,7 +30,7 @@ FAULTS: dict[str, tuple[tuple[str, int, str], ...]] = {
     "second": (
         ("optimizer", 10, ""),
         ("exploding", 18, "class"),
-        ("rate of zero", 32, ""),
+        ("rate of zero", 33, ""),
     ),
 }
 EXPLODING_FOR = 12  # saves
@@ -63,6 +63,8 @@ class Planted:
 
     def __call__(self, number: int) -> None:
         for kind, start, name in self.faults:
+            if kind == "rate of zero":
+                start -= 1  # of the step before, so that this is the first without a change
             if kind == "older" or (number < start and kind != "frozen"):
                 continue
             layer = self.model.get_layer(name) if name else None

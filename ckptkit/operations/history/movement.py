@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 
 from ckptkit.operations.history.identity import Repeats
 from ckptkit.operations.history.record import MeasuredRun, has_no_numbers, layers_text, names_text
 from ckptkit.operations.history.types import HistoryFinding, TensorHistory
 from ckptkit.text import count_text
 
+_NEGLIGIBLE = 1e-6  # of a weight's norm: about the last digit of a float32
+_COLLAPSED = 1e-3  # of the usual update
 _MOST_OF_A_LAYER = 0.5  # of its elements; a bias alone that gets no gradient is no frozen layer
 
 
@@ -26,7 +30,7 @@ def movement_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFin
         elif length >= still:
             never.append(tensor)
     for first, tensors in sorted(_joined(run, stopped, never).items()):
-        yield from _stopped(run, first, tensors, never)
+        yield from _stopped(run, first, tensors, never, stopped)
     yield from _never(run, never, stopped)
     if run.tells_training:
         frozen = [
@@ -50,20 +54,38 @@ def movement_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFin
 def _streak(tensor: TensorHistory, repeats: Repeats) -> tuple[int, int, bool]:
     """Return where the last stretch without any change begins, its length, whether it moved before.
 
-    The length is in updates; steps that repeat the one before in everything are none.
+    The length is in updates; steps that repeat the one before in everything are none.  What is left
+    of a momentum after its cause is gone moves weights for some steps, ever less: such a stretch
+    begins where the updates collapse.
     """
     order = repeats.own(tensor)
-    first, length = order[0] if order else 0, 0
-    has_moved = False
-    for before, at in itertools.pairwise(order):
-        if at in repeats.equal or has_no_numbers(tensor, at):
-            continue
-        if tensor.measured[at].content == tensor.measured[before].content:
-            first = at if not length else first
-            length += 1
-        else:
-            has_moved, length = True, 0
-    return first, length, has_moved
+    steps = [
+        (at, _ratio(tensor, before, at))
+        for before, at in itertools.pairwise(order)
+        if at not in repeats.equal and not has_no_numbers(tensor, at)
+    ]
+    moved = [ratio for _, ratio in steps if ratio > _NEGLIGIBLE]
+    usual = median(moved) if moved else 0.0
+    length = 0
+    for _, ratio in reversed(steps):
+        if ratio and not (ratio <= _NEGLIGIBLE and ratio <= _COLLAPSED * usual):
+            break
+        length += 1
+    start = len(steps) - length
+    if length and 0 < start < len(steps) and 0 < steps[start - 1][1] < usual / 20:
+        while start > 1 and steps[start - 1][1] < 0.3 * steps[start - 2][1]:
+            start -= 1
+    first = steps[start][0] if length else (order[0] if order else 0)
+    return first, len(steps) - start if length else 0, start > 0
+
+
+def _ratio(tensor: TensorHistory, before: int, at: int) -> float:
+    """Return |update| / |weight| at a step; 0 where nothing changed, infinite where not known."""
+    here = tensor.measured[at]
+    if here.content == tensor.measured[before].content:
+        return 0.0
+    ratio = tensor.ratio(at)
+    return ratio if ratio is not None and ratio > 0 else math.inf
 
 
 def _joined(
@@ -91,14 +113,19 @@ def _kernels(run: MeasuredRun, never: Sequence[TensorHistory]) -> list[TensorHis
 
 
 def _stopped(
-    run: MeasuredRun, first: int, tensors: Sequence[TensorHistory], never: Sequence[TensorHistory]
+    run: MeasuredRun,
+    first: int,
+    tensors: Sequence[TensorHistory],
+    never: Sequence[TensorHistory],
+    stopped: Mapping[int, Sequence[TensorHistory]],
 ) -> Iterator[HistoryFinding]:
     """Yield what stopped at one step: the whole model, or layers."""
     last = run.measured[-1]
     before = max(at for at in run.measured if at < first)
     since = f"does not change after step {run.number(before)}"
     kernels = _kernels(run, never)
-    is_last = all(t in tensors or _stopped_before(run, t, first) for t in kernels)
+    earlier = [t for at, those in stopped.items() if at < first for t in those]
+    is_last = all(t in tensors or t in earlier for t in kernels)
     if len(kernels) > 1 and is_last and sum(t in tensors for t in kernels) > len(kernels) / 2:
         yield run.finding(
             "warning",
@@ -124,12 +151,6 @@ def _stopped(
         yield run.finding(
             "note", "tensor.stopped", first, f"{names_text(parts)} {since}", parts, until=last
         )
-
-
-def _stopped_before(run: MeasuredRun, tensor: TensorHistory, first: int) -> bool:
-    """Whether a tensor is from the step before `first` on what it is at the end."""
-    before = max(at for at in run.measured if at < first)
-    return len({m.content for at, m in tensor.measured.items() if at >= before}) == 1
 
 
 def _never(
