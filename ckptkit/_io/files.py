@@ -362,7 +362,10 @@ class Extent:
 
     def check_still(self) -> None:
         """Raise ChangedError where the file is no longer what was opened, after own reads of it."""
-        _check_still(self._path, self._handle)
+        try:
+            _check_still(self._path, self._handle)
+        except OSError as error:
+            raise os_error(self._path, error) from error
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of the range; raises TruncatedError, CkptkitError."""
