@@ -30,7 +30,9 @@ for kind, text in json.load(open("blocks.json")):
     for line in text.splitlines():
         if line.startswith("$ "):
             words = [sys.executable, "-m", *shlex.split(line[2:])]
-            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            done = subprocess.run(
+                words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
             lines += [line, done.stdout.rstrip()]
     printed.append("\n".join(filter(None, lines)) + "\n")
 json.dump(printed, open("printed.json", "w"))

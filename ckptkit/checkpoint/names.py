@@ -56,7 +56,9 @@ def _named(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, N
 def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, Naming]:
     namings = name_keys(specs)
     for key, (name, role, slot_of) in stored.names.items():
-        if key in specs:
+        if key in specs and not role:
+            namings[key] = namings[key]._replace(name=name)
+        elif key in specs:
             _, at, slot = name.rpartition("@")
             namings[key] = Naming(name, role, slot_of=slot_of, slot=slot if at else None)
     return namings

@@ -176,8 +176,9 @@ class KerasStructure:
 
 @dataclass(frozen=True, slots=True)
 class StoredNames:
-    """Names that ckptkit itself wrote into a neutral file's metadata: key -> (name, role, slot_of).
+    """Names that stand in a file of names and values: key -> (name, role, slot_of).
 
+    ckptkit writes them into a neutral file's metadata.  A role "" is told by the names.
     `slot_of` is the readable name of the variable that a slot belongs to.
     checkpoint_keys: key -> the tensor's key in the tensor bundle that it came from, if from one.
     """

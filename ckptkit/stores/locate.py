@@ -242,7 +242,10 @@ def _strange_zip(head: Head) -> CkptkitError:
     )
 
 
+# Of torch.save before 1.6 (or told so): the number that its pickle begins with.
+_OLD_PYTORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _MAGICS = (
+    (0, _OLD_PYTORCH, "a PyTorch file in its form of before 1.6, which is not read"),
     (0, b"\x80\x02", "a Python pickle, which is never loaded here"),
     (0, b"\x80\x03", "a Python pickle, which is never loaded here"),
     (0, b"\x80\x04", "a Python pickle, which is never loaded here"),

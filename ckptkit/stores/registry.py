@@ -162,6 +162,7 @@ class Head:
 
 _SET_OF_SAFETENSORS = r".*[-_]\d{5}-of-\d{5}\.safetensors"
 _SET_OF_WEIGHTS = r".*[-_]\d{5}\.weights\.h5"
+_SET_OF_PYTORCH = r".*[-_]\d{5}-of-\d{5}\.bin"
 _SCAN, _VERIFY = "ckptkit.operations.scan.hooks", "ckptkit.operations.verify"
 _NEEDS = "ckptkit.operations.needs"
 
@@ -233,6 +234,32 @@ _BUILT_IN = (
         is_index=True,
         scan=f"{_SCAN}:scan_index",
         set_member=_SET_OF_SAFETENSORS,
+        files="ckptkit.stores.sets:files_of_set",
+    ),
+    Format(
+        "pytorch",
+        "PyTorch: what torch.save wrote, nothing of it run (read only)",
+        "model.pt, pytorch_model.bin",
+        "ckptkit.stores.pytorch.reader:open_pytorch",
+        "ckptkit.stores.pytorch.reader:is_pytorch",
+        suffixes=(".pt", ".pth"),
+        has_checksums=True,
+        is_archive=True,
+        loaders=f"{_NEEDS}.other_files:pytorch",
+        scan="ckptkit.operations.scan.pytorch:scan_pytorch",
+    ),
+    Format(
+        "pytorch-index",
+        "PyTorch files in shards (read only)",
+        "pytorch_model.bin.index.json",
+        "ckptkit.stores.pytorch.sharded:open_pytorch_index",
+        "ckptkit.stores.pytorch.sharded:is_pytorch_index",
+        suffixes=(".bin.index.json",),
+        has_checksums=True,
+        is_index=True,
+        loaders=f"{_NEEDS}.other_files:pytorch",
+        scan="ckptkit.operations.scan.pytorch:scan_pytorch_index",
+        set_member=_SET_OF_PYTORCH,
         files="ckptkit.stores.sets:files_of_set",
     ),
     Format(

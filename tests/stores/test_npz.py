@@ -520,9 +520,9 @@ def test_large_deflated_members_are_read_through_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ckptkit.stores.containers import byte_range as _byte_range
-    from ckptkit.stores.npz import reader as npz
+    from ckptkit.stores.containers import member_source
 
-    monkeypatch.setattr(npz, "_HELD_BYTES", 1000)
+    monkeypatch.setattr(member_source, "_HELD_BYTES", 1000)
     values = np.arange(1000)
     store = npz_of(tmp_path / "m.npz", {"a.npy": npy(values)}, zipfile.ZIP_DEFLATED)
     assert store.read("a", 990).tolist() == list(range(990, 1000))

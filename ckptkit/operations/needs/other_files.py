@@ -1,7 +1,8 @@
-"""What LiteRT and ONNX models and plain archives of arrays need."""
+"""What LiteRT and ONNX models, PyTorch files and plain archives of arrays need."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ckptkit.operations.needs.environment import Environment
 from ckptkit.operations.needs.graphs import op_need
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall
 from ckptkit.operations.scan.litert import custom_ops
+from ckptkit.operations.scan.pytorch import unsafe_names
+from ckptkit.text import list_text
 
 _FLEX = "Flex"
 _MAX_BYTES = 1 << 31
@@ -150,3 +153,34 @@ def safetensors(path: Path, environment: Environment) -> tuple[list[Fact], list[
         OpeningCall(call, "arrays by name", (need,)),
         OpeningCall("ckptkit.load(PATH)", "arrays by name", (numpy,)),
     ]
+
+
+def pytorch(path: Path, environment: Environment) -> tuple[list[Fact], list[OpeningCall]]:
+    """Return the same of a PyTorch file: tensors and plain values, or objects of classes."""
+    numpy = environment.need("numpy", "", "holds arrays")
+    ours = OpeningCall("ckptkit.load(PATH)", "arrays by name", (numpy,))
+    need = environment.need("torch", "", "reads such files")
+    if path.suffix == ".json":
+        call = "torch.load(SHARD, weights_only=True)"
+        return [_ALONE], [OpeningCall(call, "tensors by name", (need,)), ours]
+    classes = unsafe_names(path)
+    if not classes:
+        call = "torch.load(PATH, weights_only=True)"
+        return [_ALONE], [OpeningCall(call, "what was saved", (need,)), ours]
+    modules = dict.fromkeys(found.module for found in classes if found.module != "torch")
+    code = [
+        Need("code", module, "the pickle names it", where="data.pkl", met=None)
+        for module in modules
+        if module.partition(".")[0] not in ("torch", *sys.stdlib_module_names)
+    ]
+    trust = Need(
+        "trust",
+        "weights_only=False",
+        "the pickle names classes and functions, which loading imports and calls",
+        where="data.pkl",
+        met=None,
+        hint="look at it with `ckptkit scan` first",
+    )
+    call = "torch.load(PATH, weights_only=False)"
+    facts = [Fact("holds", f"objects of {list_text([*map(str, classes)])}", "data.pkl")]
+    return facts, [OpeningCall(call, "what was saved", (need, trust, *code)), ours]

@@ -22,12 +22,14 @@ from ckptkit.operations.scan.hdf5 import scan_hdf5
 from ckptkit.operations.scan.keras import revived_findings, text_findings
 from ckptkit.operations.scan.links import directory_check, link_findings
 from ckptkit.operations.scan.pickles import FRONT, array_finding, pickle_finding
+from ckptkit.operations.scan.pytorch import scan_pytorch
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.hdf5.user_block import start_of_hdf5
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.registry import TENSOR_BUNDLE, files_at
+from ckptkit.stores.pytorch.reader import is_pytorch
+from ckptkit.stores.registry import TENSOR_BUNDLE, Head, files_at
 from ckptkit.stores.saved_model.graph import MetaGraph, read_graphs
 from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, read_state
@@ -211,8 +213,11 @@ def scan_index(path: Path) -> list[Check]:
 
 
 def scan_zip(path: Path) -> list[Check]:
-    """Scan a zip archive, as Keras reads it or as numpy does."""
-    return scan_keras(path) if is_keras_archive(path) else scan_npz(path)
+    """Scan a zip archive, as Keras reads it, or PyTorch, or numpy."""
+    if is_keras_archive(path):
+        return scan_keras(path)
+    head = Head(path, read_exact(path, 0, 4))
+    return scan_pytorch(path) if is_pytorch(head) else scan_npz(path)
 
 
 def scan_array(path: Path) -> list[Check]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import (
-    ChecksumError,
     FormatError,
     TruncatedError,
     UnknownTensorError,
@@ -35,8 +33,13 @@ from ckptkit.errors import (
 )
 from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
-from ckptkit.stores.containers import byte_range, zip_archive
+from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import PLAIN, ByteSource, EncodedArray, Encoding
+from ckptkit.stores.containers.member_source import (
+    SequentialMember,
+    member_source,
+    verify_member,
+)
 from ckptkit.stores.npz import column_major
 from ckptkit.stores.npz.npy import MAGIC, NpyHeader, decode_descr, read_npy_header
 from ckptkit.stores.registry import Head
@@ -48,8 +51,6 @@ if TYPE_CHECKING:
 
 METADATA_MEMBER = "ckptkit.json"
 MAX_METADATA = 256 << 20  # bytes; names of a million tensors
-_HELD_BYTES = 16 << 20  # of a deflated member that is read in memory, not through a temporary file
-_STEP = 1 << 18  # bytes that are read and checksummed while they are in a core's cache
 
 
 class NpzMember(NamedTuple):
@@ -105,12 +106,12 @@ class NpzStore:
         spec, part = self._found(key)
         if part.fortran:
             yield from column_major.blocks(self._encoded(spec, part), spec.shape, max_elements)
-            _verify(self.path, part.member)
+            verify_member(self.path, part.member)
         elif part.encoding.form == "strings":  # not read front to back
             yield from self._encoded(spec, part).blocks(max_elements)
-            _verify(self.path, part.member)
+            verify_member(self.path, part.member)
         else:
-            source = _SequentialMember(self.path, part)
+            source = SequentialMember(self.path, part.member, part.start)
             yield from self._encoded(spec, part, source).blocks(max_elements)
             source.finish()
 
@@ -147,7 +148,7 @@ class NpzStore:
         self, spec: TensorSpec, part: NpzMember, source: ByteSource | None = None
     ) -> EncodedArray:
         return EncodedArray(
-            source or _source(self.path, part.member),
+            source or member_source(self.path, part.member),
             part.start,
             spec.nbytes,
             spec.dtype,
@@ -155,82 +156,6 @@ class NpzStore:
             part.encoding,
             f"{self.path}:{spec.key}",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _InflatedMember:
-    """The content of a small deflated member, in memory."""
-
-    content: bytes
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`."""
-        buffer[:] = self.content[offset : offset + len(buffer)]
-
-
-def _source(path: Path, member: zip_archive.Member) -> ByteSource:
-    """Return a member's content for reading in any order."""
-    if member.method != zip_archive.STORED and member.nbytes <= _HELD_BYTES:
-        return _InflatedMember(zip_archive.read_member(path, member, _HELD_BYTES))
-    return byte_range.member_range(path, member)
-
-
-class _SequentialMember:
-    """Reads a member front to back once, and compares its CRC-32 at the end."""
-
-    def __init__(self, path: Path, part: NpzMember) -> None:
-        self._path = path
-        self._member = part.member
-        self._chunks: Iterator[bytes] | None = None
-        self._rest = memoryview(b"")
-        self._crc = 0
-        head = bytearray(part.start)
-        if self._member.method != zip_archive.STORED:
-            self._chunks = zip_archive.member_chunks(path, self._member)
-        self._range = byte_range.ByteRange(path, self._member.offset, self._member.nbytes)
-        self.read_into(0, memoryview(head))
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`; `offset` must be where the last call ended."""
-        if self._chunks is not None:
-            self._inflate_into(buffer)
-            return
-        for start in range(0, len(buffer), _STEP):
-            step = buffer[start : start + _STEP]
-            self._range.read_into(offset + start, step)
-            self._crc = zlib.crc32(step, self._crc)
-
-    def finish(self) -> None:
-        """Compare the checksum; raises ChecksumError."""
-        if self._chunks is not None:
-            for _ in self._chunks:
-                pass
-        elif self._crc != self._member.crc32:
-            raise ChecksumError(
-                f"{self._path}:{self._member.name}",
-                "CRC-32 of the archive member differs",
-                expected=f"{self._member.crc32:08x}",
-                found=f"{self._crc:08x}",
-                hint="the file was damaged; copy it again",
-            )
-
-    def _inflate_into(self, buffer: memoryview) -> None:
-        assert self._chunks is not None
-        done = 0
-        while done < len(buffer):
-            if not self._rest:
-                self._rest = memoryview(next(self._chunks, b""))
-                if not self._rest:
-                    raise TruncatedError(str(self._path), "archive member ends early")
-            step = min(len(buffer) - done, len(self._rest))
-            buffer[done : done + step] = self._rest[:step]
-            self._rest = self._rest[step:]
-            done += step
-
-
-def _verify(path: Path, member: zip_archive.Member) -> None:
-    for _ in zip_archive.member_chunks(path, member):
-        pass
 
 
 def open_npz(path: Path) -> NpzStore:

@@ -20,7 +20,6 @@ files lie beside it.  The format keeps no checksums.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,9 +31,9 @@ from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as tensor_metadata
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
-from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import ByteRange
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
+from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, wanted_specs
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
@@ -42,7 +41,6 @@ from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_head
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-MAX_INDEX = 64 << 20  # bytes of an index.json; 500,000 names
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
@@ -152,7 +150,7 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     Names of a missing file are not in `specs`, since no one knows their shapes; a note says so.
     Raises as `open_safetensors` does.
     """
-    weight_map, total = _read_index(path)
+    weight_map, total = read_weight_map(path)
     files = sorted(set(weight_map.values()))
     shards = tuple(unchanged(path.with_name(file)) for file in files)
     missing = tuple(shard for shard in shards if not is_file(shard))
@@ -172,9 +170,9 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
         names.update(entries or {})
         producer = producer or _producer(header)
         its_specs = _specs(header, number, entries, shard, found)
-        specs.update(_wanted(its_specs, wanted, shard, path, found))
+        specs.update(wanted_specs(its_specs, wanted, shard, path, found))
         notes.extend(found)
-    notes.extend(_index_notes(path, files, total, specs, missing))
+    notes.extend(index_notes(path, INDEX_SUFFIX, files, total, specs, missing))
     return SafetensorsStore(
         path=path,
         shards=shards,
@@ -231,65 +229,6 @@ def _producer(header: Header) -> str | None:
 # --- the index of several files -------------------------------------------------------------------
 
 
-def _read_index(path: Path) -> tuple[dict[str, str], int | None]:
-    """Return (file name by tensor name, total size that the index claims)."""
-    where = str(path)
-    content = strict_json.load(path, max_bytes=MAX_INDEX)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict):
-        raise FormatError(where, "no weight_map: not an index of safetensors files")
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or not _is_file_name(file):
-            raise FormatError(
-                where,
-                f"weight_map sends {name!r} to {file!r}",
-                expected="the name of a file in the same directory",
-                found=repr(file),
-            )
-    metadata = content.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if isinstance(total, float) and total.is_integer():  # some writers count in floats
-        total = int(total)
-    return weight_map, total if type(total) is int else None
-
-
-def _is_file_name(name: str) -> bool:
-    return name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
-
-
-def _wanted(
-    specs: dict[str, TensorSpec], wanted: set[str], shard: Path, index: Path, notes: list[str]
-) -> dict[str, TensorSpec]:
-    """Return the specs that the index sends to this file; note the others."""
-    for name in sorted(wanted - specs.keys()):
-        raise FormatError(
-            str(shard),
-            f"{index.name} says that {name!r} is in here, but it is not",
-            hint="index and files are of two saves; copy them again",
-        )
-    others = len(specs) - len(wanted)
-    if others:
-        notes.append(f"{shard.name} holds {others} tensors that {index.name} does not send there")
-    return {name: spec for name, spec in specs.items() if name in wanted}
-
-
-def _index_notes(
-    path: Path,
-    files: list[str],
-    total: int | None,
-    specs: dict[str, TensorSpec],
-    missing: tuple[Path, ...],
-) -> Iterator[str]:
-    stem = path.name.removesuffix(INDEX_SUFFIX)
-    pattern = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.safetensors")
-    for other in sorted(entry.name for entry in path.parent.iterdir()):
-        if pattern.fullmatch(other) and other not in files:
-            yield f"{other} lies beside {path.name}, which does not name it"
-    found = sum(spec.nbytes for spec in specs.values())
-    if total is not None and not missing and total != found:
-        yield f"{path.name} claims {total} bytes in all, its files hold {found}"
-
-
 def is_safetensors(head: Head) -> bool:
     """Whether a file begins as safetensors does, or is called so."""
     if is_safetensors_index(head) or head.is_zip or head.is_hdf5:
@@ -300,4 +239,6 @@ def is_safetensors(head: Head) -> bool:
 
 def is_safetensors_index(head: Head) -> bool:
     """Whether a file is the index of a set of safetensors files, which its name says."""
-    return head.path.name.endswith(".index.json") and not head.is_zip and not head.is_hdf5
+    name = head.path.name
+    other = name.endswith(".bin.index.json")  # of PyTorch files
+    return name.endswith(".index.json") and not (other or head.is_zip or head.is_hdf5)

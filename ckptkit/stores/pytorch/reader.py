@@ -1,0 +1,324 @@
+"""PyTorch files: a zip archive of a pickle and of the bytes of its tensors (`.pt`, `.pth`, `.bin`).
+
+    NAME/data.pkl          what was saved, each storage named by an id (`tensors`)
+    NAME/data/KEY          the bytes of one storage, stored, not deflated
+    NAME/byteorder         "little" or "big"; files of before torch 2.0 have none: little
+    NAME/version           "3"
+    NAME/.data/...         what tells this file from others
+
+The pickle is read as data (`pickle_machine`): nothing of it is imported, called or run.  The
+archive's CRC-32 is compared at the end of `blocks` where a tensor is all of a storage.
+`pytorch_model.bin.index.json` names the files of a set, as that of safetensors does.
+Source: torch/serialization.py (`_save`, `_load`), caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.dtypes import DTYPES, itemsize
+from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+from ckptkit.stores.containers import zip_archive
+from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
+from ckptkit.stores.containers.member_source import SequentialMember, member_source
+from ckptkit.stores.pytorch.pickle_machine import Pickle, read_pickle
+from ckptkit.stores.pytorch.tensors import SavedTensors, StridedTensor, list_tensors
+from ckptkit.stores.registry import Head
+from ckptkit.stores.reopening import pickled
+from ckptkit.text import list_text
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+PICKLE = "data.pkl"
+MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
+_MAX_REPEATS = 1000  # of a storage's elements by strides of zero, as `expand` makes them
+
+
+class PytorchPart(NamedTuple):
+    """Where one tensor lies: the member of its storage, and which elements of it are its own."""
+
+    member: zip_archive.Member
+    tensor: StridedTensor
+    is_contiguous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PytorchStore:
+    """A PyTorch file; made by `open_pytorch`."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    structure: StoredNames | None
+    notes: tuple[str, ...]
+    parts: Mapping[str, PytorchPart]
+    byteorder: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(open_pytorch, self.path, self.files)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`."""
+        return (self.path,)
+
+    @property
+    def format(self) -> str:
+        return "pytorch"
+
+    @property
+    def style(self) -> str:
+        return ""
+
+    @property
+    def producer(self) -> str | None:
+        return "PyTorch"
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def missing_shards(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def model(self) -> ModelInfo | None:
+        return None
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) over the tensor; see `Store.blocks`."""
+        spec, part = self._found(key)
+        if not spec.size:
+            return
+        if not part.is_contiguous:
+            elements = self._strided(spec, part).flat
+            for start in range(0, spec.size, max_elements):
+                values = elements[start : min(spec.size, start + max_elements)]
+                yield start, _as_meant(values, part.tensor)
+            return
+        source = None
+        if spec.nbytes == part.member.nbytes:
+            source = SequentialMember(self.path, part.member, 0)
+        for start, values in self._encoded(spec, part, source).blocks(max_elements):
+            yield start, _as_meant(values, part.tensor)
+        if source is not None:
+            source.finish()
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop); see `Store.read`."""
+        spec, part = self._found(key)
+        start, stop, _ = slice(start, stop).indices(spec.size)
+        if part.is_contiguous or not spec.size:
+            values = self._encoded(spec, part, None).read(start, max(start, stop))
+        else:
+            values = self._strided(spec, part).flat[start : max(start, stop)]
+        return _as_meant(values, part.tensor)
+
+    def mappable(self, key: str) -> bool:
+        """Whether the stored bytes are the values in native order."""
+        spec, part = self._found(key)
+        native = self.byteorder == sys.byteorder or itemsize(spec.dtype) == 1
+        turned = part.tensor.is_conjugated or part.tensor.is_negated
+        return spec.offset is not None and native and not turned
+
+    def _found(self, key: str) -> tuple[TensorSpec, PytorchPart]:
+        try:
+            return self.specs[key], self.parts[key]
+        except KeyError:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
+
+    def _encoded(
+        self, spec: TensorSpec, part: PytorchPart, source: SequentialMember | None
+    ) -> EncodedArray:
+        """Return a contiguous tensor's values; its elements lie one behind the other."""
+        return EncodedArray(
+            source or member_source(self.path, part.member),
+            part.tensor.offset * itemsize(spec.dtype),
+            spec.nbytes,
+            spec.dtype,
+            spec.size,
+            Encoding(byteorder=self.byteorder),
+            f"{self.path}:{spec.key}",
+        )
+
+    def _strided(self, spec: TensorSpec, part: PytorchPart) -> Array:
+        """Return a tensor over the bytes between its first and its last element, all read."""
+        import numpy as np
+
+        tensor, width = part.tensor, itemsize(spec.dtype)
+        count = _reach(tensor)
+        if spec.size > _MAX_REPEATS * count:
+            raise UnsupportedError(
+                f"a tensor of {spec.size:,} elements that are {count:,} over and over",
+                where=f"{self.path}:{spec.key}",
+                hint="save a copy of it: `tensor.clone()`",
+            )
+        span = self._encoded(spec._replace(shape=(count,), nbytes=count * width), part, None).read(
+            0, count
+        )
+        strides = tuple(step * width for step in tensor.stride)
+        try:
+            return np.lib.stride_tricks.as_strided(span, tensor.shape, strides, writeable=False)
+        except ValueError as error:
+            raise UnsupportedError(
+                f"numpy has no array of that shape: {error}", where=f"{self.path}:{spec.key}"
+            ) from None
+
+
+def _as_meant(values: Array, tensor: StridedTensor) -> Array:
+    """Return values with the bits carried out that torch leaves for later."""
+    if tensor.is_conjugated:
+        values = values.conj()
+    return -values if tensor.is_negated else values
+
+
+def _reach(tensor: StridedTensor) -> int:
+    """Return how many elements of a storage lie between a tensor's first and last, both counted."""
+    if not math.prod(tensor.shape):
+        return 0
+    return 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
+
+
+def open_pytorch(path: Path) -> PytorchStore:
+    """Return the store of a PyTorch file; reads the archive's directory and the pickle.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FormatError: the archive, the pickle, or a tensor's description is broken.
+        TruncatedError: the file or the pickle ends early.
+        ChecksumError: the pickle's CRC-32 is another.
+        UnsupportedError: a TorchScript program, or a dtype that is not known.
+    """
+    members = zip_archive.read_directory(path)
+    root = root_of(members, path)
+    pickle = pickle_of(path, members, root)
+    listing = list_tensors(pickle.value, f"{path}:{root}{PICKLE}")
+    order = members.get(f"{root}byteorder")
+    byteorder = "little"
+    if order is not None:
+        byteorder = zip_archive.read_member(path, order, 16).decode("latin-1")
+    if byteorder not in ("little", "big"):
+        raise FormatError(str(path), f"a byte order {byteorder!r}", expected="little or big")
+    specs: dict[str, TensorSpec] = {}
+    parts: dict[str, PytorchPart] = {}
+    for name, tensor in listing.tensors.items():
+        member = members.get(f"{root}data/{tensor.storage.key}")
+        specs[name], parts[name] = _checked(path, name, tensor, member)
+    return PytorchStore(
+        path=path,
+        specs=specs,
+        structure=_names(specs, listing),
+        notes=(*listing.notes, *_shared(parts)),
+        parts=parts,
+        byteorder=byteorder,
+    )
+
+
+def root_of(members: Mapping[str, zip_archive.Member], path: Path) -> str:
+    """Return the folder of an archive that a PyTorch file is in, "archive/"; raises."""
+    roots = [name.removesuffix(PICKLE) for name in members if PurePosixPath(name).name == PICKLE]
+    roots = [root for root in roots if root.count("/") <= 1]
+    if len(roots) != 1:
+        raise FormatError(str(path), f"an archive with {len(roots)} members {PICKLE}")
+    if any(name.startswith(f"{roots[0]}code/") for name in members):
+        raise UnsupportedError(
+            "a TorchScript program, whose tensors are not read",
+            where=str(path),
+            hint="`torch.save(torch.jit.load(FILE).state_dict(), NEW)` keeps its weights",
+        )
+    return roots[0]
+
+
+def pickle_of(path: Path, members: Mapping[str, zip_archive.Member], root: str) -> Pickle:
+    """Return what the pickle of a PyTorch file would build; raises as `open_pytorch` does."""
+    data = zip_archive.read_member(path, members[f"{root}{PICKLE}"], MAX_PICKLE)
+    return read_pickle(data, f"{path}:{root}{PICKLE}")
+
+
+def _checked(
+    path: Path, name: str, tensor: StridedTensor, member: zip_archive.Member | None
+) -> tuple[TensorSpec, PytorchPart]:
+    """Return spec and part of one tensor, its elements compared with the bytes of its storage."""
+    where = f"{path}:{name}"
+    if member is None:
+        raise FormatError(where, f"its bytes (data/{tensor.storage.key}) are not in the archive")
+    if tensor.dtype not in DTYPES or not itemsize(tensor.dtype):
+        raise UnsupportedError(f"dtype {tensor.dtype!r} is not known", where=where)
+    width = itemsize(tensor.dtype)
+    claimed = tensor.storage.length * (
+        itemsize(tensor.storage.dtype) if tensor.storage.dtype else 1
+    )
+    if claimed != member.nbytes:
+        raise FormatError(where, "bytes of its storage", expected=claimed, found=member.nbytes)
+    end = (tensor.offset + _reach(tensor)) * width
+    if end > member.nbytes:
+        raise FormatError(
+            where, "its elements reach past its storage", expected=member.nbytes, found=end
+        )
+    size = math.prod(tensor.shape)
+    if size * width >= 1 << 62:
+        raise FormatError(where, f"a tensor of {size:,} elements")
+    contiguous = _is_contiguous(tensor)
+    offset = None
+    if contiguous and member.method == zip_archive.STORED:
+        offset = member.offset + tensor.offset * width
+    spec = TensorSpec(name, tensor.dtype, tensor.shape, size * width, 0, offset)
+    return spec, PytorchPart(member, tensor, contiguous)
+
+
+def _is_contiguous(tensor: StridedTensor) -> bool:
+    """Whether elements lie in row-major order; of an axis of one element no stride is asked."""
+    expected = 1
+    for length, step in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if length == 0:
+            return True
+        if length > 1 and step != expected:
+            return False
+        expected *= length
+    return True
+
+
+def _names(specs: Mapping[str, TensorSpec], listing: SavedTensors) -> StoredNames | None:
+    """Return names, and the roles of what optimizers keep; the others tell theirs by themselves."""
+    names: dict[str, tuple[str, str, str | None]] = {}
+    for key, name in listing.names.items():
+        names[key] = (name, "", None)
+    for key, (parameter, slot) in listing.slots.items():
+        spec = specs.get(key)
+        if spec is None:
+            continue
+        role = "slot" if spec.shape or spec.size > 1 else "counter"
+        if parameter and role == "slot":
+            names[key] = (f"{parameter}@{slot}", role, parameter)
+        else:
+            names[key] = (key, role, None)
+    return StoredNames(names) if names else None
+
+
+def _shared(parts: Mapping[str, PytorchPart]) -> Iterator[str]:
+    """Yield a note on tensors that are the same elements of the same storage."""
+    by_place: dict[tuple[Any, ...], list[str]] = {}
+    for name, (_, tensor, _) in parts.items():
+        if math.prod(tensor.shape):
+            place = (tensor.storage.key, tensor.offset, tensor.shape, tensor.stride)
+            by_place.setdefault(place, []).append(name)
+    for names in by_place.values():
+        if len(names) > 1:
+            yield f"{list_text(names)} are one tensor"
+
+
+def is_pytorch(head: Head) -> bool:
+    """Whether a file is a zip archive as `torch.save` writes it."""
+    return head.is_zip and any(
+        name == PICKLE or (name.endswith(f"/{PICKLE}") and name.count("/") == 1)
+        for name in head.members
+    )

@@ -1,0 +1,291 @@
+"""The tensors in what a pickle of PyTorch would build: names, dtypes, shapes, strides, storages.
+
+`torch.save` pickles whatever it is given; each storage (the bytes of one or more tensors) becomes a
+persistent id ("storage", class of storage, key, device, elements), and each tensor a call of
+`torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires grad, hooks[, bits])`.
+Newer dtypes have no class of storage; there it is `_rebuild_tensor_v3(..., dtype[, bits])` over
+bytes.  Other kinds are calls around these, and their parts are listed below their names.
+
+Names are paths through dicts, lists and modules, joined by dots: `state_dict()` itself gives
+"conv.weight", a dict around it "model.conv.weight", a whole module the same names as its
+`state_dict()`.  Source: torch/_utils.py, torch/_tensor.py, torch/serialization.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ckptkit.errors import FormatError
+from ckptkit.stores.pytorch.pickle_machine import PickledCall, Global, Persistent
+
+MAX_TENSORS = 10_000_000
+_MAX_DEPTH = 200  # of dicts in dicts; torch's own modules reach ten
+# Of a quantised tensor these are the integers as they are stored.
+_TENSOR = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_qtensor")
+_TENSOR_OF_BYTES = "_rebuild_tensor_v3"
+_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+_FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
+_STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "UntypedStorage": "",
+}
+# Where torch's name of a dtype is another than ours.
+_DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
+# What a module keeps its tensors in, which is in no name of `state_dict()`.
+_OF_MODULE = ("_parameters", "_buffers", "_modules")
+
+
+class Storage(NamedTuple):
+    """Bytes that tensors share.  dtype: "" where it has none of its own.  length: in elements."""
+
+    key: str
+    dtype: str
+    length: int
+
+
+class StridedTensor(NamedTuple):
+    """One tensor: `shape` elements of a storage, from `offset` on, `stride` apart on each axis.
+
+    offset, stride: in elements.  is_conjugated, is_negated: the values are still to be that.
+    """
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    is_conjugated: bool = False
+    is_negated: bool = False
+
+
+class SavedTensors(NamedTuple):
+    """Tensors by name, and what is worth saying of them.
+
+    names: {name: name below the one dict that holds all but optimizers}, where there is one.
+    slots: {name: (slot of which parameter or "", name of the slot)} of optimizers.
+    """
+
+    tensors: Mapping[str, StridedTensor]
+    names: Mapping[str, str]
+    slots: Mapping[str, tuple[str, str]]
+    notes: tuple[str, ...]
+
+
+def list_tensors(value: Any, where: str) -> SavedTensors:
+    """Return the tensors in what a pickle would build.
+
+    Args:
+        value: of a `Pickle`.
+        where: the file, for messages.
+
+    Raises:
+        FormatError: a tensor's description contradicts itself, or there are too many.
+    """
+    walk = _Walk(where)
+    walk.visit(value, (), 0)
+    return SavedTensors(walk.tensors, walk.inner_names(), walk.slots, tuple(walk.notes))
+
+
+class _Walk:
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.tensors: dict[str, StridedTensor] = {}
+        self.paths: dict[str, tuple[str, ...]] = {}
+        self.slots: dict[str, tuple[str, str]] = {}
+        self.notes: list[str] = []
+        self._seen: set[int] = set()
+
+    def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
+        """Add the tensors below one value, each container once."""
+        if isinstance(value, PickledCall):
+            found = self._tensor(value, path)
+            if found is not None:
+                self._add(path, found)
+                return
+        elif not isinstance(value, (dict, list, tuple)):
+            return
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if depth > _MAX_DEPTH:
+            raise FormatError(self.where, f"values nested more than {_MAX_DEPTH} deep")
+        if isinstance(value, dict) and _is_optimizer(value):
+            self._optimizer(value, path)
+        for segment, inner in self._parts(value, path):
+            self.visit(inner, (*path, segment) if segment else path, depth + 1)
+
+    def _add(self, path: tuple[str, ...], tensor: StridedTensor) -> None:
+        if len(self.tensors) >= MAX_TENSORS:
+            raise FormatError(self.where, f"more than {MAX_TENSORS:,} tensors")
+        name = ".".join(path) or "tensor"
+        number = 1
+        while name in self.tensors:  # {"a.b": ..., "a": {"b": ...}}
+            number += 1
+            name = f"{'.'.join(path)} ({number})"
+        self.tensors[name], self.paths[name] = tensor, path
+
+    def inner_names(self) -> dict[str, str]:
+        """Return names without the dicts around all tensors that are of no optimizer.
+
+        {"epoch": 3, "model": {"w": ...}, "optimizer": {...}} holds one model, whose tensor is "w".
+        """
+        paths = {name: path for name, path in self.paths.items() if name not in self.slots}
+        if not paths:
+            return {}
+        shortest, longest = min(paths.values()), max(paths.values())
+        common = 0
+        while common < min(len(shortest), len(longest)) - 1 and (
+            shortest[common] == longest[common]
+        ):
+            common += 1
+        return {name: ".".join(path[common:]) for name, path in paths.items()} if common else {}
+
+    def _parts(self, value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        """Yield (segment of the name, value) of what a value is made of; "" for no segment."""
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield _segment(key), inner
+        elif not isinstance(value, PickledCall):
+            for index, inner in enumerate(value):
+                yield str(index), inner
+        elif _is_mapping(value):
+            for key, inner in value.items:
+                yield _segment(key), inner
+        elif _is_module(value):
+            for kind in _OF_MODULE:
+                yield "", value.state.get(kind)
+        else:
+            name = _name_of(value.function)
+            if name.startswith("_rebuild_"):
+                what = name.removeprefix("_rebuild_").replace("_", " ")
+                self.notes.append(f"{'.'.join(path)} is a {what}: its parts are listed below it")
+            parts = (*value.args, *value.values, *(inner for _, inner in value.items), value.state)
+            for index, inner in enumerate(parts):
+                yield str(index), inner
+
+    def _tensor(self, call: PickledCall, path: tuple[str, ...]) -> StridedTensor | None:
+        """Return the tensor that a call makes; None for a call of something else."""
+        for _ in range(_MAX_DEPTH):
+            name, args = _name_of(call.function), call.args
+            if _module_of(call.function) in _OF_TORCH and name in _PARAMETERS and args:
+                inner = args[0]
+            elif _module_of(call.function) in _OF_TORCH and name in _FROM_TYPE and len(args) > 2:
+                inner = PickledCall(args[0], args[2] if isinstance(args[2], tuple) else ())
+            else:
+                break
+            if not isinstance(inner, PickledCall):
+                return None
+            call = inner
+        if _module_of(call.function) != "torch._utils":
+            return None
+        if name not in _TENSOR and name != _TENSOR_OF_BYTES:
+            return None
+        return self._strided(name, args, ".".join(path))
+
+    def _strided(self, name: str, args: tuple[Any, ...], label: str) -> StridedTensor:
+        where = f"{self.where}: {label}" if label else self.where
+        try:
+            storage = _storage(args[0])
+            offset, shape, stride = args[1], tuple(args[2]), tuple(args[3])
+            dtype = _dtype(args[6]) if name == _TENSOR_OF_BYTES else storage.dtype
+            bits = args[7:8] if name == _TENSOR_OF_BYTES else args[6:7]
+            if name == "_rebuild_qtensor":
+                self.notes.append(
+                    f"{label} is quantised: its integers are listed as they are stored"
+                )
+        except (IndexError, TypeError, ValueError) as error:
+            raise FormatError(where, f"a tensor whose description is broken: {error}") from None
+        numbers = (offset, *shape, *stride)
+        if any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
+            raise FormatError(where, "a tensor with a negative or immense size, stride or offset")
+        if len(shape) != len(stride):
+            raise FormatError(where, f"{len(shape)} axes and {len(stride)} strides")
+        marks = bits[0] if bits and isinstance(bits[0], dict) else {}
+        return StridedTensor(
+            storage, dtype, offset, shape, stride, bool(marks.get("conj")), bool(marks.get("neg"))
+        )
+
+    def _optimizer(self, value: dict[Any, Any], path: tuple[str, ...]) -> None:
+        """Note the slots of what an optimizer's `state_dict()` gives.
+
+        Which parameter a number stands for is in the file only where the optimizer was given names.
+        """
+        names = dict(_named_parameters(value["param_groups"]))
+        for number, slots in value["state"].items():
+            for slot in slots if isinstance(slots, dict) else ():
+                full = ".".join((*path, "state", _segment(number), _segment(slot)))
+                self.slots[full] = (names.get(number, ""), _segment(slot))
+
+
+_OF_MAPPINGS = ("collections", "builtins", "__builtin__")  # the last is that of Python 2
+_OF_TORCH = ("torch._utils", "torch._tensor")
+
+
+def _segment(key: Any) -> str:
+    return key if isinstance(key, str) else str(key)[:200]
+
+
+def _name_of(function: Any) -> str:
+    return function.name if isinstance(function, Global) else ""
+
+
+def _module_of(function: Any) -> str:
+    return function.module if isinstance(function, Global) else ""
+
+
+def _is_mapping(call: PickledCall) -> bool:
+    """Whether a call makes a mapping: an OrderedDict, a defaultdict, a Counter."""
+    return _module_of(call.function) in _OF_MAPPINGS and bool(call.items or not call.args)
+
+
+def _is_module(call: PickledCall) -> bool:
+    """Whether a call makes a `torch.nn.Module`, whatever its class: by what it keeps."""
+    return isinstance(call.state, dict) and all(kind in call.state for kind in _OF_MODULE)
+
+
+def _is_optimizer(value: dict[Any, Any]) -> bool:
+    groups, state = value.get("param_groups"), value.get("state")
+    return isinstance(groups, list) and isinstance(state, dict)
+
+
+def _named_parameters(groups: list[Any]) -> Iterator[tuple[Any, str]]:
+    for group in groups:
+        if isinstance(group, dict) and isinstance(group.get("param_names"), list):
+            numbers = group.get("params")
+            for number, name in zip(numbers or (), group["param_names"], strict=False):
+                if isinstance(name, str) and isinstance(number, int):
+                    yield number, name
+
+
+def _storage(value: Any) -> Storage:
+    """Return the storage that a persistent id stands for; raises ValueError."""
+    if not isinstance(value, Persistent) or not isinstance(value.id, tuple) or len(value.id) < 5:
+        raise ValueError("no storage")
+    kind, cls, key, _, count = value.id[:5]
+    if kind != "storage" or not isinstance(cls, Global) or cls.name not in _STORAGES:
+        raise ValueError(f"a storage of an unknown class {cls}")
+    if type(count) is not int or not 0 <= count < 1 << 62:
+        raise ValueError(f"a storage of {count} elements")
+    return Storage(str(key), _STORAGES[cls.name], count)
+
+
+def _dtype(value: Any) -> str:
+    """Return the name of a dtype, which torch pickles as a name of its own module."""
+    if not isinstance(value, Global) or value.module != "torch":
+        raise ValueError("no dtype")
+    return _DTYPES.get(value.name, value.name)

@@ -1,0 +1,287 @@
+"""PyTorch files: every tensor as torch reads it, nothing of a pickle run, lies told."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import struct
+import subprocess
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptkit
+from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
+from ckptkit.stores.pytorch.pickle_machine import PickledCall, Global, Persistent, read_pickle
+from ckptkit.stores.pytorch.reader import open_pytorch
+from support.command_line import ckptkit as run
+from support.command_line import refused
+from support.places import ROOT
+
+FOLDERS = sorted(ROOT.glob("fixtures/pytorch/torch*"))
+NEWEST = FOLDERS[-1]
+FILES = [
+    (folder, name)
+    for folder in FOLDERS
+    for name in json.loads((folder / "expected.json").read_text(encoding="utf-8"))["files"]
+]
+
+
+@pytest.mark.parametrize(("folder", "name"), FILES, ids=lambda value: getattr(value, "name", value))
+def test_tensors_are_what_torch_reads(folder: Path, name: str) -> None:
+    import hashlib
+
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["files"][name]
+    store = open_pytorch(folder / name)
+    assert expected.keys() <= store.specs.keys()
+    for key, (dtype, shape, digest) in expected.items():
+        spec = store.specs[key]
+        assert (spec.dtype, list(spec.shape)) == (dtype, shape), key
+        whole = store.read(key)
+        assert hashlib.sha256(whole.tobytes()).digest()[:16].hex() == digest, key
+        blocks = b"".join(values.tobytes() for _, values in store.blocks(key, 5))
+        assert blocks == whole.tobytes(), key
+        assert store.read(key, 1, 4).tobytes() == whole[1:4].tobytes(), key
+
+
+def test_what_a_training_checkpoint_is_made_of() -> None:
+    ck = ckptkit.open(NEWEST / "training.pth")
+    roles = {key: naming.role for key, naming in ck.names.items()}
+    assert roles["model.conv.weight"] == "weight"
+    assert roles["model.norm.num_batches_tracked"] == "counter"
+    assert roles["optimizer.state.0.exp_avg"] == "slot"
+    assert roles["optimizer.state.0.step"] == "counter"
+
+
+def test_ties_and_parts_are_told() -> None:
+    assert "head.weight" in " ".join(open_pytorch(NEWEST / "state_dict.pt").notes)
+    sparse = open_pytorch(NEWEST / "sparse.pt")
+    assert "sparse is a sparse tensor" in " ".join(sparse.notes)
+    assert {"sparse.1.0", "sparse.1.1", "dense"} == set(sparse.specs)
+
+
+def test_forms_that_are_not_read_are_named() -> None:
+    assert "before 1.6" in refused("ls", NEWEST / "old.pt")
+    assert "TorchScript" in refused("ls", NEWEST / "script.pt")
+
+
+def test_commands() -> None:
+    assert run("verify", NEWEST / "training.pth").code == 0
+    assert run("scan", NEWEST / "training.pth").code == 0
+    diff = run("diff", NEWEST / "state_dict.pt", NEWEST / "training.pth")
+    assert diff.code == 0, diff.out
+    found = run("scan", NEWEST / "module.pt").out
+    assert "__main__.Net" in found
+    assert "torch.nn.modules.conv.Conv2d" in found
+
+
+def test_a_set_of_files(tmp_path: Path) -> None:
+    names = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    shutil.copy(NEWEST / "state_dict.pt", tmp_path / names[0])
+    shutil.copy(NEWEST / "one.bin", tmp_path / names[1])
+    keys = [*open_pytorch(NEWEST / "state_dict.pt").specs]
+    weight_map = {**dict.fromkeys(keys, names[0]), "tensor": names[1]}
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
+    assert [*ckptkit.open(index).store.specs] == [*weight_map]
+    assert ckptkit.load(index)["tensor"].tolist() == [0, 1, 2, 3, 4]
+    assert run("verify", index).code == 0
+    assert run("scan", index).code == 0
+    (tmp_path / names[1]).unlink()
+    assert f"{names[1]} is missing" in run("ls", index).out
+
+
+# -- hostile ---------------------------------------------------------------------------------------
+
+
+class _Acts:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.parts = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.parts
+
+
+def saved(path: Path, value: Any, protocol: int = 2, **members: bytes) -> Path:
+    """Write a value as torch.save does, without any tensor."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(value, protocol=protocol))
+        archive.writestr("archive/version", "3\n")
+        for name, content in members.items():
+            archive.writestr(f"archive/data/{name.removeprefix('_')}", content)
+    return path
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize(
+    ("acts", "said"),
+    [
+        (_Acts(os.system, "touch ran"), "system"),
+        (_Acts(subprocess.Popen, ["touch", "ran"]), "subprocess.Popen"),
+        (_Acts(eval, "open('ran', 'w')"), "builtins.eval"),
+        (_Acts(exec, "1"), "exec"),
+    ],
+    ids=["system", "popen", "eval", "exec"],
+)
+def test_what_a_pickle_calls_is_an_error_and_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acts: _Acts, said: str, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = saved(tmp_path / "model.pt", {"x": acts}, protocol)
+    for command in ("ls", "verify", "needs"):
+        run(command, path)
+    found = run("scan", path)
+    assert found.code == 1
+    assert said in found.out
+    assert "[pickle.call]" in found.out
+    assert not (tmp_path / "ran").exists()
+
+
+def test_plain_values_of_other_modules_are_no_alarm(tmp_path: Path) -> None:
+    import argparse
+    import datetime
+
+    value = {
+        "args": argparse.Namespace(lr=1),
+        "at": datetime.date(2024, 1, 2),
+        "o": OrderedDict(a=1),
+    }
+    assert run("scan", saved(tmp_path / "model.pt", value)).code == 0
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Acts:
+    return _Acts(_rebuild, storage, offset, size, stride, False, OrderedDict())
+
+
+def _rebuild() -> None: ...
+
+
+class _Pickler(pickle._Pickler):  # the one in Python, which a name can be given to
+    def save(self, obj: Any, save_persistent_id: bool = True) -> Any:
+        if obj is _rebuild or obj is _storage:
+            name = "_utils\n_rebuild_tensor_v2" if obj is _rebuild else "\nFloatStorage"
+            self.write(b"ctorch" + (b"." if obj is _rebuild else b"") + name.encode() + b"\n")
+            return None
+        return super().save(obj, save_persistent_id)
+
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.id if isinstance(obj, Persistent) else None
+
+
+def _storage() -> None: ...
+
+
+def described(path: Path, *tensor: Any, length: int = 6, nbytes: int = 24) -> Path:
+    """Write a file of one tensor of float32 with this description (offset, size, stride)."""
+    storage = Persistent(("storage", _storage, "0", "cpu", length))
+    buffer = io.BytesIO()
+    _Pickler(buffer, 2).dump({"w": _tensor(storage, *tensor)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", buffer.getvalue())
+        archive.writestr("archive/data/0", struct.pack("<6f", *range(6))[:nbytes])
+    return path
+
+
+def test_a_description_of_ones_own(tmp_path: Path) -> None:
+    store = open_pytorch(described(tmp_path / "a.pt", 1, (2, 2), (1, 2)))
+    assert store.read("w").tolist() == [1, 3, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("description", "more", "said"),
+    [
+        ((0, (7,), (1,)), {}, "reach past its storage"),
+        ((5, (2,), (1,)), {}, "reach past its storage"),
+        ((0, (2, 2), (1, 9)), {}, "reach past its storage"),
+        ((0, (-1,), (1,)), {}, "negative or immense"),
+        ((0, (2,), (-1,)), {}, "negative or immense"),
+        ((0, (1 << 63,), (0,)), {}, "negative or immense"),
+        ((0, (2, 2), (1,)), {}, "2 axes and 1 strides"),
+        ((0, (1 << 40, 1 << 40), (0, 0)), {}, "a tensor of"),
+        ((0, "text", (1,)), {}, "negative or immense"),
+        ((0, (6,), (1,)), {"length": 5}, "bytes of its storage"),
+        ((0, (6,), (1,)), {"nbytes": 20}, "bytes of its storage"),
+    ],
+)
+def test_descriptions_that_lie(tmp_path: Path, description: Any, more: Any, said: str) -> None:
+    with pytest.raises(FormatError, match=said):
+        open_pytorch(described(tmp_path / "a.pt", *description, **more))
+
+
+def test_a_tensor_that_repeats_itself_without_end_is_listed_and_not_read(tmp_path: Path) -> None:
+    store = open_pytorch(described(tmp_path / "a.pt", 0, (1 << 40,), (0,)))
+    with pytest.raises(UnsupportedError, match="over and over"):
+        next(iter(store.blocks("w")))
+
+
+def test_values_that_hold_themselves_end(tmp_path: Path) -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    laughs: Any = ["ha"]
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    store = open_pytorch(saved(tmp_path / "model.pt", {"itself": itself, "laughs": laughs}))
+    assert not store.specs
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_machine_builds_what_python_does(protocol: int) -> None:
+    value = {
+        "a": [1, -1, 255, 1 << 20, -(1 << 40), 1 << 100, 0.5, True, False, None],
+        "b": ("text", "t\u00e9xt \U0001f600", b"bytes", (), (1,), (1, 2, 3)),
+        "same": {1: "one", "x": {}},
+    }
+    found = read_pickle(pickle.dumps(value, protocol=protocol), "here")
+    texts = found.value.pop("b")
+    assert found.value == {key: value[key] for key in ("a", "same")}
+    assert texts[:2] == value["b"][:2]
+    named = read_pickle(pickle.dumps(OrderedDict(x=1), protocol=protocol), "here")
+    assert isinstance(named.value, PickledCall)
+    assert Global("collections", "OrderedDict") in named.globals
+
+
+def _mutants(data: bytes, count: int) -> list[bytes]:
+    draw = random.Random(7)
+    found = []
+    for _ in range(count):
+        mutant = bytearray(data)
+        for _ in range(draw.randint(1, 4)):
+            way = draw.randrange(3)
+            at = draw.randrange(len(mutant))
+            if way == 0:
+                mutant[at] = draw.randrange(256)
+            elif way == 1:
+                del mutant[at : at + draw.randint(1, 8)]
+            else:
+                mutant[at:at] = draw.randbytes(draw.randint(1, 8))
+        found.append(bytes(mutant))
+    return found
+
+
+@pytest.mark.parametrize("make", [lambda data: _mutants(data, 400)], ids=["mutants"])
+def test_damaged_pickles_are_read_or_refused(
+    tmp_path: Path, make: Callable[[bytes], list[bytes]]
+) -> None:
+    with zipfile.ZipFile(NEWEST / "training.pth") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    [name] = [name for name in members if name.endswith("data.pkl")]
+    for number, mutant in enumerate(make(members[name])):
+        path = tmp_path / f"{number}.pt"
+        with zipfile.ZipFile(path, "w") as archive:
+            for other, content in members.items():
+                archive.writestr(other, mutant if other == name else content)
+        try:
+            store = open_pytorch(path)
+            for key in store.specs:
+                store.read(key)
+        except CkptkitError:
+            pass
+        path.unlink()
