@@ -22,6 +22,7 @@ NAMES = {
 }
 # At most eight modules outside stores/ spell the name of a format, each with its reason.
 WITH_REASON = {
+    "operations/convert/destination.py": "pickles, which nobody writes here, by their names",
     "operations/needs/other_files.py": "the package safetensors, which opens such files",
     "runners/registry.py": "which kinds of models each runtime runs",
     "runners/keras/restore.py": "the one file that Keras restores from whatever the source is",
