@@ -20,7 +20,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
-from ckptkit.stores.pytorch.pickle_machine import PickledCall, Global, Persistent, read_pickle
+from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall, read_pickle
 from ckptkit.stores.pytorch.reader import open_pytorch
 from support.command_line import ckptkit as run
 from support.command_line import refused

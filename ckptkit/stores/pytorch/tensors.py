@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ckptkit.errors import FormatError
-from ckptkit.stores.pytorch.pickle_machine import PickledCall, Global, Persistent
+from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
 
 MAX_TENSORS = 10_000_000
 _MAX_DEPTH = 200  # of dicts in dicts; torch's own modules reach ten
