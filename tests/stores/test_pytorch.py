@@ -26,7 +26,9 @@ from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import ROOT
 
-FOLDERS = sorted(ROOT.glob("fixtures/pytorch/torch*"))
+FOLDERS = sorted(
+    ROOT.glob("fixtures/pytorch/torch*"), key=lambda p: [*map(int, p.name[5:].split("."))]
+)
 NEWEST = FOLDERS[-1]
 FILES = [
     (folder, name)

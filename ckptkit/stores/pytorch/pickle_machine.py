@@ -1,9 +1,9 @@
 """What a pickle would build, told without building it: nothing is imported, called or run.
 
 A pickle is a program for a machine with a stack (source: Lib/pickletools.py of CPython, which
-describes every opcode).  Here the machine knows plain values alone; whatever a pickle names is kept
-as a `Global`, whatever it calls as a `PickledCall` with its arguments.  What those mean is for the reader
-of a format to say (`rebuild`), and for `scan` to judge.
+describes every opcode).  Here the machine knows plain values alone; what a pickle names is kept as
+a `Global`, what it calls as a `PickledCall` with its arguments.  What those mean is for the reader
+of a format to say (`tensors`), and for `scan` to judge.
 
 Sizes are those of the pickle: each opcode pushes one value, a memo keeps references, and no value
 is copied.  So what is built here is no larger than the pickle, but for values that refer to
