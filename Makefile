@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist goldens docs site schema fuzz reliability mutations operator-mutants restores conversions matrix upgrades gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
 $(VENV)/.ready-%: setup.cfg setup.py pyproject.toml ckptkit/compare/kernel.c
@@ -88,6 +88,9 @@ mutations: $(VENV)/.ready-test  ## damaged models beside TensorFlow's asserts; r
 
 operator-mutants: $(VENV)/.ready-test  ## changed operators in our own code; rewrites docs/mutations.md
 	nice $(BIN)/python -m benchmarks.operator_mutants --write
+
+hint-nulls: $(VENV)/.ready-test  ## hints counted on random damage; rewrites docs/mutations.md
+	nice $(BIN)/python -m benchmarks.hint_nulls --write
 
 restores:  ## models in every form, restored on every runner; rewrites docs/mutations.md
 	$(MAKE) VENV=$(VENV)-runtimes PIP_CONSTRAINT=tests/runtimes-constraints.txt run-restores
