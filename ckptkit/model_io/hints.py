@@ -321,8 +321,9 @@ def _integer_hints(pair: ValuePair, ref: Array) -> Iterator[str]:
         return
     step, moves = int(steps[0]), int((gap != 0).sum())
     log_sets = log_combinations(gap.size, moves)
-    # each number that moved could have moved by any step, and any others could have moved
-    if not is_rare(-log_sets, moves - 1, np.union1d(pair.ref, pair.new).size - 1):
+    # each number that moved could have moved by any step no longer, and any others could have moved
+    kinds = min(np.union1d(pair.ref, pair.new).size - 1, 2 * abs(step) + 1)
+    if not is_rare(-log_sets, moves - 1, kinds):
         return
     size = f"{abs(step)} {'higher' if step > 0 else 'lower'}"
     if (gap != 0).all():

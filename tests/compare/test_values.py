@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckptkit._io.crc32c import value
-from ckptkit.compare import spans
+from ckptkit.compare import kernel, spans
 from ckptkit.compare.metrics import Meter, bits_differ
 from ckptkit.compare.spans import SPAN_ELEMENTS, WorkItem, WorkResult, source_of
 from ckptkit.compare.statistics import EXACT, METRIC_BLOCK, DiffStatistics, ElementTolerance
@@ -285,3 +285,39 @@ def test_span_bounds_tile_a_tensor() -> None:
         bounds = list(spans.span_bounds(size))
         assert sum(stop - start for start, stop in bounds) == size
         assert all(start == at * SPAN_ELEMENTS for at, (start, _) in enumerate(bounds))
+
+
+# --- the compiled library -------------------------------------------------------------------------
+
+compiled = pytest.mark.skipif(
+    not kernel.description().startswith("compiled"), reason=kernel.description()
+)
+
+
+def loaded(wanted: str) -> Any:
+    """Load the library anew, as the environment would want it."""
+    return kernel._load.__wrapped__(wanted)
+
+
+@compiled
+def test_a_library_that_computes_otherwise_is_not_used() -> None:
+    library = loaded("").library
+    assert library is not None and kernel._is_sound(library)
+
+    def turned(state: int, old: int, new: int, *others: int) -> int:
+        return int(library.measure(state, new, old, *others))
+
+    def short(state: int, old: int, new: int, size: int, start: int) -> int:
+        return int(library.measure(state, old, new, size - 1, start)) + 1
+
+    for measure in (turned, short):
+        assert not kernel._is_sound(library._replace(measure=measure))
+
+
+@compiled
+def test_the_environment_says_who_measures() -> None:
+    assert loaded("numpy") == (None, f"numpy: {kernel.VARIABLE} says so")
+    best, plain = loaded(""), loaded("baseline")
+    assert plain.library.processor == 0 <= best.library.processor
+    assert plain.why == f"compiled, baseline, since {kernel.VARIABLE} says so"
+    assert best.why in {f"compiled, {name}" for name in ("baseline", "avx2", "avx512")}
