@@ -46,7 +46,7 @@ class CaseCount(NamedTuple):
 def kind_of(hint: str) -> str:
     """Return a hint without its numbers and names."""
     text = _QUOTED.sub("NAME", _NUMBER.sub("N", hint.partition(": now")[0]))
-    return _LIST.sub("N", text).replace("plus", "plus or minus").replace(" minus N", " plus N")
+    return _LIST.sub("N", text).replace("output minus N", "output plus N")
 
 
 def counted(case: str, draw: Draw, draws: int) -> CaseCount:
