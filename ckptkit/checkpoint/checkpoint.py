@@ -300,16 +300,22 @@ def shard_problems(store: Store) -> list[CkptkitError]:
     ends: dict[int, int] = {}
     claimed: Counter[int] = Counter()  # bytes of all tensors of a shard
     for spec in store.specs.values():
-        for place in spec.slices or (spec,):
+        _key, _dtype, _shape, nbytes, shard, offset, _crc, slices = spec
+        if not slices:  # nearly all, and a file may have a million
+            if shard is not None and offset is not None:
+                claimed[shard] += nbytes
+                if offset + nbytes > ends.get(shard, -1):
+                    ends[shard] = offset + nbytes
+                    furthest[shard] = spec
+            continue
+        for place in slices:
             if place.shard is None or place.offset is None:
                 continue
             claimed[place.shard] += place.nbytes
             end = place.offset + place.nbytes
             if end > ends.get(place.shard, -1):
                 ends[place.shard] = end
-                furthest[place.shard] = (
-                    spec._replace(offset=place.offset, nbytes=place.nbytes) if spec.slices else spec
-                )
+                furthest[place.shard] = spec._replace(offset=place.offset, nbytes=place.nbytes)
     each_shard = (
         _shard_problem(path, furthest.get(n), claimed[n]) for n, path in enumerate(store.shards)
     )

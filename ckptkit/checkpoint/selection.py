@@ -68,6 +68,9 @@ class Selection:
 
         Raises UsageError when a filter leaves nothing of a file that holds something.
         """
+        if not self:
+            specs = checkpoint.specs
+            return [Tensor(specs[key], naming) for key, naming in checkpoint.names.items()]
         wanted = [glob_matcher(glob) for glob in self.names if glob[:1] != "!"]
         unwanted = [glob_matcher(glob[1:]) for glob in self.names if glob[:1] == "!"]
         roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)
@@ -84,7 +87,7 @@ class Selection:
                 if any(match(name) for match in unwanted for name in called):
                     continue
             passing.append(Tensor(spec, naming))
-        if not passing and self and specs:
+        if not passing and specs:
             raise UsageError(
                 f"no tensor passes the filter; the file holds {len(specs)}",
                 where=str(checkpoint.path),

@@ -125,7 +125,7 @@ def _settings() -> Iterator[None]:
     """Set what suits a short-lived command, and put it back."""
     # Listing makes many small objects that live until the end; collecting them is wasted time.
     thresholds = gc.get_threshold()
-    gc.set_threshold(200_000, 50, 100)
+    gc.set_threshold(1_000_000, 50, 100)
     # Other threads set no signals, and what the caller ignores stays ignored.
     handlers = {}
     if threading.current_thread() is threading.main_thread():

@@ -82,17 +82,23 @@ class Listing(Document):
     @cached_property
     def totals(self) -> dict[str, Any]:
         """Counts, elements ("params": weights alone, each once) and bytes, by role and dtype."""
-        counts: dict[tuple[str, str, bool], list[int]] = {}  # by role, dtype, is it a repetition
+        # One item per kind of tensor: a file has many tensors, and few kinds of them.
+        counts: dict[tuple[str, str, bool, tuple[int, ...]], list[int]] = {}
+        untied = through_optimizer = 0
         for spec, naming in self.tensors:
-            kind = naming.role, spec.dtype, naming.duplicate_of is not None
-            count = counts.setdefault(kind, [0, 0, 0])
+            kind = naming.role, spec.dtype, naming.duplicate_of is not None, spec.shape
+            count = counts.get(kind)
+            if count is None:
+                count = counts[kind] = [0, 0]
             count[0] += 1
-            count[1] += spec.size
-            count[2] += spec.nbytes
+            count[1] += spec.nbytes
+            through_optimizer += naming.only_through_optimizer
+            untied += naming.role == "slot" and naming.slot_of is None
         by_role: dict[str, dict[str, int]] = {}
         dtypes: Counter[str] = Counter()
         params = model_bytes = stored_twice = stored_twice_bytes = 0
-        for (role, dtype, is_repeated), (number, size, nbytes) in counts.items():
+        for (role, dtype, is_repeated, shape), (number, nbytes) in counts.items():
+            size = number * math.prod(shape)
             dtypes[dtype] += number
             row = by_role.setdefault(role, {"tensors": 0, "params": 0, "bytes": 0})
             row["tensors"] += number
@@ -113,10 +119,8 @@ class Listing(Document):
             "dtypes": dict(dtypes.most_common()),
             "stored_twice": stored_twice,
             "stored_twice_bytes": stored_twice_bytes,
-            "only_through_optimizer": sum(t.naming.only_through_optimizer for t in self.tensors),
-            "slots_without_variable": sum(
-                t.naming.role == "slot" and t.naming.slot_of is None for t in self.tensors
-            ),
+            "only_through_optimizer": through_optimizer,
+            "slots_without_variable": untied,
         }
 
     @cached_property

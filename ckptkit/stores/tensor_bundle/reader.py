@@ -291,7 +291,10 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
     slice_entries: dict[bytes, tuple[str, bytes]] = {}
     kinds: dict[bytes, _EntryType] = {}
     for raw_key, value in islice(items, 1, None):
-        key = raw_key.decode("utf-8", "backslashreplace")
+        try:
+            key = raw_key.decode()
+        except UnicodeDecodeError:
+            key = raw_key.decode("utf-8", "backslashreplace")
         if raw_key[0] == 0 and _slices.sliced_name(raw_key) is not None:
             slice_entries[raw_key] = key, value
             continue

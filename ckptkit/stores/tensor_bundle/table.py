@@ -22,7 +22,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import lt
 from pathlib import Path
 
 from ckptkit._io import crc32c
@@ -154,6 +155,9 @@ def _data_handles(
 
 
 def _check_order(items: list[Item], where: str) -> None:
+    keys = [key for key, _value in items]
+    if all(map(lt, keys, islice(keys, 1, None))):
+        return
     previous: bytes | None = None
     for key, _value in items:
         if previous is not None and key <= previous:
