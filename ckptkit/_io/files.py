@@ -16,7 +16,8 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
@@ -177,9 +178,43 @@ class Handle:
 class _Handles(threading.local):
     def __init__(self) -> None:
         self.by_path: OrderedDict[Path, Handle] = OrderedDict()
+        # Of the files of `checked_once`, those that were read and are still to be checked.
+        self.unchecked: dict[Path, Handle] | None = None
 
 
 _handles = _Handles()
+
+
+@contextmanager
+def checked_once() -> Iterator[None]:
+    """Look at each file once, when the block is left, and not around each of its reads.
+
+    For headers, which take hundreds of reads.  Files that are to be of one state are meant; nothing
+    that was read of them may be told to anyone before the block is left.  What fails because a file
+    was written to meanwhile is that: ChangedError, as it would be after the read.
+    """
+    if _handles.unchecked is not None:
+        yield
+        return
+    _handles.unchecked = {}
+    try:
+        yield
+    except (CkptkitError, OSError):
+        _check_all()
+        raise
+    else:
+        _check_all()
+    finally:
+        _handles.unchecked = None
+
+
+def _check_all() -> None:
+    unchecked = _handles.unchecked or {}
+    while unchecked:
+        path, handle = unchecked.popitem()
+        now = file_state(path)
+        if now is None or not handle.state.is_that_of(now):
+            raise ChangedError(path)
 
 
 def _state(status: os.stat_result) -> FileState:
@@ -237,11 +272,26 @@ def _handle(path: Path) -> Handle:
 def _check_still(path: Path, handle: Handle) -> None:
     """Raise ChangedError where a file that must not change was written to; call it after a read."""
     state = state_of(path)
+    if _handles.unchecked and path in _handles.unchecked:
+        return
     if state is not None and not state.is_that_of(_state(os.fstat(handle.fd))):
         raise ChangedError(path)
 
 
 def _current_handle(path: Path) -> Handle:
+    unchecked = _handles.unchecked
+    if unchecked is None or state_of(path) is None:
+        return _checked_handle(path)
+    handle = unchecked.get(path)
+    if handle is None:
+        if len(unchecked) == _HANDLES_PER_THREAD:  # a set may have more files than can be open
+            _check_all()
+        handle = unchecked[path] = _checked_handle(path)
+    return handle
+
+
+def _checked_handle(path: Path) -> Handle:
+    """Return this thread's handle of what is at `path` now."""
     handles = _handles.by_path
     handle = handles.get(path)
     if handle is not None:

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ckptkit._io.files import check_unchanged, os_error, unchanged
+from ckptkit._io.files import check_unchanged, checked_once, os_error, unchanged
 from ckptkit.errors import (
     ChangedError,
     FormatError,
@@ -452,7 +452,8 @@ def _opened(opener: Callable[[Path], Store], path: Path) -> Store:
 
 
 def _opened_once(opener: Callable[[Path], Store], path: Path) -> Store:
-    store = opener(unchanged(path))
+    with checked_once():
+        store = opener(unchanged(path))
     # One after the other they were looked at; now that each is as it was, they are of one time.
     check_unchanged(getattr(store, "files", ()))
     return store

@@ -10,7 +10,6 @@ from typing import Any
 from ckptkit.operations.convert.output_comparison import CPU
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.proof import Proof
-from ckptkit.operations.needs.api import needs
 from ckptkit.results import Result
 from ckptkit.stores.registry import KERAS
 
@@ -58,6 +57,8 @@ def load_output(plan: Plan, output: Path, proof: Proof, timeout_s: float) -> Loa
     row = plan.target.format
     if row.structure != KERAS or not row.holds_model:
         return None
+    from ckptkit.operations.needs.api import needs  # here, since it knows every format
+
     found = needs(output)
     writer = found.writer if found.writer.startswith("Keras 2") else ""
     if proof.outputs is not None and proof.outputs.rows:

@@ -17,7 +17,6 @@ from ckptkit.operations.convert.model_files import compare_assets
 from ckptkit.operations.convert.plan import ConvertOptions, Leftover, Plan
 from ckptkit.operations.convert.sources import Sources
 from ckptkit.operations.convert.ways_out import hints_for
-from ckptkit.operations.needs.api import needs
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, Format
 from ckptkit.stores.saved_model.reader import SavedModel
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
@@ -120,6 +119,8 @@ def _no_structure(last: Checkpoint, row: Format) -> str:
     name = last.store.format
     if not _holds_old_model(last, row):
         return f"{name} holds no structure for {row.name}"
+    from ckptkit.operations.needs.api import needs  # here, since it knows every format
+
     writer = needs(last.store.path).writer
     by = f"written by {writer}, " if writer else ""
     return f"{by}holds a model in the form of {name}, not in that of {row.name}"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.scan.api import scan
 from ckptkit.text import count_text, shortened
 from ckptkit.wording import say
 
@@ -40,6 +39,8 @@ def flagged(path: Path) -> str:
     Returns:
         The line; "" where nothing is flagged, and for what cannot be scanned: loading it says why.
     """
+    from ckptkit.operations.scan.api import scan  # here, since it knows every format
+
     try:
         found = scan(path)
     except CkptkitError:

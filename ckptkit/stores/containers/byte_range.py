@@ -20,8 +20,8 @@ from ckptkit._io.progress import bytes_read
 from ckptkit.errors import OutputError, TruncatedError
 from ckptkit.stores.containers.zip_archive import STORED, Member, check_expansion, member_chunks
 
-PAGE = 4096  # bytes
-_PAGES_KEPT = 1024
+PAGE = 16_384  # bytes: a header and what lies around it; headers lie between the values
+_PAGES_KEPT = 256
 MAX_SPOOL_EXPANSION = 200  # to be inflated to disk; sparse weights with optimizer state reach 20
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ckptkit._io.atomic import free_count, replacing, replacing_files
 from ckptkit._io.claims import Claim, claiming
+from ckptkit._io.filling import filling
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import metadata as tensor_metadata
@@ -37,7 +38,6 @@ from ckptkit.wording import say
 
 SUFFIX = ".safetensors"
 _ALIGNMENT = 64  # bytes, of the first value in the file
-_BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written
 # F4 packs two elements to a byte, so four-bit floats are encoded instead.
 _CODE_OF = {code.dtype: name for name, code in CODES.items() if code.bits >= 8}
 
@@ -123,8 +123,9 @@ def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedTensor:
 def _write_file(
     path: Path, placed: list[_PlacedTensor], metadata: dict[str, str], blocks: Blocks, where: str
 ) -> None:
-    with path.open("wb", buffering=_BUFFER_BYTES) as file:
-        file.write(_header(placed, metadata, where))
+    header = _header(placed, metadata, where)
+    with filling(path, len(header) + sum(item.nbytes for item in placed)) as file:
+        file.write(header)
         for item in placed:
             for chunk in _chunks(item.tensor, blocks, where):
                 file.write(chunk)

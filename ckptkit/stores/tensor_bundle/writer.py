@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit._io.claims import Claim, claiming
-from ckptkit.dtypes import DTYPES
+from ckptkit._io.filling import FilledFile, filling
+from ckptkit.dtypes import DTYPES, itemsize
 from ckptkit.errors import OutputError
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle.reader import index_path
@@ -39,7 +41,6 @@ from ckptkit.stores.writing import (
 from ckptkit.wording import say
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_BUFFER_BYTES = 1 << 20  # small tensors are gathered to this before they are written
 _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 
 
@@ -223,9 +224,12 @@ def _write_data(
     """Fill the data files; return where each tensor came to lie."""
     entries: dict[str, _IndexEntry] = {}
     placed = zip(shards, tensors, strict=True)  # by rising shard
+    room: Counter[int] = Counter()  # strings take some more
+    for shard, tensor in zip(shards, tensors, strict=True):
+        room[shard] += tensor.size * itemsize(tensor.dtype)
     following = next(placed, None)
     for shard, path in enumerate(paths):
-        with path.open("wb", buffering=_BUFFER_BYTES) as file:
+        with filling(path, room[shard]) as file:
             offset = 0
             while following is not None and following[0] == shard:
                 tensor = following[1]
@@ -238,7 +242,7 @@ def _write_data(
 
 
 def write_numbers(
-    file: BinaryIO, tensor: TensorToWrite, blocks: Blocks, where: str
+    file: FilledFile, tensor: TensorToWrite, blocks: Blocks, where: str
 ) -> tuple[int, int]:
     """Write the little-endian values; return (bytes written, their crc32c)."""
     size = crc = 0
@@ -251,7 +255,7 @@ def write_numbers(
 
 
 def write_strings(
-    file: BinaryIO, tensor: TensorToWrite, blocks: Blocks, where: str
+    file: FilledFile, tensor: TensorToWrite, blocks: Blocks, where: str
 ) -> tuple[int, int]:
     """Write varint lengths, their masked crc32c, and the bytes; return (bytes written, crc32c).
 
