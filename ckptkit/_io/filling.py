@@ -59,14 +59,3 @@ def _take_room(descriptor: int, nbytes: int) -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-
-
-def forget_cached(path: Path) -> None:
-    """Have the system forget what it holds of a flushed file, so that it is read from the disk."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

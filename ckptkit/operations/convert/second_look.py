@@ -2,22 +2,35 @@
 
 What is proven lies beside DST, and gets its name by renaming.  Another program, which knows nothing
 of claims, may write there at the same time; so whoever says "proven" has read what lies there.
+And it is read from the disk, not from what the system remembers of writing it, where the system
+can: past its cache, which costs least, else with the cache emptied of the file.
 """
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from ckptkit._io import crc32c as _crc32c
-from ckptkit._io.files import Extent, aligned_buffer, file_size
+from ckptkit._io.files import Extent, aligned_buffer, file_size, os_error
 from ckptkit._io.pool import bounded_map
+<<<<<<< HEAD
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, OutputError
+=======
+from ckptkit.errors import CkptkitError, OutputError, TruncatedError
+>>>>>>> ee52c2d (Prove an output by reading it past the cache of the system)
 
 _READ_AT_ONCE = 1 << 20  # bytes
+_READ_FROM_DISK = 4 << 20  # bytes; no reading ahead hides how long the disk takes to answer
 
 Checksums = Mapping[str, int]
 """Of each file by its name, or its path below a directory: the CRC-32C of all its bytes."""
@@ -47,7 +60,8 @@ def compare_with_proven(
 ) -> None:
     """Read the files of DST; raise OutputError unless they are, byte for byte, those proven."""
     try:
-        found: Checksums | None = checksums(files, executor)
+        on_disk = bounded_map(executor, _checksum_on_disk, list(files.values()))
+        found: Checksums | None = dict(zip(files, on_disk, strict=True))
     except CkptkitError:  # gone, or cut short
         found = None
     if found != proven:
@@ -62,12 +76,55 @@ def _checksum(path: Path) -> int:
     size = file_size(path)
     extent = Extent(path, 0, size)
     buffer = aligned_buffer(min(size, _READ_AT_ONCE))
-    extend, crc = _crc32c.unlocked_extend(), 0
+    crc = 0
     for start in range(0, size, _READ_AT_ONCE):
         part = buffer[: min(_READ_AT_ONCE, size - start)]
         extent.read_into(start, part.data)
-        if extend is not None:
-            crc = extend(crc, part.ctypes.data, len(part))
-        else:
-            crc = int(_crc32c.extend(crc, part.tobytes()))
+        crc = _extended(crc, part)
     return crc
+
+
+def _extended(crc: int, part: npt.NDArray[np.uint8]) -> int:
+    extend = _crc32c.unlocked_extend()
+    if extend is not None:
+        return extend(crc, part.ctypes.data, len(part))
+    return int(_crc32c.extend(crc, part.tobytes()))
+
+
+def _checksum_on_disk(path: Path) -> int:
+    """Return the checksum of a file that was flushed, as it is on the disk; raises as `checksums`.
+
+    Where the system cannot leave its cache out, that is emptied of the file, if it can be.
+    """
+    size = file_size(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except (AttributeError, OSError):  # no such flag here; a file system in memory
+        _forget_cached(path)
+        return _checksum(path)
+    try:
+        # anonymous memory begins on a page, as reading past the cache asks for
+        buffer = np.frombuffer(mmap.mmap(-1, _READ_FROM_DISK), np.uint8)
+        crc = done = 0
+        while done < size:
+            count = os.preadv(descriptor, [buffer.data], done)
+            if not count:
+                raise TruncatedError(str(path), "file shrank while read")
+            crc = _extended(crc, buffer[:count])
+            done += count
+        return crc
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # blocks of another size, or such a file system
+            return _checksum(path)
+        raise os_error(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _forget_cached(path: Path) -> None:
+    with suppress(AttributeError, OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
