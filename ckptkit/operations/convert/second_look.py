@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
@@ -22,12 +22,8 @@ import numpy.typing as npt
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.files import Extent, aligned_buffer, file_size, os_error
 from ckptkit._io.pool import bounded_map
-<<<<<<< HEAD
 from ckptkit._io.progress import phase
-from ckptkit.errors import CkptkitError, OutputError
-=======
 from ckptkit.errors import CkptkitError, OutputError, TruncatedError
->>>>>>> ee52c2d (Prove an output by reading it past the cache of the system)
 
 _READ_AT_ONCE = 1 << 20  # bytes
 _READ_FROM_DISK = 4 << 20  # bytes; no reading ahead hides how long the disk takes to answer
@@ -41,8 +37,14 @@ def checksums(files: Mapping[str, Path], executor: Executor | None = None) -> Ch
 
     Raises PathNotFoundError, FormatError (not a regular file), TruncatedError.
     """
+    return _each(_checksum, files, executor)
+
+
+def _each(
+    checksum: Callable[[Path], int], files: Mapping[str, Path], executor: Executor | None
+) -> Checksums:
     with phase("read once more", sum(file_size(path) for path in files.values())):
-        found = bounded_map(executor, _checksum, list(files.values()))
+        found = bounded_map(executor, checksum, list(files.values()))
         return dict(zip(files, found, strict=True))
 
 
@@ -60,8 +62,7 @@ def compare_with_proven(
 ) -> None:
     """Read the files of DST; raise OutputError unless they are, byte for byte, those proven."""
     try:
-        on_disk = bounded_map(executor, _checksum_on_disk, list(files.values()))
-        found: Checksums | None = dict(zip(files, on_disk, strict=True))
+        found: Checksums | None = _each(_checksum_on_disk, files, executor)
     except CkptkitError:  # gone, or cut short
         found = None
     if found != proven:
