@@ -11,14 +11,21 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import flagged_models_noted, write_lines
+from ckptkit.cli.options import flagged_models_noted, one_operand, write_lines
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.check.lines import lines, remarks
 from ckptkit.reports.text import printable
 
 
 @click.command("check")
-@click.argument("subject", shell_complete=candidates.paths)
+@click.argument(
+    "subject",
+    nargs=-1,
+    required=True,
+    metavar="SUBJECT",
+    callback=one_operand,
+    shell_complete=candidates.paths,
+)
 @click.option(
     "--on",
     shell_complete=candidates.runners,

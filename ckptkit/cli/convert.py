@@ -16,8 +16,10 @@ from ckptkit.cli.options import (
     CommaList,
     echo_error,
     echo_note,
+    expanded,
     flagged_models_noted,
     flat,
+    operands,
     trust_option,
 )
 from ckptkit.cli.progress import threads
@@ -171,6 +173,9 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     from ckptkit.operations.convert.api import MismatchError, convert, plan, write_inverse
     from ckptkit.reports import plan as report
 
+    src = tuple(expanded(src))
+    if len(set(src)) == len(src):  # one that is given twice counts twice in an average
+        src = tuple(operands(src))
     keywords = _keywords(options)
     if options["receipt"] or options["inverse"] or options["output"]:
         from ckptkit.operations.input_files import code_file, refuse_inputs

@@ -11,7 +11,7 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
-from ckptkit.cli.options import CommaList, echo_note, flat, operands
+from ckptkit.cli.options import CommaList, echo_note, expanded, flat, operands
 from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.screen import toned
@@ -136,7 +136,9 @@ def _check(options: dict[str, Any]) -> None:
 
 def _two(paths: tuple[str, ...]) -> tuple[str, str]:
     """Return OLD and NEW, where a shell may have given all files of each."""
-    chosen = operands(paths) if len(paths) > 2 else list(paths)
+    chosen = expanded(paths)
+    if len(chosen) > 2:
+        chosen = operands(chosen)
     if len(chosen) != 2:
         found = f"{len(chosen)}: {list_text(chosen, 4)}"
         raise click.UsageError(f"two checkpoints or models are compared, found {found}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import CommaList, echo_problems, filter_options, flat, operands
+from ckptkit.cli.options import CommaList, echo_problems, expanded, filter_options, flat, operands
 from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
@@ -144,7 +144,7 @@ def _inventories(paths: Sequence[str], fmt: str, options: dict[str, Any]) -> int
         raise click.UsageError("--recursive goes with --sort, --digest and --format alone.")
     if options["digest"] and options["digest"] != ["weights"]:
         raise click.UsageError("--recursive takes --digest of the weights alone.")
-    found = inventory(*paths, sort=options["sort"], digest=bool(options["digest"]))
+    found = inventory(*expanded(paths), sort=options["sort"], digest=bool(options["digest"]))
     remarks = report.remarks(found) if needs_remarks(fmt) else ()
     put_report(report.lines(found, fmt), options, paths, remarks=remarks)
     return 0 if found.ok else 2

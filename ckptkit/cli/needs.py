@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
 )
+@click.option("-r", "--recursive", is_flag=True, help="Every model in a directory and below it.")
 @click.option(
     "--with",
     "environment",
@@ -34,6 +37,7 @@ def command(
 ) -> None:
     """Tell who wrote a model, which calls open it, and what is missing for that.
 
+    A directory is its latest checkpoint; with -r, it is each checkpoint and model in and below it.
     Nothing is loaded or run, and no package is imported: classes, arguments, ops and files that
     the model names are compared with what each Keras and TensorFlow has, and with what is
     installed here, or in the environment that --with describes.
@@ -51,7 +55,7 @@ def command(
 
     results: list[Needs] = []
     refused: list[str] = []
-    for path in operands(paths):
+    for path in _below(paths, refused) if options["recursive"] else operands(paths):
         try:
             results.append(needs(path, environment=environment))
         except UsageError:
@@ -66,3 +70,20 @@ def command(
         echo_error(text)
     codes = [result.exit_code for result in results] + [2] * bool(refused)
     ctx.exit(1 if 1 in codes else max(codes))
+
+
+def _below(paths: Sequence[str], refused: list[str]) -> Iterator[str]:
+    """Yield what lies in directories and below; a file is itself.  Other paths are refused."""
+    from ckptkit.operations.inventory import places_below
+    from ckptkit.reports.text import printable
+
+    for path in operands(paths, directories_are_one=False):
+        if not Path(path).is_dir():
+            yield path
+            continue
+        failed: list[OSError] = []
+        try:
+            yield from map(str, places_below(Path(path), failed))
+        except CkptkitError as error:
+            refused.append(printable(str(error)))
+        refused += [printable(f"{error.filename}: {error.strerror}") for error in failed]

@@ -45,7 +45,12 @@ class CommaList(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         items = [item.strip() for item in str(value).split(",") if item.strip()]
         for item in items:
             if self.choices and item not in self.choices:
-                self.fail(f"{item!r} is not one of {', '.join(self.choices)}.", param, ctx)
+                from difflib import get_close_matches
+
+                near = get_close_matches(item, self.choices, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                text = f"{item!r} is not one of {', '.join(self.choices)}{hint}"
+                self.fail(text, param, ctx)
         return items
 
 
@@ -125,9 +130,9 @@ def operands(paths: Sequence[str], *, directories_are_one: bool = True) -> list[
     for whoever opens it to say so.
     directories_are_one: whether a directory means one checkpoint, not each that lies in it.
     """
-    paths = [match for path in paths for match in _expanded(path)]
+    paths = expanded(paths)
     if len(paths) == 1:
-        return list(paths)
+        return paths
     from ckptkit.stores.locate import locate
 
     found: dict[object, str] = {}
@@ -144,13 +149,40 @@ def operands(paths: Sequence[str], *, directories_are_one: bool = True) -> list[
     return list(found.values())
 
 
-def _expanded(path: str) -> list[str]:
-    """Return what a pattern fits, sorted; the path itself where it is none, or fits nothing."""
+def expanded(paths: Iterable[str]) -> list[str]:
+    """Return paths with each pattern, which a shell left to the program, as the files that it fits.
+
+    A pattern that fits nothing is kept, as is a file whose name looks like one.
+    """
+    return [match for path in paths for match in _matches(path)]
+
+
+def _matches(path: str) -> list[str]:
+    """Return what a pattern fits, sorted, each with the part of the file that stands behind it."""
     if not any(letter in path for letter in "*?[") or os.path.lexists(path):
         return [path]
     from glob import glob
 
-    return sorted(glob(path)) or [path]  # noqa: PTH207 (a Path would not keep what was typed)
+    for pattern, part in ((path, ""), path.rsplit("#", 1) if "#" in path else (path, "")):
+        found = sorted(glob(pattern))  # noqa: PTH207 (a Path would not keep what was typed)
+        if not found:  # prefixes of checkpoints, which are no files
+            indexes = glob(f"{pattern}.index")  # noqa: PTH207
+            found = sorted(index.removesuffix(".index") for index in indexes)
+        if found:
+            return [f"{match}#{part}" if part else match for match in found]
+    return [path]
+
+
+def one_operand(ctx: click.Context, _param: click.Parameter, paths: tuple[str, ...]) -> str:
+    """Return the one thing that is meant by an argument: all files of one checkpoint are one."""
+    chosen = list(paths[:1]) if ctx.resilient_parsing else operands(paths)
+    if len(chosen) > 1:
+        from ckptkit.text import list_text
+
+        raise click.UsageError(
+            f"one model or checkpoint, please; these are {len(chosen)}: {list_text(chosen, 4)}."
+        )
+    return chosen[0] if chosen else ""
 
 
 def echo_lines(lines: Iterable[str], *, err: bool = False) -> None:

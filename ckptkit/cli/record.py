@@ -10,7 +10,7 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
-from ckptkit.cli.options import flagged_models_noted
+from ckptkit.cli.options import flagged_models_noted, one_operand
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
 if TYPE_CHECKING:
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 @click.command("record")
-@click.argument("subject", shell_complete=candidates.paths)
+@click.argument(
+    "subject",
+    nargs=-1,
+    required=True,
+    metavar="SUBJECT",
+    callback=one_operand,
+    shell_complete=candidates.paths,
+)
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
 @click.option(
     "--on",

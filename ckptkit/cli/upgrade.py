@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_note
+from ckptkit.cli.options import echo_note, expanded
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
@@ -76,7 +76,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     if shown["output"]:
         refuse_inputs([shown["output"]], [*src, dst, *options["inputs"], *options["imports"]])
     try:
-        report = upgrade(src, dst, **options)
+        report = upgrade(expanded(src), dst, **options)
     except MismatchError as error:
         for line in error.lines():
             echo_note(f"ckptkit: {printable(line)}")

@@ -15,6 +15,7 @@ from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
 from ckptkit.operations.ls import ls
 from ckptkit.results import Document
 from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
+from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at
 from ckptkit.text import natural
 
@@ -95,7 +96,7 @@ def inventory(
     """List the checkpoints and models in directories and below; headers and counters are read.
 
     Args:
-        *paths: directories; links below them are not followed.
+        *paths: directories; links below them are not followed.  A checkpoint or model is itself.
         sort: "name" (natural order of the paths), "size" (bytes, largest first), "params", "step"
             or "time" (of the last change; the newest first, as the highest step).
         digest: also read all values, for the digest of the weights of each.
@@ -111,7 +112,7 @@ def inventory(
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
     failed: list[OSError] = []
     tops = tuple(map(Path, paths))
-    places = [place for top in tops for place in _places(top, failed)]
+    places = [place for top in tops for place in places_below(top, failed)]
     rows = [_row(place, digest) for place in numbered(places)]
     not_listed = tuple(f"{error.filename}: {error.strerror}" for error in failed)
     return Inventory(tops, tuple(sorted(rows, key=_ORDERS[sort])), not_listed)
@@ -126,11 +127,24 @@ _ORDERS: dict[str, Any] = {
 }
 
 
-def _places(top: Path, failed: list[OSError]) -> Iterator[Path]:
-    """Yield what lies below a directory; raises PathNotFoundError where nothing does."""
+def places_below(top: Path, failed: list[OSError]) -> Iterator[Path]:
+    """Yield the checkpoints and models in a directory and below, each as an operand.
+
+    Args:
+        top: the directory; links below it are not followed.  Any other operand is itself.
+        failed: gets an error for each directory that could not be looked into.
+
+    Yields:
+        The path of each.
+
+    Raises:
+        PathNotFoundError: there is no such directory, or nothing lies in it.
+        UnsupportedError, FormatError: of another operand, as `ckptkit.open`.
+    """
     if not top.is_dir():
-        what = "a file, not a directory" if top.exists() else "no such directory"
-        raise PathNotFoundError(what, where=str(top))
+        locate(top)  # which says what is wrong where nothing lies there
+        yield top
+        return
     if is_saved_model(top):
         yield top
         return

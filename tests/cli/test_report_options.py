@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -145,3 +146,61 @@ def test_rows_say_whose_they_are() -> None:
     rows = [json.loads(line) for line in run(*CALLS["ls"], "-f", "jsonl").out.splitlines()]
     assert list(dict.fromkeys(row["path"] for row in rows)) == [str(ADAM), str(EXPORT)]
     assert next(iter(rows[0])) == "path"
+
+
+# --- one grammar of operands ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of one directory, and a model in a directory below."""
+    top = tmp_path_factory.mktemp("tree")
+    for step in (1, 2):
+        for file in ADAM.parent.glob(f"{ADAM.name}.*"):
+            place = top / "run" / file.name.replace(ADAM.name, f"ckpt-{step}", 1)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place)
+    shutil.copytree(EXPORT, top / "exports" / "model")
+    return top
+
+
+@pytest.mark.parametrize("name", ["ls", "verify", "scan", "needs"])
+def test_what_lies_below_is_the_same_to_all(name: str, tree: Path) -> None:
+    document = json.loads(run(name, "-r", tree, "-f", "json").out)
+    found = document.get("rows") or [
+        unit for result in document["results"] for unit in result.get("units", [result])
+    ]
+    paths = {row["path"] for row in found if row["format"] != "directory"}
+    assert paths == {str(tree / place) for place in ("run/ckpt-1", "run/ckpt-2", "exports/model")}
+    alone = json.loads(run(name, "-r", tree / "run" / "ckpt-1", "-f", "json").out)
+    assert len(alone.get("rows") or alone["results"]) == 1
+    assert run(name, "-r", tree / "nothing").code == 2
+
+
+def test_patterns_are_expanded_where_the_shell_left_them(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Prefixes of checkpoints, though no file is called so, and parts of files, too."""
+    monkeypatch.chdir(tree)
+    for name in ("ls", "verify", "scan", "needs"):
+        assert run(name, "run/ckpt-*") == run(name, "run/ckpt-1", "run/ckpt-2")
+    assert run("ls", "run/ckpt-[1]#model").out == run("ls", "run/ckpt-1#model").out
+    assert run("diff", "run/ckpt-*", "-q").code == 0
+    assert "found 3" in refused("diff", "run/ckpt-*", "exports/model")
+    assert run("diff", "run/ckpt-[1]*", "run/ckpt-[2]*", "-q").code == 0
+    call = ("convert", "run/ckpt-*", tmp_path / "mean.npz", "--weights-only")
+    assert "mean of 2" in run(*call, "--dry-run").out
+    assert "no such file" in refused("ls", "nothing*")
+
+
+@pytest.mark.parametrize("name", ["check", "record"])
+def test_one_model_is_run(name: str, tree: Path, tmp_path: Path) -> None:
+    output = ["-o", tmp_path / "golden"] if name == "record" else []
+    said = refused(name, tree / "run/ckpt-1", tree / "exports/model", *output)
+    assert "these are 2" in said and "run/ckpt-1" in said and "exports/model" in said
+    members = [f"{tree}/run/ckpt-1.index", f"{tree}/run/ckpt-1.data-00000-of-00001"]
+    assert "these are" not in refused(name, *members, "--inputs", tmp_path / "none.npz", *output)
+
+
+def test_a_mistyped_value_of_a_list_names_its_neighbour() -> None:
+    assert "did you mean weight?" in refused("ls", ADAM, "--role", "weigth")
