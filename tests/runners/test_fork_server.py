@@ -5,6 +5,7 @@ That a fork ends, fails and is ended as a process of its own does is tested in `
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from ckptkit.errors import UsageError
 from ckptkit.runners import process, registry
+from ckptkit.runners.child.garbage import uncollected
 from ckptkit.runners.errors import RunnerError
 from ckptkit.runners.fork_server import SharedImports, sharing_imports
 from ckptkit.runners.process import run
@@ -208,6 +210,15 @@ def test_what_was_not_waited_for_is_not_taken_for_the_next(
             ask()
     later = ask()
     assert is_fork(later) and later["parent"] != first["parent"]
+
+
+def test_garbage_is_collected_again_where_it_was() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 THREADS = """
