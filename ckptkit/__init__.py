@@ -19,22 +19,48 @@ __distribution__ = "ckptkit-tf"  # told from another distribution of this name b
 if TYPE_CHECKING:
     from ckptkit.checkpoint.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
+    from ckptkit.golden.golden import Golden
     from ckptkit.operations.check.api import check
+    from ckptkit.operations.check.report import Report
     from ckptkit.operations.convert.api import convert
+    from ckptkit.operations.convert.plan import Plan
+    from ckptkit.operations.convert.receipt import Receipt
     from ckptkit.operations.diff.api import diff
+    from ckptkit.operations.diff.result import DiffResult
+    from ckptkit.operations.doctor import Diagnosis
     from ckptkit.operations.history.api import history
+    from ckptkit.operations.history.result import History
+    from ckptkit.operations.inventory import Inventory
     from ckptkit.operations.load import load
-    from ckptkit.operations.ls import ls
-    from ckptkit.operations.needs.api import needs
+    from ckptkit.operations.ls import Listing, ls
+    from ckptkit.operations.needs.api import Needs, needs
     from ckptkit.operations.record.api import record
-    from ckptkit.operations.scan.api import scan
-    from ckptkit.operations.show import show
+    from ckptkit.operations.scan.api import Scan, scan
+    from ckptkit.operations.show import TensorSummary, show
     from ckptkit.operations.upgrade.api import upgrade
-    from ckptkit.operations.verify.api import verify
+    from ckptkit.operations.upgrade.report import UpgradeReport
+    from ckptkit.operations.verify.api import Verification, verify
+    from ckptkit.results import Document, Result
 
 _EXPORTS = {
     "Checkpoint": "ckptkit.checkpoint.checkpoint",
     "CkptkitError": "ckptkit.errors",
+    "Diagnosis": "ckptkit.operations.doctor",
+    "DiffResult": "ckptkit.operations.diff.result",
+    "Document": "ckptkit.results",
+    "Golden": "ckptkit.golden.golden",
+    "History": "ckptkit.operations.history.result",
+    "Inventory": "ckptkit.operations.inventory",
+    "Listing": "ckptkit.operations.ls",
+    "Needs": "ckptkit.operations.needs.api",
+    "Plan": "ckptkit.operations.convert.plan",
+    "Receipt": "ckptkit.operations.convert.receipt",
+    "Report": "ckptkit.operations.check.report",
+    "Result": "ckptkit.results",
+    "Scan": "ckptkit.operations.scan.api",
+    "TensorSummary": "ckptkit.operations.show",
+    "UpgradeReport": "ckptkit.operations.upgrade.report",
+    "Verification": "ckptkit.operations.verify.api",
     "check": "ckptkit.operations.check.api",
     "convert": "ckptkit.operations.convert.api",
     "diff": "ckptkit.operations.diff.api",
@@ -53,6 +79,22 @@ _EXPORTS = {
 __all__ = [
     "Checkpoint",
     "CkptkitError",
+    "Diagnosis",
+    "DiffResult",
+    "Document",
+    "Golden",
+    "History",
+    "Inventory",
+    "Listing",
+    "Needs",
+    "Plan",
+    "Receipt",
+    "Report",
+    "Result",
+    "Scan",
+    "TensorSummary",
+    "UpgradeReport",
+    "Verification",
     "check",
     "convert",
     "diff",

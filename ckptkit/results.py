@@ -51,6 +51,11 @@ class Document(Result):
             Plain values that JSON can hold.
         """
 
+    @property
+    def exit_code(self) -> int:
+        """What a command that prints it exits with: 0 where all is as it should be."""
+        return 0 if self.ok else 1
+
     def streamed(self) -> Mapping[str, Any]:
         """Return the document, whose rows may come one at a time from an iterator.
 

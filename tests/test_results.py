@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -14,8 +16,10 @@ import pytest
 
 import ckptkit
 import ckptkit.operations
+from ckptkit.reports import presentation
 from ckptkit.results import Document, Result
 from support.goldens import golden
+from support.places import ROOT
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 EXPORT = golden("tf2.21.0/saved_model_export/model").path
@@ -107,3 +111,56 @@ def test_listings_and_tensors() -> None:
     assert len(repr(ckptkit.ls(ADAM))) < 300
     assert len(repr(ckptkit.show(ADAM, "hidden/kernel"))) < 300
     assert len(repr(ckptkit.open(ADAM))) < 300
+
+
+# --- what a command prints ------------------------------------------------------------------------
+
+
+def documents() -> dict[str, type[Document]]:
+    """Return every class of results that a command prints."""
+    found: dict[str, type[Document]] = {}
+    for module in _modules(ckptkit):
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, Document) and value is not Document:
+                found[value.__name__] = value
+    return found
+
+
+@pytest.mark.parametrize("name", documents())
+def test_what_a_command_prints_is_exported_and_alike(name: str) -> None:
+    document = documents()[name]
+    assert name in ckptkit.__all__ and getattr(ckptkit, name) is document
+    assert document.__doc__ and document.__doc__[0] != f"{name}("  # said by somebody
+    for shared in ("records", "to_frame", "to_json", "ok", "exit_code"):
+        assert hasattr(document, shared), shared
+    # one meaning of a name over all of them
+    assert isinstance(inspect.getattr_static(document, "ok"), property)
+    for method in ("records", "to_frame", "to_json"):
+        parameters = inspect.signature(getattr(document, method)).parameters
+        assert [p for p in parameters.values() if p.default is p.empty] == [parameters["self"]]
+    assert document.__str__ is Document.__str__
+    assert document._repr_html_ is Document._repr_html_
+    assert any(each.__name__ in presentation._REPORTS for each in document.__mro__)
+
+
+def attributes(document: type[Document]) -> Iterator[tuple[str, str]]:
+    """Yield (name, type) of what a result has beside what all results have."""
+    shared = {name for name in dir(Document) if not name.startswith("_")}
+    for name, kind in document.__annotations__.items():
+        if not name.startswith("_") and name not in shared and "ClassVar" not in str(kind):
+            yield name, str(kind)
+    for name, value in vars(document).items():
+        if isinstance(value, property | cached_property) and name[0] != "_" and name not in shared:
+            getter = value.fget if isinstance(value, property) else value.func
+            assert getter is not None
+            yield name, str(getter.__annotations__["return"])
+
+
+@pytest.mark.parametrize("name", documents())
+def test_attributes_are_documented(name: str) -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    section = page.partition(f"### `{name}`\n")[2].partition("\n### ")[0]
+    documented = re.findall(r"^\| `(\w+)` \| `(.*?)` \| \S", section, re.M)
+    inherited = [base for base in documents()[name].__mro__[1:] if base.__name__ in documents()]
+    expected = [row for each in (documents()[name], *inherited) for row in attributes(each)]
+    assert documented == [(row, kind.replace("|", r"\|")) for row, kind in dict(expected).items()]

@@ -72,6 +72,11 @@ class Inventory(Document):
         """Whether everything there is complete, and could be read."""
         return not self.not_listed and not any(row.problems for row in self.rows)
 
+    @property
+    def exit_code(self) -> int:
+        """0 all is complete, 2 where some of it could not be told."""
+        return 0 if self.ok else 2
+
     def __repr__(self) -> str:
         below = ", ".join(map(str, self.paths))
         return f"<Inventory of {len(self.rows)} checkpoints and models below {below}>"

@@ -73,6 +73,11 @@ class Listing(Document):
         return not self.problems
 
     @property
+    def exit_code(self) -> int:
+        """0 the list is whole, and so are the files, 2 where some of it could not be told."""
+        return 0 if self.ok else 2
+
+    @property
     def signatures(self) -> tuple[Signature, ...]:
         """The signatures of a SavedModel, or of the graph with the tags that were asked for."""
         model = self.checkpoint.store.model
