@@ -137,6 +137,8 @@ def _node(layer: LayerConfig, name: str) -> ConfigNode:
     settings, defaults = settings_of(
         layer.class_name, layer.module, own, "models" if kind in _MODELS else "layers", left_out
     )
+    if kind == "operation":  # their defaults are in no list of classes: off, or none
+        settings = {k: v for k, v in settings.items() if v is not None and v is not False}
     layers = [_node(one, _name_of(one)) for one in listed or ()]
     if kind == "functional":
         layers = without_casts(layers)

@@ -22,6 +22,7 @@ from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
 from ckptkit.operations.diff.beside.comparison import Beside, model_differences
+from ckptkit.operations.diff.kinds import kind_of_change
 from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
 from ckptkit.operations.input_files import operand_text
@@ -190,6 +191,7 @@ class _WeightsComparison:
             beside.differences,
             beside.compared,
             self.config,
+            kind_of_change(changes, self.stores, beside.tree) if self.mode == "values" else None,
         )
 
     def _beside(self, changes: Sequence[TensorDiff]) -> Beside:

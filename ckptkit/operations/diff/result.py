@@ -91,7 +91,9 @@ class DiffResult(Document):
     changes: one per tensor or pair, weights first, in natural order of names.  left_out: what took
     no part.  warnings: rules that paired nothing, tensors that could pair in several ways, rules
     that would pair more.  beside: what differs beside the weights, of two models: vocabularies,
-    signatures, configuration; it makes no difference to `same`.
+    signatures, configuration.  compared: which of these both files hold.  config: whether they were
+    asked for, so that they count in `same`; else they make no difference to it.  kind: one line on
+    what kind of change the weights went through, where their values prove it.
     """
 
     ROWS: ClassVar[str] = "entries"
@@ -106,6 +108,7 @@ class DiffResult(Document):
     beside: tuple[ModelDifference, ...] = ()
     compared: tuple[str, ...] = ()
     config: bool = False
+    kind: str | None = None
     ASK: ClassVar[str] = ".ok, .same or .differences"
 
     def __repr__(self) -> str:
@@ -184,6 +187,7 @@ def document(result: DiffResult) -> dict[str, Any]:
             {"count": item.count, "what": item.what, "why": item.why} for item in result.left_out
         ],
         "warnings": list(result.warnings),
+        "kind": result.kind,
         "compared": list(result.compared),
         "beside": [difference.to_json() for difference in result.beside],
         "entries": [entry(change) for change in result.changes],

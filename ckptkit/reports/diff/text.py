@@ -128,13 +128,15 @@ def verdict(result: DiffResult) -> str:
 
 
 def beside_lines(result: DiffResult) -> list[str]:
-    """Return what stands below the verdict: a line per thing beside the weights that differs.
+    """Return what stands below the verdict: the kind of change, what differs beside the weights.
 
-    Where that was asked for, a line per difference.
+    A line per thing; where that was asked for, a line per difference.
     """
+    kind = [f"kind of change: {result.kind}"] if result.kind else []
     if not result.config:
-        return [printable(str(difference)) for difference in result.beside]
-    return [printable(f"{row.heading}: {item}") for row in result.beside for item in row.items]
+        return [*kind, *(printable(str(difference)) for difference in result.beside)]
+    items = (f"{row.heading}: {item}" for row in result.beside for item in row.items)
+    return [*kind, *map(printable, items)]
 
 
 def _head(result: DiffResult, fmt: str, labels: Sequence[str]) -> Iterator[str]:

@@ -58,12 +58,14 @@ class Beside(NamedTuple):
     """What was found beside the weights.
 
     differences: a row per thing that differs.  unread: a sentence per thing that could not be read.
-    compared: what both files hold, so that it was compared.
+    compared: what both files hold, so that it was compared.  tree: the configuration, where both
+    compute the same by it.
     """
 
     differences: tuple[ModelDifference, ...] = ()
     unread: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    tree: ConfigNode | None = None
 
 
 def model_differences(
@@ -101,7 +103,13 @@ def model_differences(
     if trees == (None, None):  # nothing else tells what is computed
         asking.ask(GRAPHS, lambda: _of_graphs(models))
     unread = [*asking.warnings, *(asking.lacking if everything else ())]
-    return Beside(tuple(asking.found), tuple(dict.fromkeys(unread)), tuple(asking.compared))
+    is_one = None not in trees and CONFIGURATION not in [found.what for found in asking.found]
+    return Beside(
+        tuple(asking.found),
+        tuple(dict.fromkeys(unread)),
+        tuple(asking.compared),
+        trees[0] if is_one else None,
+    )
 
 
 @dataclass

@@ -1,0 +1,156 @@
+"""What kind of change lies between two files, where their values prove it: one line.
+
+Nothing is judged by likeness.  Each kind is a statement on all values that differ, and is made only
+where it holds for every one of them:
+
+- they are 0 now ("pruned");
+- they are those of OLD, rounded to another dtype ("rounded to bfloat16"), each to the nearest;
+- each tensor differs by less than its dtype tells apart, as a vector ("no more than rounding");
+- they are in layers that feed no layer which has kept its weights ("only the head").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ckptkit.dtypes import kind, numpy_dtype
+from ckptkit.operations.configuration.node import ConfigNode
+from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.stores.base import Store
+from ckptkit.text import count_text, list_text
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+MAX_READ = 1 << 24  # elements that are read once more to prove a kind: 128 MB of two float32
+_NARROW = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32")
+_FEW = 3
+
+
+def kind_of_change(
+    changes: Iterable[TensorDiff], stores: tuple[Store, Store], tree: ConfigNode | None
+) -> str | None:
+    """Return one line on what kind of change this is; None where no kind is proven.
+
+    Args:
+        changes: all of a comparison by value.
+        stores: of OLD and NEW.
+        tree: the configuration, where both files have one and the same layers.
+    """
+    weights = [change for change in changes if change.role == "weight"]
+    changed = [change for change in weights if change.status != "equal"]
+    floats = all(
+        side is not None and kind(side.spec.dtype) == "float"
+        for change in changed
+        for side in (change.old, change.new)
+    )
+    is_one = all(change.status != "renamed" and change.delta is not None for change in weights)
+    if not changed or not floats or not is_one:
+        return None
+    if sum(change.some.spec.size for change in changed) <= MAX_READ:
+        found = _by_values(changed, len(weights), stores)
+        if found is not None:
+            return found
+    return _rounding(changed) or _head(changed, weights, tree)
+
+
+def _by_values(
+    changed: Sequence[TensorDiff], total: int, stores: tuple[Store, Store]
+) -> str | None:
+    """Return the kind that holds for each value; every tensor is read until none is left."""
+    import numpy as np
+
+    is_pruned = all(change.same_type for change in changed)
+    dtypes = list(_NARROW)
+    zeros = values = 0
+    for change in changed:
+        old, new = _read(change, stores)
+        with np.errstate(invalid="ignore"):
+            differs = (old != new) & ~((old != old) & (new != new))
+            is_pruned &= not new[differs].any()
+            dtypes = [name for name in dtypes if _is_rounded(old, new, name)]
+        zeros += int(differs.sum())
+        values += old.size
+        if not is_pruned and not dtypes:
+            return None
+    of = f"{len(changed):,} of {count_text(total, 'weight')}"
+    if is_pruned:
+        return f"pruned: {zeros:,} of {values:,} values in {of} are 0 now, all others as they were"
+    if dtypes:
+        return f"rounded to {dtypes[0]}: {of}, each value to the nearest"
+    return None
+
+
+def _read(change: TensorDiff, stores: tuple[Store, Store]) -> tuple[Array, Array]:
+    assert change.old is not None and change.new is not None
+    return stores[0].read(change.old.spec.key), stores[1].read(change.new.spec.key)
+
+
+def _is_rounded(old: Array, new: Array, dtype: str) -> bool:
+    """Whether new is old in a narrower dtype, kept in that or in a wider one."""
+    import numpy as np
+
+    narrow = numpy_dtype(dtype)
+    if narrow.itemsize >= old.dtype.itemsize or narrow.itemsize > new.dtype.itemsize:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = old.astype(narrow).astype(new.dtype)
+        return bool(((expected == new) | ((expected != expected) & (new != new))).all())
+
+
+def _rounding(changed: Sequence[TensorDiff]) -> str | None:
+    """Return that the changes are no larger than what the dtype of each tensor tells apart."""
+    largest = 0.0
+    for change in changed:
+        assert change.delta is not None
+        if not change.same_type or change.delta.nonfinite:
+            return None
+        if not change.delta.rel_l2 <= _epsilon(change.some.spec.dtype):
+            return None
+        largest = max(largest, change.delta.rel_l2)
+    dtypes = list_text(sorted({change.some.spec.dtype for change in changed}), _FEW)
+    return f"no more than rounding of {dtypes}: each weight by at most {largest:.1g} of its norm"
+
+
+def _epsilon(dtype: str) -> float:
+    """Return the distance from 1 to the next number of a dtype."""
+    import ml_dtypes
+
+    finfo = ml_dtypes.finfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]
+    return float(finfo.eps)
+
+
+def _head(
+    changed: Sequence[TensorDiff], weights: Sequence[TensorDiff], tree: ConfigNode | None
+) -> str | None:
+    """Return that only layers changed which feed none of those that have kept their weights."""
+    if tree is None or tree.kind not in ("sequential", "functional"):
+        return None
+    names = {layer.name for layer in tree.layers}
+    tops = [change.name.partition("/")[0] for change in weights]
+    moved = {change.name.partition("/")[0] for change in changed}
+    kept = set(tops) - moved
+    if not kept or not {*tops} <= names or moved & _before(tree, kept):
+        return None
+    if not kept <= _before(tree, moved):  # another branch, and not what stands before
+        return None
+    which = list_text([layer.name for layer in tree.layers if layer.name in moved], _FEW)
+    return f"only the head: {which}; {count_text(len(kept), 'layer')} before it unchanged"
+
+
+def _before(tree: ConfigNode, names: set[str]) -> set[str]:
+    """Return the layers that feed any of these, by however many others."""
+    layers = {layer.name: layer for layer in tree.layers}
+    if tree.kind == "sequential":
+        order = list(layers)
+        last = max(map(order.index, names))
+        return set(order[:last]) - names
+    found: set[str] = set()
+    pending = list(names)
+    while pending:
+        for feed in layers[pending.pop()].calls.feeds:
+            if feed.layer in layers and feed.layer not in found:
+                found.add(feed.layer)
+                pending.append(feed.layer)
+    return found - names
