@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckptkit._io.files import checked_once, read_exact, unchanged
 from ckptkit.errors import ChangedError, FormatError
+
+
+def _counted(usual: Any, asked: list[object]) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        asked.append(arguments[0])
+        return usual(*arguments, **keywords)
+
+    return call
 
 
 def test_the_system_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,10 +26,7 @@ def test_the_system_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     opened = unchanged(path)
     asked: list[object] = []
     for name in ("stat", "fstat"):
-        usual = getattr(os, name)
-        monkeypatch.setattr(
-            os, name, lambda *a, usual=usual, **k: (asked.append(a[0]), usual(*a, **k))[1]
-        )
+        monkeypatch.setattr(os, name, _counted(getattr(os, name), asked))
     with checked_once():
         for at in range(100):
             read_exact(opened, at, 1)

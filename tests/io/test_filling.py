@@ -13,7 +13,13 @@ from ckptkit._io.filling import PIECE_BYTES, filling
 @pytest.mark.parametrize("announced", [0, 100, 3 * PIECE_BYTES, 5 * PIECE_BYTES])
 def test_a_file_is_what_was_written(tmp_path: Path, announced: int) -> None:
     """Whatever was announced: fewer bytes, as many, or more."""
-    pieces = [b"head", bytes(range(256)) * 8192, memoryview(b"tail" * 300_000), b"", b"x"]
+    pieces: list[bytes | memoryview] = [
+        b"head",
+        bytes(range(256)) * 8192,
+        memoryview(b"tail" * 300_000),
+        b"",
+        b"x",
+    ]
     path = tmp_path / "file"
     with filling(path, announced) as file:
         for piece in pieces:

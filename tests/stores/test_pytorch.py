@@ -166,7 +166,10 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Acts:
 def _rebuild() -> None: ...
 
 
-class _Pickler(pickle._Pickler):  # the one in Python, which a name can be given to
+_PythonPickler: Any = pickle._Pickler  # which a name can be given to
+
+
+class _Pickler(_PythonPickler):  # type: ignore[misc]
     def save(self, obj: Any, save_persistent_id: bool = True) -> Any:
         if obj is _rebuild or obj is _storage:
             name = "_utils\n_rebuild_tensor_v2" if obj is _rebuild else "\nFloatStorage"
@@ -236,7 +239,7 @@ def test_values_that_hold_themselves_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_the_machine_builds_what_python_does(protocol: int) -> None:
-    value = {
+    value: dict[str, Any] = {
         "a": [1, -1, 255, 1 << 20, -(1 << 40), 1 << 100, 0.5, True, False, None],
         "b": ("text", "t\u00e9xt \U0001f600", b"bytes", (), (1,), (1, 2, 3)),
         "same": {1: "one", "x": {}},
