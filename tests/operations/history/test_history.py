@@ -16,7 +16,8 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.history.result import History
 from support.command_line import ckptkit as run_command
 from support.damage import flip
-from support.places import ROOT, environment
+from support.places import environment
+from support.scripts import run_script
 from support.training_runs import FAULT_AT, SAVES
 from support.weights import Array, write_bundle
 
@@ -26,14 +27,7 @@ STEP = 4  # batches between two saves
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("runs")
-    subprocess.run(
-        [sys.executable, "-m", "support.training_runs", top],
-        env=environment(),
-        cwd=ROOT,
-        check=True,
-        timeout=600,
-        capture_output=True,
-    )
+    run_script("-m", "support.training_runs", top)
     return top
 
 
