@@ -25,7 +25,10 @@ from support.hostile_models import model_with, write_model
 from support.places import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-WALKED = ("transcripts.md", "tutorial.md")  # pages that have tests of their own, whose files they make themselves
+WALKED = (
+    "transcripts.md",
+    "tutorial.md",
+)  # pages that have tests of their own, whose files they make themselves
 # What the examples call their files, and the golden files that these are.
 EXAMPLES = {
     "run": "tf2.21.0/adam",
