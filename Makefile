@@ -7,7 +7,7 @@ PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 .PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
-$(VENV)/.ready-%: setup.cfg setup.py pyproject.toml ckptkit/compare/kernel.c
+$(VENV)/.ready-%: setup.cfg setup.py pyproject.toml $(wildcard ckptkit/compare/*.c)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
