@@ -233,7 +233,7 @@ def root_of(members: Mapping[str, zip_archive.Member], path: Path) -> str:
         raise UnsupportedError(
             "a TorchScript program, whose tensors are not read",
             where=str(path),
-            hint="`torch.save(torch.jit.load(FILE).state_dict(), NEW)` keeps its weights",
+            hint="`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` keeps its weights",
         )
     return roots[0]
 
