@@ -155,7 +155,15 @@ class DiffResult(Document):
         Returns:
             Plain values; numbers that JSON cannot hold are strings.
         """
-        return document(self)
+        return {**heading(self), "entries": [entry(change) for change in self.changes]}
+
+    def streamed(self) -> Mapping[str, Any]:
+        """Return the document; large models have many tensors, so they come one at a time.
+
+        Returns:
+            As `to_json`, with an iterator under `entries`.
+        """
+        return {**heading(self), "entries": map(entry, self.changes)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +178,8 @@ class LeftOut:
         return f"{count_text(self.count, f'{self.what} tensor')} ({self.why})"
 
 
-def document(result: DiffResult) -> dict[str, Any]:
-    """Return what docs/diff.md describes; numbers that JSON cannot hold are strings."""
+def heading(result: DiffResult) -> dict[str, Any]:
+    """Return what docs/diff.md describes but the entries."""
     return {
         "schema": SCHEMA,
         "old": _file(result.old),
@@ -190,7 +198,6 @@ def document(result: DiffResult) -> dict[str, Any]:
         "kind": result.kind,
         "compared": list(result.compared),
         "beside": [difference.to_json() for difference in result.beside],
-        "entries": [entry(change) for change in result.changes],
     }
 
 

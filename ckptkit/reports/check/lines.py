@@ -56,7 +56,7 @@ def _found(report: Report) -> Iterator[Finding]:
     yield from report.findings
     for row in report.failed:
         where = f"{report.subject}: {row.name}"
-        yield Finding("error", f"output.{row.result.status}", where, row_text(row))
+        yield Finding("error", f"outputs.{row.result.status}", where, row_text(row))
 
 
 def _not_told(report: Report) -> list[str]:

@@ -53,7 +53,7 @@ def lines(
     if fmt in ("json", "jsonl"):
         from ckptkit.reports import documents
 
-        one = documents.json_lines(result.to_json(), result.ROWS)
+        one = documents.json_lines(result.streamed(), result.ROWS)
         yield from one if fmt == "json" else documents.jsonl_lines([result])
         return
     shown = [c for c in result.changes if (full or c.is_difference) and c.status in (only or MARKS)]
