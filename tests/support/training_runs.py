@@ -1,10 +1,11 @@
 """Small real runs of TensorFlow, sound ones and ones with a fault planted while they train.
 
-    python -m support.training_runs DIRECTORY
+    python -m support.training_runs DIRECTORY [SAVES]
 
 Each is a directory of checkpoints `ckpt-N`, N the number of the save, written by
 `tf.train.CheckpointManager`; a step is four batches.  The faults are planted in the live variables
-at the save FAULT_AT, so that the files are what such a run really leaves.
+at the save FAULT_AT, so that the files are what such a run really leaves.  With SAVES, one
+sound run that saves so often and keeps five checkpoints.
 """
 
 from __future__ import annotations
@@ -201,5 +202,20 @@ def main(top: Path) -> None:
     run.checkpoint.write(str(epochs / "ckpt-5"))
 
 
+def live(directory: Path, saves: int) -> None:
+    """Train and save, and keep the last five checkpoints."""
+    import keras
+    import tensorflow as tf
+
+    run = Run(keras.optimizers.Adam(0.001))
+    manager = tf.train.CheckpointManager(run.checkpoint, str(directory), max_to_keep=5)
+    for number in range(1, saves + 1):
+        run.train()
+        manager.save(checkpoint_number=number)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[2:]:
+        live(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -421,6 +422,36 @@ def test_following_tells_each_step_once(five: Path, tmp_path: Path) -> None:
         False,
         *[True] * 4,
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tf
+@pytest.mark.in_use
+def test_beside_a_training_loop_of_500_saves(tmp_path: Path) -> None:
+    saves, live = 500, tmp_path / "live"
+    live.mkdir()
+    command = [sys.executable, "-m", "ckptkit", "history", live, "--follow", "-f", "jsonl"]
+    with subprocess.Popen(
+        [*command, "--jobs", "1"], env=environment(), stdout=subprocess.PIPE, text=True
+    ) as watcher:
+        training = [sys.executable, "-m", "support.training_runs", live, str(saves)]
+        subprocess.run(
+            training, env=environment(), check=True, timeout=600, stderr=subprocess.DEVNULL
+        )
+        assert watcher.stdout is not None
+        rows = []
+        for line in watcher.stdout:
+            rows.append(json.loads(line))
+            if rows[-1]["name_number"] == saves:
+                break
+        watcher.send_signal(signal.SIGINT)
+        watcher.stdout.read()
+    numbers = [row["name_number"] for row in rows]
+    assert numbers == sorted(set(numbers))  # each once, in order
+    assert len(numbers) > 5  # more than are kept at the end: those that went are still part of it
+    assert [row["findings"] for row in rows if row["findings"]] == []
+    left = {int(path.name[5:-6]) for path in live.glob("*.index")}
+    assert left <= set(numbers)
 
 
 def test_formats_and_refusals(five: Path, tmp_path: Path) -> None:
