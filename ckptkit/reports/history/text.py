@@ -13,7 +13,7 @@ from ckptkit.reports.annotations import LEVELS, MOST, annotation, file_in_reposi
 from ckptkit.reports.documents import json_lines
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
-from ckptkit.reports.screen import folded, painted, toned
+from ckptkit.reports.screen import folded, painted, screen, toned
 from ckptkit.reports.table import is_bare, render
 from ckptkit.reports.text import count_text, line_text, printable
 from ckptkit.text import json_number
@@ -21,6 +21,7 @@ from ckptkit.text import json_number
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP, _NOT_FINITE = " ", "×"
 SPARKS = 24  # letters of a sparkline, at most
+_FEWEST, _OTHERS = 8, 52  # letters of one on a narrow screen; columns that all else takes
 _HEADERS = ("LAYER", "PARAMS", "NORM", "LAST", "OVER STEPS", "UPDATE/NORM", "LAST", "ZEROS", "NAN")
 _ALIGN = ("left", "right", "right", "right", "left", "left", "right", "right", "right")
 _FIT = Fit(names=("LAYER", "NAME"), drops=("PARAMS", "ZEROS", "ROLE"))
@@ -188,7 +189,9 @@ def _last_counts(tensors: Sequence[TensorHistory]) -> tuple[str, str]:
 
 
 def sparkline(values: Sequence[float | None], *, from_zero: bool = False) -> str:
-    """Return values as at most SPARKS bars, from the least to the largest; × is not finite.
+    """Return values as SPARKS bars at most, from the least to the largest; × is not finite.
+
+    On a narrow screen there are fewer.
 
     Of more steps, those that fall on one bar show the largest.  A step without a value is a gap.
     """
@@ -200,11 +203,13 @@ def sparkline(values: Sequence[float | None], *, from_zero: bool = False) -> str
 
 
 def _resampled(values: Sequence[float | None]) -> list[float | None]:
-    if len(values) <= SPARKS:
+    width = screen().width
+    most = SPARKS if width is None else min(SPARKS, max(_FEWEST, (width - _OTHERS) // 2))
+    if len(values) <= most:
         return list(values)
     cells: list[float | None] = []
-    for at in range(SPARKS):
-        part = values[at * len(values) // SPARKS : (at + 1) * len(values) // SPARKS]
+    for at in range(most):
+        part = values[at * len(values) // most : (at + 1) * len(values) // most]
         known = [value for value in part if value is not None]
         bad = [value for value in known if not math.isfinite(value)]
         cells.append(bad[0] if bad else max(known, default=None))
