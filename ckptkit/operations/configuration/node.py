@@ -20,6 +20,7 @@ class ConfigNode:
     settings: those that are not the default.  defaults: of the others.  codes: SHA-256 of Python
     code by setting.  layers: of a model, in its order.  inputs, outputs: of a functional model.
     compiled: of the root: how the model was compiled; None where the file does not say.
+    input_name: of a Sequential model: what its input is called, where it is listed.
     rank: of what it is called with, where the file says it.  is_old: whether Keras 1 or 2 wrote it.
     """
 
@@ -34,6 +35,7 @@ class ConfigNode:
     inputs: tuple[TensorOf, ...] = ()
     outputs: tuple[TensorOf, ...] = ()
     compiled: Settings | None = None
+    input_name: str = ""
     rank: int | None = None
     is_old: bool = False
 

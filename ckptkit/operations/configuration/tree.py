@@ -142,7 +142,9 @@ def _node(layer: LayerConfig, name: str) -> ConfigNode:
     layers = [_node(one, _name_of(one)) for one in listed or ()]
     if kind == "functional":
         layers = without_casts(layers)
+    input_name = ""
     if kind == "sequential":
+        input_name = next((one.name for one in layers if one.is_input), "")
         settings |= _input_of_sequential(layer.config, layers)
         layers = [one for one in layers if not one.is_input]
     codes = dict(codes_in({k: v for k, v in layer.config.items() if k != "layers"}))
@@ -157,6 +159,7 @@ def _node(layer: LayerConfig, name: str) -> ConfigNode:
         (*layers, *inner),
         tuple(ends_of(layer.config.get("input_layers"))),
         tuple(ends_of(layer.config.get("output_layers"))),
+        input_name=input_name,
         rank=_rank(layer),
     )
 

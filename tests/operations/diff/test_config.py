@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -115,6 +116,32 @@ def test_a_setting_that_is_left_out_has_its_default() -> None:
     assert changes(plain, _sequential(_dense("a", use_bias=False))) == ["a: use_bias true → false"]
     other = _sequential(_dense("a", kernel_initializer={"class_name": "Zeros", "config": {}}))
     assert changes(plain, other) == ["a: kernel_initializer GlorotUniform → Zeros"]
+
+
+def test_words_that_are_gone_are_a_difference(tmp_path: Path) -> None:
+    source = GOLDEN / "tf2.21.0" / "files_words" / "model.keras"
+    config = read(source)
+    for place in places(config):
+        if place.settings.get("vocabulary"):
+            place.settings["vocabulary"] = None
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(tmp_path / "none.keras", "w") as new:
+        for item in old.infolist():
+            if not item.filename.startswith("assets/"):
+                data = old.read(item)
+                new.writestr(item, json.dumps(config) if item.filename == "config.json" else data)
+    result = ckptkit.diff(source, tmp_path / "none.keras", mode="structure", config=True)
+    assert not result.same
+    (row,) = result.beside
+    assert row.what == "vocabularies" and row.items[0] == f"lookup is only in {source}"
+
+
+def test_the_input_of_a_sequential_model_has_its_name() -> None:
+    def model(shape: list[Any]) -> Config:
+        first = {"class_name": "InputLayer", "config": {"batch_shape": shape, "name": "pixels"}}
+        return _sequential(first, _dense("a"))
+
+    assert changes(model([None, 3]), model([None, 4])) == ["pixels: shape [null, 3] → [null, 4]"]
+    assert changes(model([None, 3]), _sequential(_dense("a"))) == []
 
 
 def test_tensors_tell_which_layer_was_renamed() -> None:

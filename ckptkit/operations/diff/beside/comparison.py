@@ -20,6 +20,7 @@ from ckptkit.operations.diff.beside.signatures import (
 )
 from ckptkit.operations.diff.beside.vocabularies import vocabularies_of, vocabulary_differences
 from ckptkit.stores.base import Store
+from ckptkit.stores.registry import format_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
 _FEW = 3  # differences that a line names
@@ -93,7 +94,10 @@ def model_differences(
     asking = _Asking()
     configs = _config(old.store, asking.warnings), _config(new.store, asking.warnings)
     trees = _tree(configs[0]), _tree(configs[1])
-    asking.ask(VOCABULARIES, lambda: _of_vocabularies(old, new, configs, asking.lacking))
+    asking.ask(
+        VOCABULARIES,
+        lambda: _of_vocabularies(old, new, configs, asking.lacking, everything=everything),
+    )
     if None not in trees:
         asking.ask(CONFIGURATION, lambda: _of_configs(trees, layers or {}, everything))
     elif trees != (None, None):
@@ -154,10 +158,15 @@ def _of_vocabularies(
     new: Checkpoint,
     configs: tuple[KerasConfig | None, KerasConfig | None],
     lacking: list[str],
+    *,
+    everything: bool,
 ) -> Answer | None:
     raw = [None if config is None else config.config for config in configs]
     sides = vocabularies_of(old, raw[0]), vocabularies_of(new, raw[1])
-    if all(sides):
+    form = old.store.format
+    # two of one form hold the same kinds of words: what one lacks is gone
+    is_one_form = everything and form == new.store.format and format_of(form).holds_model
+    if all(sides) or (any(sides) and is_one_form):
         return vocabulary_differences(old, new, sides)
     if any(sides):
         lacking.append(_lacking(VOCABULARIES, sides))

@@ -32,6 +32,7 @@ from ckptkit.wording import operand
 _MAX_COMPARED = 4_000_000  # layers times layers; matching takes that many steps
 _MAX_WEIGHED = 90_000  # of these, where settings and names are weighed too
 _MAX_SHOWN = 40
+_FEW = 8  # items of a list that is shown whole
 _NOT_SET = "(not set)"
 _SPECIAL = "@"  # of rows that are no setting
 Pair = tuple[ConfigNode, ConfigNode]
@@ -331,8 +332,10 @@ def _of_settings(
             if is_translated:
                 continue
             computes = False
-        option = key.removesuffix(".class")
-        yield ConfigChange(path, "option", option, before, after, computes)
+        where, option = path, key.removesuffix(".class")
+        if is_container and parts[0] == "input" and old.input_name:
+            where, option = f"{path}/{old.input_name}".lstrip("/"), key.removeprefix("input.")
+        yield ConfigChange(where, "option", option, before, after, computes)
     for key in sorted(set(old.codes) & set(new.codes)):
         if old.codes[key] != new.codes[key]:
             yield ConfigChange(path, "code", key, old.codes[key], new.codes[key], False)
@@ -452,11 +455,19 @@ def _of_values(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _of_values(sides[0], sides[1], path)
         else:
             yield path, old, new
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    elif _are_alike_lists(old, new):
         for at, (left, right) in enumerate(zip(old, new, strict=True)):
             yield from _of_values(left, right, f"{path}[{at}]")
     elif not _same(old, new, path.rpartition(".")[2]):
         yield path, old, new
+
+
+def _are_alike_lists(old: Any, new: Any) -> bool:
+    """Whether to compare item by item: lists of one length, of more than a few plain values."""
+    if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+        return False
+    is_plain = not any(isinstance(item, (list, Mapping)) for item in (*old, *new))
+    return not is_plain or len(old) > _FEW
 
 
 def _named(value: Any, other: Any) -> Any:
