@@ -22,6 +22,7 @@ from ckptkit.operations.diff.beside.vocabularies import vocabularies_of, vocabul
 from ckptkit.stores.base import Store
 from ckptkit.stores.registry import format_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
+from ckptkit.wording import operand
 
 _FEW = 3  # differences that a line names
 VOCABULARIES, CONFIGURATION = "vocabularies", "configuration"
@@ -150,7 +151,7 @@ Answer = Sequence[str | ConfigChange | SignatureChange]
 
 def _lacking(what: str, sides: Sequence[object]) -> str:
     where = "NEW" if sides[0] else "OLD"
-    return f"{what} not compared: {where} holds none"
+    return f"{what} not compared: {operand(where)} holds none"
 
 
 def _of_vocabularies(
