@@ -68,7 +68,8 @@ site: $(VENV)/.ready-site  ## the documentation as a site, in build/site
 	$(BIN)/python docs/site/build.py
 
 docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
-	$(PYTEST) -q tests/test_docs.py tests/test_catalogue.py::test_the_document_lists_every_row \
+	$(PYTEST) -q tests/test_docs.py tests/test_transcripts.py \
+	    tests/test_catalogue.py::test_the_document_lists_every_row \
 	    tests/operations/scan/test_holes.py --regen
 	$(PYTEST) -q -m slow tests/test_tutorial.py --regen
 

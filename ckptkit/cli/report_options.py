@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from ckptkit.cli.options import echo_lines, screen_options, write_lines
+from ckptkit.reports.screen import folded
 
 if TYPE_CHECKING:  # which takes a while, and a shell asks for it alone
     from click.shell_completion import CompletionItem
@@ -189,6 +190,7 @@ def put_report(
         refuse_inputs([output], read, files)
         write_lines(output, lines)
     elif not options.get("quiet"):
-        echo_lines(lines)
+        is_text = options.get("fmt") == _REPORTS_TEXT  # a script of `completion` has no format
+        echo_lines(folded(lines) if is_text else lines)
     if not options.get("quiet"):
         echo_lines(remarks, err=True)

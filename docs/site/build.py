@@ -116,12 +116,12 @@ def _directive(kind: str, name: str, options: list[str]) -> list[str]:
 
 # The order in which one reads: {heading: pages}.
 CONTENTS = {
-    "Learn": "tutorial",
+    "Learn": "tutorial transcripts",
     "By task": (
         "diff convert upgrade needs verify check localize runtimes pytorch git troubleshooting"
     ),
     "Reference": (
-        "cli api/index api/results api/refusals api/testing json formats examples/README fixtures"
+        "cli results api/index api/results api/refusals api/testing json formats examples/README fixtures"
     ),
     "Measured": "performance reliability mutations gpu published",
     "The project": "trust design security contributing changelog",

@@ -6,7 +6,6 @@ process has read from files, as if a slow disk had them, or by a step at each lo
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -25,15 +24,11 @@ from ckptkit.cli import progress
 from ckptkit.cli.main import cli
 from ckptkit.cli.options import echo_lines
 from ckptkit.cli.progress import ProgressLine, shown_on_line, working
-from ckptkit.plugins import Registry
-from ckptkit.runners import registry
-from ckptkit.stores.registry import FORMATS
 from support.command_line import ckptkit as run
-from support.places import ROOT
+from support.linear import linear_model
 from support.weights import write_bundle
 
 SILENCE_S = 2.0
-LINEAR = ROOT / "docs" / "examples" / "runner"
 
 
 class Terminal(io.StringIO):
@@ -354,17 +349,8 @@ class ChildrensTerminal(Terminal):
 @pytest.fixture
 def linear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a model of the example runner, whose children wait until they are let go."""
-    monkeypatch.syspath_prepend(str(LINEAR))
-    ckptkit_linear = importlib.import_module("ckptkit_linear")
     (tmp_path / "waiting_linear.py").write_text(WAITING.format(folder=str(tmp_path)))
-    runtime = ckptkit_linear.RUNTIME._replace(module="waiting_linear")
-    for table, row in ((FORMATS, ckptkit_linear.LINEAR), (registry.RUNNERS, runtime)):
-        assert isinstance(table, Registry)
-        monkeypatch.setitem(table.built_in, "linear", row)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(LINEAR)]))
-    model = tmp_path / "m.linear.json"
-    model.write_text(json.dumps({"kernel": [[1.0, 2.0]], "bias": [0.0, 0.5]}))
-    return model
+    return linear_model(tmp_path, monkeypatch, "waiting_linear")
 
 
 def test_no_run_of_a_model_is_silent(linear: Path) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +20,8 @@ from ckptkit.reports.text import display_width
 from support.command_line import ckptkit as run
 from support.command_line import json_results
 from support.goldens import Golden, golden, goldens
+from support.linear import linear_model
+from support.places import environment
 
 GAN = golden("tf2.21.0/gan/ckpt").path
 ADAM = golden("tf2.21.0/adam/ckpt").path
@@ -27,8 +37,11 @@ def too_wide(out: str, columns: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("columns", [60, 80])
-@pytest.mark.parametrize("command", ["ls", "diff", "verify", "show"])
+@pytest.mark.parametrize(
+    "columns",
+    [60, 80, *(pytest.param(n, marks=pytest.mark.slow) for n in (120, 200))],
+)
+@pytest.mark.parametrize("command", ["ls", "diff", "verify", "show", "scan", "needs"])
 def test_every_line_fits(command: str, columns: int) -> None:
     for case in READABLE:
         for arguments in _calls(command, case):
@@ -45,6 +58,55 @@ def _calls(command: str, case: Golden) -> list[list[object]]:
     if command == "diff":
         return [[case.path, ADAM, "--structure"], [case.path, case.path, "--full"]]
     return [[case.path]]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_lines_fit_a_real_terminal(columns: int) -> None:
+    """As the system tells its width, with no COLUMNS set."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    variables = environment(TERM="xterm", NO_COLOR="1")
+    variables.pop("COLUMNS", None)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ckptkit", "diff", str(GAN), str(ADAM), "--structure"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=variables,
+    )
+    os.close(theirs)
+    printed = b""
+    with suppress(OSError):  # its end, on Linux
+        while part := os.read(ours, 1 << 16):
+            printed += part
+    os.close(ours)
+    assert child.wait() == 1
+    lines = printed.decode().replace("\r\n", "\n").replace(str(GAN.parents[1]), "DIR")
+    assert "hidden/kernel" in lines
+    assert not too_wide(lines, columns)
+
+
+@pytest.fixture
+def linear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return linear_model(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_lines_of_runs_fit(linear: Path, columns: int) -> None:
+    golden = linear.parent / "golden"
+    commands: list[list[object]] = [
+        ["record", linear, "-o", golden, "--on", "linear", "--no-blind", "--no-noise"],
+        ["check", linear, "--golden", golden, "--on", "linear"],
+        ["check", linear, "--against", linear, "--on", "linear", "-v"],
+    ]
+    for command in commands:
+        result = run(*command, "--color", "never", columns=columns)
+        assert result.code == 0, result
+        assert not too_wide(result.out.replace(str(linear.parent), "DIR"), columns)
+
+
+def test_a_script_is_never_folded() -> None:
+    assert run("completion", "bash", columns=60).out == run("completion", "bash").out
 
 
 def test_a_shortened_name_can_be_typed_again() -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.files import Extent, aligned_buffer, file_size, os_error
 from ckptkit._io.pool import bounded_map
-from ckptkit._io.progress import phase
+from ckptkit._io.progress import bytes_read, phase
 from ckptkit.errors import CkptkitError, OutputError, TruncatedError
 
 _READ_AT_ONCE = 1 << 20  # bytes
@@ -113,6 +113,7 @@ def _checksum_on_disk(path: Path) -> int:
                 raise TruncatedError(str(path), "file shrank while read")
             crc = _extended(crc, buffer[:count])
             done += count
+            bytes_read(count)
         return crc
     except OSError as error:
         if error.errno == errno.EINVAL:  # blocks of another size, or such a file system
