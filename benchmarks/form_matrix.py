@@ -108,7 +108,10 @@ def convert_all(name: str, source: Path, like: Path, scratch: Path) -> Iterator[
         try:
             ckptkit.convert(path, out, to=FORMS[target], like=like / target, weights_only=True)
         except CkptkitError as error:
-            yield Cell(name, start, target, error.message, None)
+            # forms of one model are refused for the same reasons, wherever they lie
+            why = error.message.replace(path, "the source")
+            why = why.replace(str(like / target), "the template")
+            yield Cell(name, start, target, why, None)
         else:
             yield Cell(name, start, target, "", out)
 
