@@ -63,6 +63,18 @@ def repeat_findings(run: MeasuredRun, repeats: Repeats) -> Iterator[HistoryFindi
             f"step {run.number(first)} {until} equal to step {run.number(before)} in all values",
             until=last,
         )
+        count = order.index(last) - order.index(first) + 1
+        if last == order[-1] and count >= run.thresholds.still and not run.steps[last].counters:
+            # nothing counts steps here: these may be saves of a run that goes on
+            yield run.finding(
+                "warning",
+                "weights.stopped",
+                first,
+                f"no layer changes after step {run.number(before)}, to the end: "
+                "a learning rate of 0, no gradient, or the same save again and again",
+                run.weights,
+                until=last,
+            )
     for at, earlier in repeats.older.items():
         before = order[order.index(at) - 1]
         yield run.finding(

@@ -331,6 +331,13 @@ def test_a_checkpoint_saved_twice(five: Path) -> None:
     assert found(ckptkit.history(five)) == [("checkpoint.equal", 3)]
 
 
+def test_weights_that_stop_where_nothing_counts_steps(five: Path) -> None:
+    for number in (2, 3, 4):
+        for suffix in ("index", "data-00000-of-00001"):
+            shutil.copy(five / f"ckpt-1.{suffix}", five / f"ckpt-{number}.{suffix}")
+    assert found(ckptkit.history(five)) == [("checkpoint.equal", 2), ("weights.stopped", 2)]
+
+
 # --- what was measured before ---------------------------------------------------------------------
 
 
