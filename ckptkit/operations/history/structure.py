@@ -28,16 +28,16 @@ def structure_findings(
             elif is_there and tensor.shapes[before] != tensor.shapes[at]:
                 code = "tensor.reshaped"
             elif is_there and tensor.dtypes[before] != tensor.dtypes[at]:
-                code = "tensor.dtype"
+                code = "tensor.cast"
             if code:
                 same_format = run.steps[before].format == run.steps[at].format
-                counts = tensor.role == "weight" and same_format and code != "tensor.dtype"
+                counts = tensor.role == "weight" and same_format and code != "tensor.cast"
                 changes.setdefault((at, code, counts), []).append(tensor)
     verbs = {
         "tensor.appeared": "first seen at",
         "tensor.vanished": "gone at",
         "tensor.reshaped": "of another shape from",
-        "tensor.dtype": "of another dtype from",
+        "tensor.cast": "of another dtype from",
     }
     for (at, code, counts), tensors in sorted(changes.items(), key=lambda item: item[0][:2]):
         text = f"{verbs[code]} step {run.number(at)}: {names_text(tensors)}"

@@ -437,11 +437,11 @@ def test_following_tells_each_step_once(five: Path, tmp_path: Path) -> None:
 def test_beside_a_training_loop_of_500_saves(tmp_path: Path) -> None:
     saves, live = 500, tmp_path / "live"
     live.mkdir()
-    command = [sys.executable, "-m", "ckptkit", "history", live, "--follow", "-f", "jsonl"]
+    command = [sys.executable, "-m", "ckptkit", "history", str(live), "--follow", "-f", "jsonl"]
     with subprocess.Popen(
         [*command, "--jobs", "1"], env=environment(), stdout=subprocess.PIPE, text=True
     ) as watcher:
-        training = [sys.executable, "-m", "support.training_runs", live, str(saves)]
+        training = [sys.executable, "-m", "support.training_runs", str(live), str(saves)]
         subprocess.run(
             training, env=environment(), check=True, timeout=600, stderr=subprocess.DEVNULL
         )
