@@ -20,7 +20,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ckptkit.operations.configuration.defaults import class_of_word, defaults_of, folded, one_name
@@ -92,7 +92,7 @@ def settings_of(
         left_out: settings that are told otherwise.
     """
     known = defaults_of(class_of(class_name), module, family)
-    defaults = {k: canonical(v, k) for k, v in known.items() if "." not in k}
+    defaults = canonical_defaults(class_of(class_name), module, family)
     if family == "optimizers":
         left_out |= _OF_THE_MACHINE
     found: Settings = {}
@@ -150,8 +150,14 @@ def _without_mirror(settings: Settings) -> None:
 
 def defaults_below(class_name: str, key: str) -> Settings:
     """Return the defaults of a canonical object that a setting holds."""
-    known = defaults_of(class_name, "", family_of(key))
-    return {k: canonical(v, k) for k, v in known.items() if "." not in k}
+    return dict(canonical_defaults(class_name, "", family_of(key)))
+
+
+@cache
+def canonical_defaults(class_name: str, module: str, family: str) -> Mapping[str, Any]:
+    """Return the defaults of a class's settings in the canonical form."""
+    known = defaults_of(class_name, module, family)
+    return {key: canonical(value, key) for key, value in known.items() if "." not in key}
 
 
 def is_made_up(name: str, class_name: str) -> bool:
@@ -166,6 +172,8 @@ def is_default(value: Any, default: Any) -> bool:
 
 def is_same(one: Any, other: Any) -> bool:
     """Whether two canonical values are the same, true and 1 told apart."""
+    if one is None or isinstance(one, (bool, str)):
+        return type(one) is type(other) and bool(one == other)
     return text_of(one) == text_of(other)
 
 

@@ -121,7 +121,12 @@ def verdict(result: DiffResult) -> str:
         text = f"same {', '.join(result.compared)} and weights: {equal}"
     if not result.same_weights:
         parts = [f"{counts[s]:,} {s}" for s in ("changed", "removed", "added", "renamed")]
+        if result.config:
+            parts = [*(row.what for row in result.beside), *parts]
         text = f"different: {', '.join(parts)}; {equal}"
+        alike = [x for x in result.compared if x not in [row.what for row in result.beside]]
+        if result.config and alike:
+            text += f"; same {', '.join(alike)}"
     if result.left_out:
         text += f"; left out: {', '.join(map(str, result.left_out))}"
     return printable(text)
