@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ckptkit.checkpoint.object_state import ObjectRole, ObjectVariable, infer_object_roles
+from ckptkit.checkpoint.object_trees import name_tree
 from ckptkit.stores.base import TensorSpec
+from support.object_graphs import SUFFIX, Variable, graph_of
 
 Shape = tuple[int, ...]
 # path: full name, shape, dtype
@@ -158,3 +162,39 @@ def test_scalars_beside_slots_are_settings_and_those_beside_weights_are_weights(
     found = roles(NET, COUNT, RATE, lists, {"model/scale": ("scale", (), "float32")})
     assert found["opt/rate"].role == "config" and found["opt/count"].role == "counter"
     assert "model/scale" not in found
+
+
+# --- the fast road of plain trees -----------------------------------------------------------------
+
+
+def fast(root: dict[str, Any]) -> dict[str, str] | None:
+    """Return {key without its suffix: name} by the fast road; None where it has no answer."""
+    specs, graph = graph_of(root)
+    found = name_tree(specs, graph.nodes, frozenset())
+    return None if found is None else {k.removesuffix(SUFFIX): n.name for k, n in found.items()}
+
+
+def test_a_plain_tree_of_variables_that_have_names_takes_the_fast_road() -> None:
+    layers = {"a": {"w": Variable("x/w")}, "b": {"w": Variable("y/w")}}
+    assert fast({"model": layers}) == {"model/a/w": "x/w", "model/b/w": "y/w"}
+    for name in ("Variable", "x/Variable_7", ""):
+        assert fast({"model": {**layers, "c": {"w": Variable(name)}}}) is None
+    assert fast({"model": {**layers, "c": {"w": Variable("x/w")}}}) is None  # of one name
+
+
+def test_a_root_that_has_a_value_is_no_plain_tree() -> None:
+    specs, graph = graph_of({"model": {"a": {"w": Variable("x/w")}}})
+    root, *others = graph.nodes
+    attributes = (("VARIABLE_VALUE", "root", f"root{SUFFIX}"),)
+    specs[f"root{SUFFIX}"] = TensorSpec(f"root{SUFFIX}", "float32", (2,), 8)
+    odd = root._replace(attributes=attributes)
+    assert name_tree(specs, [odd, *others], frozenset()) is None
+    slotted = root._replace(slots=((1, "m", 1),))
+    assert name_tree(specs, [slotted, *others], frozenset()) is None
+
+
+def test_paths_of_more_characters_than_any_model_has_are_not_made() -> None:
+    tree: dict[str, Any] = {f"w{at}": Variable(f"v{at}") for at in range(300)}
+    for _ in range(400):
+        tree = {"e" * 210: tree}
+    assert fast(tree) is None

@@ -321,3 +321,14 @@ def test_the_environment_says_who_measures() -> None:
     assert plain.library.processor == 0 <= best.library.processor
     assert plain.why == f"compiled, baseline, since {kernel.VARIABLE} says so"
     assert best.why in {f"compiled, {name}" for name in ("baseline", "avx2", "avx512")}
+
+
+@compiled
+def test_the_library_measures_plain_numbers_and_leaves_the_rest() -> None:
+    for dtype in ("float64", "float32", "float16", "bfloat16", "int8", "uint32"):
+        assert kernel.compiled_meter(dtype, dtype, EXACT) is not None
+    assert kernel.compiled_meter("float32", "float64", ElementTolerance(1e-3, 1e-5)) is not None
+    for old, new in (("string", "string"), ("complex64", "complex64"), ("float32", "int64")):
+        assert kernel.compiled_meter(old, new, EXACT) is None
+    for tolerance in (ElementTolerance(1e7, 0.0), ElementTolerance(0.0, math.inf)):
+        assert kernel.compiled_meter("float32", "float32", tolerance) is None
