@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ckptkit._io.crc32c import value
-from ckptkit.compare import kernel, spans
+from ckptkit.compare import kernel, spans, step
 from ckptkit.compare.metrics import Meter, bits_differ
 from ckptkit.compare.spans import SPAN_ELEMENTS, WorkItem, WorkResult, source_of
 from ckptkit.compare.statistics import EXACT, METRIC_BLOCK, DiffStatistics, ElementTolerance
@@ -332,3 +332,28 @@ def test_the_library_measures_plain_numbers_and_leaves_the_rest() -> None:
         assert kernel.compiled_meter(old, new, EXACT) is None
     for tolerance in (ElementTolerance(1e7, 0.0), ElementTolerance(0.0, math.inf)):
         assert kernel.compiled_meter("float32", "float32", tolerance) is None
+
+
+@compiled
+def test_a_step_is_measured_by_the_library_only_where_it_computes_as_python() -> None:
+    measure = step._load.__wrapped__("")
+    assert measure is not None and step._is_sound(measure) is True
+    assert step._load.__wrapped__("numpy") is None
+    assert step._is_sound(lambda address: 0) is False
+    for name in ("total", "squares", "low", "high", "changes", "turns", "zeros"):
+
+        def other(address: int, name: str = name) -> int:
+            done = int(measure(address))
+            block = step.StepBlock.from_address(address)
+            setattr(block, name, getattr(block, name) + 1)
+            return done
+
+        assert step._is_sound(other) is False, name
+
+
+@compiled
+def test_the_environment_says_who_measures_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernel.VARIABLE, raising=False)
+    assert step.compiled_step() is not None
+    monkeypatch.setenv(kernel.VARIABLE, "numpy")
+    assert step.compiled_step() is None

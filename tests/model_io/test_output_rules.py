@@ -336,6 +336,14 @@ def test_numbers_that_moved_by_one_step(step: int, from_: int, words: str) -> No
     assert words in hint
 
 
+@pytest.mark.parametrize(("step", "needed"), [(1, 8), (2, 6), (-1, 8), (9, 5)])
+def test_a_short_step_needs_more_numbers_than_a_long_one(step: int, needed: int) -> None:
+    """Each could have stayed, or moved by any step no longer, up or down."""
+    for count in (needed - 1, needed):
+        ref = 100 * np.arange(count)
+        assert bool(said(ref, ref + step)) == (count == needed)
+
+
 def test_what_everything_else_does_is_told_beside_what_is_not_a_number() -> None:
     ref = RNG.normal(size=(8, 6))
     new = ref.copy()
