@@ -163,4 +163,8 @@ def test_attributes_are_documented(name: str) -> None:
     documented = re.findall(r"^\| `(\w+)` \| `(.*?)` \| \S", section, re.M)
     inherited = [base for base in documents()[name].__mro__[1:] if base.__name__ in documents()]
     expected = [row for each in (documents()[name], *inherited) for row in attributes(each)]
-    assert documented == [(row, kind.replace("|", r"\|")) for row, kind in dict(expected).items()]
+    rows = [(row, kind.replace("|", r"\|")) for row, kind in dict(expected).items()]
+    missing = [
+        f"| `{row}` | `{kind}` | ... |" for row, kind in rows if (row, kind) not in documented
+    ]
+    assert documented == rows, f"docs/results.md, {name}: write rows {missing}"
