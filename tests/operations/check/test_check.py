@@ -502,10 +502,10 @@ def test_what_github_shows_of_many_findings(
     golden_directory.mkdir()
     (golden_directory / "manifest.json").touch()
     changed = [
-        Finding("error", "weights.changed", str(golden_directory), f"w{number}: other bytes")
+        Finding("error", "weight.changed", str(golden_directory), f"w{number}: other bytes")
         for number in range(30)
     ]
-    others = [Finding("error", f"code.{number}", "nowhere", "m") for number in range(20)]
+    others = [Finding("error", f"outputs.{number}", "nowhere", "m") for number in range(20)]
     rows = (failed.failed[0],) * 12
     report = replace(failed, rows=rows, run_findings=(*changed, *others))
     lines = list(check_report.lines(report, "github"))
@@ -513,7 +513,7 @@ def test_what_github_shows_of_many_findings(
     assert lines[0].endswith(f"::{report.verdict}")
     assert sum("title=differs" in line for line in lines) == 4
     assert "title=8 more outputs::" in lines[5]
-    assert lines[6].startswith("::error file=golden/manifest.json,title=weights.changed (30)::")
+    assert lines[6].startswith("::error file=golden/manifest.json,title=weight.changed (30)::")
     assert "w19: other bytes" in lines[6] and lines[6].endswith("%0Aand 10 more")
     assert "(18)" in lines[-1]
 
@@ -550,15 +550,15 @@ def test_the_runner_reads_what_was_said(
     monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path))
     file = tmp_path / "a, b:c %0A=d.keras"
     file.touch()
-    findings = (Finding("warning", "odd.code", str(file), HOSTILE),)
+    findings = (Finding("warning", "weight.drift", str(file), HOSTILE),)
     report = replace(failed, subject=str(file), run_findings=findings)
     read = [as_the_runner_reads(line) for line in check_report.lines(report, "github")]
     assert read[0].level == "error" and read[0].message == report.verdict
     assert read[0].properties == {"file": file.name, "title": f"ckptkit check {file}"}
     assert [item.level for item in read[1:]] == ["error", "warning"]
     said = read[-1]
-    assert said.properties["file"] == file.name and said.properties["title"] == "odd.code"
-    shown = "50%, a:b, %0A::error::no\\n::stop-commands::x\\r::add-mask::é [odd.code]"
+    assert said.properties["file"] == file.name and said.properties["title"] == "weight.drift"
+    shown = "50%, a:b, %0A::error::no\\n::stop-commands::x\\r::add-mask::é [weight.drift]"
     assert said.message.endswith(shown)
 
 
@@ -576,7 +576,7 @@ def test_a_summary_stays_below_what_a_step_may_have(
     failed: Report, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a larger one GitHub shows nothing; what other commands of the step wrote counts too."""
-    many = tuple(Finding("error", "weight.x", "w", "é" * 100) for _ in range(9000))
+    many = tuple(Finding("error", "weight.other", "w", "é" * 100) for _ in range(9000))
     whole = [*check_github.summary(replace(failed, run_findings=many))]
     size = sum(len(line.encode()) + 1 for line in whole)
     assert size <= 1024 * 1024 < size + 400 and whole[-1].startswith("Cut here")
