@@ -28,6 +28,7 @@ from ckptkit.compare.statistics import (
     METRIC_BLOCK,
     SAFE_HIGH,
     SAFE_LOW,
+    SIGNIFICAND_DIGITS,
     DiffStatistics,
     ElementTolerance,
     ScaledFloat,
@@ -41,22 +42,6 @@ Floats = npt.NDArray[np.float64]
 Rows: TypeAlias = "Array | tuple[Array, Array, Array]"
 
 _WIDE = ("int64", "uint64")
-# binary digits of the significand, the hidden one included
-_DIGITS = {
-    "float64": 53,
-    "float32": 24,
-    "float16": 11,
-    "bfloat16": 8,
-    "float8_e3m4": 5,
-    "float8_e4m3": 4,
-    "float8_e4m3fn": 4,
-    "float8_e4m3fnuz": 4,
-    "float8_e4m3b11fnuz": 4,
-    "float8_e5m2": 3,
-    "float8_e5m2fnuz": 3,
-    "float4_e2m1fn": 2,
-    "float8_e8m0fnu": 1,
-}
 
 
 class _MetricBuffers:
@@ -396,7 +381,7 @@ class Meter:
         A float of p digits lies less than |x| * 2**-p from the next, so a relative change r spans
         fewer than r / (1 - r) * 2**p of them.
         """
-        reach = self.statistics.max_ulp * 2.0 ** -_DIGITS[self.dtype]
+        reach = self.statistics.max_ulp * 2.0 ** -SIGNIFICAND_DIGITS[self.dtype]
         return reach / (1 + reach) * (1 - 1e-9)  # room for rounding
 
     def _update_ulps(self, a: Array, b: Array, relative: Floats, largest: float) -> None:

@@ -18,6 +18,23 @@ from ckptkit.dtypes import DTYPES, kind
 METRIC_BLOCK = 1 << 16
 SAFE_LOW, SAFE_HIGH = 1e-200, 1e200  # sums of squares in between lost nothing that counts
 
+# binary digits of the significand, the hidden one included
+SIGNIFICAND_DIGITS = {
+    "float64": 53,
+    "float32": 24,
+    "float16": 11,
+    "bfloat16": 8,
+    "float8_e3m4": 5,
+    "float8_e4m3": 4,
+    "float8_e4m3fn": 4,
+    "float8_e4m3fnuz": 4,
+    "float8_e4m3b11fnuz": 4,
+    "float8_e5m2": 3,
+    "float8_e5m2fnuz": 3,
+    "float4_e2m1fn": 2,
+    "float8_e8m0fnu": 1,
+}
+
 
 class ElementTolerance(NamedTuple):
     """How far apart two numbers may be; `rule` says where the numbers come from."""

@@ -191,9 +191,13 @@ def test_no_numpy_is_imported_for_plain_numbers(tmp_path: Path) -> None:
     old = write_bundle(tmp_path / "old", {"t": values})
     new = write_bundle(tmp_path / "new", {"t": values + 1})
     program = (
-        "import sys, ckptkit\n"
-        "result = ckptkit.diff(*sys.argv[1:])\n"
-        "print(result.differences[0].delta.max_abs, 'numpy' in sys.modules)"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ckptkit.compare.tensors import Pair, compare\n"
+        "from ckptkit.stores.tensor_bundle.reader import open_bundle\n"
+        "old, new = (open_bundle(Path(name)) for name in sys.argv[1:])\n"
+        "delta = compare(Pair(old, 't', new, 't')).delta\n"
+        "print(delta.max_abs, 'numpy' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(old), str(new)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)

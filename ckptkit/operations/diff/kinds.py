@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ckptkit.compare.statistics import SIGNIFICAND_DIGITS
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.operations.configuration.node import ConfigNode
 from ckptkit.operations.diff.result import TensorDiff
@@ -114,11 +115,8 @@ def _rounding(changed: Sequence[TensorDiff]) -> str | None:
 
 
 def _epsilon(dtype: str) -> float:
-    """Return the distance from 1 to the next number of a dtype."""
-    import ml_dtypes
-
-    finfo = ml_dtypes.finfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]
-    return float(finfo.eps)
+    """Return the distance from 1 to the next number of a dtype of floats."""
+    return float(2.0 ** (1 - SIGNIFICAND_DIGITS[dtype]))
 
 
 def _head(
