@@ -9,9 +9,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import re
+import select
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
@@ -25,7 +30,9 @@ from ckptkit.cli.main import cli
 from ckptkit.cli.options import echo_lines
 from ckptkit.cli.progress import ProgressLine, shown_on_line, working
 from support.command_line import ckptkit as run
+from support.goldens import golden
 from support.linear import linear_model
+from support.places import environment
 from support.weights import write_bundle
 
 SILENCE_S = 2.0
@@ -378,3 +385,43 @@ def test_no_run_of_a_model_is_silent(linear: Path) -> None:
     for number in (1, 2):
         start = f"run {number} of 2: linear:CPU:0, importing a_large_package, "
         assert any(text.startswith(start) for text in checked), checked
+
+
+# --- a real terminal ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tf
+@pytest.mark.parametrize("quiet", [False, True])
+def test_control_c_leaves_a_clean_line(quiet: bool, tmp_path: Path) -> None:
+    export = golden("tf2.21.0/saved_model_export/model").path
+    ours, theirs = pty.openpty()
+    words = ["record", str(export), "-o", str(tmp_path / "golden"), *["-q"] * quiet]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ckptkit", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(TERM="xterm", NO_COLOR="1"),
+    )
+    os.close(theirs)
+    printed = b""
+    while b"importing tensorflow" not in printed and not (quiet and _has_children(child.pid)):
+        if select.select([ours], [], [], 0.1)[0]:
+            printed += os.read(ours, 1 << 16)
+    assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    with suppress(OSError):  # its end, on Linux
+        while part := os.read(ours, 1 << 16):
+            printed += part
+    os.close(ours)
+    assert child.wait() == 130
+    terminal = Terminal(lambda: 0.0)
+    terminal.write(printed.decode().replace("\r\n", "\n").rpartition("\nckptkit: ")[0])
+    assert terminal.shown == ""
+    assert printed.endswith(b"\nckptkit: interrupted\r\n")
+    assert quiet == (b"importing" not in printed)
+
+
+def _has_children(pid: int) -> bool:
+    return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text().strip())
