@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ckptkit.operations.diff.api import diff
     from ckptkit.operations.diff.result import DiffResult
     from ckptkit.operations.doctor import Diagnosis
+    from ckptkit.operations.gate.api import GateReport, gate
     from ckptkit.operations.history.api import history
     from ckptkit.operations.history.result import History
     from ckptkit.operations.inventory import Inventory
@@ -65,6 +66,8 @@ _EXPORTS = {
     "convert": "ckptkit.operations.convert.api",
     "diff": "ckptkit.operations.diff.api",
     "history": "ckptkit.operations.history.api",
+    "GateReport": "ckptkit.operations.gate.api",
+    "gate": "ckptkit.operations.gate.api",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
     "needs": "ckptkit.operations.needs.api",
@@ -82,6 +85,7 @@ __all__ = [
     "Diagnosis",
     "DiffResult",
     "Document",
+    "GateReport",
     "Golden",
     "History",
     "Inventory",
@@ -98,6 +102,7 @@ __all__ = [
     "check",
     "convert",
     "diff",
+    "gate",
     "history",
     "load",
     "ls",

@@ -51,8 +51,23 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         graph.with_name("assets").mkdir(exist_ok=True)  # git keeps no empty directory
     monkeypatch.chdir(tmp_path)
     damaged_examples(tmp_path)
+    (tmp_path / "release.toml").write_text(POLICY, encoding="utf-8")
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
+
+
+POLICY = """[model]
+formats = ["keras"]
+max-parameters = 1_000_000
+nonfinite = false
+
+[verify]
+[scan]
+
+[baseline]
+config = "same"
+weights = "same"
+"""
 
 
 def damaged_examples(directory: Path) -> None:

@@ -33,6 +33,8 @@ EDGE = ("cli", "reports")
 NOT_OURS = {
     "fixtures/demo.py": "the commands that the demo runs",
     "installation.py": "an option of pip",
+    "operations/gate/first_policy.py": "a file that says which command reads it",
+    "operations/gate/rules.py": "whole commands that show more than a rule does",
     "operations/doctor.py": "an option of pip",
     "runners/child/packages.py": "options of nvidia-smi",
     "runners/keras/jax_backend.py": "flags of XLA",

@@ -51,6 +51,7 @@ COMMANDS = {
     "needs": Command("ckptkit.cli.needs", "Tell what must be here to open a model."),
     "record": Command("ckptkit.cli.record", "Keep what a model computes, for `check`."),
     "check": Command("ckptkit.cli.check", "Run a model: does it compute what it should?"),
+    "gate": Command("ckptkit.cli.gate", "Say whether a model may go out, by a file of rules."),
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
     "doctor": Command("ckptkit.cli.doctor", "Tell which runtimes and devices are here."),
     "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),

@@ -56,6 +56,7 @@ OFFERS: Mapping[str, Offer] = {
     "upgrade": Offer(_ROWS, verbose="Show every change and every weight, not their counts."),
     "verify": Offer(_FOUND, verbose="Show the checks that found nothing too."),
     "scan": Offer(_FOUND, verbose="Show what was looked at too."),
+    "gate": Offer(_FOUND),
     "needs": Offer((*_JUDGED, "requirements"), verbose="Show what is here, too, and all needs."),
     # --output is where the golden goes; its report is for whoever waits, and can be read again.
     "record": Offer(_ROWS, output=False, verbose="Show where it ran, with what, how long."),

@@ -82,6 +82,12 @@ _REPORTS = {
         lambda module, result, fmt: module.lines([result], fmt, words=module.SCAN),
         lambda module, result: module.remarks([result], module.SCAN),
     ),
+    "GateReport": _Presentation(
+        "ckptkit.reports.gate",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
     "Needs": _Presentation(
         "ckptkit.reports.needs",
         lambda module, result: module.lines([result]),

@@ -118,7 +118,7 @@ def _directive(kind: str, name: str, options: list[str]) -> list[str]:
 CONTENTS = {
     "Learn": "tutorial transcripts",
     "By task": (
-        "diff convert upgrade needs verify check localize runtimes pytorch git troubleshooting"
+        "diff convert upgrade needs verify gate check localize runtimes pytorch git troubleshooting"
     ),
     "Reference": (
         "cli results api/index api/results api/refusals api/testing json formats examples/README fixtures"

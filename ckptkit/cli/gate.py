@@ -1,0 +1,67 @@
+"""`ckptkit gate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptkit.cli import candidates
+from ckptkit.cli.options import echo_lines, one_operand
+from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+
+
+@click.command("gate")
+@click.argument(
+    "path",
+    nargs=-1,
+    required=True,
+    metavar="PATH",
+    callback=one_operand,
+    shell_complete=candidates.paths,
+)
+@click.option("--policy", metavar="FILE.toml", help="The rules.")
+@click.option("--baseline", metavar="OLD", help="The model that [baseline] compares with.")
+@click.option("--init", is_flag=True, help="Print a first policy, which PATH passes, and stop.")
+@report_options("gate")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    path: str,
+    policy: str | None,
+    baseline: str | None,
+    init: bool,
+    fmt: str,
+    **options: Any,
+) -> None:
+    """Say whether a model may go out, by one file of rules.
+
+    The rules are a TOML file: size, parameters, dtypes, no optimizer state, no NaN, verify, scan,
+    compared with a baseline, outputs as recorded, a digest that is listed.  Each is answered by
+    the command of its name.  --init prints a first policy for PATH.
+
+    \b
+    Examples:
+      ckptkit gate model.keras --init > model.toml
+      ckptkit gate model.keras --policy model.toml --baseline released.keras
+      ckptkit gate export --policy model.toml --format github
+
+    Exit code: 0 every rule passes, 1 one does not, 2 one could not be told.
+    """
+    if init:
+        from ckptkit.operations.gate.first_policy import first_policy
+
+        echo_lines(first_policy(path).splitlines())
+        return
+    if policy is None:
+        raise click.UsageError("Missing option '--policy' (or '--init', which prints a first one).")
+    from ckptkit.operations.gate.api import gate
+    from ckptkit.reports.gate import lines, remarks
+
+    result = gate(path, policy, baseline=baseline)
+    read = [policy, path, *([baseline] if baseline else [])]
+    said = remarks(result) if needs_remarks(fmt, options) else ()
+    put_report(lines(result, fmt), options, [path], [Path(file) for file in read], said)
+    ctx.exit(result.exit_code)
