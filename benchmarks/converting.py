@@ -45,7 +45,7 @@ def converting() -> list[Result]:
         )
     peer = costs["cp"].seconds
     rows = (
-        ("convert", "553 MB checkpoint to safetensors, proven", 0.4),
+        ("convert", "553 MB checkpoint to safetensors, proven", 0.5),
         ("npz", "553 MB checkpoint to npz, proven", None),
         ("unproven", "553 MB checkpoint to safetensors, --no-check", None),
     )

@@ -44,7 +44,7 @@ def diffing() -> list[Result]:
     peer, numpy = "cmp", "TensorFlow, np.allclose"
     equal, differ = "diff two equal files of 497 MB", "diff two that differ in every element"
     return [
-        Result("diff", equal, "GB/s", rate["equal"], rate["cmp"], peer, goal=3),
+        Result("diff", equal, "GB/s", rate["equal"], rate["cmp"], peer, goal=0.9),
         Result("diff", equal, "GB/s", rate["equal"], rate["allclose"], numpy),
         Result("diff", equal, "MB", peak["equal"], peak["allclose"], numpy),
         Result("diff", f"{differ}, all metrics", "GB/s", rate["differ"], rate["allclose"],

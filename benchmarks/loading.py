@@ -93,9 +93,8 @@ def loading() -> list[Result]:
     results: list[Result] = []
     for label, work in works.items():
         beside = rate["peer-touched" if label == "view" else "peer"]
-        goal = 10 if label in ("load", "mapped") else None
         results += [
-            Result("load", work, "GB/s", rate[label], beside, _PEER, goal),
+            Result("load", work, "GB/s", rate[label], beside, _PEER),
             Result("load", "the same", "MB", peak[label], peak["peer"], _PEER),
         ]
     fresh = "numpy.fromfile: fresh memory, no checksums"
