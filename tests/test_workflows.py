@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ckptkit._version import __version__
 from ckptkit.cli.main import COMMANDS
 from support.command_line import ckptkit
 from support.goldens import GOLDEN
@@ -29,6 +33,35 @@ def test_a_workflow_calls_targets_that_there_are(path: Path) -> None:
 def test_what_a_workflow_uses_is_named_by_its_commit(path: Path) -> None:
     for used in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8")):
         assert used.startswith("./") or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", used), used
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("tag", "section", "code", "said"),
+    [
+        (f"v{__version__}", f"## [{__version__}] - 2030-01-01", 0, ""),
+        ("v99.0.0", f"## [{__version__}]", 1, "the tag is v99.0.0, and the package is"),
+        (f"v{__version__}", "## [Unreleased]", 1, f"no section [{__version__}]"),
+    ],
+)
+def test_a_release_is_of_the_version_that_its_tag_says(
+    tmp_path: Path, tag: str, section: str, code: int, said: str
+) -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    found = re.search(r"(?ms)- name: Compare\n\s+run: \|\n(.*?)\n\n", text)
+    assert found is not None
+    (tmp_path / "ckptkit").mkdir()
+    shutil.copy(ROOT / "ckptkit" / "_version.py", tmp_path / "ckptkit")
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{section}\n", encoding="utf-8")
+    done = subprocess.run(
+        ["bash", "-e", "-c", textwrap.dedent(found[1])],
+        cwd=tmp_path,
+        env={"GITHUB_REF_NAME": tag, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, said in done.stdout) == (code, True), done
 
 
 def hooks() -> list[tuple[str, str]]:

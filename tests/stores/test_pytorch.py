@@ -37,6 +37,10 @@ FILES = [
 ]
 
 
+def test_there_are_goldens_of_two_versions() -> None:
+    assert len(FOLDERS) >= 2
+
+
 @pytest.mark.parametrize(("folder", "name"), FILES, ids=lambda value: getattr(value, "name", value))
 def test_tensors_are_what_torch_reads(folder: Path, name: str) -> None:
     import hashlib
