@@ -121,7 +121,8 @@ CONTENTS = {
         "diff convert upgrade needs verify gate check localize runtimes pytorch git troubleshooting"
     ),
     "Reference": (
-        "cli results api/index api/results api/refusals api/testing json formats examples/README fixtures"
+        "cli results api/index api/results api/refusals api/testing json formats"
+        " examples/README fixtures"
     ),
     "Measured": "performance reliability mutations gpu published",
     "The project": "trust design security contributing changelog",
