@@ -17,13 +17,20 @@ from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
 from ckptkit.stores.tensor_bundle.writer import files_of_bundle
 
 DIRECTORY = "directory"  # what `verify` calls the files of a directory that belong to no other unit
+UNKNOWN = "unknown"  # what `verify` and `scan` call the format of what they could not tell
 
 AnyPath = str | os.PathLike[str]
 
 
 def files_read(format_name: str, path: Path) -> list[Path]:
-    """Return the regular files that a unit of this format at `path` is read from."""
-    found = [path / STATE_FILE] if format_name == DIRECTORY else files_at(format_name, path)
+    """Return the regular files that a unit of this format at `path` is read from.
+
+    format_name: of a row of `stores.registry`, DIRECTORY or UNKNOWN.
+    """
+    if format_name == UNKNOWN:
+        found = [path]
+    else:
+        found = [path / STATE_FILE] if format_name == DIRECTORY else files_at(format_name, path)
     return [file for file in found if file.is_file()]
 
 

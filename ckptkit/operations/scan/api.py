@@ -12,7 +12,7 @@ from ckptkit._io.files import file_size, os_error, read_exact
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.findings import Check, Finding, Unit
-from ckptkit.operations.input_files import DIRECTORY, unchanged_inputs
+from ckptkit.operations.input_files import DIRECTORY, UNKNOWN, unchanged_inputs
 from ckptkit.operations.scan import hooks
 from ckptkit.operations.scan.archives import (
     CONFIG,
@@ -130,7 +130,7 @@ def _below(top: Path) -> Iterator[Unit]:
         yield from models or _entries(place, names)
     for error in failed:
         where = Path(error.filename or top)
-        yield Unit(where, "unknown", refusal=os_error(where, error))
+        yield Unit(where, UNKNOWN, refusal=os_error(where, error))
 
 
 def _entries(path: Path, below: Sequence[str]) -> Iterator[Unit]:
@@ -172,9 +172,9 @@ def _guarded_units(entry: Path) -> Iterator[Unit]:
     try:
         yield from _units(entry)
     except CkptkitError as error:
-        yield Unit(entry, "unknown", refusal=error)
+        yield Unit(entry, UNKNOWN, refusal=error)
     except OSError as error:
-        yield Unit(entry, "unknown", refusal=os_error(entry, error))
+        yield Unit(entry, UNKNOWN, refusal=os_error(entry, error))
 
 
 def _models_in(path: Path) -> Iterator[Unit]:
@@ -222,7 +222,7 @@ def _file(path: Path) -> Unit:
     """Scan a file as everything that a loader takes it for: by its content, not by its name."""
     views = _views(path)
     refusal: CkptkitError | None = None
-    name, place = "unknown", path
+    name, place = UNKNOWN, path
     try:
         located = locate(path)
         name, place = located.format, located.path

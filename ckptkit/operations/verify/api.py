@@ -28,7 +28,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.operations.findings import SEVERITIES, Check, Finding, Unit, of_error
-from ckptkit.operations.input_files import DIRECTORY, files_read
+from ckptkit.operations.input_files import DIRECTORY, UNKNOWN, files_read
 from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.in_use import Look, look_twice
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
@@ -266,7 +266,7 @@ def _of_changed(look: Look) -> Look:
         where=str(look.unit.path),
         hint="verify again when nothing writes to it",
     )
-    unit = Unit(look.unit.path, look.unit.format or "unknown", refusal=error)
+    unit = Unit(look.unit.path, look.unit.format or UNKNOWN, refusal=error)
     return Look(unit, None, look.states, changed=True)
 
 
@@ -386,7 +386,7 @@ def _below(top: Path) -> Iterator[_VerifyTarget]:
             yield target
     for error in failed:
         where = Path(error.filename or top)
-        yield _VerifyTarget("", where, Unit(where, "unknown", refusal=os_error(where, error)))
+        yield _VerifyTarget("", where, Unit(where, UNKNOWN, refusal=os_error(where, error)))
     if is_empty and not failed:
         raise PathNotFoundError("nothing to verify in it or below it", where=str(top))
 
@@ -396,9 +396,9 @@ def _entry(entry: Path) -> _VerifyTarget:
     try:
         return _VerifyTarget(SAVED_MODEL, entry) if entry.is_dir() else _one(entry)
     except OSError as error:
-        return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=os_error(entry, error)))
+        return _VerifyTarget("", entry, Unit(entry, UNKNOWN, refusal=os_error(entry, error)))
     except CkptkitError as error:
-        return _VerifyTarget("", entry, Unit(entry, "unknown", refusal=error))
+        return _VerifyTarget("", entry, Unit(entry, UNKNOWN, refusal=error))
 
 
 def _one(path: Path) -> _VerifyTarget:
@@ -406,10 +406,10 @@ def _one(path: Path) -> _VerifyTarget:
     try:
         located = locate(path)
     except UnsupportedError as error:
-        return _VerifyTarget("", path, Unit(path, "unknown", refusal=error))
+        return _VerifyTarget("", path, Unit(path, UNKNOWN, refusal=error))
     except FormatError as error:
         check = Check("structure", (), (of_error(explained(error, [path]), "file"),))
-        return _VerifyTarget("", path, Unit(path, "unknown", (check,)))
+        return _VerifyTarget("", path, Unit(path, UNKNOWN, (check,)))
     except PathNotFoundError as error:
         if "its index" not in error.message:
             raise

@@ -8,7 +8,7 @@ import pytest
 
 import ckptkit
 from support.command_line import ckptkit as command
-from support.command_line import refused
+from support.command_line import json_results, refused
 from support.crafted import header, write_index
 from support.goldens import GOLDEN
 
@@ -51,3 +51,17 @@ def test_globs_that_fit_nothing(tmp_path: Path, words: tuple[object, ...]) -> No
     out = tmp_path / "o.npz"
     assert refused(*(out if word == "OUT.npz" else word for word in words))
     assert not out.exists()
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".npz", ".pt", ".dat", ".sha256"])
+def test_a_file_of_no_format_is_not_checked_and_hides_no_other(tmp_path: Path, suffix: str) -> None:
+    """Where no format could be told, the file is named, and counts as one that is read."""
+    file = tmp_path / f"m{suffix}"
+    file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4' * 64}\nsize 42\n")
+    ran = command("verify", file)
+    assert ran.code == 2 and "a Git LFS pointer" in ran.out + ran.err
+    results = json_results("verify", PREFIX, file)
+    assert [result["exit_code"] for result in results] == [0, 2]
+    assert [unit["format"] for unit in results[1]["units"]] == ["unknown"]
+    replaced = refused("verify", file, "-o", file)
+    assert "reads or writes it already" in replaced and file.read_text().startswith("version ")
