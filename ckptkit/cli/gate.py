@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_lines, one_operand
+from ckptkit.cli.options import one_operand
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
 
@@ -53,7 +53,11 @@ def command(
     if init:
         from ckptkit.operations.gate.first_policy import first_policy
 
-        echo_lines(first_policy(path).splitlines())
+        given = [name for name in ("policy", "baseline") if ctx.params[name]]
+        if given or fmt != "table":
+            idle = given[0] if given else "format"
+            raise click.UsageError(f"--init only prints a policy: --{idle} would do nothing.")
+        put_report(first_policy(path).splitlines(), options, [path], [Path(path)])
         return
     if policy is None:
         raise click.UsageError("Missing option '--policy' (or '--init', which prints a first one).")

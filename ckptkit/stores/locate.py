@@ -235,6 +235,12 @@ def _strange_zip(head: Head) -> CkptkitError:
         )
     if any(name.endswith("saved_model.pb") for name in names):
         return UnsupportedError("a zipped SavedModel", where=where, hint="unpack it first")
+    if any(name.count("/") == 1 and name.endswith("/archive_format") for name in names):
+        return UnsupportedError(
+            "a program of torch.export, whose tensors are not read",
+            where=where,
+            hint="`torch.save(torch.export.load(FILE).state_dict, 'weights.pt')` keeps its weights",
+        )
     return UnsupportedError(
         "a zip archive that is neither .keras nor .npz",
         where=where,
@@ -244,6 +250,7 @@ def _strange_zip(head: Head) -> CkptkitError:
 
 # Of torch.save before 1.6 (or told so): the number that its pickle begins with.
 _OLD_PYTORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_SAVED_ANEW = "`torch.save(torch.load(FILE), 'new.pt')` writes the form that is read"
 _MAGICS = (
     (0, _OLD_PYTORCH, "a PyTorch file in its form of before 1.6, which is not read"),
     (0, b"\x80\x02", "a Python pickle, which is never loaded here"),
@@ -271,7 +278,8 @@ def _container(name: str) -> str:
 def _unreadable(path: Path, head: bytes) -> CkptkitError:
     for offset, magic, what in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
-            return UnsupportedError(what, where=str(path))
+            hint = _SAVED_ANEW if magic == _OLD_PYTORCH else ""
+            return UnsupportedError(what, where=str(path), hint=hint)
     if path.suffix == ".onnx":
         return UnsupportedError("an ONNX model", where=str(path))
     if head.startswith(b"\x08\x01\x12"):  # saved_model_schema_version: 1, then meta_graphs

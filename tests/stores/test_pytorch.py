@@ -22,6 +22,7 @@ import ckptkit
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall, read_pickle
 from ckptkit.stores.pytorch.reader import open_pytorch
+from ckptkit.stores.pytorch.tensors import list_tensors
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import ROOT
@@ -294,3 +295,34 @@ def test_damaged_pickles_are_read_or_refused(
         except CkptkitError:
             pass
         path.unlink()
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_what_holds_values_and_is_no_tensor_is_named(tmp_path: Path, protocol: int) -> None:
+    import numpy as np
+
+    arrays = {"w": np.ones(3), "masked": np.ma.array([1.0], mask=[True])}
+    notes = open_pytorch(saved(tmp_path / "a.pt", {**arrays, "n": 1}, protocol)).notes
+    assert notes == ("numpy arrays are not listed: w, masked",)
+    storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 6))
+    assert list_tensors(storage, "a").notes == ("bare storages are not listed: all that was saved",)
+    meta = PickledCall(Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (None, (3,)))
+    assert list_tensors({"m": meta}, "a").notes == ("meta tensors are not listed: m",)
+
+
+def test_a_mapping_of_any_class_keeps_its_names() -> None:
+    storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 6))
+    tensor = PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, (2,), (1,)))
+    mapping = PickledCall(Global("transformers.utils", "ModelOutput"), ())
+    mapping.items = [("first", tensor), ("other", {"w": tensor})]
+    assert list(list_tensors({"a": mapping}, "a").tensors) == ["a.first", "a.other.w"]
+
+
+def test_forms_that_are_not_read_say_how_to_write_one_that_is(tmp_path: Path) -> None:
+    old = tmp_path / "old.pth"
+    old.write_bytes(bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de9032e"))
+    assert "torch.save(torch.load(FILE)" in refused("ls", old)
+    with zipfile.ZipFile(tmp_path / "program.pt2", "w") as archive:
+        archive.writestr("program/archive_format", "pt2")
+        archive.writestr("program/models/model.json", "{}")
+    assert "a program of torch.export" in refused("ls", tmp_path / "program.pt2")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections import ChainMap
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ from ckptkit.stores.registry import files_at
 from ckptkit.text import json_number
 
 SCHEMA = "ckptkit.history-cache/1"
+_BEGINNING = re.compile(rb'\s*\{\s*"schema"\s*:\s*"' + re.escape(SCHEMA.encode()) + rb'"')
 MAX_BYTES = 1 << 30
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _READ_AT_ONCE = 1 << 20
@@ -61,21 +63,25 @@ class MeasuredBefore:
         self._here: dict[Path, dict[str, str]] = {}
         self._old: dict[str, Any] = {"files": {}, "tensors": {}}
         self._new: dict[str, Any] = {"files": {}, "tensors": {}}
-        if path is not None and path.is_file():
+        if path is not None and path.exists():
             self._load(path)
 
     def _load(self, path: Path) -> None:
-        """Take what the file says; one that is not understood is as good as none."""
-        try:
-            found = json.loads(read_whole(path, MAX_BYTES, "a cache"))
-        except (CkptkitError, ValueError, RecursionError):
-            return
-        if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        """Take what the file says; a cache that is cut short is as good as none.
+
+        What does not begin as a cache is somebody else's, and is not written over.
+        """
+        data = read_whole(path, MAX_BYTES, "a cache")
+        if data and not _BEGINNING.match(data):
             raise FormatError(
                 str(path),
                 "is no cache of a history",
                 hint="it is left as it is: name another file",
             )
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            return
         is_whole = all(isinstance(found.get(part), dict) for part in self._old)
         if is_whole and found.get("saturated") == self._saturated:
             self._old = found

@@ -207,7 +207,12 @@ def open_pytorch(path: Path) -> PytorchStore:
     if order is not None:
         byteorder = zip_archive.read_member(path, order, 16).decode("latin-1")
     if byteorder not in ("little", "big"):
-        raise FormatError(str(path), f"a byte order {byteorder!r}", expected="little or big")
+        raise FormatError(
+            f"{path}:{root}byteorder",
+            "a byte order",
+            expected="little or big",
+            found=repr(byteorder),
+        )
     specs: dict[str, TensorSpec] = {}
     parts: dict[str, PytorchPart] = {}
     for name, tensor in listing.tensors.items():

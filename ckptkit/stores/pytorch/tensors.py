@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from ckptkit.errors import FormatError
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
+from ckptkit.text import list_text
 
 MAX_TENSORS = 10_000_000
 _MAX_DEPTH = 200  # of dicts in dicts; torch's own modules reach ten
@@ -98,7 +99,9 @@ def list_tensors(value: Any, where: str) -> SavedTensors:
     """
     walk = _Walk(where)
     walk.visit(value, (), 0)
-    return SavedTensors(walk.tensors, walk.inner_names(), walk.slots, tuple(walk.notes))
+    return SavedTensors(
+        walk.tensors, walk.inner_names(), walk.slots, (*walk.notes, *walk.left_out())
+    )
 
 
 class _Walk:
@@ -109,6 +112,7 @@ class _Walk:
         self.slots: dict[str, tuple[str, str]] = {}
         self.notes: list[str] = []
         self._seen: set[int] = set()
+        self._left_out: dict[str, list[str]] = {}
 
     def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
         """Add the tensors below one value, each container once."""
@@ -117,7 +121,13 @@ class _Walk:
             if found is not None:
                 self._add(path, found)
                 return
-        elif not isinstance(value, (dict, list, tuple)):
+            if _is_numpy_array(value):
+                self._leave_out("numpy arrays", path)
+                return
+        elif isinstance(value, Persistent):
+            self._leave_out("bare storages", path)
+            return
+        elif not isinstance(value, (dict, list, tuple, set)):
             return
         if id(value) in self._seen:
             return
@@ -126,8 +136,23 @@ class _Walk:
             raise FormatError(self.where, f"values nested more than {_MAX_DEPTH} deep")
         if isinstance(value, dict) and _is_optimizer(value):
             self._optimizer(value, path)
+        before = len(self.tensors)
         for segment, inner in self._parts(value, path):
             self.visit(inner, (*path, segment) if segment else path, depth + 1)
+        if isinstance(value, PickledCall) and _is_rebuilt(value):
+            what = _name_of(value.function).removeprefix("_rebuild_").replace("_", " ")
+            if len(self.tensors) > before:
+                self.notes.append(f"{'.'.join(path)} is a {what}: its parts are listed below it")
+            else:
+                self._leave_out(f"{what.partition(' no ')[0]}s", path)  # "meta tensor no storage"
+
+    def _leave_out(self, what: str, path: tuple[str, ...]) -> None:
+        self._left_out.setdefault(what, []).append(".".join(path) or "all that was saved")
+
+    def left_out(self) -> Iterator[str]:
+        """Yield a note on each kind of values that look like tensors and are not listed."""
+        for what, names in self._left_out.items():
+            yield f"{what} are not listed: {list_text(names)}"
 
     def _add(self, path: tuple[str, ...], tensor: StridedTensor) -> None:
         if len(self.tensors) >= MAX_TENSORS:
@@ -170,13 +195,10 @@ class _Walk:
             for kind in _OF_MODULE:
                 yield "", value.state.get(kind)
         else:
-            name = _name_of(value.function)
-            if name.startswith("_rebuild_"):
-                what = name.removeprefix("_rebuild_").replace("_", " ")
-                self.notes.append(f"{'.'.join(path)} is a {what}: its parts are listed below it")
-            parts = (*value.args, *value.values, *(inner for _, inner in value.items), value.state)
-            for index, inner in enumerate(parts):
+            for index, inner in enumerate((*value.args, *value.values, value.state)):
                 yield str(index), inner
+            for key, inner in value.items:  # of a class that is a mapping
+                yield _segment(key), inner
 
     def _tensor(self, call: PickledCall, path: tuple[str, ...]) -> StridedTensor | None:
         """Return the tensor that a call makes; None for a call of something else."""
@@ -233,6 +255,7 @@ class _Walk:
 
 
 _OF_MAPPINGS = ("collections", "builtins", "__builtin__")  # the last is that of Python 2
+_OF_ARRAYS = ("reconstruct", "_frombuffer")  # up to protocol 4 (masked ones too), and from 5 on
 _OF_TORCH = ("torch._utils", "torch._tensor")
 
 
@@ -251,6 +274,19 @@ def _module_of(function: Any) -> str:
 def _is_mapping(call: PickledCall) -> bool:
     """Whether a call makes a mapping: an OrderedDict, a defaultdict, a Counter."""
     return _module_of(call.function) in _OF_MAPPINGS and bool(call.items or not call.args)
+
+
+def _is_rebuilt(call: PickledCall) -> bool:
+    return _name_of(call.function).startswith("_rebuild_")
+
+
+def _is_numpy_array(call: PickledCall) -> bool:
+    """Whether a call makes an array: numpy gives an empty one its shape, dtype and bytes by BUILD.
+
+    Source: `array_reduce` and `array_setstate` in numpy/_core/src/multiarray/methods.c.
+    """
+    module = _module_of(call.function)
+    return module.partition(".")[0] == "numpy" and _name_of(call.function).endswith(_OF_ARRAYS)
 
 
 def _is_module(call: PickledCall) -> bool:

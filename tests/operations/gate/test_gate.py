@@ -162,6 +162,17 @@ def test_a_first_policy_is_passed(files: Path) -> None:
         assert ckptkit.gate(files / name, policy(files, text)).exit_code == 0
 
 
+def test_a_first_policy_goes_where_it_is_told_to(files: Path, tmp_path: Path) -> None:
+    model, rules = files / "after.keras", tmp_path / "first.toml"
+    before = model.read_bytes()
+    assert run("gate", model, "--init", "-o", rules).out == ""
+    assert rules.read_text(encoding="utf-8") == run("gate", model, "--init").out
+    assert "would be written over" in refused("gate", model, "--init", "-o", model)
+    assert model.read_bytes() == before
+    assert "--policy would do nothing" in refused("gate", model, "--init", "--policy", rules)
+    assert "--format would do nothing" in refused("gate", model, "--init", "-f", "json")
+
+
 def test_forms_of_the_report(files: Path) -> None:
     model = files / "after.keras"
     rule = policy(files, "[model]\nmax-parameters = 1\n[verify]\n")

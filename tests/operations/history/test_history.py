@@ -375,12 +375,26 @@ def test_a_file_that_changed_is_read_again(five: Path, tmp_path: Path) -> None:
     assert found(ckptkit.history(five, cache=cache)) == [("checkpoint.damaged", 2)]
 
 
-def test_a_cache_that_is_none_is_left_as_it_is(five: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_text('{"a": 1}')
+@pytest.mark.parametrize("content", [b'{"a": 1}', b"PK\x03\x04\x00", b"\x89HDF\r\n", b"[]", b'{"a'])
+def test_a_cache_that_is_none_is_left_as_it_is(five: Path, tmp_path: Path, content: bytes) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(content)
     result = run_command("history", five, "--cache", other)
     assert result.code == 2
-    assert other.read_text() == '{"a": 1}'
+    assert "other: is no cache of a history" in result.err
+    assert other.read_bytes() == content
+
+
+def test_a_directory_is_no_cache(five: Path) -> None:
+    assert run_command("history", five, "--cache", five).code == 2
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema": "ckptkit.history-cache/1", "fil'])
+def test_a_cache_that_is_cut_short_is_made_anew(five: Path, tmp_path: Path, content: bytes) -> None:
+    cache = tmp_path / "cache.json"
+    cache.write_bytes(content)
+    assert ckptkit.history(five, cache=cache).ok
+    assert json.loads(cache.read_text(encoding="utf-8"))["files"]
 
 
 def _settle(file: Path, at_s: int) -> None:
