@@ -58,7 +58,7 @@ def moved(text: str, page: str, places: dict[str, str]) -> str:
             up = "../" * (len(PurePosixPath(places[page]).parts) - 1)
             return f"{label}({up}{places[there]}{mark}{anchor})"
         if label.startswith("!"):
-            return f"{label}({target})"
+            return f"{label}({there.removeprefix('docs/')})"
         return label[1:-1]
 
     kept: list[str] = []
@@ -88,13 +88,13 @@ def reference() -> Iterator[tuple[str, str]]:
     exports = _exports(ROOT / "ckptkit" / "__init__.py")
     lines = ["# Python", "", "What `import ckptkit` has. Names are imported on first use.", ""]
     for name, module in exports.items():
-        if module == "ckptkit.errors":  # which have a page of their own
+        if module in ("ckptkit.errors", "ckptkit.results"):  # which have pages of their own
             continue
         kind = "autoclass" if name[0].isupper() else "autofunction"
         options = [":members:", ":undoc-members:"] if kind == "autoclass" else []
         lines += [f"## ckptkit.{name}", "", *_directive(kind, f"{module}.{name}", options)]
     yield "api/index.md", "\n".join(lines)
-    for title, module in (("Refusals", "ckptkit.errors"), ("Results", "ckptkit.results")):
+    for title, module in (("Refusals", "ckptkit.errors"), ("Bases", "ckptkit.results")):
         members = _directive("automodule", module, [":members:"])
         yield f"api/{title.lower()}.md", "\n".join([f"# {title}", "", *members])
     lines = ["# Testing", ""]
@@ -118,10 +118,11 @@ def _directive(kind: str, name: str, options: list[str]) -> list[str]:
 CONTENTS = {
     "Learn": "tutorial transcripts",
     "By task": (
-        "diff convert upgrade needs verify gate check localize runtimes pytorch git troubleshooting"
+        "diff history digests convert upgrade needs verify gate check localize runtimes pytorch git"
+        " troubleshooting"
     ),
     "Reference": (
-        "cli results api/index api/results api/refusals api/testing json formats"
+        "cli results api/index api/bases api/refusals api/testing json formats"
         " examples/README fixtures"
     ),
     "Measured": "performance reliability mutations gpu published",
