@@ -23,6 +23,7 @@ from ckptkit.dtypes import kind
 from ckptkit.operations.execution.coverage_types import RestoreCoverage, Variable
 from ckptkit.operations.findings import Finding
 from ckptkit.runners.marks import MARKS
+from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -386,16 +387,22 @@ class _CoverageBuilder:
     def _repeats(self, key: str) -> bool:
         """Whether a tensor is stored a second time, and a variable took the other copy.
 
-        A legacy `.h5` file has a shared variable in the group of each layer that holds it.  Equal
-        constants say nothing, unless the variables are called alike.
+        What TensorFlow saves has a key per variable, and where it does repeat one, names tell it;
+        two variables of equal values, as new layers or a target network have, are two.  A legacy
+        `.h5` file has a shared variable in the group of each layer that holds it, and other forms
+        do not tell either: there equal values do, though equal constants only where the variables
+        are called alike.
         """
         naming = self.file.names[key]
-        content = _content(self.file, key)
+        tells = format_of(self.file.store.format).structure in (OBJECT_GRAPH, SAVED_MODEL)
+        content = () if tells else _content(self.file, key)
         taken = {match.old for match in self.alignment.pairs} | self.taken
         for other in self._same_shape(key) & taken:
             twin = self.file.names[other]
-            if naming.duplicate_of == twin.name:
+            if (naming.duplicate_of or naming.name) == (twin.duplicate_of or twin.name):
                 return True
+            if tells:
+                continue
             alike = naming.name.rpartition("/")[2] == twin.name.rpartition("/")[2]
             if (alike or not _is_constant(self.file, key)) and _content(
                 self.file, other

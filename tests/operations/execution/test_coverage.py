@@ -233,3 +233,14 @@ def test_a_file_in_the_structure_of_another(tmp_path: Path) -> None:
 
 def test_no_variables_are_no_success(tmp_path: Path) -> None:
     assert not cover(tmp_path, {}, {}).ok
+
+
+@pytest.mark.parametrize("left", ["conv/bias", "head/kernel"])
+def test_variables_of_equal_values_are_not_one_stored_twice(tmp_path: Path, left: str) -> None:
+    """A layer that was just made, or a copy as target networks are, has its own place in the file.
+
+    TensorFlow says so too: `assert_consumed` raises.
+    """
+    found = cover(tmp_path, {**MODEL, f"target/{left}": MODEL[left]}, MODEL)
+    assert not found.ok and statuses(found) == {f"target/{left}": "unused"}
+    assert found.verdict == "4 of 4 variables with the file's bytes, 1 tensor of the file unused"
