@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, AnyStr, cast
 
@@ -48,6 +48,14 @@ def list_text(items: Sequence[object], most: int = 3) -> str:
     """Return "a, b, c and 4 more": the first `most` of the items, and how many others there are."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + more
+
+
+def nearest_text(name: str, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> str:
+    """Return "did you mean a or b?" of what is called nearly so; "" where nothing is."""
+    from difflib import get_close_matches  # here, since almost every name is known
+
+    near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def printable(text: str) -> str:

@@ -18,6 +18,7 @@ from click.shell_completion import (
 )
 
 from ckptkit.cli.main import COMPLETE_VAR
+from ckptkit.cli.options import Choice
 from ckptkit.cli.report_options import put_report, report_options
 
 _BASH = """\
@@ -87,7 +88,7 @@ for _shell, _script in _SCRIPTS.items():
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(tuple(_SCRIPTS)))
+@click.argument("shell", type=Choice(tuple(_SCRIPTS)))
 @report_options("completion")
 def command(shell: str, **options: Any) -> None:
     """Print the script that makes SHELL complete paths, prefixes, names of tensors and options.

@@ -9,6 +9,7 @@ import click
 
 from ckptkit.cli import candidates
 from ckptkit.cli.groups import NearGroup
+from ckptkit.cli.options import Choice
 from ckptkit.cli.report_options import put_report, report_options
 from ckptkit.reports.text import count_text, printable
 
@@ -29,7 +30,7 @@ def command() -> None:
 
 @command.command("export")
 @click.argument("golden", shell_complete=candidates.paths)
-@click.option("--to", required=True, type=click.Choice(_FORMS), help="Form of the output.")
+@click.option("--to", required=True, type=Choice(_FORMS), help="Form of the output.")
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where it goes.")
 @click.option("--overwrite", is_flag=True, help="Replace warm-up requests that are there.")
 @report_options("golden export")
@@ -50,7 +51,7 @@ def export(golden: str, **options: Any) -> None:
 @command.command("import")
 @click.argument("path", shell_complete=candidates.paths)
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
-@click.option("--form", type=click.Choice(_FORMS), help="Of PATH.  [default: what it looks like]")
+@click.option("--form", type=Choice(_FORMS), help="Of PATH.  [default: what it looks like]")
 @click.option("--model", metavar="MODEL", help="Bind it to the weights of this model.")
 @click.option("--runtime", default="unknown", help="What computed the outputs: tensorflow, onnx.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden that is there.")

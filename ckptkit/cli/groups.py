@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ckptkit.cli.progress import working
+from ckptkit.text import nearest_text
 
 _OURS = "ckptkit."
 
@@ -23,10 +24,7 @@ class NearGroup(click.Group):
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], self.list_commands(ctx), n=3, cutoff=0.5)
-            hint = self.hint(args[0]) or (f"did you mean {' or '.join(near)}?" if near else "")
+            hint = self.hint(args[0]) or nearest_text(args[0], self.list_commands(ctx))
             raise click.UsageError(f"no command {args[0]!r}; {hint}".rstrip("; "), ctx) from None
 
         return name, command and _with_sign_of_life(command), rest

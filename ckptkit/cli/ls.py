@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import CommaList, echo_problems, expanded, filter_options, flat, operands
+from ckptkit.cli.options import (
+    Choice,
+    CommaList,
+    echo_problems,
+    expanded,
+    filter_options,
+    flat,
+    operands,
+)
 from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
@@ -48,7 +56,7 @@ class _ListingCommand(click.Command):
 @click.option("--patterns", is_flag=True, help="Collapse layers that differ in their numbers.")
 @click.option(
     "--sort",
-    type=click.Choice((*SORTS, "step", "time")),
+    type=Choice((*SORTS, "step", "time")),
     default="name",
     show_default=True,
     help="Order of rows.",

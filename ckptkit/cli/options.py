@@ -27,6 +27,7 @@ from ckptkit.reports.screen import (
     shown_on,
     toned,
 )
+from ckptkit.text import nearest_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,13 +46,21 @@ class CommaList(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         items = [item.strip() for item in str(value).split(",") if item.strip()]
         for item in items:
             if self.choices and item not in self.choices:
-                from difflib import get_close_matches
-
-                near = get_close_matches(item, self.choices, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                text = f"{item!r} is not one of {', '.join(self.choices)}{hint}"
-                self.fail(text, param, ctx)
+                self.fail(_unknown(item, self.choices), param, ctx)
         return items
+
+
+class Choice(click.Choice[str]):
+    """One of `choices`; a refusal names those that are called nearly so."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return _unknown(str(value), self.choices)
+
+
+def _unknown(value: str, choices: Sequence[str]) -> str:
+    """Return what to say of a value that is none of the choices."""
+    text = f"{value!r} is not one of {', '.join(choices)}"
+    return "; ".join(filter(None, (text, nearest_text(value, choices))))
 
 
 def flat(lists: Iterable[Iterable[str]]) -> list[str]:
@@ -100,7 +109,7 @@ def _set_wide(_ctx: click.Context, _param: click.Parameter, value: bool) -> None
 
 color_option = click.option(
     "--color",
-    type=click.Choice(COLOR_CHOICES),
+    type=Choice(COLOR_CHOICES),
     default="auto",
     is_eager=True,
     expose_value=False,

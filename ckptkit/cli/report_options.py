@@ -14,6 +14,7 @@ import click
 
 from ckptkit.cli.options import echo_lines, screen_options, write_lines
 from ckptkit.reports.screen import folded
+from ckptkit.text import nearest_text
 
 if TYPE_CHECKING:  # which takes a while, and a shell asks for it alone
     from click.shell_completion import CompletionItem
@@ -112,10 +113,8 @@ class ReportFormat(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         name = str(value).removeprefix(TABULATE)
         known = tabulate_formats() if self.tables else []
         if name not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, [*self.own, *known], n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            near = nearest_text(name, [*self.own, *known])
+            hint = f"; {near}" if near else ""
             more = " or a table format such as fancy_grid, latex, rst" if self.tables else ""
             self.fail(f"{value!r} is none of {', '.join(self.own)}{more}{hint}", param, ctx)
         return f"{TABULATE}{name}"

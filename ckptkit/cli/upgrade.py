@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import echo_note, expanded
+from ckptkit.cli.options import Choice, echo_note, expanded
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.stores.registry import KERAS, SAVED_MODEL
 
@@ -18,7 +18,7 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
 @click.option("-r", "--recursive", is_flag=True, help="Every model below the directories of SRC.")
 @click.option(
     "--to",
-    type=click.Choice([KERAS, SAVED_MODEL]),
+    type=Choice([KERAS, SAVED_MODEL]),
     default=KERAS,
     help="What to write.  [default: keras]",
 )

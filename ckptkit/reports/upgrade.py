@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.documents import in_form
+from ckptkit.reports.fitting import Fit
 from ckptkit.reports.plan import pair_lines
+from ckptkit.reports.screen import PAPER, folded, screen, shown_on
 from ckptkit.reports.table import render
-from ckptkit.reports.text import bytes_text, count_text, printable
+from ckptkit.reports.text import bytes_text, count_text, display_width, printable
 from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeReport
+
+_FIT = Fit(names=("MODEL",))
 
 
 def report_lines(
@@ -47,20 +51,38 @@ def report_lines(
             if row.receipt is not None:
                 yield from receipt_lines(row.receipt, verbose=True)
                 yield ""
-    yield from _table(report, "table")
+    yield from _fitting_table(report)
     yield ""
     yield report.verdict
 
 
-def _table(report: UpgradeReport, fmt: str) -> Iterator[str]:
+def _fitting_table(report: UpgradeReport) -> Iterator[str]:
+    """Yield the table; reasons that a screen has no room for stand below it, a line each."""
+    with shown_on(PAPER):
+        whole = list(_table(report, "table"))
+    width = screen().width
+    if width is None or max(map(display_width, whole)) <= width:
+        yield from whole
+        return
+    rows = _rows(report)
+    yield from render([row[:2] for row in rows], ("MODEL", ""), "table", fit=_FIT)
+    yield from folded(printable(f"{model}: {said}") for model, _, said in rows if said)
+
+
+def _rows(report: UpgradeReport) -> list[tuple[str, str, str]]:
+    """Return model, status and what is to be said of it."""
     rows = []
     for row in report.rows:
         said = row.error
         if row.receipt is not None:
             said = "; ".join(row.receipt.failures) or f"outputs {row.receipt.outputs}"
         rows.append((str(row.source), row.status, printable(said)))
+    return rows
+
+
+def _table(report: UpgradeReport, fmt: str) -> Iterator[str]:
     headers = ("model", "status", "what") if fmt == "csv" else ("MODEL", "", "WHAT")
-    yield from render(rows, headers, fmt)
+    yield from render(_rows(report), headers, fmt)
 
 
 def receipt_lines(receipt: UpgradeReceipt, *, verbose: bool = False) -> Iterator[str]:

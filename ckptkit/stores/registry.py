@@ -27,6 +27,7 @@ from ckptkit.errors import (
 )
 from ckptkit.plugins import Registry
 from ckptkit.stores.base import Store
+from ckptkit.text import nearest_text
 
 # What files of a format hold beside names and values (`Format.structure`); the second and third are
 # also the names of the formats that brought these structures.
@@ -387,7 +388,9 @@ def format_of(name: str) -> Format:
     found = FORMATS.first(lambda row: name in (row.name, *row.aliases))
     if found is not None:
         return found
-    raise UsageError(f"no format {name!r}", hint=f"one of {', '.join(FORMATS)}")
+    known = f"one of {', '.join(FORMATS)}"
+    near = nearest_text(name, FORMATS)
+    raise UsageError(f"no format {name!r}", hint=f"{known}; {near}" if near else known)
 
 
 def format_of_name(file_name: str) -> Format | None:

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,14 +10,16 @@ import pytest
 import ckptkit
 from ckptkit.reports.text import display_width
 from support.command_line import ckptkit as run
-from support.command_line import json_results
+from support.command_line import json_results, refused
 from support.goldens import Golden, golden, goldens
 from support.linear import linear_model
-from support.places import environment
+from support.terminal import printed_at
 
 GAN = golden("tf2.21.0/gan/ckpt").path
 ADAM = golden("tf2.21.0/adam/ckpt").path
 READABLE = [g for g in goldens() if g.name.startswith("tf2.21.0/") and "pbtxt" not in g.kind]
+
+_WIDTHS = [60, 80, *(pytest.param(n, marks=pytest.mark.slow) for n in (120, 200))]
 
 
 def too_wide(out: str, columns: int) -> list[str]:
@@ -37,10 +31,7 @@ def too_wide(out: str, columns: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [60, 80, *(pytest.param(n, marks=pytest.mark.slow) for n in (120, 200))],
-)
+@pytest.mark.parametrize("columns", _WIDTHS)
 @pytest.mark.parametrize("command", ["ls", "diff", "verify", "show", "scan", "needs"])
 def test_every_line_fits(command: str, columns: int) -> None:
     for case in READABLE:
@@ -60,30 +51,37 @@ def _calls(command: str, case: Golden) -> list[list[object]]:
     return [[case.path]]
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120, 200])
-def test_lines_fit_a_real_terminal(columns: int) -> None:
-    """As the system tells its width, with no COLUMNS set."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    variables = environment(TERM="xterm", NO_COLOR="1")
-    variables.pop("COLUMNS", None)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "ckptkit", "diff", str(GAN), str(ADAM), "--structure"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=variables,
-    )
-    os.close(theirs)
-    printed = b""
-    with suppress(OSError):  # its end, on Linux
-        while part := os.read(ours, 1 << 16):
-            printed += part
-    os.close(ours)
-    assert child.wait() == 1
-    lines = printed.decode().replace("\r\n", "\n").replace(str(GAN.parents[1]), "DIR")
-    assert "hidden/kernel" in lines
-    assert not too_wide(lines, columns)
+@pytest.mark.parametrize(
+    "columns", [60, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 120, 200))]
+)
+def test_lines_fit_a_real_terminal(columns: int, tmp_path: Path) -> None:
+    """Every command over every reference file, as the system tells the width."""
+    commands: list[list[object]] = [
+        [command, *arguments]
+        for case in READABLE
+        for command in ("ls", "diff", "verify", "show")
+        for arguments in _calls(command, case)
+    ]
+    model = "m.linear.json"
+    commands += [
+        ["record", model, "-o", "golden", "--on", "linear", "--no-blind", "--no-noise"],
+        ["check", model, "--golden", "golden", "--on", "linear"],
+    ]
+    texts = printed_at(columns, commands, tmp_path)
+    assert any("hidden/kernel" in text for text in texts)
+    for command, text in zip(commands, texts, strict=True):
+        assert text and "Traceback" not in text, (command, text)
+        for path in {str(c.path) for c in READABLE}:
+            text = text.replace(path, "FILE")
+        assert not too_wide(text, columns), (command, text)
+
+
+@pytest.mark.slow  # it starts every runtime
+@pytest.mark.parametrize("columns", [60, 80])
+def test_what_doctor_says_fits_a_real_terminal(columns: int, tmp_path: Path) -> None:
+    [text] = printed_at(columns, [["doctor", "-v"]], tmp_path)
+    assert "RUNTIME" in text
+    assert not too_wide(text, columns), text
 
 
 @pytest.fixture
@@ -103,6 +101,28 @@ def test_lines_of_runs_fit(linear: Path, columns: int) -> None:
         result = run(*command, "--color", "never", columns=columns)
         assert result.code == 0, result
         assert not too_wide(result.out.replace(str(linear.parent), "DIR"), columns)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["ls", ADAM, "--sort", "siz"], "did you mean size?"),
+        (["ls", ADAM, "--role", "weigh"], "did you mean weight?"),
+        (["ls", ADAM, "--color", "allways"], "did you mean always?"),
+        (["ls", ADAM, "-f", "markdwn"], "did you mean markdown?"),
+        (["convert", ADAM, "x", "--to", "safetensor"], "did you mean safetensors"),
+        (["upgrade", "a", "b", "--to", "savedmodel"], "did you mean saved-model?"),
+        (["golden", "export", "g", "-o", "o", "--to", "polygraph"], "did you mean polygraphy?"),
+        (["completion", "fsh"], "did you mean fish"),
+        (["verfy"], "did you mean verify"),
+    ],
+)
+def test_a_mistyped_choice_is_asked_about(command: list[object], said: str) -> None:
+    assert said in refused(*command)
+
+
+def test_a_choice_that_is_near_nothing_is_not_asked_about() -> None:
+    assert "did you mean" not in refused("ls", ADAM, "--sort", "qqq")
 
 
 def test_a_script_is_never_folded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_all_is_well() -> None:
     assert done.code == 0, done
     assert "tensorflow  CPU:0   some processor  tensorflow 2.21.0" in done.out
     assert done.out.endswith("models can be run on: CPU:0\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_lines_fit_a_terminal(
+    here: Installed, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    gpu = replace(CPU, device="GPU:0", name="a processor of a very long name, " * 4)
+    monkeypatch.setattr(doctor, "probe", lambda _timeout: (CPU, gpu, GONE))
+    here.add("ckptkit", "ckptkit", top="ckptkit")  # a finding, too
+    for more in ([], ["-v"]):
+        out = ckptkit("doctor", *more, "--color", "never", columns=columns).out
+        assert "GPU:0" in out
+        lines = out.replace(str(here.folder), "DIR").splitlines()
+        assert [line for line in lines if len(line) > columns and len(line.split()) > 1] == []
 
 
 @pytest.mark.usefixtures("here")

@@ -26,6 +26,7 @@ from ckptkit.stores.safetensors.writer import shards_beside
 from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX as INDEX_OF_BUNDLE
 from ckptkit.stores.tensor_bundle.writer import data_files
+from ckptkit.text import nearest_text
 from ckptkit.wording import say
 
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
@@ -126,9 +127,11 @@ def _wanted(to: str | None) -> Format | None:
         return None
     row = FORMATS.first(lambda row: to in (row.name, *row.aliases))
     if row is None or not row.writer:
-        names = ", ".join(writable_formats())
+        names = writable_formats()
         what = "no format" if row is None else "nothing is written as"
-        raise UsageError(f"{what} {to!r}", hint=f"one of {names}")
+        near = nearest_text(to, names)
+        hint = f"one of {', '.join(names)}" + (f"; {near}" if near else "")
+        raise UsageError(f"{what} {to!r}", hint=hint)
     return row
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import ckptkit
 from ckptkit.cli.main import cli
 from ckptkit.errors import CkptkitError, OutputError, UsageError
+from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
 
 NESTED = GOLDEN / "tf2.15.1" / "files_nested"
@@ -75,6 +76,18 @@ def test_what_was_done_is_not_done_again(folder: Path) -> None:
 
 
 @pytest.mark.needs_tf
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_lines_fit_a_terminal(folder: Path, columns: int) -> None:
+    for more in ([], ["-v"]):
+        result = run("upgrade", "-r", folder / "old", folder / "new", *more, columns=columns)
+        assert result.code == 1 and "kept" in result.out
+        lines = result.out.splitlines()
+        assert [line for line in lines if len(line) > columns and len(line.split()) > 1] == []
+        # why a model is refused is said whole, however narrow the screen is
+        assert "holds weights and no model" in " ".join(result.out.split())
+
+
+@pytest.mark.needs_tf
 def test_what_stands_there_is_not_replaced_unasked(folder: Path) -> None:
     with pytest.raises(OutputError):
         ckptkit.upgrade(NESTED / "model.h5", folder / "new" / "deep" / "model.keras")
@@ -100,6 +113,6 @@ def test_a_directory_takes_recursive(tmp_path: Path) -> None:
 
 def test_a_refusal_at_a_shell_exits_2(tmp_path: Path) -> None:
     source = GOLDEN / "tf2.12.1/files_nested/weights_only.h5"
-    run = CliRunner().invoke(cli, ["upgrade", str(source), str(tmp_path / "new.keras")])
-    assert isinstance(run.exception, CkptkitError) or run.exit_code == 2
+    done = CliRunner().invoke(cli, ["upgrade", str(source), str(tmp_path / "new.keras")])
+    assert isinstance(done.exception, CkptkitError) or done.exit_code == 2
     assert list(tmp_path.iterdir()) == []
