@@ -144,7 +144,7 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
 
     path = Path(path)
     row = format_of_name(path.name)
-    if row is not None and not row.is_readable and path.is_file():  # its tensors have no store
+    if row is not None and row.is_run_as_file and path.is_file():  # bound to its bytes
         return Binding(row.name, file_sha256(path))
     checkpoint = open_checkpoint(path)
     store = checkpoint.store

@@ -41,9 +41,9 @@ def compare_bindings(recorded: Binding, now: Binding) -> tuple[Discrepancy, ...]
 
 
 def _is_whole_file(form: str) -> bool:
-    """Whether a model of this form is bound by its bytes: no store reads its tensors."""
+    """Whether a model of this form is bound by its bytes."""
     row = FORMATS.get(form)
-    return row is not None and not row.is_readable
+    return row is not None and row.is_run_as_file
 
 
 def _changes(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:

@@ -114,6 +114,15 @@ class Format(NamedTuple):
         return bool(self.model_kind)
 
     @property
+    def is_run_as_file(self) -> bool:
+        """Whether a model of it is run as the file that it is: nothing is restored into it.
+
+        What it computes is bound to its bytes; that some of its tensors can be read changes nothing
+        about that, since a converter folds and fuses them.
+        """
+        return self.holds_model and (not self.opener or self.is_converted)
+
+    @property
     def is_readable(self) -> bool:
         """Whether its tensors are read."""
         return bool(self.opener)
@@ -361,10 +370,14 @@ _BUILT_IN = (
     ),
     Format(
         "onnx",
-        "ONNX model: it is run, its tensors are not read",
+        "ONNX model: its initializers and constants (read only)",
         "model.onnx",
+        "ckptkit.stores.onnx.reader:open_onnx",
+        "ckptkit.stores.onnx.reader:is_onnx",
         suffixes=(".onnx",),
+        files="ckptkit.stores.onnx.reader:files_of_onnx",
         loaders=f"{_NEEDS}.other_files:onnx",
+        scan="ckptkit.operations.scan.onnx:scan_onnx",
         model_kind="onnx",
         values_are_ops=True,
         is_converted=True,

@@ -36,6 +36,7 @@ from support import keras_files
 from support.checkpoint_v1 import write_v1
 from support.goldens import GOLDEN
 from support.in_workers import believe_fresh_files, content, identity, read
+from support.proto_bytes import onnx_model, onnx_tensor
 from support.values import blocks_of, out_tensors
 from support.weights import Array, write_bundle
 
@@ -113,6 +114,13 @@ def _graph(path: Path, fill: int) -> Path:
     return path
 
 
+def _onnx(path: Path, fill: int) -> Path:
+    tensors = values(fill).items()
+    parts = [onnx_tensor(key, 1, array.shape, array.tobytes()) for key, array in tensors]
+    path.write_bytes(onnx_model(*parts))
+    return path
+
+
 # Per format: what its path is called, and who writes it there.
 WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "h5": ("model.h5", _legacy),
@@ -129,6 +137,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "frozen-graph": ("frozen.pb", _graph),
     "weights.h5": ("model.weights.h5", _h5),
     "weights.json": ("model.weights.json", _weights_json),
+    "onnx": ("model.onnx", _onnx),
 }
 
 

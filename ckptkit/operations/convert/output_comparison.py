@@ -131,7 +131,11 @@ def _why_not_run(plan: Plan, code: str | None) -> str:
     for who, row in sides:
         # a legacy file may hold weights alone
         may_lack_one = row.structure == LEGACY_KERAS
-        holds = row.holds_model and not (may_lack_one and source.store.model is None)
+        holds = (
+            row.holds_model
+            and not row.is_converted
+            and not (may_lack_one and source.store.model is None)
+        )
         if not holds and (code is None or not row.structure):
             hint = "" if not row.structure else say("; ‹model=package.module:function› builds one")
             return f"{who} holds no model to run ({row.name}){hint}"

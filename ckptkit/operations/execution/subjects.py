@@ -155,9 +155,9 @@ def _made(scratch: Path, row: Format) -> Path:
 
 
 def whole_file_format(path: Path) -> Format | None:
-    """Return the format of a model that is one file and whose tensors are not read, by its name."""
+    """Return the format of a model that is run as the file that it is, by its name."""
     row = format_of_name(path.name)
-    is_model = row is not None and row.holds_model and not row.is_readable
+    is_model = row is not None and row.is_run_as_file
     return row if is_model and path.is_file() else None
 
 

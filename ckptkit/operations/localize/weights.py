@@ -163,7 +163,7 @@ def _owners(names: Iterable[str]) -> frozenset[str]:
 
 def _holds_tensors(path: Path) -> bool:
     row = format_of_name(path.name)
-    return row is None or row.is_readable
+    return row is None or not row.is_run_as_file
 
 
 def _namings(path: Path) -> Iterator[tuple[str, Naming, tuple[int, ...]]]:

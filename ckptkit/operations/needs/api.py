@@ -187,10 +187,10 @@ def _located(path: Path) -> tuple[str, Path]:
 
 
 def _run_alone(path: Path) -> str:
-    """Return the format of a model that is run and whose tensors are not read; "" for others."""
+    """Return the format of a model that is run as a file; "" for others."""
     front = read_exact(path, 0, min(file_size(path), _FRONT))
     row = format_of_kind(_LITERT) if is_litert(front) else format_of_name(path.name)
-    return row.name if row is not None and row.holds_model and not row.is_readable else ""
+    return row.name if row is not None and row.is_run_as_file else ""
 
 
 def _is_pointer_directory(path: Path) -> bool:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import UnsupportedError
 from ckptkit.stores.base import shaped
+from ckptkit.stores.constant_roles import LARGE_CONSTANT
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import numbers_of, text_of
-from ckptkit.stores.saved_model.frozen import LARGE_CONSTANT, constants_of
+from ckptkit.stores.saved_model.frozen import constants_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 
 if TYPE_CHECKING:

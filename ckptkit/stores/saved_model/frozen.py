@@ -2,8 +2,7 @@
 
 `tf.compat.v1.graph_util.convert_variables_to_constants` and its successors turn each variable into
 a Const node of the variable's name.  Beside them lie constants that are no parameters: shapes,
-axes, paddings.  A parameter is a constant of numbers with a fraction and of one axis at least, or
-one of integers that is too large to be a shape (a quantised kernel); the rest is configuration.
+axes, paddings (`constant_roles`).
 Source: tensorflow/core/framework/{graph,node_def,attr_value}.proto.
 """
 
@@ -22,6 +21,7 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, Structure, TensorSpec
+from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.proto.tensors import numbers_of, text_of
 from ckptkit.stores.registry import Head
@@ -32,7 +32,6 @@ from ckptkit.text import count_text
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
-LARGE_CONSTANT = 256  # bytes; smaller ones are shapes, axes and epsilons
 MAX_ELEMENTS = (1 << 63) - 1
 _VARIABLE = re.compile(r"(VarHandleOp|(Auto\w*|Temporary)?Variable(V\d+)?)$")
 OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
@@ -99,7 +98,9 @@ class GraphConstants:
     @cached_property
     def structure(self) -> StoredNames:
         """Names and roles: what is a parameter and what is not."""
-        return StoredNames({key: (key, _role(spec), None) for key, spec in self.specs.items()})
+        return StoredNames(
+            {key: (key, role_of_constant(spec), None) for key, spec in self.specs.items()}
+        )
 
     @property
     def summary(self) -> str:
@@ -109,7 +110,7 @@ class GraphConstants:
             return f"the graph has {count}, whose values are not beside it"
         if not self.specs:
             return "it has no variables"
-        sizes = [spec.size for spec in self.specs.values() if _role(spec) == "weight"]
+        sizes = [spec.size for spec in self.specs.values() if role_of_constant(spec) == "weight"]
         return (
             f"frozen: {count_text(len(self.specs), 'constant')} of the graph, {len(sizes):,} of "
             f"them with {count_text(sum(sizes), 'parameter')}, and no variables"
@@ -149,14 +150,6 @@ def _spec(key: str, tensor: Any, where: str) -> TensorSpec:
     text = sum(map(len, tensor.string_val))
     nbytes = text if dtype == "string" else math.prod(shape) * itemsize(dtype)
     return TensorSpec(key, dtype, shape, nbytes, 0)
-
-
-def _role(spec: TensorSpec) -> str:
-    if spec.dtype == "string":
-        return "table" if spec.shape else "config"
-    is_whole = spec.dtype.startswith(("int", "uint", "bool"))
-    is_parameter = spec.nbytes >= LARGE_CONSTANT if is_whole else bool(spec.shape)
-    return "weight" if is_parameter else "config"
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import dtype_of_enum, itemsize
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import ObjectGraph, TensorSpec
+from ckptkit.stores.constant_roles import LARGE_CONSTANT
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.saved_model.constants import const_nodes
-from ckptkit.stores.saved_model.frozen import LARGE_CONSTANT
 from ckptkit.stores.saved_model.reader import SavedModel
 
 FINGERPRINT = "fingerprint.pb"

@@ -1,0 +1,204 @@
+"""ONNX models as stores: the tensors of their graphs (`graph`), and their values (`values`).
+
+Nothing of a model is run, and neither onnx nor a runtime is imported.  An ONNX file has no magic
+number: it is a protobuf message that begins with the version of its form and has a graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptkit._io.files import unchanged
+from ckptkit.dtypes import itemsize
+from ckptkit.errors import CkptkitError, UnknownTensorError
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+from ckptkit.stores.constant_roles import role_of_constant
+from ckptkit.stores.containers.byte_range import whole_file
+from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
+from ckptkit.stores.onnx.graph import WHAT, external_locations, read_graph
+from ckptkit.stores.onnx.values import (
+    BITS,
+    OnnxPart,
+    check_end,
+    external_path,
+    listed,
+    place_tensor,
+    unpacked,
+)
+from ckptkit.stores.proto.fields import BYTES, FileMessage
+from ckptkit.stores.registry import Head
+from ckptkit.stores.reopening import pickled
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+_IR_VERSION = b"\x08"  # the tag of the first field
+_OLDEST = 3  # of the versions of the form that are told by content; those before were trials
+_GRAPH = 7
+_FIELDS = frozenset({2, 3, 4, 6, 7, 8, 14, 20, 25, 26})  # of a ModelProto, that hold bytes
+_NUMBERS = frozenset({1, 5})  # and numbers
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxStore:
+    """An ONNX model; made by `open_onnx`."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    notes: tuple[str, ...]
+    parts: Mapping[str, OnnxPart]
+    shards: tuple[Path, ...]
+    missing_shards: tuple[Path, ...]
+    producer: str | None
+    ops: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(open_onnx, self.path, self.files)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`."""
+        return self.shards
+
+    @property
+    def format(self) -> str:
+        return "onnx"
+
+    @property
+    def style(self) -> str:
+        return ""
+
+    @property
+    def structure(self) -> StoredNames:
+        return StoredNames(
+            {key: (key, role_of_constant(spec), None) for key, spec in self.specs.items()}
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        return ModelInfo(ops=self.ops)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) over the tensor; see `Store.blocks`."""
+        spec, part = self._found(key)
+        if not spec.size:
+            return
+        if part.form == "list" or spec.dtype in BITS:
+            values = self._whole(spec, part)
+            for start in range(0, len(values), max_elements):
+                yield start, values[start : start + max_elements]
+        else:
+            yield from self._encoded(spec, part).blocks(max_elements)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop); see `Store.read`."""
+        spec, part = self._found(key)
+        start, stop, _ = slice(start, stop).indices(spec.size)
+        if part.form == "list" or spec.dtype in BITS:
+            return self._whole(spec, part)[start:stop].copy()
+        return self._encoded(spec, part).read(start, max(start, stop))
+
+    def mappable(self, key: str) -> bool:
+        """Whether the stored bytes are the values in native order."""
+        spec, part = self._found(key)
+        is_native = sys.byteorder == "little" or itemsize(spec.dtype) == 1
+        return part.form == "raw" and spec.dtype not in BITS and is_native
+
+    def _found(self, key: str) -> tuple[TensorSpec, OnnxPart]:
+        try:
+            return self.specs[key], self.parts[key]
+        except KeyError:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
+
+    def _encoded(self, spec: TensorSpec, part: OnnxPart) -> EncodedArray:
+        path = self.shards[part.shard]
+        check_end(path, spec, part)
+        encoding = Encoding("raw") if part.form == "opaque" else PLAIN
+        where = f"{path}: {spec.key}"
+        return EncodedArray(
+            whole_file(path), part.offset, spec.nbytes, spec.dtype, spec.size, encoding, where
+        )
+
+    def _whole(self, spec: TensorSpec, part: OnnxPart) -> Array:
+        """Return all elements of what does not lie one element after the other."""
+        from ckptkit.dtypes import numpy_dtype
+
+        path = self.shards[part.shard]
+        if part.form == "list":
+            return listed(path, spec, part)
+        check_end(path, spec, part)
+        packed = EncodedArray(
+            whole_file(path), part.offset, spec.nbytes, "uint8", spec.nbytes, PLAIN, str(path)
+        )
+        values = unpacked(packed.read(0, spec.nbytes), BITS[spec.dtype], spec.size)
+        return values.view(numpy_dtype(spec.dtype))
+
+
+def open_onnx(path: Path) -> OnnxStore:
+    """Return the store of an ONNX model; reads what lies between the values.
+
+    Args:
+        path: of the model; files of external data lie beside it.
+
+    Raises:
+        TruncatedError: the file ends early.
+        FormatError: it is damaged, a tensor's description is broken, or its values are said to lie
+            outside of the model's directory.
+        UnsupportedError: values that are kept in a way that is not read.
+    """
+    graph = read_graph(path)
+    specs: dict[str, TensorSpec] = {}
+    parts: dict[str, OnnxPart] = {}
+    files: dict[str, int] = {}
+    for key, tensor in graph.tensors.items():
+        specs[key], parts[key] = place_tensor(path, key, tensor, files)
+    beside = tuple(unchanged(external_path(path, location)) for location in files)
+    ops = sorted({f"{domain}.{op}".lstrip(".") for domain, op in graph.ops})
+    return OnnxStore(
+        path=path,
+        specs=specs,
+        notes=tuple(dict.fromkeys(graph.notes)),
+        parts=parts,
+        shards=(path, *beside),
+        missing_shards=tuple(file for file in beside if not file.is_file()),
+        producer=graph.producer or None,
+        ops=tuple(ops),
+    )
+
+
+def files_of_onnx(path: Path) -> list[Path]:
+    """Return the files that a model is read from, there or not; those alone that it may name.
+
+    Raises what `graph.read_graph` does.
+    """
+    files = [path]
+    for location in external_locations(read_graph(path)):
+        with suppress(CkptkitError):  # opening the model says why
+            files.append(external_path(path, location))
+    return files
+
+
+def is_onnx(head: Head) -> bool:
+    """Say whether a file is an ONNX model: by its fields, or by its name and first field."""
+    start = head.start
+    if not start.startswith(_IR_VERSION) or len(start) < 3:
+        return False
+    if head.path.suffix == ".onnx":
+        return True
+    if not _OLDEST <= start[1] < 0x80:
+        return False
+    seen = set()
+    try:
+        for item in FileMessage(head.path, WHAT).fields():
+            is_bytes = item.wire == BYTES
+            if item.number not in (_FIELDS if is_bytes else _NUMBERS):
+                return False
+            seen.add(item.number)
+    except CkptkitError:
+        return False
+    return _GRAPH in seen
