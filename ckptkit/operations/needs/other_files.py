@@ -12,16 +12,12 @@ from ckptkit.operations.needs.environment import Environment
 from ckptkit.operations.needs.graphs import op_need
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall
 from ckptkit.operations.scan.litert import custom_ops
+from ckptkit.operations.scan.onnx import KNOWN_DOMAINS
 from ckptkit.operations.scan.pytorch import unsafe_names
 from ckptkit.text import list_text
 
 _FLEX = "Flex"
 _MAX_BYTES = 1 << 31
-# domains of operators that onnxruntime has by itself (onnxruntime/core/graph/constants.h)
-_KNOWN_DOMAINS = frozenset(
-    {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft"}
-    | {"com.microsoft.nchwc", "com.microsoft.experimental", "com.ms.internal.nhwc"}
-)
 
 
 def litert(path: Path, environment: Environment) -> tuple[list[Fact], list[OpeningCall]]:
@@ -89,7 +85,7 @@ def onnx(path: Path, environment: Environment) -> tuple[list[Fact], list[Opening
             hint="register the library that has them (SessionOptions.register_custom_ops_library)",
         )
         for domain in domains
-        if domain not in _KNOWN_DOMAINS
+        if domain not in KNOWN_DOMAINS
     ]
     need = environment.need("onnxruntime", "", "runs ONNX models")
     return facts, [OpeningCall("onnxruntime.InferenceSession(PATH)", "a session", (need, *needs))]

@@ -15,7 +15,7 @@ from pathlib import Path
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.links import link_findings
-from ckptkit.stores.onnx.graph import OnnxGraph, external_locations, read_graph
+from ckptkit.stores.onnx.graph import OnnxContents, external_locations, read_graph
 from ckptkit.stores.onnx.reader import open_onnx
 from ckptkit.stores.onnx.values import external_path
 from ckptkit.text import printable
@@ -39,7 +39,7 @@ def scan_onnx(path: Path) -> list[Check]:
     return [Check("graph", counts, tuple(findings))]
 
 
-def _of_ops(graph: OnnxGraph, where: str) -> Iterator[Finding]:
+def _of_ops(graph: OnnxContents, where: str) -> Iterator[Finding]:
     for domain, op in graph.ops:
         own = (domain, op) in graph.functions
         if (domain in KNOWN_DOMAINS or own) and (domain, op) != _COMPILED:
@@ -49,7 +49,7 @@ def _of_ops(graph: OnnxGraph, where: str) -> Iterator[Finding]:
         yield Finding("warning", "graph.unknown-op", where, message, hint)
 
 
-def _of_files(graph: OnnxGraph, path: Path) -> Iterator[Finding]:
+def _of_files(graph: OnnxContents, path: Path) -> Iterator[Finding]:
     for location in external_locations(graph):
         try:
             file = external_path(path, location)

@@ -42,7 +42,7 @@ class OnnxTensor(NamedTuple):
 
 
 @dataclass
-class OnnxGraph:
+class OnnxContents:
     """What a model is made of.
 
     tensors: by name.  ops: (domain, op), each once.  functions: (domain, name) that the model
@@ -57,7 +57,7 @@ class OnnxGraph:
     notes: list[str] = field(default_factory=list)
 
 
-def read_graph(path: Path) -> OnnxGraph:
+def read_graph(path: Path) -> OnnxContents:
     """Return what an ONNX model is made of.
 
     Args:
@@ -67,22 +67,22 @@ def read_graph(path: Path) -> OnnxGraph:
         TruncatedError: the file ends early.
         FormatError: it is no ONNX model, or one that is damaged.
     """
-    return _Walk(path).model()
+    return _ModelWalk(path).model()
 
 
-def external_locations(graph: OnnxGraph) -> tuple[str, ...]:
+def external_locations(graph: OnnxContents) -> tuple[str, ...]:
     """Return the locations that tensors name for values in other files, each once."""
     outside = (tensor.external for tensor in graph.tensors.values())
     return tuple({told.get("location", ""): None for told in outside if told is not None})
 
 
-class _Walk:
+class _ModelWalk:
     def __init__(self, path: Path) -> None:
         self.file = FileMessage(path, WHAT)
-        self.found = OnnxGraph()
+        self.found = OnnxContents()
         self.learned = 0
 
-    def model(self) -> OnnxGraph:
+    def model(self) -> OnnxContents:
         found, file = self.found, self.file
         graph: Field | None = None
         name = version = ""

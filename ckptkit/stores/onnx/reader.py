@@ -20,15 +20,14 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSp
 from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
+from ckptkit.stores.containers.packed_bits import BITS, unpacked
 from ckptkit.stores.onnx.graph import WHAT, external_locations, read_graph
 from ckptkit.stores.onnx.values import (
-    BITS,
     OnnxPart,
     check_end,
     external_path,
     listed,
     place_tensor,
-    unpacked,
 )
 from ckptkit.stores.proto.fields import BYTES, FileMessage
 from ckptkit.stores.registry import Head

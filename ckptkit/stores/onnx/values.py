@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.dtypes import itemsize, numpy_dtype
+from ckptkit.dtypes import numpy_dtype
 from ckptkit.errors import FormatError, UnsupportedError
 from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.containers.packed_bits import BITS, stored_bytes, unpacked
 from ckptkit.stores.onnx.graph import OnnxTensor
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ DTYPES = dict(
         start=1,
     )
 )
-BITS = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
 _FLOATS, _INT32S, _TEXTS, _INT64S, _DOUBLES, _UINT64S = 4, 5, 6, 7, 10, 11  # fields of the lists
 _LISTS = {
     "float32": _FLOATS,
@@ -156,11 +156,6 @@ def _whole(text: str, what: str, where: str) -> int:
     return int(text)
 
 
-def stored_bytes(dtype: str, size: int) -> int:
-    """Return the bytes of elements as `raw_data` has them; 0 where they have no fixed size."""
-    return (size * BITS[dtype] + 7) // 8 if dtype in BITS else size * itemsize(dtype)
-
-
 def check_end(path: Path, spec: TensorSpec, part: OnnxPart) -> None:
     """Raise FormatError where values that have no length do not end with their file."""
     if part.is_whole_file and file_size(path) != part.offset + spec.nbytes:
@@ -201,14 +196,6 @@ def listed(path: Path, spec: TensorSpec, part: OnnxPart) -> Array:
 def _check_count(where: str, found: int, expected: int) -> None:
     if found != expected:
         raise FormatError(where, "its values do not fill its shape", expected=expected, found=found)
-
-
-def unpacked(packed: Array, bits: int, size: int) -> Array:
-    """Return elements of two or four bits as one byte each, the first of a byte in its low bits."""
-    import numpy as np
-
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return ((packed[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)[:size]
 
 
 def _varints(runs: list[bytes], where: str) -> Array:
