@@ -39,6 +39,13 @@ from ckptkit.reports.text import printable
 @click.option("--against", metavar="MODEL", help="Hold the outputs against this model's.")
 @click.option("--golden", metavar="DIR", help="Hold them against what `ckptkit record` wrote.")
 @click.option(
+    "--resume",
+    metavar="CODE",
+    help="Train on from the checkpoint SUBJECT, and compare with the checkpoint --against: "
+    "package.module:callable, which returns (Checkpoint, step).",
+)
+@click.option("--steps", type=int, metavar="N", help="With --resume: how many steps to take.")
+@click.option(
     "--outputs-only",
     is_flag=True,
     help="With --golden: weights, files and settings may have changed.",
@@ -91,6 +98,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
       ckptkit check export --on CPU:0 --on xla:CPU:0
       ckptkit check export-2 --against export-1
       ckptkit check export --golden golden --on GPU:0 --junit check.xml
+      ckptkit check run/ckpt-100 --resume train.py:run --steps 10 --against run/ckpt-110
 
     Exit code: 0 the same, 1 differences or findings, 2 could not tell (nothing was compared, or a
     device or package is not here).
@@ -118,7 +126,7 @@ def _refuse_inputs(outputs: list[str | None], subject: str, options: dict[str, A
     """Raise OutputError where a report would replace a file that is read."""
     from ckptkit.operations.input_files import code_file, refuse_inputs
 
-    code = (subject, options["against"] or "", options["model"] or "")
+    code = (subject, options["against"] or "", options["model"] or "", options["resume"] or "")
     operands = (subject, options["against"], options["like"], options["tolerance"])
     several = (*options["inputs"], *options["imports"], *map(code_file, code))
     golden = list(Path(options["golden"]).glob("*")) if options["golden"] else []

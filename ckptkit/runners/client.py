@@ -3,6 +3,7 @@
     describe(model, spec, limits)         what a model takes and gives
     execute(model, spec, cases, limits)   its outputs for named arrays
     restore(model, spec, limits, out)     what becomes of every variable when it is restored
+    resume(model, spec, limits, out, ...) what a training run becomes that goes on from a checkpoint
     probe()                               the runtimes and devices that are here
 
 All of it happens in a child process of its own each time.  Arrays go there and come back as files
@@ -33,6 +34,7 @@ from ckptkit.runners.types import (
     Limits,
     ModelSpec,
     RestoreResult,
+    ResumeResult,
 )
 
 if TYPE_CHECKING:
@@ -132,6 +134,34 @@ def restore(
     found = _restored(send(request, spec, limits)["restored"])
     assert found is not None
     return found
+
+
+def resume(
+    model: ModelSpec,
+    spec: RunnerSpec,
+    limits: Limits,
+    out: Path,
+    *,
+    steps: int,
+    saves: Sequence[int],
+    options: Mapping[str, Any] | None = None,
+) -> ResumeResult:
+    """Restore `model.path` into what the code of a training run builds, and train on.
+
+    Args:
+        model: of kind "code"; its path is the prefix of a TensorFlow checkpoint.
+        out: an empty directory for what is saved.
+        steps: how many to take.
+        saves: after which of them to save, counted from 1.
+
+    Raises:
+        RunnerError: the code could not be run; its `kind` says what happened.
+    """
+    request = build_request(model, spec, "resume", options)
+    request |= {"out": str(out), "steps": steps, "saves": list(saves)}
+    found = send(request, spec, limits)
+    names = {key: tuple(found[key]) for key in ("unsaved", "unsaved_metrics", "generators")}
+    return ResumeResult(out, bounded(found["raised"]), environment=found["environment"], **names)
 
 
 def probe(timeout_s: float = PROBE_TIMEOUT_S) -> tuple[DeviceProbe, ...]:

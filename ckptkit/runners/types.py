@@ -131,6 +131,24 @@ class RestoreResult:
 
 
 @dataclass(frozen=True)
+class ResumeResult:
+    """What going on from a checkpoint left behind.
+
+    path: a directory of bundles: `N` after N steps, `0` after the restore.  error: what the restore
+    raised; "" where it raised nothing.  unsaved: names of variables that training changed and no
+    checkpoint keeps; unsaved_metrics: likewise, of metrics.  generators: of random numbers, of the
+    process, that were drawn from.
+    """
+
+    path: Path
+    error: str = ""
+    unsaved: tuple[str, ...] = ()
+    unsaved_metrics: tuple[str, ...] = ()
+    generators: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ExecutionResult:
     """What one model gave for every case.
 

@@ -4,6 +4,7 @@
     check(model, on=["CPU:0", "xla:CPU:0"]) does it compute the same there?
     check(new, against=old)                 do two models compute the same?
     check(model, golden="golden/")          does it compute what was recorded?
+    check(ckpt, resume=..., steps=10, against=later)    does training go on as if it never stopped?
 
 Every run is a child process.  Its crash, its end by a time or memory limit and kernels that ran on
 another device than was asked for are findings; a device or package that is not here is an error,
@@ -19,6 +20,7 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.check.pipeline import run_check
 from ckptkit.operations.check.report import Report
 from ckptkit.operations.check.request import CheckRequest, when_to_localize
+from ckptkit.operations.check.resume import resume_request, run_resume
 from ckptkit.operations.execution.input_names import parse_renames
 from ckptkit.operations.execution.inputs import SEED, InputOptions, ranges_of
 from ckptkit.operations.execution.subjects import ModelSource
@@ -39,6 +41,8 @@ def check(
     on: Sequence[str | RunnerSpec] = ("CPU:0",),
     against: Path_ | None = None,
     golden: Path_ | None = None,
+    resume: str | None = None,
+    steps: int | None = None,
     inputs: Path_ | Sequence[Path_] = (),
     seed: int = SEED,
     ranges: Mapping[str, tuple[float, float]] | Sequence[str] = (),
@@ -73,6 +77,11 @@ def check(
         on: where the subject is run, such as "CPU:0" or "xla:GPU:0" (`ckptkit.runners.spec`).
         against: another subject, whose outputs are the reference; run on the first of `on`.
         golden: a directory that `ckptkit.record` wrote, whose outputs are the reference.
+        resume: `package.module:callable` or `file.py:callable`, which returns (what the run saves,
+            a function that takes one training step); training then goes on from the checkpoint
+            `subject`, and what it leaves is compared with the checkpoint `against`, bit for bit
+            unless `tolerance`, `rtol` or `atol` say otherwise (docs/resume.md).
+        steps: with `resume`: how many lie between the two checkpoints.
         inputs: npz files, one case each; else 8 examples are drawn.
         seed: of the examples that are drawn.
         ranges: what numbers are drawn within: {input: (low, high)} or `NAME=LOW:HIGH`.
@@ -111,6 +120,37 @@ def check(
         PathNotFoundError, UnsupportedError, FormatError, MissingDependencyError: as `ckptkit.open`,
             of the files that are named.
     """
+    if resume is not None or steps is not None:
+        idle = {
+            "golden": golden,
+            "inputs": listed(inputs),
+            "ranges": ranges,
+            "signature": signature,
+            "tags": tags,
+            "model": model,
+            "like": like,
+            "rename": rename,
+            "rules": rules,
+            "outputs_only": outputs_only,
+            "float64": float64,
+            "localize": localize,
+            "layers": layers,
+        }
+        named = [name for name, value in idle.items() if value]
+        return run_resume(
+            resume_request(
+                subject,
+                against,
+                resume,
+                steps,
+                runners=_runners(on),
+                tolerance=TolerancePolicy(tolerance, rtol, atol),
+                limits=Limits(timeout_s, max_rss_bytes),
+                imports=tuple(imports),
+                strict=strict,
+                idle=named,
+            )
+        )
     request = CheckRequest(
         subject=subject,
         runners=_runners(on),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.execution.types import Row, RunRecord
 from ckptkit.operations.findings import SEVERITIES, Finding
-from ckptkit.results import Document
+from ckptkit.results import Document, Result
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
@@ -17,13 +17,56 @@ if TYPE_CHECKING:
 SCHEMA = "ckptkit.check/1"
 
 
+@dataclass(frozen=True, slots=True)
+class ResumedRun(Result):
+    """How a training run went on from a checkpoint.
+
+    steps: how many were taken.  compared: (step, checkpoint of the run that never stopped) of each
+    save that was compared.  first_difference: the first of those steps after which something
+    differs; None where nothing does.  not_restored: names of what the restore left, or changed.
+    different: (name, role, status) of what differs at the end, status as `ckptkit.diff` has it.
+    unsaved: variables that training changes and no checkpoint keeps.
+    """
+
+    steps: int
+    compared: tuple[tuple[int, str], ...]
+    first_difference: int | None = None
+    not_restored: tuple[str, ...] = ()
+    different: tuple[tuple[str, str, str], ...] = ()
+    unsaved: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether all was restored, and the run became the same."""
+        return self.first_difference is None and not self.not_restored
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values.
+
+        Returns:
+            Plain values that JSON can hold.
+        """
+        return {
+            "steps": self.steps,
+            "compared": [{"step": step, "checkpoint": path} for step, path in self.compared],
+            "first_difference": self.first_difference,
+            "not_restored": list(self.not_restored),
+            "different": [
+                {"name": name, "role": role, "status": status}
+                for name, role, status in self.different
+            ],
+            "unsaved": list(self.unsaved),
+        }
+
+
 @dataclass(frozen=True)
 class Report(Document):
     """The answer of a check.
 
-    subject: as it was given.  mode: "coverage", "runners", "against" or "golden"; reference: what
-    the outputs were held against.  signature: what was called.  inputs: where they came from.
-    strict: notes count as findings.  localization: where two runs part, if that was asked for.
+    subject: as it was given.  mode: "coverage", "runners", "against", "golden" or "resume";
+    reference: what the outputs, or the run that went on (`resumed`), were held against.
+    signature: what was called.  inputs: where they came from.  strict: notes count as findings.
+    localization: where two runs part, if that was asked for.
     """
 
     ROWS: ClassVar[str] = "outputs"
@@ -39,6 +82,7 @@ class Report(Document):
     run_findings: tuple[Finding, ...] = ()
     strict: bool = False
     localization: Localization | None = None
+    resumed: ResumedRun | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -69,6 +113,7 @@ class Report(Document):
         if self.failed or self.failing_findings:
             return 1
         compared = bool(self.rows) or (self.mode == "coverage" and self.coverage is not None)
+        compared = compared or self.resumed is not None
         return 0 if compared and not self.meaningless else 2
 
     @property
@@ -82,6 +127,11 @@ class Report(Document):
         parts = []
         if self.coverage is not None:
             parts.append(f"restore: {self.coverage.verdict}")
+        if self.resumed is not None:
+            saves = count_text(len(self.resumed.compared), "checkpoint")
+            same = "the same as" if self.resumed.first_difference is None else "not as"
+            steps = count_text(self.resumed.steps, "step")
+            parts.append(f"{steps} on, {same} the run that never stopped ({saves} compared)")
         if self.rows:
             good = len(self.rows) - len(self.failed) - len(self.meaningless)
             parts.append(f"{good} of {count_text(len(self.rows), 'output')} as they should be")
@@ -114,4 +164,5 @@ class Report(Document):
             "runs": [run.to_json() for run in self.runs],
             "outputs": [row.to_json() for row in self.rows],
             **({"localization": localized.to_json()} if localized is not None else {}),
+            **({"resumed": self.resumed.to_json()} if self.resumed is not None else {}),
         }

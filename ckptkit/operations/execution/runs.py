@@ -20,11 +20,18 @@ from ckptkit.operations.execution.subjects import ResolvedSubject
 from ckptkit.operations.execution.types import RunRecord
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.needs.api import needs
-from ckptkit.runners.client import describe, execute, restore
+from ckptkit.runners.client import describe, execute, restore, resume
 from ckptkit.runners.errors import NO_VERDICTS, RunnerError
 from ckptkit.runners.marks import is_marked
 from ckptkit.runners.spec import RunnerSpec
-from ckptkit.runners.types import Description, ExecutionResult, Limits, ModelSpec, RestoreResult
+from ckptkit.runners.types import (
+    Description,
+    ExecutionResult,
+    Limits,
+    ModelSpec,
+    RestoreResult,
+    ResumeResult,
+)
 from ckptkit.stores.registry import CODE
 from ckptkit.text import count_text
 
@@ -146,6 +153,31 @@ class Runs:
         took = time.monotonic() - began
         self.ran.append(RunRecord(str(resolved.subject), spec.text, done.environment, {}, took))
         self._cover(resolved, spec, done)
+
+    def resume(
+        self, model: ModelSpec, spec: RunnerSpec, steps: int, saves: Sequence[int]
+    ) -> ResumeResult | None:
+        """Go on from a checkpoint; None where the child gave nothing, which is then a finding.
+
+        steps, saves: see `ckptkit.runners.client.resume`.
+        Raises RunnerError for a device or package that is not here, CkptkitError for a request
+        that makes no sense.
+        """
+        out = self.scratch / "resumed"
+        out.mkdir()
+        began = time.monotonic()
+        try:
+            with self.counted(f"training on, on {spec.text}"):
+                done = resume(
+                    model, spec, self.limits, out, steps=steps, saves=saves, options=self.options
+                )
+        except RunnerError as error:
+            self._refuse(error)
+            self._failed(model, spec, error, began)
+            return None
+        took = time.monotonic() - began
+        self.ran.append(RunRecord(str(model), spec.text, done.environment, {}, took, done.error))
+        return done
 
     def _cover(self, resolved: ResolvedSubject, spec: RunnerSpec, done: RestoreResult) -> None:
         assert resolved.file is not None

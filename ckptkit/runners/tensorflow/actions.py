@@ -22,6 +22,7 @@ from ckptkit.runners.tensorflow.isolate import subgraphs
 from ckptkit.runners.tensorflow.module import tensorflow
 from ckptkit.runners.tensorflow.perturb import perturb
 from ckptkit.runners.tensorflow.restore import restore
+from ckptkit.runners.tensorflow.resume import resume
 from ckptkit.runners.tensorflow.session import start
 from ckptkit.runners.tensorflow.setup import probe
 from ckptkit.runners.tensorflow.variables import fill, write_structure
@@ -107,6 +108,7 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "outputs": outputs,
     "load": load,
     "restore": restore,
+    "resume": resume,
     "isolate": _isolate.action(start, subgraphs),
     "perturb": perturb,
     "revive": _revive.action(lambda _request: keras3("tensorflow")),
