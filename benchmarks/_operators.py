@@ -27,7 +27,8 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 _CALLED = {"any": "all", "all": "any", "min": "max", "max": "min"}
 # Their first two arguments have no order.
 _SYMMETRIC = frozenset({"max", "min", "isclose", "maximum", "minimum", "equal", "not_equal",
-                        "logical_and", "logical_or", "bitwise_xor"})  # fmt: skip
+                        "logical_and", "logical_or", "bitwise_xor", "vdot",
+                        "is_exact"})  # fmt: skip
 _STATEMENTS = (ast.Expr, ast.Return, ast.Raise, ast.Continue, ast.Break, ast.AugAssign)
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -249,6 +250,8 @@ def run_fresh(mutant: OperatorMutant, tests: Sequence[str], seconds: float) -> O
             return Outcome(mutant, "time limit", "", len(tests))
     if ran.returncode == 0:
         return Outcome(mutant, "survived", "", len(tests))
+    if ran.returncode < 0:  # a crash, as of compiled code that is given something else
+        return Outcome(mutant, "killed", signal.Signals(-ran.returncode).name, len(tests))
     if ran.returncode not in (1, 2):  # failures, or errors while tests were collected
         return Outcome(mutant, "not run", "", len(tests))
     return Outcome(mutant, "killed", ran.stdout.strip().rpartition("\n")[2], len(tests))

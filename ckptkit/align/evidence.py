@@ -124,7 +124,8 @@ class Aligner:
 
     def _confirmed(self, left: str, right: str) -> bool:
         """Whether names alone would make this pair, too."""
-        return self._by_label[0].get(left) == right
+        there, _back = self._by_label
+        return there.get(left) == right
 
     def _contradicted(self, left: str, right: str, *, is_place: bool) -> bool:
         """Whether names say that a pair found by a path, or a place in a list, belongs elsewhere.
@@ -439,7 +440,7 @@ class Aligner:
                     groups.setdefault(name, ([], []))[at].append(key)
         for left, right in groups.values():
             if len(left) == len(right) == 1:
-                self._pair(left[0], right[0], "name")
+                self._pair(*left, *right, "name")
 
     def _tables(self) -> None:
         """A table that an export keeps by a number alone, where both sides have one of its type."""

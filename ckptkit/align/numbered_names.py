@@ -82,7 +82,7 @@ class _Matcher:
                 placed = "place" if left == right and is_place(left) else ""
                 nodes = family[0][left], family[1][right]
                 self._node(nodes, how_here or how or placed, found, look_through)
-            if decision.undecided[0]:
+            if any(decision.undecided):
                 keys = [
                     tuple(key for name in names for _, key in family[side][name].leaves)
                     for side, names in enumerate(decision.undecided)

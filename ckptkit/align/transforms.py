@@ -168,8 +168,9 @@ class SumOfParts(NamedTuple):
         import numpy as np
 
         size = _block_size(self, array.shape, 0, self.of)
-        total: Array = np.sum([array[at * size :][:size] for at in range(self.of)], axis=0)
-        return total.astype(array.dtype, copy=False)
+        parts = [array[at * size :][:size] for at in range(self.of)]
+        total: Array = np.sum(parts, axis=0, dtype=array.dtype)
+        return total
 
     def inverse(self, shape: Shape) -> Step:
         raise UsageError(f"`{self}`: the parts cannot be told from their sum, so no map leads back")

@@ -120,10 +120,10 @@ class _Inference:
             return
         for name, spec in self.specs.items():
             if name not in self.roles and spec.shape != ():
-                cut = name.find("/")
-                while cut >= 0:
-                    scopes.discard(name[: cut + 1])
-                    cut = name.find("/", cut + 1)
+                above, slash, _last = name.rpartition("/")
+                while slash:
+                    scopes.discard(above + slash)
+                    above, slash, _last = above.rpartition("/")
         self.optimizer_scopes = scopes
 
     def _role(self, key: Family, extension: Extension) -> InferredRole:

@@ -46,7 +46,7 @@ class _KnownNames:
         """heads: the first segments of all names."""
         self.specs = specs
         self.heads = frozenset(name.partition("/")[0] for name in specs)
-        self._scope: tuple[str | None, list[int], tuple[int, str] | None] = None, [0], None
+        self._scope: tuple[str | None, list[int], tuple[int, str] | None] = None, [], None
 
     @cached_property
     def flat(self) -> Mapping[str, Sequence[str]]:
@@ -118,13 +118,13 @@ def _extensions(name: str, names: _KnownNames) -> list[tuple[str, str, str, str]
 
 def _starts(name: str, heads: Container[str]) -> list[int]:
     """Return where in `name` another name may begin: at 0, and after a scope."""
-    starts = [0]
-    at = name.find("/") + 1
-    while at:
-        after = name.find("/", at)
-        if name[at : after if after >= 0 else None] in heads:
+    starts, at = [0], 0
+    before, *others = name.split("/")
+    for segment in others:
+        at += len(before) + 1
+        if segment in heads:
             starts.append(at)
-        at = after + 1
+        before = segment
     return starts
 
 

@@ -353,8 +353,7 @@ class Meter:
                 return
         # What does not exceed atol gives a quotient below 0, or NaN beside an old of 0.
         needed = float(np.fmax.reduce(np.divide(beyond, size, out=out)))
-        if needed > statistics.needed_rtol:
-            statistics.needed_rtol = needed
+        statistics.needed_rtol = max(statistics.needed_rtol, needed)  # NaN is never the larger
 
     def _tolerate(self, gap: Floats, size: Floats, differs: Array) -> tuple[int, float] | None:
         """Count the elements outside; return the place and excess of the worst that differs.

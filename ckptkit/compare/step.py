@@ -79,12 +79,12 @@ def _load(wanted: str) -> Callable[[int], int] | None:
 def _is_sound(measure: Callable[[int], int]) -> bool:
     """Whether a sample gives what Python computes; options of a compiler can change that."""
     numbers = [0.5, -2.0, 0.0, 3.0, 1.0, 8.0, -1.0, 4.0, 2.0, 0.0]
-    rows = [(ctypes.c_double * 10)(*numbers)]
-    rows += [(ctypes.c_double * 10)() for _ in range(4)]
-    before = (ctypes.c_double * 10)(*[1.0] * 10)
+    row_of = ctypes.c_double * len(numbers)
+    rows = [row_of(*numbers), *(row_of() for _ in range(4))]
+    before = row_of(*(1.0 for _ in numbers))
     places = [ctypes.addressof(row) for row in rows]
     one = ctypes.addressof(before)
-    block = StepBlock(*places, one, one, 10, 5, _DTYPES["float64"])
+    block = StepBlock(*places, one, one, len(numbers), 5, _DTYPES["float64"])
     if not measure(ctypes.addressof(block)):
         return False
     changes = [number - 1.0 for number in numbers]

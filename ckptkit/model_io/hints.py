@@ -325,13 +325,15 @@ def _integer_hints(pair: ValuePair, ref: Array) -> Iterator[str]:
     kinds = min(np.union1d(pair.ref, pair.new).size - 1, 2 * abs(step) + 1)
     if not is_rare(-log_sets, moves - 1, kinds):
         return
-    size = f"{abs(step)} {'higher' if step > 0 else 'lower'}"
+    if step > 0:
+        size, cause = f"{step} higher", "a line before it is new"
+    else:
+        size, cause = f"{-step} lower", "a vocabulary line before it is gone"
     if (gap != 0).all():
         yield f"every number is {size}"
         return
     moved, unmoved = pair.ref[gap != 0], pair.ref[gap == 0]
     if moved.min() > unmoved.max():
-        cause = "a vocabulary line before it is gone" if step < 0 else "a line before it is new"
         yield f"numbers from {int(moved.min())} on are {size}: {cause}, if these are indices"
 
 

@@ -42,7 +42,8 @@ def pair_names(
         twins = [other for other in free if fits(info, other)]
         rivals = [other for other in left if any(fits(other, twin) for twin in twins)]
         if len(twins) == 1 and len(rivals) == 1:
-            found[info.name] = twins[0].name
+            (twin,) = twins
+            found[info.name] = twin.name
     return found
 
 

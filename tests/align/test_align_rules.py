@@ -9,11 +9,12 @@ import pytest
 
 from ckptkit.align.evidence import Aligner
 from ckptkit.align.layer_scopes import LayerScopes
-from ckptkit.align.layer_trees import join_trees
+from ckptkit.align.layer_trees import MAX_TOPS, join_trees
 from ckptkit.align.matching import Alignment, Match, TensorSet, align, align_content
-from ckptkit.align.name_tree import opened, tree_of
+from ckptkit.align.name_tree import opened, tree_of, uncounted
 from ckptkit.align.numbered_layers import numbered_layers
 from ckptkit.align.objects import Objects
+from ckptkit.align.own_variables import MAX_TRIES
 from ckptkit.align.owners import rest_of_layers
 from ckptkit.align.variable_lists import _join, _ListedVariable, join_orders, model_order
 from ckptkit.checkpoint.naming import Naming
@@ -392,3 +393,9 @@ def test_two_numbered_layers_keep_their_numbers() -> None:
     found = dict(rest_of_layers(one, other, {"a/vars/1": "b/vars/1"}))
     assert found == {"a/vars/0": "b/vars/0", "a/vars/2": "b/vars/2"}
     assert dict(rest_of_layers(one, other, {"a/vars/0": "b/vars/1"})) == {}
+
+
+def test_what_joining_may_cost_is_changed_on_purpose_alone() -> None:
+    """A graph with more objects near its root, or a layer with more readings, stays unjoined."""
+    assert (MAX_TOPS, MAX_TRIES) == (60, 65_536)
+    assert uncounted.cache_parameters()["maxsize"] == 65_536

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit.checkpoint.object_names import _STRANGE, _Namer
-from ckptkit.checkpoint.object_trees import name_tree
+from ckptkit.checkpoint.object_paths import ObjectPaths, max_characters
+from ckptkit.checkpoint.object_trees import _leaf_paths, name_tree
 from ckptkit.stores.base import Node, ObjectGraph, TensorSpec
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -79,3 +80,30 @@ def test_a_tree_takes_the_fast_road() -> None:
     specs["save_counter/k"] = TensorSpec("save_counter/k", "int64", (), 8)
     specs[GRAPH] = TensorSpec(GRAPH, "string", (), 9)
     assert agrees(specs, ObjectGraph(tuple(nodes)))
+
+
+def chain(edge: str, count: int = 1) -> list[Node]:
+    """Return a tree of one path of so many edges; only the last node holds something."""
+    nodes = [Node(((edge, at + 1),), (), ()) for at in range(count)]
+    return [*nodes, Node((), ((VALUE, "w", "k"),), ())]
+
+
+def test_longer_paths_than_the_general_road_takes_are_left_to_it() -> None:
+    most = max_characters(1)
+    assert _leaf_paths(chain("x" * most), frozenset()) == [None, "x" * most]
+    assert _leaf_paths(chain("x" * (most + 1)), frozenset()) is None
+
+
+def test_a_root_that_holds_something_is_left_to_the_general_road() -> None:
+    [root, leaf] = chain("w")
+    assert _leaf_paths([root, leaf], frozenset()) == [None, "w"]
+    assert _leaf_paths([root._replace(attributes=leaf.attributes), leaf], frozenset()) is None
+    assert _leaf_paths([root._replace(slots=((1, "m", 1),)), leaf], frozenset()) is None
+
+
+def test_an_object_that_500_edges_lead_to_has_a_path() -> None:
+    """A leaf may lie one edge further; what is deeper is reached by its key alone."""
+    assert _leaf_paths(chain("x", 500), frozenset()) is not None
+    assert _leaf_paths(chain("x", 501), frozenset()) is None  # the general road knows
+    assert ObjectPaths(chain("x", 501)).best(501) is not None
+    assert ObjectPaths(chain("x", 502)).best(502) is None

@@ -20,6 +20,7 @@ from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.stores.base import KerasStructure, KerasVariable, Slice, TensorSpec
 from ckptkit.stores.npz.npy import decode_descr
 from support.goldens import GOLDEN
+from support.weights import write_bundle
 
 # --- patterns, selections -------------------------------------------------------------------------
 
@@ -232,3 +233,16 @@ def test_slices_lie_in_data_files_of_their_own(tmp_path: Path) -> None:
     assert f"{two}: cut short: w ends at byte 5" in short
     [gone] = problems((one, tmp_path / "gone"), whole)
     assert gone.startswith("PathNotFoundError") and "this data file is missing" in gone
+
+
+# --- names that are near --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("others", "is_found"), [(1999, True), (2000, False)])
+def test_a_miss_is_compared_with_2000_names(tmp_path: Path, others: int, *, is_found: bool) -> None:
+    """Of more names, with those that share a word with it first."""
+    names = [*(f"{at:04}" for at in range(others)), "kernel"]
+    path = write_bundle(tmp_path / "ckpt", dict.fromkeys(names, np.zeros(1, np.uint8)))
+    with pytest.raises(KeyError) as caught:
+        ckptkit.open(path)["kernal"]
+    assert ("kernel" in str(caught.value)) is is_found

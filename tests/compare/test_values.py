@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from ckptkit._io.crc32c import value
 from ckptkit.compare import kernel, spans, step
 from ckptkit.compare.metrics import Meter, bits_differ
 from ckptkit.compare.spans import SPAN_ELEMENTS, WorkItem, WorkResult, source_of
-from ckptkit.compare.statistics import EXACT, METRIC_BLOCK, DiffStatistics, ElementTolerance
+from ckptkit.compare.statistics import (
+    EXACT,
+    METRIC_BLOCK,
+    SAFE_HIGH,
+    SAFE_LOW,
+    DiffStatistics,
+    ElementTolerance,
+)
 from ckptkit.compare.tensors import Pair, compare, cosine_of
 from ckptkit.dtypes import dtype_of_numpy
 from support.weights import Array, MemoryStore, bundle
@@ -287,6 +295,49 @@ def test_span_bounds_tile_a_tensor() -> None:
         assert all(start == at * SPAN_ELEMENTS for at, (start, _) in enumerate(bounds))
 
 
+def test_a_tensor_is_cut_where_reports_that_are_kept_were_cut() -> None:
+    """The last digits of sums depend on blocks; what a machine keeps in memory, on spans."""
+    assert (METRIC_BLOCK, SPAN_ELEMENTS) == (65_536, 4_194_304)
+    assert len(list(spans.span_bounds(4_194_305))) == 2
+
+
+# --- blocks that reach what was found before ------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["numpy", ""])
+def test_the_worst_so_far_is_held_against_how_far_it_was_not_against_its_place(
+    monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setenv(kernel.VARIABLE, by)
+    old = np.ones(20)
+    new = old.copy()
+    new[7], new[15] = 1.5, 4.0
+    found = measured(old, new, pieces=2)
+    assert found.worst == (3.0, 15, 1.0, 4.0)
+
+
+def test_what_a_block_with_a_nan_adds_does_not_hang_on_the_block_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(kernel.VARIABLE, "numpy")
+    old = np.ones(20, np.float32)
+    new = old.copy()
+    new[9], new[10], new[12] = 1.5, np.nan, 4.0
+    assert measured(old, new, pieces=2).max_rel == 3.0
+
+
+def test_the_tolerance_that_a_subnormal_number_needs_is_not_rounded_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(kernel.VARIABLE, "numpy")
+    least = math.ulp(0.0)
+    meter = Meter("float64", "float64", ElementTolerance(0.0, least))
+    meter.add(0, np.array([1.0]), np.array([1.75]))
+    meter.add(1, np.array([least]), np.array([3 * least]))
+    # beyond the absolute tolerance it lies 1 * least, which is all of it
+    assert meter.statistics.needed_rtol == 1.0
+
+
 # --- the compiled library -------------------------------------------------------------------------
 
 compiled = pytest.mark.skipif(
@@ -349,6 +400,15 @@ def test_a_step_is_measured_by_the_library_only_where_it_computes_as_python() ->
             return done
 
         assert step._is_sound(other) is False, name
+
+
+def test_the_compiled_part_takes_sums_of_squares_within_the_same_bounds() -> None:
+    source = Path(kernel.__file__).with_name("kernel.c").read_text(encoding="utf-8")
+    bounds = dict(re.findall(r"#define (SAFE_\w+) (\S+)", source))
+    assert {name: float(bound) for name, bound in bounds.items()} == {
+        "SAFE_LOW": SAFE_LOW,
+        "SAFE_HIGH": SAFE_HIGH,
+    }
 
 
 @compiled

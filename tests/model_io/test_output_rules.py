@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -470,3 +471,35 @@ def test_quantised_sides_say_how() -> None:
         if tier.name == "T5":
             assert tier.reason.endswith(words)
     assert tier_of({**plain, "quantized": True}, {**plain, "quantized": True}).reason == "quantised"
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_a_sample_keeps_65536_elements() -> None:
+    """Goldens that others keep hold as many."""
+    assert sample(np.arange(1 << 17), 0).values.size == 65_536
+    assert sample(np.arange(1000), 0).values.size == 1000
+
+
+def test_4096_changed_points_are_counted() -> None:
+    ref = np.arange(5000.0)
+    assert chance.changed_points(ref, ref + 1, 0.0) == 4096
+    assert chance.changed_points(ref[:4000], ref[:4000] + 1, 0.0) == 4000
+
+
+@pytest.mark.parametrize(("rank", "is_told"), [(5, True), (6, False)])
+def test_axes_are_turned_back_up_to_five_of_them(rank: int, *, is_told: bool) -> None:
+    ref = RNG.normal(size=range(2, 2 + rank))
+    hints = said(ref, ref.transpose(range(rank)[::-1]))
+    assert any("transposed" in hint for hint in hints) is is_told
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [(tier_named("T1", "same"), "name"), (sample(np.arange(3.0), 0), "seed"),
+     (norms_of(np.arange(3.0)), "rms")],
+)  # fmt: skip
+def test_what_is_kept_is_not_assigned_to(made: object, name: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(made, name, None)

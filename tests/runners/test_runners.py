@@ -136,7 +136,8 @@ mark, action, forked = sys.argv[1:]
 add_runtime(forked=forked == "True")
 with sharing_imports():
     process.run("test", {"action": "pids"}, timeout_s=600)
-    process.run("test", {"action": action, "mark": mark}, timeout_s=600)
+    request = {"action": action.removesuffix(" apart"), "mark": mark}
+    process.run("test", {**request, "apart": action.endswith(" apart")}, timeout_s=600)
 """
 
 
@@ -165,6 +166,8 @@ def running(tmp_path: Path, action: str, *, forked: bool) -> Iterator[subprocess
         (signal.SIGKILL, "start"),
         (signal.SIGTERM, "start"),
         (signal.SIGKILL, "hold"),
+        pytest.param(signal.SIGKILL, "start apart", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "hold apart", marks=pytest.mark.slow),
     ],
 )
 def test_a_child_and_what_it_started_end_with_the_parent(
