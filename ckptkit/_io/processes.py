@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+
+_LOOKS, _LOOK_S = 100, 0.01
 
 
 def end_descendants(pid: int, but: int = 0) -> None:
@@ -31,6 +34,34 @@ def end_processes(known: Mapping[int, int], but: int = 0) -> None:
     """
     there = {number: started for number, _, started in _processes()}
     _end(pid for pid, started in known.items() if pid != but and there.get(pid) == started)
+
+
+def end_marked(variable: str, mark: str) -> None:
+    """End all processes that were started with a mark in their environment, of any session.
+
+    So those are found that nobody tells of any more, since what started them is gone.  On Linux;
+    elsewhere nobody tells what the environment of a process is.
+
+    Args:
+        variable: of the environment, which whoever is to be found inherited.
+        mark: what its value begins with; must end in what no longer mark goes on with.
+    """
+    wanted = os.fsencode(f"{variable}={mark}")
+    for _ in range(_LOOKS):  # one that has not ended yet may have started another
+        found = [pid for pid, started_with in _environments() if wanted in started_with]
+        if not found:
+            return
+        _end(found)
+        time.sleep(_LOOK_S)
+
+
+def _environments() -> Iterator[tuple[int, bytes]]:
+    """Yield (number, `NAME=TEXT` after `NAME=TEXT`, as it was started with) from /proc, proc(5)."""
+    with suppress(OSError):
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with suppress(OSError):  # of another user, or gone
+                    yield int(folder.name), (folder / "environ").read_bytes()
 
 
 def _end(pids: Iterable[int]) -> None:

@@ -440,7 +440,7 @@ class Aligner:
                     groups.setdefault(name, ([], []))[at].append(key)
         for left, right in groups.values():
             if len(left) == len(right) == 1:
-                self._pair(*left, *right, "name")
+                self._pair(left[0], right[0], "name")
 
     def _tables(self) -> None:
         """A table that an export keeps by a number alone, where both sides have one of its type."""

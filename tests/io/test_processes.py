@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptkit._io.processes import descendants, end_descendants, end_processes
+from ckptkit._io.processes import descendants, end_descendants, end_marked, end_processes
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="/proc tells what a process has started"
@@ -25,9 +25,11 @@ inner.wait()
 """
 
 
-def started() -> tuple[subprocess.Popen[bytes], int]:
+def started(**variables: str) -> tuple[subprocess.Popen[bytes], int]:
     """Return a process, and the number of the one that it started."""
-    outer = subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE)
+    environment = {**os.environ, **variables}
+    command = [sys.executable, "-c", STARTER]
+    outer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert outer.stdout is not None and outer.stdout.readline() == b"ready\n"
     (inner,) = descendants(outer.pid)
     return outer, inner
@@ -81,3 +83,16 @@ def test_descendants_are_those_below_alone() -> None:
         outer.send_signal(signal.SIGKILL)
     end_processes({inner: mine[inner]})
     wait_for_the_end(inner)
+
+
+def test_what_nobody_tells_of_any_more_is_found_by_its_mark() -> None:
+    outer, inner = started(WITHIN_FOR_TEST="a/b/")
+    with outer:
+        outer.kill()
+    for mark in ("b/", "a/c/", "a/b/c/"):
+        end_marked("WITHIN_FOR_TEST", mark)
+    end_marked("WITHIN", "a/")
+    assert _is_running(inner)
+    end_marked("WITHIN_FOR_TEST", "a/")
+    wait_for_the_end(inner)
+    end_marked("WITHIN_FOR_TEST", "a/")  # nobody is there

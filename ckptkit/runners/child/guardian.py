@@ -17,10 +17,12 @@ import sys
 from contextlib import suppress
 from typing import NamedTuple
 
-from ckptkit._io.processes import descendants, end_descendants, end_processes
+from ckptkit._io.processes import descendants, end_descendants, end_marked, end_processes
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36  # orphans of this process's children become its own
+# What a child starts inherits it: the marks of the processes that it is within, outermost first.
+_WITHIN = "CKPTKIT_WITHIN"
 _LOOK_S = 0.5  # between two looks at whether the child itself is still there
 
 
@@ -52,9 +54,11 @@ def guard(pipe: int) -> Guardian:
     if select.select([pipe], [], [], 0)[0]:  # it died while this process was starting
         os._exit(1)
     os.set_inheritable(pipe, False)
+    mark = f"{os.environ.get(_WITHIN, '')}{os.urandom(8).hex()}/"
     guardian = os.fork()
     if not guardian:
-        _watch(pipe, child)
+        _watch(pipe, child, mark)
+    os.environ[_WITHIN] = mark
     os.close(pipe)
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -65,11 +69,11 @@ def guard(pipe: int) -> Guardian:
     return Guardian(guardian, child)
 
 
-def _watch(pipe: int, child: int) -> None:
+def _watch(pipe: int, child: int, mark: str) -> None:
     """Wait until the pipe or the child ends; then end the process group, with this process.
 
     The kernel may have ended the child first, and then nobody tells what it had started: what has a
-    session of its own is known from the last look.
+    session of its own is known from the last look, and what came after that by its mark.
     """
     known: dict[int, int] = {}
     try:
@@ -80,4 +84,6 @@ def _watch(pipe: int, child: int) -> None:
     finally:
         end_descendants(child, but=os.getpid())
         end_processes(known, but=os.getpid())
+        if sys.platform == "linux":
+            end_marked(_WITHIN, mark)
         os.killpg(0, signal.SIGKILL)
