@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.progress import phase
-from ckptkit.errors import CkptkitError
+from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.findings import Unit
 from ckptkit.operations.gate.policy import read_policy
 from ckptkit.operations.gate.rules import Gate, checks
 from ckptkit.operations.verify.api import Verification
+from ckptkit.wording import say
 
 SCHEMA = "ckptkit.gate/2"
 
@@ -72,10 +73,17 @@ def gate(
 
     Raises:
         PathNotFoundError: the policy or the model is not there.
-        UsageError: the policy has what no policy has.
+        UsageError: the policy has what no policy has, or compares with no baseline though there is
+            one.
     """
     model = Path(path)
     rules = read_policy(Path(policy))
+    if baseline is not None and "baseline" not in rules.tables:
+        raise UsageError(
+            say("no table [baseline]: ‹baseline› would do nothing"),
+            where=str(policy),
+            hint='[baseline] with `weights = "same"` compares',
+        )
     asked = Gate(model, rules, None if baseline is None else Path(baseline), executor)
     _ = asked.listing  # a model that is not there is no rule that could not be told
     units = []

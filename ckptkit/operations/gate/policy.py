@@ -84,6 +84,8 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
     "golden": {"path": _TEXT, "on": _TEXTS, "tolerance": _TEXT, "model": _TEXT},
     "digest": {"part": _TEXT, "listed": _TEXTS, "file": _TEXT},
 }
+# Tables whose keys are the rules: empty, they would ask for nothing.
+_OF_KEYS = ("model", "baseline")
 
 
 class Policy(NamedTuple):
@@ -127,8 +129,16 @@ def read_policy(path: Path) -> Policy:
 
 def _check_table(where: str, table: str, settings: Any) -> None:
     known = SETTINGS.get(table)
-    if known is None or not isinstance(settings, dict):
+    if known is None:
         raise UsageError(f"no table [{table}]", where=where, hint=_near(table, SETTINGS))
+    if not isinstance(settings, dict):
+        raise UsageError(
+            f"{table!r} is a table of rules",
+            where=where,
+            hint=f"[{table}] on a line of its own, below it a line for each of {_names(known)}",
+        )
+    if not settings and table in _OF_KEYS:
+        raise UsageError(f"[{table}] is empty", where=where, hint=f"its rules: {_names(known)}")
     for key, value in settings.items():
         setting = known.get(key)
         if setting is None:

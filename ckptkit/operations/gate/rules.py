@@ -14,12 +14,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit._io.files import read_whole
+from ckptkit.errors import FormatError, UnsupportedError, UsageError
 from ckptkit.operations.diff.api import diff
 from ckptkit.operations.diff.beside.signatures import BREAKING
 from ckptkit.operations.diff.result import DiffResult
 from ckptkit.operations.findings import Check, Finding
-from ckptkit.operations.gate.policy import Policy
+from ckptkit.operations.gate.policy import MAX_POLICY, Policy
 from ckptkit.operations.ls import Listing, ls
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import Verification, verify
@@ -108,6 +109,7 @@ def _max_parameters(gate: Gate, most: int) -> Iterator[Finding]:
 
 
 def _dtypes(gate: Gate, allowed: list[str]) -> Iterator[Finding]:
+    _refuse_no_weights(gate)
     found = {t.spec.dtype for t in gate.listing.tensors if t.naming.role == "weight"}
     others = sorted(found - set(allowed))
     message = f"weights are {list_text(sorted(found), 9)}; allowed: {list_text(allowed, 9)}"
@@ -123,7 +125,16 @@ def _optimizer_state(gate: Gate, _no: bool) -> Iterator[Finding]:
     yield gate.found("optimizer-state", not slots, message, *more)
 
 
+def _refuse_no_weights(gate: Gate) -> None:
+    """Raise where a rule on weights would pass since there are none."""
+    if not any(tensor.naming.role == "weight" for tensor in gate.listing.tensors):
+        raise UnsupportedError(
+            "holds no weights", where=str(gate.path), hint="`ckptkit ls` lists what a file holds"
+        )
+
+
 def _nonfinite(gate: Gate, _no: bool) -> Iterator[Finding]:
+    _refuse_no_weights(gate)
     found = ls(gate.path, roles=["weight"], stats=True, executor=gate.executor)
     bad = [
         f"{t.naming.name} ({s.n_nan + s.n_inf:,} of {s.n:,})"
@@ -221,8 +232,7 @@ def _digest(gate: Gate, settings: Mapping[str, Any]) -> Iterator[Finding]:
     part = settings.get("part", "weights")
     listed = list(settings.get("listed", ()))
     if "file" in settings:
-        lines = gate.policy.beside(settings["file"]).read_text(encoding="utf-8").splitlines()
-        listed += [line.split()[0] for line in lines if line.strip() and line[0] != "#"]
+        listed += _listed_in(gate.policy.beside(settings["file"]))
     if not listed:
         raise UsageError("[digest] needs `listed` or `file`", where=str(gate.policy.path))
     found = ls(gate.path, digest=[part], executor=gate.executor).digests.get(part)
@@ -231,6 +241,15 @@ def _digest(gate: Gate, settings: Mapping[str, Any]) -> Iterator[Finding]:
     passes = found in listed
     message = f"{found} is {'' if passes else 'not '}listed"
     yield gate.found("digest", passes, message, "ls", gate.path, f"--digest={part}")
+
+
+def _listed_in(file: Path) -> list[str]:
+    """Return the digests in a file: the first word of each line, `#` begins a remark."""
+    try:
+        text = read_whole(file, MAX_POLICY, "a list of digests").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(str(file), f"a list of digests that is no text: {error}") from None
+    return [line.split()[0] for line in text.splitlines() if line.strip() and line[0] != "#"]
 
 
 # {table: {key: rule}}; of a table that is an operation, {"": rule}, which takes the whole table.

@@ -146,7 +146,10 @@ def test_digest(files: Path) -> None:
         ("[model]\ndtypes = []\n", "takes a list of texts"),
         ("[model]\noptimizer-state = true\n", "true asks for nothing"),
         ('[baseline]\nconfig = "compatible"\n', "takes one of"),
-        ("model = 1\n", "no table [model]"),
+        ("model = 1\n", "'model' is a table of rules"),
+        ("[[model]]\n", "'model' is a table of rules"),
+        ("[model]\n[verify]\n", "[model] is empty"),
+        ("[verify]\n[baseline]\n", "[baseline] is empty"),
         ("[model\n", "not a TOML file"),
         ("", "a policy without rules"),
     ],
@@ -154,6 +157,33 @@ def test_digest(files: Path) -> None:
 def test_what_no_policy_has(files: Path, text: str, said: str) -> None:
     line = refused("gate", files / "after.keras", "--policy", policy(files, text))
     assert said in line
+
+
+def test_a_baseline_that_nothing_compares_with(files: Path) -> None:
+    rule = policy(files, "[verify]\n")
+    line = refused("gate", files / "after.keras", "--policy", rule, "--baseline", files / "export")
+    assert "no table [baseline]: --baseline would do nothing" in line
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", None])
+def test_a_list_of_digests_that_is_none(files: Path, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "digests.txt").write_bytes(content)
+    rule = policy(files, f'[digest]\nfile = "{tmp_path / "digests.txt"}"\n')
+    report = run("gate", files / "after.keras", "--policy", rule)
+    assert report.code == 2
+    assert "digest: could not be told: " in report.out
+    assert "digests.txt" in report.out
+
+
+def test_no_weights_pass_no_rule_on_weights(files: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "none.npz")
+    for rule in ("nonfinite = false", 'dtypes = ["float32"]'):
+        text = f"[model]\n{rule}\n"
+        report = ckptkit.gate(tmp_path / "none.npz", policy(files, text))
+        assert report.exit_code == 2, rule
 
 
 def test_a_first_policy_is_passed(files: Path) -> None:
