@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -385,6 +386,15 @@ def test_a_cache_that_is_none_is_left_as_it_is(five: Path, tmp_path: Path, conte
     assert other.read_bytes() == content
 
 
+def test_a_directory_whose_name_is_no_text(five: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        shutil.copytree(five, odd)
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    assert ckptkit.history(odd).ok  # with the cache that it has unless told otherwise
+
+
 def test_a_directory_is_no_cache(five: Path) -> None:
     assert run_command("history", five, "--cache", five).code == 2
 
@@ -399,8 +409,6 @@ def test_a_cache_that_is_cut_short_is_made_anew(five: Path, tmp_path: Path, cont
 
 def _settle(file: Path, at_s: int) -> None:
     """Let a file be as old as one of another day: its times are not of this moment."""
-    import os
-
     os.utime(file, (at_s, at_s))
 
 
