@@ -188,6 +188,8 @@ class _Making:
             # where a full name tells no layer, the object that has the variable is as right
             if len(targets) == 1:
                 objects = [holders.get(name) or name for name in values]
+                # Keras puts a model's own name before those of its layers
+                objects += [targets[0].removeprefix(f"{getattr(self.model, 'name', '')}/")]
                 targets = ("|".join(dict.fromkeys([*targets, *objects])),)
             self._add(kind, out, targets, self.base.model)
         for fault, row in ARCHITECTURES[self.name].faults.items():
