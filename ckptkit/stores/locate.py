@@ -258,7 +258,6 @@ _MAGICS = (
     (0, b"\x80\x04", "a Python pickle, which is never loaded here"),
     (0, b"\x80\x05", "a Python pickle, which is never loaded here"),
     (0, b"\x93NUMPY", "a single numpy array (.npy); archives of them (.npz) are read"),
-    (4, b"TFL3", "a LiteRT (TensorFlow Lite) model"),
     (4, b"ORTM", "an ONNX model in the form of ONNX Runtime (.ort)"),
     (0, b"GGUF", "a GGUF file"),
     (0, b"\x1f\x8b", "a gzip file; unpack it first"),
@@ -281,6 +280,8 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
         if head[offset : offset + len(magic)] == magic:
             hint = _SAVED_ANEW if magic == _OLD_PYTORCH else ""
             return UnsupportedError(what, where=str(path), hint=hint)
+    if path.suffix == ".tflite":
+        return FormatError(str(path), "no LiteRT model, as its name says")
     if path.suffix == ".onnx":
         return FormatError(str(path), "no ONNX model, as its name says")
     if head.startswith(b"\x08\x01\x12"):  # saved_model_schema_version: 1, then meta_graphs

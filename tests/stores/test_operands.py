@@ -369,7 +369,7 @@ def test_hashes_behind_nothing(tmp_path: Path, tail: str) -> None:
 KINDS = {
     "x.pkl": (b"\x80\x04\x95abc", "pickle"),
     "x.npy": (b"\x93NUMPY\x01\x00", r"\.npz"),
-    "x.tflite": (b"\x1c\x00\x00\x00TFL3abc", "LiteRT"),
+    "x.tflite": (b"just some words", "no LiteRT model"),
     "x.gguf": (b"GGUF\x03\x00\x00\x00", "GGUF"),
     "x.gz": (b"\x1f\x8b\x08", "gzip"),
     "x.tar": (b"\0" * 257 + b"ustar\0" + b"\0" * 249, "tar archive"),

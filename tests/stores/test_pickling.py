@@ -34,6 +34,7 @@ from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.recovery import survey
 from support import keras_files
 from support.checkpoint_v1 import write_v1
+from support.flatbuffer_bytes import Constant, litert_model
 from support.goldens import GOLDEN
 from support.in_workers import believe_fresh_files, content, identity, read
 from support.proto_bytes import onnx_model, onnx_tensor
@@ -114,6 +115,13 @@ def _graph(path: Path, fill: int) -> Path:
     return path
 
 
+def _litert(path: Path, fill: int) -> Path:
+    tensors = values(fill).items()
+    parts = (Constant(key, 0, array.shape, array.tobytes()) for key, array in tensors)
+    path.write_bytes(litert_model(*parts))
+    return path
+
+
 def _onnx(path: Path, fill: int) -> Path:
     tensors = values(fill).items()
     parts = [onnx_tensor(key, 1, array.shape, array.tobytes()) for key, array in tensors]
@@ -137,6 +145,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "frozen-graph": ("frozen.pb", _graph),
     "weights.h5": ("model.weights.h5", _h5),
     "weights.json": ("model.weights.json", _weights_json),
+    "tflite": ("model.tflite", _litert),
     "onnx": ("model.onnx", _onnx),
 }
 

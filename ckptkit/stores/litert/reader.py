@@ -1,0 +1,320 @@
+"""LiteRT (TensorFlow Lite) models as stores: the tensors whose values are in the file.
+
+A model is a flatbuffer: subgraphs of tensors and ops, and buffers.  A tensor is a constant where
+its buffer holds bytes; the interpreter maps them, and no op writes them.  Values are little-endian,
+row-major; integers of four and two bits lie several to a byte, the first in the low bits; strings
+are i32 count, i32 offsets of each and of the end, their bytes.  Buffers of models over 2 GB lie
+behind the flatbuffer, by offset and size.
+
+Values are listed as they are stored.  A quantised tensor stands for scale * (value - zero_point),
+with one of each, or one for every index along an axis; a note says which.
+Source: tensorflow/compiler/mlir/lite/schema/schema.fbs,
+tensorflow/lite/core/interpreter_builder.cc.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ckptkit.dtypes import itemsize, numpy_dtype
+from ckptkit.errors import FormatError, UnknownTensorError
+from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+from ckptkit.stores.constant_roles import role_of_constant
+from ckptkit.stores.containers.byte_range import whole_file
+from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
+from ckptkit.stores.containers.packed_bits import BITS, stored_bytes, unpacked
+from ckptkit.stores.litert.flatbuffer import Flatbuffer
+from ckptkit.stores.registry import Head
+from ckptkit.stores.reopening import pickled
+from ckptkit.text import count_text
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+_MAGIC_AT, _MAGIC = 4, b"TFL3"
+_DTYPES = (
+    *("float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64"),
+    *("int8", "float64", "complex128", "uint64", "resource", "variant", "uint32", "uint16"),
+    *("int4", "bfloat16", "int2", "uint4", "float8_e4m3fn", "float8_e5m2"),
+)
+_CODES, _SUBGRAPHS, _DESCRIPTION, _BUFFERS = 1, 2, 3, 4  # fields of Model
+_TENSORS, _OPERATORS, _GRAPH_NAME = 0, 3, 4  # fields of SubGraph
+_SHAPE, _TYPE, _BUFFER, _NAME, _QUANTIZATION = 0, 1, 2, 3, 4  # fields of Tensor
+_SPARSITY, _EXTERNAL = 6, 10  # of Tensor
+_SCALE, _ZERO_POINT, _AXIS = 2, 3, 6  # fields of QuantizationParameters
+_DATA, _OFFSET, _SIZE = 0, 1, 2  # fields of Buffer
+_CUSTOM_CODE = 1  # field of OperatorCode
+_MAX_RANK = 256
+_MAX_ELEMENTS = (1 << 63) - 1
+_NOTED = 4  # quantised tensors that a note names
+
+
+class LitertPart(NamedTuple):
+    """Where the values of a tensor lie: form "raw", "strings" or "opaque", at an offset.
+
+    is_quantised: whether it has scales.
+    """
+
+    form: str
+    offset: int
+    is_quantised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LitertStore:
+    """A LiteRT model; made by `open_litert`."""
+
+    path: Path
+    specs: Mapping[str, TensorSpec]
+    notes: tuple[str, ...]
+    parts: Mapping[str, LitertPart]
+    producer: str | None
+    ops: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(open_litert, self.path, self.files)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """See `StoreOfFiles`."""
+        return (self.path,)
+
+    @property
+    def format(self) -> str:
+        return "tflite"
+
+    @property
+    def style(self) -> str:
+        return ""
+
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    @property
+    def missing_shards(self) -> tuple[Path, ...]:
+        return ()
+
+    @property
+    def structure(self) -> StoredNames:
+        return StoredNames({key: (key, self._role(key), None) for key in self.specs})
+
+    @property
+    def model(self) -> ModelInfo:
+        return ModelInfo(ops=self.ops)
+
+    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) over the tensor; see `Store.blocks`."""
+        spec, part = self._found(key)
+        if not spec.size:
+            return
+        if part.form == "strings" or (spec.dtype in BITS and part.form == "raw"):
+            values = self._whole(spec, part)
+            for start in range(0, len(values), max_elements):
+                yield start, values[start : start + max_elements]
+        else:
+            yield from self._encoded(spec, part).blocks(max_elements)
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
+        """Return elements [start, stop); see `Store.read`."""
+        spec, part = self._found(key)
+        start, stop, _ = slice(start, stop).indices(spec.size)
+        if part.form == "strings" or (spec.dtype in BITS and part.form == "raw"):
+            return self._whole(spec, part)[start:stop].copy()
+        return self._encoded(spec, part).read(start, max(start, stop))
+
+    def mappable(self, key: str) -> bool:
+        """Whether the stored bytes are the values in native order."""
+        spec, part = self._found(key)
+        is_native = sys.byteorder == "little" or itemsize(spec.dtype) == 1
+        return part.form == "raw" and spec.dtype not in BITS and is_native
+
+    def _role(self, key: str) -> str:
+        """Return what a tensor is for; one that is quantised stands for a parameter."""
+        return "weight" if self.parts[key].is_quantised else role_of_constant(self.specs[key])
+
+    def _found(self, key: str) -> tuple[TensorSpec, LitertPart]:
+        try:
+            return self.specs[key], self.parts[key]
+        except KeyError:
+            raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
+
+    def _encoded(self, spec: TensorSpec, part: LitertPart) -> EncodedArray:
+        encoding = Encoding("raw") if part.form == "opaque" else PLAIN
+        where = f"{self.path}: {spec.key}"
+        source = whole_file(self.path)
+        return EncodedArray(
+            source, part.offset, spec.nbytes, spec.dtype, spec.size, encoding, where
+        )
+
+    def _whole(self, spec: TensorSpec, part: LitertPart) -> Array:
+        """Return all elements of what does not lie one element after the other."""
+        data = whole_file(self.path).read(part.offset, spec.nbytes)
+        if part.form == "strings":
+            return _strings(data, spec.size, f"{self.path}: {spec.key}")
+        import numpy as np
+
+        packed = np.frombuffer(data, np.uint8)
+        return unpacked(packed, BITS[spec.dtype], spec.size).view(numpy_dtype(spec.dtype))
+
+
+def _strings(data: bytes, size: int, where: str) -> Array:
+    """Return strings; raises FormatError where they are not as many, or reach out of the buffer."""
+    import numpy as np
+
+    found = int.from_bytes(data[:4], "little", signed=True) if len(data) >= 4 else -1
+    if found != size or len(data) < 8 + 4 * size:
+        raise FormatError(where, "strings", expected=size, found=found)
+    ends = np.frombuffer(data, "<i4", size + 1, 4).tolist()
+    if ends != sorted(ends) or ends[0] < 8 + 4 * size or ends[-1] > len(data):
+        raise FormatError(where, "strings whose offsets are damaged")
+    values = np.empty(size, object)
+    values[:] = [data[ends[index] : ends[index + 1]] for index in range(size)]
+    return values
+
+
+def is_litert_model(head: Head) -> bool:
+    """Say whether a file begins as a LiteRT model does."""
+    return head.start[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] == _MAGIC
+
+
+def open_litert(path: Path) -> LitertStore:
+    """Return the store of a LiteRT model; reads its tables, not its buffers.
+
+    Args:
+        path: of the model.
+
+    Raises:
+        FormatError: it is damaged, or a tensor's shape, type and buffer contradict one another.
+    """
+    return _Listing(path).store()
+
+
+class _Listing:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = Flatbuffer(path, "a LiteRT model")
+        self.specs: dict[str, TensorSpec] = {}
+        self.parts: dict[str, LitertPart] = {}
+        self.quantised: list[str] = []
+        self.notes: list[str] = []
+
+    def store(self) -> LitertStore:
+        file = self.file
+        model = file.root()
+        buffers = file.tables(model, _BUFFERS)
+        graphs = file.tables(model, _SUBGRAPHS)
+        if not graphs:
+            raise FormatError(str(self.path), "a LiteRT model without a graph")
+        codes = file.tables(model, _CODES)
+        customs = {file.text(code, _CUSTOM_CODE) for code in codes} - {""}
+        for number, graph in enumerate(graphs):
+            scope = file.text(graph, _GRAPH_NAME) or f"subgraph_{number}"
+            for index, tensor in enumerate(file.tables(graph, _TENSORS)):
+                self._tensor(tensor, buffers, scope, index)
+        if len(self.quantised) > _NOTED:
+            more = count_text(len(self.quantised) - _NOTED, "more tensor")
+            self.quantised[_NOTED:] = [f"{more} quantised"]
+        return LitertStore(
+            path=self.path,
+            specs=self.specs,
+            notes=(*self.quantised, *self.notes),
+            parts=self.parts,
+            producer=file.text(model, _DESCRIPTION).rstrip(". ") or None,
+            ops=tuple(sorted(customs)),
+        )
+
+    def _tensor(self, tensor: int, buffers: list[int], scope: str, index: int) -> None:
+        file = self.file
+        number = file.scalar(tensor, _BUFFER, "I")
+        name = file.text(tensor, _NAME) or f"tensor_{index}"
+        where = f"{self.path}: {name}"
+        if file.scalar(tensor, _EXTERNAL, "I"):
+            self.notes.append(f"not listed: {name}, whose values are in another file")
+            return
+        if not number and not buffers:
+            return
+        if number >= len(buffers):
+            raise FormatError(where, f"buffer {number} of {len(buffers)}")
+        offset, nbytes = self._bytes(buffers[number], where)
+        if not nbytes:
+            return  # what an op writes, or an input
+        if file.span(tensor, _SHAPE, 4)[1] > _MAX_RANK:
+            raise FormatError(where, f"more than {_MAX_RANK} axes")
+        shape = file.vector(tensor, _SHAPE, "i")
+        size = math.prod(shape)
+        if any(n < 0 for n in shape) or size > _MAX_ELEMENTS:
+            raise FormatError(where, f"impossible shape {list(shape)}")
+        kind = file.scalar(tensor, _TYPE, "b")
+        dtype = _DTYPES[kind] if 0 <= kind < len(_DTYPES) else f"litert#{kind}"
+        form = "strings" if dtype == "string" else "raw" if itemsize(dtype) else "opaque"
+        if file.child(tensor, _SPARSITY):
+            form = "opaque"
+            self.notes.append(f"{name} is sparse: its values are listed, and not where they belong")
+            shape, dtype = (nbytes,), "uint8"
+        elif form == "raw" and nbytes != stored_bytes(dtype, size):
+            expected = stored_bytes(dtype, size)
+            message = f"bytes of {dtype} {list(shape)}"
+            raise FormatError(where, message, expected=expected, found=nbytes)
+        at = offset if form == "raw" and dtype not in BITS else None
+        spec = TensorSpec(name, dtype, shape, nbytes, 0, at)
+        is_quantised = bool(self._scales(tensor)[1])
+        key = self._add(spec, LitertPart(form, offset, is_quantised), scope)
+        if key and is_quantised:
+            self._quantisation(tensor, key)
+
+    def _bytes(self, buffer: int, where: str) -> tuple[int, int]:
+        """Return (offset, number of bytes) of a buffer; (0, 0) for one that is empty."""
+        file = self.file
+        offset, nbytes = (file.scalar(buffer, number, "Q") for number in (_OFFSET, _SIZE))
+        if offset > 1:
+            if offset + nbytes > file.size:
+                raise FormatError(
+                    where, "values that reach past the end of the file", hint="copy it again"
+                )
+            return offset, nbytes
+        return file.span(buffer, _DATA, 1)
+
+    def _scales(self, tensor: int) -> tuple[int, int]:
+        """Return (place of its quantisation, number of scales) of a tensor."""
+        table = self.file.child(tensor, _QUANTIZATION)
+        return table, self.file.span(table, _SCALE, 4)[1] if table else 0
+
+    def _quantisation(self, tensor: int, name: str) -> None:
+        """Note how a tensor is quantised."""
+        file = self.file
+        table, count = self._scales(tensor)
+        if len(self.quantised) >= _NOTED:
+            self.quantised.append(name)
+            return
+        scales = file.vector(table, _SCALE, "f")
+        zeros = file.vector(table, _ZERO_POINT, "q") or (0,)
+        zero = f"{min(zeros)}" if min(zeros) == max(zeros) else f"{min(zeros)} to {max(zeros)}"
+        if count == 1:
+            self.quantised.append(f"{name} is quantised: scale {scales[0]:.6g}, zero point {zero}")
+            return
+        axis = file.scalar(table, _AXIS, "i")
+        self.quantised.append(
+            f"{name} is quantised: {count} scales along axis {axis}, "
+            f"{min(scales):.6g} to {max(scales):.6g}, zero point {zero}"
+        )
+
+    def _add(self, spec: TensorSpec, part: LitertPart, scope: str) -> str:
+        """Add a tensor under its name, else under that of its graph; return the key.
+
+        "" for one that several graphs share, and that is there already.
+        """
+        key, number = spec.key, 1
+        while key in self.specs:
+            there = self.specs[key]
+            if self.parts[key] == part and there._replace(key="") == spec._replace(key=""):
+                return ""
+            key = f"{scope}/{spec.key}" if number == 1 else f"{scope}/{spec.key}_({number})"
+            number += 1
+        self.specs[key], self.parts[key] = spec._replace(key=key), part
+        return key
