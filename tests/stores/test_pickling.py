@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
@@ -115,6 +117,28 @@ def _graph(path: Path, fill: int) -> Path:
     return path
 
 
+def _pytorch(path: Path, fill: int) -> Path:
+    """Write what torch.save writes of a dict of tensors, its pickle in the form of protocol 0."""
+    items = []
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (key, array) in enumerate(values(fill).items()):
+            storage = f"(Vstorage\nctorch\nFloatStorage\nV{number}\nVcpu\nI{array.size}\ntQ"
+            shape = "".join(f"I{size}\n" for size in array.shape)
+            steps = "".join(f"I{step // array.itemsize}\n" for step in array.strides)
+            call = f"ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n({shape}t({steps}tI00\nNtR"
+            items.append(f"V{key}\n{call}s")
+            archive.writestr(f"archive/data/{number}", array.tobytes())
+        archive.writestr("archive/data.pkl", "}" + "".join(items) + ".")
+    return path
+
+
+def _pytorch_index(path: Path, fill: int) -> Path:
+    shard = _pytorch(path.with_name("pytorch_model-00001-of-00001.bin"), fill)
+    weight_map = dict.fromkeys(values(fill), shard.name)
+    path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), "utf-8")
+    return path
+
+
 def _litert(path: Path, fill: int) -> Path:
     tensors = values(fill).items()
     parts = (Constant(key, 0, array.shape, array.tobytes()) for key, array in tensors)
@@ -139,6 +163,8 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
         "model.safetensors.index.json",
         partial(_neutral, write=write_safetensors, shard_size=4000),
     ),
+    "pytorch": ("model.pt", _pytorch),
+    "pytorch-index": ("pytorch_model.bin.index.json", _pytorch_index),
     "saved-model": ("export", _saved_model),
     "tensor-bundle": ("ckpt", lambda path, fill: write_bundle(path, values(fill))),
     "checkpoint-v1": ("model.ckpt-1", _v1),

@@ -192,10 +192,10 @@ def open_litert(path: Path) -> LitertStore:
     Raises:
         FormatError: it is damaged, or a tensor's shape, type and buffer contradict one another.
     """
-    return _Listing(path).store()
+    return _LitertListing(path).store()
 
 
-class _Listing:
+class _LitertListing:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = Flatbuffer(path, "a LiteRT model")
