@@ -136,8 +136,8 @@ class ResumeResult:
 
     path: a directory of bundles: `N` after N steps, `0` after the restore.  error: what the restore
     raised; "" where it raised nothing.  unsaved: names of variables that training changed and no
-    checkpoint keeps; unsaved_metrics: likewise, of metrics.  generators: of random numbers, of the
-    process, that were drawn from.
+    checkpoint keeps; unsaved_metrics: likewise, of metrics, and those that their owner
+    sets aside.  generators: of random numbers, of the process, that were drawn from.
     """
 
     path: Path

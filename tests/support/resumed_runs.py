@@ -45,10 +45,12 @@ def run(fault: str = "") -> Started:
     average = [tf.Variable(weight, name="average") for weight in model.trainable_variables]
     done = tf.Variable(0, dtype=tf.int64, name="done")
     metric = keras.metrics.Mean()
+    counts = tf.Module()
+    object.__setattr__(counts, "_batches", tf.Variable(0))  # so that it is not tracked
     examples = tf.random.Generator.from_seed(2).normal((64, 4))
     steps = batches(examples.numpy(), examples.numpy()[:, :2], 8)
     loss = keras.losses.MeanSquaredError()
-    objects = {"model": model, "optimizer": optimizer, "done": done}
+    objects = {"model": model, "optimizer": optimizer, "done": done, "counts": counts}
     if fault != "forgetful":
         # Keras gives no checkpoint of TensorFlow the generator of a Dropout
         seed = layers[3].seed_generator.state
@@ -69,6 +71,7 @@ def run(fault: str = "") -> Started:
         for mean, weight in zip(average, model.trainable_variables, strict=True):
             mean.assign(0.9 * mean + 0.1 * weight)
         done.assign_add(1)
+        counts._batches.assign_add(1)
 
     return tf.train.Checkpoint(**objects), step
 

@@ -278,7 +278,7 @@ def _unsaved(code: str, done: ResumeResult, *, differs: bool) -> Iterator[Findin
         hint = "hand it to the tf.train.Checkpoint that the run saves"
         yield Finding("warning", "resume.unsaved", code, text, hint)
     if done.unsaved_metrics:
-        text = f"no checkpoint keeps these metrics: {_listed(done.unsaved_metrics)}"
+        text = f"no checkpoint keeps these metrics and counters: {_listed(done.unsaved_metrics)}"
         yield Finding("note", "resume.unsaved_metrics", code, text)
     if done.generators:
         text = f"training draws from what no checkpoint keeps: {list_text(done.generators)}"

@@ -25,7 +25,7 @@ from ckptkit.runners.errors import error_text
 from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import seed_keras
 from ckptkit.runners.tensorflow.module import tensorflow
-from ckptkit.runners.tensorflow.trackables import children_of, variables_below
+from ckptkit.runners.tensorflow.trackables import below, children_of, variables_below
 
 _CONTRACT = "return (a tf.train.Checkpoint, a function that takes one training step)"
 
@@ -102,7 +102,7 @@ class ProcessState:
         """Return the names of what changed and no checkpoint keeps.
 
         Returns:
-            (variables, those of metrics, generators of the process).
+            (variables, those of metrics or set aside by their owner, generators of the process).
         """
         # asked now, since steps may have made what the Checkpoint leads to
         saved = {key for item in variables_below(self._root).values() for key in _ids(item)}
@@ -111,7 +111,8 @@ class ProcessState:
             for key, item in self._variables.items()
             if key not in saved and _digest(item) != self._before[key]
         }
-        paths, metrics = _keras_paths(), _metric_ids()
+        set_aside = self._set_aside()
+        paths, metrics = {**_keras_paths(), **set_aside}, _metric_ids() | set(set_aside)
         rows = [(paths.get(key) or _name(item), key) for key, item in changed.items()]
         generators = _generators()
         return (
@@ -119,6 +120,20 @@ class ProcessState:
             sorted(name for name, key in rows if key in metrics),
             [name for name, state in generators.items() if state != self._generators[name]],
         )
+
+    def _set_aside(self) -> dict[int, str]:
+        """Return {id: path} of variables that what is saved has, and decides not to have saved.
+
+        An object tracks every variable that is its attribute, unless its class says otherwise, as
+        Keras 2 does of a model's count of batches.
+        """
+        return {
+            key: f"{path}/{name}" if path else name
+            for path, item in below(self._root)
+            for name, part in getattr(item, "__dict__", {}).items()
+            if name.startswith("_") and issubclass(type(part), tensorflow().Variable)
+            for key in _ids(part)
+        }
 
 
 def _live_variables() -> Iterator[Any]:

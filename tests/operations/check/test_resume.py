@@ -54,8 +54,9 @@ def test_a_sound_run_goes_on_to_the_bit(runs: Path, kind: str) -> None:
     assert report.resumed is not None
     assert [step for step, _ in report.resumed.compared] == [2, 3, 4, 6]
     assert report.resumed.first_difference is None and not report.resumed.not_restored
-    # what metrics report need not go on
+    # what metrics report need not go on, nor what an object decides not to save
     assert [finding.code for finding in report.findings] == ["resume.unsaved_metrics"]
+    assert "counts/_batches, mean/count" in told(report, "resume.unsaved_metrics")
     assert report.verdict == (
         "ok: 6 steps on, the same as the run that never stopped (4 checkpoints compared)"
     )
