@@ -55,6 +55,47 @@ def edit_graph(
     return EditedGraph(_rooted(graph, root), keys, SAVE_COUNTER_KEY)
 
 
+def graph_without(data: bytes, where: str, *, keep: Iterable[str]) -> bytes:
+    """Return the graph with only the tensors `keep`, and without the objects that lose theirs.
+
+    An object whose last tensor goes is taken out with every edge and slot that leads to it: where
+    it stayed, TensorFlow would bind a live variable to it, give it no value, and
+    `assert_existing_objects_matched` would pass.  All other objects stay, in their order.
+    Raises FormatError.
+    """
+    before = parse("TrackableObjectGraph", data, where)
+    graph = parse("TrackableObjectGraph", edit_graph(data, where, keep=keep).data, where)
+    gone = {
+        index
+        for index, (old, new) in enumerate(zip(before.nodes, graph.nodes, strict=True))
+        # One with objects of its own below it stays, since it leads to them.
+        if old.attributes and not new.attributes and not new.children
+    }
+    numbers = {old: new for new, old in enumerate(i for i in range(len(graph.nodes)) if i not in gone)}
+    thinned = message_class("TrackableObjectGraph")()
+    for index in numbers:
+        node = thinned.nodes.add()
+        node.CopyFrom(graph.nodes[index])
+        children = [_copy(child) for child in node.children if child.node_id not in gone]
+        del node.children[:]
+        node.children.extend(children)
+        for child in node.children:
+            child.node_id = numbers[child.node_id]
+        _keep_slots(
+            node,
+            [
+                slot
+                for slot in node.slot_variables
+                if gone.isdisjoint((slot.original_variable_node_id, slot.slot_variable_node_id))
+            ],
+        )
+        for slot in node.slot_variables:
+            slot.original_variable_node_id = numbers[slot.original_variable_node_id]
+            slot.slot_variable_node_id = numbers[slot.slot_variable_node_id]
+    serialised: bytes = thinned.SerializeToString(deterministic=True)
+    return serialised
+
+
 def check_root(root: str) -> None:
     """Raise UsageError unless `root` can be the name of an edge."""
     if not root or "/" in root or root.startswith(".") or root == "save_counter":

@@ -1,0 +1,1 @@
+"""Taking the optimizer state out of old checkpoints of a run, in place."""
