@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ckptkit.operations.record.api import record
     from ckptkit.operations.scan.api import Scan, scan
     from ckptkit.operations.show import TensorSummary, show
+    from ckptkit.operations.thin.api import thin
+    from ckptkit.operations.thin.result import Thinning
     from ckptkit.operations.upgrade.api import upgrade
     from ckptkit.operations.upgrade.report import UpgradeReport
     from ckptkit.operations.verify.api import Verification, verify
@@ -60,6 +62,7 @@ _EXPORTS = {
     "Result": "ckptkit.results",
     "Scan": "ckptkit.operations.scan.api",
     "TensorSummary": "ckptkit.operations.show",
+    "Thinning": "ckptkit.operations.thin.result",
     "UpgradeReport": "ckptkit.operations.upgrade.report",
     "Verification": "ckptkit.operations.verify.api",
     "check": "ckptkit.operations.check.api",
@@ -75,6 +78,7 @@ _EXPORTS = {
     "record": "ckptkit.operations.record.api",
     "scan": "ckptkit.operations.scan.api",
     "show": "ckptkit.operations.show",
+    "thin": "ckptkit.operations.thin.api",
     "upgrade": "ckptkit.operations.upgrade.api",
     "verify": "ckptkit.operations.verify.api",
 }
@@ -97,6 +101,7 @@ __all__ = [
     "Result",
     "Scan",
     "TensorSummary",
+    "Thinning",
     "UpgradeReport",
     "Verification",
     "check",
@@ -111,6 +116,7 @@ __all__ = [
     "record",
     "scan",
     "show",
+    "thin",
     "upgrade",
     "verify",
 ]

@@ -46,6 +46,7 @@ COMMANDS = {
     "history": Command("ckptkit.cli.history", "Tell what happened to every layer over a run."),
     "convert": Command("ckptkit.cli.convert", "Write weights in another form, and prove it."),
     "upgrade": Command("ckptkit.cli.upgrade", "Make models of Keras 1 and 2 load in Keras 3."),
+    "thin": Command("ckptkit.cli.thin", "Take optimizer state out of old checkpoints."),
     "verify": Command("ckptkit.cli.verify", "Check bytes: structure, checksums, all of it."),
     "scan": Command("ckptkit.cli.scan", "Tell what a model could do when it is run."),
     "needs": Command("ckptkit.cli.needs", "Tell what must be here to open a model."),

@@ -55,6 +55,8 @@ OFFERS: Mapping[str, Offer] = {
     # Done or refused: one line says it, and there is nothing for test results.
     "convert": Offer(_ROWS, verbose="Show where every tensor came from."),
     "upgrade": Offer(_ROWS, verbose="Show every change and every weight, not their counts."),
+    # Done or refused, as convert.
+    "thin": Offer(_ROWS),
     "verify": Offer(_FOUND, verbose="Show the checks that found nothing too."),
     "scan": Offer(_FOUND, verbose="Show what was looked at too."),
     "gate": Offer(_FOUND),

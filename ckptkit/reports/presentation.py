@@ -70,6 +70,12 @@ _REPORTS = {
         lambda module, result, fmt: module.receipt_lines(result, fmt),
         lambda module, result: module.receipt_remarks(result),
     ),
+    "Thinning": _Presentation(
+        "ckptkit.reports.thin",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt),
+        lambda module, result: module.remarks(result),
+    ),
     "Verification": _Presentation(
         "ckptkit.reports.findings",
         lambda module, result: module.lines([result]),

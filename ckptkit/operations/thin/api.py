@@ -9,6 +9,9 @@ these may be what tells which checkpoint is the newest.
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ckptkit._io.progress import phase
@@ -68,17 +71,17 @@ def thin(
         TruncatedError, ChecksumError, FormatError: a checkpoint that is kept is damaged.
     """
     directory = Path(run)
-    kept_rows, order, rows = kept_count(keep_slots), "", []
-    found = read_run(directory, kept_rows)
-    refuse_save(directory)
-    order = found.order
-    old, kept = found.prefixes[:-kept_rows], found.prefixes[-kept_rows:]
+    last = kept_count(keep_slots)
+    found = read_run(directory, last)
+    refuse_save(directory, found)
+    rows: list[ThinnedCheckpoint] = []
+    old, kept = found.prefixes[:-last], found.prefixes[-last:]
     planned = [_planned(prefix) for prefix in old]
     if any(row.status == WOULD_BE_THINNED for row in planned):
         _check_kept(directory, kept, whole=not dry_run)
     for row in planned:
         if row.status == WOULD_BE_THINNED and not dry_run:
-            refuse_save(directory)
+            refuse_save(directory, found)
             with phase(f"thinning {row.path.name}", 2 * row.bytes_before):
                 row = _thinned(row)
         rows.append(row)
@@ -87,7 +90,7 @@ def thin(
         ThinnedCheckpoint(prefix, REFUSED, why=f"not complete: {why}")
         for prefix, why in found.incomplete.items()
     ]
-    return Thinning(directory, keep_slots, tuple(rows), order, dry_run)
+    return Thinning(directory, keep_slots, tuple(rows), found.order, dry_run, _left_over(old))
 
 
 # --- looking --------------------------------------------------------------------------------------
@@ -102,11 +105,34 @@ def _planned(prefix: Path) -> ThinnedCheckpoint:
         with open_checkpoint(prefix) as checkpoint:
             slots = _slots(checkpoint)
             before = _file_bytes(checkpoint)
-            removed = sum(checkpoint.specs[key].nbytes for key in slots)
+            removed = _removed_bytes(checkpoint, slots) if slots else 0
     except CkptkitError as error:
         return _refused(prefix, error)
     status = WOULD_BE_THINNED if slots else NOTHING_IN_IT
     return ThinnedCheckpoint(prefix, status, len(slots), before, before - removed)
+
+
+def _removed_bytes(checkpoint: Checkpoint, slots: list[str]) -> int:
+    """Return how much smaller the data files get: by the tensors, and by their part of the graph.
+
+    The index gets smaller too, by how much is known when it is written.
+    """
+    graph = _graph(checkpoint)
+    thinner = _thin_graph(checkpoint, slots)
+    tensors = sum(checkpoint.specs[key].nbytes for key in slots)
+    return tensors + len(graph) - len(thinner)
+
+
+def _graph(checkpoint: Checkpoint) -> bytes:
+    [(_, values)] = checkpoint.store.blocks(OBJECT_GRAPH_KEY)
+    graph: bytes = values[0]
+    return graph
+
+
+def _thin_graph(checkpoint: Checkpoint, slots: Iterable[str]) -> bytes:
+    """Return the object graph without the slots."""
+    keep = checkpoint.specs.keys() - {*slots}
+    return graph_without(_graph(checkpoint), f"{checkpoint.path}: object graph", keep=keep)
 
 
 def _slots(checkpoint: Checkpoint) -> list[str]:
@@ -168,6 +194,26 @@ def _kept(prefix: Path) -> ThinnedCheckpoint:
     return ThinnedCheckpoint(prefix, KEPT, slots, size, size)
 
 
+def _left_over(prefixes: tuple[Path, ...]) -> tuple[str, ...]:
+    """Return a sentence per data file that the index beside it does not speak of.
+
+    A writer that was killed leaves them, ours too; whether one may go is what `verify` tells.
+    """
+    sentences = []
+    for prefix in prefixes:
+        try:
+            with open_checkpoint(prefix) as checkpoint:
+                shards = {Path(shard).name for shard in checkpoint.store.shards}
+        except CkptkitError:
+            continue
+        sentences += [
+            f"{file.name} belongs to no checkpoint; `ckptkit verify` tells whether it may go"
+            for file in data_files(os.fspath(prefix))
+            if file.name not in shards
+        ]
+    return tuple(sentences)
+
+
 def _refused(prefix: Path, error: CkptkitError) -> ThinnedCheckpoint:
     files = [file for file in (index_path(prefix), *data_files(os.fspath(prefix))) if file.exists()]
     size = sum(file.stat().st_size for file in files)
@@ -206,18 +252,17 @@ def _write_thin(checkpoint: Checkpoint, prefix: Path) -> None:
     with _write.claimed(target) as claim, _write.staging(target, claim) as area:
         slots = {*_slots(checkpoint)}
         keep = [key for key in checkpoint.specs if key not in slots]
-        [(_, graph)] = checkpoint.store.blocks(OBJECT_GRAPH_KEY)
         specs = [checkpoint.specs[key] for key in keep if key != OBJECT_GRAPH_KEY]
         written = write_tensor_bundle(
             area.path,
             [TensorToWrite(spec.key, spec.dtype, spec.shape) for spec in specs],
             checkpoint.store.blocks,
-            object_graph=graph_without(graph[0], f"{prefix}: object graph", keep=keep),
+            object_graph=_thin_graph(checkpoint, slots),
             destined=prefix,
         )
         with open_checkpoint(area.path) as thin_one:
             _prove(checkpoint, thin_one, keep)
-        _keep_times(checkpoint, written)
+        _keep_status(checkpoint, written)
         _refuse_changed(checkpoint)
         _write.commit(area, target, overwrite=True)
 
@@ -244,12 +289,15 @@ def _prove(old: Checkpoint, new: Checkpoint, keep: list[str]) -> None:
             )
 
 
-def _keep_times(checkpoint: Checkpoint, written: tuple[Path, ...]) -> None:
-    """Give new files the times of the old ones; the index is the last of them."""
+def _keep_status(checkpoint: Checkpoint, written: tuple[Path, ...]) -> None:
+    """Give new files the times, modes and owners of the old ones; the index is the last of them."""
     *data, index = written
     old_data = next(iter(checkpoint.store.shards), index_path(checkpoint.path))
     for new, old in [(index, index_path(checkpoint.path)), *((file, old_data) for file in data)]:
         status = Path(old).stat()
+        with suppress(PermissionError):  # only root gives files away
+            os.chown(new, status.st_uid, status.st_gid)
+        new.chmod(stat.S_IMODE(status.st_mode))
         os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 

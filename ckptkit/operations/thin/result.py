@@ -16,6 +16,7 @@ WOULD_BE_THINNED = "would be thinned"
 NOTHING_IN_IT = "no optimizer state"
 GONE = "gone"
 REFUSED = "refused"
+STATUSES = (KEPT, THINNED, WOULD_BE_THINNED, NOTHING_IN_IT, GONE, REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class Thinning(Document):
     """What was done to the checkpoints of a run.
 
     path: the training directory.  keep_slots: as it was asked for.  rows: a checkpoint each, oldest
-    first.  order: how it was told which is newer.  dry_run: whether nothing was changed.
+    first, those that are not complete at the end.  order: how it was told which is newer.
+    dry_run: whether nothing was changed.  notes: on files that belong to no checkpoint.
     """
 
     ROWS = "checkpoints"
@@ -67,6 +69,12 @@ class Thinning(Document):
     rows: tuple[ThinnedCheckpoint, ...]
     order: str = ""
     dry_run: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many checkpoints there are of each status."""
+        return {status: sum(row.status == status for row in self.rows) for status in STATUSES}
 
     @property
     def ok(self) -> bool:
@@ -103,5 +111,6 @@ class Thinning(Document):
             "order": self.order,
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
+            "notes": list(self.notes),
             "checkpoints": [row.to_json() for row in self.rows],
         }

@@ -89,25 +89,35 @@ def read_run(directory: Path, kept: int) -> Run:
     return Run(tuple(ordered), lacking, order)
 
 
-def refuse_save(directory: Path) -> None:
+def refuse_save(directory: Path, run: Run) -> None:
     """Raise UsageError where a save is under way, or was killed within the last hour.
 
-    A save shows by files of temporary names, and by data files whose index is not there yet.
+    A save shows by files of temporary names, by data files whose index is not there yet, and by a
+    newest checkpoint that is not complete.
     """
     now_s = time.time()
+    newest_ns = modified_ns(run.prefixes[-1])
+    for prefix in run.incomplete:
+        index = index_path(prefix)
+        if index.exists() and is_young(index, now_s) and index.stat().st_mtime_ns > newest_ns:
+            raise _save_under_way(directory, index.name)
     try:
         names = sorted(entry.name for entry in directory.iterdir())
     except OSError as error:
         raise PathNotFoundError(str(error.strerror), where=str(directory)) from error
     for name in names:
-        prefix = prefix_name(name)
-        begun = prefix is not None and not index_path(directory / prefix).exists()
+        begun_one = prefix_name(name)
+        begun = begun_one is not None and not index_path(directory / begun_one).exists()
         if (begun or is_unfinished(name)) and is_young(directory / name, now_s):
-            raise UsageError(
-                f"a save is under way, or was killed within the last hour: {name}",
-                where=str(directory),
-                hint="thin when it is done; where nothing is training, remove what the save left",
-            )
+            raise _save_under_way(directory, name)
+
+
+def _save_under_way(directory: Path, name: str) -> UsageError:
+    return UsageError(
+        f"a save is under way, or was killed within the last hour: {name}",
+        where=str(directory),
+        hint="thin when it is done; where nothing is training, remove what the save left",
+    )
 
 
 def _refuse_others(directory: Path) -> None:
@@ -185,8 +195,6 @@ def _ordered(directory: Path, found: list[Path], kept: int) -> tuple[list[Path],
     return ordered, "by time"
 
 
-def reason(error: CkptkitError | OSError) -> str:
+def reason(error: CkptkitError) -> str:
     """Return why a checkpoint was refused, in one line without its path."""
-    if isinstance(error, CkptkitError):
-        return f"{error.message} ({error.hint})" if error.hint else error.message
-    return error.strerror or str(error)
+    return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -71,7 +71,9 @@ def graph_without(data: bytes, where: str, *, keep: Iterable[str]) -> bytes:
         # One with objects of its own below it stays, since it leads to them.
         if old.attributes and not new.attributes and not new.children
     }
-    numbers = {old: new for new, old in enumerate(i for i in range(len(graph.nodes)) if i not in gone)}
+    numbers = {
+        old: new for new, old in enumerate(i for i in range(len(graph.nodes)) if i not in gone)
+    }
     thinned = message_class("TrackableObjectGraph")()
     for index in numbers:
         node = thinned.nodes.add()
