@@ -22,6 +22,7 @@ from ckptkit.stores.registry import FORMATS
 from support.damage import flip
 from support.goldens import GOLDEN
 from support.hostile_models import model_with, write_model
+from support.killing_thin import make_run
 from support.places import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -51,6 +52,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         graph.with_name("assets").mkdir(exist_ok=True)  # git keeps no empty directory
     monkeypatch.chdir(tmp_path)
     damaged_examples(tmp_path)
+    make_run(tmp_path / "long-run", 4)
     (tmp_path / "release.toml").write_text(POLICY, encoding="utf-8")
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
