@@ -195,8 +195,8 @@ def _compared(
         if changes and first is None:
             first, at_first = place, changes
     # a variable that the first step made was restored then, if it is there at the end
-    gone = {change.name for change in changes if change.status == "removed"}
-    restored = [c for c in restored if c.status != "removed" or c.name in gone]
+    gone = {change.some.spec.key for change in changes if change.status == "removed"}
+    restored = [c for c in restored if c.status != "removed" or c.some.spec.key in gone]
     findings = [*_not_restored(start, restored)]
     if first is not None:
         findings += _first_step(places, first, at_first, request.steps)
