@@ -54,7 +54,7 @@ def nearest_text(name: str, known: Iterable[str], most: int = 3, cutoff: float =
     """Return "did you mean a or b?" of what is called nearly so; "" where nothing is."""
     from difflib import get_close_matches  # here, since almost every name is known
 
-    near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    near = get_close_matches(name, list(dict.fromkeys(known)), n=most, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import ckptkit
+from ckptkit.cli.main import ADDED
 from ckptkit.errors import MissingDependencyError
+from ckptkit.fixtures.sample import write_sample
+from ckptkit.operations import doctor
 from ckptkit.operations.convert.api import plan
 from ckptkit.operations.inventory import inventory
 from ckptkit.results import Document
+from ckptkit.runners.types import DeviceProbe
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN, golden
+from support.linear import linear_model
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 LION = golden("tf2.21.0/lion/ckpt").path
@@ -40,13 +47,78 @@ CASES: dict[str, tuple[Callable[[], Document], list[object]]] = {
         lambda: plan(ADAM, "w.npz", weights_only=True),
         ["convert", ADAM, "w.npz", "--weights-only", "--dry-run"],
     ),
+    "convert": (
+        lambda: ckptkit.convert(ADAM, "w.safetensors", weights_only=True, overwrite=True),
+        ["convert", ADAM, "w.safetensors", "--weights-only", "--overwrite"],
+    ),
+    "history": (lambda: ckptkit.history("s/run"), ["history", "s/run", "--no-cache"]),
+    "gate": (
+        lambda: ckptkit.gate("s/after.keras", "policy.toml"),
+        ["gate", "s/after.keras", "--policy", "policy.toml"],
+    ),
+    "thin": (
+        lambda: ckptkit.thin("two", dry_run=True),
+        ["thin", "two", "--keep-slots", "last:1", "--dry-run"],
+    ),
+    "upgrade": (
+        lambda: ckptkit.upgrade("old", "new", recursive=True),
+        ["upgrade", "-r", "old", "new"],
+    ),
+    "record": (
+        lambda: ckptkit.record("m.linear.json", "g", on="linear", noise=False, blind=False),
+        ["record", "m.linear.json", "-o", "h", "--on", "linear", "--no-blind", "--no-noise"],
+    ),
+    "check": (
+        lambda: ckptkit.check("m.linear.json", on=["linear"], against="m.linear.json"),
+        ["check", "m.linear.json", "--against", "m.linear.json", "--on", "linear"],
+    ),
+    "doctor": (lambda: doctor.doctor(tables=[ADDED]), ["doctor"]),
 }
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the working directory: files to try things on, and a model that numpy runs."""
+    folder = tmp_path_factory.mktemp("results")
+    write_sample(folder / "s")
+    (folder / "old").mkdir()
+    (folder / "two").mkdir()
+    for number in (1, 2):
+        for end in (".index", ".data-00000-of-00001"):
+            shutil.copy(folder / f"s/run/ckpt-1{end}", folder / f"two/ckpt-{number}{end}")
+    state = [f'all_model_checkpoint_paths: "ckpt-{number}"\n' for number in (1, 2)]
+    (folder / "two/checkpoint").write_text('model_checkpoint_path: "ckpt-2"\n' + "".join(state))
+    shutil.copy(GOLDEN / "tf2.12.1/files_nested/weights_only.h5", folder / "old")
+    shutil.copy(GOLDEN / "tf2.16.2/files_nested/model.keras", folder / "old")
+    (folder / "policy.toml").write_text("[model]\nmax-parameters = 10\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        linear_model(folder, patch)
+        patch.setattr(doctor, "probe", lambda _timeout: (DeviceProbe("tensorflow", "CPU:0"),))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def results(files: Path) -> dict[str, Document]:
+    """Return a result of every case, each made once."""
+    assert files == Path.cwd()
+    return {name: make() for name, (make, _) in CASES.items()}
+
+
+def test_there_is_a_case_of_every_class(results: dict[str, Document]) -> None:
+    exported = [getattr(ckptkit, name) for name in ckptkit.__all__]
+    classes = {each for each in exported if inspect.isclass(each)}
+    printed = {each for each in classes if issubclass(each, Document) and each is not Document}
+    assert printed == {type(result) for result in results.values()}
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_printed_it_is_what_the_command_prints(name: str) -> None:
-    make, command = CASES[name]
-    assert str(make()) + "\n" == run(*command).out
+def test_printed_it_is_what_the_command_prints(name: str, results: dict[str, Document]) -> None:
+    _, command = CASES[name]
+    printed = run(*command)
+    out = printed.out.replace("\nh: ", "\nm.linear.json: ")  # `record` says where it wrote it
+    assert str(results[name]) + "\n" == out
+    assert results[name].exit_code == printed.code
 
 
 class _Tags(HTMLParser):
@@ -68,9 +140,8 @@ class _Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_html_is_well_formed_and_says_the_same(name: str) -> None:
-    make, _ = CASES[name]
-    result = make()
+def test_html_is_well_formed_and_says_the_same(name: str, results: dict[str, Document]) -> None:
+    result = results[name]
     page = _Tags()
     page.feed(result._repr_html_())
     assert page.open == []
@@ -81,9 +152,8 @@ def test_html_is_well_formed_and_says_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_records_are_plain(name: str) -> None:
-    make, _ = CASES[name]
-    result = make()
+def test_records_are_plain(name: str, results: dict[str, Document]) -> None:
+    result = results[name]
     records = result.records()
     assert records and all(isinstance(record, dict) for record in records)
     assert json.loads(json.dumps(records, allow_nan=False))

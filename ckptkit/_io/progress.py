@@ -77,6 +77,7 @@ class Sink(Protocol):
 _sink: Sink | None = None
 _owner = 0  # the thread whose phases are shown
 _read = 0  # bytes read from files while there is a sink
+_is_abandoned = False  # whether nobody waits for what other threads do
 
 
 @contextmanager
@@ -142,11 +143,31 @@ def bytes_read(nbytes: int) -> None:
 
     Args:
         nbytes: how many.
+
+    Raises:
+        KeyboardInterrupt: in a thread whose work was abandoned.
     """
     global _read
+    if _is_abandoned and threading.current_thread() is not threading.main_thread():
+        raise KeyboardInterrupt  # which a pool keeps to itself
     if _sink is not None:
         _read += nbytes
         _sink.moved()
+
+
+@contextmanager
+def abandoned_work() -> Iterator[None]:
+    """Let all threads but the main one end where they read next, inside the block.
+
+    For whoever was interrupted and has to wait until they have: a thread cannot be ended from
+    outside, and one tensor may keep it for minutes.
+    """
+    global _is_abandoned
+    _is_abandoned = True
+    try:
+        yield
+    finally:
+        _is_abandoned = False
 
 
 def still_going() -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from ckptkit._io.progress import Phase, phase, shown_by
+from ckptkit._io.progress import Phase, abandoned_work, phase, shown_by
 
 if TYPE_CHECKING:  # `ls` does not need it at its start
     from concurrent.futures import Executor
@@ -41,7 +41,12 @@ def threads(jobs: int | None) -> Iterator[Executor | None]:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(count) as executor:
-        yield executor
+        try:
+            yield executor
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or asked to end by a signal
+            with abandoned_work():
+                executor.shutdown(cancel_futures=True)
+            raise
 
 
 @dataclass(eq=False)

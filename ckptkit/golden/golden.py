@@ -34,7 +34,7 @@ from ckptkit.golden.sketch_types import float_of
 from ckptkit.model_io.sampling import Sample, sample
 from ckptkit.model_io.signature import ModelSignature
 from ckptkit.results import Document
-from ckptkit.text import json_number
+from ckptkit.text import count_text, json_number
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -82,6 +82,10 @@ class Golden(Document):
     noise: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     blind: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count = count_text(len(self.cases), "case")
+        return f"<Golden of {self.subject!r}: {count}, recorded on {self.runner}>"
 
     @property
     def ok(self) -> bool:

@@ -30,57 +30,50 @@ class _Presentation(NamedTuple):
     remarks: Callable[[Any, Any], Iterable[str]] | None = None
 
 
+def _alike(
+    name: str, lines: str = "lines", remarks: str = "remarks", *, many: bool = False
+) -> _Presentation:
+    """Return what most reports are: `lines` of a result, and in a format, and `remarks` on it.
+
+    name: of the module in `ckptkit.reports`.  lines, remarks: of its functions.  many: they take a
+    list of results.
+    """
+
+    def shown(module: Any, result: Any, *fmt: str) -> Iterable[str]:
+        found: Iterable[str] = getattr(module, lines)([result] if many else result, *fmt)
+        return found
+
+    def beside(module: Any, result: Any) -> Iterable[str]:
+        found: Iterable[str] = getattr(module, remarks)([result] if many else result)
+        return found
+
+    return _Presentation(f"ckptkit.reports.{name}", shown, shown, beside)
+
+
 _REPORTS = {
+    "DiffResult": _alike("diff.text"),
+    "Diagnosis": _alike("doctor_text"),
+    "GateReport": _alike("gate"),
+    "History": _alike("history.text"),
+    "Inventory": _alike("inventory"),
+    "Needs": _alike("needs", many=True),
+    "Plan": _alike("plan", "plan_lines", "plan_remarks"),
+    "Receipt": _alike("plan", "receipt_lines", "receipt_remarks"),
+    "Report": _alike("check.lines"),
+    "Thinning": _alike("thin"),
+    "UpgradeReport": _alike("upgrade", "report_lines", "report_remarks"),
+    "Verification": _alike("findings", many=True),
+    "Golden": _Presentation(
+        "ckptkit.reports.golden",
+        lambda module, result: module.lines(result),
+        lambda module, result, fmt: module.lines(result, fmt=fmt),
+        lambda module, result: module.remarks(result),
+    ),
     "Listing": _Presentation(
         "ckptkit.reports.listing",
         lambda module, result: module.lines(result, "table", module.layout_of(result)),
         lambda module, result, fmt: module.bare_table([result], fmt, module.layout_of(result)),
         lambda module, result: module.remarks(result),
-    ),
-    "Inventory": _Presentation(
-        "ckptkit.reports.inventory",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "TensorSummary": _Presentation(
-        "ckptkit.reports.tensor", lambda module, result: module.lines(result)
-    ),
-    "DiffResult": _Presentation(
-        "ckptkit.reports.diff.text",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "History": _Presentation(
-        "ckptkit.reports.history.text",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "Plan": _Presentation(
-        "ckptkit.reports.plan",
-        lambda module, result: module.plan_lines(result),
-        lambda module, result, fmt: module.plan_lines(result, fmt),
-        lambda module, result: module.plan_remarks(result),
-    ),
-    "Receipt": _Presentation(
-        "ckptkit.reports.plan",
-        lambda module, result: module.receipt_lines(result),
-        lambda module, result, fmt: module.receipt_lines(result, fmt),
-        lambda module, result: module.receipt_remarks(result),
-    ),
-    "Thinning": _Presentation(
-        "ckptkit.reports.thin",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "Verification": _Presentation(
-        "ckptkit.reports.findings",
-        lambda module, result: module.lines([result]),
-        lambda module, result, fmt: module.lines([result], fmt),
-        lambda module, result: module.remarks([result]),
     ),
     "Scan": _Presentation(
         "ckptkit.reports.findings",
@@ -88,41 +81,8 @@ _REPORTS = {
         lambda module, result, fmt: module.lines([result], fmt, words=module.SCAN),
         lambda module, result: module.remarks([result], module.SCAN),
     ),
-    "GateReport": _Presentation(
-        "ckptkit.reports.gate",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "Needs": _Presentation(
-        "ckptkit.reports.needs",
-        lambda module, result: module.lines([result]),
-        lambda module, result, fmt: module.lines([result], fmt),
-        lambda module, result: module.remarks([result]),
-    ),
-    "UpgradeReport": _Presentation(
-        "ckptkit.reports.upgrade",
-        lambda module, result: module.report_lines(result),
-        lambda module, result, fmt: module.report_lines(result, fmt),
-        lambda module, result: [result.verdict],
-    ),
-    "Report": _Presentation(
-        "ckptkit.reports.check.lines",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "Golden": _Presentation(
-        "ckptkit.reports.golden",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt=fmt),
-        lambda module, result: module.remarks(result),
-    ),
-    "Diagnosis": _Presentation(
-        "ckptkit.reports.doctor_text",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt),
-        lambda module, result: module.remarks(result),
+    "TensorSummary": _Presentation(
+        "ckptkit.reports.tensor", lambda module, result: module.lines(result)
     ),
 }
 

@@ -39,7 +39,7 @@ def report_lines(
             "ckptkit upgrade",
             [report],
             lambda form: _table(report, form),
-            lambda: [report.verdict],
+            lambda: report_remarks(report),
         )
         return
     receipt = report.rows[0].receipt
@@ -54,6 +54,11 @@ def report_lines(
     yield from _fitting_table(report)
     yield ""
     yield report.verdict
+
+
+def report_remarks(report: UpgradeReport) -> list[str]:
+    """Return what the report for people says beside the table."""
+    return [printable(report.verdict)]
 
 
 def _fitting_table(report: UpgradeReport) -> Iterator[str]:

@@ -15,7 +15,9 @@ import pytest
 
 import ckptkit
 import ckptkit.cli.main as command_line
+from ckptkit._io.progress import bytes_read
 from ckptkit.cli.main import main
+from ckptkit.cli.progress import threads
 from support.command_line import ckptkit as run
 from support.goldens import golden
 from support.places import ROOT
@@ -118,3 +120,25 @@ def test_a_call_from_another_thread() -> None:
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_an_interrupt_ends_what_threads_are_doing() -> None:
+    """One tensor of some gigabytes is one task, for which nobody waits after Ctrl-C."""
+    begun = threading.Event()
+
+    def read() -> None:
+        for _ in range(50_000_000):
+            bytes_read(0)
+            begun.set()
+
+    with pytest.raises(KeyboardInterrupt), threads(2) as executor:
+        assert executor is not None
+        task = executor.submit(read)
+        waiting = [executor.submit(read) for _ in range(3)]
+        begun.wait()
+        raise KeyboardInterrupt
+    assert isinstance(task.exception(), KeyboardInterrupt)
+    assert all(each.cancelled() or each.exception() for each in waiting)
+    with threads(2) as executor:  # what comes after it is done as ever
+        assert executor is not None
+        assert executor.submit(bytes_read, 1).result() is None

@@ -121,6 +121,10 @@ def test_a_mistyped_choice_is_asked_about(command: list[object], said: str) -> N
     assert said in refused(*command)
 
 
+def test_a_neighbour_is_named_once() -> None:
+    assert "html or html" not in refused("ls", ADAM, "-f", "htmll")
+
+
 def test_a_choice_that_is_near_nothing_is_not_asked_about() -> None:
     assert "did you mean" not in refused("ls", ADAM, "--sort", "qqq")
 
