@@ -115,7 +115,10 @@ def _in_order(
 
 def _leaf_paths(nodes: Sequence[Node], strange: frozenset[str]) -> list[str | None] | None:
     """Return the path of each node without children, None of others; None if this is no tree."""
+    if not nodes:
+        return None
     paths: list[str | None] = [None] * len(nodes)
+    most = max_characters(len(nodes))
     inner = [(0, "", 0)]
     characters = visited = 0
     for node, path, depth in inner:  # grows as it is walked
@@ -125,8 +128,10 @@ def _leaf_paths(nodes: Sequence[Node], strange: frozenset[str]) -> list[str | No
         if depth >= MAX_DEPTH or visited >= len(nodes) or len(dict(edges)) < len(edges):
             return None
         for edge, child in edges:
+            characters += len(start) + len(edge)
+            if characters > most:  # before the path is made, which may be long
+                return None
             below = start + edge
-            characters += len(below)
             target = nodes[child]
             if target.slots or not edge or edge in strange:
                 return None
@@ -138,5 +143,5 @@ def _leaf_paths(nodes: Sequence[Node], strange: frozenset[str]) -> list[str | No
                 paths[child] = below
             else:
                 return None
-    is_tree = visited == len(nodes) - 1 and characters <= max_characters(visited)
+    is_tree = visited == len(nodes) - 1
     return paths if is_tree and not nodes[0].attributes and not nodes[0].slots else None

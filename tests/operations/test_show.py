@@ -470,7 +470,7 @@ def test_one_of_each(tmp_path: Path) -> None:
 def test_all_files_of_a_checkpoint_are_one_path(prefix: Path) -> None:
     files = sorted(prefix.parent.iterdir())
     assert run("show", *files, "scalar") == run("show", prefix, "scalar")
-    assert "one PATH and its NAMEs" in refused("show", prefix, ADAM, "scalar")
+    assert "one file and names of its tensors" in refused("show", prefix, ADAM, "scalar")
 
 
 def test_an_axis_longer_than_any_array(tmp_path: Path) -> None:

@@ -399,7 +399,7 @@ def test_other_files_are_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("members", "what"),
     [
-        (["archive/data.pkl"], "PyTorch"),
+        (["archive/data.pkl"], "data.pkl: the pickle ends before"),
         (["model/saved_model.pb"], "zipped SavedModel"),
         (["readme.txt"], "neither .keras nor .npz"),
         ([], "it is empty"),

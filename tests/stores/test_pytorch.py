@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -26,6 +25,7 @@ from ckptkit.stores.pytorch.tensors import list_tensors
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import ROOT
+from support.pytorch_files import Storage, Tensor, write_archive
 
 FOLDERS = sorted(
     ROOT.glob("fixtures/pytorch/torch*"), key=lambda p: [*map(int, p.name[5:].split("."))]
@@ -164,40 +164,10 @@ def test_plain_values_of_other_modules_are_no_alarm(tmp_path: Path) -> None:
     assert run("scan", saved(tmp_path / "model.pt", value)).code == 0
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> _Acts:
-    return _Acts(_rebuild, storage, offset, size, stride, False, OrderedDict())
-
-
-def _rebuild() -> None: ...
-
-
-_PythonPickler: Any = pickle._Pickler  # which a name can be given to
-
-
-class _Pickler(_PythonPickler):  # type: ignore[misc]
-    def save(self, obj: Any, save_persistent_id: bool = True) -> Any:
-        if obj is _rebuild or obj is _storage:
-            name = "_utils\n_rebuild_tensor_v2" if obj is _rebuild else "\nFloatStorage"
-            self.write(b"ctorch" + (b"." if obj is _rebuild else b"") + name.encode() + b"\n")
-            return None
-        return super().save(obj, save_persistent_id)
-
-    def persistent_id(self, obj: Any) -> Any:
-        return obj.id if isinstance(obj, Persistent) else None
-
-
-def _storage() -> None: ...
-
-
 def described(path: Path, *tensor: Any, length: int = 6, nbytes: int = 24) -> Path:
     """Write a file of one tensor of float32 with this description (offset, size, stride)."""
-    storage = Persistent(("storage", _storage, "0", "cpu", length))
-    buffer = io.BytesIO()
-    _Pickler(buffer, 2).dump({"w": _tensor(storage, *tensor)})
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", buffer.getvalue())
-        archive.writestr("archive/data/0", struct.pack("<6f", *range(6))[:nbytes])
-    return path
+    data = struct.pack("<6f", *range(6))[:nbytes]
+    return write_archive(path, {"w": Tensor(Storage("0", length), *tensor)}, {"0": data})
 
 
 def test_a_description_of_ones_own(tmp_path: Path) -> None:

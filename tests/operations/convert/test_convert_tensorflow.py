@@ -515,4 +515,4 @@ def test_outputs_that_are_not_compared_say_why(cnn: Made, tmp_path: Path) -> Non
         check_outputs=True,
     )
     why = done.to_json()["proof"]["outputs"]["why_not"]
-    assert done.ok and why.startswith("SRC holds no model to run (tensor-bundle)")
+    assert done.ok and "holds no model to run (tensor-bundle)" in why
