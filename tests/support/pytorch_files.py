@@ -26,7 +26,7 @@ class Tensor:
     """A call of `torch._utils._rebuild_tensor_v2`."""
 
     def __init__(self, storage: Storage, offset: Any, size: Any, stride: Any) -> None:
-        self.arguments = storage, offset, size, stride, False, OrderedDict()
+        self.arguments: tuple[Any, ...] = storage, offset, size, stride, False, OrderedDict()
 
     def __reduce__(self) -> Any:
         return _rebuild, self.arguments
