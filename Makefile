@@ -60,6 +60,8 @@ dist: $(VENV)/.ready-dist  ## the sdist, the wheel for any platform, and that wi
 	rm -rf build *.egg-info
 	$(BIN)/python -m build --quiet --wheel --outdir build/wheels .
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheels/*-linux_*.whl
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents --ignore W009 dist/*.whl  # W009: ckptkit_tf.py stands beside ckptkit
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
 	$(BIN)/python fixtures/golden_producers
