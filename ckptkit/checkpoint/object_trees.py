@@ -118,7 +118,7 @@ def _leaf_paths(nodes: Sequence[Node], strange: frozenset[str]) -> list[str | No
     if not nodes:
         return None
     paths: list[str | None] = [None] * len(nodes)
-    most = max_characters(len(nodes))
+    most = max_characters(len(nodes) - 1)
     inner = [(0, "", 0)]
     characters = visited = 0
     for node, path, depth in inner:  # grows as it is walked
