@@ -103,7 +103,8 @@ def cli() -> None:
     """See inside TensorFlow and Keras checkpoints, compare, convert and trust them.
 
     PATH is a checkpoint prefix (run/ckpt-3), any of its files, a training directory, a SavedModel
-    directory, or a .keras, .weights.h5, .h5, .safetensors or .npz file; PATH#SUBTREE narrows it.
+    directory, or a .keras, .weights.h5, .h5, .safetensors, .npz, .pt, .onnx or .tflite file;
+    PATH#SUBTREE narrows it.
     """
 
 
