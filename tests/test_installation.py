@@ -238,7 +238,8 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("pip cannot get setuptools")
     assert done.code == 0, done.err
     [path] = directory.iterdir()
-    assert path.name == f"ckptkit_tf-{__version__}-py3-none-any.whl"
+    # "any", or this platform where a compiler made the library
+    assert path.name.startswith(f"ckptkit_tf-{__version__}-py3-none-")
     return path
 
 
