@@ -212,6 +212,19 @@ def test_values_that_hold_themselves_end(tmp_path: Path) -> None:
     assert not store.specs
 
 
+def test_a_dict_that_stands_in_two_places_is_in_both(tmp_path: Path) -> None:
+    weights = {"w": Tensor(Storage("0", 6), 0, (2, 3), (3, 1))}
+    data = {"0": struct.pack("<6f", *range(6))}
+    path = write_archive(tmp_path / "a.pt", {"model": weights, "ema": weights}, data)
+    assert [*open_pytorch(path).specs] == ["model.w", "ema.w"]
+    assert ckptkit.load(path)["ema.w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    laughs: Any = weights
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    with pytest.raises(FormatError, match="names without end"):
+        open_pytorch(write_archive(tmp_path / "b.pt", laughs, data))
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_the_machine_builds_what_python_does(protocol: int) -> None:
     value: dict[str, Any] = {

@@ -24,9 +24,8 @@ from ckptkit.dtypes import DTYPES
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.links import link_findings
 from ckptkit.stores.containers.weight_map import read_weight_map
-from ckptkit.stores.containers.zip_archive import read_directory
 from ckptkit.stores.pytorch.pickle_machine import Global
-from ckptkit.stores.pytorch.reader import PICKLE, open_pytorch, pickle_of, root_of
+from ckptkit.stores.pytorch.reader import PICKLE, read_archive, store_of
 from ckptkit.text import list_text, printable
 
 _NN = re.compile(r"torch\.nn(\.\w+)*")
@@ -51,9 +50,8 @@ _CLASS = re.compile(r"_*[A-Z]\w*")
 
 def scan_pytorch(path: Path) -> list[Check]:
     """Scan a PyTorch file; raises FormatError where its pickle cannot be read."""
-    members = read_directory(path)
-    root = root_of(members, path)
-    pickle = pickle_of(path, members, root)
+    archive = read_archive(path)
+    members, root, pickle = archive
     where = f"{path.name}:{root}{PICKLE}"
     findings = list(_judged(pickle.globals, pickle.called, where))
     strangers = [name for name in members if not _belongs(name.removeprefix(root))]
@@ -62,16 +60,15 @@ def scan_pytorch(path: Path) -> list[Check]:
             f"members that no file of torch.save has: {list_text([*map(printable, strangers)])}"
         )
         findings.append(Finding("warning", "archive.stranger", path.name, message))
-    open_pytorch(path)  # what its tensors say of themselves
+    store_of(path, archive)  # what its tensors say of themselves
     counts = (("name", len(pickle.globals)),)
     return [Check("pickle", counts, tuple(findings))]
 
 
 def unsafe_names(path: Path) -> list[Global]:
     """Return what the pickle of a PyTorch file names and torch's own list of names lacks."""
-    members = read_directory(path)
-    pickle = pickle_of(path, members, root_of(members, path))
-    return [found for found in map(_of_python3, pickle.globals) if not _is_of_torch(found)]
+    names = map(_of_python3, read_archive(path).pickle.globals)
+    return [found for found in names if not _is_of_torch(found)]
 
 
 def scan_pytorch_index(path: Path) -> list[Check]:
@@ -109,7 +106,8 @@ def _judged(named: tuple[Global, ...], called: frozenset[Global], where: str) ->
             message = f"calls {text} when it is loaded with weights_only=False"
             yield Finding("error", "pickle.call", where, message)
         else:
-            message = f"names {text}, which loading with weights_only=False imports"
+            how = "imports and calls" if old in called else "imports"
+            message = f"names {text}, which loading with weights_only=False {how}"
             yield Finding("warning", "pickle.unknown", where, message)
     if modules:
         message = f"a whole module was pickled: {list_text(modules)}"

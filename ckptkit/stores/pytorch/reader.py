@@ -49,6 +49,14 @@ class PytorchPart(NamedTuple):
     is_contiguous: bool
 
 
+class PytorchArchive(NamedTuple):
+    """The members of a file, the folder in it that they lie in, and what its pickle would build."""
+
+    members: Mapping[str, zip_archive.Member]
+    root: str
+    pickle: Pickle
+
+
 @dataclass(frozen=True, slots=True)
 class PytorchStore:
     """A PyTorch file; made by `open_pytorch`."""
@@ -198,9 +206,12 @@ def open_pytorch(path: Path) -> PytorchStore:
         ChecksumError: the pickle's CRC-32 is another.
         UnsupportedError: a TorchScript program, or a dtype that is not known.
     """
-    members = zip_archive.read_directory(path)
-    root = root_of(members, path)
-    pickle = pickle_of(path, members, root)
+    return store_of(path, read_archive(path))
+
+
+def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
+    """Return the store of an archive that was read; raises as `open_pytorch` does."""
+    members, root, pickle = archive
     listing = list_tensors(pickle.value, f"{path}:{root}{PICKLE}")
     order = members.get(f"{root}byteorder")
     byteorder = "little"
@@ -228,7 +239,15 @@ def open_pytorch(path: Path) -> PytorchStore:
     )
 
 
-def root_of(members: Mapping[str, zip_archive.Member], path: Path) -> str:
+def read_archive(path: Path) -> PytorchArchive:
+    """Return what a PyTorch file is made of; raises as `open_pytorch` does."""
+    members = zip_archive.read_directory(path)
+    root = _root_of(members, path)
+    data = zip_archive.read_member(path, members[f"{root}{PICKLE}"], MAX_PICKLE)
+    return PytorchArchive(members, root, read_pickle(data, f"{path}:{root}{PICKLE}"))
+
+
+def _root_of(members: Mapping[str, zip_archive.Member], path: Path) -> str:
     """Return the folder of an archive that a PyTorch file is in, "archive/"; raises."""
     roots = [name.removesuffix(PICKLE) for name in members if PurePosixPath(name).name == PICKLE]
     roots = [root for root in roots if root.count("/") <= 1]
@@ -241,12 +260,6 @@ def root_of(members: Mapping[str, zip_archive.Member], path: Path) -> str:
             hint="`torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')` keeps its weights",
         )
     return roots[0]
-
-
-def pickle_of(path: Path, members: Mapping[str, zip_archive.Member], root: str) -> Pickle:
-    """Return what the pickle of a PyTorch file would build; raises as `open_pytorch` does."""
-    data = zip_archive.read_member(path, members[f"{root}{PICKLE}"], MAX_PICKLE)
-    return read_pickle(data, f"{path}:{root}{PICKLE}")
 
 
 def _checked(

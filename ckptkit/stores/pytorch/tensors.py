@@ -21,6 +21,8 @@ from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCal
 from ckptkit.text import list_text
 
 MAX_TENSORS = 10_000_000
+# How often a tensor may stand in the file, all in all and each: models share layers, a few times.
+_MAX_REPEATED, _MAX_REPEATS = 10_000, 100
 _MAX_DEPTH = 200  # of dicts in dicts; torch's own modules reach ten
 # Of a quantised tensor these are the integers as they are stored.
 _TENSOR = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_qtensor")
@@ -111,14 +113,17 @@ class _Walk:
         self.paths: dict[str, tuple[str, ...]] = {}
         self.slots: dict[str, tuple[str, str]] = {}
         self.notes: list[str] = []
-        self._seen: set[int] = set()
+        self._open: set[int] = set()  # ids of the containers around what is visited
+        self._barren: set[int] = set()  # ids of containers without tensors
+        self._distinct: set[int] = set()  # ids of the calls that make tensors
         self._left_out: dict[str, list[str]] = {}
 
     def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
-        """Add the tensors below one value, each container once."""
+        """Add the tensors below one value; a dict that stands in two places is in both."""
         if isinstance(value, PickledCall):
             found = self._tensor(value, path)
             if found is not None:
+                self._distinct.add(id(value))
                 self._add(path, found)
                 return
             if _is_numpy_array(value):
@@ -129,16 +134,19 @@ class _Walk:
             return
         elif not isinstance(value, (dict, list, tuple, set)):
             return
-        if id(value) in self._seen:
+        if id(value) in self._open or id(value) in self._barren:
             return
-        self._seen.add(id(value))
         if depth > _MAX_DEPTH:
             raise FormatError(self.where, f"values nested more than {_MAX_DEPTH} deep")
         if isinstance(value, dict) and _is_optimizer(value):
             self._optimizer(value, path)
         before = len(self.tensors)
+        self._open.add(id(value))
         for segment, inner in self._parts(value, path):
             self.visit(inner, (*path, segment) if segment else path, depth + 1)
+        self._open.discard(id(value))
+        if len(self.tensors) == before:
+            self._barren.add(id(value))
         if isinstance(value, PickledCall) and _is_rebuilt(value):
             what = _name_of(value.function).removeprefix("_rebuild_").replace("_", " ")
             if len(self.tensors) > before:
@@ -157,6 +165,8 @@ class _Walk:
     def _add(self, path: tuple[str, ...], tensor: StridedTensor) -> None:
         if len(self.tensors) >= MAX_TENSORS:
             raise FormatError(self.where, f"more than {MAX_TENSORS:,} tensors")
+        if len(self.tensors) > _MAX_REPEATED + _MAX_REPEATS * len(self._distinct):
+            raise FormatError(self.where, "the same few tensors under names without end")
         name = ".".join(path) or "tensor"
         number = 1
         while name in self.tensors:  # {"a.b": ..., "a": {"b": ...}}
