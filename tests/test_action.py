@@ -177,6 +177,46 @@ def test_every_input_arrives(checkpoint: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "gone").exists()
 
 
+POLICY = """\
+[model]
+formats = ["saved-model"]
+nonfinite = false
+[verify]
+[baseline]
+signature = "compatible"
+"""
+
+
+def test_a_policy(tmp_path: Path) -> None:
+    (tmp_path / "my policy.toml").write_text(POLICY, encoding="utf-8")
+    given = {"subject": str(EXPORT), "policy": "my policy.toml", "on": "CPU:0\n"}
+    done = run(CHECK, tmp_path, **given, baseline=str(EXPORT), junit="out file.xml")
+    assert done.code == 0, done
+    assert done.outputs == "exit-code=0\n" and "::error" not in done.out
+    assert 'failures="0"' in (tmp_path / "out file.xml").read_text(encoding="utf-8")
+    untold = run(CHECK, tmp_path, **given)  # its [baseline] has nothing to compare with
+    assert untold.code == 2 and untold.outputs.endswith("exit-code=2\n")
+    assert "baseline" in untold.out
+
+
+def test_a_policy_that_does_not_pass(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text('[model]\nformats = ["keras"]\n', encoding="utf-8")
+    done = run(CHECK, tmp_path, subject=str(EXPORT), policy="p.toml", arguments="--verbose")
+    assert done.code == 2 and "--verbose" in done.out  # which gate has not
+    said = run(CHECK, tmp_path, subject=str(EXPORT), policy="p.toml", arguments="-o\nout.txt\n")
+    assert said.code == 1 and said.outputs.endswith("exit-code=1\n")
+    told = (tmp_path / "out.txt").read_text(encoding="utf-8")
+    assert "::error" in told and "gate.format" in told
+
+
+def test_a_policy_takes_no_inputs_of_a_check(tmp_path: Path) -> None:
+    for other in ("golden", "against", "model", "like", "tolerance", "on"):
+        given = {"subject": str(EXPORT), "policy": "p.toml", other: "else where"}
+        done = run(CHECK, tmp_path, **given)
+        assert done.code == 2 and "leave out 'else where'" in done.out
+        assert done.outputs.endswith("exit-code=2\n")
+
+
 def test_installing_takes_one_requirement(tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()

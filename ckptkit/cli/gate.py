@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ckptkit.cli import candidates
-from ckptkit.cli.options import one_operand
+from ckptkit.cli.options import one_operand, write_lines
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 
 
@@ -24,6 +24,7 @@ from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 @click.option("--policy", metavar="FILE.toml", help="The rules.")
 @click.option("--baseline", metavar="OLD", help="The model that [baseline] compares with.")
 @click.option("--init", is_flag=True, help="Print a first policy, which PATH passes, and stop.")
+@click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
 @report_options("gate")
 @click.pass_context
 def command(
@@ -33,6 +34,7 @@ def command(
     policy: str | None,
     baseline: str | None,
     init: bool,
+    junit: str | None,
     fmt: str,
     **options: Any,
 ) -> None:
@@ -53,7 +55,7 @@ def command(
     if init:
         from ckptkit.operations.gate.first_policy import first_policy
 
-        given = [name for name in ("policy", "baseline") if ctx.params[name]]
+        given = [name for name in ("policy", "baseline", "junit") if ctx.params[name]]
         if given or fmt != "table":
             idle = given[0] if given else "format"
             raise click.UsageError(f"--init only prints a policy: --{idle} would do nothing.")
@@ -62,10 +64,14 @@ def command(
     if policy is None:
         raise click.UsageError("Missing option '--policy' (or '--init', which prints a first one).")
     from ckptkit.operations.gate.api import gate
+    from ckptkit.operations.input_files import refuse_inputs
     from ckptkit.reports.gate import lines, remarks
 
-    result = gate(path, policy, baseline=baseline)
     read = [policy, path, *([baseline] if baseline else [])]
+    refuse_inputs([junit], read)
+    result = gate(path, policy, baseline=baseline)
+    if junit:
+        write_lines(junit, lines(result, "junit"))
     said = remarks(result) if needs_remarks(fmt, options) else ()
     put_report(lines(result, fmt), options, [path], [Path(file) for file in read], said)
     ctx.exit(result.exit_code)

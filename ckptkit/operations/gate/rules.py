@@ -286,4 +286,4 @@ def checks(gate: Gate) -> Iterator[tuple[str, Callable[[], Check]]]:
 
 
 def _check(name: str, rule: Rule, gate: Gate, value: Any) -> Check:
-    return Check(name, (), tuple(rule(gate, value)))
+    return Check(name, (("rule", 1),), tuple(rule(gate, value)))
