@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades versions gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
 $(VENV)/.ready-%: setup.cfg setup.py pyproject.toml $(wildcard ckptkit/compare/*.c)
@@ -51,17 +51,31 @@ lint-workflows: $(VENV)/.ready-lint-workflows  ## workflows, action, container f
 bench: $(VENV)/.ready-bench  ## ratios against peers (and BEFORE, a commit), in one run; rewrites docs/performance.md
 	$(BIN)/python -m benchmarks --write $(addprefix --before ,$(BEFORE))
 
+# A release has README's links from [metadata] url of setup.cfg; RELEASE=no builds without one.
+RELEASE ?= yes
+dist-address:
+	@grep -Eq '^url = *https?://' setup.cfg || [ "$(RELEASE)" = no ] || { \
+	  echo "[metadata] url in setup.cfg is empty: on a package index README's links would lead nowhere."; \
+	  echo "Write the address of the repository there; or, to try a wheel: make dist RELEASE=no"; exit 1; }
+
 # `build` is removed each time: setuptools takes whatever lies there into a wheel. The wheel for all
 # platforms is made as on a machine without a compiler; auditwheel names the systems of the other.
-dist: $(VENV)/.ready-dist  ## the sdist, the wheel for any platform, and that with the compiled library
+# Files are of the time of the commit, so that one commit is the same bytes whenever it is built.
+dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+dist: dist-address $(VENV)/.ready-dist  ## the sdist, the wheel for any platform, and that with the compiled library
 	rm -rf build dist *.egg-info
 	$(BIN)/python -m build --quiet --sdist .
 	CC=/bin/false $(BIN)/python -m build --quiet --wheel .
 	rm -rf build *.egg-info
 	$(BIN)/python -m build --quiet --wheel --outdir build/wheels .
-	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheels/*-linux_*.whl
+	for wheel in build/wheels/*.whl; do case $$wheel in \
+	  *-linux_*) PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $$wheel;; \
+	  *) cp $$wheel dist;; esac || exit 1; done
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents --ignore W009 dist/*.whl  # W009: ckptkit_tf.py stands beside ckptkit
+
+versions: $(VENV)/.ready-test-light  ## every Python that is here, every bound of a dependency; EXTRAS=tensorflow,hdf5
+	nice $(BIN)/python -m benchmarks.versions $(addprefix --extras ,$(EXTRAS))
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
 	$(BIN)/python fixtures/golden_producers

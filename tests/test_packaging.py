@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import ckptkit as ckptkit_package
 from support.places import ROOT, environment
 
 LIGHT = "not needs_tf and not runtimes and not slow"
@@ -98,6 +101,82 @@ def sdist_of(built: Path) -> Path:
 @needs_git
 def test_no_file_is_a_symbolic_link() -> None:
     assert not [line for line in run("git", "ls-files", "-s").splitlines() if line[:6] == "120000"]
+
+
+def described(folder: Path, url: str) -> str:
+    """Return README as an index would show it, had setup.cfg this url."""
+    for name in ("README.md", "setup.cfg", "setup.py"):
+        shutil.copy(ROOT / name, folder)
+    package = Path(ckptkit_package.__file__).parent
+    (folder / "ckptkit").mkdir()
+    shutil.copy(package / "_version.py", folder / "ckptkit")
+    metadata = folder / "setup.cfg"
+    text = re.sub(r"(?m)^url =.*$", f"url = {url}".rstrip(), metadata.read_text(encoding="utf-8"))
+    metadata.write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("setuptools.setup", lambda **_keywords: None)
+        found = runpy.run_path(str(folder / "setup.py"))["description"]()
+    assert isinstance(found, str)
+    return found
+
+
+def links(text: str) -> set[str]:
+    """Return where the links and pictures of a page lead, but for places of the page itself."""
+    return {target for target in re.findall(r"\]\(([^)\s]+)\)", text) if target[0] != "#"}
+
+
+def test_links_of_the_readme_are_absolute_where_the_repository_is_known(tmp_path: Path) -> None:
+    url, tag = "https://example.org/some/where", f"v{ckptkit_package.__version__}"
+    text = described(tmp_path, f"{url}/")
+    assert links(text) and all("://" in target for target in links(text))
+    assert f"{url}/raw/{tag}/docs/terminal.svg" in links(text)
+    assert f"{url}/blob/{tag}/docs/gate.md" in links(text)
+    assert f"pip install git+{url} " in text and "HOST" not in text
+    # Nothing but links changed: what a command prints is what it prints.
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"(?ms)^```console.*?^```", text) == re.findall(
+        r"(?ms)^```console.*?^```", readme
+    )
+
+
+def test_links_of_the_readme_stay_where_it_is_not(tmp_path: Path) -> None:
+    assert described(tmp_path, "") == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("url", "release", "code"),
+    [("", "yes", 2), ("", "no", 0), ("https://example.org/a", "yes", 0)],
+)
+def test_no_release_is_built_whose_links_lead_nowhere(
+    tmp_path: Path, url: str, release: str, code: int
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "setup.cfg").write_text(f"[metadata]\nurl = {url}".rstrip() + "\n")
+    done = subprocess.run(
+        ["make", "dist-address", f"RELEASE={release}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert ("make dist RELEASE=no" in done.stdout) == (code == 2)
+
+
+@pytest.mark.slow
+@needs_git
+def test_one_commit_is_the_same_bytes_whenever_it_is_built(built: Path, tmp_path: Path) -> None:
+    """In another folder, later, with files of another time and under another mask of modes."""
+    epoch = run("git", "log", "-1", "--format=%ct").strip()
+    found = []
+    for name, mask in (("one", "022"), ("another", "077")):
+        folder, out = tmp_path / name / "clone", tmp_path / name
+        out.mkdir()
+        clone = f"umask {mask}; git clone --quiet '{built}/clone' '{folder}'"
+        subprocess.run(["sh", "-c", clone], check=True)
+        for kind in ("sdist", "wheel"):
+            build(kind, folder, out, SOURCE_DATE_EPOCH=epoch)
+        found.append({path.name: path.read_bytes() for path in out.iterdir() if path.is_file()})
+    one, another = found
+    assert one.keys() == another.keys() and len(one) == 2
+    assert [name for name in one if one[name] != another[name]] == []
 
 
 @pytest.mark.slow

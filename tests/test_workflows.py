@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 import ckptkit as ckptkit_package
+from benchmarks.versions import lowest, matrix, pythons
 from ckptkit._version import __version__
 from ckptkit.cli.main import COMMANDS
 from support.command_line import ckptkit
@@ -34,6 +37,52 @@ def test_a_workflow_calls_targets_that_there_are(path: Path) -> None:
 def test_what_a_workflow_uses_is_named_by_its_commit(path: Path) -> None:
     for used in re.findall(r"uses: (\S+)", path.read_text(encoding="utf-8")):
         assert used.startswith("./") or re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", used), used
+
+
+def metadata() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def minor(version: str) -> int:
+    return int(version.removeprefix("3."))
+
+
+def test_the_matrix_has_every_version_that_setup_cfg_claims() -> None:
+    claimed = re.findall(r"Python :: (3\.\d+)", metadata()["metadata"]["classifiers"])
+    lowest = metadata()["options"]["python_requires"].removeprefix(">=")
+    tried = matrix()
+    assert tried == sorted(tried, key=minor) and tried[0] == lowest == claimed[0]
+    assert set(claimed) <= set(tried)
+    assert [minor(version) for version in tried] == [*range(minor(tried[0]), minor(tried[-1]) + 1)]
+    used = re.findall(r'python-version: "([\d.]+)"', "".join(p.read_text() for p in WORKFLOWS))
+    assert set(used) <= set(tried)
+
+
+def test_linters_are_told_of_the_oldest_version() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'target-version = "py{matrix()[0].replace(".", "")}"' in text
+
+
+def test_versions_that_are_not_here_are_told_with_the_reason(tmp_path: Path) -> None:
+    shim = tmp_path / "python3.99"
+    shim.write_text("#!/bin/sh\necho 'python3.99: no such version' >&2\nexit 127\n")
+    shim.chmod(0o755)
+    here = f"3.{sys.version_info.minor}"
+    found = {row.version: row for row in pythons(["3.98", "3.99", here], str(tmp_path))}
+    assert found["3.98"].why_not == "python3.98 is not on PATH"
+    assert found["3.99"].why_not.endswith("does not start it: python3.99: no such version")
+    assert found[here].path == sys.executable
+
+
+def test_every_bound_is_held_to_its_lowest_series() -> None:
+    needed = metadata()["options"]["install_requires"]
+    assert lowest("a>=1.2\nb >= 3; python_version < '3.11'\nc\nd==1.0\npkg[extra]") == [
+        "a==1.2.*",
+        "b==3.*",
+    ]
+    assert len(lowest(needed)) == len(needed.split("\n")) - 1  # its first line is empty
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -25,6 +25,7 @@ BESIDE = {
     "SECURITY.md": "security.md",
     "fixtures/README.md": "fixtures.md",
 }
+SCHEMAS = "docs/schemas"  # which the reference of JSON offers as files
 _LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 _ELSEWHERE = re.compile(r"[a-z]+:|#")
 _CODE = re.compile(r"(?ms)^```.*?^```|`[^`\n]*`")
@@ -57,7 +58,7 @@ def moved(text: str, page: str, places: dict[str, str]) -> str:
         if there in places:
             up = "../" * (len(PurePosixPath(places[page]).parts) - 1)
             return f"{label}({up}{places[there]}{mark}{anchor})"
-        if label.startswith("!"):
+        if label.startswith("!") or there.startswith(SCHEMAS):
             return f"{label}({there.removeprefix('docs/')})"
         return label[1:-1]
 
@@ -170,11 +171,11 @@ def gather(source: Path) -> None:
     written = [path.relative_to(source).as_posix() for path in source.rglob("*.md")]
     with (source / "index.md").open("a", encoding="utf-8") as file:
         file.write("\n" + contents(written))
-    for picture in sorted((ROOT / "docs").rglob("*")):
-        if picture.suffix in (".svg", ".png"):
-            target = source / picture.relative_to(ROOT / "docs")
+    for file in sorted((ROOT / "docs").rglob("*")):
+        if file.suffix in (".svg", ".png") or file.parent == ROOT / SCHEMAS:
+            target = source / file.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(picture, target)
+            shutil.copy(file, target)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -54,7 +55,18 @@ def ckptkit(*arguments: object, columns: int | None = None) -> Result:
         gc.set_threshold(*thresholds)
     assert isinstance(code, int)
     texts = [stream.getvalue().decode() for stream in printed]
+    if "json" in arguments and texts[0].startswith("{"):
+        _is_of_its_schema(texts[0])
     return Result(code, *texts)
+
+
+def _is_of_its_schema(text: str) -> None:
+    """Hold a document to docs/schemas, whichever test prints it."""
+    # An environment that is older than this need of the tests is told by tests/test_schemas.py.
+    if find_spec("jsonschema") is not None:
+        from support.schemas import refused as not_allowed
+
+        assert not_allowed(json.loads(text)) == []
 
 
 def json_results(*arguments: object) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ itself: a tensor that the output calls by the name of another one is found here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from ckptkit.operations.convert.plan import Plan, PlannedTensor
 from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.results import Result
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY
+from ckptkit.text import json_number
 
 _BASES_OF_NAMES = ("key", "structure", "name")
 
@@ -242,15 +242,11 @@ def worst_loss(losses: Mapping[str, Delta]) -> dict[str, Any] | None:
 
 def loss_json(delta: Delta) -> dict[str, Any]:
     """Return the numbers of one loss; what is not finite becomes a string, as JSON has none."""
-
-    def number(value: float | None) -> float | str | None:
-        return value if value is None or math.isfinite(value) else str(value)
-
     return {
         "n": delta.n,
         "n_diff": delta.n_diff,
-        "max_abs": number(delta.max_abs),
-        "max_rel": number(delta.defined_max_rel),
-        "rmse": number(delta.rmse),
-        "rel_l2": number(delta.rel_l2),
+        "max_abs": json_number(delta.max_abs),
+        "max_rel": json_number(delta.defined_max_rel),
+        "rmse": json_number(delta.rmse),
+        "rel_l2": json_number(delta.rel_l2),
     }

@@ -1,0 +1,226 @@
+"""Every Python and every bound of a dependency that setup.cfg claims, tried as far as it is here.
+
+    make versions [EXTRAS=tensorflow,hdf5]      # or: python -m benchmarks.versions
+
+For the Python at hand and each `python3.N` of the workflow's matrix on PATH: a fresh environment,
+an installation, the tests that need no TensorFlow, ruff and mypy for that version.  Those that are
+not on PATH, or do not start, are printed as not tried.  Once: vermin, which knows since when the
+standard library has what is used.  Then every extra twice: all its dependencies, and those of the
+package, as low as setup.cfg allows on the oldest Python here, and as new as there are on the newest
+one; with the lowest the light tests run again, with the others `ckptkit doctor` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
+LIGHT = "not needs_tf and not runtimes and not slow"
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9]+(?:\.[0-9]+)*)")
+
+
+class Python(NamedTuple):
+    """An interpreter, or why there is none: exactly one of `path` and `why_not` is given."""
+
+    version: str  # "3.11"
+    path: str
+    why_not: str
+
+
+class Row(NamedTuple):
+    """One thing that was tried: with which Python, what, how it went, how long it took."""
+
+    python: str
+    what: str
+    result: str
+    seconds: float
+
+
+def metadata() -> configparser.ConfigParser:
+    """Return setup.cfg."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def matrix() -> list[str]:
+    """Return the versions on which the workflow runs the tests without TensorFlow, oldest first."""
+    jobs = WORKFLOW.read_text(encoding="utf-8").partition("\n  light:\n")[2]
+    found = re.search(r"python: \[(.*)\]", jobs)
+    if found is None:
+        raise SystemExit(f"{WORKFLOW} has no matrix of versions")
+    return re.findall(r"3\.\d+", found[1])
+
+
+def pythons(versions: Iterable[str], path: str | None = None) -> Iterator[Python]:
+    """Yield the interpreters of these versions.
+
+    Args:
+        versions: such as "3.11".
+        path: in place of the variable PATH.
+
+    Yields:
+        One for each, in this order; the one at hand stands for its own version.
+    """
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for version in versions:
+        program = sys.executable if version == here else shutil.which(f"python{version}", path=path)
+        if program is None:
+            yield Python(version, "", f"python{version} is not on PATH")
+            continue
+        # A shim may stand for an interpreter that is not there.
+        ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+        done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
+        if done.stdout.strip() == version:
+            yield Python(version, program, "")
+        else:
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[0]
+            yield Python(version, "", f"{program} does not start it: {said}")
+
+
+def lowest(requirements: str) -> list[str]:
+    """Return constraints that hold each requirement to the series of its lower bound.
+
+    A series and not the one version: the first release of a series may have no wheel for a Python
+    that was released after it.
+
+    Args:
+        requirements: as they stand in setup.cfg, one a line.
+
+    Returns:
+        Such as "numpy==1.23.*"; nothing for those without a bound, or with one that is a pin.
+    """
+    found = [_REQUIREMENT.match(line.strip()) for line in requirements.splitlines()]
+    return [f"{match[1]}=={match[2]}.*" for match in found if match]
+
+
+class Trial:
+    """A fresh environment of one Python, and what was tried in it."""
+
+    def __init__(self, folder: Path, python: Python, name: str) -> None:
+        self.python = python
+        self.name = name
+        self.folder = folder / f"{python.version}-{name}"
+        self.log = folder / f"{python.version}-{name}.log"
+        self.rows: list[Row] = []
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("", encoding="utf-8")
+
+    @property
+    def ok(self) -> bool:
+        """Whether all went well so far."""
+        return all(row.result == "ok" for row in self.rows)
+
+    def run(self, what: str, *command: str, fine: Sequence[int] = (0,)) -> bool:
+        """Run a command in the checkout, note how it went, and return whether it went well.
+
+        Args:
+            what: it is, for people.
+            *command: it; "python" is the environment's own.
+            fine: the exit codes that are.
+        """
+        began = time.monotonic()
+        own = str(self.folder / "bin" / "python")
+        words = [own if word == "python" else word for word in command]
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"$ {' '.join(words)}\n")
+            log.flush()
+            done = subprocess.run(words, cwd=ROOT, stdout=log, stderr=log, check=False)
+        result = "ok" if done.returncode in fine else f"failed: {self.log}"
+        self.rows.append(Row(self.python.version, what, result, time.monotonic() - began))
+        print(f"{self.python.version} {what}: {result}", flush=True)
+        return done.returncode in fine
+
+    def install(self, what: str, extras: str, constraints: Sequence[str] = ()) -> bool:
+        """Make the environment anew and install the checkout there, with these extras."""
+        file = self.log.with_suffix(".constraints")
+        file.write_text("\n".join(constraints) + "\n", encoding="utf-8")
+        if not self.run(
+            f"{what}: environment", self.python.path, "-m", "venv", "--clear", str(self.folder)
+        ):
+            return False
+        pip = ("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        return self.run(f"{what}: installed", *pip, "-c", str(file), "-e", f".[{extras}]")
+
+    def light_tests(self, what: str) -> bool:
+        """Run the tests that need no TensorFlow."""
+        pytest = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", LIGHT)
+        return self.run(f"{what}: light tests", *pytest)
+
+
+def try_python(folder: Path, python: Python) -> list[Row]:
+    """Install with the newest dependencies, run the light tests, lint and type check."""
+    trial = Trial(folder, python, "newest")
+    if trial.install("newest", "test-light,lint"):
+        trial.light_tests("newest")
+        target = f"py{python.version.replace('.', '')}"
+        ruff = ("python", "-m", "ruff", "check", "--no-cache", "--target-version", target)
+        trial.run("ruff", *ruff, "ckptkit", "tests", "benchmarks")
+        trial.run("mypy", "python", "-m", "mypy", "--python-version", python.version)
+    return trial.rows
+
+
+def try_minimum(folder: Path, python: Python, minimum: str) -> list[Row]:
+    """Ask vermin whether the package needs no more than the Python that setup.cfg asks for."""
+    trial = Trial(folder, python, "minimum")
+    if trial.install("minimum", "versions"):
+        vermin = ("python", "-m", "vermin", "--no-tips", "--eval-annotations", "--violations")
+        target = f"-t={minimum}-"
+        trial.run(f"vermin {target}", *vermin, target, "ckptkit", "ckptkit_tf.py")
+    return trial.rows
+
+
+def try_bounds(folder: Path, python: Python, extra: str, is_lowest: bool) -> list[Row]:
+    """Install an extra with the lowest, or the newest, versions, and use the package."""
+    options = metadata()
+    needed = options["options"]["install_requires"]
+    wanted = options["options.extras_require"][extra]
+    what = f"{'lowest' if is_lowest else 'newest'} of [{extra}]"
+    trial = Trial(folder, python, f"{'lowest' if is_lowest else 'newest'}-{extra}")
+    constraints = lowest(f"{needed}\n{wanted}") if is_lowest else []
+    if trial.install(what, extra, constraints):
+        if is_lowest and extra == "test-light":
+            trial.light_tests(what)
+        else:  # 2: no runtime is there, which is right for most of the extras
+            doctor = ("python", "-m", "ckptkit", "doctor")
+            trial.run(f"{what}: doctor", *doctor, fine=(0, 2))
+    return trial.rows
+
+
+def main() -> None:
+    """Try everything, print a table; exit 1 where anything failed."""
+    extras = metadata()["options.extras_require"]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--extras", default=",".join(extras), help="those that are installed")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "versions")
+    options = parser.parse_args()
+    found = list(pythons(matrix()))
+    usable = [python for python in found if python.path]
+    rows = [Row(p.version, "", f"not tried: {p.why_not}", 0.0) for p in found if not p.path]
+    for python in usable:
+        rows += try_python(options.work, python)
+    minimum = metadata()["options"]["python_requires"].removeprefix(">=")
+    rows += try_minimum(options.work, usable[-1], minimum)
+    for extra in filter(None, options.extras.split(",")):
+        rows += try_bounds(options.work, usable[0], extra, True)
+        rows += try_bounds(options.work, usable[-1], extra, False)
+    headers = ("PYTHON", "WHAT", "RESULT", "SECONDS")
+    print("\n" + tabulate(rows, headers, floatfmt=".0f"))
+    failed = [row for row in rows if row.result.startswith("failed")]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
