@@ -19,7 +19,7 @@ from ckptkit.align.labels import (
     shared_labels,
     unique_labels,
 )
-from ckptkit.align.name_tree import without_counters
+from ckptkit.align.name_tree import is_dotted, slashed, without_counters
 from ckptkit.align.numbered_names import NameMatches, match_names
 from ckptkit.align.rules import Rule, apply_rules
 from ckptkit.align.slots import slots_of
@@ -109,6 +109,12 @@ class Aligner:
         return {m.old: m.new for m in pairs}, {m.new: m.old for m in pairs}
 
     @cached_property
+    def _has_dots(self) -> tuple[bool, bool]:
+        """Whether the names of each side have dots where others have slashes."""
+        old, new = ([side.names[key].name for key in side.keys] for side in (self.old, self.new))
+        return is_dotted(old), is_dotted(new)
+
+    @cached_property
     def _by_content(self) -> tuple[dict[str, str], dict[str, str]]:
         """The keys whose values one tensor of either side has: {old key: new key}, and back."""
         groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
@@ -173,21 +179,22 @@ class Aligner:
             return
         counted = self._counted_otherwise(shared)
         # One place in a list that holds what was elsewhere: the whole list may have shifted.
+        paths = {key: slashed(key) if all(self._has_dots) else key for key in shared}
         shifted = {
-            _POSITION.sub("#", key)
-            for key in shared
-            if _POSITION.search(key)
+            _POSITION.sub("#", path)
+            for key, path in paths.items()
+            if _POSITION.search(path)
             and not self._confirmed(key, key)
             and self._content_contradicts(key, key)
         }
-        for key in shared:
+        for key, path in paths.items():
             if key in counted:
                 continue
-            if not _POSITION.search(key):
+            if not _POSITION.search(path):
                 self._pair(key, key, "key")
             elif self._contradicted(key, key, is_place=True):
                 continue
-            elif _POSITION.sub("#", key) not in shifted or self._confirmed(key, key):
+            elif _POSITION.sub("#", path) not in shifted or self._confirmed(key, key):
                 self._pair(key, key, "key")
 
     def _are_alike(self, shared: Sequence[str]) -> bool:
@@ -343,15 +350,18 @@ class Aligner:
         groups: dict[tuple[object, ...], tuple[list[str], list[str]]] = {}
         for at, (side, keys) in enumerate(zip((self.old, self.new), self._free(), strict=True)):
             for key in keys:
-                label_of_key = label(side.names[key].name) if key in side.weights else None
+                name = side.names[key].name
+                name = slashed(name) if self._has_dots[at] else name
+                label_of_key = label(name) if key in side.weights else None
                 if label_of_key is not None:
                     spec = side.specs[key]
                     group = label_of_key, spec.dtype, spec.shape
                     groups.setdefault(group, ([], []))[at].append(key)
         for left, right in groups.values():
             if len(left) == len(right) == 1:
-                names = self.old.names[left[0]].name, self.new.names[right[0]].name
-                if fits(*names):
+                names = [self.old.names[left[0]].name, self.new.names[right[0]].name]
+                pairs = zip(names, self._has_dots, strict=True)
+                if fits(*(slashed(name) if has_dots else name for name, has_dots in pairs)):
                     self._pair(left[0], right[0], "name")
 
     def _by_one_name(

@@ -1,4 +1,8 @@
-"""Names as a tree: components between slashes, and which children differ only in a number."""
+"""Names as a tree: components between slashes, and which children differ only in a number.
+
+Modules of PyTorch, and trees of other frameworks, write dots where TensorFlow writes slashes: names
+of a file in which no name has a slash are cut at their dots.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +42,23 @@ class Scope:
         return any(child.below for child in self.below.values())
 
 
+def is_dotted(names: Iterable[str]) -> bool:
+    """Whether the scopes of a file's names end with dots, `encoder.0.weight`: no slash is there."""
+    return not any("/" in name for name in names)
+
+
+def slashed(name: str) -> str:
+    """Return a name of a file with dotted names as names with slashes are; empty parts stay."""
+    return name.replace(".", "/")
+
+
 def tree_of(names: Mapping[str, str]) -> Scope:
     """Return the tree of {name: key}."""
     root = Scope()
+    separator = "." if is_dotted(names) else "/"
     for name, key in names.items():
         node = root
-        for part in name.split("/", _DEEPEST):
+        for part in name.split(separator, _DEEPEST):
             node = node.below.setdefault(part, Scope())
         node.key = key
     return root
@@ -93,17 +108,17 @@ def opened(old: Mapping[str, Scope], new: Mapping[str, Scope]) -> Family | None:
     within a checkpoint is `model/dense`.  None where there is no such scope, where both sides have
     one (it was renamed, which is a difference), or where names would clash.
     """
-    lonely = _lonely(old, new), _lonely(new, old)
-    if all(lonely):
+    alone = lonely(old, new), lonely(new, old)
+    if all(alone):
         # One scope around all of a side, within which are the names of the other: only that counts.
         around = [_is_around(*both) for both in ((old, new), (new, old))]
         if sum(around) != 1:
             return None
-        lonely = ([], lonely[1]) if around[1] else (lonely[0], [])
-    if not any(lonely):
+        alone = ([], alone[1]) if around[1] else (alone[0], [])
+    if not any(alone):
         return None
     sides: list[dict[str, Scope]] = []
-    for below, names in zip((old, new), lonely, strict=True):
+    for below, names in zip((old, new), alone, strict=True):
         opened_below = {name: node for name, node in below.items() if name not in names}
         for name in names:
             inner = below[name].below
@@ -121,12 +136,50 @@ def _is_around(below: Mapping[str, Scope], other: Mapping[str, Scope]) -> bool:
     return len(below) == 1 < len(other) and any(uncounted(part)[0] in known for part in inner)
 
 
-def _lonely(below: Mapping[str, Scope], other: Mapping[str, Scope]) -> list[str]:
+def lonely(below: Mapping[str, Scope], other: Mapping[str, Scope]) -> list[str]:
     """Return the scopes that hold scopes and have none like them on the other side."""
     known = {uncounted(name)[0] for name in other}
     return [
         name for name, node in below.items() if node.has_scopes and uncounted(name)[0] not in known
     ]
+
+
+def unwrapped(old: Scope, new: Scope) -> tuple[Scope, Scope]:
+    """Return two trees without the scopes around all of one in which are the names of the other.
+
+    `module.net.0` (DataParallel) or `_orig_mod.net.0` (torch.compile) against `net.0`: where both
+    sides have one scope at their top, `opened` leaves open which of them is around the other.
+    """
+    within = _inner(old, new), _inner(new, old)
+    if within[0] is not None and within[1] is None:
+        return within[0], new
+    if within[1] is not None and within[0] is None:
+        return old, within[1]
+    if within[0] is None:  # wrapped on both sides, `module.net.0` and `_orig_mod.net.0`
+        for one in _wrapped(old):
+            other = _inner(new, one) if one.has_scopes else None
+            if other is not None and other.below.keys() == one.below.keys():
+                return one, other
+    return old, new
+
+
+def _inner(tree: Scope, other: Scope) -> Scope | None:
+    """Return what a tree has within the scopes around all of it, where that is like the other."""
+    if not tree.below.keys().isdisjoint(other.below):
+        return None
+    for inner in _wrapped(tree):
+        if inner.below.keys() == other.below.keys() or (
+            inner.has_scopes and not inner.below.keys().isdisjoint(other.below)
+        ):
+            return inner
+    return None
+
+
+def _wrapped(tree: Scope) -> Iterator[Scope]:
+    """Yield what lies in the one scope of a tree, in the one scope of that, and so on."""
+    while len(tree.below) == 1 and tree.key is None:
+        [tree] = tree.below.values()
+        yield tree
 
 
 # -- structural order ------------------------------------------------------------------------------

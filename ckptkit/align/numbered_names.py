@@ -7,6 +7,7 @@ is looked through where that pairs more.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,13 +17,17 @@ from ckptkit.align.name_tree import (
     Family,
     Scope,
     families,
+    is_dotted,
     is_place,
+    lonely,
     opened,
     tree_of,
     uncounted,
+    unwrapped,
     without_counters,
 )
 from ckptkit.align.types import Ambiguity
+from ckptkit.text import list_text
 
 _LOOK_THROUGH = 4  # levels of names; a scope looked through doubles the work below it
 _NAMELESS = "vars"
@@ -49,8 +54,11 @@ class NameMatches:
 
 def match_names(old: Mapping[str, str], new: Mapping[str, str], sides: Sides) -> NameMatches:
     """Return the pairs of two mappings {name: key}; sides: the files that the keys are of."""
-    matcher = _Matcher(sides)
+    has_dots = is_dotted(old) or is_dotted(new)
+    matcher = _Matcher(sides, has_dots)
     trees = tree_of(old), tree_of(new)
+    if has_dots:
+        trees = unwrapped(*trees)
     found = NameMatches()
     if trees[0].key is not None and trees[1].key is not None:
         found.pairs.append(NameMatch(trees[0].key, trees[1].key, ""))
@@ -59,8 +67,11 @@ def match_names(old: Mapping[str, str], new: Mapping[str, str], sides: Sides) ->
 
 
 class _Matcher:
-    def __init__(self, sides: Sides) -> None:
+    """Goes down two trees; has_dots: whether a side's names have dots for slashes."""
+
+    def __init__(self, sides: Sides, has_dots: bool) -> None:
         self.sides = sides
+        self.has_dots = has_dots
 
     def below(self, scopes: Family, how: str, found: NameMatches, look_through: int) -> None:
         """Match what two scopes hold, as it is, or without a scope that one of them lacks."""
@@ -71,8 +82,41 @@ class _Matcher:
             self.below(through, how, other, look_through - 1)
             if self._score(other) > self._score(plain):
                 plain = other
+        elif look_through and self.has_dots:
+            plain = self._one_of_several(scopes, how, plain, look_through - 1)
         found.pairs += plain.pairs
         found.undecided += plain.undecided
+
+    def _one_of_several(
+        self, scopes: Family, how: str, plain: NameMatches, look_through: int
+    ) -> NameMatches:
+        """Match what one side holds several times over, `model.fc` and `ema.fc` against `fc`.
+
+        Where the shapes of one of them alone fit, that is the one; else it is undecided.
+        """
+        for side, names in enumerate((lonely(*scopes), lonely(*reversed(scopes)))):
+            if len(names) < 2:
+                continue
+            claims: list[NameMatches] = []
+            for name in names:
+                claim = NameMatches()
+                inner = scopes[side][name].below
+                pair = (inner, scopes[1]) if side == 0 else (scopes[0], inner)
+                self.below(pair, how, claim, look_through)
+                if self._score(claim)[0]:
+                    claims.append(claim)
+            if len(claims) == 1 and self._score(claims[0]) > self._score(plain):
+                return claims[0]
+            if len(claims) > 1 and not plain.pairs:
+                matches = [match for claim in claims for match in claim.pairs]
+                theirs = Counter((match.old, match.new)[1 - side] for match in matches)
+                twice = [m for m in matches if theirs[(m.old, m.new)[1 - side]] > 1]
+                if twice:
+                    old = tuple(dict.fromkeys(match.old for match in twice))
+                    new = tuple(dict.fromkeys(match.new for match in twice))
+                    reason = f"{list_text(names)} hold the same names"
+                    plain.undecided.append(Ambiguity(old, new, reason))
+        return plain
 
     def _families(self, scopes: Family, how: str, look_through: int) -> NameMatches:
         found = NameMatches()
