@@ -8,11 +8,12 @@ A transform is a chain of steps, written `STEP | STEP | ...`:
                          order on the right; of axis 0, or `blocks ifco=icfo on 1`
     part 1/2             the first of two equal parts of axis 0, or `part 1/2 on 1`
     into 1/2             becomes the first of two equal parts of a tensor, on axis 0 or `on AXIS`
+    add 1/2              becomes the first of two terms, whose sum the tensor is
 
-No step changes, drops or repeats an element, so each has an inverse.  `part` can only be the first
-step, and `into` the last: they say how one tensor becomes several, or several one.  One more step,
-`sum of 2 parts`, has none, and is none that rules know: it belongs to a layout that is told by
-itself (`ckptkit.align.cudnn_layouts`).
+No step but `add` changes, drops or repeats an element, so each other has an inverse.  `part` can
+only be the first step, and `into` or `add` the last: they say how one tensor becomes several, or
+several one.  One more step, `sum of 2 parts`, has no inverse either, and is none that rules know:
+it belongs to a layout that is told by itself (`ckptkit.align.cudnn_layouts`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 Shape = tuple[int, ...]
-_STEPS = "transpose, reshape, blocks, part or into"
+_STEPS = "transpose, reshape, blocks, part, into or add"
 
 
 class Transpose(NamedTuple):
@@ -153,6 +154,25 @@ class JoinInto(NamedTuple):
         return TakePart(*self)
 
 
+class AddInto(NamedTuple):
+    """The tensor is term `number` (from 1) of the `of` terms of a sum: two biases become one."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"add {self.number}/{self.of}"
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, array: Array) -> Array:
+        return array  # who has the other terms adds them
+
+    def inverse(self, shape: Shape) -> Step:
+        raise UsageError(f"`{self}`: the terms cannot be told from their sum, so no map leads back")
+
+
 class SumOfParts(NamedTuple):
     """The `of` equal parts of axis 0, added up."""
 
@@ -176,7 +196,7 @@ class SumOfParts(NamedTuple):
         raise UsageError(f"`{self}`: the parts cannot be told from their sum, so no map leads back")
 
 
-Step = Transpose | Reshape | ReorderBlocks | TakePart | JoinInto | SumOfParts
+Step = Transpose | Reshape | ReorderBlocks | TakePart | JoinInto | AddInto | SumOfParts
 
 
 class Transform(NamedTuple):
@@ -203,6 +223,12 @@ class Transform(NamedTuple):
         return last if isinstance(last, JoinInto) else None
 
     @property
+    def term(self) -> AddInto | None:
+        """The last step, where the tensor becomes a term of a sum."""
+        last = self.steps[-1] if self.steps else None
+        return last if isinstance(last, AddInto) else None
+
+    @property
     def without_into(self) -> Transform:
         """The steps that are done to the tensor itself."""
         return Transform(self.steps[:-1]) if self.into is not None else self
@@ -220,7 +246,7 @@ class Transform(NamedTuple):
     @property
     def is_invertible(self) -> bool:
         """Whether the tensor can be had back from the result."""
-        return not any(isinstance(step, SumOfParts) for step in self.steps)
+        return not any(isinstance(step, (SumOfParts, AddInto)) for step in self.steps)
 
     def shape(self, shape: Shape) -> Shape:
         """Return the shape of the result; raises UsageError where a step does not fit."""
@@ -259,7 +285,7 @@ def parse_transform(texts: Sequence[str]) -> Transform:
     for at, step in enumerate(steps):
         if isinstance(step, TakePart) and at > 0:
             raise UsageError(f"`{step}` can only be the first step")
-        if isinstance(step, JoinInto) and at + 1 < len(steps):
+        if isinstance(step, (JoinInto, AddInto)) and at + 1 < len(steps):
             raise UsageError(f"`{step}` can only be the last step")
     return Transform(steps)
 
@@ -278,6 +304,10 @@ _PARSERS = (
     (
         r"into (?P<number>\d+)/(?P<of>\d+)(?: on (?P<axis>\d+))?",
         lambda m: JoinInto(int(m["number"]), int(m["of"]), int(m["axis"] or 0)),
+    ),
+    (
+        r"add (?P<number>\d+)/(?P<of>\d+)",
+        lambda m: AddInto(int(m["number"]), int(m["of"])),
     ),
 )
 
@@ -302,7 +332,7 @@ def _check_step(step: Step) -> None:
         sorted(step.old) != sorted(step.new) or len(set(step.old)) < len(step.old)
     ):
         raise UsageError(f"`{step}` does not name the same blocks, each once, on both sides")
-    if isinstance(step, (TakePart, JoinInto)) and not 1 <= step.number <= step.of:
+    if isinstance(step, (TakePart, JoinInto, AddInto)) and not 1 <= step.number <= step.of:
         raise UsageError(f"`{step}`: parts are numbered from 1 to {step.of}")
 
 

@@ -115,10 +115,11 @@ def _pairs(tensor: PlannedTensor, output: Checkpoint) -> Iterator[Pair]:
     Where values were transformed, those of the output are transformed back, and compared in SRC's
     own order.
     """
-    if not tensor.parts:
+    is_sum = any(part.transform.term is not None for part in tensor.parts)
+    if not tensor.parts or is_sum:  # of a sum no term can be had back: it is made once more
         values = tensor.values
         yield Pair(values.store, values.key, output.store, tensor.key, bitwise=True)
-    for source_part in tensor.parts:
+    for source_part in () if is_sum else tensor.parts:
         # Of SRC the part that a rule takes; of the output the part that it became.
         part, old = source_part.transform.part, source_part.values
         if part is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptkit.align.rules import Rule, by_label, deciding
-from ckptkit.align.transforms import JoinInto, TakePart
+from ckptkit.align.transforms import AddInto, JoinInto, TakePart
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert.sources import Sources, TensorTransform
 
@@ -133,23 +133,26 @@ def _result_key(parts: Sequence[tuple[str, Rule]]) -> str:
 
 def _missing_parts(src: Sources, name: str, parts: Sequence[tuple[str, Rule]]) -> Iterator[str]:
     """Yield the parts of a target that no rule gives; raises UsageError for what cannot be."""
-    senders: dict[JoinInto | None, str] = {}
+    senders: dict[JoinInto | AddInto | None, str] = {}
     for key, rule in parts:
-        into, source_name = rule.transform.into, src.tensors[key].naming.name
+        into = rule.transform.into or rule.transform.term
+        source_name = src.tensors[key].naming.name
         if into in senders:
             raise UsageError(
                 f"rename rules send both {senders[into]} and {source_name} to {name}",
                 hint="make the rules tell them apart",
             )
         senders[into] = source_name
-    divisions = {into[1:] if into is not None else None for into in senders}
+    divisions = {(type(into), *into[1:]) if into is not None else None for into in senders}
     if len(divisions) > 1:
         raise UsageError(f"the parts of {name} are not of one number and one axis")
     [division] = divisions
     if division is not None:
         numbers = {into.number for into in senders if into is not None}
-        for number in sorted(set(range(1, division[0] + 1)) - numbers):
-            yield f"part {number}/{division[0]}"
+        count = division[1]
+        what = "term" if division[0] is AddInto else "part"
+        for number in sorted(set(range(1, count + 1)) - numbers):
+            yield f"{what} {number}/{count}"
 
 
 def _unused_parts(

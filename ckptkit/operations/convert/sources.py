@@ -48,7 +48,8 @@ class TensorTransform(NamedTuple):
     def is_whole(self) -> bool:
         """Whether one tensor of SRC becomes one tensor."""
         (_, transform), *others = self.parts
-        return not others and transform.part is None and transform.into is None
+        ends = transform.part, transform.into, transform.term
+        return not others and all(step is None for step in ends)
 
 
 @dataclass
@@ -203,6 +204,8 @@ class Sources:
             spec = self.tensors[key].spec
             try:
                 types.add((spec.dtype, transform.shape(spec.shape)))
+                if transform.term is not None and kind(spec.dtype) not in ("float", "complex"):
+                    raise UsageError(f"`{transform.term}`: {spec.dtype} values are not added")
             except UsageError as error:
                 where = f"{self.tensors[key].naming.name} {spec.shape}"
                 raise UsageError(f"{rule}: {error.message}", where=where) from error

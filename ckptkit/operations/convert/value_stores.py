@@ -216,7 +216,7 @@ def mean_source(parts: Sequence[ValueSource]) -> ValueSource:
 
 @dataclass(frozen=True)
 class TransformedStore(ComputedStore):
-    """Tensors whose elements are put elsewhere; several parts are joined along an axis.
+    """Tensors whose elements are put elsewhere; several parts are joined along an axis, or added.
 
     A tensor that is only reshaped streams, and what is joined along axis 0 comes part by part; of
     any other all values are in memory at once, twice where blocks are put into another order.
@@ -228,6 +228,11 @@ class TransformedStore(ComputedStore):
         import numpy as np
 
         parts = sorted(self.parts[key], key=_part_number)
+        if parts[0][1].term is not None:
+            first, *others = (_transformed_values(*part) for part in parts)
+            total = sum(others, start=first)
+            yield from _row_major_blocks(total, 0, max_elements)
+            return
         into = parts[0][1].into
         if len(parts) > 1 and into is not None and into.axis:
             # Along an inner axis the elements of the parts alternate: all are needed at once.
@@ -247,7 +252,8 @@ class TransformedStore(ComputedStore):
 
 
 def _part_number(part: tuple[ValueSource, Transform]) -> int:
-    return part[1].into.number if part[1].into is not None else 0
+    place = part[1].into or part[1].term
+    return place.number if place is not None else 0
 
 
 def _transformed_values(source: ValueSource, transform: Transform) -> Array:

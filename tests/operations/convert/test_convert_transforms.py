@@ -40,6 +40,27 @@ def one(tmp_path: Path, array: Any, *rules: str, **options: Any) -> dict[str, An
     return read(tmp_path / "out.safetensors")
 
 
+def test_terms_of_a_sum(tmp_path: Path) -> None:
+    B = A.astype(np.float32) / 3
+    write_bundle(tmp_path / "src", {"w": A, "v": B})
+    rules = ["^v$=>s | transpose | add 2/2", "^w$=>s | transpose | add 1/2"]
+    assert np.array_equal(one(tmp_path, A, *rules)["s"], (A + B).T)
+    with pytest.raises(MismatchError, match="term 2/2 of s: no rule sends"):
+        one(tmp_path, A, rules[1], allow_unused=["v"], overwrite=True)
+    with pytest.raises(UsageError, match="no map leads back"):
+        convert(
+            tmp_path / "src",
+            tmp_path / "back.npz",
+            rules=rules,
+            inverse=tmp_path / "back.map",
+        )
+    write_bundle(tmp_path / "words", {"a": A.astype(np.int32), "b": A.astype(np.int32)})
+    with pytest.raises(UsageError, match="int32 values are not added"):
+        convert(
+            tmp_path / "words", tmp_path / "o.npz", rules=["a=>s | add 1/2", "b=>s | add 2/2"]
+        )
+
+
 # -- what each step means --------------------------------------------------------------------------
 
 
