@@ -46,7 +46,7 @@ def test_terms_of_a_sum(tmp_path: Path) -> None:
     rules = ["^v$=>s | transpose | add 2/2", "^w$=>s | transpose | add 1/2"]
     assert np.array_equal(one(tmp_path, A, *rules)["s"], (A + B).T)
     with pytest.raises(MismatchError, match="term 2/2 of s: no rule sends"):
-        one(tmp_path, A, rules[1], allow_unused=["v"], overwrite=True)
+        one(tmp_path, A, rules[1], overwrite=True)
     with pytest.raises(UsageError, match="no map leads back"):
         convert(
             tmp_path / "src",
@@ -56,9 +56,7 @@ def test_terms_of_a_sum(tmp_path: Path) -> None:
         )
     write_bundle(tmp_path / "words", {"a": A.astype(np.int32), "b": A.astype(np.int32)})
     with pytest.raises(UsageError, match="int32 values are not added"):
-        convert(
-            tmp_path / "words", tmp_path / "o.npz", rules=["a=>s | add 1/2", "b=>s | add 2/2"]
-        )
+        convert(tmp_path / "words", tmp_path / "o.npz", rules=["a=>s | add 1/2", "b=>s | add 2/2"])
 
 
 # -- what each step means --------------------------------------------------------------------------
