@@ -45,6 +45,7 @@ class Page:
 
     def open(self, file: Path) -> None:
         """Load a local file and wait until its script says that it is ready."""
+        self.call("POST", "/url", {"url": "about:blank"})  # else one with another # stays as it is
         self.call("POST", "/url", {"url": file.absolute().as_uri()})
         self.wait("return document.body.dataset.ready === 'yes'")
 

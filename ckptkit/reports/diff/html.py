@@ -1,102 +1,364 @@
-"""A comparison as one self-contained HTML page: strip of layers, histograms, sortable table.
-
-The page is three files beside this one: `page.html` (markup, with a mark for each part to fill),
-`page.css` and `page.js`.  Nothing is fetched: a content security policy forbids every request.
-Colours are variables, given twice: for light and for dark, which follows the system until a person
-chooses.  Everything that comes from a checkpoint is JSON in the page, which the script puts there
-as text (`textContent`), never as markup.
-"""
+"""A comparison as an HTML page: what changed most, a strip of layers, histograms, all tensors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from html import escape
-from pathlib import Path
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.diff.histograms import histograms
-from ckptkit.operations.diff.result import DiffResult, TensorDiff
+from ckptkit.operations.diff.model_order import model_positions
+from ckptkit.operations.diff.result import STATUSES, DiffResult, TensorDiff
 from ckptkit.reports.diff import text as diff_text
-from ckptkit.reports.text import printable
+from ckptkit.reports.page import frame
+from ckptkit.reports.page.sections import column, plain, table
+from ckptkit.reports.text import count_text, printable
+from ckptkit.text import json_number, natural
+
+_ORDER = ("changed", "removed", "added", "renamed", "within", "equal")
+_LARGEST = 4  # changes that are told in words
+assert set(_ORDER) == set(STATUSES)
 
 
 def lines(result: DiffResult) -> Iterator[str]:
     """Yield the page; tensors with the largest change are read once more for their histograms."""
-    title = f"{result.old.path.name} → {result.new.path.name} · ckptkit diff"
-    page = _packaged("page.html")
-    for mark, text in (
-        ("@TITLE@", escape(printable(title))),
-        ("@STYLE@", _packaged("page.css")),
-        ("@SCRIPT@", _packaged("page.js")),
-        ("@DATA@", _embedded(_data(result))),  # last: names in it are not looked at for marks
-    ):
-        before, _, after = page.partition(mark)
-        page = before + text + after
-    yield from page.splitlines()
+    made = page(result, pictures=True)
+    return frame.lines(made, plain(made))
 
 
-def _packaged(name: str) -> str:
-    """Return the text of a file that lies beside this module."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+def page(result: DiffResult, *, pictures: bool = False) -> frame.Page:
+    """Return what the page shows.  pictures: histograms too, for which values are read."""
+    verdict, *left_out = diff_text.verdict(result).split("; left out: ")
+    totals = [diff_text.totals(result), *(f"left out: {text}" for text in left_out)]
+    sections = [_callouts(result), _strip(result), _table(result), *_beside(result)]
+    if pictures:
+        sections += _histograms(result)
+    return frame.Page(
+        "diff",
+        f"{result.old.path.name} → {result.new.path.name} · ckptkit diff",
+        verdict=verdict,
+        tone="good" if result.same else "bad",
+        summary=[line for line in totals if line],
+        notes=[
+            *(("note", line) for line in _notes(result)),
+            *(("warning", warning) for warning in result.warnings),
+        ],
+        files=[{"side": "old", **file_of(result.old)}, {"side": "new", **file_of(result.new)}],
+        footer=frame.made_by(f"mode {result.mode}, options {json.dumps(dict(result.options))}"),
+        sections=sections,
+    )
 
 
-def _embedded(value: Any) -> str:
-    """Return JSON that no HTML parser can take for the end of its script element."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _notes(result: DiffResult) -> list[str]:
+    """Return the lines on what differs beside the weights, where no table has them."""
+    told = diff_text.beside_lines(result)
+    return told[: bool(result.kind)] if result.config else told
 
 
-def _data(result: DiffResult) -> dict[str, Any]:
-    from ckptkit._version import __version__
-
-    return {
-        "old": _file(result.old),
-        "new": _file(result.new),
-        "same": result.same,
-        "verdict": diff_text.verdict(result),
-        "totals": diff_text.totals(result),
-        "beside": diff_text.beside_lines(result),
-        "warnings": [printable(warning) for warning in result.warnings],
-        "footer": f"made by ckptkit {__version__}; mode {result.mode}, options "
-        + json.dumps(dict(result.options)),
-        "rows": [_row(change) for change in result.changes],
-        "histograms": [histogram._asdict() for histogram in histograms(result)],
-    }
-
-
-def _file(checkpoint: Checkpoint) -> dict[str, str]:
+def file_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what the head of a page says of a file."""
     store = checkpoint.store
     about = [store.format, store.style, f"written by {store.producer}" if store.producer else ""]
     subtree = f"#{checkpoint.subtree}" if checkpoint.subtree else ""
     return {
-        "path": printable(f"{store.path}{subtree}"),
-        "about": printable(" · ".join([*filter(None, about), *checkpoint.notes])),
+        "path": f"{store.path}{subtree}",
+        "about": " · ".join([*filter(None, about), *checkpoint.notes]),
     }
 
 
-def _row(change: TensorDiff) -> dict[str, Any]:
-    from ckptkit.operations.diff.result import entry
+# --- what changed most ----------------------------------------------------------------------------
 
-    row = entry(change)
-    worst = change.delta.worst if change.delta is not None else None
+
+def _callouts(result: DiffResult) -> frame.Section:
+    """Return the largest changes in words: those first that no finite number tells."""
+    ranked = sorted(
+        (index for index, change in enumerate(result.changes) if _rank(change) is not None),
+        key=lambda index: _rank(result.changes[index]) or (),
+    )[:_LARGEST]
     return {
-        "status": change.status,
-        "is_difference": change.is_difference,
-        "name": printable(change.name),
-        "new_name": printable(change.new.naming.name if change.new else ""),
-        "role": change.role,
-        "layer": printable(diff_text.layer_of(change)),
-        "dtype": diff_text.dtype_text(change),
-        "shape": diff_text.shape_of(change),
-        "params": change.some.spec.size,
-        "evidence": row["evidence"],
-        "method": row["method"],
-        "cast": change.cast,
-        "hints": [printable(hint) for hint in change.hints],
-        "old_key": printable(change.old.spec.key) if change.old else "",
-        "new_key": printable(change.new.spec.key) if change.new else "",
-        "worst": diff_text.worst_text(worst) if worst else "",
-        "values": row["values"],
+        "kind": "callouts",
+        "id": "largest",
+        "title": "Largest changes",
+        "of": "tensors",
+        "callouts": [_callout(result.changes[index], index) for index in ranked],
     }
+
+
+def _rank(change: TensorDiff) -> tuple[float, ...] | None:
+    """Return what orders changes, the largest first; None of what did not change in values."""
+    delta = change.delta
+    if delta is None or not delta.n_diff or change.status == "within":
+        return None
+    return (not delta.nonfinite, change.role != "weight", -delta.rel_l2, -float(delta.max_abs))
+
+
+def _callout(change: TensorDiff, index: int) -> dict[str, Any]:
+    delta = change.delta
+    assert delta is not None
+    severe = bool(delta.nonfinite) or math.isinf(delta.rel_l2)
+    if delta.nonfinite:
+        value = "not finite"
+        text = f"{count_text(delta.nonfinite, 'value')} NaN or infinite on one side alone"
+    elif math.isinf(delta.rel_l2):
+        value, text = "∞", f"relative change from zeros; at most {_text(delta.max_abs)} absolute"
+    else:
+        value = _text(delta.rel_l2)
+        text = f"relative change; at most {_text(delta.max_abs)} absolute"
+    differ = f"; {delta.n_diff:,} of {delta.n:,} differ"
+    return {
+        "title": printable(change.name),
+        "value": value,
+        "text": text + differ,
+        "row": index,
+        "severe": severe,
+    }
+
+
+def _text(value: float) -> str:
+    return diff_text.number(value)
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class _LayerChange:
+    """What became of the tensors of one layer.
+
+    squares: sums of those of the change, and of what was there, for weights and for the rest.
+    """
+
+    name: str
+    count: int = 0
+    different: int = 0
+    nonfinite: int = 0
+    endless: bool = False
+    squares: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0], [0.0, 0.0]])
+    statuses: set[str] = field(default_factory=set)
+    place: float = math.inf
+
+    def add(self, change: TensorDiff) -> None:
+        self.count += 1
+        if not change.is_difference:
+            return
+        self.different += 1
+        self.statuses.add(change.status)
+        delta = change.delta
+        if delta is None:
+            return
+        self.nonfinite += delta.nonfinite
+        if math.isinf(delta.rel_l2):
+            self.endless = True
+        elif delta.rel_l2 > 0:
+            sums = self.squares[change.role != "weight"]
+            squared = float(delta.rmse) ** 2 * delta.n
+            sums[0] += squared
+            sums[1] += squared / delta.rel_l2**2
+
+    @property
+    def change(self) -> float | None:
+        """The relative change of its weights, or of the rest where they stayed."""
+        if self.endless:
+            return math.inf
+        gap, old = self.squares[0] if self.squares[0][0] else self.squares[1]
+        return math.sqrt(gap / old) if gap and old else None
+
+    def to_json(self) -> dict[str, Any]:
+        change = self.change
+        told = change is not None or self.nonfinite
+        special: str | None = next(
+            (s for s in ("added", "removed", "renamed") if s in self.statuses), None
+        )
+        if special is None and "changed" in self.statuses:
+            special = "changed"
+        return {
+            "name": printable(self.name),
+            "count": self.count,
+            "different": self.different,
+            "nonfinite": self.nonfinite,
+            "change": None if change is None else json_number(change),
+            "special": None if told else special,
+        }
+
+
+def _strip(result: DiffResult) -> frame.Section:
+    layers: dict[str, _LayerChange] = {}
+    sides = {"old": model_positions(result.old), "new": model_positions(result.new)}
+    side = next((side for side in ("old", "new") if sides[side]), None)
+    places = sides[side] if side else {}
+    for change in result.changes:
+        name = diff_text.layer_of(change)
+        layer = layers.setdefault(name, _LayerChange(name))
+        layer.add(change)
+        tensor = getattr(change, side) if side else None
+        if tensor is not None and tensor.spec.key in places:
+            layer.place = min(layer.place, places[tensor.spec.key])
+    ordered = sorted(layers.values(), key=lambda layer: (layer.place, natural(layer.name)))
+    told = f"in the order of the model, as the {side} file tells it" if side else ""
+    return {
+        "kind": "strip",
+        "id": "layers",
+        "title": "Layers",
+        "of": "tensors",
+        "order": told or "in the order of their names; the files do not tell the model's",
+        "layers": [layer.to_json() for layer in ordered],
+    }
+
+
+def _histograms(result: DiffResult) -> list[frame.Section]:
+    found = histograms(result)
+    if not found:
+        return []
+    pictures = []
+    for one in found:
+        change = result.changes[one.change]
+        delta = change.delta
+        assert delta is not None
+        pictures.append(
+            {
+                "title": printable(change.name),
+                "counts": list(one.counts),
+                "low": -one.limit,
+                "high": one.limit,
+                "row": one.change,
+                "text": f"relative change {_text(delta.rel_l2)} · RMSE {_text(delta.rmse)} · "
+                f"{delta.n_diff:,} of {delta.n:,} differ",
+            }
+        )
+    return [
+        {
+            "kind": "histograms",
+            "id": "histograms",
+            "title": "Distribution of changes",
+            "about": "new − old, of the tensors that changed most; heights are logarithmic",
+            "logarithmic": True,
+            "of": "tensors",
+            "pictures": pictures,
+        }
+    ]
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+
+def _table(result: DiffResult) -> frame.Section:
+    changes = result.changes
+    deltas = [change.delta for change in changes]
+    off = [] if result.same else ["equal"]
+
+    def measured(name: str) -> list[Any]:
+        return [None if delta is None else getattr(delta, name) for delta in deltas]
+
+    def undefined(name: str) -> list[Any]:
+        """Return NaN where the numbers were taken, and this one has no value."""
+        told = measured(name)
+        return [
+            math.nan if delta is not None and value is None else value
+            for delta, value in zip(deltas, told, strict=True)
+        ]
+
+    columns = [
+        column(
+            *("status", "status", [c.status for c in changes], "status"),
+            facet="chips",
+            order=list(_ORDER),
+            off=off,
+        ),
+        column("name", "name", [_name(change) for change in changes], "name"),
+        column("role", "role", [c.role for c in changes], facet="select", minor=True),
+        column("dtype", "dtype", [diff_text.dtype_text(c) for c in changes], "mono", minor=True),
+        column(
+            *("shape", "shape", [diff_text.shape_of(c) for c in changes], "mono"),
+            by="params",
+            minor=True,
+        ),
+        column("differ", "differ", [_share(change) for change in changes], by="share", minor=True),
+        column("max_abs", "max abs", measured("max_abs"), "number", minor=True),
+        column("max_rel", "max rel", undefined("defined_max_rel"), "number", minor=True),
+        column("change", "relative change", measured("rel_l2"), "meter"),
+        column("worst", "worst element", [_worst(c) for c in changes], "mono", minor=True, wide=34),
+        *_hidden(changes, measured, undefined),
+    ]
+    return table("tensors", "Tensors", columns, "tensor", main=True)
+
+
+def _hidden(changes: Sequence[TensorDiff], measured: Any, undefined: Any) -> list[dict[str, Any]]:
+    """Return the columns that stand in the details of a row alone."""
+    deltas = [change.delta for change in changes]
+    shares = [d.n_diff / d.n if d is not None and d.n else None for d in deltas]
+
+    def of(key: str, title: str, cells: list[Any], kind: str = "text", **more: Any) -> Any:
+        return column(key, title, cells, kind, hidden=True, **more)
+
+    return [
+        of("layer", "layer", [diff_text.layer_of(c) for c in changes], facet="link"),
+        of("params", "elements", [c.some.spec.size for c in changes], "count"),
+        of("share", "share that differs", shares, "number"),
+        of("hints", "note", ["; ".join(c.hints) or None for c in changes]),
+        of("old_key", "key in the old file", [c.old and c.old.spec.key for c in changes]),
+        of("new_key", "key in the new file", [c.new and c.new.spec.key for c in changes]),
+        of("evidence", "paired by", [c.evidence or None for c in changes]),
+        of("method", "compared by", [c.method or None for c in changes]),
+        of("cast", "cast", [c.cast for c in changes]),
+        of("n_diff", "elements that differ", measured("n_diff"), "count"),
+        of("n_outside", "outside the tolerance", measured("n_outside"), "count"),
+        of("rule", "tolerance", [_tolerance(c) for c in changes]),
+        of("mean_abs", "mean abs", measured("mean_abs"), "number"),
+        of("rmse", "RMSE", measured("rmse"), "number"),
+        of("max_ulp", "max ULP", measured("max_ulp"), "count"),
+        of("nonfinite", "not finite on one side", measured("nonfinite"), "count"),
+        of("needed_rtol", "smallest rtol that passes", measured("needed_rtol"), "number"),
+        of("cosine", "cosine", undefined("cosine"), "number"),
+    ]
+
+
+def _name(change: TensorDiff) -> str:
+    new = change.new.naming.name if change.new else ""
+    return f"{change.name} → {new}" if new not in ("", change.name) else change.name
+
+
+def _share(change: TensorDiff) -> str | None:
+    delta = change.delta
+    if delta is None or not delta.n:
+        return None
+    share = 100 * delta.n_diff / delta.n
+    if share in (0, 100):
+        return "0" if not share else "100%"
+    return f"{delta.n_diff:,} el." if share < 0.01 else f"{share:.3g}%"
+
+
+def _worst(change: TensorDiff) -> str | None:
+    worst = change.delta.worst if change.delta is not None else None
+    return diff_text.worst_text(worst) if worst else None
+
+
+def _tolerance(change: TensorDiff) -> str | None:
+    delta = change.delta
+    if delta is None:
+        return None
+    rule = "" if delta.rule == "default" else f", rule {delta.rule}"
+    return f"rtol {delta.rtol:g}, atol {delta.atol:g}{rule}"
+
+
+# --- beside the tensors ---------------------------------------------------------------------------
+
+
+def _beside(result: DiffResult) -> list[frame.Section]:
+    """Return a row per difference in what `config` asked for; else the notes tell of them."""
+    if not result.config or not result.beside:
+        return []
+    rows = [(difference.what, item) for difference in result.beside for item in difference.items]
+    return [
+        table(
+            "beside",
+            "Beside the weights",
+            [
+                column("what", "of", [what for what, _item in rows], facet="chips"),
+                column("item", "difference", [item for _what, item in rows], "name"),
+            ],
+            "difference",
+        )
+    ]

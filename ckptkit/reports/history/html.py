@@ -1,8 +1,8 @@
 """A history as one self-contained HTML page: heat map of layers by steps, a chart per layer.
 
-The page is three files beside this one, made and kept safe as that of `diff` is
-(`ckptkit.reports.diff.html`).  A run of 750 tensors and 200 steps has a million numbers, so they
-are stored in two bytes each: the upper half of a float32, which keeps two to three digits.
+What is in the frame of all pages (`ckptkit.reports.page`) are three files beside this one: parts
+of the page, its style and its script.  A run of 750 tensors and 200 steps has a million numbers, so
+they are stored in two bytes each: the upper half of a float32, which keeps two to three digits.
 """
 
 from __future__ import annotations
@@ -19,47 +19,36 @@ from typing import Any
 from ckptkit.operations.history.result import History
 from ckptkit.operations.history.types import HistoryFinding, TensorHistory, TensorMeasurement
 from ckptkit.reports.history import text as report
+from ckptkit.reports.page import frame
+from ckptkit.reports.screen import PAPER, shown_on
 from ckptkit.reports.text import printable
 
+_HERE = Path(__file__).parent
 _LARGEST = 3.3e38  # what is beyond is shown as infinite
 
 
 def lines(result: History) -> Iterator[str]:
     """Yield the page."""
     names = ", ".join(path.name or str(path) for path in result.paths[:3])
-    page = _packaged("page.html")
-    for mark, text in (
-        ("@TITLE@", escape(printable(f"{names} · ckptkit history"))),
-        ("@STYLE@", _packaged("page.css")),
-        ("@SCRIPT@", _packaged("page.js")),
-        ("@DATA@", _embedded(_data(result))),  # last: names in it are not looked at for marks
-    ):
-        before, _, after = page.partition(mark)
-        page = before + text + after
-    yield from page.splitlines()
-
-
-def _packaged(name: str) -> str:
-    """Return the text of a file that lies beside this module."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _embedded(value: Any) -> str:
-    """Return JSON that no HTML parser can take for the end of its script element."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    page = frame.Page(
+        "history",
+        f"{names} · ckptkit history",
+        verdict=report.verdict(result),
+        tone="good" if result.ok else "bad",
+        notes=[("note", note) for note in result.notes],
+        footer=frame.made_by(f"thresholds {json.dumps(result.thresholds.to_json())}"),
+        body=(_HERE / "page.html").read_text(encoding="utf-8"),
+        own=_HERE,
+        values=_data(result),
+    )
+    with shown_on(PAPER):
+        texts = "\n".join(report.lines(result))
+    return frame.lines(page, [f"<pre>{escape(texts)}</pre>"])
 
 
 def _data(result: History) -> dict[str, Any]:
-    from ckptkit._version import __version__
-
     layers = list(dict.fromkeys(tensor.layer for tensor in result.tensors))
     return {
-        "ok": result.ok,
-        "verdict": printable(report.verdict(result)),
-        "notes": [printable(note) for note in result.notes],
-        "footer": f"made by ckptkit {__version__}; thresholds "
-        + json.dumps(result.thresholds.to_json()),
         "steps": [
             {"n": step.number, "name": printable(step.path.name), "bad": bool(step.problem)}
             for step in result.steps

@@ -1,24 +1,4 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = id => document.getElementById(id);
 const steps = data.steps, COUNT = steps.length;
-
-function make(tag, properties, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(properties || {})) {
-    if (key in node) node[key] = value; else node.setAttribute(key, value);
-  }
-  node.append(...children);
-  return node;
-}
-function short(value) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "";
-  if (Math.abs(value) === Infinity) return value > 0 ? "∞" : "−∞";
-  if (Number.isInteger(value) && Math.abs(value) < 1e6) return value.toLocaleString("en");
-  const size = Math.abs(value);
-  return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3)))
-    : value.toExponential(2).replace("e+", "e");
-}
 
 // ---- numbers -----------------------------------------------------------------------------------
 const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
@@ -86,12 +66,6 @@ const METRICS = {
   "dead units": (tensors, at) => total(tensors, "dead", at),
 };
 const COLORS = 7;
-
-// ---- header ------------------------------------------------------------------------------------
-$("verdict").textContent = data.verdict;
-$("verdict").classList.toggle("bad", !data.ok);
-for (const note of data.notes) $("notes").append(make("li", {}, note));
-$("footer").textContent = data.footer;
 
 // ---- state -------------------------------------------------------------------------------------
 const roles = [...new Set(data.tensors.map(tensor => tensor.role))];
@@ -237,12 +211,6 @@ canvas.addEventListener("keydown", event => {
 });
 
 // ---- one layer ---------------------------------------------------------------------------------
-const SVG = "http://www.w3.org/2000/svg";
-function drawn(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  return node;
-}
 function chart(title, series, marks, text) {
   const finite = series.flat().filter(value => Number.isFinite(value));
   const low = Math.min(...finite), high = Math.max(...finite);
@@ -272,6 +240,8 @@ function open(y) {
   if (!row) return;
   state.layer = y;
   state.open = row.layer;
+  address.set("layer", row.name);
+  address.set("step", steps[state.step].n);
   $("layer-section").hidden = false;
   $("layer").textContent = row.name;
   const marks = data.findings.filter(finding => finding.at !== null
@@ -294,6 +264,8 @@ function open(y) {
 }
 $("close").addEventListener("click", () => {
   state.open = null;
+  address.set("layer", null);
+  address.set("step", null);
   $("layer-section").hidden = true;
   canvas.focus();
 });
@@ -309,6 +281,7 @@ for (const finding of data.findings) {
   $("findings").append(make("li", {className: finding.severity}, line));
 }
 $("findings-section").hidden = !data.findings.length;
+roving($("findings"), "button");
 
 // ---- two steps ---------------------------------------------------------------------------------
 for (const [id, chosen] of [["from", 0], ["to", COUNT - 1]]) {
@@ -345,24 +318,28 @@ for (const role of roles)
   $("role").append(make("option", {value: role, selected: role === state.role}, role));
 for (const id of ["metric", "role"]) $(id).addEventListener("change", () => {
   state[id] = $(id).value;
+  address.set(id, state[id]);
   compute();
   draw();
   pair();
 });
 window.addEventListener("resize", draw);
+onTheme.push(draw);
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-let chosen = null;
-const theme = () => {
-  document.documentElement.dataset.theme = chosen || (dark.matches ? "dark" : "light");
+// ---- the address -------------------------------------------------------------------------------
+function restore() {
+  const metric = address.get("metric"), role = address.get("role");
+  if (metric in METRICS) state.metric = metric;
+  if (roles.includes(role)) state.role = role;
+  $("metric").value = state.metric;
+  $("role").value = state.role;
+  compute();
+  const step = steps.findIndex(each => String(each.n) === address.get("step"));
+  if (step >= 0) state.step = step;
   draw();
-};
-dark.addEventListener("change", theme);
-$("theme").addEventListener("click", () => {
-  chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  theme();
-});
-compute();
-theme();
-pair();
-document.body.dataset.ready = "yes";
+  pair();
+  const y = rows.findIndex(row => row.name === address.get("layer"));
+  if (y >= 0) open(y);
+}
+onAddress.push(restore);
+onReady.push(restore);

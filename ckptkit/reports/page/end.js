@@ -1,0 +1,3 @@
+theme();
+begin();
+document.body.dataset.ready = "yes";
