@@ -73,6 +73,14 @@ def claim_name() -> Path:
     return directory
 
 
+def begin_worker() -> None:
+    """Make this process, which works for another, one of this package."""
+    claim_name()
+    from ckptkit._io.worker_processes import prepare
+
+    prepare()
+
+
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         os._exit(INTERRUPTED)

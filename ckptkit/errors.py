@@ -102,7 +102,7 @@ class MissingDependencyError(CkptkitError):
 
 
 class WorkerLostError(CkptkitError):
-    """A worker of an executor ended before its work was done."""
+    """A worker of an executor ended before its work was done, or cannot do it."""
 
     code = "worker.lost"
 

@@ -88,9 +88,12 @@ def _compiled_extend() -> Any:
     return function
 
 
-def combine(first: int, second: int, second_nbytes: int) -> int:
-    """Return the crc32c of two runs laid end to end, from that of each and the second's length."""
-    return _multiply(_shift(second_nbytes), first) ^ second
+def combine(first: int, second: int, second_nbytes: int, polynomial: int = _P) -> int:
+    """Return the crc32c of two runs laid end to end, from that of each and the second's length.
+
+    polynomial: of another CRC of 32 bits that begins and ends as this one does, reflected.
+    """
+    return _multiply(_shift(second_nbytes, polynomial), first, polynomial) ^ second
 
 
 def crc_of_repeated(pattern: bytes, nbytes: int) -> int:
@@ -109,24 +112,24 @@ def crc_of_repeated(pattern: bytes, nbytes: int) -> int:
     return total if done else 0
 
 
-def _multiply(a: int, b: int) -> int:
-    """Return a * b mod P."""
+def _multiply(a: int, b: int, polynomial: int) -> int:
+    """Return a * b modulo the polynomial."""
     product, bit = 0, _ONE
     while bit:
         if a & bit:
             product ^= b
-        b = b >> 1 ^ (_P if b & 1 else 0)
+        b = b >> 1 ^ (polynomial if b & 1 else 0)
         bit >>= 1
     return product
 
 
 @lru_cache(maxsize=256)
-def _shift(nbytes: int) -> int:
-    """Return x^(8 * nbytes) mod P, by squaring."""
+def _shift(nbytes: int, polynomial: int) -> int:
+    """Return x^(8 * nbytes) modulo the polynomial, by squaring."""
     power, base = _ONE, 1 << 23  # x^8
     while nbytes:
         if nbytes & 1:
-            power = _multiply(power, base)
-        base = _multiply(base, base)
+            power = _multiply(power, base, polynomial)
+        base = _multiply(base, base, polynomial)
         nbytes >>= 1
     return power

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit._io.progress import bytes_read
+from ckptkit._io.workers import sees_another_file
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -262,9 +263,16 @@ def refusing_os_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _handle(path: Path) -> Handle:
-    handle = _current_handle(path)
     state = state_of(path)
+    try:
+        handle = _current_handle(path)
+    except PathNotFoundError as error:
+        if state is not None and not state.inode:  # as it was on another machine
+            raise sees_another_file(path) from error
+        raise
     if state is not None and not state.is_that_of(handle.state):
+        if not state.inode:
+            raise sees_another_file(path)
         raise ChangedError(path)
     return handle
 

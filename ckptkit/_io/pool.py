@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
-
-from ckptkit.errors import WorkerLostError
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
+
+    from ckptkit._io.engines import Engine
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,31 +20,109 @@ BATCH_ITEMS = 256
 
 
 def bounded_map(
-    executor: Executor | None, fn: Callable[[T], R], items: Iterable[T], window: int = 8
+    executor: Executor | None,
+    fn: Callable[[T], R],
+    items: Iterable[T],
+    name: Callable[[T], str] | None = None,
 ) -> Iterator[R]:
-    """Yield fn(item) in the order of `items`, at most `window` of them under way.
+    """Yield fn(item) in the order of `items`, a few of them under way for each worker.
 
     With no executor the calls run here, one by one.  Works on any `concurrent.futures.Executor`
-    (a Dask client's `get_executor(pure=False)` too): only `submit(fn, item)` is used, since
-    `Executor.map` submits everything at once and Dask reads keywords as its own options.
+    (a Dask client's `get_executor()` too): only `submit(fn, item)` is used, since `Executor.map`
+    submits everything at once and Dask reads keywords as its own options.
     The executor is the caller's: it is neither made nor shut down here.
 
-    Raises what `fn` raises, and WorkerLostError where a worker ended before its work was done.
+    name: what an item is about, for a message.
+
+    Raises what `fn` raises, and WorkerLostError where a worker ended before its work was done and
+    the executor goes no further (`ckptkit._io.engines`), or cannot do it at all.
     """
     if executor is None:
         yield from map(fn, items)
         return
-    pending: deque[Future[R]] = deque()
+    from ckptkit._io.engines import engine_of  # here: it brings logging, and most need no pool
+
+    pending = _PendingTasks(engine_of(executor), fn, name)
     try:
         for item in items:
-            pending.append(_submitted(executor, fn, item))
-            if len(pending) >= window:
-                yield _result(pending.popleft())
-        while pending:
-            yield _result(pending.popleft())
+            pending.add(item)
+            if pending.is_full:
+                yield pending.next_result()
+        while pending.tasks:
+            yield pending.next_result()
     finally:
-        for future in pending:
-            future.cancel()
+        for task in pending.tasks:
+            task.future.cancel()
+
+
+class _PendingTask(Generic[T, R]):
+    """An item that was handed over: the work on it, and which time it is."""
+
+    def __init__(self, item: T, future: Future[R], generation: int, times_before: int) -> None:
+        self.item = item
+        self.future = future
+        self.generation = generation
+        self.times_before = times_before
+
+
+class _PendingTasks(Generic[T, R]):
+    """The tasks that are under way, in the order in which their results are wanted."""
+
+    def __init__(
+        self, engine: Engine, fn: Callable[[T], R], name: Callable[[T], str] | None
+    ) -> None:
+        self.tasks: deque[_PendingTask[T, R]] = deque()
+        self._engine = engine
+        self._fn = fn
+        self._name = name
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.tasks) >= self._engine.window()
+
+    def add(self, item: T) -> None:
+        """Hand an item over; raises WorkerLostError."""
+        self.tasks.append(self._submitted(item, 0))
+
+    def next_result(self) -> R:
+        """Return the result of the first task; raises what it raises, and WorkerLostError."""
+        from ckptkit._io.engines import Submission, lost
+
+        while True:
+            task = self.tasks[0]
+            try:
+                self._engine.wait(task.future)
+                result = task.future.result()
+            except Exception as error:
+                if not self._engine.is_lost(error):
+                    raise
+                if not self._engine.sends_again(Submission(task.generation, task.times_before)):
+                    raise lost(error, self._named(task.item)) from error
+                self.tasks[0] = self._submitted(task.item, task.times_before + 1)
+            else:
+                self.tasks.popleft()
+                return result
+
+    def _submitted(self, item: T, times_before: int) -> _PendingTask[T, R]:
+        from ckptkit._io.engines import Submission, lost
+
+        generation = self._engine.generation
+        while True:
+            try:
+                future = self._engine.submit(self._fn, item)
+            except Exception as error:  # a pool that is broken or closed takes nothing
+                if not (self._engine.is_lost(error) or isinstance(error, RuntimeError)):
+                    raise
+                if self._engine.generation == generation and not self._engine.sends_again(
+                    Submission(generation, times_before + 1)
+                ):
+                    raise lost(error, self._named(item)) from error
+                generation = self._engine.generation
+            else:
+                return _PendingTask(item, future, generation, times_before)
+
+    def _named(self, item: T) -> str:
+        return self._name(item) if self._name is not None else ""
 
 
 def batched_map(
@@ -52,6 +130,7 @@ def batched_map(
     fn: Callable[[T], R],
     items: Iterable[T],
     nbytes: Callable[[T], int],
+    name: Callable[[T], str] | None = None,
 ) -> Iterator[R]:
     """Yield fn(item) in the order of `items`, several of them in one task.
 
@@ -61,8 +140,20 @@ def batched_map(
     if executor is None:
         yield from map(fn, items)
         return
-    for results in bounded_map(executor, partial(_each, fn), _batches(items, nbytes)):
+    names = partial(_names, name) if name is not None else None
+    for results in bounded_map(executor, partial(_each, fn), _batches(items, nbytes), names):
         yield from results
+
+
+def _names(name: Callable[[Any], str], items: Sequence[Any]) -> str:
+    return some_names([name(item) for item in items])
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return what a task is about: the first of its names, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    rest = len(distinct) - 1
+    return "".join(distinct[:1]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _each(fn: Callable[[T], R], items: list[T]) -> list[R]:
@@ -81,33 +172,3 @@ def _batches(items: Iterable[T], nbytes: Callable[[T], int]) -> Iterator[list[T]
         total += size
     if batch:
         yield batch
-
-
-def _submitted(executor: Executor, fn: Callable[[T], R], item: T) -> Future[R]:
-    from concurrent.futures import BrokenExecutor  # here: it brings logging, and most need no pool
-
-    try:
-        return executor.submit(fn, item)
-    except BrokenExecutor as error:
-        raise _lost(error) from error
-
-
-def _result(future: Future[R]) -> R:
-    from concurrent.futures import BrokenExecutor, CancelledError
-
-    try:
-        return future.result()
-    except Exception as error:
-        # Dask's own (KilledWorker, lost connections) are known by where they are from.
-        if isinstance(error, BrokenExecutor | CancelledError) or (
-            type(error).__module__.partition(".")[0] == "distributed"
-        ):
-            raise _lost(error) from error
-        raise
-
-
-def _lost(error: Exception) -> WorkerLostError:
-    return WorkerLostError(
-        f"a worker ended before its work was done ({type(error).__name__})",
-        hint="it was killed, or the machine ran out of memory; try fewer workers, or none",
-    )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 
+if TYPE_CHECKING:  # `ls` does not need it at its start
+    from concurrent.futures import Executor
+
+    from ckptkit.stores.base import Store
+
 DIGESTED = ("weight", "table")  # roles of tensors
 
 
-def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
+def weights_digest(
+    checkpoint: Checkpoint, tensors: Iterable[Tensor], executor: Executor | None = None
+) -> str:
     """Return "sha256:..." of the weights' names, dtypes, shapes and bytes.
 
     The same weights give the same digest in any format and order: per weight and per tensor of a
@@ -18,21 +26,38 @@ def weights_digest(checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> str:
     "name dtype shape sha256-of-little-endian-row-major-bytes", the lines sorted and hashed.
     Strings are hashed as 8-byte little-endian length and bytes each.
     Reads, and where the format stores checksums verifies, every byte.
+
+    executor: where tensors are read; None reads them here.
     """
     import hashlib
 
+    digested = [
+        (spec, naming)
+        for spec, naming in tensors
+        if naming.role in DIGESTED and not naming.duplicate_of
+    ]
+    found = tensor_digests(checkpoint, [spec.key for spec, _ in digested], executor)
     lines = []
-    for spec, naming in tensors:
-        if naming.role in DIGESTED and not naming.duplicate_of:
-            shape = ",".join(map(str, spec.shape))
-            lines.append(
-                f"{naming.name} {spec.dtype} [{shape}] {tensor_sha256(checkpoint, spec.key)}"
-            )
+    for (spec, naming), sha256 in zip(digested, found, strict=True):
+        shape = ",".join(map(str, spec.shape))
+        lines.append(f"{naming.name} {spec.dtype} [{shape}] {sha256}")
     return "sha256:" + hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def tensor_sha256(checkpoint: Checkpoint, key: str) -> str:
-    """Return the sha256 of one tensor's values, little-endian and row-major, in hexadecimal."""
+def tensor_digests(
+    checkpoint: Checkpoint, keys: Sequence[str], executor: Executor | None = None
+) -> Iterator[str]:
+    """Yield the sha256 of each tensor's values, little-endian and row-major, in hexadecimal."""
+    from ckptkit._io.pool import batched_map
+
+    store = checkpoint.store
+    items = [(store, key) for key in keys]
+    return batched_map(
+        executor, _digest, items, lambda item: store.specs[item[1]].nbytes, lambda item: item[1]
+    )
+
+
+def _digest(item: tuple[Store, str]) -> str:
     from ckptkit.stores.digest import digest  # takes numpy, which `ls` does without
 
-    return digest(checkpoint.store, key)
+    return digest(*item)

@@ -12,6 +12,7 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
+from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import (
     CommaList,
     echo_error,
@@ -22,7 +23,6 @@ from ckptkit.cli.options import (
     operands,
     trust_option,
 )
-from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.text import list_text
 
@@ -145,9 +145,7 @@ _COMMON_OPTIONS = (
 @click.option(
     "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
 )
-@click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
-)
+@executor_options
 @report_options("convert", "Output format: json is the receipt, or the plan of a dry run.")
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
@@ -194,7 +192,7 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
         put_report(report.plan_lines(conversion, fmt), options, remarks=beside)
         ctx.exit(1 if conversion.problems or lost else 0)
     try:
-        with flagged_models_noted(), threads(options["jobs"]) as executor:
+        with flagged_models_noted(), executor_of(options) as executor:
             receipt = convert(
                 sources,
                 dst,
@@ -252,7 +250,7 @@ def _sources(src: tuple[str, ...], options: dict[str, Any]) -> tuple[list[Any], 
         raise click.UsageError(f"--salvage takes one checkpoint, found {list_text([*src], 4)}.")
     from ckptkit.operations.verify.salvage import salvage
 
-    with threads(options["jobs"]) as executor:
+    with executor_of(options) as executor:
         rescued = salvage(src[0], executor=executor)
     for key, reason, name in rescued.lost:
         what = f"{key} ({name})" if name else key

@@ -11,8 +11,8 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
+from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import CommaList, echo_note, expanded, flat, operands
-from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.screen import toned
 from ckptkit.reports.table import is_bare
@@ -72,9 +72,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 )
 @click.option("--write-map", metavar="FILE", help="Write how names were paired, as such rules.")
 @click.option("--exit-zero", is_flag=True, help="Exit 0 although there are differences.")
-@click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
-)
+@executor_options
 @report_options("diff")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
@@ -155,7 +153,7 @@ def _compare(old: str, new: str, options: dict[str, Any]) -> DiffResult:
     tolerances = read_tolerances(Path(options["tol_file"])) if options["tol_file"] else ()
     mode = "structure" if options["structure"] else "quick" if options["quick"] else "values"
     labels = dict(zip((old, new), options["label"], strict=False))
-    with labelled(labels), threads(options["jobs"]) as executor:
+    with labelled(labels), executor_of(options) as executor:
         return diff(
             old,
             new,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit.cli.executors import executor_of
 from ckptkit.cli.options import echo_lines, flat
-from ckptkit.cli.progress import threads
 from ckptkit.operations.history.follow import follow
 from ckptkit.reports.history import text as report
 from ckptkit.reports.screen import toned
@@ -29,7 +29,7 @@ def follow_run(runs: tuple[str, ...], options: dict[str, Any]) -> None:
     if not is_json:
         _flushed([report.step_line(report.STEP_HEADERS)])
     told: set[tuple[object, ...]] = set()
-    with threads(options["jobs"]) as executor:
+    with executor_of(options) as executor:
         for result, new in follow(
             runs[0],
             roles=flat(options["roles"]),

@@ -10,8 +10,8 @@ import click
 
 from ckptkit.checkpoint.naming import ROLES
 from ckptkit.cli import candidates
+from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import CommaList, flat, operands
-from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.reports.history import text as report
 from ckptkit.reports.table import is_bare
@@ -68,9 +68,7 @@ def _thresholds(
 @click.option("--cache", metavar="FILE", help="Keep what was measured there.")
 @click.option("--no-cache", is_flag=True, help="Measure everything, and keep nothing.")
 @click.option("--follow", is_flag=True, help="Watch a directory; a line for each new step.")
-@click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
-)
+@executor_options
 @report_options("history")
 @click.pass_context
 def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> None:
@@ -133,7 +131,7 @@ def _refuse_idle(options: dict[str, Any]) -> None:
 def _history(chosen: list[str], options: dict[str, Any]) -> History:
     from ckptkit.operations.history.api import history
 
-    with threads(options["jobs"]) as executor:
+    with executor_of(options) as executor:
         return history(
             *chosen,
             roles=flat(options["roles"]),

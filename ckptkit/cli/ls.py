@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import (
     Choice,
     CommaList,
@@ -18,7 +20,6 @@ from ckptkit.cli.options import (
     flat,
     operands,
 )
-from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
@@ -83,6 +84,7 @@ class _ListingCommand(click.Command):
 @click.option(
     "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
 )
+@executor_options
 @report_options("ls")
 def command(paths: tuple[str, ...], **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
@@ -121,7 +123,11 @@ def command(paths: tuple[str, ...], **options: Any) -> int:
         change_screen(replace(screen(), width=None))  # it is asked for all of it
     problems: list[CkptkitError] = []
     refused: list[str] = []
-    with threads(None if options["stats"] else 1) as executor:
+    reads = options["stats"] or options["digest"]
+    if not reads and (options["executor"] or options["jobs"]):
+        idle = "executor" if options["executor"] else "jobs"
+        raise click.UsageError(f"--{idle} goes with --stats or --digest: nothing else is read.")
+    with executor_of(options) if reads else nullcontext() as executor:
         results = _results(chosen, options, problems, refused, executor)
         _put(results, chosen, fmt, layout, options, refused)
     return echo_problems(problems)
@@ -139,6 +145,8 @@ _OF_ONE_FILE = (
     "names",
     "dtypes",
     "tags",
+    "executor",
+    "jobs",
 )
 
 

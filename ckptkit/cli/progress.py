@@ -1,4 +1,4 @@
-"""The sign of life: one line on a terminal that says what goes on, and threads for work on files.
+"""The sign of life: one line on a terminal that says what goes on.
 
 The line comes after a second, on standard error and only where that is a terminal, and is gone when
 anything else is printed and at the end.  It is drawn anew twice a second by a thread of its own,
@@ -14,12 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-from ckptkit._io.progress import Phase, abandoned_work, phase, shown_by
-
-if TYPE_CHECKING:  # `ls` does not need it at its start
-    from concurrent.futures import Executor
+from ckptkit._io.progress import Phase, phase, shown_by
 
 QUIET_S = 1.0  # what is done sooner needs no sign
 REDRAWN_S = 0.25  # at most so often
@@ -28,25 +25,6 @@ WORKING = "working"  # what is said where nothing more is known
 _MINUTE = 60
 _WORTH_SAYING = 10_000_000  # bytes read
 _NARROWEST = 20  # columns; less holds no phase
-
-
-@contextmanager
-def threads(jobs: int | None) -> Iterator[Executor | None]:
-    """Yield an executor of `jobs` threads, by default one per usable core; None for one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    count = jobs or cores
-    if count == 1:
-        yield None
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(count) as executor:
-        try:
-            yield executor
-        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or asked to end by a signal
-            with abandoned_work():
-                executor.shutdown(cancel_futures=True)
-            raise
 
 
 @dataclass(eq=False)

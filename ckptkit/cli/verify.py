@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptkit.cli import candidates
+from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import echo_error, operands
-from ckptkit.cli.progress import threads
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
-@click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="Threads.  [default: one per core]"
-)
+@executor_options
 @report_options("verify")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
@@ -79,7 +77,7 @@ def _verify(
 
     results: list[Verification] = []
     refused: list[str] = []
-    with threads(options["jobs"]) as executor:
+    with executor_of(options) as executor:
         for path in operands(paths, directories_are_one=False):
             try:
                 result = verify(

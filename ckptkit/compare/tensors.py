@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.pool import bounded_map
+from ckptkit._io.pool import bounded_map, some_names
 from ckptkit._io.progress import ProgressMeter
 from ckptkit.compare import spans
 from ckptkit.compare.spans import FileSpan, TensorSource, WorkItem, WorkResult
@@ -145,7 +145,6 @@ def compare(pair: Pair) -> TensorComparison:
 def compare_all(
     pairs: Sequence[Pair],
     executor: Executor | None = None,
-    window: int = 8,
     meter: ProgressMeter | None = None,
 ) -> Iterator[TensorComparison]:
     """Yield a TensorComparison for each of `pairs`, in order.
@@ -156,7 +155,6 @@ def compare_all(
     Args:
         pairs: what to compare; all are checked before any value is read.
         executor: where the work is done; None does it here.
-        window: batches of work that are under way at once.
         meter: counts the bytes of OLD that were compared.
 
     Yields:
@@ -174,7 +172,11 @@ def compare_all(
     results: list[WorkResult] = []
     next_pair = 0
     batches = spans.batched(_work_items(pairs, sources))
-    for batch_results in bounded_map(executor, spans.do_items, batches, window):
+
+    def name(items: Sequence[WorkItem]) -> str:
+        return some_names([pairs[item.pair].old_key for item in items])
+
+    for batch_results in bounded_map(executor, spans.do_items, batches, name):
         for result in batch_results:
             # Results come in order, so one of a later pair says that this pair is complete.
             while next_pair < result.pair:
@@ -274,7 +276,10 @@ def _with_norms(
         [
             result
             for batch_results in bounded_map(
-                executor, spans.do_items, spans.batched(iter(unmeasured))
+                executor,
+                spans.do_items,
+                spans.batched(iter(unmeasured)),
+                lambda _items: pair.old_key,
             )
             for result in batch_results
         ]

@@ -134,7 +134,7 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
         path: of any file of weights or model that this package opens.
         full: sketch every tensor, for recording.  Otherwise only SHA-256 sums are made; what
             differs is sketched when bindings are compared.
-        executor: runs one task per tensor; memory does not grow with the file.
+        executor: where the values are read; memory does not grow with the file.
     Returns:
         The binding, with its `source` open, so that changed values can be looked at.
     Raises:
@@ -189,10 +189,12 @@ def _variables(
     full: bool,
     executor: Executor | None,
 ) -> dict[str, Sketch]:
-    from ckptkit._io.pool import bounded_map
+    from ckptkit._io.pool import batched_map
 
     tasks = [(store, key, full and naming.role != "slot") for key, naming in names.items()]
-    made = bounded_map(executor, _sketched, tasks)
+    made = batched_map(
+        executor, _sketched, tasks, lambda task: store.specs[task[1]].nbytes, lambda task: task[1]
+    )
     return {
         naming.name: sketch._replace(
             role=naming.role,

@@ -80,7 +80,7 @@ def load(
     loader = _Loader(checkpoint.store, copy)
     batches = loader.batches([tensor.spec for tensor in tensors])
     with ThreadPoolExecutor(jobs) as pool:
-        for _ in bounded_map(pool, loader.read, batches, window=4 * jobs):
+        for _ in bounded_map(pool, loader.read, batches):
             pass
     return {naming.name: loader.finished(spec) for spec, naming in tensors}
 

@@ -262,7 +262,7 @@ def ls(
             parts: "weights", "config", "signature", "vocabulary", "model" for all of these.
         tags: of one graph of a SavedModel, whose signatures are to be listed; all by default.
         stats: also read all that is listed, for statistics of every numeric tensor.
-        executor: runs tensors at once; by default one after the other.
+        executor: where values are read, for a digest or statistics; None reads them here.
         progress: is called with "statistics", and bytes done and in all.
 
     Returns:
@@ -287,7 +287,7 @@ def ls(
         raise UsageError(f"{sort!r} is an order of values", hint=say("add ‹stats›"))
     found = _statistics(checkpoint, shown, executor, progress) if stats else None
     parts = (_WEIGHTS,) if digest is True else tuple(digest or ())
-    digests = _digests(checkpoint, selected, parts, is_filtered=bool(selection))
+    digests = _digests(checkpoint, selected, parts, executor, is_filtered=bool(selection))
     return Listing(
         checkpoint,
         tuple(sorted(shown, key=_order(sort, found or {}))),
@@ -302,7 +302,12 @@ def ls(
 
 
 def _digests(
-    checkpoint: Checkpoint, tensors: Sequence[Tensor], parts: Sequence[str], *, is_filtered: bool
+    checkpoint: Checkpoint,
+    tensors: Sequence[Tensor],
+    parts: Sequence[str],
+    executor: Executor | None,
+    *,
+    is_filtered: bool,
 ) -> Mapping[str, str | None]:
     """Return the digest of each part; that of the weights is of the tensors that are listed."""
     if is_filtered and _MODEL in parts:
@@ -311,7 +316,7 @@ def _digests(
             where=str(checkpoint.path),
             hint="leave the filters out, or ask for the digest of the weights",
         )
-    weights = _digest(checkpoint, tensors) if {_WEIGHTS, _MODEL} & {*parts} else None
+    weights = _digest(checkpoint, tensors, executor) if {_WEIGHTS, _MODEL} & {*parts} else None
     if {*parts} <= {_WEIGHTS}:
         return dict.fromkeys(parts, weights)
     from ckptkit.operations.digests import digests_of  # reads configurations; most need none
@@ -319,9 +324,9 @@ def _digests(
     return digests_of(checkpoint, parts, weights=weights)
 
 
-def _digest(checkpoint: Checkpoint, tensors: Sequence[Tensor]) -> str:
+def _digest(checkpoint: Checkpoint, tensors: Sequence[Tensor], executor: Executor | None) -> str:
     with phase("digest", sum(t.spec.nbytes for t in tensors if t.naming.role in DIGESTED)):
-        return weights_digest(checkpoint, tensors)
+        return weights_digest(checkpoint, tensors, executor)
 
 
 def _statistics(

@@ -84,7 +84,9 @@ def statistics_of_all(
     total = sum(spec.nbytes for spec in specs)
     meter = ProgressMeter(progress, "statistics", total, by_reads=True)
     items = [(store, spec) for spec in specs]
-    counted = batched_map(executor, _of_one, items, lambda item: item[1].nbytes)
+    counted = batched_map(
+        executor, _of_one, items, lambda item: item[1].nbytes, lambda item: item[1].key
+    )
     found = {}
     for spec, result in zip(specs, counted, strict=True):
         meter.add(spec.nbytes)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ckptkit._io.files import FileState, check_unchanged, file_state, state_of, state_taken_on
-from ckptkit.errors import ChangedError, CkptkitError
+from ckptkit._io.workers import UnsuitableWorkerError, sees_another_file
+from ckptkit.errors import ChangedError, CkptkitError, FormatError, PathNotFoundError
 from ckptkit.stores.base import Store
 
 STORES_KEPT = 16  # per process; each may hold the names of a million tensors
@@ -48,13 +49,13 @@ class _KeptStore(NamedTuple):
 class UnopenedStore:
     """Stands for a store that could not be opened here; whatever it is asked, it raises why."""
 
-    def __init__(self, error: CkptkitError) -> None:
-        self._error = error
+    def __init__(self, error: CkptkitError | UnsuitableWorkerError) -> None:
+        self.error = error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked by copy, pickle and the like
             raise AttributeError(name)
-        raise self._error
+        raise self.error
 
 
 _kept: OrderedDict[tuple[Opener, Path], _KeptStore] = OrderedDict()
@@ -80,14 +81,16 @@ def reopen(
     states: in which alone its files may be, in the order of `files`; None for any.  machine: where
     they were taken; None for here.
     """
+    is_elsewhere = machine not in (None, os.uname().nodename)
     store = _reopened(opener, path)
     if isinstance(store, UnopenedStore):
-        return store
+        is_another = isinstance(store.error, FormatError | PathNotFoundError | ChangedError)
+        return UnopenedStore(sees_another_file(path)) if is_elsewhere and is_another else store
     for file, wanted in zip(store.files, states, strict=False):
         state = state_of(file)
         if wanted is None or (state and state_taken_on(machine, wanted).is_that_of(state)):
             continue
-        return UnopenedStore(ChangedError(file))
+        return UnopenedStore(sees_another_file(file) if is_elsewhere else ChangedError(file))
     return store
 
 

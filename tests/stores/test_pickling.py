@@ -20,7 +20,8 @@ import pytest
 
 import ckptkit
 from ckptkit._io import files as _files
-from ckptkit._io.files import file_state, unchanged
+from ckptkit._io.files import file_state, path_in_state, read_exact, unchanged
+from ckptkit._io.workers import UnsuitableWorkerError
 from ckptkit.align.transforms import parse_transform
 from ckptkit.errors import ChangedError, ChecksumError, PathNotFoundError
 from ckptkit.operations.convert import value_stores
@@ -295,9 +296,16 @@ def test_a_state_of_another_machine_is_told_by_size_and_time(tmp_path: Path) -> 
     assert state is not None
     moved = state._replace(inode=7, changed_ns=7)
     assert content(reopen(open_npz, unchanged(path), (moved,), "elsewhere")) == content(store)
-    for other, machine in ((moved, None), (moved._replace(modified_ns=7), "elsewhere")):
-        with pytest.raises(ChangedError):
-            content(reopen(open_npz, unchanged(path), (other,), machine))
+    with pytest.raises(ChangedError):
+        content(reopen(open_npz, unchanged(path), (moved,), None))
+    # A worker elsewhere that sees another file says nothing about the content of this one.
+    with pytest.raises(UnsuitableWorkerError, match=r"does not find .*model\.npz as it is here"):
+        content(reopen(open_npz, unchanged(path), (moved._replace(modified_ns=7),), "elsewhere"))
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(UnsuitableWorkerError):
+        content(reopen(open_npz, path, (moved,), "elsewhere"))
+    with pytest.raises(UnsuitableWorkerError):
+        read_exact(path_in_state(str(path), moved, "elsewhere"), 0, 1)
 
 
 def test_other_tensors_in_the_place_of_the_file_are_noticed(

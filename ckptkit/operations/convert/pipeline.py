@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ckptkit._io.progress import Progress, ProgressMeter, phase
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
-from ckptkit.checkpoint.digest import tensor_sha256, weights_digest
+from ckptkit.checkpoint.digest import tensor_digests, weights_digest
 from ckptkit.checkpoint.selection import Selection
 from ckptkit.errors import UsageError
 from ckptkit.operations.convert import write as _write
@@ -106,7 +106,8 @@ def _prepared(plan: Plan, path: Path, timeout_s: float, asked: OutputRequest) ->
     """Write the output at `path`, prove it, and describe it while SRC is still what it was."""
     proof = _produced(plan, path, timeout_s, asked)
     with_digests = asked.digests or asked.receipt is not None
-    result = _described(plan, path, proof, with_digests=with_digests)
+    executor = asked.executor
+    result = _described(plan, path, proof, with_digests=with_digests, executor=executor)
     if proof is not None and result.ok:
         return replace(result, loaded=load_output(plan, path, proof, timeout_s))
     return result
@@ -157,7 +158,14 @@ def _with_outputs(proof: Proof, outputs: OutputComparison | None) -> Proof:
     return replace(proof, failures=failures, outputs=outputs)
 
 
-def _described(plan: Plan, path: Path, proof: Proof | None, *, with_digests: bool) -> Receipt:
+def _described(
+    plan: Plan,
+    path: Path,
+    proof: Proof | None,
+    *,
+    with_digests: bool,
+    executor: Executor | None,
+) -> Receipt:
     """Return the receipt of the output at `path`, while SRC is still what it was."""
     receipt = Receipt(plan, path, (), proof, versions=_versions(plan, proof))
     if not receipt.ok or not (with_digests or plan.target.format.structure == SAVED_MODEL):
@@ -171,12 +179,12 @@ def _described(plan: Plan, path: Path, proof: Proof | None, *, with_digests: boo
     receipt = replace(receipt, signatures=tuple(changes))
     if not with_digests:
         return receipt
-    keys = output.specs.keys() & {tensor.key for tensor in plan.tensors}
+    keys = sorted(output.specs.keys() & {tensor.key for tensor in plan.tensors})
     with phase("digest", 2 * plan.nbytes):
         return replace(
             receipt,
-            sha256={key: tensor_sha256(output, key) for key in sorted(keys)},
-            digests=[weights_digest(item, Selection().of(item)) for item in plan.sources],
+            sha256=dict(zip(keys, tensor_digests(output, keys, executor), strict=True)),
+            digests=[weights_digest(item, Selection().of(item), executor) for item in plan.sources],
         )
 
 

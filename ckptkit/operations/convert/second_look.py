@@ -44,7 +44,7 @@ def _each(
     checksum: Callable[[Path], int], files: Mapping[str, Path], executor: Executor | None
 ) -> Checksums:
     with phase("read once more", sum(file_size(path) for path in files.values())):
-        found = bounded_map(executor, checksum, list(files.values()))
+        found = bounded_map(executor, checksum, list(files.values()), str)
         return dict(zip(files, found, strict=True))
 
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.files import Extent, aligned_buffer
-from ckptkit._io.pool import bounded_map
+from ckptkit._io.pool import bounded_map, some_names
 from ckptkit._io.small_reads import SMALL, SmallReadCache
 from ckptkit.compare.spans import FileSpan, TensorSource, extend_crc
 from ckptkit.compare.step import StepBlock, compiled_step, dtype_code
@@ -82,10 +82,19 @@ class SpanValues(NamedTuple):
 
 
 def measure(
-    requests: Iterable[SpanRequest], executor: Executor | None = None
+    requests: Iterable[SpanRequest],
+    executor: Executor | None = None,
+    name: Callable[[int], str] = str,
 ) -> Iterator[tuple[SpanRequest, list[SpanValues]]]:
-    """Yield each request with what its span holds at the steps that are measured, in order."""
-    for batch in bounded_map(executor, _measure_batch, _batches(requests)):
+    """Yield each request with what its span holds at the steps that are measured, in order.
+
+    name: of the tensor that a request gives the number of, for a message.
+    """
+
+    def names(batch: tuple[SpanRequest, ...]) -> str:
+        return some_names([name(request.tensor) for request in batch])
+
+    for batch in bounded_map(executor, _measure_batch, _batches(requests), names):
         yield from batch
 
 

@@ -179,8 +179,12 @@ class Measurer:
                 for start, stop in parts:
                     yield SpanRequest(number, sources, known, start, stop, columns)
 
+        def name(number: int) -> str:
+            index, first, _places, _known = jobs[number]
+            return tracks[index].keys[chains[index][first].step]
+
         again: set[int] = set()
-        for request, values in measure(requests(), self.executor):
+        for request, values in measure(requests(), self.executor, name):
             index, first, places, known = jobs[request.tensor]
             track, chain = tracks[index], chains[index]
             spec = track.specs[chain[first].step]

@@ -216,7 +216,7 @@ def checksum_findings(
     strings = [
         (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
     ]
-    for piece, finding in bounded_map(executor, _decoded, strings):
+    for piece, finding in bounded_map(executor, _decoded, strings, lambda item: item[2].label):
         count, nbytes = count + 1, nbytes + piece.nbytes
         keys.add(piece.key or "")
         damaged.extend(finding)

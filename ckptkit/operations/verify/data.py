@@ -9,7 +9,7 @@ checksums.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, aligned_buffer, file_size
-from ckptkit._io.pool import bounded_map
+from ckptkit._io.pool import bounded_map, some_names
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
@@ -31,7 +31,6 @@ BATCH_BYTES = 16 << 20  # of one work item
 READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
 MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the size of the files
 _UNLOCK_BYTES = 1 << 14  # from here on, letting other threads run is worth a call through ctypes
-_WINDOW = 8  # batches under way
 
 
 class ChecksummedRange(NamedTuple):
@@ -240,7 +239,7 @@ def range_checksums(
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
     work = (batch for plan in plans for batch in batches_of(plan))
-    results = bounded_map(executor, _read_batch, work, _WINDOW)
+    results = bounded_map(executor, _read_batch, work, lambda batch: _named(by_path, batch))
     for batch, crcs in results:
         plan = by_path[batch.path]
         batch_bytes = 0
@@ -256,6 +255,13 @@ def range_checksums(
                 yield plan, piece, joined
                 open_piece = None
         meter.add(batch_bytes)
+
+
+def _named(plans: Mapping[Path, ShardPlan], batch: ReadBatch) -> str:
+    """Return what lies in a batch, for a message."""
+    pieces = plans[batch.path].pieces
+    names = [pieces[index].label for index, _nbytes in batch.parts if pieces[index].key is not None]
+    return some_names(names) or f"{batch.path} at byte {batch.offset}"
 
 
 def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) -> int | CkptkitError:

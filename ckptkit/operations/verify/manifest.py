@@ -77,7 +77,7 @@ def _file_digests(
     """
     files = [unchanged(file) for file in files]
     with phase("SHA-256", sum(file_size(file) for file in files)):
-        digests = list(bounded_map(executor, file_sha256, files))
+        digests = list(bounded_map(executor, file_sha256, files, str))
     for _path, _format, store in units:
         check_unchanged(getattr(store, "files", ()))
     return digests
@@ -142,7 +142,7 @@ def _tensor_lines(path: Path, store: Store, base: Path, executor: Executor | Non
 def _tensor_digests(store: Store, executor: Executor | None) -> Iterator[tuple[str, str | None]]:
     items = [(store, key) for key in store.specs]
     with phase("SHA-256 of tensors", sum(spec.nbytes for spec in store.specs.values())):
-        yield from batched_map(executor, _tensor_digest, items, _nbytes)
+        yield from batched_map(executor, _tensor_digest, items, _nbytes, lambda item: item[1])
 
 
 def _nbytes(item: tuple[Store, str]) -> int:

@@ -147,7 +147,7 @@ def _sound(
     decoded = [
         (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
     ]
-    for key, reason in bounded_map(executor, _decoded, decoded):
+    for key, reason in bounded_map(executor, _decoded, decoded, lambda item: item[2].label):
         if reason:
             reasons.setdefault(key, reason)
         else:

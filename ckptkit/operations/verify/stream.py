@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import file_size
-from ckptkit._io.pool import batched_map, bounded_map
+from ckptkit._io.files import file_size, unchanged
+from ckptkit._io.pool import BATCH_BYTES, batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
-from ckptkit.errors import CkptkitError, MissingDependencyError, UnsupportedError
+from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive
@@ -147,7 +147,7 @@ def _tensors(
         for key, spec in store.specs.items()
         if spec.shard is not None or spec.slices
     ]
-    for read in batched_map(executor, _read_tensor, items, lambda item: item[2]):
+    for read in batched_map(executor, _read_tensor, items, lambda item: item[2], _key_of):
         reads.append(read)
         meter.add(read.nbytes)
     findings = [
@@ -158,6 +158,10 @@ def _tensors(
     ]
     counts = (("tensor", len(reads)), ("byte", sum(read.nbytes for read in reads)))
     return reads, Check("tensors", counts, tuple(findings))
+
+
+def _key_of(item: tuple[Store, str, int]) -> str:
+    return item[1]
 
 
 def _read_tensor(item: tuple[Store, str, int]) -> _TensorRead:
@@ -178,20 +182,73 @@ def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Che
         members = list(zip_archive.read_directory(path).values())
     except CkptkitError:
         return  # that the archive does not open is a finding already
-    reads = list(bounded_map(executor, _read_member, [(path, member) for member in members]))
+    path = unchanged(path)  # so that a worker that sees another file says so
+    parts = [part for member in members for part in _member_parts(path, member)]
+    found = batched_map(
+        executor, _read_part, parts, lambda part: part.stop - part.start, lambda part: part.name
+    )
+    reads = list(_joined_parts(zip(parts, found, strict=True)))
     findings = [_finding(path, read, "member") for read in reads if read.error is not None]
     counts = (("member", len(reads)), ("byte", sum(read.nbytes for read in reads)))
     yield Check("archive", counts, tuple(findings))
 
 
-def _read_member(item: tuple[Path, zip_archive.Member]) -> _TensorRead:
-    path, member = item
+class _MemberPart(NamedTuple):
+    """Bytes [start, stop) of the content of a member of an archive; all of a compressed one."""
+
+    path: Path
+    member: zip_archive.Member
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return self.member.name
+
+
+def _member_parts(path: Path, member: zip_archive.Member) -> Iterator[_MemberPart]:
+    """Yield what is read of a member, in pieces that can be read at once."""
+    if member.method != zip_archive.STORED or not member.nbytes:
+        yield _MemberPart(path, member, 0, member.nbytes)
+        return
+    for start in range(0, member.nbytes, BATCH_BYTES):
+        yield _MemberPart(path, member, start, min(start + BATCH_BYTES, member.nbytes))
+
+
+def _read_part(part: _MemberPart) -> int | CkptkitError:
+    """Return the CRC-32 of a part, or why it cannot be read (or is not what it should be)."""
+    path, member, start, stop = part
     try:
+        if member.method == zip_archive.STORED:
+            return zip_archive.crc32_of_stored(path, member, start, stop)
         for _ in zip_archive.member_chunks(path, member):
             pass
     except CkptkitError as error:
-        return _TensorRead(member.name, member.nbytes, error)
-    return _TensorRead(member.name, member.nbytes, None)
+        return error
+    return member.crc32
+
+
+def _joined_parts(
+    parts: Iterable[tuple[_MemberPart, int | CkptkitError]],
+) -> Iterator[_TensorRead]:
+    """Yield what reading each member came to, from its parts."""
+    crc, error = 0, None
+    for part, found in parts:
+        if isinstance(found, CkptkitError):
+            error = error or found
+        elif not part.start:
+            crc = found
+        else:
+            crc = zip_archive.joined_crc32(crc, found, part.stop - part.start)
+        if part.stop < part.member.nbytes:
+            continue
+        if error is None:
+            try:
+                zip_archive.check_crc32(part.path, part.member, crc)
+            except ChecksumError as mismatch:
+                error = mismatch
+        yield _TensorRead(part.name, part.member.nbytes, error)
+        crc, error = 0, None
 
 
 def _finding(path: Path, read: _TensorRead, what: str) -> Finding:

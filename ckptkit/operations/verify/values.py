@@ -41,7 +41,13 @@ def values_check(store: Store, executor: Executor | None, meter: ProgressMeter) 
     findings: list[Finding] = []
     count = nbytes = 0
     items = [(store, tensor) for tensor in tensors]
-    counted = batched_map(executor, _counted_values, items, lambda item: item[1].spec.nbytes)
+    counted = batched_map(
+        executor,
+        _counted_values,
+        items,
+        lambda item: item[1].spec.nbytes,
+        lambda item: item[1].naming.name,
+    )
     for tensor, result in counted:
         meter.add(tensor.spec.nbytes)
         if isinstance(result, CkptkitError):

@@ -1,0 +1,75 @@
+"""Processes of the command line's own to work in, which can be made anew once.
+
+They begin at `ckptkit_tf`, as every process of this package does: another distribution may have a
+package of the same name.  They leave Ctrl-C to the process that made them, and end with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from importlib import import_module
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+_MOST_RENEWALS = 1
+
+
+class WorkerProcesses(Executor):
+    """A pool of `workers` processes; the first time that it breaks, it can be `renewed`."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.generation = 0
+        self._lock = threading.Lock()
+        self._pool = _pool(workers)
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **keywords: Any) -> Future[R]:
+        """Hand a task over; raises BrokenProcessPool where a process ended since."""
+        return self._pool.submit(fn, *args, **keywords)
+
+    def renewed(self) -> bool:
+        """Make the pool anew; return whether that was done, which it is once."""
+        with self._lock:
+            if self.generation >= _MOST_RENEWALS:
+                return False
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = _pool(self.workers)
+            self.generation += 1
+            return True
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the processes."""
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def kill(self) -> None:
+        """End the processes where they are, for whoever waits for nothing more."""
+        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
+            process.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # A name in a string, since where processes begin imports what lies above this room.  Forking
+    # would copy locks that threads of this process hold.
+    begin = import_module("ckptkit_tf").begin_worker
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), begin)
+
+
+def prepare() -> None:
+    """Make the process that this is called in a worker: it ends with the one that made it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def end_with_it() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
