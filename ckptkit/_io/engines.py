@@ -21,6 +21,8 @@ R = TypeVar("R")
 
 LEAST_WINDOW = 8  # tasks under way
 WINDOW_PER_WORKER = 4  # results are taken in order: one that takes long must not starve the rest
+BATCH_BYTES = 16 << 20  # of one task: what sending it costs is then little beside it
+_LARGEST_BATCH_BYTES = 256 << 20  # on a cluster
 UNKNOWN_WINDOW = 128  # of an executor that does not say how many workers it has
 NO_WORKERS_S = 60.0  # how long a cluster may be without any worker
 _LOOKED_AGAIN_S = 5.0
@@ -70,6 +72,10 @@ class Engine:
         if not isinstance(workers, int):
             return UNKNOWN_WINDOW
         return max(LEAST_WINDOW, WINDOW_PER_WORKER * workers)
+
+    def task_bytes(self, total: int) -> int:
+        """How many bytes one task is to be about, of so many in all."""
+        return BATCH_BYTES
 
     def submit(self, fn: Callable[[Any], R], item: Any) -> Future[R]:
         """Hand a task over: in this form every executor takes one (`pool.bounded_map`)."""
@@ -126,6 +132,11 @@ class _DaskCluster(Engine):
             self._looked_s = now
         return self._window
 
+    def task_bytes(self, total: int) -> int:
+        # A task costs its scheduler and all who talk to it about as much as reading 10 MB.
+        workers = max(1, self._threads())
+        return min(max(BATCH_BYTES, total // (WINDOW_PER_WORKER * workers)), _LARGEST_BATCH_BYTES)
+
     def submit(self, fn: Callable[[Any], R], item: Any) -> Future[R]:
         # Dask takes equal calls for one unless told: a file may have changed between two.
         future: Future[R] = self._executor.submit(Task(fn), item, pure=False)
@@ -148,13 +159,14 @@ class _DaskCluster(Engine):
         return super().is_lost(error) or type(error).__module__.partition(".")[0] == _DASK
 
     def sends_again(self, submission: Submission) -> bool:
-        return submission.times_before < _SENT_AGAIN and self._threads() > 0
+        return submission.times_before < _SENT_AGAIN
 
     def _threads(self) -> int:
         """Return how many tasks its workers run at once; 0 where nobody answers."""
         try:
             return sum(self._executor._client.nthreads().values())
-        except Exception:  # of a connection: the task's own end will tell
+        except (OSError, RuntimeError, ValueError, AttributeError):
+            # Of a connection: the task's own end will tell.
             return 0
 
 

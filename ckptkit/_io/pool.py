@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH_BYTES = 16 << 20  # of the items of one task: what sending it costs is then little beside it
 BATCH_ITEMS = 256
 
 
@@ -125,23 +124,38 @@ class _PendingTasks(Generic[T, R]):
         return self._name(item) if self._name is not None else ""
 
 
+def task_bytes(executor: Executor | None, total: int) -> int:
+    """Return how many bytes one task is to be about, of so many in all."""
+    if executor is None:
+        return total
+    from ckptkit._io.engines import engine_of
+
+    return engine_of(executor).task_bytes(total)
+
+
 def batched_map(
     executor: Executor | None,
     fn: Callable[[T], R],
     items: Iterable[T],
     nbytes: Callable[[T], int],
     name: Callable[[T], str] | None = None,
+    total: int | None = None,
 ) -> Iterator[R]:
     """Yield fn(item) in the order of `items`, several of them in one task.
 
-    nbytes: of an item; a task is about at most BATCH_BYTES, or one item.  What the items of a task
-    have in common is sent once.  Raises as `bounded_map` does.
+    nbytes: of an item; a task is about at most `task_bytes`, or one item.  What the items of a task
+    have in common is sent once.  total: bytes of all items; None adds them up.
+    Raises as `bounded_map` does.
     """
     if executor is None:
         yield from map(fn, items)
         return
+    if total is None:
+        items = list(items)
+        total = sum(map(nbytes, items))
+    most = task_bytes(executor, total)
     names = partial(_names, name) if name is not None else None
-    for results in bounded_map(executor, partial(_each, fn), _batches(items, nbytes), names):
+    for results in bounded_map(executor, partial(_each, fn), _batches(items, nbytes, most), names):
         yield from results
 
 
@@ -160,12 +174,12 @@ def _each(fn: Callable[[T], R], items: list[T]) -> list[R]:
     return [fn(item) for item in items]
 
 
-def _batches(items: Iterable[T], nbytes: Callable[[T], int]) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], nbytes: Callable[[T], int], most: int) -> Iterator[list[T]]:
     batch: list[T] = []
     total = 0
     for item in items:
         size = nbytes(item)
-        if batch and (total + size > BATCH_BYTES or len(batch) >= BATCH_ITEMS):
+        if batch and (total + size > most or len(batch) >= BATCH_ITEMS):
             yield batch
             batch, total = [], 0
         batch.append(item)

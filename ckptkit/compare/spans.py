@@ -391,15 +391,19 @@ def span_bounds(size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + SPAN_ELEMENTS, size)
 
 
-def batched(items: Iterator[WorkItem]) -> Iterator[tuple[WorkItem, ...]]:
-    """Group small items until they are worth handing to another thread; order is preserved."""
+def batched(items: Iterator[WorkItem], nbytes: int = 0) -> Iterator[tuple[WorkItem, ...]]:
+    """Group small items until they are worth handing to another thread; order is preserved.
+
+    nbytes: of OLD, that are worth handing over; at least a span of float32.
+    """
     batch: list[WorkItem] = []
     weight = 0
+    enough = max(SPAN_ELEMENTS, nbytes // 4)
     for item in items:
         batch.append(item)
         # A tiny tensor costs as much as 4 Ki elements.
         weight += max(item.stop - item.start, 1 << 12)
-        if weight >= SPAN_ELEMENTS:
+        if weight >= enough:
             yield tuple(batch)
             batch, weight = [], 0
     if batch:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.pool import bounded_map, some_names
+from ckptkit._io.pool import bounded_map, some_names, task_bytes
 from ckptkit._io.progress import ProgressMeter
 from ckptkit.compare import spans
 from ckptkit.compare.spans import FileSpan, TensorSource, WorkItem, WorkResult
@@ -171,7 +171,9 @@ def compare_all(
     ]
     results: list[WorkResult] = []
     next_pair = 0
-    batches = spans.batched(_work_items(pairs, sources))
+    items = _work_items(pairs, sources)
+    total = sum(pair.old.specs[pair.old_key].nbytes for pair in pairs)
+    batches = spans.batched(items, task_bytes(executor, total) if executor is not None else 0)
 
     def name(items: Sequence[WorkItem]) -> str:
         return some_names([pairs[item.pair].old_key for item in items])

@@ -388,10 +388,10 @@ def test_every_executor_gives_the_same(tmp_path: Path, kind: str) -> None:
         found = list(compare_all(pairs, None, meter=meter))
     elif kind == "threads":
         with ThreadPoolExecutor(3) as threads:
-            found = list(compare_all(pairs, threads, 4, meter))
+            found = list(compare_all(pairs, threads, meter))
     else:
         with ProcessPoolExecutor(2, get_context("spawn")) as processes:
-            found = list(compare_all(pairs, processes, 4, meter))
+            found = list(compare_all(pairs, processes, meter))
     assert found == plain
     assert calls[-1] == ("compared", total, total)
     assert [c.delta.equal for c in found] == [a.size <= 40_001 for a in arrays.values()]

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ckptkit._io.pool import BATCH_BYTES, batched_map, bounded_map
+from ckptkit._io.engines import BATCH_BYTES, LEAST_WINDOW, engine_of
+from ckptkit._io.pool import batched_map, bounded_map, some_names
+from ckptkit._io.worker_processes import WorkerProcesses
 from ckptkit.errors import WorkerLostError
 from ckptkit.operations.verify.api import verify
+from support.in_workers import doubled, killed_at
 from support.keras_files import write_keras
 
 
@@ -33,10 +36,55 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     path = write_keras(tmp_path / "m.keras")
     with ProcessPoolExecutor(1) as executor:
         os.kill(executor.submit(os.getpid).result(), signal.SIGKILL)
-        with pytest.raises(WorkerLostError, match="a worker ended before its work was done"):
+        with pytest.raises(WorkerLostError, match=r"^item 1: a worker ended before its work was"):
             for _ in range(100):
-                list(bounded_map(executor, _double, [1, 2]))
+                list(bounded_map(executor, _double, [1, 2], "item {}".format))
         result = verify(path, executor=executor)
     assert result.exit_code == 2
     assert "BrokenProcessPool" in str(result.refusals[0])
     assert "\n" not in str(result.refusals[0])
+
+
+def test_processes_of_our_own_are_made_anew_once(tmp_path: Path) -> None:
+    numbers = range(20)
+    with WorkerProcesses(2) as executor:
+        for directory, times in (("once", 1), ("always", 9)):
+            (tmp_path / directory).mkdir()
+            items = [(tmp_path / directory, number, 7, times) for number in numbers]
+            done = bounded_map(executor, killed_at, items, lambda item: f"tensor {item[1]}")
+            if times == 1:
+                assert list(done) == [2 * number for number in numbers]
+                assert executor.generation == 1
+                continue
+            with pytest.raises(WorkerLostError, match=r"^tensor \d+: a worker ended") as caught:
+                list(done)
+            assert caught.value.exit_code == 2
+
+
+def test_work_within_work_survives_a_pool_that_is_made_anew(tmp_path: Path) -> None:
+    """What was under way in the pool before is no second failure."""
+    with WorkerProcesses(1) as executor:
+        outer = bounded_map(executor, doubled, range(3))
+        assert next(outer) == 0
+        items = [(tmp_path, number, 1, 1) for number in range(3)]
+        assert list(bounded_map(executor, killed_at, items)) == [0, 2, 4]
+        assert list(outer) == [2, 4]
+
+
+def test_a_closed_pool_is_one_line() -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(WorkerLostError, match="item 1: "):
+        list(bounded_map(executor, _double, [1], "item {}".format))
+
+
+def test_the_window_fits_the_workers() -> None:
+    for workers, window in ((1, LEAST_WINDOW), (64, 256)):
+        with ThreadPoolExecutor(workers) as executor:
+            assert engine_of(executor).window() == window
+
+
+def test_what_a_task_is_about_is_told_in_a_few_words() -> None:
+    assert some_names(["a"]) == "a"
+    assert some_names(["a", "a", "b", "c"]) == "a and 2 more"
+    assert some_names([]) == ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,3 +40,22 @@ def believe_fresh_files() -> None:
 def read(store: Store, key: str) -> npt.NDArray[Any]:
     """Return all values of a tensor."""
     return np.asarray(store.read(key))
+
+
+def doubled(number: int) -> int:
+    """Return twice a number."""
+    return 2 * number
+
+
+def killed_at(task: tuple[Path, int, int, int]) -> int:
+    """Return twice a number; the worker that is given `at` is killed, so many times in all.
+
+    task: a directory that counts the times, the number, `at`, how many times.
+    """
+    directory, number, at, times = task
+    if number == at:
+        before = len(list(directory.iterdir()))
+        if before < times:
+            (directory / str(before)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return doubled(number)

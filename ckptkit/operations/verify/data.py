@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.crc32c import combine
 from ckptkit._io.files import Extent, aligned_buffer, file_size
-from ckptkit._io.pool import bounded_map, some_names
+from ckptkit._io.pool import batched_map, some_names
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
@@ -239,7 +239,14 @@ def range_checksums(
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
     work = (batch for plan in plans for batch in batches_of(plan))
-    results = bounded_map(executor, _read_batch, work, lambda batch: _named(by_path, batch))
+    results = batched_map(
+        executor,
+        _read_batch,
+        work,
+        lambda batch: sum(nbytes for _index, nbytes in batch.parts),
+        lambda batch: _named(by_path, batch),
+        sum(piece.nbytes for plan in plans for piece in plan.pieces),
+    )
     for batch, crcs in results:
         plan = by_path[batch.path]
         batch_bytes = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import file_size, unchanged
-from ckptkit._io.pool import BATCH_BYTES, batched_map
+from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
@@ -193,6 +193,9 @@ def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Che
     yield Check("archive", counts, tuple(findings))
 
 
+PART_BYTES = 16 << 20  # of a member that is read in parts
+
+
 class _MemberPart(NamedTuple):
     """Bytes [start, stop) of the content of a member of an archive; all of a compressed one."""
 
@@ -211,8 +214,8 @@ def _member_parts(path: Path, member: zip_archive.Member) -> Iterator[_MemberPar
     if member.method != zip_archive.STORED or not member.nbytes:
         yield _MemberPart(path, member, 0, member.nbytes)
         return
-    for start in range(0, member.nbytes, BATCH_BYTES):
-        yield _MemberPart(path, member, start, min(start + BATCH_BYTES, member.nbytes))
+    for start in range(0, member.nbytes, PART_BYTES):
+        yield _MemberPart(path, member, start, min(start + PART_BYTES, member.nbytes))
 
 
 def _read_part(part: _MemberPart) -> int | CkptkitError:

@@ -1,0 +1,75 @@
+"""One piece of work of each kind that takes an executor, over small files, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ckptkit
+from support.keras_files import write_keras
+from support.weights import Array, write_bundle
+
+STEPS = 3
+
+
+def _arrays(seed: int) -> dict[str, Array]:
+    """Return tensors of several dtypes and sizes; one is of strings, one is empty."""
+    random = np.random.default_rng(seed)
+    layers = {
+        f"layer_{number}/kernel": random.normal(size=(64, 1 + 17 * number)).astype(np.float32)
+        for number in range(12)
+    }
+    return {
+        **layers,
+        "table": np.array([b"a", b"bc", str(seed).encode()], object),
+        "empty": np.zeros((0, 3), np.float32),
+        "step": np.array(seed, np.int64),
+    }
+
+
+def write_files(directory: Path) -> Path:
+    """Write what `reports` is about into a new directory, and return it."""
+    (directory / "run").mkdir(parents=True)
+    for step in range(1, 1 + STEPS):
+        write_bundle(directory / "run" / f"ckpt-{step}", _arrays(step))
+    write_bundle(directory / "damaged", _arrays(1))
+    data = directory / "damaged.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    write_keras(directory / "m.keras")
+    return directory
+
+
+def reports(directory: Path, executor: Executor | None, out: Path) -> Mapping[str, Any]:
+    """Return what each kind of work says of the files, plain values; `out`: a new directory."""
+    out.mkdir()
+    old, new = (directory / "run" / f"ckpt-{step}" for step in (1, STEPS))
+    receipts = {
+        name: ckptkit.convert(old, out / name, **options, digests=True, executor=executor).to_json()
+        for name, options in CONVERSIONS.items()
+    }
+    for receipt in receipts.values():
+        # Each piece of work has its own; versions are of what was imported by then.
+        del receipt["dst"], receipt["files"], receipt["versions"]
+    return {
+        "verify": ckptkit.verify(old, values=True, executor=executor).to_json(),
+        "damaged": ckptkit.verify(directory / "damaged", executor=executor).to_json(),
+        "keras": ckptkit.verify(directory / "m.keras", executor=executor).to_json(),
+        "diff": ckptkit.diff(old, new, executor=executor).to_json(),
+        "history": ckptkit.history(directory / "run", cache=False, executor=executor).to_json(),
+        "ls": ckptkit.ls(old, digest=True, stats=True, executor=executor).to_json(),
+        "convert": receipts,
+        "files": {path.name: path.read_bytes() for path in sorted(out.iterdir())},
+    }
+
+
+CONVERSIONS: Mapping[str, Mapping[str, Any]] = {
+    "w.safetensors": {},
+    "copy": {"to": "tensor-bundle", "shard_size": 20_000},
+    "cast.safetensors": {"casts": ["float32=bfloat16"], "shard_size": 20_000},
+}
