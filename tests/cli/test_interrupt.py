@@ -16,8 +16,8 @@ import pytest
 import ckptkit
 import ckptkit.cli.main as command_line
 from ckptkit._io.progress import bytes_read
-from ckptkit.cli.main import main
 from ckptkit.cli.executors import threads
+from ckptkit.cli.main import main
 from support.command_line import ckptkit as run
 from support.goldens import golden
 from support.places import ROOT
