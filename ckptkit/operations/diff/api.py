@@ -21,7 +21,7 @@ from ckptkit.compare.statistics import ElementTolerance, comparable
 from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
-from ckptkit.operations.diff.beside.comparison import Beside, model_differences
+from ckptkit.operations.diff.beside.result import Beside, holds_tensors_alone
 from ckptkit.operations.diff.kinds import kind_of_change
 from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
@@ -196,9 +196,14 @@ class _WeightsComparison:
 
     def _beside(self, changes: Sequence[TensorDiff]) -> Beside:
         """Return what differs beside the tensors; raises UsageError where nothing can."""
-        found = model_differences(
-            self.old, self.new, paired_layers(changes), everything=self.config
-        )
+        found = Beside()
+        if not (holds_tensors_alone(self.old) and holds_tensors_alone(self.new)):
+            # here, since it brings the readers of all models, and most files hold none
+            from ckptkit.operations.diff.beside.comparison import model_differences
+
+            found = model_differences(
+                self.old, self.new, paired_layers(changes), everything=self.config
+            )
         if self.config and not found.compared:
             what = "; ".join(found.unread) or "nothing beside tensors is in both files"
             raise UsageError(

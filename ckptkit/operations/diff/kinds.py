@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from ckptkit.compare.statistics import SIGNIFICAND_DIGITS
 from ckptkit.dtypes import kind, numpy_dtype
-from ckptkit.operations.configuration.node import ConfigNode
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.stores.base import Store
 from ckptkit.text import count_text, list_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
+    from ckptkit.operations.configuration.node import ConfigNode
 
 MAX_READ = 1 << 24  # elements that are read once more to prove a kind: 128 MB of two float32
 _NARROW = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.align.cudnn_layouts import (
@@ -17,12 +17,9 @@ from ckptkit.align.cudnn_layouts import (
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.rules import Rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.operations.convert.value_stores import ComputedStore, ValueSource, transform_source
-from ckptkit.stores.base import BLOCK_ELEMENTS
 from ckptkit.wording import operand
 
 if TYPE_CHECKING:
-    from ckptkit.dtypes import Array
     from ckptkit.stores.base import Store
 
 _SIDES = ("OLD", "NEW")
@@ -36,20 +33,6 @@ class ComparedSides(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _CarriedStore(ComputedStore):
-    """A store of which some tensors are given in another layout."""
-
-    stored: Store | None = None
-    carried: Mapping[str, ValueSource] = field(default_factory=dict)
-
-    def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
-        assert self.stored is not None
-        if key in self.carried:
-            return self.carried[key].blocks(max_elements)
-        return self.stored.blocks(key, max_elements)
-
-
 def in_one_layout(
     checkpoints: tuple[Checkpoint, Checkpoint], rules: Sequence[Rule], *, by_value: bool
 ) -> ComparedSides:
@@ -60,7 +43,7 @@ def in_one_layout(
         rules: renames from names of OLD to names of NEW.
         by_value: whether values are compared; stored checksums are those of what is stored.
     """
-    sides = (_as_stored(checkpoints[0]), _as_stored(checkpoints[1]))
+    sides = stored = (_as_stored(checkpoints[0]), _as_stored(checkpoints[1]))
     stores = checkpoints[0].store, checkpoints[1].store
     layers = [cudnn_layers(side.specs, side.names) for side in sides]
     if not any(layers):
@@ -97,9 +80,11 @@ def in_one_layout(
         if found
     ]
     sides = _carried(sides, chosen)
+    from ckptkit.operations.diff.carried_store import store_of  # here, since few have such layers
+
     stores = (
-        _store_of(checkpoints[0], sides[0], chosen[0]),
-        _store_of(checkpoints[1], sides[1], chosen[1]),
+        store_of(checkpoints[0], stored[0], sides[0], chosen[0]),
+        store_of(checkpoints[1], stored[1], sides[1], chosen[1]),
     )
     return ComparedSides(sides, stores, tuple(warnings))
 
@@ -123,17 +108,3 @@ def _carried(
         names |= standard_names(of_side, names)
         results.append(replace(side, specs=specs, names=names) if of_side else side)
     return results[0], results[1]
-
-
-def _store_of(checkpoint: Checkpoint, side: TensorSet, layers: Sequence[CudnnLayer]) -> Store:
-    """Return the store of a side, of which the weights of some layers are carried over."""
-    store = checkpoint.store
-    if not layers:
-        return store
-    transforms = carrying_transforms(layers, checkpoint.specs, _as_stored(checkpoint).owners)
-    carried = {
-        key: transform_source([(ValueSource(store, key), transform)])
-        for key, transform in transforms.items()
-    }
-    specs = {**side.specs, **{key: source.spec for key, source in carried.items()}}
-    return _CarriedStore(store.path, specs, stored=store, carried=carried)

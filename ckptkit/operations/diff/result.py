@@ -12,7 +12,7 @@ from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor, tensor_json
 from ckptkit.compare.tensors import Delta
-from ckptkit.operations.diff.beside.comparison import ModelDifference
+from ckptkit.operations.diff.beside.result import ModelDifference
 from ckptkit.results import Document, Result
 from ckptkit.text import count_text, json_number
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_sha256
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -13,6 +12,7 @@ from ckptkit.operations.configuration.node import ConfigNode
 from ckptkit.operations.configuration.read import KerasConfig, read_config
 from ckptkit.operations.diff.beside.configuration import ConfigChange, configuration_changes
 from ckptkit.operations.diff.beside.graph_ops import op_differences
+from ckptkit.operations.diff.beside.result import Beside, ModelDifference
 from ckptkit.operations.diff.beside.signatures import (
     SignatureChange,
     input_changes,
@@ -24,50 +24,9 @@ from ckptkit.stores.registry import format_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE, SavedModel
 from ckptkit.wording import operand
 
-_FEW = 3  # differences that a line names
 VOCABULARIES, CONFIGURATION = "vocabularies", "configuration"
 SIGNATURES, GRAPHS = "signatures", "graphs"
 Trees = tuple[ConfigNode | None, ConfigNode | None]
-
-
-class ModelDifference(NamedTuple):
-    """One thing beside the weights that differs.
-
-    what: "vocabularies", "signatures", "configuration" or "graphs".  items: a sentence each.
-    changes: the same as plain values for JSON, where they are more than sentences.
-    """
-
-    what: str
-    items: tuple[str, ...]
-    changes: tuple[dict[str, Any], ...] = ()
-
-    def __str__(self) -> str:
-        more = f"; and {len(self.items) - _FEW:,} more" if len(self.items) > _FEW else ""
-        return f"{self.heading}: {'; '.join(self.items[:_FEW])}{more}"
-
-    @property
-    def heading(self) -> str:
-        """What differs, without what it is."""
-        return f"{self.what} {'differs' if self.what == 'configuration' else 'differ'}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        found = {"what": self.what, "differences": list(self.items)}
-        return {**found, "changes": list(self.changes)} if self.changes else found
-
-
-class Beside(NamedTuple):
-    """What was found beside the weights.
-
-    differences: a row per thing that differs.  unread: a sentence per thing that could not be read.
-    compared: what both files hold, so that it was compared.  tree: the configuration, where both
-    compute the same by it.
-    """
-
-    differences: tuple[ModelDifference, ...] = ()
-    unread: tuple[str, ...] = ()
-    compared: tuple[str, ...] = ()
-    tree: ConfigNode | None = None
 
 
 def model_differences(
