@@ -31,6 +31,7 @@ from ckptkit.operations.convert.receipt import (
     write_receipt,
 )
 from ckptkit.operations.convert.request import Conversion
+from ckptkit.operations.convert.second_look import DiskReading
 from ckptkit.operations.input_files import refuse_inputs
 from ckptkit.stores.registry import SAVED_MODEL
 from ckptkit.wording import say
@@ -68,14 +69,15 @@ def carry_out(conversion: Conversion, asked: OutputRequest) -> Receipt:
         _write.claimed(target) as claim,
         _write.staging(target, claim) as scratch,
         _write.staging(target, claim) as staging_area,
+        DiskReading() as disk,
     ):
         refuse_existing(target, asked.overwrite)  # another process may just have written it
         plan = conversion.plan(scratch.directory)
         plan.check()
         if asked.inverse is not None:
             plan.inverse_rules()  # where nothing leads back, that is said before the work
-        result = _prepared(plan, staging_area.path, conversion.timeout_s, asked)
-        result = _in_its_place(result, target, staging_area, asked)
+        result = _prepared(plan, staging_area, conversion.timeout_s, asked, disk)
+        result = _in_its_place(result, target, staging_area, asked, disk)
     if asked.receipt is not None:
         write_receipt(result, asked.receipt, overwrite=asked.overwrite)
     if asked.inverse is not None and result.ok:
@@ -102,9 +104,16 @@ def _refuse_outputs(conversion: Conversion, asked: OutputRequest) -> None:
         refuse_inputs(beside, (), conversion.files())
 
 
-def _prepared(plan: Plan, path: Path, timeout_s: float, asked: OutputRequest) -> Receipt:
-    """Write the output at `path`, prove it, and describe it while SRC is still what it was."""
-    proof = _produced(plan, path, timeout_s, asked)
+def _prepared(
+    plan: Plan,
+    area: _write.StagingArea,
+    timeout_s: float,
+    asked: OutputRequest,
+    disk: DiskReading,
+) -> Receipt:
+    """Write the output, prove it, and describe it while SRC is still what it was."""
+    path = area.path
+    proof = _produced(plan, area, timeout_s, asked, disk)
     with_digests = asked.digests or asked.receipt is not None
     executor = asked.executor
     result = _described(plan, path, proof, with_digests=with_digests, executor=executor)
@@ -114,7 +123,11 @@ def _prepared(plan: Plan, path: Path, timeout_s: float, asked: OutputRequest) ->
 
 
 def _in_its_place(
-    result: Receipt, target: Target, staging_area: _write.StagingArea, asked: OutputRequest
+    result: Receipt,
+    target: Target,
+    staging_area: _write.StagingArea,
+    asked: OutputRequest,
+    disk: DiskReading,
 ) -> Receipt:
     """Let what is proven take the place of DST, and nothing else."""
     if not result.ok:
@@ -123,20 +136,28 @@ def _in_its_place(
         staging_area,
         target,
         overwrite=asked.overwrite,
-        is_proven=result.proof is not None,
+        disk=disk if result.proof is not None else None,
         executor=asked.executor,
     )
     return replace(result, path=target.path, files=files)
 
 
-def _produced(plan: Plan, path: Path, timeout_s: float, asked: OutputRequest) -> Proof | None:
-    """Write the output at `path` and prove it; None where that is left out."""
+def _produced(
+    plan: Plan,
+    area: _write.StagingArea,
+    timeout_s: float,
+    asked: OutputRequest,
+    disk: DiskReading,
+) -> Proof | None:
+    """Write the output and prove it, as it is read from the disk; None where that is left out."""
+    path = area.path
     if plan.build is not None:
         from ckptkit.operations.convert.built_model import export, prove_model
 
         model_export = export(plan, path, compare=asked.check)
         if not asked.check:
             return None
+        disk.start(_write.files_of(area, plan.target))
         proof = prove_model(model_export, path, asked.executor)
         looks_further = asked.check_outputs
     else:
@@ -144,6 +165,7 @@ def _produced(plan: Plan, path: Path, timeout_s: float, asked: OutputRequest) ->
             _write.write(plan, path)
         if not asked.check:
             return None
+        disk.start(_write.files_of(area, plan.target))
         meter = ProgressMeter(asked.progress, "proven", plan.nbytes)
         proof = prove(plan, path, asked.executor, meter)
         looks_further = True

@@ -1,9 +1,12 @@
-"""The look at DST after the switch: every byte there is one that was proven.
+"""The look at the disk, and at DST after the switch: every byte there is one that was proven.
+
+What was written is read from the disk, not from what the system remembers of writing it, where the
+system can: past its cache, which costs least, else with the cache emptied of the file.  The disk
+takes as long for that as the rest of the proof takes altogether, so both go on at once.
 
 What is proven lies beside DST, and gets its name by renaming.  Another program, which knows nothing
-of claims, may write there at the same time; so whoever says "proven" has read what lies there.
-And it is read from the disk, not from what the system remembers of writing it, where the system
-can: past its cache, which costs least, else with the cache emptied of the file.
+of claims, may write there at the same time; so whoever says "proven" has read what lies there, as
+any program would, and found what the disk held when it was proven.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
@@ -32,20 +36,54 @@ Checksums = Mapping[str, int]
 """Of each file by its name, or its path below a directory: the CRC-32C of all its bytes."""
 
 
-def checksums(files: Mapping[str, Path], executor: Executor | None = None) -> Checksums:
-    """Return the checksums of files by name, every byte read.
+class DiskReading:
+    """Reads files from the disk, in a thread of its own, while other work goes on.
 
-    Raises PathNotFoundError, FormatError (not a regular file), TruncatedError.
+    `with DiskReading() as reading:` ends the thread at the end, whatever it has read.
     """
-    return _each(_checksum, files, executor)
 
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._found: dict[str, int] = {}
+        self._failure: BaseException | None = None
+        self._missing = 0  # bytes that are still to be read
+        self._is_over = False
 
-def _each(
-    checksum: Callable[[Path], int], files: Mapping[str, Path], executor: Executor | None
-) -> Checksums:
-    with phase("read once more", sum(file_size(path) for path in files.values())):
-        found = bounded_map(executor, checksum, list(files.values()), str)
-        return dict(zip(files, found, strict=True))
+    def start(self, files: Mapping[str, Path]) -> None:
+        """Begin to read files, which have been written and stay as they are; by name."""
+        self._missing = sum(file_size(path) for path in files.values())
+        self._thread = threading.Thread(target=self._read, args=(files,), daemon=True)
+        self._thread.start()
+
+    def checksums(self) -> Checksums:
+        """Wait until all are read; raises what reading them raised: see `read_from_disk`."""
+        assert self._thread is not None
+        with phase("read once more", self._missing):
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self._found
+
+    def __enter__(self) -> DiskReading:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._is_over = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def _read(self, files: Mapping[str, Path]) -> None:
+        try:
+            for name, path in files.items():
+                crc = 0
+                for part in read_from_disk(path):
+                    if self._is_over:
+                        return
+                    crc = _extended(crc, part)
+                    self._missing -= len(part)
+                self._found[name] = crc
+        except BaseException as error:  # raised again where it is asked for
+            self._failure = error
 
 
 def files_below(root: Path) -> dict[str, Path]:
@@ -62,7 +100,9 @@ def compare_with_proven(
 ) -> None:
     """Read the files of DST; raise OutputError unless they are, byte for byte, those proven."""
     try:
-        found: Checksums | None = _each(_checksum_on_disk, files, executor)
+        with phase("read once more", sum(file_size(path) for path in files.values())):
+            crcs = bounded_map(executor, _checksum, list(files.values()))
+            found: Checksums | None = dict(zip(files, crcs, strict=True))
     except CkptkitError:  # gone, or cut short
         found = None
     if found != proven:
@@ -74,15 +114,21 @@ def compare_with_proven(
 
 
 def _checksum(path: Path) -> int:
+    crc = 0
+    for part in _parts(path):
+        crc = _extended(crc, part)
+    return crc
+
+
+def _parts(path: Path, start: int = 0) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the bytes of a file from one of them on; an array lasts until the next step."""
     size = file_size(path)
     extent = Extent(path, 0, size)
     buffer = aligned_buffer(min(size, _READ_AT_ONCE))
-    crc = 0
-    for start in range(0, size, _READ_AT_ONCE):
-        part = buffer[: min(_READ_AT_ONCE, size - start)]
-        extent.read_into(start, part.data)
-        crc = _extended(crc, part)
-    return crc
+    for at in range(start, size, _READ_AT_ONCE):
+        part = buffer[: min(_READ_AT_ONCE, size - at)]
+        extent.read_into(at, part.data)
+        yield part
 
 
 def _extended(crc: int, part: npt.NDArray[np.uint8]) -> int:
@@ -92,33 +138,34 @@ def _extended(crc: int, part: npt.NDArray[np.uint8]) -> int:
     return int(_crc32c.extend(crc, part.tobytes()))
 
 
-def _checksum_on_disk(path: Path) -> int:
-    """Return the checksum of a file that was flushed, as it is on the disk; raises as `checksums`.
+def read_from_disk(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the bytes of a file as they are on the disk; an array lasts until the next step.
 
     Where the system cannot leave its cache out, that is emptied of the file, if it can be.
+    Raises PathNotFoundError, FormatError (not a regular file), TruncatedError.
     """
     size = file_size(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     except (AttributeError, OSError):  # no such flag here; a file system in memory
         _forget_cached(path)
-        return _checksum(path)
+        yield from _parts(path)
+        return
+    done = 0
     try:
         # anonymous memory begins on a page, as reading past the cache asks for
         buffer = np.frombuffer(mmap.mmap(-1, _READ_FROM_DISK), np.uint8)
-        crc = done = 0
         while done < size:
             count = os.preadv(descriptor, [buffer.data], done)
             if not count:
                 raise TruncatedError(str(path), "file shrank while read")
-            crc = _extended(crc, buffer[:count])
-            done += count
             bytes_read(count)
-        return crc
+            done += count
+            yield buffer[:count]
     except OSError as error:
-        if error.errno == errno.EINVAL:  # blocks of another size, or such a file system
-            return _checksum(path)
-        raise os_error(path, error) from error
+        if error.errno != errno.EINVAL:
+            raise os_error(path, error) from error
+        yield from _parts(path, done)  # blocks of another size, or such a file system
     finally:
         os.close(descriptor)
 
@@ -127,6 +174,7 @@ def _forget_cached(path: Path) -> None:
     with suppress(AttributeError, OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            os.fsync(descriptor)  # what is not written yet stays in the cache
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)

@@ -22,7 +22,7 @@ from ckptkit._io.output_paths import refusing
 from ckptkit._io.small_reads import SmallReadCache
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
-from ckptkit.operations.convert.second_look import checksums, compare_with_proven, files_below
+from ckptkit.operations.convert.second_look import DiskReading, compare_with_proven, files_below
 from ckptkit.operations.convert.value_stores import small_values
 from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE
@@ -141,12 +141,17 @@ _WRITERS: Mapping[str, Callable[[Plan, Path, Writer], None]] = {
 # -- into place ------------------------------------------------------------------------------------
 
 
+def files_of(area: StagingArea, target: Target) -> dict[str, Path]:
+    """Return the files of the output that lies in an area, by their names at DST."""
+    return files_below(area.path if target.format.is_directory else area.directory)
+
+
 def commit(
     area: StagingArea,
     target: Target,
     *,
     overwrite: bool,
-    is_proven: bool = True,
+    disk: DiskReading | None,
     executor: Executor | None = None,
 ) -> tuple[Path, ...]:
     """Move the output to DST in one step, or in an order in which the last makes it whole.
@@ -155,7 +160,8 @@ def commit(
         area: where the proven output lies.
         target: where it goes.
         overwrite: whether what lies there is replaced.
-        is_proven: whether DST is read again afterwards, and set against what was proven.
+        disk: what reads the output from the disk; DST is read again afterwards, and set against
+            that.  None where nothing was proven.
         executor: where that is done; None does it here.
 
     Returns:
@@ -164,8 +170,7 @@ def commit(
     Raises:
         OutputError: it cannot be put there, or what lies there then is not what was proven.
     """
-    staged = files_below(area.path if target.format.is_directory else area.directory)
-    proven = checksums(staged, executor) if is_proven else None
+    proven = disk.checksums() if disk is not None else None
     if target.format.is_directory:
         with replacing_directory(
             target.path, overwrite=overwrite, marker=MODEL_FILE, claim=area.claim

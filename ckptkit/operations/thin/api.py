@@ -27,6 +27,7 @@ from ckptkit.errors import (
 )
 from ckptkit.operations.convert import write as _write
 from ckptkit.operations.convert.destination import Target
+from ckptkit.operations.convert.second_look import DiskReading
 from ckptkit.operations.thin.result import (
     GONE,
     KEPT,
@@ -249,7 +250,11 @@ def _write_thin(checkpoint: Checkpoint, prefix: Path) -> None:
     """Put the checkpoint without its slots in the place of what it is."""
     target = Target(format_of(checkpoint.store.format), prefix)
     assert target.format.structure == OBJECT_GRAPH
-    with _write.claimed(target) as claim, _write.staging(target, claim) as area:
+    with (
+        _write.claimed(target) as claim,
+        _write.staging(target, claim) as area,
+        DiskReading() as disk,
+    ):
         slots = {*_slots(checkpoint)}
         keep = [key for key in checkpoint.specs if key not in slots]
         specs = [checkpoint.specs[key] for key in keep if key != OBJECT_GRAPH_KEY]
@@ -260,11 +265,12 @@ def _write_thin(checkpoint: Checkpoint, prefix: Path) -> None:
             object_graph=_thin_graph(checkpoint, slots),
             destined=prefix,
         )
+        disk.start(_write.files_of(area, target))
         with open_checkpoint(area.path) as thin_one:
             _prove(checkpoint, thin_one, keep)
         _keep_status(checkpoint, written)
         _refuse_changed(checkpoint)
-        _write.commit(area, target, overwrite=True)
+        _write.commit(area, target, overwrite=True, disk=disk)
 
 
 def _prove(old: Checkpoint, new: Checkpoint, keep: list[str]) -> None:

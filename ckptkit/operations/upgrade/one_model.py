@@ -30,6 +30,7 @@ from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.problems import MismatchError
 from ckptkit.operations.convert.proof import prove
 from ckptkit.operations.convert.receipt import package_versions
+from ckptkit.operations.convert.second_look import DiskReading
 from ckptkit.operations.execution.inputs import InputOptions
 from ckptkit.operations.input_files import files_read, refuse_inputs
 from ckptkit.operations.upgrade.old_layouts import in_new_layout
@@ -209,6 +210,7 @@ class _Upgrading:
         with (
             _write.claimed(target) as claim,
             _write.staging(target, claim) as area,
+            DiskReading() as disk,
         ):
             refuse_existing(target, self.options.overwrite)
             is_saved_model = target.format.is_directory
@@ -220,6 +222,7 @@ class _Upgrading:
                 request = self._request("export_saved_model", file=str(archive), out=str(area.path))
                 send(request, self.runner, Limits(self.options.timeout_s))
                 new = ModelSpec(target.format.model_kind, area.path, text=str(target.path))
+            disk.start(_write.files_of(area, target))
             outputs = (
                 self._compare(new) if proof.ok else OutputsCompared(why_not="the proof failed")
             )
@@ -237,7 +240,7 @@ class _Upgrading:
             )
             if not receipt.ok:
                 return replace(receipt, path=_write.reject(area, target))
-            _write.commit(area, target, overwrite=self.options.overwrite)
+            _write.commit(area, target, overwrite=self.options.overwrite, disk=disk)
         return receipt
 
     def _compare(self, new: ModelSpec) -> OutputsCompared:
