@@ -14,9 +14,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,47 +42,40 @@ class DiskReading:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._found: dict[str, int] = {}
-        self._failure: BaseException | None = None
+        self._pool = ThreadPoolExecutor(1)
+        self._reading: Future[Checksums] | None = None
         self._missing = 0  # bytes that are still to be read
         self._is_over = False
 
     def start(self, files: Mapping[str, Path]) -> None:
         """Begin to read files, which have been written and stay as they are; by name."""
         self._missing = sum(file_size(path) for path in files.values())
-        self._thread = threading.Thread(target=self._read, args=(files,), daemon=True)
-        self._thread.start()
+        self._reading = self._pool.submit(self._read, files)
 
     def checksums(self) -> Checksums:
         """Wait until all are read; raises what reading them raised: see `read_from_disk`."""
-        assert self._thread is not None
+        assert self._reading is not None
         with phase("read once more", self._missing):
-            self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-        return self._found
+            return self._reading.result()
 
     def __enter__(self) -> DiskReading:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._is_over = True
-        if self._thread is not None:
-            self._thread.join()
+        self._pool.shutdown()
 
-    def _read(self, files: Mapping[str, Path]) -> None:
-        try:
-            for name, path in files.items():
-                crc = 0
-                for part in read_from_disk(path):
-                    if self._is_over:
-                        return
-                    crc = _extended(crc, part)
-                    self._missing -= len(part)
-                self._found[name] = crc
-        except BaseException as error:  # raised again where it is asked for
-            self._failure = error
+    def _read(self, files: Mapping[str, Path]) -> Checksums:
+        found: dict[str, int] = {}
+        for name, path in files.items():
+            crc = 0
+            for part in read_from_disk(path):
+                if self._is_over:
+                    return {}
+                crc = _extended(crc, part)
+                self._missing -= len(part)
+            found[name] = crc
+        return found
 
 
 def files_below(root: Path) -> dict[str, Path]:
