@@ -93,7 +93,7 @@ def compare_with_proven(
     """Read the files of DST; raise OutputError unless they are, byte for byte, those proven."""
     try:
         with phase("read once more", sum(file_size(path) for path in files.values())):
-            crcs = bounded_map(executor, _checksum, list(files.values()))
+            crcs = bounded_map(executor, _checksum, list(files.values()), str)
             found: Checksums | None = dict(zip(files, crcs, strict=True))
     except CkptkitError:  # gone, or cut short
         found = None
