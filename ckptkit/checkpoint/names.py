@@ -60,7 +60,13 @@ def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, N
             namings[key] = namings[key]._replace(name=name)
         elif key in specs:
             _, at, slot = name.rpartition("@")
-            namings[key] = Naming(name, role, slot_of=slot_of, slot=slot if at else None)
+            namings[key] = Naming(
+                name,
+                role,
+                slot_of=slot_of,
+                slot=slot if at else None,
+                role_inferred=key in stored.inferred,
+            )
     return namings
 
 

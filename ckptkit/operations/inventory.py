@@ -14,7 +14,7 @@ from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
 from ckptkit.operations.ls import ls
 from ckptkit.results import Document
-from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
+from ckptkit.stores.directories import contents_of, directories_below, is_model_directory
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at
 from ckptkit.text import natural
@@ -150,11 +150,11 @@ def places_below(top: Path, failed: list[OSError]) -> Iterator[Path]:
         locate(top)  # which says what is wrong where nothing lies there
         yield top
         return
-    if is_saved_model(top):
+    if is_model_directory(top):
         yield top
         return
     failed_before, is_empty = len(failed), True
-    for place, _names in directories_below(top, is_saved_model, failed.append):
+    for place, _names in directories_below(top, is_model_directory, failed.append):
         contents = contents_of(place)
         for found in (*contents.checkpoints, *contents.models):
             is_empty = False

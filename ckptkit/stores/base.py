@@ -181,10 +181,12 @@ class StoredNames:
     ckptkit writes them into a neutral file's metadata.  A role "" is told by the names.
     `slot_of` is the readable name of the variable that a slot belongs to.
     checkpoint_keys: key -> the tensor's key in the tensor bundle that it came from, if from one.
+    inferred: keys whose roles were told by evidence, and not by a word for them.
     """
 
     names: Mapping[str, tuple[str, str, str | None]]
     checkpoint_keys: Mapping[str, str] = field(default_factory=dict)
+    inferred: frozenset[str] = frozenset()
 
 
 Structure = ObjectGraph | KerasStructure | StoredNames | None

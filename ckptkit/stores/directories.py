@@ -1,7 +1,7 @@
 """What lies in a directory: checkpoints, and models of other formats, directly in it or below.
 
 Entries are told apart by name, since a file that is damaged is still meant; SavedModels by the
-files that make them one.
+files that make them one, checkpoints of Orbax as well.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit.stores.registry import OBJECT_GRAPH, format_of_name
+from ckptkit.stores.orbax.layout import is_checkpoint
+from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of_name
 from ckptkit.stores.sets import is_index_name, is_set_member
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, is_v1, prefixes
 from ckptkit.stores.tensor_bundle.v1_files import files_of_checkpoint_v1
 
+ORBAX = "orbax"
+
 
 class DirectoryContents(NamedTuple):
     """What can be read of a directory.
 
-    checkpoints: their prefixes.  models: SavedModel directories, and files that are called as one
-    of a format whose tensors are read; of files that an index holds together, the index.
+    checkpoints: their prefixes.  models: directories that are one model or checkpoint each, and
+    files that are called as one of a format whose tensors are read; of files that an index holds
+    together, the index.
     parts: names of entries that are read through one of these.
     """
 
@@ -61,10 +65,22 @@ def is_saved_model(path: Path) -> bool:
     return index_path(path / "variables" / "variables").is_file()
 
 
+def format_of_directory(path: Path) -> str:
+    """Return the format of a directory that is one model or checkpoint, "" for any other."""
+    if is_saved_model(path):
+        return SAVED_MODEL
+    return ORBAX if is_checkpoint(path) else ""
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether a directory is one model or checkpoint: nothing else is looked for in it."""
+    return bool(format_of_directory(path))
+
+
 def _is_model(entry: Path) -> bool:
     try:
         if entry.is_dir():
-            return is_saved_model(entry)
+            return not is_unfinished(entry.name) and is_model_directory(entry)
     except OSError:  # whoever reads it says what is wrong
         pass
     row = format_of_name(entry.name)

@@ -22,8 +22,15 @@ from ckptkit.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptkit.stores.directories import models_in
+from ckptkit.stores.directories import ORBAX, models_in
 from ckptkit.stores.hdf5.user_block import start_of_hdf5
+from ckptkit.stores.orbax.layout import (
+    CHECKPOINT_METADATA,
+    MANIFEST,
+    TREE_METADATA,
+    is_checkpoint,
+    latest_step,
+)
 from ckptkit.stores.registry import Head, detect_format, format_of_name
 from ckptkit.stores.tensor_bundle.reader import index_path
 from ckptkit.stores.tensor_bundle.state_file import (
@@ -39,7 +46,7 @@ from ckptkit.text import lazy_pattern, list_text
 
 _MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _URL = lazy_pattern(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.I)
-_ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "_sharding", "ocdbt.process_0", "manifest.ocdbt"}
+_OF_ORBAX = (CHECKPOINT_METADATA, TREE_METADATA, MANIFEST)  # files that a checkpoint has
 _HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses
 _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
@@ -115,9 +122,14 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
             where=str(path),
             hint=f"its weights can be read: give {variables}" if has_weights else _NO_VARIABLES,
         )
+    if is_checkpoint(path):  # before state files, since old ones have a file of that name
+        return Location(ORBAX, path)
     if (path / STATE_FILE).is_file() or prefixes(path):
         prefix, notes = latest_checkpoint(path)
         return Location(_format_at(prefix), prefix, None, (*notes, *_beside(path)))
+    step = latest_step(path)
+    if step is not None:
+        return Location(ORBAX, step[0], None, step[1])
     models = models_in(path)
     for name, form in (
         ("model.safetensors.index.json", "safetensors-index"),
@@ -145,14 +157,6 @@ def _format_at(prefix: Path) -> str:
 def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
     names = sorted(entry.name for entry in path.iterdir())
     where = str(path)
-    if _ORBAX & set(names):
-        return UnsupportedError("an Orbax (JAX) checkpoint, which is not read here", where=where)
-    steps = [name for name in names if _holds_orbax(path / name)]
-    if steps:
-        return UnsupportedError(
-            f"a directory of Orbax (JAX) checkpoints, which are not read here: {list_text(steps)}",
-            where=where,
-        )
     if not names:
         return PathNotFoundError("an empty directory", where=where)
     if len(models) > 1:
@@ -165,22 +169,12 @@ def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
 
 
-def _holds_orbax(path: Path) -> bool:
-    """Whether a directory is one step of Orbax, whose items may lie one level below."""
-    if not path.is_dir():
-        return False
-    names = {entry.name for entry in path.iterdir()}
-    return bool(_ORBAX & names) or any(
-        (path / name / marker).exists() for name in names for marker in _ORBAX
-    )
-
-
 def _file(path: Path) -> Location:
     if _MEMBER.search(path.name):
         return _member(path)
     if path.name in ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb"):
         return _directory(path.parent, prefix_wins=False)
-    if path.name == "saved_model.pbtxt":
+    if path.name == "saved_model.pbtxt" or path.name in _OF_ORBAX:
         return _directory(path.parent, prefix_wins=False)
     start = read_start(path, _HEAD_BYTES)
     if not start:

@@ -273,6 +273,17 @@ _BUILT_IN = (
         files="ckptkit.stores.sets:files_of_set",
     ),
     Format(
+        "orbax",
+        "Orbax checkpoint of JAX, and of Keras on JAX (read only)",
+        "run/3/ (with _CHECKPOINT_METADATA)",
+        "ckptkit.stores.orbax.reader:open_orbax",
+        "ckptkit.stores.orbax.reader:is_orbax",
+        is_directory=True,
+        files="ckptkit.stores.orbax.reader:files_of_orbax",
+        loaders=f"{_NEEDS}.other_files:orbax",
+        scan="ckptkit.operations.scan.orbax:scan_orbax",
+    ),
+    Format(
         "saved-model",
         "TensorFlow SavedModel",
         "export/ (with saved_model.pb)",

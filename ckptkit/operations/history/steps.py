@@ -27,7 +27,7 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.compare.spans import FileSpan, source_of
 from ckptkit.errors import ChangedError, CkptkitError, PathNotFoundError, UsageError
 from ckptkit.stores.base import KerasStructure
-from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
+from ckptkit.stores.directories import contents_of, directories_below, is_model_directory
 from ckptkit.stores.following import opened_still
 from ckptkit.stores.tensor_bundle.state_file import is_unfinished, prefix_name
 from ckptkit.text import list_text, natural
@@ -83,7 +83,7 @@ def places_of(runs: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, bool]]
     found: dict[Path, bool] = {}
     for run in runs:
         path = Path(run)
-        if path.is_dir() and not is_saved_model(path):
+        if path.is_dir() and not is_model_directory(path):
             for place in _in_directory(path):
                 found.setdefault(place, False)
         else:
@@ -95,7 +95,7 @@ def _in_directory(directory: Path) -> Iterator[Path]:
     """Yield what lies right in a directory, else what lies below it."""
     failed: list[OSError] = []
     is_empty = True
-    for place, _names in directories_below(directory, is_saved_model, failed.append):
+    for place, _names in directories_below(directory, is_model_directory, failed.append):
         contents = contents_of(place)
         found = [*contents.checkpoints, *contents.models, *_without_index(place)]
         yield from found

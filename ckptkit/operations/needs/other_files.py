@@ -1,4 +1,4 @@
-"""What LiteRT and ONNX models, PyTorch files and plain archives of arrays need."""
+"""What LiteRT and ONNX models, files of PyTorch and Orbax, and plain archives of arrays need."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ckptkit.operations.scan.pytorch import unsafe_names
 from ckptkit.text import list_text
 
 _FLEX = "Flex"
+_OF_ORBAX = ("orbax-checkpoint", "jax")
 _MAX_BYTES = 1 << 31
 
 
@@ -180,3 +181,14 @@ def pytorch(path: Path, environment: Environment) -> tuple[list[Fact], list[Open
     call = "torch.load(PATH, weights_only=False)"
     facts = [Fact("holds", f"objects of {list_text([*map(str, classes)])}", "data.pkl")]
     return facts, [OpeningCall(call, "what was saved", (need, trust, *code)), ours]
+
+
+def orbax(path: Path, environment: Environment) -> tuple[list[Fact], list[OpeningCall]]:
+    """Return the same of a checkpoint of Orbax: a tree of arrays."""
+    numpy = environment.need("numpy", "", "holds arrays")
+    zstd = environment.need("cramjam", "", "decompresses values and the tree of their names")
+    needs = tuple(environment.need(name, "", "reads such directories") for name in _OF_ORBAX)
+    return [_ALONE], [
+        OpeningCall("orbax.checkpoint.PyTreeCheckpointer().restore(ITEM)", "the tree", needs),
+        OpeningCall("ckptkit.load(PATH)", "arrays by name", (numpy, zstd)),
+    ]

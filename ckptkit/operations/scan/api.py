@@ -28,7 +28,13 @@ from ckptkit.operations.scan.keras import is_config
 from ckptkit.operations.scan.litert import is_litert, scan_litert
 from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.operations.verify.api import Verification
-from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
+from ckptkit.stores.directories import (
+    ORBAX,
+    contents_of,
+    directories_below,
+    format_of_directory,
+    is_model_directory,
+)
 from ckptkit.stores.hdf5.user_block import SIGNATURE, start_of_hdf5
 from ckptkit.stores.locate import locate
 from ckptkit.stores.npz.npy import MAGIC
@@ -125,7 +131,7 @@ def _nothing_in(path: Path) -> Unit:
 def _below(top: Path) -> Iterator[Unit]:
     """Yield what lies in a directory and in those below it."""
     failed: list[OSError] = []
-    for place, names in directories_below(top, is_saved_model, failed.append):
+    for place, names in directories_below(top, is_model_directory, failed.append):
         models = list(_models_in(place)) if place != top else []
         yield from models or _entries(place, names)
     for error in failed:
@@ -178,7 +184,9 @@ def _guarded_units(entry: Path) -> Iterator[Unit]:
 
 
 def _models_in(path: Path) -> Iterator[Unit]:
-    """Yield what loaders take a directory for: a SavedModel, a model of Keras, or both."""
+    """Yield what loaders take a directory for: a SavedModel, a model of Keras, or both, ..."""
+    if format_of_directory(path) == ORBAX:
+        yield _located(ORBAX, path)
     if _is_saved_model(path):
         yield _located(SAVED_MODEL, path)
     if _is_keras_directory(path):

@@ -37,10 +37,14 @@ from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Document
 from ckptkit.stores.base import Store
-from ckptkit.stores.directories import contents_of, directories_below, is_saved_model
+from ckptkit.stores.directories import (
+    contents_of,
+    directories_below,
+    format_of_directory,
+    is_model_directory,
+)
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
-    SAVED_MODEL,
     TENSOR_BUNDLE,
     format_of,
     function_of,
@@ -186,7 +190,7 @@ def verify(
         return _look(text, recursive, values, executor, progress, earlier)
 
     place = Path(text)
-    stands_for_all = place.is_dir() and not is_saved_model(place)
+    stands_for_all = place.is_dir() and not is_model_directory(place)
     looks = look_twice(
         look,
         place if stands_for_all else place.parent,
@@ -328,8 +332,9 @@ def _targets(text: str, recursive: bool) -> Iterator[_VerifyTarget]:
 
 
 def _directory(path: Path) -> Iterator[_VerifyTarget]:
-    if is_saved_model(path):
-        yield _VerifyTarget(SAVED_MODEL, path)
+    found_format = format_of_directory(path)
+    if found_format:
+        yield _VerifyTarget(found_format, path)
         return
     if index_path(path).is_file() and index_path(path).parent == path:
         yield _VerifyTarget(TENSOR_BUNDLE, path)
@@ -375,12 +380,12 @@ def _entries(path: Path, below: frozenset[str] = frozenset()) -> Iterator[_Verif
 
 def _below(top: Path) -> Iterator[_VerifyTarget]:
     """Yield what lies in a directory and in those below it."""
-    if is_saved_model(top) or index_path(top).parent == top:
+    if is_model_directory(top) or index_path(top).parent == top:
         yield from _directory(top)
         return
     failed: list[OSError] = []
     is_empty = True
-    for place, names in directories_below(top, is_saved_model, failed.append):
+    for place, names in directories_below(top, is_model_directory, failed.append):
         for target in _entries(place, frozenset(names)):
             is_empty = False
             yield target
@@ -394,7 +399,7 @@ def _below(top: Path) -> Iterator[_VerifyTarget]:
 def _entry(entry: Path) -> _VerifyTarget:
     """Return what an entry of a directory is to be verified as."""
     try:
-        return _VerifyTarget(SAVED_MODEL, entry) if entry.is_dir() else _one(entry)
+        return _VerifyTarget(format_of_directory(entry), entry) if entry.is_dir() else _one(entry)
     except OSError as error:
         return _VerifyTarget("", entry, Unit(entry, UNKNOWN, refusal=os_error(entry, error)))
     except CkptkitError as error:

@@ -13,6 +13,7 @@ from ckptkit._io.claims import names_in_use
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
 from ckptkit.operations.verify.in_use import is_in_use, is_quiet, is_young
+from ckptkit.stores.orbax.layout import is_unfinished
 from ckptkit.stores.tensor_bundle.state_file import (
     STATE_FILE,
     incomplete,
@@ -131,6 +132,9 @@ def _leftovers(directory: Path, names: list[str], found: set[str]) -> Iterator[F
             message = "was left by a save that TensorFlow did not finish"
             going_on = "belongs to a save that is not finished"
             yield leftover("tensorflow", name, message, going_on)
+        elif is_unfinished(name):
+            message = "was left by a save that Orbax did not finish"
+            yield leftover("orbax", name, message, "belongs to a save that is not finished")
         elif is_temporary(name):
             message = "was left by a ckptkit that was killed"
             yield leftover("ckptkit", name, message, "belongs to an output that is not finished")

@@ -24,10 +24,10 @@ _FIELD = lazy_pattern(
     r'^\s*(model_checkpoint_path|all_model_checkpoint_paths)\s*:\s*"((?:[^"\\\n]|\\.)*)"\s*$', re.M
 )
 _STEP = lazy_pattern(r"(.*)-(\d{1,18})", re.S)
-# What TensorFlow leaves behind when it is killed in the middle of a save.
+# What TensorFlow, or Orbax, leaves behind when it is killed in the middle of a save.
 _V2_MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _INDEX_OR_DATA = lazy_pattern(r"(.*)\.(?:index|data-\d{5}-of-\d{5})", re.S)
-_UNFINISHED = lazy_pattern(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
+_UNFINISHED = lazy_pattern(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32}|\.orbax-checkpoint-tmp)")
 
 
 def is_unfinished(name: str) -> bool:
