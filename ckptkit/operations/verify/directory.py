@@ -134,7 +134,7 @@ def _leftovers(directory: Path, names: list[str], found: set[str]) -> Iterator[F
             yield leftover("tensorflow", name, message, going_on)
         elif is_unfinished(name):
             message = "was left by a save that Orbax did not finish"
-            yield leftover("orbax", name, message, "belongs to a save that is not finished")
+            yield leftover("jax", name, message, "belongs to a save that is not finished")
         elif is_temporary(name):
             message = "was left by a ckptkit that was killed"
             yield leftover("ckptkit", name, message, "belongs to an output that is not finished")

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 _ABSENT = (1 << 64) - 1  # offset and length of a chunk that a shard does not have
-# Zeros come to a thirty-thousandth by zstd; what is larger than this times what is stored is made
-# of the fill value.  Older Orbax left out chunks of zeros, which optimizers begin with.
-_MAX_EXPANSION = 100_000
-_FREE_ARRAY, _FREE_CHUNK = 1 << 34, 1 << 30  # bytes that may come of nothing
 _KEPT_BYTES = 1 << 28  # of the band that is kept
 _MAX_CHUNKS = 50_000_000
 
@@ -44,6 +40,7 @@ class ZarrArray(NamedTuple):
     values: Mapping[str, StoredValue]
     needs_all: bool
     where: str
+    most_bytes: int = 0
 
     def blocks(self, max_elements: int) -> Iterator[tuple[int, Array]]:
         """Yield (start, values) as `Store.blocks` promises."""
@@ -72,7 +69,7 @@ class ZarrArray(NamedTuple):
         return found
 
     def check(self) -> None:
-        """Raise UnsupportedError for what is not read, and for more values than can have come."""
+        """Raise UnsupportedError for what is not read, FormatError for more than was written."""
         array = self.metadata
         if kind(array.dtype) == "opaque":
             raise UnsupportedError(f"dtype {array.dtype} has no array form", where=self.where)
@@ -80,14 +77,11 @@ class ZarrArray(NamedTuple):
             raise UnsupportedError(
                 f"values stored by {array.chunking.unread}, which is not read", where=self.where
             )
-        stored = sum(value.nbytes for value in self.values.values())
-        limits = ((array.size, _FREE_ARRAY), (math.prod(array.chunks), _FREE_CHUNK))
-        for size, free in limits:  # a chunk at the edge is whole, and may be longer than the array
+        for size in (array.size, math.prod(array.chunks)):  # one at the edge is whole all the same
             nbytes = size * itemsize(array.dtype)
-            if nbytes > free + _MAX_EXPANSION * stored:
-                raise UnsupportedError(
-                    f"an array or chunk of {nbytes:,} bytes, of which {stored:,} are stored",
-                    where=self.where,
+            if nbytes > self.most_bytes:
+                raise FormatError(
+                    self.where, f"an array or chunk of {nbytes:,} bytes, far more than is stored"
                 )
         if math.prod(array.grid) > _MAX_CHUNKS:
             raise UnsupportedError(

@@ -253,7 +253,8 @@ def _block_decoder(lz4: Any) -> Callable[[bytes, bytearray], int]:
 def _unshuffled(block: bytes, flags: int, width: int) -> bytes:
     """Return a block's bytes in the order in which they were before its bytes or bits were sorted.
 
-    What is left over behind whole elements (of bits: behind eight of them) was not sorted.
+    What is left over behind whole elements was not sorted; bits of elements whose number is no
+    multiple of eight were not either.
     """
     import numpy as np
 
@@ -263,7 +264,9 @@ def _unshuffled(block: bytes, flags: int, width: int) -> bytes:
         turned = data[:whole].reshape(width, -1).T.tobytes()
         return turned + block[whole:]
     if flags & _BIT_SHUFFLED:
-        whole = len(data) // (8 * width) * 8 * width
+        whole = len(data) // width * width
+        if whole // width % 8:
+            return block
         bits = np.unpackbits(data[:whole], bitorder="little").reshape(8 * width, -1)
         return np.packbits(bits.T, bitorder="little").tobytes() + block[whole:]
     return block

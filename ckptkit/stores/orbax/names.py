@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ckptkit.dtypes import kind
 from ckptkit.stores.base import StoredNames, TensorSpec
-from ckptkit.stores.orbax.tree_metadata import Leaf
+from ckptkit.stores.orbax.tree_metadata import TreeLeaf
 
 _TRAINABLE, _OPTIMIZER = "trainable_variables", "optimizer_variables"
 _OF_MODEL = (_TRAINABLE, "non_trainable_variables")
@@ -35,7 +35,7 @@ Entry = tuple[str, str, str | None]  # of StoredNames
 class NamedLeaf(NamedTuple):
     """A leaf of the tree and the tensor that it is; None where it is none."""
 
-    leaf: Leaf
+    leaf: TreeLeaf
     spec: TensorSpec | None
 
 
@@ -205,7 +205,7 @@ def _owner_of(inside: Path, spec: TensorSpec, parameters: Mapping[Path, TensorSp
 
 
 def _state_of_optax(
-    leaf: Leaf,
+    leaf: TreeLeaf,
     spec: TensorSpec,
     depth: int,
     owners: Sequence[Mapping[Path, TensorSpec]],

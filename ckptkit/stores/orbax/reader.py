@@ -12,7 +12,7 @@ it.  A directory of steps is not a store: `open_orbax` is given one checkpoint.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,8 +39,8 @@ from ckptkit.stores.orbax.ocdbt import (
     read_database,
 )
 from ckptkit.stores.orbax.tree_metadata import (
-    Leaf,
     SavedTree,
+    TreeLeaf,
     read_texts,
     read_tree,
 )
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 _MAX_FILES = 2_000_000  # of an item with a directory for each array
 _MAX_PARTS = 40  # of a chunk's key, one for each axis: arrays have 32
 
+_FREE_BYTES, _FREE_OF_ONE = 1 << 26, 1 << 20  # of values that may come of nothing
+_MAX_EXPANSION = 200  # sparse weights with optimizer state reach 20
+
 _ValuesByArray = dict[str, dict[str, StoredValue]]
 
 
@@ -66,7 +69,7 @@ class _Item(NamedTuple):
 
     arrays: Mapping[str, ZarrArray]
     texts: Mapping[str, str]
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[TreeLeaf, ...]
     files: tuple[Path, ...]
     missing: tuple[Path, ...]
     notes: tuple[str, ...]
@@ -158,6 +161,7 @@ def open_orbax(path: Path) -> OrbaxStore:
         raise PathNotFoundError("a checkpoint of Orbax without arrays", where=str(path))
     files = tuple(dict.fromkeys(file for item in items.values() for file in item.files))
     numbers = {file: number for number, file in enumerate(files)}
+    most = _most_bytes(path, items.values(), files)
     specs: dict[str, TensorSpec] = {}
     arrays: dict[str, ZarrArray] = {}
     texts: dict[str, str] = {}
@@ -167,7 +171,8 @@ def open_orbax(path: Path) -> OrbaxStore:
         prefix = f"{name}/" if len(holding) > 1 else ""
         its_specs = dict(_specs(item, prefix, numbers))
         specs.update(its_specs)
-        arrays.update((prefix + key, array) for key, array in item.arrays.items())
+        for key, array in item.arrays.items():
+            arrays[prefix + key] = array._replace(most_bytes=most(array))
         texts.update((prefix + key, text) for key, text in item.texts.items())
         leaves = [NamedLeaf(leaf, its_specs.get(prefix + leaf.array_name)) for leaf in item.leaves]
         found = name_tree(leaves) if leaves else StoredNames({})
@@ -183,6 +188,28 @@ def open_orbax(path: Path) -> OrbaxStore:
         texts=texts,
         shards=files,
         missing_shards=missing,
+    )
+
+
+def _most_bytes(
+    path: Path, items: Iterable[_Item], files: Sequence[Path]
+) -> Callable[[ZarrArray], int]:
+    """Return how many bytes of values an array may come to.
+
+    Zeros take next to nothing, and older versions did not store them.  But they stand beside
+    weights that do, so all values together are not far more than all files; where they are, what is
+    stored of an array itself decides.  Raises FormatError where values share bytes of a file.
+    """
+    arrays = [array for item in items for array in item.arrays.values()]
+    stored = sum(state.size for state in map(state_of, files) if state is not None)
+    if sum(value.nbytes for a in arrays for value in a.values.values() if value.path) > stored:
+        raise FormatError(str(path), "values that lie over each other")
+    total = sum(array.metadata.size * itemsize(array.metadata.dtype) for array in arrays)
+    limit = _FREE_BYTES + _MAX_EXPANSION * stored
+    if total <= limit:
+        return lambda _: limit
+    return lambda array: (
+        _FREE_OF_ONE + _MAX_EXPANSION * sum(value.nbytes for value in array.values.values())
     )
 
 
@@ -240,7 +267,7 @@ def _with_tree(
     texts = {}
     stored_texts = read_texts(directory)
     lost: list[str] = []
-    by_name: dict[str, Leaf] = {}
+    by_name: dict[str, TreeLeaf] = {}
     notes = []
     for leaf in tree.leaves:
         name = leaf.array_name
@@ -269,11 +296,11 @@ def _with_tree(
     return _Item(ordered, texts, leaves, (*files, *missing), missing, tuple(notes))
 
 
-def _leaf_of_name(name: str) -> Leaf:
+def _leaf_of_name(name: str) -> TreeLeaf:
     """Return the leaf that an array's name alone tells of."""
     path = tuple(name.split("."))
     indices = frozenset(place for place, key in enumerate(path) if key.isdigit())
-    return Leaf(path, indices, "array")
+    return TreeLeaf(path, indices, "array")
 
 
 def _arrays(directory: Path, found: _ValuesByArray, *, needs_all: bool) -> dict[str, ZarrArray]:

@@ -28,7 +28,7 @@ _MAX_KEYS = 200  # of a path
 _INDEX = 1  # key_type
 
 
-class Leaf(NamedTuple):
+class TreeLeaf(NamedTuple):
     """One leaf: its path, which of the keys are places in a list, and what it is.
 
     kind: "array", "text" or "nothing" (None, an empty container).
@@ -47,7 +47,7 @@ class Leaf(NamedTuple):
 class SavedTree(NamedTuple):
     """The leaves of a tree, in the order of the file; whether no chunk of an array was left out."""
 
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[TreeLeaf, ...]
     needs_all_chunks: bool
 
 
@@ -78,7 +78,7 @@ def read_texts(directory: Path) -> Mapping[str, str]:
     return found
 
 
-def _leaf(text: str, leaf: Any, path: Path) -> Leaf:
+def _leaf(text: str, leaf: Any, path: Path) -> TreeLeaf:
     where = f"{path}: {text[:80]}"
     keys = leaf.get("key_metadata") if isinstance(leaf, dict) else None
     value = leaf.get("value_metadata") if isinstance(leaf, dict) else None
@@ -100,4 +100,4 @@ def _leaf(text: str, leaf: Any, path: Path) -> Leaf:
         what = "text"
     else:
         what = "nothing" if value.get("skip_deserialize") is True else "array"
-    return Leaf(tuple(names), frozenset(indices), what)
+    return TreeLeaf(tuple(names), frozenset(indices), what)
