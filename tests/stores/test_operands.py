@@ -534,12 +534,12 @@ def test_urls_are_told_from_paths(tmp_path: Path) -> None:
         assert f"{url}: a URL" in refused("convert", url, tmp_path / "x.npz")
 
 
-def test_the_root_of_orbax_is_named(tmp_path: Path) -> None:
+def test_a_run_of_orbax_stands_for_its_latest_step(tmp_path: Path) -> None:
     for step in ("5", "10"):
         (tmp_path / step / "state").mkdir(parents=True)
     (tmp_path / "5/_CHECKPOINT_METADATA").write_text("{}")
     (tmp_path / "10/state/manifest.ocdbt").write_text("")
-    assert "a directory of Orbax (JAX) checkpoints" in refused("ls", tmp_path)
+    assert "10/state/manifest.ocdbt: 0 bytes are no manifest" in refused("ls", tmp_path)
 
 
 def test_a_directory_without_its_data_is_listed_as_its_prefix_is(tmp_path: Path) -> None:
