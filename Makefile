@@ -87,7 +87,7 @@ docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
 	$(PYTEST) -q tests/test_docs.py tests/test_transcripts.py \
 	    tests/test_catalogue.py::test_the_document_lists_every_row \
 	    tests/operations/scan/test_holes.py --regen
-	$(PYTEST) -q -m slow tests/test_tutorial.py --regen
+	$(PYTEST) -q -m slow tests/test_tutorial.py tests/operations/check/test_tolerance_audit.py::test_the_page --regen
 
 schema: $(VENV)/.ready-test  ## compile schema.proto
 	$(BIN)/python -m grpc_tools.protoc -I ckptkit/stores/proto --include_imports \

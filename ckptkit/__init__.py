@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckptkit.errors import CkptkitError
     from ckptkit.golden.golden import Golden
     from ckptkit.operations.check.api import check
+    from ckptkit.operations.check.audit import ToleranceAudit
     from ckptkit.operations.check.report import Report
     from ckptkit.operations.convert.api import convert
     from ckptkit.operations.convert.plan import Plan
@@ -63,6 +64,7 @@ _EXPORTS = {
     "Scan": "ckptkit.operations.scan.api",
     "TensorSummary": "ckptkit.operations.show",
     "Thinning": "ckptkit.operations.thin.result",
+    "ToleranceAudit": "ckptkit.operations.check.audit",
     "UpgradeReport": "ckptkit.operations.upgrade.report",
     "Verification": "ckptkit.operations.verify.api",
     "check": "ckptkit.operations.check.api",
@@ -102,6 +104,7 @@ __all__ = [
     "Scan",
     "TensorSummary",
     "Thinning",
+    "ToleranceAudit",
     "UpgradeReport",
     "Verification",
     "check",

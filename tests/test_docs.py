@@ -27,6 +27,7 @@ from support.places import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 WALKED = (
+    "audit.md",
     "transcripts.md",
     "tutorial.md",
 )  # pages that have tests of their own, whose files they make themselves

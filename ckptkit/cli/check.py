@@ -81,6 +81,16 @@ from ckptkit.reports.text import printable
     metavar="GLOB",
     help="With --localize: look at these values of SUBJECT alone.",
 )
+@click.option(
+    "--audit-tolerance",
+    is_flag=True,
+    help="Put faults into the model, one at a time: which would pass the tolerance?",
+)
+@click.option(
+    "--suggest",
+    metavar="FILE",
+    help="With --audit-tolerance: write the tightest tolerance there, for --tolerance.",
+)
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
 @click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
 @report_options("check")
@@ -98,6 +108,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
       ckptkit check export --on CPU:0 --on xla:CPU:0
       ckptkit check export-2 --against export-1
       ckptkit check export --golden golden --on GPU:0 --junit check.xml
+      ckptkit check export --audit-tolerance --rtol 1e-3 --suggest tolerance.txt
       ckptkit check run/ckpt-100 --resume train.py:run --steps 10 --against run/ckpt-110
 
     Exit code: 0 the same, 1 differences or findings, 2 could not tell (nothing was compared, or a
@@ -106,10 +117,16 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     from ckptkit.operations.check.api import check
 
     shown = {name: options.pop(name) for name in ("fmt", "output", "junit", "quiet", "verbose")}
-    if shown["output"] or shown["junit"]:
-        _refuse_inputs([shown["output"], shown["junit"]], subject, options)
+    suggest = options.pop("suggest")
+    if suggest and not options["audit_tolerance"]:
+        raise click.UsageError("--suggest is for --audit-tolerance.")
+    outputs = [shown["output"], shown["junit"], suggest]
+    if any(outputs):
+        _refuse_inputs(outputs, subject, options)
     with flagged_models_noted():
         report = check(subject, **options)
+    if suggest and report.audit is not None and report.audit.file_lines:
+        write_lines(suggest, report.audit.file_lines)
     if shown["junit"]:
         write_lines(shown["junit"], lines(report, "junit"))
     if shown["fmt"] == "github":

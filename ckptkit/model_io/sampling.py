@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.compare.statistics import ScaledFloat, scaled_float
@@ -99,3 +101,30 @@ def norms_of(array: Array) -> Norms:
     root = squares.root()
     rms = ScaledFloat(root.mantissa / math.sqrt(count), root.exponent).number()
     return Norms(bad, rms, lowest, highest)
+
+
+def save_values(file: Path, values: Mapping[str, Array | Sample]) -> dict[str, Any]:
+    """Write outputs, some of them as samples, to an npz file; return what `load_values` takes."""
+    from ckptkit.model_io.array_files import save_arrays
+
+    arrays = {n: v.values if isinstance(v, Sample) else v for n, v in values.items()}
+    samples = {
+        name: [
+            *(value.dtype, list(value.shape), value.seed),
+            None if value.norms is None else list(astuple(value.norms)),
+        ]
+        for name, value in values.items()
+        if isinstance(value, Sample)
+    }
+    return {"file": str(file), "described": save_arrays(file, arrays), "samples": samples}
+
+
+def load_values(written: Mapping[str, Any]) -> dict[str, Array | Sample]:
+    """Return what `save_values` wrote."""
+    from ckptkit.model_io.array_files import load_arrays
+
+    found: dict[str, Any] = dict(load_arrays(Path(written["file"]), written["described"]))
+    for name, (dtype, shape, seed, norms) in written["samples"].items():
+        numbers = None if norms is None else Norms(*norms)
+        found[name] = Sample(dtype, tuple(shape), seed, found[name], numbers)
+    return found

@@ -76,6 +76,20 @@ QUANTISED_COSINE = 0.997
 _PARTS = {"complex64": "float32", "complex128": "float64"}
 
 
+NOISE_MARGIN = 4.0  # times the measured noise
+FLOOR_STEPS = 4.0  # in units of the dtype's precision, where no noise was measured
+_EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+def above_noise(noise: float, dtype: str) -> float:
+    """Return the tightest tolerance above a noise: relative, and in units of the rms.
+
+    noise: what was measured, as a tolerance.  dtype: of the output.
+    """
+    steps = FLOOR_STEPS * _EPS.get(_PARTS.get(dtype, dtype), _EPS["bfloat16"])
+    return max(NOISE_MARGIN * noise, steps)
+
+
 @dataclass(frozen=True)
 class Tier:
     """A row of the table, and why it applies; compute: the dtype of a model of mixed precision."""

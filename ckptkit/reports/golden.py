@@ -11,6 +11,9 @@ from ckptkit.reports.documents import in_form
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.table import render
 from ckptkit.reports.text import count_text, printable, shape_text
+from ckptkit.runners.child.faults import MOST_PASSING
+from ckptkit.text import list_text
+from ckptkit.wording import say
 
 
 def lines(
@@ -63,6 +66,7 @@ def _lines(golden: Golden, path: Path | None) -> Iterator[str]:
     for name, noise in golden.noise.items():
         yield f"noise of {name}: {number(noise['max_scaled'])} of its rms"
     yield from _coverage(golden)
+    yield from _faults(golden)
     for source, text in dict(golden.options.get("noise_sources") or {}).items():
         if text == "does not run":
             yield f"note: it does not run with {source}"
@@ -86,3 +90,16 @@ def _coverage(golden: Golden) -> Iterator[str]:
     yield seen + (more if count < bound else "")
     for name in golden.blind:
         yield f"blind: no output sees {name}"
+
+
+def _faults(golden: Golden) -> Iterator[str]:
+    """Yield a warning where too many faults of the model would pass."""
+    faults = golden.options.get("faults")
+    if not faults or len(faults["passing"]) <= MOST_PASSING * faults["tried"]:
+        return
+    count, tried = len(faults["passing"]), count_text(faults["tried"], "fault")
+    yield say(
+        f"warning: {count} of {tried} in the model would pass this golden: "
+        f"{list_text(faults['passing'], 3)}; other ‹inputs›, or a tolerance of its own: "
+        "‹check.audit_tolerance› suggests one"
+    )

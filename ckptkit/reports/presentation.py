@@ -61,6 +61,7 @@ _REPORTS = {
     "Receipt": _alike("plan", "receipt_lines", "receipt_remarks"),
     "Report": _alike("check.lines"),
     "Thinning": _alike("thin"),
+    "ToleranceAudit": _alike("check.audit"),
     "UpgradeReport": _alike("upgrade", "report_lines", "report_remarks"),
     "Verification": _alike("findings", many=True),
     "Golden": _Presentation(

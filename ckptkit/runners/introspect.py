@@ -2,6 +2,7 @@
 
     isolate(model, spec, inputs, sources, limits)   each layer fed with a reference's values
     perturb(model, spec, cases, limits)             which variables the outputs see
+    audit(model, spec, cases, reference, limits)    which faults a tolerance lets pass
     float64_outputs(model, cases, limits)           its outputs when computed in float64
 
 Which runtimes can do it is told by `ckptkit.runners.registry.Runtime.introspection`.
@@ -186,6 +187,30 @@ class PerturbationResult(NamedTuple):
     tried: bool = True
 
 
+class FaultTrial(NamedTuple):
+    """A fault that was put into the model, and what its outputs then were.
+
+    kind, layer, variables, setting: see `ckptkit.runners.child.faults.Fault`.
+    verdict: "seen" (an output is further off than the tolerance in use), "passes" (only the
+    tightest one sees it), "blind" (nor does that, and other inputs show it), "same" (they do not
+    either: it computes the same).  needed: the largest change of an output, as a tolerance.
+    """
+
+    kind: str
+    layer: str
+    variables: tuple[str, ...]
+    setting: tuple[Any, Any] | None
+    verdict: str
+    needed: float
+
+
+class Perturbations(NamedTuple):
+    """A result per layer or variable that was changed, and one per fault that was tried."""
+
+    rows: tuple[PerturbationResult, ...]
+    faults: tuple[FaultTrial, ...]
+
+
 def perturb(
     model: ModelSpec,
     spec: RunnerSpec,
@@ -196,12 +221,17 @@ def perturb(
     tolerances: Mapping[str, OutputTolerance],
     amount: float = 0.01,
     thorough: bool = False,
+    faults: int = 0,
+    margins: Mapping[str, float] | None = None,
+    seconds: float = 60.0,
     names: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> tuple[PerturbationResult, ...]:
+) -> Perturbations:
     """Change the variables of each layer (thorough: each variable) by `amount`, in one child.
 
-    tolerances: by output.  names: {name of a variable in the model: readable name}.
+    tolerances: by output.  names: {name of a variable in the model: readable name}.  faults: how
+    many of each kind are tried besides, for at most `seconds`; margins: the model's noise, by
+    output, as a tolerance.
     Raises RunnerError, UsageError.
     """
     with tempfile.TemporaryDirectory(prefix="ckptkit-introspect-") as scratch:
@@ -210,14 +240,101 @@ def perturb(
             "signature": signature,
             "amount": amount,
             "thorough": thorough,
+            "faults": faults,
+            "margins": dict(margins or {}),
+            "seconds": seconds,
             "names": dict(names or {}),
             "tolerances": {name: [t.rtol, t.atol, t.scaled] for name, t in tolerances.items()},
             "out": None,
         }
-        rows = client.send(request, spec, limits)["rows"]
-    return tuple(
-        PerturbationResult(**{**row, "variables": tuple(row["variables"])}) for row in rows
+        found = client.send(request, spec, limits)
+    rows = [{**row, "variables": tuple(row["variables"])} for row in found["rows"]]
+    return Perturbations(
+        tuple(PerturbationResult(**row) for row in rows), tuple(map(_trial, found["faults"]))
     )
+
+
+class TriedFaults(NamedTuple):
+    """The faults of a model; untried: (kind, layer, why), why "time" or "no effect"."""
+
+    faults: tuple[FaultTrial, ...]
+    untried: tuple[tuple[str, str, str], ...]
+
+
+class AuditedTolerances(NamedTuple):
+    """What faults are judged by, by output.
+
+    used: the tolerance in use.  tightest: just above the model's noise.  margins: that noise, as a
+    tolerance.  noise: as a golden keeps it, where the tolerance in use takes it.
+    """
+
+    used: Mapping[str, OutputTolerance]
+    tightest: Mapping[str, OutputTolerance]
+    margins: Mapping[str, float]
+    noise: Mapping[str, Mapping[str, Any]]
+
+
+def audit(
+    model: ModelSpec,
+    spec: RunnerSpec,
+    cases: Sequence[Arrays],
+    reference: Sequence[Mapping[str, Any]],
+    limits: Limits,
+    *,
+    tolerances: AuditedTolerances,
+    outputs: Mapping[str, str],
+    seconds: float,
+    signature: str | None = None,
+    names: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TriedFaults:
+    """Put one fault after the other into a model, in one child, and judge what it then gives.
+
+    Args:
+        cases: inputs, by the model's own names.
+        reference: per case what outputs are held against: {output: array or `Sample`}.
+        outputs: {the model's own name of an output: that of the reference}.
+        seconds: after which no more are tried.
+        names: {name of a variable in the model: readable name}.
+        signature, options: see `ckptkit.runners.client.execute`.
+    Raises:
+        RunnerError: where the model cannot be run.
+        UsageError: where the runtime does not run such a model.
+    """
+    from ckptkit.model_io.sampling import save_values
+
+    with tempfile.TemporaryDirectory(prefix="ckptkit-introspect-") as scratch:
+        folder = Path(scratch)
+        request = client.build_request(model, spec, "audit", options) | {
+            "cases": save_cases(cases, folder),
+            "reference": [
+                save_values(folder / f"case{number}.reference.npz", values)
+                for number, values in enumerate(reference)
+            ],
+            "signature": signature,
+            "names": dict(names or {}),
+            "outputs": dict(outputs),
+            "used": _plain(tolerances.used),
+            "tightest": _plain(tolerances.tightest),
+            "margins": dict(tolerances.margins),
+            "noise": {name: dict(noise) for name, noise in tolerances.noise.items()},
+            "seconds": seconds,
+            "out": None,
+        }
+        found = client.send(request, spec, limits)
+    return TriedFaults(
+        tuple(_trial(row) for row in found["faults"]),
+        tuple((row["kind"], row["layer"], row["why"]) for row in found["untried"]),
+    )
+
+
+def _plain(tolerances: Mapping[str, OutputTolerance]) -> dict[str, list[Any]]:
+    return {name: [t.rtol, t.atol, t.scaled, t.min_cosine] for name, t in tolerances.items()}
+
+
+def _trial(row: Mapping[str, Any]) -> FaultTrial:
+    setting = None if row["setting"] is None else tuple(row["setting"])
+    return FaultTrial(**{**row, "variables": tuple(row["variables"]), "setting": setting})
 
 
 def float64_outputs(

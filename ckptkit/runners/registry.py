@@ -51,7 +51,7 @@ _BUILT_IN = {
         {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "KERAS_BACKEND": "tensorflow"},
         "tensorflow",
         "tensorflow",
-        frozenset({"isolate", "perturb", "float64_outputs"}),
+        frozenset({"isolate", "perturb", "audit", "float64_outputs"}),
         ("tensorflow",),
     ),
     # Keras 2, as it goes on beside Keras 3
@@ -66,7 +66,7 @@ _BUILT_IN = {
             "CKPTKIT_KERAS": "tf_keras",
         },
         "tf_keras",
-        introspection=frozenset({"isolate", "perturb"}),
+        introspection=frozenset({"isolate", "perturb", "audit"}),
         imported_first=("tensorflow",),
     ),
     "litert": Runtime(

@@ -62,6 +62,7 @@ def check(
     float64: bool = False,
     localize: bool | str = False,
     layers: str | Sequence[str] = (),
+    audit_tolerance: bool = False,
     timeout_s: float = TIMEOUT_S,
     max_rss_bytes: int | None = None,
 ) -> Report:
@@ -107,6 +108,9 @@ def check(
         localize: say which layer or switch makes outputs differ
             (`ckptkit.operations.localize.find`); "always" does where they agree, too.
         layers: globs of the values that are looked at for `localize`; all by default.
+        audit_tolerance: put faults into the model, one at a time, and say which of them the
+            tolerance would let pass, and which one would not (docs/audit.md); without anything to
+            hold it against, the model is held against itself.
         timeout_s: seconds that each child may take.
         max_rss_bytes: memory that each child may hold; None sets no limit.
 
@@ -135,6 +139,7 @@ def check(
             "float64": float64,
             "localize": localize,
             "layers": layers,
+            "audit_tolerance": audit_tolerance,
         }
         named = [name for name, value in idle.items() if value]
         return run_resume(
@@ -169,6 +174,7 @@ def check(
         float64=float64,
         localize=when_to_localize(localize),
         layers=tuple(listed(layers)),
+        audit=audit_tolerance,
     )
     return run_check(request)
 

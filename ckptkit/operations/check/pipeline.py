@@ -6,6 +6,7 @@
     beside     name what the files of two models hold otherwise beside weights
     explain    say why outputs differ, where one more run of the subject tells it
     localize   name the layer or the switch that makes them differ
+    audit      put faults into the model, and say which the tolerance does not see
 
 Every run is a child process; `Runs` keeps account of them: what was run where, what became of the
 variables, and what there is to say of it.
@@ -21,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ckptkit.operations.check.audit import audit_tolerance, findings_of_audit
 from ckptkit.operations.check.beside import beside_weights
 from ckptkit.operations.check.explain import explain_by_inputs
 from ckptkit.operations.check.float64 import broken_ties, exact_outputs
@@ -59,6 +61,9 @@ def run_check(request: CheckRequest) -> Report:
         runs.findings += _beside(reference, subject, compared)
         runs.findings += _explain(request, reference, compared)
         localization = _localize(request, runs, compared)
+        audit = audit_tolerance(runs, compared, request.tolerance) if request.audit else None
+        if audit is not None:
+            runs.findings += findings_of_audit(audit, str(subject.subject))
     return Report(
         subject=str(subject.subject),
         mode=reference.mode,
@@ -71,6 +76,7 @@ def run_check(request: CheckRequest) -> Report:
         run_findings=tuple(dict.fromkeys(runs.findings)),
         strict=request.strict,
         localization=localization,
+        audit=audit,
     )
 
 

@@ -83,7 +83,8 @@ def _first_runner(
 ) -> CheckReference:
     """Hold every runner against the first; restore a checkpoint that has only one."""
     first, *others = dict.fromkeys(specs)
-    if others:
+    if others or request.audit:  # an audit alone holds the model against itself
+        others = others or [first]
         reference = CheckReference("runners", f"{subject.subject} on {first.text}")
         if not subject.runs:
             return reference

@@ -12,6 +12,7 @@ from ckptkit.results import Document, Result
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
+    from ckptkit.operations.check.audit import ToleranceAudit
     from ckptkit.operations.localize.values import Localization
 
 SCHEMA = "ckptkit.check/1"
@@ -66,7 +67,8 @@ class Report(Document):
     subject: as it was given.  mode: "coverage", "runners", "against", "golden" or "resume";
     reference: what the outputs, or the run that went on (`resumed`), were held against.
     signature: what was called.  inputs: where they came from.  strict: notes count as findings.
-    localization: where two runs part, if that was asked for.
+    localization: where two runs part, if that was asked for.  audit: which faults the tolerance
+    would let pass, likewise.
     """
 
     ROWS: ClassVar[str] = "outputs"
@@ -83,6 +85,7 @@ class Report(Document):
     strict: bool = False
     localization: Localization | None = None
     resumed: ResumedRun | None = None
+    audit: ToleranceAudit | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -114,6 +117,8 @@ class Report(Document):
             return 1
         compared = bool(self.rows) or (self.mode == "coverage" and self.coverage is not None)
         compared = compared or self.resumed is not None
+        if self.audit is not None and not self.audit.tried:  # which was asked for
+            return 2
         return 0 if compared and not self.meaningless else 2
 
     @property
@@ -137,6 +142,8 @@ class Report(Document):
             parts.append(f"{good} of {count_text(len(self.rows), 'output')} as they should be")
         if self.meaningless:
             parts.append(f"{len(self.meaningless)} too small to tell")
+        if self.audit is not None:
+            parts.append(f"audit: {self.audit.verdict}")
         if self.failing_findings:
             parts.append(count_text(len(self.failing_findings), "finding"))
         word = {0: "ok", 1: "failed", 2: "could not tell"}[self.exit_code]
@@ -164,5 +171,6 @@ class Report(Document):
             "runs": [run.to_json() for run in self.runs],
             "outputs": [row.to_json() for row in self.rows],
             **({"localization": localized.to_json()} if localized is not None else {}),
+            **({"audit": self.audit.to_json()} if self.audit is not None else {}),
             **({"resumed": self.resumed.to_json()} if self.resumed is not None else {}),
         }

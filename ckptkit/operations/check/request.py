@@ -23,7 +23,8 @@ class CheckRequest:
     runners: where the subject is run, at least one.  against, golden: what its outputs are held
     against, at most one of them; without either, every runner is held against the first.
     renames: {name in the reference: name in the subject}.  localize: "", "failed" or "always";
-    layers: globs of the values that are looked at for it.  The rest is as in `check`.
+    layers: globs of the values that are looked at for it.  audit: whether faults are put into the
+    model, to see what the tolerance sees.  The rest is as in `check`.
     Raises UsageError where the parts contradict each other, and what reading a file of tolerances
     raises.
     """
@@ -43,6 +44,7 @@ class CheckRequest:
     float64: bool = False
     localize: str = ""
     layers: tuple[str, ...] = ()
+    audit: bool = False
 
     def __post_init__(self) -> None:
         if not self.runners:
@@ -69,7 +71,9 @@ class CheckRequest:
     @property
     def runs_several_times(self) -> bool:
         """Whether models are run more than once, before it is known whether outputs differ."""
-        return len(self.runners) > 1 or self.against is not None or bool(self.localize)
+        return (
+            len(self.runners) > 1 or self.against is not None or bool(self.localize or self.audit)
+        )
 
 
 def when_to_localize(localize: bool | str) -> str:

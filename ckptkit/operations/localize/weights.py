@@ -14,6 +14,7 @@ from ckptkit.golden.binding import Binding, bind
 from ckptkit.golden.changes import compare_bindings
 from ckptkit.operations.diff.api import diff
 from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.operations.execution.subjects import whole_file_format
 from ckptkit.operations.localize.values import VariableGap
 from ckptkit.runners.introspect import Point, ReadVariable
 from ckptkit.stores.registry import format_of_name
@@ -112,6 +113,16 @@ def owner_of(name: str) -> str:
     for ending in _OWN_ENDINGS:
         owner = owner.removesuffix(ending)
     return owner
+
+
+def readable_names(path: Path | None) -> dict[str, str]:
+    """Return {any name that means one variable of a file: its readable name}.
+
+    Those of a file that is a whole model are its own already: {}.
+    """
+    if path is None or whole_file_format(path) is not None:
+        return {}
+    return weights_between(None, path).names()
 
 
 def weights_between(reference: Path | Binding | None, new: Path | None) -> WeightGaps:

@@ -68,7 +68,7 @@ def run_record(request: RecordRequest) -> Golden:
         subject = request.source.resolve(request.subject, scratch, request.limits.timeout_s)
         run = _run(request, subject, scratch)
         noise = _noise(request, run)
-        sensitivity = _sensitivity(request, run)
+        sensitivity = _sensitivity(request, run, noise)
         float64 = _float64(request, run)
         layers = _layers(request, run)
     prepared = run.prepared
@@ -93,6 +93,7 @@ def run_record(request: RecordRequest) -> Golden:
             "model": subject.subject.code,
             "noise_sources": noise.sources,
             **({"coverage": sensitivity.to_json()} if request.sensitivity else {}),
+            **_faults(sensitivity),
         },
     )
 
@@ -144,7 +145,7 @@ def _noise(request: RecordRequest, run: RecordedRun) -> Noise:
     return noise
 
 
-def _sensitivity(request: RecordRequest, run: RecordedRun) -> OutputSensitivity:
+def _sensitivity(request: RecordRequest, run: RecordedRun, noise: Noise) -> OutputSensitivity:
     """Return which variables the outputs see; raises RecordError where they are too few."""
     if not request.sensitivity:
         return OutputSensitivity()
@@ -157,6 +158,7 @@ def _sensitivity(request: RecordRequest, run: RecordedRun) -> OutputSensitivity:
         prepared.run.outputs[0],
         prepared.run.environment,
         prepared.signature,
+        noise.by_output,
         thorough=request.thorough,
     )
     least = request.min_coverage
@@ -172,6 +174,13 @@ def _sensitivity(request: RecordRequest, run: RecordedRun) -> OutputSensitivity:
             hint=say("‹inputs› with examples that reach them, or more of them: ‹batch›, ‹cases›"),
         )
     return found
+
+
+def _faults(found: OutputSensitivity) -> dict[str, object]:
+    """Return what a golden says of faults that it would let pass."""
+    if not found.faults:
+        return {}
+    return {"faults": {"tried": found.faults, "passing": list(found.passing)}}
 
 
 def _float64(request: RecordRequest, run: RecordedRun) -> Sequence[Arrays]:

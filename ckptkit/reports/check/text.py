@@ -60,6 +60,10 @@ def _lines(report: Report, verbose: bool, with_table: bool) -> Iterator[str]:
         from ckptkit.reports.check import localize as localize_text
 
         yield from localize_text.lines(report.subject, report.localization)
+    if report.audit is not None:
+        from ckptkit.reports.check import audit as audit_text
+
+        yield from audit_text.text(report.audit)
     yield painted(printable(report.verdict), "good verdict" if report.ok else "bad verdict")
 
 

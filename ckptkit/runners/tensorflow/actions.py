@@ -17,6 +17,7 @@ from ckptkit.runners.child import session as _session
 from ckptkit.runners.keras import revive as _revive
 from ckptkit.runners.keras.model import keras as keras3
 from ckptkit.runners.tensorflow.build import is_keras, load_model, name_of, versions
+from ckptkit.runners.tensorflow.faults import audit
 from ckptkit.runners.tensorflow.float64 import float64_outputs
 from ckptkit.runners.tensorflow.isolate import subgraphs
 from ckptkit.runners.tensorflow.module import tensorflow
@@ -111,6 +112,7 @@ ACTIONS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
     "resume": resume,
     "isolate": _isolate.action(start, subgraphs),
     "perturb": perturb,
+    "audit": audit,
     "revive": _revive.action(lambda _request: keras3("tensorflow")),
     "export_saved_model": _revive.export_action(lambda _request: keras3("tensorflow")),
     "float64_outputs": float64_outputs,

@@ -8,30 +8,29 @@ largest of them, since some are places in a table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.runners.child.faults import changed
 from ckptkit.runners.child.session import Request, Result, cases_of, largest_gap, spec_of
 from ckptkit.runners.tensorflow import setup
-from ckptkit.runners.tensorflow.graph_session import GraphSession, SessionVariable
-from ckptkit.runners.tensorflow.graphs import FlatGraph
-from ckptkit.runners.tensorflow.isolate import variables_of, whole_names
-from ckptkit.runners.tensorflow.module import tensorflow
+from ckptkit.runners.tensorflow.changing import assign, by_layer, read_variables
+from ckptkit.runners.tensorflow.faults import sample_of_faults
+from ckptkit.runners.tensorflow.graph_session import GraphSession
 from ckptkit.runners.tensorflow.session import TensorFlowSession, start
 
 if TYPE_CHECKING:
-    from ckptkit.dtypes import Array, Arrays
-
-
-SEED = 20
+    from ckptkit.dtypes import Arrays
 
 
 def perturb(request: Request) -> Result:
     """Change variables by `amount` of themselves, and say which changes the outputs show.
 
     request: as of `execute`; amount; thorough: one variable at a time, not one layer; names:
-    {name in the model: readable name}; tolerances: {output: [rtol, atol, scaled]}.
+    {name in the model: readable name}; tolerances: {output: [rtol, atol, scaled]}; faults: how many
+    of each kind are tried besides (`ckptkit.runners.tensorflow.faults`), by which margins, for how
+    many seconds.
     """
     session = start(request, spec_of(request))
     if session.skipped:
@@ -39,9 +38,9 @@ def perturb(request: Request) -> Result:
     called = list(cases_of(request, session))
     signature, cases = called[0][0], [inputs for _, inputs in called]
     with setup.scope(session.spec):
-        read = dict(_variables(session, signature, request["names"]))
+        read = dict(read_variables(session, signature, request["names"]))
         variables = {name: v for name, v in read.items() if _can_change(v, request["amount"])}
-        groups = _groups(variables, thorough=request["thorough"])
+        groups = by_layer(variables, thorough=request["thorough"])
         reference = [session.call(signature, case) for case in cases]
         rows = [
             _perturbed(session, signature, cases, reference, request, layer, names, variables)
@@ -50,46 +49,24 @@ def perturb(request: Request) -> Result:
         # values that were not put back would make every later answer wrong
         untried = [name for name in read if name not in variables]
         rows += [_untried(untried)] if untried else []
+        faults = sample_of_faults(
+            session,
+            signature,
+            cases,
+            reference,
+            variables,
+            request["tolerances"],
+            request["margins"],
+            most=request["faults"],
+            seconds=request["seconds"],
+        )
         again = [session.call(signature, case) for case in cases]
     if any(largest_gap(one, two)[0] > _NOISY for one, two in zip(reference, again, strict=True)):
         raise CkptkitError("the model gives something else after its values were put back")
-    return {"rows": rows}
+    return {"rows": rows, "faults": faults}
 
 
 _NOISY = 1e-3  # in units of the output's rms: no repeated run differs by so much
-
-
-def _variables(
-    session: TensorFlowSession | GraphSession, signature: str, readable: Mapping[str, str]
-) -> Iterator[tuple[str, Any]]:
-    """Yield (readable name, variable) of the numbers that a signature reads."""
-    known = isinstance(session, GraphSession) or (
-        session.loaded.endpoints[signature].concrete is not None
-    )
-    taken: set[str] = set()
-    for names, variable in _read(session, signature):
-        # where nothing tells what is read, integers are counters and states as likely as weights
-        if not variable.dtype.is_floating and not (known and variable.dtype.is_integer):
-            continue
-        name = next((readable[name] for name in names if name in readable), names[-1])
-        if name in taken:
-            name = names[0]
-        taken.add(name)
-        yield name, variable
-
-
-def _read(
-    session: TensorFlowSession | GraphSession, signature: str
-) -> Iterator[tuple[list[str], Any]]:
-    """Yield (names, variable) of what a signature reads."""
-    if isinstance(session, GraphSession):
-        yield from (([v.name, *whole_names(v.name)], v) for v in session.variables(signature))
-        return
-    concrete = session.loaded.endpoints[signature].concrete
-    read = None if concrete is None else {id(v) for v in FlatGraph(concrete).captured.values()}
-    for names, variable in variables_of(session):
-        if read is None or id(variable.handle) in read:
-            yield names, variable
 
 
 def _can_change(variable: Any, amount: float) -> bool:
@@ -102,15 +79,6 @@ def _can_change(variable: Any, amount: float) -> bool:
 
 def _untried(names: Sequence[str]) -> Result:
     return {"layer": "", "variables": list(names), "seen": False, "needed": 0.0, "tried": False}
-
-
-def _groups(variables: Mapping[str, Any], *, thorough: bool) -> dict[str, list[str]]:
-    """Return {layer: names of its variables}; where thorough, each variable by itself."""
-    found: dict[str, list[str]] = {}
-    for name in variables:
-        layer = name if thorough else name.rpartition("/")[0] or name
-        found.setdefault(layer, []).append(name)
-    return found
 
 
 def _perturbed(
@@ -127,14 +95,14 @@ def _perturbed(
     before = {name: variables[name].numpy() for name in names}
     try:
         for name, value in before.items():
-            _assign(variables[name], changed(value, request["amount"]))
+            assign(variables[name], changed(value, request["amount"]))
         gaps = [
             largest_gap(one, session.call(signature, case), request["tolerances"])
             for one, case in zip(reference, cases, strict=True)
         ]
     finally:
         for name, value in before.items():
-            _assign(variables[name], value)
+            assign(variables[name], value)
     return {
         "layer": layer,
         "variables": list(names),
@@ -142,29 +110,3 @@ def _perturbed(
         "needed": max(needed for needed, _ in gaps),
         "tried": True,
     }
-
-
-def _assign(variable: Any, value: Array) -> None:
-    plain = isinstance(variable, SessionVariable)
-    variable.assign(value if plain else tensorflow().constant(value, variable.dtype))
-
-
-def changed(value: Array, amount: float) -> Array:
-    """Return the values, each up or down by `amount` of itself; zeros by that of the rms.
-
-    Integers go up or down by one, within the range that they have.
-    """
-    import numpy as np
-
-    if value.dtype.kind in "iu":
-        if not value.size:
-            return value
-        up = np.random.default_rng(SEED).choice((True, False), value.shape)
-        higher = np.where(value < value.max(), value + 1, value)
-        lower = np.where(value > value.min(), value - 1, value)
-        return np.asarray(np.where(up, higher, lower))
-    wide = value.astype(np.float64)
-    rms = float(np.sqrt(np.mean(wide**2))) if wide.size else 0.0
-    signs = np.random.default_rng(SEED).choice((-1.0, 1.0), wide.shape)
-    size = np.where(wide == 0, rms or 1.0, np.abs(wide))
-    return np.asarray(wide + amount * signs * size).astype(value.dtype)

@@ -244,6 +244,10 @@ class TensorFlowSession:
         tf = tensorflow()
         return {name: tf.constant(value) for name, value in inputs.items()}
 
+    def retrace(self) -> None:
+        """Have the model called anew, as its layers are now; graphs of it are let go."""
+        self._functions.clear()
+
     def _function(self, signature: str) -> Any:
         """Return what runs a signature under the switches of the spec."""
         if signature not in self._functions:
