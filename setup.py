@@ -37,6 +37,11 @@ class Wheel(bdist_wheel):
         platform = "any" if self.root_is_pure else super().get_tag()[2]
         return "py3", "none", platform
 
+    def write_wheelfile(self, *args, **keywords):  # the last that is written before it is packed
+        super().write_wheelfile(*args, **keywords)
+        for path in Path(self.bdist_dir).rglob("*"):
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+
 
 class Sdist(sdist):
     """An sdist that is the same bytes for the same files, whenever and wherever it is made."""

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
 import ckptkit as ckptkit_package
+from ckptkit.operations.golden import import_golden
 from support.command_line import ckptkit
 from support.damage import flip
 from support.goldens import GOLDEN
@@ -127,6 +129,14 @@ def test_what_is_printed_is_what_the_schema_says(line: str, code: int, files: Pa
     assert found.code == code, found
     if found.out or code != 2:
         assert refused(json.loads(found.out), unnamed=False) == []
+
+
+def test_what_a_golden_says_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "cases/case/outputs").mkdir(parents=True)
+    np.savez(tmp_path / "cases/case/inputs.npz", x=np.ones((2, 3), "float32"))
+    np.save(tmp_path / "cases/case/outputs/y.npy", np.ones((2, 1), "float32"))
+    golden = import_golden(tmp_path / "cases", tmp_path / "golden")
+    assert refused(golden.to_json(), unnamed=False) == []
 
 
 def test_a_field_too_many_and_a_value_of_another_type_are_told() -> None:

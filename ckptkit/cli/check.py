@@ -33,16 +33,20 @@ from ckptkit.reports.text import printable
     default=["CPU:0"],
     metavar="RUNNER",
     help="Where to run: CPU:0, GPU:0, xla:CPU:0, mirrored:CPUx2; then ,threads=N ,deterministic "
-    ",tf32 ,eager.  With a runtime before it, onnx:GPU:0, else on that of the model's kind.  "
+    ",tf32 ,eager.  onnx:GPU:0 names the runtime, too; the default is that of the kind of model.  "
     "Repeatable.  [default: CPU:0]",
 )
-@click.option("--against", metavar="MODEL", help="Hold the outputs against this model's.")
-@click.option("--golden", metavar="DIR", help="Hold them against what `ckptkit record` wrote.")
+@click.option("--against", metavar="MODEL", help="Compare the outputs with this model's.")
+@click.option(
+    "--golden", metavar="DIR", help="Compare the outputs with those that `ckptkit record` wrote."
+)
 @click.option(
     "--resume",
     metavar="CODE",
-    help="Train on from the checkpoint SUBJECT, and compare with the checkpoint --against: "
-    "package.module:callable, which returns (Checkpoint, step).",
+    help=(
+        "Resume training from the checkpoint SUBJECT by this code, and compare with the "
+        "checkpoint --against: package.module:callable, which returns (Checkpoint, step)."
+    ),
 )
 @click.option("--steps", type=int, metavar="N", help="With --resume: how many steps to take.")
 @click.option(
@@ -56,7 +60,10 @@ from ckptkit.reports.text import printable
     "--tolerance",
     default="auto",
     metavar="auto|strict|FILE",
-    help="By device and dtype; every bit; or lines 'GLOB rtol=R atol=A'.  [default: auto]",
+    help=(
+        "auto: by device and dtype; strict: every bit; FILE: lines 'GLOB rtol=R atol=A'.  "
+        "[default: auto]"
+    ),
 )
 @click.option("--rtol", type=float, help="Relative tolerance of all outputs.")
 @click.option("--atol", type=float, help="Absolute tolerance of all outputs.")
@@ -64,7 +71,7 @@ from ckptkit.reports.text import printable
     "--rename",
     multiple=True,
     metavar="OLD=NEW",
-    help="An input or output of the reference is called NEW in SUBJECT.",
+    help="Input or output OLD of the reference is called NEW in SUBJECT.",
 )
 @click.option(
     "--float64",
@@ -79,7 +86,7 @@ from ckptkit.reports.text import printable
     "layers",
     multiple=True,
     metavar="GLOB",
-    help="With --localize: look at these values of SUBJECT alone.",
+    help="With --localize: look only at these values of SUBJECT.",
 )
 @click.option(
     "--audit-tolerance",
@@ -92,14 +99,14 @@ from ckptkit.reports.text import printable
     help="With --audit-tolerance: write the tightest tolerance there, for --tolerance.",
 )
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
-@click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
+@click.option("--junit", metavar="FILE", help="Also write JUnit XML to FILE.")
 @report_options("check")
 @click.pass_context
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """Run SUBJECT and say whether it computes what it should, and whether all of it was restored.
 
     SUBJECT is a SavedModel, a .keras file, or a checkpoint with --model or --like.  Without
-    --against and --golden every runner is held against the first, and a checkpoint with one runner
+    --against and --golden every runner is compared with the first, and a checkpoint with one runner
     is restored: every variable, bit for bit.  Each run is a process of its own.
 
     \b

@@ -91,10 +91,10 @@ for _shell, _script in _SCRIPTS.items():
 @click.argument("shell", type=Choice(tuple(_SCRIPTS)))
 @report_options("completion")
 def command(shell: str, **options: Any) -> None:
-    """Print the script that makes SHELL complete paths, prefixes, names of tensors and options.
+    """Print the script with which a shell completes paths, prefixes, names of tensors and options.
 
     \b
-    Once for all:
+    To install it:
       bash:  ckptkit completion bash > ~/.local/share/bash-completion/completions/ckptkit
       zsh:   ckptkit completion zsh > DIR/_ckptkit      (DIR: one of $fpath)
       fish:  ckptkit completion fish > ~/.config/fish/completions/ckptkit.fish

@@ -54,8 +54,10 @@ _COMMON_OPTIONS = (
     "--to",
     shell_complete=candidates.formats,
     metavar="FORMAT",
-    help="What to write, where DST does not say: a format as `ls` prints it, such as "
-    "tensor-bundle or saved-model.",
+    help=(
+        "Format to write, if the name of DST does not tell it: as `ls` prints it, such as "
+        "tensor-bundle or saved-model."
+    ),
 )
 @click.option(
     "--like",
@@ -73,17 +75,21 @@ _COMMON_OPTIONS = (
     type=CommaList(),
     multiple=True,
     metavar="NAME,...",
-    help="What goes into the graph: tensors, or KEY=NAME.",
+    help="Inputs of the graph: names of tensors, or KEY=NAME.",
 )
 @click.option(
-    "--outputs", type=CommaList(), multiple=True, metavar="NAME,...", help="What comes out of it."
+    "--outputs",
+    type=CommaList(),
+    multiple=True,
+    metavar="NAME,...",
+    help="Outputs of the graph, likewise.",
 )
 @click.option(
     "--tags",
     type=CommaList(),
     multiple=True,
     metavar="TAG,...",
-    help="Write this graph alone of a SavedModel that has several.",
+    help="Write only this graph of a SavedModel that has several.",
 )
 @click.option(
     "--model",
@@ -96,10 +102,13 @@ _COMMON_OPTIONS = (
     "rules",
     multiple=True,
     metavar="RE=>REPL",
-    help="Rename SRC before pairing; 'RE=>REPL | transpose' and the like move values, too.",
+    help=(
+        "Rename tensors of SRC before pairing; 'RE=>REPL | transpose' and the like also "
+        "rearrange values."
+    ),
 )
 @click.option(
-    "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
+    "--map-from", multiple=True, metavar="FILE", help="Read --map rules from a file, one per line."
 )
 @click.option(
     "--drop-role",
@@ -121,38 +130,51 @@ _COMMON_OPTIONS = (
 @click.option("--ema", is_flag=True, help="Use the averaged variables as the weights.")
 @click.option("--shard-size", metavar="SIZE", help="Begin a new data file after 500MB, 2GiB, ...")
 @click.option(
-    "--allow-missing", multiple=True, metavar="GLOB", help="These may keep the values of LIKE."
+    "--allow-missing",
+    multiple=True,
+    metavar="GLOB",
+    help="Tensors that may keep the values of LIKE.",
 )
-@click.option("--allow-unused", multiple=True, metavar="GLOB", help="These of SRC may be lost.")
+@click.option(
+    "--allow-unused", multiple=True, metavar="GLOB", help="Tensors of SRC that may be left out."
+)
 @click.option(
     "--allow-renamed",
     multiple=True,
     metavar="GLOB",
-    help="--map may send these away from tensors of their own name.",
+    help="Tensors that --map may rename although the output has their name too.",
 )
 @click.option(
-    "--salvage", "rescue", is_flag=True, help="Take what is sound of a damaged checkpoint."
+    "--salvage", "rescue", is_flag=True, help="Convert what is intact in a damaged checkpoint."
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan: every pair, what is left, bytes.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan (pairs, leftovers, bytes); write nothing."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is at DST, even if it is SRC.")
-@click.option("--receipt", metavar="FILE", help="Write what was done and proven, as JSON.")
-@click.option("--inverse", metavar="FILE", help="Write the map rules that lead back to SRC.")
-@click.option("--no-check", is_flag=True, help="Do not read the output again.")
+@click.option("--receipt", metavar="FILE", help="Write what was done and proven to FILE, as JSON.")
+@click.option("--inverse", metavar="FILE", help="Write the --map rules that lead back to SRC.")
+@click.option("--no-check", is_flag=True, help="Skip the proof: do not read the output back.")
 @click.option(
-    "--check-outputs", is_flag=True, help="Compare what both compute, wherever both sides run."
+    "--check-outputs",
+    is_flag=True,
+    help="Also compare what SRC and DST compute, if both can be run.",
 )
 @trust_option
 @click.option(
-    "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=600.0,
+    help="Seconds that one run of a model may take.",
 )
 @executor_options
 @report_options("convert", "Output format: json is the receipt, or the plan of a dry run.")
 @click.pass_context
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
-    """Write SRC in another form at DST, and prove it: the output is read again and compared.
+    """Write SRC to DST in another format, and prove it: the output is read back and compared.
 
-    Several SRC give their average.  What does not fit is refused by name before anything is
-    written; a failed proof leaves DST.rejected.
+    Several SRC are averaged.  If tensors do not fit, they are named and nothing is written; if
+    the proof fails, the output is left as DST.rejected.
 
     \b
     Examples:

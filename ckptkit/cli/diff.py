@@ -30,19 +30,23 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.argument(
     "paths", nargs=-1, required=True, metavar="OLD NEW", shell_complete=candidates.paths
 )
-@click.option("--structure", is_flag=True, help="Names, dtypes and shapes only; read no values.")
 @click.option(
-    "--quick", is_flag=True, help="Stored checksums instead of values; open no data file."
+    "--structure", is_flag=True, help="Compare names, dtypes and shapes only; read no values."
 )
-@click.option("--rtol", type=float, default=0.0, help="Relative tolerance, of |OLD|.  [default: 0]")
+@click.option(
+    "--quick", is_flag=True, help="Compare stored checksums instead of values; open no data file."
+)
+@click.option(
+    "--rtol", type=float, default=0.0, help="Relative tolerance, a share of |OLD|.  [default: 0]"
+)
 @click.option("--atol", type=float, default=0.0, help="Absolute tolerance.  [default: 0]")
 @click.option(
-    "--tol-file", metavar="FILE", help="Lines 'GLOB rtol=R atol=A'; the last that fits wins."
+    "--tol-file",
+    metavar="FILE",
+    help="Read lines 'GLOB rtol=R atol=A'; the last one that matches counts.",
 )
-@click.option("--bitwise", is_flag=True, help="Equal means equal bits: -0.0 and NaN payloads too.")
-@click.option(
-    "--cast-ok", is_flag=True, help="Another dtype with the same values is no difference."
-)
+@click.option("--bitwise", is_flag=True, help="Compare bits: -0.0 and NaN payloads count too.")
+@click.option("--cast-ok", is_flag=True, help="Accept another dtype if all values are the same.")
 @click.option(
     "--role",
     "roles",
@@ -63,15 +67,17 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @click.option("--only", type=CommaList(_ONLY), multiple=True, help=f"Show only {', '.join(_ONLY)}.")
 @click.option("--full", is_flag=True, help="One row per tensor, equal ones too.")
 @click.option("--stat", is_flag=True, help="One row per layer.")
-@click.option("--label", multiple=True, metavar="TEXT", help="What to call OLD; given again, NEW.")
+@click.option(
+    "--label", multiple=True, metavar="TEXT", help="Name to print for OLD; a second one is for NEW."
+)
 @click.option(
     "--map", "rules", multiple=True, metavar="RE=>REPL", help="Rename OLD before pairing."
 )
 @click.option(
-    "--map-from", multiple=True, metavar="FILE", help="Such rules from a file, one a line."
+    "--map-from", multiple=True, metavar="FILE", help="Read --map rules from a file, one per line."
 )
-@click.option("--write-map", metavar="FILE", help="Write how names were paired, as such rules.")
-@click.option("--exit-zero", is_flag=True, help="Exit 0 although there are differences.")
+@click.option("--write-map", metavar="FILE", help="Write how names were paired, as --map rules.")
+@click.option("--exit-zero", is_flag=True, help="Exit 0 even if there are differences.")
 @executor_options
 @report_options("diff")
 @click.pass_context
@@ -79,7 +85,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     """Compare two sets of weights, tensor by tensor, across formats, names and dtypes.
 
     Values are read, their checksums verified, and compared: an element passes when
-    |NEW - OLD| <= atol + rtol * |OLD|; both are 0 unless given.
+    |NEW - OLD| <= atol + rtol * |OLD|; both are 0 by default.
 
     \b
     Examples:
@@ -88,9 +94,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
       ckptkit diff old.keras new.keras --format html -o diff.html
       ckptkit diff old.keras new.keras --config
 
-    Exit code: 0 the same, 1 different, 2 could not tell. It is that of the weights: what else
-    differs between two models (vocabularies, signatures, configuration) is said below the verdict,
-    and counts with --config.
+    Exit code: 0 the same, 1 different, 2 could not tell. Only the weights decide it: other
+    differences between two models (vocabularies, signatures, configuration) are listed below
+    the verdict, and count with --config.
     """
     if options["verbose"] and not options["stat"]:
         options["full"] = options["full"] or options["fmt"] in _OF_ROWS or is_bare(options["fmt"])

@@ -15,9 +15,9 @@ from ckptkit.reports import doctor_text
 @report_options("doctor")
 @click.pass_context
 def command(ctx: click.Context, /, fmt: str, **options: Any) -> None:
-    """Tell which runtimes and devices are here, with versions, and what stands in the way.
+    """Show which runtimes and devices are available, their versions, and what is wrong.
 
-    Each runtime is looked at in a process of its own.
+    Each runtime is tried in a process of its own.
 
     Exit code: 0 models can be run here, 1 something is wrong (another package called ckptkit),
     2 no model can be run here.

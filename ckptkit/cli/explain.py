@@ -15,16 +15,16 @@ from ckptkit.cli.report_options import put_report, report_options
 @click.argument("codes", metavar="[CODE]...", nargs=-1, shell_complete=codes)
 @report_options("explain")
 def command(codes: tuple[str, ...], **options: Any) -> None:
-    """Tell what a code of a finding or a refusal means, and what to do.
+    """Explain what the code of a finding or a refusal means, and what to do.
 
-    Codes stand in JSON, JUnit and SARIF, and in annotations.  Without CODE, all are listed.
+    Codes appear in JSON, JUnit, SARIF and annotations.  Without CODE, all of them are listed.
 
     \b
     Examples:
       ckptkit explain tensor.checksum
       ckptkit explain
 
-    Exit code: 0, or 2 for a code that there is none of.
+    Exit code: 0, or 2 for an unknown code.
     """
     put_report(_lines(codes), options)
 

@@ -23,8 +23,8 @@ from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 )
 @click.option("--policy", metavar="FILE.toml", help="The rules.")
 @click.option("--baseline", metavar="OLD", help="The model that [baseline] compares with.")
-@click.option("--init", is_flag=True, help="Print a first policy, which PATH passes, and stop.")
-@click.option("--junit", metavar="FILE", help="Write JUnit XML there too.")
+@click.option("--init", is_flag=True, help="Print a first policy, which PATH passes.")
+@click.option("--junit", metavar="FILE", help="Also write JUnit XML to FILE.")
 @report_options("gate")
 @click.pass_context
 def command(
@@ -38,7 +38,7 @@ def command(
     fmt: str,
     **options: Any,
 ) -> None:
-    """Say whether a model may go out, by one file of rules.
+    """Decide whether a model may be released, by one file of rules.
 
     The rules are a TOML file: size, parameters, dtypes, no optimizer state, no NaN, verify, scan,
     compared with a baseline, outputs as recorded, a digest that is listed.  Each is answered by

@@ -18,7 +18,7 @@ _FORMS = ("npy", "onnx", "polygraphy", "warmup")
 
 @click.group("golden", cls=NearGroup)
 def command() -> None:
-    """Write recordings in the files of other tools, and read theirs.
+    """Write goldens as files of other tools, and read those of others.
 
     \b
     npy         CASE/inputs.npz and CASE/outputs/NAME.npy, as saved_model_cli takes and writes
@@ -30,7 +30,7 @@ def command() -> None:
 
 @command.command("export")
 @click.argument("golden", shell_complete=candidates.paths)
-@click.option("--to", required=True, type=Choice(_FORMS), help="Form of the output.")
+@click.option("--to", required=True, type=Choice(_FORMS), help="Format of the output.")
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where it goes.")
 @click.option("--overwrite", is_flag=True, help="Replace warm-up requests that are there.")
 @report_options("golden export")
@@ -51,7 +51,7 @@ def export(golden: str, **options: Any) -> None:
 @command.command("import")
 @click.argument("path", shell_complete=candidates.paths)
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
-@click.option("--form", type=Choice(_FORMS), help="Of PATH.  [default: what it looks like]")
+@click.option("--form", type=Choice(_FORMS), help="Format of PATH.  [default: detected]")
 @click.option("--model", metavar="MODEL", help="Bind it to the weights of this model.")
 @click.option("--runtime", default="unknown", help="What computed the outputs: tensorflow, onnx.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden that is there.")

@@ -50,9 +50,13 @@ def _thresholds(
     "--name", "names", multiple=True, metavar="GLOB", help="Only these names; !GLOB leaves out."
 )
 @click.option(
-    "--every", type=click.IntRange(1), default=1, metavar="N", help="Every Nth step, and the last."
+    "--every",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Take every Nth step, and the last.",
 )
-@click.option("--since", type=int, metavar="STEP", help="Leave out what is before this step.")
+@click.option("--since", type=int, metavar="STEP", help="Leave out the steps before this one.")
 @click.option(
     "--first-nan", is_flag=True, help="Only find the first NaN by halving; assumes that it stays."
 )
@@ -63,16 +67,23 @@ def _thresholds(
     multiple=True,
     metavar="NAME=X",
     callback=_thresholds,
-    help="From where on something is a finding: growth, decay, still, jump, dead, saturated.",
+    help=(
+        "Set the limit from which on something is a finding: growth, decay, still, jump, "
+        "dead, saturated."
+    ),
 )
-@click.option("--cache", metavar="FILE", help="Keep what was measured there.")
-@click.option("--no-cache", is_flag=True, help="Measure everything, and keep nothing.")
-@click.option("--follow", is_flag=True, help="Watch a directory; a line for each new step.")
+@click.option(
+    "--cache", metavar="FILE", help="Keep measurements in FILE, and use those that are there."
+)
+@click.option("--no-cache", is_flag=True, help="Measure everything; keep nothing.")
+@click.option(
+    "--follow", is_flag=True, help="Watch a directory, and print a line for each new step."
+)
 @executor_options
 @report_options("history")
 @click.pass_context
 def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> None:
-    """Tell what happened to every layer over a run: norms, updates, and what looks wrong.
+    """Show what happened to every layer over a run: norms, updates, and what looks wrong.
 
     RUN is a training directory, or checkpoints, SavedModels, .keras or .h5 files of epochs.  They
     are ordered by the numbers in their names and by their counters of steps.

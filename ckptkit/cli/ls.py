@@ -51,7 +51,9 @@ class _ListingCommand(click.Command):
 @click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
 )
-@click.option("-l", "--long", "long_", is_flag=True, help="Add key, full name, place, checksum.")
+@click.option(
+    "-l", "--long", "long_", is_flag=True, help="Also show key, full name, position and checksum."
+)
 @click.option("--tree", is_flag=True, help="Group the names into a tree.")
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Levels of the tree to show.")
 @click.option("--patterns", is_flag=True, help="Collapse layers that differ in their numbers.")
@@ -62,7 +64,9 @@ class _ListingCommand(click.Command):
     show_default=True,
     help="Order of rows.",
 )
-@click.option("-r", "--recursive", is_flag=True, help="A row for each checkpoint and model below.")
+@click.option(
+    "-r", "--recursive", is_flag=True, help="One row for each checkpoint and model below PATH."
+)
 @filter_options
 @click.option("--stats", is_flag=True, help="Read all values: extremes, mean, std, norm, zeros.")
 @click.option(
@@ -71,26 +75,33 @@ class _ListingCommand(click.Command):
     flag_value="weights",
     type=CommaList(_PARTS),
     metavar="[=PART,...]",
-    help=f"One digest, not of the format, of the weights or of {', '.join(_PARTS[1:])}.",
+    help=(
+        "A digest that does not depend on the format: of the weights, or of "
+        f"{', '.join(_PARTS[1:])}."
+    ),
 )
 @click.option(
     "--tags",
     type=CommaList(),
     multiple=True,
     metavar="TAG,...",
-    help="The graph of a SavedModel whose signatures are listed.",
+    help="List the signatures of this graph of a SavedModel.",
 )
 @click.option("-a", "--all", "everything", is_flag=True, help="Show TensorFlow's own records too.")
 @click.option(
-    "--no-path", "with_path", flag_value=False, default=True, help="Do not name the file."
+    "--no-path",
+    "with_path",
+    flag_value=False,
+    default=True,
+    help="Leave out the line that names the file.",
 )
 @executor_options
 @report_options("ls")
 def command(paths: tuple[str, ...], **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 
-    No data file is read (but for --stats and --digest), and no TensorFlow is needed.  Of several
-    PATHs, those that belong to one checkpoint (`run/ckpt-3*`) are listed once.
+    Data files are read only for --stats and --digest, and TensorFlow is not needed.  Files of
+    one checkpoint (`run/ckpt-3*`) are listed once.
 
     \b
     Examples:

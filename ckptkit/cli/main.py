@@ -41,24 +41,24 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "ls": Command("ckptkit.cli.ls", "List the tensors of a checkpoint or model file."),
-    "show": Command("ckptkit.cli.show", "Show one tensor: where it lies, what is in it."),
+    "show": Command("ckptkit.cli.show", "Show one tensor: where it is stored, and its values."),
     "diff": Command("ckptkit.cli.diff", "Compare two sets of weights by value."),
-    "history": Command("ckptkit.cli.history", "Tell what happened to every layer over a run."),
-    "convert": Command("ckptkit.cli.convert", "Write weights in another form, and prove it."),
+    "history": Command("ckptkit.cli.history", "Show what happened to every layer in training."),
+    "convert": Command("ckptkit.cli.convert", "Write weights in another format, and prove it."),
     "upgrade": Command("ckptkit.cli.upgrade", "Make models of Keras 1 and 2 load in Keras 3."),
-    "thin": Command("ckptkit.cli.thin", "Take optimizer state out of old checkpoints."),
-    "verify": Command("ckptkit.cli.verify", "Check bytes: structure, checksums, all of it."),
-    "scan": Command("ckptkit.cli.scan", "Tell what a model could do when it is run."),
-    "needs": Command("ckptkit.cli.needs", "Tell what must be here to open a model."),
-    "record": Command("ckptkit.cli.record", "Keep what a model computes, for `check`."),
+    "thin": Command("ckptkit.cli.thin", "Remove optimizer state from old checkpoints."),
+    "verify": Command("ckptkit.cli.verify", "Check every byte: structure and checksums."),
+    "scan": Command("ckptkit.cli.scan", "Show what a model could do when it is run."),
+    "needs": Command("ckptkit.cli.needs", "Show what is needed to open a model."),
+    "record": Command("ckptkit.cli.record", "Record what a model computes, for `check`."),
     "check": Command("ckptkit.cli.check", "Run a model: does it compute what it should?"),
-    "gate": Command("ckptkit.cli.gate", "Say whether a model may go out, by a file of rules."),
+    "gate": Command("ckptkit.cli.gate", "Decide by a file of rules if a model may go out."),
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
-    "doctor": Command("ckptkit.cli.doctor", "Tell which runtimes and devices are here."),
+    "doctor": Command("ckptkit.cli.doctor", "Show which runtimes and devices are available."),
     "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),
-    "explain": Command("ckptkit.cli.explain", "Tell what a code means, and what to do."),
-    "completion": Command("ckptkit.cli.completion", "Print what makes a shell complete words."),
-    "sample": Command("ckptkit.cli.sample", "Write small files to try the tool on."),
+    "explain": Command("ckptkit.cli.explain", "Explain what a code means and what to do."),
+    "completion": Command("ckptkit.cli.completion", "Print a completion script for your shell."),
+    "sample": Command("ckptkit.cli.sample", "Write small sample files to try the tool on."),
     "demo": Command("ckptkit.cli.demo", "Train a small model and walk through the tool."),
 }
 
@@ -100,7 +100,7 @@ class LazyGroup(NearGroup):
 @click.version_option(__version__, "-V", "--version", prog_name="ckptkit")
 @color_option
 def cli() -> None:
-    """See inside TensorFlow and Keras checkpoints, compare, convert and trust them.
+    """Look inside TensorFlow and Keras checkpoints; compare, convert and verify them.
 
     PATH is a checkpoint prefix (run/ckpt-3), any of its files, a training directory, a SavedModel
     directory, or a .keras, .weights.h5, .h5, .safetensors, .npz, .pt, .onnx or .tflite file;

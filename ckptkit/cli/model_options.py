@@ -35,10 +35,14 @@ def model_options(function: F) -> F:
             "max_rss_bytes",
             type=Size(),
             metavar="SIZE",
-            help="End a run whose resident memory grows above 4GB, ...",
+            help="Stop a run that takes more resident memory than this: 4GB, ...",
         ),
         click.option(
-            "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for one run."
+            "--timeout",
+            "timeout_s",
+            type=float,
+            default=600.0,
+            help="Seconds that one run may take.",
         ),
         click.option(
             "--import",
@@ -51,7 +55,7 @@ def model_options(function: F) -> F:
             "--signature",
             metavar="NAME",
             shell_complete=candidates.signatures,
-            help="Which signature of a SavedModel.",
+            help="Signature of a SavedModel to run.",
         ),
         click.option(
             "--tags",
@@ -59,7 +63,7 @@ def model_options(function: F) -> F:
             multiple=True,
             metavar="TAG,...",
             callback=lambda _ctx, _param, lists: flat(lists),
-            help="Which graph of a SavedModel that has several.  [default: serve]",
+            help="Graph to run, of a SavedModel that has several.  [default: serve]",
         ),
         click.option(
             "--map",
@@ -93,9 +97,14 @@ def input_options(function: F) -> F:
             "ranges",
             multiple=True,
             metavar="NAME=LOW:HIGH",
-            help="Draw this input uniformly from here to there: image=0:255.",
+            help="Draw this input uniformly from this range: image=0:255.",
         ),
-        click.option("--seed", type=int, default=20, help="Of drawn inputs.  [default: 20]"),
+        click.option(
+            "--seed",
+            type=int,
+            default=20,
+            help="Seed for the randomly drawn inputs.  [default: 20]",
+        ),
         click.option(
             "--inputs",
             multiple=True,

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     "environment",
     multiple=True,
     metavar="NAME==VERSION",
-    help="Ask about this version in place of what is installed.  Repeatable.",
+    help="Assume this version instead of the installed one.  Repeatable.",
 )
 @report_options("needs")
 @click.pass_context
 def command(
     ctx: click.Context, /, paths: tuple[str, ...], environment: tuple[str, ...], **options: Any
 ) -> None:
-    """Tell who wrote a model, which calls open it, and what is missing for that.
+    """Show who wrote a model, which calls open it, and what is missing for them.
 
     A directory is its latest checkpoint; with -r, it is each checkpoint and model in and below it.
     Nothing is loaded or run, and no package is imported: classes, arguments, ops and files that

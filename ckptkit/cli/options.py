@@ -126,7 +126,7 @@ def screen_options(function: F) -> F:
         is_eager=True,
         expose_value=False,
         callback=_set_wide,
-        help="Print tables whole, though they are wider than the terminal.",
+        help="Print tables in full, even if they are wider than the terminal.",
     )
     return wide(color_option(function))
 
@@ -269,7 +269,7 @@ def flagged_models_noted() -> Iterator[None]:
 
 def trust_option(function: F) -> F:
     """Add what silences that note."""
-    text = "Say nothing of what `ckptkit scan` flags in a model before it runs."
+    text = "Do not warn of what `ckptkit scan` flags in a model before it is run."
     return click.option("--trust", is_flag=True, help=text)(function)
 
 

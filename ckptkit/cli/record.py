@@ -44,18 +44,22 @@ if TYPE_CHECKING:
     "--layers",
     multiple=True,
     metavar="GLOB",
-    help="Keep these values inside the model too; '*' for all.",
+    help="Also record these values inside the model; '*' for all.",
 )
 @click.option("--no-noise", is_flag=True, help="Do not measure how noisy the outputs are.")
-@click.option("--no-blind", is_flag=True, help="Do not look for variables that no output sees.")
-@click.option("--thorough", is_flag=True, help="Look for them one by one, not layer by layer.")
+@click.option(
+    "--no-blind", is_flag=True, help="Do not look for variables that no output depends on."
+)
+@click.option(
+    "--thorough", is_flag=True, help="Look for these variables one by one, not layer by layer."
+)
 @click.option(
     "--min-coverage",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Exit 1 where the outputs see less of the variables: 0.95.",
+    help="Exit 1 if the outputs depend on a smaller share of the variables: 0.95.",
 )
-@click.option("--float64", is_flag=True, help="Keep what a Keras model gives in float64, too.")
+@click.option("--float64", is_flag=True, help="Also record what a Keras model computes in float64.")
 @click.option("--overwrite", is_flag=True, help="Replace a golden, and print what changes.")
 @report_options("record")
 @click.pass_context

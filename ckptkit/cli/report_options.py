@@ -46,28 +46,30 @@ class Offer(NamedTuple):
 
 OFFERS: Mapping[str, Offer] = {
     # A listing judges nothing, so it has no form for test results or annotations.
-    "ls": Offer(_ROWS, verbose="Add key, full name, place, checksum, as --long."),
+    "ls": Offer(_ROWS, verbose="The same as --long."),
     # All that is known of a tensor is shown as it is; more values are asked for by --slice.
     "show": Offer(_ROWS),
     # A difference is no finding about one file, which every result of SARIF must name.
-    "diff": Offer(_JUDGED, verbose="Show equal tensors too, a row each, as --full."),
-    "history": Offer(_JUDGED, verbose="A row per tensor, not per layer, as --full."),
+    "diff": Offer(_JUDGED, verbose="Show equal tensors too, as --full."),
+    "history": Offer(_JUDGED, verbose="The same as --full."),
     # Done or refused: one line says it, and there is nothing for test results.
     "convert": Offer(_ROWS, verbose="Show where every tensor came from."),
     "upgrade": Offer(_ROWS, verbose="Show every change and every weight, not their counts."),
     # Done or refused, as convert.
     "thin": Offer(_ROWS),
-    "verify": Offer(_FOUND, verbose="Show the checks that found nothing too."),
-    "scan": Offer(_FOUND, verbose="Show what was looked at too."),
+    "verify": Offer(_FOUND, verbose="Also show the checks that found nothing."),
+    "scan": Offer(_FOUND, verbose="Also show what was looked at."),
     "gate": Offer(_FOUND),
-    "needs": Offer((*_JUDGED, "requirements"), verbose="Show what is here, too, and all needs."),
+    "needs": Offer(
+        (*_JUDGED, "requirements"), verbose="Also show what is installed, and every need."
+    ),
     # --output is where the golden goes; its report is for whoever waits, and can be read again.
     "record": Offer(_ROWS, output=False, verbose="Show where it ran, with what, how long."),
     "check": Offer(_FOUND, verbose="Show every run: where, with what, how long."),
     # --output is where the files go, and one line says what went there.
     "golden export": Offer(output=False),
     "golden import": Offer(output=False),
-    "doctor": Offer(_ROWS, verbose="Show why a runtime is not here."),
+    "doctor": Offer(_ROWS, verbose="Show why a runtime is not available."),
     # What it prints is for people to read, at any length: there is nothing to be quiet about.
     "explain": Offer(quiet=False),
     # Names and what they are, for people who try things out.
@@ -132,14 +134,14 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
     def decorate(function: F) -> F:
         options = []
         if offer.quiet:
-            quiet = "Print nothing; the exit code says it."
+            quiet = "Print nothing; the exit code gives the result."
             options.append(click.option("-q", "--quiet", is_flag=True, help=quiet))
         if offer.verbose:
             options.append(click.option("-v", "--verbose", is_flag=True, help=offer.verbose))
         if offer.formats:
             options.append(_format_option(offer, text))
         if offer.output:
-            where = "Write there instead of to the terminal."
+            where = "Write to FILE instead of the terminal."
             options.append(click.option("-o", "--output", metavar="FILE", help=where))
         if offer.formats:
             function = screen_options(function)
@@ -151,7 +153,11 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
 
 
 def _format_option(offer: Offer, text: str) -> Callable[[F], F]:
-    named = "  NAME: the table alone, as tabulate's grid, latex, rst, ..." if offer.tables else ""
+    named = (
+        "  NAME: only the table, in a format of tabulate (grid, latex, rst, ...)."
+        if offer.tables
+        else ""
+    )
     return click.option(
         "-f",
         "--format",

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 @click.argument(
     "paths", nargs=-1, required=True, metavar="PATH...", shell_complete=candidates.paths
 )
-@click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
+@click.option("-r", "--recursive", is_flag=True, help="Also check everything below a directory.")
 @report_options("scan")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: Any) -> None:
-    """Tell what a model could do when it is loaded or run; nothing is loaded or run.
+    """Show what a model could do when it is loaded or run; nothing is loaded or run.
 
     PATH is a SavedModel, a graph (.pb, .pbtxt, .meta), a .keras or .h5 file, weights, or a
     directory, which stands for each checkpoint and model in it.  Ops and classes are compared with
-    a list of those that only compute; what is not on it is reported, as known to act on files,
-    network or code ("error") or as unknown ("warning").
+    a list of those that only compute; the others are reported: as an "error" if they are known
+    to act on files, network or code, as a "warning" if they are unknown.
 
     \b
     Examples:

@@ -41,10 +41,10 @@ def command(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Show the tensor NAME of PATH: where it lies, its statistics, its values.
+    """Show the tensor NAME of PATH: where it is stored, its statistics and its values.
 
-    NAME is a readable name, a checkpoint key, a full name, an object path, or an ending that only
-    one tensor has.  Of several, each is shown.
+    NAME is a readable name, a checkpoint key, a full name, an object path, or an ending that
+    only one tensor has.  Several can be given.
 
     \b
     Examples:

@@ -18,13 +18,13 @@ from ckptkit.cli.report_options import needs_remarks, put_report, report_options
     metavar="last:N",
     help="The last N checkpoints keep their optimizer state.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @report_options("thin")
 @click.pass_context
 def command(
     ctx: click.Context, /, run: str, keep_slots: str, dry_run: bool, fmt: str, **options: Any
 ) -> None:
-    """Take the optimizer state out of old checkpoints of a run, in place.
+    """Remove the optimizer state from old checkpoints of a run, in place.
 
     RUN is a training directory.  Each old checkpoint is written anew beside itself, read again and
     compared bit for bit, and then takes its own place, so that a reader finds the old one or the

@@ -15,7 +15,9 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
 @click.command("upgrade")
 @click.argument("src", nargs=-1, required=True, metavar="SRC...", shell_complete=candidates.paths)
 @click.argument("dst", shell_complete=candidates.paths)
-@click.option("-r", "--recursive", is_flag=True, help="Every model below the directories of SRC.")
+@click.option(
+    "-r", "--recursive", is_flag=True, help="Upgrade every model in the directories SRC and below."
+)
 @click.option(
     "--to",
     type=Choice([KERAS, SAVED_MODEL]),
@@ -30,22 +32,29 @@ from ckptkit.stores.registry import KERAS, SAVED_MODEL
     help="Import this module or file.py first: it defines custom classes, for Keras 3.",
 )
 @click.option(
-    "--trust", is_flag=True, help="Take over Python code that SRC holds (Lambda), and run it."
+    "--trust", is_flag=True, help="Keep the Python code that SRC contains (Lambda), and run it."
 )
 @click.option(
-    "--inputs", multiple=True, metavar="FILE.npz", help="Compare outputs on these, one case each."
+    "--inputs",
+    multiple=True,
+    metavar="FILE.npz",
+    help="Compare outputs on these inputs; each file is a case.",
 )
-@click.option("--seed", type=int, default=20, help="Of the inputs that are drawn otherwise.")
+@click.option("--seed", type=int, default=20, help="Seed for the randomly drawn inputs.")
 @click.option(
     "--range",
     "ranges",
     multiple=True,
     metavar="NAME=LOW:HIGH",
-    help="Draw the numbers of an input from here.",
+    help="Draw the values of an input from this range.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what is at DST.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=600.0, help="Seconds for a run of a model."
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=600.0,
+    help="Seconds that one run of a model may take.",
 )
 @report_options("upgrade", "Output format: json has every change, and where each weight came from.")
 @click.pass_context
@@ -64,7 +73,8 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
       ckptkit upgrade -r models/ models-keras3/
       ckptkit upgrade saved_model/ export/ --to saved-model
 
-    Exit code: 0 done and proven, 1 a proof failed or some of several were refused, 2 could not.
+    Exit code: 0 done and proven, 1 a proof failed or some of several were refused, 2 could not
+    upgrade.
     """
     from ckptkit.operations.convert.api import MismatchError
     from ckptkit.operations.input_files import refuse_inputs

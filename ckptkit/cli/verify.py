@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     "--write-manifest",
     "new_manifest",
     metavar="FILE",
-    help="Write such digests, as `sha256sum -c` reads them.",
+    help="Write SHA-256 digests, as `sha256sum -c` reads them.",
 )
-@click.option("-r", "--recursive", is_flag=True, help="Also all that lies below a directory.")
+@click.option("-r", "--recursive", is_flag=True, help="Also check everything below a directory.")
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
 @executor_options
 @report_options("verify")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
-    """Check the bytes of files: structure, checksums, completeness; all findings, not the first.
+    """Check every byte of files: structure, checksums, completeness.  All findings are reported,
+    not only the first.
 
     PATH is a checkpoint, a SavedModel, a Keras, safetensors or npz file, or a directory, which
     stands for each checkpoint and model in it.  Every byte is read; nothing in a file is run.

@@ -23,6 +23,7 @@ from ckptkit.stores.tensor_bundle.state_file import (
 )
 from ckptkit.stores.tensor_bundle.v1_files import prefix_of
 from ckptkit.text import count_text, list_text
+from ckptkit.wording import say
 
 _UNFINISHED = re.compile(r"(_temp\b|\.tempstate\d*|\.tmp[0-9a-f]{32})")
 _DATA_FILE = re.compile(r"(.*)\.data-\d{5}-of-\d{5}")
@@ -55,7 +56,8 @@ def verify_directory(directory: Path, known: set[str]) -> Unit:
     below = [name for name in others if (directory / name).is_dir()]
     if below:
         what = count_text(len(below), "directory")
-        not_checked.append(f"{what} in {directory}, each to be given by itself: {list_text(below)}")
+        place = f"{what} in {directory}"
+        not_checked.append(say(f"{place} (‹verify.recursive› looks there): {list_text(below)}"))
     others = [name for name in others if name not in below]
     if others:
         what = count_text(len(others), "other entry")

@@ -23,7 +23,7 @@ from ckptkit.stores.keras.h5_store import H5Store
 from ckptkit.stores.registry import LEGACY_KERAS, format_of, model_config
 from ckptkit.text import count_text, list_text
 
-NOT_BY_LIBHDF5 = "by libhdf5 (pip install 'ckptkit-tf[hdf5]')"
+NOT_BY_LIBHDF5 = "whether libhdf5 reads the same (pip install 'ckptkit-tf[hdf5]')"
 
 
 def hdf5_checks(store: H5Store) -> tuple[list[Check], list[str]]:

@@ -139,7 +139,7 @@ def test_without_h5py_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "h5py", None)
     result = verify(path)
     assert result.exit_code == 0
-    assert "by libhdf5 (pip install 'ckptkit-tf[hdf5]')" in result.not_checked
+    assert "whether libhdf5 reads the same (pip install 'ckptkit-tf[hdf5]')" in result.not_checked
 
 
 def test_without_h5py_what_it_alone_reads_is_not_sound(
