@@ -31,6 +31,9 @@ from ckptkit.text import list_text
     metavar="FILE",
     help="Write the slice (without --slice the whole tensor) to a .npy file.",
 )
+@click.option(
+    "--stored", is_flag=True, help="The integers of a quantised tensor, not what they stand for."
+)
 @click.option("--overwrite", is_flag=True, help="Let --npy replace an existing file.")
 @report_options("show")
 def command(
@@ -38,6 +41,7 @@ def command(
     names: tuple[str, ...],
     slice_: str | None,
     npy: Path | None,
+    stored: bool,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -65,7 +69,7 @@ def command(
                 f"--npy goes with one tensor; these are {len(names)}: {list_text([*names], 4)}."
             )
         refuse_inputs([npy], [path])
-    results = [show(path, name, slice=slice_) for name in names]
+    results = [show(path, name, slice=slice_, stored=stored) for name in names]
     if npy is not None:
         from ckptkit.operations.show import write_npy
 

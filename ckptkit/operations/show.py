@@ -17,6 +17,8 @@ from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.selection import tensor_json
 from ckptkit.dtypes import kind, numpy_dtype
 from ckptkit.errors import UnsupportedError, UsageError
+from ckptkit.operations.convert.value_stores import ValueSource
+from ckptkit.operations.quantised import numbers_source, quantisations_of
 from ckptkit.operations.statistics import BINS, Statistics, is_numeric, statistics_of
 from ckptkit.results import Document
 from ckptkit.stores.base import BLOCK_ELEMENTS, Store, TensorSpec, shaped
@@ -26,6 +28,7 @@ from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
+    from ckptkit.stores.constants import Quantisation
 
 SCHEMA = "ckptkit.show/2"
 CORNER = 6  # elements per axis shown without --slice
@@ -36,8 +39,9 @@ MAX_SLICE_ELEMENTS = 1 << 24
 class TensorSummary(Document):
     """One tensor: what the file says of it, its statistics, and the values of a slice.
 
-    values: as many axes as the slice leaves.  whole: whether the slice is the whole tensor.
-    slots: other tensors that belong to it (optimizer slots, averages).
+    values: as many axes as the slice leaves.  slots: other tensors that belong to it (optimizer
+    slots, averages).  quantisation: where statistics and values are the numbers that the stored
+    integers stand for, how they do.
     """
 
     checkpoint: Checkpoint
@@ -47,6 +51,7 @@ class TensorSummary(Document):
     statistics: Statistics | None
     slice_text: str
     values: Array | None
+    quantisation: Quantisation | None = None
 
     @property
     def ok(self) -> bool:
@@ -79,19 +84,29 @@ class TensorSummary(Document):
             "tensor": tensor_json(self.spec, self.naming),
             "slots": list(self.slots),
             "statistics": self.statistics and self.statistics.to_json(),
+            "quantisation": self.quantisation
+            and {
+                "scales": self.quantisation.scales.tolist(),
+                "zero_points": self.quantisation.zero_points.tolist(),
+                "axis": self.quantisation.axis,
+            },
             "slice": self.slice_text,
             "values": None if self.values is None else _json_values(self.values),
         }
 
 
 @following_latest
-def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -> TensorSummary:
+def show(
+    path: str | os.PathLike[str], name: str, *, slice: str | None = None, stored: bool = False
+) -> TensorSummary:
     """Look at one tensor; every byte of it is read, and its checksum compared where there is one.
 
     Args:
         path: as `ckptkit.open` takes it.
         name: of one tensor, as `Checkpoint.key` takes it.
         slice: numpy-like, `0:2,:,3`; by default a corner of each axis.
+        stored: of a quantised tensor, the integers as they lie in the file, instead of the numbers
+            that they stand for.
 
     Returns:
         What the file says of the tensor, its statistics (None for strings and opaque tensors), and
@@ -106,12 +121,14 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
     checkpoint = open_checkpoint(path)
     key = checkpoint.key(name)
     spec, naming = checkpoint.specs[key], checkpoint.names[key]
+    quantisation = None if stored else quantisations_of(checkpoint.store).get(key)
+    valued = _valued(checkpoint, key, quantisation)
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
-    values = None if kind(spec.dtype) == "opaque" else read_slice(checkpoint, key, indices)
+    values = None if kind(spec.dtype) == "opaque" else read_slice(valued, key, indices)
     statistics = None
     if is_numeric(spec.dtype):
         with phase("statistics", 2 * spec.nbytes):  # a pass for extremes, one for the histogram
-            statistics = statistics_of(checkpoint, key, bins=BINS)
+            statistics = statistics_of(valued, key, bins=BINS)
     return TensorSummary(
         checkpoint,
         spec,
@@ -120,7 +137,15 @@ def show(path: str | os.PathLike[str], name: str, *, slice: str | None = None) -
         statistics,
         slice or slice_text(indices, spec.shape),
         values,
+        quantisation,
     )
+
+
+def _valued(checkpoint: Checkpoint, key: str, quantisation: Quantisation | None) -> Checkpoint:
+    """Return the checkpoint, or one of the numbers that a tensor's integers stand for."""
+    if quantisation is None:
+        return checkpoint
+    return Checkpoint(numbers_source(ValueSource(checkpoint.store, key), quantisation).store)
 
 
 # --- slices -----------------------------------------------------------------------------------
@@ -279,12 +304,13 @@ def write_npy(
 
     from ckptkit._io.atomic import replacing  # here, since most of `show` writes nothing
 
-    spec = summary.spec
+    source = _valued(summary.checkpoint, summary.spec.key, summary.quantisation).store
+    spec = source.specs[summary.spec.key]
     if kind(spec.dtype) in ("opaque", "string"):
         raise UnsupportedError(
             f"{spec.dtype} tensors cannot be written as .npy without pickle", where=spec.key
         )
-    first = summary.checkpoint.store.read(spec.key, 0, 0)
+    first = source.read(spec.key, 0, 0)
     plain = _plain(first).dtype
     with replacing(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
         if not whole:
@@ -298,7 +324,7 @@ def write_npy(
             }
             npy_format.write_array_header_1_0(file, header)
             with phase("written", spec.nbytes):
-                for _start, values in summary.checkpoint.store.blocks(spec.key):
+                for _start, values in source.blocks(spec.key):
                     file.write(np.ascontiguousarray(_plain(values)).data)
     return None if plain == first.dtype else str(plain)
 

@@ -14,6 +14,7 @@ from ckptkit.reports.screen import folded
 from ckptkit.reports.table import render
 from ckptkit.reports.tensor_rows import columns, value_row
 from ckptkit.reports.text import bytes_text, count_text, printable, shape_text
+from ckptkit.stores.constants import Quantisation
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 MAX_STRING = 1000  # bytes of one string
@@ -73,6 +74,8 @@ def _facts(summary: TensorSummary) -> Iterator[tuple[str, Any]]:
     for slot in summary.slots:
         yield "slot", slot
     yield "dtype", spec.dtype
+    if summary.quantisation is not None:
+        yield "stands for", f"{quantisation_text(summary.quantisation)}; below are these numbers"
     size = f"{count_text(spec.size, 'element')}, {bytes_text(spec.nbytes)}"
     yield "shape", f"{shape_text(spec.shape)}  ({size})"
     if spec.shard is not None and spec.offset is not None:
@@ -84,6 +87,19 @@ def _facts(summary: TensorSummary) -> Iterator[tuple[str, Any]]:
         yield "slice", f"[{start}] + [{shape_text(part.shape)}]: {shard.name} @ {part.offset}"
     if spec.crc32c is not None:
         yield "crc32c", f"{spec.crc32c:08x}"
+
+
+def quantisation_text(quantisation: Quantisation) -> str:
+    """Return what integers stand for, in words."""
+    scales, zeros, axis = quantisation
+    if len(scales) == 1:
+        return f"{scales[0]:.6g} * (value - {zeros[0]})"
+    low, high = int(zeros.min()), int(zeros.max())
+    zero = f"{low}" if low == high else f"{low} to {high}"
+    return (
+        f"scale * (value - zero point): {len(scales)} scales along axis {axis}, "
+        f"{scales.min():.6g} to {scales.max():.6g}, zero point {zero}"
+    )
 
 
 def _statistics(stats: Statistics, is_complex: bool) -> Iterator[str]:

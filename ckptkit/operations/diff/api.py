@@ -22,6 +22,7 @@ from ckptkit.compare.tensors import Delta, Pair, TensorComparison, compare_all
 from ckptkit.errors import UsageError
 from ckptkit.operations.diff import checksums, hints, participants
 from ckptkit.operations.diff.beside.result import Beside, holds_tensors_alone
+from ckptkit.operations.diff.compared_sides import NumbersOfSides
 from ckptkit.operations.diff.kinds import kind_of_change
 from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
@@ -132,7 +133,8 @@ def _refuse_idle_options(mode: str, **value_options: object) -> None:
 class _WeightsComparison:
     """One run of `diff`; the steps in the order of `run`.
 
-    specs, stores: of either side, as they are compared (see `in_one_layout`).
+    specs, stores: of either side, as they are compared (see `in_one_layout`).  numbers: of the
+    tensors that are quantised, and compared by what their integers stand for.
     """
 
     old: Checkpoint
@@ -146,6 +148,7 @@ class _WeightsComparison:
     progress: Progress | None
     config: bool = False
     specs: tuple[Mapping[str, TensorSpec], Mapping[str, TensorSpec]] = ({}, {})
+    numbers: NumbersOfSides = ({}, {})
 
     def __post_init__(self) -> None:
         self.stores: tuple[Store, Store] = (self.old.store, self.new.store)
@@ -153,7 +156,7 @@ class _WeightsComparison:
     def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
         # Which tensor of OLD is which of NEW: by names, then, of those left over, by content.
         checkpoints = self.old, self.new
-        sides, self.stores, layout_warnings = in_one_layout(
+        sides, self.stores, layout_warnings, self.numbers = in_one_layout(
             checkpoints, rules, by_value=self.mode == "values"
         )
         self.specs = sides[0].specs, sides[1].specs
@@ -176,6 +179,10 @@ class _WeightsComparison:
         warnings += layout_warnings + self._idle_patterns(changes)
         # The values, and then the order in which people read: weights first, names by number.
         changes = self._compare(changes)
+        if self.mode == "values":
+            changes = with_folded(
+                changes, (self.old.store, self.new.store), self.stores, self.numbers
+            )
         order = {role: at for at, role in enumerate(ROLES)}
         changes.sort(key=lambda change: (order[change.role], natural(change.name)))
         options = self._options_json(roles, names, rules)
@@ -307,6 +314,10 @@ class _WeightsComparison:
             if not self.cast_ok:
                 status = "changed"
         hint = swap_hint
+        if hint is None and any(self.numbers):
+            from ckptkit.operations.diff.deployed import quantisation_hint  # as above
+
+            hint = quantisation_hint(self.stores, self.numbers, change)
         if hint is None and not delta.ok:
             stores = (self.stores[0], change.old.spec.key, self.stores[1], change.new.spec.key)
             hint = hints.order_hint(*stores, delta)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _CarriedStore(ComputedStore):
+class CarriedStore(ComputedStore):
     stored: Store | None = None
     carried: Mapping[str, ValueSource] = field(default_factory=dict)
 
@@ -49,4 +49,4 @@ def store_of(
         for key, transform in transforms.items()
     }
     specs = {**side.specs, **{key: source.spec for key, source in carried.items()}}
-    return _CarriedStore(store.path, specs, stored=store, carried=carried)
+    return CarriedStore(store.path, specs, stored=store, carried=carried)

@@ -1,10 +1,9 @@
-"""Both sides of a comparison in one layout, where one has recurrent weights as CuDNN does."""
+"""Both sides of a comparison in one layout: recurrent weights as CuDNN has them, converted graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit.align.cudnn_layouts import (
     CudnnLayer,
@@ -17,20 +16,11 @@ from ckptkit.align.cudnn_layouts import (
 from ckptkit.align.matching import TensorSet, align
 from ckptkit.align.rules import Rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.operations.diff.compared_sides import ComparedSides
+from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.wording import operand
 
-if TYPE_CHECKING:
-    from ckptkit.stores.base import Store
-
 _SIDES = ("OLD", "NEW")
-
-
-class ComparedSides(NamedTuple):
-    """What is aligned and compared: tensors, where their values come from, and what to say."""
-
-    sides: tuple[TensorSet, TensorSet]
-    stores: tuple[Store, Store]
-    warnings: tuple[str, ...] = ()
 
 
 def in_one_layout(
@@ -45,6 +35,10 @@ def in_one_layout(
     """
     sides = stored = (_as_stored(checkpoints[0]), _as_stored(checkpoints[1]))
     stores = checkpoints[0].store, checkpoints[1].store
+    if any(isinstance(store, StoreOfConstants) for store in stores):
+        from ckptkit.operations.diff.deployed import deployed_sides  # here, since few are graphs
+
+        return deployed_sides(stores, sides, rules)
     layers = [cudnn_layers(side.specs, side.names) for side in sides]
     if not any(layers):
         return ComparedSides(sides, stores)

@@ -25,10 +25,22 @@ from ckptkit.dtypes import itemsize, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
+from ckptkit.stores.constants import ConstantUse, Quantisation
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.containers.packed_bits import BITS, stored_bytes, unpacked
 from ckptkit.stores.litert.flatbuffer import Flatbuffer
+from ckptkit.stores.litert.operators import (
+    AXIS,
+    CODES,
+    NAME,
+    SCALE,
+    SUBGRAPHS,
+    TENSORS,
+    ZERO_POINT,
+    constant_uses,
+    read_quantisation,
+)
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import count_text
@@ -42,13 +54,13 @@ _DTYPES = (
     *("int8", "float64", "complex128", "uint64", "resource", "variant", "uint32", "uint16"),
     *("int4", "bfloat16", "int2", "uint4", "float8_e4m3fn", "float8_e5m2"),
 )
-_CODES, _SUBGRAPHS, _DESCRIPTION, _BUFFERS = 1, 2, 3, 4  # fields of Model
-_TENSORS, _OPERATORS, _GRAPH_NAME = 0, 3, 4  # fields of SubGraph
-_SHAPE, _TYPE, _BUFFER, _NAME, _QUANTIZATION = 0, 1, 2, 3, 4  # fields of Tensor
+_DESCRIPTION, _BUFFERS = 3, 4  # fields of Model
+_GRAPH_NAME = 4  # field of SubGraph
+_SHAPE, _TYPE, _BUFFER, _QUANTIZATION = 0, 1, 2, 4  # fields of Tensor
 _SPARSITY, _EXTERNAL = 6, 10  # of Tensor
-_SCALE, _ZERO_POINT, _AXIS = 2, 3, 6  # fields of QuantizationParameters
 _DATA, _OFFSET, _SIZE = 0, 1, 2  # fields of Buffer
 _CUSTOM_CODE = 1  # field of OperatorCode
+WHAT = "a LiteRT model"
 _MAX_RANK = 256
 _MAX_ELEMENTS = (1 << 63) - 1
 _NOTED = 4  # quantised tensors that a note names
@@ -57,12 +69,12 @@ _NOTED = 4  # quantised tensors that a note names
 class LitertPart(NamedTuple):
     """Where the values of a tensor lie: form "raw", "strings" or "opaque", at an offset.
 
-    is_quantised: whether it has scales.
+    quantised: the place of the table that has its scales; 0 for none.
     """
 
     form: str
     offset: int
-    is_quantised: bool
+    quantised: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +146,24 @@ class LitertStore:
         is_native = sys.byteorder == "little" or itemsize(spec.dtype) == 1
         return part.form == "raw" and spec.dtype not in BITS and is_native
 
+    def quantisations(self) -> dict[str, Quantisation]:
+        """Return what the integers of tensors stand for; see `StoreOfConstants`."""
+        file = Flatbuffer(self.path, WHAT)
+        return {
+            key: read_quantisation(file, part.quantised, self.specs[key])
+            for key, part in self.parts.items()
+            if part.quantised and part.form == "raw"
+        }
+
+    def uses(self) -> dict[str, ConstantUse]:
+        """Return whose parameter each constant is; see `StoreOfConstants`."""
+        listing = _LitertListing(self.path)
+        listing.store()
+        return listing.uses()
+
     def _role(self, key: str) -> str:
         """Return what a tensor is for; one that is quantised stands for a parameter."""
-        return "weight" if self.parts[key].is_quantised else role_of_constant(self.specs[key])
+        return "weight" if self.parts[key].quantised else role_of_constant(self.specs[key])
 
     def _found(self, key: str) -> tuple[TensorSpec, LitertPart]:
         try:
@@ -198,25 +225,26 @@ def open_litert(path: Path) -> LitertStore:
 class _LitertListing:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = Flatbuffer(path, "a LiteRT model")
+        self.file = Flatbuffer(path, WHAT)
         self.specs: dict[str, TensorSpec] = {}
         self.parts: dict[str, LitertPart] = {}
         self.quantised: list[str] = []
         self.notes: list[str] = []
+        self.keys: dict[tuple[int, int], str] = {}
 
     def store(self) -> LitertStore:
         file = self.file
         model = file.root()
         buffers = file.tables(model, _BUFFERS)
-        graphs = file.tables(model, _SUBGRAPHS)
+        graphs = file.tables(model, SUBGRAPHS)
         if not graphs:
             raise FormatError(str(self.path), "a LiteRT model without a graph")
-        codes = file.tables(model, _CODES)
+        codes = file.tables(model, CODES)
         customs = {file.text(code, _CUSTOM_CODE) for code in codes} - {""}
         for number, graph in enumerate(graphs):
             scope = file.text(graph, _GRAPH_NAME) or f"subgraph_{number}"
-            for index, tensor in enumerate(file.tables(graph, _TENSORS)):
-                self._tensor(tensor, buffers, scope, index)
+            for index, tensor in enumerate(file.tables(graph, TENSORS)):
+                self.keys[number, index] = self._tensor(tensor, buffers, scope, index)
         if len(self.quantised) > _NOTED:
             more = count_text(len(self.quantised) - _NOTED, "more tensor")
             self.quantised[_NOTED:] = [f"{more} quantised"]
@@ -229,21 +257,33 @@ class _LitertListing:
             ops=tuple(sorted(customs)),
         )
 
-    def _tensor(self, tensor: int, buffers: list[int], scope: str, index: int) -> None:
+    def uses(self) -> dict[str, ConstantUse]:
+        """Return whose parameter each constant is, of those that `store` has listed."""
+        model = self.file.root()
+        codes = self.file.tables(model, CODES)
+        found: dict[str, ConstantUse] = {}
+        for number, graph in enumerate(self.file.tables(model, SUBGRAPHS)):
+            keys = {index: key for (at, index), key in self.keys.items() if at == number and key}
+            for key, use in constant_uses(self.file, graph, codes, keys):
+                found.setdefault(key, use)
+        return found
+
+    def _tensor(self, tensor: int, buffers: list[int], scope: str, index: int) -> str:
+        """Add a tensor; return its key, "" where it is no constant."""
         file = self.file
         number = file.scalar(tensor, _BUFFER, "I")
-        name = file.text(tensor, _NAME) or f"tensor_{index}"
+        name = file.text(tensor, NAME) or f"tensor_{index}"
         where = f"{self.path}: {name}"
         if file.scalar(tensor, _EXTERNAL, "I"):
             self.notes.append(f"not listed: {name}, whose values are in another file")
-            return
+            return ""
         if not number and not buffers:
-            return
+            return ""
         if number >= len(buffers):
             raise FormatError(where, f"buffer {number} of {len(buffers)}")
         offset, nbytes = self._bytes(buffers[number], where)
         if not nbytes:
-            return  # what an op writes, or an input
+            return ""  # what an op writes, or an input
         if file.span(tensor, _SHAPE, 4)[1] > _MAX_RANK:
             raise FormatError(where, f"more than {_MAX_RANK} axes")
         shape = file.vector(tensor, _SHAPE, "i")
@@ -263,10 +303,11 @@ class _LitertListing:
             raise FormatError(where, message, expected=expected, found=nbytes)
         at = offset if form == "raw" and dtype not in BITS else None
         spec = TensorSpec(name, dtype, shape, nbytes, 0, at)
-        is_quantised = bool(self._scales(tensor)[1])
-        key = self._add(spec, LitertPart(form, offset, is_quantised), scope)
-        if key and is_quantised:
+        table, scales = self._scales(tensor)
+        key, is_new = self._add(spec, LitertPart(form, offset, table if scales else 0), scope)
+        if is_new and scales:
             self._quantisation(tensor, key)
+        return key
 
     def _bytes(self, buffer: int, where: str) -> tuple[int, int]:
         """Return (offset, number of bytes) of a buffer; (0, 0) for one that is empty."""
@@ -283,7 +324,7 @@ class _LitertListing:
     def _scales(self, tensor: int) -> tuple[int, int]:
         """Return (place of its quantisation, number of scales) of a tensor."""
         table = self.file.child(tensor, _QUANTIZATION)
-        return table, self.file.span(table, _SCALE, 4)[1] if table else 0
+        return table, self.file.span(table, SCALE, 4)[1] if table else 0
 
     def _quantisation(self, tensor: int, name: str) -> None:
         """Note how a tensor is quantised."""
@@ -292,29 +333,30 @@ class _LitertListing:
         if len(self.quantised) >= _NOTED:
             self.quantised.append(name)
             return
-        scales = file.vector(table, _SCALE, "f")
-        zeros = file.vector(table, _ZERO_POINT, "q") or (0,)
+        scales = file.vector(table, SCALE, "f")
+        zeros = file.vector(table, ZERO_POINT, "q") or (0,)
         zero = f"{min(zeros)}" if min(zeros) == max(zeros) else f"{min(zeros)} to {max(zeros)}"
         if count == 1:
             self.quantised.append(f"{name} is quantised: scale {scales[0]:.6g}, zero point {zero}")
             return
-        axis = file.scalar(table, _AXIS, "i")
+        axis = file.scalar(table, AXIS, "i")
         self.quantised.append(
             f"{name} is quantised: {count} scales along axis {axis}, "
             f"{min(scales):.6g} to {max(scales):.6g}, zero point {zero}"
         )
 
-    def _add(self, spec: TensorSpec, part: LitertPart, scope: str) -> str:
-        """Add a tensor under its name, else under that of its graph; return the key.
+    def _add(self, spec: TensorSpec, part: LitertPart, scope: str) -> tuple[str, bool]:
+        """Add a tensor under its name, else under that of its graph.
 
-        "" for one that several graphs share, and that is there already.
+        Returns (key, whether it is new): one that several graphs share is there already.
         """
         key, number = spec.key, 1
         while key in self.specs:
-            there = self.specs[key]
-            if self.parts[key] == part and there._replace(key="") == spec._replace(key=""):
-                return ""
+            there, its_part = self.specs[key], self.parts[key]
+            is_same = its_part[:2] == part[:2] and bool(its_part.quantised) == bool(part.quantised)
+            if is_same and there._replace(key="") == spec._replace(key=""):
+                return key, False
             key = f"{scope}/{spec.key}" if number == 1 else f"{scope}/{spec.key}_({number})"
             number += 1
         self.specs[key], self.parts[key] = spec._replace(key=key), part
-        return key
+        return key, True

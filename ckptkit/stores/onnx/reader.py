@@ -18,10 +18,12 @@ from ckptkit.dtypes import itemsize
 from ckptkit.errors import CkptkitError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
+from ckptkit.stores.constants import ConstantUse, Quantisation, checked
 from ckptkit.stores.containers.byte_range import whole_file
 from ckptkit.stores.containers.encoded_array import PLAIN, EncodedArray, Encoding
 from ckptkit.stores.containers.packed_bits import BITS, unpacked
 from ckptkit.stores.onnx.graph import WHAT, external_locations, read_graph
+from ckptkit.stores.onnx.operators import OnnxOperators, Scaled
 from ckptkit.stores.onnx.values import (
     OnnxPart,
     check_end,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _IR_VERSION = b"\x08"  # the tag of the first field
 _OLDEST = 3  # of the versions of the form that are told by content; those before were trials
 _GRAPH = 7
+_QUANTISED = ("DequantizeLinear", "QLinear", "Integer")  # in the names of ops with scales
 _FIELDS = frozenset({2, 3, 4, 6, 7, 8, 14, 20, 25, 26})  # of a ModelProto, that hold bytes
 _NUMBERS = frozenset({1, 5})  # and numbers
 
@@ -74,9 +77,12 @@ class OnnxStore:
 
     @property
     def structure(self) -> StoredNames:
-        return StoredNames(
-            {key: (key, role_of_constant(spec), None) for key, spec in self.specs.items()}
-        )
+        roles = {key: role_of_constant(spec) for key, spec in self.specs.items()}
+        if any(mark in op for op in self.ops for mark in _QUANTISED):
+            operators = OnnxOperators(self.path, self.specs)
+            roles |= dict.fromkeys(operators.scales(), "config")
+            roles |= dict.fromkeys(operators.scaled, "weight")
+        return StoredNames({key: (key, role, None) for key, role in roles.items()})
 
     @property
     def model(self) -> ModelInfo:
@@ -107,6 +113,29 @@ class OnnxStore:
         spec, part = self._found(key)
         is_native = sys.byteorder == "little" or itemsize(spec.dtype) == 1
         return part.form == "raw" and spec.dtype not in BITS and is_native
+
+    def quantisations(self) -> dict[str, Quantisation]:
+        """Return what the integers of tensors stand for; see `StoreOfConstants`."""
+        scaled = OnnxOperators(self.path, self.specs).scaled
+        return {key: self._quantisation(key, how) for key, how in scaled.items()}
+
+    def uses(self) -> dict[str, ConstantUse]:
+        """Return whose parameter each constant is; see `StoreOfConstants`."""
+        return OnnxOperators(self.path, self.specs).uses()
+
+    def _quantisation(self, key: str, how: Scaled) -> Quantisation:
+        """Return the scales of a tensor and its zero points, read from those that give them."""
+        import numpy as np
+
+        rank = len(self.specs[key].shape)
+        axis = how.axis + rank if how.axis < 0 else how.axis
+        scales = np.ones(1)
+        for name in how.scales:
+            scales = scales * self.read(name).astype(np.float64)
+        zeros = np.zeros(scales.shape, np.int64)
+        if how.zero_points in self.specs:
+            zeros = zeros + self.read(how.zero_points).astype(np.int64)
+        return checked(Quantisation(scales, zeros, axis), self.specs[key], str(self.path))
 
     def _found(self, key: str) -> tuple[TensorSpec, OnnxPart]:
         try:

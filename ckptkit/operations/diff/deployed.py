@@ -1,0 +1,271 @@
+"""Graphs that a converter wrote, held against a model: by layer, in Keras' order, as numbers.
+
+A constant of such a graph goes by the name of an op, lies in the order that its op wants, and may
+be integers with a scale.  Each constant that an op of a layer takes is compared under the name of
+that layer, in Keras' order, by the numbers that it stands for.  What has one name and shape on both
+sides, as between two files of one form, stays as it is, and is compared as numbers where the scales
+differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptkit.align.matching import Match, TensorSet, align
+from ckptkit.align.rules import Rule
+from ckptkit.align.transforms import Reshape, Transform, Transpose
+from ckptkit.align.types import basis
+from ckptkit.operations.convert.value_stores import ValueSource, transform_source
+from ckptkit.operations.diff.carried_store import CarriedStore
+from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, NumbersOfSides
+from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.operations.quantised import numbers_source, quantisations_of
+from ckptkit.stores.base import Store, TensorSpec
+from ckptkit.stores.constants import ConstantUse, StoreOfConstants
+from ckptkit.text import count_text
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+MAX_TRIED = 1 << 23  # elements that are read once more to tell by how many steps they differ
+HALF_STEP = 0.5 + 1e-3  # with what a float32 loses of numbers of a thousand steps
+
+
+@dataclass(frozen=True)
+class DeployedSide:
+    """One side, as it is compared.
+
+    specs: of all its tensors.  carried: where the values of those come from that are not compared
+    as they are stored.  numbers: those of them that are quantised.
+    """
+
+    named: TensorSet
+    specs: dict[str, TensorSpec]
+    carried: dict[str, ValueSource]
+    numbers: dict[str, Numbers]
+
+    @property
+    def tensors(self) -> TensorSet:
+        """The tensors, as alignment sees them."""
+        return replace(self.named, specs=self.specs)
+
+
+def deployed_sides(
+    stores: tuple[Store, Store], sides: tuple[TensorSet, TensorSet], rules: Sequence[Rule]
+) -> ComparedSides:
+    """Return both sides by layer and as numbers, of which one at least is a deployed graph.
+
+    Args:
+        stores: of OLD and NEW.
+        sides: their tensors, as they are stored.
+        rules: renames from names of OLD to names of NEW.
+
+    Raises:
+        FormatError: scales do not fit their tensor.
+    """
+    same = _of_one_name(sides, rules)
+    uses = [
+        _uses(store, side, names) for store, side, names in zip(stores, sides, same, strict=True)
+    ]
+    named = _named(sides[0], uses[0]), _named(sides[1], uses[1])
+    transforms = _in_order(named[0], uses[0]), _in_order(named[1], uses[1])
+    shaped = _shaped(named[0], transforms[0]), _shaped(named[1], transforms[1])
+    pairs = align(*shaped, rules).pairs
+    for match in pairs:
+        for at, (key, other) in enumerate(((match.old, match.new), (match.new, match.old))):
+            # a layer may keep as several axes what an op takes as one
+            own, wanted = shaped[at].specs[key].shape, shaped[1 - at].specs[other].shape
+            is_one = math.prod(own) == math.prod(wanted) and own != wanted
+            if key in transforms[at] and other not in transforms[1 - at] and is_one:
+                steps = transforms[at][key].steps
+                transforms[at][key] = Transform((*steps, Reshape(wanted)))
+    found = [
+        _side(store, side, of_side)
+        for store, side, of_side in zip(stores, named, transforms, strict=True)
+    ]
+    _leave_alike(found[0], found[1], pairs, sides)
+    old, new = found
+    return ComparedSides(
+        (old.tensors, new.tensors),
+        (_carrying(stores[0], old), _carrying(stores[1], new)),
+        numbers=(old.numbers, new.numbers),
+    )
+
+
+def _carrying(store: Store, side: DeployedSide) -> Store:
+    if not side.carried:
+        return store
+    return CarriedStore(store.path, side.specs, stored=store, carried=side.carried)
+
+
+def _of_one_name(
+    sides: tuple[TensorSet, TensorSet], rules: Sequence[Rule]
+) -> tuple[set[str], set[str]]:
+    """Return the keys of either side that pair as they are, by name and shape."""
+    pairs = [
+        (match.old, match.new)
+        for match in align(*sides, rules, content=False).pairs
+        if basis(match.evidence) in ("key", "name", "rule")
+        and sides[0].specs[match.old].shape == sides[1].specs[match.new].shape
+    ]
+    return {old for old, _ in pairs}, {new for _, new in pairs}
+
+
+def _uses(store: Store, side: TensorSet, named: set[str]) -> dict[str, ConstantUse]:
+    """Return whose parameter each weight is, where one alone is called so.
+
+    named: keys of those that go by their own names.
+    """
+    if not isinstance(store, StoreOfConstants):
+        return {}
+    uses = {
+        key: use
+        for key, use in store.uses().items()
+        if use.layer and key in side.weights and key not in named
+    }
+    counts = Counter((use.layer, use.parameter) for use in uses.values())
+    return {key: use for key, use in uses.items() if counts[use.layer, use.parameter] == 1}
+
+
+def _named(side: TensorSet, uses: Mapping[str, ConstantUse]) -> TensorSet:
+    names = {
+        key: side.names[key]._replace(name=f"{use.layer}/{use.parameter}", full_name=None)
+        for key, use in uses.items()
+    }
+    return replace(side, names={**side.names, **names}) if names else side
+
+
+def _in_order(side: TensorSet, uses: Mapping[str, ConstantUse]) -> dict[str, Transform]:
+    """Return what puts each constant into the order that Keras keeps it in.
+
+    An op may take a kernel of another rank than is usual; that stays as it is.
+    """
+    return {
+        key: Transform(
+            (Transpose(use.axes),) if len(use.axes) == len(side.specs[key].shape) else ()
+        )
+        for key, use in uses.items()
+    }
+
+
+def _shaped(side: TensorSet, transforms: Mapping[str, Transform]) -> TensorSet:
+    """Return a side in the shapes, and the dtype, that are compared."""
+    specs = {
+        key: side.specs[key]._replace(shape=transform.shape(side.specs[key].shape), dtype="float32")
+        for key, transform in transforms.items()
+    }
+    return replace(side, specs={**side.specs, **specs}) if specs else side
+
+
+def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) -> DeployedSide:
+    """Return a side whose quantised tensors are numbers, and whose others are put in order."""
+    specs, carried, numbers = dict(side.specs), {}, {}
+    quantisations = quantisations_of(store)
+    for key in dict.fromkeys((*transforms, *quantisations)):
+        spec, source = side.specs[key], ValueSource(store, key)
+        quantisation = quantisations.get(key)
+        transform = transforms.get(key, Transform())
+        if quantisation is not None:
+            source = numbers_source(source, quantisation)
+            numbers[key] = Numbers(spec.dtype, spec.shape, quantisation, transform)
+        if transform:
+            source = transform_source([(source, transform)])
+        if transform or quantisation is not None:
+            carried[key] = source
+            specs[key] = source.spec
+    return DeployedSide(side, specs, carried, numbers)
+
+
+def _leave_alike(
+    old: DeployedSide,
+    new: DeployedSide,
+    pairs: Iterable[Match],
+    sides: tuple[TensorSet, TensorSet],
+) -> None:
+    """Compare as integers what both sides quantise in one way."""
+    for match in pairs:
+        one, other = old.numbers.get(match.old), new.numbers.get(match.new)
+        if one is None or other is None or one.dtype != other.dtype:
+            continue
+        if not one.quantisation.is_equal(other.quantisation):
+            continue
+        for side, key, stored in ((old, match.old, sides[0]), (new, match.new, sides[1])):
+            del side.carried[key], side.numbers[key]
+            side.specs[key] = stored.specs[key]
+
+
+def quantisation_hint(
+    stores: tuple[Store, Store],
+    numbers: NumbersOfSides,
+    change: TensorDiff,
+) -> str | None:
+    """Say how a pair is quantised, and whether rounding to its steps explains what differs.
+
+    Args:
+        stores: of OLD and NEW, as they are compared.
+        numbers: of those tensors of either that are quantised.
+        change: a pair.
+
+    Returns:
+        One sentence; None where neither is quantised, or both are.
+    """
+    assert change.old is not None and change.new is not None
+    found = numbers[0].get(change.old.spec.key), numbers[1].get(change.new.spec.key)
+    if (found[0] is None) == (found[1] is None):
+        return None
+    at = 0 if found[0] is not None else 1
+    stored = found[at]
+    assert stored is not None
+    scales = stored.quantisation.scales
+    how = f"{stored.dtype}, {count_text(len(scales), 'scale')}"
+    spec = (change.old, change.new)[at].spec
+    if spec.size > MAX_TRIED or stored.transform.part or not spec.size:
+        return f"{how}: compared by what its integers stand for"
+    steps = _steps(stores, change, stored, at)
+    if steps is None:
+        return f"{how}: compared by what its integers stand for"
+    if steps <= HALF_STEP:
+        return f"{how}: each value is the nearest that it can stand for"
+    return f"{how}: up to {steps:.3g} steps away, more than rounding explains"
+
+
+def _steps(
+    stores: tuple[Store, Store], change: TensorDiff, stored: Numbers, at: int
+) -> float | None:
+    """Return the largest difference in steps, one of which an integer tells from the next.
+
+    None where some are not finite.
+    """
+    import numpy as np
+
+    assert change.old is not None and change.new is not None
+    old, new = (
+        store.read(side.spec.key).astype(np.float64)
+        for store, side in zip(stores, (change.old, change.new), strict=True)
+    )
+    with np.errstate(all="ignore"):
+        steps = np.abs(new - old) / steps_of(stored)
+    largest = float(steps.max(initial=0.0))
+    return largest if math.isfinite(largest) else None
+
+
+def steps_of(stored: Numbers) -> Array:
+    """Return the distance from one integer to the next, of each element as it is compared, or one.
+
+    Args:
+        stored: the integers.
+
+    Returns:
+        float64, 1-D.
+    """
+    import numpy as np
+
+    scales, axis = stored.quantisation.scales, stored.quantisation.axis
+    if len(scales) == 1:
+        return scales
+    rows = scales.reshape([-1 if axis == at else 1 for at in range(len(stored.shape))])
+    return stored.transform.apply(np.broadcast_to(rows, stored.shape)).reshape(-1)

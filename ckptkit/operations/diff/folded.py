@@ -1,0 +1,219 @@
+"""Batch normalisation that a converter has multiplied into the layer before it, proven by values.
+
+At inference y = gamma * (x - mean) / sqrt(variance + epsilon) + beta is linear in each channel, so
+that a convolution takes it over: its kernel times the factor gamma / sqrt(variance + epsilon), its
+bias minus the mean, times the factor, plus beta.  No epsilon is in a file of weights: it is the one
+that every channel agrees on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptkit.operations.diff.compared_sides import Numbers, NumbersOfSides
+from ckptkit.operations.diff.deployed import HALF_STEP, MAX_TRIED, steps_of
+from ckptkit.operations.diff.result import TensorDiff
+from ckptkit.stores.base import Store
+from ckptkit.stores.constants import StoreOfConstants
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+_PARTS = {
+    "gamma": "gamma",
+    "beta": "beta",
+    "moving_mean": "mean",
+    "moving_variance": "variance",
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "mean",
+    "running_var": "variance",
+}
+_EXACT = 1e-5  # of the largest value of a channel: float32 products in another order
+_LARGEST_EPSILON = 0.1
+_USUAL_EPSILONS = (1e-3, 1e-5)  # of Keras and of PyTorch
+_AGREED = 0.02  # of the factor, between channels that were rounded to a few bits
+
+Stores = tuple[Store, Store]
+
+
+class _Norm(NamedTuple):
+    """A batch normalisation of one side, which the other lacks.  rows: places of its tensors."""
+
+    name: str
+    rows: tuple[int, ...]
+    gamma: Array
+    beta: Array
+    mean: Array
+    variance: Array
+
+    def factor(self, epsilon: float) -> Array:
+        import numpy as np
+
+        factor: Array = self.gamma / np.sqrt(self.variance + epsilon)
+        return factor
+
+
+class _Fold(NamedTuple):
+    norm: _Norm
+    epsilon: float
+    is_rounded: bool
+
+
+def with_folded(
+    changes: Sequence[TensorDiff], files: Stores, stores: Stores, numbers: NumbersOfSides
+) -> list[TensorDiff]:
+    """Return the changes, with a hint where a normalisation was folded into a kernel or a bias.
+
+    Args:
+        changes: all of a comparison by value.
+        files: of OLD and NEW.
+        stores: the same, as they are compared.
+        numbers: of the tensors of either that are quantised.
+    """
+    found = list(changes)
+    for deployed, model in ((1, 0), (0, 1)):
+        kinds = [isinstance(files[at], StoreOfConstants) for at in (deployed, model)]
+        if kinds == [True, False]:
+            _Folding(found, stores, numbers, deployed).run()
+    return found
+
+
+@dataclass
+class _Folding:
+    """Finds what is folded where, and writes it into the rows of `found`."""
+
+    found: list[TensorDiff]
+    stores: Stores
+    numbers: NumbersOfSides
+    deployed: int
+
+    def run(self) -> None:
+        norms = list(self._norms())
+        if not norms:
+            return
+        for row, change in enumerate(self.found):
+            if change.status != "changed" or change.delta is None:
+                continue
+            fits = [fold for norm in norms for fold in self._folds(change, norm)]
+            if len(fits) == 1:
+                self._tell(row, fits[0])
+
+    def _norms(self) -> Iterator[_Norm]:
+        """Yield the normalisations of which the deployed side has no tensor."""
+        groups: dict[str, dict[str, int]] = {}
+        for row, change in enumerate(self.found):
+            side = (change.old, change.new)
+            own = side[1 - self.deployed]
+            if own is None or side[self.deployed] is not None or len(own.spec.shape) != 1:
+                continue
+            owner, slash, last = change.name.rpartition("/" if "/" in change.name else ".")
+            if slash and last in _PARTS:
+                groups.setdefault(owner, {})[_PARTS[last]] = row
+        for name, rows in groups.items():
+            if {"mean", "variance"} <= rows.keys():
+                values = {part: self._own(row) for part, row in rows.items()}
+                size = values["variance"].size
+                if any(value.size != size for value in values.values()):
+                    continue
+                values.setdefault("gamma", values["variance"] * 0 + 1)
+                values.setdefault("beta", values["variance"] * 0)
+                yield _Norm(name, tuple(rows.values()), **values)
+
+    def _own(self, row: int) -> Array:
+        import numpy as np
+
+        change = self.found[row]
+        tensor = (change.old, change.new)[1 - self.deployed]
+        assert tensor is not None
+        return self.stores[1 - self.deployed].read(tensor.spec.key).astype(np.float64)
+
+    def _pair(self, change: TensorDiff) -> tuple[Array, Array]:
+        """Return the values of the model and of the deployed graph."""
+        import numpy as np
+
+        assert change.old is not None and change.new is not None
+        old, new = (
+            store.read(side.spec.key).astype(np.float64)
+            for store, side in zip(self.stores, (change.old, change.new), strict=True)
+        )
+        return (old, new) if self.deployed else (new, old)
+
+    def _stored(self, change: TensorDiff) -> Numbers | None:
+        side = (change.old, change.new)[self.deployed]
+        return self.numbers[self.deployed].get(side.spec.key) if side is not None else None
+
+    def _folds(self, change: TensorDiff, norm: _Norm) -> Iterator[_Fold]:
+        """Yield the fold, where a changed kernel is the model's times the factors of a norm."""
+        import numpy as np
+
+        spec, channels = change.some.spec, norm.variance.size
+        rank = _axes_of_channels(spec.shape, channels)
+        if not rank or spec.size > MAX_TRIED or len(spec.shape) < 2:
+            return
+        own, folded = (values.reshape(-1, channels) for values in self._pair(change))
+        squares = (own * own).sum(axis=0)
+        with np.errstate(all="ignore"):
+            factors = (own * folded).sum(axis=0) / squares
+            epsilons = (norm.gamma / factors) ** 2 - norm.variance
+        told = epsilons[np.isfinite(epsilons)]
+        if not told.size:
+            return
+        known = squares > 0
+        for epsilon in _epsilons(float(np.median(told))):
+            factor = norm.factor(epsilon)
+            unlike = np.abs(factor - factors)[known] > _AGREED * np.abs(factor)[known]
+            if not unlike.any() and self._is_explained(change, own * factor, folded):
+                yield _Fold(norm, epsilon, self._stored(change) is not None)
+                return
+
+    def _is_explained(self, change: TensorDiff, expected: Array, folded: Array) -> bool:
+        """Whether values are those expected, but for float32 or for the steps of integers."""
+        import numpy as np
+
+        gap = np.abs(folded - expected)
+        stored = self._stored(change)
+        if stored is None:
+            return bool((gap <= _EXACT * np.abs(expected).max(axis=0, initial=0.0)).all())
+        steps = np.broadcast_to(steps_of(stored), gap.size).reshape(gap.shape)
+        return bool((gap <= HALF_STEP * steps + _EXACT * np.abs(expected)).all())
+
+    def _tell(self, row: int, fold: _Fold) -> None:
+        """Write what was found into the rows of the kernel, the bias and the normalisation."""
+        norm = fold.norm
+        kernel = self.found[row].name
+        rounded = ", each value rounded to the nearest step" if fold.is_rounded else ""
+        factor = f"gamma / sqrt(variance + {fold.epsilon:g})"
+        told = f"{norm.name} is folded into it: each channel times {factor}{rounded}"
+        self.found[row] = replace(self.found[row], hints=(told,))
+        for at in norm.rows:
+            self.found[at] = replace(self.found[at], hints=(f"folded into {kernel}",))
+        owner = kernel.rpartition("/")[0]
+        for at, change in enumerate(self.found):
+            if change.name.rpartition("/")[0] != owner or at == row or change.delta is None:
+                continue
+            if change.some.spec.shape != norm.variance.shape:
+                continue
+            own, folded = self._pair(change)
+            expected = norm.beta + (own - norm.mean) * norm.factor(fold.epsilon)
+            if self._is_explained(change, expected, folded):
+                told = f"{norm.name} is folded into it{rounded}"
+                self.found[at] = replace(change, hints=(told,))
+
+
+def _epsilons(estimate: float) -> Iterator[float]:
+    """Yield numbers that a person may have chosen, near one that integers tell roughly."""
+    digits = (float(f"{estimate:.{count}g}") for count in (1, 2, 3))
+    yield from (e for e in dict.fromkeys((*digits, *_USUAL_EPSILONS)) if 0 <= e <= _LARGEST_EPSILON)
+
+
+def _axes_of_channels(shape: tuple[int, ...], channels: int) -> int:
+    """Return how many of the last axes are those of the channels; 0 where none are.
+
+    Two of a depthwise kernel: channels of the input, and how many each becomes.
+    """
+    if shape[-1:] == (channels,):
+        return 1
+    return 2 if len(shape) > 2 and shape[-1] * shape[-2] == channels else 0

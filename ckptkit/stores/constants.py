@@ -1,0 +1,128 @@
+"""Constants of a deployed graph: what their integers stand for, and whose parameter each is.
+
+A converter leaves the names of ops, not of variables: `functional/dense/MatMul` is the kernel of
+the layer `functional/dense`, `functional/dense/Relu;functional/dense/BiasAdd` its bias.  Which of
+them a constant is, and the order of its axes, follow from the op that takes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from ckptkit.errors import FormatError
+from ckptkit.stores.base import TensorSpec
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
+
+KERNEL, BIAS, TABLE = "kernel", "bias", "embeddings"
+# Of an op's names, as far as they end with what the op itself computes.
+_PRODUCT = re.compile(r"(MatMul|Gemm|[Cc]onv(olution)?|Conv[123]D|depthwise|Gather)", re.ASCII)
+_READ = re.compile(r"/(ReadVariableOp|ExpandDims|Cast|transpose)(_\d+)?(/.*)?$")
+_CALL = re.compile(r"(^|/)(Stateful)?PartitionedCall/")
+_OUTPUT = re.compile(r":\d+$")
+
+
+class Quantisation(NamedTuple):
+    """Integers that stand for `scale * (value - zero_point)`.
+
+    scales: float64, 1-D; one for all, or one for every index along `axis`.  zero_points: int64, as
+    many.
+    """
+
+    scales: Array
+    zero_points: Array
+    axis: int = 0
+
+    def is_equal(self, other: Quantisation) -> bool:
+        """Whether the same integers stand for the same numbers."""
+        import numpy as np
+
+        is_one = len(self.scales) == len(other.scales) == 1
+        return (is_one or self.axis == other.axis) and all(
+            np.array_equal(one, its) for one, its in zip(self[:2], other[:2], strict=True)
+        )
+
+    def numbers(self, start: int, values: Array, shape: tuple[int, ...]) -> Array:
+        """Return what integers stand for.
+
+        Args:
+            start: of the first of them in the tensor, in row-major order.
+            values: 1-D.
+            shape: of the tensor.
+
+        Returns:
+            float32, 1-D: the product rounded once, as LiteRT and ONNX Runtime give it.
+        """
+        import numpy as np
+
+        scales, zeros = self.scales[0], self.zero_points[0]
+        if len(self.scales) > 1:
+            inner = int(np.prod(shape[self.axis + 1 :], dtype=np.int64))
+            index = np.arange(start, start + len(values)) // inner % shape[self.axis]
+            scales, zeros = self.scales[index], self.zero_points[index]
+        numbers: Array = ((values.astype(np.int64) - zeros) * scales).astype(np.float32)
+        return numbers
+
+
+class ConstantUse(NamedTuple):
+    """Which parameter of which layer a constant is.
+
+    layer: the scope of the op that takes it; "" where no name tells it.  parameter: KERNEL, BIAS or
+    TABLE.  axes: for each axis as Keras has it, that of the constant; () for one as it is.
+    """
+
+    layer: str
+    parameter: str
+    axes: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class StoreOfConstants(Protocol):
+    """A store of a graph that was converted from a model."""
+
+    def quantisations(self) -> dict[str, Quantisation]:
+        """Return, by key, what integers stand for, of the tensors that are quantised.
+
+        Raises FormatError where scales do not fit their tensor.
+        """
+
+    def uses(self) -> dict[str, ConstantUse]:
+        """Return, by key, whose parameter each constant is that an op of a layer takes."""
+
+
+def checked(quantisation: Quantisation, spec: TensorSpec, where: str) -> Quantisation:
+    """Return a quantisation that fits a tensor.
+
+    Raises:
+        FormatError: there are not as many scales as its axis is long, or zero points as scales.
+    """
+    scales, zeros, axis = quantisation
+    size = spec.shape[axis] if 0 <= axis < len(spec.shape) else -1
+    if len(zeros) != len(scales) or (len(scales) != 1 and len(scales) != size):
+        raise FormatError(
+            f"{where}: {spec.key}",
+            "a quantisation that does not fit the tensor",
+            expected=f"one scale, or {size} along axis {axis}" if size >= 0 else "one scale",
+            found=f"{len(scales)} scales and {len(zeros)} zero points",
+        )
+    return quantisation
+
+
+def layer_of(own: str, others: Iterable[str]) -> str:
+    """Return the layer of an op that takes a constant; "" where no name tells it.
+
+    Args:
+        own: the name of the kernel, which most converters name by the op.
+        others: of the node and of what it gives, where the kernel's tells nothing.
+    """
+    for name in (own, *others):
+        parts = [_CALL.sub(r"\1", _OUTPUT.sub("", part)) for part in name.split(";")]
+        scoped = [_READ.sub("", part) for part in parts if "/" in part]
+        products = [p for p in scoped if _PRODUCT.match(p.rpartition("/")[2])]
+        biases = [p for p in scoped if p.rpartition("/")[2].startswith("BiasAdd")]
+        if found := products or biases or scoped:
+            return found[0].rpartition("/")[0].strip("/")
+    return ""
