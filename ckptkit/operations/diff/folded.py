@@ -184,8 +184,10 @@ class _Folding:
         """Write what was found into the rows of the kernel, the bias and the normalisation."""
         norm = fold.norm
         kernel = self.found[row].name
+        # integers tell the epsilon roughly
         rounded = ", each value rounded to the nearest step" if fold.is_rounded else ""
-        factor = f"gamma / sqrt(variance + {fold.epsilon:g})"
+        epsilon = "epsilon" if fold.is_rounded else f"{fold.epsilon:g}"
+        factor = f"gamma / sqrt(variance + {epsilon})"
         told = f"{norm.name} is folded into it: each channel times {factor}{rounded}"
         self.found[row] = replace(self.found[row], hints=(told,))
         for at in norm.rows:

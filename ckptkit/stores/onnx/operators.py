@@ -49,11 +49,12 @@ class Scaled(NamedTuple):
     axis: int
 
 
+_OF_TWO = ("com.microsoft.QLinearAdd", "com.microsoft.QLinearMul")
 # op: (input that is quantised, its scales, its zero point, axis); see each op's definition
 _QUANTISED = {
     "QLinearConv": ((3, (4,), 5, 0), (8, (1, 4), -1, 0)),
     "QLinearMatMul": ((0, (1,), 2, -2), (3, (4,), 5, -1)),
-    "com.microsoft.QLinearAdd": ((0, (1,), 2, -1), (3, (4,), 5, -1)),
+    **dict.fromkeys(_OF_TWO, ((0, (1,), 2, -1), (3, (4,), 5, -1))),
     "com.microsoft.QGemm": ((3, (4,), 5, 0), (6, (1, 4), -1, 0)),
 }
 _INTEGER_PRODUCTS = {"MatMulInteger": -1, "ConvInteger": 0}  # axis of the kernel's scales
@@ -63,7 +64,7 @@ _SCALES = {
     "QuantizeLinear": (1, 2),
     "QLinearConv": (1, 2, 4, 5, 6, 7),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7),
-    "com.microsoft.QLinearAdd": (1, 2, 4, 5, 6, 7),
+    **dict.fromkeys(_OF_TWO, (1, 2, 4, 5, 6, 7)),
     "com.microsoft.QGemm": (1, 2, 4, 5, 7, 8),
     "MatMulInteger": (2, 3),
     "ConvInteger": (2, 3),

@@ -1,0 +1,172 @@
+"""A model against what converters and quantisers made of it: by layer, by value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit.operations.diff.result import DiffResult
+from ckptkit.operations.quantised import quantisations_of
+from ckptkit.stores.base import Store
+from ckptkit.stores.onnx.operators import OnnxOperators
+from support.command_line import ckptkit as run
+from support.flatbuffer_bytes import Constant, litert_model
+from support.places import ROOT
+
+FOLDER = ROOT / "fixtures/deployed/keras3.15.1"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
+INT8, INT32 = 9, 2
+NEAREST = "each value is the nearest that it can stand for"
+
+
+def store_of(path: Path) -> Store:
+    return ckptkit.open(path).store
+
+
+def compared(old: Path | str, new: Path | str) -> DiffResult:
+    return ckptkit.diff(FOLDER / old, FOLDER / new)
+
+
+def told(result: DiffResult) -> dict[str, tuple[str, str]]:
+    return {change.name: (change.status, "; ".join(change.hints)) for change in result.changes}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_integers_stand_for_what_the_runtime_computes(name: str) -> None:
+    found = quantisations_of(store_of(FOLDER / name))
+    assert EXPECTED[name].keys() <= found.keys()
+    for key, digest in EXPECTED[name].items():
+        store = store_of(FOLDER / name)
+        values = store.read(key)
+        shape = store.specs[key].shape
+        whole = found[key].numbers(0, values, shape)
+        assert hashlib.sha256(whole.tobytes()).digest()[:16].hex() == digest, key
+        parts = [
+            found[key].numbers(at, values[at : at + 7], shape) for at in range(0, len(values), 7)
+        ]
+        assert np.array_equal(np.concatenate(parts), whole), key
+
+
+def test_a_model_is_what_its_conversion_holds() -> None:
+    found = told(compared("model.keras", "float.tflite"))
+    for name in ("depthwise/kernel", "hidden/kernel", "hidden/bias", "scores/kernel"):
+        assert found.pop(name) == ("equal", ""), name
+    fold = "gamma / sqrt(variance + 0.001)"
+    assert found["conv/kernel"] == ("changed", f"norm is folded into it: each channel times {fold}")
+    assert found["conv/bias"] == ("changed", "norm is folded into it")
+    assert found["norm/gamma"] == ("removed", "folded into conv/kernel")
+
+
+def test_what_quantisation_changed_is_told_by_layer() -> None:
+    found = told(compared("model.keras", "int8.tflite"))
+    assert found["hidden/kernel"] == ("changed", f"int8, 40 scales: {NEAREST}")
+    assert found["scores/bias"] == ("changed", f"int32, 3 scales: {NEAREST}")
+    assert found["conv/kernel"][1].endswith(
+        "variance + epsilon), each value rounded to the nearest step"
+    )
+    assert found["norm/moving_mean"][1] == "folded into conv/kernel"
+    assert not [name for name, (status, _) in found.items() if status == "added"]
+
+
+@pytest.mark.parametrize("name", ["qdq.onnx", "qoperator.onnx", "dynamic.onnx"])
+def test_forms_of_onnx_runtime(name: str) -> None:
+    found = told(compared("model.keras", name))
+    kernels = [found[f"{layer}/kernel"] for layer in ("conv", "hidden", "scores")]
+    assert {status for status, _ in kernels} == {"changed"}
+    assert all(hint.startswith("int8") and hint.endswith(NEAREST) for _, hint in kernels)
+    if name != "dynamic.onnx":
+        assert found["hidden/bias"][1].endswith(NEAREST)
+
+
+def test_two_conversions_of_one_model() -> None:
+    found = told(compared("float.tflite", "float.onnx"))
+    equal = [name for name, (status, _) in found.items() if status == "equal"]
+    assert len(equal) == 4  # the two dense layers; the normalisation is folded in one alone
+    found = told(compared("int8.tflite", "int8.tflite"))
+    assert {status for status, _ in found.values()} == {"equal"}
+
+
+def test_a_value_that_no_rounding_explains(tmp_path: Path) -> None:
+    data = bytearray((FOLDER / "int8.tflite").read_bytes())
+    spec = store_of(FOLDER / "int8.tflite").specs["functional_1/hidden_1/MatMul"]
+    assert spec.offset is not None
+    data[spec.offset + 100] ^= 4  # four steps
+    (tmp_path / "int8.tflite").write_bytes(data)
+    hint = told(compared("model.keras", tmp_path / "int8.tflite"))["hidden/kernel"][1]
+    assert "more than rounding explains" in hint
+    steps = float(hint.split("up to ")[1].split(" ")[0])
+    assert 3.5 <= steps <= 4.5
+    assert told(compared("int8.tflite", tmp_path / "int8.tflite"))[
+        "functional_1/hidden_1/MatMul"
+    ] == ("changed", "")
+
+
+def test_another_kernel_is_not_called_folded(tmp_path: Path) -> None:
+    data = bytearray((FOLDER / "float.tflite").read_bytes())
+    spec = store_of(FOLDER / "float.tflite").specs["functional_1/conv_1/convolution"]
+    assert spec.offset is not None
+    values = np.frombuffer(data, "<f4", spec.size, spec.offset).copy()
+    values[7] *= 1.01
+    data[spec.offset : spec.offset + values.nbytes] = values.tobytes()
+    (tmp_path / "float.tflite").write_bytes(data)
+    found = told(compared("model.keras", tmp_path / "float.tflite"))
+    assert not any("folded" in hint for _, hint in found.values())
+
+
+def written(path: Path, *constants: Constant) -> Path:
+    path.write_bytes(litert_model(*constants))
+    return path
+
+
+def int32_model(path: Path, value: int, scale: float = 0.5) -> Path:
+    data = np.array([value, 7], "<i4").tobytes()
+    return written(path, Constant("w", INT32, [2], data, [scale], [0]))
+
+
+def test_integers_of_one_scale_are_compared_as_integers(tmp_path: Path) -> None:
+    big = 1 << 30  # whose neighbours are one number as float32
+    old, new = int32_model(tmp_path / "a", big), int32_model(tmp_path / "b", big + 1)
+    assert told(ckptkit.diff(old, new))["w"][0] == "changed"
+    other = int32_model(tmp_path / "c", big, 0.25)
+    assert told(ckptkit.diff(old, other))["w"][0] == "changed"
+
+
+def test_scales_that_do_not_fit(tmp_path: Path) -> None:
+    path = written(tmp_path / "m", Constant("w", INT8, [3], bytes(3), [0.5, 0.25], [0, 0]))
+    shown = run("show", path, "w")
+    assert shown.code == 2
+    assert "expected one scale, or 3 along axis 0, found 2 scales" in shown.err
+    assert run("show", path, "w", "--stored").code == 0
+
+
+def test_show_gives_numbers_and_with_stored_the_integers(tmp_path: Path) -> None:
+    path, name = FOLDER / "int8.tflite", "functional_1/hidden_1/MatMul"
+    shown = ckptkit.show(path, name, slice="0,0:5")
+    store = store_of(path)
+    quantisation = quantisations_of(store)[name]
+    integers = store.read(name, 0, 5)
+    assert shown.values is not None and shown.statistics is not None
+    assert shown.values.tolist() == ((integers * quantisation.scales[0]).astype("float32").tolist())
+    stored = ckptkit.show(path, name, stored=True).statistics
+    assert stored is not None and shown.statistics.maximum < 1 < stored.maximum
+    document: dict[str, Any] = json.loads(run("show", path, name, "--format", "json").out)
+    assert len(document["results"][0]["quantisation"]["scales"]) == 40
+    whole = tmp_path / "w.npy"
+    assert run("show", path, name, "--npy", whole).code == 0
+    assert np.load(whole).dtype == np.float32
+    assert run("show", path, name, "--npy", whole, "--overwrite", "--stored").code == 0
+    assert np.load(whole).dtype == np.int8
+
+
+def test_scales_are_no_weights() -> None:
+    path = FOLDER / "qdq.onnx"
+    roles = {naming.name: naming.role for naming in ckptkit.open(path).names.values()}
+    scales = OnnxOperators(path, store_of(path).specs).scales()
+    assert scales and {roles[name] for name in scales} == {"config"}
+    assert roles["functional_1/scores_1/BiasAdd/ReadVariableOp:0_quantized"] == "weight"
