@@ -348,6 +348,7 @@ def test_json_has_its_documented_keys(prefix: Path) -> None:
     found = document(prefix, "cube")
     assert set(found) == {
         *("schema", "path", "format", "tensor", "slots", "statistics", "slice", "values"),
+        "quantisation",
     }
     assert found["schema"] == "ckptkit.show/2"
     assert found["slice"] == "0,0:6,0:6"
