@@ -84,13 +84,21 @@ class StoreOfConstants(Protocol):
     """A store of a graph that was converted from a model."""
 
     def quantisations(self) -> dict[str, Quantisation]:
-        """Return, by key, what integers stand for, of the tensors that are quantised.
+        """Return what integers stand for, of the tensors that are quantised.
 
-        Raises FormatError where scales do not fit their tensor.
+        Returns:
+            How they do, by key.
+
+        Raises:
+            FormatError: scales do not fit their tensor.
         """
 
     def uses(self) -> dict[str, ConstantUse]:
-        """Return, by key, whose parameter each constant is that an op of a layer takes."""
+        """Return whose parameter each constant is that an op of a layer takes.
+
+        Returns:
+            The layer, the parameter and the order of axes, by key.
+        """
 
 
 def checked(quantisation: Quantisation, spec: TensorSpec, where: str) -> Quantisation:

@@ -29,6 +29,7 @@ from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDif
 from ckptkit.operations.input_files import operand_text
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.stores.base import Store, TensorSpec
+from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.stores.following import following_latest
 from ckptkit.text import natural
 from ckptkit.wording import operands_called
@@ -179,10 +180,11 @@ class _WeightsComparison:
         warnings += layout_warnings + self._idle_patterns(changes)
         # The values, and then the order in which people read: weights first, names by number.
         changes = self._compare(changes)
-        if self.mode == "values":
-            changes = with_folded(
-                changes, (self.old.store, self.new.store), self.stores, self.numbers
-            )
+        files = self.old.store, self.new.store
+        if self.mode == "values" and any(isinstance(file, StoreOfConstants) for file in files):
+            from ckptkit.operations.diff.folded import with_folded  # here, since few are graphs
+
+            changes = with_folded(changes, files, self.stores, self.numbers)
         order = {role: at for at, role in enumerate(ROLES)}
         changes.sort(key=lambda change: (order[change.role], natural(change.name)))
         options = self._options_json(roles, names, rules)

@@ -1,4 +1,4 @@
-"""Both sides of a comparison in one layout: recurrent weights as CuDNN has them, converted graphs."""
+"""Both sides of a comparison in one layout: CuDNN's recurrent weights, converted graphs."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ SCALE, ZERO_POINT, AXIS = 2, 3, 6  # fields of QuantizationParameters
 _ADJOINT_Y = 1  # field of BatchMatMulOptions
 
 
-class _Operands(NamedTuple):
+class _LitertOperands(NamedTuple):
     """Where an op takes its kernel and its bias (-1: nowhere); axes: see `ConstantUse`."""
 
     kernel: int
@@ -41,14 +41,14 @@ class _Operands(NamedTuple):
 
 _ADD, _BATCH_MATMUL = 0, 126
 _OPS = {
-    3: _Operands(1, 2, (1, 2, 3, 0)),  # CONV_2D: out, height, width, in
-    4: _Operands(1, 2, (1, 2, 3, 0)),  # DEPTHWISE_CONV_2D: 1, height, width, in * multiplier
-    7: _Operands(1, parameter=TABLE),  # EMBEDDING_LOOKUP
-    9: _Operands(1, 2, (1, 0)),  # FULLY_CONNECTED: out, in
-    36: _Operands(0, parameter=TABLE),  # GATHER
-    67: _Operands(1, 3, (1, 2, 0, 3)),  # TRANSPOSE_CONV: out, height, width, in
-    _BATCH_MATMUL: _Operands(1),
-    132: _Operands(1, 2),  # CONV_3D: depth, height, width, in, out
+    3: _LitertOperands(1, 2, (1, 2, 3, 0)),  # CONV_2D: out, height, width, in
+    4: _LitertOperands(1, 2, (1, 2, 3, 0)),  # DEPTHWISE_CONV_2D: 1, height, width, in * multiplier
+    7: _LitertOperands(1, parameter=TABLE),  # EMBEDDING_LOOKUP
+    9: _LitertOperands(1, 2, (1, 0)),  # FULLY_CONNECTED: out, in
+    36: _LitertOperands(0, parameter=TABLE),  # GATHER
+    67: _LitertOperands(1, 3, (1, 2, 0, 3)),  # TRANSPOSE_CONV: out, height, width, in
+    _BATCH_MATMUL: _LitertOperands(1),
+    132: _LitertOperands(1, 2),  # CONV_3D: depth, height, width, in, out
 }
 
 

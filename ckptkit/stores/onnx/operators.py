@@ -25,7 +25,7 @@ _DEFAULT_AXIS = 1  # of DequantizeLinear
 
 
 @dataclass
-class _Node:
+class _OnnxNode:
     op: str = ""
     name: str = ""
     domain: str = ""
@@ -71,23 +71,23 @@ _SCALES = {
 }
 
 
-class _Operands(NamedTuple):
+class _OnnxOperands(NamedTuple):
     kernel: int
     bias: int = -1
     parameter: str = KERNEL
 
 
 _OPS = {
-    "Conv": _Operands(1, 2),
-    "ConvTranspose": _Operands(1, 2),
-    "ConvInteger": _Operands(1),
-    "QLinearConv": _Operands(3, 8),
-    "Gemm": _Operands(1, 2),
-    "MatMul": _Operands(1),
-    "MatMulInteger": _Operands(1),
-    "QLinearMatMul": _Operands(3),
-    "com.microsoft.QGemm": _Operands(3, 6),
-    "Gather": _Operands(0, parameter=TABLE),
+    "Conv": _OnnxOperands(1, 2),
+    "ConvTranspose": _OnnxOperands(1, 2),
+    "ConvInteger": _OnnxOperands(1),
+    "QLinearConv": _OnnxOperands(3, 8),
+    "Gemm": _OnnxOperands(1, 2),
+    "MatMul": _OnnxOperands(1),
+    "MatMulInteger": _OnnxOperands(1),
+    "QLinearMatMul": _OnnxOperands(3),
+    "com.microsoft.QGemm": _OnnxOperands(3, 6),
+    "Gather": _OnnxOperands(0, parameter=TABLE),
 }
 
 
@@ -121,7 +121,7 @@ class OnnxOperators:
         for node in self.nodes:
             node.inputs = [same.get(name, name) for name in node.inputs]
 
-    def _dequantised(self, node: _Node) -> None:
+    def _dequantised(self, node: _OnnxNode) -> None:
         constant, scale = node.input(0), node.input(1)
         if constant in self.specs and scale in self.specs and not node.integers.get("block_size"):
             axis = node.integers.get("axis", _DEFAULT_AXIS)
@@ -134,7 +134,7 @@ class OnnxOperators:
         product of the input's scale, which is computed, and the kernel's.
         """
         made = {name: node for node in self.nodes for name in node.outputs}
-        takers: dict[str, list[_Node]] = {}
+        takers: dict[str, list[_OnnxNode]] = {}
         for node in self.nodes:
             for name in node.inputs:
                 takers.setdefault(name, []).append(node)
@@ -187,7 +187,7 @@ class OnnxOperators:
                 found.setdefault(bias, ConstantUse(layer, BIAS))
         return found
 
-    def _added(self, node: _Node, found: dict[str, ConstantUse]) -> None:
+    def _added(self, node: _OnnxNode, found: dict[str, ConstantUse]) -> None:
         """Add the bias that an Add of its own gives to a layer."""
         if node.op not in ("Add", "com.microsoft.QLinearAdd"):
             return
@@ -196,7 +196,7 @@ class OnnxOperators:
             if is_vector and any("BiasAdd" in text for text in (node.name, name)):
                 found.setdefault(name, ConstantUse(layer_of(node.name, [name]), BIAS))
 
-    def _axes(self, node: _Node, kernel: TensorSpec) -> tuple[int, ...]:
+    def _axes(self, node: _OnnxNode, kernel: TensorSpec) -> tuple[int, ...]:
         """Return, for each axis as Keras has it, that of a kernel."""
         spatial = tuple(range(2, len(kernel.shape)))
         if "Gemm" in node.op:
@@ -208,7 +208,7 @@ class OnnxOperators:
         return (*spatial, 0, 1) if is_depthwise else (*spatial, 1, 0)
 
 
-def _nodes(file: FileMessage) -> Iterator[_Node]:
+def _nodes(file: FileMessage) -> Iterator[_OnnxNode]:
     """Yield the nodes of the main graph."""
     for item in file.fields():
         if item.number == _GRAPH and item.wire == BYTES:
@@ -220,8 +220,8 @@ def _nodes(file: FileMessage) -> Iterator[_Node]:
             yield from (_node(file, place) for place in places)
 
 
-def _node(file: FileMessage, place: Field) -> _Node:
-    found = _Node()
+def _node(file: FileMessage, place: Field) -> _OnnxNode:
+    found = _OnnxNode()
     attributes: list[Field] = []
     for item in file.fields(place.start, place.end):
         if item.wire != BYTES:
