@@ -75,7 +75,8 @@ dist: dist-address $(VENV)/.ready-dist  ## the sdist, the wheel for any platform
 	$(BIN)/check-wheel-contents --ignore W009 dist/*.whl  # W009: ckptkit_tf.py stands beside ckptkit
 
 versions: $(VENV)/.ready-test-light  ## every Python that is here, every bound of a dependency; EXTRAS=tensorflow,hdf5
-	nice $(BIN)/python -m benchmarks.versions $(addprefix --extras ,$(EXTRAS))
+	nice $(BIN)/python -m benchmarks.versions $(addprefix --extras ,$(EXTRAS)) \
+	    $(addprefix --pythons ,$(PYTHONS))
 
 goldens: $(VENV)/.ready-test  ## regenerate fixtures/golden in clean environments
 	$(BIN)/python fixtures/golden_producers

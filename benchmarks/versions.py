@@ -1,6 +1,6 @@
 """Every Python and every bound of a dependency that setup.cfg claims, tried as far as it is here.
 
-    make versions [EXTRAS=tensorflow,hdf5]      # or: python -m benchmarks.versions
+    make versions [EXTRAS=tensorflow,hdf5] [PYTHONS=3.10,3.13]
 
 For the Python at hand and each `python3.N` of the workflow's matrix on PATH: a fresh environment,
 an installation, the tests that need no TensorFlow, ruff and mypy for that version.  Those that are
@@ -204,9 +204,10 @@ def main() -> None:
     extras = metadata()["options.extras_require"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--extras", default=",".join(extras), help="those that are installed")
+    parser.add_argument("--pythons", default=",".join(matrix()), help="versions to try")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "versions")
     options = parser.parse_args()
-    found = list(pythons(matrix()))
+    found = list(pythons(options.pythons.split(",")))
     usable = [python for python in found if python.path]
     rows = [Row(p.version, "", f"not tried: {p.why_not}", 0.0) for p in found if not p.path]
     for python in usable:

@@ -60,6 +60,15 @@ def test_the_matrix_has_every_version_that_setup_cfg_claims() -> None:
     assert set(used) <= set(tried)
 
 
+def test_the_changelog_has_this_version_with_its_day_and_what_breaks() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    titles = re.findall(r"(?m)^## (.*)$", text)
+    assert titles[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", titles[1])
+    section = text.partition(f"## {titles[1]}")[2].partition("\n## ")[0]
+    assert re.findall(r"(?m)^### (.*)$", section)[:2] == ["What breaks", "Added"]
+
+
 def test_linters_are_told_of_the_oldest_version() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'target-version = "py{matrix()[0].replace(".", "")}"' in text
