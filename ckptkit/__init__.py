@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ckptkit.operations.inventory import Inventory
     from ckptkit.operations.load import load
     from ckptkit.operations.ls import Listing, ls
+    from ckptkit.operations.map.api import map
+    from ckptkit.operations.map.result import ProposedMap
     from ckptkit.operations.needs.api import Needs, needs
     from ckptkit.operations.record.api import record
     from ckptkit.operations.scan.api import Scan, scan
@@ -58,6 +60,7 @@ _EXPORTS = {
     "Listing": "ckptkit.operations.ls",
     "Needs": "ckptkit.operations.needs.api",
     "Plan": "ckptkit.operations.convert.plan",
+    "ProposedMap": "ckptkit.operations.map.result",
     "Receipt": "ckptkit.operations.convert.receipt",
     "Report": "ckptkit.operations.check.report",
     "Result": "ckptkit.results",
@@ -75,6 +78,7 @@ _EXPORTS = {
     "gate": "ckptkit.operations.gate.api",
     "load": "ckptkit.operations.load",
     "ls": "ckptkit.operations.ls",
+    "map": "ckptkit.operations.map.api",
     "needs": "ckptkit.operations.needs.api",
     "open": "ckptkit.checkpoint.checkpoint",
     "record": "ckptkit.operations.record.api",
@@ -98,6 +102,7 @@ __all__ = [
     "Listing",
     "Needs",
     "Plan",
+    "ProposedMap",
     "Receipt",
     "Report",
     "Result",
@@ -114,6 +119,7 @@ __all__ = [
     "history",
     "load",
     "ls",
+    "map",
     "needs",
     "open",
     "record",

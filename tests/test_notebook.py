@@ -56,6 +56,10 @@ CASES: dict[str, tuple[Callable[[], Document], list[object]]] = {
         lambda: ckptkit.gate("s/after.keras", "policy.toml"),
         ["gate", "s/after.keras", "--policy", "policy.toml"],
     ),
+    "map": (
+        lambda: ckptkit.map("s/before.keras", "s/after.keras"),
+        ["map", "s/before.keras", "s/after.keras"],
+    ),
     "thin": (
         lambda: ckptkit.thin("two", dry_run=True),
         ["thin", "two", "--keep-slots", "last:1", "--dry-run"],

@@ -521,10 +521,11 @@ def read_start(path: Path, nbytes: int) -> bytes:
     return _read(path, handle, 0, min(handle.size, nbytes))
 
 
-def rule_lines(path: Path) -> list[tuple[str, str]]:
+def rule_lines(path: Path, beside: str = "") -> list[tuple[str, str]]:
     """Return (rule, "path, line N") of a text file that a person wrote: one a line.
 
-    Empty lines, and comment lines that `#` starts, are left out.
+    Empty lines, and comment lines that `#` starts, are left out, but for those that `beside`
+    starts.
     Raises UsageError where it is not text, and what `read_whole` raises.
     """
     try:
@@ -532,7 +533,11 @@ def rule_lines(path: Path) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise UsageError("not a text file", where=str(path)) from error
     stripped = ((line.strip(), f"{path}, line {number}") for number, line in enumerate(lines, 1))
-    return [(line, where) for line, where in stripped if line and not line.startswith("#")]
+    return [
+        (line, where)
+        for line, where in stripped
+        if line and (not line.startswith("#") or (beside and line.startswith(beside)))
+    ]
 
 
 def _check_range(path: Path, handle: Handle, offset: int, nbytes: int) -> None:

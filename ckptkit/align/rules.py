@@ -17,6 +17,8 @@ from ckptkit._io.files import rule_lines
 from ckptkit.align.transforms import Transform, parse_transform
 from ckptkit.errors import UsageError
 
+OPEN_MARK = "#?"  # before a rule that is one of several candidates
+_NAMED = 4  # candidates that a message names
 _SUGGEST_AT_LEAST = 3  # pairs, before a rule is proposed
 _SUGGEST_AT_MOST = 3  # rules
 _VOTERS = 1_000  # names that are looked at to find rules
@@ -67,21 +69,56 @@ def parse_rule(text: str, *, transforms: bool = False) -> Rule:
 def read_rules(path: Path, *, transforms: bool = False) -> list[Rule]:
     """Return the rules of a file: one a line, `#` starts a comment line.
 
+    A line that `#?` starts is a candidate: one of several rules for a tensor, of which a person is
+    to choose one.  Until then the file is refused.
+
     Args:
         path: the file.
         transforms: see `parse_rule`.
 
     Raises:
-        UsageError: a line is no rule; the line is named.
+        UsageError: a line is no rule, or is left open; the line is named.
         PathNotFoundError: there is no such file.
     """
     rules = []
-    for line, where in rule_lines(path):
+    candidates: dict[object, list[tuple[Rule, str]]] = {}
+    for line, where in rule_lines(path, beside=OPEN_MARK):
+        is_open = line.startswith(OPEN_MARK)
         try:
-            rules.append(parse_rule(line, transforms=transforms))
+            rule = parse_rule(line.removeprefix(OPEN_MARK), transforms=transforms)
         except UsageError as error:
             raise UsageError(error.message, where=where, hint=error.hint) from error
+        if is_open:
+            candidates.setdefault(_target(rule), []).append((rule, where))
+        else:
+            rules.append(rule)
+    decided = {_target(rule) for rule in rules}
+    for target, found in candidates.items():
+        if target not in decided:
+            where = found[0][1]
+            name = _plain(found[0][0].replacement)
+            texts = [_candidate_text(rule) for rule, _ in found]
+            raise UsageError(
+                f"{name} is left open: {' or '.join(texts[:_NAMED])}"
+                + (f" or {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""),
+                where=where,
+                hint=f"take `{OPEN_MARK}` off the rule that is right",
+            )
     return rules
+
+
+def _target(rule: Rule) -> object:
+    """Return what of which tensor a rule gives: of one only one rule can be right."""
+    return rule.replacement, rule.transform.into or rule.transform.term
+
+
+def _candidate_text(rule: Rule) -> str:
+    name = re.sub(r"\\(.)", r"\1", rule.pattern.pattern.removeprefix("^").removesuffix("$"))
+    return f"{name} ({rule.transform})" if rule.transform else name
+
+
+def _plain(replacement: str) -> str:
+    return replacement.replace(r"\174", "|").replace(r"\040", " ").replace(r"\\", "\\")
 
 
 def write_rules(path: Path, names: Iterable[tuple[str, str]]) -> int:

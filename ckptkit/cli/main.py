@@ -44,6 +44,7 @@ COMMANDS = {
     "show": Command("ckptkit.cli.show", "Show one tensor: where it is stored, and its values."),
     "diff": Command("ckptkit.cli.diff", "Compare two sets of weights by value."),
     "history": Command("ckptkit.cli.history", "Show what happened to every layer in training."),
+    "map": Command("ckptkit.cli.map", "Propose which tensor of one file is which of another."),
     "convert": Command("ckptkit.cli.convert", "Write weights in another format, and prove it."),
     "upgrade": Command("ckptkit.cli.upgrade", "Make models of Keras 1 and 2 load in Keras 3."),
     "thin": Command("ckptkit.cli.thin", "Remove optimizer state from old checkpoints."),

@@ -52,6 +52,8 @@ OFFERS: Mapping[str, Offer] = {
     # A difference is no finding about one file, which every result of SARIF must name.
     "diff": Offer(_JUDGED, verbose="Show equal tensors too, as --full."),
     "history": Offer(_JUDGED, verbose="The same as --full."),
+    # Its text is a file of rules, which `convert` takes.
+    "map": Offer(_ROWS),
     # Done or refused: one line says it, and there is nothing for test results.
     "convert": Offer(_ROWS, verbose="Show where every tensor came from."),
     "upgrade": Offer(_ROWS, verbose="Show every change and every weight, not their counts."),

@@ -76,6 +76,9 @@ _REPORTS = {
         lambda module, result, fmt: module.bare_table([result], fmt, module.layout_of(result)),
         lambda module, result: module.remarks(result),
     ),
+    "ProposedMap": _Presentation(
+        "ckptkit.reports.map", lambda module, result: module.lines(result)
+    ),
     "Scan": _Presentation(
         "ckptkit.reports.findings",
         lambda module, result: module.lines([result], words=module.SCAN),

@@ -79,6 +79,7 @@ class Format(NamedTuple):
         begun_names: a function (Path, str) -> the names of tensors that begin so, or None where
             that cannot be told without opening the file; "" where it never can.
         needs: what to install to read it, as `pip install` takes it; "" for nothing.
+        keeps_order: whether its tensors stand in the order in which the model has them.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Format(NamedTuple):
     is_converted: bool = False
     begun_names: str = ""
     needs: str = ""
+    keeps_order: bool = False
 
     @property
     def holds_model(self) -> bool:
@@ -257,6 +259,7 @@ _BUILT_IN = (
         is_archive=True,
         loaders=f"{_NEEDS}.other_files:pytorch",
         scan="ckptkit.operations.scan.pytorch:scan_pytorch",
+        keeps_order=True,
     ),
     Format(
         "pytorch-index",

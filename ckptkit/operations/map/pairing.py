@@ -1,0 +1,266 @@
+"""Which layer of one file is which of another: by what fits, by names, numbers and order.
+
+Two layers may be one where the tensors of one can become those of the other (`layouts`).  Of
+several that may, these decide, in this order, until none does:
+
+    name     the last parts of both paths are the same, and of no other pair that fits as many
+    shape    nothing else fits
+    scope    all other layers of its scope lie in one scope of the other file
+    words    the words in the paths that not all of them have; then, of equally many, the k-th
+             number goes with the k-th, where the order of neither file contradicts it
+    order    both files have the same layers in the same order, and names of one side only count
+
+What is left has several candidates, and is not paired.  No step has a direction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from ckptkit.operations.map.layers import RECURRENT, LayerWeights
+from ckptkit.operations.map.layouts import LayerMoves, fit
+
+T = TypeVar("T")
+Class = tuple[str, ...]
+
+
+class LayerPair(NamedTuple):
+    """Two layers that are taken for one; why: one of the words above."""
+
+    source: LayerWeights
+    target: LayerWeights
+    fit: LayerMoves
+    why: str
+
+
+class Undecided(NamedTuple):
+    """Layers of which several fit, on either side, and how each would become the other."""
+
+    sources: tuple[LayerWeights, ...]
+    targets: tuple[LayerWeights, ...]
+    fits: Mapping[tuple[LayerWeights, LayerWeights], LayerMoves]
+
+
+class LayerPairing(NamedTuple):
+    """pairs, in the order of the target; left: layers of either side that nothing fits."""
+
+    pairs: tuple[LayerPair, ...]
+    undecided: tuple[Undecided, ...]
+    left: tuple[tuple[LayerWeights, ...], tuple[LayerWeights, ...]]
+
+
+def pair_layers(sources: Sequence[LayerWeights], targets: Sequence[LayerWeights]) -> LayerPairing:
+    """Return which layer of one file is which of the other."""
+    return _Pairer(sources, targets).run()
+
+
+class _Pairer:
+    """Goes through the evidence; `fits` has the candidates that are left, by (source, target)."""
+
+    def __init__(self, sources: Sequence[LayerWeights], targets: Sequence[LayerWeights]) -> None:
+        self.sides = tuple(sources), tuple(targets)
+        self.fits: dict[tuple[LayerWeights, LayerWeights], LayerMoves] = {}
+        by_size: dict[int, list[LayerWeights]] = defaultdict(list)
+        for layer in sources:
+            by_size[_largest(layer)].append(layer)
+        for target in targets:
+            for source in by_size.get(_largest(target), ()):
+                found = fit(source, target)
+                if found is not None:
+                    self.fits[source, target] = found
+        self.could_fit = frozenset(self.fits)
+        self.pairs: dict[LayerWeights, LayerPair] = {}
+
+    def run(self) -> LayerPairing:
+        steps: tuple[tuple[str, Callable[[], Iterable[tuple[LayerWeights, LayerWeights]]]], ...] = (
+            ("name", self._by_names),
+            ("shape", self._by_shapes),
+            ("scope", self._by_scopes),
+            ("words", self._by_words),
+            ("order", self._by_order),
+        )
+        while any(self._take(step(), why) for why, step in steps):
+            pass
+        undecided = tuple(
+            Undecided(one, other, {key: f for key, f in self.fits.items() if key[0] in one})
+            for one, other in self._groups()
+        )
+        taken = {layer for pair in self.pairs.values() for layer in pair[:2]}
+        taken |= {layer for item in undecided for layer in (*item.sources, *item.targets)}
+        left = tuple(tuple(x for x in side if x not in taken) for side in self.sides)
+        at = {layer: number for number, layer in enumerate(self.sides[1])}
+        known = [layer.place is not None for layer in self.sides[1]]
+        if all(known):
+            at = {layer: layer.place or 0 for layer in self.sides[1]}
+        ordered = sorted(self.pairs.values(), key=lambda pair: at[pair.target])
+        return LayerPairing(tuple(ordered), undecided, (left[0], left[1]))
+
+    def _take(self, found: Iterable[tuple[LayerWeights, LayerWeights]], why: str) -> bool:
+        """Make pairs of what a step found; return whether it found anything."""
+        pairs = list(found)
+        for source, target in pairs:
+            self.pairs[target] = LayerPair(source, target, self.fits[source, target], why)
+        taken = {layer for pair in pairs for layer in pair}
+        self.fits = {k: f for k, f in self.fits.items() if taken.isdisjoint(k)}
+        return bool(pairs)
+
+    # -- evidence ---------------------------------------------------------------------------------
+
+    def _by_names(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield those whose paths end alike, further than with any other that fits."""
+        scores = {pair: _common_end(*pair) for pair in self.fits}
+        yield from _best(scores)
+
+    def _by_shapes(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield the targets that one source alone fits, which is the only one of no other."""
+        of_target: dict[LayerWeights, list[LayerWeights]] = defaultdict(list)
+        for source, target in self.fits:
+            of_target[target].append(source)
+        only = {target: found[0] for target, found in of_target.items() if len(found) == 1}
+        counts = Counter(only.values())
+        yield from ((source, target) for target, source in only.items() if counts[source] == 1)
+
+    def _by_scopes(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield what is left of two scopes, all other layers of which are pairs."""
+        scopes: dict[str, set[str]] = defaultdict(set)
+        back: dict[str, set[str]] = defaultdict(set)
+        for pair in self.pairs.values():
+            scopes[pair.target.scope].add(pair.source.scope)
+            back[pair.source.scope].add(pair.target.scope)
+        within = [
+            (source, target)
+            for source, target in self.fits
+            if scopes[target.scope] == {source.scope} and back[source.scope] == {target.scope}
+        ]
+        counts = Counter(layer for pair in within for layer in pair)
+        yield from (pair for pair in within if counts[pair[0]] == counts[pair[1]] == 1)
+
+    def _by_words(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield what words tell apart, and numbers within the same words."""
+        for group in self._groups():
+            if any(pair not in self.fits for pair in _product(*group)):
+                continue  # not all fit all: which are alike is not clear
+            classes = _classes(group[0]), _classes(group[1])
+            if len(classes[0]) == len(classes[1]) == 1:
+                matched = [(next(iter(classes[0])), next(iter(classes[1])))]
+            else:
+                shared = {
+                    (one, other): len(set(one) & set(other)) for one, other in _product(*classes)
+                }
+                matched = list(_best(shared))
+            for one, other in matched:
+                yield from _by_numbers(classes[0][one], classes[1][other])
+
+    def _by_order(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield what is left where both files have the same layers in the same order."""
+        orders = [sorted(side, key=lambda layer: layer.place or 0) for side in self.sides]
+        if any(layer.place is None for side in self.sides for layer in side):
+            return
+        if len(orders[0]) != len(orders[1]):
+            return
+        pairs = list(zip(*orders, strict=True))
+        if any(
+            self.pairs[target].source is not source
+            if target in self.pairs
+            else (source, target) not in self.could_fit
+            for source, target in pairs
+        ):
+            return
+        partner = dict(pairs)
+        for group in self._groups():
+            only_count = any(len(_classes(side)) == 1 for side in group)
+            if only_count and {partner[source] for source in group[0]} == set(group[1]):
+                yield from ((source, partner[source]) for source in group[0])
+
+    def _groups(self) -> Iterator[tuple[tuple[LayerWeights, ...], tuple[LayerWeights, ...]]]:
+        """Yield the layers that are candidates of one another, both sides in their order."""
+        near: dict[LayerWeights, set[LayerWeights]] = defaultdict(set)
+        for source, target in self.fits:
+            near[source].add(target)
+            near[target].add(source)
+        seen: set[LayerWeights] = set()
+        for start in self.sides[1]:
+            if start not in near or start in seen:
+                continue
+            group, waiting = {start}, [start]
+            while waiting:
+                more = near[waiting.pop()] - group
+                group |= more
+                waiting += more
+            seen |= group
+            yield (
+                tuple(layer for layer in self.sides[0] if layer in group),
+                tuple(layer for layer in self.sides[1] if layer in group),
+            )
+
+
+def _largest(layer: LayerWeights) -> int:
+    """Return how many elements the largest tensor of a layer has; equal in layers that fit."""
+    members = [m for m in layer.members if m.role == RECURRENT] or layer.members
+    return max(math.prod(member.shape) for member in members)
+
+
+def _common_end(one: LayerWeights, other: LayerWeights) -> int:
+    """Return how many last parts of two paths are the same, up to one that only counts."""
+    count = 0
+    for left, right in zip(reversed(one.parts), reversed(other.parts), strict=False):
+        if left != right or _counts(left):
+            break
+        count += 1
+    return count
+
+
+def _counts(part: str) -> bool:
+    """Whether a part of a path has a counter that a program gave it: `dense_1`, `3`."""
+    return part.isdecimal() or part.rpartition("_")[2].isdecimal()
+
+
+def _best(scores: Mapping[tuple[T, T], int]) -> Iterator[tuple[T, T]]:
+    """Yield the pairs whose score is above that of all others of either."""
+    top: tuple[dict[T, list[int]], dict[T, list[int]]] = (defaultdict(list), defaultdict(list))
+    for (one, other), score in scores.items():
+        top[0][one].append(score)
+        top[1][other].append(score)
+    for (one, other), score in scores.items():
+        if score and all(
+            max(found) == score and found.count(score) == 1
+            for found in (top[0][one], top[1][other])
+        ):
+            yield one, other
+
+
+def _classes(layers: Sequence[LayerWeights]) -> dict[Class, list[LayerWeights]]:
+    """Return layers by the words of their paths that not all of them have."""
+    common = set.intersection(*(set(layer.words) for layer in layers))
+    classes: dict[Class, list[LayerWeights]] = defaultdict(list)
+    for layer in layers:
+        classes[tuple(word for word in layer.words if word not in common)].append(layer)
+    return classes
+
+
+def _by_numbers(
+    sources: Sequence[LayerWeights], targets: Sequence[LayerWeights]
+) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+    """Yield the k-th with the k-th of as many, where numbers and orders agree."""
+    if len(sources) != len(targets):
+        return
+    sorted_sides = []
+    for side in (sources, targets):
+        if len({layer.numbering[0] for layer in side}) != 1:
+            return
+        if len({layer.numbering[1] for layer in side}) != len(side):
+            return
+        in_turn = sorted(side, key=lambda layer: layer.numbering[1])
+        places = [layer.place for layer in in_turn]
+        if None not in places and places != sorted(places, key=lambda place: place or 0):
+            return
+        sorted_sides.append(in_turn)
+    yield from zip(*sorted_sides, strict=True)
+
+
+def _product(one: Iterable[T], other: Iterable[T]) -> Iterator[tuple[T, T]]:
+    others = tuple(other)
+    return ((left, right) for left in one for right in others)
