@@ -78,13 +78,27 @@ def infer_roles(specs: Mapping[str, TensorSpec]) -> dict[str, InferredRole]:
     return _Inference(specs).roles
 
 
+def _has_dots(names: Iterable[str]) -> bool:
+    """Whether dots stand for slashes in a file's names: other libraries than TensorFlow wrote them.
+
+    What extends another name there is a model's own (`weight_ih_l0_reverse` of a torch.nn.LSTM); no
+    optimizer calls its state so.
+    """
+    dots = False
+    for name in names:
+        if "/" in name:
+            return False
+        dots = dots or "." in name
+    return dots
+
+
 class _Inference:
     """Sorts the names of one file into families, judges these, then the scalars that are left."""
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
         self.specs = {name: spec for name, spec in specs.items() if spec.dtype != "string"}
         self.roles: dict[str, InferredRole] = {}
-        self.families = extension_families(self.specs)
+        self.families = {} if _has_dots(self.specs) else extension_families(self.specs)
         self.extended = {e.name for members in self.families.values() for e in members}
         self.optimizer_scopes: set[str] = set()
         self._take_families()

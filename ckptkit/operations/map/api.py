@@ -27,7 +27,7 @@ from ckptkit.operations.map.layers import (
     has_packed_attention,
     layers_of,
 )
-from ckptkit.operations.map.layouts import LayerMoves, Move
+from ckptkit.operations.map.layouts import Move
 from ckptkit.operations.map.pairing import LayerPair, LayerPairing, Undecided, pair_layers
 from ckptkit.operations.map.result import MapRule, OpenTensor, ProposedMap
 from ckptkit.stores.registry import format_of
@@ -90,7 +90,7 @@ class _Proposal:
             key=lambda layer: layer.place or 0,
         )
         self.votes: dict[tuple[str, str], set[bool]] = {}
-        for orders, is_turned in (vote for pair in pairing.pairs for vote in _votes(pair.fit)):
+        for orders, is_turned in (vote for pair in pairing.pairs for vote in _votes(pair)):
             self.votes.setdefault(orders, set()).add(is_turned)
 
     def result(self) -> ProposedMap:
@@ -131,7 +131,7 @@ class _Proposal:
     def _options(self, target: LayerWeights, move: Move) -> tuple[Sequence[Transform], str]:
         """Return what may be done to a tensor, and why more than one thing may be."""
         options = list(move.options)
-        if _is_dense(move):
+        if _is_dense(move) and RECURRENT not in target.by_role:
             votes = self.votes.get((move.source.order, move.target.order))
             if _is_square(move) and votes:
                 turned, plain = Transform((Transpose(),)), Transform()
@@ -227,9 +227,9 @@ def _keeps_order(file: Checkpoint) -> bool:
     return format_of(file.store.format).keeps_order
 
 
-def _votes(fit: LayerMoves) -> Iterator[tuple[tuple[str, str], bool]]:
+def _votes(pair: LayerPair) -> Iterator[tuple[tuple[str, str], bool]]:
     """Yield, of kernels that are not square, their orders and whether shapes want them turned."""
-    for move in fit.moves:
+    for move in () if RECURRENT in pair.target.by_role else pair.fit.moves:
         if _is_dense(move) and not _is_square(move):
             yield (move.source.order, move.target.order), bool(move.options[0])
 

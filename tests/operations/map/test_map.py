@@ -1,0 +1,411 @@
+"""Proposed maps: what is decided and by what, what is left open, and that values follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit.errors import UsageError
+from ckptkit.operations.convert.api import convert
+from ckptkit.operations.map.result import ProposedMap
+from support.command_line import ckptkit as run
+from support.pytorch_files import write_pytorch
+
+Shapes = Mapping[str, tuple[int, ...]]
+RNG = np.random.default_rng(27)
+
+
+def file_of(path: Path, shapes: Shapes) -> Path:
+    """Write tensors of these shapes, drawn, with the suffix's format."""
+    arrays = {name: RNG.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    if path.suffix == ".pt":
+        return write_pytorch(path, arrays)
+    np.savez(path, **arrays)
+    return path
+
+
+def proposed(tmp_path: Path, source: Shapes, target: Shapes, end: str = ".pt") -> ProposedMap:
+    """Return the map from a file of PyTorch to one whose names have slashes."""
+    src, dst = file_of(tmp_path / f"src{end}", source), file_of(tmp_path / "dst.npz", target)
+    return ckptkit.map(src, dst)
+
+
+def decided(proposal: ProposedMap) -> dict[str, str]:
+    """Return {tensor of DST: tensor of SRC, and the steps}."""
+    return {rule.target: f"{rule.source} {rule.transform}".strip() for rule in proposal.rules}
+
+
+def linear(name: str, into: int, out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def dense(name: str, into: int, out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}/kernel": (into, out), f"{name}/bias": (out,)}
+
+
+# --- layouts --------------------------------------------------------------------------------------
+
+TORCH: Shapes = {
+    "stem.weight": (8, 3, 3, 2),
+    "stem.bias": (8,),
+    "norm.weight": (8,),
+    "norm.bias": (8,),
+    "norm.running_mean": (8,),
+    "norm.running_var": (8,),
+    "depth.weight": (16, 1, 3, 3),
+    "seq.weight": (5, 8, 3),
+    "embed.weight": (11, 6),
+    "attn.in_proj_weight": (18, 6),
+    "attn.in_proj_bias": (18,),
+    "attn.out_proj.weight": (6, 6),
+    "attn.out_proj.bias": (6,),
+    "ln.weight": (6,),
+    "ln.bias": (6,),
+    "rec.weight_ih_l0": (40, 6),
+    "rec.weight_hh_l0": (40, 10),
+    "rec.bias_ih_l0": (40,),
+    "rec.bias_hh_l0": (40,),
+    "gate.weight_ih_l0": (21, 10),
+    "gate.weight_hh_l0": (21, 7),
+    "gate.bias_ih_l0": (21,),
+    "gate.bias_hh_l0": (21,),
+    "head.weight": (7, 7),
+    "head.bias": (7,),
+}
+KERAS: Shapes = {
+    "stem/kernel": (3, 2, 3, 8),
+    "stem/bias": (8,),
+    "norm/gamma": (8,),
+    "norm/beta": (8,),
+    "norm/moving_mean": (8,),
+    "norm/moving_variance": (8,),
+    "depth/depthwise_kernel": (3, 3, 8, 2),
+    "seq/kernel": (3, 8, 5),
+    "embed/embeddings": (11, 6),
+    "mha/query/kernel": (6, 2, 3),
+    "mha/query/bias": (2, 3),
+    "mha/key/kernel": (6, 2, 3),
+    "mha/key/bias": (2, 3),
+    "mha/value/kernel": (6, 2, 3),
+    "mha/value/bias": (2, 3),
+    "mha/attention_output/kernel": (2, 3, 6),
+    "mha/attention_output/bias": (6,),
+    "ln/gamma": (6,),
+    "ln/beta": (6,),
+    "lstm/lstm_cell/kernel": (6, 40),
+    "lstm/lstm_cell/recurrent_kernel": (10, 40),
+    "lstm/lstm_cell/bias": (40,),
+    "gru/gru_cell/kernel": (10, 21),
+    "gru/gru_cell/recurrent_kernel": (7, 21),
+    "gru/gru_cell/bias": (2, 21),
+    "head/kernel": (7, 7),
+    "head/bias": (7,),
+}
+
+
+def blocks(array: Any, order: tuple[int, ...]) -> Any:
+    parts = np.split(array, len(order))
+    return np.concatenate([parts[at] for at in order])
+
+
+def expected(torch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of KERAS, written down after the documentation of both libraries."""
+    query, key, value = np.split(torch["attn.in_proj_weight"], 3)
+    biases = np.split(torch["attn.in_proj_bias"], 3)
+    zrh = (1, 0, 2)  # of r, z, n
+    found = {
+        "stem/kernel": torch["stem.weight"].transpose(2, 3, 1, 0),
+        "stem/bias": torch["stem.bias"],
+        "norm/gamma": torch["norm.weight"],
+        "norm/beta": torch["norm.bias"],
+        "norm/moving_mean": torch["norm.running_mean"],
+        "norm/moving_variance": torch["norm.running_var"],
+        "depth/depthwise_kernel": torch["depth.weight"].reshape(8, 2, 3, 3).transpose(2, 3, 0, 1),
+        "seq/kernel": torch["seq.weight"].T,
+        "embed/embeddings": torch["embed.weight"],
+        "mha/attention_output/kernel": torch["attn.out_proj.weight"].T.reshape(2, 3, 6),
+        "mha/attention_output/bias": torch["attn.out_proj.bias"],
+        "ln/gamma": torch["ln.weight"],
+        "ln/beta": torch["ln.bias"],
+        "lstm/lstm_cell/kernel": torch["rec.weight_ih_l0"].T,
+        "lstm/lstm_cell/recurrent_kernel": torch["rec.weight_hh_l0"].T,
+        "lstm/lstm_cell/bias": torch["rec.bias_ih_l0"] + torch["rec.bias_hh_l0"],
+        "gru/gru_cell/kernel": blocks(torch["gate.weight_ih_l0"], zrh).T,
+        "gru/gru_cell/recurrent_kernel": blocks(torch["gate.weight_hh_l0"], zrh).T,
+        "gru/gru_cell/bias": np.stack(
+            [blocks(torch[f"gate.bias_{of}_l0"], zrh) for of in ("ih", "hh")]
+        ),
+        "head/kernel": torch["head.weight"].T,
+        "head/bias": torch["head.bias"],
+    }
+    for name, kernel, bias in zip(
+        ("query", "key", "value"), (query, key, value), biases, strict=True
+    ):
+        found[f"mha/{name}/kernel"] = kernel.T.reshape(6, 2, 3)
+        found[f"mha/{name}/bias"] = bias.reshape(2, 3)
+    return found
+
+
+def test_values_of_torch_go_where_keras_has_them(tmp_path: Path) -> None:
+    proposal = proposed(tmp_path, TORCH, KERAS)
+    assert proposal.ok and proposal.exit_code == 0, proposal.to_json()
+    rules = [rule.text for rule in proposal.rules]
+
+    done = convert(proposal.src, tmp_path / "out.npz", like=proposal.dst, rules=rules)
+
+    assert done.ok
+    torch = {name: np.asarray(array) for name, array in ckptkit.open(proposal.src).items()}
+    found = ckptkit.open(tmp_path / "out.npz")
+    values = expected(torch)
+    assert found.keys() == values.keys() == KERAS.keys()
+    for name, array in values.items():
+        assert np.array_equal(found[name], array), name
+
+
+def test_and_back(tmp_path: Path) -> None:
+    """What the map back makes of the result is what there was, but for biases that were added."""
+    source = file_of(tmp_path / "torch.pt", TORCH)
+    keras = file_of(tmp_path / "keras.npz", KERAS)
+    torch = {name: np.asarray(array) for name, array in ckptkit.open(source).items()}
+    torch["rec.bias_hh_l0"] = np.zeros_like(torch["rec.bias_hh_l0"])
+    source = write_pytorch(source, torch)
+
+    there = ckptkit.map(source, keras)
+    convert(source, tmp_path / "there.npz", like=keras, rules=[r.text for r in there.rules])
+    back = ckptkit.map(tmp_path / "there.npz", source)
+    assert back.ok and back.kept == ("rec.bias_hh_l0",)
+    convert(
+        tmp_path / "there.npz",
+        tmp_path / "back.npz",
+        like=source,
+        rules=[rule.text for rule in back.rules],
+        allow_missing=back.kept,
+    )
+
+    again = ckptkit.open(tmp_path / "back.npz")
+    assert all(np.array_equal(again[name], array) for name, array in torch.items())
+
+
+def test_a_second_bias_that_is_not_zero_is_no_place_to_keep(tmp_path: Path) -> None:
+    back = ckptkit.map(file_of(tmp_path / "k.npz", KERAS), file_of(tmp_path / "t.pt", TORCH))
+    assert not back.ok and not back.kept
+    assert back.unmatched_targets == ("rec.bias_hh_l0",)
+    assert "rec.bias_hh_l0 of t.pt is not zero" in str(back)
+
+
+def test_two_directions_and_levels_of_a_recurrent_module(tmp_path: Path) -> None:
+    torch: dict[str, tuple[int, ...]] = {}
+    keras: dict[str, tuple[int, ...]] = {}
+    for level, width in ((0, 8), (1, 8)):
+        for torch_end, keras_name in (("", "forward_lstm"), ("_reverse", "backward_lstm")):
+            end = f"l{level}{torch_end}"
+            torch |= {f"rnn.weight_ih_{end}": (16, width), f"rnn.weight_hh_{end}": (16, 4)}
+            torch |= {f"rnn.bias_ih_{end}": (16,), f"rnn.bias_hh_{end}": (16,)}
+            scope = f"bidirectional{'_1' * level}/{keras_name}/lstm_cell"
+            keras |= {f"{scope}/kernel": (width, 16), f"{scope}/recurrent_kernel": (4, 16)}
+            keras |= {f"{scope}/bias": (16,)}
+    found = decided(proposed(tmp_path, torch, keras))
+    assert found["bidirectional/backward_lstm/lstm_cell/kernel"] == (
+        "rnn.weight_ih_l0_reverse transpose"
+    )
+    assert found["bidirectional_1/forward_lstm/lstm_cell/recurrent_kernel"] == (
+        "rnn.weight_hh_l1 transpose"
+    )
+    assert len(found) == 12
+
+
+def test_a_gru_that_torch_does_not_compute_is_no_partner(tmp_path: Path) -> None:
+    torch = {name: shape for name, shape in TORCH.items() if name.startswith("gate")}
+    keras = {name: shape for name, shape in KERAS.items() if name.startswith("gru")}
+    keras["gru/gru_cell/bias"] = (21,)  # reset_after=False
+    proposal = proposed(tmp_path, torch, keras)
+    assert not proposal.rules and len(proposal.unmatched_targets) == 3
+
+
+# --- what is open ---------------------------------------------------------------------------------
+
+TWINS = {**linear("left", 4, 4), **linear("right", 4, 4), **linear("head", 4, 3)}
+OTHERS = {**dense("first", 4, 4), **dense("second", 4, 4), **dense("head", 4, 3)}
+
+
+def test_of_two_candidates_both_are_named_and_convert_stops(tmp_path: Path) -> None:
+    src, dst = file_of(tmp_path / "src.pt", TWINS), file_of(tmp_path / "dst.npz", OTHERS)
+    result = run("map", src, dst, "-o", tmp_path / "m.map")
+
+    assert result.code == 1
+    assert "left open: first/kernel: left.weight, right.weight: 2 layers of src.pt" in result.err
+    assert "unproven" in result.err
+    command = ("convert", src, tmp_path / "o.npz", "--like", dst, "--map-from", tmp_path / "m.map")
+    stopped = run(*command)
+    assert stopped.code == 2 and not (tmp_path / "o.npz").exists()
+    assert "first/kernel is left open: left.weight (transpose) or right.weight (transp" in (
+        stopped.err
+    )
+    text = (tmp_path / "m.map").read_text()
+    for rule in (r"^left\.weight$=>first/k", r"^right\.weight$=>second/k"):
+        assert f"#? {rule}" in text
+        text = text.replace(f"#? {rule}", rule)
+    (tmp_path / "m.map").write_text(text)
+    assert "first/bias is left open: left.bias or right.bias" in run(*command).err
+    for rule in (r"^left\.bias$=>first/b", r"^right\.bias$=>second/b"):
+        text = text.replace(f"#? {rule}", rule)
+    (tmp_path / "m.map").write_text(text)
+    assert run(*command).code == 0
+    there, here = ckptkit.open(tmp_path / "o.npz"), ckptkit.open(src)
+    assert np.array_equal(there["second/kernel"], np.asarray(here["right.weight"]).T)
+
+
+@pytest.mark.parametrize(
+    ("torch", "keras"),
+    [
+        (("0", "2", "5"), ("dense", "dense_1", "dense_2")),
+        (("fc1", "fc2", "fc10"), ("dense_4", "dense_5", "dense_6")),
+        (("blocks.0.up", "blocks.1.up", "blocks.2.up"), ("b_3/fc", "b_4/fc", "b_11/fc")),
+    ],
+)
+def test_numbers_go_in_their_order(
+    torch: tuple[str, ...], keras: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = {k: v for name in torch for k, v in linear(name, 4, 4).items()}
+    target = {k: v for name in reversed(keras) for k, v in dense(name, 4, 4).items()}
+    found = decided(proposed(tmp_path, source, target))
+    assert [found[f"{name}/bias"] for name in keras] == [f"{name}.bias" for name in torch]
+
+
+def test_numbers_that_the_order_of_the_file_contradicts_decide_nothing(tmp_path: Path) -> None:
+    source = {**linear("fc2", 4, 4), **linear("fc1", 4, 4)}
+    target = {**dense("dense", 4, 4), **dense("dense_1", 4, 4)}
+    proposal = proposed(tmp_path, source, target)
+    assert not proposal.rules and len(proposal.open) == 4
+
+
+def test_names_come_before_numbers(tmp_path: Path) -> None:
+    names = ("query", "key", "value")
+    source = {
+        k: v for i in (0, 1) for n in names for k, v in linear(f"layer.{i}.{n}", 4, 4).items()
+    }
+    target = {
+        k: v for i in (1, 2) for n in sorted(names) for k, v in dense(f"b_{i}/{n}", 4, 4).items()
+    }
+    found = decided(proposed(tmp_path, source, target))
+    assert {n: found[f"b_{i}/{n}/bias"] for i in (1,) for n in names} == {
+        n: f"layer.0.{n}.bias" for n in names
+    }
+    assert found["b_2/key/kernel"] == "layer.1.key.weight transpose"
+
+
+def test_more_layers_on_one_side_leave_it_open(tmp_path: Path) -> None:
+    source = {**linear("a", 4, 4), **linear("b", 4, 4), **linear("c", 4, 4)}
+    proposal = proposed(tmp_path, source, {**dense("x", 4, 4), **dense("y", 4, 4)})
+    assert not proposal.ok and not proposal.rules
+    assert {len(item.candidates) for item in proposal.open} == {3}
+
+
+def test_words_on_one_side_alone_are_not_numbers_on_the_other(tmp_path: Path) -> None:
+    """A shortcut has the shape of the third convolution, and stands before it in other files."""
+    source = {
+        "layer1.0.conv3.weight": (8, 2, 1, 1),
+        "layer1.0.downsample.0.weight": (8, 2, 1, 1),
+    }
+    target = {"block1_0_conv/kernel": (1, 1, 2, 8), "block1_3_conv/kernel": (1, 1, 2, 8)}
+    proposal = proposed(tmp_path, source, target)
+    assert not proposal.rules
+    assert [rule.source for rule in proposal.open[0].candidates] == list(source)
+
+
+def test_a_square_kernel_follows_the_others_of_its_file(tmp_path: Path) -> None:
+    """Weights of GPT-2 are [in, out] under the name that torch.nn has for [out, in]."""
+    source = {"a.weight": (4, 6), "b.weight": (6, 6)}
+    target = {"a/kernel": (4, 6), "b/kernel": (6, 6)}
+    assert decided(proposed(tmp_path, source, target)) == {
+        "a/kernel": "a.weight",
+        "b/kernel": "b.weight",
+    }
+    source |= {"c.weight": (5, 3)}
+    target |= {"c/kernel": (3, 5)}
+    proposal = proposed(tmp_path, source, target)
+    [item] = proposal.open
+    assert item.target == "b/kernel"
+    assert [str(rule.transform) for rule in item.candidates] == ["transpose", ""]
+
+
+def test_names_of_no_library_leave_the_order_of_axes_to_the_shapes(tmp_path: Path) -> None:
+    source = {"hidden.w": (4, 6), "hidden.b": (6,), "out.w": (6, 6), "out.b": (6,)}
+    target = {**dense("hidden", 4, 6), **dense("out", 6, 6)}
+    proposal = proposed(tmp_path, source, target)
+    assert decided(proposal)["out/kernel"] == "out.w"  # as the other one of its names
+    alone = proposed(tmp_path, {"out.w": (6, 6), "out.b": (6,)}, dense("out", 6, 6))
+    [item] = alone.open
+    assert {str(rule.transform) for rule in item.candidates} == {"", "transpose"}
+
+
+def test_rows_behind_a_flattened_image_may_lie_in_two_orders(tmp_path: Path) -> None:
+    source = {"conv.weight": (5, 3, 3, 3), "conv.bias": (5,), **linear("fc", 20, 4)}
+    target = {"conv/kernel": (3, 3, 3, 5), "conv/bias": (5,), **dense("fc", 20, 4)}
+    proposal = proposed(tmp_path, source, target)
+    [item] = proposal.open
+    assert item.target == "fc/kernel" and "flattened" in item.why
+    plain, moved = item.candidates
+
+    rules = [*(rule.text for rule in proposal.rules), moved.text]
+    convert(proposal.src, tmp_path / "o.npz", like=proposal.dst, rules=rules)
+    weight = np.asarray(ckptkit.open(proposal.src)["fc.weight"])
+    image = RNG.normal(size=(2, 2, 5)).astype("float32")  # height, width, channels
+    in_torch = weight @ image.transpose(2, 0, 1).reshape(-1)
+    in_keras = image.reshape(-1) @ np.asarray(ckptkit.open(tmp_path / "o.npz")["fc/kernel"])
+    np.testing.assert_allclose(in_keras, in_torch, rtol=1e-5, atol=1e-6)
+    assert str(plain.transform) == "transpose"
+    # pooled over the whole image, one row a channel
+    pooled = proposed(
+        tmp_path,
+        {"conv.weight": (5, 3, 3, 3), "conv.bias": (5,), **linear("fc", 5, 4)},
+        {"conv/kernel": (3, 3, 3, 5), "conv/bias": (5,), **dense("fc", 5, 4)},
+    )
+    assert pooled.ok
+
+
+# --- any two forms --------------------------------------------------------------------------------
+
+
+def test_files_of_one_library_are_mapped_as_they_are(tmp_path: Path) -> None:
+    target = {f"module.{name}": shape for name, shape in TORCH.items()}
+    src, dst = file_of(tmp_path / "src.pt", TORCH), file_of(tmp_path / "dst.pt", target)
+    proposal = ckptkit.map(src, dst)
+    assert proposal.ok
+    assert decided(proposal) == {f"module.{name}": name for name in TORCH}
+
+
+def test_what_fits_nothing_is_named(tmp_path: Path) -> None:
+    source = {**linear("a", 4, 3), "extra.weight": (9, 9)}
+    proposal = proposed(tmp_path, source, {**dense("a", 4, 3), "other/kernel": (8, 2)})
+    assert proposal.exit_code == 1
+    assert proposal.unmatched_sources == ("extra.weight",)
+    assert proposal.unmatched_targets == ("other/kernel",)
+
+
+def test_the_document(tmp_path: Path) -> None:
+    src, dst = file_of(tmp_path / "src.pt", TWINS), file_of(tmp_path / "dst.npz", OTHERS)
+    document = json.loads(run("map", src, dst, "-f", "json").out)
+    assert document["schema"] == "ckptkit.map/1"
+    assert document["ok"] is document["proven"] is False
+    assert {row["to"]: row["from"] for row in document["rules"]} == {
+        "head/kernel": "head.weight",
+        "head/bias": "head.bias",
+    }
+    assert [len(item["candidates"]) for item in document["open"]] == [2, 2, 2, 2]
+    rows = run("map", src, dst, "-f", "csv").out.splitlines()
+    assert rows[0] == "from,to,transform,why,rule" and len(rows) == 3
+
+
+def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
+    src = file_of(tmp_path / "src.pt", TWINS)
+    assert run("map", src, tmp_path / "missing.keras").code == 2
+    np.savez(tmp_path / "empty.npz")
+    with pytest.raises(UsageError, match="holds no weights"):
+        ckptkit.map(src, tmp_path / "empty.npz")
