@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -24,6 +25,7 @@ from support.goldens import GOLDEN
 from support.hostile_models import model_with, write_model
 from support.killing_thin import make_run
 from support.places import ROOT
+from support.pytorch_files import write_pytorch
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 WALKED = (
@@ -54,9 +56,30 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     damaged_examples(tmp_path)
     make_run(tmp_path / "long-run", 4)
+    torch_examples(tmp_path)
     (tmp_path / "release.toml").write_text(POLICY, encoding="utf-8")
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
+
+
+def torch_examples(directory: Path) -> None:
+    """Make what docs/map.md maps: files of PyTorch, and a structure of another library."""
+    rng = np.random.default_rng(27)
+    linear = {"proj.weight": (4, 6), "proj.bias": (4,)}
+    twins = {f"{name}.weight": (4, 4) for name in ("left", "right")}
+    for name, shapes in (("net.pt", {**linear, "head.weight": (3, 4)}), ("twins.pt", twins)):
+        arrays = {key: rng.normal(size=size).astype("float32") for key, size in shapes.items()}
+        write_pytorch(directory / name, arrays)
+    np.savez(
+        directory / "net.npz",
+        **{
+            "dense/kernel": np.zeros((6, 4), "float32"),
+            "dense/bias": np.zeros(4, "float32"),
+            "head/kernel": np.zeros((4, 3), "float32"),
+        },
+    )
+    names = ("first", "second")
+    np.savez(directory / "twins.npz", **{f"{n}/kernel": np.zeros((4, 4), "float32") for n in names})
 
 
 POLICY = """[model]

@@ -309,3 +309,15 @@ def test_forms_that_are_not_read_say_how_to_write_one_that_is(tmp_path: Path) ->
         archive.writestr("program/archive_format", "pt2")
         archive.writestr("program/models/model.json", "{}")
     assert "a program of torch.export" in refused("ls", tmp_path / "program.pt2")
+
+
+def test_weights_whose_names_extend_others_are_weights(tmp_path: Path) -> None:
+    names = [f"{kind}_{of}_l0" for kind in ("weight", "bias") for of in ("ih", "hh")]
+    shapes = {name: (8, 2) if "weight" in name else (8,) for name in names}
+    arrays = {
+        f"lstm.{name}{end}": np.ones(shape, "float32")
+        for name, shape in shapes.items()
+        for end in ("", "_reverse")
+    }
+    opened = ckptkit.open(write_pytorch(tmp_path / "lstm.pt", arrays))
+    assert {naming.role for naming in opened.names.values()} == {"weight"}
