@@ -70,16 +70,11 @@ def torch_examples(directory: Path) -> None:
     for name, shapes in (("net.pt", {**linear, "head.weight": (3, 4)}), ("twins.pt", twins)):
         arrays = {key: rng.normal(size=size).astype("float32") for key, size in shapes.items()}
         write_pytorch(directory / name, arrays)
-    np.savez(
-        directory / "net.npz",
-        **{
-            "dense/kernel": np.zeros((6, 4), "float32"),
-            "dense/bias": np.zeros(4, "float32"),
-            "head/kernel": np.zeros((4, 3), "float32"),
-        },
-    )
-    names = ("first", "second")
-    np.savez(directory / "twins.npz", **{f"{n}/kernel": np.zeros((4, 4), "float32") for n in names})
+    names = {"dense/kernel": (6, 4), "dense/bias": (4,), "head/kernel": (4, 3)}
+    pair = {"first/kernel": (4, 4), "second/kernel": (4, 4)}
+    for name, shapes in (("net.npz", names), ("twins.npz", pair)):
+        zeros: dict[str, Any] = {key: np.zeros(size, "float32") for key, size in shapes.items()}
+        np.savez(directory / name, **zeros)
 
 
 POLICY = """[model]

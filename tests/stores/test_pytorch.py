@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ckptkit
@@ -25,7 +26,7 @@ from ckptkit.stores.pytorch.tensors import list_tensors
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import ROOT
-from support.pytorch_files import Storage, Tensor, write_archive
+from support.pytorch_files import Storage, Tensor, write_archive, write_pytorch
 
 FOLDERS = sorted(
     ROOT.glob("fixtures/pytorch/torch*"), key=lambda p: [*map(int, p.name[5:].split("."))]

@@ -23,7 +23,9 @@ RNG = np.random.default_rng(27)
 
 def file_of(path: Path, shapes: Shapes) -> Path:
     """Write tensors of these shapes, drawn, with the suffix's format."""
-    arrays = {name: RNG.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    arrays: dict[str, Any] = {
+        name: RNG.normal(size=shape).astype("float32") for name, shape in shapes.items()
+    }
     if path.suffix == ".pt":
         return write_pytorch(path, arrays)
     np.savez(path, **arrays)
