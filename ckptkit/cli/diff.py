@@ -91,7 +91,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     Examples:
       ckptkit diff run/ckpt-1 run/ckpt-2
       ckptkit diff run/ckpt-3 export/ --rtol 1e-6
-      ckptkit diff old.keras new.keras --format html -o diff.html
+      ckptkit diff old.keras new.keras --html diff.html
       ckptkit diff old.keras new.keras --config
 
     Exit code: 0 the same, 1 different, 2 could not tell. Only the weights decide it: other

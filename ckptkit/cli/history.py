@@ -91,7 +91,7 @@ def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> Non
     \b
     Examples:
       ckptkit history run/
-      ckptkit history run/ --format html -o run.html
+      ckptkit history run/ --html run.html
       ckptkit history model.*.keras --role weight
       ckptkit history run/ --first-nan
       ckptkit history run/ --follow

@@ -189,6 +189,10 @@ def _put(
     if options["quiet"] and not options["output"]:
         for _ in results:  # each is looked at all the same
             pass
+    elif fmt == "html":
+        from ckptkit.reports import listing_html
+
+        put_report(listing_html.lines(list(results), refused), options, chosen)
     elif is_bare(fmt):
         listed = list(results)
         lines = listing.bare_table(listed, fmt, layout, with_path=len(chosen) > 1)
@@ -204,7 +208,7 @@ def _put(
         put_report(lines, options, chosen)
 
 
-_PROGRAMS = ("json", "jsonl", "html")
+_PROGRAMS = ("json", "jsonl")
 
 
 def _results(

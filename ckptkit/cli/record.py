@@ -95,12 +95,13 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
         changed = [f"changed: {line}" for line in changes(before, golden)] or ["nothing changed"]
         changed = list(map(printable, changed))
     fmt = shown["fmt"]
+    read = [subject, options["like"], *options["inputs"]]  # no page may take their place
     lines = report.lines(golden, out, fmt, verbose=shown["verbose"])
     if fmt == "table":
         put_report(chain(changed, lines), shown)
     else:  # which has no place for what changed
         beside = report.remarks(golden, out) if needs_remarks(fmt) else ()
-        put_report(lines, shown, remarks=chain(changed, beside))
+        put_report(lines, shown, read, remarks=chain(changed, beside))
 
 
 def _earlier(out: Path) -> Golden | None:

@@ -7,12 +7,14 @@ them to it, and `put_report` brings the report where it is to go.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
-from ckptkit.cli.options import echo_lines, screen_options, write_lines
+from ckptkit.cli.options import echo_lines, echo_note, screen_options, write_lines
 from ckptkit.reports.screen import folded
 from ckptkit.text import nearest_text
 
@@ -135,6 +137,8 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
 
     def decorate(function: F) -> F:
         options = []
+        if "html" in offer.formats:
+            function = _with_page(function, offer)
         if offer.quiet:
             quiet = "Print nothing; the exit code gives the result."
             options.append(click.option("-q", "--quiet", is_flag=True, help=quiet))
@@ -145,6 +149,11 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
         if offer.output:
             where = "Write to FILE instead of the terminal."
             options.append(click.option("-o", "--output", metavar="FILE", help=where))
+        if "html" in offer.formats:
+            page = "Write it there as an HTML page, as --format html."
+            options.append(click.option("--html", metavar="FILE", help=page))
+            opened = "Show that page in the browser."
+            options.append(click.option("--open", "opened", is_flag=True, help=opened))
         if offer.formats:
             function = screen_options(function)
         for option in reversed(options):
@@ -152,6 +161,71 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
         return function
 
     return decorate
+
+
+_PAGE = (
+    "ckptkit.page"  # where a run keeps that its report is a page, and what is to be done with it
+)
+
+
+class _PageWanted(NamedTuple):
+    """file: where the page goes.  opened: whether a browser is to show it.  kept: by its name."""
+
+    file: str
+    opened: bool
+    kept: bool
+
+
+def _with_page(function: F, offer: Offer) -> F:
+    """Let --html and --open stand for --format html, and a place to write it."""
+
+    @wraps(function)
+    def command(*args: Any, html: str | None, opened: bool, **options: Any) -> Any:
+        if html is None and not opened:
+            return function(*args, **options)
+        context = click.get_current_context()
+        asked = context.get_parameter_source("fmt") is not ParameterSource.DEFAULT
+        if asked and options["fmt"] != "html":
+            given = "--html" if html is not None else "--open"
+            raise click.UsageError(f"{given} and --format exclude each other.")
+        output = options.get("output") if offer.output else None
+        if html is not None and output:
+            raise click.UsageError("--html and --output exclude each other.")
+        file = html or output or _new_page(context)
+        context.meta[_PAGE] = _PageWanted(file, opened, kept=bool(html or output))
+        options["fmt"] = "html"
+        if offer.output:
+            options["output"] = file
+        return function(*args, **options)
+
+    return cast(F, command)
+
+
+def _new_page(context: click.Context) -> str:
+    """Return the path of a new file for a page without a place of its own; gone if none comes."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(
+        prefix=f"ckptkit-{context.info_name}-", suffix=".html", delete=False
+    ) as file:
+        path = Path(file.name)
+
+    def remove_empty() -> None:
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
+
+    context.call_on_close(remove_empty)
+    return file.name
+
+
+def _shown_in_browser(wanted: _PageWanted, *, quiet: bool) -> None:
+    """Open a page in the browser; where there is none, say where it is."""
+    import webbrowser
+
+    if not webbrowser.open(Path(wanted.file).absolute().as_uri()):
+        echo_note(f"warning: no browser opened; the page is {wanted.file}")
+    elif not quiet and not wanted.kept:
+        echo_note(f"note: the page is {wanted.file}")
 
 
 def _format_option(offer: Offer, text: str) -> Callable[[F], F]:
@@ -193,7 +267,9 @@ def put_report(
     read: as a user gives them.  files: what else was read.  remarks: what people should know that
     the report's format has no place for, or that a file takes out of their sight.
     """
-    output = options.get("output")
+    context = click.get_current_context(silent=True)
+    wanted: _PageWanted | None = context.meta.get(_PAGE) if context is not None else None
+    output = wanted.file if wanted is not None else options.get("output")
     if output:
         from ckptkit.operations.input_files import refuse_inputs
 
@@ -204,3 +280,5 @@ def put_report(
         echo_lines(folded(lines) if is_text else lines)
     if not options.get("quiet"):
         echo_lines(remarks, err=True)
+    if wanted is not None and wanted.opened:
+        _shown_in_browser(wanted, quiet=bool(options.get("quiet")))

@@ -52,9 +52,14 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
             results.append(scan(path, recursive=options["recursive"]))
         except CkptkitError as error:
             refused.append(printable(str(error)))
-    lines = findings.lines(
-        results, fmt, verbose=options["verbose"], words=findings.SCAN, refused=refused
-    )
+    if fmt == "html":
+        from ckptkit.reports import findings_html
+
+        lines = findings_html.lines(results, findings.SCAN, refused)
+    else:
+        lines = findings.lines(
+            results, fmt, verbose=options["verbose"], words=findings.SCAN, refused=refused
+        )
     read = [file for result in results for unit in result.units for file in _files(unit)]
     said = needs_remarks(fmt, options)
     remarks = findings.remarks(results, findings.SCAN) if said else ()

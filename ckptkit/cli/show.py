@@ -76,7 +76,13 @@ def command(
         stored_as = write_npy(results[0], npy, whole=slice_ is None, overwrite=overwrite)
         if stored_as:
             echo_note(f"note: {npy} holds the bits of {results[0].spec.dtype} as {stored_as}")
-    put_report(tensor.several(results, options["fmt"]), options, [path])
+    if options["fmt"] == "html":
+        from ckptkit.reports import tensor_html
+
+        lines = tensor_html.lines(results)
+    else:
+        lines = tensor.several(results, options["fmt"])
+    put_report(lines, options, [path])
 
 
 def _parted(path: str, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

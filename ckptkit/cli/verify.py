@@ -107,6 +107,11 @@ def _read(results: list[Verification]) -> list[Path]:
 
 def _put(results: list[Verification], refused: list[str], options: dict[str, Any]) -> None:
     fmt = options["fmt"]
-    lines = findings.lines(results, fmt, verbose=options["verbose"], refused=refused)
+    if fmt == "html":
+        from ckptkit.reports import findings_html
+
+        lines = findings_html.lines(results, refused=refused)
+    else:
+        lines = findings.lines(results, fmt, verbose=options["verbose"], refused=refused)
     remarks = findings.remarks(results) if needs_remarks(fmt, options) else ()
     put_report(lines, options, (), _read(results), remarks)

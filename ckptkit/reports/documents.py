@@ -14,8 +14,10 @@ from html import escape
 from itertools import chain, islice
 from typing import Any
 
+from ckptkit.reports.page.frame import Page
+from ckptkit.reports.page.frame import lines as page_lines
 from ckptkit.reports.screen import PAPER, shown_on
-from ckptkit.reports.table import csv_rows
+from ckptkit.reports.table import PAGE, csv_rows
 from ckptkit.reports.text import markdown_text, printable
 from ckptkit.results import Document
 
@@ -137,33 +139,25 @@ def _csv_cell(value: Any) -> object:
 
 # --- HTML -------------------------------------------------------------------------------------
 
-_STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0 }
-th, td { border-bottom: 1px solid #8884; padding: .2rem .8rem .2rem 0; vertical-align: top }
-th { text-align: left }
-pre { white-space: pre-wrap }
-:root { color-scheme: light dark }"""
 
+def html_page(title: str, table: Iterable[str], remarks: Sequence[str]) -> Iterator[str]:
+    """Yield a page with one table.
 
-def html_page(title: str, fragments: Iterable[str]) -> Iterator[str]:
-    """Yield a page that needs nothing beside itself; title: plain text; fragments: HTML."""
-    yield "<!DOCTYPE html>"
-    yield '<html lang="en">'
-    yield '<head><meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>{escape(printable(title))}</title>"
-    yield f"<style>\n{_STYLE}\n</style></head>"
-    yield "<body>"
-    yield f"<h1>{escape(printable(title))}</h1>"
-    yield from fragments
-    yield "</body>"
-    yield "</html>"
-
-
-def html_paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines of text as HTML, empty ones left out."""
-    return (f"<div>{escape(line)}</div>" for line in lines if line)
+    title: the command and what it was given.  table: HTML.  remarks: lines of text beside it.
+    """
+    command, _, about = title.removeprefix("ckptkit ").partition(" ")
+    command = command.rstrip(":")
+    body = "\n".join(
+        ['<section class="static" aria-label="rows" tabindex="0">', *table, "</section>"]
+    )
+    page = Page(
+        command,
+        title,
+        notes=[(line.partition(":")[0], line) for line in remarks],
+        files=[{"path": about, "about": ""}] if about else [],
+        body=body,
+    )
+    return page_lines(page, (f"<div>{escape(printable(line))}</div>" for line in remarks))
 
 
 # --- any form ---------------------------------------------------------------------------------
@@ -195,7 +189,7 @@ def in_form(
     elif fmt == "csv":
         yield from csv_of_records(results)
     elif fmt == "html":
-        yield from html_page(title, chain(table("table:html"), html_paragraphs(_plain(remarks))))
+        yield from html_page(title, table(PAGE), [line for line in _plain(remarks) if line])
     elif fmt == "markdown":
         yield from table(fmt)
         yield ""

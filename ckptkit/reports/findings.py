@@ -120,10 +120,10 @@ def remarks(results: Sequence[Verification], words: Phrasing = VERIFY) -> Iterat
 
 
 def _verdicts(results: Sequence[Verification], words: Phrasing) -> list[str]:
-    return [_operand_verdict(result, words) for result in results]
+    return [operand_verdict(result, words) for result in results]
 
 
-def _operand_verdict(result: Verification, words: Phrasing) -> str:
+def operand_verdict(result: Verification, words: Phrasing) -> str:
     """Return one line on an operand: the verdict on its file, where it is one."""
     only = result.units[0] if len(result.units) == 1 else None
     if only is None or only.refusal is not None or not only.checks:

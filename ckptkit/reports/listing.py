@@ -37,14 +37,11 @@ def several(
 ) -> Iterator[str]:
     """Yield several listings, one after the other; options as those of `lines` and `tree`.
 
-    JSON (schema ckptkit.ls/2), JSON lines, CSV (whose first column is the path) and HTML are one
+    JSON (schema ckptkit.ls/2), JSON lines and CSV (whose first column is the path) are one
     document.  refused: asked in the end, why other paths gave none.
     """
     if fmt in ("json", "jsonl"):
         yield from _for_programs(listings, fmt, refused)
-        return
-    if fmt == "html":
-        yield from _page(listings, layout)
         return
     for number, listing in enumerate(listings):
         path = path_text(listing)
@@ -77,25 +74,6 @@ def _json_rows(listing: Document) -> Iterable[str] | None:
     return json_rows(listing.tensors) if listing.statistics is None else None
 
 
-def _page(listings: Iterable[Listing], layout: str) -> Iterator[str]:
-    from ckptkit.reports import documents
-
-    yield from documents.html_page("ckptkit ls", _sections(listings, layout))
-
-
-def _sections(listings: Iterable[Listing], layout: str) -> Iterator[str]:
-    """Yield the parts of a page, a listing at a time."""
-    from html import escape
-
-    from ckptkit.reports import documents
-
-    for listing in listings:
-        yield f"<h2>{escape(printable(path_text(listing)))}</h2>"
-        yield from bare_table([listing], "table:html", layout)
-        yield from _layers(listing, "table:html")
-        yield from documents.html_paragraphs(footer(listing))
-
-
 def path_text(listing: Listing) -> str:
     """Return what was listed: the file, and the part of it."""
     subtree = listing.checkpoint.subtree
@@ -109,7 +87,7 @@ def lines(
 
     with_path: whether the footer names the file.
     """
-    if fmt in ("json", "jsonl", "html"):
+    if fmt in ("json", "jsonl"):
         yield from several([listing], fmt, layout)
         return
     if fmt == "csv":

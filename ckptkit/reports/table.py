@@ -9,6 +9,7 @@ from ckptkit.reports.screen import folded, painted, screen
 from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
+PAGE = "table:page"  # HTML without styles, which the policy of a page forbids
 
 
 def tabulate_formats() -> list[str]:
@@ -50,6 +51,9 @@ def render(
         yield from folded(painted(line, "note") for line in table.below)
         return
     cells = [[_cell(cell) for cell in row] for row in rows]
+    if fmt == PAGE:
+        yield from table_html(headers, cells, align)
+        return
     from tabulate import tabulate
 
     name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"
@@ -71,6 +75,23 @@ _MARKDOWN = ("github", "pipe")
 
 def _cell(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
+
+
+def table_html(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], align: Sequence[str] = ()
+) -> Iterator[str]:
+    """Yield a table as HTML, of cells that are plain text.  align: "left" or "right" by column."""
+    from html import escape
+
+    classes = [' class="n"' if side == "right" else "" for side in align or ["left"] * len(headers)]
+    yield "<table><thead><tr>"
+    for name, kind in zip(headers, classes, strict=True):
+        yield f'<th scope="col"{kind}>{escape(name)}</th>'
+    yield "</tr></thead><tbody>"
+    for row in rows:
+        cells = (f"<td{kind}>{escape(c)}</td>" for c, kind in zip(row, classes, strict=True))
+        yield f"<tr>{''.join(cells)}</tr>"
+    yield "</tbody></table>"
 
 
 def laid_out(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import tempfile
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -59,6 +62,8 @@ def test_the_table_says_which_command_has_which_option() -> None:
             "output": offer.output,
             "quiet": offer.quiet,
             "verbose": bool(offer.verbose),
+            "html": "html" in offer.formats,
+            "opened": "html" in offer.formats,
         }
         assert {key: key in has for key in expected} == expected, name
         for key, short in SHORT.items():
@@ -204,3 +209,47 @@ def test_one_model_is_run(name: str, tree: Path, tmp_path: Path) -> None:
 
 def test_a_mistyped_value_of_a_list_names_its_neighbour() -> None:
     assert "did you mean weight?" in refused("ls", ADAM, "--role", "weigth")
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file that gets a line for each page that the browser is asked for."""
+    seen, browser = tmp_path / "seen", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> "{seen}"\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # a list of browsers is made once, of what the environment said then
+    monkeypatch.setattr(webbrowser, "_tryorder", None)
+    return seen
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the browser is a script of a shell")
+def test_a_page_is_written_and_opened(shown: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run("verify", ADAM, "--html", page, "--open")
+    assert done.code == 0 and not done.out
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert shown.read_text() == f"{page.as_uri()}\n"
+    done = run("ls", ADAM, "--open")
+    assert done.code == 0 and not done.out
+    (new,) = tmp_path.glob("ckptkit-ls-*.html")
+    assert f"note: the page is {new}" in done.err
+    assert shown.read_text().splitlines()[1] == new.as_uri()
+    missing = run("ls", tmp_path / "nothing", "--open")
+    assert missing.code == 2
+    assert list(tmp_path.glob("ckptkit-ls-*.html")) == [new]  # none of what failed stays
+
+
+def test_a_page_excludes_other_forms_and_places(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    for more, said in (
+        (["--format", "json"], "--html and --format exclude each other"),
+        (["-o", tmp_path / "other"], "--html and --output exclude each other"),
+    ):
+        done = run("ls", ADAM, "--html", page, *more)
+        assert done.code == 2 and said in done.err and not page.exists()
+    index = Path(f"{ADAM}.index")
+    before = index.read_bytes()
+    assert run("ls", ADAM, "--html", index).code == 2
+    assert index.read_bytes() == before

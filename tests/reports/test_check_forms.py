@@ -32,7 +32,7 @@ def test_every_form_tells_which_output_differs(fmt: str) -> None:
     text = "\n".join(lines(REPORT, "table" if fmt == "text" else fmt))
     assert "logits" in text and "\x1b" not in text
     if fmt == "html":
-        assert "<b>a" not in text and text.startswith("<!DOCTYPE html>")
+        assert "<b>a" not in text and text.startswith("<!doctype html>")
     elif fmt == "junit":
         assert len(ElementTree.fromstring(text).findall(".//failure")) == 1
     elif fmt == "github":

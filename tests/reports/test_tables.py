@@ -167,7 +167,7 @@ def test_ours_win_and_the_others_are_reached_for_sure() -> None:
     pair = (SAVED_MODEL, SAVED_MODEL)
     assert run("diff", *pair, "--format", "html").out.startswith("<!doctype html>")
     assert run("diff", *pair, "--format", "table:html").out.startswith("<table>")
-    assert run("ls", SAVED_MODEL, "--format", "html").out.startswith("<!DOCTYPE html>")
+    assert run("ls", SAVED_MODEL, "--format", "html").out.startswith("<!doctype html>")
     assert COMMANDS["check"].count("github") == 1
 
 

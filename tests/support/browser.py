@@ -20,6 +20,7 @@ from typing import Any
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of an element's id, from the W3C standard
 _TIMEOUT_S = 600
+TAB, ENTER, DOWN = "\ue004", "\ue007", "\ue015"  # keys, https://www.w3.org/TR/webdriver2/
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -74,6 +75,11 @@ class Page:
         element = self.element(css)
         self.call("POST", f"/element/{element}/clear", {})
         self.call("POST", f"/element/{element}/value", {"text": text})
+
+    def press(self, key: str) -> None:
+        """Press a key where the focus is, as a person does; `key` as WebDriver has it."""
+        pressed = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": pressed}]})
 
     def texts(self, css: str) -> list[str]:
         """Return the text of every element that fits a selector."""

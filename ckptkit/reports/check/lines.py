@@ -36,6 +36,10 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
         from ckptkit.reports.check import github as check_github
 
         yield from check_github.commands(report)
+    elif fmt == "html":
+        from ckptkit.reports.check import html as check_html
+
+        yield from check_html.lines(report)
     elif fmt == "sarif":
         from ckptkit.reports import sarif
 

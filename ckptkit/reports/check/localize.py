@@ -75,12 +75,16 @@ def verdict(localization: Localization) -> Iterator[str]:
 
 def _named(layer: Layer) -> str:
     kind = f" ({layer.kind})" if layer.kind else ""
-    value = f", {_short(layer)}" if _short(layer) else ""
-    layers = f"one of {', '.join((layer.path, *layer.fused))}" if layer.fused else layer.path
-    return f"{layers}{value}{kind}"
+    value = f", {value_text(layer)}" if value_text(layer) else ""
+    return f"{layers_text(layer)}{value}{kind}"
 
 
-def _short(layer: Layer) -> str:
+def layers_text(layer: Layer) -> str:
+    """Return the layer that a value belongs to, or those of which it is one."""
+    return f"one of {', '.join((layer.path, *layer.fused))}" if layer.fused else layer.path
+
+
+def value_text(layer: Layer) -> str:
     """Return the value's name, "" where it is the layer's; of ops that became one, the first."""
     owner, op = owner_and_op(layer.name)
     if owner and owner == layer.path:
@@ -108,7 +112,7 @@ def _cells(layer: Layer) -> tuple[str, ...]:
     others = f" +{len(layer.fused)}" if layer.fused else ""
     return (
         f"{layer.path}{others}",
-        _short(layer),
+        value_text(layer),
         layer.kind,
         _error(layer.isolated),
         _error(layer.propagated),
@@ -148,6 +152,11 @@ def _about(layer: Layer) -> Iterator[str]:
 
 def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def gaps_text(layer: Layer) -> str | None:
+    """Return a line for each variable that a layer reads; None where it reads none."""
+    return "\n".join(map(_gap, layer.variables)) or None
 
 
 def _gap(gap: VariableGap) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.diff.histograms import histograms
 from ckptkit.operations.diff.model_order import model_positions
 from ckptkit.operations.diff.result import STATUSES, DiffResult, TensorDiff
 from ckptkit.reports.diff import text as diff_text
+from ckptkit.reports.file_head import file_of
 from ckptkit.reports.page import frame
 from ckptkit.reports.page.sections import column, plain, table
 from ckptkit.reports.text import count_text, printable
@@ -31,17 +31,15 @@ def lines(result: DiffResult) -> Iterator[str]:
 
 def page(result: DiffResult, *, pictures: bool = False) -> frame.Page:
     """Return what the page shows.  pictures: histograms too, for which values are read."""
-    verdict, *left_out = diff_text.verdict(result).split("; left out: ")
-    totals = [diff_text.totals(result), *(f"left out: {text}" for text in left_out)]
     sections = [_callouts(result), _strip(result), _table(result), *_beside(result)]
     if pictures:
         sections += _histograms(result)
     return frame.Page(
         "diff",
         f"{result.old.path.name} → {result.new.path.name} · ckptkit diff",
-        verdict=verdict,
+        verdict=diff_text.verdict(result),
         tone="good" if result.same else "bad",
-        summary=[line for line in totals if line],
+        summary=[diff_text.totals(result)],
         notes=[
             *(("note", line) for line in _notes(result)),
             *(("warning", warning) for warning in result.warnings),
@@ -56,17 +54,6 @@ def _notes(result: DiffResult) -> list[str]:
     """Return the lines on what differs beside the weights, where no table has them."""
     told = diff_text.beside_lines(result)
     return told[: bool(result.kind)] if result.config else told
-
-
-def file_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what the head of a page says of a file."""
-    store = checkpoint.store
-    about = [store.format, store.style, f"written by {store.producer}" if store.producer else ""]
-    subtree = f"#{checkpoint.subtree}" if checkpoint.subtree else ""
-    return {
-        "path": f"{store.path}{subtree}",
-        "about": " · ".join([*filter(None, about), *checkpoint.notes]),
-    }
 
 
 # --- what changed most ----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ DRAW.depth = spec => {
   const x = index => LEFT + step * index + step / 2;
   function draw() {
     const room = canvas.parentNode.clientWidth || 600;
-    step = Math.max(6, Math.min(90, (room - LEFT - 8) / Math.max(1, count)));
+    step = Math.max(6, Math.min(150, (room - LEFT - 8) / Math.max(1, count)));
     const wide = LEFT + step * count + 8, scale = devicePixelRatio || 1;
     canvas.width = wide * scale;
     canvas.height = HIGH * scale;
@@ -48,7 +48,7 @@ DRAW.depth = spec => {
       pen.fillStyle = point.blamed ? colour("--bad") : point.beyond ? colour("--warn")
         : colour("--k0");
       const height = Math.max(alone > 0 ? 3 : 1, HIGH - FOOT - y(alone));
-      const bar = Math.min(34, step - 2);
+      const bar = Math.min(44, step - 2);
       pen.fillRect(x(index) - bar / 2, HIGH - FOOT - height, bar, height);
       if (Number.isNaN(alone) || alone === Infinity) {
         pen.textAlign = "center";

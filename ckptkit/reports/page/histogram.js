@@ -1,6 +1,6 @@
 // ---- histograms: counts in equal bins, heights logarithmic where asked for ------------------------
 DRAW.histograms = spec => {
-  const grid = make("div", {className: "grid"});
+  const grid = make("div", {className: spec.pictures.length > 1 ? "grid" : ""});
   const node = section(spec, grid);
   if (spec.about) node.firstChild.append(make("span", {className: "dim"}, spec.about));
   for (const one of spec.pictures) grid.append(histogram(one, spec));

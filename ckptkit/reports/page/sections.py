@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from ckptkit.reports.page.frame import Page, Section
+from ckptkit.reports.table import table_html
 from ckptkit.reports.text import bytes_text, printable
 from ckptkit.text import json_number
 
@@ -86,7 +87,7 @@ def plain(page: Page, rows: int = PLAIN_ROWS) -> Iterator[str]:
     rows: of a table at most; how many are left out is said.
     """
     for file in page.files:
-        yield f"<p><b>{escape(printable(file['path']))}</b> {escape(printable(file['about']))}</p>"
+        yield f"<p><b>{escape(printable(file['path']))}</b>: {escape(printable(file['about']))}</p>"
     for section in page.sections:
         yield from _PLAIN.get(section["kind"], _nothing)(section, rows)
     for _severity, note in page.notes:
@@ -113,21 +114,6 @@ def _table(section: Section, rows: int) -> Iterator[str]:
     more = section["count"] - rows
     if more > 0:
         yield f"<p>... and {more:,} more, which the page with script shows</p>"
-
-
-def table_html(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str] = ()
-) -> Iterator[str]:
-    """Yield a table as HTML, of cells that are plain text.  align: "left" or "right" by column."""
-    classes = [' class="n"' if side == "right" else "" for side in align or ["left"] * len(headers)]
-    yield "<table><thead><tr>"
-    for name, kind in zip(headers, classes, strict=True):
-        yield f'<th scope="col"{kind}>{escape(name)}</th>'
-    yield "</tr></thead><tbody>"
-    for row in rows:
-        cells = (f"<td{kind}>{escape(c)}</td>" for c, kind in zip(row, classes, strict=True))
-        yield f"<tr>{''.join(cells)}</tr>"
-    yield "</tbody></table>"
 
 
 def _texts(part: Mapping[str, Any]) -> Iterator[str]:

@@ -354,7 +354,8 @@ class Table {
       most = Math.max(most, text.length);
     }
     const letters = Math.min(most, column.wide || 26);
-    const pixels = letters * 7.6 + 20 + (column.kind === "meter" ? 84 : 0);
+    const more = {meter: 84, status: 24}[column.kind] || 0;
+    const pixels = letters * 7.6 + 20 + more;
     col.style.width = `${pixels}px`;
     this.widths[Number(Boolean(column.minor))] += pixels;
     return col;

@@ -1,5 +1,6 @@
 // ---- treemap: area is bytes, colour is what it is for --------------------------------------------
-const LARGEST = 300;  // boxes of one picture; what is left is one box more
+const BOXES = 5000;  // of one picture, with all that is in others
+const LARGEST = 300;  // boxes side by side; what is left is one box more
 // rectangles of areas in a box, as square as they come: Bruls, Huizing, van Wijk, "Squarified
 // Treemaps" (2000).  Sizes fall; the result has a rectangle for each.
 function squarified(sizes, x, y, w, h) {
@@ -65,6 +66,19 @@ DRAW.treemap = spec => {
   const trail = make("div", {className: "trail"}), legend = make("span", {className: "legend"});
   const tip = make("div", {className: "tip", "aria-live": "polite"});
   const node = section(spec, trail, box, tip);
+  const nodes = new WeakMap();  // of the boxes, those in others too
+  const under = event => nodes.get(event.target.closest(".cell"));
+  box.addEventListener("mouseover", event => {
+    const each = under(event);
+    if (each) tip.textContent = about(each);
+  });
+  box.addEventListener("click", event => {
+    const each = under(event);
+    if (!each || each.rest) return;
+    if (each.row !== null) { shown[spec.of].show(each.row); return; }
+    step(falling(each));
+    box.querySelector("button")?.focus();
+  });
   node.firstChild.append(legend);
   let root, here, hues;
   const hue = each => {
@@ -92,9 +106,34 @@ DRAW.treemap = spec => {
     cell.style.cssText = `left:${x}px;top:${y}px;width:${Math.max(1, w - gap)}px;` +
       `height:${Math.max(1, h - gap)}px`;
     cell.style.setProperty("--hue", `var(--k${hue(each)})`);
+    nodes.set(cell, each);
     return cell;
   }
+  // what is in a box, as boxes in it, as deep as there is room
+  function fill(cell, one, wide, high, name, depth) {
+    const inner = one.below.size ? largest(falling(one)) : [];
+    const head = high > 46 && wide > 50 ? 21 : 0;
+    const isGroup = inner.length > 1 && wide > 24 && high > 20 + head && depth < 5;
+    if (wide > 34 && high > 18 && (head || !isGroup)) {
+      const label = make("b", {}, clipped(name, 90));
+      if (high > 46 && !isGroup) label.append(make("span", {}, bytesText(one.bytes)));
+      cell.append(label);
+    }
+    if (!isGroup) return;
+    cell.classList.add("group");
+    cell.style.setProperty("--deep", `${12 + 5 * depth}%`);
+    squarified(inner.map(each => each.bytes), 3, 3 + head, wide - 8, high - 8 - head)
+      .forEach((place, number) => {
+        if (place[2] * place[3] < 30 || boxes > BOXES) return;
+        boxes += 1;
+        const each = inner[number], small = put(each, place, "i", 1.5);
+        fill(small, each, place[2], place[3], each.name, depth + 1);
+        cell.append(small);
+      });
+  }
+  let boxes = 0;
   function draw() {
+    boxes = 0;
     const w = box.clientWidth, h = box.clientHeight;
     if (!w || !root) return;
     const cells = [];
@@ -106,30 +145,9 @@ DRAW.treemap = spec => {
       cell.type = "button";
       cell.title = about(one);
       cell.setAttribute("aria-label", about(one));
-      const inner = one.below.size ? largest(falling(one)) : [];
-      const head = high > 46 && wide > 60 ? 24 : 0;
-      if (inner.length > 1 && wide > 26 && high > 26 + head) {
-        cell.classList.add("group");
-        squarified(inner.map(each => each.bytes), 3, 3 + head, wide - 9, high - 9 - head)
-          .forEach((at, number) => {
-            if (at[2] * at[3] < 12) return;
-            const small = put(inner[number], at, "i", 1.5);
-            if (at[2] > 64 && at[3] > 20) small.append(clipped(inner[number].name, 80));
-            cell.append(small);
-          });
-      }
-      if (wide > 34 && high > 18) {
-        const label = make("b", {}, clipped(one.path.slice(here.path.length), 90));
-        const size = high > 46 ? make("span", {}, bytesText(one.bytes)) : null;
-        cell.prepend(label, ...(size && !cell.classList.contains("group") ? [size] : []));
-      }
+      fill(cell, one, wide, high, one.path.slice(here.path.length), 0);
       const tell = () => { tip.textContent = about(one); };
-      cell.addEventListener("mouseenter", tell);
       cell.addEventListener("focus", tell);
-      cell.addEventListener("click", () => {
-        if (one.row !== null && one.row !== undefined) shown[spec.of].show(one.row);
-        else if (!one.rest) { step(falling(one)); box.querySelector("button")?.focus(); }
-      });
       cells.push(cell);
     });
     box.replaceChildren(...cells);
@@ -164,7 +182,8 @@ DRAW.treemap = spec => {
   onReady.push(() => {
     const of = shown[spec.of];
     root = nested(of, spec);
-    const roles = [...root.roles].sort((a, b) => b[1] - a[1]);
+    const roles = [...root.roles].sort((a, b) =>
+      (b[0] === "weight") - (a[0] === "weight") || b[1] - a[1]);
     hues = new Map(roles.map(([role], index) => [role, Math.min(7, index)]));
     for (const [role, size] of roles) {
       const key = make("i", {className: "key"});

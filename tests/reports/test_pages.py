@@ -1,0 +1,319 @@
+"""The page of every command, in a real browser: usable by keyboard, safe, silent, and readable."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit.fixtures.sample import write_sample
+from ckptkit.model_io.results import OutputResult
+from ckptkit.operations.check.report import Report
+from ckptkit.operations.findings import Finding
+from ckptkit.operations.localize.values import Layer, Localization, VariableGap
+from ckptkit.reports import findings_html, listing_html, tensor_html
+from ckptkit.reports.check import html as check_html
+from ckptkit.reports.diff import html as diff_html
+from ckptkit.reports.findings import SCAN
+from ckptkit.reports.history import html as history_html
+from ckptkit.reports.page import frame
+from ckptkit.reports.page.sections import column, table
+from support.browser import DOWN, ENTER, TAB, Page, browser, missing
+from support.command_line import ckptkit as run
+from support.weights import Array, write_bundle
+
+MARKUP = "evil</script><img src=x onerror=document.title='broken'>/w"
+DIRECTION = "\u202egnp.exe\u2066/w"
+LONG = "long" * 2500 + "/w"
+HOSTILE = (MARKUP, DIRECTION, LONG)
+AXE = "axe-core@4.10.3"
+
+
+def localized() -> Report:
+    """Return a check whose third layer is to blame, and whose last inherits its error."""
+
+    def result(needed: float, status: str) -> OutputResult:
+        return OutputResult("y", status, n=10, n_bad=int(needed > 0), needed=needed)
+
+    layers = []
+    for order, (name, alone, inherited) in enumerate(
+        [("embed", 0.0, 0.0), (MARKUP, 1e-7, 1e-7), ("norm", 0.3, 0.3), ("head", 1e-7, 0.2)]
+    ):
+        layers.append(
+            Layer(
+                *(name, name, name, "Dense", "float32", order),
+                result(inherited, "differs" if inherited > 1e-3 else "within"),
+                result(alone, "differs" if alone > 1e-3 else "within"),
+                (VariableGap(f"{name}/kernel", alone > 1e-3, "changed"),),
+            )
+        )
+    found = Finding("error", "restore.missing", "model.keras", f"no value for {DIRECTION}")
+    return Report(
+        "model.keras",
+        "against",
+        "reference.keras",
+        run_findings=(found, replace(found, severity="note")),
+        localization=Localization(True, "isolated", tuple(layers), known=4),
+    )
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a page of every kind; names of tensors are hostile where a file can have them."""
+    folder = tmp_path_factory.mktemp("pages")
+    rng = np.random.default_rng(3)
+    arrays: dict[str, Array] = {
+        f"layer_{i}/{name}": rng.standard_normal((6, 5)).astype("f4")
+        for i in range(9)
+        for name in ("kernel", "kernel/Adam")
+    } | {name: rng.standard_normal(8).astype("f4") for name in HOSTILE}
+    arrays["deep/kernel"] = rng.standard_normal((3, 3, 60, 8)).astype("f4")
+    arrays["deep/kernel"][0, 0, 2, 1] = np.nan
+    other = {name: values * 1.01 for name, values in arrays.items()}
+    old, new = write_bundle(folder / "old", arrays), write_bundle(folder / "new", other)
+    run_folder = folder / "run"
+    run_folder.mkdir()
+    for step in range(4):
+        write_bundle(run_folder / f"ckpt-{step}", {n: v + step for n, v in arrays.items()})
+    write_sample(folder / "sample")
+    damaged = folder / "sample" / "run" / "ckpt-2.data-00000-of-00001"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    makers: dict[str, Callable[[], Iterator[str]]] = {
+        "ls": lambda: listing_html.lines([ckptkit.ls(old, stats=True)]),
+        "ls-several": lambda: listing_html.lines([ckptkit.ls(old), ckptkit.ls(new)], ["no such"]),
+        "ls-model": lambda: listing_html.lines([ckptkit.ls(folder / "sample" / "export")]),
+        "show": lambda: tensor_html.lines(
+            [ckptkit.show(old, name) for name in ("deep/kernel", MARKUP)]
+        ),
+        "diff": lambda: diff_html.lines(ckptkit.diff(old, new)),
+        "history": lambda: history_html.lines(ckptkit.history(run_folder, cache=False)),
+        "verify": lambda: findings_html.lines([ckptkit.verify(folder / "sample", recursive=True)]),
+        "scan": lambda: findings_html.lines([ckptkit.scan(folder / "sample/export")], SCAN),
+        "check": lambda: check_html.lines(localized()),
+    }
+    files = {}
+    for name, maker in makers.items():
+        files[name] = folder / f"{name}.html"
+        files[name].write_text("\n".join(maker()), "utf-8")
+    files["convert"] = folder / "convert.html"
+    target = folder / "w.safetensors"
+    after = folder / "sample" / "after.keras"
+    done = run("convert", after, target, "--weights-only", "--html", files["convert"])
+    assert done.code == 0
+    return files
+
+
+NAMES = (
+    *("ls", "ls-several", "ls-model", "show", "diff", "history", "verify", "scan", "check"),
+    "convert",
+)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    with browser() as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the script that looks for what people with disabilities could not use."""
+    folder = tmp_path_factory.mktemp("axe")
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm found, which fetches axe-core")
+    try:
+        done = subprocess.run(
+            [npm, "pack", AXE, "--silent"],
+            cwd=folder,
+            timeout=120,
+            check=False,
+            capture_output=True,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("axe-core did not come from the registry of npm within two minutes")
+    packed = next(folder.glob("*.tgz"), None)
+    if done.returncode or packed is None:
+        pytest.skip("the registry of npm, which has axe-core, cannot be reached")
+    with tarfile.open(packed) as archive:
+        member = archive.extractfile("package/axe.min.js")
+        assert member is not None
+        return member.read().decode()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_but_the_page_itself(name: str, tab: Page, pages: dict[str, Path]) -> None:
+    """Nothing is fetched, nothing refused; names are shown and do nothing else."""
+    tab.open(pages[name])
+    assert tab.js("return performance.getEntriesByType('resource').length") == 0
+    assert tab.js("return document.querySelectorAll('img').length") == 0
+    assert tab.js("return document.title").endswith(f"ckptkit {name.partition('-')[0]}") or (
+        name == "convert"
+    )
+    shown = str(tab.js("return document.body.innerText"))
+    assert "\u202e" not in shown and "\u2066" not in shown
+    assert tab.console() == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_come_to_the_rows(name: str, tab: Page, pages: dict[str, Path]) -> None:
+    """The first stop leads past all others, of which there are few before the first row."""
+    tab.open(pages[name])
+    rows = "#content [data-row] button, #content canvas, #content .static"
+    there = "const at = document.activeElement; return at.matches(arguments[0])"
+    tab.press(TAB)
+    assert tab.js("return document.activeElement.id") == "skip"
+    tab.press(ENTER)
+    if tab.js("return Boolean(document.querySelector(arguments[0]))", rows):
+        assert tab.js("return document.activeElement !== document.body")
+    tab.js("document.activeElement.blur(); window.scrollTo(0, 0)")
+    tab.open(pages[name])
+    stops = 0
+    while not tab.js(there, rows):
+        tab.press(TAB)
+        stops += 1
+        assert stops < 15
+    assert tab.console() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_is_shut_out(name: str, tab: Page, pages: dict[str, Path], axe: str) -> None:
+    tab.open(pages[name])
+    tab.js("document.querySelector('[data-row] button')?.click()")
+    tab.js(axe)
+    for theme in ("light", "dark"):
+        tab.js("document.documentElement.dataset.theme = arguments[0]", theme)
+        # what does not hang on colours is the same in the other theme
+        rules = "" if theme == "light" else "{runOnly: ['color-contrast']}"
+        tab.js(
+            "window.found = null;"
+            f"axe.run({rules}).then(result => {{ window.found = result.violations; }})"
+        )
+        tab.wait("return window.found !== null")
+        serious = tab.js(
+            "return found.filter(v => ['serious', 'critical'].includes(v.impact))"
+            ".map(v => [v.id, v.nodes[0].html.slice(0, 200)])"
+        )
+        assert serious == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_narrow(name: str, tab: Page, pages: dict[str, Path]) -> None:
+    """A window of 420 pixels does not scroll sideways."""
+    tab.resize(420, 900)
+    try:
+        tab.open(pages[name])
+        wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert tab.js(wide) <= 0
+    finally:
+        tab.resize(1400, 1600)
+
+
+class _WithoutScript(HTMLParser):
+    """What stands in `noscript`, and the names of all tags on the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = False
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.inside = self.inside or tag == "noscript"
+        if self.inside:
+            self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag != "noscript"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.text += data
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_script_there_is_a_table(name: str, pages: dict[str, Path]) -> None:
+    parser = _WithoutScript()
+    text = pages[name].read_text("utf-8")
+    parser.feed(text)
+    assert {"table", "pre"} & {*parser.tags} or "<table>" in text.partition("<noscript>")[0]
+    assert "img" not in parser.tags
+    if name in ("ls", "diff"):
+        assert MARKUP in parser.text and "layer_3/kernel" in parser.text
+
+
+def test_of_100_000_rows_only_those_in_sight_are_there(tab: Page, tmp_path: Path) -> None:
+    names = [f"block_{at // 10}/tensor_{at}" for at in range(100_000)]
+    columns = [
+        column("name", "name", names, "name"),
+        column("dtype", "dtype", ["float32"] * len(names), facet="select"),
+        column("bytes", "bytes", list(range(len(names))), "bytes"),
+    ]
+    page = frame.Page("ls", "many", sections=[table("tensors", "Tensors", columns, "tensor")])
+    file = tmp_path / "many.html"
+    file.write_text("\n".join(frame.lines(page)), "utf-8")
+    tab.open(file)
+    count = "return document.querySelectorAll('tr.row').length"
+    first = "return document.querySelector('tr.row').dataset.name"
+    assert 20 < tab.js(count) < 60
+    tab.click("th[data-key=bytes] button")
+    assert tab.js(first) == names[-1]
+    tab.js("document.querySelector('tr.row button').focus()")
+    tab.press("\ue010")  # End
+    assert tab.js("return document.activeElement.closest('tr').dataset.name") == names[0]
+    tab.press(ENTER)
+    assert len(tab.texts("tr.more")) == 1
+    tab.press(DOWN)
+    tab.type("#tensors .search", "tensor_99999")
+    assert tab.js(count) == 1 and tab.js(first) == names[-1]
+    assert tab.console() == []
+
+
+def test_a_box_of_the_treemap_opens_and_leads_to_its_tensor(
+    tab: Page, pages: dict[str, Path]
+) -> None:
+    tab.open(pages["ls"])
+    tab.js("document.querySelector('.treemap button[aria-label^=\"layer_0/\"]').click()")
+    assert "in=layer_0" in tab.js("return decodeURIComponent(location.hash)")
+    tab.js("document.querySelector('.treemap button[aria-label*=\"kernel\"]').click()")
+    assert tab.js("return document.querySelector('tr.row [aria-expanded=true]').textContent") in (
+        *("layer_0/kernel", "layer_0/kernel@m", "layer_0/kernel@Adam"),
+    )
+    tab.js("location.hash = ''")
+    tab.wait("return document.querySelectorAll('.trail button').length === 1")
+    assert tab.console() == []
+
+
+def test_the_layer_to_blame_is_drawn_and_named(tab: Page, pages: dict[str, Path]) -> None:
+    tab.open(pages["check"])
+    assert tab.texts("#where li")[0].startswith("look at: norm")
+    (tip,) = tab.texts("#depth .tip")
+    assert tip.startswith("3 of 4 · norm") and tip.endswith("look at this one")
+    tab.js("document.querySelector('#depth canvas').focus()")
+    tab.press("\ue014")  # right
+    (tip,) = tab.texts("#depth .tip")
+    assert tip.startswith("4 of 4 · head") and "look at" not in tip
+    tab.press(ENTER)
+    assert tab.texts("#values tr.row [aria-expanded=true]") == ["head"]
+
+
+def test_a_heat_map_tells_values_by_key(tab: Page, pages: dict[str, Path]) -> None:
+    tab.open(pages["show"])
+    canvas = "document.querySelector('#tensor-0-heat canvas')"
+    tab.js(f"{canvas}.focus()")
+    for _ in range(1):
+        tab.press(DOWN)
+    tab.press("\ue014")
+    assert tab.texts("#tensor-0-heat .tip")[0] == "[0,0,2,1] = NaN"
