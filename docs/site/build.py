@@ -123,7 +123,7 @@ CONTENTS = {
         " troubleshooting"
     ),
     "Reference": (
-        "cli results api/index api/bases api/refusals api/testing json formats"
+        "cli results pages api/index api/bases api/refusals api/testing json formats"
         " examples/README fixtures"
     ),
     "Measured": "performance reliability mutations gpu published",
