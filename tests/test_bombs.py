@@ -23,7 +23,7 @@ def test_a_bomb_goes_off_quietly(name: str, tmp_path: Path) -> None:
     assert sum(f.stat().st_blocks * 512 for f in tmp_path.iterdir()) < 16 << 20
     for command in COMMANDS:
         done = run([sys.executable, "-m", "ckptkit", *command, str(path)])
-        # tensors that lie over each other can be listed, and weights alone hold no code
+        # tensors that overlap can be listed, and weights alone hold no code
         harmless = command == ["scan"] or (command == ["ls"] and name in LISTED)
         assert done.code in (1, 2) or harmless, done.output
         assert "Traceback" not in done.output

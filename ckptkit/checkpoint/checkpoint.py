@@ -346,7 +346,7 @@ def _shard_problem(path: Path, last: TensorSpec | None, claimed: int) -> Ckptkit
     if claimed > size:  # a small file could stand for any amount of work
         return FormatError(
             str(path),
-            f"its tensors lie over each other: they claim {claimed} of its {size} bytes",
+            f"its tensors overlap: they claim {claimed} of its {size} bytes",
             hint="no writer does that: the index is forged or damaged",
         )
     return None

@@ -277,7 +277,7 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
     if path.suffix == ".tflite":
         return FormatError(str(path), "no LiteRT model, as its name says")
     if path.suffix == ".onnx":
-        return FormatError(str(path), "no ONNX model, as its name says")
+        return FormatError(str(path), "not an ONNX model, though its name says so")
     if head.startswith(b"\x08\x01\x12"):  # saved_model_schema_version: 1, then meta_graphs
         return UnsupportedError(
             "the graph of a SavedModel under another name",

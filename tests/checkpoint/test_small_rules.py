@@ -219,7 +219,7 @@ def test_a_data_file_holds_what_its_tensors_claim(tmp_path: Path) -> None:
     [short] = problems((data,), lying("a", 0, 4), lying("b", 4, 7), lying("c", 8, 1))
     assert short.startswith(f"TruncatedError {data}: cut short: b ends at byte 11")
     [forged] = problems((data,), lying("a", 0, 10), lying("b", 9, 1))
-    assert forged.startswith(f"FormatError {data}: its tensors lie over each other")
+    assert forged.startswith(f"FormatError {data}: its tensors overlap")
     assert "they claim 11 of its 10 bytes" in forged
 
 

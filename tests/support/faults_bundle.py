@@ -194,7 +194,7 @@ def _(tmp_path: Path) -> None:
 
 @fault(9, "data file missing, superfluous, or of another count")
 def _(tmp_path: Path) -> None:
-    """an error that names the missing file; a warning for one that the index does not speak of."""
+    """an error that names the missing file; a warning for one that the index does not mention."""
     prefix = write(tmp_path / "ckpt", shard_size=400)
     shards = sorted(tmp_path.glob("ckpt.data-*"))
     assert len(shards) == 3
@@ -379,7 +379,7 @@ def _(tmp_path: Path) -> None:
         found(crafted(tmp_path, many, stored))
 
 
-@fault(24, "tensors that lie over each other")
+@fault(24, "tensors that overlap")
 def _(tmp_path: Path) -> None:
     """verify names both and reads no more than 4 times the file; ls exits 2, convert refuses."""
     items = {b"t%02d" % i: entry((1000,), size=4000) for i in range(50)}
@@ -388,7 +388,7 @@ def _(tmp_path: Path) -> None:
     assert codes.count("data.overlap") == 50
     result = ckptkit("ls", prefix)
     assert result.code == 2
-    assert "lie over each other" in result.out + result.err
+    assert "tensors overlap" in result.out + result.err
     refused("convert", prefix, tmp_path / "o.npz")
     assert not (tmp_path / "o.npz").exists()
 

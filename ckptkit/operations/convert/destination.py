@@ -128,7 +128,7 @@ def _wanted(to: str | None) -> Format | None:
     row = FORMATS.first(lambda row: to in (row.name, *row.aliases))
     if row is None or not row.writer:
         names = writable_formats()
-        what = "no format" if row is None else "nothing is written as"
+        what = "no format" if row is None else "ckptkit cannot write"
         near = nearest_text(to, names)
         hint = f"one of {', '.join(names)}" + (f"; {near}" if near else "")
         raise UsageError(f"{what} {to!r}", hint=hint)
@@ -152,7 +152,7 @@ def _refuse_unwritten(path: Path, named: Format | None) -> None:
         if named.structure in (KERAS, LEGACY_KERAS):
             what += "; write .keras or .weights.h5"
     if what:
-        raise UnsupportedError(f"nothing is written as {what}", where=str(path))
+        raise UnsupportedError(f"ckptkit cannot write {what}", where=str(path))
 
 
 def _check_name(row: Format, path: Path, text: str) -> None:

@@ -93,7 +93,7 @@ def _notes(
     for side, names in zip(("input", "output"), maps, strict=True):
         for old, new in names.items():
             if old != new and old not in renames:
-                text = f"{side} {old!r} is taken for {new!r}: no other could be meant"
+                text = f"{side} {old!r} is taken as {new!r}, the only one that fits"
                 yield finding_of(
                     Discrepancy(
                         "note", f"{side}.paired", where, text, say(f"‹rename={old}={new}› says it")

@@ -196,7 +196,7 @@ def _kept(prefix: Path) -> ThinnedCheckpoint:
 
 
 def _left_over(prefixes: tuple[Path, ...]) -> tuple[str, ...]:
-    """Return a sentence per data file that the index beside it does not speak of.
+    """Return a sentence per data file that the index beside it does not mention.
 
     A writer that was killed leaves them, ours too; whether one may go is what `verify` tells.
     """

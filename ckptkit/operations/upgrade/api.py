@@ -85,7 +85,7 @@ def upgrade(
     """
     if to not in (KERAS_3, SAVED):
         hint = say(f"‹to={KERAS_3}› or ‹to={SAVED}›")
-        raise UsageError(say(f"nothing is written as ‹to={to}›"), hint=hint)
+        raise UsageError(say(f"‹to={to}› is not possible"), hint=hint)
     options = UpgradeOptions(
         to,
         tuple(imports),

@@ -292,7 +292,7 @@ def _with_values(
     if store is None or unit.refusal is not None:
         return unit
     if any(finding.code == "data.overlap" for finding in unit.findings):
-        text = "values: tensors lie over each other"  # reading each could take for ever
+        text = "values: tensors overlap"  # reading each could take for ever
         return replace(unit, not_checked=(*unit.not_checked, text))
     total = sum(spec.nbytes for spec in store.specs.values())
     meter = ProgressMeter(progress, "values", total, by_reads=True)

@@ -172,7 +172,7 @@ def _unreadable(path: Path, pieces: list[ChecksummedRange], error: CkptkitError)
 
 
 def _extra_shards(bundle: TensorBundle, present: set[str]) -> Iterator[Finding]:
-    """Yield a warning per data file of this prefix that the index does not speak of."""
+    """Yield a warning per data file of this prefix that the index does not mention."""
     index = index_path(bundle.path)
     stem = index.name.removesuffix(".index")
     known = {path.name for path in bundle.shards}
@@ -183,7 +183,7 @@ def _extra_shards(bundle: TensorBundle, present: set[str]) -> Iterator[Finding]:
                 "warning",
                 "data.extra",
                 str(index.with_name(name)),
-                "is a data file that the index does not speak of",
+                "is a data file that the index does not mention",
                 "left over from another save; it is never read",
             )
 

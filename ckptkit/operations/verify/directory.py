@@ -61,7 +61,7 @@ def verify_directory(directory: Path, known: set[str]) -> Unit:
     others = [name for name in others if name not in below]
     if others:
         what = count_text(len(others), "other entry")
-        not_checked.append(f"{what}, of no format that is read here: {list_text(others)}")
+        not_checked.append(f"{what}, in a format that ckptkit does not read: {list_text(others)}")
     return Unit(directory, "directory", tuple(checks), tuple(not_checked))
 
 

@@ -101,7 +101,7 @@ def _oddities(where: str, close: CloseScan) -> Iterator[Finding]:
 
 def _compared(where: str, byte_range: ByteRange, ours: H5Tree) -> Iterator[Finding]:
     """Yield an error for each thing that libhdf5 reads otherwise."""
-    hint = "one of both is wrong, and the file may be damaged: do not trust either"
+    hint = "one of the two is wrong, and the file may be damaged: do not trust either"
     try:
         theirs = scan_with_libhdf5(byte_range)
     except (UnsupportedError, MissingDependencyError):

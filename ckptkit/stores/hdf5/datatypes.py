@@ -247,7 +247,7 @@ def _compound(
     end = 0
     for offset, _name, member in sorted(members, key=lambda item: item[0]):
         if offset < end:
-            raise DatatypeError("a record whose members lie over each other")
+            raise DatatypeError("a record whose members overlap")
         end = offset + member.size
     if end > size or len({name for _, name, _ in members}) < count:
         raise DatatypeError(f"a record of {size} bytes whose members do not fit")

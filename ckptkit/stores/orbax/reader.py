@@ -203,7 +203,7 @@ def _most_bytes(
     arrays = [array for item in items for array in item.arrays.values()]
     stored = sum(state.size for state in map(state_of, files) if state is not None)
     if sum(value.nbytes for a in arrays for value in a.values.values() if value.path) > stored:
-        raise FormatError(str(path), "values that lie over each other")
+        raise FormatError(str(path), "values that overlap")
     total = sum(array.metadata.size * itemsize(array.metadata.dtype) for array in arrays)
     limit = _FREE_BYTES + _MAX_EXPANSION * stored
     if total <= limit:

@@ -681,7 +681,7 @@ def test_to_takes_what_ls_prints_and_other_spellings(
 
 @pytest.mark.parametrize("name", ["h5", "weights.json", "tflite", "onnx"])
 def test_a_format_that_is_not_written_is_no_destination(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"nothing is written as '{name}'"):
+    with pytest.raises(UsageError, match=f"ckptkit cannot write '{name}'"):
         target_of(tmp_path / "x", name, None)
 
 
