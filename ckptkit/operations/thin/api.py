@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from ckptkit._io.files import refusing_os_errors
 from ckptkit._io.progress import phase
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -47,6 +48,7 @@ from ckptkit.stores.tensor_bundle.writer import data_files, write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite
 
 
+@refusing_os_errors
 def thin(
     run: str | os.PathLike[str], keep_slots: str = "last:1", *, dry_run: bool = False
 ) -> Thinning:
@@ -108,7 +110,7 @@ def _planned(prefix: Path) -> ThinnedCheckpoint:
             before = _file_bytes(checkpoint)
             removed = _removed_bytes(checkpoint, slots) if slots else 0
     except CkptkitError as error:
-        return _refused(prefix, error)
+        return _refused_or_gone(prefix, error)
     status = WOULD_BE_THINNED if slots else NOTHING_IN_IT
     return ThinnedCheckpoint(prefix, status, len(slots), before, before - removed)
 
@@ -188,10 +190,8 @@ def _kept(prefix: Path) -> ThinnedCheckpoint:
         with open_checkpoint(prefix) as checkpoint:
             slots = sum(naming.role == "slot" for naming in checkpoint.names.values())
             size = _file_bytes(checkpoint)
-    except PathNotFoundError:
-        return ThinnedCheckpoint(prefix, GONE)
     except CkptkitError as error:
-        return _refused(prefix, error)
+        return _refused_or_gone(prefix, error)
     return ThinnedCheckpoint(prefix, KEPT, slots, size, size)
 
 
@@ -215,12 +215,21 @@ def _left_over(prefixes: tuple[Path, ...]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _refused(prefix: Path, error: CkptkitError) -> ThinnedCheckpoint:
-    files = [file for file in (index_path(prefix), *data_files(os.fspath(prefix))) if file.exists()]
-    size = sum(file.stat().st_size for file in files)
+def _refused_or_gone(prefix: Path, error: CkptkitError) -> ThinnedCheckpoint:
+    """Return that a checkpoint is gone, where it was removed meanwhile; else why it was refused."""
+    files = [index_path(prefix), *data_files(os.fspath(prefix))]
+    sizes = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            sizes.append(file.stat().st_size)
+    removed = isinstance(error, ChangedError | PathNotFoundError)
+    if removed and not index_path(prefix).exists():
+        return ThinnedCheckpoint(prefix, GONE)
+    size = sum(sizes)
     return ThinnedCheckpoint(prefix, REFUSED, 0, size, size, reason(error))
 
 
+@refusing_os_errors
 def _file_bytes(checkpoint: Checkpoint) -> int:
     files = (index_path(checkpoint.path), *checkpoint.store.shards)
     return sum(Path(file).stat().st_size for file in files)
@@ -237,15 +246,12 @@ def _thinned(row: ThinnedCheckpoint) -> ThinnedCheckpoint:
             _write_thin(checkpoint, prefix)
         with open_checkpoint(prefix) as checkpoint:
             size = _file_bytes(checkpoint)
-    except (ChangedError, PathNotFoundError) as error:
-        if not index_path(prefix).exists():
-            return ThinnedCheckpoint(prefix, GONE)
-        return _refused(prefix, error)
     except CkptkitError as error:
-        return _refused(prefix, error)
+        return _refused_or_gone(prefix, error)
     return ThinnedCheckpoint(prefix, THINNED, row.slots, row.bytes_before, size)
 
 
+@refusing_os_errors  # one that the training run removes meanwhile is gone, wherever that shows
 def _write_thin(checkpoint: Checkpoint, prefix: Path) -> None:
     """Put the checkpoint without its slots in the place of what it is."""
     target = Target(format_of(checkpoint.store.format), prefix)

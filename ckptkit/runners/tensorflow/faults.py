@@ -287,7 +287,7 @@ def other_inputs(case: Arrays) -> Iterator[dict[str, Array]]:
             if drawn and value.dtype.kind not in "iubOSU":
                 wide = flat.astype(np.float64)
                 rms = float(np.sqrt(np.mean(wide**2))) if flat.size else 0.0
-                numbers = 2 * (rms or 1.0) * rng.standard_normal(value.shape)
+                numbers = np.asarray(2 * (rms or 1.0) * rng.standard_normal(value.shape))
                 found[name] = numbers.astype(value.dtype)
             else:
                 found[name] = flat[rng.permutation(flat.size)].reshape(value.shape)
