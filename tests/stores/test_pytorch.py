@@ -281,17 +281,82 @@ def test_damaged_pickles_are_read_or_refused(
         path.unlink()
 
 
+ARRAYS: dict[str, Any] = {
+    "float32": np.arange(6, dtype="float32").reshape(2, 3) / 7,
+    "fortran": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
+    "big": np.arange(6, dtype=">i4").reshape(3, 2) * 70_000,
+    "complex": (np.arange(4) + 2j).astype(">c16"),
+    "bool": np.array([True, False, True]),
+    "half": np.array([1.5, -2.0], "float16"),
+    "empty": np.empty((0, 3), "float64"),
+    "rank 0": np.array(2.5),
+    "scalar": np.float64(0.25),
+    "step": np.int64(7),
+}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_numpy_are_listed_with_their_values(tmp_path: Path, protocol: int) -> None:
+    store = open_pytorch(saved(tmp_path / "a.pt", {"net": ARRAYS, "n": 1}, protocol))
+    assert store.notes == ()
+    assert store.specs.keys() == {f"net.{name}" for name in ARRAYS}
+    for name, array in ARRAYS.items():
+        spec, values = store.specs[f"net.{name}"], store.read(f"net.{name}")
+        expected = np.asarray(array).astype(array.dtype.newbyteorder("="))
+        assert (spec.dtype, spec.shape) == (expected.dtype.name, array.shape)
+        assert values.dtype == expected.dtype
+        assert values.tobytes() == expected.tobytes()
+        blocks = [part for _, part in store.blocks(f"net.{name}", 4)]
+        assert b"".join(part.tobytes() for part in blocks) == expected.tobytes()
+        assert store.read(f"net.{name}", 1, 3).tobytes() == values[1:3].tobytes()
+
+
+def test_arrays_beside_tensors_are_no_weights_and_leave_names_as_they_are(tmp_path: Path) -> None:
+    tensors = {"w": Tensor(Storage("0", 6), 0, (2, 3), (3, 1))}
+    value = {
+        "model": {**tensors, "mask": np.ones(3, "float32")},
+        "rng": ("MT19937", np.arange(9, dtype="uint32"), 3),
+        "best": np.float64(0.5),
+        "epoch": np.int64(3),
+    }
+    ck = ckptkit.open(write_archive(tmp_path / "a.pt", value, {"0": bytes(24)}))
+    found = {naming.name: naming.role for naming in ck.names.values()}
+    assert found == {
+        "w": "weight",
+        "mask": "weight",
+        "rng.1": "config",
+        "best": "config",
+        "epoch": "counter",
+    }
+    assert ck["best"] == 0.5 and list(ck["rng.1"]) == list(range(9))
+
+
 @pytest.mark.parametrize("protocol", [2, 5])
 def test_what_holds_values_and_is_no_tensor_is_named(tmp_path: Path, protocol: int) -> None:
-    import numpy as np
-
-    arrays = {"w": np.ones(3), "masked": np.ma.array([1.0], mask=[True])}
+    arrays = {
+        "masked": np.ma.array([1.0], mask=[True]),
+        "objects": np.array([None, 3]),
+        "text": np.array(["a", "bc"]),
+        "date": np.datetime64("2026-01-01"),
+    }
     notes = open_pytorch(saved(tmp_path / "a.pt", {**arrays, "n": 1}, protocol)).notes
-    assert notes == ("numpy arrays are not listed: w, masked",)
+    said = "arrays of numpy that are not plain numbers are not listed"
+    assert notes == (f"{said}: masked, objects, text and 1 more",)
     storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 6))
     assert list_tensors(storage, "a").notes == ("bare storages are not listed: all that was saved",)
     meta = PickledCall(Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (None, (3,)))
     assert list_tensors({"m": meta}, "a").notes == ("meta tensors are not listed: m",)
+
+
+def test_arrays_that_lie_about_themselves_are_not_listed(tmp_path: Path) -> None:
+    dtype = PickledCall(Global("numpy", "dtype"), ("f4", False, True))
+    dtype.state = (3, "<", None, None, None, -1, -1, 0)
+    for shape, data in (((3,), bytes(8)), ((-1,), bytes(8)), ((2.0,), bytes(8)), ((2,), [1, 2])):
+        array = PickledCall(Global("numpy.core.multiarray", "_reconstruct"), ())
+        array.args = (Global("numpy", "ndarray"), (0,), b"b")
+        array.state = (1, shape, dtype, False, data)
+        found = list_tensors({"a": array}, "a")
+        assert not found.arrays and len(found.notes) == 1
 
 
 def test_a_mapping_of_any_class_keeps_its_names() -> None:

@@ -27,6 +27,7 @@ from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSp
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
 from ckptkit.stores.containers.member_source import SequentialMember, member_source
+from ckptkit.stores.pytorch.numpy_arrays import PickledArray
 from ckptkit.stores.pytorch.pickle_machine import Pickle, read_pickle
 from ckptkit.stores.pytorch.tensors import SavedTensors, StridedTensor, list_tensors
 from ckptkit.stores.registry import Head
@@ -66,6 +67,7 @@ class PytorchStore:
     structure: StoredNames | None
     notes: tuple[str, ...]
     parts: Mapping[str, PytorchPart]
+    arrays: Mapping[str, PickledArray]
     byteorder: str
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,6 +104,11 @@ class PytorchStore:
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         """Yield (start, values) over the tensor; see `Store.blocks`."""
+        if key in self.arrays:
+            whole = self.arrays[key].values()
+            for start in range(0, len(whole), max_elements):
+                yield start, whole[start : start + max_elements]
+            return
         spec, part = self._found(key)
         if not spec.size:
             return
@@ -121,6 +128,8 @@ class PytorchStore:
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Array:
         """Return elements [start, stop); see `Store.read`."""
+        if key in self.arrays:
+            return self.arrays[key].values()[start:stop]
         spec, part = self._found(key)
         start, stop, _ = slice(start, stop).indices(spec.size)
         if part.is_contiguous or not spec.size:
@@ -131,6 +140,8 @@ class PytorchStore:
 
     def mappable(self, key: str) -> bool:
         """Whether the stored bytes are the values in native order."""
+        if key in self.arrays:  # their bytes lie between the pickle's own
+            return False
         spec, part = self._found(key)
         native = self.byteorder == sys.byteorder or itemsize(spec.dtype) == 1
         turned = part.tensor.is_conjugated or part.tensor.is_negated
@@ -229,12 +240,15 @@ def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
     for name, tensor in listing.tensors.items():
         member = members.get(f"{root}data/{tensor.storage.key}")
         specs[name], parts[name] = _checked(path, name, tensor, member)
+    for name, array in listing.arrays.items():
+        specs[name] = TensorSpec(name, array.dtype, array.shape, len(array.data), 0)
     return PytorchStore(
         path=path,
         specs=specs,
         structure=_names(specs, listing),
         notes=(*listing.notes, *_shared(parts)),
         parts=parts,
+        arrays=listing.arrays,
         byteorder=byteorder,
     )
 
@@ -310,6 +324,9 @@ def _names(specs: Mapping[str, TensorSpec], listing: SavedTensors) -> StoredName
     names: dict[str, tuple[str, str, str | None]] = {}
     for key, name in listing.names.items():
         names[key] = (name, "", None)
+    for key in listing.beside:
+        is_counter = specs[key].dtype.startswith(("int", "uint")) and not specs[key].shape
+        names[key] = (key, "counter" if is_counter else "config", None)
     for key, (parameter, slot) in listing.slots.items():
         spec = specs.get(key)
         if spec is None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ckptkit.errors import FormatError
+from ckptkit.stores.pytorch.numpy_arrays import Encoded, PickledArray, is_of_numpy, pickled_array
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
 from ckptkit.text import list_text
 
@@ -81,12 +82,16 @@ class SavedTensors(NamedTuple):
 
     names: {name: name below the one dict that holds all but optimizers}, where there is one.
     slots: {name: (slot of which parameter or "", name of the slot)} of optimizers.
+    arrays: of numpy, by name.  beside: the names of those that are no weights of a model: scalars,
+    and what lies in no dict with tensors where there are some (the state of a random generator).
     """
 
     tensors: Mapping[str, StridedTensor]
     names: Mapping[str, str]
     slots: Mapping[str, tuple[str, str]]
     notes: tuple[str, ...]
+    arrays: Mapping[str, PickledArray]
+    beside: frozenset[str]
 
 
 def list_tensors(value: Any, where: str) -> SavedTensors:
@@ -101,8 +106,9 @@ def list_tensors(value: Any, where: str) -> SavedTensors:
     """
     walk = _Walk(where)
     walk.visit(value, (), 0)
+    notes = (*walk.notes, *walk.left_out())
     return SavedTensors(
-        walk.tensors, walk.inner_names(), walk.slots, (*walk.notes, *walk.left_out())
+        walk.tensors, walk.inner_names(), walk.slots, notes, walk.arrays, walk.beside()
     )
 
 
@@ -110,24 +116,31 @@ class _Walk:
     def __init__(self, where: str) -> None:
         self.where = where
         self.tensors: dict[str, StridedTensor] = {}
+        self.arrays: dict[str, PickledArray] = {}
         self.paths: dict[str, tuple[str, ...]] = {}
         self.slots: dict[str, tuple[str, str]] = {}
         self.notes: list[str] = []
         self._open: set[int] = set()  # ids of the containers around what is visited
         self._barren: set[int] = set()  # ids of containers without tensors
         self._distinct: set[int] = set()  # ids of the calls that make tensors
+        self._encoded: Encoded = {}
         self._left_out: dict[str, list[str]] = {}
 
     def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
         """Add the tensors below one value; a dict that stands in two places is in both."""
         if isinstance(value, PickledCall):
             found = self._tensor(value, path)
-            if found is not None:
+            array = pickled_array(value, self._encoded) if found is None else None
+            if found is not None or array is not None:
                 self._distinct.add(id(value))
-                self._add(path, found)
+                name = self._new_name(path)
+                if found is not None:
+                    self.tensors[name] = found
+                elif array is not None:
+                    self.arrays[name] = array
                 return
-            if _is_numpy_array(value):
-                self._leave_out("numpy arrays", path)
+            if is_of_numpy(value):
+                self._leave_out("arrays of numpy that are not plain numbers", path)
                 return
         elif isinstance(value, Persistent):
             self._leave_out("bare storages", path)
@@ -140,16 +153,16 @@ class _Walk:
             raise FormatError(self.where, f"values nested more than {_MAX_DEPTH} deep")
         if isinstance(value, dict) and _is_optimizer(value):
             self._optimizer(value, path)
-        before = len(self.tensors)
+        before = len(self.paths)
         self._open.add(id(value))
         for segment, inner in self._parts(value, path):
             self.visit(inner, (*path, segment) if segment else path, depth + 1)
         self._open.discard(id(value))
-        if len(self.tensors) == before:
+        if len(self.paths) == before:
             self._barren.add(id(value))
         if isinstance(value, PickledCall) and _is_rebuilt(value):
             what = _name_of(value.function).removeprefix("_rebuild_").replace("_", " ")
-            if len(self.tensors) > before:
+            if len(self.paths) > before:
                 self.notes.append(f"{'.'.join(path)} is a {what}: its parts are listed below it")
             else:
                 self._leave_out(f"{what.partition(' no ')[0]}s", path)  # "meta tensor no storage"
@@ -162,24 +175,40 @@ class _Walk:
         for what, names in self._left_out.items():
             yield f"{what} are not listed: {list_text(names)}"
 
-    def _add(self, path: tuple[str, ...], tensor: StridedTensor) -> None:
-        if len(self.tensors) >= MAX_TENSORS:
+    def _new_name(self, path: tuple[str, ...]) -> str:
+        """Return the name of what lies at a path, which no other has; raises FormatError."""
+        if len(self.paths) >= MAX_TENSORS:
             raise FormatError(self.where, f"more than {MAX_TENSORS:,} tensors")
-        if len(self.tensors) > _MAX_REPEATED + _MAX_REPEATS * len(self._distinct):
+        if len(self.paths) > _MAX_REPEATED + _MAX_REPEATS * len(self._distinct):
             raise FormatError(self.where, "the same few tensors under names without end")
         name = ".".join(path) or "tensor"
         number = 1
-        while name in self.tensors:  # {"a.b": ..., "a": {"b": ...}}
+        while name in self.paths:  # {"a.b": ..., "a": {"b": ...}}
             number += 1
             name = f"{'.'.join(path)} ({number})"
-        self.tensors[name], self.paths[name] = tensor, path
+        self.paths[name] = path
+        return name
+
+    def beside(self) -> frozenset[str]:
+        """Return the names of arrays that are no weights; see `SavedTensors`."""
+        holders = {self.paths[name][:-1] for name in self.tensors if name not in self.slots}
+        return frozenset(
+            name
+            for name, array in self.arrays.items()
+            if not array.shape or (holders and self.paths[name][:-1] not in holders)
+        )
 
     def inner_names(self) -> dict[str, str]:
         """Return names without the dicts around all tensors that are of no optimizer.
 
         {"epoch": 3, "model": {"w": ...}, "optimizer": {...}} holds one model, whose tensor is "w".
         """
-        paths = {name: path for name, path in self.paths.items() if name not in self.slots}
+        beside = self.beside()
+        paths = {
+            name: path
+            for name, path in self.paths.items()
+            if name not in self.slots and name not in beside
+        }
         if not paths:
             return {}
         shortest, longest = min(paths.values()), max(paths.values())
@@ -265,7 +294,6 @@ class _Walk:
 
 
 _OF_MAPPINGS = ("collections", "builtins", "__builtin__")  # the last is that of Python 2
-_OF_ARRAYS = ("reconstruct", "_frombuffer")  # up to protocol 4 (masked ones too), and from 5 on
 _OF_TORCH = ("torch._utils", "torch._tensor")
 
 
@@ -288,15 +316,6 @@ def _is_mapping(call: PickledCall) -> bool:
 
 def _is_rebuilt(call: PickledCall) -> bool:
     return _name_of(call.function).startswith("_rebuild_")
-
-
-def _is_numpy_array(call: PickledCall) -> bool:
-    """Whether a call makes an array: numpy gives an empty one its shape, dtype and bytes by BUILD.
-
-    Source: `array_reduce` and `array_setstate` in numpy/_core/src/multiarray/methods.c.
-    """
-    module = _module_of(call.function)
-    return module.partition(".")[0] == "numpy" and _name_of(call.function).endswith(_OF_ARRAYS)
 
 
 def _is_module(call: PickledCall) -> bool:
