@@ -18,6 +18,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import ckptkit as ckptkit_package
+from ckptkit.operations.check.audit import AuditedFault, ToleranceAudit
+from ckptkit.operations.check.report import Report
 from ckptkit.operations.golden import import_golden
 from support.command_line import ckptkit
 from support.damage import flip
@@ -137,6 +139,12 @@ def test_what_a_golden_says_of_itself(tmp_path: Path) -> None:
     np.save(tmp_path / "cases/case/outputs/y.npy", np.ones((2, 1), "float32"))
     golden = import_golden(tmp_path / "cases", tmp_path / "golden")
     assert refused(golden.to_json(), unnamed=False) == []
+
+
+def test_a_report_of_a_check_with_an_audit() -> None:
+    fault = AuditedFault("scale", "kernel times 1.01", "dense", ("dense/kernel",), "passes", 0.1)
+    report = Report("export", "golden", audit=ToleranceAudit("CPU:0", "auto", (fault,)))
+    assert refused(report.to_json(), unnamed=False) == []
 
 
 def test_a_field_too_many_and_a_value_of_another_type_are_told() -> None:
