@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # as typing has it; importing that takes longer than all 
 __distribution__ = "ckptkit-tf"  # told from another distribution of this name by it
 
 if TYPE_CHECKING:
+    from ckptkit._io.places import remote_path
     from ckptkit.checkpoint.checkpoint import Checkpoint, open
     from ckptkit.errors import CkptkitError
     from ckptkit.golden.golden import Golden
@@ -82,6 +83,7 @@ _EXPORTS = {
     "needs": "ckptkit.operations.needs.api",
     "open": "ckptkit.checkpoint.checkpoint",
     "record": "ckptkit.operations.record.api",
+    "remote_path": "ckptkit._io.places",
     "scan": "ckptkit.operations.scan.api",
     "show": "ckptkit.operations.show",
     "thin": "ckptkit.operations.thin.api",
@@ -123,6 +125,7 @@ __all__ = [
     "needs",
     "open",
     "record",
+    "remote_path",
     "scan",
     "show",
     "thin",

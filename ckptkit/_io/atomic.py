@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.claims import Claim, claiming
+from ckptkit._io.files import is_local
 from ckptkit._io.output_paths import check_parent, is_temporary, refusing, temporary_name
 from ckptkit.errors import OutputError
 from ckptkit.wording import say
@@ -53,6 +54,8 @@ _AT_FDCWD = -100
 
 def same_file(a: Path, b: Path) -> bool:
     """Whether both paths lead to one file: hard links and symbolic links are seen through."""
+    if not (is_local(a) and is_local(b)):
+        return a == b
     try:
         return a.samefile(b)
     except OSError:

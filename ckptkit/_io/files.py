@@ -8,6 +8,9 @@ What is read of a file in many reads must be of one state of it, though a progra
 file or write to it in between, and many formats have no checksums that would tell.  So whoever
 opens a file takes an `UnchangedPath`; every read by that path is of the state in which the file was
 then, in whichever thread or process, or raises ChangedError.
+
+What lies elsewhere is read through the same functions: a `SourcePath` opens a handle of its own
+kind (`ckptkit._io.remote`), of which all below knows size, state, and how bytes are had.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path, PosixPath
@@ -84,10 +87,13 @@ class FileState(NamedTuple):
 def file_state(path: Path) -> FileState | None:
     """Return the state of what is at `path`, links followed; None where nothing is."""
     try:
-        status = path.stat()
+        return _state_at(path)
     except OSError:
         return None
-    return _state(status)
+
+
+def _state_at(path: Path) -> FileState:
+    return path.state_there() if isinstance(path, SourcePath) else _state(path.stat())
 
 
 class UnchangedPath(PosixPath):
@@ -100,6 +106,31 @@ class UnchangedPath(PosixPath):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return path_in_state, (str(self), self.state, os.uname().nodename)
+
+
+class SourcePath(UnchangedPath):
+    """A path of what no descriptor of this machine reads: an object of a store elsewhere."""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether what lies in directories there can be listed."""
+        raise NotImplementedError
+
+    def state_there(self) -> FileState:
+        """Return the state of what lies there; raises FileNotFoundError, CkptkitError."""
+        raise NotImplementedError
+
+    def spelled(self, text: str) -> SourcePath:
+        """Return the path in the same store that is spelled so."""
+        raise NotImplementedError
+
+    def in_state(self, state: FileState) -> SourcePath:
+        """Return the path of which only that state is read."""
+        raise NotImplementedError
+
+    def open_handle(self) -> Handle:
+        """Return what reads it; raises CkptkitError."""
+        raise NotImplementedError
 
 
 def path_in_state(path: str, state: FileState | None, machine: str | None = None) -> UnchangedPath:
@@ -126,6 +157,8 @@ def unchanged(path: Path) -> Path:
     """
     if state_of(path) is not None:
         return path
+    if isinstance(path, SourcePath):
+        return path.in_state(path.state_there()) if path.is_file() else path
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -141,6 +174,8 @@ def state_of(path: Path) -> FileState | None:
 def check_unchanged(paths: Iterable[Path]) -> None:
     """Raise ChangedError where a file is no longer in the state of its path; one may be gone."""
     for path in paths:
+        if isinstance(path, SourcePath):
+            continue  # each answer of a store elsewhere is compared with the state by itself
         state = state_of(path)
         now = None if state is None else file_state(path)
         if state is not None and now is not None and not state.is_that_of(now):
@@ -170,6 +205,24 @@ class Handle:
             pointer = pointer_in(os.pread(self.fd, self.size, 0))
             if pointer is not None:
                 raise UnsupportedError(str(pointer), where=str(path), hint=f"run {pointer.command}")
+
+    def read_at(self, offset: int, nbytes: int) -> bytes:
+        """Return `nbytes` bytes from `offset` on, fewer at the end or where the system so wills.
+
+        Raises OSError.
+        """
+        return os.pread(self.fd, nbytes, offset)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill the start of `buffer` from `offset` on; return how many bytes; raises OSError."""
+        return os.preadv(self.fd, [buffer], offset)
+
+    def state_now(self) -> FileState:
+        """Return the state of the content now; raises OSError."""
+        return _state(os.fstat(self.fd))
+
+    def will_be_read(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Take note that (offset, nbytes) are read soon, by many small reads in any order."""
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -282,7 +335,7 @@ def _check_still(path: Path, handle: Handle) -> None:
     state = state_of(path)
     if _handles.unchecked and path in _handles.unchecked:
         return
-    if state is not None and not state.is_that_of(_state(os.fstat(handle.fd))):
+    if state is not None and not state.is_that_of(handle.state_now()):
         raise ChangedError(path)
 
 
@@ -304,12 +357,13 @@ def _checked_handle(path: Path) -> Handle:
     handle = handles.get(path)
     if handle is not None:
         try:
-            if _state(path.stat()) == handle.state:
+            if _state_at(path) == handle.state:
                 return handle
         except OSError as error:
             raise os_error(path, error) from error
         del handles[path]
-    handle = handles[path] = Handle(path)
+    handle = path.open_handle() if isinstance(path, SourcePath) else Handle(path)
+    handles[path] = handle
     if len(handles) > _HANDLES_PER_THREAD:
         handles.popitem(last=False)
     return handle
@@ -330,7 +384,7 @@ def read_what_is_there(path: Path, offset: int, nbytes: int) -> bytes:
     """
     handle = _handle(path)
     try:
-        data = os.pread(handle.fd, nbytes, offset)
+        data = handle.read_at(offset, nbytes)
         _check_still(path, handle)
     except OSError:
         return b""
@@ -349,6 +403,21 @@ def mapped(path: Path, access: int) -> mmap.mmap:
         return mmap.mmap(handle.fd, 0, access=access)
     except OSError as error:
         raise os_error(path, error) from error
+
+
+def is_local(path: Path) -> bool:
+    """Whether this machine's system reads a file, so that it has a descriptor and can be mapped."""
+    return not isinstance(path, SourcePath)
+
+
+def expect_reads(path: Path, spans: Sequence[tuple[int, int]]) -> None:
+    """Say that these bytes of a file, (offset, nbytes) each, will be read piecemeal, in any order.
+
+    Of a file elsewhere they are fetched at once, as far as they are few.  Raises what opening the
+    file raises.
+    """
+    if isinstance(path, SourcePath):
+        _handle(path).will_be_read(spans)
 
 
 def close_handles(paths: Iterable[Path] | None = None) -> None:
@@ -378,9 +447,9 @@ def read_exact(path: Path, offset: int, nbytes: int) -> bytes:
 
 def _read(path: Path, handle: Handle, offset: int, nbytes: int) -> bytes:
     try:
-        data = os.pread(handle.fd, nbytes, offset)
+        data = handle.read_at(offset, nbytes)
         while len(data) < nbytes:  # one pread returns 2 GiB at most
-            more = os.pread(handle.fd, nbytes - len(data), offset + len(data))
+            more = handle.read_at(offset + len(data), nbytes - len(data))
             if not more:
                 _check_still(path, handle)
                 raise TruncatedError(
@@ -410,7 +479,10 @@ class Extent:
 
     @property
     def descriptor(self) -> int:
-        """The open file, to be read with positional reads while this object is there."""
+        """The open file, to be read with positional reads while this object is there.
+
+        -1 for one that is not of this machine (`is_local`).
+        """
         return self._handle.fd
 
     @property
@@ -435,9 +507,9 @@ class Extent:
 
     def _fill(self, start: int, buffer: memoryview) -> None:
         offset, nbytes = self._offset + start, len(buffer)
-        done = os.preadv(self._handle.fd, [buffer], offset)
+        done = self._handle.read_into(offset, buffer)
         while done < nbytes:
-            count = os.preadv(self._handle.fd, [buffer[done:]], offset + done)
+            count = self._handle.read_into(offset + done, buffer[done:])
             if not count:
                 _check_still(self._path, self._handle)
                 raise TruncatedError(

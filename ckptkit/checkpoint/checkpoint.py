@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import close_handles, file_size, mapped
+from ckptkit._io.files import close_handles, file_size, is_local, mapped
+from ckptkit._io.places import path_of, remote_path
 from ckptkit.checkpoint.name_patterns import shortened_matcher
 from ckptkit.checkpoint.names import name_tensors
 from ckptkit.checkpoint.naming import Naming
@@ -159,7 +160,7 @@ class Checkpoint(Mapping[str, "Array"]):
     def __getitem__(self, name: str) -> Array:
         key = self.key(name)
         spec = self.store.specs[key]
-        view = self._view(spec) if spec.nbytes and self.store.mappable(key) else None
+        view = self._view(spec) if spec.nbytes and self._is_viewed(spec) else None
         flat = self.store.read(key) if view is None else view
         return shaped(flat, spec.shape, f"{self.path}: {key}")
 
@@ -183,6 +184,12 @@ class Checkpoint(Mapping[str, "Array"]):
     @cached_property
     def _maps(self) -> dict[int, Any]:
         return {}
+
+    def _is_viewed(self, spec: TensorSpec) -> bool:
+        """Whether a tensor is handed out as a part of the mapped file."""
+        if spec.shard is None or not self.store.mappable(spec.key):
+            return False
+        return is_local(self.store.shards[spec.shard])
 
     def _view(self, spec: TensorSpec) -> Array:
         """Return a 1-D read-only view of the mapped shard."""
@@ -208,7 +215,8 @@ class Checkpoint(Mapping[str, "Array"]):
         end.
         """
         store = self.store
-        close_handles([store.path, Path(f"{store.path}.index"), *store.shards])
+        index = store.path.parent / f"{store.path.name}.index"
+        close_handles([store.path, index, *store.shards])
         maps = self._maps
         while maps:
             _shard, whole = maps.popitem()
@@ -261,12 +269,19 @@ class Checkpoint(Mapping[str, "Array"]):
         return shard_problems(self.store)
 
 
-def open(path: str | os.PathLike[str]) -> Checkpoint:
+def open(
+    path: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    fs: Any = None,
+) -> Checkpoint:
     """Open a checkpoint, a SavedModel, or a Keras, safetensors or npz file.  Reads headers only.
 
     Args:
         path: a file, a directory, or the prefix of a checkpoint; `PATH#SUBTREE` narrows it to the
-            tensors below one object or name.
+            tensors below one object or name.  A URL (`s3://bucket/run/ckpt-3`) is read by ranges.
+        storage_options: of the store of a URL: `anonymous`, `endpoint`, and what the store takes.
+        fs: an fsspec file system or a store of obstore that reads `path`.
 
     Returns:
         A mapping from readable names to arrays, each read when it is asked for.
@@ -276,17 +291,20 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         UnsupportedError: a format that is recognised, and not read.
         FormatError: the bytes are of no known format, or break theirs.
         TruncatedError, ChecksumError: the headers are cut short, or are not what was written.
-        MissingDependencyError: the format needs a package that is not installed.
+        MissingDependencyError: the format or the store needs a package that is not installed.
+        UsageError: `storage_options` without a URL, or not of that store.
         ChangedError: the files are replaced or written to all the time.
     """
     located = None
+    if storage_options or fs is not None:
+        path = remote_path(path, storage_options=storage_options, fs=fs)
     try:
         located = locate(path)
         store = open_format(located.format, located.path)
     except FormatError as error:
         from ckptkit.stores.text_damage import explained  # here, since most files are sound
 
-        files = files_at(located.format, located.path) if located else [Path(path)]
+        files = files_at(located.format, located.path) if located else [path_of(path)]
         raise explained(error, files) from error.__cause__
     return Checkpoint(store, located.subtree, (*located.notes, *store.notes))
 

@@ -13,6 +13,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.model_options import input_options, model_options
 from ckptkit.cli.options import flagged_models_noted, one_operand, write_lines
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.reports.check.lines import lines, remarks
 from ckptkit.reports.text import printable
 
@@ -102,6 +103,7 @@ from ckptkit.reports.text import printable
 @click.option("--junit", metavar="FILE", help="Also write JUnit XML to FILE.")
 @report_options("check")
 @click.pass_context
+@store_options
 def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
     """Run SUBJECT and say whether it computes what it should, and whether all of it was restored.
 

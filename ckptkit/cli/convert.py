@@ -24,6 +24,7 @@ from ckptkit.cli.options import (
     trust_option,
 )
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.text import list_text
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ _COMMON_OPTIONS = (
 @executor_options
 @report_options("convert", "Output format: json is the receipt, or the plan of a dry run.")
 @click.pass_context
+@store_options
 def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Write SRC to DST in another format, and prove it: the output is read back and compared.
 

@@ -14,6 +14,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import CommaList, echo_note, expanded, flat, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.reports.screen import toned
 from ckptkit.reports.table import is_bare
 from ckptkit.text import count_text, list_text
@@ -81,6 +82,7 @@ _ONLY = ("added", "removed", "changed", "renamed")
 @executor_options
 @report_options("diff")
 @click.pass_context
+@store_options
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Compare two sets of weights, tensor by tensor, across formats, names and dtypes.
 

@@ -13,6 +13,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import CommaList, flat, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.reports.history import text as report
 from ckptkit.reports.table import is_bare
 
@@ -82,6 +83,7 @@ def _thresholds(
 @executor_options
 @report_options("history")
 @click.pass_context
+@store_options
 def command(ctx: click.Context, /, runs: tuple[str, ...], **options: Any) -> None:
     """Show what happened to every layer over a run: norms, updates, and what looks wrong.
 

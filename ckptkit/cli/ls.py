@@ -21,6 +21,7 @@ from ckptkit.cli.options import (
     operands,
 )
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.ls import SORTS, Listing, ls
 from ckptkit.reports import listing
@@ -97,6 +98,7 @@ class _ListingCommand(click.Command):
 )
 @executor_options
 @report_options("ls")
+@store_options
 def command(paths: tuple[str, ...], **options: Any) -> int:
     """List the tensors of PATH: names, dtypes, shapes, sizes, roles, and totals.
 

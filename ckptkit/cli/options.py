@@ -142,11 +142,12 @@ def operands(paths: Sequence[str], *, directories_are_one: bool = True) -> list[
     paths = expanded(paths)
     if len(paths) == 1:
         return paths
+    from ckptkit._io.places import path_of
     from ckptkit.stores.locate import locate
 
     found: dict[object, str] = {}
     for path in paths:
-        if not directories_are_one and Path(path).is_dir():
+        if not directories_are_one and path_of(path).is_dir():
             found.setdefault(path, path)
             continue
         try:
@@ -168,7 +169,7 @@ def expanded(paths: Iterable[str]) -> list[str]:
 
 def _matches(path: str) -> list[str]:
     """Return what a pattern fits, sorted, each with the part of the file that stands behind it."""
-    if not any(letter in path for letter in "*?[") or os.path.lexists(path):
+    if not any(letter in path for letter in "*?[") or "://" in path or os.path.lexists(path):
         return [path]
     from glob import glob
 

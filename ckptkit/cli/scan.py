@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptkit._io.files import is_local
 from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_error, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("-r", "--recursive", is_flag=True, help="Also check everything below a directory.")
 @report_options("scan")
 @click.pass_context
+@store_options
 def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: Any) -> None:
     """Show what a model could do when it is loaded or run; nothing is loaded or run.
 
@@ -72,4 +75,6 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], fmt: str, **options: 
 
 def _files(unit: Unit) -> list[Path]:
     """Return the files of what was scanned: a directory holds them all."""
+    if not is_local(unit.path):
+        return []
     return list(unit.path.rglob("*")) if unit.path.is_dir() else [unit.path]

@@ -11,6 +11,7 @@ import click
 from ckptkit.cli import candidates
 from ckptkit.cli.options import echo_note, operands
 from ckptkit.cli.report_options import put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.errors import CkptkitError
 from ckptkit.text import list_text
 
@@ -36,6 +37,7 @@ from ckptkit.text import list_text
 )
 @click.option("--overwrite", is_flag=True, help="Let --npy replace an existing file.")
 @report_options("show")
+@store_options
 def command(
     path: str,
     names: tuple[str, ...],

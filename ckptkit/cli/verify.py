@@ -11,6 +11,7 @@ from ckptkit.cli import candidates
 from ckptkit.cli.executors import executor_of, executor_options
 from ckptkit.cli.options import echo_error, operands
 from ckptkit.cli.report_options import needs_remarks, put_report, report_options
+from ckptkit.cli.store_options import store_options
 from ckptkit.errors import CkptkitError
 from ckptkit.reports import findings
 from ckptkit.text import list_text
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @executor_options
 @report_options("verify")
 @click.pass_context
+@store_options
 def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> None:
     """Check every byte of files: structure, checksums, completeness.  All findings are reported,
     not only the first.

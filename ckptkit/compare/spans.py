@@ -211,7 +211,14 @@ def _measure(item: WorkItem) -> WorkResult:
     limits = element_tolerance(item.old.dtype, item.new.dtype, item.tolerance, item.bitwise)
     meter = None if item.bitwise else compiled_meter(item.old.dtype, item.new.dtype, limits)
     extend = _crc32c.extend_address()
-    if meter and extend and isinstance(item.old, FileSpan) and isinstance(item.new, FileSpan):
+    if (
+        meter
+        and extend
+        and isinstance(item.old, FileSpan)
+        and isinstance(item.new, FileSpan)
+        and files.is_local(item.old.path)
+        and files.is_local(item.new.path)
+    ):
         return _measure_files(item, item.old, item.new, meter, extend)
     return _measure_arrays(item)
 

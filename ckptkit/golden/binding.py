@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.files import file_sha256
+from ckptkit._io.places import path_of
 from ckptkit._io.progress import phase
 from ckptkit.errors import FormatError
 from ckptkit.golden.line_sketch import LineSketch, sketch_lines, split_text
@@ -142,7 +143,7 @@ def bind(path: Path | str, *, full: bool = True, executor: Executor | None = Non
     """
     from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 
-    path = Path(path)
+    path = path_of(path)
     row = format_of_name(path.name)
     if row is not None and row.is_run_as_file and path.is_file():  # bound to its bytes
         return Binding(row.name, file_sha256(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ckptkit._io.atomic import same_file
 from ckptkit._io.files import check_unchanged, unchanged
+from ckptkit._io.places import path_of, text_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores.locate import locate
@@ -36,7 +37,7 @@ def files_read(format_name: str, path: Path) -> list[Path]:
 
 def files_of(operand: AnyPath) -> list[Path]:
     """Return the files that an operand of any command stands for; [] where it leads to none."""
-    path = Path(operand)
+    path = path_of(operand)
     found = [path, path / STATE_FILE]
     with suppress(OSError, ValueError):
         try:
@@ -68,7 +69,7 @@ def unchanged_inputs(*operands: AnyPath | None) -> Iterator[None]:
 def operand_text(given: AnyPath | Checkpoint) -> str:
     """Return what an operand is called in messages: the path, and the part of the file."""
     if not isinstance(given, Checkpoint):
-        return os.fspath(given)
+        return text_of(given)
     return f"{given.path}#{given.subtree}" if given.subtree else str(given.path)
 
 

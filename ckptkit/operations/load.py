@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c
 from ckptkit._io.crc32c import combine
-from ckptkit._io.files import Extent, mapped
+from ckptkit._io.files import Extent, is_local, mapped
 from ckptkit._io.memory import FreshMemory
 from ckptkit._io.pool import bounded_map
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -128,7 +128,8 @@ class _Loader:
         if spec.shard is None or spec.offset is None or spec.crc32c is None or not spec.nbytes:
             yield _Part(spec, spec.nbytes)
             return
-        if not self._store.mappable(spec.key):
+        is_placed = self._copy or is_local(self._store.shards[spec.shard])
+        if not is_placed or not self._store.mappable(spec.key):
             yield _Part(spec, spec.nbytes)
             return
         source = Extent(self._store.shards[spec.shard], spec.offset, spec.nbytes)

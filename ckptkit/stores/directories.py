@@ -6,11 +6,11 @@ files that make them one, checkpoints of Orbax as well.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptkit._io.places import names_in
 from ckptkit.stores.orbax.layout import is_checkpoint
 from ckptkit.stores.registry import OBJECT_GRAPH, SAVED_MODEL, format_of_name
 from ckptkit.stores.sets import is_index_name, is_set_member
@@ -101,8 +101,7 @@ def directories_below(
     while pending:  # os.walk of Python 3.11 and older calls itself, once a level
         place = pending.pop()
         try:
-            with os.scandir(place) as entries:
-                names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+            names = [name for name, is_directory in names_in(place) if is_directory]
         except OSError as error:
             on_error(error)
             continue

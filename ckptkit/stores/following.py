@@ -99,13 +99,15 @@ def _was_just_changed(directory: Path) -> bool:
 def _is_right_in(where: str, given: Iterable[object]) -> bool:
     """Whether a path is that of an entry of a directory among the arguments."""
     parent = Path(where).parent
-    return any(path == parent and os.path.isdir(path) for path in _paths(given))  # noqa: PTH112
+    return any(path == parent and path.is_dir() for path in _paths(given))
 
 
 def _paths(given: Iterable[object]) -> Iterator[Path]:
     for value in given:
         if isinstance(value, str) and value and "\0" not in value and len(value) < 4096:
             yield Path(value)
+        elif isinstance(value, Path):
+            yield value
         elif isinstance(value, os.PathLike):
             yield Path(os.fspath(value))
         elif isinstance(value, list | tuple):

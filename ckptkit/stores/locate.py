@@ -9,12 +9,12 @@ named for what it is, with what to try.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import read_start
+from ckptkit._io.files import SourcePath, read_start
+from ckptkit._io.places import can_list, is_there, path_of, text_of
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -45,7 +45,6 @@ from ckptkit.stores.tensor_bundle.v1_files import prefix_of, shard_files
 from ckptkit.text import lazy_pattern, list_text
 
 _MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
-_URL = lazy_pattern(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.I)
 _OF_ORBAX = (CHECKPOINT_METADATA, TREE_METADATA, MANIFEST)  # files that a checkpoint has
 _HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses
@@ -66,44 +65,46 @@ def locate(operand: str | os.PathLike[str]) -> Location:
 
     Raises PathNotFoundError, UnsupportedError (known, not readable), FormatError (neither).
     """
-    text = os.fspath(operand)
+    text = text_of(operand)
     if "\0" in text or not text:
         raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
-    url = _URL.match(text)  # pathlib makes one slash of two
-    if url and not os.path.lexists(text):
-        raise UnsupportedError(
-            "a URL; files of this machine are read",
-            where=f"{url[1]}://{text[url.end() :]}",
-            hint="download it first",
-        )
+    prefix_wins = not text.endswith("/")
     try:
-        if "#" in text and not _exists(text):
-            head, _, subtree = text.rpartition("#")
+        path = path_of(operand)
+        if "#" in text and not _exists(path):
+            head, subtree = without_subtree(path)
             if _exists(head):
-                return _locate(head)._replace(subtree=subtree or None)
-        return _locate(text)
+                return _locate(head, prefix_wins)._replace(subtree=subtree or None)
+        return _locate(path, prefix_wins)
     except OSError as error:
         where = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}..."
         raise CkptkitError(error.strerror or str(error), where=where) from error
 
 
-def _exists(text: str) -> bool:
-    path = Path(text)
-    return os.path.lexists(path) or index_path(path).is_file() or bool(shard_files(path))
+def without_subtree(path: Path) -> tuple[Path, str]:
+    """Return a path without what stands behind its last "#", and that."""
+    if isinstance(path, SourcePath):
+        head, _, subtree = str(path).rpartition("#")
+        return path.spelled(head), subtree
+    head, _, subtree = os.fspath(path).rpartition("#")
+    return Path(head), subtree
 
 
-def _locate(text: str) -> Location:
-    path = Path(text)
+def _exists(path: Path) -> bool:
+    return is_there(path) or index_path(path).is_file() or bool(shard_files(path))
+
+
+def _locate(path: Path, prefix_wins: bool) -> Location:
     if path.is_dir():
-        return _directory(path, prefix_wins=not text.endswith("/"))
+        return _directory(path, prefix_wins)
     if path.is_file():
         return _file(path)
     if index_path(path).is_file():
         return Location("tensor-bundle", path)
     if shard_files(prefix_of(path)):  # its prefix, or the pattern that a state file has
         return Location("checkpoint-v1", prefix_of(path))
-    if os.path.lexists(path):
-        raise FormatError(text, "neither a file nor a directory")
+    if is_there(path):
+        raise FormatError(str(path), "neither a file nor a directory")
     raise _not_found(path)
 
 
@@ -124,13 +125,13 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
         )
     if is_checkpoint(path):  # before state files, since old ones have a file of that name
         return Location(ORBAX, path)
-    if (path / STATE_FILE).is_file() or prefixes(path):
+    if (path / STATE_FILE).is_file() or (can_list(path) and prefixes(path)):
         prefix, notes = latest_checkpoint(path)
         return Location(_format_at(prefix), prefix, None, (*notes, *_beside(path)))
-    step = latest_step(path)
+    step = latest_step(path) if can_list(path) else None
     if step is not None:
         return Location(ORBAX, step[0], None, step[1])
-    models = models_in(path)
+    models = models_in(path) if can_list(path) else _named_models(path)
     for name, form in (
         ("model.safetensors.index.json", "safetensors-index"),
         ("model.safetensors", "safetensors"),
@@ -143,9 +144,15 @@ def _directory(path: Path, prefix_wins: bool) -> Location:
     raise _no_checkpoint_in(path, models)
 
 
+def _named_models(path: Path) -> list[Path]:
+    """Return the one file in a directory, which cannot be listed, that is asked for by name."""
+    names = ("model.safetensors.index.json", "model.safetensors")
+    return [path / name for name in names if (path / name).is_file()][:1]
+
+
 def _beside(path: Path) -> tuple[str, ...]:
     """Say what else a training directory holds, which is not what is read."""
-    models = models_in(path)
+    models = models_in(path) if can_list(path) else []
     names = list_text([model.name for model in models], 4)
     return (f"not read: {names} beside the checkpoints",) if models else ()
 
@@ -313,7 +320,7 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
 
 def _not_found(path: Path) -> CkptkitError:
     parent = path.parent
-    if not parent.is_dir():
+    if not can_list(parent) or not parent.is_dir():
         return PathNotFoundError("no such file or directory", where=str(path))
     names = sorted(entry.name for entry in parent.iterdir())
     members = [name for name in names if name.startswith(f"{path.name}.data-")]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptkit._io.files import check_unchanged, checked_once, os_error, unchanged
+from ckptkit._io.places import readable
 from ckptkit.errors import (
     ChangedError,
     FormatError,
@@ -164,7 +165,7 @@ class Head:
         import zipfile
 
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with zipfile.ZipFile(readable(self.path)) as archive:
                 return tuple(archive.namelist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise FormatError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ckptkit._io.places import can_list
 from ckptkit.stores.registry import FORMATS
 
 
@@ -26,5 +27,5 @@ def files_of_set(path: Path) -> list[Path]:
     They begin as their index does: m.safetensors.index.json, m-00001-of-00002.safetensors.
     """
     stem = path.name.partition(".")[0]
-    beside = path.parent.iterdir()
+    beside = path.parent.iterdir() if can_list(path.parent) else ()
     return [path, *(f for f in beside if f.name.startswith(stem) and is_set_member(f.name))]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ckptkit._io.files import is_local
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
@@ -194,6 +195,8 @@ def refuse_nested(target: Target, sources: Sequence[Path], like: Path | None) ->
     """
     dst = Path(os.path.realpath(target.path))
     for path in (*sources, *((like,) if like is not None else ())):
+        if not is_local(path):
+            continue
         real = Path(os.path.realpath(path))
         if real in dst.parents and real.is_dir():
             raise OutputError(

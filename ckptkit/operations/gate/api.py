@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptkit._io.places import path_of
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.findings import Unit
@@ -76,7 +77,7 @@ def gate(
         UsageError: the policy has what no policy has, or compares with no baseline though there is
             one.
     """
-    model = Path(path)
+    model = path_of(path)
     rules = read_policy(Path(policy))
     if baseline is not None and "baseline" not in rules.tables:
         raise UsageError(

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 
+from ckptkit._io.places import path_of
 from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import ROLES
@@ -98,7 +99,7 @@ def history(
     known: KnownNames = {}
     run = ordered(_files(runs, known))
     run = _chosen(run, every, since)
-    paths = tuple(map(Path, runs))
+    paths = tuple(map(path_of, runs))
     if first_nan:
         found = first_nan_finding(run, roles, names, executor, progress)
         steps = tuple(_step(number, file, run) for number, file in run.files)

@@ -209,7 +209,7 @@ def default_path(first: Path) -> Path | None:
         top = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         return None
-    name = hashlib.sha256(os.fsencode(first.absolute())).hexdigest()[:20]
+    name = hashlib.sha256(os.fsencode(str(first.absolute()))).hexdigest()[:20]
     return top / "ckptkit" / "history" / f"{name}.json"
 
 

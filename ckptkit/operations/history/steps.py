@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import read_exact
+from ckptkit._io.places import path_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import Naming
@@ -82,7 +83,7 @@ def places_of(runs: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, bool]]
     """
     found: dict[Path, bool] = {}
     for run in runs:
-        path = Path(run)
+        path = path_of(run)
         if path.is_dir() and not is_model_directory(path):
             for place in _in_directory(path):
                 found.setdefault(place, False)
@@ -355,11 +356,12 @@ def _agrees(files: Sequence[RunFile], numbers: Mapping[Path, int]) -> bool:
 
 def _patterns(files: Sequence[RunFile]) -> list[_Pattern]:
     """Return the files by their names with the numbers taken out."""
-    parents = [str(file.path.absolute().parent) for file in files]
-    top = os.path.commonpath(parents) if parents else ""
+    paths = [str(file.path.absolute()) for file in files]
+    parents = [path.rpartition("/")[0] for path in paths]
+    top = os.path.commonpath(parents) if len({path[:1] for path in paths}) == 1 else ""
     patterns: dict[str, _Pattern] = {}
-    for file in files:
-        name = os.path.relpath(file.path.absolute(), top)
+    for file, path in zip(files, paths, strict=True):
+        name = os.path.relpath(path, top) if top else path
         parts = [match[1] or match[2] for match in _NUMBER.finditer(name)]
         text = re.sub(r"\d+(\.\d+)+", "#.#", _NUMBER.sub("*", name))
         pattern = patterns.setdefault(text, _Pattern(text, [], []))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit._io.places import path_of
 from ckptkit.errors import UnsupportedError
 from ckptkit.operations.needs import graphs
 from ckptkit.operations.needs.environment import Environment, environment_of
@@ -155,7 +156,7 @@ def needs(path: str | os.PathLike[str], *, environment: Sequence[str] = ()) -> N
         PathNotFoundError, UnsupportedError, FormatError: nothing that is known is there.
     """
     told = environment_of(environment)
-    path = Path(path)
+    path = path_of(path)
     try:
         return _needs(path, told)
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.files import file_size, os_error, read_exact
+from ckptkit._io.places import is_there, path_of
 from ckptkit._io.progress import phase
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.operations.findings import Check, Finding, Unit
@@ -89,7 +90,7 @@ def scan(path: str | os.PathLike[str], *, recursive: bool = False) -> Scan:
         UsageError: a part of a file (`PATH#SUBTREE`) is asked for.
         ChangedError: a file was replaced or written to while it was read.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         with unchanged_inputs(path):
             return Scan(path, tuple(_units(path, recursive)))
@@ -195,7 +196,7 @@ def _models_in(path: Path) -> Iterator[Unit]:
 
 def _is_saved_model(path: Path) -> bool:
     names = (*hooks.GRAPH_FILES, hooks.CHUNKED_GRAPH)
-    return any(os.path.lexists(path / name) for name in names)
+    return any(is_there(path / name) for name in names)
 
 
 def _is_keras_directory(path: Path) -> bool:

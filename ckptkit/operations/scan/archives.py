@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.places import readable
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.hdf5 import hdf5_check
@@ -57,7 +58,7 @@ def is_archive(path: Path) -> bool:
     if int.from_bytes(tail[at + 12 : at + 16], "little") in range(_MAX_DIRECTORY, 0xFFFFFFFF):
         raise FormatError(str(path), "zip directory is too large to be looked at")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(readable(path)) as archive:
             return bool(archive.infolist()) or at == 0
     except _ERRORS:
         return False
@@ -254,7 +255,7 @@ def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, max_by
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(readable(path))
     except _ERRORS as error:
         raise FormatError(str(path), f"not a zip archive: {error}") from error
 

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from ckptkit._io.files import is_local
+from ckptkit._io.places import can_list
 from ckptkit.operations.findings import Check, Finding
 
 MAX_FILES = 100_000  # in one directory of a model; more are not looked at
@@ -16,6 +18,10 @@ def directory_check(directory: Path) -> Check:
     """Return what there is to say of the files in a model's directory, at any depth."""
     findings: list[Finding] = []
     count = 0
+    if not can_list(directory):
+        message = "what else lies in it was not looked at: the server lists no directories"
+        unseen = Finding("note", "file.unlisted", directory.name, message)
+        return Check("files", (), (unseen,))
     for path in _entries(directory):
         count += 1
         if count > MAX_FILES:
@@ -28,6 +34,9 @@ def directory_check(directory: Path) -> Check:
 
 def _entries(directory: Path) -> Iterator[Path]:
     """Yield the files in a directory, and all links in it, which are not followed."""
+    if not is_local(directory):
+        yield from (path for path in directory.rglob("*") if path.is_file())
+        return
     for at, names, files in os.walk(directory):
         links = [name for name in names if Path(at, name).is_symlink()]
         yield from (Path(at, name) for name in (*links, *sorted(files)))
@@ -38,6 +47,8 @@ def link_findings(path: Path, directory: Path) -> Iterator[Finding]:
 
     A link out of a hub's cache into its own blobs is none.
     """
+    if not is_local(path):
+        return  # stores elsewhere have neither links nor devices
     where = f"{directory.name}/{path.relative_to(directory).as_posix()}"
     if path.is_symlink():
         target = os.readlink(path)  # noqa: PTH115 (a text for a message)

@@ -16,9 +16,11 @@ from ckptkit._io.files import (
     file_size,
     file_state,
     is_file,
+    is_local,
     os_error,
     refusing_os_errors,
 )
+from ckptkit._io.places import is_there, path_of, text_of
 from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (
     CkptkitError,
@@ -184,19 +186,22 @@ def verify(
         FormatError: `manifest` is no manifest.
         OutputError: `new_manifest` cannot be written, or would replace what is no manifest.
     """
-    text = os.fspath(path)
+    text = text_of(path)
+    place = path_of(path)
 
     def look(earlier: Sequence[Look]) -> list[Look]:
-        return _look(text, recursive, values, executor, progress, earlier)
+        return _look(place, text, recursive, values, executor, progress, earlier)
 
-    place = Path(text)
     stands_for_all = place.is_dir() and not is_model_directory(place)
-    looks = look_twice(
-        look,
-        place if stands_for_all else place.parent,
-        _may_pass_in_a_directory if stands_for_all else _may_pass,
-        is_whole=stands_for_all,
-    )
+    if is_local(place):
+        looks = look_twice(
+            look,
+            place if stands_for_all else place.parent,
+            _may_pass_in_a_directory if stands_for_all else _may_pass,
+            is_whole=stands_for_all,
+        )
+    else:  # a save of one object is seen whole or not at all
+        looks = look(())
     looks = [_of_changed(one) if one.changed else one for one in looks]
     done = [(one.unit, one.store) for one in looks]
     units = [unit for unit, _store in done]
@@ -208,10 +213,11 @@ def verify(
     if new_manifest is not None:
         write_manifest(Path(new_manifest), listed, executor)
     named = (_named(unit, store) for unit, (_unit, store) in zip(units, done, strict=True))
-    return Verification(Path(text), tuple(named), strict)
+    return Verification(place, tuple(named), strict)
 
 
 def _look(
+    place: Path,
     text: str,
     recursive: bool,
     values: bool,
@@ -224,9 +230,9 @@ def _look(
     kept = {(one.unit.path, one.unit.format): one for one in earlier if one.states}
     looks = []
     try:
-        targets = list(_targets(text, recursive))
+        targets = list(_targets(place, text, recursive))
     except OSError as error:
-        raise os_error(Path(text), error) from error
+        raise os_error(place, error) from error
     for target in numbered(targets, lambda target: target.path):
         before = _states(target)
         same = kept.get((target.path, target.format))
@@ -314,15 +320,14 @@ def _states(target: _VerifyTarget) -> dict[Path, FileState | None]:
 # --- what is meant --------------------------------------------------------------------------------
 
 
-def _targets(text: str, recursive: bool) -> Iterator[_VerifyTarget]:
+def _targets(path: Path, text: str, recursive: bool) -> Iterator[_VerifyTarget]:
     """Yield what an operand stands for; a directory stands for all that lies in it."""
     if "\0" in text or not text:
         raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
-    path = Path(text)
     if path.is_dir() and not (not text.endswith("/") and index_path(path).is_file()):
         yield from _below(path) if recursive else _directory(path)
         return
-    if "#" in text and not os.path.lexists(path) and not index_path(path).is_file():
+    if "#" in text and not is_there(path) and not index_path(path).is_file():
         raise UsageError(
             "a whole file is verified, not a part of it",
             where=text,

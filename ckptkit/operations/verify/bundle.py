@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ckptkit._io.crc32c import crc_of_repeated
 from ckptkit._io.files import file_size
+from ckptkit._io.places import can_list, entries_known
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import Progress
 from ckptkit.dtypes import itemsize
@@ -75,6 +76,8 @@ def verify_bundle(
             where=str(prefix),
             hint="was it saved before the variables were made?",
         )
+    if not can_list(prefix.parent):
+        not_checked.append("what else lies beside it: the server lists no directories")
     unit = Unit(prefix, TENSOR_BUNDLE, checks, tuple(not_checked), tensors, nbytes, refusal)
     return unit, bundle
 
@@ -127,7 +130,10 @@ def _keys_that_are_no_text(specs: Mapping[str, TensorSpec], index: Path) -> Iter
 def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
     findings: list[Finding] = []
     plans: list[ShardPlan] = []
-    present = _names_beside(index_path(bundle.path))
+    index = index_path(bundle.path)
+    present = _names_beside(index)
+    if not can_list(index.parent):
+        present = {path.name for path in bundle.shards if path.is_file()}
     lost: list[tuple[Path, list[ChecksummedRange]]] = []
     for path, pieces in zip(bundle.shards, ranges_by_shard(bundle), strict=True):
         if path.name not in present:
@@ -148,7 +154,7 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
 
 def _names_beside(path: Path) -> set[str]:
     try:
-        return {entry.name for entry in path.parent.iterdir()}
+        return {entry.name for entry in entries_known(path.parent)}
     except OSError:
         return set()
 

@@ -25,6 +25,7 @@ from ckptkit._io.files import (
     file_sha256,
     file_size,
     is_file,
+    is_local,
     read_exact,
     read_whole,
     unchanged,
@@ -54,6 +55,8 @@ class Manifest(NamedTuple):
 
 def files_of(path: Path, store: Store | None) -> list[Path]:
     """Return every file that belongs to a unit, sorted; links are not followed into directories."""
+    if not is_local(path) and path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
     if path.is_dir():
         return sorted(
             Path(directory, name) for directory, _, names in os.walk(path) for name in names
@@ -287,4 +290,4 @@ def _unescaped(name: str) -> str:
 
 
 def _relative(file: Path, base: Path) -> str:
-    return os.path.relpath(file.absolute(), base).replace(os.sep, "/")
+    return os.path.relpath(str(file.absolute()), base).replace(os.sep, "/")

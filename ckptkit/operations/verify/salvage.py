@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ckptkit._io.places import path_of
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -107,7 +108,7 @@ def readable_names(store: Store) -> dict[str, str]:
 
 def _prefix(path: str | os.PathLike[str]) -> Path:
     """Return the prefix of the bundle that an operand means, damaged or not."""
-    plain = Path(path)
+    plain = path_of(path)
     if index_path(plain / VARIABLES).is_file():
         return plain / VARIABLES
     located = locate(path)

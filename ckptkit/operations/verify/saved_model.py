@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.places import can_list, entries_known
 from ckptkit._io.progress import Progress
 from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
@@ -56,6 +57,8 @@ def verify_saved_model(
     others = _without_checksum(path)
     if others:
         not_checked.append(f"the content of {list_text(others)}: no checksum is kept of it")
+    if not can_list(path):
+        not_checked.append("what else lies in it: the server lists no directories")
     not_checked.append("whether the graph computes what it should (nothing is run)")
     return (
         Unit(path, SAVED_MODEL, tuple(checks), tuple(not_checked), unit.tensors, unit.nbytes),
@@ -147,7 +150,7 @@ def _variables(
         return verify_bundle(prefix, executor, progress)
     wanted = [key for graph in graphs for key in _restored_keys(graph)]
     findings: tuple[Finding, ...] = ()
-    if wanted or any(prefix.parent.glob("variables.data-*")):
+    if wanted or (can_list(path) and any(prefix.parent.glob("variables.data-*"))):
         message = f"is missing, and the graph restores {count_text(len(wanted), 'tensor')} from it"
         hint = "the export was not finished or not all files were copied"
         findings = (Finding("error", "index.missing", str(index_path(prefix)), message, hint),)
@@ -193,7 +196,7 @@ def _assets(path: Path, graphs: list[MetaGraph]) -> Check:
     listed_names = {PurePosixPath(asset.filename).parts[:1] for asset in assets}
     directory = path / ASSETS
     if directory.is_dir():
-        for entry in sorted(directory.iterdir()):
+        for entry in entries_known(directory):
             if (entry.name,) not in listed_names:
                 message = "no graph refers to it"
                 findings.append(Finding("note", "asset.extra", str(entry), message))
@@ -289,7 +292,7 @@ def _without_checksum(path: Path) -> list[str]:
     """Return what a loader reads and no fingerprint covers."""
     found = ["keras_metadata.pb"] if (path / "keras_metadata.pb").is_file() else []
     assets = path / ASSETS
-    if assets.is_dir() and any(assets.iterdir()):
+    if assets.is_dir() and any(entries_known(assets)):
         found.append(f"{ASSETS}/")
     return found
 
@@ -297,12 +300,12 @@ def _without_checksum(path: Path) -> list[str]:
 def _layout(path: Path) -> Check:
     """Look for what an export does not contain."""
     findings = []
-    names = [entry.name for entry in sorted(path.iterdir())]
+    names = [entry.name for entry in entries_known(path)]
     for name in _unknown(path, names):
         message = "is no part of a SavedModel"
         findings.append(Finding("note", "layout.extra", str(path / name), message))
     variables = path / VARIABLES.parent
-    for entry in sorted(variables.iterdir()) if variables.is_dir() else []:
+    for entry in entries_known(variables) if variables.is_dir() else []:
         if "tempstate" in entry.name or "_temp" in entry.name:
             message = "was left by a save that was not finished"
             findings.append(Finding("warning", "layout.unfinished", str(entry), message))

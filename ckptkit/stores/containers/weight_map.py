@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ckptkit._io.places import can_list
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.containers import strict_json
@@ -71,7 +72,8 @@ def index_notes(
     """Yield how an index, whose name ends in `suffix`, and what lies there do not fit."""
     stem, kind = path.name.removesuffix(suffix), suffix.removesuffix(".index.json")
     pattern = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}" + re.escape(kind))
-    for other in sorted(entry.name for entry in path.parent.iterdir()):
+    there = path.parent.iterdir() if can_list(path.parent) else ()
+    for other in sorted(entry.name for entry in there):
         if pattern.fullmatch(other) and other not in files:
             yield f"{other} lies beside {path.name}, which does not name it"
     found = sum(spec.nbytes for spec in specs.values())

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.crc32c import combine
-from ckptkit._io.files import Extent, aligned_buffer, file_size, read_exact
+from ckptkit._io.files import Extent, aligned_buffer, expect_reads, file_size, read_exact
 from ckptkit.errors import ChecksumError, FormatError, TruncatedError, UnsupportedError
 
 STORED, DEFLATED = 0, 8
@@ -84,13 +84,17 @@ def looks_like_zip(head: bytes) -> bool:
     return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
 
 
+_AROUND_HEADER = 512  # bytes: a local header, its name, and the header of an array behind it
+
+
 def read_directory(path: Path) -> dict[str, Member]:
     """Return the members of the archive by name, in the order of the central directory.
 
     Reads headers only.  Raises FormatError, TruncatedError, UnsupportedError, PathNotFoundError.
     """
     start, size, count = _find_directory(path)
-    entries = _central_entries(path, read_exact(path, start, size), count)
+    entries = list(_central_entries(path, read_exact(path, start, size), count))
+    expect_reads(path, [(entry.header, _AROUND_HEADER) for entry in entries])
     members: dict[str, Member] = {}
     ends: list[tuple[int, int, str]] = []
     for entry in entries:

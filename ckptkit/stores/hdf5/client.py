@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import ckptkit.errors as errors
 from ckptkit._io.files import FileState, handle_of, path_in_state, state_of
+from ckptkit._io.places import fetched_path
 from ckptkit._io.progress import bytes_read
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError
 from ckptkit.installation import CLAIM_NAME
@@ -85,7 +86,8 @@ def read(
 
 def _packed(byte_range: ByteRange) -> list[Any]:
     member = byte_range.deflated
-    path, state = byte_range.path, state_of(byte_range.path)
+    path = fetched_path(byte_range.path)
+    state = state_of(path)
     return [str(path), state, byte_range.start, byte_range.nbytes, member and list(member)]
 
 
@@ -219,7 +221,7 @@ def _asked(
         finally:
             timer.cancel()
     if "error" in head:
-        raise _error(head)
+        raise _error(head, byte_range.path)
 
 
 def _directory() -> str:
@@ -244,7 +246,14 @@ def _death(byte_range: ByteRange, seconds: float, status: int) -> FormatError:
     )
 
 
-def _error(head: dict[str, Any]) -> CkptkitError:
+def _error(head: dict[str, Any], path: Path) -> CkptkitError:
+    there = fetched_path(path)
+    if there is not path:  # the child knows the copy alone
+        fields = head["fields"].items()
+        head["fields"] = {
+            name: text.replace(str(there), str(path)) if isinstance(text, str) else text
+            for name, text in fields
+        }
     kind = getattr(errors, head["error"], None)
     assert isinstance(kind, type)
     assert issubclass(kind, CkptkitError)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptkit.dtypes as dtypes
+from ckptkit._io.files import expect_reads
 from ckptkit.errors import (
     FormatError,
     MissingDependencyError,
@@ -77,6 +78,7 @@ def is_weights_h5(path: Path) -> bool:
     or of the group `model_weights`.  Raises as `scan` does, for the root alone.
     """
     byte_range = whole_file(path)
+    _announce(byte_range)
     try:
         names, attributes = root_of(byte_range)
     except LeftToLibhdf5:
@@ -91,10 +93,17 @@ def scan(byte_range: ByteRange) -> H5Tree:
     Files of the kind that Keras writes are read without libhdf5.
     Raises FormatError, TruncatedError, UnsupportedError, MissingDependencyError.
     """
+    _announce(byte_range)
     try:
         return scan_classic(byte_range)
     except LeftToLibhdf5:
         return scan_with_libhdf5(byte_range)
+
+
+def _announce(byte_range: ByteRange) -> None:
+    """Say that headers will be read, which lie between the values."""
+    if byte_range.deflated is None:
+        expect_reads(byte_range.path, [(byte_range.start, byte_range.nbytes)])
 
 
 def scan_with_libhdf5(byte_range: ByteRange) -> H5Tree:

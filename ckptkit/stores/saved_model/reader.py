@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptkit._io.files import file_size, read_exact, unchanged
+from ckptkit._io.places import can_list
 from ckptkit.errors import FormatError
 from ckptkit.stores.base import (
     BLOCK_ELEMENTS,
@@ -34,7 +35,7 @@ from ckptkit.stores.saved_model.frozen import GraphConstants, blocks_of
 from ckptkit.stores.saved_model.graph import asset_files
 from ckptkit.stores.saved_model.signatures import notes_on_tags, signatures_of
 from ckptkit.stores.saved_model.variable_uses import variable_uses
-from ckptkit.stores.tensor_bundle.reader import TensorBundle, open_bundle
+from ckptkit.stores.tensor_bundle.reader import TensorBundle, index_path, open_bundle
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -187,7 +188,9 @@ def open_saved_model(path: Path) -> SavedModel:
     file_size(model_file)  # or a path that leads nowhere would be a model of no tensors
     prefix = path / VARIABLES
     # TensorFlow 1 makes an empty folder where there are no variables.
-    has_variables = prefix.parent.is_dir() and any(prefix.parent.iterdir())
+    has_variables = index_path(prefix).is_file() or (
+        prefix.parent.is_dir() and any(prefix.parent.iterdir())
+    )
     return SavedModel(path, open_bundle(prefix) if has_variables else None, model_file)
 
 
@@ -196,4 +199,9 @@ _FILES = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")
 
 def files_of_saved_model(path: Path) -> list[Path]:
     """Return what a SavedModel at the directory `path` is read from."""
+    if not can_list(path):
+        prefix = path / VARIABLES
+        index = index_path(prefix)
+        variables = (index, *open_bundle(prefix).shards) if index.is_file() else ()
+        return [path, path / MODEL_FILE, *variables]
     return [path, *(file for pattern in _FILES for file in path.glob(pattern))]

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
+from ckptkit._io.places import can_list
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
 from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.proto.messages import parse
@@ -165,7 +166,7 @@ def _shards_there(prefix: Path) -> tuple[Path, ...]:
     stem = first.name.removesuffix(".data-00000-of-00001")
     counts = {
         int(match[2])
-        for path in first.parent.iterdir()
+        for path in (first.parent.iterdir() if can_list(first.parent) else ())
         if path.name.startswith(stem) and (match := _SHARD.fullmatch(path.name[len(stem) :]))
     }
     if len(counts) != 1:

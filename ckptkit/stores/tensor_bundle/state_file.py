@@ -12,6 +12,7 @@ import re
 from pathlib import Path, PureWindowsPath
 
 from ckptkit._io.files import read_start, read_whole
+from ckptkit._io.places import can_list
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError
 from ckptkit.stores.base import Store
 from ckptkit.stores.tensor_bundle.reader import INDEX_SUFFIX, index_path, open_bundle
@@ -124,6 +125,8 @@ def prefixes(directory: Path) -> list[Path]:
     """Return the prefixes of all checkpoints in `directory`, unfinished saves left out."""
     from ckptkit.stores.tensor_bundle.v1_reader import v1_prefixes  # seldom asked for
 
+    if not can_list(directory):
+        return _named_prefixes(directory)
     names = sorted(entry.name for entry in directory.iterdir())
     found = {
         directory / name.removesuffix(INDEX_SUFFIX)
@@ -134,6 +137,14 @@ def prefixes(directory: Path) -> list[Path]:
         and (directory / name).is_file()
     }
     return sorted(found.union(v1_prefixes(directory, _is_no_v1)))
+
+
+def _named_prefixes(directory: Path) -> list[Path]:
+    """Return the prefixes that the state file of a directory, which cannot be listed, names."""
+    latest, every = read_state(directory / STATE_FILE)
+    names = {Path(name.replace("\\", "/")).name for name in (*every, latest or "")}
+    found = (directory / name for name in sorted(names - {"", ".."}))
+    return [prefix for prefix in found if index_path(prefix).is_file()]
 
 
 def _is_no_v1(name: str) -> bool:

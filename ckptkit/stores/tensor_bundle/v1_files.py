@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ckptkit._io.places import can_list
 from ckptkit.errors import FormatError, PathNotFoundError
 from ckptkit.stores.tensor_bundle.reader import MAX_SHARDS
 from ckptkit.stores.tensor_bundle.table import is_table
@@ -18,7 +19,8 @@ def shard_files(prefix: Path) -> dict[int, list[Path]]:
     `model.ckpt-3` -> {2: [model.ckpt-3-00000-of-00002, model.ckpt-3-00001-of-00002]}.
     """
     by_count: dict[int, list[Path]] = {}
-    for path in sorted(prefix.parent.iterdir()) if prefix.parent.is_dir() else ():
+    is_listed = prefix.parent.is_dir() and can_list(prefix.parent)
+    for path in sorted(prefix.parent.iterdir()) if is_listed else ():
         match = SHARD.fullmatch(path.name)
         is_one = match and match["prefix"] == prefix.name and "?" not in match["shard"]
         if match and is_one and path.is_file() and is_table(path):

@@ -13,7 +13,6 @@ Source: tensorflow/core/util/saved_tensor_slice.proto, tensor_slice_{writer,read
 from __future__ import annotations
 
 import math
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.files import FileState, file_state, unchanged
+from ckptkit._io.places import names_in
 from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
 from ckptkit.errors import (
     CkptkitError,
@@ -310,9 +310,9 @@ def v1_prefixes(directory: Path, passed_over: Callable[[str], bool]) -> list[Pat
         passed_over: whether a file of this name cannot be one.
     """
     found: dict[Path, None] = {}
-    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        if not passed_over(entry.name) and entry.is_file():
-            path = directory / entry.name
+    for name, is_directory in names_in(directory):
+        path = directory / name
+        if not passed_over(name) and not is_directory and path.is_file():
             try:
                 is_one = is_checkpoint_v1(Head(path))
             except CkptkitError:  # damaged, or not to be read: not for this question to say

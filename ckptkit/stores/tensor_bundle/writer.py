@@ -23,11 +23,13 @@ from typing import NamedTuple
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit._io.claims import Claim, claiming
+from ckptkit._io.files import is_local
 from ckptkit._io.filling import FilledFile, filling
+from ckptkit._io.places import can_list
 from ckptkit.dtypes import DTYPES, itemsize
 from ckptkit.errors import OutputError
 from ckptkit.stores.proto.messages import message_class
-from ckptkit.stores.tensor_bundle.reader import index_path
+from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
     Blocks,
@@ -288,5 +290,15 @@ def write_strings(
 
 def files_of_bundle(prefix: Path) -> list[Path]:
     """Return the index and data files of the bundle at `prefix`, there or not."""
-    data = [*data_files(os.fspath(prefix)), *data_files(f"{prefix}/")]
-    return [prefix, index_path(prefix), *data]
+    index = index_path(prefix)
+    if not is_local(prefix):
+        stem = index.name.removesuffix(".index")
+        names = index.parent.iterdir() if can_list(index.parent) else open_bundle(prefix).shards
+        data = [
+            path
+            for path in names
+            if path.name.startswith(stem) and _DATA_FILE.fullmatch(path.name[len(stem) :])
+        ]
+    else:
+        data = [*data_files(os.fspath(prefix)), *data_files(f"{prefix}/")]
+    return [prefix, index, *data]

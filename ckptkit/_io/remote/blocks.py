@@ -1,0 +1,211 @@
+"""The bytes of one object: fetched by ranges, joined, ahead of whoever reads on, and kept a while.
+
+An object is a row of blocks.  Blocks that are wanted together and are not there come in as few
+requests as they fit, all in flight at once.  A small object comes whole with its first byte, and so
+does what is announced to be read piecemeal.  Who reads on from where the last read ended is read
+ahead of, as far as was read before, so that no more than half is ever in vain.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from ckptkit._io.remote.objects import ObjectSource, ObjectState, RemoteChanged, RetryError
+from ckptkit._io.remote.requests import count, in_flight, insisting
+
+BLOCK = 1 << 16  # bytes; larger ones fetch more of the values between scattered headers
+SMALL_OBJECT = 1 << 19  # comes whole: another trip takes longer than its bytes
+MAX_REQUEST = 4 << 20
+WINDOW = 32 << 20  # in flight for one reader at most
+_GAP = 2 * BLOCK  # between two spans that one request brings
+MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
+_KEPT = 160 << 20  # bytes of all objects together
+_READING_ON = 1 << 20  # bytes in a row that show that somebody reads on
+
+
+class _Chunk:
+    """Blocks [first, last) of an object, which one request brings."""
+
+    def __init__(self, owner: ObjectBytes, first: int, last: int) -> None:
+        self.owner = weakref.ref(owner)
+        self.first, self.last = first, last
+        self.data: Future[bytes] = Future()
+
+
+_lock = threading.RLock()  # of what is kept; never held while anything is waited for
+_kept: OrderedDict[_Chunk, None] = OrderedDict()  # of all objects, the one used last at the end
+_kept_blocks = 0
+
+
+class ObjectBytes:
+    """One object, in the one state in which it is read.
+
+    Args:
+        source: where it is.
+        key: of it, there.
+        state: in which alone it is read.
+        start: its first bytes, where they came with its state.
+    """
+
+    def __init__(
+        self, source: ObjectSource, key: str, state: ObjectState, start: bytes = b""
+    ) -> None:
+        self.source, self.key, self.state = source, key, state
+        self.where = source.root + key
+        self._by_block: dict[int, _Chunk] = {}
+        self._end = 0  # of the last read
+        self._run = 0  # bytes read one after the other up to there
+        self._start = start
+        weakref.finalize(self, _drop_all, self._by_block).atexit = False
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`; the object holds that many bytes.
+
+        Raises RemoteChanged, CkptkitError.
+        """
+        done, nbytes = 0, len(buffer)
+        if offset + nbytes <= len(self._start):
+            buffer[:] = self._start[offset : offset + nbytes]
+            return
+        ahead = self._read_ahead(offset, nbytes)
+        while done < nbytes:
+            at = offset + done
+            end = min(at + WINDOW, max(offset + nbytes, ahead), self.state.size)
+            chunk = self._chunks(at, max(end, at + 1))
+            data = chunk.data.result()
+            skip = at - chunk.first * BLOCK
+            count = min(len(data) - skip, nbytes - done)
+            buffer[done : done + count] = memoryview(data)[skip : skip + count]
+            done += count
+
+    def fetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Begin to fetch what will be read piecemeal, as far as it is little enough.
+
+        spans: (offset, nbytes).  Those that lie close together come in one request.
+        """
+        size, begun = self.state.size, len(self._start)
+        joined: list[list[int]] = []
+        for offset, nbytes in sorted(spans):
+            start, stop = max(offset, 0), min(offset + nbytes, size)
+            if joined and start - joined[-1][1] <= _GAP:
+                joined[-1][1] = max(joined[-1][1], stop)
+            elif start < stop:
+                joined.append([start, stop])
+        wanted = [(start, stop) for start, stop in joined if stop > begun]
+        if sum(max(stop - start, BLOCK) for start, stop in wanted) <= MAX_PIECEMEAL:
+            for start, stop in wanted:
+                self._chunks(start, stop)
+
+    def _read_ahead(self, offset: int, nbytes: int) -> int:
+        """Return up to which byte is fetched, by what was read so far.  Threads take turns."""
+        size, end = self.state.size, offset + nbytes
+        if size <= SMALL_OBJECT:
+            return size
+        with _lock:
+            # Threads that share the work read nearly, but not quite, in order.
+            follows = -WINDOW <= offset - self._end <= _READING_ON
+            self._run = self._run + nbytes if follows else nbytes
+            self._end = max(self._end, end) if follows else end
+            window = min(self._run, WINDOW)
+            if self._run < _READING_ON or end < self._end:
+                return end
+            number = end // BLOCK
+            while number in self._by_block:
+                number = self._by_block[number].last
+            # No request for every small step: half of the window is fetched at once.
+            return min(end + window, size) if number * BLOCK - end < window // 2 else end
+
+    def _chunks(self, start: int, stop: int) -> _Chunk:
+        """Return the chunk with byte `start`; what is missing up to `stop` is on its way then."""
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        wanted: list[_Chunk] = []
+        with _lock:
+            number = first
+            while number < last:
+                if number in self._by_block:
+                    number = self._by_block[number].last
+                    continue
+                end = number + 1
+                while end < min(last, number + MAX_REQUEST // BLOCK) and end not in self._by_block:
+                    end += 1
+                chunk = _Chunk(self, number, end)
+                wanted.append(chunk)
+                self._by_block.update(dict.fromkeys(range(number, end), chunk))
+                number = end
+            found = self._by_block[first]
+            for chunk in wanted:
+                _keep(chunk)
+            _kept.move_to_end(found)
+            for chunk in wanted:
+                chunk.data = in_flight(partial(self._bring, chunk.first, chunk.last))
+        for chunk in wanted:
+            chunk.data.add_done_callback(partial(_drop_failed, chunk))
+        return found
+
+    def _bring(self, first: int, last: int) -> bytes:
+        start, stop = first * BLOCK, min(last * BLOCK, self.state.size)
+        return fetched(self.source, self.key, start, stop, self.state)
+
+    def without(self, chunk: _Chunk) -> None:
+        """Forget what a chunk brought."""
+        for number in range(chunk.first, chunk.last):
+            if self._by_block.get(number) is chunk:
+                del self._by_block[number]
+
+
+def _keep(chunk: _Chunk) -> None:
+    global _kept_blocks
+    _kept[chunk] = None
+    _kept_blocks += chunk.last - chunk.first
+    while _kept_blocks > _KEPT // BLOCK and len(_kept) > 1:
+        _drop(next(iter(_kept)))
+
+
+def _drop_failed(chunk: _Chunk, data: Future[bytes]) -> None:
+    """Let the next read ask anew."""
+    if data.cancelled() or data.exception() is not None:
+        with _lock:
+            _drop(chunk)
+
+
+def _drop_all(by_block: dict[int, _Chunk]) -> None:
+    """Let go of what an object has that nobody reads any more."""
+    with _lock:
+        for chunk in {*by_block.values()}:
+            _drop(chunk)
+
+
+def _drop(chunk: _Chunk) -> None:
+    global _kept_blocks
+    if chunk in _kept:
+        del _kept[chunk]
+        _kept_blocks -= chunk.last - chunk.first
+    owner = chunk.owner()
+    if owner is not None:
+        owner.without(chunk)
+
+
+def fetched(source: ObjectSource, key: str, start: int, stop: int, state: ObjectState) -> bytes:
+    """Return bytes [start, stop) of an object in that state: all of them, of no other state.
+
+    Raises RemoteChanged, CkptkitError.
+    """
+
+    def ask() -> bytes:
+        try:
+            answer = source.get(key, start, stop, state)
+        finally:
+            count(1)
+        if not state.is_that_of(answer.state):
+            raise RemoteChanged(key)
+        if len(answer.data) != stop - start:
+            raise RetryError(f"{len(answer.data)} bytes came of {stop - start}")
+        count(0, stop - start)
+        return answer.data
+
+    return insisting(ask, source.root + key)

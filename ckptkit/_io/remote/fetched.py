@@ -1,0 +1,109 @@
+"""Whole objects in files of this machine, for libraries that open files by themselves.
+
+They lie in a cache, named by what they are (URL and ETag), so that the next command downloads none
+again.  The cache is bounded: those used longest ago go first.  A file is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from ckptkit._io.files import Extent, SourcePath, file_size, state_of
+from ckptkit.errors import OutputError
+from ckptkit.text import parse_size
+
+DEFAULT_BYTES = 20 << 30
+SIZE_VARIABLE, PLACE_VARIABLE = "CKPTKIT_CACHE_BYTES", "CKPTKIT_CACHE"
+_COPIED_AT_ONCE = 8 << 20
+_UNFINISHED_S = 24 * 3600.0  # after that time a download that is not finished is nobody's
+
+
+def cache_directory() -> Path:
+    """Return where fetched files lie: of `CKPTKIT_CACHE`, else the user's cache."""
+    named = os.environ.get(PLACE_VARIABLE)
+    if named:
+        return Path(named)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "ckptkit" / "remote"
+
+
+def fetched_file(path: Path) -> Path:
+    """Return a file of this machine with the bytes of `path`, which is itself one if it is local.
+
+    Raises OutputError where it is larger than the cache may be, or cannot be written; and what
+    reading raises.
+    """
+    if not isinstance(path, SourcePath):
+        return path
+    size = file_size(path)
+    limit = _limit()
+    if size > limit:
+        raise OutputError(
+            f"{size:,} bytes are more than the cache may hold ({limit:,})",
+            where=str(path),
+            hint=f"set {SIZE_VARIABLE} to more, as 100GiB, or download it first",
+        )
+    state = state_of(path) or path.state_there()
+    name = sha256(f"{path}\n{state[1:]}".encode()).hexdigest()[:32]
+    place = cache_directory() / name / path.name
+    if place.is_file() and place.stat().st_size == size:
+        with suppress(OSError):
+            os.utime(place.parent)
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_room(place.parent, limit - size)
+        part = place.with_name(f"{place.name}.{os.getpid()}.part")
+        try:
+            _copy(path, size, part)
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"a copy of it cannot be kept: {error.strerror}",
+            where=str(path),
+            hint=f"set {PLACE_VARIABLE} to a directory with room",
+        ) from error
+    return place
+
+
+def _copy(path: Path, size: int, part: Path) -> None:
+    extent = Extent(path, 0, size)
+    buffer = memoryview(bytearray(min(size, _COPIED_AT_ONCE)))
+    with part.open("wb") as file:
+        for start in range(0, size, _COPIED_AT_ONCE):
+            piece = buffer[: min(_COPIED_AT_ONCE, size - start)]
+            extent.read_into(start, piece)
+            file.write(piece)
+
+
+def _limit() -> int:
+    text = os.environ.get(SIZE_VARIABLE)
+    return parse_size(text) if text else DEFAULT_BYTES
+
+
+def _make_room(kept: Path, room: int) -> None:
+    """Remove what was used longest ago, until all but `kept` takes no more than `room` bytes."""
+    entries = []
+    for entry in kept.parent.iterdir():
+        with suppress(OSError):
+            files = [file for file in entry.iterdir() if file.is_file()]
+            nbytes = sum(file.stat().st_size for file in files)
+            is_part = any(file.suffix == ".part" for file in files)
+            used_s = entry.stat().st_mtime
+            if entry != kept and not (is_part and time.time() - used_s < _UNFINISHED_S):
+                entries.append((used_s, nbytes, entry, files))
+    total = sum(nbytes for _used, nbytes, _entry, _files in entries)
+    for _used_s, nbytes, entry, files in sorted(entries, key=lambda item: item[0]):
+        if total <= room:
+            return
+        with suppress(OSError):  # another process may have removed it
+            for file in files:
+                file.unlink()
+            entry.rmdir()
+        total -= nbytes

@@ -1,0 +1,304 @@
+"""Files of a web server: the same answers as of local files, few requests, never two states."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit._io.remote import requests
+from ckptkit.errors import (
+    ChangedError,
+    CkptkitError,
+    MissingDependencyError,
+    PathNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from support.command_line import ckptkit as run
+from support.goldens import GOLDEN
+from support.places import ROOT
+from support.pytorch_files import write_pytorch
+from support.range_server import Server, serving
+
+TENSORS: dict[str, Any] = {
+    f"block_{n}/kernel": np.arange(n, n + 60_000, dtype=np.float32) for n in range(4)
+}
+NEW = GOLDEN / "tf2.21.0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of every form."""
+    top = tmp_path_factory.mktemp("served")
+    np.savez(top / "weights.npz", **TENSORS)
+    ckptkit.convert(top / "weights.npz", top / "weights.safetensors")
+    ckptkit.convert(top / "weights.npz", top / "set.safetensors", shard_size="400KB")
+    write_pytorch(top / "weights.pt", TENSORS)
+    for name in ("adam", "shards", "saved_model_save", "files_nested", "manager", "saver"):
+        shutil.copytree(NEW / name, top / name)
+    shutil.copy(sorted(ROOT.glob("fixtures/onnx/onnx*"))[-1] / "constants.onnx", top / "m.onnx")
+    shutil.copy(ROOT / "fixtures/litert/tf2.21.0/float.tflite", top / "m.tflite")
+    return top
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    with serving(folder) as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait less between tries."""
+    monkeypatch.setattr(requests, "_FIRST_PAUSE_S", 0.001)
+
+
+# Path -> the most requests that opening it may take.
+FORMS = {
+    "adam/ckpt": 3,
+    "adam/ckpt.index": 4,
+    "shards/ckpt": 4,
+    "saver/model.ckpt": 4,
+    "manager": 30,
+    "saved_model_save/model": 9,
+    "weights.safetensors": 1,
+    "set.safetensors.index.json": 5,
+    "files_nested/model.keras": 1,
+    "files_nested/model.weights.h5": 1,
+    "files_nested/model.h5": 1,
+    "weights.npz": 6,
+    "weights.pt": 6,
+    "m.onnx": 1,
+    "m.tflite": 1,
+}
+
+
+def _content(checkpoint: ckptkit.Checkpoint) -> dict[str, Any]:
+    return {
+        name: (checkpoint.role(name) if hasattr(checkpoint, "role") else "", array.tolist())
+        for name, array in checkpoint.items()
+    }
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_file_elsewhere_is_what_it_is_here(name: str, folder: Path, server: Server) -> None:
+    there = ckptkit.open(f"{server.url}/{name}")
+    assert len(server.asked) <= FORMS[name], [asked.path for asked in server.asked]
+    here = ckptkit.open(folder / name)
+    assert dict(there.specs) == dict(here.specs)
+    assert _content(there) == _content(here)
+    assert there.notes == tuple(note.replace(str(folder), server.url) for note in here.notes)
+
+
+@pytest.mark.parametrize("name", ["adam/ckpt", "saved_model_save/model", "weights.npz"])
+def test_commands_say_of_a_url_what_they_say_of_a_file(
+    name: str, folder: Path, server: Server, tmp_path: Path
+) -> None:
+    here, there = str(folder / name), f"{server.url}/{name}"
+    listed = [run("ls", path, "--digest", "--no-path") for path in (here, there)]
+    assert listed[0].out == listed[1].out.replace(server.url, str(folder))
+    assert "network: " in listed[1].err and "requests, " in listed[1].err
+    assert run("diff", there, here).code == 0
+    assert run("verify", there).code == run("verify", here).code == 0
+    assert run("scan", there).code == run("scan", here).code
+    converted = run("convert", there, str(tmp_path / "w.safetensors"), "--weights-only")
+    assert converted.code == 0, converted.err
+    assert run("diff", here, str(tmp_path / "w.safetensors")).code == 0
+    assert run("ls", there, "-q").err == ""
+
+
+def test_a_run_elsewhere_has_a_history(server: Server) -> None:
+    steps = [f"{server.url}/manager/step-{n}" for n in (200, 300)]
+    assert [step.number for step in ckptkit.history(*steps).steps] == [200, 300]
+
+
+def test_a_store_elsewhere_pickles(server: Server, folder: Path) -> None:
+    for name in ("adam/ckpt", "weights.safetensors"):
+        checkpoint = ckptkit.open(f"{server.url}/{name}")
+        again = pickle.loads(pickle.dumps(checkpoint))
+        assert _content(again) == _content(ckptkit.open(folder / name))
+
+
+def test_a_small_read_of_a_large_file_is_a_small_request(tmp_path: Path) -> None:
+    zeros = np.zeros(3_000_000)
+    big: dict[str, Any] = {"a": zeros.astype(np.float32), "b": np.arange(5.0), "c": zeros}
+    np.savez(tmp_path / "b.npz", **big)
+    ckptkit.convert(tmp_path / "b.npz", tmp_path / "b.safetensors")
+    with serving(tmp_path) as server:
+        there = ckptkit.open(f"{server.url}/b.safetensors")
+        assert there["b"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+        assert len(server.asked) <= 3
+        assert server.nbytes < 500_000
+        del server.asked[:]
+        assert ckptkit.diff(f"{server.url}/b.safetensors", tmp_path / "b.safetensors").ok
+        assert len(server.asked) < 40
+        assert server.nbytes < 1.2 * (tmp_path / "b.safetensors").stat().st_size
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Return a folder with a file that takes several requests."""
+    values: dict[str, Any] = {f"t{n}": np.full(400_000, n, np.float32) for n in range(8)}
+    np.savez(tmp_path / "w.npz", **values)
+    ckptkit.convert(tmp_path / "w.npz", tmp_path / "w.safetensors")
+    other: dict[str, Any] = {name: array + 100 for name, array in values.items()}
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / "w.npz", **other)
+    ckptkit.convert(tmp_path / "other" / "w.npz", tmp_path / "other" / "w.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("honors_conditions", [True, False])
+def test_an_object_that_is_replaced_is_one_clear_error(
+    large: Path, honors_conditions: bool
+) -> None:
+    with serving(large) as server:
+        server.honors_conditions = honors_conditions
+        there = ckptkit.open(f"{server.url}/w.safetensors")
+        assert there["t0"][0] == 0
+        (large / "other" / "w.safetensors").replace(large / "w.safetensors")
+        with pytest.raises(ChangedError, match="changed while it was read"):
+            there["t7"].tolist()
+        assert ckptkit.open(f"{server.url}/w.safetensors")["t7"][0] == 107
+
+
+@pytest.mark.parametrize("honors_conditions", [True, False])
+def test_what_is_replaced_all_the_time_is_never_mixed(large: Path, honors_conditions: bool) -> None:
+    states = [(large / place / "w.safetensors").read_bytes() for place in (".", "other")]
+
+    def replace(number: int) -> None:
+        if number % 3 == 2:
+            (large / "w.safetensors").write_bytes(states[number // 3 % 2])
+
+    with serving(large) as server:
+        server.honors_conditions, server.before = honors_conditions, replace
+        try:
+            arrays = ckptkit.load(f"{server.url}/w.safetensors").values()
+            found = {float(array[0]) for array in arrays}
+        except CkptkitError as error:
+            assert isinstance(error, ChangedError)
+        else:
+            assert found in ({*range(8)}, {*range(100, 108)})
+
+
+def test_cut_connections_and_passing_refusals_are_tried_again(large: Path) -> None:
+    with serving(large) as server:
+        server.cut = lambda number: number % 3 == 1
+        server.status = lambda _asked, number: 503 if number % 5 == 3 else 0
+        there = ckptkit.load(f"{server.url}/w.safetensors")
+    assert [float(there[f"t{n}"].sum()) for n in range(8)] == [n * 400_000 for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (503, b"", "no answer after 6 tries: 503"),
+        (403, b"<Error><Code>AccessDenied</Code></Error>", "access is denied .403: AccessDenied"),
+        (401, b"", "access is denied .401"),
+        (403, b"<Error><Code>ExpiredToken</Code></Error>", "the credentials are expired .403"),
+        (400, b"<Error><Code>ExpiredToken</Code></Error>", "the credentials are expired .400"),
+        (404, b"", "no such file or directory"),
+        (418, b"", "the store answers with 418"),
+    ],
+)
+def test_a_refusal_is_one_line_with_the_next_step(
+    status: int, body: bytes, message: str, server: Server
+) -> None:
+    server.status, server.body = lambda _asked, _number: status, body
+    with pytest.raises(CkptkitError, match=message) as caught:
+        ckptkit.open(f"{server.url}/weights.safetensors")
+    assert "\n" not in str(caught.value)
+    said = run("ls", f"{server.url}/weights.safetensors")
+    assert said.code == 2
+    assert said.out == ""
+
+
+def test_a_server_without_ranges_is_refused_unless_one_answer_is_all(
+    large: Path, server: Server
+) -> None:
+    server.whole = True
+    assert len(ckptkit.open(f"{server.url}/adam/ckpt")) > 10  # as long as what was asked for
+    with serving(large) as other:
+        other.whole = True
+        with pytest.raises(UnsupportedError, match="does not know ranges"):
+            ckptkit.open(f"{other.url}/w.safetensors")
+
+
+def test_another_range_than_that_asked_for_is_no_answer(large: Path) -> None:
+    with serving(large) as server:
+        server.shift = 1
+        with pytest.raises(CkptkitError, match="came where"):
+            ckptkit.open(f"{server.url}/w.safetensors")
+
+
+def test_what_cannot_be_told_apart_is_not_read_in_pieces(large: Path) -> None:
+    with serving(large) as server:
+        server.etags = server.times = False
+        there = ckptkit.open(f"{server.url}/w.safetensors")
+        with pytest.raises(UnsupportedError, match="neither ETag nor Last-Modified"):
+            there["t7"].tolist()
+
+
+def test_what_cannot_be_listed_says_so(server: Server) -> None:
+    (server.folder / "manager-copy").mkdir(exist_ok=True)
+    with pytest.raises(PathNotFoundError):
+        ckptkit.open(f"{server.url}/manager-copy")
+    verified = ckptkit.verify(f"{server.url}/saved_model_save/model")
+    assert any("the server lists no directories" in text for text in verified.not_checked)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "message"),
+    [
+        ("ftp://host/x", UnsupportedError, "no store of ftp:// is read"),
+        ("http://127.0.0.1:1/x", CkptkitError, "no answer after 6 tries: no connection"),
+        ("hf://x", UsageError, "no repository"),
+        ("http://127.0.0.1:port/x", UsageError, "no URL"),
+    ],
+)
+def test_a_wrong_url_is_one_clear_error(url: str, kind: type, message: str) -> None:
+    with pytest.raises(CkptkitError, match=message) as caught:
+        ckptkit.open(url)
+    assert isinstance(caught.value, kind)
+
+
+def test_secrets_in_a_url_are_sent_and_never_shown(server: Server) -> None:
+    host = server.url.removeprefix("http://")
+    url = f"http://user:word@{host}/weights.safetensors?signature=secret"
+    there = ckptkit.open(url)
+    assert server.asked[-1].path.endswith("?signature=secret")
+    assert server.asked[-1].headers["authorization"].startswith("Basic ")
+    assert "secret" not in f"{there!r}{there.path}" and "word" not in f"{there!r}{there.path}"
+    server.status = lambda _asked, _number: 403
+    said = run("ls", url)
+    assert said.code == 2
+    assert "secret" not in said.err and "word@" not in said.err
+
+
+def test_options_go_with_a_url(server: Server, folder: Path) -> None:
+    options = {"headers": {"X-Key": "k"}}
+    path = ckptkit.remote_path(f"{server.url}/adam/ckpt", storage_options=options)
+    assert ckptkit.ls(path).ok
+    assert server.asked[-1].headers["x-key"] == "k"
+    with pytest.raises(UsageError, match="no URL that is read with options"):
+        ckptkit.open(folder / "adam/ckpt", storage_options={"headers": {}, "x": 1})
+    with pytest.raises(UsageError, match="takes no option 'x'"):
+        ckptkit.open(f"{server.url}/adam/ckpt", storage_options={"x": 1})
+
+
+def test_a_cloud_needs_obstore() -> None:
+    if find_spec("obstore"):
+        pytest.skip("obstore is installed")
+    with pytest.raises(MissingDependencyError, match=r"ckptkit-tf\[remote\]"):
+        ckptkit.open("s3://bucket/key")
