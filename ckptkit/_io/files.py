@@ -213,8 +213,11 @@ class Handle:
         """
         return os.pread(self.fd, nbytes, offset)
 
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        """Fill the start of `buffer` from `offset` on; return how many bytes; raises OSError."""
+    def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> int:
+        """Fill the start of `buffer` from `offset` on; return how many bytes; raises OSError.
+
+        until: the byte up to which is read on.
+        """
         return os.preadv(self.fd, [buffer], offset)
 
     def state_now(self) -> FileState:
@@ -473,7 +476,7 @@ class Extent:
 
     def __init__(self, path: Path, offset: int, nbytes: int) -> None:
         """Raises TruncatedError, PathNotFoundError, FormatError."""
-        self._path, self._offset = path, offset
+        self._path, self._offset, self._end = path, offset, offset + nbytes
         self._handle = _handle(path)
         _check_range(path, self._handle, offset, nbytes)
 
@@ -507,9 +510,9 @@ class Extent:
 
     def _fill(self, start: int, buffer: memoryview) -> None:
         offset, nbytes = self._offset + start, len(buffer)
-        done = self._handle.read_into(offset, buffer)
+        done = self._handle.read_into(offset, buffer, self._end)
         while done < nbytes:
-            count = self._handle.read_into(offset + done, buffer[done:])
+            count = self._handle.read_into(offset + done, buffer[done:], self._end)
             if not count:
                 _check_still(self._path, self._handle)
                 raise TruncatedError(

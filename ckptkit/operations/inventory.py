@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ckptkit._io.places import path_of
 from ckptkit._io.progress import numbered
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
@@ -116,7 +117,7 @@ def inventory(
     if sort not in SORTS:
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
     failed: list[OSError] = []
-    tops = tuple(map(Path, paths))
+    tops = tuple(map(path_of, paths))
     places = [place for top in tops for place in places_below(top, failed)]
     rows = [_row(place, digest) for place in numbered(places)]
     not_listed = tuple(f"{error.filename}: {error.strerror}" for error in failed)

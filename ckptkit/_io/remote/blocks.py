@@ -21,10 +21,11 @@ from ckptkit._io.remote.requests import count, in_flight, insisting
 BLOCK = 1 << 16  # bytes; larger ones fetch more of the values between scattered headers
 SMALL_OBJECT = 1 << 19  # comes whole: another trip takes longer than its bytes
 MAX_REQUEST = 4 << 20
-WINDOW = 32 << 20  # in flight for one reader at most
+WINDOW = 48 << 20  # in flight for one who reads on, at most
+_STREAMS = 8  # that read on in one object at a time
 _GAP = 2 * BLOCK  # between two spans that one request brings
 MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
-_KEPT = 160 << 20  # bytes of all objects together
+_KEPT = 192 << 20  # bytes of all objects together
 _READING_ON = 1 << 20  # bytes in a row that show that somebody reads on
 
 
@@ -40,6 +41,13 @@ class _Chunk:
 _lock = threading.RLock()  # of what is kept; never held while anything is waited for
 _kept: OrderedDict[_Chunk, None] = OrderedDict()  # of all objects, the one used last at the end
 _kept_blocks = 0
+
+
+class _ReadingOn:
+    """Somebody who reads on: up to which byte, and how many bytes so far."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.run = end, 0
 
 
 class ObjectBytes:
@@ -58,13 +66,14 @@ class ObjectBytes:
         self.source, self.key, self.state = source, key, state
         self.where = source.root + key
         self._by_block: dict[int, _Chunk] = {}
-        self._end = 0  # of the last read
-        self._run = 0  # bytes read one after the other up to there
+        self._streams: list[_ReadingOn] = []
         self._start = start
         weakref.finalize(self, _drop_all, self._by_block).atexit = False
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
+    def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> None:
         """Fill `buffer` from `offset`; the object holds that many bytes.
+
+        until: the byte up to which will be read on.
 
         Raises RemoteChanged, CkptkitError.
         """
@@ -72,7 +81,7 @@ class ObjectBytes:
         if offset + nbytes <= len(self._start):
             buffer[:] = self._start[offset : offset + nbytes]
             return
-        ahead = self._read_ahead(offset, nbytes)
+        ahead = self._read_ahead(offset, nbytes, until)
         while done < nbytes:
             at = offset + done
             end = min(at + WINDOW, max(offset + nbytes, ahead), self.state.size)
@@ -101,24 +110,38 @@ class ObjectBytes:
             for start, stop in wanted:
                 self._chunks(start, stop)
 
-    def _read_ahead(self, offset: int, nbytes: int) -> int:
+    def _read_ahead(self, offset: int, nbytes: int, until: int) -> int:
         """Return up to which byte is fetched, by what was read so far.  Threads take turns."""
         size, end = self.state.size, offset + nbytes
         if size <= SMALL_OBJECT:
             return size
         with _lock:
-            # Threads that share the work read nearly, but not quite, in order.
-            follows = -WINDOW <= offset - self._end <= _READING_ON
-            self._run = self._run + nbytes if follows else nbytes
-            self._end = max(self._end, end) if follows else end
-            window = min(self._run, WINDOW)
-            if self._run < _READING_ON or end < self._end:
+            stream = self._stream(offset)
+            stream.run += nbytes
+            stream.end = max(stream.end, end)
+            window = stream.run if stream.run >= _READING_ON and end >= stream.end else 0
+            window = min(max(window, until - end), WINDOW)
+            if window <= 0:
                 return end
             number = end // BLOCK
             while number in self._by_block:
                 number = self._by_block[number].last
-            # No request for every small step: half of the window is fetched at once.
-            return min(end + window, size) if number * BLOCK - end < window // 2 else end
+            # No request for every small step: a quarter of the window is fetched at once.
+            begun = number * BLOCK - end
+            is_behind = begun < min(window, WINDOW * 3 // 4)
+            return min(end + window, size) if is_behind else end
+
+    def _stream(self, offset: int) -> _ReadingOn:
+        """Return what reads on at an offset, the one used last at the end of the list."""
+        streams = self._streams
+        for number in range(len(streams) - 1, -1, -1):
+            # Threads that share the work read nearly, but not quite, in order.
+            if -_READING_ON <= offset - streams[number].end <= _READING_ON:
+                streams.append(streams.pop(number))
+                return streams[-1]
+        streams.append(_ReadingOn(offset))
+        del streams[:-_STREAMS]
+        return streams[-1]
 
     def _chunks(self, start: int, stop: int) -> _Chunk:
         """Return the chunk with byte `start`; what is missing up to `stop` is on its way then."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -24,7 +25,7 @@ from ckptkit._io.remote.objects import (
     RetryError,
     refusal,
 )
-from ckptkit._io.remote.requests import CONNECT_TIMEOUT_S, TIMEOUT_S, count
+from ckptkit._io.remote.requests import CONNECT_TIMEOUT_S, PASSING_STATUSES, TIMEOUT_S, count
 from ckptkit.errors import CkptkitError, MissingDependencyError, PathNotFoundError, UsageError
 from ckptkit.wording import say
 
@@ -35,17 +36,13 @@ _PASSING = (
     "error sending request",
     "error decoding response body",
     "request or response body error",
-    "connection closed",
+    "error reading a body",
+    "connection",
     "timed out",
     "timeout",
-    "500 internal",
-    "502 bad",
-    "503 service",
-    "504 gateway",
-    "429 too many",
     "slowdown",
-    "server error",
 )
+_STATUS = re.compile(r"status code: (\d{3})|\b([45]\d{2}) [A-Z][a-z]+")
 
 
 class CloudSource:
@@ -87,9 +84,10 @@ class CloudSource:
             listed = self._obstore.list_with_delimiter(self._store, key or None)
         except self._errors as error:
             count(1)
-            if self._is("NotFoundError", error):
+            refused = self._refusal(error, key)
+            if self._is("NotFoundError", error) or isinstance(refused, PathNotFoundError):
                 raise PathNotFoundError("no such bucket", where=self.root) from None
-            raise self._refusal(error, key) from None
+            raise refused from None
         before = len(key) + 1 if key else 0
         for path in listed["common_prefixes"]:
             found[path[before:].rstrip("/")] = None
@@ -136,12 +134,18 @@ class CloudSource:
 
     def _refusal(self, error: Exception, key: str) -> Exception:
         """Return what to raise for what obstore raised: what may pass is tried again."""
-        said, whole = _said(error), str(error).lower()
+        said, whole = _said(error), str(error).partition("\n\nDebug source")[0].lower()
         where = self.root + key
+        found = _STATUS.search(said)
+        status = int(found[1] or found[2]) if found else 0
         if "expired" in whole:
-            return refusal(403, where, "the token expired")
+            return refusal(status or 403, where, "the token expired")
         if self._is("PermissionDeniedError", error) or self._is("UnauthenticatedError", error):
-            return refusal(403, where, said)
+            return refusal(403, where, _code(str(error)))
+        if status in PASSING_STATUSES:
+            return RetryError(said)
+        if status in (401, 403, 404):
+            return refusal(status, where, _code(str(error)))
         if any(text in whole for text in ("169.254.169.254", "metadata.google", "credential")):
             return AccessError(
                 f"no credentials were found: {said}",
@@ -151,11 +155,16 @@ class CloudSource:
                     "public"
                 ),
             )
-        if "notpartial" in whole or "received non-partial response" in whole:
+        if "notpartial" in whole or "non-partial" in whole:
             return refusal(200, where)
         if any(text in whole for text in _PASSING):
             return RetryError(said)
         return CkptkitError(f"the store refuses: {said}", where=where)
+
+
+def _code(text: str) -> str:
+    """Return the code that the XML of an error has: "AccessDenied"."""
+    return text.partition("<Code>")[2].partition("<")[0][:_MAX_SAID]
 
 
 def obstore() -> Any:

@@ -26,13 +26,12 @@ from ckptkit._io.remote.objects import (
     RetryError,
     refusal,
 )
-from ckptkit._io.remote.requests import CONNECT_TIMEOUT_S, TIMEOUT_S
+from ckptkit._io.remote.requests import CONNECT_TIMEOUT_S, PASSING_STATUSES, TIMEOUT_S
 from ckptkit._version import __version__
 from ckptkit.errors import CkptkitError, UnsupportedError, UsageError
 from ckptkit.wording import say
 
 _MAX_REDIRECTS = 5
-_PASSING = (408, 425, 429, 500, 502, 503, 504)  # what may be otherwise in a moment
 _MAX_DETAIL = 300  # bytes of an answer that says what is wrong
 _SAFE = "/%!$&'()*+,;=:@~"  # in the path of a URL that a person typed
 
@@ -216,7 +215,7 @@ def _answer(
         if answer.status in (200, 206) and (length is None or length > nbytes):
             _drop(parts)  # what is on its way is not read
             return answer.status, _HeaderFields(answer.headers), b""
-        if answer.status in _PASSING:
+        if answer.status in PASSING_STATUSES:
             waits = answer.headers.get("Retry-After", "")
             said = detail_of(answer.read(1 << 16))
             _drop(parts)

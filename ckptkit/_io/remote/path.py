@@ -226,9 +226,9 @@ class RemoteHandle(Handle):
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
-    def read_into(self, offset: int, buffer: memoryview) -> int:
+    def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> int:
         count = max(0, min(len(buffer), self.size - offset))
-        self._unchanged(lambda: self._content.read_into(offset, buffer[:count]))
+        self._unchanged(lambda: self._content.read_into(offset, buffer[:count], until))
         return count
 
     def state_now(self) -> FileState:

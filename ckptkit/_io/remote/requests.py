@@ -23,6 +23,7 @@ IN_FLIGHT = 16  # requests at a time; more made no store faster
 TIMEOUT_S = 30.0  # without a byte
 CONNECT_TIMEOUT_S = 10.0
 TRIES = 6
+PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504)  # may be otherwise in a moment
 _FIRST_PAUSE_S = 0.1  # doubled each time: 3 s in all
 _LONGEST_PAUSE_S = 20.0  # whatever a server asks for
 
