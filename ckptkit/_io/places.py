@@ -122,12 +122,12 @@ def entries_known(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if can_list(path) else []
 
 
-def names_in(path: Path) -> list[tuple[str, bool]]:
+def names_in(path: Path, *, follow: bool = False) -> list[tuple[str, bool]]:
     """Return (name, whether it is a directory) of what lies in a directory, sorted.
 
-    Links to directories count as none.  Raises OSError.
+    follow: whether links to directories count as such.  Raises OSError.
     """
     if isinstance(path, SourcePath):
         return sorted((entry.name, entry.is_dir()) for entry in path.iterdir())
     with os.scandir(path) as entries:
-        return sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries)
+        return sorted((e.name, e.is_dir(follow_symlinks=follow)) for e in entries)

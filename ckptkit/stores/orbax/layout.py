@@ -13,13 +13,13 @@ Source: orbax/checkpoint/_src/path/{step,atomicity}.py, _src/metadata/checkpoint
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import is_file
+from ckptkit._io.places import can_list, entries_known, names_in
 from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
 from ckptkit.text import lazy_pattern, list_text
 
@@ -52,7 +52,9 @@ def _holds_old_tree(directory: Path) -> bool:
     if not (directory / _OLD_TREE).is_file():
         return False
     return any(
-        (entry / name).is_file() for entry in directory.iterdir() for name in (ZARRAY, ZARR_JSON)
+        (entry / name).is_file()
+        for entry in entries_known(directory)
+        for name in (ZARRAY, ZARR_JSON)
     )
 
 
@@ -85,12 +87,13 @@ def _old_items(directory: Path) -> list[Path]:
 
 
 def _directories(directory: Path) -> list[Path]:
-    with os.scandir(directory) as entries:
-        return [
-            directory / entry.name
-            for entry in entries
-            if not is_unfinished(entry.name) and entry.is_dir()
-        ]
+    if not can_list(directory):
+        return []  # nor could the names of its values be told
+    return [
+        directory / name
+        for name, is_directory in names_in(directory, follow=True)
+        if is_directory and not is_unfinished(name)
+    ]
 
 
 def why_unfinished(checkpoint: Path, siblings: Iterable[Path] = ()) -> str | None:
@@ -133,8 +136,7 @@ def steps_in(directory: Path) -> Steps | None:
     """
     found: dict[Path, tuple[str, int]] = {}
     begun: list[tuple[Path, str]] = []
-    with os.scandir(directory) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    names = [name for name, is_directory in names_in(directory, follow=True) if is_directory]
     for name in names:
         path = directory / name
         if is_unfinished(name):

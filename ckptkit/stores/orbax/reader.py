@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import is_file, read_exact, state_of, unchanged
+from ckptkit._io.files import is_file, is_local, read_exact, state_of, unchanged
+from ckptkit._io.places import names_in
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import FormatError, PathNotFoundError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
@@ -215,6 +216,8 @@ def _most_bytes(
 
 def files_of_orbax(path: Path) -> list[Path]:
     """Return the files of a checkpoint: all that lie in its directory."""
+    if not is_local(path):
+        return [file for file in path.rglob("*") if file.is_file()]
     return [Path(at, name) for at, _, names in os.walk(path) for name in sorted(names)]
 
 
@@ -382,7 +385,7 @@ def _array_directories(directory: Path) -> Iterator[str]:
     pending = [(directory, "", 0)]
     while pending:
         place, path, depth = pending.pop()
-        names = sorted(os.listdir(place))  # noqa: PTH208 (names alone)
+        names = [name for name, _ in names_in(place)]
         if path and (ZARRAY in names or ZARR_JSON in names):
             yield path
         elif depth < _MAX_PARTS:
@@ -397,15 +400,15 @@ def _values_below(directory: Path) -> dict[str, StoredValue]:
     while pending:
         inner = pending.pop()
         try:
-            with os.scandir(directory / inner if inner else directory) as entries:
-                for entry in entries:
-                    name = f"{inner}/{entry.name}" if inner else entry.name
-                    if not entry.is_dir():
-                        path = unchanged(directory / name)
-                        state = state_of(path)
-                        found[name] = StoredValue(path, 0, state.size if state else 0)
-                    elif name.count("/") < _MAX_PARTS:
-                        pending.append(name)
+            place = directory / inner if inner else directory
+            for plain, is_directory in names_in(place, follow=True):
+                name = f"{inner}/{plain}" if inner else plain
+                if not is_directory:
+                    path = unchanged(directory / name)
+                    state = state_of(path)
+                    found[name] = StoredValue(path, 0, state.size if state else 0)
+                elif name.count("/") < _MAX_PARTS:
+                    pending.append(name)
         except (FileNotFoundError, NotADirectoryError):  # whoever misses the array says so
             return {}
     return found
