@@ -17,6 +17,7 @@ from ckptkit.text import count_text, list_text
 if TYPE_CHECKING:
     from ckptkit.operations.map.result import ProposedMap
 
+_SHOWN = 6  # of each kind, beside the map
 _UNPROVEN = "unproven: `ckptkit check --against` tells whether both compute the same"
 _WHY = {
     "name": "the same name",
@@ -47,12 +48,17 @@ def lines(proposal: ProposedMap, fmt: str = "table") -> Iterator[str]:
 
 def remarks(proposal: ProposedMap) -> Iterator[str]:
     """Yield what stands beside the rules: what is left open, and the verdict."""
-    for item in proposal.open:
+    for item in proposal.open[:_SHOWN]:
         names = list_text([rule.source for rule in item.candidates])
         text = f"left open: {item.target}: {names}: {item.why}"
         yield painted(printable(text), "warning")
-    for text in (*_unmatched(proposal), *_allowed(proposal)):
-        yield printable(text)
+    if len(proposal.open) > _SHOWN:
+        yield f"left open: {len(proposal.open) - _SHOWN} more tensors, as the map says"
+    for texts in (_unmatched(proposal), _allowed(proposal)):
+        said = list(texts)
+        yield from map(printable, said[:_SHOWN])
+        if len(said) > _SHOWN:
+            yield f"and {len(said) - _SHOWN} more, as the map says"
     yield painted(verdict(proposal), "verdict")
 
 

@@ -22,6 +22,7 @@ from ckptkit.operations.map.layers import (
     KERNEL,
     OUT_FIRST,
     RECURRENT,
+    SCALE,
     LayerTensor,
     LayerWeights,
     has_packed_attention,
@@ -117,7 +118,7 @@ class _Proposal:
     def _add(self, pair: LayerPair) -> None:
         """Add what one pair of layers gives: rules, and tensors that are left open."""
         for member in pair.fit.kept:
-            (self.kept if self._is_zero(member) else self.unplaced).append(member.name)
+            (self.kept if self._does_nothing(member) else self.unplaced).append(member.name)
         for move in pair.fit.moves:
             options, why_open = self._options(pair.target, move)
             rules = [MapRule(move.source.name, move.target.name, o, pair.why) for o in options]
@@ -201,9 +202,11 @@ class _Proposal:
             for (name, _), rules in by_target.items():
                 yield OpenTensor(name, shapes[name], tuple(rules), why)
 
-    def _is_zero(self, member: LayerTensor) -> bool:
-        """Whether a tensor of DST holds zeros alone, so that it may stay as it is."""
-        return not any(values.any() for _, values in self.target.store.blocks(member.key))
+    def _does_nothing(self, member: LayerTensor) -> bool:
+        """Whether a bias of DST holds zeros alone, or a scale ones, so that it may stay."""
+        neutral = 1 if member.role == SCALE else 0
+        blocks = self.target.store.blocks(member.key)
+        return all((values == neutral).all() for _, values in blocks)
 
     def _notes(self) -> Iterator[str]:
         counters = [
@@ -215,7 +218,10 @@ class _Proposal:
         if self.unplaced:
             names = list_text(self.unplaced)
             source, target = self.source.path.name, self.target.path.name
-            yield f"{names} of {target} is not zero: {source} has one bias, {target} has two"
+            yield (
+                f"{source} has nothing for {names} of {target}, where a bias has to be 0 then, and "
+                "a scale 1"
+            )
 
 
 def _tensor_set(file: Checkpoint) -> TensorSet:

@@ -57,8 +57,28 @@ class LayerMoves(NamedTuple):
     kept: tuple[LayerTensor, ...] = ()
 
 
-def fit(source: LayerWeights, target: LayerWeights) -> LayerMoves | None:
-    """Return how the tensors of one layer become those of another; None where they cannot."""
+def fit(source: LayerWeights, target: LayerWeights, *, may_lack: bool = False) -> LayerMoves | None:
+    """Return how the tensors of one layer become those of another; None where they cannot.
+
+    may_lack: whether the source may lack a bias or a scale that the target has, which then has to
+    be zeros or ones there: a convolution without a bias is one with a bias of zeros.
+    """
+    kept: tuple[LayerTensor, ...] = ()
+    if may_lack:
+        kept = tuple(
+            member
+            for role, member in target.by_role.items()
+            if role in (BIAS, SCALE) and role not in source.by_role
+        )
+        if not kept or len(kept) == len(target.members):
+            return None
+        members = tuple(member for member in target.members if member not in kept)
+        target = LayerWeights(target.path, members, target.place)
+    found = _fit(source, target)
+    return LayerMoves(found.moves, (*found.kept, *kept)) if found is not None else None
+
+
+def _fit(source: LayerWeights, target: LayerWeights) -> LayerMoves | None:
     if RECURRENT in source.by_role or RECURRENT in target.by_role:
         return _recurrent(source, target)
     moves = []

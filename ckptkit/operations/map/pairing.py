@@ -6,8 +6,8 @@ several that may, these decide, in this order, until none does:
     name     the last parts of both paths are the same, and of no other pair that fits as many
     shape    nothing else fits
     scope    all other layers of its scope lie in one scope of the other file
-    words    the words in the paths that not all of them have; then, of equally many, the k-th
-             number goes with the k-th, where the order of neither file contradicts it
+    words    the words in the paths that not all of them have, or else how many have the same; of
+             equally many, the k-th number goes with the k-th, where no file's order contradicts it
     order    both files have the same layers in the same order, and names of one side only count
 
 What is left has several candidates, and is not paired.  No step has a direction.
@@ -63,16 +63,25 @@ class _Pairer:
     def __init__(self, sources: Sequence[LayerWeights], targets: Sequence[LayerWeights]) -> None:
         self.sides = tuple(sources), tuple(targets)
         self.fits: dict[tuple[LayerWeights, LayerWeights], LayerMoves] = {}
+        self._look(sources, targets, may_lack=False)
+        fitting = {layer for pair in self.fits for layer in pair}
+        others = ([layer for layer in side if layer not in fitting] for side in self.sides)
+        self._look(*others, may_lack=True)
+        self.could_fit = frozenset(self.fits)
+        self.pairs: dict[LayerWeights, LayerPair] = {}
+
+    def _look(
+        self, sources: Iterable[LayerWeights], targets: Iterable[LayerWeights], *, may_lack: bool
+    ) -> None:
+        """Note which layers fit."""
         by_size: dict[int, list[LayerWeights]] = defaultdict(list)
         for layer in sources:
             by_size[_largest(layer)].append(layer)
         for target in targets:
             for source in by_size.get(_largest(target), ()):
-                found = fit(source, target)
+                found = fit(source, target, may_lack=may_lack)
                 if found is not None:
                     self.fits[source, target] = found
-        self.could_fit = frozenset(self.fits)
-        self.pairs: dict[LayerWeights, LayerPair] = {}
 
     def run(self) -> LayerPairing:
         steps: tuple[tuple[str, Callable[[], Iterable[tuple[LayerWeights, LayerWeights]]]], ...] = (
@@ -150,7 +159,7 @@ class _Pairer:
                 shared = {
                     (one, other): len(set(one) & set(other)) for one, other in _product(*classes)
                 }
-                matched = list(_best(shared))
+                matched = list(_best(shared)) or list(_by_count(*classes))
             for one, other in matched:
                 yield from _by_numbers(classes[0][one], classes[1][other])
 
@@ -239,6 +248,17 @@ def _classes(layers: Sequence[LayerWeights]) -> dict[Class, list[LayerWeights]]:
     for layer in layers:
         classes[tuple(word for word in layer.words if word not in common)].append(layer)
     return classes
+
+
+def _by_count(
+    sources: Mapping[Class, Sequence[LayerWeights]], targets: Mapping[Class, Sequence[LayerWeights]]
+) -> Iterator[tuple[Class, Class]]:
+    """Yield the classes of one size, where no two of a side are of one, and both have the same."""
+    both = sources, targets
+    sizes = [{len(layers): words for words, layers in classes.items()} for classes in both]
+    if len(sizes[0]) == len(sources) and len(sizes[1]) == len(targets):
+        if sizes[0].keys() == sizes[1].keys():
+            yield from ((words, sizes[1][size]) for size, words in sizes[0].items())
 
 
 def _by_numbers(

@@ -198,7 +198,7 @@ def test_a_second_bias_that_is_not_zero_is_no_place_to_keep(tmp_path: Path) -> N
     back = ckptkit.map(file_of(tmp_path / "k.npz", KERAS), file_of(tmp_path / "t.pt", TORCH))
     assert not back.ok and not back.kept
     assert back.unmatched_targets == ("rec.bias_hh_l0",)
-    assert "rec.bias_hh_l0 of t.pt is not zero" in str(back)
+    assert "k.npz has nothing for rec.bias_hh_l0 of t.pt" in str(back)
 
 
 def test_two_directions_and_levels_of_a_recurrent_module(tmp_path: Path) -> None:
@@ -370,6 +370,28 @@ def test_rows_behind_a_flattened_image_may_lie_in_two_orders(tmp_path: Path) -> 
         {"conv/kernel": (3, 3, 3, 5), "conv/bias": (5,), **dense("fc", 5, 4)},
     )
     assert pooled.ok
+
+
+def test_a_bias_that_a_file_lacks_is_zero_in_the_other(tmp_path: Path) -> None:
+    src = file_of(tmp_path / "src.pt", {"conv.weight": (5, 3, 3, 3), "fc.weight": (4, 5)})
+    kernels = {"conv/kernel": (3, 3, 3, 5), "fc/kernel": (5, 4)}
+    arrays: dict[str, Any] = {name: np.ones(shape, "float32") for name, shape in kernels.items()}
+    arrays |= {"conv/bias": np.zeros(5, "float32"), "fc/bias": np.ones(4, "float32")}
+    np.savez(tmp_path / "dst.npz", **arrays)
+    proposal = ckptkit.map(src, tmp_path / "dst.npz")
+    assert decided(proposal).keys() == kernels.keys()
+    assert proposal.kept == ("conv/bias",)
+    assert proposal.unmatched_targets == ("fc/bias",) and not proposal.ok
+
+
+def test_classes_of_names_are_told_by_their_sizes(tmp_path: Path) -> None:
+    source = {f"layer1.{i}.bn{k}.weight": (4,) for i in (0, 1) for k in (1, 2)}
+    target = {f"conv2_block{i}_{k}_bn/gamma": (4,) for i in (1, 2) for k in (1, 2)}
+    found = decided(
+        proposed(tmp_path, {"bn1.weight": (4,), **source}, {**target, "conv1_bn/gamma": (4,)})
+    )
+    assert found["conv1_bn/gamma"] == "bn1.weight"
+    assert found["conv2_block2_1_bn/gamma"] == "layer1.1.bn1.weight"
 
 
 # --- any two forms --------------------------------------------------------------------------------
