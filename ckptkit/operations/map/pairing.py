@@ -256,9 +256,9 @@ def _by_count(
     """Yield the classes of one size, where no two of a side are of one, and both have the same."""
     both = sources, targets
     sizes = [{len(layers): words for words, layers in classes.items()} for classes in both]
-    if len(sizes[0]) == len(sources) and len(sizes[1]) == len(targets):
-        if sizes[0].keys() == sizes[1].keys():
-            yield from ((words, sizes[1][size]) for size, words in sizes[0].items())
+    are_told = [len(by_size) for by_size in sizes] == [len(classes) for classes in both]
+    if are_told and sizes[0].keys() == sizes[1].keys():
+        yield from ((words, sizes[1][size]) for size, words in sizes[0].items())
 
 
 def _by_numbers(
