@@ -15,6 +15,7 @@ from ckptkit.operations.show import (
     parse_slice,
     read_slice,
     slice_text,
+    valued_checkpoint,
 )
 from ckptkit.text import json_number
 
@@ -100,7 +101,9 @@ def _picture(
         slice(taken[at].start, taken[at].stop, taken[at].step) if at in taken else index
         for at, index in enumerate(fixed)
     ]
-    values = read_slice(summary.checkpoint, summary.spec.key, indices).astype("f8")
+    key = summary.spec.key
+    valued = valued_checkpoint(summary.checkpoint, key, summary.quantisation)
+    values = read_slice(valued, key, indices).astype("f8")
     table = values.reshape(-1, len(taken[shown[-1]])).tolist()
     title = ",".join(":" if at in taken else str(index) for at, index in enumerate(fixed))
     return SampledSlice(

@@ -122,7 +122,7 @@ def show(
     key = checkpoint.key(name)
     spec, naming = checkpoint.specs[key], checkpoint.names[key]
     quantisation = None if stored else quantisations_of(checkpoint.store).get(key)
-    valued = _valued(checkpoint, key, quantisation)
+    valued = valued_checkpoint(checkpoint, key, quantisation)
     indices = parse_slice(slice, spec.shape) if slice else corner(spec.shape)
     values = None if kind(spec.dtype) == "opaque" else read_slice(valued, key, indices)
     statistics = None
@@ -141,7 +141,9 @@ def show(
     )
 
 
-def _valued(checkpoint: Checkpoint, key: str, quantisation: Quantisation | None) -> Checkpoint:
+def valued_checkpoint(
+    checkpoint: Checkpoint, key: str, quantisation: Quantisation | None
+) -> Checkpoint:
     """Return the checkpoint, or one of the numbers that a tensor's integers stand for."""
     if quantisation is None:
         return checkpoint
@@ -304,7 +306,7 @@ def write_npy(
 
     from ckptkit._io.atomic import replacing  # here, since most of `show` writes nothing
 
-    source = _valued(summary.checkpoint, summary.spec.key, summary.quantisation).store
+    source = valued_checkpoint(summary.checkpoint, summary.spec.key, summary.quantisation).store
     spec = source.specs[summary.spec.key]
     if kind(spec.dtype) in ("opaque", "string"):
         raise UnsupportedError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.localize.values import error_of
+from ckptkit.reports.check import audit as audit_text
 from ckptkit.reports.check import localize as localize_text
 from ckptkit.reports.check.rows import allowed, environment_text, row_text, where_text
 from ckptkit.reports.findings_html import findings_table
@@ -17,6 +18,7 @@ from ckptkit.text import json_number
 
 if TYPE_CHECKING:
     from ckptkit.model_io.results import OutputResult
+    from ckptkit.operations.check.audit import ToleranceAudit
     from ckptkit.operations.check.report import Report
     from ckptkit.operations.execution.types import Row
     from ckptkit.operations.localize.values import Layer, Localization
@@ -43,6 +45,8 @@ def page(report: Report) -> frame.Page:
     if report.findings:
         found = [(report.subject, finding) for finding in report.findings]
         sections.append(findings_table(found))
+    if report.audit is not None:
+        sections += _audited(report.audit)
     sections += _runs(report)
     return frame.Page(
         "check",
@@ -91,6 +95,24 @@ def _runs(report: Report) -> list[frame.Section]:
         how = f"no outputs: {run.error}" if run.error else f"{where_text(run)}, {run.seconds:.1f} s"
         told.append(f"{run.subject} on {run.runner}: {how}; {environment_text(run.environment)}")
     return [listed("runs", "Runs", told)] if told else []
+
+
+def _audited(audit: ToleranceAudit) -> list[frame.Section]:
+    """Return what faults the tolerance would let pass, and a row for each that was tried."""
+    with shown_on(PAPER):
+        told = [line for line in audit_text.remarks(audit) if line]
+    sections: list[frame.Section] = [listed("audit", "Audit of the tolerance", told)]
+    if audit.faults:
+        faults = audit.faults
+        columns = [
+            column("verdict", "verdict", [f.verdict for f in faults], "status", facet="chips"),
+            column("where", "where", [fault.where for fault in faults], "name"),
+            column("kind", "fault", [fault.kind for fault in faults], facet="select"),
+            column("needed", "needed", [fault.needed for fault in faults], "number"),
+            column("text", "what was done", [fault.text for fault in faults], hidden=True),
+        ]
+        sections.append(table("faults", "Faults that were put in", columns, "fault"))
+    return sections
 
 
 # --- where it differs -----------------------------------------------------------------------------
