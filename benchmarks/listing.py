@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import zipfile
 from importlib.util import find_spec
+from pathlib import Path
 
 from benchmarks.harness import CKPTKIT, PYTHON, ROOT, Cost, Result, processes
 from benchmarks.inputs import path
 
+sys.path[:0] = [str(ROOT / "tests")]  # where a browser is driven
 MB = 1e6
 
 
@@ -127,6 +130,49 @@ def many_variables() -> list[Result]:
     return [*results, Result("ls-100000", "the same", "s", ours, goal=1.5, goal_is_of_ratio=False)]
 
 
+def page_of_many_variables() -> list[Result]:
+    """Write 100,000 variables as an HTML page, and use it in a browser where there is one."""
+    page = path("variables", "ckpt").parent / "page.html"
+    costs = processes(
+        {"ours": (*CKPTKIT, "ls", str(path("variables", "ckpt")), "-q", "--html", str(page))}
+    )
+    work = "write 100,000 variables as an HTML page"
+    results = [
+        Result("page-100000", work, "s", costs["ours"].seconds),
+        Result("page-100000", "the same", "MB", costs["ours"].peak_bytes / MB),
+        Result("page-100000", "its size", "MB", page.stat().st_size / MB),
+    ]
+    return results + [
+        Result("page-100000", f"in Chromium, {what}", "s", seconds)
+        for what, seconds in _in_browser(page).items()
+    ]
+
+
+def _in_browser(page: Path) -> dict[str, float]:
+    """Return how long a page takes to be there, and then to answer, in seconds."""
+    from support.browser import browser, missing
+
+    if missing():
+        return {}
+    timed = "const from = performance.now(); {} return (performance.now() - from) / 1000;"
+    search = "const box = document.querySelector('.search'); box.value = '{}';"
+    search += "box.dispatchEvent(new Event('input'));"
+    scroll = "for (let i = 0; i < 20; i++) { table.box.scrollTop = i * 1e5; table.paint(); }"
+    with browser() as tab:
+        tab.open(page)
+        return {
+            "until it is ready": tab.js("return performance.now() / 1000"),
+            "sort by bytes": tab.js(
+                timed.format("document.querySelector('th[data-key=bytes] button').click();")
+            ),
+            "filter by a word": tab.js(timed.format(search.format("block_77"))),
+            "scroll by 3,000 rows": tab.js(
+                timed.format(search.format("") + "const table = shown.tensors;" + scroll)
+            )
+            / 20,
+        }
+
+
 def _if_installed(package: str, label: str, command: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return the command of a peer, nothing where its package is not installed."""
     return {label: command} if find_spec(package) is not None else {}
@@ -165,4 +211,5 @@ BENCHMARKS = {
     "ls-h5": weights_h5,
     "ls-safetensors": safetensors,
     "ls-100000": many_variables,
+    "page-100000": page_of_many_variables,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,15 @@ def page(
     """Return what the page shows."""
     verdicts = [findings.operand_verdict(result, words) for result in results]
     units = [unit for result in results for unit in result.units if unit.checks or unit.refusal]
-    found = [(unit, finding) for unit in units for finding in unit.findings]
+    names = _names(units)
+    found = [
+        (name, each) for name, unit in zip(names, units, strict=True) for each in unit.findings
+    ]
     sections: list[frame.Section] = []
     if found:
-        sections.append(findings_table([(str(unit.path), finding) for unit, finding in found]))
+        sections.append(findings_table(found))
     if units:
-        sections.append(_units(units, words))
+        sections.append(_units(units, names, words))
     skipped = dict.fromkeys(text for result in results for text in result.not_checked)
     if skipped:
         sections.append(listed("not-checked", "Not checked", list(skipped)))
@@ -84,15 +88,31 @@ def findings_table(found: Sequence[tuple[str, Finding]]) -> frame.Section:
             **({"facet": "select", "minor": True} if len(set(files)) > 1 else {"hidden": True}),
         ),
         column("hint", "what to do", [f.hint or None for f in each], hidden=True),
-        column("tensor", "tensor", [f.name or f.key or None for f in each], hidden=True),
+        column(
+            "tensor", "tensor", [f.name or f.key or None for f in each], hidden=True, searched=True
+        ),
     ]
     return table("findings", "Findings", columns, "finding", main=True)
 
 
-def _units(units: Sequence[Unit], words: Phrasing) -> frame.Section:
+def _names(units: Sequence[Unit]) -> list[str]:
+    """Return what to call files: of several, without the directory that they all lie in."""
+    paths = [str(unit.path) for unit in units]
+    if len(set(paths)) < 2:
+        return paths
+    try:
+        common = os.path.commonpath(paths)
+    except ValueError:  # on several drives, or some are relative and some are not
+        return paths
+    if not common:
+        return paths
+    return [path if path == common else os.path.relpath(path, common) for path in paths]
+
+
+def _units(units: Sequence[Unit], names: Sequence[str], words: Phrasing) -> frame.Section:
     columns = [
         column("state", "state", [_state(u) for u in units], "status", facet="chips"),
-        column("path", "file", [str(unit.path) for unit in units], "name"),
+        column("name", "file", names, "name"),
         column("format", "format", [unit.format for unit in units], "mono", minor=True),
         column("found", "findings", [len(unit.findings) for unit in units], "count"),
     ]
@@ -105,6 +125,7 @@ def _units(units: Sequence[Unit], words: Phrasing) -> frame.Section:
         "\n".join(f"{check.name}: {findings.counts_text(check)}" for check in unit.checks) or None
         for unit in units
     ]
+    columns.append(column("path", "path", [str(unit.path) for unit in units], "mono", hidden=True))
     columns.append(column("why", "why it was not checked", [_why(u) for u in units], hidden=True))
     columns.append(column("checks", "what was checked", checks, hidden=True))
     return table("files", "Files", columns, "file", main=not any(u.findings for u in units))

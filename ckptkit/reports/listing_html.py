@@ -112,7 +112,8 @@ def _tensors(listings: Sequence[Listing]) -> frame.Section:
         ("crc32c", "crc32c", [s.crc32c and f"{s.crc32c:08x}" for s in specs], "mono"),
         ("slices", "slices", [len(spec.slices) or None for spec in specs], "count"),
     ]
-    columns += [column(*each, hidden=True) for each in hidden]
+    searched = ("key", "full_name", "aliases")
+    columns += [column(*each, hidden=True, searched=each[0] in searched) for each in hidden]
     return table("tensors", "Tensors", columns, "tensor", main=True)
 
 

@@ -172,7 +172,7 @@ def gather(source: Path) -> None:
     with (source / "index.md").open("a", encoding="utf-8") as file:
         file.write("\n" + contents(written))
     for file in sorted((ROOT / "docs").rglob("*")):
-        if file.suffix in (".svg", ".png") or file.parent == ROOT / SCHEMAS:
+        if file.suffix in (".svg", ".png", ".webp") or file.parent == ROOT / SCHEMAS:
             target = source / file.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)

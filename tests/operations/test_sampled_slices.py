@@ -23,7 +23,7 @@ def arrays() -> dict[str, Array]:
         "large": rng.standard_normal((3, 2, 200, 101)),
         "vector": np.arange(130, dtype="i4"),
         "flags": np.array([[True, False]]),
-        "one": np.float32(3),
+        "one": np.array(3, "f4"),
         "none": np.zeros((0, 4), "f4"),
         "complex": np.ones((2, 2), "c8"),
     }

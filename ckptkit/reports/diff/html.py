@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckptkit.checkpoint.selection import Tensor
 from ckptkit.operations.diff.histograms import histograms
 from ckptkit.operations.diff.model_order import model_positions
 from ckptkit.operations.diff.result import STATUSES, DiffResult, TensorDiff
@@ -284,9 +285,9 @@ def _hidden(changes: Sequence[TensorDiff], measured: Any, undefined: Any) -> lis
         of("layer", "layer", [diff_text.layer_of(c) for c in changes], facet="link"),
         of("params", "elements", [c.some.spec.size for c in changes], "count"),
         of("share", "share that differs", shares, "number"),
-        of("hints", "note", ["; ".join(c.hints) or None for c in changes]),
-        of("old_key", "key in the old file", [c.old and c.old.spec.key for c in changes]),
-        of("new_key", "key in the new file", [c.new and c.new.spec.key for c in changes]),
+        of("hints", "note", ["; ".join(c.hints) or None for c in changes], searched=True),
+        of("old_key", "key in the old file", [_key(c.old) for c in changes], searched=True),
+        of("new_key", "key in the new file", [_key(c.new) for c in changes], searched=True),
         of("evidence", "paired by", [c.evidence or None for c in changes]),
         of("method", "compared by", [c.method or None for c in changes]),
         of("cast", "cast", [c.cast for c in changes]),
@@ -305,6 +306,10 @@ def _hidden(changes: Sequence[TensorDiff], measured: Any, undefined: Any) -> lis
 def _name(change: TensorDiff) -> str:
     new = change.new.naming.name if change.new else ""
     return f"{change.name} → {new}" if new not in ("", change.name) else change.name
+
+
+def _key(tensor: Tensor | None) -> str | None:
+    return tensor.spec.key if tensor is not None else None
 
 
 def _share(change: TensorDiff) -> str | None:

@@ -16,7 +16,7 @@ DRAW.heat = spec => {
 };
 function heatMap({title, rows, columns, values}, spec) {
   const down = values.length, across = values[0].length;
-  const size = Math.max(3, Math.min(26, Math.floor(420 / Math.max(down, across))));
+  const size = Math.max(3, Math.min(26, Math.floor(380 / Math.max(down, across))));
   const canvas = make("canvas", {tabIndex: 0, role: "application",
     "aria-label": `heat map of ${title}: arrow keys move`});
   const tip = make("p", {className: "tip", "aria-live": "polite"}, " ");

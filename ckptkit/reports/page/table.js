@@ -89,7 +89,8 @@ class Table {
   // -- what there is to see --
   text(row) {
     this.texts ||= [];
-    return this.texts[row] ||= this.columns.filter(column => !column.numeric)
+    return this.texts[row] ||= this.columns
+      .filter(column => !column.numeric && (!column.hidden || column.searched))
       .map(column => this.value(column, row) ?? "").join(" ").toLowerCase();
   }
   passes(row, words) {
@@ -296,7 +297,7 @@ class Table {
       make("colgroup", {}, ...this.seen.map(column => this.width(column))), this.head, this.body);
     const [always, minor] = this.widths;  // beside the name, which gets no less than the rest
     this.table.style.setProperty("--wide", `${always + minor + 240}px`);
-    this.table.style.setProperty("--narrow", `${always + 170}px`);
+    this.table.style.setProperty("--narrow", `${always + 130}px`);
     this.empty = make("p", {className: "dim"}, `no ${this.noun} fits the filter`);
     this.box = make("div", {className: "scroll"}, this.table, this.empty);
     this.listen();
@@ -345,7 +346,7 @@ class Table {
   width(column) {
     const col = make("col", {className: column.minor ? "minor" : ""});
     if (column === this.named) return col;  // the rest is its own
-    let most = column.title.length + 2;
+    let most = 0;
     const step = Math.max(1, Math.floor(this.count / 500));
     for (let row = 0; row < this.count; row += step) {
       const value = this.value(column, row);
@@ -353,9 +354,10 @@ class Table {
         : column.numeric ? short(value) : String(value ?? "");
       most = Math.max(most, text.length);
     }
-    const letters = Math.min(most, column.wide || 26);
     const more = {meter: 84, status: 24}[column.kind] || 0;
-    const pixels = letters * 7.6 + 20 + more;
+    const letters = Math.max(Math.min(most, column.wide || 26) * 7.6 + more,
+      (column.title.length + 2) * 7.6);
+    const pixels = letters + 20;
     col.style.width = `${pixels}px`;
     this.widths[Number(Boolean(column.minor))] += pixels;
     return col;
