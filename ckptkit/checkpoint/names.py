@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 _OUTPUT = lazy_pattern(r":\d+$")
 
 
-def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
+def name_tensors(specs: Mapping[str, TensorSpec], structure: Structure) -> Mapping[str, Naming]:
     """Return a Naming for every key of `specs`; names are unique."""
     namings = _named(specs, structure)
+    if not isinstance(namings, dict):  # names of a tree: none is there twice
+        return namings
     if len({naming.name for naming in namings.values()}) < len(namings):
         _tell_apart(namings)
     return namings
@@ -39,7 +41,7 @@ def _tell_apart(namings: dict[str, Naming]) -> None:
             namings[key] = naming._replace(name=name)
 
 
-def _named(specs: Mapping[str, TensorSpec], structure: Structure) -> dict[str, Naming]:
+def _named(specs: Mapping[str, TensorSpec], structure: Structure) -> Mapping[str, Naming]:
     if isinstance(structure, ObjectGraph):
         from ckptkit.checkpoint.object_names import name_objects
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -65,16 +66,18 @@ class _Leaf(NamedTuple):
     key: str
 
 
-def name_objects(specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> dict[str, Naming]:
+def name_objects(specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> Mapping[str, Naming]:
     """Return a Naming per key of `specs`; keys that the graph does not know get role "other"."""
-    return name_tree(specs, graph.nodes, _STRANGE) or _Namer(specs, graph).namings()
+    found = name_tree(specs, graph.nodes, _STRANGE)
+    return _Namer(specs, graph).namings() if found is None else found
 
 
 class _Namer:
     """Walks one graph once; `namings` puts the findings together."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], graph: ObjectGraph) -> None:
-        self.specs = specs
+        self.specs = dict(specs)  # asked for again and again, as the nodes are
+        graph = replace(graph, nodes=tuple(graph.nodes))
         self.nodes = graph.nodes
         none: dict[str, int] = {}
         self.children = [dict(n.children) if n.children else none for n in graph.nodes]

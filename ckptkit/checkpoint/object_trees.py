@@ -9,16 +9,19 @@ in three times the time.  What both roads ask is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import MAX_DEPTH, max_characters
 from ckptkit.stores.base import Node, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.tensor_bundle.object_graph import PackedNodes
 from ckptkit.text import lazy_pattern
 
 VALUE = "VARIABLE_VALUE"
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SUFFIX_LENGTH = len(KEY_SUFFIX)
 _LIST_SLASHES = 1 + KEY_SUFFIX.count("/")
 COUNTERS = frozenset(
     (
@@ -53,9 +56,128 @@ def item_of_list(key: str) -> tuple[str, str] | None:
     return (container, index) if is_item else None
 
 
+class _NoPlainTree(Exception):
+    """The graph asks for more than this road knows."""
+
+
+class _KeptNames:
+    """Collects the namings of a tree; they are made at once."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        self._specs = specs
+        self._found: dict[str, Naming] = {}
+        self._taken: set[str] = set()
+
+    def add(self, key: str, full_name: str, path: str) -> None:
+        """Name a weight; raises _NoPlainTree for one of a key or a name that another has."""
+        if key in self._found or full_name in self._taken:
+            raise _NoPlainTree
+        self._taken.add(full_name)
+        # all of the fields, in order: half the time of naming the last
+        self._found[key] = Naming(
+            full_name, "weight", full_name, (path,), None, None, None, False, None, False
+        )
+
+    def add_counter(self, key: str, full_name: str, path: str) -> None:
+        """Name a counter; raises _NoPlainTree for one of a key that another has."""
+        if key in self._found:
+            raise _NoPlainTree
+        self._found[key] = _counter_of(key, full_name, path, self._taken)
+
+    def finish(self) -> Mapping[str, Naming]:
+        """Return all, in the order of the file; raises as `TreeNames.finish`."""
+        found, graph = self._found, OBJECT_GRAPH_KEY
+        if graph in self._specs and graph not in found:
+            found[graph] = _graph_of(self._taken)
+        if len(found) != len(self._specs):
+            raise _NoPlainTree
+        return {key: found[key] for key in self._specs}
+
+
+class TreeNames(Mapping[str, Naming]):
+    """The names of a tree's variables by key, in the order of the file, for packed specs.
+
+    A Naming is put together when it is asked for: nearly all come to a full name, and to a key that
+    tells the path.
+    """
+
+    def __init__(self, specs: PackedSpecs) -> None:
+        self._specs = specs
+        self._names: list[str | None] = [None] * len(specs)  # of those that are not kept whole
+        self._whole: dict[str, Naming] = {}
+        self._taken: set[str] = set()
+
+    def _row(self, key: str) -> int:
+        row = self._specs.row(key)
+        if row is None:
+            raise _NoPlainTree
+        return row
+
+    def add(self, key: str, full_name: str, path: str) -> None:
+        """Name a weight; raises _NoPlainTree for one of a key or a name that another has."""
+        row = self._row(key)
+        is_named = self._names[row] is not None or key in self._whole
+        if is_named or full_name in self._taken:
+            raise _NoPlainTree
+        self._taken.add(full_name)
+        if key[:-_SUFFIX_LENGTH] == path:
+            self._names[row] = full_name
+        else:
+            self._whole[key] = Naming(full_name, "weight", full_name, (path,))
+
+    def add_counter(self, key: str, full_name: str, path: str) -> None:
+        """Name a counter; raises _NoPlainTree for one of a key that another has."""
+        if self._names[self._row(key)] is not None or key in self._whole:
+            raise _NoPlainTree
+        self._whole[key] = _counter_of(key, full_name, path, self._taken)
+
+    def finish(self) -> Mapping[str, Naming]:
+        """Return all; raises _NoPlainTree where the file holds what the graph has not."""
+        graph = OBJECT_GRAPH_KEY
+        if graph in self._specs and graph not in self._whole:
+            self._whole[graph] = _graph_of(self._taken)
+        if len(self._names) - self._names.count(None) + len(self._whole) != len(self._specs):
+            raise _NoPlainTree
+        self._taken = set()
+        return self
+
+    def __getitem__(self, key: str) -> Naming:
+        row = self._specs.row(key)
+        if row is None:
+            raise KeyError(key)
+        name = self._names[row]
+        if name is None:
+            return self._whole[key]
+        path = key[:-_SUFFIX_LENGTH]
+        return Naming(name, "weight", name, (path,), None, None, None, False, None, False)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._specs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+
+def _counter_of(key: str, full_name: str, path: str, taken: set[str]) -> Naming:
+    """Return the naming of a counter, and note its name."""
+    name = readable_path(path, full_name)
+    name = key if name in taken else name
+    taken.add(name)
+    return Naming(name, "counter", full_name or None, (path,))
+
+
+def _graph_of(taken: set[str]) -> Naming:
+    """Return the naming of the object graph."""
+    graph = OBJECT_GRAPH_KEY
+    return Naming(graph if graph not in taken else f"{graph} (key)", "config")
+
+
 def name_tree(
     specs: Mapping[str, TensorSpec], nodes: Sequence[Node], strange: frozenset[str]
-) -> dict[str, Naming] | None:
+) -> Mapping[str, Naming] | None:
     """Return a Naming per key of `specs`; None where the graph is no plain tree.
 
     Args:
@@ -63,85 +185,81 @@ def name_tree(
         nodes: of its object graph; the first is the root.
         strange: edges that no plain tree has.
     """
-    paths = _leaf_paths(nodes, strange)
-    if paths is None:
+    try:
+        return _named(specs, nodes, strange)
+    except _NoPlainTree:
         return None
-    found: dict[str, Naming] = {}
-    names: set[str] = set()
-    counters: list[tuple[TensorSpec, str, str]] = []
-    named = 0
-    for node, path in zip(nodes, paths, strict=True):
-        if path is None or not node.attributes:
+
+
+def _named(
+    specs: Mapping[str, TensorSpec], nodes: Sequence[Node], strange: frozenset[str]
+) -> Mapping[str, Naming]:
+    found = TreeNames(specs) if isinstance(specs, PackedSpecs) else _KeptNames(specs)
+    add, spec_of = found.add, specs.get
+    counters: list[tuple[str, str, str]] = []
+    for attributes, path in _leaves(nodes, strange):
+        if not attributes:
             continue
-        if len(node.attributes) > 1:
-            return None
-        attribute, full_name, key = node.attributes[0]
-        spec = specs.get(key)
+        if len(attributes) > 1:
+            raise _NoPlainTree
+        attribute, full_name, key = attributes[0]
+        spec = spec_of(key)
         if spec is None or attribute != VALUE:
-            return None
-        if (path in COUNTERS and spec.shape == ()) or full_name.endswith(SEED):
-            counters.append((spec, path, full_name))
+            raise _NoPlainTree
+        shape = spec.shape
+        if (path in COUNTERS and shape == ()) or full_name.endswith(SEED):
+            counters.append((key, full_name, path))
             continue
         is_loose = path[-1:].isdecimal() or "/" not in path or item_of_list(key)
         is_named = full_name and not ("Variable" in full_name and is_nameless(full_name))
-        if is_loose or not is_named or spec.shape == () or spec.dtype == "string":
-            return None
-        named += 1
-        names.add(full_name)
-        # all of the fields, in order: half the time of naming the last
-        found[spec.key] = Naming(
-            full_name, "weight", full_name, (path,), None, None, None, False, None, False
-        )
-    if len(names) < named or len(found) < named:  # of one name, or of one key
-        return None
-    for spec, path, full_name in counters:
-        name = readable_path(path, full_name)
-        name = spec.key if name in names else name
-        names.add(name)
-        found[spec.key] = Naming(name, "counter", full_name or None, (path,))
-    return _in_order(specs, found, names)
+        if is_loose or not is_named or shape == () or spec.dtype == "string":
+            raise _NoPlainTree
+        add(key, full_name, path)
+    for counter in counters:
+        found.add_counter(*counter)
+    return found.finish()
 
 
-def _in_order(
-    specs: Mapping[str, TensorSpec], found: Mapping[str, Naming], names: set[str]
-) -> dict[str, Naming] | None:
-    """Return the namings in the order of the file; None where it holds what the graph has not."""
-    graph = OBJECT_GRAPH_KEY
-    if len(found) != len(specs) - (graph in specs) or graph in found:
-        return None
-    own = Naming(graph if graph not in names else f"{graph} (key)", "config")
-    return {key: own if key == graph else found[key] for key in specs}
+def _leaves(
+    nodes: Sequence[Node], strange: frozenset[str]
+) -> Iterator[tuple[tuple[tuple[str, str, str], ...], str]]:
+    """Yield (attributes, path) of each node without children.
 
-
-def _leaf_paths(nodes: Sequence[Node], strange: frozenset[str]) -> list[str | None] | None:
-    """Return the path of each node without children, None of others; None if this is no tree."""
+    Raises _NoPlainTree where this is no tree, which may be seen at its end.
+    """
     if not nodes:
-        return None
-    paths: list[str | None] = [None] * len(nodes)
+        raise _NoPlainTree
+    node_at = nodes.access() if isinstance(nodes, PackedNodes) else nodes.__getitem__
+    root = node_at(0)
+    if root.attributes or root.slots:
+        raise _NoPlainTree
     most = max_characters(len(nodes) - 1)
-    inner = [(0, "", 0)]
+    seen = bytearray(len(nodes))
+    inner = [(root.children, "", 0)]
     characters = visited = 0
-    for node, path, depth in inner:  # grows as it is walked
+    if not root.children:
+        yield root.attributes, ""
+    while inner:
+        edges, path, depth = inner.pop()
         start = f"{path}/" if path else ""
-        edges = nodes[node].children
         visited += len(edges)
         if depth >= MAX_DEPTH or visited >= len(nodes) or len(dict(edges)) < len(edges):
-            return None
+            raise _NoPlainTree
         for edge, child in edges:
             characters += len(start) + len(edge)
             if characters > most:  # before the path is made, which may be long
-                return None
-            below = start + edge
-            target = nodes[child]
-            if target.slots or not edge or edge in strange:
-                return None
-            if target.children:
-                if target.attributes:
-                    return None
-                inner.append((child, below, depth + 1))
-            elif paths[child] is None:
-                paths[child] = below
+                raise _NoPlainTree
+            children, attributes, slots = node_at(child)
+            if slots or not edge or edge in strange:
+                raise _NoPlainTree
+            if children:
+                if attributes:
+                    raise _NoPlainTree
+                inner.append((children, start + edge, depth + 1))
+            elif seen[child]:
+                raise _NoPlainTree
             else:
-                return None
-    is_tree = visited == len(nodes) - 1
-    return paths if is_tree and not nodes[0].attributes and not nodes[0].slots else None
+                seen[child] = True
+                yield attributes, start + edge
+    if visited != len(nodes) - 1:
+        raise _NoPlainTree

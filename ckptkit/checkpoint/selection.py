@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.name_patterns import glob_matcher
@@ -27,6 +27,74 @@ class Tensor(NamedTuple):
             if self.naming.role == "counter"
             else self.naming.role == "config" and self.spec.dtype == "string"
         )
+
+
+_KEPT = 200_000  # tensors of a file, 1.5 kB each
+
+
+class Tensors(Sequence[Tensor]):
+    """Tensors of a file, by their keys; of many, each is put together when it is asked for."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        specs: Mapping[str, TensorSpec],
+        names: Mapping[str, Naming],
+        made: list[Tensor] | None = None,
+    ) -> None:
+        self._keys, self._specs, self._names = keys, specs, names
+        self._made = made
+        if made is None and len(keys) <= _KEPT:
+            self._made = [Tensor(specs[key], names[key]) for key in keys]
+
+    def where(self, passes: Callable[[Tensor], bool]) -> Tensors:
+        """Return those that pass, in this order."""
+        return self._of([at for at, tensor in enumerate(self) if passes(tensor)])
+
+    def ordered(self, key: Callable[[Tensor], Any]) -> Tensors:
+        """Return them sorted by a key."""
+        made, specs, names = self._made, self._specs, self._names
+        if made is not None:
+            made = sorted(made, key=key)
+            return Tensors([tensor.spec.key for tensor in made], specs, names, made)
+        keys = sorted(self._keys, key=lambda k: key(Tensor(specs[k], names[k])))
+        return Tensors(keys, specs, names)
+
+    def _of(self, places: Sequence[int]) -> Tensors:
+        keys, made = self._keys, self._made
+        its = None if made is None else [made[at] for at in places]
+        return Tensors([keys[at] for at in places], self._specs, self._names, its)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Tensors: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Tensors:
+        if isinstance(index, slice):
+            return self._of(range(len(self))[index])
+        if self._made is not None:
+            return self._made[index]
+        key = self._keys[index]
+        return Tensor(self._specs[key], self._names[key])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._made is not None:
+            return iter(self._made)
+        specs, names = self._specs, self._names
+        return (Tensor(specs[key], names[key]) for key in self._keys)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(mine == its for mine, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tensors>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +131,20 @@ class Selection:
                 return checkpoint.nearest(glob)
         return "`ckptkit ls` without a filter lists them"
 
-    def of(self, checkpoint: Checkpoint) -> list[Tensor]:
+    def of(self, checkpoint: Checkpoint) -> Tensors:
         """Return the tensors that pass, in the order of the file.
 
         Raises UsageError when a filter leaves nothing of a file that holds something.
         """
         if not self:
-            specs = checkpoint.specs
-            return [Tensor(specs[key], naming) for key, naming in checkpoint.names.items()]
+            specs, names = checkpoint.specs, checkpoint.names
+            made = [Tensor(specs[k], n) for k, n in names.items()] if len(names) <= _KEPT else None
+            return Tensors(tuple(names), specs, names, made)
         wanted = [glob_matcher(glob) for glob in self.names if glob[:1] != "!"]
         unwanted = [glob_matcher(glob[1:]) for glob in self.names if glob[:1] == "!"]
         roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)
         specs = checkpoint.specs
-        passing = []
+        passing: list[str] = []
         for key, naming in checkpoint.names.items():
             spec = specs[key]
             if (roles and naming.role not in roles) or (dtypes and spec.dtype not in dtypes):
@@ -86,14 +155,14 @@ class Selection:
                     continue
                 if any(match(name) for match in unwanted for name in called):
                     continue
-            passing.append(Tensor(spec, naming))
+            passing.append(key)
         if not passing and specs:
             raise UsageError(
                 f"no tensor passes the filter; the file holds {len(specs)}",
                 where=str(checkpoint.path),
                 hint=self._hint(checkpoint),
             )
-        return passing
+        return Tensors(passing, specs, checkpoint.names)
 
 
 def tensor_json(spec: TensorSpec, naming: Naming) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Listing(Document):
     ROWS: ClassVar[str] = "tensors"
 
     checkpoint: Checkpoint
-    tensors: tuple[Tensor, ...]
+    tensors: Sequence[Tensor]
     hidden: int
     problems: tuple[CkptkitError, ...]
     digest: str | None = None
@@ -226,9 +226,13 @@ def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> d
 def listing_of(checkpoint: Checkpoint) -> Listing:
     """Return the listing of a checkpoint that is open, without TensorFlow's own records."""
     tensors = Selection().of(checkpoint)
-    shown = sorted((t for t in tensors if not t.is_housekeeping), key=_ORDERS["name"])
+    shown = tensors.where(_is_listed).ordered(_ORDERS["name"])
     hidden = len(tensors) - len(shown)
-    return Listing(checkpoint, tuple(shown), hidden, tuple(checkpoint.problems()))
+    return Listing(checkpoint, shown, hidden, tuple(checkpoint.problems()))
+
+
+def _is_listed(tensor: Tensor) -> bool:
+    return not tensor.is_housekeeping
 
 
 @following_latest
@@ -280,7 +284,7 @@ def ls(
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note_on(in_cudnn)))
     selection = Selection(roles, names, dtypes)
     selected = selection.of(checkpoint)
-    shown = selected if everything else [t for t in selected if not t.is_housekeeping]
+    shown = selected if everything else selected.where(_is_listed)
     if sort not in SORTS:
         raise UsageError(f"cannot sort by {sort!r}", hint=f"one of {', '.join(SORTS)}")
     if sort in _VALUE_SORTS and not stats:
@@ -290,7 +294,7 @@ def ls(
     digests = _digests(checkpoint, selected, parts, executor, is_filtered=bool(selection))
     return Listing(
         checkpoint,
-        tuple(sorted(shown, key=_order(sort, found or {}))),
+        shown.ordered(_order(sort, found or {})),
         len(selected) - len(shown),
         tuple(problems),
         digests.get(_WEIGHTS),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 from ckptkit.reports.fitting import GAP, Fit, Table, fitted
 from ckptkit.reports.screen import folded, painted, screen
 from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
+_KEPT_ROWS = 10_000  # of a table that fits no screen; of more, none is kept
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
 PAGE = "table:page"  # HTML without styles, which the policy of a page forbids
 
@@ -45,6 +48,9 @@ def render(
         return
     align = align or ["left"] * len(headers)
     if fmt == "table":
+        if screen().width is None and len(rows) > _KEPT_ROWS:
+            yield from _streamed(rows, headers, align)
+            return
         table = laid_out(rows, headers, align, fit)
         yield from folded(table.above)
         yield from padded(table)
@@ -113,29 +119,53 @@ def padded(table: Table) -> Iterator[str]:
     Importing tabulate takes as long as all the rest of `ls`, and formatting 100,000 rows four
     seconds; so the format that a person waits for is padded here.
     """
-    rows, align = [table.headers, *table.cells], table.align
-    if not all(cell.isascii() for row in rows for cell in row):
-        yield from _padded_wide(rows, align)
-        return
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [table.headers, *table.cells]
+    is_ascii = all(cell.isascii() for row in rows for cell in row)
+    if is_ascii:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    else:
+        widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    return map(_padder(widths, table.align, is_ascii=is_ascii), rows)
+
+
+def _streamed(
+    rows: Sequence[Sequence[object]], headers: Sequence[str], align: Sequence[str]
+) -> Iterator[str]:
+    """Yield the same of many rows, none of which is kept: each is made twice."""
+    widths = list(map(len, headers))
+    is_ascii = all(map(str.isascii, headers))
+    for row in rows:
+        cells = list(map(_cell, row))
+        if all(map(str.isascii, cells)):
+            widths = list(map(max, widths, map(len, cells)))
+        else:
+            is_ascii = False
+            widths = list(map(max, widths, map(display_width, cells)))
+    pad = _padder(widths, align, is_ascii=is_ascii)
+    yield pad(headers)
+    for row in rows:
+        yield pad(list(map(_cell, row)))
+
+
+def _padder(
+    widths: Sequence[int], align: Sequence[str], *, is_ascii: bool
+) -> Callable[[Sequence[str]], str]:
+    """Return what makes a line of cells; not ASCII: letters may take two columns, or none."""
+    if not is_ascii:
+        return partial(_padded_wide, widths, align)
     layout = (" " * GAP).join(
         f"{{:{'>' if side == 'right' else '<'}{width}}}"
         for side, width in zip(align, widths, strict=True)
     )
-    for row in rows:
-        yield layout.format(*row).rstrip()
+    return lambda row: layout.format(*row).rstrip()
 
 
-def _padded_wide(rows: Sequence[Sequence[str]], align: Sequence[str]) -> Iterator[str]:
-    """Yield the same for cells with letters that take two columns, or none."""
-    sizes = [[display_width(cell) for cell in row] for row in rows]
-    widths = [max(column) for column in zip(*sizes, strict=True)]
-    for row, taken in zip(rows, sizes, strict=True):
-        padded_cells = []
-        for cell, side, width, size in zip(row, align, widths, taken, strict=True):
-            space = " " * (width - size)
-            padded_cells.append(space + cell if side == "right" else cell + space)
-        yield (" " * GAP).join(padded_cells).rstrip()
+def _padded_wide(widths: Sequence[int], align: Sequence[str], row: Sequence[str]) -> str:
+    padded_cells = []
+    for cell, side, width in zip(row, align, widths, strict=True):
+        space = " " * (width - display_width(cell))
+        padded_cells.append(space + cell if side == "right" else cell + space)
+    return (" " * GAP).join(padded_cells).rstrip()
 
 
 def csv_rows(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterator[str]:
@@ -143,7 +173,7 @@ def csv_rows(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> Iterat
     import csv
     import io
 
-    for row in (headers, *rows):
+    for row in chain((headers,), rows):
         line = io.StringIO()
         cells = [_csv_cell(cell) for cell in row]
         csv.writer(line).writerow(cells)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.operations.ls import Listing
 from ckptkit.reports.fitting import Fit
-from ckptkit.reports.table import render
+from ckptkit.reports.table import csv_rows
 from ckptkit.reports.text import shape_text
 from ckptkit.text import lazy_pattern
 
@@ -49,14 +50,38 @@ def columns(layout: str) -> Columns:
     return _LAYOUTS[layout]
 
 
-def rows(listing: Listing, layout: str) -> list[tuple[object, ...]]:
+def rows(listing: Listing, layout: str) -> Sequence[tuple[object, ...]]:
     """Return what stands in the columns of a layout, a row per tensor or pattern."""
     if layout == "patterns":
         return _pattern_rows(listing.tensors)
     if layout == "values":
         found = listing.statistics or {}
         return [value_row(t, found.get(t.spec.key)) for t in listing.tensors]
-    return [_long_row(t) if layout == "long" else _row(t) for t in listing.tensors]
+    return _Rows(listing.tensors, _long_row if layout == "long" else _row)
+
+
+class _Rows(Sequence[tuple[object, ...]]):
+    """A row per tensor, each made when it is asked for: a file may have a million."""
+
+    def __init__(
+        self, tensors: Sequence[Tensor], row: Callable[[Tensor], tuple[object, ...]]
+    ) -> None:
+        self._tensors, self._row = tensors, row
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[object, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Rows: ...
+    def __getitem__(self, index: int | slice) -> tuple[object, ...] | _Rows:
+        if isinstance(index, slice):
+            return _Rows(self._tensors[index], self._row)
+        return self._row(self._tensors[index])
+
+    def __iter__(self) -> Iterator[tuple[object, ...]]:
+        return map(self._row, self._tensors)
 
 
 def csv_lines(
@@ -68,18 +93,19 @@ def csv_lines(
     """
     shape = "short" if layout == "values" else layout
     headers = [header.lower().replace(" ", "_") for header in columns(shape).headers]
-    cells = rows(listing, shape)
+    cells: Iterable[tuple[object, ...]] = rows(listing, shape)
     if layout != "patterns":
-        more, values = ((), [()] * len(cells)) if layout != "values" else _all_values(listing)
-        cells = [
+        none: Iterable[tuple[object, ...]] = repeat((), len(listing.tensors))
+        more, values = ((), none) if layout != "values" else _all_values(listing)
+        cells = (
             (*row[:5], tensor.naming.role, *row[6:], *value, tensor.naming.duplicate_of or "")
             for row, tensor, value in zip(cells, listing.tensors, values, strict=True)
-        ]
+        )
         headers += [*more, "repeats"]
     if path is not None:
         headers.insert(0, "path")
-        cells = [(path, *row) for row in cells]
-    table = render(cells, headers, "csv")
+        cells = ((path, *row) for row in cells)
+    table = csv_rows(cells, headers)
     if not headed:
         next(table)
     yield from table

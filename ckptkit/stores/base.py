@@ -9,7 +9,7 @@ store can be pickled to a worker.  Keys are those of the file, exact; readable n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -129,7 +129,7 @@ class ObjectGraph:
     uses: gives, by node, how the functions of a SavedModel use its variables; reads them first.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: Sequence[Node]
     uses: Callable[[], Mapping[int, VariableUse]] = field(
         default=_no_uses, compare=False, repr=False
     )

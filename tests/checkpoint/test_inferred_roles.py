@@ -34,7 +34,7 @@ NET: Mapping[str, Shape] = {
 TRAINED = {name: shape for name, shape in NET.items() if "moving_" not in name}
 
 
-def namings(shapes: Mapping[str, Shape], dtypes: Mapping[str, str] = {}) -> dict[str, Naming]:
+def namings(shapes: Mapping[str, Shape], dtypes: Mapping[str, str] = {}) -> Mapping[str, Naming]:
     """Return the namings of a file without structure."""
     specs = {key: spec(key, shape, dtypes.get(key, "float32")) for key, shape in shapes.items()}
     return name_tensors(specs, None)

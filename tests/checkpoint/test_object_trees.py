@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from ckptkit.checkpoint.object_names import _STRANGE, _Namer
 from ckptkit.checkpoint.object_paths import ObjectPaths, max_characters
-from ckptkit.checkpoint.object_trees import _leaf_paths, name_tree
+from ckptkit.checkpoint.object_trees import _leaves, _NoPlainTree, name_tree
 from ckptkit.stores.base import Node, ObjectGraph, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "VARIABLE_VALUE"
@@ -40,7 +41,7 @@ def graphs(draw: st.DrawFn) -> tuple[dict[str, TensorSpec], ObjectGraph]:
     for node in range(count):
         attributes: list[tuple[str, str, str]] = []
         if not children[node] or not draw(st.integers(0, 15)):
-            key = f"{path[node]}/.ATTRIBUTES/{VALUE}"
+            key = f"{path[node] if draw(st.integers(0, 5)) else node}/.ATTRIBUTES/{VALUE}"
             name = path[node] if draw(st.integers(0, 7)) else draw(st.sampled_from(NAMES))
             attributes.append((VALUE if draw(st.integers(0, 20)) else "table-keys", name, key))
             dtype = (
@@ -59,7 +60,13 @@ def agrees(specs: dict[str, TensorSpec], graph: ObjectGraph) -> bool:
     fast = name_tree(specs, graph.nodes, _STRANGE)
     if fast is None:
         return False
-    assert list(fast.items()) == list(_Namer(specs, graph).namings().items())
+    slow = list(_Namer(specs, graph).namings().items())
+    assert list(fast.items()) == slow
+    packed = PackedSpecs()
+    for key, spec in specs.items():
+        packed[key] = spec
+    lazily = name_tree(packed, graph.nodes, _STRANGE)
+    assert lazily is not None and list(lazily.items()) == slow
     return True
 
 
@@ -88,22 +95,30 @@ def chain(edge: str, count: int = 1) -> list[Node]:
     return [*nodes, Node((), ((VALUE, "w", "k"),), ())]
 
 
+def leaf_paths(nodes: list[Node]) -> list[str] | None:
+    """Return the paths of the nodes that are leaves; None if this is no tree."""
+    try:
+        return [path for _attributes, path in _leaves(nodes, frozenset())]
+    except _NoPlainTree:
+        return None
+
+
 def test_longer_paths_than_the_general_road_takes_are_left_to_it() -> None:
     most = max_characters(1)
-    assert _leaf_paths(chain("x" * most), frozenset()) == [None, "x" * most]
-    assert _leaf_paths(chain("x" * (most + 1)), frozenset()) is None
+    assert leaf_paths(chain("x" * most)) == ["x" * most]
+    assert leaf_paths(chain("x" * (most + 1))) is None
 
 
 def test_a_root_that_holds_something_is_left_to_the_general_road() -> None:
     [root, leaf] = chain("w")
-    assert _leaf_paths([root, leaf], frozenset()) == [None, "w"]
-    assert _leaf_paths([root._replace(attributes=leaf.attributes), leaf], frozenset()) is None
-    assert _leaf_paths([root._replace(slots=((1, "m", 1),)), leaf], frozenset()) is None
+    assert leaf_paths([root, leaf]) == ["w"]
+    assert leaf_paths([root._replace(attributes=leaf.attributes), leaf]) is None
+    assert leaf_paths([root._replace(slots=((1, "m", 1),)), leaf]) is None
 
 
 def test_an_object_that_500_edges_lead_to_has_a_path() -> None:
     """A leaf may lie one edge further; what is deeper is reached by its key alone."""
-    assert _leaf_paths(chain("x", 500), frozenset()) is not None
-    assert _leaf_paths(chain("x", 501), frozenset()) is None  # the general road knows
+    assert leaf_paths(chain("x", 500)) is not None
+    assert leaf_paths(chain("x", 501)) is None  # the general road knows
     assert ObjectPaths(chain("x", 501)).best(501) is not None
     assert ObjectPaths(chain("x", 502)).best(502) is None

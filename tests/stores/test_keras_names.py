@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,7 @@ def test_slots_are_tied_to_their_weights(
             assert naming.slot_of in (known.slot_of, *_aliases_of(namings, known.slot_of))
 
 
-def _aliases_of(namings: dict[str, Naming], name: str | None) -> tuple[str, ...]:
+def _aliases_of(namings: Mapping[str, Naming], name: str | None) -> tuple[str, ...]:
     """Return other spellings of a weight, with an unknown last part allowed."""
     aliases = next((n.aliases for n in namings.values() if n.name == name), ())
     stem = (name or "").rpartition("/")[0]

@@ -101,6 +101,13 @@ def _children(data: bytes) -> Any:
     return None if found is None else Node(found, (), ())
 
 
+def _nodes(data: bytes) -> Any:
+    bounds = wire.split_nodes(data)
+    if bounds is None:
+        return None
+    return [data[start:end] for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
+
+
 READERS: dict[str, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = {
     "header": (wire.header, header),
     "entry": (_plain_entry, entry),
@@ -108,7 +115,7 @@ READERS: dict[str, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = {
     "node": (wire.node, node),
     "leaf": (_leaf, node),
     "children": (_children, node),
-    "nodes": (wire.split_nodes, nodes),
+    "nodes": (_nodes, nodes),
 }
 
 

@@ -12,6 +12,7 @@ Source: protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple
 
 VARINT, BYTES, FIXED32 = 0, 2, 5  # wire types
@@ -205,9 +206,9 @@ _LEAF = b"\x0a\x0e" + _VALUE.encode() + b"\x12"
 _FLAG, _NO_FLAG = b"\x2a\x02\x08\x01", b"\x2a\x00"
 
 
-def split_nodes(data: bytes) -> list[bytes] | None:
-    """Return the nodes of a `TrackableObjectGraph`, each as bytes."""
-    found: list[bytes] = []
+def split_nodes(data: bytes) -> array[int] | None:
+    """Return where each node of a `TrackableObjectGraph` begins and ends."""
+    bounds = array("I")  # which bytes of a message fit
     at, size = 0, len(data)
     try:
         while at < size:
@@ -217,10 +218,11 @@ def split_nodes(data: bytes) -> list[bytes] | None:
             if data[at] != 0x0A:
                 return None
             at = start + length
-            found.append(data[start:at])
-    except IndexError:
+            bounds.append(start)
+            bounds.append(at)
+    except (IndexError, OverflowError):
         return None
-    return found if at == size else None
+    return bounds if at == size else None
 
 
 def leaf(data: bytes) -> tuple[str, str] | None:

@@ -17,24 +17,25 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import check_range, check_unchanged, is_file, unchanged
+from ckptkit._io.files import check_range, check_unchanged, file_size, is_file, unchanged
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.proto import wire
 from ckptkit.stores.proto.messages import parse
 from ckptkit.stores.reopening import Opener, pickled
 from ckptkit.stores.tensor_bundle import data_blocks
 from ckptkit.stores.tensor_bundle import slices as _slices
-from ckptkit.stores.tensor_bundle.table import read_table
+from ckptkit.stores.tensor_bundle.object_graph import PackedNodes, parse_object_graph
+from ckptkit.stores.tensor_bundle.table import iter_table
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -49,6 +50,7 @@ MAX_ELEMENTS = (1 << 63) - 1
 # Tags of the fields of a `BundleEntryProto`.
 DTYPE_TAG, SHAPE_TAG, SHARD_TAG, OFFSET_TAG, SIZE_TAG, CHECKSUM_TAG = wire.ENTRY
 MIN_ENTRY_BYTES = 9  # of an entry in the common form: dtype, empty shape, checksum
+_LARGE_INDEX = 12 << 20  # bytes; of some 200,000 variables
 MAX_SLICES = 2_000  # per tensor; keeps the overlap check short
 
 
@@ -108,7 +110,8 @@ class TensorBundle:
         graph = self.structure
         if not isinstance(graph, ObjectGraph):
             return None
-        edges = {edge for node in graph.nodes for edge, _child in node.children}
+        assert isinstance(graph.nodes, PackedNodes)
+        edges = graph.nodes.edge_names
         keras3 = {"_operations", "_trainable_variables", "_inbound_nodes"} & edges
         keras2 = any(edge.startswith("layer_with_weights-") for edge in edges) or (
             "keras_api" in edges and not keras3
@@ -125,8 +128,6 @@ class TensorBundle:
 
         Raises ChecksumError, FormatError when the graph's bytes are damaged.
         """
-        from ckptkit.stores.tensor_bundle.object_graph import parse_object_graph
-
         if OBJECT_GRAPH_KEY not in self.specs:
             return None
         spec = self.specs[OBJECT_GRAPH_KEY]
@@ -247,14 +248,18 @@ def open_bundle(prefix: Path) -> TensorBundle:
     layout), MissingDependencyError (snappy).
     """
     path = unchanged(index_path(prefix))
-    items = read_table(path)
-    if not items or items[0][0]:
+    items = iter_table(path)
+    first = next(items, None)
+    if first is None or first[0]:
+        for _item in items:  # damage further on says more than that
+            pass
         raise FormatError(str(path), "the first entry is not a bundle header")
-    num_shards, big_endian = read_header(items[0][1], path)
+    num_shards, big_endian = read_header(first[1], path)
     shards = tuple(map(unchanged, shard_paths(prefix, num_shards)))
+    is_large = file_size(path) > _LARGE_INDEX
+    specs = _specs(items, num_shards, str(path), is_large=is_large)
     check_unchanged([path])
-    specs = _specs(items, num_shards, str(path))
-    return TensorBundle(prefix, MappingProxyType(specs), shards, big_endian)
+    return TensorBundle(prefix, specs, shards, big_endian)
 
 
 def read_header(data: bytes, path: Path) -> tuple[int, bool]:
@@ -285,12 +290,15 @@ def read_header(data: bytes, path: Path) -> tuple[int, bool]:
     return header.num_shards, header.endianness == 1
 
 
-def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dict[str, TensorSpec]:
-    specs: dict[str, TensorSpec] = {}
+def _specs(
+    items: Iterable[tuple[bytes, bytes]], num_shards: int, where: str, *, is_large: bool
+) -> Mapping[str, TensorSpec]:
+    """Return the specs of all entries behind the header; is_large: there may be very many."""
+    specs: dict[str, TensorSpec] | PackedSpecs = PackedSpecs() if is_large else {}
     partitioned = []
     slice_entries: dict[bytes, tuple[str, bytes]] = {}
     kinds: dict[bytes, _EntryType] = {}
-    for raw_key, value in islice(items, 1, None):
+    for raw_key, value in items:
         try:
             key = raw_key.decode()
         except UnicodeDecodeError:
@@ -314,7 +322,7 @@ def _specs(items: list[tuple[bytes, bytes]], num_shards: int, where: str) -> dic
         specs[key] = partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
     for raw_key in slice_entries:
         raise orphan_slice(raw_key, where)
-    return specs
+    return specs if is_large else MappingProxyType(specs)
 
 
 def _entry(data: bytes, where: str) -> Any:

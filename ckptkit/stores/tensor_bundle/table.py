@@ -54,10 +54,18 @@ def read_table(path: Path) -> list[Item]:
 
     Raises TruncatedError, ChecksumError, FormatError, MissingDependencyError (snappy).
     """
+    return list(iter_table(path))
+
+
+def iter_table(path: Path) -> Iterator[Item]:
+    """Yield all (key, value) pairs, in key order; the file is read whole before the first.
+
+    What follows the last pair is checked after it.  Raises as `read_table` does.
+    """
     size = file_size(path)
     if size > MAX_TABLE_BYTES:
         raise FormatError(str(path), f"{size} bytes are more than an index may have")
-    return parse_table(read_exact(path, 0, size), str(path))
+    return _items(read_exact(path, 0, size), str(path))
 
 
 @dataclass(frozen=True)
@@ -112,20 +120,25 @@ def read_block_of(index: TableIndex, number: int) -> bytes:
 
 def parse_table(data: bytes, where: str) -> list[Item]:
     """Return all (key, value) pairs of a table held in memory; raises as `read_table` does."""
+    return list(_items(data, where))
+
+
+def _items(data: bytes, where: str) -> Iterator[Item]:
     metaindex, index = footer(data, where)
-    items: list[Item] = []
     position = 0
+    last: list[Item] = []
     for _separator, handle in _data_handles(data, metaindex, index, where):
-        items.extend(
+        items = list(
             block_entries(read_block(data, handle, where), f"{where}: block at byte {handle[0]}")
         )
+        _check_order([*last, *items], where)
+        yield from items
+        last = items[-1:] or last
         position = handle[0] + handle[1] + TRAILER_BYTES
     if position != metaindex[0]:
         raise FormatError(
             where, "bytes that no block covers", expected=metaindex[0], found=position
         )
-    _check_order(items, where)
-    return items
 
 
 def _data_handles(

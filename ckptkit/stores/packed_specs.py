@@ -1,0 +1,82 @@
+"""Specs of many tensors in little memory: a spec is put together when it is asked for.
+
+A file may have a million tensors.  As tuples in a dictionary their specs take 400 bytes each; here
+a tensor takes its key, a number in a dictionary, and 20 bytes in arrays.  Dtypes and shapes repeat,
+and are kept once.  Fewer tensors are kept as they are, which takes less time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+
+from ckptkit.stores.base import TensorSpec
+
+_MOST = (1 << 63) - 1  # an offset that an array holds
+_Form = tuple[str, tuple[int, ...], int, int | None]
+"""What many tensors have in common: dtype, shape, bytes, shard."""
+
+
+class PackedSpecs(Mapping[str, TensorSpec]):
+    """Specs by key, in the order in which they were added.
+
+    It is filled, and left alone from then on.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        self._forms: list[_Form] = []
+        self._numbers: dict[_Form, int] = {}
+        self._form = array("i")  # of each row, an index into `_forms`; -1: its spec is kept whole
+        self._offset = array("q")
+        self._crc32c = array("q")  # -1: none
+        self._whole: dict[int, TensorSpec] = {}
+
+    def __setitem__(self, key: str, spec: TensorSpec) -> None:
+        """Add a spec, or put it in the place of the one of that key."""
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = len(self._form)
+            self._form.append(-1)
+            self._offset.append(0)
+            self._crc32c.append(-1)
+        _key, dtype, shape, nbytes, shard, offset, crc32c, slices = spec
+        if slices or offset is None or not 0 <= offset <= _MOST:
+            self._form[row] = -1
+            self._whole[row] = spec
+            return
+        form = dtype, shape, nbytes, shard
+        number = self._numbers.get(form)
+        if number is None:
+            number = self._numbers[form] = len(self._forms)
+            self._forms.append(form)
+        self._form[row], self._offset[row] = number, offset
+        self._crc32c[row] = -1 if crc32c is None else crc32c
+
+    def __getitem__(self, key: str) -> TensorSpec:
+        row = self._rows[key]
+        form = self._form[row]
+        if form < 0:
+            return self._whole[row]
+        dtype, shape, nbytes, shard = self._forms[form]
+        crc32c = self._crc32c[row]
+        # all of the fields, in order: half the time of naming the last
+        return TensorSpec(
+            key, dtype, shape, nbytes, shard, self._offset[row], None if crc32c < 0 else crc32c, ()
+        )
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<specs of {len(self)} tensors>"
+
+    def row(self, key: str) -> int | None:
+        """Return the place of a tensor in the order of the file; None where there is no such."""
+        return self._rows.get(key)
