@@ -57,10 +57,10 @@ def rows(listing: Listing, layout: str) -> Sequence[tuple[object, ...]]:
     if layout == "values":
         found = listing.statistics or {}
         return [value_row(t, found.get(t.spec.key)) for t in listing.tensors]
-    return _Rows(listing.tensors, _long_row if layout == "long" else _row)
+    return _TensorRows(listing.tensors, _long_row if layout == "long" else _row)
 
 
-class _Rows(Sequence[tuple[object, ...]]):
+class _TensorRows(Sequence[tuple[object, ...]]):
     """A row per tensor, each made when it is asked for: a file may have a million."""
 
     def __init__(
@@ -74,10 +74,10 @@ class _Rows(Sequence[tuple[object, ...]]):
     @overload
     def __getitem__(self, index: int) -> tuple[object, ...]: ...
     @overload
-    def __getitem__(self, index: slice) -> _Rows: ...
-    def __getitem__(self, index: int | slice) -> tuple[object, ...] | _Rows:
+    def __getitem__(self, index: slice) -> _TensorRows: ...
+    def __getitem__(self, index: int | slice) -> tuple[object, ...] | _TensorRows:
         if isinstance(index, slice):
-            return _Rows(self._tensors[index], self._row)
+            return _TensorRows(self._tensors[index], self._row)
         return self._row(self._tensors[index])
 
     def __iter__(self) -> Iterator[tuple[object, ...]]:
