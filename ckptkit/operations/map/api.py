@@ -33,6 +33,7 @@ from ckptkit.operations.map.pairing import LayerPair, LayerPairing, Undecided, p
 from ckptkit.operations.map.result import MapRule, OpenTensor, ProposedMap
 from ckptkit.stores.registry import format_of
 from ckptkit.text import count_text, list_text
+from ckptkit.wording import say
 
 _CONTRADICTION = "the shapes of other kernels say both that kernels are transposed and are not"
 
@@ -208,6 +209,15 @@ class _Proposal:
         blocks = self.target.store.blocks(member.key)
         return all((values == neutral).all() for _, values in blocks)
 
+    def _casts(self) -> set[tuple[str, str]]:
+        """Return the dtypes, before and after, of tensors that have another in DST."""
+        sides = [
+            {naming.name: file.specs[key].dtype for key, naming in file.names.items()}
+            for file in (self.source, self.target)
+        ]
+        dtypes = {(sides[0][rule.source], sides[1][rule.target]) for rule in self.rules}
+        return {(old, new) for old, new in dtypes if old != new}
+
     def _notes(self) -> Iterator[str]:
         counters = [
             naming.name for naming in self.source.names.values() if naming.role == "counter"
@@ -215,6 +225,10 @@ class _Proposal:
         if counters:
             count = count_text(len(counters), "counter")
             yield f"of {self.source.path.name} take no part: {count}, {counters[0]} first"
+        files = self.source.path.name, self.target.path.name
+        for old, new in sorted(self._casts()):
+            advice = say(f"‹convert.casts={old}={new}›")
+            yield f"{files[0]} has {old} where {files[1]} has {new}: {advice}"
         if self.unplaced:
             names = list_text(self.unplaced)
             source, target = self.source.path.name, self.target.path.name

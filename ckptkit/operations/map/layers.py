@@ -15,7 +15,7 @@ layer stands against layer: `nn.LSTM` keeps all of its levels and directions in 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -79,6 +79,17 @@ class LayerWeights:
     @cached_property
     def parts(self) -> tuple[str, ...]:
         return tuple(self.path.split("/"))
+
+    def singles(self) -> Iterator[LayerWeights]:
+        """Yield each tensor as a layer of its own; gates and parts mean nothing alone."""
+        for member in self.members:
+            if member.part is not None or RECURRENT in self.by_role:
+                yield self
+                return
+        for member in self.members:
+            has_slash = "/" in member.name
+            path = member.name if has_slash else slashed(member.name)
+            yield LayerWeights(path, (member,), self.place)
 
     @property
     def scope(self) -> str:

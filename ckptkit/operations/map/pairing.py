@@ -53,8 +53,16 @@ class LayerPairing(NamedTuple):
 
 
 def pair_layers(sources: Sequence[LayerWeights], targets: Sequence[LayerWeights]) -> LayerPairing:
-    """Return which layer of one file is which of the other."""
-    return _Pairer(sources, targets).run()
+    """Return which layer of one file is which of the other; what no layer fits, by tensor.
+
+    Files of converted models have no layers: there each tensor stands for itself.
+    """
+    found = _Pairer(sources, targets).run()
+    if not all(found.left):
+        return found
+    singles = [[single for layer in side for single in layer.singles()] for side in found.left]
+    more = _Pairer(singles[0], singles[1]).run()
+    return LayerPairing((*found.pairs, *more.pairs), (*found.undecided, *more.undecided), more.left)
 
 
 class _Pairer:

@@ -133,6 +133,19 @@ class _Machine:
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "little")
 
+    def byte(self) -> int:
+        at = self.at
+        self.at = at + 1  # past the end there is no byte, and the index is refused
+        return self.data[at]
+
+    def word(self) -> int:
+        at = self.at
+        found = self.data[at : at + 4]
+        self.at = at + len(found)
+        if len(found) < 4:
+            raise IndexError
+        return int.from_bytes(found, "little")
+
     def line(self) -> str:
         return self.raw_line().decode("utf-8", "backslashreplace")
 
@@ -233,7 +246,7 @@ def _frame(machine: _Machine) -> None:
 
 @_opcode(b"K")
 def _binint1(machine: _Machine) -> None:
-    machine.push(machine.number(1))
+    machine.stack.append(machine.byte())
 
 
 @_opcode(b"M")
@@ -288,7 +301,8 @@ def _float(machine: _Machine) -> None:
 
 def _text(code: bytes, width: int, decode: Callable[[bytes], Any]) -> None:
     def handler(machine: _Machine) -> None:
-        machine.push(decode(machine.take(machine.number(width))))
+        size = machine.word() if width == 4 else machine.number(width)
+        machine.stack.append(decode(machine.take(size)))
 
     _HANDLERS[code[0]] = handler
 
@@ -440,12 +454,12 @@ def _dup(machine: _Machine) -> None:
 
 @_opcode(b"q")
 def _binput(machine: _Machine) -> None:
-    machine.memo[machine.number(1)] = machine.top()
+    machine.memo[machine.byte()] = machine.top()
 
 
 @_opcode(b"r")
 def _long_binput(machine: _Machine) -> None:
-    machine.memo[machine.number(4)] = machine.top()
+    machine.memo[machine.word()] = machine.top()
 
 
 @_opcode(b"p")
@@ -460,12 +474,12 @@ def _memoize(machine: _Machine) -> None:
 
 @_opcode(b"h")
 def _binget(machine: _Machine) -> None:
-    machine.push(machine.memo[machine.number(1)])
+    machine.stack.append(machine.memo[machine.byte()])
 
 
 @_opcode(b"j")
 def _long_binget(machine: _Machine) -> None:
-    machine.push(machine.memo[machine.number(4)])
+    machine.stack.append(machine.memo[machine.word()])
 
 
 @_opcode(b"g")

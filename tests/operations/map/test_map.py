@@ -405,6 +405,26 @@ def test_files_of_one_library_are_mapped_as_they_are(tmp_path: Path) -> None:
     assert decided(proposal) == {f"module.{name}": name for name in TORCH}
 
 
+def test_tensors_without_layers_are_mapped_each_by_itself(tmp_path: Path) -> None:
+    """Converted models call tensors by their ops, and keep a bias apart from its kernel."""
+    source = {"net/hidden/MatMul": (4, 6), "net/hidden/Add": (6,), "net/out/MatMul": (2, 6)}
+    target = {**dense("hidden", 4, 6), "out/kernel": (6, 2)}
+    found = decided(proposed(tmp_path, source, target, ".npz"))
+    assert found == {
+        "hidden/kernel": "net/hidden/MatMul",
+        "hidden/bias": "net/hidden/Add",
+        "out/kernel": "net/out/MatMul transpose",
+    }
+
+
+def test_another_dtype_is_said(tmp_path: Path) -> None:
+    src = write_pytorch(tmp_path / "a.pt", {"a.weight": np.ones((3, 2), "float64")})
+    proposal = ckptkit.map(src, file_of(tmp_path / "b.npz", {"a/kernel": (2, 3)}))
+    assert "a.pt has float64 where b.npz has float32: " in str(proposal)
+    shown = run("map", src, tmp_path / "b.npz").out
+    assert "`ckptkit convert --cast float64=float32`" in shown
+
+
 def test_what_fits_nothing_is_named(tmp_path: Path) -> None:
     source = {**linear("a", 4, 3), "extra.weight": (9, 9)}
     proposal = proposed(tmp_path, source, {**dense("a", 4, 3), "other/kernel": (8, 2)})
