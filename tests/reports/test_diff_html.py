@@ -17,6 +17,7 @@ import ckptkit
 from ckptkit.operations.diff.api import DiffResult, diff
 from ckptkit.reports.diff import html as diff_html
 from support.browser import Page, browser, missing
+from support.goldens import GOLDEN
 from support.weights import Array, write_bundle
 
 EVIL = "evil</script><img src=x onerror=document.title='broken'>/w"
@@ -270,3 +271,41 @@ def test_names_that_differ_are_both_shown(tab: Page, tmp_path: Path) -> None:
     path.write_text("\n".join(diff_html.lines(diff(old, new, rules=["net/=>model/"]))), "utf-8")
     tab.open(path)
     assert sorted(tab.texts("tr.row td.name")) == ["net/w → model/w", "same"]
+
+
+def layers_of(result: DiffResult) -> dict[str, dict[str, object]]:
+    """Return what the strip says of each layer."""
+    (strip,) = (s for s in diff_html.page(result).sections if s["kind"] == "strip")
+    return {layer["name"]: layer for layer in strip["layers"]}
+
+
+def test_a_layer_is_drawn_by_its_weights(tmp_path: Path) -> None:
+    """Slots begin as zeros: that is no infinite change of the layer, as long as it is a slot's."""
+    old: dict[str, Array] = {
+        "a/w": np.ones(9),
+        "a/w/Adam": np.zeros(9),
+        "b/w": np.ones(9),
+        "b/w/Adam": np.zeros(9),
+        "c/w": np.ones(9),
+        "c/v": np.ones(9),
+        "c/w/Adam": np.ones(9),
+        "z/w": np.zeros(9),
+    }
+    new = {**old, "a/w": 1.01 * old["a/w"], "a/w/Adam": np.ones(9), "b/w/Adam": np.ones(9)}
+    new |= {"c/w": 1.001 * old["c/w"], "z/w": 1e-9 * np.ones(9)}
+    del new["c/v"]
+    found = layers_of(
+        diff(write_bundle(tmp_path / "old", old), write_bundle(tmp_path / "new", new))
+    )
+    assert found["a"]["change"] == pytest.approx(0.01) and not found["a"]["rest"]
+    assert found["b"]["rest"] and found["b"]["different"] == 1
+    assert found["c"]["special"] == "removed" and not found["c"]["rest"]
+    assert found["z"]["change"] == "Infinity" and not found["z"]["rest"]
+
+
+def test_layers_stand_in_the_order_of_the_model() -> None:
+    """A file of Keras tells it: a convolution, its normalisation, an inner model."""
+    model = GOLDEN / "tf2.21.0" / "files_nested" / "model.keras"
+    (strip,) = (s for s in diff_html.page(diff(model, model)).sections if s["kind"] == "strip")
+    assert "in the order of the model" in strip["order"]
+    assert [layer["name"] for layer in strip["layers"]][:3] == ["conv", "bn", "inner/out"]

@@ -113,62 +113,73 @@ def _text(value: float) -> str:
 
 
 @dataclass
-class _LayerChange:
-    """What became of the tensors of one layer.
+class _Changes:
+    """What became of some tensors, as one: gap, old: sums of squares of the change, and before."""
 
-    squares: sums of those of the change, and of what was there, for weights and for the rest.
-    """
+    different: int = 0
+    gap: float = 0.0
+    old: float = 0.0
+    endless: bool = False
+    statuses: set[str] = field(default_factory=set)
+
+    def add(self, change: TensorDiff) -> None:
+        self.different += 1
+        delta = change.delta
+        if delta is None or change.status == "renamed":
+            self.statuses.add(change.status)
+        elif math.isinf(delta.rel_l2):
+            self.endless = True
+        elif delta.rel_l2 > 0:
+            squared = float(delta.rmse) ** 2 * delta.n
+            self.gap += squared
+            self.old += squared / delta.rel_l2**2
+
+    @property
+    def change(self) -> float | None:
+        """The relative change; None where nothing tells any."""
+        if self.endless:
+            return math.inf
+        return math.sqrt(self.gap / self.old) if self.gap and self.old else None
+
+    @property
+    def special(self) -> str | None:
+        """What is more than a change of numbers, or all that there is."""
+        for status in ("added", "removed", "changed"):
+            if status in self.statuses:
+                return status
+        return "renamed" if self.statuses and self.change is None else None
+
+
+@dataclass
+class _LayerChange:
+    """What became of a layer: of its weights, and of the rest, which changes by its nature."""
 
     name: str
     count: int = 0
-    different: int = 0
     nonfinite: int = 0
-    endless: bool = False
-    squares: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0], [0.0, 0.0]])
-    statuses: set[str] = field(default_factory=set)
+    weights: _Changes = field(default_factory=_Changes)
+    rest: _Changes = field(default_factory=_Changes)
     place: float = math.inf
 
     def add(self, change: TensorDiff) -> None:
         self.count += 1
         if not change.is_difference:
             return
-        self.different += 1
-        self.statuses.add(change.status)
-        delta = change.delta
-        if delta is None:
-            return
-        self.nonfinite += delta.nonfinite
-        if math.isinf(delta.rel_l2):
-            self.endless = True
-        elif delta.rel_l2 > 0:
-            sums = self.squares[change.role != "weight"]
-            squared = float(delta.rmse) ** 2 * delta.n
-            sums[0] += squared
-            sums[1] += squared / delta.rel_l2**2
-
-    @property
-    def change(self) -> float | None:
-        """The relative change of its weights, or of the rest where they stayed."""
-        if self.endless:
-            return math.inf
-        gap, old = self.squares[0] if self.squares[0][0] else self.squares[1]
-        return math.sqrt(gap / old) if gap and old else None
+        (self.weights if change.role == "weight" else self.rest).add(change)
+        if change.delta is not None:
+            self.nonfinite += change.delta.nonfinite
 
     def to_json(self) -> dict[str, Any]:
-        change = self.change
-        told = change is not None or self.nonfinite
-        special: str | None = next(
-            (s for s in ("added", "removed", "renamed") if s in self.statuses), None
-        )
-        if special is None and "changed" in self.statuses:
-            special = "changed"
+        shown = self.weights if self.weights.different else self.rest
+        change = shown.change
         return {
             "name": printable(self.name),
             "count": self.count,
-            "different": self.different,
+            "different": self.weights.different + self.rest.different,
             "nonfinite": self.nonfinite,
             "change": None if change is None else json_number(change),
-            "special": None if told else special,
+            "special": None if self.nonfinite or change == math.inf else shown.special,
+            "rest": shown is self.rest and shown.different > 0,
         }
 
 

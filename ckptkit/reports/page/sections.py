@@ -31,9 +31,10 @@ def column(
         kind: "name" (which opens the row), "text", "mono", "status", "count", "number", "bytes" or
             "meter" (a number with a bar).
         more: facet: "chips", "select" or "link", a way to filter.  hidden: it stands only in the
-            details; searched: the filter goes over it all the same.  minor: it makes way in a narrow window.  order: of values that are words.
-            off: the chips that are not chosen at first.  by: the key of the column that it is
-            sorted by.  wide: letters that it has room for.
+            details; searched: the filter goes over it all the same.  minor: it makes way in a
+            narrow window.  order: of values that are words.  off: the chips that are not chosen at
+            first.  by: the key of the column that it is sorted by.  wide: letters that it has room
+            for.
 
     Returns:
         Plain values; words that are repeated are stored once.

@@ -20,16 +20,19 @@ DRAW.strip = spec => {
     (layer.change === null ? "" : ` · relative change ${short(layer.change)}` +
       (layer.change === "Infinity" ? " (it was all zeros)" : "")) +
     (layer.nonfinite ? ` · ${counted(layer.nonfinite, "value")} not finite on one side` : "") +
-    (layer.special ? ` · ${layer.special}` : "");
+    (layer.special ? ` · ${layer.special}` : "") +
+    (layer.rest ? " · no weight among them" : "");
   const cells = spec.layers.map(layer => {
     const cell = make("button", {type: "button", title: describe(layer),
       "aria-label": describe(layer), "aria-pressed": "false"});
-    const endless = layer.change === "Infinity" || layer.nonfinite;
+    const endless = (layer.change === "Infinity" && !layer.rest) || layer.nonfinite;
     cell.dataset.layer = layer.name;
     if (endless) cell.classList.add("endless");
     cell.style.setProperty("--fill", layer.special ? `var(--${layer.special})`
       : heat(number(layer.change)));
-    cell.style.setProperty("--h", endless || layer.special ? "100%"
+    // slots and counters change by their nature
+    cell.style.setProperty("--h", layer.rest && !layer.nonfinite ? "20%"
+      : endless || layer.special ? "100%"
       : layer.change > 0 ? `${14 + 86 * share(layer.change)}%` : "6%");
     if (layer.special) cell.classList.add("special");
     const tell = () => { tip.textContent = describe(layer); };
