@@ -128,12 +128,12 @@ class Trial:
 
         Args:
             what: it is, for people.
-            *command: it; "python" is the environment's own.
+            *command: it; the program is the environment's own, if it has one of that name.
             fine: the exit codes that are.
         """
         began = time.monotonic()
-        own = str(self.folder / "bin" / "python")
-        words = [own if word == "python" else word for word in command]
+        program = self.folder / "bin" / command[0]
+        words = [str(program) if program.exists() else command[0], *command[1:]]
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(words)}\n")
             log.flush()
@@ -176,7 +176,9 @@ def try_minimum(folder: Path, python: Python, minimum: str) -> list[Row]:
     """Ask vermin whether the package needs no more than the Python that setup.cfg asks for."""
     trial = Trial(folder, python, "minimum")
     if trial.install("minimum", "versions"):
-        vermin = ("python", "-m", "vermin", "--no-tips", "--eval-annotations", "--violations")
+        # tomli stands in for tomllib; a variable called `file` is not what Python 2 called so
+        vermin = ["vermin", "--no-tips", "--eval-annotations", "--violations"]
+        vermin += ["--exclude", "tomllib", "--exclude", "file"]
         target = f"-t={minimum}-"
         trial.run(f"vermin {target}", *vermin, target, "ckptkit", "ckptkit_tf.py")
     return trial.rows

@@ -242,6 +242,8 @@ def test_ulps_across_zero_in_a_block_with_other_signs() -> None:
 
 
 def test_dtypes_without_sign_or_of_four_bits_have_ulps_too() -> None:
+    if not hasattr(ml_dtypes, "float8_e8m0fnu"):
+        pytest.skip("this ml_dtypes has no float8_e8m0fnu")
     powers = np.array([1.0, 2.0, 8.0]).astype(ml_dtypes.float8_e8m0fnu)
     assert in_memory(powers[:1], powers[2:]).max_ulp == 3
     four = np.array([0.5, -0.5, 6.0]).astype(ml_dtypes.float4_e2m1fn)

@@ -143,13 +143,13 @@ FEW = [1, 2, 3, 5, 8, 20, 100, 1000, 100_000]
 @pytest.mark.parametrize(
     ("dtype", "distances"),
     [
-        (ml_dtypes.float8_e4m3fn, list(range(1, 120))),
-        (ml_dtypes.float8_e4m3, list(range(1, 110))),
-        (ml_dtypes.float8_e3m4, list(range(1, 100))),
-        (ml_dtypes.float8_e5m2, list(range(1, 115))),
-        (ml_dtypes.float8_e4m3fnuz, list(range(1, 120))),
-        (ml_dtypes.float8_e5m2fnuz, list(range(1, 120))),
-        (ml_dtypes.float8_e4m3b11fnuz, list(range(1, 120))),
+        ("float8_e4m3fn", list(range(1, 120))),
+        ("float8_e4m3", list(range(1, 110))),
+        ("float8_e3m4", list(range(1, 100))),
+        ("float8_e5m2", list(range(1, 115))),
+        ("float8_e4m3fnuz", list(range(1, 120))),
+        ("float8_e5m2fnuz", list(range(1, 120))),
+        ("float8_e4m3b11fnuz", list(range(1, 120))),
         (ml_dtypes.bfloat16, [*range(1, 300), 1000, 5000, 20000]),
         (np.float16, [*range(1, 300), *range(300, 3000, 90), 9000, 20000, 31000]),
         (np.float32, FEW),
@@ -158,6 +158,8 @@ FEW = [1, 2, 3, 5, 8, 20, 100, 1000, 100_000]
 )
 def test_each_step_further_is_seen_however_close_in_value(dtype: Any, distances: list[int]) -> None:
     """Elements are looked at only where their relative change may be of more steps than so far."""
+    if isinstance(dtype, str):
+        dtype = getattr(ml_dtypes, dtype, None) or pytest.skip(f"this ml_dtypes has no {dtype}")
     is_wide = np.dtype(dtype).itemsize > 2
     old, new = (closest_below_two if is_wide else closest_pairs)(dtype, distances)
     meter = Meter(dtype_of_numpy(np.dtype(dtype)), dtype_of_numpy(np.dtype(dtype)), EXACT)

@@ -45,7 +45,7 @@ from support.values import (
     values_of,
 )
 
-NUMPY_DTYPES = [name for name in FIXED_DTYPES if np.dtype(np.void).kind and hasattr(np, name)]
+NUMPY_DTYPES = [name for name in FIXED_DTYPES if name in np.sctypeDict]
 
 
 def npz_of(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> NpzStore:

@@ -52,7 +52,7 @@ def verify_directory(directory: Path, known: set[str]) -> Unit:
         and name != STATE_FILE
         and not _MEMBER.fullmatch(name)
     ]
-    not_checked = []
+    not_checked: list[str] = []
     below = [name for name in others if (directory / name).is_dir()]
     if below:
         what = count_text(len(below), "directory")
