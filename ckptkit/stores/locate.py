@@ -249,11 +249,7 @@ def _strange_zip(head: Head) -> CkptkitError:
     )
 
 
-# Of torch.save before 1.6 (or told so): the number that its pickle begins with.
-_OLD_PYTORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-_SAVED_ANEW = "`torch.save(torch.load(FILE), 'new.pt')` writes the form that is read"
 _MAGICS = (
-    (0, _OLD_PYTORCH, "a PyTorch file in its form of before 1.6, which is not read"),
     (0, b"\x80\x02", "a Python pickle, which is never loaded here"),
     (0, b"\x80\x03", "a Python pickle, which is never loaded here"),
     (0, b"\x80\x04", "a Python pickle, which is never loaded here"),
@@ -279,8 +275,7 @@ def _container(name: str) -> str:
 def _unreadable(path: Path, head: bytes) -> CkptkitError:
     for offset, magic, what in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
-            hint = _SAVED_ANEW if magic == _OLD_PYTORCH else ""
-            return UnsupportedError(what, where=str(path), hint=hint)
+            return UnsupportedError(what, where=str(path))
     if path.suffix == ".tflite":
         return FormatError(str(path), "no LiteRT model, as its name says")
     if path.suffix == ".onnx":

@@ -263,6 +263,15 @@ _BUILT_IN = (
         keeps_order=True,
     ),
     Format(
+        "pytorch-old",
+        "PyTorch files of before 1.6, a row of pickles (read only)",
+        "model.pt, pytorch_model.bin",
+        "ckptkit.stores.pytorch.reader:open_pytorch",
+        "ckptkit.stores.pytorch.reader:is_old_pytorch",
+        loaders=f"{_NEEDS}.other_files:pytorch",
+        scan="ckptkit.operations.scan.pytorch:scan_pytorch",
+    ),
+    Format(
         "pytorch-index",
         "PyTorch files in shards (read only)",
         "pytorch_model.bin.index.json",

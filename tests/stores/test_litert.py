@@ -89,6 +89,15 @@ def test_how_a_tensor_is_quantised(tmp_path: Path) -> None:
     assert store.notes == ("w is quantised: scale 0.5, zero point -3",)
 
 
+def test_a_sparse_tensor_is_its_values_one_after_another(tmp_path: Path) -> None:
+    data = struct.pack("<3f", 1, 2, 3)
+    sparse = Constant("w", FLOAT, [4, 8], data)._replace(is_sparse=True)
+    store = open_litert(written(tmp_path / "m", sparse))
+    assert store.specs["w"].shape == (3,)
+    assert store.read("w").tolist() == [1, 2, 3]
+    assert "w is sparse" in store.notes[0]
+
+
 def test_names_that_tensors_share(tmp_path: Path) -> None:
     first = Constant("w", FLOAT, [1], struct.pack("<f", 1))
     second = first._replace(data=struct.pack("<f", 2))

@@ -20,6 +20,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
+from ckptkit.stores.pytorch.old_form import MAGIC
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall, read_pickle
 from ckptkit.stores.pytorch.reader import open_pytorch
 from ckptkit.stores.pytorch.tensors import list_tensors
@@ -77,8 +78,54 @@ def test_ties_and_parts_are_told() -> None:
 
 
 def test_forms_that_are_not_read_are_named() -> None:
-    assert "before 1.6" in refused("ls", NEWEST / "old.pt")
     assert "TorchScript" in refused("ls", NEWEST / "script.pt")
+
+
+def old_form(*parts: bytes) -> bytes:
+    """A file of before 1.6; parts: what follows the magic number."""
+    return MAGIC + b"".join(parts)
+
+
+def test_files_of_before_1_6_are_read_without_checksums() -> None:
+    path = NEWEST / "old.pt"
+    assert ckptkit.open(path).store.format == "pytorch-old"
+    assert "keeps no checksum" in run("verify", path).out
+    found = run("scan", path)
+    assert found.code == 0, found.out
+    assert run("diff", path, FOLDERS[0] / "old.pt", "--structure").code == 0
+
+
+def test_a_file_of_before_1_6_that_names_what_it_calls(tmp_path: Path) -> None:
+    evil = b"cposix\nsystem\n(S'true'\ntR."
+    path = tmp_path / "old.pt"
+    numbers = pickle.dumps(1001, 2), pickle.dumps({}, 2)
+    path.write_bytes(old_form(*numbers, evil, pickle.dumps([], 2)))
+    assert "calls os.system" in run("scan", path).out or "posix.system" in run("scan", path).out
+    assert run("scan", path).code == 1
+    assert run("ls", path).code == 0
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (20, "ends before"),
+        (-1, "ends within it"),
+        (-500, "ends"),
+    ],
+)
+def test_a_file_of_before_1_6_that_ends_early(tmp_path: Path, cut: int, said: str) -> None:
+    path = tmp_path / "old.pt"
+    path.write_bytes((NEWEST / "old.pt").read_bytes()[:cut])
+    assert said in refused("ls", path)
+
+
+def test_a_file_of_before_1_6_that_lies(tmp_path: Path) -> None:
+    data = bytearray((NEWEST / "old.pt").read_bytes())
+    spec = open_pytorch(NEWEST / "old.pt").specs["conv.bias"]
+    assert spec.offset is not None
+    data[spec.offset - 8] += 1  # one element more than its id says
+    (tmp_path / "old.pt").write_bytes(data)
+    assert "elements: expected" in refused("ls", tmp_path / "old.pt")
 
 
 def test_commands() -> None:
@@ -368,9 +415,6 @@ def test_a_mapping_of_any_class_keeps_its_names() -> None:
 
 
 def test_forms_that_are_not_read_say_how_to_write_one_that_is(tmp_path: Path) -> None:
-    old = tmp_path / "old.pth"
-    old.write_bytes(bytes.fromhex("80028a0a6cfc9c46f9206aa850192e80024de9032e"))
-    assert "torch.save(torch.load(FILE)" in refused("ls", old)
     with zipfile.ZipFile(tmp_path / "program.pt2", "w") as archive:
         archive.writestr("program/archive_format", "pt2")
         archive.writestr("program/models/model.json", "{}")

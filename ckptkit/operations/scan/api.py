@@ -39,6 +39,7 @@ from ckptkit.stores.directories import (
 from ckptkit.stores.hdf5.user_block import SIGNATURE, start_of_hdf5
 from ckptkit.stores.locate import locate
 from ckptkit.stores.npz.npy import MAGIC
+from ckptkit.stores.pytorch.old_form import MAGIC as OLD_PYTORCH
 from ckptkit.stores.registry import KERAS, SAVED_MODEL, format_of, function_of, open_format
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE, prefix_name
 from ckptkit.text import count_text, list_text
@@ -289,6 +290,8 @@ def _views(path: Path) -> dict[str, Callable[[Path], list[Check]]]:
         views[_HDF5] = scan_hdf5
     if front.startswith(MAGIC):
         views[_ARRAY] = hooks.scan_array
+    elif front.startswith(OLD_PYTORCH):
+        pass  # of which numpy loads a number, and torch.load the rest
     elif not begins_as_zip and not front.startswith(SIGNATURE) and _unpickles(path):
         views[_PICKLE] = hooks.scan_pickle
     if begins_as_zip or ((views or has_keras_name(path)) and is_archive(path)):

@@ -51,8 +51,8 @@ _CLASS = re.compile(r"_*[A-Z]\w*")
 def scan_pytorch(path: Path) -> list[Check]:
     """Scan a PyTorch file; raises FormatError where its pickle cannot be read."""
     archive = read_archive(path)
-    members, root, pickle = archive
-    where = f"{path.name}:{root}{PICKLE}"
+    members, root, pickle, is_zip = archive
+    where = f"{path.name}:{root}{PICKLE}" if is_zip else path.name
     findings = list(_judged(pickle.globals, pickle.called, where))
     strangers = [name for name in members if not _belongs(name.removeprefix(root))]
     if strangers:

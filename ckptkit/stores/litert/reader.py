@@ -293,17 +293,20 @@ class _LitertListing:
         kind = file.scalar(tensor, _TYPE, "b")
         dtype = _DTYPES[kind] if 0 <= kind < len(_DTYPES) else f"litert#{kind}"
         form = "strings" if dtype == "string" else "raw" if itemsize(dtype) else "opaque"
-        if file.child(tensor, _SPARSITY):
-            form = "opaque"
+        is_sparse = bool(file.child(tensor, _SPARSITY))
+        if is_sparse:
             self.notes.append(f"{name} is sparse: its values are listed, and not where they belong")
-            shape, dtype = (nbytes,), "uint8"
+            width = itemsize(dtype)
+            if not width or nbytes % width or dtype in BITS:
+                form, dtype, width = "raw", "uint8", 1
+            shape = (nbytes // width,)
         elif form == "raw" and nbytes != stored_bytes(dtype, size):
             expected = stored_bytes(dtype, size)
             message = f"bytes of {dtype} {list(shape)}"
             raise FormatError(where, message, expected=expected, found=nbytes)
         at = offset if form == "raw" and dtype not in BITS else None
         spec = TensorSpec(name, dtype, shape, nbytes, 0, at)
-        table, scales = self._scales(tensor)
+        table, scales = (0, 0) if is_sparse else self._scales(tensor)
         key, is_new = self._add(spec, LitertPart(form, offset, table if scales else 0), scope)
         if is_new and scales:
             self._quantisation(tensor, key)

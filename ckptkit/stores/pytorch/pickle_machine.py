@@ -64,11 +64,16 @@ _MARK = _Mark()
 
 
 class Pickle(NamedTuple):
-    """What a pickle would build, and everything that it names, in the order of naming."""
+    """What a pickle would build, and everything that it names, in the order of naming.
+
+    persistent: what lies outside of it.  end: bytes that it takes.
+    """
 
     value: Any
     globals: tuple[Global, ...]
     called: frozenset[Global]
+    persistent: tuple[Persistent, ...] = ()
+    end: int = 0
 
 
 def read_pickle(data: bytes, where: str) -> Pickle:
@@ -93,7 +98,8 @@ def read_pickle(data: bytes, where: str) -> Pickle:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         message = f"a pickle that is broken at byte {machine.at} ({type(error).__name__})"
         raise FormatError(where, message) from None
-    return Pickle(value, tuple(machine.named), frozenset(machine.called))
+    outside = tuple(machine.persistent)
+    return Pickle(value, tuple(machine.named), frozenset(machine.called), outside, machine.at)
 
 
 class _Machine:
@@ -105,6 +111,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.named: dict[Global, None] = {}
         self.called: set[Global] = set()
+        self.persistent: list[Persistent] = []
 
     def run(self) -> Any:
         data, handlers = self.data, _HANDLERS
@@ -545,12 +552,14 @@ def _build(machine: _Machine) -> None:
 
 @_opcode(b"Q")
 def _binpersid(machine: _Machine) -> None:
-    machine.push(Persistent(machine.pop()))
+    machine.persistent.append(Persistent(machine.pop()))
+    machine.push(machine.persistent[-1])
 
 
 @_opcode(b"P")
 def _persid(machine: _Machine) -> None:
-    machine.push(Persistent(machine.line()))
+    machine.persistent.append(Persistent(machine.line()))
+    machine.push(machine.persistent[-1])
 
 
 @_opcode(b"\x98")

@@ -8,6 +8,7 @@
 
 The pickle is read as data (`pickle_machine`): nothing of it is imported, called or run.  The
 archive's CRC-32 is compared at the end of `blocks` where a tensor is all of a storage.
+Files of before 1.6 hold the same pickle in another form (`old_form`), without checksums.
 `pytorch_model.bin.index.json` names the files of a set, as that of safetensors does.
 Source: torch/serialization.py (`_save`, `_load`), caffe2/serialize/inline_container.cc.
 """
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import DTYPES, itemsize
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
@@ -28,6 +30,7 @@ from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
 from ckptkit.stores.containers.member_source import SequentialMember, member_source
 from ckptkit.stores.pytorch.numpy_arrays import PickledArray
+from ckptkit.stores.pytorch.old_form import MAGIC, read_old_form
 from ckptkit.stores.pytorch.pickle_machine import Pickle, read_pickle
 from ckptkit.stores.pytorch.tensors import SavedTensors, StridedTensor, list_tensors
 from ckptkit.stores.registry import Head
@@ -51,11 +54,15 @@ class PytorchPart(NamedTuple):
 
 
 class PytorchArchive(NamedTuple):
-    """The members of a file, the folder in it that they lie in, and what its pickle would build."""
+    """The members of a file, the folder in it that they lie in, and what its pickle would build.
+
+    is_zip: whether it is an archive, whose members have checksums.
+    """
 
     members: Mapping[str, zip_archive.Member]
     root: str
     pickle: Pickle
+    is_zip: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class PytorchStore:
     parts: Mapping[str, PytorchPart]
     arrays: Mapping[str, PickledArray]
     byteorder: str
+    is_zip: bool = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(open_pytorch, self.path, self.files)
@@ -80,7 +88,7 @@ class PytorchStore:
 
     @property
     def format(self) -> str:
-        return "pytorch"
+        return "pytorch" if self.is_zip else "pytorch-old"
 
     @property
     def style(self) -> str:
@@ -119,7 +127,7 @@ class PytorchStore:
                 yield start, _as_meant(values, part.tensor)
             return
         source = None
-        if spec.nbytes == part.member.nbytes:
+        if spec.nbytes == part.member.nbytes and self.is_zip:
             source = SequentialMember(self.path, part.member, 0)
         for start, values in self._encoded(spec, part, source).blocks(max_elements):
             yield start, _as_meant(values, part.tensor)
@@ -222,7 +230,7 @@ def open_pytorch(path: Path) -> PytorchStore:
 
 def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
     """Return the store of an archive that was read; raises as `open_pytorch` does."""
-    members, root, pickle = archive
+    members, root, pickle, is_zip = archive
     listing = list_tensors(pickle.value, f"{path}:{root}{PICKLE}")
     order = members.get(f"{root}byteorder")
     byteorder = "little"
@@ -250,11 +258,17 @@ def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
         parts=parts,
         arrays=listing.arrays,
         byteorder=byteorder,
+        is_zip=is_zip,
     )
 
 
 def read_archive(path: Path) -> PytorchArchive:
     """Return what a PyTorch file is made of; raises as `open_pytorch` does."""
+    with_magic = min(len(MAGIC), file_size(path))
+    if read_exact(path, 0, with_magic) == MAGIC:
+        pickle, storages = read_old_form(path)
+        members = {f"data/{key}": member for key, member in storages.items()}
+        return PytorchArchive(members, "", pickle, is_zip=False)
     members = zip_archive.read_directory(path)
     root = _root_of(members, path)
     data = zip_archive.read_member(path, members[f"{root}{PICKLE}"], MAX_PICKLE)
@@ -357,3 +371,8 @@ def is_pytorch(head: Head) -> bool:
         name == PICKLE or (name.endswith(f"/{PICKLE}") and name.count("/") == 1)
         for name in head.members
     )
+
+
+def is_old_pytorch(head: Head) -> bool:
+    """Whether a file begins as `torch.save` wrote it before 1.6."""
+    return head.start.startswith(MAGIC)

@@ -261,7 +261,7 @@ class _Walk:
     def _strided(self, name: str, args: tuple[Any, ...], label: str) -> StridedTensor:
         where = f"{self.where}: {label}" if label else self.where
         try:
-            storage = _storage(args[0])
+            storage = storage_of(args[0])
             offset, shape, stride = args[1], tuple(args[2]), tuple(args[3])
             dtype = _dtype(args[6]) if name == _TENSOR_OF_BYTES else storage.dtype
             bits = args[7:8] if name == _TENSOR_OF_BYTES else args[6:7]
@@ -337,8 +337,15 @@ def _named_parameters(groups: list[Any]) -> Iterator[tuple[Any, str]]:
                     yield number, name
 
 
-def _storage(value: Any) -> Storage:
-    """Return the storage that a persistent id stands for; raises ValueError."""
+def storage_of(value: Any) -> Storage:
+    """Return the storage that a persistent id stands for.
+
+    Args:
+        value: of a tensor's description.
+
+    Raises:
+        ValueError: it is none, of an unknown class, or a part of another one (torch 0.3).
+    """
     if not isinstance(value, Persistent) or not isinstance(value.id, tuple) or len(value.id) < 5:
         raise ValueError("no storage")
     kind, cls, key, _, count = value.id[:5]
@@ -346,6 +353,8 @@ def _storage(value: Any) -> Storage:
         raise ValueError(f"a storage of an unknown class {cls}")
     if type(count) is not int or not 0 <= count < 1 << 62:
         raise ValueError(f"a storage of {count} elements")
+    if value.id[5:6] not in ((), (None,)):
+        raise ValueError("a storage that is a part of another one")
     return Storage(str(key), _STORAGES[cls.name], count)
 
 

@@ -1,0 +1,112 @@
+"""PyTorch files of before 1.6: a row of pickles, then the bytes of the storages, one after another.
+
+    pickle   a magic number
+    pickle   1001, the version of the form
+    pickle   {"protocol_version", "little_endian", "type_sizes"} of the machine that wrote it
+    pickle   what was saved, each storage named by an id (`tensors`)
+    pickle   a list of the storages' keys
+    i64      elements of the first storage, and its elements; then those of the second, ...
+
+All is little-endian, whatever wrote it; there are no checksums.  `torch.save` still writes it with
+`_use_new_zipfile_serialization=False`.  Source: torch/serialization.py (`_legacy_save`,
+`_legacy_load`), torch/csrc/serialization.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ckptkit._io.files import file_size, read_exact
+from ckptkit.dtypes import itemsize
+from ckptkit.errors import FormatError, TruncatedError
+from ckptkit.stores.containers.zip_archive import STORED, Member
+from ckptkit.stores.pytorch.pickle_machine import Persistent, Pickle, read_pickle
+from ckptkit.stores.pytorch.tensors import Storage, storage_of
+
+MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the first pickle, wholly
+_VERSION = 1001
+_FIRST_READ = 1 << 16  # bytes; four times as many where the pickles are longer
+_COUNT = 8  # bytes in front of each storage
+
+
+class OldForm(NamedTuple):
+    """What was saved, and where the bytes of each storage lie, by its key."""
+
+    pickle: Pickle
+    storages: dict[str, Member]
+
+
+def read_old_form(path: Path) -> OldForm:
+    """Return what a file of before 1.6 is made of; the bytes of its storages are not read.
+
+    Args:
+        path: of the file, which begins with MAGIC.
+
+    Raises:
+        TruncatedError: it ends early.
+        FormatError: it is no such file, or one that is damaged.
+    """
+    size = file_size(path)
+    length = min(size, _FIRST_READ)
+    while True:
+        data = read_exact(path, 0, length)
+        try:
+            pickles = list(_pickles(data, str(path)))
+            break
+        except TruncatedError:
+            if length == size:
+                raise
+            length = min(size, 4 * length)
+    version, saved, keys = pickles[1].value, pickles[3], pickles[4].value
+    if version != _VERSION:
+        where = f"{path}: version of the form"
+        raise FormatError(where, "a PyTorch file", expected=_VERSION, found=repr(version)[:40])
+    if not isinstance(keys, list):
+        raise FormatError(str(path), "a PyTorch file without a list of its storages")
+    storages = dict(_storages(path, saved, keys, sum(part.end for part in pickles), size))
+    return OldForm(saved, storages)
+
+
+def _pickles(data: bytes, where: str) -> Iterator[Pickle]:
+    at = 0
+    for name in ("magic number", "version", "machine", "what was saved", "storages"):
+        pickle = read_pickle(data[at:], f"{where}: {name}")
+        at += pickle.end
+        yield pickle
+
+
+def _storages(
+    path: Path, saved: Pickle, keys: list[object], at: int, size: int
+) -> Iterator[tuple[str, Member]]:
+    """Yield (key, where its bytes lie), each behind the number of its elements."""
+    known: dict[str, Storage] = {}
+    for outside in saved.persistent:
+        storage = _told(outside)
+        if storage is not None:
+            known.setdefault(storage.key, storage)
+    for key in map(str, keys):
+        where = f"{path}: storage {key}"
+        if key not in known:
+            raise FormatError(where, "a storage that nothing names")
+        if at + _COUNT > size:
+            raise TruncatedError(where, "the file ends before it", expected=at + _COUNT, found=size)
+        count = int.from_bytes(read_exact(path, at, _COUNT), "little", signed=True)
+        storage = known[key]
+        if count != storage.length:
+            raise FormatError(where, "elements", expected=storage.length, found=count)
+        nbytes = count * (itemsize(storage.dtype) if storage.dtype else 1)
+        at += _COUNT
+        if at + nbytes > size:
+            raise TruncatedError(where, "the file ends within it", expected=at + nbytes, found=size)
+        yield key, Member(key, STORED, 0, nbytes, nbytes, at)
+        at += nbytes
+
+
+def _told(outside: Persistent) -> Storage | None:
+    """Return the storage that an id names; None for ids of another kind."""
+    try:
+        return storage_of(outside)
+    except ValueError:
+        return None
