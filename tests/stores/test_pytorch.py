@@ -406,6 +406,13 @@ def test_arrays_that_lie_about_themselves_are_not_listed(tmp_path: Path) -> None
         assert not found.arrays and len(found.notes) == 1
 
 
+def test_names_of_an_ordered_dict_that_python_2_pickled() -> None:
+    storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 6))
+    tensor = PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, (2,), (1,)))
+    mapping = PickledCall(Global("collections", "OrderedDict"), ([["lin0.weight", tensor]],))
+    assert list(list_tensors(mapping, "a").tensors) == ["lin0.weight"]
+
+
 def test_a_mapping_of_any_class_keeps_its_names() -> None:
     storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 6))
     tensor = PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, (2,), (1,)))

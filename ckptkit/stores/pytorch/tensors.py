@@ -228,7 +228,7 @@ class _Walk:
             for index, inner in enumerate(value):
                 yield str(index), inner
         elif _is_mapping(value):
-            for key, inner in value.items:
+            for key, inner in (*_pairs(value), *value.items):
                 yield _segment(key), inner
         elif _is_module(value):
             for kind in _OF_MODULE:
@@ -311,7 +311,16 @@ def _module_of(function: Any) -> str:
 
 def _is_mapping(call: PickledCall) -> bool:
     """Whether a call makes a mapping: an OrderedDict, a defaultdict, a Counter."""
-    return _module_of(call.function) in _OF_MAPPINGS and bool(call.items or not call.args)
+    is_filled = bool(call.items or not call.args or _pairs(call))
+    return _module_of(call.function) in _OF_MAPPINGS and is_filled
+
+
+def _pairs(call: PickledCall) -> list[Any]:
+    """Return the keys and values that a mapping is made of, as Python 2 pickles an OrderedDict."""
+    pairs = call.args[0] if len(call.args) == 1 else None
+    if isinstance(pairs, list) and all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        return pairs
+    return []
 
 
 def _is_rebuilt(call: PickledCall) -> bool:
