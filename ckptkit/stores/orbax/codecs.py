@@ -14,7 +14,6 @@ they are as long as the part.  Source: c-blosc/README_CHUNK_FORMAT.rst, blosc/bl
 
 from __future__ import annotations
 
-import bz2
 import zlib
 from collections.abc import Callable
 from types import ModuleType
@@ -140,6 +139,8 @@ def _inflated(data: bytes, nbytes: int, window: int, where: str) -> bytes:
 
 
 def _bz2(data: bytes, nbytes: int, where: str) -> bytes:
+    import bz2  # which few arrays need
+
     decoder = bz2.BZ2Decompressor()
     found = decoder.decompress(data, nbytes + 1)
     if len(found) == nbytes and not decoder.eof:

@@ -45,7 +45,7 @@ from ckptkit.stores.orbax.tree_metadata import (
     read_texts,
     read_tree,
 )
-from ckptkit.stores.orbax.zarr import MAX_METADATA, read_metadata
+from ckptkit.stores.orbax.zarr import MAX_METADATA, ArrayMetadata, read_metadata
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import list_text
@@ -309,13 +309,17 @@ def _leaf_of_name(name: str) -> TreeLeaf:
 def _arrays(directory: Path, found: _ValuesByArray, *, needs_all: bool) -> dict[str, ZarrArray]:
     """Return arrays by name, from the values below each name."""
     arrays = {}
+    read: dict[tuple[str, bytes], ArrayMetadata] = {}  # arrays of one shape have the same
     for name, values in found.items():
         marker = ZARR_JSON if ZARR_JSON in values else ZARRAY
         value = values[marker]
         where = f"{directory}: {name}"
         data = value.inline if value.path is None else _metadata_bytes(value)
         chunks = {key: stored for key, stored in values.items() if key != marker}
-        arrays[name] = ZarrArray(read_metadata(marker, data, where), chunks, needs_all, where)
+        metadata = read.get((marker, data))
+        if metadata is None:
+            metadata = read[marker, data] = read_metadata(marker, data, where)
+        arrays[name] = ZarrArray(metadata, chunks, needs_all, where)
     return arrays
 
 
