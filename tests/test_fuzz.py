@@ -25,6 +25,8 @@ SEEDS = {
     "diff": 25,
     "exchange": 40,
     "manifest": 40,
+    "orbax": 12,
+    "beside-tensorstore": 40,
     "keras-config": 30,
     "beside-tensorflow": 8,
 }
@@ -37,10 +39,10 @@ def targets() -> Any:
 
 NAMES = (
     *("bundle", "graph", "graph-text", "h5", "index"),
-    *("keras", "libhdf5", "npz", "safetensors", "saved-model", "snappy", "state"),
+    *("keras", "libhdf5", "npz", "orbax", "safetensors", "saved-model", "snappy", "state"),
     *("align", "convert", "diff", "exchange", "golden", "inputs", "keras-config", "manifest"),
     *("rules", "safetensors-index", "show", "state-text", "tolerances", "weights-json", "words"),
-    *("beside-numpy", "beside-safetensors"),
+    *("beside-numpy", "beside-safetensors", "beside-tensorstore"),
     pytest.param("beside-tensorflow", marks=pytest.mark.needs_tf),
 )
 
@@ -50,7 +52,8 @@ def test_mutants_are_read_or_refused(targets: Any, name: str, tmp_path: Path) ->
     needed = {
         **dict.fromkeys(("h5", "keras", "libhdf5", "keras-config", "weights-json"), "h5py"),
         **dict.fromkeys(("show", "diff", "convert", "manifest"), "h5py"),
-        "snappy": "cramjam",
+        **dict.fromkeys(("snappy", "orbax"), "cramjam"),
+        "beside-tensorstore": "tensorstore",
         "beside-safetensors": "safetensors",
         "beside-tensorflow": "tensorflow",
     }

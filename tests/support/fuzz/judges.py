@@ -17,7 +17,7 @@ import numpy as np
 import ckptkit
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
-from support.fuzz import mutators
+from support.fuzz import mutators, orbax_mutants
 from support.fuzz.readers import BUNDLES, Target, bundle, neutral
 
 
@@ -130,4 +130,5 @@ JUDGED = {
     "beside-numpy": Target(npz, beside_numpy),
     "beside-safetensors": Target(neutral("safetensors"), beside_safetensors),
     "beside-tensorflow": Target(bundle(*_LISTED), beside_tensorflow),
+    "beside-tensorstore": Target(orbax_mutants.write, orbax_mutants.beside_tensorstore),
 }

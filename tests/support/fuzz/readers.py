@@ -18,7 +18,7 @@ from ckptkit.operations.verify.api import verify
 from ckptkit.reports import findings, listing
 from ckptkit.stores.saved_model.graph import read_graphs
 from ckptkit.stores.tensor_bundle.table import parse_table
-from support.fuzz import mutators
+from support.fuzz import mutators, orbax_mutants
 from support.goldens import GOLDEN
 
 
@@ -197,6 +197,7 @@ READERS = {
     "libhdf5": Target(_libhdf5, read_everything),
     "npz": Target(neutral("npz"), read_everything),
     "safetensors": Target(neutral("safetensors"), read_everything),
+    "orbax": Target(orbax_mutants.write, read_everything),
     "saved-model": Target(saved_model, read_everything),
     "snappy": Target(_snappy, read_table),
     "state": Target(state, read_everything),
