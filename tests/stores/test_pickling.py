@@ -35,11 +35,12 @@ from ckptkit.stores.reopening import STORES_KEPT, forget_stores, reopen
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.recovery import survey
-from support import keras_files
+from support import keras_files, ocdbt_bytes
 from support.checkpoint_v1 import write_v1
 from support.flatbuffer_bytes import Constant, litert_model
 from support.goldens import GOLDEN
 from support.in_workers import believe_fresh_files, content, identity, read
+from support.ocdbt_bytes import Place
 from support.proto_bytes import onnx_model, onnx_tensor
 from support.values import blocks_of, out_tensors
 from support.weights import Array, write_bundle
@@ -154,6 +155,21 @@ def _onnx(path: Path, fill: int) -> Path:
     return path
 
 
+def _orbax(path: Path, fill: int) -> Path:
+    """Write a database of OCDBT whose values lie in its data file, before the tree."""
+    array: dict[str, Any] = {"shape": [2, 3], "chunks": [2, 3], "dtype": "<f4", "order": "C"}
+    array |= {"compressor": None, "filters": None, "fill_value": None, "zarr_format": 2}
+    metadata = json.dumps(array).encode()
+    stored: dict[bytes, bytes | Place] = {}
+    data = b""
+    for key, tensor in values(fill).items():
+        stored[f"{key}/.zarray".encode()] = metadata
+        stored[f"{key}/0.0".encode()] = Place(0, len(data), tensor.nbytes)
+        data += tensor.tobytes()
+    node = ocdbt_bytes.leaf(dict(sorted(stored.items())), ["d/0"])
+    return ocdbt_bytes.database(path, data + node, Place(0, len(data), len(node)), 0)
+
+
 # Per format: what its path is called, and who writes it there.
 WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     "h5": ("model.h5", _legacy),
@@ -166,6 +182,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
     ),
     "pytorch": ("model.pt", _pytorch),
     "pytorch-index": ("pytorch_model.bin.index.json", _pytorch_index),
+    "orbax": ("checkpoint", _orbax),
     "saved-model": ("export", _saved_model),
     "tensor-bundle": ("ckpt", lambda path, fill: write_bundle(path, values(fill))),
     "checkpoint-v1": ("model.ckpt-1", _v1),

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import is_file, is_local, read_exact, state_of, unchanged
+from ckptkit._io.files import (
+    is_file,
+    is_local,
+    read_exact,
+    refusing_os_errors,
+    state_of,
+    unchanged,
+)
 from ckptkit._io.places import names_in
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import FormatError, PathNotFoundError, UnknownTensorError
@@ -141,6 +148,7 @@ class OrbaxStore:
             raise UnknownTensorError(f"no tensor {key!r}", where=str(self.path)) from None
 
 
+@refusing_os_errors
 def open_orbax(path: Path) -> OrbaxStore:
     """Return the store of one checkpoint; reads the tree of its arrays and their metadata.
 

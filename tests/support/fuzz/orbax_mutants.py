@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import re
 import shutil
@@ -87,11 +88,11 @@ def _with_node(item: Path, rng: random.Random) -> None:
 def _with_values(item: Path, rng: random.Random) -> None:
     """Write the tree anew, with some values changed, dropped or called otherwise."""
     values: dict[bytes, bytes | Place] = {}
-    for key, value in read_database(item).values.items():
-        values[key] = value.inline
-        if value.path is not None:
-            data = value.path.read_bytes()
-            values[key] = data[value.offset : value.offset + value.nbytes]
+    for key, stored in read_database(item).values.items():
+        values[key] = stored.inline
+        if stored.path is not None:
+            data = stored.path.read_bytes()
+            values[key] = data[stored.offset : stored.offset + stored.nbytes]
     for key in rng.sample(sorted(values), rng.choice((1, 1, 3))):
         value = values.pop(key)
         assert isinstance(value, bytes)
@@ -121,7 +122,7 @@ def beside_tensorstore(path: Path) -> None:
 
 def _by_tensorstore(item: Path, key: str) -> Iterator[np.ndarray[Any, Any]]:
     """Yield what TensorStore reads of an array, if it does."""
-    import tensorstore
+    tensorstore = importlib.import_module("tensorstore")
 
     base = {"driver": "file", "path": f"{item}/"}
     root = {"driver": "file", "path": f"{item}/{key}/"}
