@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ckptkit.errors import OutputError
+
 PIECE_BYTES = 1 << 20
 _GATHERED_BYTES = 1 << 18  # of small writes, before the system is asked
 _FLUSHED_BYTES = 1 << 25  # written since the disk was last told to begin
@@ -41,22 +43,40 @@ class FilledFile:
 
 
 @contextmanager
-def filling(path: Path, nbytes: int) -> Iterator[FilledFile]:
+def filling(path: Path, nbytes: int, *, flushed: bool = False) -> Iterator[FilledFile]:
     """Yield a file to write, in place of what is at `path`; it ends where writing ended.
 
     Args:
-        path: of the file.
+        path: of a file that is there.  One that is gone is not made anew: whoever wanted it has
+            given up, or it lies on another machine.
         nbytes: how many are about to be written, as far as that is known.
+        flushed: whether it is on the disk afterwards; another machine cannot see to that.
 
     Raises:
         OSError: there is no room for so many, or what writing raises.
     """
-    with path.open("wb", buffering=_GATHERED_BYTES) as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    with open(descriptor, "wb", buffering=_GATHERED_BYTES) as file:  # noqa: PTH123
         _take_room(file.fileno(), nbytes)
         yield FilledFile(file)
         end = file.tell()
         if end < nbytes:
             file.truncate(end)
+        if flushed:
+            file.flush()
+            os.fsync(descriptor)
+
+
+def check_size(path: Path, nbytes: int, where: str) -> None:
+    """Raise OutputError unless a file that was filled, perhaps by a worker, is of that size."""
+    with path.open("rb") as file:  # opening asks again what another machine wrote
+        found = os.fstat(file.fileno()).st_size
+    if found != nbytes:
+        raise OutputError(
+            f"of the {nbytes} bytes that were written to {path.name}, {found} are there",
+            where=where,
+            hint="do all workers see the same files?",
+        )
 
 
 def _take_room(descriptor: int, nbytes: int) -> None:

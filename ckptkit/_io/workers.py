@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from ckptkit._version import __version__
@@ -23,9 +24,18 @@ class UnsuitableWorkerError(Exception):
 
 def sees_another_file(path: object) -> UnsuitableWorkerError:
     """Return the error of a worker that does not see the file that its task is about."""
-    return UnsuitableWorkerError(
-        f"the worker on {os.uname().nodename} does not find {path} as it is here"
-    )
+    return UnsuitableWorkerError(f"the worker on {here()} does not find {path} as it is here")
+
+
+def here() -> str:
+    """Return what tells this machine from others."""
+    return os.uname().nodename
+
+
+def check_shared(path: Path, machine: str) -> None:
+    """Raise UnsuitableWorkerError where a file that was made on `machine` is not to be seen."""
+    if machine != here() and not path.exists():
+        raise sees_another_file(path)
 
 
 class Task(Generic[T, R]):
@@ -39,7 +49,6 @@ class Task(Generic[T, R]):
         """Do the work; raises UnsuitableWorkerError where another version would do it."""
         if self.version != __version__:
             raise UnsuitableWorkerError(
-                f"the worker on {os.uname().nodename} has ckptkit {__version__}, and here is "
-                f"{self.version}"
+                f"the worker on {here()} has ckptkit {__version__}, and here is {self.version}"
             )
         return self.fn(item)

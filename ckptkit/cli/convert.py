@@ -43,6 +43,7 @@ _COMMON_OPTIONS = (
         "casts",
         "ema",
         "shard_size",
+        "shards",
     ),
     *("allow_missing", "allow_unused", "allow_renamed", "timeout_s"),
 )
@@ -130,6 +131,9 @@ _COMMON_OPTIONS = (
 )
 @click.option("--ema", is_flag=True, help="Use the averaged variables as the weights.")
 @click.option("--shard-size", metavar="SIZE", help="Begin a new data file after 500MB, 2GiB, ...")
+@click.option(
+    "--shards", type=click.IntRange(1), metavar="N", help="Write N data files of about one size."
+)
 @click.option(
     "--allow-missing",
     multiple=True,

@@ -8,13 +8,15 @@ file), so `blocks` must give the same values each time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckptkit.dtypes import DTYPES, numpy_dtype
-from ckptkit.errors import OutputError
+from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import metadata as tensor_metadata
+from ckptkit.text import count_text
+from ckptkit.wording import say
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -45,6 +47,26 @@ class TensorToWrite(NamedTuple):
 
 Blocks = Callable[[str], Iterator[tuple[int, "Array"]]]
 """blocks(key) yields (start, values) in order over the whole tensor, as `Store.blocks` does."""
+
+
+class SeparableBlocks(Protocol):
+    """Blocks of which those of some keys can be sent to a worker."""
+
+    def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
+        """Yield (start, values) of a key."""
+
+    def only(self, keys: Iterable[str]) -> Blocks:
+        """Return what gives the values of these keys alone.
+
+        Args:
+            keys: of tensors.
+        """
+
+
+def blocks_of(blocks: Blocks | SeparableBlocks, keys: Iterable[str]) -> Blocks:
+    """Return what gives the values of these keys, as little else as can be told apart."""
+    only: Callable[[Iterable[str]], Blocks] | None = getattr(blocks, "only", None)
+    return blocks if only is None else only(keys)
 
 
 def checked_tensors(tensors: Iterable[TensorToWrite], where: str) -> list[TensorToWrite]:
@@ -116,17 +138,45 @@ def element_bytes(value: object, tensor: TensorToWrite, where: str) -> bytes:
     return value
 
 
-def plan_shards(sizes: Iterable[int], shard_size: int | None) -> list[int]:
+def plan_shards(
+    sizes: Sequence[int], shard_size: int | None, count: int | None = None
+) -> list[int]:
     """Return the shard of each item, filled in order up to `shard_size` bytes (None: one shard).
 
-    An item larger than that has a shard for itself.
+    An item larger than that has a shard for itself.  count: of shards that are about as large as
+    one another, in place of a size; each has an item.
+
+    Raises UsageError where there are fewer items than shards.
     """
+    if count is not None:
+        return _even_shards(sizes, count)
     shards: list[int] = []
     shard = filled = 0
     for size in sizes:
         if filled and shard_size is not None and filled + size > shard_size:
             shard, filled = shard + 1, 0
         filled += size
+        shards.append(shard)
+    return shards
+
+
+def _even_shards(sizes: Sequence[int], count: int) -> list[int]:
+    if count > len(sizes):
+        tensors = count_text(len(sizes), "tensor")
+        raise UsageError(say(f"‹shards={count}›: there are {tensors} to write"))
+    shards: list[int] = []
+    left = sum(sizes)
+    shard = filled = 0
+    for number, size in enumerate(sizes):
+        # Where half of an item or more would be over what is a fair part of the rest, it is begun
+        # a new shard with; so is one where the rest is just enough for one item each.
+        fair = (left + filled) / (count - shard)
+        is_over = 2 * (filled + size - fair) > size
+        is_last_chance = len(sizes) - number <= count - shard - 1
+        if number and shard + 1 < count and (is_over or is_last_chance):
+            shard, filled = shard + 1, 0
+        filled += size
+        left -= size
         shards.append(shard)
     return shards
 

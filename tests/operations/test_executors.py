@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckptkit._io.worker_processes import WorkerProcesses
+from ckptkit.errors import WorkerLostError
+from ckptkit.stores.safetensors.writer import write_safetensors
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from ckptkit.stores.writing import TensorToWrite, plan_shards
 from support.command_line import ckptkit
 from support.executor_work import reports, write_files
+from support.in_workers import KillingBlocks
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +62,69 @@ def test_an_executor_for_a_listing_that_reads_nothing_is_refused(files: Path) ->
         done = ckptkit("ls", files / "m.keras", *option)
         assert done.code == 2
         assert f"{option[0]} goes with --stats or --digest" in done.err
+
+
+@pytest.mark.parametrize("writer", [write_safetensors, write_tensor_bundle])
+def test_a_worker_that_is_killed_as_it_writes(writer: Any, tmp_path: Path) -> None:
+    """Processes of our own finish; a pool of the caller's leaves nothing, and names the tensor."""
+    tensors = [TensorToWrite(f"t{number}", "float32", (10,)) for number in range(6)]
+    for name in ("plain", "killed", "lost", "deaths", "more"):
+        (tmp_path / name).mkdir()
+    file = "x.safetensors" if writer is write_safetensors else "x"
+    plain = writer(tmp_path / "plain" / file, tensors, KillingBlocks(tmp_path, "", 0), shards=3)
+    assert len(plain) == 4
+    blocks = KillingBlocks(tmp_path / "deaths", "t3", 1)
+    with WorkerProcesses(2) as own:
+        done = writer(tmp_path / "killed" / file, tensors, blocks, shards=3, executor=own)
+    assert [path.read_bytes() for path in done] == [path.read_bytes() for path in plain]
+    blocks = KillingBlocks(tmp_path / "more", "t0", 1)
+    with (
+        ProcessPoolExecutor(1, get_context("spawn")) as callers,
+        pytest.raises(WorkerLostError, match="t0 and 1 more: a worker ended before"),
+    ):
+        writer(tmp_path / "lost" / file, tensors, blocks, shards=3, executor=callers)
+    assert not list((tmp_path / "lost").iterdir())
+
+
+def test_files_of_about_one_size() -> None:
+    assert plan_shards([1] * 10, None, 3) == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert plan_shards([100, 1, 1, 1], None, 4) == [0, 1, 2, 3]
+    assert plan_shards([1, 1, 1, 100], None, 2) == [0, 0, 0, 1]
+    assert plan_shards([0, 0, 0], None, 2) == [0, 0, 1]
+    assert plan_shards([5, 5], None, 1) == [0, 0]
+    sizes = [1 + 7919 * number % 997 for number in range(1000)]
+    shards = plan_shards(sizes, None, 16)
+    totals = [
+        sum(s for s, shard in zip(sizes, shards, strict=True) if shard == n) for n in range(16)
+    ]
+    assert sorted(set(shards)) == list(range(16)) and shards == sorted(shards)
+    assert max(totals) - min(totals) < 2 * max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--shards", 2, "--shard-size", "1MB"), "--shard-size and --shards exclude each other"),
+        (("--shards", 99), "--shards 99: there are 15 tensors to write"),
+        (("--shards", 0), "0 is not in the range x>=1"),
+    ],
+)
+def test_shards_that_cannot_be(files: Path, tmp_path: Path, options: Any, said: str) -> None:
+    done = ckptkit("convert", files / "run" / "ckpt-1", tmp_path / "w.safetensors", *options)
+    assert (done.code, list(tmp_path.iterdir())) == (2, [])
+    assert said in done.err
+
+
+def test_shards_of_what_is_one_file_are_refused(files: Path, tmp_path: Path) -> None:
+    done = ckptkit("convert", files / "run" / "ckpt-1", tmp_path / "w.npz", "--shards", 2)
+    assert (done.code, "--shards: this npz is not cut into shards" in done.err) == (2, True)
+
+
+def test_as_many_files_as_were_asked_for(files: Path, tmp_path: Path) -> None:
+    source = files / "run" / "ckpt-1"
+    assert ckptkit("convert", source, tmp_path / "c", "--to", "checkpoint", "--shards", 3).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"c.data-0000{number}-of-00003" for number in range(3)),
+        "c.index",
+    ]
+    assert "shards 3/3" in ckptkit("ls", tmp_path / "c").out

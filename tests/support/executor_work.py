@@ -72,4 +72,6 @@ CONVERSIONS: Mapping[str, Mapping[str, Any]] = {
     "w.safetensors": {},
     "copy": {"to": "tensor-bundle", "shard_size": 20_000},
     "cast.safetensors": {"casts": ["float32=bfloat16"], "shard_size": 20_000},
+    "even": {"to": "tensor-bundle", "shards": 3},
+    "even.safetensors": {"shards": 4},
 }

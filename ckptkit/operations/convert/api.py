@@ -66,6 +66,7 @@ def convert(
     casts: Sequence[str | Cast] = (),
     ema: bool = False,
     shard_size: int | str | None = None,
+    shards: int | None = None,
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
     allow_renamed: Sequence[str] = (),
@@ -106,6 +107,8 @@ def convert(
         casts: `OLD=NEW` dtypes.
         ema: the averaged variables in place of the weights.
         shard_size: bytes per data file, as a number or such as "500MB".
+        shards: how many data files, about as large as one another, in place of that; a few more
+            where those that are replaced have such names.
         allow_missing: globs of tensors of LIKE that keep the values of LIKE.
         allow_unused: globs of tensors and files of SRC that may be left behind.
         allow_renamed: globs of tensors that rules may send away from their namesakes.  A glob that
@@ -122,7 +125,8 @@ def convert(
         digests: the result has the sha256 of every tensor and the digests of the sources, as with
             `receipt`.
         timeout_s: for each run of a model.
-        executor: where the comparison is done; None does it here.
+        executor: where the comparison is done, and where several files of one output are written,
+            which all workers then have to see; None does it here.
         progress: called with ("proven", bytes done, bytes in all).
 
     Returns:
@@ -154,6 +158,7 @@ def convert(
             ema=ema,
             root=root,
             shard_size=shard_size,
+            shards=shards,
             allow_missing=allow_missing,
             allow_unused=allow_unused,
             allow_renamed=allow_renamed,
@@ -195,6 +200,7 @@ def plan(
     casts: Sequence[str | Cast] = (),
     ema: bool = False,
     shard_size: int | str | None = None,
+    shards: int | None = None,
     allow_missing: Sequence[str] = (),
     allow_unused: Sequence[str] = (),
     allow_renamed: Sequence[str] = (),
@@ -228,6 +234,7 @@ def plan(
             ema=ema,
             root=root,
             shard_size=shard_size,
+            shards=shards,
             allow_missing=allow_missing,
             allow_unused=allow_unused,
             allow_renamed=allow_renamed,

@@ -162,7 +162,7 @@ def _produced(
         looks_further = asked.check_outputs
     else:
         with phase("written", plan.nbytes):
-            _write.write(plan, path)
+            _write.write(plan, path, asked.executor)
         if not asked.check:
             return None
         disk.start(_write.files_of(area, plan.target))

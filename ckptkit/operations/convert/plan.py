@@ -22,6 +22,7 @@ from ckptkit.operations.convert.value_stores import Cast, ValueSource
 from ckptkit.results import Document
 from ckptkit.stores.registry import format_of
 from ckptkit.stores.writing import TensorToWrite
+from ckptkit.wording import say
 
 # Training state: what `--weights-only` leaves behind.
 TRAINING_ROLES = ("slot", "ema", "counter", "metric", "config")
@@ -47,7 +48,7 @@ class ChosenGraph(NamedTuple):
 class ConvertOptions:
     """How to convert, beside SRC, DST and LIKE; the fields are the keywords of `ckptkit.convert`.
 
-    Raises UsageError for a role that does not exist.
+    Raises UsageError for a role that does not exist, and for two ways to cut the output.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -57,13 +58,23 @@ class ConvertOptions:
     ema: bool = False
     root: str | None = None
     shard_size: int | None = None
+    shards: int | None = None
     allow_missing: tuple[str, ...] = ()
     allow_unused: tuple[str, ...] = ()
     allow_renamed: tuple[str, ...] = ()
     graph: GraphToServe | None = None
     chosen: ChosenGraph | None = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the output is asked for in several files."""
+        return self.shard_size is not None or self.shards is not None
+
     def __post_init__(self) -> None:
+        if self.shard_size is not None and self.shards is not None:
+            raise UsageError(say("‹shard_size› and ‹shards› exclude each other"))
+        if self.shards is not None and self.shards < 1:
+            raise UsageError(say(f"‹shards={self.shards}›: at least one file is written"))
         unknown = sorted(self.drop_roles - set(ROLES))
         if unknown:
             raise UsageError(f"no role {unknown[0]!r}", hint=f"roles are {', '.join(ROLES)}")

@@ -154,12 +154,13 @@ class Conversion:
         self.target = target_of(dst, to, like.store if like is not None else None)
         self.model = model_of(sources[-1], like, model, self.target)
         # Only checkpoints and safetensors are cut, and only where this package writes them.
-        if options.shard_size is not None:
+        if options.is_cut:
             row = self.target.format
             is_cut = can_be_cut(row) and not row.is_directory and self.model is None
             if not is_cut:
+                asked = "shards" if options.shards is not None else "shard_size"
                 raise UsageError(
-                    say(f"‹shard_size›: this {self.target.format.name} is not cut into shards")
+                    say(f"‹{asked}›: this {self.target.format.name} is not cut into shards")
                 )
             self.target = self.target.as_set()
 
@@ -225,6 +226,7 @@ def options_of(
     ema: bool,
     root: str | None,
     shard_size: int | str | None,
+    shards: int | None,
     allow_missing: Sequence[str],
     allow_unused: Sequence[str],
     allow_renamed: Sequence[str],
@@ -241,6 +243,7 @@ def options_of(
         ema=ema,
         root=root,
         shard_size=_bytes_of(shard_size) if isinstance(shard_size, str) else shard_size,
+        shards=shards,
         allow_missing=tuple(allow_missing),
         allow_unused=tuple(allow_unused),
         allow_renamed=tuple(allow_renamed),

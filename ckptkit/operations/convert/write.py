@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,10 +24,10 @@ from ckptkit._io.small_reads import SmallReadCache
 from ckptkit.operations.convert.destination import Target
 from ckptkit.operations.convert.plan import Plan
 from ckptkit.operations.convert.second_look import DiskReading, compare_with_proven, files_below
-from ckptkit.operations.convert.value_stores import small_values
+from ckptkit.operations.convert.value_stores import ValueSource, small_values
 from ckptkit.stores.registry import KERAS, OBJECT_GRAPH, SAVED_MODEL, function_of
 from ckptkit.stores.saved_model.reader import MODEL_FILE
-from ckptkit.stores.writing import Blocks, TensorToWrite
+from ckptkit.stores.writing import TensorToWrite
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -62,53 +63,63 @@ def staging(target: Target, claim: Claim) -> Iterator[StagingArea]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def write(plan: Plan, path: Path) -> None:
+def write(plan: Plan, path: Path, executor: Executor | None = None) -> None:
     """Write the output that a plan describes.
 
     Args:
         plan: one without problems.
         path: where the output lies until it is proven, under the name that it will have.
+        executor: where the files of an output of several are written; None writes them here.
 
     Raises:
         OutputError: it cannot be written.
+        UsageError: more shards are asked for than there are tensors.
+        WorkerLostError: as `ckptkit._io.pool.bounded_map`.
         FormatError, ChecksumError and others: as reading the sources raises them.
     """
-    _WRITERS[plan.target.format.structure](plan, path, function_of(plan.target.format.writer))
+    writer = partial(function_of(plan.target.format.writer), path)
+    _WRITERS[plan.target.format.structure](plan, writer, executor)
 
 
-def _write_names_and_values(plan: Plan, path: Path, writer: Writer) -> None:
+def _write_names_and_values(plan: Plan, writer: Writer, executor: Executor | None) -> None:
     """Write a format of names and values alone; only one of several files takes their size."""
     options: dict[str, Any] = {}
-    if plan.target.format.is_index or plan.options.shard_size is not None:
-        options = {"shard_size": plan.options.shard_size, "destined": plan.target.path}
-    writer(path, _outputs(plan), _blocks(plan), **options)
+    if plan.target.format.is_index or plan.options.is_cut:
+        options = _of_several_files(plan, executor)
+    writer(_outputs(plan), PlannedBlocks.of(plan), **options)
 
 
-def _write_checkpoint(plan: Plan, path: Path, writer: Writer) -> None:
+def _write_checkpoint(plan: Plan, writer: Writer, executor: Executor | None) -> None:
     writer(
-        path,
         _outputs(plan),
-        _blocks(plan),
+        PlannedBlocks.of(plan),
         object_graph=plan.graph,
-        shard_size=plan.options.shard_size,
-        destined=plan.target.path,
+        **_of_several_files(plan, executor),
     )
 
 
-def _write_keras(plan: Plan, path: Path, writer: Writer) -> None:
+def _of_several_files(plan: Plan, executor: Executor | None) -> dict[str, Any]:
+    """Return the keywords of writers that cut their output."""
+    return {
+        "shard_size": plan.options.shard_size,
+        "shards": plan.options.shards,
+        "destined": plan.target.path,
+        "executor": executor,
+    }
+
+
+def _write_keras(plan: Plan, writer: Writer, _executor: Executor | None) -> None:
     assert plan.template is not None
-    writer(path, plan.template.store, _blocks(plan))
+    writer(plan.template.store, PlannedBlocks.of(plan))
 
 
-def _write_saved_model(plan: Plan, path: Path, writer: Writer) -> None:
+def _write_saved_model(plan: Plan, writer: Writer, _executor: Executor | None) -> None:
     assert plan.template is not None
     writer(
-        path,
         _outputs(plan),
-        _blocks(plan),
+        PlannedBlocks.of(plan),
         template=plan.template.path,
         object_graph=plan.graph,
-        shard_size=plan.options.shard_size,
     )
 
 
@@ -116,21 +127,36 @@ def _outputs(plan: Plan) -> list[TensorToWrite]:
     return [tensor.output for tensor in plan.tensors]
 
 
-def _blocks(plan: Plan) -> Blocks:
-    """Return where a writer gets the values of a key: small ones out of blocks of their file."""
-    sources = {tensor.key: tensor.values for tensor in plan.tensors}
-    small_reads = SmallReadCache()
+class PlannedBlocks:
+    """Where a writer gets the values of a key: small ones out of blocks of their file.
 
-    def blocks(key: str) -> Iterator[tuple[int, Array]]:
-        source = sources[key]
-        values = small_values(source, small_reads)
+    It can be sent to a worker, as far as its sources can.
+    """
+
+    def __init__(self, sources: Mapping[str, ValueSource]) -> None:
+        self._sources = sources
+        self._small_reads = SmallReadCache()
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlannedBlocks:
+        """Return the values of all tensors of a plan."""
+        return cls({tensor.key: tensor.values for tensor in plan.tensors})
+
+    def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
+        source = self._sources[key]
+        values = small_values(source, self._small_reads)
         return source.blocks() if values is None else iter(((0, values),))
 
-    return blocks
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PlannedBlocks, (self._sources,)
+
+    def only(self, keys: Iterable[str]) -> PlannedBlocks:
+        """Return the values of these keys alone, with a cache of their own."""
+        return PlannedBlocks({key: self._sources[key] for key in keys})
 
 
 # By what a format's files hold beside names and values.
-_WRITERS: Mapping[str, Callable[[Plan, Path, Writer], None]] = {
+_WRITERS: Mapping[str, Callable[[Plan, Writer, Executor | None], None]] = {
     "": _write_names_and_values,
     OBJECT_GRAPH: _write_checkpoint,
     SAVED_MODEL: _write_saved_model,

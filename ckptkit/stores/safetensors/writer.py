@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io.atomic import free_count, replacing, replacing_files
 from ckptkit._io.claims import Claim, claiming
-from ckptkit._io.filling import filling
+from ckptkit._io.filling import check_size, filling
+from ckptkit._io.pool import bounded_map, some_names
+from ckptkit._io.workers import check_shared, here
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.stores import metadata as tensor_metadata
@@ -26,7 +28,9 @@ from ckptkit.stores.safetensors.header import CODES, MAX_HEADER, METADATA
 from ckptkit.stores.safetensors.reader import INDEX_SUFFIX
 from ckptkit.stores.writing import (
     Blocks,
+    SeparableBlocks,
     TensorToWrite,
+    blocks_of,
     checked_tensors,
     encoded_string_chunks,
     measure_strings,
@@ -35,6 +39,9 @@ from ckptkit.stores.writing import (
     plan_shards,
 )
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 SUFFIX = ".safetensors"
 _ALIGNMENT = 64  # bytes, of the first value in the file
@@ -55,24 +62,30 @@ class _PlacedTensor(NamedTuple):
 def write_safetensors(
     path: Path,
     tensors: Iterable[TensorToWrite],
-    blocks: Blocks,
+    blocks: Blocks | SeparableBlocks,
     *,
     shard_size: int | None = None,
+    shards: int | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     destined: Path | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Path, ...]:
     """Write the tensors to one safetensors file, or to several and an index.
 
     Args:
         path: `x.safetensors`, or `x.safetensors.index.json` for several files
-            `x-00001-of-00002.safetensors` beside it, which `shard_size` asks for as well.
+            `x-00001-of-00002.safetensors` beside it, which `shard_size` and `shards` ask for as
+            well.
         tensors: what to write; a file has those of wide dtypes first, then in the order of keys.
         blocks: gives the values of a key.
         shard_size: bytes of values per file; None sets no limit.
+        shards: how many files, about as large as one another, in place of that.
         metadata: more entries for `__metadata__`.
         overwrite: replace files that are there.
         destined: where the files will be moved to: the names of shards are free there too.
+        executor: where the files of a set are written, each by one task; `blocks` are then such as
+            can be sent there.  None writes them here, one after the other.
 
     Returns:
         The files written, an index last.
@@ -80,7 +93,9 @@ def write_safetensors(
     Raises:
         OutputError: a file is there already or cannot be written, two tensors have one key, or the
             values are not those announced.
-        UsageError: `metadata` has the key that this package keeps its own under.
+        UsageError: `metadata` has the key that this package keeps its own under, or there are more
+            `shards` than tensors.
+        WorkerLostError: as `ckptkit._io.pool.bounded_map`.
     """
     where = str(path)
     metadata = dict(metadata or {})
@@ -88,9 +103,9 @@ def write_safetensors(
         raise UsageError(f"the metadata key {tensor_metadata.KEY!r} is taken")
     placed = [_place(tensor, blocks, where) for tensor in checked_tensors(tensors, where)]
     placed.sort(key=lambda item: (-itemsize(item.tensor.dtype), item.tensor.key))
-    if shard_size is None and not path.name.endswith(INDEX_SUFFIX):
+    if shard_size is None and shards is None and not path.name.endswith(INDEX_SUFFIX):
         with replacing(path, overwrite=overwrite) as temporary:
-            _write_file(temporary, placed, metadata, blocks, where)
+            _write_file(_File(temporary, tuple(placed), metadata, blocks, where, here()))
         return (path,)
     index = _index_of(path)
     if not overwrite:
@@ -100,7 +115,15 @@ def write_safetensors(
         if not overwrite:
             _refuse_existing(index)
         return _write_files(
-            path, placed, metadata, blocks, shard_size, overwrite, destined or path, claim
+            path,
+            placed,
+            plan_shards([item.nbytes for item in placed], shard_size, shards),
+            metadata,
+            blocks,
+            overwrite,
+            destined or path,
+            claim,
+            executor,
         )
 
 
@@ -120,15 +143,33 @@ def _place(tensor: TensorToWrite, blocks: Blocks, where: str) -> _PlacedTensor:
     return _PlacedTensor(tensor, _CODE_OF[dtype], shape, nbytes, stored is not None)
 
 
-def _write_file(
-    path: Path, placed: list[_PlacedTensor], metadata: dict[str, str], blocks: Blocks, where: str
-) -> None:
-    header = _header(placed, metadata, where)
-    with filling(path, len(header) + sum(item.nbytes for item in placed)) as file:
-        file.write(header)
-        for item in placed:
-            for chunk in _chunks(item.tensor, blocks, where):
-                file.write(chunk)
+class _File(NamedTuple):
+    """A file to write: where, and its tensors in order; machine: which made `path`."""
+
+    path: Path
+    placed: tuple[_PlacedTensor, ...]
+    metadata: dict[str, str]
+    blocks: Blocks
+    where: str
+    machine: str
+
+    @property
+    def names(self) -> str:
+        """What lies in it, for a message."""
+        return some_names([item.tensor.key for item in self.placed])
+
+
+def _write_file(file: _File) -> int:
+    """Fill one file; return how many bytes it has."""
+    check_shared(file.path, file.machine)
+    header = _header(file.placed, file.metadata, file.where)
+    nbytes = len(header) + sum(item.nbytes for item in file.placed)
+    with filling(file.path, nbytes, flushed=file.machine != here()) as out:
+        out.write(header)
+        for item in file.placed:
+            for chunk in _chunks(item.tensor, file.blocks, file.where):
+                out.write(chunk)
+    return nbytes
 
 
 def _chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes | memoryview]:
@@ -139,7 +180,7 @@ def _chunks(tensor: TensorToWrite, blocks: Blocks, where: str) -> Iterator[bytes
             yield data.data
 
 
-def _header(placed: list[_PlacedTensor], metadata: dict[str, str], where: str) -> bytes:
+def _header(placed: Sequence[_PlacedTensor], metadata: dict[str, str], where: str) -> bytes:
     """Return the length and the header; tensors in the order of their bytes."""
     by_key = sorted(placed, key=lambda item: item.tensor.key)
     entries = [(item.tensor.key, metadata_of(item.tensor, encoded=item.encoded)) for item in by_key]
@@ -170,17 +211,17 @@ def _header(placed: list[_PlacedTensor], metadata: dict[str, str], where: str) -
 def _write_files(
     path: Path,
     placed: list[_PlacedTensor],
+    shards: list[int],
     metadata: dict[str, str],
-    blocks: Blocks,
-    shard_size: int | None,
+    blocks: Blocks | SeparableBlocks,
     overwrite: bool,
     destined: Path,
     claim: Claim,
+    executor: Executor | None,
 ) -> tuple[Path, ...]:
     index = _index_of(path)
     stem = index.name.removesuffix(INDEX_SUFFIX)
     old = shards_beside(index) if overwrite else []
-    shards = plan_shards([item.nbytes for item in placed], shard_size)
 
     def names(count: int) -> list[Path]:
         return [
@@ -196,9 +237,11 @@ def _write_files(
     paths = [*names(count), index]
     where = str(path)
     with replacing_files(paths, overwrite=overwrite, obsolete=old, claim=claim) as temporaries:
-        for number, temporary in enumerate(temporaries[:-1]):
-            its = [item for item, shard in zip(placed, shards, strict=True) if shard == number]
-            _write_file(temporary, its, metadata, blocks, where)
+        files = _files_of(temporaries[:-1], placed, shards, metadata, blocks, where)
+        on = executor if count > 1 else None
+        written = bounded_map(on, _write_file, files, lambda file: file.names)
+        for temporary, nbytes in zip(temporaries[:-1], written, strict=True):
+            check_size(temporary, nbytes, where)
         weight_map = {
             item.tensor.key: paths[shard].name for item, shard in zip(placed, shards, strict=True)
         }
@@ -209,6 +252,24 @@ def _write_files(
         text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
         temporaries[-1].write_text(text, encoding="utf-8")
     return tuple(paths)
+
+
+def _files_of(
+    paths: Sequence[Path],
+    placed: list[_PlacedTensor],
+    shards: list[int],
+    metadata: dict[str, str],
+    blocks: Blocks | SeparableBlocks,
+    where: str,
+) -> Iterator[_File]:
+    """Yield what is written to each path; nothing, where there are more than needed."""
+    members: dict[int, list[_PlacedTensor]] = {}
+    for item, shard in zip(placed, shards, strict=True):
+        members.setdefault(shard, []).append(item)
+    for shard, path in enumerate(paths):
+        its = members.get(shard, [])
+        values = blocks_of(blocks, [item.tensor.key for item in its])
+        yield _File(path, tuple(its), metadata, values, where, here())
 
 
 def _index_of(path: Path) -> Path:

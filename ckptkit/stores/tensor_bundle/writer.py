@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.atomic import free_count, replacing_files
 from ckptkit._io.claims import Claim, claiming
 from ckptkit._io.files import is_local
-from ckptkit._io.filling import FilledFile, filling
+from ckptkit._io.filling import FilledFile, check_size, filling
 from ckptkit._io.places import can_list
+from ckptkit._io.pool import bounded_map, some_names
+from ckptkit._io.workers import check_shared, here
 from ckptkit.dtypes import DTYPES, itemsize
 from ckptkit.errors import OutputError
 from ckptkit.stores.proto.messages import message_class
@@ -33,7 +34,9 @@ from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
     Blocks,
+    SeparableBlocks,
     TensorToWrite,
+    blocks_of,
     checked_blocks,
     checked_tensors,
     element_bytes,
@@ -41,6 +44,11 @@ from ckptkit.stores.writing import (
     raw_bytes,
 )
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ckptkit.dtypes import Array
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
@@ -56,13 +64,15 @@ class _IndexEntry(NamedTuple):
 def write_tensor_bundle(
     prefix: str | Path,
     tensors: Iterable[TensorToWrite],
-    blocks: Blocks,
+    blocks: Blocks | SeparableBlocks,
     *,
     object_graph: bytes | None = None,
     shard_size: int | None = None,
+    shards: int | None = None,
     block_bytes: int = BLOCK_BYTES,
     overwrite: bool = False,
     destined: str | Path | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Path, ...]:
     """Write the tensors as a checkpoint.
 
@@ -73,9 +83,12 @@ def write_tensor_bundle(
         object_graph: a serialised TrackableObjectGraph, stored under the key that TensorFlow looks
             for; None writes none.
         shard_size: bytes after which a new data file is begun; None sets no limit.
+        shards: how many data files, about as large as one another, in place of that.
         block_bytes: of the index's blocks.
         overwrite: replace the files of a checkpoint that is there.
         destined: the prefix that the files will be moved to; their names are free there too.
+        executor: where data files are written, each by one task; `blocks` are then such as can be
+            sent there.  None writes them here, one after the other.
 
     Returns:
         The files written, the index last.
@@ -83,19 +96,30 @@ def write_tensor_bundle(
     Raises:
         OutputError: a file is there already or cannot be written, two tensors have one key, or the
             values are not those announced; nothing is at `prefix` then that was not there before.
+        UsageError: there are more `shards` than tensors.
+        WorkerLostError: as `ckptkit._io.pool.bounded_map`.
     """
     prefix = os.fspath(prefix)
     ordered = _with_graph(checked_tensors(tensors, prefix), object_graph, prefix)
-    blocks = _blocks_with_graph(blocks, object_graph)
+    if object_graph is not None:
+        blocks = _BlocksWithGraph(blocks, object_graph)
     if not overwrite:
         _refuse_existing(prefix)
-    shards = plan_shards([_nbytes(tensor) for tensor in ordered], shard_size)
+    placed = plan_shards([_nbytes(tensor) for tensor in ordered], shard_size, shards)
     # Which names are free is asked by whoever alone may take them.
     with claiming(Path(f"{prefix}.index")) as claim:
         if not overwrite:
             _refuse_existing(prefix)
         return _write_files(
-            prefix, ordered, shards, blocks, block_bytes, overwrite, destined or prefix, claim
+            prefix,
+            ordered,
+            placed,
+            blocks,
+            block_bytes,
+            overwrite,
+            destined or prefix,
+            claim,
+            executor,
         )
 
 
@@ -103,11 +127,12 @@ def _write_files(
     prefix: str,
     ordered: list[TensorToWrite],
     shards: list[int],
-    blocks: Blocks,
+    blocks: Blocks | SeparableBlocks,
     block_bytes: int,
     overwrite: bool,
     destined: str | os.PathLike[str],
     claim: Claim,
+    executor: Executor | None,
 ) -> tuple[Path, ...]:
     old = data_files(prefix) if overwrite else []
     prefixes = (prefix, os.fspath(destined))
@@ -117,7 +142,7 @@ def _write_files(
     )
     paths = [*shard_names(prefix, count), Path(f"{prefix}.index")]
     with replacing_files(paths, overwrite=overwrite, obsolete=old, claim=claim) as temporaries:
-        entries = _write_data(temporaries[:-1], ordered, shards, blocks, prefix)
+        entries = _write_data(temporaries[:-1], ordered, shards, blocks, prefix, executor)
         with temporaries[-1].open("wb") as file:
             table = TableWriter(file, block_bytes=block_bytes)
             for key, value in index_items(ordered, entries, count):
@@ -202,44 +227,91 @@ def _with_graph(
     return sorted(tensors, key=lambda tensor: (-DTYPES[tensor.dtype].itemsize, tensor.key))
 
 
-def _blocks_with_graph(blocks: Blocks, object_graph: bytes | None) -> Blocks:
-    if object_graph is None:
-        return blocks
-    import numpy as np
+class _BlocksWithGraph(NamedTuple):
+    """The values of other tensors, and the object graph."""
 
-    def with_graph(key: str) -> Iterator[tuple[int, np.ndarray[tuple[int], np.dtype[np.object_]]]]:
+    blocks: Blocks | SeparableBlocks
+    object_graph: bytes
+
+    def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
+        import numpy as np
+
         if key == OBJECT_GRAPH_KEY:
-            yield 0, np.array([object_graph], dtype=object)
+            yield 0, np.array([self.object_graph], dtype=object)
         else:
-            yield from blocks(key)
+            yield from self.blocks(key)
 
-    return with_graph
+    def only(self, keys: Iterable[str]) -> Blocks:
+        """Return what gives the values of these keys alone."""
+        wanted = set(keys)
+        others = blocks_of(self.blocks, wanted - {OBJECT_GRAPH_KEY})
+        if OBJECT_GRAPH_KEY not in wanted:
+            return others
+        return self._replace(blocks=others)
+
+
+class _DataFile(NamedTuple):
+    """A data file to write: its number, where, its tensors in order; machine: which made `path`."""
+
+    shard: int
+    path: Path
+    tensors: tuple[TensorToWrite, ...]
+    blocks: Blocks
+    where: str
+    machine: str
 
 
 def _write_data(
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     tensors: list[TensorToWrite],
     shards: list[int],
-    blocks: Blocks,
+    blocks: Blocks | SeparableBlocks,
     where: str,
+    executor: Executor | None,
 ) -> dict[str, _IndexEntry]:
     """Fill the data files; return where each tensor came to lie."""
-    entries: dict[str, _IndexEntry] = {}
-    placed = zip(shards, tensors, strict=True)  # by rising shard
-    room: Counter[int] = Counter()  # strings take some more
+    members: dict[int, list[TensorToWrite]] = {}
     for shard, tensor in zip(shards, tensors, strict=True):
-        room[shard] += tensor.size * itemsize(tensor.dtype)
-    following = next(placed, None)
-    for shard, path in enumerate(paths):
-        with filling(path, room[shard]) as file:
-            offset = 0
-            while following is not None and following[0] == shard:
-                tensor = following[1]
-                write = write_strings if tensor.dtype == "string" else write_numbers
-                size, crc = write(file, tensor, blocks, where)
-                entries[tensor.key] = _IndexEntry(shard, offset, size, crc)
-                offset += size
-                following = next(placed, None)
+        members.setdefault(shard, []).append(tensor)
+    # Nothing is written to those behind the last: they are empty, as they were made.
+    files = (
+        _DataFile(
+            shard,
+            paths[shard],
+            tuple(its),
+            blocks_of(blocks, [tensor.key for tensor in its]),
+            where,
+            here(),
+        )
+        for shard, its in sorted(members.items())
+    )
+    entries: dict[str, _IndexEntry] = {}
+    written = bounded_map(
+        executor if len(members) > 1 else None, _write_data_file, files, _tensors_of
+    )
+    for shard, found in zip(sorted(members), written, strict=True):
+        entries.update(found)
+        check_size(paths[shard], sum(entry.size for entry in found.values()), where)
+    return entries
+
+
+def _tensors_of(file: _DataFile) -> str:
+    return some_names([tensor.key for tensor in file.tensors])
+
+
+def _write_data_file(file: _DataFile) -> dict[str, _IndexEntry]:
+    """Fill one data file; return where each of its tensors came to lie."""
+    check_shared(file.path, file.machine)
+    entries: dict[str, _IndexEntry] = {}
+    # strings take some more
+    room = sum(tensor.size * itemsize(tensor.dtype) for tensor in file.tensors)
+    with filling(file.path, room, flushed=file.machine != here()) as out:
+        offset = 0
+        for tensor in file.tensors:
+            write = write_strings if tensor.dtype == "string" else write_numbers
+            size, crc = write(out, tensor, file.blocks, file.where)
+            entries[tensor.key] = _IndexEntry(file.shard, offset, size, crc)
+            offset += size
     return entries
 
 
