@@ -94,10 +94,10 @@ def test_files_of_about_one_size() -> None:
     assert plan_shards([5, 5], None, 1) == [0, 0]
     sizes = [1 + 7919 * number % 997 for number in range(1000)]
     shards = plan_shards(sizes, None, 16)
-    totals = [
-        sum(s for s, shard in zip(sizes, shards, strict=True) if shard == n) for n in range(16)
-    ]
     assert sorted(set(shards)) == list(range(16)) and shards == sorted(shards)
+    totals = [0] * 16
+    for size, shard in zip(sizes, shards, strict=True):
+        totals[shard] += size
     assert max(totals) - min(totals) < 2 * max(sizes)
 
 

@@ -227,11 +227,12 @@ def _with_graph(
     return sorted(tensors, key=lambda tensor: (-DTYPES[tensor.dtype].itemsize, tensor.key))
 
 
-class _BlocksWithGraph(NamedTuple):
+class _BlocksWithGraph:
     """The values of other tensors, and the object graph."""
 
-    blocks: Blocks | SeparableBlocks
-    object_graph: bytes
+    def __init__(self, blocks: Blocks | SeparableBlocks, object_graph: bytes) -> None:
+        self.blocks = blocks
+        self.object_graph = object_graph
 
     def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
         import numpy as np
@@ -247,7 +248,7 @@ class _BlocksWithGraph(NamedTuple):
         others = blocks_of(self.blocks, wanted - {OBJECT_GRAPH_KEY})
         if OBJECT_GRAPH_KEY not in wanted:
             return others
-        return self._replace(blocks=others)
+        return _BlocksWithGraph(others, self.object_graph)
 
 
 class _DataFile(NamedTuple):
