@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades versions gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes test-dask docs-dask lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades versions gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
 $(VENV)/.ready-%: setup.cfg setup.py pyproject.toml $(wildcard ckptkit/compare/*.c)
@@ -16,14 +16,14 @@ demo: $(VENV)/.ready-fixtures  ## train a small model and walk through the tool
 	$(BIN)/ckptkit demo
 
 test: $(VENV)/.ready-test  ## the test suite, in a few minutes on two cores
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not dask and not slow"
 
 # An environment of its own, without TensorFlow: a test that needs it and does not say so fails.
 test-light:  ## the tests that need no TensorFlow
 	$(MAKE) VENV=$(VENV)-light run-test-light
 
 run-test-light: $(VENV)/.ready-test-light
-	$(PYTEST) -n 2 --dist loadfile -m "not needs_tf and not runtimes and not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not needs_tf and not runtimes and not dask and not slow"
 
 test-slow: $(VENV)/.ready-test  ## what takes minutes
 	$(PYTEST) -m slow
@@ -34,6 +34,16 @@ test-runtimes:  ## LiteRT, ONNX Runtime, Keras on JAX and PyTorch, PyTorch as a 
 
 run-test-runtimes: $(VENV)/.ready-test,runtimes
 	$(PYTEST) -m runtimes
+
+# An environment of its own, without TensorFlow: nothing else needs Dask.
+test-dask:  ## work on a Dask cluster of this machine
+	$(MAKE) VENV=$(VENV)-dask run-test-dask
+
+docs-dask:  ## rewrite what docs/clusters.md takes from such a cluster
+	$(MAKE) VENV=$(VENV)-dask PYTEST_OPTIONS=--regen run-test-dask
+
+run-test-dask: $(VENV)/.ready-test-light,dask
+	$(PYTEST) -m dask $(PYTEST_OPTIONS) tests/operations/test_dask.py
 
 lint: $(VENV)/.ready-lint  ## format, lint and type check
 	$(BIN)/ruff format --check .
@@ -137,4 +147,4 @@ run-conversions: $(VENV)/.ready-test,runtimes
 	$(BIN)/python -m benchmarks.conversions --write
 
 clean:
-	rm -rf $(VENV) $(VENV)-light $(VENV)-runtimes build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-light $(VENV)-runtimes $(VENV)-dask build dist *.egg-info

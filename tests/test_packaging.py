@@ -17,7 +17,7 @@ import pytest
 import ckptkit as ckptkit_package
 from support.places import ROOT, environment
 
-LIGHT = "not needs_tf and not runtimes and not slow"
+LIGHT = "not needs_tf and not runtimes and not dask and not slow"
 needs_git = pytest.mark.skipif(
     not (ROOT / ".git").exists() or shutil.which("git") is None, reason="no git checkout"
 )

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit._io.progress import bytes_read
-from ckptkit._io.workers import sees_another_file
+from ckptkit._io.workers import here, sees_another_file
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -99,13 +99,14 @@ def _state_at(path: Path) -> FileState:
 class UnchangedPath(PosixPath):
     """A path, and the state of the file there when `unchanged` made it; paths made of it have none.
 
-    It may be sent to another process, and equals any other path that is spelled as it is.
+    It may be sent to another process, which may be in another directory: it becomes absolute then.
+    It equals any other path that is spelled as it is.
     """
 
     state: FileState | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return path_in_state, (str(self), self.state, os.uname().nodename)
+        return path_in_state, (os.path.abspath(self), self.state, here())  # noqa: PTH100
 
 
 class SourcePath(UnchangedPath):
@@ -146,7 +147,7 @@ def path_in_state(path: str, state: FileState | None, machine: str | None = None
 
 def state_taken_on(machine: str | None, state: FileState) -> FileState:
     """Return a state that was taken on a machine of that name, as far as it tells anything here."""
-    is_here = machine in (None, os.uname().nodename)
+    is_here = machine in (None, here())
     return state if is_here else state._replace(device=0, inode=0)
 
 

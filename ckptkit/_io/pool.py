@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ckptkit.errors import WorkerLostError
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
@@ -92,6 +94,9 @@ class _PendingTasks(Generic[T, R]):
             try:
                 self._engine.wait(task.future)
                 result = task.future.result()
+            except WorkerLostError as error:  # it never will be done
+                error.where = error.where or self._named(task.item)
+                raise
             except Exception as error:
                 if not self._engine.is_lost(error):
                     raise

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,12 +26,24 @@ class UnsuitableWorkerError(Exception):
 
 def sees_another_file(path: object) -> UnsuitableWorkerError:
     """Return the error of a worker that does not see the file that its task is about."""
-    return UnsuitableWorkerError(f"the worker on {here()} does not find {path} as it is here")
+    return UnsuitableWorkerError(
+        f"the worker on {os.uname().nodename} does not find {path} as it is here"
+    )
 
 
+@cache
 def here() -> str:
-    """Return what tells this machine from others."""
-    return os.uname().nodename
+    """Return what tells this machine, and what it has mounted, from others.
+
+    Many machines are called alike.  Linux tells one boot from another, and a container, which sees
+    files of its own, from its host.
+    """
+    told = [os.uname().nodename]
+    with suppress(OSError):
+        told.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip())
+    with suppress(OSError):
+        told.append(os.readlink("/proc/self/ns/mnt"))  # noqa: PTH115  # names nothing
+    return " ".join(told)
 
 
 def check_shared(path: Path, machine: str) -> None:
@@ -48,7 +62,6 @@ class Task(Generic[T, R]):
     def __call__(self, item: T) -> R:
         """Do the work; raises UnsuitableWorkerError where another version would do it."""
         if self.version != __version__:
-            raise UnsuitableWorkerError(
-                f"the worker on {here()} has ckptkit {__version__}, and here is {self.version}"
-            )
+            there = f"the worker on {os.uname().nodename} has ckptkit {__version__}"
+            raise UnsuitableWorkerError(f"{there}, and here is {self.version}")
         return self.fn(item)

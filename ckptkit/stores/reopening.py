@@ -14,7 +14,6 @@ there ends the whole pool of workers.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -22,8 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ckptkit._io.files import FileState, check_unchanged, file_state, state_of, state_taken_on
-from ckptkit._io.workers import UnsuitableWorkerError, sees_another_file
+from ckptkit._io.files import (
+    FileState,
+    UnchangedPath,
+    check_unchanged,
+    file_state,
+    state_of,
+    state_taken_on,
+)
+from ckptkit._io.workers import UnsuitableWorkerError, here, sees_another_file
 from ckptkit.errors import ChangedError, CkptkitError, FormatError, PathNotFoundError
 from ckptkit.stores.base import Store
 
@@ -67,7 +73,9 @@ def pickled(opener: Opener, path: Path, files: tuple[Path, ...] = ()) -> tuple[A
 
     files: those of the store; of each that is an `UnchangedPath`, only that state is read.
     """
-    return reopen, (opener, path, tuple(map(state_of, files)), os.uname().nodename)
+    # The process that it goes to may be in another directory; a path with a state knows that.
+    sent = path if isinstance(path, UnchangedPath) else path.absolute()
+    return reopen, (opener, sent, tuple(map(state_of, files)), here())
 
 
 def reopen(
@@ -81,7 +89,7 @@ def reopen(
     states: in which alone its files may be, in the order of `files`; None for any.  machine: where
     they were taken; None for here.
     """
-    is_elsewhere = machine not in (None, os.uname().nodename)
+    is_elsewhere = machine not in (None, here())
     store = _reopened(opener, path)
     if isinstance(store, UnopenedStore):
         is_another = isinstance(store.error, FormatError | PathNotFoundError | ChangedError)

@@ -419,3 +419,18 @@ def test_verify_in_a_worker_says_what_it_says_here(
 ) -> None:
     path = written(format_name, tmp_path / "a", 1)
     assert verify(path, values=True, executor=worker) == verify(path, values=True)
+
+
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_a_relative_path_is_found_from_another_directory(
+    format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a cluster is in a directory of its own."""
+    path = written(format_name, tmp_path / "a", 1)
+    monkeypatch.chdir(tmp_path)
+    store = open_format(format_name, path.relative_to(tmp_path))
+    expected, sent = content(store), pickle.dumps(store)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    forget_stores()
+    assert content(pickle.loads(sent)) == expected

@@ -26,7 +26,7 @@ from ckptkit._io import crc32c as _crc32c
 from ckptkit._io.files import Extent, aligned_buffer, file_size, os_error
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import bytes_read, phase
-from ckptkit.errors import CkptkitError, OutputError, TruncatedError
+from ckptkit.errors import CkptkitError, OutputError, TruncatedError, WorkerLostError
 
 _READ_AT_ONCE = 1 << 20  # bytes
 _READ_FROM_DISK = 4 << 20  # bytes; no reading ahead hides how long the disk takes to answer
@@ -93,8 +93,11 @@ def compare_with_proven(
     """Read the files of DST; raise OutputError unless they are, byte for byte, those proven."""
     try:
         with phase("read once more", sum(file_size(path) for path in files.values())):
-            crcs = bounded_map(executor, _checksum, list(files.values()), str)
+            paths = [path.absolute() for path in files.values()]  # a worker may be elsewhere
+            crcs = bounded_map(executor, _checksum, paths, str)
             found: Checksums | None = dict(zip(files, crcs, strict=True))
+    except WorkerLostError:  # which says nothing of what lies there
+        raise
     except CkptkitError:  # gone, or cut short
         found = None
     if found != proven:

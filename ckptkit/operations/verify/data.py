@@ -238,7 +238,7 @@ def range_checksums(
     )
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
-    work = (batch for plan in plans for batch in batches_of(plan))
+    work = [batch for plan in plans for batch in batches_of(plan)]
     results = batched_map(
         executor,
         _read_batch,
@@ -247,7 +247,7 @@ def range_checksums(
         lambda batch: _named(by_path, batch),
         sum(piece.nbytes for plan in plans for piece in plan.pieces),
     )
-    for batch, crcs in results:
+    for batch, crcs in zip(work, results, strict=True):
         plan = by_path[batch.path]
         batch_bytes = 0
         for (index, nbytes), crc in zip(batch.parts, crcs, strict=True):
@@ -277,10 +277,10 @@ def _joined(before: int | CkptkitError, crc: int | CkptkitError, nbytes: int) ->
     return crc if isinstance(crc, CkptkitError) else combine(before, crc, nbytes)
 
 
-def _read_batch(batch: ReadBatch) -> tuple[ReadBatch, Sequence[int | CkptkitError]]:
+def _read_batch(batch: ReadBatch) -> Sequence[int | CkptkitError]:
     """Return the checksums of a batch; where the disk fails, of those parts that can be read."""
     try:
-        return batch, checksums(batch)
+        return checksums(batch)
     except CkptkitError:
         pass
     crcs: list[int | CkptkitError] = []
@@ -291,4 +291,4 @@ def _read_batch(batch: ReadBatch) -> tuple[ReadBatch, Sequence[int | CkptkitErro
         except CkptkitError as error:
             crcs.append(error)
         offset += nbytes
-    return batch, crcs
+    return crcs

@@ -269,7 +269,7 @@ def _files_of(
     for shard, path in enumerate(paths):
         its = members.get(shard, [])
         values = blocks_of(blocks, [item.tensor.key for item in its])
-        yield _File(path, tuple(its), metadata, values, where, here())
+        yield _File(path.absolute(), tuple(its), metadata, values, where, here())
 
 
 def _index_of(path: Path) -> Path:

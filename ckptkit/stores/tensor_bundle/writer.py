@@ -278,7 +278,7 @@ def _write_data(
     files = (
         _DataFile(
             shard,
-            paths[shard],
+            paths[shard].absolute(),
             tuple(its),
             blocks_of(blocks, [tensor.key for tensor in its]),
             where,

@@ -508,7 +508,7 @@ def test_a_failed_proof_leaves_rejected_and_the_old_file(
     old = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     real = write_module.write
 
-    def damaging(planned: Any, path: Path) -> None:
+    def damaging(planned: Any, path: Path, _executor: Any) -> None:
         """Write one tensor with another one's first value."""
         tensors = list(planned.tensors)
         at = next(n for n, f in enumerate(tensors) if f.key == "first/w")

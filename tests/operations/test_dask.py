@@ -1,0 +1,306 @@
+"""Work on a real Dask cluster: two worker processes that a scheduler of this process leads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptkit as package
+from ckptkit._io import dask_cluster, engines
+from ckptkit._io.pool import bounded_map
+from ckptkit.errors import CkptkitError, WorkerLostError
+from support.command_line import ckptkit
+from support.executor_work import reports, write_files
+from support.in_workers import killed_at
+from support.places import DOCS, environment
+from support.weights import write_bundle
+
+distributed = pytest.importorskip("distributed", reason="`make test-dask` installs it")
+pytestmark = [pytest.mark.dask, pytest.mark.filterwarnings("ignore:::distributed")]
+
+PAGE = DOCS / "clusters.md"
+ADDRESS = "dask://10.0.0.7:8786"  # what the page calls the scheduler
+_SESSION = re.compile(r"(?ms)^```console\n(.*?)^```\n")
+_COMMAND = re.compile(r"(?m)^\$ ckptkit (.*)$")
+
+
+def two_workers() -> Any:
+    """Return a cluster, to be closed by the caller."""
+    return distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with two_workers() as found:
+        yield found
+
+
+@pytest.fixture
+def client(cluster: Any) -> Iterator[Any]:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture
+def doomed() -> Iterator[Any]:
+    """Yield a client of a cluster for one test, which kills its workers."""
+    import dask
+
+    # A task is given up with its first worker, so that sending it again is seen to.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        two_workers() as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def where(cluster: Any) -> str:
+    return str(cluster.scheduler_address.replace("tcp://", dask_cluster.SCHEME))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("work") / "files")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps of a run, of 48 MB each: long enough for a worker to be killed meanwhile."""
+    directory = tmp_path_factory.mktemp("large")
+    for step in range(1, 4):
+        arrays = {
+            f"layer_{n}/kernel": np.full((500, 2000), n + step / 7, np.float32) for n in range(12)
+        }
+        write_bundle(directory / f"ckpt-{step}", arrays)
+    return directory
+
+
+def test_reports_and_outputs_are_the_same(files: Path, client: Any, tmp_path: Path) -> None:
+    expected = reports(files, None, tmp_path / "none")
+    with client.get_executor() as executor:  # which takes equal calls for one, if let
+        assert reports(files, executor, tmp_path / "dask") == expected
+
+
+def test_a_file_that_changed_between_two_calls_is_read_again(client: Any, tmp_path: Path) -> None:
+    digests = []
+    with client.get_executor(pure=True) as executor:
+        for value in (1, 2):
+            path = tmp_path / "c"
+            for old in tmp_path.iterdir():
+                old.unlink()
+            write_bundle(path, {"v": np.full(3, value, np.float32)})
+            digests.append(package.ls(path, digest=True, executor=executor).digest)
+    assert digests[0] != digests[1]
+
+
+def test_the_command_line_works_on_a_cluster(files: Path, where: str, tmp_path: Path) -> None:
+    old, new = files / "run" / "ckpt-1", files / "run" / "ckpt-3"
+    for command in (
+        ("verify", files / "damaged"),
+        ("verify", "--values", old, files / "m.keras"),
+        ("diff", old, new, "--full"),
+        ("history", files / "run", "--no-cache"),
+        ("ls", "--digest", old),
+        ("ls", "--stats", old),
+    ):
+        here = ckptkit(*command)
+        assert ckptkit(*command, "--executor", where, "--jobs", 2) == here
+        assert ckptkit(*command, "--executor", where) == here
+    out = tmp_path / "w.safetensors"
+    done = ckptkit("convert", old, out, "--shards", 3, "--executor", where)
+    assert (done.code, len(list(tmp_path.iterdir()))) == (0, 4)
+
+
+def test_a_task_that_kills_its_worker_is_sent_once_more(doomed: Any, tmp_path: Path) -> None:
+    with doomed.get_executor(pure=False) as executor:
+        for directory, times in (("once", 1), ("always", 9)):
+            (tmp_path / directory).mkdir()
+            items = [(tmp_path / directory, number, 3, times) for number in range(6)]
+            done = bounded_map(executor, killed_at, items, lambda item: f"tensor {item[1]}")
+            if times == 1:
+                assert list(done) == [2 * number for number in range(6)]
+                continue
+            with pytest.raises(WorkerLostError, match=r"^tensor 3: .*\(KilledWorker\)") as caught:
+                list(done)
+            assert caught.value.exit_code == 2
+
+
+WORK: dict[str, Callable[[Path, Executor, Path], Any]] = {
+    "verify": lambda d, executor, out: package.verify(d / "ckpt-1", executor=executor).exit_code,
+    "diff": lambda d, executor, out: len(
+        package.diff(d / "ckpt-1", d / "ckpt-2", executor=executor).changes
+    ),
+    "history": lambda d, executor, out: len(
+        package.history(d, cache=False, executor=executor).steps
+    ),
+    "digest": lambda d, executor, out: (
+        package.ls(d / "ckpt-1", digest=True, executor=executor).digest
+    ),
+    "convert": lambda d, executor, out: (
+        package.convert(
+            d / "ckpt-1", out / "w.safetensors", shards=6, executor=executor, overwrite=True
+        ).ok
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WORK)
+@pytest.mark.parametrize("after_s", [0.02, 0.15])
+def test_a_worker_that_is_killed_meanwhile(
+    kind: str, after_s: float, large: Path, doomed: Any, tmp_path: Path
+) -> None:
+    """The answer is the one that there is without a cluster, or one line that names a tensor."""
+    with ThreadPoolExecutor(2) as threads:
+        expected = WORK[kind](large, threads, tmp_path)
+    pid = next(iter(doomed.run(os.getpid).values()))
+    killer = threading.Timer(after_s, os.kill, [pid, signal.SIGKILL])
+    with doomed.get_executor(pure=False) as executor:
+        killer.start()
+        try:
+            found = WORK[kind](large, executor, tmp_path)
+        except WorkerLostError as error:
+            assert error.where and "\n" not in str(error)
+        else:
+            assert found == expected or (kind, found) == ("verify", 2)
+    killer.join()
+
+
+def test_a_scheduler_that_is_not_there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT_S", 1)
+    done = ckptkit("verify", files / "m.keras", "--executor", "dask://127.0.0.1:1")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(
+        "ckptkit: dask://127.0.0.1:1: no Dask scheduler answers there within 1 seconds"
+    )
+
+
+def _worker_of(address: str, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+    code = "from distributed.cli.dask_worker import main; main()"
+    options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, address, *options],
+        cwd=folder.parent,
+        env=environment(**variables),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_workers_without_this_version_are_refused(files: Path, tmp_path: Path) -> None:
+    """Another distribution has a package of this name, too."""
+    (tmp_path / "ckptkit").mkdir()
+    (tmp_path / "ckptkit" / "__init__.py").touch()
+    (tmp_path / "ckptkit" / "_version.py").write_text('__version__ = "9.9"\n')
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+        worker = _worker_of(cluster.scheduler_address, tmp_path / "scratch", PYTHONPATH=path)
+        try:
+            with distributed.Client(cluster, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=60)
+            place = cluster.scheduler_address.replace("tcp://", dask_cluster.SCHEME)
+            done = ckptkit("verify", files / "m.keras", "--executor", place)
+        finally:
+            worker.kill()
+            worker.wait()
+    assert (done.code, done.out) == (2, "")
+    assert re.search(r"the worker at tcp://\S+ has ckptkit 9.9, and here is ", done.err)
+
+
+def test_a_cluster_without_workers_is_told(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is one that loses its last, which nobody starts again."""
+    monkeypatch.setattr(engines, "NO_WORKERS_S", 1.0)
+    monkeypatch.setattr(engines, "_LOOKED_AGAIN_S", 0.3)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        place = cluster.scheduler_address.replace("tcp://", dask_cluster.SCHEME)
+        done = ckptkit("verify", files / "m.keras", "--executor", place)
+        assert (done.code, done.err) == (2, "")
+        assert "metadata.json and 2 more: the cluster" in done.out
+        assert "has had no worker for 1 seconds" in done.out
+        worker = _worker_of(cluster.scheduler_address, tmp_path)
+        with distributed.Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            results = bounded_map(client.get_executor(pure=False), time.sleep, [0, 30], str)
+            assert next(results) is None
+            worker.kill()
+            worker.wait()
+            with pytest.raises(CkptkitError, match="30: the cluster has had no worker"):
+                next(results)
+
+
+def test_a_scheduler_that_ends_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "NO_WORKERS_S", 2.0)
+    monkeypatch.setattr(engines, "_LOOKED_AGAIN_S", 0.5)
+    code = "from distributed.cli.dask_scheduler import main; main()"
+    file = tmp_path / "scheduler.json"
+    options = ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen(
+        [sys.executable, "-c", code, *options],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    worker = None
+    try:
+        while not file.exists() or not file.read_text():
+            assert scheduler.poll() is None
+            time.sleep(0.1)
+        with distributed.Client(
+            scheduler_file=str(file), set_as_default=False, timeout=60
+        ) as client:
+            worker = _worker_of(client.scheduler.address, tmp_path / "scratch")
+            client.wait_for_workers(1, timeout=60)
+            executor = client.get_executor(pure=False)
+            results = bounded_map(executor, time.sleep, [0, 120], "tensor {}".format)
+            assert next(results) is None
+            scheduler.kill()
+            with pytest.raises(WorkerLostError, match=r"^tensor 120: "):
+                next(results)
+    finally:
+        for process in filter(None, (scheduler, worker)):
+            process.kill()
+            process.wait()
+
+
+def test_the_page_on_clusters(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """What the sessions of docs/clusters.md print, on this cluster; `--regen` rewrites it."""
+    monkeypatch.chdir(tmp_path)
+    assert ckptkit("sample", "first").code == 0
+
+    def session(match: re.Match[str]) -> str:
+        lines: list[str] = []
+        for words in _COMMAND.findall(match[1]):
+            done = ckptkit(*shlex.split(words.replace(ADDRESS, where)))
+            printed = [*done.out.splitlines(), *done.err.splitlines()]
+            lines += ["", f"$ ckptkit {words}", *(line.replace(where, ADDRESS) for line in printed)]
+            lines += [f"[exit code {done.code}]"] if done.code else []
+        body = "\n".join(line.rstrip() for line in lines[1:])
+        return f"```console\n{body}\n```\n" if lines else match[0]
+
+    text = PAGE.read_text(encoding="utf-8")
+    expected = _SESSION.sub(session, text)
+    if request.config.getoption("--regen"):
+        PAGE.write_text(expected, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == expected, "run: make docs-dask"
