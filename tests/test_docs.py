@@ -32,6 +32,7 @@ WALKED = (
     "audit.md",
     "transcripts.md",
     "tutorial.md",
+    "clusters.md",
 )  # pages that have tests of their own, whose files they make themselves
 # What the examples call their files, and the golden files that these are.
 EXAMPLES = {

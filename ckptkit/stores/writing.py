@@ -53,13 +53,23 @@ class SeparableBlocks(Protocol):
     """Blocks of which those of some keys can be sent to a worker."""
 
     def __call__(self, key: str) -> Iterator[tuple[int, Array]]:
-        """Yield (start, values) of a key."""
+        """Yield the values of a key, as `Store.blocks` does.
+
+        Args:
+            key: of a tensor.
+
+        Yields:
+            (start, values) in order over the whole tensor.
+        """
 
     def only(self, keys: Iterable[str]) -> Blocks:
-        """Return what gives the values of these keys alone.
+        """Take some keys out of what a worker is sent.
 
         Args:
             keys: of tensors.
+
+        Returns:
+            What gives the values of these keys alone.
         """
 
 

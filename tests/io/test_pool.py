@@ -36,7 +36,9 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     path = write_keras(tmp_path / "m.keras")
     with ProcessPoolExecutor(1) as executor:
         os.kill(executor.submit(os.getpid).result(), signal.SIGKILL)
-        with pytest.raises(WorkerLostError, match=r"^item 1: a worker ended before its work was"):
+        with pytest.raises(
+            WorkerLostError, match=r"^item [12]: a worker ended before its work was"
+        ):
             for _ in range(100):
                 list(bounded_map(executor, _double, [1, 2], "item {}".format))
         result = verify(path, executor=executor)
