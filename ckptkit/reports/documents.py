@@ -14,8 +14,6 @@ from html import escape
 from itertools import chain, islice
 from typing import Any
 
-from ckptkit.reports.page.frame import Page
-from ckptkit.reports.page.frame import lines as page_lines
 from ckptkit.reports.screen import PAPER, shown_on
 from ckptkit.reports.table import PAGE, csv_rows
 from ckptkit.reports.text import markdown_text, printable
@@ -145,19 +143,21 @@ def html_page(title: str, table: Iterable[str], remarks: Sequence[str]) -> Itera
 
     title: the command and what it was given.  table: HTML.  remarks: lines of text beside it.
     """
+    from ckptkit.reports.page import frame  # here, since programs ask for JSON most of the time
+
     command, _, about = title.removeprefix("ckptkit ").partition(" ")
     command = command.rstrip(":")
     body = "\n".join(
         ['<section class="static" aria-label="rows" tabindex="0">', *table, "</section>"]
     )
-    page = Page(
+    page = frame.Page(
         command,
         title,
         notes=[(line.partition(":")[0], line) for line in remarks],
         files=[{"path": about, "about": ""}] if about else [],
         body=body,
     )
-    return page_lines(page, (f"<div>{escape(printable(line))}</div>" for line in remarks))
+    return frame.lines(page, (f"<div>{escape(printable(line))}</div>" for line in remarks))
 
 
 # --- any form ---------------------------------------------------------------------------------

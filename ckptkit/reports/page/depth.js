@@ -22,7 +22,9 @@ DRAW.depth = spec => {
   const x = index => LEFT + step * index + step / 2;
   function draw() {
     const room = canvas.parentNode.clientWidth || 600;
-    step = Math.max(6, Math.min(150, (room - LEFT - 8) / Math.max(1, count)));
+    // a picture may not be of any width
+    const least = Math.min(6, 15000 / count);
+    step = Math.max(least, Math.min(150, (room - LEFT - 8) / Math.max(1, count)));
     const wide = LEFT + step * count + 8, scale = devicePixelRatio || 1;
     canvas.width = wide * scale;
     canvas.height = HIGH * scale;

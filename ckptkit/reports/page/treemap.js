@@ -46,7 +46,7 @@ function nested(table, spec) {
       let next = node.below.get(key);
       if (!next) {
         next = {name: key, path: node.path + key, bytes: 0, count: 0, below: new Map(),
-          roles: new Map(), row: last ? row : null};
+          roles: new Map(), row: last ? row : null, above: node};
         node.below.set(key, next);
       }
       node = next;
@@ -156,27 +156,27 @@ DRAW.treemap = spec => {
   }
   function step(to) {
     here = to;
-    address.set("in", here === root ? null : here.path);
-    const parts = here.path.split("/").filter(Boolean);
+    const first = here === falling(root);
+    address.set("in", first ? null : here.path);
+    const way = [];
+    for (let each = here; each !== root; each = each.above) way.unshift(each);
     const links = [make("button", {type: "button"}, "all")];
     links[0].addEventListener("click", () => step(falling(root)));
-    let each = root;
-    for (const part of parts) {
-      each = each.below.get(`${part}/`);
-      if (!each) break;
-      const target = each, link = make("button", {type: "button"}, clipped(part, 40));
-      link.addEventListener("click", () => step(falling(target)));
+    for (const each of way) {
+      const link = make("button", {type: "button"}, clipped(each.name, 40));
+      link.addEventListener("click", () => step(falling(each)));
       links.push(make("span", {"aria-hidden": "true"}, "›"), link);
     }
     trail.replaceChildren(...links);
-    trail.hidden = parts.length === 0;
+    trail.hidden = first;
     draw();
   }
   let refresh = () => {};
   function restore() {
+    const path = address.get("in") || "";
     let at = root;
-    for (const part of (address.get("in") || "").split("/").filter(Boolean))
-      at = at.below.get(`${part}/`) || at;
+    for (let next = root; next; at = next, next = [...at.below.values()]
+      .find(each => each.row === null && path.startsWith(each.path)));
     step(falling(at));
   }
   onReady.push(() => {
