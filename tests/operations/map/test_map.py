@@ -15,9 +15,13 @@ from ckptkit.errors import UsageError
 from ckptkit.operations.convert.api import convert
 from ckptkit.operations.map.result import ProposedMap
 from support.command_line import ckptkit as run
+from support.goldens import golden
+from support.keras_files import write_h5
+from support.places import ROOT
 from support.pytorch_files import write_pytorch
 
 Shapes = Mapping[str, tuple[int, ...]]
+PYTORCH = ROOT / "fixtures" / "pytorch"
 RNG = np.random.default_rng(27)
 
 
@@ -453,3 +457,84 @@ def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "empty.npz")
     with pytest.raises(UsageError, match="holds no weights"):
         ckptkit.map(src, tmp_path / "empty.npz")
+
+
+# --- files of real producers ----------------------------------------------------------------------
+
+INTO_KERAS: Shapes = {
+    "stem/kernel": (3, 3, 3, 4),
+    "stem/bias": (4,),
+    "bn/gamma": (4,),
+    "bn/beta": (4,),
+    "bn/moving_mean": (4,),
+    "bn/moving_variance": (4,),
+    "block/kernel": (4, 4),
+    "block/bias": (4,),
+    "block_1/kernel": (4, 4),
+    "block_1/bias": (4,),
+    "head/kernel": (4, 4),
+    "head/bias": (4,),
+}
+
+
+@pytest.mark.parametrize("version", ["torch2.1.2", "torch2.13.0"])
+def test_a_file_of_torch(version: str, tmp_path: Path) -> None:
+    src = PYTORCH / version / "state_dict.pt"
+    dst = file_of(tmp_path / "dst.npz", INTO_KERAS)
+    proposal = ckptkit.map(src, dst)
+    assert proposal.ok
+
+    rules = [rule.text for rule in proposal.rules]
+    convert(src, tmp_path / "o.npz", like=dst, rules=rules, weights_only=True)
+
+    there, here = ckptkit.open(tmp_path / "o.npz"), ckptkit.open(src)
+    moved = {
+        "stem/kernel": np.asarray(here["conv.weight"]).transpose(2, 3, 1, 0),
+        "bn/moving_variance": here["norm.running_var"],
+        "block_1/kernel": np.asarray(here["blocks.1.weight"]).T,
+        "head/kernel": np.asarray(here["head.weight"]).T,
+    }
+    for name, values in moved.items():
+        assert np.array_equal(there[name], values), name
+
+
+@pytest.mark.parametrize(
+    ("golden_name", "out"),
+    [
+        ("tf2.21.0/adam/ckpt", "ckpt"),
+        ("", "o.weights.h5"),
+        ("tf2.21.0/saved_model_export/model", "export"),
+    ],
+)
+def test_into_the_forms_of_tensorflow_and_keras(golden_name: str, out: str, tmp_path: Path) -> None:
+    """What a file of PyTorch with the weights of a checkpoint becomes is that checkpoint."""
+    like = golden(golden_name).path if golden_name else tmp_path / "like.weights.h5"
+    if not golden_name:
+        write_h5(like)
+    ck = ckptkit.open(like)
+    ends = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
+    ends |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    arrays = {}
+    for key, naming in ck.names.items():
+        if naming.role == "weight" and naming.duplicate_of is None:
+            scope, _, leaf = naming.name.rpartition("/")
+            values = np.asarray(ck[naming.name]).reshape(ck.specs[key].shape)
+            order = {2: (1, 0), 4: (3, 2, 0, 1)}.get(values.ndim)
+            name = f"{scope.replace('/', '.')}.{ends[leaf]}"
+            arrays[name] = np.ascontiguousarray(values.transpose(order) if order else values)
+    src = write_pytorch(tmp_path / "model.pt", arrays)
+    proposal = ckptkit.map(src, like)
+    chosen = [item.candidates[0] for item in proposal.open]  # channels last, as they lie there
+    assert not proposal.unmatched_sources and not proposal.unmatched_targets
+
+    done = convert(
+        src,
+        tmp_path / out,
+        to=ck.store.format,
+        like=like,
+        rules=[rule.text for rule in (*proposal.rules, *chosen)],
+        weights_only=True,
+    )
+
+    assert done.ok
+    assert ckptkit.diff(like, tmp_path / out, roles=["weight"], bitwise=True).same
