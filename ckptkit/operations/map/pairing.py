@@ -3,12 +3,14 @@
 Two layers may be one where the tensors of one can become those of the other (`layouts`).  Of
 several that may, these decide, in this order, until none does:
 
-    name     the last parts of both paths are the same, and of no other pair that fits as many
+    name     the last parts of both paths are the same, of no other pair that fits as many, and no
+             other word in them is one of another layer that fits
     shape    nothing else fits
     scope    all other layers of its scope lie in one scope of the other file
     words    the words in the paths that not all of them have, or else how many have the same; of
              equally many, the k-th number goes with the k-th, where no file's order contradicts it
-    order    both files have the same layers in the same order, and names of one side only count
+    order    both files have the same layers in the same order, names of one side only count, and
+             between any two of these lies a layer that is a pair
 
 What is left has several candidates, and is not paired.  No step has a direction.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from ckptkit.operations.map.layers import RECURRENT, LayerWeights
@@ -129,7 +132,22 @@ class _Pairer:
     def _by_names(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
         """Yield those whose paths end alike, further than with any other that fits."""
         scores = {pair: _common_end(*pair) for pair in self.fits}
-        yield from _best(scores)
+        common = [set.intersection(*(set(x.words) for x in side)) for side in self.sides]
+        words = {
+            layer: set(layer.words) - common[at]
+            for at, side in enumerate(self.sides)
+            for layer in side
+        }
+        near: dict[LayerWeights, set[str]] = defaultdict(set)
+        found = list(_best(scores))
+        if found:
+            for source, target in self.fits:  # the words of all that fit a layer
+                near[source] |= words[target]
+                near[target] |= words[source]
+        for source, target in found:
+            alone = words[source] - words[target], words[target] - words[source]
+            if near[source].isdisjoint(alone[0]) and near[target].isdisjoint(alone[1]):
+                yield source, target
 
     def _by_shapes(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
         """Yield the targets that one source alone fits, which is the only one of no other."""
@@ -172,7 +190,11 @@ class _Pairer:
                 yield from _by_numbers(classes[0][one], classes[1][other])
 
     def _by_order(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
-        """Yield what is left where both files have the same layers in the same order."""
+        """Yield what is left where both files have the same layers in the same order.
+
+        Between any two of them lies a layer that is a pair: of neighbours in a list either may be
+        the first.
+        """
         orders = [sorted(side, key=lambda layer: layer.place or 0) for side in self.sides]
         if any(layer.place is None for side in self.sides for layer in side):
             return
@@ -189,7 +211,12 @@ class _Pairer:
         partner = dict(pairs)
         for group in self._groups():
             only_count = any(len(_classes(side)) == 1 for side in group)
-            if only_count and {partner[source] for source in group[0]} == set(group[1]):
+            places = [at for at, (source, _) in enumerate(pairs) if source in group[0]]
+            are_apart = all(
+                any(target in self.pairs for _, target in pairs[one:other])
+                for one, other in pairwise(places)
+            )
+            if only_count and are_apart and {partner[s] for s in group[0]} == set(group[1]):
                 yield from ((source, partner[source]) for source in group[0])
 
     def _groups(self) -> Iterator[tuple[tuple[LayerWeights, ...], tuple[LayerWeights, ...]]]:

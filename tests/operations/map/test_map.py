@@ -306,6 +306,41 @@ def test_names_come_before_numbers(tmp_path: Path) -> None:
     assert found["b_2/key/kernel"] == "layer.1.key.weight transpose"
 
 
+@pytest.mark.parametrize("are_apart", [True, False])
+def test_the_order_of_both_files_decides_between_layers_that_are_known(
+    are_apart: bool, tmp_path: Path
+) -> None:
+    middle, keras_middle = linear("neck.fc", 4, 2), dense("dense_1", 4, 2)
+    after, keras_after = linear("grow.fc", 2, 4), dense("dense_2", 2, 4)
+    first, last = linear("encoder.fc", 4, 4), linear("decoder.fc", 4, 4)
+    source = {**first, **middle, **after, **last}
+    if not are_apart:
+        source = {**first, **last, **middle, **after}
+    keras_first, keras_last = dense("dense", 4, 4), dense("dense_3", 4, 4)
+    target = {**keras_first, **keras_middle, **keras_after, **keras_last}
+    if not are_apart:
+        target = {**keras_first, **keras_last, **keras_middle, **keras_after}
+    renamed = {name.replace("/", "."): shape for name, shape in target.items()}
+    src, dst = file_of(tmp_path / "a.pt", source), file_of(tmp_path / "b.pt", renamed)
+
+    proposal = ckptkit.map(src, dst)
+
+    if are_apart:
+        assert decided(proposal)["dense_3.kernel"] == "decoder.fc.weight transpose"
+        assert {rule.why for rule in proposal.rules} == {"shape", "order"}
+    else:
+        assert {item.target for item in proposal.open} == {
+            f"{name}.{end}" for name in ("dense", "dense_3") for end in ("kernel", "bias")
+        }
+
+
+def test_words_that_contradict_one_another_decide_nothing(tmp_path: Path) -> None:
+    source = {**linear("encoder.fc", 4, 4), **linear("decoder.head", 4, 4)}
+    target = {**dense("decoder/fc", 4, 4), **dense("other/name", 4, 4)}
+    proposal = proposed(tmp_path, source, target)
+    assert not proposal.rules and len(proposal.open) == 4
+
+
 def test_more_layers_on_one_side_leave_it_open(tmp_path: Path) -> None:
     source = {**linear("a", 4, 4), **linear("b", 4, 4), **linear("c", 4, 4)}
     proposal = proposed(tmp_path, source, {**dense("x", 4, 4), **dense("y", 4, 4)})
