@@ -10,7 +10,7 @@ from ckptkit.reports.fitting import GAP, Fit, Table, fitted
 from ckptkit.reports.screen import folded, painted, screen
 from ckptkit.reports.text import display_width, markdown_text, printable, spreadsheet_text
 
-_KEPT_ROWS = 10_000  # of a table that fits no screen; of more, none is kept
+_KEPT_ROWS = 200_000  # of a table that fits no screen; of more, none is kept
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
 PAGE = "table:page"  # HTML without styles, which the policy of a page forbids
 

@@ -50,7 +50,8 @@ class BoundedReader:
             )
         if nbytes > PAGE:
             return self.byte_range.read(address, nbytes)
-        number, skip = divmod(address, PAGE)
+        number = address // PAGE
+        skip = address - number * PAGE
         data = self._pages.page(number)[skip : skip + nbytes]
         if len(data) < nbytes:
             data += self._pages.page(number + 1)[: nbytes - len(data)]
@@ -65,7 +66,7 @@ class BoundedReader:
 
     def zeros(self, data: bytes, address: int, what: str) -> None:
         """Refuse bytes that every writer leaves zero and that are not."""
-        if data.strip(b"\0"):
+        if data and data.strip(b"\0"):
             raise self.error(address, f"{what} must be zero, found {data[:16].hex(' ')}")
 
     def claim(self, address: int, nbytes: int, what: str) -> None:

@@ -138,6 +138,7 @@ class _ClassicScanner:
         self.messages = MessageReader(self.source)
         self.superblock: Superblock = read_superblock(self.source)
         self.seen: set[int] = set()
+        self.sorts: dict[tuple[int, ...], set[int]] = {}  # of objects that are not the root
         self.orders: dict[str, int] = {}  # dataset -> 0 little-endian, 1 big-endian
         self.left = ""  # why libhdf5 must read it, if so
 
@@ -191,7 +192,18 @@ class _ClassicScanner:
 
     def _sort(self, found: ObjectHeader, path: str) -> set[int]:
         """Return the kinds of messages of what an object is; others and pairs are refused."""
-        kinds = [message.kind for message in found.messages]
+        kinds = tuple([message.kind for message in found.messages])
+        sort = self.sorts.get(kinds) if path else None
+        if sort is None:
+            sort = self._checked_sort(found, kinds, path)
+            if path:
+                self.sorts[kinds] = sort
+        if sort is not _DATASET:
+            for message in found.messages:
+                self.messages.check(message)
+        return sort
+
+    def _checked_sort(self, found: ObjectHeader, kinds: tuple[int, ...], path: str) -> set[int]:
         if LAYOUT in kinds:
             sort = _DATASET
         elif SYMBOLS in kinds or LINK_INFO in kinds:
@@ -211,9 +223,6 @@ class _ClassicScanner:
                 )
         if SYMBOLS in kinds and (LINK_INFO in kinds or LINK in kinds):
             raise self.source.error(found.address, f"{path or '/'} is a group of two kinds")
-        if sort is not _DATASET:
-            for message in found.messages:
-                self.messages.check(message)
         return sort
 
     def _attributes(self, found: ObjectHeader, path: str) -> dict[str, Attribute]:

@@ -36,6 +36,10 @@ KNOWN = {*range(0x09), *range(0x0A, 0x19)}
 CONSTANT, SHARED, NOT_SHARED, MARK_UNKNOWN, WAS_UNKNOWN, FAIL_UNKNOWN = 1, 2, 4, 0x10, 0x20, 0x80
 
 
+_REMEMBERED = 10_000  # different messages
+_SHORT = 256  # bytes of a message that is remembered; others hold fields of records
+
+
 class Message(NamedTuple):
     """A message of an object header: its kind, flags, data, and where the data lie."""
 
@@ -53,7 +57,10 @@ class ObjectHeader(NamedTuple):
 
     def first(self, kind: int) -> Message | None:
         """Return the first message of a kind."""
-        return next((message for message in self.messages if message.kind == kind), None)
+        for message in self.messages:
+            if message.kind == kind:
+                return message
+        return None
 
 
 class Dataspace(NamedTuple):
@@ -69,13 +76,21 @@ class MessageReader:
     def __init__(self, source: BoundedReader) -> None:
         self.source = source
         self.heaps = GlobalHeaps(source)
+        # What sound messages tell: a large file repeats few of them.
+        self._extents: dict[bytes, Dataspace] = {}
+        self._types: dict[bytes, Datatype] = {}
+        self._fills: set[tuple[int, bytes, int]] = set()
 
     # -- extents and types
 
     def extent(self, data: bytes, address: int) -> Dataspace:
         """Return what a dataspace tells."""
-        extent, end = self._extent(data, address)
-        self.source.zeros(data[end:], address + end, "the end of a dataspace")
+        extent = self._extents.get(data)
+        if extent is None:
+            extent, end = self._extent(data, address)
+            self.source.zeros(data[end:], address + end, "the end of a dataspace")
+            if len(data) <= _SHORT and len(self._extents) < _REMEMBERED:
+                self._extents[data] = extent
         return extent
 
     def _extent(self, data: bytes, address: int) -> tuple[Dataspace, int]:
@@ -100,11 +115,16 @@ class MessageReader:
 
     def type(self, data: bytes, address: int) -> Datatype:
         """Return what a datatype tells."""
+        known = self._types.get(data)
+        if known is not None:
+            return known
         try:
             found, end = parse_datatype(data)
         except (DatatypeError, struct.error) as error:
             raise self.source.error(address, str(error)) from None
         self.source.zeros(data[end:], address + end, "the end of a datatype")
+        if len(data) <= _SHORT and len(self._types) < _REMEMBERED:
+            self._types[data] = found
         return found
 
     # -- attributes
@@ -253,6 +273,9 @@ class MessageReader:
     def fill(self, message: Message, size: int) -> None:
         """Refuse a fill value that is none of a type of `size` bytes."""
         data = message.data
+        same = message.kind, data, size
+        if same in self._fills:
+            return
         if message.kind == OLD_FILL:
             at, defined = 0, True
         else:
@@ -275,6 +298,8 @@ class MessageReader:
             if nbytes not in (-1, 0, size) or len(data) < at:
                 raise self._wrong(message, f"a fill value of {nbytes} bytes for one of {size}")
         self.source.zeros(data[at:], message.address + at, "the end of a fill value")
+        if len(data) <= _SHORT and len(self._fills) < _REMEMBERED:
+            self._fills.add(same)
 
 
 _CHECKS: dict[int, Callable[[MessageReader, Message], None]] = {

@@ -20,6 +20,7 @@ from ckptkit.stores.hdf5.bounded import BoundedReader, LeftToLibhdf5
 from ckptkit.stores.hdf5.lookup3 import checksum
 from ckptkit.stores.hdf5.messages import (
     ATTRIBUTE,
+    CONSTANT,
     CONTINUATION,
     DATASPACE,
     DATATYPE,
@@ -36,6 +37,7 @@ from ckptkit.stores.hdf5.messages import (
     ObjectHeader,
 )
 
+_MESSAGE_HEAD = struct.Struct("<HHB3s").unpack_from  # of version 1
 MAX_HEADER = 64 << 20  # bytes of one object header with its continuations
 _SHAREABLE = {DATASPACE, DATATYPE, FILL, FILTERS, ATTRIBUTE}
 
@@ -47,7 +49,9 @@ def read_header(source: BoundedReader, address: int, path: str) -> ObjectHeader:
     """
     head = source.read(address, 16)
     messages = tuple(
-        _modern(source, address, path) if head[:4] == b"OHDR" else _classic(source, address, path)
+        _modern(source, address, path)
+        if head[:4] == b"OHDR"
+        else _classic(source, address, head, path)
     )
     for message in messages:
         _check_flags(source, message)
@@ -56,6 +60,8 @@ def read_header(source: BoundedReader, address: int, path: str) -> ObjectHeader:
 
 def _check_flags(source: BoundedReader, message: Message) -> None:
     kind, flags = message.kind, message.flags
+    if not flags & ~CONSTANT and kind in KNOWN:  # nearly all
+        return
     if kind not in KNOWN and (flags & FAIL_UNKNOWN or not flags & MARK_UNKNOWN):
         # Nothing that may be ignored: a known kind with one wrong bit looks like this.
         raise source.error(message.address, f"a message of unknown kind {kind:#04x}")
@@ -95,8 +101,7 @@ def _further(source: BoundedReader, message: Message) -> tuple[int, int]:
     return place, nbytes
 
 
-def _classic(source: BoundedReader, address: int, path: str) -> Iterator[Message]:
-    head = source.read(address, 16)
+def _classic(source: BoundedReader, address: int, head: bytes, path: str) -> Iterator[Message]:
     version, reserved, expected, references, size, padding = struct.unpack("<BBHII4s", head)
     name = path or "/"
     if version != 1 or reserved:
@@ -114,11 +119,12 @@ def _classic(source: BoundedReader, address: int, path: str) -> Iterator[Message
         data = source.read(start, length)
         at = 0
         while at < length:
-            kind, nbytes, flags, reserved_bytes = struct.unpack_from("<HHB3s", data, at)
+            kind, nbytes, flags, reserved_bytes = _MESSAGE_HEAD(data, at)
             body = data[at + 8 : at + 8 + nbytes]
             if len(body) < nbytes or nbytes % 8:
                 raise source.error(start + at, f"a message of {nbytes} bytes in its header")
-            source.zeros(reserved_bytes, start + at, "bytes 5 to 8 of a message")
+            if reserved_bytes != b"\0\0\0":
+                source.zeros(reserved_bytes, start + at, "bytes 5 to 8 of a message")
             message = Message(kind, flags, body, start + at + 8)
             if kind == CONTINUATION:
                 blocks.append(_further(source, message))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -248,6 +248,25 @@ def variable_names(
     variable is trainable is sure).  small_ints: whether a stored value is int8 or uint8, which
     without a config is the only sign of a quantized layer.
     """
+    if config is None:  # a file may have thousands of layers, and few kinds of them
+        return _names_of_kind(class_name, tuple(shapes), keras2, small_ints)
+    return _names_of_layer(class_name, config, shapes, keras2, small_ints)
+
+
+@lru_cache(maxsize=4096)
+def _names_of_kind(
+    class_name: str, shapes: tuple[Shape, ...], keras2: bool, small_ints: bool
+) -> tuple[LayerVariable | None, ...]:
+    return _names_of_layer(class_name, None, shapes, keras2, small_ints)
+
+
+def _names_of_layer(
+    class_name: str,
+    config: Config | None,
+    shapes: Sequence[Shape],
+    keras2: bool,
+    small_ints: bool,
+) -> tuple[LayerVariable | None, ...]:
     rows: list[tuple[LayerVariable, ...]] = []
     for row in _rows(class_name, config, keras2, small_ints):
         for names in _variants(row, config):
