@@ -26,6 +26,9 @@ SEEDS = {
     "exchange": 40,
     "manifest": 40,
     "orbax": 12,
+    "pytorch": 20,
+    "beside-onnx": 400,
+    "beside-torch": 400,
     "beside-tensorstore": 40,
     "keras-config": 30,
     "beside-tensorflow": 8,
@@ -39,11 +42,14 @@ def targets() -> Any:
 
 NAMES = (
     *("bundle", "graph", "graph-text", "h5", "index"),
-    *("keras", "libhdf5", "npz", "orbax", "safetensors", "saved-model", "snappy", "state"),
+    *("keras", "libhdf5", "litert", "npz", "onnx", "orbax", "pytorch", "safetensors"),
+    *("saved-model", "snappy", "state"),
     *("align", "convert", "diff", "exchange", "golden", "inputs", "keras-config", "manifest"),
     *("rules", "safetensors-index", "show", "state-text", "tolerances", "weights-json", "words"),
     *("beside-numpy", "beside-safetensors", "beside-tensorstore"),
     pytest.param("beside-tensorflow", marks=pytest.mark.needs_tf),
+    pytest.param("beside-onnx", marks=pytest.mark.runtimes),
+    pytest.param("beside-torch", marks=pytest.mark.runtimes),
 )
 
 
@@ -54,6 +60,8 @@ def test_mutants_are_read_or_refused(targets: Any, name: str, tmp_path: Path) ->
         **dict.fromkeys(("show", "diff", "convert", "manifest"), "h5py"),
         **dict.fromkeys(("snappy", "orbax"), "cramjam"),
         "beside-tensorstore": "tensorstore",
+        "beside-onnx": "onnx",
+        "beside-torch": "torch",
         "beside-safetensors": "safetensors",
         "beside-tensorflow": "tensorflow",
     }

@@ -17,7 +17,7 @@ import numpy as np
 import ckptkit
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.verify.api import verify
-from support.fuzz import mutators, orbax_mutants
+from support.fuzz import model_mutants, mutators, orbax_mutants
 from support.fuzz.readers import BUNDLES, Target, bundle, neutral
 
 
@@ -128,7 +128,9 @@ def npz(directory: Path, rng: random.Random) -> Path:
 _LISTED = tuple(name for name in BUNDLES if "objects" not in name)
 JUDGED = {
     "beside-numpy": Target(npz, beside_numpy),
+    "beside-onnx": Target(model_mutants.of(model_mutants.ONNX), model_mutants.beside_onnx),
     "beside-safetensors": Target(neutral("safetensors"), beside_safetensors),
     "beside-tensorflow": Target(bundle(*_LISTED), beside_tensorflow),
+    "beside-torch": Target(model_mutants.pytorch, model_mutants.beside_torch),
     "beside-tensorstore": Target(orbax_mutants.write, orbax_mutants.beside_tensorstore),
 }

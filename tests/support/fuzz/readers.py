@@ -18,7 +18,7 @@ from ckptkit.operations.verify.api import verify
 from ckptkit.reports import findings, listing
 from ckptkit.stores.saved_model.graph import read_graphs
 from ckptkit.stores.tensor_bundle.table import parse_table
-from support.fuzz import mutators, orbax_mutants
+from support.fuzz import model_mutants, mutators, orbax_mutants
 from support.goldens import GOLDEN
 
 
@@ -195,7 +195,10 @@ READERS = {
         read_everything,
     ),
     "libhdf5": Target(_libhdf5, read_everything),
+    "litert": Target(model_mutants.of(model_mutants.LITERT), model_mutants.read_model),
     "npz": Target(neutral("npz"), read_everything),
+    "onnx": Target(model_mutants.of(model_mutants.ONNX), model_mutants.read_model),
+    "pytorch": Target(model_mutants.pytorch, read_everything),
     "safetensors": Target(neutral("safetensors"), read_everything),
     "orbax": Target(orbax_mutants.write, read_everything),
     "saved-model": Target(saved_model, read_everything),
