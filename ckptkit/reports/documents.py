@@ -138,22 +138,28 @@ def _csv_cell(value: Any) -> object:
 # --- HTML -------------------------------------------------------------------------------------
 
 
-def html_page(title: str, table: Iterable[str], remarks: Sequence[str]) -> Iterator[str]:
+def html_page(
+    title: str, table: Iterable[str], remarks: Sequence[str], codes: Sequence[int]
+) -> Iterator[str]:
     """Yield a page with one table.
 
-    title: the command and what it was given.  table: HTML.  remarks: lines of text beside it.
+    title: the command and what it was given.  table: HTML.  remarks: lines of text beside it, of
+    one result the verdict last.  codes: with which the command exits for each result.
     """
     from ckptkit.reports.page import frame  # here, since programs ask for JSON most of the time
 
     command, _, about = title.removeprefix("ckptkit ").partition(" ")
     command = command.rstrip(":")
+    verdict = len(codes) == 1 and bool(remarks)
     body = "\n".join(
         ['<section class="static" aria-label="rows" tabindex="0">', *table, "</section>"]
     )
     page = frame.Page(
         command,
         title,
-        notes=[(line.partition(":")[0], line) for line in remarks],
+        verdict=remarks[-1] if verdict else "",
+        tone="bad" if 1 in codes else "warn" if 2 in codes else "good",
+        notes=[(line.partition(":")[0], line) for line in remarks[: len(remarks) - verdict]],
         files=[{"path": about, "about": ""}] if about else [],
         body=body,
     )
@@ -189,7 +195,9 @@ def in_form(
     elif fmt == "csv":
         yield from csv_of_records(results)
     elif fmt == "html":
-        yield from html_page(title, table(PAGE), [line for line in _plain(remarks) if line])
+        told = [line for line in _plain(remarks) if line]
+        codes = [result.exit_code for result in results]
+        yield from html_page(title, table(PAGE), told, codes)
     elif fmt == "markdown":
         yield from table(fmt)
         yield ""
