@@ -24,6 +24,7 @@ _WHY = {
     "shape": "nothing else fits",
     "scope": "the rest of its scope",
     "words": "words and numbers of the names",
+    "numbers": "numbers as in the pairs that are known",
     "order": "the order of both files",
 }
 

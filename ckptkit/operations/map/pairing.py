@@ -9,6 +9,7 @@ several that may, these decide, in this order, until none does:
     scope    all other layers of its scope lie in one scope of the other file
     words    the words in the paths that not all of them have, or else how many have the same; of
              equally many, the k-th number goes with the k-th, where no file's order contradicts it
+    numbers  the numbers in both paths stand for one another as they do in all pairs so far
     order    both files have the same layers in the same order, names of one side only count, and
              between any two of these lies a layer that is a pair
 
@@ -26,6 +27,7 @@ from typing import NamedTuple, TypeVar
 from ckptkit.operations.map.layers import RECURRENT, LayerWeights
 from ckptkit.operations.map.layouts import LayerMoves, fit
 
+_ENOUGH = 4  # pairs from which it is learned what numbers stand for
 T = TypeVar("T")
 Class = tuple[str, ...]
 
@@ -100,6 +102,7 @@ class _Pairer:
             ("shape", self._by_shapes),
             ("scope", self._by_scopes),
             ("words", self._by_words),
+            ("numbers", self._by_known_numbers),
             ("order", self._by_order),
         )
         while any(self._take(step(), why) for why, step in steps):
@@ -189,6 +192,25 @@ class _Pairer:
             for one, other in matched:
                 yield from _by_numbers(classes[0][one], classes[1][other])
 
+    def _by_known_numbers(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield what is left where the numbers in paths mean what they mean in the known pairs.
+
+        `layer1.0.conv2` and `conv2_block1_2_conv`, `layer2.1.conv1` and `conv3_block2_1_conv`, ...:
+        the first number is one less, the second, too, and the last is the same.
+        """
+        if not self.fits:
+            return
+        known = _relations(
+            [(p.source.numbering[1], p.target.numbering[1]) for p in self.pairs.values()]
+        )
+        agreeing = [
+            (source, target)
+            for source, target in self.fits
+            if known and _agree(source.numbering[1], target.numbering[1], known)
+        ]
+        counts = Counter(layer for pair in agreeing for layer in pair)
+        yield from (pair for pair in agreeing if counts[pair[0]] == counts[pair[1]] == 1)
+
     def _by_order(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
         """Yield what is left where both files have the same layers in the same order.
 
@@ -239,6 +261,34 @@ class _Pairer:
                 tuple(layer for layer in self.sides[0] if layer in group),
                 tuple(layer for layer in self.sides[1] if layer in group),
             )
+
+
+Relation = tuple[int, int, dict[int, int], dict[int, int]]
+"""Places of two numbers in paths, what one is where the other is known, and back."""
+
+
+def _relations(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Relation]:
+    """Return which numbers of pairs go together: one to one, in one order, in many pairs."""
+    found = []
+    widths = [max((len(pair[side]) for pair in pairs), default=0) for side in (0, 1)]
+    for one, other in _product(range(widths[0]), range(widths[1])):
+        both = [(a[one], b[other]) for a, b in pairs if len(a) > one and len(b) > other]
+        there, back = dict(both), {right: left for left, right in both}
+        is_one_to_one = len(there) == len(back) == len(set(both)) > 1
+        values = [there[left] for left in sorted(there)]
+        if len(both) >= _ENOUGH and is_one_to_one and values == sorted(values):
+            found.append((one, other, there, back))
+    return found
+
+
+def _agree(source: tuple[int, ...], target: tuple[int, ...], relations: list[Relation]) -> bool:
+    """Whether two paths' numbers are as they are in all pairs; one that no pair has may be any."""
+    for one, other, there, back in relations:
+        if len(source) > one and len(target) > other:
+            left, right = source[one], target[other]
+            if there.get(left, right) != right or back.get(right, left) != left:
+                return False
+    return True
 
 
 def _largest(layer: LayerWeights) -> int:

@@ -360,6 +360,35 @@ def test_words_on_one_side_alone_are_not_numbers_on_the_other(tmp_path: Path) ->
     assert [rule.source for rule in proposal.open[0].candidates] == list(source)
 
 
+def test_numbers_mean_what_they_mean_in_the_known_pairs(tmp_path: Path) -> None:
+    """A residual net: shortcuts have the shapes of the third convolutions, and stand elsewhere."""
+    source: dict[str, tuple[int, ...]] = {}
+    target: dict[str, tuple[int, ...]] = {}
+    partner: dict[str, str] = {}
+    into = 3
+    for stage, width in enumerate((2, 4), 1):
+        for block in (0, 1):
+            shapes = {1: (width, into, 1, 1), 2: (width, width, 3, 3), 3: (4 * width, width, 1, 1)}
+            scope, keras = f"layer{stage}.{block}", f"conv{stage + 1}_block{block + 1}"
+            if block == 0:
+                shapes[0] = (4 * width, into, 1, 1)
+            for number, shape in shapes.items():
+                names = (f"conv{number}", f"bn{number}")
+                names = names if number else ("downsample.0", "downsample.1")
+                source[f"{scope}.{names[0]}.weight"] = shape
+                source |= {f"{scope}.{names[1]}.{end}": shape[:1] for end in ("weight", "bias")}
+                partner[f"{keras}_{number}_conv/kernel"] = f"{scope}.{names[0]}.weight"
+                partner[f"{keras}_{number}_bn/gamma"] = f"{scope}.{names[1]}.weight"
+                partner[f"{keras}_{number}_bn/beta"] = f"{scope}.{names[1]}.bias"
+            for number, (out, channels, *window) in sorted(shapes.items()):
+                target[f"{keras}_{number}_conv/kernel"] = (*window, channels, out)
+                target |= {f"{keras}_{number}_bn/{end}": (out,) for end in ("gamma", "beta")}
+            into = 4 * width
+    proposal = proposed(tmp_path, source, target)
+    assert proposal.ok
+    assert {rule.target: rule.source for rule in proposal.rules} == partner
+
+
 def test_a_square_kernel_follows_the_others_of_its_file(tmp_path: Path) -> None:
     """Weights of GPT-2 are [in, out] under the name that torch.nn has for [out, in]."""
     source = {"a.weight": (4, 6), "b.weight": (6, 6)}
