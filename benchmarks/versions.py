@@ -7,7 +7,7 @@ an installation, the tests that need no TensorFlow, ruff and mypy for that versi
 not on PATH, or do not start, are printed as not tried.  Once: vermin, which knows since when the
 standard library has what is used.  Then every extra twice: all its dependencies, and those of the
 package, as low as setup.cfg allows on the oldest Python here, and as new as there are on the newest
-one; with the lowest the light tests run again, with the others `ckptkit doctor` does.
+one; what `ckptkit sample` writes is looked at with each of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "tests.yml"
 LIGHT = "not needs_tf and not runtimes and not slow"
+# Commands that read every format of the sample; @ is where it lies.
+USED = (
+    "ls @/run --stats --digest",
+    "diff @/run/ckpt-2 @/export --role weight",
+    "verify -r @",
+    "history @/run",
+    "scan @/export",
+    "convert @/after.keras @/after.safetensors --weights-only",
+    "convert @/run/ckpt-2 @/half.npz --weights-only --cast float32=bfloat16",
+)
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9]+(?:\.[0-9]+)*)")
 
 
@@ -193,11 +203,14 @@ def try_bounds(folder: Path, python: Python, extra: str, is_lowest: bool) -> lis
     trial = Trial(folder, python, f"{'lowest' if is_lowest else 'newest'}-{extra}")
     constraints = lowest(f"{needed}\n{wanted}") if is_lowest else []
     if trial.install(what, extra, constraints):
-        if is_lowest and extra == "test-light":
-            trial.light_tests(what)
-        else:  # 2: no runtime is there, which is right for most of the extras
-            doctor = ("python", "-m", "ckptkit", "doctor")
-            trial.run(f"{what}: doctor", *doctor, fine=(0, 2))
+        ckptkit = ("python", "-m", "ckptkit")
+        sample = trial.folder / "sample"  # the environment is made anew, so there is none yet
+        trial.run(f"{what}: sample", *ckptkit, "sample", str(sample))
+        for line in USED:
+            words = [word.replace("@", str(sample)) for word in line.split()]
+            trial.run(f"{what}: {words[0]}", *ckptkit, *words)
+        # 2: no runtime is there, which is right for most of the extras
+        trial.run(f"{what}: doctor", *ckptkit, "doctor", fine=(0, 2))
     return trial.rows
 
 
