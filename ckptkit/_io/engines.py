@@ -22,6 +22,8 @@ R = TypeVar("R")
 LEAST_WINDOW = 8  # tasks under way
 WINDOW_PER_WORKER = 4  # results are taken in order: one that takes long must not starve the rest
 BATCH_BYTES = 16 << 20  # of one task: what sending it costs is then little beside it
+_LEAST_ON_A_CLUSTER = 32 << 20  # bytes of one task
+_TASKS_PER_WORKER = 12  # so that none waits long for the last
 _LARGEST_BATCH_BYTES = 256 << 20  # on a cluster
 UNKNOWN_WINDOW = 128  # of an executor that does not say how many workers it has
 NO_WORKERS_S = 60.0  # how long a cluster may be without any worker
@@ -134,8 +136,8 @@ class _DaskCluster(Engine):
 
     def task_bytes(self, total: int) -> int:
         # A task costs its scheduler and all who talk to it about as much as reading 10 MB.
-        workers = max(1, self._threads())
-        return min(max(BATCH_BYTES, total // (WINDOW_PER_WORKER * workers)), _LARGEST_BATCH_BYTES)
+        wanted = total // (_TASKS_PER_WORKER * max(1, self._threads()))
+        return min(max(_LEAST_ON_A_CLUSTER, wanted), _LARGEST_BATCH_BYTES)
 
     def submit(self, fn: Callable[[Any], R], item: Any) -> Future[R]:
         # Dask takes equal calls for one unless told: a file may have changed between two.

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     help="Write SHA-256 digests, as `sha256sum -c` reads them.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Also check everything below a directory.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Read the values of N tensors of each file, and all indexes, sizes and graphs.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="S", help="Draw other tensors."
+)
 @click.option("--strict", is_flag=True, help="Notes count as findings.")
 @executor_options
 @report_options("verify")
@@ -49,6 +58,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **options: Any) -> No
     Examples:
       ckptkit verify run/ckpt-3
       ckptkit verify run/ export/ --format junit -o verify.xml
+      ckptkit verify huge/ckpt-9 --sample 1000
       ckptkit verify model.safetensors --write-manifest model.sha256
 
     Exit code: 0 sound, 1 findings, 2 could not tell (or nothing was checked).
@@ -90,6 +100,8 @@ def _verify(
                     new_manifest=options["new_manifest"],
                     strict=options["strict"],
                     recursive=options["recursive"],
+                    sample=options["sample"],
+                    seed=options["seed"],
                     executor=executor,
                 )
             except CkptkitError as error:

@@ -74,7 +74,7 @@ class ConvertOptions:
         if self.shard_size is not None and self.shards is not None:
             raise UsageError(say("‹shard_size› and ‹shards› exclude each other"))
         if self.shards is not None and self.shards < 1:
-            raise UsageError(say(f"‹shards={self.shards}›: at least one file is written"))
+            raise UsageError(say(f"‹shards› {self.shards}: at least one file is written"))
         unknown = sorted(self.drop_roles - set(ROLES))
         if unknown:
             raise UsageError(f"no role {unknown[0]!r}", hint=f"roles are {', '.join(ROLES)}")

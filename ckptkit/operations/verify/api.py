@@ -35,6 +35,7 @@ from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.in_use import Look, look_twice
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
+from ckptkit.operations.verify.sampling import Sample, checked_sample
 from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Document
@@ -47,6 +48,7 @@ from ckptkit.stores.directories import (
 )
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
+    SAVED_MODEL,
     TENSOR_BUNDLE,
     format_of,
     function_of,
@@ -61,6 +63,7 @@ __all__ = ["SEVERITIES", "Check", "Finding", "Unit", "Verification", "verify"]
 SCHEMA = "ckptkit.verify/2"
 # Findings about files that are not there: a program may be about to write or remove the others.
 _OF_FILES = ("index.missing", "data.missing", "data.unreadable")
+_SAMPLED = (TENSOR_BUNDLE, SAVED_MODEL)  # of formats with a function of their own to verify
 # Ends of codes of findings that a file gives which is written in place, or a set in part.
 _OF_WRITING = (".missing", ".unreadable", ".extra", ".truncated", ".malformed")
 
@@ -158,6 +161,8 @@ def verify(
     new_manifest: str | os.PathLike[str] | None = None,
     strict: bool = False,
     recursive: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Verification:
@@ -173,7 +178,10 @@ def verify(
         new_manifest: a file to write the digests to.
         strict: notes count as findings.
         recursive: of a directory, also all that lies below it; links are not followed.
-        executor: threads to read with; the caller's, neither made nor shut here; None reads here.
+        sample: how many tensors of each file are read, where not all; indexes, sizes and
+            structure are checked all the same, and what was not read is said.
+        seed: of the draw of these; another one draws others.
+        executor: where files are read; the caller's, neither made nor shut here; None reads here.
         progress: called with (phase, bytes done, bytes in all) as bytes are read; each pass is a
             phase: "read", then "values".
 
@@ -182,15 +190,18 @@ def verify(
 
     Raises:
         PathNotFoundError: nothing lies there (or nothing to verify), or at `manifest`.
-        UsageError: a part of a file (`PATH#SUBTREE`) is asked for.
+        UsageError: a part of a file (`PATH#SUBTREE`) is asked for, or a sample beside what reads
+            everything.
         FormatError: `manifest` is no manifest.
         OutputError: `new_manifest` cannot be written, or would replace what is no manifest.
     """
     text = text_of(path)
     place = path_of(path)
+    reads_all = values or manifest is not None or new_manifest is not None
+    drawn = checked_sample(sample, seed, reads_all=reads_all)
 
     def look(earlier: Sequence[Look]) -> list[Look]:
-        return _look(place, text, recursive, values, executor, progress, earlier)
+        return _look(place, text, recursive, values, drawn, executor, progress, earlier)
 
     stands_for_all = place.is_dir() and not is_model_directory(place)
     if is_local(place):
@@ -221,6 +232,7 @@ def _look(
     text: str,
     recursive: bool,
     values: bool,
+    sample: Sample | None,
     executor: Executor | None,
     progress: Progress | None,
     earlier: Sequence[Look],
@@ -239,7 +251,7 @@ def _look(
         if same is not None and same.states == before:
             looks.append(same)
             continue
-        unit, store = _verified(target, executor, progress)
+        unit, store = _verified(target, executor, progress, sample)
         if values:
             unit = _with_values(unit, store, executor, progress)
         looks.append(Look(unit, store, before, changed=_states(target) != before))
@@ -429,7 +441,10 @@ def _one(path: Path) -> _VerifyTarget:
 
 
 def _verified(
-    target: _VerifyTarget, executor: Executor | None, progress: Progress | None
+    target: _VerifyTarget,
+    executor: Executor | None,
+    progress: Progress | None,
+    sample: Sample | None,
 ) -> tuple[Unit, Store | None]:
     if target.unit is not None:
         return target.unit, None
@@ -438,10 +453,16 @@ def _verified(
         for file in files:  # one that stands for another has no content to find faults in
             file_size(file)
         hook = format_of(target.format).verify
-        if hook:
+        if not hook:
+            unit, store = verify_stream(target.format, target.path, executor, progress, sample)
+        elif sample is None:
             unit, store = function_of(hook)(target.path, executor, progress)
+        elif target.format in _SAMPLED:
+            unit, store = function_of(hook)(target.path, executor, progress, sample=sample)
         else:
-            unit, store = verify_stream(target.format, target.path, executor, progress)
+            raise UsageError(
+                say(f"‹sample›: {target.format} is verified whole"), where=str(target.path)
+            )
     except CkptkitError as error:
         return Unit(target.path, target.format, refusal=error), None
     if any(finding.severity == "error" for finding in unit.findings):

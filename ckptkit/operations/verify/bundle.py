@@ -25,6 +25,7 @@ from ckptkit.operations.verify.data import (
     range_checksums,
     ranges_by_shard,
 )
+from ckptkit.operations.verify.sampling import Sample
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
@@ -46,10 +47,15 @@ _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 
 
 def verify_bundle(
-    prefix: Path, executor: Executor | None = None, progress: Progress | None = None
+    prefix: Path,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    *,
+    sample: Sample | None = None,
 ) -> tuple[Unit, TensorBundle]:
     """Return what is found in the checkpoint at `prefix`, and the store as far as it could be read.
 
+    sample: of the tensors whose values are read; None for all, and what lies between.
     Raises PathNotFoundError, UnsupportedError, MissingDependencyError.
     """
     bundle, problems = survey(prefix)
@@ -61,10 +67,15 @@ def verify_bundle(
     )
     size = (("tensor", len(bundle.specs)), ("byte", file_size(index)))
     plans, data_check = _data_files(bundle)
+    drawn = None if sample is None else sample.keys(bundle.specs)
+    if drawn is not None:
+        plans = [_with_pieces_of(plan, drawn) for plan in plans]
     found, tensors, nbytes = checksum_findings(bundle, plans, executor, progress)
     sums = Check("checksums", (("tensor", tensors), ("byte", nbytes)), found)
     checks = (Check("index", size, findings), data_check, sums, *_graph(bundle))
     not_checked = []
+    if sample is not None and drawn is not None:
+        not_checked.append(sample.left_out(len(bundle.specs)))
     if problems:
         not_checked.append("tensors that the damaged part of the index may have listed")
     if OBJECT_GRAPH_KEY in bundle.specs and len(checks) == 3:
@@ -150,6 +161,11 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
     findings.extend(_extra_shards(bundle, present))
     total = sum(plan.size for plan in plans)
     return plans, Check("data files", (("file", len(plans)), ("byte", total)), tuple(findings))
+
+
+def _with_pieces_of(plan: ShardPlan, keys: frozenset[str]) -> ShardPlan:
+    """Return what there is to read of a data file for some of its tensors."""
+    return plan._replace(pieces=[piece for piece in plan.pieces if piece.key in keys])
 
 
 def _names_beside(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from ckptkit._io.progress import Progress
 from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
 from ckptkit.operations.verify.bundle import verify_bundle
+from ckptkit.operations.verify.sampling import Sample
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.proto.messages import parse
@@ -33,17 +34,22 @@ _KNOWN_DIRECTORIES = {"variables", ASSETS, "assets.extra"}
 
 
 def verify_saved_model(
-    path: Path, executor: Executor | None = None, progress: Progress | None = None
+    path: Path,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    *,
+    sample: Sample | None = None,
 ) -> tuple[Unit, Store | None]:
     """Return what is found in the SavedModel at directory `path`, and its variables.
 
+    sample: of the variables to read; None for all.
     Raises UnsupportedError, MissingDependencyError.
     """
     checks: list[Check] = []
     not_checked: list[str] = []
     graphs, graph_check = _graphs(path)
     checks.append(graph_check)
-    unit, store = _variables(path, graphs, executor, progress)
+    unit, store = _variables(path, graphs, executor, progress, sample)
     checks.extend(unit.checks)
     not_checked.extend(unit.not_checked)
     if graphs:
@@ -143,11 +149,15 @@ def _signatures(graphs: list[MetaGraph], path: Path) -> Check:
 
 
 def _variables(
-    path: Path, graphs: list[MetaGraph], executor: Executor | None, progress: Progress | None
+    path: Path,
+    graphs: list[MetaGraph],
+    executor: Executor | None,
+    progress: Progress | None,
+    sample: Sample | None,
 ) -> tuple[Unit, Store | None]:
     prefix = path / VARIABLES
     if index_path(prefix).exists():
-        return verify_bundle(prefix, executor, progress)
+        return verify_bundle(prefix, executor, progress, sample=sample)
     wanted = [key for graph in graphs for key in _restored_keys(graph)]
     findings: tuple[Finding, ...] = ()
     if wanted or (can_list(path) and any(prefix.parent.glob("variables.data-*"))):

@@ -1,0 +1,89 @@
+"""`verify --sample`: a few tensors of what is too large to be read, and all that frames them."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ckptkit.errors import UsageError
+from ckptkit.operations.verify.api import verify
+from support.command_line import ckptkit
+from support.goldens import golden
+from support.keras_files import write_keras
+from support.places import environment
+from support.sparse_bundle import NBYTES, write_sparse
+
+
+def test_a_sample_is_read_and_the_rest_is_said(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "c", 40, 4)
+    done = verify(path, sample=5)
+    assert (done.exit_code, done.units[0].tensors, done.units[0].nbytes) == (0, 5, 5 * NBYTES)
+    assert done.units[0].not_checked == (
+        "the values of 35 tensors of 40: a sample was read (seed 0)",
+    )
+
+
+def test_damage_is_found_where_it_is_drawn(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "c", 12, 2, wrong=(7,))
+    codes = [verify(path, sample=3, seed=seed).exit_code for seed in range(20)]
+    assert codes == [verify(path, sample=3, seed=seed).exit_code for seed in range(20)]
+    assert set(codes) == {0, 1}
+    assert [verify(path, sample=count).exit_code for count in (12, 99)] == [1, 1]
+
+
+def test_what_frames_the_values_is_checked_whole(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "c", 12, 3)
+    shard = tmp_path / "c.data-00001-of-00003"
+    shard.write_bytes(bytes(4 * NBYTES - 1))
+    assert "data.truncated" in {f.code for f in verify(path, sample=1).units[0].findings}
+    shard.unlink()
+    assert "data.missing" in {f.code for f in verify(path, sample=1).units[0].findings}
+
+
+def test_a_sample_of_other_formats(tmp_path: Path) -> None:
+    keras = verify(write_keras(tmp_path / "m.keras"), sample=1)
+    assert (keras.exit_code, keras.units[0].tensors) == (0, 1)
+    assert "the values of 2 tensors of 3" in keras.units[0].not_checked[0]
+    saved = verify(golden("tf2.21.0/lookup/model").path, sample=1)
+    assert (saved.exit_code, saved.units[0].tensors) == (0, 1)
+
+
+def test_a_sample_beside_what_reads_everything_is_refused(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "c", 3, 1)
+    for options in (("--values",), ("--write-manifest", tmp_path / "m"), ("--manifest", "m")):
+        done = ckptkit("verify", path, "--sample", 1, *options)
+        assert (done.code, "--sample excludes --values" in done.err) == (2, True)
+    assert "--seed goes with --sample" in ckptkit("verify", path, "--seed", 1).err
+    with pytest.raises(UsageError, match="sample 0: at least one tensor"):
+        verify(path, sample=0)
+
+
+@pytest.mark.slow
+def test_a_hundred_gigabytes_are_listed_compared_and_sampled(tmp_path: Path) -> None:
+    tensors, shards, changed = 200_000, 256, 123_456
+    old = write_sparse(tmp_path / "old", tensors, shards)
+    new = write_sparse(tmp_path / "new", tensors, shards, wrong=(changed,))
+    commands = (
+        (0, ["ls", old, "--role", "weight", "-q"]),
+        (1, ["diff", "--quick", old, new]),
+        (0, ["verify", old, "--sample", "50"]),
+    )
+    for code, command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "ckptkit", *map(str, command)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        if command[0] == "diff":
+            assert f"layer_{changed}/kernel" in done.stdout
+        if command[0] == "verify":
+            assert "sound (50 tensors, 25.0 MB read)" in done.stdout
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    assert most < 1 << 30, most
