@@ -35,7 +35,7 @@ from ckptkit.operations.verify.directory import verify_directory
 from ckptkit.operations.verify.in_use import Look, look_twice
 from ckptkit.operations.verify.manifest import check_manifest, write_manifest
 from ckptkit.operations.verify.salvage import readable_names
-from ckptkit.operations.verify.sampling import Sample, checked_sample
+from ckptkit.operations.verify.sampling import TensorSample, checked_sample
 from ckptkit.operations.verify.stream import verify_stream
 from ckptkit.operations.verify.values import values_check
 from ckptkit.results import Document
@@ -232,7 +232,7 @@ def _look(
     text: str,
     recursive: bool,
     values: bool,
-    sample: Sample | None,
+    sample: TensorSample | None,
     executor: Executor | None,
     progress: Progress | None,
     earlier: Sequence[Look],
@@ -444,7 +444,7 @@ def _verified(
     target: _VerifyTarget,
     executor: Executor | None,
     progress: Progress | None,
-    sample: Sample | None,
+    sample: TensorSample | None,
 ) -> tuple[Unit, Store | None]:
     if target.unit is not None:
         return target.unit, None

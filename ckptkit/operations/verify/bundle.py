@@ -25,7 +25,7 @@ from ckptkit.operations.verify.data import (
     range_checksums,
     ranges_by_shard,
 )
-from ckptkit.operations.verify.sampling import Sample
+from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
@@ -51,7 +51,7 @@ def verify_bundle(
     executor: Executor | None = None,
     progress: Progress | None = None,
     *,
-    sample: Sample | None = None,
+    sample: TensorSample | None = None,
 ) -> tuple[Unit, TensorBundle]:
     """Return what is found in the checkpoint at `prefix`, and the store as far as it could be read.
 

@@ -11,7 +11,7 @@ from ckptkit.text import count_text
 from ckptkit.wording import say
 
 
-class Sample(NamedTuple):
+class TensorSample(NamedTuple):
     """How many tensors of each file are read, and by which seed they are drawn."""
 
     tensors: int
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
         return say(f"the values of {rest} of {total}: a sample was read (‹seed› {self.seed})")
 
 
-def checked_sample(sample: int | None, seed: int, *, reads_all: bool) -> Sample | None:
+def checked_sample(sample: int | None, seed: int, *, reads_all: bool) -> TensorSample | None:
     """Return the sample that is asked for; reads_all: whether something else reads everything.
 
     Raises UsageError.
@@ -45,4 +45,4 @@ def checked_sample(sample: int | None, seed: int, *, reads_all: bool) -> Sample 
         raise UsageError(
             say("‹sample› excludes ‹values›, ‹manifest› and ‹new_manifest›, which read everything")
         )
-    return Sample(sample, seed)
+    return TensorSample(sample, seed)

@@ -13,7 +13,7 @@ from ckptkit._io.progress import Progress
 from ckptkit.errors import CkptkitError, PathNotFoundError
 from ckptkit.operations.findings import Check, Finding, Unit, of_error
 from ckptkit.operations.verify.bundle import verify_bundle
-from ckptkit.operations.verify.sampling import Sample
+from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.proto.messages import parse
@@ -38,7 +38,7 @@ def verify_saved_model(
     executor: Executor | None = None,
     progress: Progress | None = None,
     *,
-    sample: Sample | None = None,
+    sample: TensorSample | None = None,
 ) -> tuple[Unit, Store | None]:
     """Return what is found in the SavedModel at directory `path`, and its variables.
 
@@ -153,7 +153,7 @@ def _variables(
     graphs: list[MetaGraph],
     executor: Executor | None,
     progress: Progress | None,
-    sample: Sample | None,
+    sample: TensorSample | None,
 ) -> tuple[Unit, Store | None]:
     prefix = path / VARIABLES
     if index_path(prefix).exists():

@@ -12,7 +12,7 @@ from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
-from ckptkit.operations.verify.sampling import Sample
+from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.base import Store
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, Format, format_of, open_format
@@ -38,7 +38,7 @@ def verify_stream(
     path: Path,
     executor: Executor | None,
     progress: Progress | None,
-    sample: Sample | None = None,
+    sample: TensorSample | None = None,
 ) -> tuple[Unit, Store | None]:
     """Return what is found in one file (or set of shards), and its store if it opens.
 
