@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes test-dask docs-dask lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls restores conversions matrix upgrades versions gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes test-dask docs-dask lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls audits change-kinds restores conversions matrix upgrades versions gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
 $(VENV)/.ready-%: setup.cfg setup.py pyproject.toml $(wildcard ckptkit/compare/*.c)
@@ -116,6 +116,12 @@ mutations: $(VENV)/.ready-test  ## damaged models beside TensorFlow's asserts; r
 
 operator-mutants: $(VENV)/.ready-test  ## changed operators in our own code; rewrites docs/mutations.md
 	nice $(BIN)/python -m benchmarks.operator_mutants --write
+
+audits: $(VENV)/.ready-test  ## audits of tolerances against damaged files; rewrites docs/audit.md
+	nice $(BIN)/python -m benchmarks.audit --write
+
+change-kinds: $(VENV)/.ready-test  ## what diff says of changes that look alike; rewrites docs/diff.md
+	nice $(BIN)/python -m benchmarks.change_kinds --write
 
 hint-nulls: $(VENV)/.ready-test  ## hints counted on random damage; rewrites docs/mutations.md
 	nice $(BIN)/python -m benchmarks.hint_nulls --write

@@ -6,7 +6,11 @@ where it holds for every one of them:
 - they are 0 now ("pruned");
 - they are those of OLD, rounded to another dtype ("rounded to bfloat16"), each to the nearest;
 - each tensor differs by less than its dtype tells apart, as a vector ("no more than rounding");
-- they are in layers that feed no layer which has kept its weights ("only the head").
+- they are in layers that feed no layer which has kept its weights ("only the head");
+- every kernel, and every unit of it, is as far from OLD's as one drawn anew ("nothing in common").
+
+What "more training" would look like is measured in docs/diff.md: two runs that began at one
+checkpoint look the same, so that nothing says it.
 """
 
 from __future__ import annotations
@@ -53,7 +57,9 @@ def kind_of_change(
         found = _by_values(changed, len(weights), stores)
         if found is not None:
             return found
-    return _rounding(changed) or _head(changed, weights, tree)
+    return (
+        _rounding(changed) or _head(changed, weights, tree) or _drawn_anew(changed, weights, stores)
+    )
 
 
 def _by_values(
@@ -152,3 +158,84 @@ def _before(tree: ConfigNode, names: set[str]) -> set[str]:
                 found.add(feed.layer)
                 pending.append(feed.layer)
     return found - names
+
+
+_LEAST_ELEMENTS = 1024  # of a kernel that tells anything
+_LEAST_VALUES = 32  # of a unit
+_MOST_UNITS = 256  # of OLD that are looked for among all of NEW's
+_UNLIKE = 4.0  # standard deviations of a cosine of what has nothing in common
+_UNTELLABLE = 0.9  # from here on even a unit that was copied could be chance
+
+
+def _drawn_anew(
+    changed: Sequence[TensorDiff], weights: Sequence[TensorDiff], stores: tuple[Store, Store]
+) -> str | None:
+    """Return that no kernel has anything of OLD's: values, units in any order, or their signs.
+
+    None where one of them is too small to tell, has kept its values, or is too large to be read.
+    """
+    import numpy as np
+
+    kernels = [change for change in weights if len(change.some.spec.shape) > 1]
+    sizes = [change.some.spec.size for change in kernels]
+    told = {change.name for change in changed if change.same_type}
+    if len(kernels) < 2 or min(sizes) < _LEAST_ELEMENTS or sum(sizes) > MAX_READ:
+        return None
+    if not {change.name for change in kernels} <= told:
+        return None
+    for change in kernels:
+        one, other = (
+            side.reshape(-1, change.some.spec.shape[-1]).astype(np.float64)
+            for side in _read(change, stores)
+        )
+        if not (np.isfinite(one).all() and np.isfinite(other).all()):
+            return None
+        if _in_common(one, other) is not False:
+            return None
+    count = count_text(len(kernels), "kernel")
+    return (
+        f"nothing in common: each of {count} is as far from what it was as one drawn anew, unit by unit "
+        "(another initialisation, or another model)"
+    )
+
+
+def _in_common(one: Array, other: Array) -> bool | None:
+    """Whether two kernels, units in columns, have anything in common; None where chance may be it.
+
+    Looked for: values in place; units, or rows, in another order or with another sign; both turned.
+    """
+    import numpy as np
+
+    cosine = _cosines(one.reshape(-1, 1), other.reshape(-1, 1))
+    if cosine is None:
+        return None
+    if abs(float(cosine[0, 0])) > _UNLIKE / float(np.sqrt(one.size)):
+        return True
+    pairs = [(one, other), (one.T, other.T)]
+    if one.shape[0] == one.shape[1]:
+        pairs += [(one, other.T), (one.T, other)]
+    looked = False
+    for a, b in pairs:
+        values, units = a.shape
+        if values < _LEAST_VALUES:
+            continue
+        found = _cosines(a[:, :_MOST_UNITS], b)
+        # of so many pairs the largest cosine that chance gives, and more
+        limit = float(np.sqrt((4 * np.log(max(units, 2)) + 9) / values))
+        if found is None or limit > _UNTELLABLE:
+            continue
+        if float(np.abs(found).max()) > limit:
+            return True
+        looked = looked or a is one
+    return False if looked else None
+
+
+def _cosines(one: Array, other: Array) -> Array | None:
+    """Return the cosines of the columns of two matrices about their means; None of a constant."""
+    import numpy as np
+
+    sides = [side - side.mean(axis=0) for side in (one, other)]
+    norms = [np.sqrt((side**2).sum(axis=0)) for side in sides]
+    if any((norm == 0).any() for norm in norms):
+        return None
+    return np.asarray((sides[0] / norms[0]).T @ (sides[1] / norms[1]))

@@ -135,3 +135,85 @@ def test_a_change_of_structure_has_no_kind(tmp_path: Path) -> None:
     assert kind_between(tmp_path, old, {**old, "step": np.array([1.5], "float32")}) is None
     integers = {**old, "count": np.array([1, 2])}
     assert kind_between(tmp_path, integers, {**integers, "count": np.array([0, 2])}) is None
+
+
+# --- nothing in common ----------------------------------------------------------------------------
+
+
+def drawn(seed: int, sizes: tuple[int, ...] = (48, 64, 48)) -> Arrays:
+    """Return layers of so many units, one behind the other; 40 values go in."""
+    draw = np.random.default_rng(seed)
+    found: Arrays = {}
+    before = 40
+    for number, units in enumerate(sizes):
+        found[f"l{number}/kernel"] = draw.normal(size=(before, units)).astype("float32")
+        found[f"l{number}/bias"] = np.zeros(units, "float32")
+        before = units
+    return found
+
+
+def test_another_initialisation_has_nothing_in_common(tmp_path: Path) -> None:
+    found = kind_between(tmp_path, drawn(1), drawn(2))
+    assert found is not None and found.startswith("nothing in common: each of 3 kernels is as far")
+    # a mean that both have is nothing: a kernel of positive values has it
+    positive = [{k: v + np.float32(2) for k, v in drawn(s).items()} for s in (1, 2)]
+    assert (kind_between(tmp_path, *positive) or "").startswith("nothing in common")
+
+
+def _permuted(arrays: Arrays) -> Arrays:
+    """The units of the first two layers in another order; the model computes the same."""
+    found = dict(arrays)
+    for name, after in (("l0", "l1"), ("l1", "l2")):
+        order = np.random.default_rng(5).permutation(arrays[f"{name}/kernel"].shape[1])
+        found[f"{name}/kernel"] = found[f"{name}/kernel"][:, order]
+        found[f"{after}/kernel"] = found[f"{after}/kernel"][order]
+    return found
+
+
+def _looks_new() -> dict[str, Any]:
+    """Return what becomes of weights that then have something of the old ones all the same."""
+    draw = np.random.default_rng(7)
+    noise = drawn(9)
+
+    def kernels(change: Any) -> Any:
+        return lambda old: {k: change(k, v) if "kernel" in k else v for k, v in old.items()}
+
+    return {
+        "blurred": kernels(lambda k, v: v + noise[k]),
+        "blurred beyond likeness": kernels(lambda k, v: v + 3 * noise[k]),
+        "permuted": _permuted,
+        "permuted and trained on": lambda old: {
+            k: v + np.float32(0.2) * noise[k] for k, v in _permuted(old).items()
+        },
+        "units turned": kernels(
+            lambda _, v: v * draw.choice((-1, 1), v.shape[1]).astype("float32")
+        ),
+        "rows shuffled": kernels(lambda _, v: draw.permutation(v)),
+        "another but for one kernel": lambda old: {**noise, "l1/kernel": old["l1/kernel"] * 2},
+        "another but for one unit": lambda old: {
+            **noise,
+            "l0/kernel": np.hstack([old["l0/kernel"][:, 7:8], noise["l0/kernel"][:, 1:]]),
+        },
+        "another but for a copied kernel": lambda old: {**noise, "l1/kernel": old["l1/kernel"]},
+    }
+
+
+@pytest.mark.parametrize("what", _looks_new())
+def test_what_has_something_in_common(tmp_path: Path, what: str) -> None:
+    assert kind_between(tmp_path, drawn(1), _looks_new()[what](drawn(1))) is None
+
+
+def test_a_square_kernel_that_was_transposed_has_all_in_common(tmp_path: Path) -> None:
+    old, new = drawn(1, (40, 40, 40)), drawn(2, (40, 40, 40))
+    assert (kind_between(tmp_path, old, new) or "").startswith("nothing in common")
+    new["l1/kernel"] = old["l1/kernel"].T
+    assert kind_between(tmp_path, old, new) is None
+
+
+def test_what_is_too_small_to_tell(tmp_path: Path) -> None:
+    assert kind_between(tmp_path, drawn(1, (48,)), drawn(2, (48,))) is None  # one kernel
+    assert kind_between(tmp_path, drawn(1, (48, 8)), drawn(2, (48, 8))) is None  # 384 values
+    assert kind_between(tmp_path, weights(1), weights(2)) is None
+    # units of 20 values: chance gives as much as a copy has
+    wide = [{**drawn(s), "l0/kernel": drawn(s)["l0/kernel"][:20].repeat(3, 1)} for s in (1, 2)]
+    assert kind_between(tmp_path, *wide) is None
