@@ -411,6 +411,9 @@ def test_names_of_an_ordered_dict_that_python_2_pickled() -> None:
     tensor = PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, (2,), (1,)))
     mapping = PickledCall(Global("collections", "OrderedDict"), ([["lin0.weight", tensor]],))
     assert list(list_tensors(mapping, "a").tensors) == ["lin0.weight"]
+    later = PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 1, (2,), (1,)))
+    mapping.items = [("lin0.weight", later)]
+    assert [t.offset for t in list_tensors(mapping, "a").tensors.values()] == [1]
 
 
 def test_a_mapping_of_any_class_keeps_its_names() -> None:

@@ -13,7 +13,7 @@ Names are paths through dicts, lists and modules, joined by dots: `state_dict()`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ckptkit.errors import FormatError
@@ -228,7 +228,7 @@ class _Walk:
             for index, inner in enumerate(value):
                 yield str(index), inner
         elif _is_mapping(value):
-            for key, inner in (*_pairs(value), *value.items):
+            for key, inner in _entries((*_pairs(value), *value.items)):
                 yield _segment(key), inner
         elif _is_module(value):
             for kind in _OF_MODULE:
@@ -236,7 +236,7 @@ class _Walk:
         else:
             for index, inner in enumerate((*value.args, *value.values, value.state)):
                 yield str(index), inner
-            for key, inner in value.items:  # of a class that is a mapping
+            for key, inner in _entries(value.items):  # of a class that is a mapping
                 yield _segment(key), inner
 
     def _tensor(self, call: PickledCall, path: tuple[str, ...]) -> StridedTensor | None:
@@ -313,6 +313,17 @@ def _is_mapping(call: PickledCall) -> bool:
     """Whether a call makes a mapping: an OrderedDict, a defaultdict, a Counter."""
     is_filled = bool(call.items or not call.args or _pairs(call))
     return _module_of(call.function) in _OF_MAPPINGS and is_filled
+
+
+def _entries(pairs: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a mapping that is given these pairs: of one key, the last."""
+    found: dict[Any, tuple[Any, Any]] = {}
+    for key, value in pairs:
+        try:
+            found[key] = (key, value)
+        except TypeError:  # no key of a mapping: what reads the pickle fails on it
+            found[id(key)] = (key, value)
+    return found.values()
 
 
 def _pairs(call: PickledCall) -> list[Any]:
