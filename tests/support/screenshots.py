@@ -1,4 +1,4 @@
-"""Pictures of every page for docs/pages.md: `python -m support.screenshots` in tests/ writes them.
+"""Pictures of every page for docs/pages.md: `support.screenshots` writes them.
 
 Each is taken in light and in dark colours, and in a window of 420 pixels.  They are WebP, which is
 a fifth of PNG.  The models are those of `ckptkit sample`, and a small run.
