@@ -219,6 +219,25 @@ def test_other_commands_need_no_tensorflow(arguments: list[str]) -> None:
     assert not modules_after(*arguments) & HEAVY
 
 
+def test_a_difference_of_two_files_without_a_model_takes_no_reader_of_models() -> None:
+    program = (
+        "import sys, ckptkit\n"
+        "assert ckptkit.diff(sys.argv[1], sys.argv[1], mode='quick').ok\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, CHECKPOINT],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "ckptkit.operations.diff.api" in loaded
+    others = ("ckptkit.stores.hdf5.reader", "ckptkit.stores.saved_model.reader", "numpy")
+    assert loaded.isdisjoint(("ckptkit.operations.diff.beside.comparison", *others))
+
+
 def test_importing_the_package_costs_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys, ckptkit; print(*sys.modules)"],

@@ -9,7 +9,7 @@ in three times the time.  What both roads ask is here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import MAX_DEPTH, max_characters
@@ -151,6 +151,23 @@ class TreeNames(Mapping[str, Naming]):
         path = key[:-_SUFFIX_LENGTH]
         return Naming(name, "weight", name, (path,), None, None, None, False, None, False)
 
+    def items(self) -> ItemsView[str, Naming]:
+        """Return the keys and their namings."""
+        return _NamingItems(self)
+
+    def values(self) -> ValuesView[Naming]:
+        """Return the namings."""
+        return _NamingValues(self)
+
+    def _each(self) -> Iterator[tuple[str, Naming]]:
+        for key, name in zip(self._specs, self._names, strict=True):
+            if name is None:
+                yield key, self._whole[key]
+                continue
+            path = key[:-_SUFFIX_LENGTH]
+            naming = Naming(name, "weight", name, (path,), None, None, None, False, None, False)
+            yield key, naming
+
     def __contains__(self, key: object) -> bool:
         return key in self._specs
 
@@ -159,6 +176,24 @@ class TreeNames(Mapping[str, Naming]):
 
     def __len__(self) -> int:
         return len(self._specs)
+
+
+class _NamingItems(ItemsView[str, Naming]):
+    """Goes over names in the order of the file, which takes half the time of asking for each."""
+
+    _mapping: TreeNames
+
+    def __iter__(self) -> Iterator[tuple[str, Naming]]:
+        return self._mapping._each()
+
+
+class _NamingValues(ValuesView[Naming]):
+    """The same without keys."""
+
+    _mapping: TreeNames
+
+    def __iter__(self) -> Iterator[Naming]:
+        return (naming for _key, naming in self._mapping._each())
 
 
 def _counter_of(key: str, full_name: str, path: str, taken: set[str]) -> Naming:

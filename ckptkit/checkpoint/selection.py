@@ -41,15 +41,22 @@ class Tensors(Sequence[Tensor]):
         specs: Mapping[str, TensorSpec],
         names: Mapping[str, Naming],
         made: list[Tensor] | None = None,
+        *,
+        is_whole: bool = False,
     ) -> None:
         self._keys, self._specs, self._names = keys, specs, names
+        self._is_whole = is_whole  # all that have names, in the order of the names
         self._made = made
         if made is None and len(keys) <= _KEPT:
             self._made = [Tensor(specs[key], names[key]) for key in keys]
 
     def where(self, passes: Callable[[Tensor], bool]) -> Tensors:
         """Return those that pass, in this order."""
-        return self._of([at for at, tensor in enumerate(self) if passes(tensor)])
+        made, specs, names = self._made, self._specs, self._names
+        if made is not None:
+            made = [tensor for tensor in made if passes(tensor)]
+            return Tensors([tensor.spec.key for tensor in made], specs, names, made)
+        return Tensors([tensor.spec.key for tensor in self if passes(tensor)], specs, names)
 
     def ordered(self, key: Callable[[Tensor], Any]) -> Tensors:
         """Return them sorted by a key."""
@@ -84,6 +91,8 @@ class Tensors(Sequence[Tensor]):
         if self._made is not None:
             return iter(self._made)
         specs, names = self._specs, self._names
+        if self._is_whole:
+            return (Tensor(specs[key], naming) for key, naming in names.items())
         return (Tensor(specs[key], names[key]) for key in self._keys)
 
     def __eq__(self, other: object) -> bool:
@@ -139,7 +148,7 @@ class Selection:
         if not self:
             specs, names = checkpoint.specs, checkpoint.names
             made = [Tensor(specs[k], n) for k, n in names.items()] if len(names) <= _KEPT else None
-            return Tensors(tuple(names), specs, names, made)
+            return Tensors(tuple(names), specs, names, made, is_whole=True)
         wanted = [glob_matcher(glob) for glob in self.names if glob[:1] != "!"]
         unwanted = [glob_matcher(glob[1:]) for glob in self.names if glob[:1] == "!"]
         roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)

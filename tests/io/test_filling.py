@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptkit._io import filling as filling_module
 from ckptkit._io.filling import PIECE_BYTES, check_size, filling
 from ckptkit.errors import OutputError
 
@@ -27,6 +28,19 @@ def test_a_file_is_what_was_written(tmp_path: Path, announced: int) -> None:
         for piece in pieces:
             file.write(piece)
     assert path.read_bytes() == b"".join(pieces)
+
+
+def test_a_file_whose_flushing_begins_early_is_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling_module, "_FLUSHED_BYTES", 2 * PIECE_BYTES)
+    data = bytes(range(256)) * (5 * PIECE_BYTES // 256) + b"end"
+    path = tmp_path / "file"
+    path.touch()
+    with filling(path, len(data)) as file:
+        for start in range(0, len(data), 3_000_000):
+            file.write(data[start : start + 3_000_000])
+    assert path.read_bytes() == data
 
 
 def test_room_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:

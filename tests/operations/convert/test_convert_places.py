@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit._io import crc32c
 from ckptkit._io.claims import claiming
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.operations.convert.api import convert
-from ckptkit.operations.convert.second_look import _checksum
+from ckptkit.operations.convert.second_look import DiskReading, _checksum, compare_with_proven
 from ckptkit.operations.golden import export_golden, import_golden
 from support.command_line import ckptkit as run
 from support.command_line import refused
@@ -93,6 +94,23 @@ class Meddling(Executor):
 def test_proven_is_what_lies_there_afterwards(tmp_path: Path, to: str, dst: str, file: str) -> None:
     with pytest.raises(OutputError, match="is not what was proven: another program wrote there"):
         convert(MODEL, tmp_path / dst, to=to, executor=Meddling(tmp_path / file))
+
+
+def test_what_the_disk_holds_is_read_while_other_work_goes_on(tmp_path: Path) -> None:
+    files = {"a": tmp_path / "a", "b": tmp_path / "b", "empty": tmp_path / "empty"}
+    files["a"].write_bytes(bytes(range(256)) * 40_000)  # more than one read, and no whole block
+    files["b"].write_bytes(b"b")
+    files["empty"].touch()
+    with DiskReading() as disk:
+        disk.start(files)
+        found = disk.checksums()
+    assert found == {name: crc32c.value(file.read_bytes()) for name, file in files.items()}
+    compare_with_proven(found, tmp_path, files)
+    files["b"].write_bytes(b"c")
+    with pytest.raises(OutputError, match="is not what was proven"):
+        compare_with_proven(found, tmp_path, files)
+    with DiskReading() as disk, pytest.raises(CkptkitError):
+        disk.start({"gone": tmp_path / "gone"})
 
 
 def test_the_second_conversion_is_refused_and_the_first_goes_on(

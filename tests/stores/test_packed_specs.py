@@ -1,0 +1,137 @@
+"""Files of very many tensors are kept packed; what is said of them is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit.checkpoint import selection
+from ckptkit.checkpoint.naming import Naming
+from ckptkit.checkpoint.object_trees import TreeNames
+from ckptkit.reports import table
+from ckptkit.stores.base import Slice, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.tensor_bundle import object_graph, reader
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from ckptkit.stores.writing import TensorToWrite
+from support.command_line import ckptkit as run
+from support.goldens import goldens
+
+SPECS = [
+    TensorSpec("plain", "float32", (2, 3), 24, 0, 0, 0),
+    TensorSpec("next", "float32", (2, 3), 24, 0, 24, (1 << 32) - 1),
+    TensorSpec("elsewhere", "float32", (2, 3), 24, 1, 24, 7),
+    TensorSpec("without checksum", "int8", (), 1, 0, (1 << 63) - 1, None),
+    TensorSpec("without a place", "float32", (2,), 8, None, None, None),
+    TensorSpec("in no shard", "float32", (2,), 8, None, 8, None),
+    TensorSpec("far off", "float32", (2,), 8, 0, 1 << 63, 1),
+    TensorSpec("sliced", "float32", (2,), 8, slices=(Slice((0,), (2,), 0, 0, 8, 1),)),
+]
+
+
+def packed(specs: list[TensorSpec]) -> PackedSpecs:
+    found = PackedSpecs()
+    for spec in specs:
+        found[spec.key] = spec
+    return found
+
+
+def test_specs_come_back_as_they_were() -> None:
+    found = packed(SPECS)
+    assert list(found) == [spec.key for spec in SPECS] and len(found) == len(SPECS)
+    assert [found[spec.key] for spec in SPECS] == SPECS
+    assert list(found.values()) == SPECS
+    assert list(found.items()) == [(spec.key, spec) for spec in SPECS]
+    assert [found.row(spec.key) for spec in SPECS] == list(range(len(SPECS)))
+    assert "other" not in found and found.get("other") is None and found.row("other") is None
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.key)
+def test_a_spec_that_is_put_in_the_place_of_another_is_the_one_there(spec: TensorSpec) -> None:
+    for before in SPECS:
+        found = packed([before._replace(key=spec.key), SPECS[0]._replace(key="last"), spec])
+        assert list(found.values()) == [spec, SPECS[0]._replace(key="last")]
+
+
+def tree(prefix: Path) -> Path:
+    """Write a checkpoint whose object graph is a plain tree, as large ones are."""
+    graph = message_class("TrackableObjectGraph")()
+    keys = []
+
+    def node(parent: int | None, edge: str) -> int:
+        graph.nodes.add()
+        number = len(graph.nodes) - 1
+        if parent is not None:
+            graph.nodes[parent].children.add(node_id=number, local_name=edge)
+        return number
+
+    root = node(None, "")
+    layers = node(node(root, "model"), "layers")
+    places = [(node(layers, str(n)), f"model/layers/{n}", f"layer_{n}") for n in range(12)]
+    for number, path, scope in places:
+        for edge in ("kernel", "bias"):
+            key = f"{path}/{edge}/.ATTRIBUTES/VARIABLE_VALUE"
+            name = f"{scope}/{edge}"
+            graph.nodes[node(number, edge)].attributes.add(
+                name="VARIABLE_VALUE", full_name=name, checkpoint_key=key
+            )
+            keys.append(key)
+    counter = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
+    graph.nodes[node(root, "save_counter")].attributes.add(
+        name="VARIABLE_VALUE", full_name="save_counter", checkpoint_key=counter
+    )
+    tensors = [TensorToWrite(key, "float32", (1, 2)) for key in keys]
+    write_tensor_bundle(
+        prefix,
+        [*tensors, TensorToWrite(counter, "int64", ())],
+        lambda key: iter([(0, np.ones(1, np.int64) if key == counter else np.ones(2, np.float32))]),
+        object_graph=graph.SerializeToString(),
+    )
+    return prefix
+
+
+def said(path: Path) -> list[str]:
+    commands = (
+        ("ls", path),
+        ("ls", path, "--long", "--all"),
+        ("ls", path, "--format", "json"),
+        ("ls", path, "--format", "csv", "--sort", "size"),
+        ("ls", path, "--role", "weight", "--format", "markdown"),
+        ("diff", path, path, "--quick", "--full"),
+    )
+    return [run(*command).out for command in commands]
+
+
+def test_what_is_said_of_large_files_is_what_is_said_of_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tree(tmp_path / "ckpt"), *(Path(g.path) for g in goldens("checkpoint")[::12])]
+    before = [said(path) for path in paths]
+    for module, limit in (
+        (reader, "_LARGE_INDEX"),
+        (object_graph, "_KEPT"),
+        (selection, "_KEPT"),
+        (table, "_KEPT_ROWS"),
+    ):
+        monkeypatch.setattr(module, limit, 0)
+    assert [said(path) for path in paths] == before
+    opened = [ckptkit.open(path) for path in paths]
+    assert all(isinstance(checkpoint.specs, PackedSpecs) for checkpoint in opened)
+    assert isinstance(opened[0].names, TreeNames)
+    assert opened[0].names["model/layers/10/bias/.ATTRIBUTES/VARIABLE_VALUE"] == Naming(
+        "layer_10/bias", "weight", "layer_10/bias", ("model/layers/10/bias",)
+    )
+
+
+@pytest.mark.parametrize("name", ["plain", "wide: 値段", "combining: e\u0301"])
+def test_rows_that_are_not_kept_are_padded_alike(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rows = [(name, 1_234_567), ("x", 5)]
+    before = list(table.render(rows, ["NAME", "BYTES"], align=["left", "right"]))
+    monkeypatch.setattr(table, "_KEPT_ROWS", 0)
+    assert list(table.render(rows, ["NAME", "BYTES"], align=["left", "right"])) == before
