@@ -295,6 +295,7 @@ _BUILT_IN = (
         files="ckptkit.stores.orbax.reader:files_of_orbax",
         loaders=f"{_NEEDS}.other_files:orbax",
         scan="ckptkit.operations.scan.orbax:scan_orbax",
+        model_config="ckptkit.stores.orbax.tree_metadata:model_config_of_orbax",
     ),
     Format(
         "saved-model",

@@ -137,6 +137,7 @@ def test_keras_on_jax_beside_its_own_file() -> None:
     diff = run("diff", NEWEST / "model.keras", NEWEST / "keras")
     assert diff.code == 0, diff.out
     assert "20 equal by value" in diff.out
+    assert run("diff", "--config", NEWEST / "model.keras", NEWEST / "keras").code == 0
     earlier = run("diff", NEWEST / "model.keras", NEWEST / "keras/0")
     assert earlier.code == 1
 
@@ -174,6 +175,12 @@ def test_an_array_that_is_gone_is_told(tmp_path: Path) -> None:
     assert listed.code == 2
     assert "dense.kernel" in listed.err
     assert "dense/bias" in listed.out
+
+
+def test_a_text_that_is_gone_is_told(tmp_path: Path) -> None:
+    place = copied(tmp_path, "database_2")
+    (place / "_strings.json").unlink()
+    assert "no text of a leaf" in refused("ls", place)
 
 
 def test_a_chunk_that_is_gone_is_never_zeros(tmp_path: Path) -> None:

@@ -282,10 +282,16 @@ def _with_tree(
     notes = []
     for leaf in tree.leaves:
         name = leaf.array_name
+        if leaf.kind == "nothing":
+            continue
         if leaf.kind == "text" and name in stored_texts:
             texts[name] = stored_texts[name]
-        elif leaf.kind == "nothing" or leaf.kind == "text":
-            continue
+        elif leaf.kind == "text":
+            raise FormatError(
+                str(directory / STRINGS),
+                f"no text of a leaf that {TREE_METADATA} names: {name}",
+                hint="the save was not finished or not all files were copied",
+            )
         elif name not in arrays:
             lost.append(name)
         if name in by_name:

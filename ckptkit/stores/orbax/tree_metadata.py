@@ -26,6 +26,7 @@ from ckptkit.stores.orbax.layout import STRINGS, TREE_METADATA
 _MAX_BYTES = 1 << 30  # of JSON; a leaf takes some 200
 _MAX_KEYS = 200  # of a path
 _INDEX = 1  # key_type
+_MODEL_CONFIG = "model_config"  # an item of keras.callbacks.OrbaxCheckpoint
 
 
 class TreeLeaf(NamedTuple):
@@ -76,6 +77,19 @@ def read_texts(directory: Path) -> Mapping[str, str]:
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise FormatError(str(path), "no JSON object of texts")
     return found
+
+
+def model_config_of_orbax(path: Path) -> Any:
+    """Return the config of the model that Keras's own callback saved beside its arrays, or None.
+
+    path: of the checkpoint; the item `model_config` holds one text, which is JSON.
+    Raises FormatError.
+    """
+    item = path / _MODEL_CONFIG
+    text = read_texts(item).get("config")
+    if text is None:
+        return None
+    return strict_json.loads(text.encode(), f"{item / STRINGS}: config")
 
 
 def _leaf(text: str, leaf: Any, path: Path) -> TreeLeaf:
