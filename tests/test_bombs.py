@@ -11,7 +11,17 @@ from support.bombs import BOMBS, NEED_H5PY
 from support.measured import run
 
 MAX_BYTES = 256 << 20  # `make reliability` also holds them to seconds, which no test may do
-LISTED = ("bundle_overlaps", "graph_nesting", "h5_sparse_small", "npz_zeros")
+LISTED = (
+    *("bundle_overlaps", "graph_nesting", "h5_sparse_small", "npz_zeros"),
+    *("orbax_shape", "orbax_zeros"),
+)
+    "bundle_overlaps",
+    "graph_nesting",
+    "h5_sparse_small",
+    "npz_zeros",
+    "orbax_shape",
+    "orbax_zeros",
+)
 COMMANDS = (["verify", "--values"], ["ls"], ["scan"])
 
 

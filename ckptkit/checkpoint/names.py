@@ -61,12 +61,14 @@ def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, N
         if key in specs and not role:
             namings[key] = namings[key]._replace(name=name)
         elif key in specs:
-            _, at, slot = name.rpartition("@")
+            _, at, text = name.rpartition("@")
+            optimizer, _, slot = text.rpartition("/")  # where one is in another, its name is told
             namings[key] = Naming(
                 name,
                 role,
                 slot_of=slot_of,
                 slot=slot if at else None,
+                optimizer=optimizer if at and optimizer else None,
                 role_inferred=key in stored.inferred,
             )
     return namings

@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 
 import ckptkit
+from ckptkit.checkpoint.names import name_tensors
 from ckptkit.errors import CkptkitError, FormatError
+from ckptkit.stores.base import TensorSpec
 from ckptkit.stores.orbax.codecs import decompress
+from ckptkit.stores.orbax.names import NamedLeaf, name_tree
 from ckptkit.stores.orbax.ocdbt import read_database
 from ckptkit.stores.orbax.reader import open_orbax
+from ckptkit.stores.orbax.tree_metadata import TreeLeaf
 from support import ocdbt_bytes
 from support.command_line import ckptkit as run
 from support.command_line import refused
@@ -140,6 +144,27 @@ def test_keras_on_jax_beside_its_own_file() -> None:
     assert run("diff", "--config", NEWEST / "model.keras", NEWEST / "keras").code == 0
     earlier = run("diff", NEWEST / "model.keras", NEWEST / "keras/0")
     assert earlier.code == 1
+
+
+def test_slots_of_an_optimizer_in_another_say_whose_they_are() -> None:
+    paths = [
+        ("trainable_variables", "a", "kernel"),
+        ("trainable_variables", "a_b", "kernel"),
+        ("optimizer_variables", "adam", "a_kernel_momentum"),
+        ("optimizer_variables", "adam", "a_b_kernel_momentum"),
+        ("optimizer_variables", "scale", "a_kernel_average"),
+        ("optimizer_variables", "adam", "learning_rate"),
+    ]
+    leaves = [TreeLeaf(path, frozenset(), "array") for path in paths]
+    specs = [TensorSpec(leaf.array_name, "float32", (2,), 8) for leaf in leaves]
+    specs[-1] = specs[-1]._replace(shape=())
+    found = name_tree([NamedLeaf(*pair) for pair in zip(leaves, specs, strict=True)])
+    namings = name_tensors({spec.key: spec for spec in specs}, found)
+    told = {n.name: (n.role, n.slot_of, n.slot, n.optimizer) for n in namings.values()}
+    assert told["a/kernel@adam/momentum"] == ("slot", "a/kernel", "momentum", "adam")
+    assert told["a_b/kernel@adam/momentum"] == ("slot", "a_b/kernel", "momentum", "adam")
+    assert told["a/kernel@scale/average"] == ("ema", "a/kernel", "average", "scale")
+    assert told["adam/learning_rate"][0] == "config"
 
 
 def test_a_checkpoint_becomes_a_file_of_another_form(tmp_path: Path) -> None:

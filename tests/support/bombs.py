@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zipfile
 import zlib
@@ -10,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ckptkit.stores.tensor_bundle.table_writer import varint
+from support import ocdbt_bytes
 from support.crafted import entry, header, raw_table, table
 from support.fuzz.mutators import deflated
 from support.goldens import GOLDEN
+from support.ocdbt_bytes import Place
 
 GIB = 1 << 30
 
@@ -197,13 +200,42 @@ def zip_quoted(directory: Path) -> Path:
     return directory / "quoted.npz"
 
 
+def _orbax(directory: Path, size: int, compressor: dict[str, str] | None, chunk: bytes) -> Path:
+    """Write a checkpoint of Orbax with one array of `size` bytes in one chunk."""
+    array = {"shape": [size], "chunks": [size], "dtype": "|u1", "order": "C", "zarr_format": 2}
+    array |= {"compressor": compressor, "filters": None, "fill_value": 0}
+    node = ocdbt_bytes.leaf({b"w/.zarray": json.dumps(array).encode(), b"w/0": chunk})
+    return ocdbt_bytes.database(directory, node, Place(0, 0, len(node)), 0)
+
+
+def orbax_shape(directory: Path) -> Path:
+    return _orbax(directory, 1 << 50, None, b"\0")
+
+
+def orbax_zeros(directory: Path) -> Path:
+    """A chunk of zstd that says in 16 kB what comes to 512 MiB."""
+    count, block = GIB // 2 >> 17, 1 << 17
+    blocks = b"".join(
+        (block << 3 | 2 | (n == count - 1)).to_bytes(3, "little") + b"\0" for n in range(count)
+    )
+    frame = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", GIB // 2) + blocks
+    return _orbax(directory, GIB // 2, {"id": "zstd"}, frame)
+
+
+def orbax_cycle(directory: Path) -> Path:
+    """A tree whose root is its own child."""
+    node = ocdbt_bytes.interior(1, {b"a": Place(0, 0, 50)})
+    node = ocdbt_bytes.interior(1, {b"a": Place(0, 0, len(node))})
+    return ocdbt_bytes.database(directory, node, Place(0, 0, len(node)), 1)
+
+
 BOMBS: dict[str, Callable[[Path], Path]] = {
     maker.__name__: maker
     for maker in (
         npz_zeros, npz_shape, keras_weights, keras_config, bundle_shape, bundle_strings,
         bundle_negative, bundle_shards, bundle_handles, bundle_overlaps, snappy_block,
         safetensors_header, safetensors_shape, h5_sparse, h5_sparse_small, graph_nesting,
-        graph_text_nesting, json_nesting, zip_quoted,
+        graph_text_nesting, json_nesting, zip_quoted, orbax_shape, orbax_zeros, orbax_cycle,
     )
 }  # fmt: skip
 NEED_H5PY = ("keras_weights", "keras_config", "h5_sparse", "h5_sparse_small")

@@ -56,6 +56,8 @@ def _of_keras(leaves: Sequence[NamedLeaf]) -> dict[str, Entry]:
         if leaf.path[0] == _TRAINABLE and spec is not None:
             path = leaf.path[1:]
             weights.setdefault("_".join(path), []).append(("/".join(path), spec))
+    # Where one optimizer is in another, both may keep a slot of a name.
+    scopes = {leaf.path[1:-1] for leaf, _ in leaves if leaf.path[0] == _OPTIMIZER} - {()}
     names: dict[str, Entry] = {}
     for leaf, spec in leaves:
         if spec is None:
@@ -64,18 +66,19 @@ def _of_keras(leaves: Sequence[NamedLeaf]) -> dict[str, Entry]:
         if group in _OF_MODEL:
             names[spec.key] = (name, "counter" if name.endswith(_SEED) else "weight", None)
         elif group == _OPTIMIZER:
-            names[spec.key] = _state_of_keras(name, leaf.path[-1], spec, weights)
+            names[spec.key] = _state_of_keras(leaf.path[1:], spec, weights, len(scopes) > 1)
         else:
             names[spec.key] = ("/".join(leaf.path), "metric", None)
     return names
 
 
 def _state_of_keras(
-    name: str,
-    last: str,
+    path: Path,
     spec: TensorSpec,
     weights: Mapping[str, list[tuple[str, TensorSpec]]],
+    are_several: bool,
 ) -> Entry:
+    last = path[-1]
     at = len(last)
     while (at := last.rfind("_", 0, at)) > 0:  # the longest name of a weight counts
         found = [
@@ -85,8 +88,10 @@ def _state_of_keras(
         ]
         if len(found) == 1:
             slot = last[at + 1 :]
-            return f"{found[0]}@{slot}", "ema" if slot == _AVERAGE else "slot", found[0]
-    return name, "slot" if spec.shape else _scalar_role(spec), None
+            role = "ema" if slot == _AVERAGE else "slot"
+            scope = "/".join((*path[:-1], "")) if are_several else ""
+            return f"{found[0]}@{scope}{slot}", role, found[0]
+    return "/".join(path), "slot" if spec.shape else _scalar_role(spec), None
 
 
 def _scalar_role(spec: TensorSpec) -> str:
