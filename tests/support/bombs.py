@@ -218,7 +218,7 @@ def orbax_zeros(directory: Path) -> Path:
     blocks = b"".join(
         (block << 3 | 2 | (n == count - 1)).to_bytes(3, "little") + b"\0" for n in range(count)
     )
-    frame = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", GIB // 2) + blocks
+    frame = b"\x28\xb5\x2f\xfd\x80\x50" + struct.pack("<I", GIB // 2) + blocks
     return _orbax(directory, GIB // 2, {"id": "zstd"}, frame)
 
 
