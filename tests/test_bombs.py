@@ -15,13 +15,6 @@ LISTED = (
     *("bundle_overlaps", "graph_nesting", "h5_sparse_small", "npz_zeros"),
     *("orbax_shape", "orbax_zeros"),
 )
-    "bundle_overlaps",
-    "graph_nesting",
-    "h5_sparse_small",
-    "npz_zeros",
-    "orbax_shape",
-    "orbax_zeros",
-)
 COMMANDS = (["verify", "--values"], ["ls"], ["scan"])
 
 
