@@ -88,7 +88,9 @@ def one_bit(one: str, other: str) -> bool:
     if abs(len(a) - len(b)) > 1:
         return False
     size = max(len(a), len(b))
-    difference = int.from_bytes(a.ljust(size, b"\0")) ^ int.from_bytes(b.ljust(size, b"\0"))
+    difference = int.from_bytes(a.ljust(size, b"\0"), "big") ^ int.from_bytes(
+        b.ljust(size, b"\0"), "big"
+    )
     return difference.bit_count() == 1
 
 
