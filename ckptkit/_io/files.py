@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+ELSEWHERE = -1  # stands for the device of what no machine has: its state is the same on all
 _HANDLES_PER_THREAD = 8
 _ALIGNMENT = 64  # bytes: a cache line
 _HASHED_AT_ONCE = 1 << 20  # bytes
@@ -129,6 +130,13 @@ class SourcePath(UnchangedPath):
         """Return the path of which only that state is read."""
         raise NotImplementedError
 
+    def use_copy(self, copy: Path) -> None:
+        """Read from a file of this machine that holds the same bytes, from now on.
+
+        Raises OSError.
+        """
+        raise NotImplementedError
+
     def open_handle(self) -> Handle:
         """Return what reads it; raises CkptkitError."""
         raise NotImplementedError
@@ -147,8 +155,8 @@ def path_in_state(path: str, state: FileState | None, machine: str | None = None
 
 def state_taken_on(machine: str | None, state: FileState) -> FileState:
     """Return a state that was taken on a machine of that name, as far as it tells anything here."""
-    is_here = machine in (None, here())
-    return state if is_here else state._replace(device=0, inode=0)
+    is_known = machine in (None, here()) or state.device == ELSEWHERE
+    return state if is_known else state._replace(device=0, inode=0)
 
 
 def unchanged(path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ckptkit._io.atomic import same_file
 from ckptkit._io.files import check_unchanged, unchanged
-from ckptkit._io.places import path_of, text_of
+from ckptkit._io.places import is_url, path_of, text_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import CkptkitError, OutputError
 from ckptkit.stores.locate import locate
@@ -51,6 +51,27 @@ def files_of(operand: AnyPath) -> list[Path]:
                     found += open_format(located.format, located.path).shards
         return [file for file in found if file.is_file()]
     return []
+
+
+def fetched_operand(operand: AnyPath) -> AnyPath:
+    """Return an operand whose files are on this machine: itself, or a copy of what is elsewhere.
+
+    For libraries that open files by themselves.  Raises what locating and reading it raise.
+    """
+    if not is_url(operand):
+        return operand
+    located = locate(operand)
+    place = located.path
+    files = files_read(located.format, place)
+    if format_of(located.format).is_index:
+        files += open_format(located.format, place).shards
+    top = place if place.is_dir() else place.parent
+    there = list(dict.fromkeys(file for file in files if file.is_file()))
+    from ckptkit._io.remote.fetched import fetched_files  # few operands are elsewhere
+
+    directory = fetched_files(there, top)
+    copy = directory if top is place else directory / place.name
+    return f"{copy}#{located.subtree}" if located.subtree else copy
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ckptkit._io.files import (
     UnchangedPath,
     check_unchanged,
     file_state,
+    is_local,
     state_of,
     state_taken_on,
 )
@@ -89,8 +90,12 @@ def reopen(
     states: in which alone its files may be, in the order of `files`; None for any.  machine: where
     they were taken; None for here.
     """
-    is_elsewhere = machine not in (None, here())
+    # A URL leads to the same file from every machine.
+    is_elsewhere = machine not in (None, here()) and is_local(path)
     store = _reopened(opener, path)
+    if not is_local(path) and not _is_in_states(store, states, machine):
+        _forget(opener, path)  # what was seen of a store elsewhere is kept: look again
+        store = _reopened(opener, path)
     if isinstance(store, UnopenedStore):
         is_another = isinstance(store.error, FormatError | PathNotFoundError | ChangedError)
         return UnopenedStore(sees_another_file(path)) if is_elsewhere and is_another else store
@@ -126,6 +131,24 @@ def _reopened(opener: Opener, path: Path) -> StoreOfFiles | UnopenedStore:
         while len(_kept) > STORES_KEPT:
             _kept.popitem(last=False)
     return store
+
+
+def _is_in_states(
+    store: StoreOfFiles | UnopenedStore, states: tuple[FileState | None, ...], machine: str | None
+) -> bool:
+    """Whether a store could be opened, and its files are in the states that are wanted."""
+    if isinstance(store, UnopenedStore):
+        return False
+    found = [(state_of(file), wanted) for file, wanted in zip(store.files, states, strict=False)]
+    return all(
+        wanted is None or (state is not None and state_taken_on(machine, wanted).is_that_of(state))
+        for state, wanted in found
+    )
+
+
+def _forget(opener: Opener, path: Path) -> None:
+    with _lock:
+        _kept.pop((opener, path), None)
 
 
 def _states(store: StoreOfFiles) -> tuple[FileState | None, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from ckptkit.errors import (
     ChangedError,
     CkptkitError,
     MissingDependencyError,
+    OutputError,
     PathNotFoundError,
     UnsupportedError,
     UsageError,
 )
+from ckptkit.operations.input_files import fetched_operand
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
 from support.places import ROOT
@@ -302,3 +306,42 @@ def test_a_cloud_needs_obstore() -> None:
         pytest.skip("obstore is installed")
     with pytest.raises(MissingDependencyError, match=r"ckptkit-tf\[remote\]"):
         ckptkit.open("s3://bucket/key")
+
+
+def test_a_worker_opens_what_is_elsewhere_for_itself(large: Path) -> None:
+    here = large / "here.safetensors"
+    shutil.copy(large / "w.safetensors", here)
+    with serving(large) as server, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        url = f"{server.url}/w.safetensors"
+        assert ckptkit.diff(url, here, executor=pool).ok
+        (large / "other" / "w.safetensors").replace(large / "w.safetensors")
+        assert len(ckptkit.diff(url, here, executor=pool).changes) == 8
+
+
+def test_libraries_get_a_copy_that_is_kept(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CKPTKIT_CACHE", str(tmp_path))
+    for name in ("adam/ckpt", "saved_model_save/model", "set.safetensors.index.json"):
+        url = f"{server.url}/{name}"
+        copy = fetched_operand(url)
+        assert Path(copy).is_relative_to(tmp_path)
+        assert ckptkit.diff(copy, folder / name).ok
+        del server.asked[:]
+        assert fetched_operand(url) == copy
+        assert server.nbytes < 200_000 or name.endswith(".json")
+    monkeypatch.setenv("CKPTKIT_CACHE_BYTES", "1000")
+    with pytest.raises(OutputError, match="more than the cache may hold"):
+        fetched_operand(f"{server.url}/weights.npz")
+    monkeypatch.setenv("CKPTKIT_CACHE_BYTES", "1MB")
+    fetched_operand(f"{server.url}/weights.npz")
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) <= 1_000_000
+
+
+def test_a_pointer_of_git_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_text(
+        "version https://git-lfs.github.com/spec/v1\n"
+        "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+    )
+    with serving(tmp_path) as server, pytest.raises(UnsupportedError, match="of the file itself"):
+        ckptkit.open(f"{server.url}/m.keras")

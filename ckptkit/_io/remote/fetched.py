@@ -7,12 +7,14 @@ again.  The cache is bounded: those used longest ago go first.  A file is there 
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from ckptkit._io.files import Extent, SourcePath, file_size, state_of
+from ckptkit._io.files import Extent, SourcePath, file_size, state_of, unchanged
 from ckptkit.errors import OutputError
 from ckptkit.text import parse_size
 
@@ -32,44 +34,58 @@ def cache_directory() -> Path:
 
 
 def fetched_file(path: Path) -> Path:
-    """Return a file of this machine with the bytes of `path`, which is itself one if it is local.
+    """Return a file of this machine with the bytes of `path`, an object elsewhere.
 
     Raises OutputError where it is larger than the cache may be, or cannot be written; and what
     reading raises.
     """
-    if not isinstance(path, SourcePath):
-        return path
-    size = file_size(path)
-    limit = _limit()
+    return fetched_files([path], path.parent) / path.name
+
+
+def fetched_files(files: Sequence[Path], top: Path) -> Path:
+    """Return a directory of this machine with copies of objects elsewhere.
+
+    files: they lie in `top` or below it, and so do the copies in the directory.  Raises OutputError
+    where they are larger than the cache may be, or cannot be written; and what reading raises.
+    """
+    files = [unchanged(file) for file in files]
+    sizes = [file_size(file) for file in files]
+    size, limit = sum(sizes), _limit()
     if size > limit:
         raise OutputError(
             f"{size:,} bytes are more than the cache may hold ({limit:,})",
-            where=str(path),
+            where=str(top),
             hint=f"set {SIZE_VARIABLE} to more, as 100GiB, or download it first",
         )
-    state = state_of(path) or path.state_there()
-    name = sha256(f"{path}\n{state[1:]}".encode()).hexdigest()[:32]
-    place = cache_directory() / name / path.name
-    if place.is_file() and place.stat().st_size == size:
-        with suppress(OSError):
-            os.utime(place.parent)
-        return place
+    told = "\n".join(f"{file}\n{state_of(file)}" for file in files)
+    directory = cache_directory() / sha256(told.encode()).hexdigest()[:32]
     try:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _make_room(place.parent, limit - size)
-        part = place.with_name(f"{place.name}.{os.getpid()}.part")
-        try:
-            _copy(path, size, part)
-            part.replace(place)
-        finally:
-            part.unlink(missing_ok=True)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.utime(directory)
+        _make_room(directory, limit - size)
+        for file, nbytes in zip(files, sizes, strict=True):
+            place = directory / str(file).removeprefix(f"{top}/")
+            if not place.is_file() or place.stat().st_size != nbytes:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _fetch(file, nbytes, place)
+            if isinstance(file, SourcePath):
+                file.use_copy(place)
     except OSError as error:
         raise OutputError(
             f"a copy of it cannot be kept: {error.strerror}",
-            where=str(path),
+            where=str(top),
             hint=f"set {PLACE_VARIABLE} to a directory with room",
         ) from error
-    return place
+    return directory
+
+
+def _fetch(file: Path, nbytes: int, place: Path) -> None:
+    part = place.with_name(f"{place.name}.{os.getpid()}.part")
+    try:
+        _copy(file, nbytes, part)
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _copy(path: Path, size: int, part: Path) -> None:
@@ -92,18 +108,14 @@ def _make_room(kept: Path, room: int) -> None:
     entries = []
     for entry in kept.parent.iterdir():
         with suppress(OSError):
-            files = [file for file in entry.iterdir() if file.is_file()]
-            nbytes = sum(file.stat().st_size for file in files)
+            files = [file for file in entry.rglob("*") if file.is_file()]
             is_part = any(file.suffix == ".part" for file in files)
             used_s = entry.stat().st_mtime
             if entry != kept and not (is_part and time.time() - used_s < _UNFINISHED_S):
-                entries.append((used_s, nbytes, entry, files))
-    total = sum(nbytes for _used, nbytes, _entry, _files in entries)
-    for _used_s, nbytes, entry, files in sorted(entries, key=lambda item: item[0]):
+                entries.append((used_s, sum(file.stat().st_size for file in files), entry))
+    total = sum(nbytes for _used, nbytes, _entry in entries)
+    for _used_s, nbytes, entry in sorted(entries):
         if total <= room:
             return
-        with suppress(OSError):  # another process may have removed it
-            for file in files:
-                file.unlink()
-            entry.rmdir()
+        shutil.rmtree(entry, ignore_errors=True)  # another process may be at it too
         total -= nbytes

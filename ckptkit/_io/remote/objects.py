@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
-from ckptkit._io.files import FileState
+from ckptkit._io.files import ELSEWHERE, FileState
 from ckptkit.errors import CkptkitError, PathNotFoundError, UnsupportedError
 from ckptkit.wording import say
-
-REMOTE = -1  # stands for the device in a `FileState`
 
 
 class ObjectState(NamedTuple):
@@ -46,9 +44,9 @@ class ObjectState(NamedTuple):
     def file_state(self) -> FileState:
         """The state in the terms of files: the number of an inode stands for the ETag."""
         if not self.etag:
-            return FileState(REMOTE, 1, self.size, self.modified_ns, 0)
+            return FileState(ELSEWHERE, 1, self.size, self.modified_ns, 0)
         number = int.from_bytes(sha256(self.etag.encode()).digest()[:7], "big") | 1
-        return FileState(REMOTE, number, self.size, 0, 0)
+        return FileState(ELSEWHERE, number, self.size, 0, 0)
 
 
 class Answer(NamedTuple):

@@ -13,12 +13,13 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from pathlib import PosixPath
+from pathlib import Path, PosixPath
 from typing import Any
 
-from ckptkit._io.files import FileState, Handle, SourcePath
+from ckptkit._io.files import ELSEWHERE, FileState, Handle, SourcePath
+from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
 from ckptkit._io.remote.blocks import ObjectBytes
-from ckptkit._io.remote.objects import REMOTE, ObjectState, RemoteChanged
+from ckptkit._io.remote.objects import ObjectState, RemoteChanged
 from ckptkit._io.remote.snapshot import Snapshot
 from ckptkit.errors import ChangedError, PathNotFoundError, UnsupportedError
 
@@ -132,7 +133,7 @@ class RemotePath(SourcePath):
             found = self._found()
             mode, state, modified_ns = stat.S_IFREG | 0o444, found.file_state, found.modified_ns
         elif self.is_dir():
-            mode, state, modified_ns = stat.S_IFDIR | 0o555, FileState(REMOTE, 0, 0, 0, 0), 0
+            mode, state, modified_ns = stat.S_IFDIR | 0o555, FileState(ELSEWHERE, 0, 0, 0, 0), 0
         else:
             raise FileNotFoundError(2, "no such object", str(self))
         seconds = modified_ns // 10**9
@@ -205,6 +206,9 @@ class RemotePath(SourcePath):
     def in_state(self, state: FileState) -> RemotePath:
         return path_in_store(self.snapshot, str(self), state)
 
+    def use_copy(self, copy: Path) -> None:
+        self.snapshot.object(self.key, self._found()).use_copy(copy)
+
     def open_handle(self) -> Handle:
         found = self.snapshot.state(self.key)
         if found is None:
@@ -220,6 +224,12 @@ class RemoteHandle(Handle):
         self.size = content.state.size
         self.state = content.state.file_state
         self._path, self._content = path, content
+        if 0 < self.size <= MAX_POINTER_BYTES:
+            pointer = pointer_in(self.read_at(0, self.size))
+            if pointer is not None:
+                raise UnsupportedError(
+                    str(pointer), where=str(path), hint="give the address of the file itself"
+                )
 
     def read_at(self, offset: int, nbytes: int) -> bytes:
         buffer = bytearray(max(0, min(nbytes, self.size - offset)))

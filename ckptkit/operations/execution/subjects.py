@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptkit._io.files import file_size
+from ckptkit._io.places import text_of
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -20,7 +21,7 @@ from ckptkit.operations.convert.problems import MismatchError, Problem
 from ckptkit.operations.execution.coverage import structure_coverage
 from ckptkit.operations.execution.coverage_types import RestoreCoverage
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.input_files import files_read
+from ckptkit.operations.input_files import fetched_operand, files_read
 from ckptkit.operations.scan.before_running import warn_of_model
 from ckptkit.runners.types import ModelSpec
 from ckptkit.stores.base import ObjectGraph
@@ -78,9 +79,26 @@ def resolve(
 
     scratch: a directory for a model that is made of a checkpoint and LIKE.  tags: of the graph of a
     SavedModel.
+    What is elsewhere is run as the copy of it on this machine.
     Raises UsageError where it cannot be run, PathNotFoundError, and what reading it raises.
     """
-    name = os.fspath(text)
+    here = fetched_operand(text)
+    like = fetched_operand(like) if like is not None else None
+    found = _resolved(os.fspath(here), scratch, model, like, rules, tags, timeout_s)
+    if here is text:
+        return found
+    return replace(found, subject=replace(found.subject, text=text_of(text)))
+
+
+def _resolved(
+    name: str,
+    scratch: Path,
+    model: str | None,
+    like: str | os.PathLike[str] | None,
+    rules: Sequence[str],
+    tags: Sequence[str],
+    timeout_s: float,
+) -> ResolvedSubject:
     if model is not None and like is not None:
         raise UsageError(say("‹like› and ‹model› exclude each other"))
     if tags and _graphs_of(Path(os.fspath(like) if like is not None else name)) is None:

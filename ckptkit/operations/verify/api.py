@@ -20,7 +20,7 @@ from ckptkit._io.files import (
     os_error,
     refusing_os_errors,
 )
-from ckptkit._io.places import is_there, path_of, text_of
+from ckptkit._io.places import fetched_path, is_there, path_of, text_of
 from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (
     CkptkitError,
@@ -48,6 +48,8 @@ from ckptkit.stores.directories import (
 )
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
+    KERAS,
+    LEGACY_KERAS,
     SAVED_MODEL,
     TENSOR_BUNDLE,
     format_of,
@@ -452,6 +454,9 @@ def _verified(
     try:
         for file in files:  # one that stands for another has no content to find faults in
             file_size(file)
+        if sample is None and format_of(target.format).structure in (KERAS, LEGACY_KERAS):
+            for file in files:  # libhdf5 opens files by itself: what is elsewhere comes whole, once
+                fetched_path(file)
         hook = format_of(target.format).verify
         if not hook:
             unit, store = verify_stream(target.format, target.path, executor, progress, sample)

@@ -194,6 +194,7 @@ def open_saved_model(path: Path) -> SavedModel:
     return SavedModel(path, open_bundle(prefix) if has_variables else None, model_file)
 
 
+_BESIDE = ("fingerprint.pb", "keras_metadata.pb", "saved_model.cpb")
 _FILES = ("*.pb", "*.pbtxt", "variables/*", "assets/**/*", "assets.extra/**/*")
 
 
@@ -203,5 +204,8 @@ def files_of_saved_model(path: Path) -> list[Path]:
         prefix = path / VARIABLES
         index = index_path(prefix)
         variables = (index, *open_bundle(prefix).shards) if index.is_file() else ()
-        return [path, path / MODEL_FILE, *variables]
+        model = open_saved_model(path).model
+        assets = model.assets if model else ()
+        named = (*_BESIDE, *(f"assets/{name}" for name in assets))
+        return [path, path / MODEL_FILE, *variables, *(path / name for name in named)]
     return [path, *(file for pattern in _FILES for file in path.glob(pattern))]
