@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST = TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 
-.PHONY: demo test test-light test-slow test-runtimes test-dask docs-dask lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls audits change-kinds restores conversions matrix upgrades versions gpu gpu-prepare clean
+.PHONY: demo test test-light test-slow test-runtimes test-dask docs-dask test-remote lint lint-workflows bench dist dist-address goldens docs site schema fuzz reliability mutations operator-mutants hint-nulls audits change-kinds restores conversions matrix upgrades versions gpu gpu-prepare clean
 
 # One stamp per set of extras; it is made anew when the metadata changes, or what is compiled.
 $(VENV)/.ready-%: setup.cfg setup.py pyproject.toml $(wildcard ckptkit/compare/*.c)
@@ -44,6 +44,16 @@ docs-dask:  ## rewrite what docs/clusters.md takes from such a cluster
 
 run-test-dask: $(VENV)/.ready-test-light,dask
 	$(PYTEST) -m dask $(PYTEST_OPTIONS) tests/operations/test_dask.py
+
+# An environment of its own, and servers of npm beside; a test whose server is not there says so.
+test-remote:  ## buckets: S3, Azure and what fsspec reads, against servers on this machine
+	$(MAKE) VENV=$(VENV)-remote run-test-remote
+
+run-test-remote: $(VENV)/.ready-test-remote
+	mkdir -p build/npm
+	cd build/npm && npm install --silent --no-save s3rver@3.7.1 azurite@3.28.0 \
+	    || echo "npm could not install s3rver and azurite: their tests skip"
+	PATH="$(CURDIR)/build/npm/node_modules/.bin:$$PATH" $(PYTEST) -m remote tests/io/test_buckets.py
 
 lint: $(VENV)/.ready-lint  ## format, lint and type check
 	$(BIN)/ruff format --check .

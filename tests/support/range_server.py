@@ -44,6 +44,7 @@ class Server:
         shift: bytes by which answers begin too late.
         etags, times: whether these are told.
         honors_conditions: whether `If-Match` is looked at.
+        route: for a path, (status, header fields, body) of what is no file; None for a file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +59,7 @@ class Server:
         self.shift = 0
         self.etags = self.times = True
         self.honors_conditions = True
+        self.route: Callable[[str], tuple[int, dict[str, str], bytes] | None] = lambda _path: None
 
     @property
     def nbytes(self) -> int:
@@ -92,6 +94,10 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             status = server.status(asked, number)
             if status:
                 self._send(status, server.body, {"Retry-After": "0"})
+                return
+            routed = server.route(self.path)
+            if routed is not None:
+                self._send(routed[0], routed[2], routed[1])
                 return
             file = server.folder / unquote(urlsplit(self.path).path).lstrip("/")
             if not file.is_file():

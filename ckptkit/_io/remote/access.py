@@ -32,10 +32,10 @@ class Shared:
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._made: dict[str, Any] = {}
+        self._made: dict[object, Any] = {}
         self._lock = threading.Lock()
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: object, make: Callable[[], Any]) -> Any:
         """Return what is called `name`, made when it is first asked for."""
         with self._lock:
             if name not in self._made:

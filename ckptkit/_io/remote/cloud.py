@@ -78,6 +78,11 @@ class CloudSource:
     def __reduce__(self) -> Any:
         return CloudSource, (self.root, self._config, self._client, self._given)
 
+    @property
+    def identity(self) -> object:
+        """See `ObjectSource.identity`."""
+        return self.root, repr(self._config), repr(self._client), id(self._given)
+
     def list_directory(self, key: str) -> Listing:
         found: dict[str, ObjectState | None] = {}
         try:

@@ -47,6 +47,11 @@ class FileSystemSource:
     def __reduce__(self) -> Any:
         return FileSystemSource, (self._fs,)
 
+    @property
+    def identity(self) -> object:
+        """See `ObjectSource.identity`."""
+        return getattr(self._fs, "_fs_token", None) or id(self._fs)
+
     def list_directory(self, key: str) -> Listing:
         path = self._slash + key
         count(1)

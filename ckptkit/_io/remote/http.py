@@ -55,6 +55,11 @@ class HttpSource:
     def __reduce__(self) -> Any:
         return type(self), (self.root, self.query, self.headers)
 
+    @property
+    def identity(self) -> object:
+        """See `ObjectSource.identity`."""
+        return self.root, self.query, tuple(sorted(self.headers.items()))
+
     def list_directory(self, key: str) -> Listing:
         raise UnsupportedError("a web server lists no directories", where=self.root + key)
 

@@ -59,6 +59,10 @@ class HubSource(HttpSource):
         given = (self.repository, self.revision, self.commit, self.endpoint, self.headers)
         return HubSource, given
 
+    @property
+    def identity(self) -> object:
+        return self.endpoint, self.repository, self.commit, tuple(self.headers.items())
+
     def url_of(self, key: str) -> str:
         kind, _, name = self.repository.partition("/")
         there = name if kind == "models" else self.repository

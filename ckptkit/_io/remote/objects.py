@@ -71,6 +71,10 @@ class ObjectSource(Protocol):
         """What stands before a key in a message: "s3://bucket/"; no credentials are in it."""
 
     @property
+    def identity(self) -> object:
+        """What is equal for sources of the same objects that are asked in the same way."""
+
+    @property
     def lists(self) -> bool:
         """Whether directories can be listed."""
 

@@ -65,7 +65,10 @@ class RemotePath(SourcePath):
         return path_in_store, (self.snapshot, str(self), self.state)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemotePath) and str(self) == str(other)
+        if not isinstance(other, RemotePath) or str(self) != str(other):
+            return False
+        # One bucket may be asked of two servers.
+        return self.snapshot.source.identity == other.snapshot.source.identity
 
     def __hash__(self) -> int:
         return hash(str(self))

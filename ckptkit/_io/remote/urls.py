@@ -63,8 +63,7 @@ def path_of_url(
     source, key = _source(url, options, fs)
     if shared is None or fs is not None or storage_options:
         return path_in_store(Snapshot(source), source.root + key)
-    identity = f"{source.root}?{getattr(source, 'query', '')}"
-    snapshot = shared.once(identity, lambda: Snapshot(source))
+    snapshot = shared.once(source.identity, lambda: Snapshot(source))
     return path_in_store(snapshot, source.root + key)
 
 
