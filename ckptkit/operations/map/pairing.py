@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from ckptkit.operations.map.layers import RECURRENT, LayerWeights
+from ckptkit.operations.map.layers import IN_FIRST, OUT_FIRST, RECURRENT, LayerWeights
 from ckptkit.operations.map.layouts import LayerMoves, fit
 
 _ENOUGH = 4  # pairs from which it is learned what numbers stand for
@@ -105,7 +105,7 @@ class _Pairer:
             ("numbers", self._by_known_numbers),
             ("order", self._by_order),
         )
-        while any(self._take(step(), why) for why, step in steps):
+        while any(self._take(step(), why) for why, step in steps) or self._narrow():
             pass
         undecided = tuple(
             Undecided(one, other, {key: f for key, f in self.fits.items() if key[0] in one})
@@ -129,6 +129,31 @@ class _Pairer:
         taken = {layer for pair in pairs for layer in pair}
         self.fits = {k: f for k, f in self.fits.items() if taken.isdisjoint(k)}
         return bool(pairs)
+
+    def _narrow(self) -> bool:
+        """Drop candidates that the pairs so far speak against; return whether there were any.
+
+        Kernels lie one way in all of a file, and numbers stand for one another in one way.
+        """
+        turned = {way for pair in self.pairs.values() for way in _turned(pair.fit)}
+        known = _relations(
+            [(p.source.numbering[1], p.target.numbering[1]) for p in self.pairs.values()]
+        )
+        kept = {
+            (source, target): found
+            for (source, target), found in self.fits.items()
+            if len(turned) != 1 or _turned(found) <= turned
+            if _agree(source.numbering[1], target.numbering[1], known)
+        }
+        left = {layer for pair in kept for layer in pair}
+        kept |= {pair: f for pair, f in self.fits.items() if not left.issuperset(pair)}
+        is_narrower = len(kept) < len(self.fits)
+        self.fits = kept
+        return is_narrower
+
+    def _known_numbers(self) -> list[Relation]:
+        pairs = self.pairs.values()
+        return _relations([(p.source.numbering[1], p.target.numbering[1]) for p in pairs])
 
     # -- evidence ---------------------------------------------------------------------------------
 
@@ -289,6 +314,17 @@ def _agree(source: tuple[int, ...], target: tuple[int, ...], relations: list[Rel
             if there.get(left, right) != right or back.get(right, left) != left:
                 return False
     return True
+
+
+def _turned(found: LayerMoves) -> set[bool]:
+    """Return whether kernels of two axes are transposed, where both names tell what lies where."""
+    return {
+        bool(move.options[0])
+        for move in found.moves
+        if len(move.source.shape) == len(move.target.shape) == 2
+        and len(set(move.source.shape)) == 2
+        and {move.source.order, move.target.order} == {IN_FIRST, OUT_FIRST}
+    }
 
 
 def _largest(layer: LayerWeights) -> int:

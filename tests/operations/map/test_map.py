@@ -389,6 +389,32 @@ def test_numbers_mean_what_they_mean_in_the_known_pairs(tmp_path: Path) -> None:
     assert {rule.target: rule.source for rule in proposal.rules} == partner
 
 
+def test_what_is_known_of_a_block_narrows_the_rest_of_it(tmp_path: Path) -> None:
+    source: dict[str, tuple[int, ...]] = {}
+    target: dict[str, tuple[int, ...]] = {}
+    for i in (0, 1):
+        scope, keras = f"model.layers.{i}", f"transformer_layer_{i}"
+        source |= {f"{scope}.attn.{q}_proj.weight": (4, 4) for q in "qkvo"}
+        source |= {f"{scope}.mlp.{name}_proj.weight": (9, 4) for name in ("gate", "up")}
+        source |= {f"{scope}.mlp.down_proj.weight": (4, 9), f"{scope}.before_norm.weight": (4,)}
+        source[f"{scope}.after_norm.weight"] = (4,)
+        for name in ("query", "key", "value", "attention_output"):
+            target[f"{keras}/attention/{name}/kernel"] = (4, 4)
+        target |= {f"{keras}/mlp_{name}/kernel": (4, 9) for name in ("gate", "inner")}
+        target[f"{keras}/mlp_outer/kernel"] = (9, 4)
+        target |= {f"{keras}/{name}_norm/scale": (4,) for name in ("before", "after")}
+    proposal = proposed(tmp_path, source, target)
+    found = decided(proposal)
+    assert found["transformer_layer_1/mlp_gate/kernel"] == (
+        "model.layers.1.mlp.gate_proj.weight transpose"
+    )
+    assert found["transformer_layer_0/mlp_inner/kernel"] == (
+        "model.layers.0.mlp.up_proj.weight transpose"
+    )
+    assert len(found) == 10
+    assert {len(item.candidates) for item in proposal.open} == {4}  # of one block, not of both
+
+
 def test_a_square_kernel_follows_the_others_of_its_file(tmp_path: Path) -> None:
     """Weights of GPT-2 are [in, out] under the name that torch.nn has for [out, in]."""
     source = {"a.weight": (4, 6), "b.weight": (6, 6)}
