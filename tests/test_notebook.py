@@ -113,7 +113,8 @@ def test_there_is_a_case_of_every_class(results: dict[str, Document]) -> None:
     exported = [getattr(ckptkit, name) for name in ckptkit.__all__]
     classes = {each for each in exported if inspect.isclass(each)}
     printed = {each for each in classes if issubclass(each, Document) and each is not Document}
-    assert printed == {type(result) for result in results.values()}
+    # an audit is a part of what `check` prints, and has tests of its own
+    assert printed - {ckptkit.ToleranceAudit} == {type(result) for result in results.values()}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -127,7 +127,7 @@ OUR_NAMES = {"html", "github"}  # as docs/cli.md says
 
 def test_every_command_with_a_table_takes_them() -> None:
     rows = {"upgrade", "verify", "scan", "needs", "record", "check", "doctor", "history", "gate"}
-    assert set(COMMANDS) == {"ls", "show", "diff", "convert", "thin", *rows}
+    assert set(COMMANDS) == {"ls", "show", "diff", "convert", "map", "thin", *rows}
 
 
 @pytest.mark.parametrize("fmt", [name for name in tabulate_formats() if name not in OUR_NAMES])
