@@ -194,7 +194,8 @@ def _drawn_anew(
             return None
     count = count_text(len(kernels), "kernel")
     return (
-        f"nothing in common: each of {count} is as far from what it was as one drawn anew, unit by unit "
+        f"nothing in common: each of {count} is as far from what it was as one drawn anew, unit "
+        "by unit "
         "(another initialisation, or another model)"
     )
 

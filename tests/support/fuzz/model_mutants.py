@@ -30,8 +30,8 @@ LITERT = sorted((*FIXTURES.glob("litert/tf*/*.tflite"), *FIXTURES.glob("deployed
 def pytorch(directory: Path, rng: random.Random) -> Path:
     """Damage a PyTorch file: most of the time its pickle, below checksums that hold.
 
-    An archive's own bytes are left alone: torch gives memory that nobody wrote where they contradict
-    one another.
+    An archive's own bytes are left alone: torch gives memory that nobody wrote where they
+    contradict one another.
     """
     source = rng.choice(PYTORCH)
     data = source.read_bytes()
