@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ckptkit._io import dask_cluster, engines
 from ckptkit._io.pool import bounded_map
 from ckptkit.errors import CkptkitError, WorkerLostError
 from support.command_line import ckptkit
-from support.executor_work import reports, write_files
+from support.executor_work import WORK, reports, write_files, write_large_run
 from support.in_workers import killed_at
 from support.places import DOCS, environment
 from support.weights import write_bundle
@@ -82,14 +82,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps of a run, of 48 MB each: long enough for a worker to be killed meanwhile."""
-    directory = tmp_path_factory.mktemp("large")
-    for step in range(1, 4):
-        arrays = {
-            f"layer_{n}/kernel": np.full((500, 2000), n + step / 7, np.float32) for n in range(12)
-        }
-        write_bundle(directory / f"ckpt-{step}", arrays)
-    return directory
+    return write_large_run(tmp_path_factory.mktemp("large"))
 
 
 def test_reports_and_outputs_are_the_same(files: Path, client: Any, tmp_path: Path) -> None:
@@ -140,25 +133,6 @@ def test_a_task_that_kills_its_worker_is_sent_once_more(doomed: Any, tmp_path: P
             with pytest.raises(WorkerLostError, match=r"^tensor 3: .*\(KilledWorker\)") as caught:
                 list(done)
             assert caught.value.exit_code == 2
-
-
-WORK: dict[str, Callable[[Path, Executor, Path], Any]] = {
-    "verify": lambda d, executor, out: package.verify(d / "ckpt-1", executor=executor).exit_code,
-    "diff": lambda d, executor, out: len(
-        package.diff(d / "ckpt-1", d / "ckpt-2", executor=executor).changes
-    ),
-    "history": lambda d, executor, out: len(
-        package.history(d, cache=False, executor=executor).steps
-    ),
-    "digest": lambda d, executor, out: (
-        package.ls(d / "ckpt-1", digest=True, executor=executor).digest
-    ),
-    "convert": lambda d, executor, out: (
-        package.convert(
-            d / "ckpt-1", out / "w.safetensors", shards=6, executor=executor, overwrite=True
-        ).ok
-    ),
-}
 
 
 @pytest.mark.parametrize("kind", WORK)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -16,7 +19,7 @@ from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite, plan_shards
 from support.command_line import ckptkit
-from support.executor_work import reports, write_files
+from support.executor_work import WORK, reports, write_files, write_large_run
 from support.in_workers import KillingBlocks
 
 
@@ -84,6 +87,28 @@ def test_a_worker_that_is_killed_as_it_writes(writer: Any, tmp_path: Path) -> No
     ):
         writer(tmp_path / "lost" / file, tensors, blocks, shards=3, executor=callers)
     assert not list((tmp_path / "lost").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WORK)
+def test_a_worker_that_is_killed_meanwhile(kind: str, tmp_path: Path) -> None:
+    """Processes of our own finish with the same answer; a pool of the caller's may be an error."""
+    run = write_large_run(tmp_path)
+    expected = WORK[kind](run, None, tmp_path)
+    for after_s in (0.01, 0.05, 0.2):
+        for own in (True, False):
+            pool: Any = WorkerProcesses(2) if own else ProcessPoolExecutor(2, get_context("spawn"))
+            with pool as executor:
+                pid = executor.submit(os.getpid).result()
+                killer = threading.Timer(after_s, os.kill, [pid, signal.SIGKILL])
+                killer.start()
+                try:
+                    found = WORK[kind](run, executor, tmp_path)
+                except WorkerLostError as error:
+                    assert not own and error.where and "\n" not in str(error)
+                else:
+                    assert found == expected or (not own and (kind, found) == ("verify", 2))
+                killer.join()
 
 
 def test_files_of_about_one_size() -> None:

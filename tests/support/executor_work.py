@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -74,4 +74,33 @@ CONVERSIONS: Mapping[str, Mapping[str, Any]] = {
     "cast.safetensors": {"casts": ["float32=bfloat16"], "shard_size": 20_000},
     "even": {"to": "tensor-bundle", "shards": 3},
     "even.safetensors": {"shards": 4},
+}
+
+
+def write_large_run(directory: Path) -> Path:
+    """Write three steps of a run, of 48 MB each: long enough to kill a worker meanwhile."""
+    for step in range(1, 4):
+        arrays = {
+            f"layer_{n}/kernel": np.full((500, 2000), n + step / 7, np.float32) for n in range(12)
+        }
+        write_bundle(directory / f"ckpt-{step}", arrays)
+    return directory
+
+
+WORK: dict[str, Callable[[Path, Executor | None, Path], Any]] = {
+    "verify": lambda d, executor, out: ckptkit.verify(d / "ckpt-1", executor=executor).exit_code,
+    "diff": lambda d, executor, out: len(
+        ckptkit.diff(d / "ckpt-1", d / "ckpt-2", executor=executor).changes
+    ),
+    "history": lambda d, executor, out: len(
+        ckptkit.history(d, cache=False, executor=executor).steps
+    ),
+    "digest": lambda d, executor, out: (
+        ckptkit.ls(d / "ckpt-1", digest=True, executor=executor).digest
+    ),
+    "convert": lambda d, executor, out: (
+        ckptkit.convert(
+            d / "ckpt-1", out / "w.safetensors", shards=6, executor=executor, overwrite=True
+        ).ok
+    ),
 }
