@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import click
 
@@ -127,7 +128,13 @@ def _written(
     import ckptkit
     from ckptkit.model_io.array_files import save_arrays
 
-    ckptkit.convert(model, out / f"{model.name}.npz", weights_only=True, overwrite=True)
+    lists = model.is_file() and any("assets/" in name for name in ZipFile(model).namelist())
+    ckptkit.convert(
+        *(model, out / f"{model.name}.npz"),
+        weights_only=True,
+        overwrite=True,
+        allow_unused=["assets/*"] if lists else (),
+    )
     loaded = ckptkit.load(out / f"{model.name}.npz")
     values = {name: np.asarray(loaded[name]) for name in loaded}
     files = {}

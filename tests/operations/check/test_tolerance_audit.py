@@ -193,10 +193,12 @@ def test_a_tolerance_that_sees_too_little(model: Path) -> None:
     found: Any = report.audit
     by_where = {(fault.where, fault.kind): fault.verdict for fault in found.faults}
     assert by_where["hidden/kernel", TRANSPOSE] == by_where["hidden/bias", BIAS] == "seen"
-    assert by_where["hidden", "activation"] == by_where["normal", "epsilon"] == "seen"
+    assert by_where["hidden", "activation"] == "seen"
     assert by_where["lost/kernel", SCALE] == by_where["lost", LAYER] == "passes"
+    # of a variance of 1, which changes by 1e-3: so do outputs by half of that
+    assert by_where["normal", "epsilon"] == "passes"
     assert ("lost/bias", BIAS) not in by_where  # zero as it is
-    assert {fault.where for fault in found.passing} == {"lost", "lost/kernel"}
+    assert {fault.where for fault in found.passing} == {"lost", "lost/kernel", "normal"}
     [suggested] = found.suggested
     assert suggested.output == "y" and 4e-7 < suggested.rtol < 1e-4
 
