@@ -128,7 +128,7 @@ def _written(
     import ckptkit
     from ckptkit.model_io.array_files import save_arrays
 
-    lists = model.is_file() and any("assets/" in name for name in ZipFile(model).namelist())
+    lists = any(_members(model))
     ckptkit.convert(
         *(model, out / f"{model.name}.npz"),
         weights_only=True,
@@ -160,6 +160,14 @@ def _written(
         ckptkit.convert(weights, path, like=model, weights_only=True)
         files[key] = path
     return files
+
+
+def _members(model: Path) -> Iterator[str]:
+    """Yield the files of a model that hold no weights: vocabularies."""
+    if model.is_dir():
+        yield from (str(file) for file in (model / "assets").glob("*"))
+    else:
+        yield from (name for name in ZipFile(model).namelist() if name.startswith("assets/"))
 
 
 def _key(name: str, values: Mapping[str, Any], faults: Mapping[tuple[str, str], Any]) -> str | None:
