@@ -239,6 +239,10 @@ def _gates(torch: LayerWeights, keras: LayerWeights) -> int:
     """Return how many gates both layers have; 0 where they differ."""
     if not {KERNEL, RECURRENT} <= torch.by_role.keys() & keras.by_role.keys():
         return 0
+    kernels = [layer.by_role[role] for layer in (torch, keras) for role in (KERNEL, RECURRENT)]
+    vectors = [m for layer in (torch, keras) for m in layer.members if m not in kernels]
+    if any(len(m.shape) != 2 for m in kernels) or any(len(m.shape) not in (1, 2) for m in vectors):
+        return 0  # convolutions over time, which torch.nn does not have
     rows, units = torch.by_role[RECURRENT].shape
     inputs = torch.by_role[KERNEL].shape[-1]
     fits = keras.by_role[RECURRENT].shape == (units, rows) and keras.by_role[KERNEL].shape == (

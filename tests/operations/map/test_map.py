@@ -234,6 +234,17 @@ def test_a_gru_that_torch_does_not_compute_is_no_partner(tmp_path: Path) -> None
     assert not proposal.rules and len(proposal.unmatched_targets) == 3
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 4, 40), (), (0, 0), (40,)])
+def test_recurrent_layers_of_other_ranks_are_no_partners(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch = {name: size for name, size in TORCH.items() if name.startswith("rec.")}
+    keras = {name: size for name, size in KERAS.items() if name.startswith("lstm")}
+    keras["lstm/lstm_cell/recurrent_kernel"] = shape
+    assert not proposed(tmp_path, torch, keras).rules
+    assert not ckptkit.map(tmp_path / "dst.npz", tmp_path / "src.pt").rules
+
+
 # --- what is open ---------------------------------------------------------------------------------
 
 TWINS = {**linear("left", 4, 4), **linear("right", 4, 4), **linear("head", 4, 3)}
