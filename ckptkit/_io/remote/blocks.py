@@ -25,10 +25,11 @@ BLOCK = 1 << 16  # bytes; larger ones fetch more of the values between scattered
 SMALL_OBJECT = 1 << 19  # comes whole: another trip takes longer than its bytes
 MAX_REQUEST = 4 << 20
 WINDOW = 48 << 20  # in flight for one who reads on, at most
+_AHEAD = 8 << 20  # in flight for one who seems to read on, and may stop
 _STREAMS = 8  # that read on in one object at a time
 _GAP = 2 * BLOCK  # between two spans that one request brings
 MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
-_KEPT = 192 << 20  # bytes of all objects together
+_KEPT = 128 << 20  # bytes of all objects together
 _READING_ON = 1 << 20  # bytes in a row that show that somebody reads on
 
 
@@ -137,7 +138,8 @@ class ObjectBytes:
             stream = self._stream(offset)
             stream.run += nbytes
             stream.end = max(stream.end, end)
-            window = stream.run if stream.run >= _READING_ON and end >= stream.end else 0
+            reads_on = stream.run >= _READING_ON and end >= stream.end
+            window = min(stream.run, _AHEAD) if reads_on else 0
             window = min(max(window, until - end), WINDOW)
             if window <= 0:
                 return end
@@ -185,7 +187,7 @@ class ObjectBytes:
             for chunk in wanted:
                 chunk.data = in_flight(partial(self._bring, chunk.first, chunk.last))
         for chunk in wanted:
-            chunk.data.add_done_callback(partial(_drop_failed, chunk))
+            chunk.data.add_done_callback(partial(_drop_failed, weakref.ref(chunk)))
         return found
 
     def _bring(self, first: int, last: int) -> bytes:
@@ -207,9 +209,13 @@ def _keep(chunk: _Chunk) -> None:
         _drop(next(iter(_kept)))
 
 
-def _drop_failed(chunk: _Chunk, data: Future[bytes]) -> None:
-    """Let the next read ask anew."""
-    if data.cancelled() or data.exception() is not None:
+def _drop_failed(of: weakref.ref[_Chunk], data: Future[bytes]) -> None:
+    """Let the next read ask anew.
+
+    of: the chunk; a future keeps its callbacks, and a chunk in one would keep its bytes for ever.
+    """
+    chunk = of()
+    if chunk is not None and (data.cancelled() or data.exception() is not None):
         with _lock:
             _drop(chunk)
 
