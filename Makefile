@@ -106,6 +106,7 @@ site: $(VENV)/.ready-site  ## the documentation as a site, in build/site
 
 docs: $(VENV)/.ready-test  ## rewrite what the docs take from the tool
 	$(PYTEST) -q tests/test_docs.py tests/test_transcripts.py \
+	    tests/io/test_remote.py::test_the_page_on_buckets \
 	    tests/test_catalogue.py::test_the_document_lists_every_row \
 	    tests/operations/scan/test_holes.py --regen
 	$(PYTEST) -q -m slow tests/test_tutorial.py tests/operations/check/test_tolerance_audit.py::test_the_page --regen

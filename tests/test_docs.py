@@ -33,6 +33,7 @@ WALKED = (
     "transcripts.md",
     "tutorial.md",
     "clusters.md",
+    "buckets.md",
 )  # pages that have tests of their own, whose files they make themselves
 # What the examples call their files, and the golden files that these are.
 EXAMPLES = {

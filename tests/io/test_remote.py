@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,13 +30,16 @@ from ckptkit.errors import (
 from ckptkit.operations.input_files import fetched_operand
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
-from support.places import ROOT
+from support.places import DOCS, ROOT
 from support.pytorch_files import write_pytorch
 from support.range_server import Server, serving
 
 TENSORS: dict[str, Any] = {
     f"block_{n}/kernel": np.arange(n, n + 60_000, dtype=np.float32) for n in range(4)
 }
+PAGE, ADDRESS = DOCS / "buckets.md", "https://models.example.org"
+_SESSION = re.compile(r"(?ms)^```console\n(.*?)^```$\n")
+_COMMAND = re.compile(r"(?m)^\$ ckptkit (.*)$")
 NEW = GOLDEN / "tf2.21.0"
 
 
@@ -145,6 +150,31 @@ def test_a_small_read_of_a_large_file_is_a_small_request(tmp_path: Path) -> None
         assert ckptkit.diff(f"{server.url}/b.safetensors", tmp_path / "b.safetensors").ok
         assert len(server.asked) < 40
         assert server.nbytes < 1.2 * (tmp_path / "b.safetensors").stat().st_size
+
+
+def test_the_page_on_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """What the sessions of docs/buckets.md print, of a server here; `--regen` rewrites it."""
+    monkeypatch.setenv("CKPTKIT_CACHE", str(tmp_path / "cache"))
+    assert run("sample", tmp_path / "first").code == 0
+    text = PAGE.read_text(encoding="utf-8")
+    with serving(tmp_path) as server:
+
+        def session(match: re.Match[str]) -> str:
+            lines: list[str] = []
+            for words in _COMMAND.findall(match[1]):
+                done = run(*shlex.split(words.replace(ADDRESS, server.url)))
+                printed = [*done.out.splitlines(), *done.err.splitlines()]
+                lines += ["", f"$ ckptkit {words}"]
+                lines += [line.replace(server.url, ADDRESS).rstrip() for line in printed]
+                lines += [f"[exit code {done.code}]"] if done.code else []
+            return "```console\n" + "\n".join(lines[1:]) + "\n```\n" if lines else match[0]
+
+        expected = _SESSION.sub(session, text)
+    if request.config.getoption("--regen"):
+        PAGE.write_text(expected, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == expected, "run: make docs"
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
