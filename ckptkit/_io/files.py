@@ -118,6 +118,13 @@ class SourcePath(UnchangedPath):
         """Whether what lies in directories there can be listed."""
         raise NotImplementedError
 
+    def is_there_after_all(self) -> bool:
+        """Whether a file that no listing has is there; a listing may be of a time before.
+
+        Raises CkptkitError.
+        """
+        raise NotImplementedError
+
     def state_there(self) -> FileState:
         """Return the state of what lies there; raises FileNotFoundError, CkptkitError."""
         raise NotImplementedError
@@ -173,6 +180,15 @@ def unchanged(path: Path) -> Path:
     except (OSError, ValueError):
         return path
     return path_in_state(str(path), _state(status)) if stat.S_ISREG(status.st_mode) else path
+
+
+def unchanged_part(path: Path) -> Path:
+    """Return what `unchanged` does of a file that another one names; raises CkptkitError.
+
+    One that no listing of a store elsewhere has is asked for by itself before it counts as missing.
+    """
+    is_file(path)
+    return unchanged(path)
 
 
 def state_of(path: Path) -> FileState | None:
@@ -302,7 +318,7 @@ def is_file(path: Path) -> bool:
     `Path.is_file` raises for a name that is too long, which a file that is read may hold.
     """
     try:
-        return path.is_file()
+        return path.is_file() or (isinstance(path, SourcePath) and path.is_there_after_all())
     except (OSError, ValueError):
         return False
 

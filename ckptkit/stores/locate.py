@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import SourcePath, read_start
+from ckptkit._io.files import SourcePath, is_file, is_local, read_start
 from ckptkit._io.places import can_list, is_there, path_of, text_of
 from ckptkit.errors import (
     CkptkitError,
@@ -105,6 +105,8 @@ def _locate(path: Path, prefix_wins: bool) -> Location:
         return Location("checkpoint-v1", prefix_of(path))
     if is_there(path):
         raise FormatError(str(path), "neither a file nor a directory")
+    if not is_local(path) and (is_file(path) or is_file(index_path(path))):
+        return _locate(path, prefix_wins)  # no listing has it, and it is there all the same
     raise _not_found(path)
 
 

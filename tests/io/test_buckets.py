@@ -156,6 +156,37 @@ def test_google_is_read_by_the_requests_of_its_xml_api(folder: Path, tmp_path: P
             ckptkit.open(ckptkit.remote_path("gs://bkt/w.npz", anonymous=True, endpoint=server.url))
 
 
+def test_a_listing_of_before_makes_no_wrong_answer(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bkt")
+    lists: dict[str, Any] = {}
+    with serving(tmp_path) as server:
+        serve_as_bucket(server)
+        fresh = server.route
+
+        def stale(path: str) -> tuple[int, dict[str, str], bytes] | None:
+            return lists.setdefault(path, fresh(path)) if "list-type" in path else None
+
+        server.route = stale
+        top = ckptkit.remote_path("gs://bkt/adam", anonymous=True, endpoint=server.url)
+        data = tmp_path / "bkt/adam/ckpt.data-00000-of-00001"
+        hidden = data.read_bytes()
+        data.unlink()
+        assert ckptkit.open(top / "ckpt").problems()
+        data.write_bytes(hidden)  # which the listing will not have
+        again = ckptkit.remote_path("gs://bkt/adam/ckpt", anonymous=True, endpoint=server.url)
+        assert _content(ckptkit.open(again)) == _content(ckptkit.open(folder / "adam/ckpt"))
+        for file in (tmp_path / "bkt/adam").iterdir():  # other states than those listed
+            content = file.read_bytes()
+            file.unlink()
+            (tmp_path / "beside").write_bytes(content)
+            shutil.copy(tmp_path / "beside", file)
+        again = ckptkit.remote_path("gs://bkt/adam/ckpt", anonymous=True, endpoint=server.url)
+        assert _content(ckptkit.open(again)) == _content(ckptkit.open(folder / "adam/ckpt"))
+        assert (
+            run("verify", "gs://bkt/adam/ckpt", "--anonymous", "--endpoint", server.url).code == 0
+        )
+
+
 @pytest.mark.parametrize("kind", ["memory", "file"])
 @pytest.mark.parametrize("name", NAMES)
 def test_any_file_system_of_fsspec_reads(name: str, kind: str, folder: Path) -> None:

@@ -45,6 +45,9 @@ _PASSING = (
 _STATUS = re.compile(r"status code: (\d{3})|\b([45]\d{2}) [A-Z][a-z]+")
 
 
+_OWN = {"NotFoundError": (FileNotFoundError,), "PermissionDeniedError": (PermissionError,)}
+
+
 class CloudSource:
     """One bucket or container.
 
@@ -110,7 +113,7 @@ class CloudSource:
         except self._errors as error:
             if self._is("NotFoundError", error):
                 return None
-            if "416" in str(error):  # no byte of an empty object can be asked for
+            if _status(error) == 416:  # no byte of an empty object can be asked for
                 return Answer(b"", _state(self._obstore.head(self._store, key)))
             raise self._refusal(error, key) from None
 
@@ -135,14 +138,15 @@ class CloudSource:
             raise self._refusal(error, key) from None
 
     def _is(self, kind: str, error: Exception) -> bool:
-        return isinstance(error, getattr(self._obstore.exceptions, kind))
+        # obstore raises Python's own errors where there are such, and its own else.
+        kinds = (getattr(self._obstore.exceptions, kind), *_OWN.get(kind, ()))
+        return isinstance(error, kinds)
 
     def _refusal(self, error: Exception, key: str) -> Exception:
         """Return what to raise for what obstore raised: what may pass is tried again."""
         said, whole = _said(error), str(error).partition("\n\nDebug source")[0].lower()
         where = self.root + key
-        found = _STATUS.search(said)
-        status = int(found[1] or found[2]) if found else 0
+        status = _status(error)
         if "expired" in whole:
             return refusal(status or 403, where, "the token expired")
         if self._is("PermissionDeniedError", error) or self._is("UnauthenticatedError", error):
@@ -165,6 +169,12 @@ class CloudSource:
         if any(text in whole for text in _PASSING):
             return RetryError(said)
         return CkptkitError(f"the store refuses: {said}", where=where)
+
+
+def _status(error: Exception) -> int:
+    """Return the HTTP status that obstore's message names; 0 for none."""
+    found = _STATUS.search(_said(error))
+    return int(found[1] or found[2]) if found else 0
 
 
 def _code(text: str) -> str:

@@ -200,6 +200,9 @@ class RemotePath(SourcePath):
         self.exists()  # that listing is not allowed shows when it is tried
         return self.snapshot.lists
 
+    def is_there_after_all(self) -> bool:
+        return self.snapshot.asked_itself(self.key) is not None
+
     def state_there(self) -> FileState:
         return self._found().file_state
 
@@ -213,7 +216,7 @@ class RemotePath(SourcePath):
         self.snapshot.object(self.key, self._found()).use_copy(copy)
 
     def open_handle(self) -> Handle:
-        found = self.snapshot.state(self.key)
+        found = self.snapshot.state(self.key) or self.snapshot.asked_itself(self.key)
         if found is None:
             raise PathNotFoundError("no such object", where=str(self))
         return RemoteHandle(self, self.snapshot.object(self.key, found))

@@ -26,6 +26,7 @@ class Snapshot:
     def __init__(self, source: ObjectSource) -> None:
         self.source = source
         self.lists = source.lists
+        self._is_stale = False
         self._lock = threading.RLock()
         self._listings: dict[str, Listing] = {}
         self._starts: dict[str, Answer | None] = {}
@@ -41,11 +42,27 @@ class Snapshot:
             return None
         listing = self._listing(_parent(key))
         if listing is not None:
-            return listing.get(key.rpartition("/")[2])
+            found = listing.get(key.rpartition("/")[2])
+            # Once an object was not as it was listed, the objects themselves are asked.
+            return self.asked_itself(key) if found and self._is_stale else found
         if self._directories.get(_parent(key)) is False and self._start(f"{_parent(key)}.index"):
             return None  # below a checkpoint's prefix
-        found = self._start(key)
-        return None if found is None else found.state
+        start = self._start(key)
+        return None if start is None else start.state
+
+    def asked_itself(self, key: str) -> ObjectState | None:
+        """Return the state of an object that was not taken from a listing; it counts from now on.
+
+        Raises CkptkitError.
+        """
+        answer = self._start(key)
+        if answer is not None:
+            parent, _, name = key.rpartition("/")
+            with self._lock:
+                listing = self._listings.get(parent)
+                if listing is not None:
+                    self._listings[parent] = {**listing, name: answer.state}
+        return None if answer is None else answer.state
 
     def is_directory(self, key: str, marks: Iterable[str] = ()) -> bool:
         """Whether there is a directory; where none can be listed, one of the files `marks` tells.
@@ -100,6 +117,7 @@ class Snapshot:
     def forget(self) -> None:
         """Ask all anew from now on: something changed."""
         with self._lock:
+            self._is_stale = True
             self._listings.clear()
             self._starts.clear()
             self._directories.clear()

@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ckptkit._io.files import is_file, unchanged
+from ckptkit._io.files import is_file, unchanged_part
 from ckptkit.errors import FormatError, PathNotFoundError, UnsupportedError
 from ckptkit.stores.containers import strict_json
 from ckptkit.stores.containers.byte_range import member_range, whole_file
@@ -147,4 +147,4 @@ def _shards(path: Path, index: Any) -> list[Path]:
             names[name] = None
     if not names or len(names) > MAX_SHARDS:
         raise FormatError(str(path), "index of weights", expected="some shards", found=len(names))
-    return [unchanged(path.with_name(name)) for name in sorted(names)]
+    return [unchanged_part(path.with_name(name)) for name in sorted(names)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import is_file, unchanged
+from ckptkit._io.files import is_file, unchanged_part
 from ckptkit.errors import UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
 from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, wanted_specs
@@ -92,7 +92,7 @@ def open_pytorch_index(path: Path) -> PytorchSetStore:
     """
     weight_map, total = read_weight_map(path)
     files = sorted(set(weight_map.values()))
-    shards = tuple(unchanged(path.with_name(file)) for file in files)
+    shards = tuple(unchanged_part(path.with_name(file)) for file in files)
     missing = tuple(shard for shard in shards if not is_file(shard))
     notes: list[str] = []
     specs: dict[str, TensorSpec] = {}

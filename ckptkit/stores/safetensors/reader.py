@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit._io.files import is_file, unchanged
+from ckptkit._io.files import is_file, unchanged_part
 from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import FormatError, UnknownTensorError
 from ckptkit.stores import metadata as tensor_metadata
@@ -152,7 +152,7 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
     """
     weight_map, total = read_weight_map(path)
     files = sorted(set(weight_map.values()))
-    shards = tuple(unchanged(path.with_name(file)) for file in files)
+    shards = tuple(unchanged_part(path.with_name(file)) for file in files)
     missing = tuple(shard for shard in shards if not is_file(shard))
     notes: list[str] = []
     specs: dict[str, TensorSpec] = {}

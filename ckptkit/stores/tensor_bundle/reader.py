@@ -24,7 +24,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptkit._io.files import check_range, check_unchanged, file_size, is_file, unchanged
+from ckptkit._io.files import (
+    check_range,
+    check_unchanged,
+    file_size,
+    is_file,
+    unchanged,
+    unchanged_part,
+)
 from ckptkit.dtypes import dtype_of_enum, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, ObjectGraph, Slice, Structure, TensorSpec
@@ -255,7 +262,7 @@ def open_bundle(prefix: Path) -> TensorBundle:
             pass
         raise FormatError(str(path), "the first entry is not a bundle header")
     num_shards, big_endian = read_header(first[1], path)
-    shards = tuple(map(unchanged, shard_paths(prefix, num_shards)))
+    shards = tuple(map(unchanged_part, shard_paths(prefix, num_shards)))
     is_large = file_size(path) > _LARGE_INDEX
     specs = _specs(items, num_shards, str(path), is_large=is_large)
     check_unchanged([path])
