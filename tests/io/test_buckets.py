@@ -182,9 +182,10 @@ def test_a_listing_of_before_makes_no_wrong_answer(folder: Path, tmp_path: Path)
             shutil.copy(tmp_path / "beside", file)
         again = ckptkit.remote_path("gs://bkt/adam/ckpt", anonymous=True, endpoint=server.url)
         assert _content(ckptkit.open(again)) == _content(ckptkit.open(folder / "adam/ckpt"))
-        assert (
-            run("verify", "gs://bkt/adam/ckpt", "--anonymous", "--endpoint", server.url).code == 0
-        )
+        asked = ("--anonymous", "--endpoint", server.url)
+        verified = run("verify", "gs://bkt/adam/ckpt", *asked)
+        assert verified.code == 2
+        assert "changed while it was read" in verified.out
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
