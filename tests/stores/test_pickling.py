@@ -30,6 +30,7 @@ from ckptkit.stores.base import Store
 from ckptkit.stores.npz.reader import open_npz
 from ckptkit.stores.npz.writer import write_npz
 from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.pytorch.old_form import MAGIC
 from ckptkit.stores.registry import FORMATS, open_format
 from ckptkit.stores.reopening import STORES_KEPT, forget_stores, reopen
 from ckptkit.stores.safetensors.writer import write_safetensors
@@ -119,18 +120,32 @@ def _graph(path: Path, fill: int) -> Path:
     return path
 
 
-def _pytorch(path: Path, fill: int) -> Path:
-    """Write what torch.save writes of a dict of tensors, its pickle in the form of protocol 0."""
+def _pickled_tensors(fill: int) -> bytes:
+    """Return what torch.save pickles of a dict of tensors, in the form of protocol 0."""
     items = []
+    for number, (key, array) in enumerate(values(fill).items()):
+        storage = f"(Vstorage\nctorch\nFloatStorage\nV{number}\nVcpu\nI{array.size}\ntQ"
+        shape = "".join(f"I{size}\n" for size in array.shape)
+        steps = "".join(f"I{step // array.itemsize}\n" for step in array.strides)
+        call = f"ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n({shape}t({steps}tI00\nNtR"
+        items.append(f"V{key}\n{call}s")
+    return ("}" + "".join(items) + ".").encode()
+
+
+def _pytorch(path: Path, fill: int) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        for number, (key, array) in enumerate(values(fill).items()):
-            storage = f"(Vstorage\nctorch\nFloatStorage\nV{number}\nVcpu\nI{array.size}\ntQ"
-            shape = "".join(f"I{size}\n" for size in array.shape)
-            steps = "".join(f"I{step // array.itemsize}\n" for step in array.strides)
-            call = f"ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n({shape}t({steps}tI00\nNtR"
-            items.append(f"V{key}\n{call}s")
+        for number, array in enumerate(values(fill).values()):
             archive.writestr(f"archive/data/{number}", array.tobytes())
-        archive.writestr("archive/data.pkl", "}" + "".join(items) + ".")
+        archive.writestr("archive/data.pkl", _pickled_tensors(fill))
+    return path
+
+
+def _old_pytorch(path: Path, fill: int) -> Path:
+    arrays = [*values(fill).values()]
+    keys = pickle.dumps([str(number) for number in range(len(arrays))], 2)
+    parts = [MAGIC, pickle.dumps(1001, 2), pickle.dumps({}, 2), _pickled_tensors(fill), keys]
+    parts += [array.size.to_bytes(8, "little") + array.tobytes() for array in arrays]
+    path.write_bytes(b"".join(parts))
     return path
 
 
@@ -181,6 +196,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], Path]]] = {
         partial(_neutral, write=write_safetensors, shard_size=4000),
     ),
     "pytorch": ("model.pt", _pytorch),
+    "pytorch-old": ("old.pt", _old_pytorch),
     "pytorch-index": ("pytorch_model.bin.index.json", _pytorch_index),
     "orbax": ("checkpoint", _orbax),
     "saved-model": ("export", _saved_model),
