@@ -2,9 +2,9 @@
 
    What metrics.py does with numpy, block by block, with the same results to the last bit: products
    are rounded before they are added (no fused multiply-add: -ffp-contract=off), and sums are taken
-   in the order of numpy.add.reduce (numpy/_core/src/umath/loops_utils.h.src, pairwise_sum): runs of
-   up to 128 numbers in eight lanes, which are then joined two by two, and the runs in a tree.  So
-   they do not depend on the width of a processor's vectors.
+   in the order of sums.py, which is numpy's (numpy/_core/src/umath/loops_utils.h.src, pairwise_sum):
+   runs of up to 128 numbers in eight lanes, which are then joined two by two, and the runs in a tree.
+   So they do not depend on the width of a processor's vectors.
 
    A block with a NaN, an infinity, or a sum of squares out of [1e-200, 1e200] is left to numpy.
 

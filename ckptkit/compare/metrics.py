@@ -8,8 +8,8 @@ The rules, once for the whole package:
   with a non-finite member is a *non-finite mismatch*: it fails every tolerance and stays out of the
   averages.
 - With `bitwise`, two elements are equal when their bits are.
-- Sums are taken in one order, whoever takes them: squares are rounded, then added as
-  `numpy.add.reduce` adds float64 numbers that lie side by side.  A BLAS, whose order is another on
+- Sums are taken in one order, whoever takes them: squares are rounded, then added by halves (see
+  `sums`), whichever numpy there is.  A BLAS, whose order is another on
   another processor, would be faster; its last digits would say where a report was made.
 """
 
@@ -35,6 +35,7 @@ from ckptkit.compare.statistics import (
     element_tolerance,
     scaled_float,
 )
+from ckptkit.compare.sums import ordered_sum, ordered_sums
 from ckptkit.dtypes import Array, kind
 
 Floats = npt.NDArray[np.float64]
@@ -170,7 +171,7 @@ class Meter:
         new[...] = b
         np.subtract(new, old, out=gap)
         np.abs(gap, out=gap)
-        total = float(gap.sum())
+        total = ordered_sum(gap)
         if math.isfinite(total):
             self._finite(start, a, b, rows, total)
         else:
@@ -180,7 +181,7 @@ class Meter:
     def _add_complex(self, start: int, a: Array, b: Array) -> None:
         old, new = a.astype(np.complex128), b.astype(np.complex128)
         gap = np.abs(new - old)
-        total = float(gap.sum())
+        total = ordered_sum(gap)
         if math.isfinite(total):
             self._finite(start, a, b, (old, new, gap), total)
             return
@@ -205,7 +206,7 @@ class Meter:
         if len(places):
             left, right, gap = (row[places] for row in rows)
             rows = left, right, gap
-            self._finite(start, a[places], b[places], rows, float(gap.sum()), places)
+            self._finite(start, a[places], b[places], rows, ordered_sum(gap), places)
 
     def _add_wide(self, start: int, a: Array, b: Array) -> None:
         """64-bit integers of one dtype: differences are taken without going through floats."""
@@ -214,7 +215,7 @@ class Meter:
         largest, numbers = int(gap.max(initial=0)), gap.astype(np.float64)
         old, new = a.astype(np.float64), b.astype(np.float64)
         rows = old, new, numbers
-        self._finite(start, a, b, rows, float(numbers.sum()), largest=largest)
+        self._finite(start, a, b, rows, ordered_sum(numbers), largest=largest)
 
     def _add_mixed(self, start: int, a: Array, b: Array) -> None:
         """A 64-bit integer against another dtype: equality as Python sees it, which is exact."""
@@ -224,7 +225,7 @@ class Meter:
         # unequal, but rounded to the same float64: they are half a step of that size apart at most
         hidden = unequal & (gap == 0)
         gap[hidden] = np.spacing(np.abs(old[hidden])) / 2
-        total = float(gap.sum())
+        total = ordered_sum(gap)
         if math.isfinite(total):
             self._finite(start, a, b, (old, new, gap), total)
         else:
@@ -445,10 +446,10 @@ def _sums_of_squares(rows: Array | tuple[Array, ...], out: Floats) -> list[Scale
     """Return the sum of squares of each row; out: takes the squares of rows of one array."""
     if isinstance(rows, np.ndarray):
         squares = np.multiply(rows, rows, out=out[: len(rows)])
-        totals = np.add.reduce(squares, axis=1)
+        totals = ordered_sums(squares)
         return [_in_range(*pair) for pair in zip(totals.tolist(), rows, strict=True)]
     flat = [row.view(np.float64) if row.dtype == np.complex128 else row for row in rows]
-    return [_in_range(float(np.add.reduce(row * row)), row) for row in flat]
+    return [_in_range(ordered_sum(row * row), row) for row in flat]
 
 
 def _in_range(total: float, values: Floats) -> ScaledFloat:
@@ -461,7 +462,7 @@ def _in_range(total: float, values: Floats) -> ScaledFloat:
     # In units of a power of two that brings the largest value to 1, no square overflows.
     exponent = math.frexp(largest)[1]
     small = np.ldexp(values, -exponent)
-    mantissa, shift = math.frexp(float(np.add.reduce(small * small)))
+    mantissa, shift = math.frexp(ordered_sum(small * small))
     return ScaledFloat(mantissa, shift + 2 * exponent)
 
 

@@ -11,6 +11,7 @@ from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.compare import kernel
+from ckptkit.compare.sums import ordered_sum
 from ckptkit.dtypes import dtype_of_numpy, kind
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.text import json_number
@@ -140,9 +141,9 @@ class _Moments:
         # of zeros, the positive one, whichever numpy finds
         low, high = float(block.min()) + 0.0, float(block.max()) + 0.0
         self.low, self.high = min(self.low, low), max(self.high, high)
-        mean = float(block.mean())
-        deviations = float(np.square(block - mean).sum())
-        self._join(len(block), mean, deviations, float(np.square(block).sum()))
+        mean = ordered_sum(block) / len(block)
+        deviations = ordered_sum(np.square(block - mean))
+        self._join(len(block), mean, deviations, ordered_sum(np.square(block)))
 
     def _join(self, size: int, mean: float, deviations: float, squares: float) -> None:
         """Join finite elements to those before."""
