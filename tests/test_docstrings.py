@@ -29,6 +29,7 @@ from ckptkit.plugins import Registry
 from ckptkit.results import Result
 from ckptkit.stores.registry import FORMATS, Head, function_of
 from ckptkit.testing.pytest_plugin import GoldenCheck
+from support.classes import is_class
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 _HEADER = re.compile(rf"({'|'.join(SECTIONS)}):")
@@ -67,7 +68,7 @@ def _classes() -> tuple[type, ...]:
         value
         for module in _modules(ckptkit)
         for value in vars(module).values()
-        if inspect.isclass(value) and value.__module__.partition(".")[0] == "ckptkit"
+        if is_class(value) and value.__module__.partition(".")[0] == "ckptkit"
     }
     return tuple(sorted(found, key=lambda each: (each.__module__, each.__qualname__)))
 
@@ -87,7 +88,7 @@ def _row_types() -> tuple[type, ...]:
 def _public_classes() -> set[type]:
     exported = _listed([ckptkit, *_modules(ckptkit.testing)])
     return {
-        *(each for each in exported if inspect.isclass(each)),
+        *(each for each in exported if is_class(each)),
         *(each for each in _classes() if issubclass(each, Result)),
         *(each for each in _classes() if getattr(each, "_is_protocol", False)),
         *_row_types(),
@@ -120,7 +121,7 @@ def _functions() -> dict[str, FunctionType]:
         found |= {
             _plain(member)
             for _, member in _public_members(kind)
-            if not inspect.isclass(member) and callable(_plain(member))
+            if not is_class(member) and callable(_plain(member))
         }
     functions = [each for each in found if isinstance(each, FunctionType)]
     return {f"{each.__module__}.{each.__qualname__}": each for each in functions}
@@ -190,7 +191,7 @@ def _is_error(name: str) -> bool:
     known = [each for each in _classes() if issubclass(each, CkptkitError)]
     built_in = getattr(builtins, name, None)
     return any(each.__name__ == name for each in known) or (
-        inspect.isclass(built_in) and issubclass(built_in, Exception)
+        is_class(built_in) and issubclass(built_in, Exception)
     )
 
 

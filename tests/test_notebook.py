@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import sys
@@ -21,6 +20,7 @@ from ckptkit.operations.convert.api import plan
 from ckptkit.operations.inventory import inventory
 from ckptkit.results import Document
 from ckptkit.runners.types import DeviceProbe
+from support.classes import is_class
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN, golden
 from support.linear import linear_model
@@ -111,7 +111,7 @@ def results(files: Path) -> dict[str, Document]:
 
 def test_there_is_a_case_of_every_class(results: dict[str, Document]) -> None:
     exported = [getattr(ckptkit, name) for name in ckptkit.__all__]
-    classes = {each for each in exported if inspect.isclass(each)}
+    classes = {each for each in exported if is_class(each)}
     printed = {each for each in classes if issubclass(each, Document) and each is not Document}
     # an audit is a part of what `check` prints, and has tests of its own
     assert printed - {ckptkit.ToleranceAudit} == {type(result) for result in results.values()}

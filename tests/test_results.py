@@ -18,6 +18,7 @@ import ckptkit
 import ckptkit.operations
 from ckptkit.reports import presentation
 from ckptkit.results import Document, Result
+from support.classes import is_class
 from support.goldens import golden
 from support.places import ROOT
 
@@ -54,7 +55,7 @@ def test_every_class_with_a_verdict_is_a_result() -> None:
         value
         for module in _modules(ckptkit)
         for value in vars(module).values()
-        if inspect.isclass(value) and value.__module__.startswith("ckptkit.")
+        if is_class(value) and value.__module__.startswith("ckptkit.")
     }
     judging = {
         each for each in classes if any(isinstance(vars(each).get(v), property) for v in VERDICTS)
@@ -121,7 +122,7 @@ def documents() -> dict[str, type[Document]]:
     found: dict[str, type[Document]] = {}
     for module in _modules(ckptkit):
         for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, Document) and value is not Document:
+            if is_class(value) and issubclass(value, Document) and value is not Document:
                 found[value.__name__] = value
     return found
 

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,16 @@ from ckptkit._io.atomic import (
 )
 from ckptkit.errors import OutputError
 from support.places import environment
+from support.system_calls import holders
 
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+def replace_call(patch: pytest.MonkeyPatch, name: str, function: Callable[..., object]) -> None:
+    for holder in holders(name):
+        patch.setattr(holder, name, function)
 
 
 @contextmanager
@@ -105,7 +111,7 @@ def test_an_error_of_the_system_is_one_line(
             patch.setattr(os, call, fails)
         with replacing(path, overwrite=True) as temporary:
             temporary.write_text("new")
-            patch.setattr(os, call, fails)
+            replace_call(patch, call, fails)
     assert str(caught.value).startswith(f"{path}: cannot write: {os.strerror(code)}")
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
@@ -160,7 +166,7 @@ def test_two_writers_of_one_new_file(
         def no_links(*_: object) -> None:
             raise OSError(errno.EPERM, "no hard links here")
 
-        monkeypatch.setattr(os, "link", no_links)
+        replace_call(monkeypatch, "link", no_links)
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="already exists"), replacing(path) as slow:
         slow.write_text("slow")
@@ -197,7 +203,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         return renameat2(source, target, flags)
 
     monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(os, "replace", logged_replace)
+    replace_call(monkeypatch, "replace", logged_replace)
     monkeypatch.setattr(_atomic, "_renameat2", logged_renameat2)
     return found
 
@@ -360,7 +366,7 @@ def test_a_rename_that_fails_otherwise(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(_atomic, "_renameat2", fails)
-    monkeypatch.setattr(os, "replace", fails)
+    replace_call(monkeypatch, "replace", fails)
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="cannot write: Input/output error"), replacing(path):
         pass

@@ -32,6 +32,7 @@ from support.command_line import ckptkit, refused
 from support.damage import data, index, write
 from support.places import environment
 from support.signals import default_sigint
+from support.system_calls import replaced
 from support.values import blocks_of, out_tensors, same_bits
 from support.weights import write_bundle
 
@@ -73,11 +74,8 @@ def failing(name: str, code: int) -> Iterator[None]:
             return original(*args, **options)
         raise OSError(code, os.strerror(code))
 
-    setattr(os, name, fail)
-    try:
+    with replaced(name, fail):
         yield
-    finally:
-        setattr(os, name, original)
 
 
 @fault(45, "no room, a broken disk or a quota: at open, write, flush or rename")
@@ -157,12 +155,8 @@ def _(tmp_path: Path) -> None:
         place.mkdir()
         names: list[str] = []
         for name in ("rename", "replace", "link"):
-            original = getattr(os, name)
-            setattr(os, name, noting(original, names))
-            try:
+            with replaced(name, noting(getattr(os, name), names)):
                 killing.KINDS[kind][0](place, killing.tensors(len(names) + 1))
-            finally:
-                setattr(os, name, original)
         assert len(names) >= 2
         assert names[-1] == last, names
 

@@ -27,6 +27,7 @@ from ckptkit.stores.safetensors.reader import open_safetensors, open_safetensors
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.reader import open_bundle
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from support.system_calls import holders
 from support.values import blocks_of, out_tensors, same_bits
 
 CALLS = ("open", "fsync", "replace", "rename", "link", "unlink", "chmod", "mkdir", "rmdir")
@@ -91,7 +92,9 @@ def dying_at(step: int, calls: list[str]) -> None:
         return call
 
     for name in CALLS:
-        setattr(os, name, counted(name, getattr(os, name)))
+        dying = counted(name, getattr(os, name))
+        for holder in holders(name):
+            setattr(holder, name, dying)
     _atomic._renameat2 = counted("renameat2", _atomic._renameat2)
 
 
