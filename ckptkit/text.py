@@ -72,6 +72,14 @@ def printable(text: str) -> str:
 _DIGITS = lazy_pattern(r"\d{1,18}")  # int() refuses thousands of digits
 
 
+_USER = lazy_pattern(r"(?<=://)[^/?#]*@")
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without what may be a secret: credentials, and what stands behind "?"."""
+    return _USER.sub("", url.partition("?")[0])
+
+
 def shortened(text: str, most: int) -> str:
     """Return `text`, cut in the middle where it has more than `most` characters, which is said."""
     if len(text) <= most:

@@ -118,6 +118,11 @@ class SourcePath(UnchangedPath):
         """Whether what lies in directories there can be listed."""
         raise NotImplementedError
 
+    @property
+    def is_web_page(self) -> bool:
+        """Whether a web page came when it was asked for, and no file."""
+        raise NotImplementedError
+
     def is_there_after_all(self) -> bool:
         """Whether a file that no listing has is there; a listing may be of a time before.
 

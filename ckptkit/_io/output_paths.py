@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ckptkit.errors import OutputError
+from ckptkit.text import lazy_pattern, without_secrets
 
 _MARK = ".ckptkit-tmp-"
 _CLAIM = "claim"
 _TEMPORARY = re.compile(r"\..*" + re.escape(_MARK) + r"([0-9a-f]{8,16}|claim)\Z", re.DOTALL)
+_URL = lazy_pattern(r"(?:^|/)(?P<url>[A-Za-z][A-Za-z0-9+.-]+://?[^/])")
 _MAX_NAME = 255  # bytes; the limit of every common file system
 _MAX_TOKEN = 16  # letters
 
@@ -71,9 +73,22 @@ def refusing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write: {reason}", where=str(path), hint=hint) from error
 
 
+def refuse_elsewhere(text: str) -> None:
+    """Raise OutputError for a URL; one that was made a path, an absolute one too, still is one."""
+    found = _URL.search(text)
+    if found is not None and not os.path.lexists(text):
+        scheme, _, rest = text[found.start("url") :].partition(":")
+        raise OutputError(
+            "is elsewhere, and nothing is ever written there",
+            where=without_secrets(f"{scheme}://{rest.lstrip('/')}"),
+            hint="give a path of this machine, and copy it from there",
+        )
+
+
 def check_parent(target: Path) -> None:
     """Raise OutputError unless the directory that `target` goes into is there."""
     if not target.parent.is_dir():
+        refuse_elsewhere(str(target))
         raise OutputError(
             f"no such directory: {target.parent}", where=str(target), hint="make it first"
         )

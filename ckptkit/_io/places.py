@@ -92,6 +92,20 @@ def is_there(path: Path) -> bool:
     return path.exists() if isinstance(path, SourcePath) else os.path.lexists(path)
 
 
+def missing_hint(path: Path) -> str:
+    """Return the next step where nothing has that path; "" where it is of this machine."""
+    if not isinstance(path, SourcePath):
+        return ""
+    if any(letter in path.name for letter in "*?["):
+        return "no pattern is expanded in a URL: give the names"
+    if path.is_web_page:
+        return (
+            "a web page came there, and no file: is that the file's own address, and is a login "
+            "needed? of a directory, give a file or the prefix of a checkpoint"
+        )
+    return "is the address right? a checkpoint is given by its prefix, without .index"
+
+
 def readable(path: Path) -> Path | BinaryIO:
     """Return what `zipfile` opens: a path of this machine, or an open file of what is elsewhere.
 

@@ -16,10 +16,10 @@ def as_options(command_of: Callable[[str], click.Command | None]) -> Speaker:
     """
 
     def speak(function: str, keyword: str, value: str | None) -> str | None:
-        text = _option(command_of(function), keyword)
+        text, is_flag = _option(command_of(function), keyword)
         if text is None:
             return None
-        if value is not None:
+        if value is not None and not is_flag:
             from shlex import quote  # which most commands never need
 
             text += f" {quote(value)}"
@@ -28,15 +28,18 @@ def as_options(command_of: Callable[[str], click.Command | None]) -> Speaker:
     return speak
 
 
-def _option(command: click.Command | None, keyword: str) -> str | None:
-    """Return the longest option of the parameter that is called `keyword`; None where none is.
+def _option(command: click.Command | None, keyword: str) -> tuple[str | None, bool]:
+    """Return the longest option of the parameter called `keyword`, and whether it is a flag.
+
+    None where none is called so.
 
     Of a group of commands, the option of any.
     """
     if command is None:  # nothing is being run: a message of the edge itself
-        return f"--{keyword.replace('_', '-')}"
+        return f"--{keyword.replace('_', '-')}", False
     for parameter in command.params:
         if parameter.name in (keyword, f"no_{keyword}") and isinstance(parameter, click.Option):
-            return max(parameter.opts, key=len)
+            return max(parameter.opts, key=len), parameter.is_flag
     inner = command.commands.values() if isinstance(command, click.Group) else ()
-    return next((text for one in inner if (text := _option(one, keyword)) is not None), None)
+    found = (_option(one, keyword) for one in inner)
+    return next((option for option in found if option[0] is not None), (None, False))

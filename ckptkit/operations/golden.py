@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptkit._io.atomic import replacing_directory
 from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.output_paths import refuse_elsewhere
 from ckptkit.dtypes import dtype_of_numpy
 from ckptkit.errors import OutputError, UsageError
 from ckptkit.golden.binding import Binding, bind
@@ -33,6 +34,7 @@ def export_golden(golden: Path_, out: Path_, to: str, *, overwrite: bool = False
     """
     if to not in FORMS:
         raise UsageError(f"no form {to!r}", hint=f"one of {', '.join(FORMS)}")
+    refuse_elsewhere(os.fspath(out))
     recording, target = read_golden(Path(golden)), Path(out)
     if to != "warmup":
         with replacing_directory(target, overwrite=False) as directory:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import SourcePath, is_file, is_local, read_start
-from ckptkit._io.places import can_list, is_there, path_of, text_of
+from ckptkit._io.places import can_list, is_there, missing_hint, path_of, text_of
 from ckptkit.errors import (
     CkptkitError,
     FormatError,
@@ -318,7 +318,9 @@ def _unreadable(path: Path, head: bytes) -> CkptkitError:
 def _not_found(path: Path) -> CkptkitError:
     parent = path.parent
     if not can_list(parent) or not parent.is_dir():
-        return PathNotFoundError("no such file or directory", where=str(path))
+        return PathNotFoundError(
+            "no such file or directory", where=str(path), hint=missing_hint(path)
+        )
     names = sorted(entry.name for entry in parent.iterdir())
     members = [name for name in names if name.startswith(f"{path.name}.data-")]
     if members:

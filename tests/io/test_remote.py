@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import re
 import shlex
@@ -375,3 +376,90 @@ def test_a_pointer_of_git_is_named(tmp_path: Path) -> None:
     )
     with serving(tmp_path) as server, pytest.raises(UnsupportedError, match="of the file itself"):
         ckptkit.open(f"{server.url}/m.keras")
+
+
+def test_an_index_of_a_directory_is_no_file(server: Server, folder: Path) -> None:
+    """Web servers answer for a directory with a page, most after a redirect to "NAME/"."""
+    page = b"<!DOCTYPE html>\n<title>Index</title>"
+
+    def route(path: str) -> tuple[int, dict[str, str], bytes] | None:
+        if not (folder / path.strip("/")).is_dir():
+            return None
+        if not path.endswith("/"):
+            return 301, {"Location": f"{path}/"}, b""
+        return 200, {"Content-Type": "text/html; charset=utf-8"}, page
+
+    server.route = route
+    for name in ("manager", "saved_model_save/model"):
+        assert ckptkit.diff(f"{server.url}/{name}", folder / name).ok
+    assert ckptkit.verify(f"{server.url}/{name}").ok
+    assert ckptkit.scan(f"{server.url}/{name}").ok
+
+
+def test_a_page_where_a_file_should_be_is_named(server: Server) -> None:
+    """A login, or "not found" with status 200."""
+    server.route = lambda _path: (200, {"Content-Type": "text/html"}, b"\n<html>Log in</html>")
+    for name in ("weights.safetensors", "adam/ckpt"):
+        with pytest.raises(PathNotFoundError, match="a web page came there"):
+            ckptkit.open(f"{server.url}/{name}")
+    with pytest.raises(PathNotFoundError, match="no pattern is expanded in a URL"):
+        ckptkit.open(f"{server.url}/adam/ckpt*")
+
+
+def test_what_is_packed_on_its_way_is_refused(server: Server, folder: Path) -> None:
+    packed = gzip.compress((folder / "weights.npz").read_bytes()[:1000])
+    server.route = lambda _path: (200, {"ETag": '"1"', "Content-Encoding": "gzip"}, packed)
+    with pytest.raises(UnsupportedError, match=r"sends it packed \(gzip\)"):
+        ckptkit.open(f"{server.url}/weights.npz")
+
+
+def test_a_redirect_to_a_name_with_spaces_is_followed(server: Server, folder: Path) -> None:
+    data = (folder / "m.tflite").read_bytes()
+    server.route = lambda path: (
+        (200, {"ETag": '"1"'}, data)
+        if path == "/a%20b%25.tflite"
+        else (302, {"Location": "/a b%25.tflite"}, b"")
+    )
+    assert ckptkit.diff(f"{server.url}/m.tflite", folder / "m.tflite").ok
+
+
+@pytest.mark.parametrize("command", ["convert {0} {1}", "ls {0} -o {1}", "map {0} {0} -o {1}"])
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_nothing_is_written_elsewhere(
+    command: str, scheme: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"{scheme}://user:word@host:99/out.safetensors?signature=secret"
+    said = run(*command.format(folder / "weights.safetensors", url).split())
+    assert said.code == 2
+    assert f"{scheme}://host:99/out.safetensors: is elsewhere" in said.err
+    assert "word" not in said.err and "secret" not in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_are_not_written_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("sample", "http://host/first").code == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["http://user:word@host:port/x", "http://user:wo/word@host/x"])
+def test_no_secret_of_a_wrong_url_is_shown(url: str) -> None:
+    said = run("ls", url)
+    assert said.code == 2
+    assert "word" not in said.err.replace("or password", "")
+    assert "http://host" in said.err
+
+
+def test_a_flag_is_named_without_a_value(server: Server) -> None:
+    import click
+
+    from ckptkit.cli.wording import as_options
+
+    command = click.Command(
+        "x",
+        params=[click.Option(["--anonymous"], is_flag=True), click.Option(["--endpoint"])],
+    )
+    speak = as_options(lambda _name: command)
+    assert speak("", "anonymous", "True") == "--anonymous"
+    assert speak("", "endpoint", "http://h") == "--endpoint http://h"

@@ -29,11 +29,18 @@ from ckptkit._io.remote.objects import (
 from ckptkit._io.remote.requests import CONNECT_TIMEOUT_S, PASSING_STATUSES, TIMEOUT_S
 from ckptkit._version import __version__
 from ckptkit.errors import CkptkitError, UnsupportedError, UsageError
+from ckptkit.text import without_secrets
 from ckptkit.wording import say
 
+_CREDENTIALS = "give credentials in the URL, https://USER:PASSWORD@HOST/, or use a signed one"
 _MAX_REDIRECTS = 5
 _MAX_DETAIL = 300  # bytes of an answer that says what is wrong
 _SAFE = "/%!$&'()*+,;=:@~"  # in the path of a URL that a person typed
+# Content codings that change bytes (RFC 9110, section 8.4.1, and what IANA registered since);
+# other words are found there by mistake ("utf-8", "aws-chunked").
+_PACKED = frozenset(
+    ("gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz")
+)
 
 
 class HttpSource:
@@ -46,6 +53,7 @@ class HttpSource:
     """
 
     lists = False
+    pages: frozenset[str] = frozenset()  # keys where a web page came, and no file
 
     def __init__(
         self, root: str, query: str = "", headers: Mapping[str, str] | None = None
@@ -87,6 +95,11 @@ class HttpSource:
         headers = {**conditions(state), "Range": f"bytes={start}-{stop - 1}"}
         status, fields, data = request(self.url_of(key), {**self.headers, **headers}, stop - start)
         where = self.root + key
+        if status in (200, 206):
+            if state is None and is_web_page(fields, data):
+                self.pages |= {key}
+                return None
+            _refuse_packed(fields, where)
         if status == 404 and state is None:
             return None
         if status in (404, 410, 412) and state is not None:
@@ -98,7 +111,7 @@ class HttpSource:
                 return Answer(data, state_of_fields(fields, len(data)))
             raise refusal(status, where)
         if status != 206:
-            raise refusal(status, where, detail_of(data))
+            raise refusal(status, where, detail_of(data), _CREDENTIALS)
         first, last, size = content_range(fields, where)
         if state is not None and size != state.size:
             raise RemoteChanged(key)
@@ -143,6 +156,31 @@ def content_range(fields: Mapping[str, str], where: str) -> tuple[int, int, int]
             f"an answer without a range and a size: Content-Range: {text!r}", where=where
         )
     return int(first), int(last), int(size)
+
+
+def is_web_page(fields: Mapping[str, str], data: bytes) -> bool:
+    """Whether a web page came where a file was asked for: an index of a directory, a login.
+
+    Nothing that is read as a model begins as a page does.
+
+    Args:
+        fields: header fields of an answer with status 200 or 206.
+        data: its bytes, none where they were not read.
+    """
+    if fields.get("Content-Type", "").partition(";")[0].strip().lower() != "text/html":
+        return False
+    return data.lstrip()[:1] == b"<" or (not data and _length(fields) < 0)
+
+
+def _refuse_packed(fields: Mapping[str, str], where: str) -> None:
+    codings = [word.strip() for word in fields.get("Content-Encoding", "").lower().split(",")]
+    packed = [word for word in codings if word in _PACKED]
+    if packed:
+        raise UnsupportedError(
+            f"the server sends it packed ({', '.join(packed)}), though it was asked not to",
+            where=where,
+            hint="download it first",
+        )
 
 
 def _length(fields: Mapping[str, str]) -> int:
@@ -197,7 +235,7 @@ def request(
         target = fields.get("Location", "")
         if status not in (301, 302, 303, 307, 308) or not target:
             return status, fields, data
-        to = urlsplit(urljoin(parts.geturl(), target))
+        to = urlsplit(quote(urljoin(parts.geturl(), target), safe=f"{_SAFE}?#[]"))
         if to.scheme not in ("http", "https") or (parts.scheme, to.scheme) == ("https", "http"):
             raise UnsupportedError(f"redirected to {to.scheme}://{to.hostname}", where=shown(parts))
         if (to.scheme, to.netloc) != (parts.scheme, parts.netloc):
@@ -313,8 +351,7 @@ def _drop(parts: SplitResult) -> None:
 
 def shown(parts: SplitResult) -> str:
     """Return a URL without what may be a secret: credentials, and what stands behind "?"."""
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    return without_secrets(parts.geturl())
 
 
 def http_source(url: str, headers: Mapping[str, str] | None = None) -> tuple[HttpSource, str]:
@@ -322,10 +359,16 @@ def http_source(url: str, headers: Mapping[str, str] | None = None) -> tuple[Htt
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 (it raises for a port that is no number)
-    except ValueError as error:
-        raise UsageError(f"no URL: {error}", where=url.partition("?")[0]) from error
+    except ValueError:
+        # An unquoted "/" in a password ends the host: all up to the last "@" may be secret.
+        said = f"{url.partition(':')[0]}://{url.partition('://')[2].rpartition('@')[2]}"
+        raise UsageError(
+            "no URL: its port is no number, or its host is none",
+            where=without_secrets(said),
+            hint="in a user's name or password, /, @, : and # are spelled %2F, %40, %3A and %23",
+        ) from None
     if not parts.hostname:
-        raise UsageError("a URL without a host", where=url.partition("?")[0])
+        raise UsageError("a URL without a host", where=without_secrets(url))
     host = parts.netloc.rpartition("@")[2]
     root = f"{parts.scheme.lower()}://{host}/"
     fields = {**_credentials_of(parts), **(headers or {})}

@@ -150,8 +150,15 @@ class RetryError(Exception):
         self.reason, self.wait_s = reason, wait_s
 
 
-def refusal(status: int, where: str, detail: str = "") -> CkptkitError:
-    """Return what to say where a store answers with an HTTP status that is no success."""
+def refusal(status: int, where: str, detail: str = "", credentials: str = "") -> CkptkitError:
+    """Return what to say where a store answers with an HTTP status that is no success.
+
+    Args:
+        status: of the answer.
+        where: what was asked for.
+        detail: what the store says.
+        credentials: how they are given; "" for as the store's own tools take them.
+    """
     said = f": {detail}" if detail else ""
     if "expired" in detail.lower():
         return AccessError(
@@ -163,7 +170,8 @@ def refusal(status: int, where: str, detail: str = "") -> CkptkitError:
         return AccessError(
             f"access is denied ({status}{said})",
             where=where,
-            hint=say(
+            hint=credentials
+            or say(
                 "give credentials as the store's own tools take them, or ‹anonymous=True› for what "
                 "is public"
             ),

@@ -200,6 +200,10 @@ class RemotePath(SourcePath):
         self.exists()  # that listing is not allowed shows when it is tried
         return self.snapshot.lists
 
+    @property
+    def is_web_page(self) -> bool:
+        return self.key in getattr(self.snapshot.source, "pages", ())
+
     def is_there_after_all(self) -> bool:
         return self.snapshot.asked_itself(self.key) is not None
 

@@ -15,7 +15,7 @@ from ckptkit._io.remote.objects import ObjectSource
 from ckptkit._io.remote.path import RemotePath, path_in_store
 from ckptkit._io.remote.snapshot import Snapshot
 from ckptkit.errors import UnsupportedError, UsageError
-from ckptkit.text import nearest_text
+from ckptkit.text import nearest_text, without_secrets
 from ckptkit.wording import say
 
 # A scheme, and the module that makes its source: `source_of(url, options) -> (source, key)`.
@@ -82,7 +82,7 @@ def _source(url: str, options: dict[str, Any], fs: Any) -> tuple[ObjectSource, s
         near = nearest_text(scheme, SCHEMES)
         raise UnsupportedError(
             f"no store of {scheme}:// is read",
-            where=url.partition("?")[0],
+            where=without_secrets(url),
             hint=f"{', '.join(f'{name}://' for name in ('s3', 'gs', 'az', 'http', 'https', 'hf'))} "
             f"are{'; ' + near if near else ''}; or download it first",
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptkit._io.files import is_local
+from ckptkit._io.output_paths import refuse_elsewhere
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import OutputError, UnsupportedError, UsageError
 from ckptkit.stores.base import Store
@@ -86,10 +87,12 @@ def target_of(dst: str | os.PathLike[str], to: str | None, like: Store | None) -
     Raises:
         UsageError: none of them says, or `to` and the suffix contradict each other.
         UnsupportedError: the suffix is of a form that is not written.
+        OutputError: a URL.
     """
     text = os.fspath(dst)
     if not text or "\0" in text:
         raise UsageError("the destination is no path", where=repr(text))
+    refuse_elsewhere(text)
     path = Path(text)
     wanted = _wanted(to)
     named = format_of_name(path.name)

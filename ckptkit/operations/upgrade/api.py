@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.output_paths import refuse_elsewhere
 from ckptkit._io.progress import bytes_read, numbered, phase
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.execution.inputs import SEED, InputOptions, ranges_of
@@ -97,6 +98,7 @@ def upgrade(
     sources = [Path(source) for source in listed(src)]
     if not sources:
         raise UsageError("no source")
+    refuse_elsewhere(os.fspath(dst))
     out = Path(dst)
     if not recursive and len(sources) == 1 and not (out.is_dir() and to == KERAS_3):
         receipt = upgrade_model(sources[0], out, options)
