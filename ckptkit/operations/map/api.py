@@ -20,9 +20,11 @@ from ckptkit.operations.map.layers import (
     BIAS,
     IN_FIRST,
     KERNEL,
+    MEAN,
     OUT_FIRST,
     RECURRENT,
     SCALE,
+    VARIANCE,
     LayerTensor,
     LayerWeights,
     has_packed_attention,
@@ -91,6 +93,7 @@ class _Proposal:
             (layer for layer in layers[1] if layer.place is not None),
             key=lambda layer: layer.place or 0,
         )
+        self.images = [shape for file in (source, target) for shape in _image_shapes(file)]
         self.votes: dict[tuple[str, str], set[bool]] = {}
         for orders, is_turned in (vote for pair in pairing.pairs for vote in _votes(pair)):
             self.votes.setdefault(orders, set()).add(is_turned)
@@ -160,7 +163,7 @@ class _Proposal:
         kernel = move.target if is_from_torch else move.source
         rows, columns = kernel.shape
         channels = self._channels_before(target, rows)
-        if not channels or rows == channels or rows % channels:
+        if channels < 2 or rows == channels or rows % channels:
             return None
         window = rows // channels
         to_keras = (
@@ -173,14 +176,21 @@ class _Proposal:
         return steps if is_from_torch else steps.inverse((columns, rows))
 
     def _channels_before(self, target: LayerWeights, rows: int) -> int:
-        """Return the channels of the convolution that a dense layer comes after; 0 for none."""
+        """Return how many channels an image has that a dense layer may take flattened; 0 for none.
+
+        They are those of the convolution before it; before any layer, of a norm or of the input.
+        """
+        of_input = next((s[-1] for s in self.images if math.prod(s) == rows), 0)
         if target not in self.order:
             fitting = [count for count in self.widths.values() if count and rows % count == 0]
-            return 0 if rows in self.widths.values() else max(fitting, default=0)
-        channels = 0
+            return 0 if rows in self.widths.values() else max(fitting, default=of_input)
+        channels = None
         for layer in self.order[: self.order.index(target)]:
-            channels = self.widths.get(layer, channels)
-        return channels
+            own = self.widths.get(layer)
+            if own is None and channels is None:
+                own = _channels_of_norm(layer)
+            channels = channels if own is None else own
+        return of_input if channels is None else channels
 
     def _candidates(self, group: Undecided) -> Iterator[OpenTensor]:
         """Yield the tensors of the targets of a group, with a rule for each that may go there."""
@@ -265,6 +275,26 @@ def _is_dense(move: Move) -> bool:
 
 def _is_square(move: Move) -> bool:
     return len(set(move.source.shape)) == 1
+
+
+def _image_shapes(file: Checkpoint) -> Iterator[tuple[int, ...]]:
+    """Yield the shapes, with the channels last, of the images that a model takes, where it says."""
+    model = file.store.model
+    if model is None:
+        return
+    inputs = [layer.output_shape for layer in model.layers if layer.class_name == "InputLayer"]
+    inputs += [shape for signature in model.signatures for _, _, shape in signature.inputs]
+    for shape in inputs:
+        sizes = [size for size in (shape or ())[1:] if size is not None]
+        if len(sizes) > 2 and len(sizes) == len(shape or ()) - 1:
+            yield tuple(sizes)
+
+
+def _channels_of_norm(layer: LayerWeights) -> int:
+    """Return how many channels a norm has that stands before all kernels; 0 for another layer."""
+    sizes = {member.shape for member in layer.members}
+    is_norm = layer.by_role.keys() <= {SCALE, BIAS, MEAN, VARIANCE} and len(sizes) == 1
+    return math.prod(sizes.pop()) if is_norm else 0
 
 
 def _channels(layer: LayerWeights, partner: LayerWeights | None) -> int | None:

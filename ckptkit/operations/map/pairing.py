@@ -10,8 +10,8 @@ several that may, these decide, in this order, until none does:
     words    the words in the paths that not all of them have, or else how many have the same; of
              equally many, the k-th number goes with the k-th, where no file's order contradicts it
     numbers  the numbers in both paths stand for one another as they do in all pairs so far
-    order    both files have the same layers in the same order, names of one side only count, and
-             between any two of these lies a layer that is a pair
+    order    both files have the same layers in the same order, which is not the same backwards,
+             names of one side only count, and between any two of these lies a layer that is a pair
 
 What is left has several candidates, and is not paired.  No step has a direction.
 """
@@ -82,6 +82,9 @@ class _Pairer:
         self._look(*others, may_lack=True)
         self.could_fit = frozenset(self.fits)
         self.pairs: dict[LayerWeights, LayerPair] = {}
+        # `dense` beside `dense_1` is the first of them, and no name that a person chose.
+        parts = {part for side in self.sides for layer in side for part in layer.parts}
+        self.counted = frozenset(part.rpartition("_")[0] for part in parts if _counts(part))
 
     def _look(
         self, sources: Iterable[LayerWeights], targets: Iterable[LayerWeights], *, may_lack: bool
@@ -159,7 +162,7 @@ class _Pairer:
 
     def _by_names(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
         """Yield those whose paths end alike, further than with any other that fits."""
-        scores = {pair: _common_end(*pair) for pair in self.fits}
+        scores = {pair: _common_end(*pair, self.counted) for pair in self.fits}
         common = [set.intersection(*(set(x.words) for x in side)) for side in self.sides]
         words = {
             layer: set(layer.words) - common[at]
@@ -248,13 +251,9 @@ class _Pairer:
         if len(orders[0]) != len(orders[1]):
             return
         pairs = list(zip(*orders, strict=True))
-        if any(
-            self.pairs[target].source is not source
-            if target in self.pairs
-            else (source, target) not in self.could_fit
-            for source, target in pairs
-        ):
-            return
+        backwards = list(zip(orders[0], reversed(orders[1]), strict=True))
+        if not self._may_be(pairs) or self._may_be(backwards):
+            return  # where either may be the first layer, nothing tells that both go one way
         partner = dict(pairs)
         for group in self._groups():
             only_count = any(len(_classes(side)) == 1 for side in group)
@@ -265,6 +264,15 @@ class _Pairer:
             )
             if only_count and are_apart and {partner[s] for s in group[0]} == set(group[1]):
                 yield from ((source, partner[source]) for source in group[0])
+
+    def _may_be(self, pairs: Iterable[tuple[LayerWeights, LayerWeights]]) -> bool:
+        """Whether all of these could be pairs, and none contradicts what is one."""
+        return all(
+            self.pairs[target].source is source
+            if target in self.pairs
+            else (source, target) in self.could_fit
+            for source, target in pairs
+        )
 
     def _groups(self) -> Iterator[tuple[tuple[LayerWeights, ...], tuple[LayerWeights, ...]]]:
         """Yield the layers that are candidates of one another, both sides in their order."""
@@ -333,11 +341,14 @@ def _largest(layer: LayerWeights) -> int:
     return max(math.prod(member.shape) for member in members)
 
 
-def _common_end(one: LayerWeights, other: LayerWeights) -> int:
-    """Return how many last parts of two paths are the same, up to one that only counts."""
+def _common_end(one: LayerWeights, other: LayerWeights, counted: frozenset[str]) -> int:
+    """Return how many last parts of two paths are the same, up to one that only counts.
+
+    counted: parts that stand with a counter elsewhere, so that without one they count, too.
+    """
     count = 0
     for left, right in zip(reversed(one.parts), reversed(other.parts), strict=False):
-        if left != right or _counts(left):
+        if left != right or _counts(left) or left in counted:
             break
         count += 1
     return count

@@ -16,7 +16,7 @@ from ckptkit.operations.convert.api import convert
 from ckptkit.operations.map.result import ProposedMap
 from support.command_line import ckptkit as run
 from support.goldens import golden
-from support.keras_files import write_h5
+from support.keras_files import CONFIG, h5_bytes, layer, write_h5, write_keras
 from support.places import ROOT
 from support.pytorch_files import write_pytorch
 
@@ -302,6 +302,21 @@ def test_numbers_that_the_order_of_the_file_contradicts_decide_nothing(tmp_path:
     assert not proposal.rules and len(proposal.open) == 4
 
 
+def test_the_first_of_those_that_a_program_counts_has_no_name_of_its_own(tmp_path: Path) -> None:
+    source = {**linear("hidden", 4, 4), **linear("dense", 4, 4)}
+    target = {**dense("dense", 4, 4), **dense("dense_1", 4, 4)}
+    assert not proposed(tmp_path, source, target).rules
+
+
+def test_an_order_that_is_the_same_backwards_decides_nothing(tmp_path: Path) -> None:
+    source = {**linear("last", 4, 4), "m.weight": (4,), "m.bias": (4,), **linear("first", 4, 4)}
+    target = {**linear("d", 4, 4), "n.weight": (4,), "n.bias": (4,), **linear("d_1", 4, 4)}
+    src, dst = file_of(tmp_path / "a.pt", source), file_of(tmp_path / "b.pt", target)
+    assert {item.target for item in ckptkit.map(src, dst).open} == {
+        f"{name}.{end}" for name in ("d", "d_1") for end in ("weight", "bias")
+    }
+
+
 def test_names_come_before_numbers(tmp_path: Path) -> None:
     names = ("query", "key", "value")
     source = {
@@ -475,6 +490,39 @@ def test_rows_behind_a_flattened_image_may_lie_in_two_orders(tmp_path: Path) -> 
         {"conv/kernel": (3, 3, 3, 5), "conv/bias": (5,), **dense("fc", 5, 4)},
     )
     assert pooled.ok
+
+
+def test_a_norm_before_all_layers_tells_the_channels_of_an_image(tmp_path: Path) -> None:
+    words = {"words.weight": (9, 5)}  # what they become lies in one order in both, flattened
+    norm = {f"n.{end}": (5,) for end in ("weight", "bias", "running_mean", "running_var")}
+    ends = ("gamma", "beta", "moving_mean", "moving_variance")
+    keras_norm = {f"n.{end}": (5,) for end in ends}
+    head = {"fc.kernel": (20, 4), "fc.bias": (4,)}
+    for number, before in enumerate(({}, words)):
+        src = file_of(tmp_path / f"a{number}.pt", {**before, **norm, **linear("fc", 20, 4)})
+        dst = file_of(tmp_path / f"b{number}.pt", {**before, **keras_norm, **head})
+        found = [item.target for item in ckptkit.map(src, dst).open]
+        assert found == ([] if before else ["fc.kernel"])
+
+
+def test_an_image_that_is_flattened_at_once_may_lie_in_two_orders(tmp_path: Path) -> None:
+    def model(shape: list[int]) -> Path:
+        inputs = layer("InputLayer", "image", batch_shape=[None, *shape])
+        layers = [inputs, layer("Flatten", "flat"), layer("Dense", "head", units=4)]
+        config = {**CONFIG, "config": {**CONFIG["config"], "layers": layers}}
+        values = {
+            f"layers/dense/vars/{at}": np.ones(size, "float32")
+            for at, size in enumerate([(20, 4), 4])
+        }
+        names = {"layers/dense": "head"}
+        weights = h5_bytes(values=values, names=names)
+        return write_keras(tmp_path / f"{len(shape)}{shape[-1]}.keras", weights, config)
+
+    src = file_of(tmp_path / "src.pt", linear("fc", 20, 4))
+    [item] = ckptkit.map(src, model([2, 2, 5])).open
+    assert item.target == "head/kernel" and "flattened" in item.why
+    for shape in ([4, 5, 1], [4, 5], [20]):  # one channel, or no image
+        assert ckptkit.map(src, model(shape)).ok
 
 
 def test_a_bias_that_a_file_lacks_is_zero_in_the_other(tmp_path: Path) -> None:
