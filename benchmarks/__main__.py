@@ -19,7 +19,10 @@ from ckptkit.reports.table import render
 DOCUMENT = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 BEGIN_BEFORE, END_BEFORE = "<!-- before -->", "<!-- /before -->"
-TOPICS = ("listing", "loading", "diffing", "verifying", "converting", "running")
+TOPICS = (
+    *("listing", "loading", "diffing", "verifying", "elsewhere"),
+    *("converting", "running"),
+)
 HEADERS = ("NAME", "WORK", "MEASURE", "CKPTKIT", "PEER", "RATIO", "GOAL", "PEER IS")
 ALIGN = ("left", "left", "left", "right", "right", "right", "left", "left")
 

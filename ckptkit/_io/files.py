@@ -257,6 +257,9 @@ class Handle:
     def will_be_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Take note that (offset, nbytes) are read soon, by many small reads in any order."""
 
+    def will_be_read_on(self) -> None:
+        """Take note that who reads it does so to its end."""
+
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
@@ -451,6 +454,16 @@ def expect_reads(path: Path, spans: Sequence[tuple[int, int]]) -> None:
     """
     if isinstance(path, SourcePath):
         _handle(path).will_be_read(spans)
+
+
+def expect_whole(path: Path) -> None:
+    """Say that a file will be read to its end, in order.
+
+    Of a file elsewhere what comes next is fetched without waiting for signs of it.  Raises what
+    opening the file raises.
+    """
+    if isinstance(path, SourcePath):
+        _handle(path).will_be_read_on()
 
 
 def close_handles(paths: Iterable[Path] | None = None) -> None:

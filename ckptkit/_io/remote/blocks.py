@@ -25,7 +25,7 @@ BLOCK = 1 << 16  # bytes; larger ones fetch more of the values between scattered
 SMALL_OBJECT = 1 << 19  # comes whole: another trip takes longer than its bytes
 MAX_REQUEST = 4 << 20
 WINDOW = 48 << 20  # in flight for one who reads on, at most
-_AHEAD = 8 << 20  # in flight for one who seems to read on, and may stop
+_AHEAD = 32 << 20  # in flight for one who seems to read on, and may stop
 _STREAMS = 8  # that read on in one object at a time
 _GAP = 2 * BLOCK  # between two spans that one request brings
 MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
@@ -73,6 +73,7 @@ class ObjectBytes:
         self._streams: list[_ReadingOn] = []
         self._start = start
         self._copy: Handle | None = None
+        self.will_be_read_on = False  # to its end
         weakref.finalize(self, _drop_all, self._by_block).atexit = False
 
     def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> None:
@@ -140,6 +141,7 @@ class ObjectBytes:
             stream.end = max(stream.end, end)
             reads_on = stream.run >= _READING_ON and end >= stream.end
             window = min(stream.run, _AHEAD) if reads_on else 0
+            until = size if self.will_be_read_on else until
             window = min(max(window, until - end), WINDOW)
             if window <= 0:
                 return end
@@ -148,7 +150,7 @@ class ObjectBytes:
                 number = self._by_block[number].last
             # No request for every small step: a quarter of the window is fetched at once.
             begun = number * BLOCK - end
-            is_behind = begun < min(window, WINDOW * 3 // 4)
+            is_behind = begun < window * 3 // 4
             return min(end + window, size) if is_behind else end
 
     def _stream(self, offset: int) -> _ReadingOn:

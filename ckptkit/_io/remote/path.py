@@ -257,6 +257,9 @@ class RemoteHandle(Handle):
     def will_be_read(self, spans: Sequence[tuple[int, int]]) -> None:
         self._unchanged(lambda: self._content.fetch(spans))
 
+    def will_be_read_on(self) -> None:
+        self._content.will_be_read_on = True
+
     def _unchanged(self, read: Callable[[], None]) -> None:
         try:
             read()

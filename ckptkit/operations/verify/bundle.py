@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from ckptkit._io.crc32c import crc_of_repeated
-from ckptkit._io.files import file_size
+from ckptkit._io.files import expect_whole, file_size
 from ckptkit._io.places import can_list, entries_known
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import Progress
@@ -70,6 +70,9 @@ def verify_bundle(
     drawn = None if sample is None else sample.keys(bundle.specs)
     if drawn is not None:
         plans = [_with_pieces_of(plan, drawn) for plan in plans]
+    else:
+        for plan in plans:
+            expect_whole(plan.path)
     found, tensors, nbytes = checksum_findings(bundle, plans, executor, progress)
     sums = Check("checksums", (("tensor", tensors), ("byte", nbytes)), found)
     checks = (Check("index", size, findings), data_check, sums, *_graph(bundle))

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.files import file_size, unchanged
+from ckptkit._io.files import expect_whole, file_size, unchanged
 from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
@@ -65,6 +65,9 @@ def verify_stream(
         if row.is_archive:
             not_checked.append("the checksums of members of the archive as wholes")
     else:
+        for shard in store.shards:
+            if shard not in store.missing_shards:
+                expect_whole(shard)
         checks.extend(_archive(row, path, executor))
     reads, check = _tensors(store, executor, progress, drawn)
     checks.append(check)
