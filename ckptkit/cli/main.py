@@ -174,6 +174,10 @@ def _run() -> NoReturn:
     except OSError as error:
         _drop(sys.stdout)
         _fail(f"{error.filename or 'standard output'}: {error.strerror}", 2)
+    except MemoryError as error:
+        _drop(sys.stdout)
+        said = str(error)
+        _fail(f"out of memory{': ' if said else ''}{said[:1].lower()}{said[1:]}", 2)
     except Exception:  # a bug of ours: exit code 1 would read as a verdict
         import traceback
 

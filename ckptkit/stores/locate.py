@@ -172,7 +172,7 @@ def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
         return UsageError(
             f"holds {len(models)} models, and no checkpoint: {list_text([m.name for m in models])}",
             where=where,
-            hint=f"give one of them, as {models[0]}",
+            hint=f"give one of them, such as {models[0]}",
         )
     hint = f"did you mean {models[0]}?" if models else f"it holds {', '.join(names[:5])}"
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,3 +136,82 @@ def test_values_that_do_not_fill_their_shape_are_refused(tmp_path: Path) -> None
     verified = run("verify", path)
     assert verified.code == 1
     assert "w: its values do not fill the shape" in verified.out
+
+
+FLOAT, INT32, STRING, BOOL, INT4 = 1, 3, 7, 10, 29  # of DataType
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "fields", "is_taken"),
+    [
+        (FLOAT, 2, {"tensor_content": bytes(8)}, True),
+        (FLOAT, 3, {"tensor_content": bytes(8)}, False),
+        (FLOAT, 1, {"tensor_content": bytes(8)}, False),
+        (FLOAT, 0, {"tensor_content": bytes(8)}, True),
+        (FLOAT, 2, {"float_val": [1.0, 2.0, 3.0]}, True),
+        (FLOAT, 2, {}, True),
+        (FLOAT, -1, {"float_val": [1.0]}, False),
+        (BOOL, 2, {"tensor_content": b"\1\0"}, True),
+        (BOOL, 2, {"tensor_content": b"\2\0"}, False),
+        (INT4, 2, {"tensor_content": b"\1\2"}, True),
+        (INT4, 2, {"tensor_content": b"\x12"}, False),
+        (STRING, 3, {}, True),
+        (STRING, 1, {"string_val": [b"a", b"b"]}, True),
+        (STRING, 2, {"tensor_content": b"\1\2abc"}, True),
+        (STRING, 2, {"tensor_content": b"\1\3abc"}, False),
+        (STRING, 9, {"tensor_content": b"\1\2abc"}, False),
+    ],
+)
+def test_constants_of_a_saved_model_must_have_values(
+    tmp_path: Path, dtype: int, size: int, fields: Mapping[str, object], is_taken: bool
+) -> None:
+    """`is_taken`: what TensorFlow 2.21 makes of each when the op runs."""
+    verified = run("verify", saved_model_of(tmp_path, dtype, size, fields, dtype))
+    assert verified.code == (0 if is_taken else 1)
+    assert ("graph: constant w has no value: " in verified.out) is not is_taken
+
+
+def test_constants_must_be_of_their_dtype(tmp_path: Path) -> None:
+    verified = run("verify", saved_model_of(tmp_path, FLOAT, 2, {}, INT32))
+    assert verified.code == 1
+    assert "constant w has no value: it is to be int32, and its value is float32" in verified.out
+
+
+def test_a_frozen_saved_model_counts_what_was_checked(tmp_path: Path) -> None:
+    content = {"tensor_content": bytes(8)}
+    verified = run("verify", saved_model_of(tmp_path, FLOAT, 2, content, FLOAT))
+    assert "sound (1 tensor, 8 B read, " in verified.out
+
+
+def test_a_value_repeated_beyond_memory_is_refused(tmp_path: Path) -> None:
+    graph = message_class("GraphDef")()
+    fill_constant(graph, FLOAT, 1 << 45, {"float_val": [1.0]}, FLOAT)
+    path = tmp_path / "g.pb"
+    path.write_bytes(graph.SerializeToString())
+    assert run("ls", path).code == 0
+    for command in (["show", path, "w"], ["diff", path, path], ["verify", path]):
+        shown = run(*command)
+        assert shown.code == 2
+        assert "a constant of 35,184,372,088,832 elements" in shown.out + shown.err
+
+
+def saved_model_of(
+    folder: Path, dtype: int, size: int, fields: Mapping[str, object], declared: int
+) -> Path:
+    """Write a SavedModel of one constant, of `size` elements, as `fields` of its TensorProto."""
+    model = message_class("SavedModel")(saved_model_schema_version=1)
+    meta = model.meta_graphs.add()
+    meta.meta_info_def.tags.append("serve")
+    fill_constant(meta.graph_def, dtype, size, fields, declared)
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    return folder
+
+
+def fill_constant(
+    graph: Any, dtype: int, size: int, fields: Mapping[str, object], declared: int
+) -> None:
+    node = graph.node.add(name="w", op="Const")
+    node.attr["dtype"].type = declared
+    tensor = message_class("TensorProto")(dtype=dtype, **fields)
+    tensor.tensor_shape.dim.add(size=size)
+    node.attr["value"].tensor.CopyFrom(tensor)

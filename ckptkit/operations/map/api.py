@@ -234,7 +234,7 @@ class _Proposal:
         ]
         if counters:
             count = count_text(len(counters), "counter")
-            yield f"of {self.source.path.name} take no part: {count}, {counters[0]} first"
+            yield f"left out of {self.source.path.name}: {count} ({list_text(counters)})"
         files = self.source.path.name, self.target.path.name
         for old, new in sorted(self._casts()):
             advice = say(f"‹convert.casts={old}={new}›")

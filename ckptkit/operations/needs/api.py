@@ -24,7 +24,7 @@ from ckptkit.stores.registry import (
     format_of_name,
     function_of,
 )
-from ckptkit.text import count_text
+from ckptkit.text import count_text, list_text
 
 __all__ = ["Needs", "needs"]
 
@@ -101,7 +101,11 @@ class Needs(Document):
         what = f"needs {first.name}{first.version}"
         if first.kind not in ("package", "file"):
             what = f"{what} ({first.reason}{f', at {first.where}' if first.where else ''})"
-        more = f" and {count_text(len(others), 'other thing')}" if others else ""
+        more = ""
+        if others and all(need.kind == "package" for need in others):
+            more = f", {list_text([need.name + need.version for need in others])}"
+        elif others:
+            more = f" and {count_text(len(others), 'other thing')}"
         upgrade = ", or `ckptkit upgrade`" if self.is_for_upgrade else ""
         return f"{by}{what}{more}{upgrade}"
 

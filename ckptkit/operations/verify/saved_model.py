@@ -17,7 +17,7 @@ from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.assets import is_plain_name
 from ckptkit.stores.base import Store
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE
+from ckptkit.stores.registry import SAVED_MODEL, TENSOR_BUNDLE, open_format
 from ckptkit.stores.saved_model.canonical_order import in_c_order
 from ckptkit.stores.saved_model.farmhash import fingerprint64
 from ckptkit.stores.saved_model.graph import Asset, MetaGraph, Op, read_graphs
@@ -27,6 +27,7 @@ from ckptkit.text import count_text, list_text
 
 FINGERPRINT = "fingerprint.pb"
 ASSETS = "assets"
+_DAMAGED = "the model loads, and running it fails; copy it again"
 MAX_FINGERPRINTED = 16 << 20  # bytes; the fingerprint is made at 7 MB/s
 MIN_WITH_UUID = 4  # producer of a fingerprint
 _KNOWN = {MODEL_FILE, "saved_model.pbtxt", FINGERPRINT, "keras_metadata.pb"}
@@ -115,6 +116,10 @@ def _graph_findings(graph: MetaGraph, where: str) -> Iterator[Finding]:
         if lost:
             message = f"calls functions that are not there: {list_text(lost)}"
             yield Finding("error", "graph.missing-function", f"{where}: {owner}", message)
+        for op in ops:
+            if op.flaw:
+                message = f"constant {op.name} has no value: {op.flaw}"
+                yield Finding("error", "graph.constant", f"{where}: {owner}", message, _DAMAGED)
 
 
 def _node(tensor: str) -> str:
@@ -164,7 +169,28 @@ def _variables(
         message = f"is missing, and the graph restores {count_text(len(wanted), 'tensor')} from it"
         hint = "the export was not finished or not all files were copied"
         findings = (Finding("error", "index.missing", str(index_path(prefix)), message, hint),)
+    elif graphs:
+        frozen = _constants(path)
+        if frozen is not None:
+            return frozen, None
     return Unit(prefix, TENSOR_BUNDLE, (Check("index", (("tensor", 0),), findings),)), None
+
+
+def _constants(path: Path) -> Unit | None:
+    """Return how many constants stand in the graph for variables; None where there are none.
+
+    Whether each has a value is a finding of the graph's.
+    """
+    try:
+        store = open_format(SAVED_MODEL, path)
+        specs = store.specs.values()
+    except CkptkitError:  # the graph's findings say so
+        return None
+    if not specs:
+        return None
+    nbytes = sum(spec.nbytes for spec in specs)
+    check = Check("constants", (("tensor", len(specs)), ("byte", nbytes)))
+    return Unit(path, SAVED_MODEL, (check,), (), len(specs), nbytes)
 
 
 def _restored(graphs: list[MetaGraph], keys: set[str], path: Path) -> Check:

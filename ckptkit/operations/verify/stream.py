@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ckptkit._io.files import expect_whole, file_size, unchanged
 from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
+from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.sampling import TensorSample
@@ -73,7 +74,7 @@ def verify_stream(
     checks.append(check)
     if not row.has_checksums:
         not_checked.append(say(_NO_CHECKSUM))
-    unread = [read for read in reads if isinstance(read.error, UnsupportedError)]
+    unread = [read for read in reads if read.error is not None and _is_opaque(store, read)]
     if unread:
         not_checked.append(f"{count_text(len(unread), 'tensor')} of a dtype that is not read")
     if row.structure in (KERAS, LEGACY_KERAS) and drawn is None:
@@ -101,8 +102,24 @@ def _refusal(store: Store, reads: list[_TensorRead], checks: list[Check]) -> Ckp
     """Return why not all could be checked, or whether there was anything at all to check."""
     if not store.specs and not _has_layers(checks):
         return _nothing(store.path)
-    missing = (read.error for read in reads if isinstance(read.error, MissingDependencyError))
-    return next(missing, None)
+    kinds = UnsupportedError | MissingDependencyError
+    return next(
+        (
+            read.error
+            for read in reads
+            if isinstance(read.error, kinds) and not _is_opaque(store, read)
+        ),
+        None,
+    )
+
+
+def _is_opaque(store: Store, read: _TensorRead) -> bool:
+    """Whether a tensor was not read because its dtype is none that has values."""
+    return (
+        isinstance(read.error, UnsupportedError)
+        and not isinstance(read.error, MissingDependencyError)
+        and not itemsize(store.specs[read.name].dtype)
+    )
 
 
 def _nothing(path: Path) -> CkptkitError:

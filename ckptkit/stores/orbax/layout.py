@@ -153,7 +153,7 @@ def steps_in(directory: Path) -> Steps | None:
             f"holds checkpoints of Orbax that are called in {len(stems)} ways: "
             f"{list_text([path.name for path in found])}",
             where=str(directory),
-            hint=f"give one of them, as {next(iter(found))}",
+            hint=f"give one of them, such as {next(iter(found))}",
         )
     ordered = sorted(found, key=lambda path: (found[path][1], path.name))
     passed = [(path, why_unfinished(path, ordered)) for path in ordered]
@@ -183,7 +183,7 @@ def latest_step(directory: Path) -> tuple[Path, tuple[str, ...]] | None:
         raise UsageError(
             f"two checkpoints of one step: {list_text([path.name for path in same])}",
             where=str(directory),
-            hint=f"give one of them, as {latest}",
+            hint=f"give one of them, such as {latest}",
         )
     of = f" of {len(steps.finished)} (by step)" if len(steps.finished) > 1 else ""
     return latest, (f"latest finished checkpoint{of}: {latest.name}", *notes)

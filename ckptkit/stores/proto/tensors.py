@@ -7,9 +7,10 @@ Sources: tensorflow/core/framework/{tensor,types}.proto, tensorflow/core/framewo
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.dtypes import itemsize, numpy_dtype
+from ckptkit.dtypes import dtype_of_enum, itemsize, numpy_dtype
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -33,15 +34,69 @@ def list_of(dtype: str) -> str:
     return "string_val" if dtype == "string" else _LISTS.get(dtype, "int_val")
 
 
+def flaw_of(tensor: Any) -> str:
+    """Return why TensorFlow makes no tensor of a TensorProto; "" where it makes one.
+
+    It takes a list of any length, but `tensor_content` only where it fills the shape exactly.
+    Source: Tensor::FromProto in tensorflow/core/framework/tensor.cc.
+    """
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if any(length < 0 for length in shape):
+        return "its shape is not known"
+    dtype, content, size = dtype_of_enum(tensor.dtype), tensor.tensor_content, math.prod(shape)
+    if not content or not size:
+        return ""
+    axes = ",".join(map(str, shape)) or "scalar"
+    if dtype == "string":
+        text = _packed_text(content, size)
+        return f"its text does not fill its shape {axes}" if text is None else ""
+    needed = size * itemsize(dtype)
+    if needed and len(content) != needed:
+        return f"its {len(content):,} bytes do not fill {dtype} {axes}, which takes {needed:,}"
+    if dtype == "bool" and max(content) > 1:
+        return "a byte of it is neither true nor false"
+    return ""
+
+
 def text_of(tensor: Any, size: int) -> Array:
-    """Return the `size` strings of a TensorProto, 1-D, as bytes objects; it must hold one."""
+    """Return the `size` strings of a TensorProto, 1-D, as bytes objects."""
     import numpy as np
 
     flat = np.empty(size, object)
-    given = list(tensor.string_val)[:size]
+    given = _packed_text(tensor.tensor_content, size) if tensor.tensor_content else None
+    given = given or list(tensor.string_val)[:size] or [b""]
     for index in range(size):
         flat[index] = given[min(index, len(given) - 1)]
     return flat
+
+
+def _packed_text(content: bytes, size: int) -> list[bytes] | None:
+    """Return strings that lie one after another behind their lengths; None for other bytes.
+
+    Source: DecodeStringList in tensorflow/core/platform/coding.cc.
+    """
+    if size > len(content):  # each length takes a byte at least
+        return None
+    lengths, position = [], 0
+    for _ in range(size):
+        length = shift = 0
+        while True:
+            if position == len(content) or shift > 28:
+                return None
+            byte = content[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        lengths.append(length)
+    if position + sum(lengths) != len(content):
+        return None
+    texts = []
+    for length in lengths:
+        texts.append(content[position : position + length])
+        position += length
+    return texts
 
 
 def numbers_of(tensor: Any, dtype: str, size: int) -> Array | None:

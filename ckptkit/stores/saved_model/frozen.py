@@ -23,7 +23,7 @@ from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, Structure, TensorSpec
 from ckptkit.stores.constant_roles import role_of_constant
 from ckptkit.stores.proto.messages import parse
-from ckptkit.stores.proto.tensors import numbers_of, text_of
+from ckptkit.stores.proto.tensors import flaw_of, numbers_of, text_of
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.tensor_bundle.table import read_varint
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 MAX_ELEMENTS = (1 << 63) - 1
+MAX_REPEATED = 1 << 32  # bytes, at 8 or more for an element; a whole graph has 2 GiB at most
 _VARIABLE = re.compile(r"(VarHandleOp|(Auto\w*|Temporary)?Variable(V\d+)?)$")
 OF_THE_SAVER = b"/.ATTRIBUTES/"  # in the keys and the object graph that saving uses
 
@@ -120,14 +121,24 @@ class GraphConstants:
         """Return all elements of a constant, 1-D.
 
         Raises UnknownTensorError, FormatError (fewer or more than its shape needs),
-        UnsupportedError (dtypes that are no numbers).
+        UnsupportedError (dtypes that are no numbers, few values that stand for very many).
         """
         if key not in self.specs:
             raise UnknownTensorError(f"no constant {key!r}", where=self.where)
         spec, tensor = self.specs[key], self.protos[key]
         where = f"{self.where}: {key}"
+        if not tensor.tensor_content and spec.size * max(itemsize(spec.dtype), 8) > MAX_REPEATED:
+            raise UnsupportedError(
+                f"a constant of {spec.size:,} elements, of which the graph holds the first few "
+                "and has the last one repeated",
+                where=where,
+                hint="more than can be laid out in memory",
+            )
         if spec.dtype == "string":
-            if spec.size and not 0 < len(tensor.string_val) <= spec.size:
+            flaw = flaw_of(tensor)
+            if flaw:
+                raise FormatError(where, flaw)
+            if len(tensor.string_val) > spec.size:
                 raise FormatError(
                     where, "strings", expected=spec.size, found=len(tensor.string_val)
                 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
+from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import FormatError
 from ckptkit.stores.proto.messages import (
     MAX_MESSAGE_BYTES,
@@ -18,6 +19,7 @@ from ckptkit.stores.proto.messages import (
     parse,
     parse_text,
 )
+from ckptkit.stores.proto.tensors import flaw_of
 
 MAX_ATTRIBUTE_DEPTH = 100
 
@@ -28,6 +30,7 @@ class Op(NamedTuple):
     inputs: as written ("conv:0", "^init").  calls: functions that its attributes name.
     strings: what string constants among its attributes hold.  texts: attributes that are one
     string, by name (`shared_name`, `descriptor_source`).  device: where it is to run ("" for any).
+    flaw: why a constant has no value ("" for one that has one, and for every other op).
     """
 
     name: str
@@ -37,6 +40,7 @@ class Op(NamedTuple):
     strings: tuple[bytes, ...]
     texts: Mapping[str, str]
     device: str = ""
+    flaw: str = ""
 
 
 class Function(NamedTuple):
@@ -204,7 +208,23 @@ def _op(node: Any) -> Op:
         if value.HasField("s"):
             texts[key] = value.s.decode("utf-8", "backslashreplace")
     inputs = tuple(node.input)
-    return Op(node.name, node.op, inputs, tuple(calls), tuple(strings), texts, node.device)
+    flaw = _flaw_of_constant(node) if node.op in _CONSTANTS else ""
+    return Op(node.name, node.op, inputs, tuple(calls), tuple(strings), texts, node.device, flaw)
+
+
+_CONSTANTS = ("Const", "HostConst")
+
+
+def _flaw_of_constant(node: Any) -> str:
+    """Return why TensorFlow makes no tensor of a constant, or "".
+
+    Source: ConstantOp in tensorflow/core/kernels/constant_op.cc.
+    """
+    declared, tensor = node.attr["dtype"].type, node.attr["value"].tensor
+    if declared and declared != tensor.dtype:
+        of, given = dtype_of_enum(declared), dtype_of_enum(tensor.dtype)
+        return f"it is to be {of}, and its value is {given}"
+    return flaw_of(tensor)
 
 
 def _attribute(value: Any, calls: list[str], strings: list[bytes], depth: int) -> None:
