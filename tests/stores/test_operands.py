@@ -373,7 +373,7 @@ KINDS = {
     "x.gguf": (b"GGUF\x03\x00\x00\x00", "GGUF"),
     "x.gz": (b"\x1f\x8b\x08", "gzip"),
     "x.tar": (b"\0" * 257 + b"ustar\0" + b"\0" * 249, "tar archive"),
-    "x.onnx": (b"just some words", "no ONNX model"),
+    "x.onnx": (b"just some words", "not an ONNX model"),
     "x.pb": (b"\x0a\x10\x0a\x04", "no TensorFlow graph"),
     "x.pbtxt": (b"node {\n}", "text form"),
     "x.txt": (b"just some words", "not a checkpoint"),
