@@ -235,7 +235,8 @@ def suggest_rules(
     # Names of NEW by what a rule leaves alone: the last part, dtype and shape.
     by_tail: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, kind in new.items():
-        by_tail[(name.rpartition("/")[2], *kind)].append(name)
+        tail = (name.rpartition("/")[2], *kind)
+        by_tail[tail].append(name)
     # Each pair of names that could belong together votes for the rule from one to the other.
     votes: Counter[tuple[str, str]] = Counter()
     for name, kind in list(old.items())[:_VOTERS]:

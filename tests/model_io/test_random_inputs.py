@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptkit.dtypes import Array
 from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UsageError
 from ckptkit.model_io.array_files import load_inputs
 from ckptkit.model_io.random_inputs import CANDIDATE_SIZES, UNKNOWN_WORD, fit_inputs, random_inputs
@@ -145,7 +146,7 @@ def test_given_inputs_are_cast_where_nothing_is_lost() -> None:
         ({"x": np.full((1, 3), 1j)}, "cannot"),
     ],
 )
-def test_given_inputs_that_do_not_fit(arrays: dict[str, np.ndarray], said: str) -> None:
+def test_given_inputs_that_do_not_fit(arrays: dict[str, Array], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         fit_inputs(arrays, [X])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,7 +34,7 @@ class Subclassed(keras.Model):  # type: ignore[misc]
         return self.c(self.b(self.a(x)))
 
 
-def save_v1(name: str, arrays: dict[str, np.ndarray], parts: int = 1) -> None:
+def save_v1(name: str, arrays: dict[str, np.ndarray[Any, Any]], parts: int = 1) -> None:
     """Save as TF1 does; with `parts`, each variable is cut along its first axis."""
     with tf.Graph().as_default(), v1.Session() as session:
         variables = []

@@ -43,7 +43,7 @@ def _rows(encoded: EncodedArray, shape: tuple[int, ...], first: int, last: int) 
     columns, length, rows = math.prod(shape[1:]), shape[0], last - first
     width = encoded.width
     if rows == length:
-        turned = encoded.read(0, encoded.size).reshape(columns, length)
+        turned: Array = encoded.read(0, encoded.size).reshape(columns, length)
     else:
         step = max(1, _CHUNK_BYTES // (length * width))
         if rows * width >= _PIECE_BYTES or step == 1:

@@ -129,10 +129,10 @@ class OnnxStore:
 
         rank = len(self.specs[key].shape)
         axis = how.axis + rank if how.axis < 0 else how.axis
-        scales = np.ones(1)
+        scales: Array = np.ones(1)
         for name in how.scales:
             scales = scales * self.read(name).astype(np.float64)
-        zeros = np.zeros(scales.shape, np.int64)
+        zeros: Array = np.zeros(scales.shape, np.int64)
         if how.zero_points in self.specs:
             zeros = zeros + self.read(how.zero_points).astype(np.int64)
         return checked(Quantisation(scales, zeros, axis), self.specs[key], str(self.path))

@@ -114,14 +114,14 @@ class ZarrArray(NamedTuple):
         grid = array.grid[1:]
         if math.prod(grid) == 1:
             chunk = self._chunk((number, *(0 for _ in grid)))
-            inside = chunk[(slice(rows), *map(slice, array.shape[1:]))]
+            inside = chunk[tuple(map(slice, (rows, *array.shape[1:])))]
             return inside.reshape(-1)
         band = np.empty((rows, *array.shape[1:]), numpy_dtype(array.dtype))
         for place in itertools.product(*map(range, grid)):
             chunk = self._chunk((number, *place))
             starts = [at * step for at, step in zip(place, array.chunks[1:], strict=True)]
-            to = tuple(slice(a, a + n) for a, n in zip(starts, array.chunks[1:], strict=True))
-            part = band[(slice(None), *to)]
+            sides = zip((0, *starts), (rows, *array.chunks[1:]), strict=True)
+            part = band[tuple(slice(start, start + size) for start, size in sides)]
             part[...] = chunk[tuple(map(slice, part.shape))]
         return band.reshape(-1)
 

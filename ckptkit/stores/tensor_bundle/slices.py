@@ -123,8 +123,5 @@ def row_blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[tuple[int,
 def place(block: Array, first_row: int, part: Slice, rows: Array, part_row: int) -> None:
     """Copy `rows` (of `part`, from `part_row` on) into `block`, which begins at `first_row`."""
     row = part.start[0] + part_row - first_row
-    window = tuple(
-        slice(start, start + size)
-        for start, size in zip(part.start[1:], part.shape[1:], strict=True)
-    )
-    block[(slice(row, row + len(rows)), *window)] = rows
+    sides = zip((row, *part.start[1:]), (len(rows), *part.shape[1:]), strict=True)
+    block[tuple(slice(start, start + size) for start, size in sides)] = rows
