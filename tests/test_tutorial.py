@@ -75,7 +75,8 @@ def _lasting(text: str) -> str:
     """Return a page without what is another in each run.
 
     That is the versions of TensorFlow and Keras, and the order in which Keras numbers the variables
-    of an export: it has them from a set (`_filter_and_track_resources` of keras/src/export).
+    of an export: TensorFlow keeps those that a graph reads in a set, by their place in memory
+    (`_watched_variables` of tensorflow/python/framework/func_graph.py).
     """
     text = re.sub(r"\b(TensorFlow|Keras) \d+\.\d[\w.]*", r"\1", text)
     return _NUMBERED.sub(_sorted_rows, text)

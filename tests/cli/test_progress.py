@@ -124,7 +124,7 @@ def test_what_takes_long_and_says_nothing_is_shown_all_the_same(
 ) -> None:
     terminal, clock = line
     with working():
-        for clock.now in np.arange(0, 130, progress.TICK_S):
+        for clock.now in np.arange(0, 130, progress.TICK_S).tolist():
             _tick()
         assert terminal.shown == "working, 2 min 10 s"
         assert terminal.longest_silence() <= SILENCE_S

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import ckptkit
+from ckptkit.dtypes import Array
 from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.operations.statistics import _Moments
 from support.command_line import ckptkit as run
@@ -28,7 +29,7 @@ ADAM = golden("tf2.21.0/adam/ckpt").path
     hnp.arrays(np.float64, st.integers(0, 60), elements=st.floats(-1e6, 1e6, width=32)),
     st.lists(st.integers(0, 60), max_size=5),
 )
-def test_parts_add_up_to_what_numpy_says_of_the_whole(values: np.ndarray, cuts: list[int]) -> None:
+def test_parts_add_up_to_what_numpy_says_of_the_whole(values: Array, cuts: list[int]) -> None:
     moments = _Moments()
     for part in np.split(values, sorted(min(c, len(values)) for c in cuts)):
         moments.add(part)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ckptkit.dtypes import Array
 from ckptkit.golden.golden import read_golden
 from ckptkit.model_io.compare_outputs import compare_outputs
 from ckptkit.model_io.float64 import tie_break
@@ -116,7 +117,7 @@ REF = TRUE.astype(np.float32)
 T1 = tier_named("T1", "")
 
 
-def broken(new: np.ndarray, ref: np.ndarray = REF, exact: np.ndarray = TRUE) -> Any:
+def broken(new: Array, ref: Array = REF, exact: Array = TRUE) -> Any:
     [found] = compare_outputs({"y": ref}, {"y": new}, T1.tolerance)
     assert found.status == "differs"
     return tie_break(found, ref, new, exact)
