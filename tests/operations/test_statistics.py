@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import ckptkit
-from ckptkit.dtypes import Array
 from ckptkit.errors import ChecksumError, UsageError
 from ckptkit.operations.statistics import _Moments
 from support.command_line import ckptkit as run
