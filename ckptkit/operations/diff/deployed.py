@@ -19,19 +19,20 @@ from ckptkit.align.matching import Match, TensorSet, align
 from ckptkit.align.rules import Rule
 from ckptkit.align.transforms import Reshape, Transform, Transpose
 from ckptkit.align.types import basis
-from ckptkit.operations.convert.value_stores import ValueSource, transform_source
+from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.operations.diff.carried_store import CarriedStore
 from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, NumbersOfSides
 from ckptkit.operations.diff.result import TensorDiff
 from ckptkit.operations.quantised import numbers_source, quantisations_of
 from ckptkit.stores.base import Store, TensorSpec
-from ckptkit.stores.constants import ConstantUse, StoreOfConstants
+from ckptkit.stores.constants import BIAS, ConstantUse, StoreOfConstants
 from ckptkit.text import count_text
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 MAX_TRIED = 1 << 23  # elements that are read once more to tell by how many steps they differ
+_SHORT_FLOATS = ("float16", "bfloat16")
 HALF_STEP = 0.5 + 1e-3  # with what a float32 loses of numbers of a thousand steps
 
 
@@ -128,6 +129,13 @@ def _uses(store: Store, side: TensorSet, named: set[str]) -> dict[str, ConstantU
         if use.layer and key in side.weights and key not in named
     }
     counts = Counter((use.layer, use.parameter) for use in uses.values())
+    # An op has to have a bias; where the layer's is added later, the converter made one of zeros.
+    uses = {
+        key: use
+        for key, use in uses.items()
+        if counts[use.layer, use.parameter] == 1 or use.parameter != BIAS or store.read(key).any()
+    }
+    counts = Counter((use.layer, use.parameter) for use in uses.values())
     return {key: use for key, use in uses.items() if counts[use.layer, use.parameter] == 1}
 
 
@@ -174,7 +182,10 @@ def _side(store: Store, side: TensorSet, transforms: Mapping[str, Transform]) ->
             numbers[key] = Numbers(spec.dtype, spec.shape, quantisation, transform)
         if transform:
             source = transform_source([(source, transform)])
-        if transform or quantisation is not None:
+        is_short = key in transforms and source.spec.dtype in _SHORT_FLOATS
+        if is_short:  # the graph computes with them as float32
+            source = cast_source(source, "float32")
+        if transform or is_short or quantisation is not None:
             carried[key] = source
             specs[key] = source.spec
     return DeployedSide(side, specs, carried, numbers)

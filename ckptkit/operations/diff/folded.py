@@ -8,7 +8,7 @@ that every channel agrees on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,7 @@ _USUAL_EPSILONS = (1e-3, 1e-5)  # of Keras and of PyTorch
 _AGREED = 0.02  # of the factor, between channels that were rounded to a few bits
 
 Stores = tuple[Store, Store]
+_ByChannel = Callable[["Array"], "Array"]
 
 
 class _Norm(NamedTuple):
@@ -149,27 +150,31 @@ class _Folding:
         """Yield the fold, where a changed kernel is the model's times the factors of a norm."""
         import numpy as np
 
-        spec, channels = change.some.spec, norm.variance.size
-        rank = _axes_of_channels(spec.shape, channels)
-        if not rank or spec.size > MAX_TRIED or len(spec.shape) < 2:
+        spec = change.some.spec
+        if spec.size > MAX_TRIED or len(spec.shape) < 2:
             return
-        own, folded = (values.reshape(-1, channels) for values in self._pair(change))
-        squares = (own * own).sum(axis=0)
-        with np.errstate(all="ignore"):
-            factors = (own * folded).sum(axis=0) / squares
-            epsilons = (norm.gamma / factors) ** 2 - norm.variance
-        told = epsilons[np.isfinite(epsilons)]
-        if not told.size:
-            return
-        known = squares > 0
-        for epsilon in _epsilons(float(np.median(told))):
-            factor = norm.factor(epsilon)
-            unlike = np.abs(factor - factors)[known] > _AGREED * np.abs(factor)[known]
-            if not unlike.any() and self._is_explained(change, own * factor, folded):
-                yield _Fold(norm, epsilon, self._stored(change) is not None)
-                return
+        for by_channel in _by_channels(spec.shape, norm.variance.size):
+            own, folded = map(by_channel, self._pair(change))
+            squares = (own * own).sum(axis=0)
+            with np.errstate(all="ignore"):
+                factors = (own * folded).sum(axis=0) / squares
+                epsilons = (norm.gamma / factors) ** 2 - norm.variance
+            told = epsilons[np.isfinite(epsilons)]
+            if not told.size:
+                continue
+            known = squares > 0
+            is_rounded = self._stored(change) is not None
+            for epsilon in _epsilons(float(np.median(told)), is_rounded=is_rounded):
+                factor = norm.factor(epsilon)
+                unlike = np.abs(factor - factors)[known] > _AGREED * np.abs(factor)[known]
+                expected = own * factor
+                if not unlike.any() and self._is_explained(change, expected, folded, by_channel):
+                    yield _Fold(norm, epsilon, is_rounded)
+                    return
 
-    def _is_explained(self, change: TensorDiff, expected: Array, folded: Array) -> bool:
+    def _is_explained(
+        self, change: TensorDiff, expected: Array, folded: Array, by_channel: _ByChannel
+    ) -> bool:
         """Whether values are those expected, but for float32 or for the steps of integers."""
         import numpy as np
 
@@ -177,11 +182,13 @@ class _Folding:
         stored = self._stored(change)
         if stored is None:
             return bool((gap <= _EXACT * np.abs(expected).max(axis=0, initial=0.0)).all())
-        steps = np.broadcast_to(steps_of(stored), gap.size).reshape(gap.shape)
+        steps = by_channel(np.broadcast_to(steps_of(stored), gap.size))
         return bool((gap <= HALF_STEP * steps + _EXACT * np.abs(expected)).all())
 
     def _tell(self, row: int, fold: _Fold) -> None:
         """Write what was found into the rows of the kernel, the bias and the normalisation."""
+        import numpy as np
+
         norm = fold.norm
         kernel = self.found[row].name
         # integers tell the epsilon roughly
@@ -200,22 +207,31 @@ class _Folding:
                 continue
             own, folded = self._pair(change)
             expected = norm.beta + (own - norm.mean) * norm.factor(fold.epsilon)
-            if self._is_explained(change, expected, folded):
+            if self._is_explained(change, expected, folded, np.asarray):
                 told = f"{norm.name} is folded into it{rounded}"
                 self.found[at] = replace(change, hints=(told,))
 
 
-def _epsilons(estimate: float) -> Iterator[float]:
-    """Yield numbers that a person may have chosen, near one that integers tell roughly."""
-    digits = (float(f"{estimate:.{count}g}") for count in (1, 2, 3))
-    yield from (e for e in dict.fromkeys((*digits, *_USUAL_EPSILONS)) if 0 <= e <= _LARGEST_EPSILON)
+def _epsilons(estimate: float, *, is_rounded: bool) -> Iterator[float]:
+    """Yield numbers that a person may have chosen, near one that integers tell roughly.
 
-
-def _axes_of_channels(shape: tuple[int, ...], channels: int) -> int:
-    """Return how many of the last axes are those of the channels; 0 where none are.
-
-    Two of a depthwise kernel: channels of the input, and how many each becomes.
+    is_rounded: whether they do; then more than one may fit, and the usual ones come first.
     """
-    if shape[-1:] == (channels,):
-        return 1
-    return 2 if len(shape) > 2 and shape[-1] * shape[-2] == channels else 0
+    digits = tuple(float(f"{estimate:.{count}g}") for count in (1, 2, 3))
+    both = (*_USUAL_EPSILONS, *digits) if is_rounded else (*digits, *_USUAL_EPSILONS)
+    yield from (e for e in dict.fromkeys(both) if 0 <= e <= _LARGEST_EPSILON)
+
+
+def _by_channels(shape: tuple[int, ...], channels: int) -> Iterator[_ByChannel]:
+    """Yield how the values of a kernel are laid out with a column for each channel of its output.
+
+    They lie along the last axis; of a depthwise kernel along two, the channels of the input and how
+    many each becomes; of a transposed convolution along the last but one.
+    """
+    import numpy as np
+
+    is_depthwise = len(shape) > 2 and shape[-1] * shape[-2] == channels
+    if shape[-1] == channels or is_depthwise:
+        yield lambda values: values.reshape(-1, channels)
+    if len(shape) > 2 and shape[-2] == channels:
+        yield lambda values: np.moveaxis(values.reshape(shape), -2, -1).reshape(-1, channels)

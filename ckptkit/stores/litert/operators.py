@@ -39,7 +39,7 @@ class _LitertOperands(NamedTuple):
     parameter: str = KERNEL
 
 
-_ADD, _BATCH_MATMUL = 0, 126
+_ADD, _DEQUANTIZE, _BATCH_MATMUL = 0, 6, 126
 _OPS = {
     3: _LitertOperands(1, 2, (1, 2, 3, 0)),  # CONV_2D: out, height, width, in
     4: _LitertOperands(1, 2, (1, 2, 3, 0)),  # DEPTHWISE_CONV_2D: 1, height, width, in * multiplier
@@ -84,13 +84,19 @@ def constant_uses(
         keys: of the subgraph's constants, by their number.
     """
     names = [file.text(tensor, NAME) for tensor in file.tables(graph, TENSORS)]
+    uses: list[tuple[int, ConstantUse]] = []
+    added: list[tuple[int, ConstantUse]] = []
+    same: dict[int, int] = {}  # what is a constant of another dtype, by its number
     for op in file.tables(graph, _OPERATORS):
         number = file.scalar(op, _OPCODE, "I")
         code = _builtin(file, codes[number]) if number < len(codes) else -1
-        inputs = file.vector(op, _INPUTS, "i")
-        outputs = [names[at] for at in file.vector(op, _OUTPUTS, "i") if 0 <= at < len(names)]
+        inputs = tuple(same.get(at, at) for at in file.vector(op, _INPUTS, "i"))
+        places = file.vector(op, _OUTPUTS, "i")
+        outputs = [names[at] for at in places if 0 <= at < len(names)]
+        if code == _DEQUANTIZE and len(inputs) == len(places) == 1 and inputs[0] in keys:
+            same[places[0]] = inputs[0]
         if code == _ADD:
-            yield from _added(inputs, names, keys)
+            added += _added(inputs, names, keys)
         if code not in _OPS or len(inputs) <= _OPS[code].kernel:
             continue
         operands = _OPS[code]
@@ -103,18 +109,23 @@ def constant_uses(
             options = file.child(op, _OPTIONS)
             if code == _BATCH_MATMUL and options and file.scalar(options, _ADJOINT_Y, "B"):
                 axes = (1, 0)
-            yield keys[kernel], ConstantUse(layer, operands.parameter, axes)
+            uses.append((kernel, ConstantUse(layer, operands.parameter, axes)))
         if bias in keys:
-            yield keys[bias], ConstantUse(layer, BIAS)
+            uses.append((bias, ConstantUse(layer, BIAS)))
+    # Behind an op that the converter took apart a layer's bias is added by an op of its own.
+    layers = {use.layer for _, use in uses if use.layer}
+    for at, use in (*uses, *added):
+        if use.parameter != BIAS or use.layer in layers or "BiasAdd" in names[at]:
+            yield keys[at], use
 
 
 def _added(
     inputs: tuple[int, ...], names: list[str], keys: Mapping[int, str]
-) -> Iterator[tuple[str, ConstantUse]]:
-    """Yield the bias that an ADD of its own gives to a layer."""
+) -> Iterator[tuple[int, ConstantUse]]:
+    """Yield what an ADD of its own may give to a layer as a bias."""
     for at in inputs:
-        if at in keys and "BiasAdd" in names[at]:
-            yield keys[at], ConstantUse(layer_of(names[at], ()), BIAS)
+        if at in keys and "/" in names[at]:
+            yield at, ConstantUse(layer_of(names[at], ()), BIAS)
 
 
 def _builtin(file: Flatbuffer, code: int) -> int:

@@ -170,3 +170,29 @@ def test_scales_are_no_weights() -> None:
     scales = OnnxOperators(path, store_of(path).specs).scales()
     assert scales and {roles[name] for name in scales} == {"config"}
     assert roles["functional_1/scores_1/BiasAdd/ReadVariableOp:0_quantized"] == "weight"
+
+
+def test_a_bias_that_the_converter_made_is_not_that_of_the_layer() -> None:
+    """Behind a dilated convolution the bias is added later; the op's own is zeros."""
+    assert told(compared("other.keras", "other_float.tflite"))["dilated/bias"] == ("equal", "")
+    hint = told(compared("other.keras", "other_int8.tflite"))["dilated/bias"][1]
+    assert hint.endswith(NEAREST)
+
+
+@pytest.mark.parametrize("name", ["other_float.tflite", "other_int8.tflite"])
+def test_a_transposed_convolution_takes_a_normalisation_along_its_own_axis(name: str) -> None:
+    found = told(compared("other.keras", name))
+    assert found["up/kernel"][1].startswith("up_norm is folded into it: each channel times gamma")
+    assert found["up/bias"][1].startswith("up_norm is folded into it")
+    assert found["up_norm/beta"] == ("removed", "folded into up/kernel")
+
+
+def test_a_conversion_to_float16() -> None:
+    found = compared("other.keras", "other_float16.tflite")
+    kernel = next(change for change in found.changes if change.name == "dilated/kernel")
+    assert kernel.status == "changed" and kernel.new is not None
+    with ckptkit.open(FOLDER / "other.keras") as model:
+        values = np.asarray(model["dilated/kernel"])
+    assert kernel.delta is not None
+    gap = np.abs(values.astype("float16").astype("float32") - values).max()
+    assert kernel.delta.max_abs == pytest.approx(float(gap))
