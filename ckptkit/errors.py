@@ -19,7 +19,7 @@ survive pickling, so that a worker process can raise them.
 
 from __future__ import annotations
 
-from ckptkit.text import printable
+from ckptkit.text import printable, without_secrets
 from ckptkit.wording import useful
 
 
@@ -58,7 +58,7 @@ class CkptkitError(Exception):
 
     def __str__(self) -> str:
         line = f"{self.where}: {self.message}" if self.where else self.message
-        return printable(f"{line} ({self.hint})" if self.hint else line)
+        return printable(without_secrets(f"{line} ({self.hint})" if self.hint else line))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.__dict__.copy())

@@ -72,12 +72,22 @@ def printable(text: str) -> str:
 _DIGITS = lazy_pattern(r"\d{1,18}")  # int() refuses thousands of digits
 
 
-_USER = lazy_pattern(r"(?<=://)[^/?#]*@")
+_WEB = r"https?:/{1,2}"
+_USER = lazy_pattern(
+    # In other stores, a container stands before "@" (abfs://container@account/).
+    rf"(?i)(\b{_WEB}|\b[a-z][a-z0-9+.-]*:/{{1,2}}(?=[^/\s?#@]*:))[^/\s?#]*@"
+)
+_QUERY = lazy_pattern(rf"""(?i)(\b{_WEB}[^\s?#'"]*)\?[^\s#'":,;)]*""")
 
 
-def without_secrets(url: str) -> str:
-    """Return a URL without what may be a secret: credentials, and what stands behind "?"."""
-    return _USER.sub("", url.partition("?")[0])
+def without_secrets(text: str) -> str:
+    """Return text with each URL in it, also one that pathlib took a slash of, without secrets.
+
+    Those are a user's name and password, and what stands behind "?" (a signature).
+    """
+    if ":/" not in text:
+        return text
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
 
 def shortened(text: str, most: int) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ckptkit.text import lazy_pattern
+from ckptkit.text import lazy_pattern, without_secrets
 
 Speaker = Callable[[str, str, "str | None"], "str | None"]
 """(function or "", keyword, value or None) -> the words for it; None where there is none here."""
@@ -51,7 +51,7 @@ def operand(place: str) -> str:
     Operands are called something within `operands_called` alone.
     """
     called = _OPERANDS.get().get(place, place)
-    return _LABELS.get().get(called, called)
+    return without_secrets(_LABELS.get().get(called, called))
 
 
 @contextmanager

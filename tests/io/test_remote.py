@@ -29,6 +29,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.operations.input_files import fetched_operand
+from ckptkit.text import without_secrets
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
 from support.places import DOCS, ROOT
@@ -429,7 +430,8 @@ def test_nothing_is_written_elsewhere(
     command: str, scheme: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    url = f"{scheme}://user:word@host:99/out.safetensors?signature=secret"
+    query = "?signature=secret" if scheme == "http" else ""
+    url = f"{scheme}://user:word@host:99/out.safetensors{query}"
     said = run(*command.format(folder / "weights.safetensors", url).split())
     assert said.code == 2
     assert f"{scheme}://host:99/out.safetensors: is elsewhere" in said.err
@@ -449,6 +451,53 @@ def test_no_secret_of_a_wrong_url_is_shown(url: str) -> None:
     assert said.code == 2
     assert "word" not in said.err.replace("or password", "")
     assert "http://host" in said.err
+
+
+def test_a_part_of_what_is_elsewhere_is_that_part(server: Server, folder: Path) -> None:
+    there, here = f"{server.url}/adam/ckpt?signature=x#model", folder / "adam/ckpt#model"
+    names = [tensor.naming.name for tensor in ckptkit.ls(there).tensors]
+    assert names == [tensor.naming.name for tensor in ckptkit.ls(here).tensors]
+    assert len(names) < len(ckptkit.ls(folder / "adam/ckpt").tensors)
+    with pytest.raises(CkptkitError, match="no tensor below 'other'"):
+        ckptkit.ls(f"{server.url}/adam/ckpt#other")
+    shutil.copy(folder / "m.tflite", folder / "m#1.tflite")
+    assert ckptkit.ls(f"{server.url}/m#1.tflite").ok
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:p@h/x?s=1: gone", "http://h/x: gone"),
+        ("'http:/u@h/x?s=1'", "'http:/h/x'"),
+        ("/a/https://u:p@h/x#y", "/a/https://h/x#y"),
+        ("ftp://u:p@h/x", "ftp://h/x"),
+        ("abfs://container@account/x", "abfs://container@account/x"),
+        ("hf://owner/name@main/x", "hf://owner/name@main/x"),
+        ("http://h/x@y, is it?", "http://h/x@y, is it?"),
+    ],
+)
+def test_secrets_are_left_out_of_text(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "thin {0} --keep-slots last:1",
+        "convert {0} out.keras --like {0}",
+        "ls adam --manifest {0}",
+        "check {0} --golden {0}",
+        "explain {0}",
+        "verify {0} --manifest {0}",
+        "upgrade {0} out.keras",
+        "map {0} {0}",
+    ],
+)
+def test_no_command_shows_a_secret(command: str, server: Server) -> None:
+    host = server.url.removeprefix("http://")
+    said = run(*command.format(f"http://user:word@{host}/weights.safetensors?s=secret").split())
+    for secret in ("word@", "secret"):
+        assert secret not in said.err + said.out
 
 
 def test_a_flag_is_named_without_a_value(server: Server) -> None:

@@ -351,7 +351,7 @@ def _drop(parts: SplitResult) -> None:
 
 def shown(parts: SplitResult) -> str:
     """Return a URL without what may be a secret: credentials, and what stands behind "?"."""
-    return without_secrets(parts.geturl())
+    return without_secrets(parts._replace(query="", fragment="").geturl())
 
 
 def http_source(url: str, headers: Mapping[str, str] | None = None) -> tuple[HttpSource, str]:
@@ -372,7 +372,10 @@ def http_source(url: str, headers: Mapping[str, str] | None = None) -> tuple[Htt
     host = parts.netloc.rpartition("@")[2]
     root = f"{parts.scheme.lower()}://{host}/"
     fields = {**_credentials_of(parts), **(headers or {})}
-    return HttpSource(root, parts.query, fields), parts.path.strip("/")
+    # What stands behind "#" is a part of the name, as in a path of this machine: whoever looks for
+    # a file tries the whole name first, and takes it for a `#SUBTREE` where there is none.
+    part = f"#{parts.fragment}" if "#" in url else ""
+    return HttpSource(root, parts.query, fields), f"{parts.path.rstrip('/')}{part}".strip("/")
 
 
 def source_of(url: str, options: Mapping[str, Any]) -> tuple[HttpSource, str]:

@@ -82,7 +82,7 @@ def _source(url: str, options: dict[str, Any], fs: Any) -> tuple[ObjectSource, s
         near = nearest_text(scheme, SCHEMES)
         raise UnsupportedError(
             f"no store of {scheme}:// is read",
-            where=without_secrets(url),
+            where=without_secrets(url.partition("?")[0]),
             hint=f"{', '.join(f'{name}://' for name in ('s3', 'gs', 'az', 'http', 'https', 'hf'))} "
             f"are{'; ' + near if near else ''}; or download it first",
         )

@@ -38,6 +38,7 @@ from ckptkit.stores.registry import (
 )
 from ckptkit.stores.saved_model.reader import MODEL_FILE
 from ckptkit.stores.saved_model.signatures import SERVE, graph_to_run
+from ckptkit.text import without_secrets
 from ckptkit.wording import say
 
 
@@ -87,7 +88,7 @@ def resolve(
     found = _resolved(os.fspath(here), scratch, model, like, rules, tags, timeout_s)
     if here is text:
         return found
-    return replace(found, subject=replace(found.subject, text=text_of(text)))
+    return replace(found, subject=replace(found.subject, text=without_secrets(text_of(text))))
 
 
 def _resolved(
