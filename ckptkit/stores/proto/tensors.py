@@ -111,9 +111,9 @@ def numbers_of(tensor: Any, dtype: str, size: int) -> Array | None:
         if len(content) != size * wanted.itemsize:
             return None
         form = wanted.newbyteorder("<") if wanted.kind in "iufc" else wanted
-        given: Array = np.frombuffer(content, form)
-        return given
-    given = np.asarray(getattr(tensor, list_of(dtype)))
+        stored: Array = np.frombuffer(content, form)
+        return stored
+    given: Array = np.asarray(getattr(tensor, list_of(dtype)))
     if dtype in ("float16", "bfloat16"):
         given = given.astype(np.uint16).view(wanted)
     elif wanted.kind == "c":
