@@ -124,4 +124,5 @@ def numbers_of(tensor: Any, dtype: str, size: int) -> Array | None:
         return None
     given = given.astype(wanted)
     last = given[-1:] if given.size else np.zeros(1, wanted)
-    return np.concatenate([given, np.repeat(last, size - given.size)])
+    padded: Array = np.concatenate([given, np.repeat(last, size - given.size)])
+    return padded
