@@ -193,7 +193,7 @@ def footer(listing: Listing, *, with_path: bool = True) -> Iterator[str]:
         hidden = f" (not listed: {records} of TensorFlow's own, see --all)"
     yield (
         f"{count_text(totals['tensors'], 'tensor')}{hidden}, "
-        f"{totals['params']:,} params, {bytes_text(totals['bytes'])}"
+        f"{count_text(totals['params'], 'param')}, {bytes_text(totals['bytes'])}"
     )
     roles = totals["by_role"]
     if len(roles) > 1:

@@ -67,7 +67,7 @@ def _together(listings: Sequence[Listing]) -> str:
     }
     return (
         f"{count_text(len(listings), 'file')}: {count_text(total['tensors'], 'tensor')}, "
-        f"{total['params']:,} params, {bytes_text(total['bytes'])}"
+        f"{count_text(total['params'], 'param')}, {bytes_text(total['bytes'])}"
     )
 
 

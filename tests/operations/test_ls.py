@@ -522,3 +522,8 @@ def test_strings_of_the_file_never_reach_the_terminal_raw(tmp_path: Path) -> Non
     assert all(c.isprintable() or c == "\n" for c in out)
     assert "\\x1b[2J" in out
     assert "\\xff" in out
+
+
+def test_one_param_is_called_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", scale=np.float32(2))
+    assert "1 tensor, 1 param, 4 B" in run("ls", tmp_path / "one.npz").out
