@@ -164,4 +164,4 @@ run-conversions: $(VENV)/.ready-test,runtimes
 	$(BIN)/python -m benchmarks.conversions --write
 
 clean:
-	rm -rf $(VENV) $(VENV)-light $(VENV)-runtimes $(VENV)-dask build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-light $(VENV)-runtimes $(VENV)-dask $(VENV)-remote build dist *.egg-info
