@@ -36,7 +36,7 @@ _ROLES = {
     **dict.fromkeys(("moving_variance", "running_var", "variance", "var"), VARIANCE),
     **dict.fromkeys(("embeddings", "embedding"), EMBEDDING),
 }
-_RECURRENT = re.compile(r"(weight|bias)_(ih|hh)_l(\d+)(_reverse)?")
+_RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+)(_reverse)?)?")  # a cell has no level
 _RECURRENT_ROLES = {
     ("weight", "ih"): KERNEL,
     ("weight", "hh"): RECURRENT,
@@ -158,7 +158,8 @@ def _members(
         role = _RECURRENT_ROLES[kind, of]
         order = OUT_FIRST if kind == "weight" else ""
         direction = "backward" if is_reversed else "forward"
-        yield f"{direction}/l_{level}", LayerTensor(key, name, role, order, shape)
+        inner = f"{direction}/l_{level}" if level else ""
+        yield inner, LayerTensor(key, name, role, order, shape)
     elif packed is not None and shape and shape[0] % 3 == 0:
         role, order = (KERNEL, OUT_FIRST) if packed[1] == "weight" else (BIAS, "")
         for number, projection in enumerate(_PROJECTIONS, 1):

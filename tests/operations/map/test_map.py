@@ -492,6 +492,16 @@ def test_rows_behind_a_flattened_image_may_lie_in_two_orders(tmp_path: Path) -> 
     assert pooled.ok
 
 
+@pytest.mark.parametrize("gates", [1, 3, 4])
+def test_a_cell_is_a_recurrent_layer_of_one_level(gates: int, tmp_path: Path) -> None:
+    rows = gates * 5
+    ends = {"weight_ih": (rows, 3), "weight_hh": (rows, 5), "bias_ih": (rows,), "bias_hh": (rows,)}
+    source = {f"cell.{end}": shape for end, shape in ends.items()}
+    bias = (2, rows) if gates == 3 else (rows,)
+    target = {"r/c/kernel": (3, rows), "r/c/recurrent_kernel": (5, rows), "r/c/bias": bias}
+    assert proposed(tmp_path, source, target).ok
+
+
 def test_a_norm_before_all_layers_tells_the_channels_of_an_image(tmp_path: Path) -> None:
     words = {"words.weight": (9, 5)}  # what they become lies in one order in both, flattened
     norm = {f"n.{end}": (5,) for end in ("weight", "bias", "running_mean", "running_var")}
