@@ -500,6 +500,21 @@ def test_no_command_shows_a_secret(command: str, server: Server) -> None:
         assert secret not in said.err + said.out
 
 
+def test_a_damaged_index_elsewhere_is_a_finding(server: Server, tmp_path: Path) -> None:
+    for name in ("ckpt.index", "ckpt.data-00000-of-00001"):
+        shutil.copy(server.folder / "adam" / name, tmp_path / name)
+    damaged = bytearray((tmp_path / "ckpt.index").read_bytes())
+    damaged[40] ^= 4
+    (tmp_path / "ckpt.index").write_bytes(damaged)
+    here = ckptkit.verify(tmp_path / "ckpt")
+    with serving(tmp_path) as damaging:
+        there = ckptkit.verify(f"{damaging.url}/ckpt")
+        assert "none: no such file or directory" in run("scan", f"{damaging.url}/none").err
+    codes = [{finding.code for finding in result.findings} for result in (here, there)]
+    assert codes[0] == codes[1] != set()
+    assert there.exit_code == 1
+
+
 def test_a_flag_is_named_without_a_value(server: Server) -> None:
     import click
 

@@ -28,7 +28,7 @@ from ckptkit._io.places import can_list
 from ckptkit._io.pool import bounded_map, some_names
 from ckptkit._io.workers import check_shared, here
 from ckptkit.dtypes import DTYPES, itemsize
-from ckptkit.errors import OutputError
+from ckptkit.errors import FormatError, OutputError, PathNotFoundError
 from ckptkit.stores.proto.messages import message_class
 from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
@@ -361,12 +361,23 @@ def write_strings(
     return size + len(checksum) + written, crc
 
 
+def _shards_told(prefix: Path) -> tuple[Path, ...]:
+    """Return the data files that the index tells; none where there is no index, or a damaged one.
+
+    Raises CkptkitError where it cannot be asked for.
+    """
+    try:
+        return tuple(open_bundle(prefix).shards)
+    except (FormatError, PathNotFoundError):
+        return ()
+
+
 def files_of_bundle(prefix: Path) -> list[Path]:
     """Return the index and data files of the bundle at `prefix`, there or not."""
     index = index_path(prefix)
     if not is_local(prefix):
         stem = index.name.removesuffix(".index")
-        names = index.parent.iterdir() if can_list(index.parent) else open_bundle(prefix).shards
+        names = index.parent.iterdir() if can_list(index.parent) else _shards_told(prefix)
         data = [
             path
             for path in names
