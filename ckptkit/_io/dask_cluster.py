@@ -44,6 +44,7 @@ def _connected(address: str) -> Any:
     logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
     place = address.removeprefix(SCHEME)
     try:
+        _await_greeting(place)
         return Client(f"tcp://{place}", timeout=CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is one
         raise CkptkitError(
@@ -51,6 +52,24 @@ def _connected(address: str) -> Any:
             where=address,
             hint="`dask scheduler` prints its address",
         ) from error
+
+
+def _await_greeting(place: str) -> None:
+    """Wait for the first byte of a scheduler, which greets whoever connects.
+
+    Dask's client waits without end for a server of another kind (a dashboard's port) to do so.
+    Raises OSError.
+    """
+    import socket
+
+    host, _, port = place.rpartition(":")
+    address = host.strip("[]"), int(port)
+    with (
+        suppress(ConnectionRefusedError),  # it may begin in a moment: the client tries again
+        socket.create_connection(address, CONNECT_TIMEOUT_S) as connection,
+    ):
+        if not connection.recv(1):
+            raise ConnectionAbortedError("closed without a word")
 
 
 def _check_workers(client: Any, address: str) -> None:
