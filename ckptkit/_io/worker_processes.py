@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -45,13 +47,41 @@ class WorkerProcesses(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes."""
+        processes = _processes_of(self._pool)
+        if wait and processes:
+            threading.Thread(target=end_with_a_killed_one, args=(processes,), daemon=True).start()
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:
         """End the processes where they are, for whoever waits for nothing more."""
-        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
+        for process in _processes_of(self._pool):
             process.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _processes_of(pool: ProcessPoolExecutor) -> list[BaseProcess]:
+    return [*(getattr(pool, "_processes", None) or {}).values()]
+
+
+def end_with_a_killed_one(processes: Sequence[BaseProcess]) -> None:
+    """Wait for processes that are told to end; end them all where one of them was killed.
+
+    It may have held the lock of the queue that the others wait at for what tells them to end, and
+    whoever waits for those would wait for ever.
+
+    Args:
+        processes: of one pool.
+    """
+    left = list(processes)
+    while left:
+        connection.wait([process.sentinel for process in left])
+        for process in left:
+            process.join(0.1)
+        if any(process.exitcode not in (None, 0) for process in left):
+            for process in left:
+                process.kill()
+            return
+        left = [process for process in left if process.exitcode is None]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ckptkit._io.worker_processes import WorkerProcesses
+from ckptkit._io.worker_processes import WorkerProcesses, end_with_a_killed_one
 from ckptkit.errors import WorkerLostError
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
@@ -109,6 +110,22 @@ def test_a_worker_that_is_killed_meanwhile(kind: str, tmp_path: Path) -> None:
                 else:
                     assert found == expected or (not own and (kind, found) == ("verify", 2))
                 killer.join()
+                if not own:  # a killed worker may have held the lock that the others wait at
+                    for process in [*(executor._processes or {}).values()]:
+                        process.kill()
+
+
+def test_workers_that_wait_end_with_one_that_was_killed() -> None:
+    """It may have held the lock of their queue: they would wait for ever."""
+    context = get_context("spawn")
+    pair = [context.Process(target=time.sleep, args=(600,)) for _ in range(2)]
+    for process in pair:
+        process.start()
+    assert pair[0].pid is not None
+    os.kill(pair[0].pid, signal.SIGKILL)
+    end_with_a_killed_one(pair)
+    pair[1].join(30)
+    assert [process.exitcode for process in pair] == [-signal.SIGKILL] * 2
 
 
 def test_files_of_about_one_size() -> None:
