@@ -129,8 +129,12 @@ def test_needed_rtol_is_the_smallest_that_passes(pair: tuple[Array, Array], atol
         assert not in_memory(old, new, 1e300, atol).ok
         return
     assert in_memory(old, new, needed, atol).ok
-    if needed > 1e-12:
-        assert not in_memory(old, new, needed * (1 - 1e-9), atol).ok
+    # what a bound of this size tells apart, as a relative tolerance of the smallest element
+    least = float(np.abs(old[old != 0], dtype=np.float64).min(initial=math.inf))
+    step = 4 * float(np.spacing(np.abs(new.astype(np.float64) - old).max())) / least
+    less = needed - max(needed * 1e-9, step)
+    if less > 1e-12:
+        assert not in_memory(old, new, less, atol).ok
 
 
 def test_nan_is_equal_only_in_the_same_place() -> None:
