@@ -136,9 +136,11 @@ def _settings() -> Iterator[None]:
         for number in (signal.SIGTERM, signal.SIGHUP):  # asked to end; the terminal is gone
             if signal.getsignal(number) != signal.SIG_IGN:
                 handlers[number] = signal.signal(number, _ended)
+    hook, sys.unraisablehook = sys.unraisablehook, _raised_in_passing
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         gc.set_threshold(*thresholds)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -200,6 +202,19 @@ def _drop(stream: TextIO) -> None:
 def _ended(number: int, _frame: object) -> NoReturn:
     """End as on Ctrl-C, so that temporary files are removed."""
     sys.exit(128 + number)
+
+
+def _raised_in_passing(told: sys.UnraisableHookArgs) -> None:
+    """Let a signal come again that came while Python cleaned up, where no exception gets out."""
+    code = getattr(told.exc_value, "code", None)
+    if told.exc_type is KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    if told.exc_type not in (KeyboardInterrupt, SystemExit) or not isinstance(code, int):
+        sys.__unraisablehook__(told)
+        return
+    again = threading.Timer(0.01, os.kill, (os.getpid(), code - 128))
+    again.daemon = True
+    again.start()
 
 
 def _fail(message: str, code: int, *, raw: bool = False) -> NoReturn:

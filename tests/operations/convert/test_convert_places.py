@@ -147,6 +147,25 @@ def test_a_hang_up_ends_as_when_asked_to(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("number", [2, 15])
+def test_a_signal_that_comes_while_python_cleans_up_is_not_lost(number: int) -> None:
+    code = f"""
+import os, time, weakref
+from ckptkit.cli import main
+
+class Kept: ...
+
+with main._settings():
+    kept = Kept()
+    other = weakref.ref(kept, lambda _: os.kill(os.getpid(), {number}))
+    del kept
+    time.sleep(20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    assert done.returncode in (128 + number, -number), done
+    assert b"Exception ignored" not in done.stderr
+
+
 # --- names that no file can have ------------------------------------------------------------------
 
 
