@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from ckptkit._io.files import FileState, file_state
-from ckptkit.errors import CkptkitError, PathNotFoundError, UsageError
+from ckptkit.errors import ChangedError, CkptkitError, PathNotFoundError, UsageError
 from ckptkit.operations.history.api import measured_run
 from ckptkit.operations.history.cache import MeasuredBefore
 from ckptkit.operations.history.result import History
@@ -71,20 +71,33 @@ def follow(
                 return
             time.sleep(look_every_s)
             continue
-        run = ordered(looker.files)
-        result = measured_run((place,), run, roles, names, limits, measured, executor)
-        measured.save()
-        gone = {step.path for step in result.steps if step.problem == WENT}
-        if gone:
-            looker.forget(gone)
-            if not looker.files:
-                continue
+        try:
             run = ordered(looker.files)
             result = measured_run((place,), run, roles, names, limits, measured, executor)
+            measured.save()
+            gone = {step.path for step in result.steps if step.problem == WENT}
+            if gone:
+                looker.forget(gone)
+                if not looker.files:
+                    continue
+                run = ordered(looker.files)
+                result = measured_run((place,), run, roles, names, limits, measured, executor)
+        except ChangedError as error:  # removed, or written anew, as its values were read
+            changed = {file.path for file in looker.files if _is_of(Path(error.where), file.path)}
+            if not changed:
+                raise
+            looker.forget(changed)
+            continue
         new = tuple(step.path for step in result.steps if step.path not in told)
         told.update(new)
         if new:
             yield result, new
+
+
+def _is_of(file: Path, checkpoint: Path) -> bool:
+    """Whether a file is one of those that a checkpoint, by its prefix, or a model is made of."""
+    is_beside = file.parent == checkpoint.parent and file.name.startswith(f"{checkpoint.name}.")
+    return file == checkpoint or is_beside or checkpoint in file.parents
 
 
 class _Looker:
