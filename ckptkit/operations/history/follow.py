@@ -65,29 +65,28 @@ def follow(
     measured = MeasuredBefore(cache, limits.saturated)
     looker = _Looker(place)
     told: set[Path] = set()
+    is_waiting = False  # for a result, of what was whole when it was looked at
     while True:
-        if not looker.look():
+        if not looker.look() and not is_waiting:
             if not goes_on():
                 return
             time.sleep(look_every_s)
             continue
         try:
-            run = ordered(looker.files)
-            result = measured_run((place,), run, roles, names, limits, measured, executor)
+            result = measured_run(
+                (place,), ordered(looker.files), roles, names, limits, measured, executor
+            )
             measured.save()
             gone = {step.path for step in result.steps if step.problem == WENT}
-            if gone:
-                looker.forget(gone)
-                if not looker.files:
-                    continue
-                run = ordered(looker.files)
-                result = measured_run((place,), run, roles, names, limits, measured, executor)
         except ChangedError as error:  # removed, or written anew, as its values were read
-            changed = {file.path for file in looker.files if _is_of(Path(error.where), file.path)}
-            if not changed:
+            gone = {file.path for file in looker.files if _is_of(Path(error.where), file.path)}
+            if not gone:
                 raise
-            looker.forget(changed)
+        if gone:  # the rest is measured again, of which most is known by now
+            looker.forget(gone)
+            is_waiting = bool(looker.files)
             continue
+        is_waiting = False
         new = tuple(step.path for step in result.steps if step.path not in told)
         told.update(new)
         if new:
