@@ -209,10 +209,11 @@ def _raised_in_passing(told: sys.UnraisableHookArgs) -> None:
     code = getattr(told.exc_value, "code", None)
     if told.exc_type is KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    if told.exc_type not in (KeyboardInterrupt, SystemExit) or not isinstance(code, int):
+    asked = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if told.exc_type not in (KeyboardInterrupt, SystemExit) or code not in asked:
         sys.__unraisablehook__(told)
         return
-    again = threading.Timer(0.01, os.kill, (os.getpid(), code - 128))
+    again = threading.Timer(0.01, os.kill, (os.getpid(), asked[code]))
     again.daemon = True
     again.start()
 

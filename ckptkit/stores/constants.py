@@ -63,7 +63,7 @@ class Quantisation(NamedTuple):
             inner = int(np.prod(shape[self.axis + 1 :], dtype=np.int64))
             index = np.arange(start, start + len(values)) // inner % shape[self.axis]
             scales, zeros = self.scales[index], self.zero_points[index]
-        numbers: Array = ((values.astype(np.int64) - zeros) * scales).astype(np.float32)
+        numbers: Array = ((values.astype(np.float64) - zeros) * scales).astype(np.float32)
         return numbers
 
 

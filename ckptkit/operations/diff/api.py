@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptkit._io.progress import Progress, ProgressMeter
-from ckptkit.align.matching import Match, align, align_content
+from ckptkit.align.matching import Match, TensorSet, align, align_content
 from ckptkit.align.rules import Rule, parse_rule
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -160,7 +160,7 @@ class _WeightsComparison:
         sides, self.stores, layout_warnings, self.numbers = in_one_layout(
             checkpoints, rules, by_value=self.mode == "values"
         )
-        self.specs = sides[0].specs, sides[1].specs
+        self.specs = _of_stored_dtypes(sides[0], self.old), _of_stored_dtypes(sides[1], self.new)
         alignment = align(*sides, rules, content=self.mode == "quick")
         if self.mode == "values":
             known = checksums.with_digests_of_doubtful(alignment, sides, self.stores)
@@ -344,6 +344,14 @@ class _WeightsComparison:
             self.stores[0], old_spec.key, self.stores[1], new_spec.key, read_values
         )
         return replace(change, hints=(*change.hints, hint)) if hint else change
+
+
+def _of_stored_dtypes(side: TensorSet, checkpoint: Checkpoint) -> Mapping[str, TensorSpec]:
+    """Return specs as they are compared, and told: a graph's integers are integers."""
+    if not isinstance(checkpoint.store, StoreOfConstants):
+        return side.specs
+    stored = checkpoint.store.specs
+    return {key: spec._replace(dtype=stored[key].dtype) for key, spec in side.specs.items()}
 
 
 def paired_layers(changes: Iterable[TensorDiff]) -> dict[str, str]:

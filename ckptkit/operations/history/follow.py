@@ -107,7 +107,6 @@ class _Looker:
         self._names: KnownNames = {}
         self._files: dict[Path, RunFile] = {}
         self._passing: dict[Path, Mapping[Path, FileState | None]] = {}
-        self._gone: set[Path] = set()
 
     @property
     def files(self) -> list[RunFile]:

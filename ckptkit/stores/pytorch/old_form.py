@@ -28,6 +28,7 @@ from ckptkit.stores.pytorch.tensors import Storage, storage_of
 MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the first pickle, wholly
 _VERSION = 1001
 _FIRST_READ = 1 << 16  # bytes; four times as many where the pickles are longer
+MAX_PICKLES = 1 << 30  # bytes of all of them; a million tensors take 200 MB
 _COUNT = 8  # bytes in front of each storage
 
 
@@ -56,9 +57,9 @@ def read_old_form(path: Path) -> OldForm:
             pickles = list(_pickles(data, str(path)))
             break
         except TruncatedError:
-            if length == size:
+            if length >= min(size, MAX_PICKLES):
                 raise
-            length = min(size, 4 * length)
+            length = min(size, 4 * length, MAX_PICKLES)
     version, saved, keys = pickles[1].value, pickles[3], pickles[4].value
     if version != _VERSION:
         where = f"{path}: version of the form"

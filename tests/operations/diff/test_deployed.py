@@ -92,6 +92,12 @@ def test_two_conversions_of_one_model() -> None:
     assert {status for status, _ in found.values()} == {"equal"}
 
 
+def test_integers_are_of_another_dtype_where_no_values_are_compared() -> None:
+    old, new = FOLDER / "float.tflite", FOLDER / "int8.tflite"
+    result = ckptkit.diff(old, new, mode="structure")
+    assert {change.status for change in result.changes} == {"changed"}
+
+
 def test_a_value_that_no_rounding_explains(tmp_path: Path) -> None:
     data = bytearray((FOLDER / "int8.tflite").read_bytes())
     spec = store_of(FOLDER / "int8.tflite").specs["functional_1/hidden_1/MatMul"]
