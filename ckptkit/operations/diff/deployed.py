@@ -234,7 +234,8 @@ def quantisation_hint(
     scales = stored.quantisation.scales
     how = f"{stored.dtype}, {count_text(len(scales), 'scale')}"
     spec = (change.old, change.new)[at].spec
-    if spec.size > MAX_TRIED or stored.transform.part or not spec.size:
+    is_whole = stored.dtype.startswith(("int", "uint"))  # whose steps are all as wide
+    if spec.size > MAX_TRIED or stored.transform.part or not spec.size or not is_whole:
         return f"{how}: compared by what its integers stand for"
     steps = _steps(stores, change, stored, at)
     if steps is None:

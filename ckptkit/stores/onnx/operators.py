@@ -105,6 +105,7 @@ class OnnxOperators:
         self.specs = specs
         self.nodes = list(_nodes(FileMessage(path, WHAT)))
         self.scaled: dict[str, Scaled] = {}
+        self._scaled_twice: set[str] = set()
         same: dict[str, str] = {}  # what a constant is called after DequantizeLinear or Identity
         for node in self.nodes:
             if node.op == "Identity" and node.outputs:
@@ -116,16 +117,23 @@ class OnnxOperators:
                 names = tuple(node.input(number) for number in scales)
                 if node.input(at) in specs and all(name in specs for name in names):
                     zeros = node.input(zero) if zero >= 0 else ""
-                    self.scaled.setdefault(node.input(at), Scaled(names, zeros, axis))
+                    self._scale(node.input(at), Scaled(names, zeros, axis))
         self._integer_products()
+        for name in self._scaled_twice:
+            del self.scaled[name]
         for node in self.nodes:
             node.inputs = [same.get(name, name) for name in node.inputs]
+
+    def _scale(self, name: str, how: Scaled) -> None:
+        """Note how a tensor is scaled; what is scaled in two ways stands for no one number."""
+        if self.scaled.setdefault(name, how) != how:
+            self._scaled_twice.add(name)
 
     def _dequantised(self, node: _OnnxNode) -> None:
         constant, scale = node.input(0), node.input(1)
         if constant in self.specs and scale in self.specs and not node.integers.get("block_size"):
             axis = node.integers.get("axis", _DEFAULT_AXIS)
-            self.scaled.setdefault(constant, Scaled((scale,), node.input(2), axis))
+            self._scale(constant, Scaled((scale,), node.input(2), axis))
 
     def _integer_products(self) -> None:
         """Find the scales of kernels whose product with integers is scaled afterwards.
@@ -156,7 +164,7 @@ class OnnxOperators:
             ]
             if len(set(factors)) == 1:
                 axis = _INTEGER_PRODUCTS[node.op]
-                self.scaled.setdefault(node.input(1), Scaled((factors[0],), node.input(3), axis))
+                self._scale(node.input(1), Scaled((factors[0],), node.input(3), axis))
 
     def scales(self) -> frozenset[str]:
         """Return the names of the tensors that hold scales and zero points of others."""
