@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,10 +9,10 @@ import pytest
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.verify.api import verify
+from support import measured
 from support.command_line import ckptkit
 from support.goldens import golden
 from support.keras_files import write_keras
-from support.places import environment
 from support.sparse_bundle import NBYTES, write_sparse
 
 
@@ -73,16 +71,10 @@ def test_a_hundred_gigabytes_are_listed_compared_and_sampled(tmp_path: Path) -> 
         (0, ["verify", old, "--sample", "50"]),
     )
     for code, command in commands:
-        out = tmp_path / "out"
-        with out.open("w") as stream:
-            words = [sys.executable, "-m", "ckptkit", *map(str, command)]
-            process = subprocess.Popen(words, env=environment(), stdout=stream, stderr=stream)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        said = out.read_text(encoding="utf-8")
-        assert process.returncode == code, said
+        done = measured.run([sys.executable, "-m", "ckptkit", *map(str, command)])
+        assert done.code == code, done.output
         if command[0] == "diff":
-            assert f"layer_{changed}/kernel" in said
+            assert f"layer_{changed}/kernel" in done.output
         if command[0] == "verify":
-            assert "sound (50 tensors, 25.0 MB read)" in said
-        assert used.ru_maxrss << 10 < 1 << 30, used
+            assert "sound (50 tensors, 25.0 MB read)" in done.output
+        assert done.peak_bytes < 1 << 30, done.peak_bytes
