@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit._io.remote import requests
+from ckptkit._io.files import Extent
+from ckptkit._io.places import path_of
+from ckptkit._io.remote import blocks, requests
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -152,6 +154,50 @@ def test_a_small_read_of_a_large_file_is_a_small_request(tmp_path: Path) -> None
         assert ckptkit.diff(f"{server.url}/b.safetensors", tmp_path / "b.safetensors").ok
         assert len(server.asked) < 80
         assert server.nbytes < 1.2 * (tmp_path / "b.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("step", [1 << 15, 1 << 17])
+def test_what_is_read_in_order_is_fetched_once_however_little_is_kept(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two who read on, with gaps that nobody reads, where there is hardly room for what is ahead.
+
+    What was asked for and not read yet stays; what was read goes.
+    """
+    sizes = {"_KEPT": 24, "_UNREAD": 18, "WINDOW": 12, "_LEAST_WINDOW": 4, "MAX_REQUEST": 1}
+    for name, units in sizes.items():
+        monkeypatch.setattr(blocks, name, units << 18)
+    data = np.random.default_rng(0).bytes(16 << 20)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(data)
+    run, gap = 1 << 20, 64
+    with serving(tmp_path) as server:
+        paths = [path_of(f"{server.url}/{name}") for name in ("a", "b")]
+        buffer = memoryview(bytearray(step))
+        for start in range(0, len(data), run):
+            extents = [Extent(path, start, run - gap) for path in paths]
+            for at in range(0, run - gap, step):
+                piece = buffer[: min(step, run - gap - at)]
+                for extent in extents:
+                    extent.read_into(at, piece)
+                    assert piece == data[start + at : start + at + len(piece)]
+        assert server.nbytes <= 1.02 * 2 * len(data)
+
+
+def test_runs_in_any_order_are_fetched_once(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(24 << 20)
+    (tmp_path / "a").write_bytes(data)
+    runs = [(at, (1 << 20) + 100 * n) for n, at in enumerate(range(0, 20 << 20, 1_100_000))]
+    np.random.default_rng(1).shuffle(runs)
+    with serving(tmp_path) as server:
+        path = path_of(f"{server.url}/a")
+        for at, nbytes in runs:
+            buffer = memoryview(bytearray(nbytes))
+            extent = Extent(path, at, nbytes)
+            for start in range(0, nbytes, 1 << 18):
+                extent.read_into(start, buffer[start : start + (1 << 18)])
+            assert buffer == data[at : at + nbytes]
+        assert server.nbytes <= 1.05 * sum(nbytes for _at, nbytes in runs)
 
 
 def test_the_page_on_buckets(

@@ -3,7 +3,9 @@
 An object is a row of blocks.  Blocks that are wanted together and are not there come in as few
 requests as they fit, all in flight at once.  A small object comes whole with its first byte, and so
 does what is announced to be read piecemeal.  Who reads on from where the last read ended is read
-ahead of, as far as was read before, so that no more than half is ever in vain.
+ahead of, as far as was read before, so that no more than half is ever in vain; beyond a run of
+bytes whose end is known only once such runs were seen to follow one another.  What was read goes
+before what was fetched and not read yet, and all who are read ahead of share what may be unread.
 """
 
 from __future__ import annotations
@@ -21,15 +23,19 @@ from ckptkit._io.files import Handle
 from ckptkit._io.remote.objects import ObjectSource, ObjectState, RemoteChanged, RetryError
 from ckptkit._io.remote.requests import count, in_flight, insisting
 
-BLOCK = 1 << 16  # bytes; larger ones fetch more of the values between scattered headers
+BLOCK = 1 << 14  # bytes; of runs in any order no more than two halves of one come in vain
+_LEAST = 1 << 16  # of a request; larger ones fetch more of the values between scattered headers
 SMALL_OBJECT = 1 << 19  # comes whole: another trip takes longer than its bytes
 MAX_REQUEST = 4 << 20
-WINDOW = 48 << 20  # in flight for one who reads on, at most
-_AHEAD = 32 << 20  # in flight for one who seems to read on, and may stop
+WINDOW = 80 << 20  # asked for ahead of one who reads on: a few requests always wait for their turn
+_LEAST_WINDOW = 16 << 20  # of each, where many read on
+_AHEAD = 32 << 20  # asked for ahead of one who seems to read on, and may stop
 _STREAMS = 8  # that read on in one object at a time
-_GAP = 2 * BLOCK  # between two spans that one request brings
+_FOLLOWING = 2  # runs of known ends that follow one another show that more will
+_GAP = 2 * _LEAST  # between two spans that one request brings
 MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
 _KEPT = 128 << 20  # bytes of all objects together
+_UNREAD = 96 << 20  # of them, not read yet
 _READING_ON = 1 << 20  # bytes in a row that show that somebody reads on
 
 
@@ -42,16 +48,77 @@ class _Chunk:
         self.data: Future[bytes] = Future()
 
 
-_lock = threading.RLock()  # of what is kept; never held while anything is waited for
-_kept: OrderedDict[_Chunk, None] = OrderedDict()  # of all objects, the one used last at the end
-_kept_blocks = 0
+class _Kept:
+    """The chunks of all objects, as far as there is room; those that were read go first.
+
+    Of two that were read, or were not, the one that was used longest ago goes first.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()  # never held while anything is waited for
+        self._unread: OrderedDict[_Chunk, None] = OrderedDict()
+        self._read: OrderedDict[_Chunk, None] = OrderedDict()
+        self._blocks = {True: 0, False: 0}  # by whether they are unread
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that were asked for, and not read yet."""
+        return self._blocks[True] * BLOCK
+
+    def add(self, chunk: _Chunk) -> None:
+        self._unread[chunk] = None
+        self._blocks[True] += chunk.last - chunk.first
+        while sum(self._blocks.values()) > _KEPT // BLOCK and len(self._unread) > 1:
+            self.drop(next(iter(self._read or self._unread)))
+
+    def use(self, chunk: _Chunk, stop: int) -> None:
+        """Take note that a chunk, which may be gone, was read up to that byte of the object."""
+        with self.lock:
+            if chunk in self._read:
+                self._read.move_to_end(chunk)
+            elif chunk in self._unread and stop <= (chunk.last - 1) * BLOCK:
+                self._unread.move_to_end(chunk)
+            elif chunk in self._unread:  # its end was reached: there may be gaps that nobody reads
+                del self._unread[chunk]
+                self._read[chunk] = None
+                self._blocks[True] -= chunk.last - chunk.first
+                self._blocks[False] += chunk.last - chunk.first
+
+    def drop(self, chunk: _Chunk) -> None:
+        for is_unread, chunks in ((True, self._unread), (False, self._read)):
+            if chunk in chunks:
+                del chunks[chunk]
+                self._blocks[is_unread] -= chunk.last - chunk.first
+        owner = chunk.owner()
+        if owner is not None:
+            owner.without(chunk)
+
+
+_kept = _Kept()
 
 
 class _ReadingOn:
-    """Somebody who reads on: up to which byte, and how many bytes so far."""
+    """Somebody who reads on: up to which byte, and how many bytes so far.
+
+    until: where the run of bytes ends that is read.  following: how many such runs were read
+    one after the other.
+    """
 
     def __init__(self, end: int) -> None:
         self.end, self.run = end, 0
+        self.until = self.following = 0
+
+    def add(self, offset: int, nbytes: int, until: int) -> bool:
+        """Take note of a read; return whether it shows that more will be read behind it."""
+        if until != self.until:
+            self.following += bool(self.until and offset >= self.until)
+            self.until = until
+        end = offset + nbytes
+        self.run += nbytes
+        is_ahead = end >= self.end
+        self.end = max(self.end, end)
+        is_following = not until or self.following >= _FOLLOWING
+        return is_ahead and is_following and self.run >= _READING_ON
 
 
 class ObjectBytes:
@@ -103,6 +170,7 @@ class ObjectBytes:
             skip = at - chunk.first * BLOCK
             count = min(len(data) - skip, nbytes - done)
             buffer[done : done + count] = memoryview(data)[skip : skip + count]
+            _kept.use(chunk, at + count)
             done += count
 
     def use_copy(self, copy: Path) -> None:
@@ -135,23 +203,26 @@ class ObjectBytes:
         size, end = self.state.size, offset + nbytes
         if size <= SMALL_OBJECT:
             return size
-        with _lock:
+        with _kept.lock:
             stream = self._stream(offset)
-            stream.run += nbytes
-            stream.end = max(stream.end, end)
-            reads_on = stream.run >= _READING_ON and end >= stream.end
-            window = min(stream.run, _AHEAD) if reads_on else 0
-            until = size if self.will_be_read_on else until
-            window = min(max(window, until - end), WINDOW)
-            if window <= 0:
+            reads_on = stream.add(offset, nbytes, until)
+            known = size if self.will_be_read_on else until
+            wanted = max(min(stream.run, _AHEAD) if reads_on else 0, known - end)
+            if wanted <= 0:
                 return end
             number = end // BLOCK
             while number in self._by_block:
                 number = self._by_block[number].last
-            # No request for every small step: a quarter of the window is fetched at once.
-            begun = number * BLOCK - end
-            is_behind = begun < window * 3 // 4
-            return min(end + window, size) if is_behind else end
+            missing = number * BLOCK  # the first byte that is not on its way
+            others = _kept.unread_bytes - max(missing - end, 0)
+            window = min(wanted, WINDOW, max(_UNREAD - others, _LEAST_WINDOW))
+            # No request for every small step: a quarter of the window is asked for at once.
+            if missing - end >= window * 3 // 4:
+                return end
+            stop = min(end + window, size)
+            if stop - missing > MAX_REQUEST and window < wanted:  # nor one for a small rest
+                stop -= (stop - missing) % MAX_REQUEST
+            return stop
 
     def _stream(self, offset: int) -> _ReadingOn:
         """Return what reads on at an offset, the one used last at the end of the list."""
@@ -167,10 +238,13 @@ class ObjectBytes:
 
     def _chunks(self, start: int, stop: int) -> _Chunk:
         """Return the chunk with byte `start`; what is missing up to `stop` is on its way then."""
-        first, last = start // BLOCK, -(-stop // BLOCK)
         wanted: list[_Chunk] = []
-        with _lock:
-            number = first
+        found_at = start // BLOCK
+        if stop - start < _LEAST:
+            start -= start % _LEAST
+            stop = min(max(stop, start + _LEAST), self.state.size)
+        number, last = start // BLOCK, -(-stop // BLOCK)
+        with _kept.lock:
             while number < last:
                 if number in self._by_block:
                     number = self._by_block[number].last
@@ -182,10 +256,9 @@ class ObjectBytes:
                 wanted.append(chunk)
                 self._by_block.update(dict.fromkeys(range(number, end), chunk))
                 number = end
-            found = self._by_block[first]
+            found = self._by_block[found_at]
             for chunk in wanted:
-                _keep(chunk)
-            _kept.move_to_end(found)
+                _kept.add(chunk)
             for chunk in wanted:
                 chunk.data = in_flight(partial(self._bring, chunk.first, chunk.last))
         for chunk in wanted:
@@ -203,14 +276,6 @@ class ObjectBytes:
                 del self._by_block[number]
 
 
-def _keep(chunk: _Chunk) -> None:
-    global _kept_blocks
-    _kept[chunk] = None
-    _kept_blocks += chunk.last - chunk.first
-    while _kept_blocks > _KEPT // BLOCK and len(_kept) > 1:
-        _drop(next(iter(_kept)))
-
-
 def _drop_failed(of: weakref.ref[_Chunk], data: Future[bytes]) -> None:
     """Let the next read ask anew.
 
@@ -218,25 +283,15 @@ def _drop_failed(of: weakref.ref[_Chunk], data: Future[bytes]) -> None:
     """
     chunk = of()
     if chunk is not None and (data.cancelled() or data.exception() is not None):
-        with _lock:
-            _drop(chunk)
+        with _kept.lock:
+            _kept.drop(chunk)
 
 
 def _drop_all(by_block: dict[int, _Chunk]) -> None:
     """Let go of what an object has that nobody reads any more."""
-    with _lock:
+    with _kept.lock:
         for chunk in {*by_block.values()}:
-            _drop(chunk)
-
-
-def _drop(chunk: _Chunk) -> None:
-    global _kept_blocks
-    if chunk in _kept:
-        del _kept[chunk]
-        _kept_blocks -= chunk.last - chunk.first
-    owner = chunk.owner()
-    if owner is not None:
-        owner.without(chunk)
+            _kept.drop(chunk)
 
 
 def fetched(source: ObjectSource, key: str, start: int, stop: int, state: ObjectState) -> bytes:
