@@ -6,6 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, for however long a slow machine takes: a change that passes once
+# passes again.  `--hypothesis-profile search` looks for others.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False)
+settings.load_profile("suite")
 
 # Assertions of helpers say as much as those of tests.
 pytest.register_assert_rewrite("support")

@@ -92,9 +92,9 @@ def test_a_run_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     main = importlib.import_module("support.fuzz.__main__")
     counts = tmp_path / "counts.json"
     for _ in range(2):
-        assert main.Run("words", counts, None).until(tmp_path, 60, 20) == 0
+        assert main.Run("words", counts, None).until(tmp_path, 3600, 20) == 0
     assert main.read_counts(counts)["words"]["next"] == 40
-    assert main.Run("words", counts, 7).until(tmp_path, 60, 3) == 0
+    assert main.Run("words", counts, 7).until(tmp_path, 3600, 3) == 0
     found = main.read_counts(counts)["words"]
     assert found["next"] == found["read"] + found["refused"] == 40 and found["failed"] == 0
 

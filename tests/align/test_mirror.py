@@ -98,7 +98,7 @@ def kernels(*tensors: tuple[str, str | None, int]) -> TensorSet:
     )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(files(), files())
 @example(
     kernels(("model/mix/kernel", "net/kernel", 5)),
@@ -117,7 +117,7 @@ def test_alignment_is_its_own_mirror(old: TensorSet, new: TensorSet) -> None:
         assert set(item.old) <= {*there.only_left} and set(item.new) <= {*there.only_right}
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(files())
 def test_a_file_against_itself_pairs_nothing_otherwise(file: TensorSet) -> None:
     """A tensor goes with itself or is alone; with no other tensor of its own file."""

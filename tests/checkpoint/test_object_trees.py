@@ -70,7 +70,7 @@ def agrees(specs: dict[str, TensorSpec], graph: ObjectGraph) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(graphs())
 def test_generated_graphs(found: tuple[dict[str, TensorSpec], ObjectGraph]) -> None:
     agrees(*found)

@@ -195,7 +195,7 @@ class _Shell:
             environment["PATH"] = f"{bin_}:{os.environ['PATH']}"
             os.execvpe(arguments[0], arguments, environment)
 
-    def type(self, text: str, until: str, timeout_s: float = 60) -> str:
+    def type(self, text: str, until: str, timeout_s: float = 600) -> str:
         """Type; return what the shell shows, once it shows what a pattern fits."""
         os.write(self.fd, text.encode())
         shown = ""

@@ -21,7 +21,7 @@ from ckptkit.cli.main import main
 from support.command_line import ckptkit as run
 from support.goldens import golden
 from support.places import ROOT
-from support.signals import default_sigint, ignored_sigint
+from support.signals import default_signals, ignored_sigint
 
 ADAM = golden("tf2.21.0/adam/ckpt").path
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which fcntl names from Python 3.10 on there only
@@ -37,7 +37,7 @@ def test_an_interrupt_while_modules_are_imported(module: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=default_sigint,
+        preexec_fn=default_signals,
     )
     assert child.stdout is not None and child.stderr is not None
     fcntl.fcntl(child.stderr.fileno(), SET_PIPE_SIZE, 4096)

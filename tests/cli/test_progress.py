@@ -33,6 +33,7 @@ from support.command_line import ckptkit as run
 from support.goldens import golden
 from support.linear import linear_model
 from support.places import environment
+from support.signals import default_signals
 from support.weights import write_bundle
 
 SILENCE_S = 2.0
@@ -403,13 +404,14 @@ def test_control_c_leaves_a_clean_line(quiet: bool, tmp_path: Path) -> None:
         stdout=theirs,
         stderr=theirs,
         env=environment(TERM="xterm", NO_COLOR="1"),
+        preexec_fn=default_signals,
     )
     os.close(theirs)
     printed = b""
     while b"importing tensorflow" not in printed and not (quiet and _has_children(child.pid)):
+        assert child.poll() is None, printed
         if select.select([ours], [], [], 0.1)[0]:
             printed += os.read(ours, 1 << 16)
-    assert child.poll() is None
     child.send_signal(signal.SIGINT)
     with suppress(OSError):  # its end, on Linux
         while part := os.read(ours, 1 << 16):

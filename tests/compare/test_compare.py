@@ -88,7 +88,7 @@ ELEMENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     pair=hnp.array_shapes(max_dims=3, max_side=6).flatmap(
         lambda shape: st.tuples(
@@ -111,7 +111,7 @@ def test_metrics_follow_their_definitions(
         assert getattr(delta, name) == pytest.approx(want[name], rel=1e-12), name
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     pair=st.integers(1, 20).flatmap(
         lambda n: st.tuples(

@@ -312,7 +312,7 @@ def test_a_sketch_over_many_blocks() -> None:
     assert whole.rms == pytest.approx(float(np.sqrt(np.mean(values.astype("f8") ** 2))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 199), st.floats(width=32), st.sampled_from(["f4", "i4", "u2", "i1"]))
 def test_any_one_element_is_named(place: int, value: float, code: str) -> None:
     from ckptkit.golden.explain import _ChangedTensor, _one_element
@@ -337,7 +337,7 @@ def test_any_one_element_is_named(place: int, value: float, code: str) -> None:
     assert said.text.endswith(f"recorded {old.reshape(-1)[place]:.9g}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.binary(max_size=4), min_size=1, max_size=30, unique=True),
     st.integers(0, 29),
@@ -601,7 +601,7 @@ def test_damage_is_not_bound(tmp_path: Path) -> None:
         bind(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_binding_that_was_tampered_with_is_refused_or_read(data: st.DataObject) -> None:
     made = bind(GOLDEN / "tf2.21.0" / "saved_model_export" / "model").to_json()

@@ -275,7 +275,7 @@ def test_files_that_are_missing_or_edited(tmp_path: Path) -> None:
         read_golden(tmp_path / "gone")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_no_manifest_is_a_crash(data: st.DataObject, tmp_path_factory: Any) -> None:
     root = tmp_path_factory.getbasetemp() / "tampered"
@@ -316,7 +316,7 @@ def test_arrays_of_every_dtype(dtype: str, tmp_path: Path) -> None:
     assert all(same_bits(found[name], arrays[name]) for name in arrays)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(names=st.lists(st.text(max_size=12), unique=True, max_size=5))
 def test_any_name_will_do(names: list[str], tmp_path_factory: Any) -> None:
     try:

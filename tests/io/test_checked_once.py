@@ -10,6 +10,7 @@ import pytest
 
 from ckptkit._io.files import checked_once, read_exact, unchanged
 from ckptkit.errors import ChangedError, FormatError
+from support.ticks import after_a_tick
 
 
 def _counted(usual: Any, asked: list[object]) -> Any:
@@ -45,7 +46,7 @@ def test_what_changed_meanwhile_is_refused(tmp_path: Path, how: str, fails: bool
     def read() -> None:
         assert read_exact(opened, 0, 50) == b"a" * 50
         if how == "written":
-            path.write_bytes(b"b" * 100)
+            after_a_tick(path).write_bytes(b"b" * 100)
         elif how == "cut":
             os.truncate(path, 10)
         elif how == "replaced":

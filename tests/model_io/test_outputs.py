@@ -132,7 +132,7 @@ def test_quantised_outputs_pass_by_their_angle() -> None:
     assert one(A, np.round(A), limit).status == "differs"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(np.float32, 12, elements=st.floats(-1e6, 1e6, width=32)),
     hnp.arrays(np.float32, 12, elements=st.floats(-1e6, 1e6, width=32)),
@@ -152,7 +152,7 @@ def test_the_tolerance_needed_passes_and_less_does_not(
         assert (again.status == "differs") == bad
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(np.float64, (3, 4), elements=st.floats(width=64)),
     hnp.arrays(np.float64, (3, 4), elements=st.floats(width=64)),
@@ -282,7 +282,7 @@ def test_outputs_that_changed_places_or_names() -> None:
     assert not any(result.hints for result in twins)  # undecided, so unsaid
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(np.float32, (4, 5), elements=st.floats(-100, 100, width=32)),
     hnp.arrays(np.float32, (4, 5), elements=st.floats(width=32)),
@@ -291,7 +291,7 @@ def test_any_pair_of_arrays_gets_a_verdict(ref: Array, new: Array) -> None:
     assert one(ref, new).status in ("equal", "within", "differs", "nonfinite")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.permutations(range(6)), st.permutations(range(7)))
 def test_permutations_are_found(rows: list[int], columns: list[int]) -> None:
     ref = np.random.default_rng(1).normal(size=(6, 7))

@@ -38,7 +38,7 @@ def test_an_input_does_not_change_with_the_others() -> None:
     assert not np.array_equal(alone, other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(
         ["float32", "float64", "float16", "bfloat16", "int32", "uint8", "int8", "bool"]
@@ -63,7 +63,7 @@ def test_shapes_dtypes_and_bounds(
         assert values.max() < high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(-1000, 1000), st.integers(0, 1000))
 def test_a_range_is_kept_and_reached(low: int, width: int) -> None:
     info = [TensorInfo("f", "float64", (500,)), TensorInfo("i", "int64", (2000,))]
@@ -103,7 +103,7 @@ def test_a_range_of_no_input_and_a_dtype_that_cannot_be_drawn() -> None:
         random_inputs([TensorInfo("x", "float32", (1 << 15, 1 << 15))], seed=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 60))
 def test_all_words_that_fit_and_always_the_last(count: int, known: int) -> None:
     words = [f"w{number}" for number in range(known)]

@@ -124,7 +124,7 @@ def test_workers_that_wait_end_with_one_that_was_killed() -> None:
     assert pair[0].pid is not None
     os.kill(pair[0].pid, signal.SIGKILL)
     end_with_a_killed_one(pair)
-    pair[1].join(30)
+    pair[1].join(600)
     assert [process.exitcode for process in pair] == [-signal.SIGKILL] * 2
 
 

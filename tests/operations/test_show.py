@@ -131,7 +131,7 @@ def test_statistics_of_finite_elements(prefix: Path) -> None:
     assert "zeros      2 (28.6%)" in out
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.floats(width=64), max_size=40))
 def test_statistics_equal_numpy(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
@@ -243,7 +243,7 @@ def test_slices_are_numpy_s(prefix: Path, text: str) -> None:
     assert np.array_equal(document(prefix, "cube", "--slice", text)["values"], expected.tolist())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_slice_of_any_store(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -22,6 +22,7 @@ from ckptkit.runners.fork_server import SharedImports, sharing_imports
 from ckptkit.runners.process import run
 from support import places
 from support.odd_runtime import MODULE, add_runtime, make_runtime
+from support.signals import default_signals
 
 THEIRS = """
 import contextlib, os
@@ -149,7 +150,7 @@ def running(tmp_path: Path, action: str, *, forked: bool) -> Iterator[subprocess
     environment = places.environment() | {"PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", PARENT, str(mark), action, str(forked)]
     with subprocess.Popen(
-        command, env=environment, preexec_fn=_default_signals, stderr=subprocess.DEVNULL
+        command, env=environment, preexec_fn=default_signals, stderr=subprocess.DEVNULL
     ) as parent:
         try:
             _wait_for(mark.exists)
@@ -220,12 +221,6 @@ def test_a_child_whose_parent_died_before_it_began_does_not_begin(tmp_path: Path
         os.close(reading)
         assert child.wait(300)
     assert not result.exists()
-
-
-def _default_signals() -> None:
-    """Have SIGHUP and SIGINT end this process, though `nohup` or `&` may have started the tests."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _children(pid: int) -> list[int]:

@@ -255,7 +255,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
 # --- the table ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(st.binary(max_size=12), st.binary(max_size=40), max_size=60),
     st.integers(1, 300),
@@ -278,7 +278,7 @@ def test_a_table_takes_rising_keys_only() -> None:
             table.add(key, b"")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 50)), st.integers(1, 60))
 def test_shards_are_filled_in_order(sizes: list[int], shard_size: int) -> None:
     shards = plan_shards(sizes, shard_size)

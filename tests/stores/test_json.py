@@ -15,7 +15,7 @@ from ckptkit.stores.containers import strict_json as _json
 from support.refused_json import REFUSED
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -140,7 +140,7 @@ def test_column_major_in_slabs(
     check_store(store, {"a": ("int32", values.copy(order="C"))}, step=11)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 4), max_size=4), st.booleans(), st.integers(1, 9))
 def test_column_major_of_any_shape(
     tmp_path_factory: pytest.TempPathFactory, shape: list[int], big: bool, step: int
@@ -371,7 +371,7 @@ def test_a_header_cut_anywhere_is_refused(tmp_path: Path, method: int) -> None:
             npz_of(tmp_path / "m.npz", {"a.npy": data[:length]}, method)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(10, 128), st.binary(min_size=1, max_size=6))
 def test_mutated_headers_are_read_or_refused(at: int, change: bytes) -> None:
     """Whatever stands in the header: the values that numpy reads, or one of our errors."""

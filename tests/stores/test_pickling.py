@@ -43,6 +43,7 @@ from support.goldens import GOLDEN
 from support.in_workers import believe_fresh_files, content, identity, read
 from support.ocdbt_bytes import Place
 from support.proto_bytes import onnx_model, onnx_tensor
+from support.ticks import after_a_tick
 from support.values import blocks_of, out_tensors
 from support.weights import Array, write_bundle
 
@@ -231,7 +232,7 @@ def rewrite_files(old: Path, new: Path) -> None:
         target = old / file.relative_to(new)
         status = target.stat()
         assert file.stat().st_size == status.st_size
-        target.write_bytes(file.read_bytes())
+        after_a_tick(target).write_bytes(file.read_bytes())
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 

@@ -322,7 +322,7 @@ def test_verdicts_on_mutated_headers() -> None:
 shapes = st.lists(st.integers(0, 5) | st.sampled_from([1 << 31, 1 << 62, 1 << 63]), max_size=4)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(st.tuples(st.sampled_from([*CODES, "X"]), shapes, st.integers(-1, 2)), max_size=4),
     st.integers(-1, 1),
@@ -340,7 +340,7 @@ def test_verdicts_on_layouts(tensors: list[tuple[str, list[int], int]], tail: in
     assert we_accept(data) == reference_accepts(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

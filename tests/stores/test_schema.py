@@ -190,7 +190,7 @@ def test_brackets_in_strings_and_comments_open_nothing() -> None:
     assert graph.node[0].name == "{" * 500
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="{}<>[]:;,'\"\\# \nnodeam01-./é", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
@@ -236,7 +236,7 @@ def test_graphs_of_goldens_parse_as_the_message_class_does(item) -> None:  # typ
 _TEXT = st.text(max_size=4) | st.sampled_from(["x" * 126, "x" * 127, "x" * 128, "x" * 300])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.sampled_from(["VARIABLE_VALUE", "", "OTHER"]), _TEXT, _TEXT), max_size=2),
     st.sampled_from([None, True, False]),
@@ -257,7 +257,7 @@ def test_variables_cut_out_by_hand(
     check_same(outer)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_damaged_variables_cut_out_by_hand(data: st.DataObject) -> None:
     graph = message_class("TrackableObjectGraph")()

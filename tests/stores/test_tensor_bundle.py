@@ -237,7 +237,7 @@ def _tensors(draw: st.DrawFn) -> dict[str, tuple[str, Any]]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_tensors(), st.sampled_from([None, 1, 30]), st.sampled_from([1, 50, 1 << 18]))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
@@ -256,7 +256,7 @@ def test_what_is_written_is_read(
     check_store(open_bundle(prefix), tensors)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_tiling_is_assembled(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

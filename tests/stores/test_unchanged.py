@@ -18,6 +18,7 @@ from ckptkit.operations.convert.api import convert
 from ckptkit.operations.diff.api import diff
 from ckptkit.operations.verify.api import verify
 from ckptkit.stores.npz.writer import write_npz
+from support.ticks import after_a_tick
 from support.values import blocks_of, out_tensors
 
 SIZE = 1 << 14  # elements
@@ -39,7 +40,7 @@ def by_rename(new: Path, old: Path) -> None:
 
 def in_place(new: Path, old: Path) -> None:
     status = old.stat()
-    with old.open("r+b") as file:
+    with after_a_tick(old).open("r+b") as file:
         file.write(new.read_bytes())
     os.utime(old, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -112,7 +113,7 @@ def test_a_path_has_a_state_once(tmp_path: Path) -> None:
     assert unchanged(first) is first
     assert first == path
     assert read_exact(first, 0, 3) == b"one"
-    path.write_bytes(b"two")
+    after_a_tick(path).write_bytes(b"two")
     assert unchanged(first) is first
     with pytest.raises(ChangedError):
         check_unchanged([first])

@@ -204,7 +204,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(PIECES, max_size=8).map(b"".join))
 @example(b"\x0a\x05\x08\x80\x80\x80\x80")
 @example(b"\x08" + b"\xff" * 9 + b"\x01")  # -1

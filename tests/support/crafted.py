@@ -173,7 +173,7 @@ def graph_bytes(nodes: Sequence[Mapping[str, int]], keys: Mapping[int, str] | No
 
 
 @contextmanager
-def frugal(max_bytes: int = 64 << 20) -> Iterator[None]:
+def frugal(max_bytes: int = 128 << 20) -> Iterator[None]:
     """Assert that the body allocates little."""
     tracemalloc.start()
     try:

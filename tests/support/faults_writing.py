@@ -10,9 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from support.catalogue import fault
 from support.command_line import ckptkit, refused
 from support.damage import data, index, write
 from support.places import environment
-from support.signals import default_sigint
+from support.signals import ended_while_flushing
 from support.system_calls import replaced
+from support.ticks import after_a_tick
 from support.values import blocks_of, out_tensors, same_bits
 from support.weights import write_bundle
 
@@ -180,7 +180,7 @@ def _(tmp_path: Path) -> None:
     write(tmp_path / "new", 2)
 
     def in_place(phase: str, done: int, total: int) -> None:
-        data(prefix).write_bytes(data(tmp_path / "new").read_bytes())
+        after_a_tick(data(prefix)).write_bytes(data(tmp_path / "new").read_bytes())
 
     def replaced(phase: str, done: int, total: int) -> None:
         shutil.copy(data(tmp_path / "new"), tmp_path / "x")
@@ -281,21 +281,13 @@ def _(tmp_path: Path) -> None:
 @fault(53, "Ctrl-C, SIGTERM, a reader that goes away")
 def _(tmp_path: Path) -> None:
     """130 or 143 without a traceback, what was there untouched; silence for a closed pipe."""
-    tensors = {"t": ("uint8", np.zeros(300 << 20, np.uint8))}
+    tensors = {"t": ("uint8", np.zeros(1 << 20, np.uint8))}
     source, out = tmp_path / "big.safetensors", tmp_path / "o.npz"
     write_safetensors(source, out_tensors(tensors), blocks_of(tensors, 1 << 24))
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         out.write_bytes(b"old")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ckptkit", "convert", str(source), str(out), "--overwrite"],
-            stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=default_sigint,
-        )  # fmt: skip
-        while not any(is_temporary(e.name) for e in tmp_path.iterdir()) and process.poll() is None:
-            time.sleep(0.002)
-        with suppress(ProcessLookupError):
-            process.send_signal(number)
-        _, err = process.communicate()
-        assert process.returncode == code, err
+        ended, err = ended_while_flushing(number, "convert", source, out, "--overwrite")
+        assert ended == code, err
         assert "Traceback" not in err
         assert out.read_bytes() == b"old"
         assert temporaries(tmp_path) == []

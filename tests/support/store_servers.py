@@ -27,7 +27,7 @@ from support.range_server import Server
 _ACCOUNT = "devstoreaccount1"
 _KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _BUCKET = "bkt"
-_WAIT_S = 30.0
+_WAIT_S = 300.0
 
 
 class RunningStore(NamedTuple):

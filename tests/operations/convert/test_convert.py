@@ -146,7 +146,7 @@ def stores(draw: st.DrawFn) -> dict[str, tuple[str, Any]]:
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tensors=stores(), order=st.permutations(["checkpoint", "safetensors", "npz"]))
 def test_a_conversion_and_its_inverse_are_the_identity(
     tensors: dict[str, tuple[str, Any]], order: list[str], tmp_path_factory: pytest.TempPathFactory

@@ -138,7 +138,7 @@ def chains(draw: st.DrawFn, shape: tuple[int, ...]) -> list[str]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=moved(), form=st.sampled_from(["safetensors", "npz", "checkpoint"]))
 def test_the_inverse_map_leads_back_to_the_same_bits(
     drawn: tuple[Any, list[str]], form: str, tmp_path_factory: pytest.TempPathFactory

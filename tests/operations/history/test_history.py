@@ -20,6 +20,7 @@ from support.command_line import ckptkit as run_command
 from support.damage import flip
 from support.places import environment
 from support.scripts import run_script
+from support.signals import default_signals
 from support.training_runs import FAULT_AT, SAVES
 from support.weights import Array, write_bundle
 
@@ -461,11 +462,15 @@ def test_beside_a_training_loop_of_500_saves(tmp_path: Path) -> None:
     live.mkdir()
     command = [sys.executable, "-m", "ckptkit", "history", str(live), "--follow", "-f", "jsonl"]
     with subprocess.Popen(
-        [*command, "--jobs", "1"], env=environment(), stdout=subprocess.PIPE, text=True
+        [*command, "--jobs", "1"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
     ) as watcher:
         training = [sys.executable, "-m", "support.training_runs", str(live), str(saves)]
         subprocess.run(
-            training, env=environment(), check=True, timeout=600, stderr=subprocess.DEVNULL
+            training, env=environment(), check=True, timeout=3600, stderr=subprocess.DEVNULL
         )
         assert watcher.stdout is not None
         rows = []

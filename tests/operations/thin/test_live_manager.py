@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.needs_tf, pytest.mark.slow]
 KEPT = 2
 # Every weight of checkpoint N is N, every slot is N + 0.5, so that each byte of it can be told.
 TRAIN = """
-import random, sys, time
+import itertools, os, random, sys, time
 import keras, tensorflow as tf
 
 saves, at_most = map(int, sys.argv[1:])
@@ -31,13 +31,15 @@ slots = [v for v in optimizer.variables if len(v.shape)]
 checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
 manager = tf.train.CheckpointManager(checkpoint, "run", max_to_keep=at_most)
 pauses = random.Random(7)
-for number in range(1, saves + 1):
+for number in itertools.count(1):
     for variable in model.weights:
         variable.assign(tf.fill(variable.shape, float(number)))
     for variable in slots:
         variable.assign(tf.fill(variable.shape, number + 0.5))
     manager.save(checkpoint_number=number)
     time.sleep(pauses.uniform(0, 0.12))
+    if number >= saves and (os.path.exists("enough") or number >= 20 * saves):
+        break
 restored = []
 for path in manager.checkpoints:  # what it has not removed is whole, thin or not
     checkpoint.restore(path).expect_partial()
@@ -105,6 +107,8 @@ def test_a_manager_that_saves_and_removes(
             assert max(old, default=0) < newest_in(run)
             for row in done.rows:
                 outcomes[row.status] += 1
+                if outcomes["thinned"] > 10:
+                    Path("enough").touch()  # however slow the machine is
                 if row.status == "thinned":
                     try:
                         assert not seen(row.path).has_slots
@@ -116,7 +120,9 @@ def test_a_manager_that_saves_and_removes(
     assert outcomes["thinned"] > 10, outcomes
     assert len(restored) == at_most
     whole = [seen(Path(prefix)) for prefix in restored]
-    assert [one.number for one in whole] == list(range(151 - at_most, 151))
+    assert [one.number for one in whole] == list(
+        range(newest_in(run) - at_most + 1, newest_in(run) + 1)
+    )
     assert all(one.has_slots for one in whole[-KEPT:])
     # what a removal in the very moment of a thinning left is whole, or named as refused
     last = ckptkit.thin(run, f"last:{KEPT}")

@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,13 +27,26 @@ pytestmark = pytest.mark.in_use
 LEFT = ("ckpt-3.data-00000-of-00001.tempstate1234567", "checkpoint.tmp" + "0" * 32)
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a directory be still after ten minutes, so that no slow machine takes it to be so."""
+    monkeypatch.setattr(in_use, "STILL_S", 600.0)
+    monkeypatch.setattr(in_use, "time", SimpleNamespace(time=time.time, sleep=lambda _s: None))
+
+
 @contextmanager
-def afterwards(work: Callable[[], object], seconds: float = 0.4) -> Iterator[None]:
-    """Let another thread do something a moment after the body was begun."""
-    timer = threading.Timer(seconds, work)
-    timer.start()
-    yield
-    timer.join()
+def between_looks(work: Callable[[], object]) -> Iterator[None]:
+    """Do something once, while the body waits to look again."""
+    left = [work]
+
+    def sleep(_seconds: float) -> None:
+        while left:
+            left.pop()()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_use, "time", SimpleNamespace(time=time.time, sleep=sleep))
+        yield
+    assert not left
 
 
 def state(directory: Path, latest: str, *others: str) -> None:
@@ -109,11 +122,11 @@ def test_what_passes_is_not_said(tmp_path: Path) -> None:
     write(tmp_path / "ckpt-2", 2)
     state(run, "ckpt-2")
     shutil.move(data(tmp_path / "ckpt-2"), run)
-    with afterwards(lambda: shutil.move(index(tmp_path / "ckpt-2"), run)):
+    with between_looks(lambda: shutil.move(index(tmp_path / "ckpt-2"), run)):
         assert verify(run).exit_code == 0
     # an old checkpoint goes, file by file
     data(run / "ckpt-1").unlink()
-    with afterwards(index(run / "ckpt-1").unlink):
+    with between_looks(index(run / "ckpt-1").unlink):
         result = verify(run)
     assert result.exit_code == 0
     assert [unit.path.name for unit in result.units] == ["run", "ckpt-2"]
@@ -125,7 +138,7 @@ def test_an_index_that_is_being_written(tmp_path: Path) -> None:
     for operand in (prefix, tmp_path, index(prefix)):
         index(prefix).unlink()
         index(prefix).write_bytes(b"")
-        with afterwards(lambda: index(prefix).write_bytes(whole)):
+        with between_looks(lambda: index(prefix).write_bytes(whole)):
             assert verify(operand).exit_code == 0, operand
 
 

@@ -30,6 +30,7 @@ from support.command_line import ckptkit, json_results, refused
 from support.damage import aged, codes, cut, data, flip, golden, index, sound, write
 from support.goldens import GOLDEN, goldens
 from support.odd_bundles import write_odd_bundle
+from support.ticks import after_a_tick
 from support.values import blocks_of, corpus, out_tensors, values_of
 
 GOOD = ("checkpoint", "saved-model", "keras", "h5", "weights.h5", "saved-model-pbtxt")
@@ -655,7 +656,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     prefix = write(tmp_path / "ckpt")
 
     def progress(phase: str, done: int, total: int) -> None:
-        data(prefix).touch()
+        after_a_tick(data(prefix)).touch()
 
     result = verify(prefix, progress=progress)
     assert result.exit_code == 2
