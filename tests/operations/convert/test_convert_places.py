@@ -25,7 +25,7 @@ from support.command_line import refused
 from support.damage import golden as copied
 from support.goldens import GOLDEN
 from support.places import environment
-from support.signals import ended_while_flushing
+from support.signals import default_signals, ended_while_flushing
 from support.weights import write_bundle
 
 MODEL = GOLDEN / "tf2.21.0" / "module_saved_model" / "model"
@@ -152,7 +152,12 @@ with main._settings():
     del kept
     time.sleep(20)
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        preexec_fn=default_signals,
+    )
     assert done.returncode in (128 + number, -number), done
     assert b"Exception ignored" not in done.stderr
 

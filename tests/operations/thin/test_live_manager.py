@@ -120,12 +120,10 @@ def test_a_manager_that_saves_and_removes(
     assert outcomes["thinned"] > 10, outcomes
     assert len(restored) == at_most
     whole = [seen(Path(prefix)) for prefix in restored]
-    assert [one.number for one in whole] == list(
-        range(newest_in(run) - at_most + 1, newest_in(run) + 1)
-    )
+    last = newest_in(run)
+    assert [one.number for one in whole] == [*range(last + 1 - at_most, last + 1)]
     assert all(one.has_slots for one in whole[-KEPT:])
     # what a removal in the very moment of a thinning left is whole, or named as refused
-    last = ckptkit.thin(run, f"last:{KEPT}")
-    for row in last.rows:
+    for row in ckptkit.thin(run, f"last:{KEPT}").rows:
         if row.status != "refused":
             seen(row.path)
