@@ -27,7 +27,7 @@ from ckptkit.stores.pytorch.tensors import list_tensors
 from support.command_line import ckptkit as run
 from support.command_line import refused
 from support.places import ROOT
-from support.pytorch_files import Storage, Tensor, write_archive, write_pytorch
+from support.pytorch_files import Storage, Tensor, TensorOfBytes, write_archive, write_pytorch
 
 FOLDERS = sorted(
     ROOT.glob("fixtures/pytorch/torch*"), key=lambda p: [*map(int, p.name[5:].split("."))]
@@ -422,6 +422,79 @@ def test_a_mapping_of_any_class_keeps_its_names() -> None:
     mapping = PickledCall(Global("transformers.utils", "ModelOutput"), ())
     mapping.items = [("first", tensor), ("other", {"w": tensor})]
     assert list(list_tensors({"a": mapping}, "a").tensors) == ["a.first", "a.other.w"]
+
+
+def _vector() -> PickledCall:
+    """Return the call that makes a tensor of two elements, a new one each time."""
+    storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 2))
+    return PickledCall(Global("torch._utils", "_rebuild_tensor_v2"), (storage, 0, (2,), (1,)))
+
+
+def test_attributes_of_any_object_are_called_as_python_calls_them() -> None:
+    plain = PickledCall(Global("mine", "Point"), ())
+    plain.state = {"w": _vector(), "inner": {"b": _vector()}}
+    with_slots = PickledCall(Global("mine", "Slots"), ())
+    with_slots.state = (None, {"w": _vector()})
+    of_its_own = PickledCall(Global("mine", "Other"), (3,))
+    of_its_own.state = (_vector(), 5)
+    value = {"a": plain, "b": with_slots, "c": of_its_own}
+    assert list(list_tensors(value, "a").tensors) == ["a.w", "a.inner.b", "b.w", "c.1.0"]
+
+
+def test_values_of_a_deque_and_a_set_are_listed() -> None:
+    deque = PickledCall(Global("collections", "deque"), ((), 9))
+    deque.values = [_vector(), _vector()]
+    pairs = PickledCall(Global("builtins", "set"), ([("x", _vector())],))
+    found = list_tensors({"deque": deque, "set": pairs}, "a")
+    assert list(found.tensors) == ["deque.0", "deque.1", "set.0.0.1"]
+
+
+def test_a_key_that_is_an_object_stands_for_its_number() -> None:
+    """An optimizer that was pickled whole keeps its slots by parameter."""
+    weight, bias = _vector(), _vector()
+    state = PickledCall(Global("collections", "defaultdict"), (Global("builtins", "dict"),))
+    state.items = [(weight, {"momentum": _vector()}), ((bias, 1), {"momentum": _vector()})]
+    optimizer = PickledCall(Global("torch.optim.sgd", "SGD"), ())
+    optimizer.state = {"state": state, "param_groups": [{"params": [weight, bias]}]}
+    keyed = {None: _vector(), (1, "a"): _vector(), b"c": _vector()}
+    found = list_tensors({"o": optimizer, "k": keyed}, "a")
+    assert list(found.tensors) == [
+        *("o.state.0.momentum", "o.state.1.momentum"),
+        *("o.param_groups.0.params.0", "o.param_groups.0.params.1"),
+        *("k.None", "k.(1, 'a')", "k.b'c'"),
+    ]
+    assert sorted(found.slots) == ["o.state.0.momentum", "o.state.1.momentum"]
+
+
+def test_parameters_without_values_are_named() -> None:
+    meta = PickledCall(Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (None, (3,)))
+    parameter = PickledCall(Global("torch._utils", "_rebuild_parameter"), (meta, True))
+    lazy = PickledCall(Global("torch.nn.parameter", "UninitializedParameter"), (True,))
+    assert list_tensors({"p": parameter, "lazy": lazy}, "a").notes == (
+        "meta tensors are not listed: p",
+        "parameters that have no shape yet are not listed: lazy",
+    )
+
+
+def test_a_tensor_of_an_unknown_dtype_is_listed_by_the_bits_that_its_name_tells(
+    tmp_path: Path,
+) -> None:
+    half = TensorOfBytes(Storage("0", 12, ""), (3,), (1,), "complex32")
+    values = {"half": half, "w": Tensor(Storage("1", 2), 0, (2,), (1,))}
+    data = {"0": bytes(range(12)), "1": np.array([1, 2], "float32").tobytes()}
+    path = write_archive(tmp_path / "a.pt", values, data)
+    opened = ckptkit.open(path)
+    spec = opened.specs["half"]
+    assert (spec.dtype, spec.shape, spec.nbytes) == ("complex32", (3,), 12)
+    assert opened["w"].tolist() == [1.0, 2.0]
+    store = open_pytorch(path)
+    assert b"".join(block.tobytes() for _, block in store.blocks("half")) == bytes(range(12))
+    with pytest.raises(UnsupportedError, match="complex32"):
+        store.read("half")
+    for dtype, nbytes in (("complex32", 8), ("bits2x4", 2), ("float4_e2m1fn_x2", 2), ("int3", 2)):
+        part = TensorOfBytes(Storage("0", 12, ""), (2,), (1,), dtype)
+        path = write_archive(tmp_path / "b.pt", {"part": part}, data)
+        assert open_pytorch(path).specs["part"].nbytes == nbytes
 
 
 def test_forms_that_are_not_read_say_how_to_write_one_that_is(tmp_path: Path) -> None:

@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-_CLASSES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
+_CLASSES = {
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "int64": "LongStorage",
+    "": "UntypedStorage",
+}
 
 
 class Storage:
@@ -35,6 +40,20 @@ class Tensor:
 def _rebuild() -> None: ...
 
 
+class TensorOfBytes(Tensor):
+    """A call of `torch._utils._rebuild_tensor_v3`, of newer dtypes; its storage has no dtype."""
+
+    def __init__(self, storage: Storage, size: Any, stride: Any, dtype: str) -> None:
+        super().__init__(storage, 0, size, stride)
+        self.arguments = *self.arguments, _Global("torch", dtype)
+
+    def __reduce__(self) -> Any:
+        return _rebuild_of_bytes, self.arguments
+
+
+def _rebuild_of_bytes() -> None: ...
+
+
 class _Global:
     def __init__(self, module: str, name: str) -> None:
         self.text = f"c{module}\n{name}\n".encode()
@@ -47,6 +66,8 @@ class _Pickler(_PythonPickler):  # type: ignore[misc]
     def save(self, obj: Any, save_persistent_id: bool = True) -> Any:
         if obj is _rebuild:
             obj = _Global("torch._utils", "_rebuild_tensor_v2")
+        elif obj is _rebuild_of_bytes:
+            obj = _Global("torch._utils", "_rebuild_tensor_v3")
         if isinstance(obj, _Global):
             self.write(obj.text)
             return None

@@ -22,7 +22,7 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.containers.zip_archive import STORED, Member
-from ckptkit.stores.pytorch.pickle_machine import Persistent, Pickle, read_pickle
+from ckptkit.stores.pytorch.pickle_machine import Pickle, read_pickle
 from ckptkit.stores.pytorch.tensors import Storage, storage_of
 
 MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the first pickle, wholly
@@ -83,14 +83,18 @@ def _storages(
 ) -> Iterator[tuple[str, Member]]:
     """Yield (key, where its bytes lie), each behind the number of its elements."""
     known: dict[str, Storage] = {}
+    refused: dict[str, str] = {}
     for outside in saved.persistent:
-        storage = _told(outside)
-        if storage is not None:
+        try:
+            storage = storage_of(outside)
             known.setdefault(storage.key, storage)
+        except ValueError as error:  # of a kind that is not read
+            if isinstance(outside.id, tuple):
+                refused.update(dict.fromkeys(map(str, outside.id[2:3]), str(error)))
     for key in map(str, keys):
         where = f"{path}: storage {key}"
         if key not in known:
-            raise FormatError(where, "a storage that nothing names")
+            raise FormatError(where, refused.get(key, "a storage that nothing names"))
         if at + _COUNT > size:
             raise TruncatedError(where, "the file ends before it", expected=at + _COUNT, found=size)
         count = int.from_bytes(read_exact(path, at, _COUNT), "little", signed=True)
@@ -103,11 +107,3 @@ def _storages(
             raise TruncatedError(where, "the file ends within it", expected=at + nbytes, found=size)
         yield key, Member(key, STORED, 0, nbytes, nbytes, at)
         at += nbytes
-
-
-def _told(outside: Persistent) -> Storage | None:
-    """Return the storage that an id names; None for ids of another kind."""
-    try:
-        return storage_of(outside)
-    except ValueError:
-        return None

@@ -16,6 +16,7 @@ Source: torch/serialization.py (`_save`, `_load`), caffe2/serialize/inline_conta
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 PICKLE = "data.pkl"
 MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
+_BITS = re.compile(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
 _MAX_REPEATS = 1000  # of a storage's elements by strides of zero, as `expand` makes them
 
 
@@ -171,7 +173,7 @@ class PytorchStore:
             spec.nbytes,
             spec.dtype,
             spec.size,
-            Encoding(byteorder=self.byteorder),
+            Encoding("plain" if spec.dtype in DTYPES else "raw", self.byteorder),
             f"{self.path}:{spec.key}",
         )
 
@@ -200,7 +202,12 @@ class PytorchStore:
 
 
 def _as_meant(values: Array, tensor: StridedTensor) -> Array:
-    """Return values with the bits carried out that torch leaves for later."""
+    """Return values with the bits carried out that torch leaves for later.
+
+    Raises UnsupportedError where their dtype is not known.
+    """
+    if tensor.dtype not in DTYPES and (tensor.is_conjugated or tensor.is_negated):
+        raise UnsupportedError(f"dtype {tensor.dtype} has no array form")
     if tensor.is_conjugated:
         values = values.conj()
     return -values if tensor.is_negated else values
@@ -297,9 +304,9 @@ def _checked(
     where = f"{path}:{name}"
     if member is None:
         raise FormatError(where, f"its bytes (data/{tensor.storage.key}) are not in the archive")
-    if tensor.dtype not in DTYPES or not itemsize(tensor.dtype):
+    width = itemsize(tensor.dtype) or _width_of_unknown(tensor.dtype)
+    if not width:
         raise UnsupportedError(f"dtype {tensor.dtype!r} is not known", where=where)
-    width = itemsize(tensor.dtype)
     claimed = tensor.storage.length * (
         itemsize(tensor.storage.dtype) if tensor.storage.dtype else 1
     )
@@ -315,10 +322,23 @@ def _checked(
         raise FormatError(where, f"a tensor of {size:,} elements")
     contiguous = _is_contiguous(tensor)
     offset = None
-    if contiguous and member.method == zip_archive.STORED:
+    if contiguous and member.method == zip_archive.STORED and tensor.dtype in DTYPES:
         offset = member.offset + tensor.offset * width
     spec = TensorSpec(name, tensor.dtype, tensor.shape, size * width, 0, offset)
     return spec, PytorchPart(member, tensor, contiguous)
+
+
+def _width_of_unknown(dtype: str) -> int:
+    """Return the bytes of an element of a dtype that we have no values of; 0 where none tells.
+
+    torch's names have the bits of a number, and how many of them are one element: complex32,
+    bits2x4, float4_e2m1fn_x2.  Source: c10/core/ScalarType.h.
+    """
+    found = _BITS.fullmatch(dtype)
+    if found is None:
+        return 0
+    bits = int(found["bits"]) * int(found["count"] or 1)
+    return 1 if bits < 8 else 0 if bits % 8 else bits // 8
 
 
 def _is_contiguous(tensor: StridedTensor) -> bool:

@@ -142,6 +142,9 @@ class _Walk:
             if is_of_numpy(value):
                 self._leave_out("arrays of numpy that are not plain numbers", path)
                 return
+            if _is_without_shape(value):
+                self._leave_out("parameters that have no shape yet", path)
+                return
         elif isinstance(value, Persistent):
             self._leave_out("bare storages", path)
             return
@@ -160,8 +163,8 @@ class _Walk:
         self._open.discard(id(value))
         if len(self.paths) == before:
             self._barren.add(id(value))
-        if isinstance(value, PickledCall) and _is_rebuilt(value):
-            what = _name_of(value.function).removeprefix("_rebuild_").replace("_", " ")
+        if isinstance(value, PickledCall) and _is_rebuilt(value) and not _is_parameter(value):
+            what = _kind_of(value)
             if len(self.paths) > before:
                 self.notes.append(f"{'.'.join(path)} is a {what}: its parts are listed below it")
             else:
@@ -222,22 +225,24 @@ class _Walk:
     def _parts(self, value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         """Yield (segment of the name, value) of what a value is made of; "" for no segment."""
         if isinstance(value, dict):
-            for key, inner in value.items():
-                yield _segment(key), inner
+            yield from _named(value.items())
         elif not isinstance(value, PickledCall):
             for index, inner in enumerate(value):
                 yield str(index), inner
         elif _is_mapping(value):
-            for key, inner in _entries((*_pairs(value), *value.items)):
-                yield _segment(key), inner
+            yield from _named(_items(value))
         elif _is_module(value):
             for kind in _OF_MODULE:
                 yield "", value.state.get(kind)
+        elif _is_parameter(value):
+            yield "", value.args[0]
         else:
-            for index, inner in enumerate((*value.args, *value.values, value.state)):
+            for index, inner in enumerate(value.args):
                 yield str(index), inner
-            for key, inner in _entries(value.items):  # of a class that is a mapping
-                yield _segment(key), inner
+            for index, inner in enumerate(value.values):  # of a class that is a list
+                yield str(index), inner
+            yield from _named(_entries(value.items))  # of a class that is a mapping
+            yield from _attributes(value)
 
     def _tensor(self, call: PickledCall, path: tuple[str, ...]) -> StridedTensor | None:
         """Return the tensor that a call makes; None for a call of something else."""
@@ -287,18 +292,48 @@ class _Walk:
         Which parameter a number stands for is in the file only where the optimizer was given names.
         """
         names = dict(_named_parameters(value["param_groups"]))
-        for number, slots in value["state"].items():
-            for slot in slots if isinstance(slots, dict) else ():
-                full = ".".join((*path, "state", _segment(number), _segment(slot)))
-                self.slots[full] = (names.get(number, ""), _segment(slot))
+        state = list(_items(value["state"]))
+        for (number, slots), (segment, _) in zip(state, _named(state), strict=True):
+            for slot, _ in _named(_items(slots)):
+                self.slots[".".join((*path, "state", segment, slot))] = names.get(number, ""), slot
 
 
 _OF_MAPPINGS = ("collections", "builtins", "__builtin__")  # the last is that of Python 2
 _OF_TORCH = ("torch._utils", "torch._tensor")
 
 
-def _segment(key: Any) -> str:
-    return key if isinstance(key, str) else str(key)[:200]
+def _named(entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield (segment of the name, value) of a mapping's entries: the key, as Python writes it.
+
+    A key that is an object (an optimizer's own state has parameters) stands for its number.
+    """
+    for index, (key, inner) in enumerate(entries):
+        if isinstance(key, str):
+            yield key, inner
+        else:
+            yield str(key)[:200] if _is_plain(key) else str(index), inner
+
+
+def _is_plain(key: Any) -> bool:
+    """Whether a key of a mapping is written as one value, and not by where it lies in memory."""
+    if isinstance(key, tuple) and not isinstance(key, (Global, Persistent)):
+        return all(map(_is_plain, key))
+    return key is None or isinstance(key, (str, bytes, int, float, complex, Global))
+
+
+def _attributes(call: PickledCall) -> Iterator[tuple[str, Any]]:
+    """Yield (segment of the name, value) of what BUILD gives an object: its attributes, mostly.
+
+    A dict is the object's own; a pair has that, or None, and a dict of its slots.
+    Source: Lib/pickle.py (`load_build`).
+    """
+    state = call.state
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    if all(part is None or isinstance(part, dict) for part in parts):
+        for part in parts:
+            yield "", part
+    else:
+        yield str(len(call.args) + len(call.values)), state
 
 
 def _name_of(function: Any) -> str:
@@ -311,8 +346,19 @@ def _module_of(function: Any) -> str:
 
 def _is_mapping(call: PickledCall) -> bool:
     """Whether a call makes a mapping: an OrderedDict, a defaultdict, a Counter."""
-    is_filled = bool(call.items or not call.args or _pairs(call))
-    return _module_of(call.function) in _OF_MAPPINGS and is_filled
+    if _module_of(call.function) not in _OF_MAPPINGS or call.values:
+        return False
+    is_called_so = _name_of(call.function).lower().endswith(("dict", "counter"))
+    return bool(call.items or (is_called_so and (not call.args or _pairs(call))))
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a mapping; none of what is no mapping."""
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, PickledCall) and _is_mapping(value):
+        return _entries((*_pairs(value), *value.items))
+    return ()
 
 
 def _entries(pairs: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
@@ -338,6 +384,26 @@ def _is_rebuilt(call: PickledCall) -> bool:
     return _name_of(call.function).startswith("_rebuild_")
 
 
+def _is_parameter(call: PickledCall) -> bool:
+    """Whether a call makes a parameter of a tensor, its first argument."""
+    return _name_of(call.function) in _PARAMETERS and len(call.args) > 0
+
+
+def _is_without_shape(call: PickledCall) -> bool:
+    """Whether a call makes a parameter or buffer that a lazy module has not given a shape yet."""
+    return _module_of(call.function) == "torch.nn.parameter" and "Uninitialized" in _name_of(
+        call.function
+    )
+
+
+def _kind_of(call: PickledCall) -> str:
+    """Return what torch rebuilds, in words: "sparse tensor", "nested tensor", "NestedTensor"."""
+    name = _name_of(call.function)
+    if name in _FROM_TYPE and len(call.args) > 1 and isinstance(call.args[1], Global):
+        return call.args[1].name
+    return name.removeprefix("_rebuild_").replace("_", " ")
+
+
 def _is_module(call: PickledCall) -> bool:
     """Whether a call makes a `torch.nn.Module`, whatever its class: by what it keeps."""
     return isinstance(call.state, dict) and all(kind in call.state for kind in _OF_MODULE)
@@ -345,7 +411,8 @@ def _is_module(call: PickledCall) -> bool:
 
 def _is_optimizer(value: dict[Any, Any]) -> bool:
     groups, state = value.get("param_groups"), value.get("state")
-    return isinstance(groups, list) and isinstance(state, dict)
+    is_mapping = isinstance(state, PickledCall) and _is_mapping(state)
+    return isinstance(groups, list) and (isinstance(state, dict) or is_mapping)
 
 
 def _named_parameters(groups: list[Any]) -> Iterator[tuple[Any, str]]:
