@@ -47,6 +47,7 @@ from ckptkit.checkpoint.optimizer_words import (
     without_number,
 )
 from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.text import lazy_pattern
 
 _AVERAGE = "ExponentialMovingAverage"
@@ -78,6 +79,13 @@ def infer_roles(specs: Mapping[str, TensorSpec]) -> dict[str, InferredRole]:
     return _Inference(specs).roles
 
 
+def _without_strings(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
+    """Return those that are no strings; of packed specs, packed."""
+    if not isinstance(specs, PackedSpecs):
+        return {name: spec for name, spec in specs.items() if spec.dtype != "string"}
+    return specs.where(lambda spec: spec.dtype != "string")
+
+
 def _has_dots(names: Iterable[str]) -> bool:
     """Whether dots stand for slashes in a file's names: other libraries than TensorFlow wrote them.
 
@@ -96,7 +104,7 @@ class _Inference:
     """Sorts the names of one file into families, judges these, then the scalars that are left."""
 
     def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
-        self.specs = {name: spec for name, spec in specs.items() if spec.dtype != "string"}
+        self.specs = _without_strings(specs)
         self.roles: dict[str, InferredRole] = {}
         self.families = {} if _has_dots(self.specs) else extension_families(self.specs)
         self.extended = {e.name for members in self.families.values() for e in members}
@@ -315,8 +323,11 @@ class _Inference:
 
     def _take_averages_alone(self) -> None:
         """Take averages whose variables are not in the file, and slots like those that are tied."""
-        arrays = [n for n, s in self.specs.items() if s.shape != () and n not in self.roles]
-        shared = {name.rpartition("/")[2] for name in arrays}
+        shared = {
+            name.rpartition("/")[2]
+            for name, spec in self.specs.items()
+            if spec.shape != () and name not in self.roles
+        }
         known = {r.optimizer for r in self.roles.values() if r.is_known and r.optimizer}
         tied = {without_number(ending) for ending in known}
         is_alone = len(shared) == 1 and not shared.isdisjoint(AVERAGES)

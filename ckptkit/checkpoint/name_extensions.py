@@ -17,6 +17,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.packed_texts import PackedTexts
 from ckptkit.text import lazy_pattern
 
 _PART = lazy_pattern(r"part_\d+")
@@ -48,9 +50,19 @@ class _KnownNames:
         self.heads = frozenset(name.partition("/")[0] for name in specs)
         self._scope: tuple[str | None, list[int], tuple[int, str] | None] = None, [], None
 
+    def flattened(self, text: str) -> str | None:
+        """Return the one name that reads so with "_" for "/"."""
+        if isinstance(self.specs, PackedSpecs):
+            return self._packed_flat.get(text)
+        names = self._flat.get(text, ())
+        return names[0] if len(names) == 1 else None
+
     @cached_property
-    def flat(self) -> Mapping[str, Sequence[str]]:
-        """The names with "_" for "/"."""
+    def _packed_flat(self) -> _PackedFlatNames:
+        return _PackedFlatNames(self.specs)
+
+    @cached_property
+    def _flat(self) -> Mapping[str, Sequence[str]]:
         flat: dict[str, list[str]] = defaultdict(list)
         for name in self.specs:
             if "/" in name:
@@ -59,8 +71,10 @@ class _KnownNames:
 
     @cached_property
     def flat_heads(self) -> frozenset[str]:
-        """The first words of those."""
-        return frozenset(name.partition("_")[0] for name in self.flat)
+        """The first words of names with "_" for "/"."""
+        return frozenset(
+            name.replace("/", "_").partition("_")[0] for name in self.specs if "/" in name
+        )
 
     def scope(self, above: str) -> tuple[list[int], tuple[int, str] | None]:
         """Return, of what is before a name's last "/", where another name may begin in it.
@@ -83,6 +97,20 @@ class _KnownNames:
             if owner in self.specs:
                 return start, owner
         return None
+
+
+class _PackedFlatNames:
+    """The names of packed specs with "_" for "/"."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        self._names = PackedTexts(name for name in specs if "/" in name)
+        self._flat = PackedTexts(name.replace("/", "_") for name in self._names)
+        self._several = frozenset(self._flat.repeated())
+
+    def get(self, text: str) -> str | None:
+        """Return the one name that reads so."""
+        row = None if text in self._several else self._flat.find(text)
+        return None if row is None else self._names[row]
 
 
 def extension_families(specs: Mapping[str, TensorSpec]) -> dict[Family, list[Extension]]:
@@ -146,10 +174,10 @@ def _extensions_by_word(
     yield from islice(words, 1)
     if end and name[end:].partition("_")[0] in names.flat_heads:
         flat = (
-            ("flat", name[:end], name[cut + 1 :], owners[0])
+            ("flat", name[:end], name[cut + 1 :], owner)
             for cut in cuts  # adam/dense_kernel_momentum
-            for owners in (names.flat.get(name[end:cut], ()),)
-            if len(owners) == 1
+            for owner in (names.flattened(name[end:cut]),)
+            if owner is not None
         )
         yield from islice(flat, 1)
 

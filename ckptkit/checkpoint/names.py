@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ckptkit.checkpoint.inferred_roles import InferredRole, infer_roles
 from ckptkit.checkpoint.naming import Naming
+from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.stores.base import KerasStructure, ObjectGraph, StoredNames, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.text import lazy_pattern
 
 if TYPE_CHECKING:
     from ckptkit.stores.base import Structure
 
+_OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _OUTPUT = lazy_pattern(r":\d+$")
 
 
@@ -56,7 +60,7 @@ def _named(specs: Mapping[str, TensorSpec], structure: Structure) -> Mapping[str
 
 
 def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, Naming]:
-    namings = name_keys(specs)
+    namings = dict(name_keys(specs))
     for key, (name, role, slot_of) in stored.names.items():
         if key in specs and not role:
             namings[key] = namings[key]._replace(name=name)
@@ -74,11 +78,15 @@ def _stored(specs: Mapping[str, TensorSpec], stored: StoredNames) -> dict[str, N
     return namings
 
 
-def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
+def name_keys(specs: Mapping[str, TensorSpec]) -> Mapping[str, Naming]:
     """Name the tensors of a file that says nothing but its keys (`inferred_roles`).
 
     A slot is recognised only where the variable that it would belong to is there too.
     """
+    if isinstance(specs, PackedSpecs):
+        packed = _packed_keys(specs)
+        if packed is not None:
+            return packed
     # numpy files keep TensorFlow's `w:0`; what `ckptkit convert` calls a slot is `w@m`.
     odd = {key for key in specs if ":" in key or "@" in key}
     tied = {key for key in odd if "@" in key and key.rpartition("@")[0] in specs}
@@ -90,7 +98,7 @@ def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
     namings: dict[str, Naming] = {}
     for key, spec in specs.items():
         role = roles.get(called.get(key, ""))
-        if role is None and key not in odd and key != "_CHECKPOINTABLE_OBJECT_GRAPH":  # nearly all
+        if role is None and key not in odd and key != _OBJECT_GRAPH_KEY:  # nearly all
             kind = "weight" if spec.dtype != "string" else "table"
             namings[key] = Naming(key, kind, key, (), None, None, None, False, None, False)
         else:
@@ -98,14 +106,42 @@ def name_keys(specs: Mapping[str, TensorSpec]) -> dict[str, Naming]:
     return namings
 
 
+def _packed_keys(specs: PackedSpecs) -> PackedNames | None:
+    """Return what `name_keys` does of packed specs; None where keys are not all names.
+
+    Nearly all are called by their keys; only those that are not are kept.
+    """
+    if any(":" in key or "@" in key for key in specs):
+        return None
+    roles = infer_roles(specs)
+    others = {
+        key: _name_key(key, specs[key], specs, None, role)
+        for key, role in chain([(_OBJECT_GRAPH_KEY, None)], roles.items())
+        if key in specs
+    }
+    names = [naming.name for key, naming in others.items() if naming.name != key]
+    if len({*names}) < len(names) or any(name in specs for name in names):
+        return None  # to be told apart
+
+    def naming_of(spec: TensorSpec) -> Naming:
+        found = others.get(spec.key)
+        if found is not None:
+            return found
+        kind = "weight" if spec.dtype != "string" else "table"
+        return Naming(spec.key, kind, spec.key, (), None, None, None, False, None, False)
+
+    return PackedNames(specs, map(naming_of, specs.values()))
+
+
 def _name_key(
     key: str,
     spec: TensorSpec,
     specs: Mapping[str, TensorSpec],
-    keys: Mapping[str, str],
+    keys: Mapping[str, str] | None,
     found: InferredRole | None,
 ) -> Naming:
-    if key == "_CHECKPOINTABLE_OBJECT_GRAPH":
+    """Return the naming of one key.  keys: of names that are none themselves; None: all are."""
+    if key == _OBJECT_GRAPH_KEY:
         return Naming(key, "config")
     owner, at, slot = key.rpartition("@")
     if at and owner in specs:
@@ -117,7 +153,7 @@ def _name_key(
         key,
         found.role,
         key,
-        slot_of=keys[found.owner] if found.owner is not None else None,
+        slot_of=found.owner if keys is None or found.owner is None else keys[found.owner],
         slot=found.slot,
         optimizer=found.optimizer,
         role_inferred=not found.is_known,

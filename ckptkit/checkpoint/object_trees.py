@@ -9,12 +9,15 @@ in three times the time.  What both roads ask is here.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from ckptkit.checkpoint.naming import Naming
 from ckptkit.checkpoint.object_paths import MAX_DEPTH, max_characters
+from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.stores.base import Node, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.packed_texts import PackedTexts
 from ckptkit.stores.tensor_bundle.object_graph import PackedNodes
 from ckptkit.text import lazy_pattern
 
@@ -85,7 +88,7 @@ class _KeptNames:
         self._found[key] = _counter_of(key, full_name, path, self._taken)
 
     def finish(self) -> Mapping[str, Naming]:
-        """Return all, in the order of the file; raises as `TreeNames.finish`."""
+        """Return all, in the order of the file; raises as `_PackedTreeNames.finish`."""
         found, graph = self._found, OBJECT_GRAPH_KEY
         if graph in self._specs and graph not in found:
             found[graph] = _graph_of(self._taken)
@@ -94,109 +97,79 @@ class _KeptNames:
         return {key: found[key] for key in self._specs}
 
 
-class TreeNames(Mapping[str, Naming]):
-    """The names of a tree's variables by key, in the order of the file, for packed specs.
+class _PackedTreeNames:
+    """Collects the namings of a tree for packed specs, in little memory.
 
-    A Naming is put together when it is asked for: nearly all come to a full name, and to a key that
-    tells the path.
+    Nearly all come to a full name, and to a key that tells the path.
     """
 
     def __init__(self, specs: PackedSpecs) -> None:
         self._specs = specs
         self._names: list[str | None] = [None] * len(specs)  # of those that are not kept whole
-        self._whole: dict[str, Naming] = {}
-        self._taken: set[str] = set()
+        self._whole: dict[int, Naming] = {}
+        self._counters: dict[int, tuple[str, str, str]] = {}
 
-    def _row(self, key: str) -> int:
+    def _free_row(self, key: str) -> int:
         row = self._specs.row(key)
-        if row is None:
+        if row is None or self._names[row] is not None:
+            raise _NoPlainTree
+        if row in self._whole or row in self._counters:
             raise _NoPlainTree
         return row
 
     def add(self, key: str, full_name: str, path: str) -> None:
-        """Name a weight; raises _NoPlainTree for one of a key or a name that another has."""
-        row = self._row(key)
-        is_named = self._names[row] is not None or key in self._whole
-        if is_named or full_name in self._taken:
-            raise _NoPlainTree
-        self._taken.add(full_name)
+        """Name a weight; raises _NoPlainTree for one of a key that another has."""
+        row = self._free_row(key)
         if key[:-_SUFFIX_LENGTH] == path:
             self._names[row] = full_name
         else:
-            self._whole[key] = Naming(full_name, "weight", full_name, (path,))
+            self._whole[row] = Naming(full_name, "weight", full_name, (path,))
 
     def add_counter(self, key: str, full_name: str, path: str) -> None:
         """Name a counter; raises _NoPlainTree for one of a key that another has."""
-        if self._names[self._row(key)] is not None or key in self._whole:
-            raise _NoPlainTree
-        self._whole[key] = _counter_of(key, full_name, path, self._taken)
+        self._counters[self._free_row(key)] = key, full_name, path
 
     def finish(self) -> Mapping[str, Naming]:
-        """Return all; raises _NoPlainTree where the file holds what the graph has not."""
-        graph = OBJECT_GRAPH_KEY
-        if graph in self._specs and graph not in self._whole:
-            self._whole[graph] = _graph_of(self._taken)
+        """Return all; raises _NoPlainTree for two of a name, and where keys are in no node."""
+        weights = (naming.name for naming in self._whole.values())
+        called = PackedTexts(chain((name for name in self._names if name is not None), weights))
+        if next(called.repeated(), None) is not None:
+            raise _NoPlainTree
+        taken = _Taken(called)
+        for row, counter in self._counters.items():
+            self._whole[row] = _counter_of(*counter, taken)
+        row_of_graph = self._specs.row(OBJECT_GRAPH_KEY)
+        if row_of_graph is not None and row_of_graph not in self._whole:
+            self._whole[row_of_graph] = _graph_of(taken)
         if len(self._names) - self._names.count(None) + len(self._whole) != len(self._specs):
             raise _NoPlainTree
-        self._taken = set()
-        return self
+        return PackedNames(self._specs, self._each())
 
-    def __getitem__(self, key: str) -> Naming:
-        row = self._specs.row(key)
-        if row is None:
-            raise KeyError(key)
-        name = self._names[row]
-        if name is None:
-            return self._whole[key]
-        path = key[:-_SUFFIX_LENGTH]
-        return Naming(name, "weight", name, (path,), None, None, None, False, None, False)
-
-    def items(self) -> ItemsView[str, Naming]:
-        """Return the keys and their namings."""
-        return _NamingItems(self)
-
-    def values(self) -> ValuesView[Naming]:
-        """Return the namings."""
-        return _NamingValues(self)
-
-    def _each(self) -> Iterator[tuple[str, Naming]]:
-        for key, name in zip(self._specs, self._names, strict=True):
+    def _each(self) -> Iterator[Naming]:
+        for row, (key, name) in enumerate(zip(self._specs, self._names, strict=True)):
             if name is None:
-                yield key, self._whole[key]
+                yield self._whole[row]
                 continue
             path = key[:-_SUFFIX_LENGTH]
-            naming = Naming(name, "weight", name, (path,), None, None, None, False, None, False)
-            yield key, naming
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._specs
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._specs)
-
-    def __len__(self) -> int:
-        return len(self._specs)
+            yield Naming(name, "weight", name, (path,), None, None, None, False, None, False)
 
 
-class _NamingItems(ItemsView[str, Naming]):
-    """Goes over names in the order of the file, which takes half the time of asking for each."""
+class _Taken:
+    """Names that are taken, of which very many are packed."""
 
-    _mapping: TreeNames
+    def __init__(self, packed: PackedTexts) -> None:
+        self._packed = packed
+        self._others: set[str] = set()
 
-    def __iter__(self) -> Iterator[tuple[str, Naming]]:
-        return self._mapping._each()
+    def __contains__(self, name: str) -> bool:
+        return name in self._others or self._packed.find(name) is not None
 
-
-class _NamingValues(ValuesView[Naming]):
-    """The same without keys."""
-
-    _mapping: TreeNames
-
-    def __iter__(self) -> Iterator[Naming]:
-        return (naming for _key, naming in self._mapping._each())
+    def add(self, name: str) -> None:
+        """Note one more."""
+        self._others.add(name)
 
 
-def _counter_of(key: str, full_name: str, path: str, taken: set[str]) -> Naming:
+def _counter_of(key: str, full_name: str, path: str, taken: set[str] | _Taken) -> Naming:
     """Return the naming of a counter, and note its name."""
     name = readable_path(path, full_name)
     name = key if name in taken else name
@@ -204,7 +177,7 @@ def _counter_of(key: str, full_name: str, path: str, taken: set[str]) -> Naming:
     return Naming(name, "counter", full_name or None, (path,))
 
 
-def _graph_of(taken: set[str]) -> Naming:
+def _graph_of(taken: set[str] | _Taken) -> Naming:
     """Return the naming of the object graph."""
     graph = OBJECT_GRAPH_KEY
     return Naming(graph if graph not in taken else f"{graph} (key)", "config")
@@ -229,7 +202,7 @@ def name_tree(
 def _named(
     specs: Mapping[str, TensorSpec], nodes: Sequence[Node], strange: frozenset[str]
 ) -> Mapping[str, Naming]:
-    found = TreeNames(specs) if isinstance(specs, PackedSpecs) else _KeptNames(specs)
+    found = _PackedTreeNames(specs) if isinstance(specs, PackedSpecs) else _KeptNames(specs)
     add, spec_of = found.add, specs.get
     counters: list[tuple[str, str, str]] = []
     for attributes, path in _leaves(nodes, strange):

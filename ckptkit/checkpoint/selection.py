@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.name_patterns import glob_matcher
 from ckptkit.checkpoint.naming import ROLES, Naming
+from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 
 
 class Tensor(NamedTuple):
@@ -33,44 +36,42 @@ _KEPT = 200_000  # tensors of a file, 1.5 kB each
 
 
 class Tensors(Sequence[Tensor]):
-    """Tensors of a file, by their keys; of many, each is put together when it is asked for."""
+    """Tensors of a file, by their keys; of many, each is put together when it is asked for.
+
+    Of a file that is packed the keys are numbers, those of its rows.
+    """
 
     def __init__(
         self,
-        keys: Sequence[str],
-        specs: Mapping[str, TensorSpec],
-        names: Mapping[str, Naming],
+        keys: Sequence[Any],
+        tensor_of: Callable[[Any], Tensor],
         made: list[Tensor] | None = None,
         *,
-        is_whole: bool = False,
+        each: Callable[[], Iterator[Tensor]] | None = None,
     ) -> None:
-        self._keys, self._specs, self._names = keys, specs, names
-        self._is_whole = is_whole  # all that have names, in the order of the names
+        self._keys, self._tensor_of = keys, tensor_of
+        self._each = each  # goes over all of these faster
         self._made = made
         if made is None and len(keys) <= _KEPT:
-            self._made = [Tensor(specs[key], names[key]) for key in keys]
+            self._made = [tensor_of(key) for key in keys]
 
     def where(self, passes: Callable[[Tensor], bool]) -> Tensors:
         """Return those that pass, in this order."""
-        made, specs, names = self._made, self._specs, self._names
-        if made is not None:
-            made = [tensor for tensor in made if passes(tensor)]
-            return Tensors([tensor.spec.key for tensor in made], specs, names, made)
-        return Tensors([tensor.spec.key for tensor in self if passes(tensor)], specs, names)
+        return self.at([at for at, tensor in enumerate(self) if passes(tensor)])
 
     def ordered(self, key: Callable[[Tensor], Any]) -> Tensors:
         """Return them sorted by a key."""
-        made, specs, names = self._made, self._specs, self._names
-        if made is not None:
-            made = sorted(made, key=key)
-            return Tensors([tensor.spec.key for tensor in made], specs, names, made)
-        keys = sorted(self._keys, key=lambda k: key(Tensor(specs[k], names[k])))
-        return Tensors(keys, specs, names)
+        sort_keys = [key(tensor) for tensor in self]
+        return self.at(sorted(range(len(sort_keys)), key=sort_keys.__getitem__))
 
-    def _of(self, places: Sequence[int]) -> Tensors:
+    def at(self, places: Sequence[int]) -> Tensors:
+        """Return those at some places, in that order."""
         keys, made = self._keys, self._made
         its = None if made is None else [made[at] for at in places]
-        return Tensors([keys[at] for at in places], self._specs, self._names, its)
+        some: Sequence[Any] = [keys[at] for at in places]
+        if isinstance(keys, (array, range)):
+            some = array("I", some)
+        return Tensors(some, self._tensor_of, its)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -81,19 +82,13 @@ class Tensors(Sequence[Tensor]):
     def __getitem__(self, index: slice) -> Tensors: ...
     def __getitem__(self, index: int | slice) -> Tensor | Tensors:
         if isinstance(index, slice):
-            return self._of(range(len(self))[index])
-        if self._made is not None:
-            return self._made[index]
-        key = self._keys[index]
-        return Tensor(self._specs[key], self._names[key])
+            return self.at(range(len(self))[index])
+        return self._tensor_of(self._keys[index]) if self._made is None else self._made[index]
 
     def __iter__(self) -> Iterator[Tensor]:
         if self._made is not None:
             return iter(self._made)
-        specs, names = self._specs, self._names
-        if self._is_whole:
-            return (Tensor(specs[key], naming) for key, naming in names.items())
-        return (Tensor(specs[key], names[key]) for key in self._keys)
+        return map(self._tensor_of, self._keys) if self._each is None else self._each()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -146,16 +141,15 @@ class Selection:
         Raises UsageError when a filter leaves nothing of a file that holds something.
         """
         if not self:
-            specs, names = checkpoint.specs, checkpoint.names
-            made = [Tensor(specs[k], n) for k, n in names.items()] if len(names) <= _KEPT else None
-            return Tensors(tuple(names), specs, names, made, is_whole=True)
+            return _all_of(checkpoint)
         wanted = [glob_matcher(glob) for glob in self.names if glob[:1] != "!"]
         unwanted = [glob_matcher(glob[1:]) for glob in self.names if glob[:1] == "!"]
         roles, dtypes = frozenset(self.roles), frozenset(self.dtypes)
         specs = checkpoint.specs
-        passing: list[str] = []
-        for key, naming in checkpoint.names.items():
-            spec = specs[key]
+        tensors = _all_of(checkpoint)
+        passing: list[int] = []
+        for at, (spec, naming) in enumerate(tensors):
+            key = spec.key
             if (roles and naming.role not in roles) or (dtypes and spec.dtype not in dtypes):
                 continue
             if self.names:
@@ -164,14 +158,34 @@ class Selection:
                     continue
                 if any(match(name) for match in unwanted for name in called):
                     continue
-            passing.append(key)
+            passing.append(at)
         if not passing and specs:
             raise UsageError(
                 f"no tensor passes the filter; the file holds {len(specs)}",
                 where=str(checkpoint.path),
                 hint=self._hint(checkpoint),
             )
-        return Tensors(passing, specs, checkpoint.names)
+        return tensors.at(passing)
+
+
+def _all_of(checkpoint: Checkpoint) -> Tensors:
+    """Return the tensors of a file in the order of the file."""
+    specs, names = checkpoint.specs, checkpoint.names
+    if isinstance(specs, PackedSpecs) and isinstance(names, PackedNames):
+
+        def of_row(row: int) -> Tensor:
+            return Tensor(specs.at(row), names.at(row))
+
+        def each() -> Iterator[Tensor]:
+            return map(Tensor, specs.values(), names.values())
+
+        return Tensors(range(len(specs)), of_row, each=each)
+
+    def of_key(key: str) -> Tensor:
+        return Tensor(specs[key], names[key])
+
+    made = [Tensor(specs[k], n) for k, n in names.items()] if len(names) <= _KEPT else None
+    return Tensors(tuple(names), of_key, made)
 
 
 def tensor_json(spec: TensorSpec, naming: Naming) -> dict[str, Any]:

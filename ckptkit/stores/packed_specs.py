@@ -1,16 +1,17 @@
 """Specs of many tensors in little memory: a spec is put together when it is asked for.
 
 A file may have a million tensors.  As tuples in a dictionary their specs take 400 bytes each; here
-a tensor takes its key, a number in a dictionary, and 20 bytes in arrays.  Dtypes and shapes repeat,
-and are kept once.  Fewer tensors are kept as they are, which takes less time.
+a tensor takes 20 bytes in arrays, and its key some five, compressed (`packed_texts`).  Dtypes and
+shapes repeat, and are kept once.  Fewer tensors are kept as they are, which takes less time.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 
 from ckptkit.stores.base import TensorSpec
+from ckptkit.stores.packed_texts import PackedTexts
 
 _MOST = (1 << 63) - 1  # an offset that an array holds
 _Form = tuple[str, tuple[int, ...], int, int | None]
@@ -20,11 +21,11 @@ _Form = tuple[str, tuple[int, ...], int, int | None]
 class PackedSpecs(Mapping[str, TensorSpec]):
     """Specs by key, in the order in which they were added.
 
-    It is filled, and left alone from then on.
+    It is filled with `add`, and asked from then on.
     """
 
     def __init__(self) -> None:
-        self._rows: dict[str, int] = {}
+        self.keys_in_order = PackedTexts()
         self._forms: list[_Form] = []
         self._numbers: dict[_Form, int] = {}
         self._form = array("i")  # of each row, an index into `_forms`; -1: its spec is kept whole
@@ -32,14 +33,21 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         self._crc32c = array("q")  # -1: none
         self._whole: dict[int, TensorSpec] = {}
 
-    def __setitem__(self, key: str, spec: TensorSpec) -> None:
-        """Add a spec, or put it in the place of the one of that key."""
-        row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = len(self._form)
-            self._form.append(-1)
-            self._offset.append(0)
-            self._crc32c.append(-1)
+    def add(self, spec: TensorSpec) -> None:
+        """Add a spec, whose key is that of no other."""
+        row = len(self._form)
+        self.keys_in_order.append(spec.key)
+        self._form.append(-1)
+        self._offset.append(0)
+        self._crc32c.append(-1)
+        self._set(row, spec)
+
+    def replace(self, row: int, spec: TensorSpec) -> None:
+        """Put a spec in the place of another of its key."""
+        self._whole.pop(row, None)
+        self._set(row, spec)
+
+    def _set(self, row: int, spec: TensorSpec) -> None:
         _key, dtype, shape, nbytes, shard, offset, crc32c, slices = spec
         if slices or offset is None or not 0 <= offset <= _MOST:
             self._form[row] = -1
@@ -54,7 +62,16 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         self._crc32c[row] = -1 if crc32c is None else crc32c
 
     def __getitem__(self, key: str) -> TensorSpec:
-        row = self._rows[key]
+        row = self.keys_in_order.find(key)
+        if row is None:
+            raise KeyError(key)
+        return self._at(row, key)
+
+    def at(self, row: int) -> TensorSpec:
+        """Return the spec of a row."""
+        return self._at(row, self.keys_in_order[row])
+
+    def _at(self, row: int, key: str) -> TensorSpec:
         form = self._form[row]
         if form < 0:
             return self._whole[row]
@@ -64,6 +81,15 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         return TensorSpec(
             key, dtype, shape, nbytes, shard, self._offset[row], None if crc32c < 0 else crc32c, ()
         )
+
+    def where(self, passes: Callable[[TensorSpec], bool]) -> PackedSpecs:
+        """Return those that pass: these themselves, where all do."""
+        if all(map(passes, self.values())):
+            return self
+        found = PackedSpecs()
+        for spec in filter(passes, self.values()):
+            found.add(spec)
+        return found
 
     def items(self) -> ItemsView[str, TensorSpec]:
         """Return the keys and their specs."""
@@ -75,7 +101,7 @@ class PackedSpecs(Mapping[str, TensorSpec]):
 
     def _each(self) -> Iterator[TensorSpec]:
         forms = self._forms
-        places = zip(self._rows, self._form, self._offset, self._crc32c, strict=True)
+        places = zip(self.keys_in_order, self._form, self._offset, self._crc32c, strict=True)
         for row, (key, form, offset, crc32c) in enumerate(places):
             if form < 0:
                 yield self._whole[row]
@@ -85,20 +111,20 @@ class PackedSpecs(Mapping[str, TensorSpec]):
             yield TensorSpec(key, dtype, shape, nbytes, shard, offset, checksum, ())
 
     def __contains__(self, key: object) -> bool:
-        return key in self._rows
+        return isinstance(key, str) and self.keys_in_order.find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self.keys_in_order)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._form)
 
     def __repr__(self) -> str:
         return f"<specs of {len(self)} tensors>"
 
     def row(self, key: str) -> int | None:
         """Return the place of a tensor in the order of the file; None where there is no such."""
-        return self._rows.get(key)
+        return self.keys_in_order.find(key)
 
 
 class _SpecValues(ValuesView[TensorSpec]):

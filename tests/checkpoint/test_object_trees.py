@@ -63,8 +63,8 @@ def agrees(specs: dict[str, TensorSpec], graph: ObjectGraph) -> bool:
     slow = list(_Namer(specs, graph).namings().items())
     assert list(fast.items()) == slow
     packed = PackedSpecs()
-    for key, spec in specs.items():
-        packed[key] = spec
+    for spec in specs.values():
+        packed.add(spec)
     lazily = name_tree(packed, graph.nodes, _STRANGE)
     assert lazily is not None and list(lazily.items()) == slow
     return True

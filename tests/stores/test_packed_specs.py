@@ -10,7 +10,7 @@ import pytest
 import ckptkit
 from ckptkit.checkpoint import selection
 from ckptkit.checkpoint.naming import Naming
-from ckptkit.checkpoint.object_trees import TreeNames
+from ckptkit.checkpoint.packed_names import PackedNames
 from ckptkit.reports import table
 from ckptkit.stores.base import Slice, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
@@ -36,7 +36,7 @@ SPECS = [
 def packed(specs: list[TensorSpec]) -> PackedSpecs:
     found = PackedSpecs()
     for spec in specs:
-        found[spec.key] = spec
+        found.add(spec)
     return found
 
 
@@ -53,7 +53,8 @@ def test_specs_come_back_as_they_were() -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.key)
 def test_a_spec_that_is_put_in_the_place_of_another_is_the_one_there(spec: TensorSpec) -> None:
     for before in SPECS:
-        found = packed([before._replace(key=spec.key), SPECS[0]._replace(key="last"), spec])
+        found = packed([before._replace(key=spec.key), SPECS[0]._replace(key="last")])
+        found.replace(0, spec)
         assert list(found.values()) == [spec, SPECS[0]._replace(key="last")]
 
 
@@ -121,7 +122,7 @@ def test_what_is_said_of_large_files_is_what_is_said_of_small_ones(
     assert [said(path) for path in paths] == before
     opened = [ckptkit.open(path) for path in paths]
     assert all(isinstance(checkpoint.specs, PackedSpecs) for checkpoint in opened)
-    assert isinstance(opened[0].names, TreeNames)
+    assert isinstance(opened[0].names, PackedNames)
     assert opened[0].names["model/layers/10/bias/.ATTRIBUTES/VARIABLE_VALUE"] == Naming(
         "layer_10/bias", "weight", "layer_10/bias", ("model/layers/10/bias",)
     )

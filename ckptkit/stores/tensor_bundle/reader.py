@@ -57,7 +57,7 @@ MAX_ELEMENTS = (1 << 63) - 1
 # Tags of the fields of a `BundleEntryProto`.
 DTYPE_TAG, SHAPE_TAG, SHARD_TAG, OFFSET_TAG, SIZE_TAG, CHECKSUM_TAG = wire.ENTRY
 MIN_ENTRY_BYTES = 9  # of an entry in the common form: dtype, empty shape, checksum
-_LARGE_INDEX = 12 << 20  # bytes; of some 200,000 variables
+_LARGE_INDEX = 8 << 20  # bytes; of some 150,000 variables or more
 MAX_SLICES = 2_000  # per tensor; keeps the overlap check short
 
 
@@ -301,8 +301,10 @@ def _specs(
     items: Iterable[tuple[bytes, bytes]], num_shards: int, where: str, *, is_large: bool
 ) -> Mapping[str, TensorSpec]:
     """Return the specs of all entries behind the header; is_large: there may be very many."""
-    specs: dict[str, TensorSpec] | PackedSpecs = PackedSpecs() if is_large else {}
-    partitioned = []
+    specs: dict[str, TensorSpec] = {}
+    packed = PackedSpecs() if is_large else None
+    partitioned: list[tuple[int, bytes, str, Any]] = []
+    odd: set[str] = set()  # keys of bytes that are no text, spelled out
     slice_entries: dict[bytes, tuple[str, bytes]] = {}
     kinds: dict[bytes, _EntryType] = {}
     for raw_key, value in items:
@@ -310,26 +312,37 @@ def _specs(
             key = raw_key.decode()
         except UnicodeDecodeError:
             key = raw_key.decode("utf-8", "backslashreplace")
+            odd.add(key)
         if raw_key[0] == 0 and _slices.sliced_name(raw_key) is not None:
             slice_entries[raw_key] = key, value
             continue
         if key in specs:  # bytes that are no text, spelled out, and that very spelling
             raise FormatError(where, f"two keys read {key!r}")
         spec = _plain_spec(key, value, kinds, num_shards)
-        if spec is not None:
+        if spec is None:
+            entry = _entry(value, f"{where}: {key}")
+            if entry.slices:
+                row = len(specs) if packed is None else len(packed)
+                partitioned.append((row, raw_key, key, entry))
+                spec = TensorSpec(key, "", (), 0)  # keeps the order of the file
+            else:
+                spec = entry_spec(key, entry, num_shards, where)
+        if packed is None:
             specs[key] = spec
-            continue
-        entry = _entry(value, f"{where}: {key}")
-        if entry.slices:
-            partitioned.append((raw_key, key, entry))
-            specs[key] = TensorSpec(key, "", (), 0)  # keeps the order of the file
         else:
-            specs[key] = entry_spec(key, entry, num_shards, where)
-    for raw_key, key, entry in partitioned:
-        specs[key] = partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
+            packed.add(spec)
+    if packed is not None and odd:  # other keys rise, so none of them is there twice
+        for key in packed.keys_in_order.repeated():
+            raise FormatError(where, f"two keys read {key!r}")
+    for row, raw_key, key, entry in partitioned:
+        whole = partitioned_spec(raw_key, key, entry, slice_entries, num_shards, where)
+        if packed is None:
+            specs[key] = whole
+        else:
+            packed.replace(row, whole)
     for raw_key in slice_entries:
         raise orphan_slice(raw_key, where)
-    return specs if is_large else MappingProxyType(specs)
+    return MappingProxyType(specs) if packed is None else packed
 
 
 def _entry(data: bytes, where: str) -> Any:

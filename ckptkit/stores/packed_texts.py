@@ -1,0 +1,133 @@
+"""Texts in little memory: what a list holds, compressed a few dozen at a time.
+
+A file may have a million tensors, whose names are alike.  In a list a name takes a hundred bytes or
+more; here it takes five to ten.  What goes over texts in order, or asks for some near those that it
+asked for last, unpacks a block once; so one takes about as long as one of a list.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+_BLOCK = 64  # texts that are compressed together
+_UNPACKED = 64  # blocks that are kept as they were unpacked
+_FASTEST = 1  # level of compression; the best one saves a tenth and takes five times as long
+_END = "\n"  # between texts; a block that has it in one is kept as it is
+_HASH, _NUMBER = 0xFFFF_FFFF << 32, 0xFFFF_FFFF
+
+
+class PackedTexts:
+    """Texts by their number, in the order in which they were added, and numbers by their text.
+
+    It is filled first, and then asked.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        import zlib  # here, since few files have so many tensors
+
+        self._compress, self._decompress = zlib.compress, zlib.decompress
+        self._blocks: list[bytes | list[str]] = []
+        self._last: list[str] = []  # of the block that is being filled
+        self._unpacked: dict[int, list[str]] = {}
+        self._sorted: array[int] | None = None  # of each, 32 bits of its hash and its number
+        # the block in which a text was found last, its first number, and where in it: what is asked
+        # next is often there, or beside it
+        self._near: list[str] = []
+        self._start = self._at = 0
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        """Add a text behind the others."""
+        self._last.append(text)
+        if len(self._last) == _BLOCK:
+            self._blocks.append(self._packed(self._last))
+            self._last = []
+
+    def _packed(self, texts: list[str]) -> bytes | list[str]:
+        joined = _END.join(texts)
+        if joined.count(_END) >= _BLOCK:
+            return texts
+        return self._compress(joined.encode("utf-8", "surrogatepass"), _FASTEST)
+
+    def _unpack(self, block: bytes | list[str]) -> list[str]:
+        if isinstance(block, list):
+            return block
+        return self._decompress(block).decode("utf-8", "surrogatepass").split(_END)
+
+    def __len__(self) -> int:
+        return len(self._blocks) * _BLOCK + len(self._last)
+
+    def __getitem__(self, number: int) -> str:
+        """Return a text by its number, which is not negative; raises IndexError."""
+        block, at = divmod(number, _BLOCK)
+        found = self._unpacked.get(block)
+        return (self._block(block) if found is None else found)[at]
+
+    def _block(self, number: int) -> list[str]:
+        if number == len(self._blocks):
+            return self._last
+        found = self._unpacked[number] = self._unpack(self._blocks[number])
+        if len(self._unpacked) > _UNPACKED:
+            del self._unpacked[next(iter(self._unpacked))]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        for block in self._blocks:
+            yield from self._unpack(block)
+        yield from self._last
+
+    def find(self, text: str) -> int | None:
+        """Return the number of a text, any of them where it is there several times, else None."""
+        near, at = self._near, self._at
+        if at < len(near) and near[at] == text:
+            return self._start + at
+        at += 1
+        if at < len(near) and near[at] == text:
+            self._at = at
+            return self._start + at
+        after = self._start + len(near)
+        if after < len(self) and self[after] == text:
+            return self._found(after)
+        places = self._places()
+        start = hash(text) << 32 & _HASH
+        for at in range(bisect_left(places, start), len(places)):
+            if places[at] & _HASH != start:
+                return None
+            number = places[at] & _NUMBER
+            if self[number] == text:
+                return self._found(number)
+        return None
+
+    def _found(self, number: int) -> int:
+        """Note where what is asked next may be, and return the number."""
+        block, self._at = divmod(number, _BLOCK)
+        self._start = block * _BLOCK
+        self._near = self._unpacked.get(block, self._last)
+        return number
+
+    def repeated(self) -> Iterator[str]:
+        """Yield texts that are there more than once."""
+        places = self._places()
+        start = 0
+        for at in range(1, len(places) + 1):
+            if at < len(places) and (places[at] ^ places[start]) & _HASH == 0:
+                continue
+            if at - start > 1:
+                seen: set[str] = set()
+                for place in places[start:at]:
+                    text = self[place & _NUMBER]
+                    if text in seen:
+                        yield text
+                    seen.add(text)
+            start = at
+
+    def _places(self) -> array[int]:
+        if self._sorted is None or len(self._sorted) != len(self):
+            hashes = (hash(text) << 32 & _HASH for text in self)
+            numbered = [start | number for number, start in enumerate(hashes)]
+            numbered.sort()
+            self._sorted = array("Q", numbered)
+        return self._sorted

@@ -1,0 +1,31 @@
+"""Texts that are kept compressed come back as they were, and are found."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckptkit.stores.packed_texts import PackedTexts
+
+TEXTS = st.lists(st.text(st.sampled_from("ab/\n\0é\ud800"), max_size=3), max_size=200)
+
+
+@given(TEXTS)
+def test_texts_come_back_and_are_found(texts: list[str]) -> None:
+    packed = PackedTexts(texts)
+    assert list(packed) == texts and len(packed) == len(texts)
+    assert [packed[at] for at in range(len(texts))] == texts
+    assert [texts[packed.find(text) or 0] for text in texts] == texts
+    assert {text for text in texts if texts.count(text) > 1} == {*packed.repeated()}
+    assert packed.find("other") is None
+
+
+def test_texts_are_found_in_any_order() -> None:
+    texts = [f"layer_{number}/kernel" for number in range(1000)]
+    packed = PackedTexts(texts)
+    for number in (0, 1, 63, 64, 65, 128, 999, 0, 512, 511):
+        assert packed.find(texts[number]) == number
+        assert packed.find(texts[number] + "x") is None
+    assert [packed.find(text) for text in sorted(texts)] == [
+        texts.index(text) for text in sorted(texts)
+    ]
