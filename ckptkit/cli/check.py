@@ -45,7 +45,7 @@ from ckptkit.reports.text import printable
     "--resume",
     metavar="CODE",
     help=(
-        "Resume training from the checkpoint SUBJECT by this code, and compare with the "
+        "Resume training from the checkpoint SUBJECT with this code, and compare with the "
         "checkpoint --against: package.module:callable, which returns (Checkpoint, step)."
     ),
 )
@@ -121,7 +121,7 @@ def command(ctx: click.Context, /, subject: str, **options: Any) -> None:
       ckptkit check run/ckpt-100 --resume train.py:run --steps 10 --against run/ckpt-110
 
     Exit code: 0 the same, 1 differences or findings, 2 could not tell (nothing was compared, or a
-    device or package is not here).
+    device or package is missing).
     """
     from ckptkit.operations.check.api import check
 

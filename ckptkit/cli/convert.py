@@ -57,7 +57,7 @@ _COMMON_OPTIONS = (
     shell_complete=candidates.formats,
     metavar="FORMAT",
     help=(
-        "Format to write, if the name of DST does not tell it: as `ls` prints it, such as "
+        "Format to write, if the name of DST does not show it: as `ls` prints it, such as "
         "tensor-bundle or saved-model."
     ),
 )
@@ -132,7 +132,7 @@ _COMMON_OPTIONS = (
 @click.option("--ema", is_flag=True, help="Use the averaged variables as the weights.")
 @click.option("--shard-size", metavar="SIZE", help="Begin a new data file after 500MB, 2GiB, ...")
 @click.option(
-    "--shards", type=click.IntRange(1), metavar="N", help="Write N data files of about one size."
+    "--shards", type=click.IntRange(1), metavar="N", help="Write N data files of similar size."
 )
 @click.option(
     "--allow-missing",

@@ -23,7 +23,7 @@ from ckptkit.cli.report_options import needs_remarks, put_report, report_options
 )
 @click.option("--policy", metavar="FILE.toml", help="The rules.")
 @click.option("--baseline", metavar="OLD", help="The model that [baseline] compares with.")
-@click.option("--init", is_flag=True, help="Print a first policy, which PATH passes.")
+@click.option("--init", is_flag=True, help="Print a policy that PATH passes, to start from.")
 @click.option("--junit", metavar="FILE", help="Also write JUnit XML to FILE.")
 @report_options("gate")
 @click.pass_context
@@ -41,8 +41,8 @@ def command(
     """Decide whether a model may be released, by one file of rules.
 
     The rules are a TOML file: size, parameters, dtypes, no optimizer state, no NaN, verify, scan,
-    compared with a baseline, outputs as recorded, a digest that is listed.  Each is answered by
-    the command of its name.  --init prints a first policy for PATH.
+    comparison with a baseline, outputs as recorded, a listed digest.  Each is answered by another
+    command (ls, verify, scan, diff, check).  --init prints a policy to start from.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def command(
       ckptkit gate model.keras --policy model.toml --baseline released.keras
       ckptkit gate export --policy model.toml --format github
 
-    Exit code: 0 every rule passes, 1 one does not, 2 one could not be told.
+    Exit code: 0 every rule passes, 1 one does not, 2 one could not be decided.
     """
     if init:
         from ckptkit.operations.gate.first_policy import first_policy

@@ -18,7 +18,7 @@ _FORMS = ("npy", "onnx", "polygraphy", "warmup")
 
 @click.group("golden", cls=NearGroup)
 def command() -> None:
-    """Write goldens as files of other tools, and read those of others.
+    """Write goldens in the formats of other tools, and read the recordings of these.
 
     \b
     npy         CASE/inputs.npz and CASE/outputs/NAME.npy, as saved_model_cli takes and writes
@@ -28,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command("export")
+@command.command("export", short_help="Write the cases of a golden for another tool.")
 @click.argument("golden", shell_complete=candidates.paths)
 @click.option("--to", required=True, type=Choice(_FORMS), help="Format of the output.")
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where it goes.")
@@ -48,7 +48,7 @@ def export(golden: str, **options: Any) -> None:
     put_report([printable(str(written))], options)
 
 
-@command.command("import")
+@command.command("import", short_help="Make a golden of what another tool recorded.")
 @click.argument("path", shell_complete=candidates.paths)
 @click.option("-o", "--output", "out", required=True, metavar="DIR", help="Where the golden goes.")
 @click.option("--form", type=Choice(_FORMS), help="Format of PATH.  [default: detected]")

@@ -69,8 +69,7 @@ def _thresholds(
     metavar="NAME=X",
     callback=_thresholds,
     help=(
-        "Set the limit from which on something is a finding: growth, decay, still, jump, "
-        "dead, saturated."
+        "Set a limit that decides what is a finding: growth, decay, still, jump, dead, saturated."
     ),
 )
 @click.option(

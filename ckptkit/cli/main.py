@@ -53,7 +53,7 @@ COMMANDS = {
     "needs": Command("ckptkit.cli.needs", "Show what is needed to open a model."),
     "record": Command("ckptkit.cli.record", "Record what a model computes, for `check`."),
     "check": Command("ckptkit.cli.check", "Run a model: does it compute what it should?"),
-    "gate": Command("ckptkit.cli.gate", "Decide by a file of rules if a model may go out."),
+    "gate": Command("ckptkit.cli.gate", "Decide by rules whether a model may be released."),
     "golden": Command("ckptkit.cli.golden", "Exchange goldens with other tools."),
     "doctor": Command("ckptkit.cli.doctor", "Show which runtimes and devices are available."),
     "fixtures": Command("ckptkit.cli.fixtures", "Make real files from reference models."),

@@ -270,7 +270,7 @@ def flagged_models_noted() -> Iterator[None]:
 
 def trust_option(function: F) -> F:
     """Add what silences that note."""
-    text = "Do not warn of what `ckptkit scan` flags in a model before it is run."
+    text = "Do not warn about what `ckptkit scan` finds in a model before it runs."
     return click.option("--trust", is_flag=True, help=text)(function)
 
 

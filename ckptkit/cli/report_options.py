@@ -150,9 +150,9 @@ def report_options(command: str, text: str = "Output format.") -> Callable[[F], 
             where = "Write to FILE instead of the terminal."
             options.append(click.option("-o", "--output", metavar="FILE", help=where))
         if "html" in offer.formats:
-            page = "Write it there as an HTML page, as --format html."
+            page = "Write the report to FILE as an HTML page."
             options.append(click.option("--html", metavar="FILE", help=page))
-            opened = "Show that page in the browser."
+            opened = "Show the report as a page in the browser."
             options.append(click.option("--open", "opened", is_flag=True, help=opened))
         if offer.formats:
             function = screen_options(function)

@@ -22,7 +22,7 @@ def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--endpoint",
         metavar="URL",
         default="",
-        help="The server that is asked for s3://, gs:// or az://, if not the store's own.",
+        help="Server to use for s3://, gs:// or az://, in place of the provider's own.",
     )
     @click.option(
         "--anonymous", is_flag=True, help="Read URLs without credentials, for what is public."
