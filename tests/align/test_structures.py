@@ -19,6 +19,7 @@ from ckptkit.align.matching import Alignment, TensorSet, align
 from ckptkit.align.own_variables import OwnVariable, pair_own
 from ckptkit.align.variable_lists import join_optimizers
 from ckptkit.checkpoint.checkpoint import Checkpoint
+from ckptkit.operations.diff.result import DiffResult
 from ckptkit.stores.base import TensorSpec
 from support import pinned
 
@@ -215,11 +216,10 @@ def forms(directory: Path) -> list[Path]:
     ]
 
 
-def pairs(old: Path, new: Path) -> set[tuple[str, str]]:
+def pairs(result: DiffResult) -> set[tuple[str, str]]:
     """Return the weights that belong together, by key; every tensor must have a partner."""
-    result = ckptkit.diff(old, new)
     alone = [change for change in result.changes if change.old is None or change.new is None]
-    assert not alone and not result.counts["renamed"], (old.name, new.name)
+    assert not alone and not result.counts["renamed"], result
     return {
         (change.old.spec.key, change.new.spec.key)
         for change in result.changes
@@ -229,13 +229,16 @@ def pairs(old: Path, new: Path) -> set[tuple[str, str]]:
 
 @pytest.mark.needs_tf
 def test_one_instant_is_the_same_in_every_form_and_stays_paired(written: Path) -> None:
+    together: dict[tuple[Path, Path], set[tuple[str, str]]] = {}
     for one, other in permutations(forms(written / "0"), 2):
-        assert ckptkit.diff(one, other).same, (one.name, other.name)
-        together = pairs(one, other)
-        assert pairs(other, one) == {(new, old) for old, new in together}
-        later = written / "1" / other.name
-        assert ckptkit.diff(one, later).counts["changed"] > 0
-        assert pairs(one, later) == together
+        result = ckptkit.diff(one, other)
+        assert result.same, (one.name, other.name)
+        together[one, other] = pairs(result)
+        later = ckptkit.diff(one, written / "1" / other.name)
+        assert later.counts["changed"] > 0
+        assert pairs(later) == together[one, other]
+    for (one, other), found in together.items():
+        assert together[other, one] == {(new, old) for old, new in found}
 
 
 def side_of(path: Path) -> TensorSet:

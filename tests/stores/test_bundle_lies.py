@@ -238,8 +238,8 @@ def test_impossible_shapes(tmp_path: Path, shape: tuple[int, ...], size: int) ->
     assert len(str(error)) < 5000
 
 
-def test_a_million_axes(tmp_path: Path) -> None:
-    dims = entry(((1 << 63) - 1,) * 300_000)
+def test_a_hundred_thousand_axes(tmp_path: Path) -> None:
+    dims = entry(((1 << 63) - 1,) * 100_000)
     error = refuse(write_index(tmp_path / "c", bundle_items(a=dims)), "rank")
     assert len(str(error)) < 1000
 

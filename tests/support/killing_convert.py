@@ -1,6 +1,6 @@
 """Kills `convert` at every one of its steps; run as a script, since it forks.
 
-    python -m support.killing_convert FORM DIRECTORY
+    python -m support.killing_convert FORM DIRECTORY STRIDE
 
 At DIRECTORY lies an output of FORM with the old values.  A child converts the new ones over it and
 dies just before its first, second, ... operating-system call that changes a file, until one lives
@@ -60,12 +60,12 @@ def state(path: Path) -> str:
     return "old" if found == {1.0} else "new" if found == {2.0} else f"MIXED {found}"
 
 
-def main(form: str, root: Path) -> None:
+def main(form: str, root: Path, stride: int) -> None:
     like = DONOR if form == "saved_model" else None
     olds, news = source(root, 1), source(root, 2)
     verdicts: list[str] = []
     for there in (False, True):
-        for step in range(300):
+        for step in range(0, 300, stride):
             directory = root / f"{there}{step}"
             directory.mkdir()
             out = directory / NAMES[form]
@@ -89,4 +89,4 @@ def main(form: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from support.places import ROOT
+from support.places import ROOT, environment
 
 _BETWEEN = """
 import json, resource, subprocess, sys
@@ -33,10 +33,11 @@ class Measured(NamedTuple):
 
 
 def run(command: Sequence[str]) -> Measured:
-    """Run `command` in the project's folder."""
+    """Run `command` in the project's folder; it may import what tests share."""
     done = subprocess.run(
         [sys.executable, "-S", "-c", _BETWEEN, *command],
         cwd=ROOT,
+        env=environment(),
         stdout=subprocess.PIPE,
         check=True,
     )
