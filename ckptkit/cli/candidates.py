@@ -61,11 +61,6 @@ def names_of_tensors(ctx: click.Context, param: click.Parameter, incomplete: str
     return []
 
 
-def paths_then_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return paths, and once one is there names of its tensors."""
-    return (names_of_tensors if _operands(ctx) else paths)(ctx, param, incomplete)
-
-
 def _operands(ctx: click.Context) -> list[str]:
     """Return the arguments that are whole; click gives the first of `PATH... NAME` to NAME."""
     given: list[str] = []

@@ -7,7 +7,7 @@ no more than a note, as versions of TensorFlow add and remove some.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ckptkit.golden.line_sketch import LineSketch, explain_lines, split_text
@@ -107,9 +107,6 @@ def _constants(recorded: Binding, now: Binding) -> Iterator[Discrepancy]:
 
 def _content(constant: ConstantSketch) -> tuple[str, tuple[int, ...], str]:
     return constant.dtype, constant.shape, constant.content.sha256
-
-
-Alike = Callable[[str, "ConstantSketch", str, "ConstantSketch"], bool]
 
 
 def _same_name(name: str, old: ConstantSketch, name_now: str, new: ConstantSketch) -> bool:

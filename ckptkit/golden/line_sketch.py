@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from ckptkit.errors import FormatError
 
 MAX_LINES = 2_000_000  # beyond, only the SHA-256 is kept
-MAX_TEXT = 64 << 20  # bytes
 _SHOWN = 40  # characters of a line in a message
 _HASH_BYTES = 6
 

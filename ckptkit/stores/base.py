@@ -12,16 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckptkit.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckptkit.dtypes import Array
-
-    ReadBuffer = np.ndarray[Any, Any] | bytes | memoryview
 
 # What a tensor is for; given to it by `ckptkit.checkpoint.names`, kept by formats with metadata.
 ROLES = ("weight", "slot", "ema", "counter", "metric", "table", "config", "other")

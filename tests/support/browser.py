@@ -5,7 +5,6 @@ Needs Chromium and chromedriver (Debian: `apt-get install chromium chromium-driv
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
@@ -93,10 +92,6 @@ class Page:
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window in pixels."""
         self.call("POST", "/window/rect", {"width": width, "height": height})
-
-    def screenshot(self, path: Path) -> None:
-        """Write what is visible as PNG."""
-        path.write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
 
 
 @contextmanager

@@ -38,7 +38,6 @@ class _Link:
     content: str | None
     is_known: bool
     measured: TensorMeasurement | None = None
-    is_read: bool = False
 
 
 @dataclass

@@ -154,10 +154,6 @@ class _Pairer:
         self.fits = kept
         return is_narrower
 
-    def _known_numbers(self) -> list[Relation]:
-        pairs = self.pairs.values()
-        return _relations([(p.source.numbering[1], p.target.numbering[1]) for p in pairs])
-
     # -- evidence ---------------------------------------------------------------------------------
 
     def _by_names(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:

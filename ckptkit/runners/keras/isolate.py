@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Values(Protocol):
-    """What of a backend this needs: see `ckptkit.runners.keras.session.Backend`."""
+    """What of a backend this needs; `ckptkit.runners.keras.session.Backend` has more."""
 
     def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
-        """Return the scope in which layers are called on the device of the spec.
+        """Return the scope in which a model is made and called on the device of the spec.
 
         Args:
             keras: the imported package.

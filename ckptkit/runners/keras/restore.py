@@ -9,11 +9,10 @@ checkpoint that has every variable by its object path.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptkit.errors import UsageError
 from ckptkit.runners.child.by_name import fill_by_name, value_for
 from ckptkit.runners.child.left_out import left_out
 from ckptkit.runners.child.object_bundle import write_objects
@@ -26,11 +25,11 @@ from ckptkit.runners.child.placement import (
     objects_in,
     overlap,
 )
+from ckptkit.runners.child.restoring import Way, restored
 from ckptkit.runners.child.session import Result
-from ckptkit.runners.errors import error_text
 from ckptkit.runners.keras.model import BuiltModels, layers_of
 from ckptkit.runners.keras.objects import KERAS_OBJECTS
-from ckptkit.runners.marks import is_marked, mark
+from ckptkit.runners.marks import mark
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, OBJECT_GRAPH, SAVED_MODEL, format_of
 
@@ -57,28 +56,14 @@ def restore_into(
     training = _training_variables(built, weights)
     marked = _mark_all(keras, {**training, **weights})
     way = _way(built, path, weights, place, value_of)
-    error: Exception | None = None
-    try:
-        way.restore()
-    except UsageError:
-        raise
-    except Exception as raised:  # what is wrong with the file is the answer, not an accident
-        error = raised
-    written = None if out is None else way.write(out)
-    unrestored = [name for name, item in marked.items() if is_marked(value_of(item))]
-    return {
-        "path": written,
-        "error": error_text(error) if error else "",
-        "error_kind": type(error).__name__ if error else "",
-        "unrestored": unrestored,
-        "unmarked": sorted({*training, *weights} - set(marked)),
-        "optimizer": built.has_optimizer,
-        "root_children": way.places,
-        "verdicts": {},
-        "by": way.by,
-        "pairs": way.pairs,
-        "left_out": way.left_out(written, unrestored),
-    }
+    return restored(
+        way,
+        out,
+        variables={*training, *weights},
+        marked=marked,
+        value_of=value_of,
+        has_optimizer=built.has_optimizer,
+    )
 
 
 def lost_weights(built: BuiltModels, found: Mapping[str, Any]) -> list[str]:
@@ -121,43 +106,30 @@ def _mark_all(keras: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
 # -- the ways in which files are restored ----------------------------------------------------------
 
 
-@dataclass
-class _Way:
-    """objects: {path in the file: object}, "" for the root itself.  pairs: see RestoreResult."""
+@dataclass(kw_only=True)
+class _Way(Way):
+    """objects: {path in the file: object}, "" for the root itself."""
 
     objects: Mapping[str, Any]
-    weights: Mapping[str, Any]
     value_of: Callable[[Any], Array]
-    by: str = "ckptkit"
-    places: list[str] = field(default_factory=list)
-    pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    def restore(self) -> None:
-        """Fill the objects; raises what reading the file raises."""
-
-    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
-        """Return {name: status} of the weights that are not in what was written."""
-        del written, unrestored
-        return {}
 
     def write(self, out: str) -> str:
-        """Write what all variables hold; return the path."""
         write_objects(out, KERAS_OBJECTS, self.objects, self.weights, self.value_of)
         return out
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _ObjectsWay(_Way):
     """Along the edges of an object graph."""
 
-    graph: FileGraph | None = None
+    graph: FileGraph
 
-    def restore(self) -> None:
-        assert self.graph is not None
+    def restore(self) -> dict[str, str]:
         for path, item in self.objects.items():
             node = self.graph.node_at(path)
             if node is not None:
                 self._fill(item, self.graph, node)
+        return {}
 
     def _fill(self, item: Any, graph: FileGraph, node: int) -> None:
         # an optimizer below the model is restored with it, as tf.train.Checkpoint does
@@ -174,16 +146,18 @@ class _ObjectsWay(_Way):
                 variable.assign(value)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _KerasFileWay(_Way):
     """By Keras's load_weights, which pairs by its own rules; `saves`: Keras writes it again."""
 
-    model: Any = None
-    path: Path = Path()
-    saves: bool = True
+    model: Any
+    path: Path
+    saves: bool
+    by: str = "Keras"
 
-    def restore(self) -> None:
+    def restore(self) -> dict[str, str]:
         self.model.load_weights(str(self.path))
+        return {}
 
     def write(self, out: str) -> str:
         if not self.saves:
@@ -199,13 +173,13 @@ class _KerasFileWay(_Way):
         return left_out(Path(written), self.weights, layers, unrestored, self.value_of)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _NamesWay(_Way):
     """As names pair the file with the models: no framework loads such files."""
 
-    path: Path = Path()
+    path: Path
 
-    def restore(self) -> None:
+    def restore(self) -> dict[str, str]:
         paths: dict[str, Any] = {}
         for place, item in self.objects.items():
             below = KERAS_OBJECTS.variables_below(item, optimizers=False)
@@ -215,6 +189,7 @@ class _NamesWay(_Way):
             write_objects(prefix, KERAS_OBJECTS, self.objects, shown, self.value_of)
 
         self.pairs = fill_by_name(write, paths, self.weights, self.path)
+        return {}
 
 
 def _way(
@@ -231,14 +206,20 @@ def _way(
         model = built.to_run()
         saves = structure == KERAS
         return _KerasFileWay(
-            {"model": model}, weights, value_of, "Keras", model=model, path=path, saves=saves
+            objects={"model": model},
+            weights=weights,
+            value_of=value_of,
+            model=model,
+            path=path,
+            saves=saves,
         )
+    by_name = _NamesWay(objects=whole, weights=weights, value_of=value_of, path=path)
     if structure not in (OBJECT_GRAPH, SAVED_MODEL):
-        return _NamesWay(whole, weights, value_of, path=path)
+        return by_name
     prefix = path / "variables" / "variables" if (path / "variables").is_dir() else path
     graph = file_graph(prefix)
     if graph is None:
-        return _NamesWay(whole, weights, value_of, path=path)
+        return by_name
     objects = dict(built.objects)
     if not objects:
         model = built.whole
@@ -247,5 +228,7 @@ def _way(
         if not place and not meets(KERAS_OBJECTS, graph, objects):
             objects = dict(lists_in(graph, model))
     if not objects:
-        return _NamesWay(whole, weights, value_of, path=path)
-    return _ObjectsWay(objects, weights, value_of, places=list(objects), graph=graph)
+        return by_name
+    return _ObjectsWay(
+        objects=objects, weights=weights, value_of=value_of, places=list(objects), graph=graph
+    )

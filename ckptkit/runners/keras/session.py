@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +20,7 @@ from ckptkit.runners.child.session import (
     spec_of,
 )
 from ckptkit.runners.keras import revive as _revive
-from ckptkit.runners.keras.isolate import KerasParts
+from ckptkit.runners.keras.isolate import KerasParts, Values
 from ckptkit.runners.keras.model import (
     BuiltModels,
     CallableModel,
@@ -42,12 +41,10 @@ if TYPE_CHECKING:
 CALL = "call"
 
 Devices = dict[str, dict[str, int]]
-Tensors = Mapping[str, Any]
-Named = Callable[[Tensors], dict[str, Any]]
 Layers = list[tuple[str, Any]]
 
 
-class Backend(Protocol):
+class Backend(Values, Protocol):
     """What differs between the backends of Keras: what one implements to be a runner.
 
     name: as `keras.backend.backend()` has it.
@@ -63,16 +60,6 @@ class Backend(Protocol):
         Raises:
             MissingDependencyError: where the backend's package is not installed.
             RunnerError: of kind "missing", where the device is not here.
-        """
-
-    def scope(self, keras: Any, spec: RunnerSpec) -> AbstractContextManager[Any]:
-        """Return the scope in which a model is made and called on the device of the spec.
-
-        Args:
-            keras: the imported package.
-            spec: of the runner.
-        Returns:
-            A context manager.
         """
 
     def call(self, built: CallableModel, inputs: Arrays, devices: Devices | None) -> dict[str, Any]:
@@ -99,24 +86,6 @@ class Backend(Protocol):
         Yields:
             (path, tensor) in the order of computation, with {name: tensor} of the outputs of the
             same computation.
-        """
-
-    def is_value(self, item: Any) -> bool:
-        """Say whether a layer's output is a tensor that has values, or will have.
-
-        Args:
-            item: a leaf of what a layer returned.
-        Returns:
-            Whether it is.
-        """
-
-    def array(self, tensor: Any) -> Array:
-        """Return a tensor's values.
-
-        Args:
-            tensor: the backend's.
-        Returns:
-            An array of its dtype and shape.
         """
 
     def versions(self) -> dict[str, str]:

@@ -26,6 +26,7 @@ from ckptkit.runners.child.placement import (
     meets,
     objects_in,
 )
+from ckptkit.runners.child.restoring import Way, restored
 from ckptkit.runners.child.session import Request, Result, import_extras, spec_of
 from ckptkit.runners.child.user_code import call_code
 from ckptkit.runners.errors import error_text
@@ -45,7 +46,6 @@ from ckptkit.runners.tensorflow.trackables import TRACKABLES, is_optimizer, vari
 from ckptkit.runners.tensorflow.variables import (
     checkpoint_of,
     mark_all,
-    still_marked,
     value_of,
     weights_of,
     write_weights,
@@ -179,29 +179,14 @@ def restore_into(built: BuiltObjects, path: Path, out: str | None, place: str = 
     training = _training_variables(built, weights)
     marked = mark_all({**training, **weights})
     way = _way(built, path, weights, place)
-    error: Exception | None = None
-    verdicts: dict[str, str] = {}
-    try:
-        verdicts = way.restore()
-    except UsageError:
-        raise
-    except Exception as raised:  # what is wrong with the file is the answer, not an accident
-        error = raised
-    written = None if out is None else way.write(out)
-    unrestored = still_marked(marked)
-    return {
-        "path": written,
-        "error": error_text(error) if error else "",
-        "error_kind": type(error).__name__ if error else "",
-        "unrestored": unrestored,
-        "unmarked": sorted({*training, *weights} - set(marked)),
-        "optimizer": built.has_optimizer,
-        "root_children": way.places,
-        "verdicts": verdicts,
-        "by": way.by,
-        "pairs": way.pairs,
-        "left_out": way.left_out(written, unrestored),
-    }
+    return restored(
+        way,
+        out,
+        variables={*training, *weights},
+        marked=marked,
+        value_of=value_of,
+        has_optimizer=built.has_optimizer,
+    )
 
 
 def lost_weights(built: BuiltObjects, found: Mapping[str, Any]) -> list[str]:
@@ -227,20 +212,14 @@ def _training_variables(built: BuiltObjects, weights: Mapping[str, Any]) -> dict
 # -- the ways in which files are restored ----------------------------------------------------------
 
 
-@dataclass
-class _FromCheckpoint:
+@dataclass(kw_only=True)
+class _FromCheckpoint(Way):
     """By tf.train.Checkpoint; objects: {path in the file: object}, "" for the root itself."""
 
     prefix: str
     objects: Mapping[str, Any]
-    weights: Mapping[str, Any]
     graph: FileGraph | None
     by: str = "TensorFlow"
-    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
-    @property
-    def places(self) -> list[str]:
-        return list(self.objects)
 
     def restore(self) -> dict[str, str]:
         root = checkpoint_of(self.objects)
@@ -252,22 +231,15 @@ class _FromCheckpoint:
         checkpoint_of(self.objects, self.weights).write(out)
         return out
 
-    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
-        del written, unrestored
-        return {}
 
-
-@dataclass
-class _FromKerasFile:
+@dataclass(kw_only=True)
+class _FromKerasFile(Way):
     """By Keras's load_weights, which pairs by its own rules; Keras writes the result, too."""
 
     model: Any
     path: Path
-    weights: Mapping[str, Any]
-    is_legacy: bool = False
-    places: list[str] = field(default_factory=list)
+    is_legacy: bool
     by: str = "Keras"
-    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def restore(self) -> dict[str, str]:
         self.model.load_weights(str(self.path))
@@ -287,16 +259,12 @@ class _FromKerasFile:
         return left_out(Path(written), self.weights, layers, unrestored, value_of)
 
 
-@dataclass
-class _ByName:
+@dataclass(kw_only=True)
+class _ByName(Way):
     """By this package, as names pair the file with the model: no framework loads such files."""
 
     whole: Any
     path: Path
-    weights: Mapping[str, Any]
-    places: list[str] = field(default_factory=list)
-    by: str = "ckptkit"
-    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def restore(self) -> dict[str, str]:
         def write(prefix: str, shown: Mapping[str, Any]) -> None:
@@ -310,15 +278,10 @@ class _ByName:
         checkpoint_of({"model": self.whole}, self.weights).write(out)
         return out
 
-    def left_out(self, written: str | None, unrestored: list[str]) -> dict[str, str]:
-        del written, unrestored
-        return {}
 
-
-def _way(
-    built: BuiltObjects, path: Path, weights: Mapping[str, Any], place: str
-) -> _FromCheckpoint | _FromKerasFile | _ByName:
+def _way(built: BuiltObjects, path: Path, weights: Mapping[str, Any], place: str) -> Way:
     """Return how a file of this kind is restored; raises UsageError where that is open."""
+    by_name = _ByName(whole=built.whole, path=path, weights=weights)
     structure = format_of(locate(path).format).structure
     if structure in (OBJECT_GRAPH, SAVED_MODEL):
         prefix = _prefix(path)
@@ -327,10 +290,13 @@ def _way(
         if structure == SAVED_MODEL and graph is not None and not meets(TRACKABLES, graph, objects):
             objects = {} if built.is_checkpoint else lists_in(graph, built.whole)
         if objects:
-            return _FromCheckpoint(prefix, objects, weights, graph)
-        return _ByName(built.whole, path, weights)
+            places = list(objects)
+            return _FromCheckpoint(
+                prefix=prefix, objects=objects, weights=weights, graph=graph, places=places
+            )
+        return by_name
     if structure not in (KERAS, LEGACY_KERAS):
-        return _ByName(built.whole, path, weights)
+        return by_name
     model = built.to_run()
     if not is_keras(model):
         raise UsageError(
@@ -338,7 +304,9 @@ def _way(
             where=str(path),
             hint="let the code return the model of Keras that the file was saved from",
         )
-    return _FromKerasFile(model, path, weights, structure == LEGACY_KERAS)
+    return _FromKerasFile(
+        model=model, path=path, weights=weights, is_legacy=structure == LEGACY_KERAS
+    )
 
 
 def _prefix(path: Path) -> str:

@@ -79,11 +79,6 @@ class _CentralEntry(NamedTuple):
     header: int
 
 
-def looks_like_zip(head: bytes) -> bool:
-    """Whether a file that starts with these bytes is a zip archive."""
-    return head[:4] in (b"PK\x03\x04", b"PK\x05\x06")
-
-
 _AROUND_HEADER = 512  # bytes: a local header, its name, and the header of an array behind it
 
 

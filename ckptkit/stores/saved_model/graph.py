@@ -85,7 +85,6 @@ class MetaGraph(NamedTuple):
     metadata: texts of user objects.
     tensorflow_version: of the writer, "" where it does not say.  min_consumer: the oldest version
     of GraphDef readers that it is for.
-    slot_owners: identifiers of the user objects that own slot variables, as optimizers do.
     """
 
     tags: tuple[str, ...]
@@ -105,7 +104,6 @@ class MetaGraph(NamedTuple):
     metadata: tuple[tuple[str, str], ...]
     tensorflow_version: str = ""
     min_consumer: int = 0
-    slot_owners: tuple[str, ...] = ()
 
 
 def read_graphs(path: Path) -> list[MetaGraph]:
@@ -186,11 +184,6 @@ def _meta_graph(meta: Any, graph: Any, where: str) -> MetaGraph:
         ),
         tensorflow_version=meta.meta_info_def.tensorflow_version,
         min_consumer=graph.versions.min_consumer,
-        slot_owners=tuple(
-            node.user_object.identifier
-            for node in objects.nodes
-            if node.slot_variables and node.HasField("user_object")
-        ),
     )
 
 

@@ -37,7 +37,6 @@ def test_every_setting_has_a_rule() -> None:
     assert RULES.keys() == SETTINGS.keys()
 
 
-DIGEST = "ls after.keras --digest=weights"
 # (rule, a policy that after.keras passes, one that it fails, the command alone)
 CASES = [
     ("formats", 'formats = ["keras", "npz"]', 'formats = ["npz"]'),

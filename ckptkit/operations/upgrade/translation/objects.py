@@ -37,7 +37,6 @@ _RENAMED = {
 }
 _VERSION = re.compile(r"(?<=[a-z])V[12]$")
 _POLICIES = ("Policy", "PolicyV1", "DTypePolicy", "FloatDTypePolicy")
-OBJECT_KEYS = {"module", "class_name", "config", "registered_name", "build_config"}
 
 
 def kind_of(key: str) -> str | None:
