@@ -107,7 +107,7 @@ def _mark_all(keras: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(kw_only=True)
-class _Way(Way):
+class _KerasWay(Way):
     """objects: {path in the file: object}, "" for the root itself."""
 
     objects: Mapping[str, Any]
@@ -119,7 +119,7 @@ class _Way(Way):
 
 
 @dataclass(kw_only=True)
-class _ObjectsWay(_Way):
+class _ObjectsWay(_KerasWay):
     """Along the edges of an object graph."""
 
     graph: FileGraph
@@ -147,7 +147,7 @@ class _ObjectsWay(_Way):
 
 
 @dataclass(kw_only=True)
-class _KerasFileWay(_Way):
+class _KerasFileWay(_KerasWay):
     """By Keras's load_weights, which pairs by its own rules; `saves`: Keras writes it again."""
 
     model: Any
@@ -174,7 +174,7 @@ class _KerasFileWay(_Way):
 
 
 @dataclass(kw_only=True)
-class _NamesWay(_Way):
+class _NamesWay(_KerasWay):
     """As names pair the file with the models: no framework loads such files."""
 
     path: Path
@@ -198,7 +198,7 @@ def _way(
     weights: Mapping[str, Any],
     place: str,
     value_of: Callable[[Any], Array],
-) -> _Way:
+) -> _KerasWay:
     """Return how a file of this kind is restored; raises UsageError where that is open."""
     structure = format_of(locate(path).format).structure
     whole = built.objects or {"": built.whole}
