@@ -96,11 +96,11 @@ class ZarrArray(NamedTuple):
             yield number * step, self._band(number)
 
     def _band(self, number: int) -> Array:
-        kept: _Kept | None = getattr(_last, "band", None)
+        kept: _LastBand | None = getattr(_last, "band", None)
         if kept is not None and kept.array is self and kept.number == number:
             return kept.values
         values = self._decoded_band(number)
-        _last.band = _Kept(self, number, values) if values.nbytes <= _KEPT_BYTES else None
+        _last.band = _LastBand(self, number, values) if values.nbytes <= _KEPT_BYTES else None
         return values
 
     def _decoded_band(self, number: int) -> Array:
@@ -191,7 +191,7 @@ class ZarrArray(NamedTuple):
         return self._decode(bytes(part), sharding.inner, sharding.chunks, where)
 
 
-class _Kept(NamedTuple):
+class _LastBand(NamedTuple):
     array: ZarrArray
     number: int
     values: Array
