@@ -149,6 +149,17 @@ class SourcePath(UnchangedPath):
         """
         raise NotImplementedError
 
+    def begin_copy(self, place: Path) -> Callable[[], None]:
+        """Begin to fetch all of it into a file of this machine, and read from that as it comes.
+
+        Returns:
+            What waits until the file is whole, and raises ChangedError, CkptkitError, OSError.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        raise NotImplementedError
+
     def open_handle(self) -> Handle:
         """Return what reads it; raises CkptkitError."""
         raise NotImplementedError

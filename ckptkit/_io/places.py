@@ -126,6 +126,17 @@ def fetched_path(path: Path) -> Path:
     return fetched_file(path)
 
 
+def begin_to_fetch(path: Path, *, must: bool) -> None:
+    """Begin to copy a file that is elsewhere, where it will be read more than once.
+
+    must: whether a copy will be needed.  Raises what `remote.fetched.fetched_file` raises.
+    """
+    if isinstance(path, SourcePath):
+        from ckptkit._io.remote import fetched
+
+        fetched.begin_to_fetch(path, must=must)
+
+
 def can_list(path: Path) -> bool:
     """Whether it can be told what lies in a directory; a web server knows names alone."""
     return not isinstance(path, SourcePath) or path.is_listed

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 import ckptkit
 from ckptkit._io.files import Extent
 from ckptkit._io.places import path_of
-from ckptkit._io.remote import blocks, requests
+from ckptkit._io.remote import arriving, blocks, fetched, requests
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -31,6 +31,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.operations.input_files import fetched_operand
+from ckptkit.operations.verify.api import verify
 from ckptkit.text import without_secrets
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
@@ -182,6 +183,69 @@ def test_what_is_read_in_order_is_fetched_once_however_little_is_kept(
                     extent.read_into(at, piece)
                     assert piece == data[start + at : start + at + len(piece)]
         assert server.nbytes <= 1.02 * 2 * len(data)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with an archive that counts as one of which memory has no room."""
+    monkeypatch.setattr(fetched, "MAX_PIECEMEAL", 1 << 20)
+    monkeypatch.setattr(arriving, "PIECE", 1 << 18)
+    monkeypatch.setenv("CKPTKIT_CACHE", str(tmp_path / "cache"))
+    values: dict[str, Any] = {f"t{n}": np.full(100_000, n, np.float32) for n in range(10)}
+    (tmp_path / "served").mkdir()
+    np.savez(tmp_path / "served" / "w.npz", **values)
+    write_pytorch(tmp_path / "served" / "w.pt", values)
+    return tmp_path / "served"
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.pt"])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_archive_is_verified_as_it_comes(name: str, threads: int, archive: Path) -> None:
+    size = (archive / name).stat().st_size
+    with serving(archive) as server, ThreadPoolExecutor(threads or 1) as pool:
+        executor = pool if threads else None
+        assert verify(f"{server.url}/{name}", executor=executor).ok
+        assert server.nbytes <= size + 2 * (1 << 17) + (1 << 18)
+        del server.asked[:]
+        assert verify(f"{server.url}/{name}", executor=executor).ok  # there is a copy by now
+        assert len(server.asked) <= 2
+        data = bytearray((archive / name).read_bytes())
+        data[size // 2] ^= 4
+        (archive / name).write_bytes(data)
+        result = verify(f"{server.url}/{name}", executor=executor)
+    here = verify(archive / name)
+    assert [(f.code, f.key, f.message) for f in result.findings] == [
+        (f.code, f.key, f.message) for f in here.findings
+    ]
+    assert result.exit_code == 1
+    assert not list((archive.parent / "cache").rglob("*.part"))
+
+
+@pytest.mark.parametrize("keeps", ["no room", "a file in the way"])
+def test_an_archive_for_which_there_is_no_room_is_verified_where_it_lies(
+    keeps: str, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keeps == "no room":
+        monkeypatch.setenv("CKPTKIT_CACHE_BYTES", "1MB")
+    else:
+        (archive.parent / "cache").touch()
+    with serving(archive) as server:
+        assert verify(f"{server.url}/w.pt").ok
+        assert server.nbytes <= 1.2 * (archive / "w.pt").stat().st_size
+
+
+def test_an_archive_that_is_replaced_as_it_comes_is_one_clear_error(archive: Path) -> None:
+    with serving(archive) as server:
+
+        def replace(number: int) -> None:
+            if number == 6:
+                (archive / "new").write_bytes((archive / "w.npz").read_bytes())
+                (archive / "new").replace(archive / "w.npz")
+
+        server.before = replace
+        refused = verify(f"{server.url}/w.npz").refusals
+    assert [error.message for error in refused] == ["changed while it was read"]
+    assert not list((archive.parent / "cache").rglob("*.part"))
 
 
 def test_runs_in_any_order_are_fetched_once(tmp_path: Path) -> None:

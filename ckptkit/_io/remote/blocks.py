@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from ckptkit._io.files import Handle
+from ckptkit._io.remote.arriving import ArrivingCopy
 from ckptkit._io.remote.objects import ObjectSource, ObjectState, RemoteChanged, RetryError
 from ckptkit._io.remote.requests import count, in_flight, insisting
 
@@ -48,7 +49,7 @@ class _Chunk:
         self.data: Future[bytes] = Future()
 
 
-class _Kept:
+class _KeptChunks:
     """The chunks of all objects, as far as there is room; those that were read go first.
 
     Of two that were read, or were not, the one that was used longest ago goes first.
@@ -94,7 +95,7 @@ class _Kept:
             owner.without(chunk)
 
 
-_kept = _Kept()
+_kept = _KeptChunks()
 
 
 class _ReadingOn:
@@ -139,7 +140,7 @@ class ObjectBytes:
         self._by_block: dict[int, _Chunk] = {}
         self._streams: list[_ReadingOn] = []
         self._start = start
-        self._copy: Handle | None = None
+        self._copy: Handle | ArrivingCopy | None = None
         self.will_be_read_on = False  # to its end
         weakref.finalize(self, _drop_all, self._by_block).atexit = False
 
@@ -151,6 +152,9 @@ class ObjectBytes:
         Raises RemoteChanged, CkptkitError.
         """
         done, nbytes = 0, len(buffer)
+        if isinstance(self._copy, ArrivingCopy):
+            self._copy.read_into(offset, buffer)
+            return
         if self._copy is not None:
             while done < nbytes:
                 count = os.preadv(self._copy.fd, [buffer[done:]], offset + done)
@@ -177,6 +181,22 @@ class ObjectBytes:
         """Read from a file of this machine, which holds all bytes; raises OSError."""
         if self._copy is None:
             self._copy = Handle(copy)
+
+    def begin_copy(self, place: Path) -> ArrivingCopy | None:
+        """Begin to fetch all bytes into a file of this machine, and read from that; raises OSError.
+
+        Returns:
+            What arrives; None where there is a copy.
+        """
+        with _kept.lock:
+            if self._copy is None:
+                self._copy = ArrivingCopy(self.state.size, self._piece, place)
+            return self._copy if isinstance(self._copy, ArrivingCopy) else None
+
+    def _piece(self, start: int, stop: int) -> bytes:
+        if stop <= len(self._start):
+            return self._start[start:stop]
+        return fetched(self.source, self.key, start, stop, self.state)
 
     def fetch(self, spans: Sequence[tuple[int, int]]) -> None:
         """Begin to fetch what will be read piecemeal, as far as it is little enough.

@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from ckptkit._io.files import Extent, SourcePath, file_size, state_of, unchanged
+from ckptkit._io.files import SourcePath, file_size, state_of, unchanged
+from ckptkit._io.remote.blocks import MAX_PIECEMEAL
 from ckptkit.errors import OutputError
 from ckptkit.text import parse_size
 
 DEFAULT_BYTES = 20 << 30
 SIZE_VARIABLE, PLACE_VARIABLE = "CKPTKIT_CACHE_BYTES", "CKPTKIT_CACHE"
-_COPIED_AT_ONCE = 8 << 20
 _UNFINISHED_S = 24 * 3600.0  # after that time a download that is not finished is nobody's
 
 
@@ -48,6 +48,26 @@ def fetched_files(files: Sequence[Path], top: Path) -> Path:
     files: they lie in `top` or below it, and so do the copies in the directory.  Raises OutputError
     where they are larger than the cache may be, or cannot be written; and what reading raises.
     """
+    directory, waits = _begun(files, top)
+    with _refusing(top):
+        for wait in waits:
+            wait()
+    return directory
+
+
+def begin_to_fetch(path: Path, *, must: bool) -> None:
+    """Begin to copy an object elsewhere to this machine; it is read from there as it comes.
+
+    must: whether a copy will be needed; else a file for which there is no room stays where it is,
+    and so does one of which memory has room.  Raises as `fetched_files` does.
+    """
+    if not must and not MAX_PIECEMEAL < file_size(path) <= _room():
+        return
+    _begun([path], path.parent)
+
+
+def _begun(files: Sequence[Path], top: Path) -> tuple[Path, list[Callable[[], None]]]:
+    """Return the directory that the copies will be in, and what waits for each."""
     files = [unchanged(file) for file in files]
     sizes = [file_size(file) for file in files]
     size, limit = sum(sizes), _limit()
@@ -59,43 +79,41 @@ def fetched_files(files: Sequence[Path], top: Path) -> Path:
         )
     told = "\n".join(f"{file}\n{state_of(file)}" for file in files)
     directory = cache_directory() / sha256(told.encode()).hexdigest()[:32]
-    try:
+    waits = []
+    with _refusing(top):
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.utime(directory)
         _make_room(directory, limit - size)
         for file, nbytes in zip(files, sizes, strict=True):
             place = directory / str(file).removeprefix(f"{top}/")
-            if not place.is_file() or place.stat().st_size != nbytes:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _fetch(file, nbytes, place)
-            if isinstance(file, SourcePath):
+            assert isinstance(file, SourcePath)
+            if place.is_file() and place.stat().st_size == nbytes:
                 file.use_copy(place)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                waits.append(file.begin_copy(place))
+    return directory, waits
+
+
+@contextmanager
+def _refusing(top: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"a copy of it cannot be kept: {error.strerror}",
             where=str(top),
             hint=f"set {PLACE_VARIABLE} to a directory with room",
         ) from error
-    return directory
 
 
-def _fetch(file: Path, nbytes: int, place: Path) -> None:
-    part = place.with_name(f"{place.name}.{os.getpid()}.part")
-    try:
-        _copy(file, nbytes, part)
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _copy(path: Path, size: int, part: Path) -> None:
-    extent = Extent(path, 0, size)
-    buffer = memoryview(bytearray(min(size, _COPIED_AT_ONCE)))
-    with part.open("wb") as file:
-        for start in range(0, size, _COPIED_AT_ONCE):
-            piece = buffer[: min(_COPIED_AT_ONCE, size - start)]
-            extent.read_into(start, piece)
-            file.write(piece)
+def _room() -> int:
+    """Return how many bytes of one file the cache takes without asking for anything."""
+    place = cache_directory()
+    with suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return min(_limit(), shutil.disk_usage(place).free // 2)
+    return 0
 
 
 def _limit() -> int:

@@ -219,6 +219,23 @@ class RemotePath(SourcePath):
     def use_copy(self, copy: Path) -> None:
         self.snapshot.object(self.key, self._found()).use_copy(copy)
 
+    def begin_copy(self, place: Path) -> Callable[[], None]:
+        arriving = self.snapshot.object(self.key, self._found()).begin_copy(place)
+
+        def wait() -> None:
+            if arriving is not None:
+                self.unchanged_by(arriving.wait)
+
+        return wait
+
+    def unchanged_by(self, read: Callable[[], None]) -> None:
+        """Read; raises ChangedError where the object turns out to be in another state."""
+        try:
+            read()
+        except RemoteChanged:
+            self.snapshot.forget()
+            raise ChangedError(self) from None
+
     def open_handle(self) -> Handle:
         found = self.snapshot.state(self.key) or self.snapshot.asked_itself(self.key)
         if found is None:
@@ -248,24 +265,17 @@ class RemoteHandle(Handle):
 
     def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> int:
         count = max(0, min(len(buffer), self.size - offset))
-        self._unchanged(lambda: self._content.read_into(offset, buffer[:count], until))
+        self._path.unchanged_by(lambda: self._content.read_into(offset, buffer[:count], until))
         return count
 
     def state_now(self) -> FileState:
         return self.state  # each answer was compared with it
 
     def will_be_read(self, spans: Sequence[tuple[int, int]]) -> None:
-        self._unchanged(lambda: self._content.fetch(spans))
+        self._path.unchanged_by(lambda: self._content.fetch(spans))
 
     def will_be_read_on(self) -> None:
         self._content.will_be_read_on = True
-
-    def _unchanged(self, read: Callable[[], None]) -> None:
-        try:
-            read()
-        except RemoteChanged:
-            self._path.snapshot.forget()
-            raise ChangedError(self._path) from None
 
 
 class _ObjectFile(io.RawIOBase):

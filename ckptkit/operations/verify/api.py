@@ -20,7 +20,7 @@ from ckptkit._io.files import (
     os_error,
     refusing_os_errors,
 )
-from ckptkit._io.places import fetched_path, is_there, path_of, text_of
+from ckptkit._io.places import begin_to_fetch, is_there, path_of, text_of
 from ckptkit._io.progress import Progress, ProgressMeter, numbered
 from ckptkit.errors import (
     CkptkitError,
@@ -46,6 +46,7 @@ from ckptkit.stores.directories import (
     format_of_directory,
     is_model_directory,
 )
+from ckptkit.stores.hdf5 import client
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import (
     KERAS,
@@ -454,9 +455,13 @@ def _verified(
     try:
         for file in files:  # one that stands for another has no content to find faults in
             file_size(file)
-        if sample is None and format_of(target.format).structure in (KERAS, LEGACY_KERAS):
-            for file in files:  # libhdf5 opens files by itself: what is elsewhere comes whole, once
-                fetched_path(file)
+        row = format_of(target.format)
+        is_hdf5 = row.structure in (KERAS, LEGACY_KERAS)
+        if sample is None and (is_hdf5 or row.is_archive):
+            if is_hdf5:
+                client.begin()  # it takes as long to start as much of the rest
+            for file in files:  # libhdf5 opens files by itself, and members are read in many ways
+                begin_to_fetch(file, must=is_hdf5)
         hook = format_of(target.format).verify
         if not hook:
             unit, store = verify_stream(target.format, target.path, executor, progress, sample)

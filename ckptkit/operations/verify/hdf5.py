@@ -7,9 +7,13 @@ one run of bytes are then the same too, and all others are read by libhdf5 alone
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from importlib.util import find_spec
+from typing import NamedTuple
 
+from ckptkit._io.beside import beside
 from ckptkit.errors import CkptkitError, FormatError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.verify.keras_groups import name_findings
@@ -26,10 +30,34 @@ from ckptkit.text import count_text, list_text
 NOT_BY_LIBHDF5 = "whether libhdf5 reads the same (pip install 'ckptkit-tf[hdf5]')"
 
 
-def hdf5_checks(store: H5Store) -> tuple[list[Check], list[str]]:
+class _TwoReadings(NamedTuple):
+    """What is seen in one file by ckptkit (None: it leaves the file to libhdf5), and by libhdf5.
+
+    theirs: returns it, or raises why there is nothing; None where it was not asked.
+    """
+
+    close: CloseScan | None
+    theirs: Callable[[], H5Tree] | None
+
+
+def begin_readings(store: H5Store) -> Sequence[Future[_TwoReadings]]:
+    """Begin to read each file of a store in both ways, beside what is done meanwhile."""
+    return [beside(partial(_readings, byte_range)) for byte_range in store.ranges]
+
+
+def _readings(byte_range: ByteRange) -> _TwoReadings:
+    close = _closely(byte_range)
+    if close is None or find_spec_of_h5py() is None:  # libhdf5 has read it already, or is not there
+        return _TwoReadings(close, None)
+    return _TwoReadings(close, beside(partial(scan_with_libhdf5, byte_range)).result)
+
+
+def hdf5_checks(
+    store: H5Store, readings: Sequence[Future[_TwoReadings]]
+) -> tuple[list[Check], list[str]]:
     """Return the checks of a store's HDF5 data, and what was not checked.
 
-    Raises what `hdf5.reader.scan` raises.
+    readings: what `begin_readings` returned.  Raises what `hdf5.reader.scan` raises.
     """
     row = format_of(store.format)
     try:
@@ -42,18 +70,18 @@ def hdf5_checks(store: H5Store) -> tuple[list[Check], list[str]]:
     seconds: list[Finding] = []
     not_checked: list[str] = []
     compared = 0
-    for path, byte_range in zip(store.shards, store.ranges, strict=True):
-        close = _closely(byte_range)
+    for path, byte_range, reading in zip(store.shards, store.ranges, readings, strict=True):
+        close, theirs = reading.result()
         tree = scan(byte_range) if close is None else close.tree
         for group, attributes in tree.groups.items():  # shards share the groups that they divide
             groups[group] = {**groups.get(group, {}), **attributes}
         if close is None:  # libhdf5 has read it already
             continue
         names += _oddities(str(path), close)
-        if find_spec_of_h5py() is None:
+        if theirs is None:
             not_checked.append(NOT_BY_LIBHDF5)
             continue
-        seconds += _compared(str(path), byte_range, tree)
+        seconds += _compared(str(path), theirs, tree)
         compared += len(tree.datasets)
     whole = H5Tree(groups, store.datasets)
     legacy = row.structure == LEGACY_KERAS
@@ -99,11 +127,11 @@ def _oddities(where: str, close: CloseScan) -> Iterator[Finding]:
         )
 
 
-def _compared(where: str, byte_range: ByteRange, ours: H5Tree) -> Iterator[Finding]:
+def _compared(where: str, read: Callable[[], H5Tree], ours: H5Tree) -> Iterator[Finding]:
     """Yield an error for each thing that libhdf5 reads otherwise."""
     hint = "one of the two is wrong, and the file may be damaged: do not trust either"
     try:
-        theirs = scan_with_libhdf5(byte_range)
+        theirs = read()
     except (UnsupportedError, MissingDependencyError):
         raise
     except FormatError as error:

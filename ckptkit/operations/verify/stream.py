@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ckptkit._io.files import expect_whole, file_size, unchanged
+from ckptkit._io.beside import beside
+from ckptkit._io.files import expect_whole, file_size, is_local, unchanged
 from ckptkit._io.pool import batched_map
 from ckptkit._io.progress import Progress, ProgressMeter
-from ckptkit.dtypes import itemsize
+from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.sampling import TensorSample
@@ -48,6 +53,7 @@ def verify_stream(
     """
     row = format_of(format_name)
     _refuse_bomb(row, path)
+    begun = _begun_archive(row, path, executor) if sample is None else None
     try:
         store = open_format(format_name, path)
     except UnsupportedError:
@@ -56,11 +62,15 @@ def verify_stream(
         if not is_damage(error):
             raise
         checks = [Check("structure", (), (of_error(error, "file"),))]
-        checks.extend(_archive(row, path, executor))
+        found = _archive(row, path, executor) if begun is None else begun.result()
+        checks.extend(found.checks)
         return Unit(path, format_name, tuple(checks)), None
+    is_hdf5 = row.structure in (KERAS, LEGACY_KERAS)
+    readings = _begun_readings(store) if is_hdf5 and sample is None else []
     drawn = None if sample is None else sample.keys(store.specs)
     not_checked: list[str] = []
     checks = [_structure(store)]
+    sound: Sequence[zip_archive.Member] = ()
     if sample is not None and drawn is not None:
         not_checked.append(sample.left_out(len(store.specs)))
         if row.is_archive:
@@ -69,19 +79,21 @@ def verify_stream(
         for shard in store.shards:
             if shard not in store.missing_shards:
                 expect_whole(shard)
-        checks.extend(_archive(row, path, executor))
-    reads, check = _tensors(store, executor, progress, drawn)
+        found = _archive(row, path, executor) if begun is None else begun.result()
+        checks.extend(found.checks)
+        sound = found.sound
+    reads, check = _tensors(store, executor, progress, drawn, sound)
     checks.append(check)
     if not row.has_checksums:
         not_checked.append(say(_NO_CHECKSUM))
     unread = [read for read in reads if read.error is not None and _is_opaque(store, read)]
     if unread:
         not_checked.append(f"{count_text(len(unread), 'tensor')} of a dtype that is not read")
-    if row.structure in (KERAS, LEGACY_KERAS) and drawn is None:
-        more, left_out = _hdf5(store)
+    if is_hdf5 and drawn is None:
+        more, left_out = _hdf5(store, readings)
         checks += more
         not_checked += left_out
-    elif row.structure in (KERAS, LEGACY_KERAS):
+    elif is_hdf5:
         not_checked.append("whether libhdf5 reads the same")
     if row.model_config:
         checks.extend(_config(store))
@@ -140,10 +152,9 @@ def _refuse_bomb(row: Format, path: Path) -> None:
     if not row.is_archive:
         return
     try:
-        members = zip_archive.read_directory(path).values()
+        inflated = zip_archive.inflated_bytes(path)
     except CkptkitError:
         return  # that it does not open will be a finding
-    inflated = sum(member.nbytes for member in members if member.method != zip_archive.STORED)
     limit = max(INFLATED_FLOOR, MAX_EXPANSION * file_size(path))
     if inflated > limit:
         raise UnsupportedError(
@@ -175,22 +186,27 @@ def _tensors(
     executor: Executor | None,
     progress: Progress | None,
     keys: frozenset[str] | None,
+    sound: Sequence[zip_archive.Member] = (),
 ) -> tuple[list[_TensorRead], Check]:
     """Read every tensor to its end, its checksum compared where the format keeps one.
 
-    keys: of those to read; None for all.
+    keys: of those to read; None for all.  sound: stored members whose bytes were read and compared
+    already: a tensor that is a run of them has been read.
     """
     items = [
         (store, key, spec.nbytes)
         for key, spec in store.specs.items()
         if (spec.shard is not None or spec.slices) and (keys is None or key in keys)
     ]
-    total = sum(nbytes for _store, _key, nbytes in items)
+    was_read = _BytesRead(sound)
+    unread = [item for item in items if not was_read.has_all_of(store, item[1])]
+    total = sum(nbytes for _store, _key, nbytes in unread)
     meter = ProgressMeter(progress, "read", total, by_reads=True)
-    reads: list[_TensorRead] = []
-    for read in batched_map(executor, _read_tensor, items, lambda item: item[2], _key_of):
-        reads.append(read)
+    by_key: dict[str, _TensorRead] = {}
+    for read in batched_map(executor, _read_tensor, unread, lambda item: item[2], _key_of):
+        by_key[read.name] = read
         meter.add(read.nbytes)
+    reads = [by_key.get(key) or _TensorRead(key, nbytes, None) for _, key, nbytes in items]
     findings = [
         _finding(store.path, read, "tensor")
         for read in reads
@@ -199,6 +215,24 @@ def _tensors(
     ]
     counts = (("tensor", len(reads)), ("byte", sum(read.nbytes for read in reads)))
     return reads, Check("tensors", counts, tuple(findings))
+
+
+class _BytesRead:
+    """Bytes of an archive that were read and compared with a checksum.
+
+    members: stored ones.
+    """
+
+    def __init__(self, members: Iterable[zip_archive.Member]) -> None:
+        self._runs = sorted((member.offset, member.offset + member.nbytes) for member in members)
+
+    def has_all_of(self, store: Store, key: str) -> bool:
+        """Whether a tensor is nothing but such bytes; of flags not every byte is one."""
+        spec = store.specs[key]
+        if spec.offset is None or kind(spec.dtype) == "bool" or not store.mappable(key):
+            return False
+        at = bisect_right(self._runs, (spec.offset, math.inf)) - 1
+        return at >= 0 and spec.offset + spec.nbytes <= self._runs[at][1]
 
 
 def _key_of(item: tuple[Store, str, int]) -> str:
@@ -215,23 +249,56 @@ def _read_tensor(item: tuple[Store, str, int]) -> _TensorRead:
     return _TensorRead(key, nbytes, None)
 
 
-def _archive(row: Format, path: Path, executor: Executor | None) -> Iterator[Check]:
+class _ArchiveRead(NamedTuple):
+    """The check of an archive's members, if it is one; and those stored that have their CRC-32."""
+
+    checks: Sequence[Check] = ()
+    sound: Sequence[zip_archive.Member] = ()
+
+
+def _begun_archive(
+    row: Format, path: Path, executor: Executor | None
+) -> Future[_ArchiveRead] | None:
+    """Begin to read an archive that is on its way to this machine, as it comes; None for others."""
+    is_here = executor is None or isinstance(executor, ThreadPoolExecutor)
+    if is_local(path) or not row.is_archive or not is_here:
+        return None
+    return beside(partial(_archive, row, path, executor))
+
+
+def _archive(row: Format, path: Path, executor: Executor | None) -> _ArchiveRead:
     """Compare the CRC-32 of every member of an archive, those without tensors included."""
     if not row.is_archive:
-        return
-    try:
-        members = list(zip_archive.read_directory(path).values())
-    except CkptkitError:
-        return  # that the archive does not open is a finding already
+        return _ArchiveRead()
+    members: list[zip_archive.Member] = []
     path = unchanged(path)  # so that a worker that sees another file says so
-    parts = [part for member in members for part in _member_parts(path, member)]
+    damage: list[CkptkitError] = []
+
+    def parts() -> Iterator[_MemberPart]:
+        try:
+            for member in zip_archive.members_of(path):
+                members.append(member)
+                yield from _member_parts(path, member)
+        except CkptkitError as error:
+            damage.append(error)
+
+    given, again = tee(parts())
     found = batched_map(
-        executor, _read_part, parts, lambda part: part.stop - part.start, lambda part: part.name
+        executor,
+        _read_part,
+        given,
+        lambda part: part.stop - part.start,
+        lambda part: part.name,
+        file_size(path),
     )
-    reads = list(_joined_parts(zip(parts, found, strict=True)))
+    reads = list(_joined_parts(zip(again, found, strict=False)))
+    if damage:  # that the archive does not open is a finding already
+        return _ArchiveRead()
     findings = [_finding(path, read, "member") for read in reads if read.error is not None]
     counts = (("member", len(reads)), ("byte", sum(read.nbytes for read in reads)))
-    yield Check("archive", counts, tuple(findings))
+    failed = {read.name for read in reads if read.error is not None}
+    sound = [m for m in members if m.method == zip_archive.STORED and m.name not in failed]
+    return _ArchiveRead([Check("archive", counts, tuple(findings))], sound)
 
 
 PART_BYTES = 16 << 20  # of a member that is read in parts
@@ -311,8 +378,15 @@ def _config(store: Store) -> Iterator[Check]:
         yield check
 
 
-def _hdf5(store: Store) -> tuple[list[Check], list[str]]:
+def _begun_readings(store: Store) -> Sequence[Any]:
+    from ckptkit.operations.verify.hdf5 import begin_readings
+    from ckptkit.stores.keras.h5_store import H5Store
+
+    return begin_readings(store) if isinstance(store, H5Store) else ()
+
+
+def _hdf5(store: Store, readings: Sequence[Any]) -> tuple[list[Check], list[str]]:
     from ckptkit.operations.verify.hdf5 import hdf5_checks
     from ckptkit.stores.keras.h5_store import H5Store
 
-    return hdf5_checks(store) if isinstance(store, H5Store) else ([], [])
+    return hdf5_checks(store, readings) if isinstance(store, H5Store) else ([], [])

@@ -87,23 +87,41 @@ def read_directory(path: Path) -> dict[str, Member]:
 
     Reads headers only.  Raises FormatError, TruncatedError, UnsupportedError, PathNotFoundError.
     """
+    return {member.name: member for member in members_of(path)}
+
+
+def members_of(path: Path) -> Iterator[Member]:
+    """Yield the members of the archive as their headers are read; raises as `read_directory` does.
+
+    Whether they overlap is known after the last.
+    """
     start, size, count = _find_directory(path)
     entries = list(_central_entries(path, read_exact(path, start, size), count))
     expect_reads(path, [(entry.header, _AROUND_HEADER) for entry in entries])
-    members: dict[str, Member] = {}
+    names: set[str] = set()
     ends: list[tuple[int, int, str]] = []
     for entry in entries:
         member = _checked_member(path, entry, start)
-        if member.name in members:
+        if member.name in names:
             raise FormatError(
                 str(path),
                 f"the archive holds {member.name!r} twice",
                 hint="two programs would read two different contents from it",
             )
-        members[member.name] = member
+        names.add(member.name)
         ends.append((entry.header, member.offset + member.stored_nbytes, member.name))
+        yield member
     _check_layout(path, sorted(ends), start)
-    return members
+
+
+def inflated_bytes(path: Path) -> int:
+    """Return how many bytes the compressed members are said to hold, in the central directory.
+
+    Raises FormatError, TruncatedError, PathNotFoundError.
+    """
+    start, size, count = _find_directory(path)
+    entries = _central_entries(path, read_exact(path, start, size), count)
+    return sum(entry.nbytes for entry in entries if entry.method != STORED)
 
 
 def read_member(path: Path, member: Member, max_bytes: int) -> bytes:

@@ -183,6 +183,12 @@ def _require_h5py() -> None:
         )
 
 
+def begin() -> None:
+    """Start the process, where h5py is installed, so that it is there when it is asked."""
+    with suppress(MissingDependencyError), _child.lock:
+        _child.running()
+
+
 @contextmanager
 def _asked(
     request: dict[str, Any], byte_range: ByteRange, nbytes: int
