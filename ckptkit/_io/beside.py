@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from ckptkit.errors import CkptkitError
+
 T = TypeVar("T")
 
 
@@ -20,8 +22,11 @@ def beside(call: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             result = call()
-        except BaseException as error:  # whoever asks for the result gets it
+        except (CkptkitError, OSError, KeyboardInterrupt) as error:
+            future.set_exception(error)  # which whoever asks for the result gets
+        except BaseException as error:  # a bug of ours
             future.set_exception(error)
+            raise
         else:
             future.set_result(result)
 

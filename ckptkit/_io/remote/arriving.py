@@ -110,6 +110,7 @@ class ArrivingCopy:
             for future in (*self._pieces, self._whole):
                 if not future.done():
                     future.set_exception(error)
+        self._part.unlink(missing_ok=True)
 
 
 def _fill(copy: weakref.ref[ArrivingCopy], number: int) -> None:

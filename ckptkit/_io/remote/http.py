@@ -212,9 +212,17 @@ class _HeaderFields(dict[str, str]):
         return super().get(name.lower(), default)
 
 
+class _OpenConnections(dict[tuple[str, str], http.client.HTTPConnection]):
+    """By scheme and host; closed with the thread that they are of."""
+
+    def __del__(self) -> None:
+        for connection in self.values():
+            connection.close()
+
+
 class _Connections(threading.local):
     def __init__(self) -> None:
-        self.open: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self.open = _OpenConnections()
 
 
 _connections = _Connections()
