@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -213,9 +214,21 @@ def _raised_in_passing(told: sys.UnraisableHookArgs) -> None:
     if told.exc_type not in (KeyboardInterrupt, SystemExit) or code not in asked:
         sys.__unraisablehook__(told)
         return
-    again = threading.Timer(0.01, os.kill, (os.getpid(), asked[code]))
-    again.daemon = True
-    again.start()
+    threading.Thread(target=_send_again, args=(asked[code],), daemon=True).start()
+
+
+def _send_again(number: int) -> None:
+    """Send this process a signal as soon as the hook, out of which no exception gets, is left."""
+
+    def in_hook() -> bool:
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame and frame.f_code is not _raised_in_passing.__code__:
+            frame = frame.f_back
+        return frame is not None
+
+    while in_hook():
+        time.sleep(0.001)
+    os.kill(os.getpid(), number)
 
 
 def _fail(message: str, code: int, *, raw: bool = False) -> NoReturn:
