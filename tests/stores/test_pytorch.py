@@ -200,6 +200,50 @@ def test_what_a_pickle_calls_is_an_error_and_is_not_run(
     assert not (tmp_path / "ran").exists()
 
 
+_RUNS = b"\x80\x02cos\nsystem\n(X\x09\x00\x00\x00touch rantR"
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff.", b"0\x82\x01.", b"K\x01u."])
+def test_a_pickle_that_breaks_off_has_run_what_stands_before(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", _RUNS + end)
+    found = run("scan", path)
+    assert found.code == 1
+    assert "system when it is loaded" in found.out and "[pickle.broken]" in found.out
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_every_pickle_of_a_file_of_before_1_6_is_judged(tmp_path: Path, place: int) -> None:
+    """torch.load runs all five: one that calls something may still give the value that belongs."""
+    parts: list[Any] = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {"a": 1}, []]
+    pickles = [pickle.dumps(part, 2) for part in parts]
+    path = tmp_path / "model.pt"
+    pickles[place] = _RUNS + b"0" + pickles[place][2:]
+    path.write_bytes(b"".join(pickles))
+    assert "system when it is loaded" in run("scan", path).out
+    assert run("ls", path).code == 0
+    path.write_bytes(b"".join(pickles[:place]) + _RUNS)
+    found = run("scan", path)
+    assert "system when it is loaded" in found.out and "[pickle.broken]" in found.out
+
+
+def test_pickles_where_none_belong_are_told(tmp_path: Path) -> None:
+    path = saved(tmp_path / "stored.pt", {"a": 1}, _0=_RUNS + b".")
+    assert "stored.pt:archive/data/0: a Python pickle where the values" in run("scan", path).out
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"a": 1}, 2) + _RUNS + b".")
+    assert "bytes behind the end of the pickle" in run("scan", path).out
+    assert run("scan", saved(path, {"a": 1})).code == 0
+
+
+def test_a_broken_tensor_does_not_hide_what_is_called(tmp_path: Path) -> None:
+    value = {"w": Tensor(Storage("9", 6), 0, (6,), (1,)), "x": _Acts(os.system, "touch ran")}
+    found = run("scan", write_archive(tmp_path / "a.pt", value, {}))
+    assert found.code == 1
+    assert "system when it is loaded" in found.out and "[pickle.broken]" in found.out
+
+
 def test_plain_values_of_other_modules_are_no_alarm(tmp_path: Path) -> None:
     import argparse
     import datetime

@@ -14,6 +14,7 @@ Source: torch/_weights_only_unpickler.py (`_get_allowed_globals`), Lib/pickle.py
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -21,11 +22,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ckptkit.dtypes import DTYPES
+from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Check, Finding
 from ckptkit.operations.scan.links import link_findings
+from ckptkit.operations.scan.pickles import FRONT, is_pickle
 from ckptkit.stores.containers.weight_map import read_weight_map
+from ckptkit.stores.containers.zip_archive import STORED
 from ckptkit.stores.pytorch.pickle_machine import Global
-from ckptkit.stores.pytorch.reader import PICKLE, read_archive, store_of
+from ckptkit.stores.pytorch.reader import (
+    PICKLE,
+    PytorchArchive,
+    names_as_far,
+    read_archive,
+    store_of,
+)
 from ckptkit.text import list_text, printable
 
 _NN = re.compile(r"torch\.nn(\.\w+)*")
@@ -49,20 +59,71 @@ _CLASS = re.compile(r"_*[A-Z]\w*")
 
 
 def scan_pytorch(path: Path) -> list[Check]:
-    """Scan a PyTorch file; raises FormatError where its pickle cannot be read."""
-    archive = read_archive(path)
-    members, root, pickle, is_zip = archive
+    """Scan a PyTorch file.
+
+    Raises CkptkitError where it cannot be read and does nothing before that is worth telling.
+    """
+    try:
+        archive = read_archive(path)
+    except CkptkitError as error:
+        return [_of_broken(path, error)]
+    members, root, pickle, is_zip, nbytes_behind = archive
     where = f"{path.name}:{root}{PICKLE}" if is_zip else path.name
     findings = list(_judged(pickle.globals, pickle.called, where))
     strangers = [name for name in members if not _belongs(name.removeprefix(root))]
-    if strangers:
+    if strangers and is_zip:
         message = (
             f"members that no file of torch.save has: {list_text([*map(printable, strangers)])}"
         )
         findings.append(Finding("warning", "archive.stranger", path.name, message))
-    store_of(path, archive)  # what its tensors say of themselves
-    counts = (("name", len(pickle.globals)),)
-    return [Check("pickle", counts, tuple(findings))]
+    if nbytes_behind:
+        message = f"{nbytes_behind:,} bytes behind the end of the pickle, which nothing writes"
+        findings.append(Finding("warning", "pickle.hidden", where, message))
+    findings += _hidden(path, archive)
+    try:
+        store_of(path, archive)  # what its tensors say of themselves
+    except CkptkitError as error:
+        if not findings:
+            raise
+        findings.append(Finding("warning", "pickle.broken", where, error.message))
+    # A pickle of plain values names nothing, and is something all the same.
+    count = ("name", len(pickle.globals)) if pickle.globals else ("member", len(members))
+    return [Check("pickle", (count,), tuple(findings))]
+
+
+def _of_broken(path: Path, error: CkptkitError) -> Check:
+    """Return what a file that cannot be read does until it breaks off; raises where it is nothing.
+
+    Unpickling runs what it meets: a pickle that is cut short has run all that stands before.
+    """
+    try:
+        pickle = names_as_far(path)
+    except CkptkitError:
+        raise error from None
+    findings = [*_judged(pickle.globals, pickle.called, path.name)]
+    if all(found.severity == "note" for found in findings):
+        raise error
+    message = f"{error.message}: what stands before runs all the same when it is loaded"
+    findings.append(Finding("warning", "pickle.broken", path.name, message))
+    return Check("pickle", (("name", len(pickle.globals)),), tuple(findings))
+
+
+def _hidden(path: Path, archive: PytorchArchive) -> Iterator[Finding]:
+    """Yield a finding on each storage that is a pickle: torch reads it as numbers, others may not.
+
+    Those alone that are stored are looked at: the values of compressed ones are not at hand.
+    """
+    if not archive.is_zip:
+        return
+    with path.open("rb") as stream:
+        for name, member in archive.members.items():
+            if name == f"{archive.root}{PICKLE}" or member.method != STORED:
+                continue
+            stream.seek(member.offset)
+            if is_pickle(io.BytesIO(stream.read(min(member.nbytes, FRONT)))):
+                message = "a Python pickle where the values of a tensor should be"
+                where = f"{path.name}:{printable(name)}"
+                yield Finding("warning", "pickle.hidden", where, message)
 
 
 def unsafe_names(path: Path) -> list[Global]:

@@ -22,18 +22,23 @@ from ckptkit._io.files import file_size, read_exact
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import FormatError, TruncatedError
 from ckptkit.stores.containers.zip_archive import STORED, Member
-from ckptkit.stores.pytorch.pickle_machine import Pickle, read_pickle
+from ckptkit.stores.pytorch.pickle_machine import Global, Pickle, read_as_far, read_pickle
 from ckptkit.stores.pytorch.tensors import Storage, storage_of
 
 MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # the first pickle, wholly
 _VERSION = 1001
 _FIRST_READ = 1 << 16  # bytes; four times as many where the pickles are longer
 MAX_PICKLES = 1 << 30  # bytes of all of them; a million tensors take 200 MB
+_NAMES = ("magic number", "version", "machine", "what was saved", "storages")
 _COUNT = 8  # bytes in front of each storage
 
 
 class OldForm(NamedTuple):
-    """What was saved, and where the bytes of each storage lie, by its key."""
+    """What was saved, and where the bytes of each storage lie, by its key.
+
+    pickle: of what was saved; it names and calls what any pickle of the file does, since torch.load
+    runs them all.
+    """
 
     pickle: Pickle
     storages: dict[str, Member]
@@ -67,12 +72,34 @@ def read_old_form(path: Path) -> OldForm:
     if not isinstance(keys, list):
         raise FormatError(str(path), "a PyTorch file without a list of its storages")
     storages = dict(_storages(path, saved, keys, sum(part.end for part in pickles), size))
-    return OldForm(saved, storages)
+    named = dict.fromkeys(name for part in pickles for name in part.globals)
+    called = frozenset().union(*(part.called for part in pickles))
+    return OldForm(saved._replace(globals=tuple(named), called=called), storages)
+
+
+def read_old_names(data: bytes, where: str) -> Pickle:
+    """Return what the pickles of a file of before 1.6 name and call, up to one that is broken.
+
+    Args:
+        data: the file's start.
+        where: the file, for messages.
+    """
+    named: dict[Global, None] = {}
+    called: set[Global] = set()
+    at = 0
+    for _ in _NAMES:
+        pickle, error = read_as_far(data[at:], where)
+        named.update(dict.fromkeys(pickle.globals))
+        called |= pickle.called
+        at += pickle.end
+        if error is not None:
+            break
+    return Pickle(None, tuple(named), frozenset(called), (), at)
 
 
 def _pickles(data: bytes, where: str) -> Iterator[Pickle]:
     at = 0
-    for name in ("magic number", "version", "machine", "what was saved", "storages"):
+    for name in _NAMES:
         pickle = read_pickle(data[at:], f"{where}: {name}")
         at += pickle.end
         yield pickle

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ckptkit.errors import FormatError, TruncatedError, UnsupportedError
+from ckptkit.errors import CkptkitError, FormatError, TruncatedError, UnsupportedError
 
 MAX_OPCODES = 50_000_000
 _MAX_LONG = 1 << 10  # bytes of an integer; torch's own magic number has ten
@@ -88,18 +88,35 @@ def read_pickle(data: bytes, where: str) -> Pickle:
         FormatError: it is no pickle, or breaks the rules of the machine.
         UnsupportedError: it takes something that no pickle of a file can (an extension's number).
     """
+    found, error = read_as_far(data, where)
+    if error is not None:
+        raise error
+    return found
+
+
+def read_as_far(data: bytes, where: str) -> tuple[Pickle, CkptkitError | None]:
+    """Return what `read_pickle` does, and what kept it from the end, if anything.
+
+    Of a pickle that breaks off, what it names and calls until then stands: who loads it has run
+    that before it fails.
+    """
     machine = _Machine(data, where)
+    value: Any = None
+    error: CkptkitError | None = None
     try:
         value = machine.run()
+    except CkptkitError as refusal:
+        error = refusal
     except (IndexError, struct.error):
+        error = FormatError(where, f"a pickle that is broken at byte {machine.at}")
         if machine.at >= len(data):
-            raise TruncatedError(where, "the pickle ends before its last opcode") from None
-        raise FormatError(where, f"a pickle that is broken at byte {machine.at}") from None
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        message = f"a pickle that is broken at byte {machine.at} ({type(error).__name__})"
-        raise FormatError(where, message) from None
+            error = TruncatedError(where, "the pickle ends before its last opcode")
+    except (TypeError, KeyError, ValueError, AttributeError) as broken:
+        message = f"a pickle that is broken at byte {machine.at} ({type(broken).__name__})"
+        error = FormatError(where, message)
     outside = tuple(machine.persistent)
-    return Pickle(value, tuple(machine.named), frozenset(machine.called), outside, machine.at)
+    named, called = tuple(machine.named), frozenset(machine.called)
+    return Pickle(value, named, called, outside, machine.at), error
 
 
 class _Machine:

@@ -31,8 +31,8 @@ from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
 from ckptkit.stores.containers.member_source import SequentialMember, member_source
 from ckptkit.stores.pytorch.numpy_arrays import PickledArray
-from ckptkit.stores.pytorch.old_form import MAGIC, read_old_form
-from ckptkit.stores.pytorch.pickle_machine import Pickle, read_pickle
+from ckptkit.stores.pytorch.old_form import MAGIC, read_old_form, read_old_names
+from ckptkit.stores.pytorch.pickle_machine import Pickle, read_as_far, read_pickle
 from ckptkit.stores.pytorch.tensors import SavedTensors, StridedTensor, list_tensors
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 PICKLE = "data.pkl"
+_BROKEN = 1 << 26  # bytes of a file of before 1.6 that are looked at where it is broken
 MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
 _BITS = re.compile(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
 _MAX_REPEATS = 1000  # of a storage's elements by strides of zero, as `expand` makes them
@@ -58,13 +59,15 @@ class PytorchPart(NamedTuple):
 class PytorchArchive(NamedTuple):
     """The members of a file, the folder in it that they lie in, and what its pickle would build.
 
-    is_zip: whether it is an archive, whose members have checksums.
+    is_zip: whether it is an archive, whose members have checksums.  nbytes_behind: of the member
+    with the pickle, behind its last opcode.
     """
 
     members: Mapping[str, zip_archive.Member]
     root: str
     pickle: Pickle
     is_zip: bool = True
+    nbytes_behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ def open_pytorch(path: Path) -> PytorchStore:
 
 def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
     """Return the store of an archive that was read; raises as `open_pytorch` does."""
-    members, root, pickle, is_zip = archive
+    members, root, pickle, is_zip, _ = archive
     listing = list_tensors(pickle.value, f"{path}:{root}{PICKLE}")
     order = members.get(f"{root}byteorder")
     byteorder = "little"
@@ -279,7 +282,21 @@ def read_archive(path: Path) -> PytorchArchive:
     members = zip_archive.read_directory(path)
     root = _root_of(members, path)
     data = zip_archive.read_member(path, members[f"{root}{PICKLE}"], MAX_PICKLE)
-    return PytorchArchive(members, root, read_pickle(data, f"{path}:{root}{PICKLE}"))
+    pickle = read_pickle(data, f"{path}:{root}{PICKLE}")
+    return PytorchArchive(members, root, pickle, nbytes_behind=len(data) - pickle.end)
+
+
+def names_as_far(path: Path) -> Pickle:
+    """Return what the pickle of a file that cannot be read names and calls before it breaks off.
+
+    Raises what keeps even that from being found: the archive is damaged, or has no such pickle.
+    """
+    if read_exact(path, 0, min(len(MAGIC), file_size(path))) == MAGIC:
+        return read_old_names(read_exact(path, 0, min(file_size(path), _BROKEN)), str(path))
+    members = zip_archive.read_directory(path)
+    name = f"{_root_of(members, path)}{PICKLE}"
+    data = zip_archive.read_member(path, members[name], MAX_PICKLE)
+    return read_as_far(data, f"{path}:{name}")[0]
 
 
 def _root_of(members: Mapping[str, zip_archive.Member], path: Path) -> str:
