@@ -35,6 +35,7 @@ _EXACT = 1e-5  # of the largest value of a channel: float32 products in another 
 _LARGEST_EPSILON = 0.1
 _USUAL_EPSILONS = (1e-3, 1e-5)  # of Keras and of PyTorch
 _AGREED = 0.02  # of the factor, between channels that were rounded to a few bits
+_RESOLVED = 0.25  # of the factor: a channel that rounding may shift by more tells nothing
 
 Stores = tuple[Store, Store]
 _ByChannel = Callable[["Array"], "Array"]
@@ -159,18 +160,33 @@ class _Folding:
             with np.errstate(all="ignore"):
                 factors = (own * folded).sum(axis=0) / squares
                 epsilons = (norm.gamma / factors) ** 2 - norm.variance
+                noise = self._noise(change, own, by_channel) / squares
+                known = (squares > 0) & (noise <= _RESOLVED * np.abs(factors))
             told = epsilons[np.isfinite(epsilons)]
             if not told.size:
                 continue
-            known = squares > 0
+            if 2 * np.count_nonzero(known) < np.count_nonzero(squares):
+                continue  # steps so coarse prove nothing
             is_rounded = self._stored(change) is not None
             for epsilon in _epsilons(float(np.median(told)), is_rounded=is_rounded):
                 factor = norm.factor(epsilon)
-                unlike = np.abs(factor - factors)[known] > _AGREED * np.abs(factor)[known]
+                allowed = _AGREED * np.abs(factor) + noise
+                unlike = np.abs(factor - factors)[known] > allowed[known]
                 expected = own * factor
                 if not unlike.any() and self._is_explained(change, expected, folded, by_channel):
                     yield _Fold(norm, epsilon, is_rounded)
                     return
+
+    def _noise(self, change: TensorDiff, own: Array, by_channel: _ByChannel) -> Array:
+        """Return, times the sum of squares, by how much rounding may shift a channel's factor."""
+        import numpy as np
+
+        stored = self._stored(change)
+        if stored is None:
+            return np.zeros(own.shape[1])
+        steps = by_channel(np.broadcast_to(steps_of(stored), own.size))
+        noise: Array = HALF_STEP * (steps * np.abs(own)).sum(axis=0)
+        return noise
 
     def _is_explained(
         self, change: TensorDiff, expected: Array, folded: Array, by_channel: _ByChannel

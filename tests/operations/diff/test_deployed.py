@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit.align.transforms import Transform
+from ckptkit.operations.diff.compared_sides import Numbers
+from ckptkit.operations.diff.folded import with_folded
 from ckptkit.operations.diff.result import DiffResult
 from ckptkit.operations.quantised import quantisations_of
 from ckptkit.stores.base import Store
+from ckptkit.stores.constants import Quantisation
 from ckptkit.stores.onnx.operators import OnnxOperators
 from support.command_line import ckptkit as run
 from support.flatbuffer_bytes import Constant, litert_model
@@ -202,3 +206,28 @@ def test_a_conversion_to_float16() -> None:
     assert kernel.delta is not None
     gap = np.abs(values.astype("float16").astype("float32") - values).max()
     assert kernel.delta.max_abs == pytest.approx(float(gap))
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_one_scale_for_a_kernel_tells_a_fold_though_small_channels_are_coarse(
+    tmp_path: Path, bits: int
+) -> None:
+    rng = np.random.default_rng(2)
+    kernel = rng.normal(size=(3, 3, 4, 8))
+    norm = {"gamma": np.ones(8), "beta": np.zeros(8), "moving_mean": np.zeros(8)}
+    norm["moving_variance"] = np.geomspace(0.5, 800.0, 8)
+    folded = kernel / np.sqrt(norm["moving_variance"] + 0.001)
+    step = np.abs(folded).max() / (2 ** (bits - 1) - 1)
+    own = {"conv/kernel": kernel, **{f"norm/{part}": norm[part] for part in norm}}
+    np.savez(tmp_path / "model.npz", **{name: np.float32(own[name]) for name in own})
+    np.savez(tmp_path / "deployed.npz", **{"conv/kernel": np.round(folded / step) * step})
+    stores = store_of(tmp_path / "model.npz"), store_of(tmp_path / "deployed.npz")
+    result = ckptkit.diff(tmp_path / "model.npz", tmp_path / "deployed.npz")
+    stored = Numbers(
+        "int8", kernel.shape, Quantisation(np.array([step]), np.zeros(1, np.int64)), Transform()
+    )
+    files = stores[0], store_of(FOLDER / "other_int8.tflite")
+    found = with_folded(result.changes, files, stores, ({}, {"conv/kernel": stored}))
+    hints = {change.name: "; ".join(change.hints) for change in found}
+    assert hints["conv/kernel"].startswith("norm is folded into it") == (bits == 8)
+    assert ("folded into" in hints["norm/gamma"]) == (bits == 8)
