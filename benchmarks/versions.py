@@ -4,10 +4,12 @@
 
 For the Python at hand and each `python3.N` of the workflow's matrix on PATH: a fresh environment,
 an installation, the tests that need no TensorFlow, ruff and mypy for that version.  Those that are
-not on PATH, or do not start, are printed as not tried.  Once: vermin, which knows since when the
-standard library has what is used.  Then every extra twice: all its dependencies, and those of the
-package, as low as setup.cfg allows on the oldest Python here, and as new as there are on the newest
-one; what `ckptkit sample` writes is looked at with each of them.
+not on PATH, or do not start, are printed as not tried; for them, ruff and mypy run with the Python
+at hand, and pip says whether every dependency has a wheel for them.  Once: vermin, which knows
+since when the standard library has what is used.  Then every extra twice: all its dependencies, and
+those of the package, as low as setup.cfg allows on the oldest Python here, and as new as there are
+on the newest one; what `ckptkit sample` writes is looked at with each of them.  Environments in
+which all went well are removed at once: together they would take tens of gigabytes.
 """
 
 from __future__ import annotations
@@ -63,6 +65,11 @@ def metadata() -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
     return parser
+
+
+def minimum_python() -> str:
+    """Return the oldest Python that setup.cfg asks for, such as "3.10"."""
+    return metadata()["options"]["python_requires"].removeprefix(">=")
 
 
 def matrix() -> list[str]:
@@ -164,6 +171,22 @@ class Trial:
         pip = ("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         return self.run(f"{what}: installed", *pip, "-c", str(file), "-e", f".[{extras}]")
 
+    def lint(self, version: str) -> None:
+        """Run ruff and mypy, which need not be that version themselves."""
+        target = f"py{version.replace('.', '')}"
+        ruff = ["python", "-m", "ruff", "check", "--no-cache", "--target-version", target]
+        if version != minimum_python():
+            # Other rules recommend what a newer Python has, and the oldest one lacks it.
+            ruff += ["--select", "E,F,W"]
+        self.run(f"ruff {target}", *ruff, "ckptkit", "tests", "benchmarks")
+        self.run(f"mypy {version}", "python", "-m", "mypy", "--python-version", version)
+
+    def close(self) -> list[Row]:
+        """Remove the environment if all went well, and return the rows."""
+        if self.ok:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self.rows
+
     def light_tests(self, what: str) -> bool:
         """Run the tests that need no TensorFlow."""
         pytest = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", LIGHT)
@@ -175,11 +198,35 @@ def try_python(folder: Path, python: Python) -> list[Row]:
     trial = Trial(folder, python, "newest")
     if trial.install("newest", "test-light,lint"):
         trial.light_tests("newest")
-        target = f"py{python.version.replace('.', '')}"
-        ruff = ("python", "-m", "ruff", "check", "--no-cache", "--target-version", target)
-        trial.run("ruff", *ruff, "ckptkit", "tests", "benchmarks")
-        trial.run("mypy", "python", "-m", "mypy", "--python-version", python.version)
-    return trial.rows
+        trial.lint(python.version)
+    return trial.close()
+
+
+def try_absent(folder: Path, python: Python, versions: Sequence[str]) -> list[Row]:
+    """Try what can be tried of versions that are not here, by a Python that is.
+
+    Args:
+        folder: where environments are made.
+        python: the interpreter that runs pip, ruff and mypy.
+        versions: those that are not here, such as "3.14".
+
+    Returns:
+        Rows of that interpreter, whose text says which version they are about.
+    """
+    if not versions:
+        return []
+    trial = Trial(folder, python, "absent")
+    if trial.install("absent", "lint"):
+        options = metadata()
+        needed = options["options"]["install_requires"].strip().splitlines()
+        tested = options["options.extras_require"]["test-light"].strip().splitlines()
+        pip = ("python", "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
+        wheels = ("--only-binary=:all:", "--target", str(trial.folder / "none"))
+        for version in versions:
+            asked = (*wheels, "--implementation", "cp", "--python-version", version)
+            trial.run(f"wheels for {version}", *pip, *asked, *needed, *tested)
+            trial.lint(version)
+    return trial.close()
 
 
 def try_minimum(folder: Path, python: Python, minimum: str) -> list[Row]:
@@ -191,7 +238,7 @@ def try_minimum(folder: Path, python: Python, minimum: str) -> list[Row]:
         vermin += ["--exclude", "tomllib", "--exclude", "file"]
         target = f"-t={minimum}-"
         trial.run(f"vermin {target}", *vermin, target, "ckptkit", "ckptkit_tf.py")
-    return trial.rows
+    return trial.close()
 
 
 def try_bounds(folder: Path, python: Python, extra: str, is_lowest: bool) -> list[Row]:
@@ -211,7 +258,7 @@ def try_bounds(folder: Path, python: Python, extra: str, is_lowest: bool) -> lis
             trial.run(f"{what}: {words[0]}", *ckptkit, *words)
         # 2: no runtime is there, which is right for most of the extras
         trial.run(f"{what}: doctor", *ckptkit, "doctor", fine=(0, 2))
-    return trial.rows
+    return trial.close()
 
 
 def main() -> None:
@@ -227,8 +274,8 @@ def main() -> None:
     rows = [Row(p.version, "", f"not tried: {p.why_not}", 0.0) for p in found if not p.path]
     for python in usable:
         rows += try_python(options.work, python)
-    minimum = metadata()["options"]["python_requires"].removeprefix(">=")
-    rows += try_minimum(options.work, usable[-1], minimum)
+    rows += try_absent(options.work, usable[-1], [p.version for p in found if not p.path])
+    rows += try_minimum(options.work, usable[-1], minimum_python())
     for extra in filter(None, options.extras.split(",")):
         rows += try_bounds(options.work, usable[0], extra, True)
         rows += try_bounds(options.work, usable[-1], extra, False)
