@@ -10,6 +10,7 @@ under way yet, so the process then ends as programs do that were interrupted, an
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -23,6 +24,8 @@ INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
 
 def main() -> None:
     """Run the command line and exit."""
+    # What is imported lives until the end: looking for garbage among it finds none.
+    gc.disable()
     try:
         # A failing callback of the import system would print and swallow a KeyboardInterrupt.
         unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
@@ -31,6 +34,7 @@ def main() -> None:
         from ckptkit.installation import damage
 
         sys.unraisablehook = unraisable
+        gc.enable()
         found = damage(package)
         if found and sys.stderr is not None:
             sys.stderr.write(f"{DISTRIBUTION}: {found}\n")
@@ -40,6 +44,7 @@ def main() -> None:
     except SystemExit as exit_:
         if exit_.code == INTERRUPTED:  # else Python may end itself by the signal all the same
             os._exit(INTERRUPTED)
+        gc.freeze()  # the process ends: Python would look for garbage once more
         raise
 
 

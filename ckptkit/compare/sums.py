@@ -34,6 +34,11 @@ def ordered_sums(rows: Array) -> Array:
     if n <= _LEAF:
         sums: Array = np.add.reduce(rows, axis=-1)
         return sums
+    if n % _LEAF == 0 and n & (n - 1) == 0:  # all leaves are whole ones
+        sums = np.add.reduce(rows.reshape(*rows.shape[:-1], -1, _LEAF), axis=-1)
+        while sums.shape[-1] > 1:
+            sums = sums[..., ::2] + sums[..., 1::2]
+        return sums[..., 0]
     half = n // 2
     half -= half % 8
     left, right = ordered_sums(rows[..., :half]), ordered_sums(rows[..., half:])
