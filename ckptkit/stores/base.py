@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from ckptkit.errors import UnsupportedError
 
@@ -202,6 +202,14 @@ def shaped(values: Array, shape: tuple[int, ...], where: str) -> Array:
             where=where,
             hint="its elements can be read with `blocks`",
         ) from None
+
+
+@runtime_checkable
+class StoreOfChunks(Protocol):
+    """A store of tensors in chunks, whose specs say which file has the first, and not where."""
+
+    def begins_at(self, key: str) -> int:
+        """Return the byte at which a tensor's first chunk begins in its file; raises nothing."""
 
 
 class Store(Protocol):

@@ -46,6 +46,10 @@ PAGE, ADDRESS = DOCS / "buckets.md", "https://models.example.org"
 _SESSION = re.compile(r"(?ms)^```console\n(.*?)^```$\n")
 _COMMAND = re.compile(r"(?m)^\$ ckptkit (.*)$")
 NEW = GOLDEN / "tf2.21.0"
+ORBAX = max(
+    ROOT.glob("fixtures/orbax/orbax*"),
+    key=lambda path: [int(number) for number in path.name.removeprefix("orbax").split(".")],
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(NEW / name, top / name)
     shutil.copy(sorted(ROOT.glob("fixtures/onnx/onnx*"))[-1] / "constants.onnx", top / "m.onnx")
     shutil.copy(ROOT / "fixtures/litert/tf2.21.0/float.tflite", top / "m.tflite")
+    for name in ("database_3", "run", "directories_3"):
+        shutil.copytree(ORBAX / name, top / "orbax" / name)
     return top
 
 
@@ -79,10 +85,10 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 FORMS = {
     "adam/ckpt": 3,
     "adam/ckpt.index": 4,
-    "shards/ckpt": 4,
+    "shards/ckpt": 5,
     "saver/model.ckpt": 4,
-    "manager": 30,
-    "saved_model_save/model": 9,
+    "manager": 40,
+    "saved_model_save/model": 10,
     "weights.safetensors": 1,
     "set.safetensors.index.json": 5,
     "files_nested/model.keras": 1,
@@ -92,6 +98,8 @@ FORMS = {
     "weights.pt": 6,
     "m.onnx": 1,
     "m.tflite": 1,
+    "orbax/database_3": 40,
+    "orbax/run/9": 60,
 }
 
 
@@ -127,6 +135,22 @@ def test_commands_say_of_a_url_what_they_say_of_a_file(
     assert converted.code == 0, converted.err
     assert run("diff", here, str(tmp_path / "w.safetensors")).code == 0
     assert run("ls", there, "-q").err == ""
+
+
+@pytest.mark.parametrize("name", ["database_3", "run/9"])
+def test_a_checkpoint_of_orbax_is_verified_where_nothing_can_be_listed(
+    name: str, folder: Path, server: Server
+) -> None:
+    there = verify(f"{server.url}/orbax/{name}")
+    here = verify(folder / "orbax" / name)
+    assert there.ok
+    assert there.units[0].tensors == here.units[0].tensors
+
+
+def test_what_only_a_listing_names_says_so(server: Server) -> None:
+    refused = run("ls", f"{server.url}/orbax/directories_3")
+    assert refused.code == 2
+    assert "what lies there cannot be listed" in refused.err
 
 
 def test_a_run_elsewhere_has_a_history(server: Server) -> None:

@@ -23,12 +23,11 @@ from ckptkit._io.remote.objects import ObjectState, RemoteChanged
 from ckptkit._io.remote.snapshot import Snapshot
 from ckptkit.errors import ChangedError, PathNotFoundError, UnsupportedError
 
-# Files that make a directory one to look into, where a server cannot list it.
+# Files that make a directory one to look into, where a server cannot list it; the second group is
+# asked for where none of the first is there.
 MARKS = (
-    "saved_model.pb",
-    "checkpoint",
-    "model.safetensors.index.json",
-    "model.safetensors",
+    ("saved_model.pb", "checkpoint", "model.safetensors.index.json", "model.safetensors"),
+    ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"),
 )
 
 

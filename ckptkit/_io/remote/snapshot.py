@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,8 @@ from ckptkit._io.remote.requests import count, in_flight, insisting
 from ckptkit.errors import UnsupportedError
 
 _START = 1 << 17  # bytes of a first look where nothing is known of an object yet
+# What lies beside a name that is a checkpoint's prefix, as most are that have no suffix.
+_OF_PREFIX = (".index", ".data-00000-of-00001")
 
 
 class Snapshot:
@@ -30,6 +33,7 @@ class Snapshot:
         self._lock = threading.RLock()
         self._listings: dict[str, Listing] = {}
         self._starts: dict[str, Answer | None] = {}
+        self._asked: dict[str, Future[Answer | None]] = {}  # what is under way
         self._directories: dict[str, bool] = {}
         self._objects: dict[tuple[str, ObjectState], ObjectBytes] = {}
 
@@ -47,6 +51,7 @@ class Snapshot:
             return self.asked_itself(key) if found and self._is_stale else found
         if self._directories.get(_parent(key)) is False and self._start(f"{_parent(key)}.index"):
             return None  # below a checkpoint's prefix
+        self._ask_beside_prefix(key)
         start = self._start(key)
         return None if start is None else start.state
 
@@ -64,8 +69,10 @@ class Snapshot:
                     self._listings[parent] = {**listing, name: answer.state}
         return None if answer is None else answer.state
 
-    def is_directory(self, key: str, marks: Iterable[str] = ()) -> bool:
+    def is_directory(self, key: str, marks: Iterable[Iterable[str]] = ()) -> bool:
         """Whether there is a directory; where none can be listed, one of the files `marks` tells.
+
+        marks: groups of names; those of the next are asked for where none of one is there.
 
         Raises CkptkitError.
         """
@@ -77,13 +84,16 @@ class Snapshot:
             return (name in listing and listing[name] is None) or bool(self._listing(key))
         return self._is_marked(key, marks)
 
-    def _is_marked(self, key: str, marks: Iterable[str]) -> bool:
+    def _is_marked(self, key: str, marks: Iterable[Iterable[str]]) -> bool:
         with self._lock:
             found = self._directories.get(key)
         if found is None:
             # A checkpoint's prefix is no directory, however many files are asked for below it.
+            self._ask_beside_prefix(key)
             is_name = self._start(key) is not None or self._start(f"{key}.index") is not None
-            found = not is_name and any(self._exist(f"{key}/{mark}" for mark in marks))
+            found = not is_name and any(
+                any(self._exist(f"{key}/{mark}" for mark in group)) for group in marks
+            )
             with self._lock:
                 self._directories[key] = found
         return found
@@ -120,6 +130,7 @@ class Snapshot:
             self._is_stale = True
             self._listings.clear()
             self._starts.clear()
+            self._asked.clear()
             self._directories.clear()
             self._objects.clear()
 
@@ -142,10 +153,28 @@ class Snapshot:
                 self._listings[key] = found
         return found
 
+    def _ask_beside_prefix(self, key: str) -> None:
+        """Begin to ask for what is asked for next where a name is a checkpoint's prefix."""
+        name = key.rpartition("/")[2]
+        if "." in name and ".ckpt" not in name:
+            return
+        with self._lock:
+            if key in self._starts:
+                return
+            for beside in (f"{key}{suffix}" for suffix in _OF_PREFIX):
+                if beside not in self._starts and beside not in self._asked:
+                    self._asked[beside] = in_flight(partial(self._ask, beside))
+
     def _start(self, key: str) -> Answer | None:
         with self._lock:
             if key in self._starts:
                 return self._starts[key]
+            asked = self._asked.pop(key, None)
+        found = self._ask(key) if asked is None else asked.result()
+        with self._lock:
+            return self._starts.setdefault(key, found)
+
+    def _ask(self, key: str) -> Answer | None:
 
         def ask() -> Answer | None:
             answer = None
@@ -155,9 +184,7 @@ class Snapshot:
                 count(1, len(answer.data) if answer else 0)
             return answer
 
-        found = insisting(ask, self.source.root + key)
-        with self._lock:
-            return self._starts.setdefault(key, found)
+        return insisting(ask, self.source.root + key)
 
 
 def _parent(key: str) -> str:

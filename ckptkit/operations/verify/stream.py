@@ -19,7 +19,7 @@ from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.sampling import TensorSample
-from ckptkit.stores.base import Store
+from ckptkit.stores.base import Store, StoreOfChunks
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, Format, format_of, open_format
 from ckptkit.text import count_text
@@ -200,6 +200,7 @@ def _tensors(
     ]
     was_read = _BytesRead(sound)
     unread = [item for item in items if not was_read.has_all_of(store, item[1])]
+    unread.sort(key=_place)  # as the files have them
     total = sum(nbytes for _store, _key, nbytes in unread)
     meter = ProgressMeter(progress, "read", total, by_reads=True)
     by_key: dict[str, _TensorRead] = {}
@@ -237,6 +238,14 @@ class _BytesRead:
 
 def _key_of(item: tuple[Store, str, int]) -> str:
     return item[1]
+
+
+def _place(item: tuple[Store, str, int]) -> tuple[int, int]:
+    """Return which file of a store has a tensor, and where in it the tensor begins."""
+    store, key, _nbytes = item
+    spec = store.specs[key]
+    at = store.begins_at(key) if isinstance(store, StoreOfChunks) else spec.offset
+    return spec.shard or 0, at or 0
 
 
 def _read_tensor(item: tuple[Store, str, int]) -> _TensorRead:

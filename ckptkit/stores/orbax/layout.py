@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ckptkit._io.files import is_file
 from ckptkit._io.places import can_list, entries_known, names_in
@@ -88,12 +88,22 @@ def _old_items(directory: Path) -> list[Path]:
 
 def _directories(directory: Path) -> list[Path]:
     if not can_list(directory):
-        return []  # nor could the names of its values be told
+        return [directory / name for name in _named_items(directory)]
     return [
         directory / name
         for name, is_directory in names_in(directory, follow=True)
         if is_directory and not is_unfinished(name)
     ]
+
+
+def _named_items(checkpoint: Path) -> list[str]:
+    """Return the items that a checkpoint, which cannot be listed, says it has; [] if it does not.
+
+    `_CHECKPOINT_METADATA` has them as keys of "item_handlers", where it has more than one tree.
+    """
+    handlers = _told(checkpoint).get("item_handlers")
+    names = handlers if isinstance(handlers, dict) else {}
+    return sorted(name for name in names if name and "/" not in name and name not in (".", ".."))
 
 
 def why_unfinished(checkpoint: Path, siblings: Iterable[Path] = ()) -> str | None:
@@ -115,18 +125,24 @@ def why_unfinished(checkpoint: Path, siblings: Iterable[Path] = ()) -> str | Non
 
 def _commit_time(checkpoint: Path) -> str:
     """Return "some", "none" where the file says that there is none yet, or "unknown"."""
+    found = _told(checkpoint)
+    if "commit_timestamp_nsecs" not in found:
+        return "unknown"
+    return "some" if found["commit_timestamp_nsecs"] is not None else "none"
+
+
+def _told(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself; {} where it does not, or not so that it is read."""
     path = checkpoint / CHECKPOINT_METADATA
     if not is_file(path):
-        return "unknown"
+        return {}
     from ckptkit.stores.containers import strict_json  # here, as every command asks what lies where
 
     try:
         found = strict_json.load(path, max_bytes=1 << 24)
     except CkptkitError:  # whoever opens it says what is wrong
-        return "unknown"
-    if not isinstance(found, dict) or "commit_timestamp_nsecs" not in found:
-        return "unknown"
-    return "some" if found["commit_timestamp_nsecs"] is not None else "none"
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def steps_in(directory: Path) -> Steps | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,12 +26,13 @@ from ckptkit._io.files import (
     state_of,
     unchanged,
 )
-from ckptkit._io.places import names_in
+from ckptkit._io.places import can_list, names_in
 from ckptkit.dtypes import itemsize
-from ckptkit.errors import FormatError, PathNotFoundError, UnknownTensorError
+from ckptkit.errors import CkptkitError, FormatError, PathNotFoundError, UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
 from ckptkit.stores.orbax.chunks import ZarrArray
 from ckptkit.stores.orbax.layout import (
+    CHECKPOINT_METADATA,
     MANIFEST,
     STRINGS,
     TREE_METADATA,
@@ -119,6 +121,11 @@ class OrbaxStore:
     @property
     def model(self) -> ModelInfo | None:
         return None
+
+    def begins_at(self, key: str) -> int:
+        """See `StoreOfChunks`."""
+        values = self.arrays[key].values.values() if key in self.arrays else ()
+        return next((value.offset for value in values if value.path is not None), 0)
 
     def blocks(self, key: str, max_elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, Array]]:
         """Yield (start, values) over the tensor; see `Store.blocks`."""
@@ -224,6 +231,11 @@ def _most_bytes(
 
 def files_of_orbax(path: Path) -> list[Path]:
     """Return the files of a checkpoint: all that lie in its directory."""
+    if not can_list(path):  # then those that the checkpoint itself names
+        named = [path / name for name in (CHECKPOINT_METADATA, TREE_METADATA, MANIFEST)]
+        with suppress(CkptkitError):  # whoever opens it says what is wrong
+            named += open_orbax(path).files
+        return [file for file in dict.fromkeys(named) if file.is_file()]
     if not is_local(path):
         return [file for file in path.rglob("*") if file.is_file()]
     return [Path(at, name) for at, _, names in os.walk(path) for name in sorted(names)]
