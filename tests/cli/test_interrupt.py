@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -27,21 +29,26 @@ ADAM = golden("tf2.21.0/adam/ckpt").path
 SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which fcntl names from Python 3.10 on there only
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs pipes that can be made small")
-@pytest.mark.parametrize("module", ["click._compat", "click.types", "click.core", "ckptkit.errors"])
-def test_an_interrupt_while_modules_are_imported(module: str) -> None:
-    """The child reports its imports to a pipe that holds few lines, so it cannot run ahead."""
+def importing(signals: Callable[[], None]) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Start `ckptkit ls`; it reports its imports to a pipe of few lines, so it cannot run ahead."""
     child = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "ckptkit", "ls", ADAM],
         cwd=Path(ckptkit.__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=default_signals,
+        preexec_fn=signals,
     )
-    assert child.stdout is not None and child.stderr is not None
+    assert child.stderr is not None
     fcntl.fcntl(child.stderr.fileno(), SET_PIPE_SIZE, 4096)
-    for line in child.stderr:
+    return child, child.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs pipes that can be made small")
+@pytest.mark.parametrize("module", ["click._compat", "click.types", "click.core", "ckptkit.errors"])
+def test_an_interrupt_while_modules_are_imported(module: str) -> None:
+    child, imports = importing(default_signals)
+    for line in imports:
         if line.rpartition("|")[2].strip() == module:
             break
     child.send_signal(signal.SIGINT)
@@ -54,17 +61,8 @@ def test_an_interrupt_while_modules_are_imported(module: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs pipes that can be made small")
 def test_an_ignored_interrupt_stays_ignored() -> None:
     """As `nohup` and `&` start a process; SIGTERM ends it, unless that is ignored as well."""
-    child = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "ckptkit", "ls", ADAM],
-        cwd=Path(ckptkit.__file__).parents[1],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=ignored_sigint,
-    )
-    assert child.stdout is not None and child.stderr is not None
-    fcntl.fcntl(child.stderr.fileno(), SET_PIPE_SIZE, 4096)
-    for line in child.stderr:
+    child, imports = importing(ignored_sigint)
+    for line in imports:
         if line.rpartition("|")[2].strip() == "click.core":
             child.send_signal(signal.SIGINT)
     out, _ = child.communicate(timeout=600)
