@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from html import escape
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.reports.screen import PAPER, shown_on
-from ckptkit.reports.table import PAGE, csv_rows
+from ckptkit.reports.table import csv_rows
 from ckptkit.reports.text import markdown_text, printable
 from ckptkit.results import Document
+
+if TYPE_CHECKING:
+    from ckptkit.reports.page.frame import Page
 
 _BATCH = 100  # rows; starting the encoder takes longer than encoding one
 Refused = Callable[[], Sequence[str]]
@@ -135,55 +137,25 @@ def _csv_cell(value: Any) -> object:
     return json.dumps(value) if isinstance(value, dict | list) else value
 
 
-# --- HTML -------------------------------------------------------------------------------------
-
-
-def html_page(
-    title: str, table: Iterable[str], remarks: Sequence[str], codes: Sequence[int]
-) -> Iterator[str]:
-    """Yield a page with one table.
-
-    title: the command and what it was given.  table: HTML.  remarks: lines of text beside it, of
-    one result the verdict last.  codes: with which the command exits for each result.
-    """
-    from ckptkit.reports.page import frame  # here, since programs ask for JSON most of the time
-
-    command, _, about = title.removeprefix("ckptkit ").partition(" ")
-    command = command.rstrip(":")
-    verdict = len(codes) == 1 and bool(remarks)
-    body = "\n".join(
-        ['<section class="static" aria-label="rows" tabindex="0">', *table, "</section>"]
-    )
-    page = frame.Page(
-        command,
-        title,
-        verdict=remarks[-1] if verdict else "",
-        tone="bad" if 1 in codes else "warn" if 2 in codes else "good",
-        notes=[(line.partition(":")[0], line) for line in remarks[: len(remarks) - verdict]],
-        files=[{"path": about, "about": ""}] if about else [],
-        body=body,
-    )
-    return frame.lines(page, (f"<div>{escape(printable(line))}</div>" for line in remarks))
-
-
 # --- any form ---------------------------------------------------------------------------------
 
 
 def in_form(
     fmt: str,
-    title: str,
     results: Iterable[Document],
     table: Callable[[str], Iterable[str]],
     remarks: Callable[[], Iterable[str]],
     *,
+    page: Callable[[], Page] | None = None,
     schema: str = "",
     refused: Refused = nothing_refused,
 ) -> Iterator[str]:
     """Yield results in a form that needs to know nothing else about them.
 
     fmt: "json", "jsonl", "csv" (the fields of the JSON rows), "markdown", "html" or "table:NAME".
-    title: of a page.  table: format -> the table in it, for the last three.  remarks: what people
-    should know beside it.  schema: where several operands make one document; "" for one result.
+    table: format -> the table, for those that are a table.  remarks: what people should know beside
+    it.  page: what a page shows, where the caller has no page of its own.  schema: where several
+    operands make one document; "" for one result.
     """
     if fmt == "json" and schema:
         yield from json_results(schema, results, refused)
@@ -194,10 +166,12 @@ def in_form(
         yield from jsonl_lines(results)
     elif fmt == "csv":
         yield from csv_of_records(results)
-    elif fmt == "html":
-        told = [line for line in _plain(remarks) if line]
-        codes = [result.exit_code for result in results]
-        yield from html_page(title, table(PAGE), told, codes)
+    elif fmt == "html" and page is not None:
+        from ckptkit.reports.page import frame, sections  # programs ask for JSON most of the time
+
+        with shown_on(PAPER):
+            made = page()
+        yield from frame.lines(made, sections.plain(made))
     elif fmt == "markdown":
         yield from table(fmt)
         yield ""

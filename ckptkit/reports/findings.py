@@ -50,7 +50,7 @@ def lines(
     """Yield the report on several operands.
 
     fmt: "table" (for people), "json" (schema ckptkit.verify/2 or ckptkit.scan/2), "jsonl" (a line
-    per file), "csv", "markdown", "html" and "table:NAME" (a row per finding, and one for each file
+    per file), "csv", "markdown" and "table:NAME" (a row per finding, and one for each file
     without), "junit" (one test suite per file, one test case per check), "github" (annotations) or
     "sarif".  verbose: sound checks too.  refused: why other operands gave nothing, a line each.
     """
@@ -76,7 +76,6 @@ def lines(
 
         yield from in_form(
             fmt,
-            title,
             results,
             lambda form: table(results, form, words),
             lambda: chain(remarks(results, words), refused),

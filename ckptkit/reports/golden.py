@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ckptkit.dtypes import kind
 from ckptkit.golden.golden import Golden
+from ckptkit.model_io.sampling import Norms, Sample, norms_of
 from ckptkit.reports.check.rows import environment_text, number
 from ckptkit.reports.documents import in_form
 from ckptkit.reports.fitting import Fit
+from ckptkit.reports.page.frame import Page
+from ckptkit.reports.page.sections import column, facts, reported, table
 from ckptkit.reports.table import render
 from ckptkit.reports.text import count_text, printable, shape_text
 from ckptkit.runners.child.faults import MOST_PASSING
 from ckptkit.text import list_text
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from ckptkit.dtypes import Array
 
 
 def lines(
@@ -28,10 +36,10 @@ def lines(
     if fmt != "table":
         yield from in_form(
             fmt,
-            f"ckptkit record {golden.subject}",
             [golden],
             lambda form: _table(golden, form),
             lambda: remarks(golden, path),
+            page=lambda: page(golden, path),
         )
         return
     *said, last = map(printable, _lines(golden, path))
@@ -46,6 +54,59 @@ def lines(
 def remarks(golden: Golden, path: Path | None = None) -> Iterator[str]:
     """Yield what the report says beside a table of the outputs."""
     return map(printable, _lines(golden, path))
+
+
+def page(golden: Golden, path: Path | None = None) -> Page:
+    """Return what the page shows: what was recorded, how noisy it is, what its outputs see."""
+    outputs = [value for case in golden.cases for value in case.outputs.values()]
+    rows = list(golden.records())
+    names = [row["output"] for row in rows]
+    norms = [_norms(value, row["dtype"]) for value, row in zip(outputs, rows, strict=True)]
+    noises = [golden.noise.get(name, {}).get("max_scaled") for name in names]
+
+    def measured(name: str) -> list[Any]:
+        return [None if each is None else getattr(each, name) for each in norms]
+
+    columns = [
+        column("case", "case", [row["case"] for row in rows], facet="select"),
+        column("name", "output", names, "name"),
+        column("dtype", "dtype", [row["dtype"] for row in rows], "mono", minor=True),
+        column("shape", "shape", [shape_text(tuple(row["shape"])) for row in rows], "mono"),
+        column("noise", "noise / rms", noises, "number"),
+        column("rms", "rms", measured("rms"), "number", minor=True),
+        column("low", "min", measured("lowest"), "number", minor=True),
+        column("high", "max", measured("highest"), "number", minor=True),
+        column("odd", "not finite", measured("nonfinite"), "count", minor=True),
+        column("kept", "kept", [_kept_text(value) for value in outputs], hidden=True),
+    ]
+    blind = [column("name", "variable", list(golden.blind), "name")]
+    settings = [
+        (name, str(value))
+        for name, value in golden.options.items()
+        if isinstance(value, str | int | float)
+    ]
+    told = [line for line in remarks(golden, path) if not line.startswith(("blind: ", "noise of "))]
+    where = [] if path is None else [{"side": "golden", "path": str(path), "about": ""}]
+    files = [{"side": "model", "path": golden.subject, "about": golden.kind}, *where]
+    sections = [
+        table("outputs", "Outputs", columns, "output", main=True),
+        table("blind", "Variables that no output sees", blind, "variable", headed=True),
+        facts("settings", "Settings", [("runner", golden.runner), *settings]),
+    ]
+    return reported("record", str(golden.subject), told, golden.exit_code, sections, files)
+
+
+def _norms(value: Array | Sample, dtype: str) -> Norms | None:
+    """Return the norms of an output; None of text, of nothing and of what has no order."""
+    if kind(dtype) in ("string", "opaque", "complex") or not value.size:
+        return None
+    return value.norms if isinstance(value, Sample) else norms_of(value)
+
+
+def _kept_text(value: Array | Sample) -> str:
+    if isinstance(value, Sample):
+        return f"{len(value.values):,} of {count_text(value.size, 'element')}, drawn by a seed"
+    return "whole"
 
 
 def _table(golden: Golden, fmt: str) -> Iterator[str]:

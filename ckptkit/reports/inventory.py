@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ckptkit.operations.inventory import Inventory, InventoryRow, time_text
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, toned
 from ckptkit.reports.table import is_bare, render
 from ckptkit.reports.text import bytes_text, count_text, line_text, printable
+
+if TYPE_CHECKING:
+    from ckptkit.reports.page.frame import Page
 
 _HEADERS = ("PATH", "FORMAT", "STEP", "TENSORS", "PARAMS", "SIZE", "COMPLETE", "MODIFIED", "DIGEST")
 _ALIGN = ("left", "left", "right", "right", "right", "right", "left", "left", "left")
@@ -27,19 +31,46 @@ def lines(inventory: Inventory, fmt: str = "table") -> Iterator[str]:
     elif fmt in ("json", "jsonl", "html"):
         from ckptkit.reports.documents import in_form
 
-        title = f"ckptkit ls -r {' '.join(map(str, inventory.paths))}"
         yield from in_form(
             fmt,
-            title,
             [inventory],
             lambda form: _table(inventory, form),
             lambda: remarks(inventory),
+            page=lambda: page(inventory),
         )
     else:
         yield from _table(inventory, fmt)
         if not is_bare(fmt):
             yield ""
             yield from remarks(inventory, fmt)
+
+
+def page(inventory: Inventory) -> Page:
+    """Return what the page shows: a row per checkpoint or model, and which is not whole."""
+    from ckptkit.reports.page.sections import column, reported, table
+
+    rows = inventory.rows
+    states = ["incomplete" if row.problems else "complete" for row in rows]
+    modified = [None if row.modified is None else time_text(row.modified) for row in rows]
+    columns = [
+        column("state", "state", states, "status", facet="chips"),
+        column("name", "path", [printable(str(row.path)) for row in rows], "name"),
+        column("format", "format", [x.format for x in rows], "mono", facet="select", minor=True),
+        column("step", "step", [row.step for row in rows], "count"),
+        column("tensors", "tensors", [row.tensors for row in rows], "count", minor=True),
+        column("params", "params", [row.params for row in rows], "count", minor=True),
+        column("bytes", "size", [row.nbytes for row in rows], "bytes"),
+        column("modified", "modified", modified, "mono", minor=True),
+        column("digest", "digest", [row.digest for row in rows], "mono", hidden=True),
+        column(
+            *("why", "what is wrong", ["\n".join(row.problems) or None for row in rows]),
+            hidden=True,
+        ),
+    ]
+    *told, last = (line.strip() for line in remarks(inventory))
+    sections = [table("files", "Checkpoints and models", columns, "row", main=True)]
+    about = " ".join(map(str, inventory.paths))
+    return reported("ls", about, [*told, last], inventory.exit_code, sections)
 
 
 def _table(inventory: Inventory, fmt: str) -> Iterator[str]:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from ckptkit.align.rules import OPEN_MARK
 from ckptkit.reports.documents import in_form
+from ckptkit.reports.page.frame import Page, Section
+from ckptkit.reports.page.sections import cards, column, reported, table
 from ckptkit.reports.screen import painted
 from ckptkit.reports.table import render
-from ckptkit.reports.text import printable
+from ckptkit.reports.text import printable, shape_text
 from ckptkit.text import count_text, list_text
 
 if TYPE_CHECKING:
-    from ckptkit.operations.map.result import ProposedMap
+    from ckptkit.operations.map.result import MapRule, OpenTensor, ProposedMap
 
 _SHOWN = 6  # of each kind, beside the map
 _UNPROVEN = "unproven: `ckptkit check --against` tells whether both compute the same"
@@ -40,11 +42,87 @@ def lines(proposal: ProposedMap, fmt: str = "table") -> Iterator[str]:
         return
     yield from in_form(
         fmt,
-        f"ckptkit map {proposal.src} {proposal.dst}",
         [proposal],
         lambda form: _table(proposal, form),
         lambda: remarks(proposal),
+        page=lambda: page(proposal),
     )
+
+
+def page(proposal: ProposedMap) -> Page:
+    """Return what the page shows: what a person has to decide first, then what is decided."""
+    files = [
+        {"side": "from", "path": str(proposal.src), "about": ""},
+        {"side": "to", "path": str(proposal.dst), "about": ""},
+    ]
+    return reported(
+        "map",
+        f"{proposal.src.name} → {proposal.dst.name}",
+        [*(f"note: {note}" for note in proposal.notes), verdict(proposal)],
+        proposal.exit_code,
+        [*_open(proposal), *_alone(proposal), _rules(proposal)],
+        files,
+    )
+
+
+def _open(proposal: ProposedMap) -> list[Section]:
+    """Return a row per candidate of what is left open, each with the rule that would take it."""
+    pairs: list[tuple[OpenTensor, MapRule | None]] = [
+        (item, rule) for item in proposal.open for rule in item.candidates
+    ]
+    pairs += [(item, None) for item in proposal.open if not item.candidates]
+    rules = [rule for _item, rule in pairs]
+    targets = [item.target for item, _rule in pairs]
+    columns = [
+        column("to", "to", targets, "mono", facet="select"),
+        column("name", "candidate", [r.source if r else "(none)" for r in rules], "name"),
+        column("steps", "steps", [str(r.transform) if r else None for r in rules], "mono"),
+        column("shape", "shape", [shape_text(x.shape) for x, _ in pairs], "mono", minor=True),
+        column("why", "why it is open", [item.why for item, _rule in pairs], minor=True),
+        column("rule", "rule that takes it", [r.text if r else None for r in rules], hidden=True),
+    ]
+    first = {target: row for row, target in reversed(list(enumerate(targets)))}
+    shown = [
+        {
+            "title": item.target,
+            "value": f"{len(item.candidates)} candidates",
+            "text": item.why,
+            "row": first[item.target],
+            "severe": True,
+        }
+        for item in proposal.open[:_SHOWN]
+    ]
+    return [
+        cards("undecided", "Left open", "open", shown, "no candidate is better than another"),
+        table("open", "Candidates", columns, "candidate", headed=True),
+    ]
+
+
+def _alone(proposal: ProposedMap) -> list[Section]:
+    """Return the tensors that have no partner, of either file."""
+    sides = (
+        (f"only in {proposal.src.name}", proposal.unmatched_sources),
+        (f"only in {proposal.dst.name}", proposal.unmatched_targets),
+        (f"stays as in {proposal.dst.name}", proposal.kept),
+    )
+    rows = [(side, name) for side, names in sides for name in names]
+    columns = [
+        column("name", "tensor", [name for _side, name in rows], "name"),
+        column("side", "side", [side for side, _name in rows], facet="select"),
+    ]
+    return [table("alone", "Without a partner", columns, "tensor", headed=True)]
+
+
+def _rules(proposal: ProposedMap) -> Section:
+    rules = proposal.rules
+    columns = [
+        column("from", "from", [rule.source for rule in rules], "mono", wide=36),
+        column("name", "to", [rule.target for rule in rules], "name"),
+        column("steps", "steps", [str(rule.transform) for rule in rules], "mono", minor=True),
+        column("why", "why", [rule.why for rule in rules], facet="select", minor=True),
+        column("rule", "rule", [rule.text for rule in rules], "mono", hidden=True),
+    ]
+    return table("rules", "Pairs", columns, "pair", main=True)
 
 
 def remarks(proposal: ProposedMap) -> Iterator[str]:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from ckptkit.reports.annotations import annotation, file_in_repository, listed
 from ckptkit.reports.documents import in_form
 from ckptkit.reports.junit import JUnitCase, JUnitSuite, document
+from ckptkit.reports.page.frame import Page
+from ckptkit.reports.page.sections import column, facts, reported, table
+from ckptkit.reports.page.sections import listed as lines_of_text
 from ckptkit.reports.screen import folded
 from ckptkit.reports.table import render
-from ckptkit.reports.text import printable
+from ckptkit.reports.text import count_text, printable
 
 if TYPE_CHECKING:
     from ckptkit.operations.needs.api import Needs
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 8  # needs of one call that are printed; JSON has all
 _VERDICTS = {0: "opens here", 1: "does not open here", 2: "could not tell whether it opens here"}
-_ANSWERS = {True: "yes", False: "no", None: "not known"}
+_ANSWERS = {True: "yes", None: "not known", False: "no"}
 _MARKS = {True: "ok", False: "--", None: "??"}
 
 
@@ -61,13 +64,64 @@ def lines(
     else:
         yield from in_form(
             fmt,
-            "ckptkit needs",
             results,
             lambda form: _table(results, form),
             lambda: (*map(_verdict, results), *refused),
+            page=lambda: page(results, refused),
             schema=SCHEMA,
             refused=lambda: refused,
         )
+
+
+def page(results: Sequence[Needs], refused: Sequence[str] = ()) -> Page:
+    """Return what the page shows: by which calls models open, and what is missing for them."""
+    calls = [(result, loader) for result in results for loader in result.loaders]
+    opens = [_ANSWERS[loader.opens] for _result, loader in calls]
+    paths = [str(result.path) for result, _loader in calls]
+    lacking = ["\n".join(map(need_text, loader.missing)) or None for _result, loader in calls]
+    answers = list(_ANSWERS.values())
+    gives = [loader.gives or None for _result, loader in calls]
+    several = {"facet": "select"} if len(results) > 1 else {"hidden": True}
+    opening = [
+        column("opens", "opens here", opens, "status", facet="chips", order=answers),
+        column("name", "call", [_call(loader, result.path) for result, loader in calls], "name"),
+        column("gives", "gives", gives, minor=True, wide=40),
+        column("lacks", "lacks", [len(loader.missing) for _result, loader in calls], "count"),
+        column("path", "file", paths, "mono", **several),
+        column("missing", "what is missing", lacking, hidden=True, searched=True),
+    ]
+    told = [
+        (str(result.path), _call(loader, result.path), need)
+        for result, loader in calls
+        for need in loader.needs
+    ]
+    needs = [need for _path, _call, need in told]
+    needed = [
+        column("here", "here", [_ANSWERS[x.met] for x in needs], "status", facet="chips"),
+        column("kind", "kind", [need.kind for need in needs], facet="select", minor=True),
+        column("name", "what", [f"{need.name}{need.version}" for need in needs], "name"),
+        column("found", "found", [need.found or None for need in needs], "mono", minor=True),
+        column("why", "why", [need.reason or None for need in needs], wide=48),
+        column("call", "for", [call for _path, call, _need in told], "mono", facet="select"),
+        column("pip", "pip install", [need.pip or None for need in needs], "mono", hidden=True),
+        column("hint", "what to do", [need.hint or None for need in needs], hidden=True),
+        column("where", "asked for at", [need.where or None for need in needs], hidden=True),
+    ]
+    said = [fact for result in results for fact in result.facts] if len(results) == 1 else []
+    packages = dict.fromkeys(line for result in results for line in result.packages)
+    sections = [
+        table("calls", "Calls that open it", opening, "call", main=True),
+        lines_of_text("install", "What pip is to install", list(packages)),
+        table("needs", "What they need", needed, "need", headed=True),
+        facts("facts", "What the file says of itself", [(x.name, x.value) for x in said]),
+    ]
+    verdicts = [_verdict(result) for result in results]
+    if len(results) > 1:
+        good = sum(result.ok for result in results)
+        verdicts.append(f"{good} of {count_text(len(results), 'model')} open here")
+    code = max([result.exit_code for result in results] + [2] * bool(refused), default=2)
+    about = str(results[0].path) if len(results) == 1 else ""
+    return reported("needs", about, [*(f"error: {x}" for x in refused), *verdicts], code, sections)
 
 
 SCHEMA = "ckptkit.needs/2"

@@ -5,106 +5,78 @@ The one place where results meet their reports.  `results.Document` asks it when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from html import escape
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from ckptkit.errors import UnsupportedError
 from ckptkit.reports.page.sections import plain
 from ckptkit.reports.screen import PAPER, shown_on
-from ckptkit.reports.table import PAGE
 
 _STYLE = "text-align: left"
 
 
 class _Presentation(NamedTuple):
-    """Where a result's report is: a module, the functions of its text, table and remarks.
+    """Where a result's report is: a module, and the function of its text.
 
-    text: result -> lines.  table: (result, format) -> lines, none where it has no table.  remarks:
-    result -> the lines that stand beside the table.  page: the module that makes the page of the
-    command, where it has one of its own, and its function, where that is not `page`; many: it takes
-    a list of results.
+    text: result -> lines.  page: the module that makes the page of the command, and its function,
+    where that is not `page`.  many: it takes a list of results.
     """
 
     module: str
     text: Callable[[Any, Any], Iterable[str]]
-    table: Callable[[Any, Any, str], Iterable[str]] | None = None
-    remarks: Callable[[Any, Any], Iterable[str]] | None = None
-    page: str = ""
+    page: str
     many: bool = False
 
 
-def _alike(
-    name: str,
-    lines: str = "lines",
-    remarks: str = "remarks",
-    *,
-    many: bool = False,
-    page: str = "",
-) -> _Presentation:
-    """Return what most reports are: `lines` of a result, and in a format, and `remarks` on it.
+def _alike(name: str, lines: str = "lines", page: str = "", *, many: bool = False) -> _Presentation:
+    """Return what most reports are: `lines` of a result.
 
-    name: of the module in `ckptkit.reports`.  lines, remarks: of its functions.  many: they take a
-    list of results, as `page` does, the module of the page.
+    name: of the module in `ckptkit.reports`.  lines: of its function.  page: as `_Presentation` has
+    it; "" where the page is in the same module.  many: both take a list of results.
     """
 
-    def shown(module: Any, result: Any, *fmt: str) -> Iterable[str]:
-        found: Iterable[str] = getattr(module, lines)([result] if many else result, *fmt)
+    def shown(module: Any, result: Any) -> Iterable[str]:
+        found: Iterable[str] = getattr(module, lines)([result] if many else result)
         return found
 
-    def beside(module: Any, result: Any) -> Iterable[str]:
-        found: Iterable[str] = getattr(module, remarks)([result] if many else result)
-        return found
-
-    return _Presentation(f"ckptkit.reports.{name}", shown, shown, beside, page, many)
+    return _Presentation(f"ckptkit.reports.{name}", shown, page or name, many)
 
 
 _REPORTS = {
     "DiffResult": _alike("diff.text", page="diff.html"),
     "Diagnosis": _alike("doctor_text"),
     "GateReport": _alike("gate"),
-    "History": _alike("history.text"),
+    "Golden": _alike("golden"),
+    "History": _alike("history.text", page="history.html"),
     "Inventory": _alike("inventory"),
-    "Needs": _alike("needs", many=True),
-    "Plan": _alike("plan", "plan_lines", "plan_remarks"),
-    "Receipt": _alike("plan", "receipt_lines", "receipt_remarks"),
-    "Report": _alike("check.lines", page="check.html"),
-    "Thinning": _alike("thin"),
-    "ToleranceAudit": _alike("check.audit"),
-    "UpgradeReport": _alike("upgrade", "report_lines", "report_remarks"),
-    "Verification": _alike("findings", many=True, page="findings_html"),
-    "Golden": _Presentation(
-        "ckptkit.reports.golden",
-        lambda module, result: module.lines(result),
-        lambda module, result, fmt: module.lines(result, fmt=fmt),
-        lambda module, result: module.remarks(result),
-    ),
     "Listing": _Presentation(
         "ckptkit.reports.listing",
         lambda module, result: module.lines(result, "table", module.layout_of(result)),
-        lambda module, result, fmt: module.bare_table([result], fmt, module.layout_of(result)),
-        lambda module, result: module.remarks(result),
         "listing_html",
         many=True,
     ),
-    "ProposedMap": _Presentation(
-        "ckptkit.reports.map", lambda module, result: module.lines(result)
-    ),
+    "Needs": _alike("needs", many=True),
+    "Plan": _alike("plan", "plan_lines", "plan:plan_page"),
+    "ProposedMap": _alike("map"),
+    "Receipt": _alike("plan", "receipt_lines", "plan:receipt_page"),
+    "Report": _alike("check.lines", page="check.html"),
     "Scan": _Presentation(
         "ckptkit.reports.findings",
         lambda module, result: module.lines([result], words=module.SCAN),
-        lambda module, result, fmt: module.lines([result], fmt, words=module.SCAN),
-        lambda module, result: module.remarks([result], module.SCAN),
         "findings_html:scan_page",
         many=True,
     ),
     "TensorSummary": _Presentation(
         "ckptkit.reports.tensor",
         lambda module, result: module.lines(result),
-        page="tensor_html",
+        "tensor_html",
         many=True,
     ),
+    "Thinning": _alike("thin"),
+    "ToleranceAudit": _alike("check.audit"),
+    "UpgradeReport": _alike("upgrade", "report_lines"),
+    "Verification": _alike("findings", page="findings_html", many=True),
 }
 
 
@@ -116,22 +88,13 @@ def text_of(result: object) -> list[str]:
 
 
 def html_of(result: object) -> str:
-    """Return a fragment of HTML: what the page of the command has for browsers without script.
-
-    Of results whose page is but a table, that and what the report says beside it.
-    """
-    report, module = _found(result)
+    """Return a fragment of HTML: what the page of the command has for browsers without script."""
+    report, _module = _found(result)
+    name, _, function = report.page.partition(":")
+    page = getattr(import_module(f"ckptkit.reports.{name}"), function or "page")
     with shown_on(PAPER):
-        if report.page:
-            name, _, function = report.page.partition(":")
-            page = getattr(import_module(f"ckptkit.reports.{name}"), function or "page")
-            parts = "\n".join(plain(page([result] if report.many else result)))
-            return f'<div style="{_STYLE}">\n{parts}\n</div>'
-        if report.table is None or report.remarks is None:
-            return f"<pre>{escape(chr(10).join(report.text(module, result)))}</pre>"
-        table = "\n".join(report.table(module, result, PAGE))
-        remarks = "\n".join(_paragraphs(report.remarks(module, result)))
-    return f'<div style="{_STYLE}">\n{table}\n{remarks}\n</div>'
+        parts = "\n".join(plain(page([result] if report.many else result)))
+    return f'<div style="{_STYLE}">\n{parts}\n</div>'
 
 
 def tree_of(checkpoint: Any, depth: int | None = None) -> str:
@@ -141,10 +104,6 @@ def tree_of(checkpoint: Any, depth: int | None = None) -> str:
 
     with shown_on(PAPER):
         return "\n".join(tree(listing_of(checkpoint), depth))
-
-
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    return (f"<div>{escape(line)}</div>" for line in lines if line)
 
 
 def _found(result: object) -> tuple[_Presentation, Any]:

@@ -12,7 +12,6 @@ from ckptkit.reports.text import display_width, markdown_text, printable, spread
 
 _KEPT_ROWS = 200_000  # of a table that fits no screen; of more, none is kept
 TABULATE = "table:"  # before the name of a format of tabulate's: "table:grid"
-PAGE = "table:page"  # HTML without styles, which the policy of a page forbids
 
 
 def tabulate_formats() -> list[str]:
@@ -57,9 +56,6 @@ def render(
         yield from folded(painted(line, "note") for line in table.below)
         return
     cells = [[_cell(cell) for cell in row] for row in rows]
-    if fmt == PAGE:
-        yield from table_html(headers, cells, align)
-        return
     from tabulate import tabulate
 
     name = fmt.removeprefix(TABULATE) if fmt.startswith(TABULATE) else "github"

@@ -24,7 +24,7 @@ def several(summaries: Sequence[TensorSummary], fmt: str = "table") -> Iterator[
     """Yield one or more tensors.
 
     fmt: "table" (for people: what `lines` says of each, with an empty line between), "json" (schema
-    ckptkit.show/2), "jsonl", "csv", "markdown", "html" or "table:NAME" (a row per tensor).
+    ckptkit.show/2), "jsonl", "csv", "markdown" or "table:NAME" (a row per tensor).
     """
     if fmt == "table":
         for number, summary in enumerate(summaries):
@@ -33,9 +33,8 @@ def several(summaries: Sequence[TensorSummary], fmt: str = "table") -> Iterator[
         return
     from ckptkit.reports.documents import in_form
 
-    title = f"ckptkit show {summaries[0].checkpoint.path}"
     yield from in_form(
-        fmt, title, summaries, lambda form: _table(summaries, form), lambda: (), schema=SCHEMA
+        fmt, summaries, lambda form: _table(summaries, form), lambda: (), schema=SCHEMA
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ckptkit.reports.documents import in_form
+from ckptkit.reports.page.frame import Page
+from ckptkit.reports.page.sections import column, reported, table
 from ckptkit.reports.screen import painted
 from ckptkit.reports.table import render
 from ckptkit.reports.text import bytes_text, count_text, printable
@@ -27,10 +29,27 @@ def lines(thinning: Thinning, fmt: str = "table") -> Iterator[str]:
         return
     yield from in_form(
         fmt,
-        f"ckptkit thin {thinning.path}",
         [thinning],
         lambda form: _table(thinning, form),
         lambda: remarks(thinning),
+        page=lambda: page(thinning),
+    )
+
+
+def page(thinning: Thinning) -> Page:
+    """Return what the page shows: the checkpoints, and what became of each."""
+    rows = thinning.rows
+    columns = [
+        column("state", "state", [row.status for row in rows], "status", facet="chips"),
+        column("name", "checkpoint", [row.path.name for row in rows], "name"),
+        column("slots", "slots", [row.slots for row in rows], "count", minor=True),
+        column("before", "before", [row.bytes_before for row in rows], "bytes"),
+        column("after", "after", [row.bytes_after for row in rows], "bytes"),
+        column("why", "why not", [row.why or None for row in rows], hidden=True, searched=True),
+    ]
+    sections = [table("checkpoints", "Checkpoints", columns, "checkpoint", main=True)]
+    return reported(
+        "thin", str(thinning.path), list(remarks(thinning)), thinning.exit_code, sections
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ckptkit.reports.check.html import outputs_table
 from ckptkit.reports.documents import in_form
 from ckptkit.reports.fitting import Fit
-from ckptkit.reports.plan import pair_lines
+from ckptkit.reports.page.frame import Page
+from ckptkit.reports.page.sections import column, facts, listed, reported, table
+from ckptkit.reports.plan import pair_lines, pair_sections
 from ckptkit.reports.screen import PAPER, folded, screen, shown_on
 from ckptkit.reports.table import render
 from ckptkit.reports.text import bytes_text, count_text, display_width, printable
@@ -15,6 +18,7 @@ from ckptkit.text import list_text
 
 if TYPE_CHECKING:
     from ckptkit.operations.upgrade.report import UpgradeReceipt, UpgradeReport
+    from ckptkit.operations.upgrade.translation.account import Change
 
 _FIT = Fit(names=("MODEL",))
 
@@ -36,10 +40,10 @@ def report_lines(
     if fmt != "table":
         yield from in_form(
             fmt,
-            "ckptkit upgrade",
             [report],
             lambda form: _table(report, form),
             lambda: report_remarks(report),
+            page=lambda: page(report),
         )
         return
     receipt = report.rows[0].receipt
@@ -54,6 +58,63 @@ def report_lines(
     yield from _fitting_table(report)
     yield ""
     yield report.verdict
+
+
+def page(report: UpgradeReport) -> Page:
+    """Return what the page shows: of one model all that was done to it, of several a row each."""
+    only = report.rows[0].receipt if len(report.rows) == 1 else None
+    if only is not None:
+        return _receipt_page(only)
+    rows = report.rows
+    changes = [
+        None if row.receipt is None else "\n".join(map(_change_text, row.receipt.changes)) or None
+        for row in rows
+    ]
+    columns = [
+        column("state", "state", [row.status for row in rows], "status", facet="chips"),
+        column("name", "model", [str(row.source) for row in rows], "name"),
+        column("said", "what", [said or None for _model, _state, said in _rows(report)], wide=60),
+        column("path", "to", [str(row.path) for row in rows], "mono", hidden=True),
+        column("changes", "changes of its configuration", changes, hidden=True, searched=True),
+    ]
+    sections = [table("models", "Models", columns, "model", main=True)]
+    about = str(rows[0].source) if len(rows) == 1 else ""
+    return reported("upgrade", about, [report.verdict], report.exit_code, sections)
+
+
+def _receipt_page(receipt: UpgradeReceipt) -> Page:
+    """Return the page on one model."""
+    plan = receipt.plan
+    columns = [
+        column("name", "change", [change.what for change in receipt.changes], "name"),
+        column("where", "layer", [x.where or "the model" for x in receipt.changes], "mono"),
+    ]
+    size = f"{count_text(len(plan.tensors), 'tensor')}, {bytes_text(plan.nbytes)}"
+    proven = [
+        ("weights", f"{size}, read again and compared bit for bit"),
+        ("outputs", str(receipt.outputs)),
+        ("loaded", _loaded(receipt)),
+        *((f"version of {name}", version) for name, version in receipt.versions.items()),
+    ]
+    sections = [
+        listed("failures", "What the proof found", receipt.failures),
+        table("changes", "What changed in the configuration", columns, "change", headed=True),
+        facts("proof", "Proof", proven),
+        *([outputs_table(receipt.outputs.rows)] if receipt.outputs.rows else []),
+        *pair_sections(plan),
+    ]
+    *_told, verdict = receipt_lines(receipt)
+    remarks = [*(f"note: {note}" for note in (*plan.notes, *receipt.notes)), verdict]
+    files = [
+        {"side": "from", "path": str(receipt.source), "about": receipt.writer},
+        {"side": "to", "path": str(receipt.path), "about": _loaded(receipt)},
+    ]
+    code = 0 if receipt.ok else 1
+    return reported("upgrade", str(receipt.path), remarks, code, sections, files)
+
+
+def _change_text(change: Change) -> str:
+    return f"{change.where or 'the model'}: {change.what}"
 
 
 def report_remarks(report: UpgradeReport) -> list[str]:

@@ -20,6 +20,7 @@ from ckptkit.operations.check.report import Report
 from ckptkit.operations.findings import Finding
 from ckptkit.operations.localize.values import Layer, Localization, VariableGap
 from ckptkit.reports import findings_html, listing_html, tensor_html
+from ckptkit.reports import map as map_report
 from ckptkit.reports.check import html as check_html
 from ckptkit.reports.diff import html as diff_html
 from ckptkit.reports.findings import SCAN
@@ -103,17 +104,31 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, maker in makers.items():
         files[name] = folder / f"{name}.html"
         files[name].write_text("\n".join(maker()), "utf-8")
-    files["convert"] = folder / "convert.html"
-    target = folder / "w.safetensors"
-    after = folder / "sample" / "after.keras"
-    done = run("convert", after, target, "--weights-only", "--html", files["convert"])
-    assert done.code == 0
+    after, policy = folder / "sample" / "after.keras", folder / "policy.toml"
+    policy.write_text('[model]\nmax-parameters = 3\n[verify]\n[golden]\npath = "none"\n', "utf-8")
+    (folder / "moved").mkdir()
+    moved = {f"x/{name}": values for name, values in arrays.items() if name != LONG}
+    target = write_bundle(folder / "moved" / "ckpt-1", moved)
+    calls = {
+        "convert": ["convert", new, folder / "w.safetensors", "--cast", "float32=float16"],
+        "plan": ["convert", new, folder / "w.ckpt", "--like", target, "--dry-run"],
+        "map": ["map", old, target],
+        "gate": ["gate", after, "--policy", policy],
+        "needs": ["needs", after, new],
+        "thin": ["thin", run_folder, "--keep-slots", "last:1", "--dry-run"],
+        "inventory": ["ls", "-r", folder / "moved"],
+    }
+    for name, call in calls.items():
+        files[name] = folder / f"{name}.html"
+        done = run(*call, "--html", files[name])
+        assert done.code in (0, 1, 2) and files[name].exists(), done.stderr
     return files
 
 
+TABLES = ("convert", "plan", "map", "gate", "needs", "thin", "inventory")
 NAMES = (
     *("ls", "ls-several", "ls-model", "show", "diff", "history", "verify", "scan", "check"),
-    "convert",
+    *TABLES,
 )
 
 
@@ -158,9 +173,8 @@ def test_nothing_but_the_page_itself(name: str, tab: Page, pages: dict[str, Path
     tab.open(pages[name])
     assert tab.js("return performance.getEntriesByType('resource').length") == 0
     assert tab.js("return document.querySelectorAll('img').length") == 0
-    assert tab.js("return document.title").endswith(f"ckptkit {name.partition('-')[0]}") or (
-        name == "convert"
-    )
+    command = {"plan": "convert", "inventory": "ls"}.get(name, name.partition("-")[0])
+    assert tab.js("return document.title").endswith(f"ckptkit {command}")
     shown = str(tab.js("return document.body.innerText"))
     assert "\u202e" not in shown and "\u2066" not in shown
     assert tab.console() == []
@@ -170,7 +184,7 @@ def test_nothing_but_the_page_itself(name: str, tab: Page, pages: dict[str, Path
 def test_keys_come_to_the_rows(name: str, tab: Page, pages: dict[str, Path]) -> None:
     """The first stop leads past all others, of which there are few before the first row."""
     tab.open(pages[name])
-    rows = "#content [data-row] button, #content canvas, #content .static"
+    rows = "#content [data-row] button, #content canvas"
     there = "const at = document.activeElement; return at.matches(arguments[0])"
     tab.press(TAB)
     assert tab.js("return document.activeElement.id") == "skip"
@@ -317,3 +331,28 @@ def test_a_heat_map_tells_values_by_key(tab: Page, pages: dict[str, Path]) -> No
         tab.press(DOWN)
     tab.press("\ue014")
     assert tab.texts("#tensor-0-heat .tip")[0] == "[0,0,2,1] = NaN"
+
+
+def test_what_stands_in_the_way_of_a_release_comes_first(tab: Page, pages: dict[str, Path]) -> None:
+    tab.open(pages["gate"])
+    assert tab.texts("#failing .callout b") == ["model.max-parameters", "golden"]
+    assert tab.texts("#failing .callout strong") == ["fails", "not told"]
+    assert tab.texts("#rules .row .status") == ["fails", "not told", "passes"]
+    tab.click("#failing .callout")
+    assert tab.texts("#rules tr.row [aria-expanded=true]") == ["99 parameters, at most 3"]
+    assert "ckptkit ls" in tab.texts("#rules tr.more")[0]
+
+
+def test_what_a_person_has_to_decide_comes_first(tmp_path: Path) -> None:
+    """A tensor with two candidates: a card, and a row for each with the rule that would take it."""
+    one, two = np.arange(12, dtype="f4").reshape(3, 4), np.ones((3, 4), "f4")
+    src = write_bundle(tmp_path / "src", {"left/table": one, "right/table": two})
+    dst = write_bundle(tmp_path / "dst", {"p": one, "q": two})
+    proposal = ckptkit.map(src, dst)
+    made = map_report.page(proposal)
+    assert made.tone == "bad" and made.sections[0]["id"] == "undecided"
+    shown, candidates = made.sections[:2]
+    assert [card["title"] for card in shown["callouts"]] == [item.target for item in proposal.open]
+    assert candidates["count"] == sum(len(item.candidates) for item in proposal.open) > 1
+    text = proposal._repr_html_()
+    assert all(rule.source in text for item in proposal.open for rule in item.candidates)

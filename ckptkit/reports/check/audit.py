@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ckptkit.reports.documents import in_form
 from ckptkit.reports.fitting import Fit
-from ckptkit.reports.screen import folded, toned
+from ckptkit.reports.page.frame import Page, Section
+from ckptkit.reports.page.sections import column, listed, reported, table
+from ckptkit.reports.screen import PAPER, folded, shown_on, toned
 from ckptkit.reports.table import render
 from ckptkit.reports.text import count_text, printable
 from ckptkit.runners.child.faults import KINDS
@@ -31,10 +33,10 @@ def lines(audit: ToleranceAudit, fmt: str = "table") -> Iterator[str]:
     else:
         yield from in_form(
             fmt,
-            "ckptkit check --audit-tolerance",
             [audit],
             lambda form: _table(audit.faults, form),
             lambda: remarks(audit),
+            page=lambda: page(audit),
         )
 
 
@@ -97,3 +99,29 @@ def _suggested(audit: ToleranceAudit) -> Iterator[str]:
     yield ""
     yield say("suggested, for a file that ‹tolerance› takes:")
     yield from (f"  {printable(line)}" for line in audit.file_lines)
+
+
+# --- a page ---------------------------------------------------------------------------------------
+
+
+def page(audit: ToleranceAudit) -> Page:
+    """Return what the page on an audit alone shows."""
+    return reported("check", "", [audit.verdict], audit.exit_code, sections(audit))
+
+
+def sections(audit: ToleranceAudit) -> list[Section]:
+    """Return what faults the tolerance would let pass, and a row for each that was tried."""
+    with shown_on(PAPER):
+        told = [line for line in remarks(audit) if line]
+    found: list[Section] = [listed("audit", "Audit of the tolerance", told)]
+    if audit.faults:
+        faults = audit.faults
+        columns = [
+            column("verdict", "verdict", [f.verdict for f in faults], "status", facet="chips"),
+            column("where", "where", [fault.where for fault in faults], "name"),
+            column("kind", "fault", [fault.kind for fault in faults], facet="select"),
+            column("needed", "needed", [fault.needed for fault in faults], "number"),
+            column("text", "what was done", [fault.text for fault in faults], hidden=True),
+        ]
+        found.append(table("faults", "Faults that were put in", columns, "fault"))
+    return found

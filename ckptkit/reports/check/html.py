@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.localize.values import error_of
-from ckptkit.reports.check import audit as audit_text
 from ckptkit.reports.check import localize as localize_text
+from ckptkit.reports.check.audit import sections as audit_sections
 from ckptkit.reports.check.rows import allowed, environment_text, row_text, where_text
 from ckptkit.reports.findings_html import findings_table
 from ckptkit.reports.page import frame
@@ -18,7 +18,6 @@ from ckptkit.text import json_number
 
 if TYPE_CHECKING:
     from ckptkit.model_io.results import OutputResult
-    from ckptkit.operations.check.audit import ToleranceAudit
     from ckptkit.operations.check.report import Report
     from ckptkit.operations.execution.types import Row
     from ckptkit.operations.localize.values import Layer, Localization
@@ -41,12 +40,12 @@ def page(report: Report) -> frame.Page:
     if report.localization is not None:
         sections += _localized(report.subject, report.localization)
     if report.rows:
-        sections.append(_outputs(report))
+        sections.append(outputs_table(report.rows, main=report.localization is None))
     if report.findings:
         found = [(report.subject, finding) for finding in report.findings]
         sections.append(findings_table(found))
     if report.audit is not None:
-        sections += _audited(report.audit)
+        sections += audit_sections(report.audit)
     sections += _runs(report)
     return frame.Page(
         "check",
@@ -63,8 +62,8 @@ def _bad(report: Report) -> tuple[Row, ...]:
     return (*report.failed, *report.meaningless)
 
 
-def _outputs(report: Report) -> frame.Section:
-    rows = report.rows
+def outputs_table(rows: Sequence[Row], *, main: bool = False) -> frame.Section:
+    """Return a row per output that was compared.  main: as `sections.table` has it."""
     results = [row.result for row in rows]
     columns = [
         column("status", "status", [r.status for r in results], "status", facet="chips"),
@@ -82,7 +81,7 @@ def _outputs(report: Report) -> frame.Section:
         column("tier", "tier", [row.tier or None for row in rows], hidden=True),
         column("says", "what it says", [row_text(row) for row in rows], hidden=True),
     ]
-    return table("outputs", "Outputs", columns, "output", main=report.localization is None)
+    return table("outputs", "Outputs", columns, "output", main=main)
 
 
 def _relative(result: OutputResult) -> float | None:
@@ -95,24 +94,6 @@ def _runs(report: Report) -> list[frame.Section]:
         how = f"no outputs: {run.error}" if run.error else f"{where_text(run)}, {run.seconds:.1f} s"
         told.append(f"{run.subject} on {run.runner}: {how}; {environment_text(run.environment)}")
     return [listed("runs", "Runs", told)] if told else []
-
-
-def _audited(audit: ToleranceAudit) -> list[frame.Section]:
-    """Return what faults the tolerance would let pass, and a row for each that was tried."""
-    with shown_on(PAPER):
-        told = [line for line in audit_text.remarks(audit) if line]
-    sections: list[frame.Section] = [listed("audit", "Audit of the tolerance", told)]
-    if audit.faults:
-        faults = audit.faults
-        columns = [
-            column("verdict", "verdict", [f.verdict for f in faults], "status", facet="chips"),
-            column("where", "where", [fault.where for fault in faults], "name"),
-            column("kind", "fault", [fault.kind for fault in faults], facet="select"),
-            column("needed", "needed", [fault.needed for fault in faults], "number"),
-            column("text", "what was done", [fault.text for fault in faults], hidden=True),
-        ]
-        sections.append(table("faults", "Faults that were put in", columns, "fault"))
-    return sections
 
 
 # --- where it differs -----------------------------------------------------------------------------

@@ -48,7 +48,6 @@ def lines(report: Report, fmt: str = "table", *, verbose: bool = False) -> Itera
     else:
         yield from in_form(
             fmt,
-            f"ckptkit check {report.subject}",
             [report],
             lambda form: check_text.output_table(report, form),
             lambda: remarks(report, verbose=verbose),

@@ -12,7 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ckptkit.operations.history.result import History
 from ckptkit.operations.history.types import HistoryFinding, TensorHistory, TensorMeasurement
 from ckptkit.reports.history import text as report
 from ckptkit.reports.page import frame
-from ckptkit.reports.screen import PAPER, shown_on
+from ckptkit.reports.page.sections import column, plain, table
 from ckptkit.reports.text import printable
 
 _HERE = Path(__file__).parent
@@ -29,21 +29,43 @@ _LARGEST = 3.3e38  # what is beyond is shown as infinite
 
 def lines(result: History) -> Iterator[str]:
     """Yield the page."""
+    made = page(result)
+    drawn = replace(
+        made,
+        sections=(),
+        body=(_HERE / "page.html").read_text(encoding="utf-8"),
+        own=_HERE,
+        values=_data(result),
+    )
+    return frame.lines(drawn, plain(made))
+
+
+def page(result: History) -> frame.Page:
+    """Return what the page shows in a browser that runs no script, and in a notebook: tables."""
     names = ", ".join(path.name or str(path) for path in result.paths[:3])
-    page = frame.Page(
+    found = result.findings
+    findings = [
+        column("severity", "severity", [x.severity for x in found], "status", facet="chips"),
+        column("name", "what was found", [x.message for x in found], "name"),
+        column("code", "code", [x.code for x in found], "mono"),
+    ]
+    rows = report.layer_rows(result)
+    layers = [
+        column(*(header.lower(), header.lower(), [row[at] for row in rows]))
+        for at, header in enumerate(report.HEADERS)
+    ]
+    return frame.Page(
         "history",
         f"{names} · ckptkit history",
         verdict=report.verdict(result),
         tone="good" if result.ok else "bad",
         notes=[("note", note) for note in result.notes],
         footer=frame.made_by(f"thresholds {json.dumps(result.thresholds.to_json())}"),
-        body=(_HERE / "page.html").read_text(encoding="utf-8"),
-        own=_HERE,
-        values=_data(result),
+        sections=[
+            table("findings", "Findings", findings, "finding", headed=True),
+            table("layers", "Layers", layers, "layer", headed=True),
+        ],
     )
-    with shown_on(PAPER):
-        texts = "\n".join(report.lines(result))
-    return frame.lines(page, [f"<pre>{escape(texts)}</pre>"])
 
 
 def _data(result: History) -> dict[str, Any]:

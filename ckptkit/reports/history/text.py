@@ -22,7 +22,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _GAP, _NOT_FINITE = " ", "×"
 SPARKS = 24  # letters of a sparkline, at most
 _FEWEST, _OTHERS = 8, 52  # letters of one on a narrow screen; columns that all else takes
-_HEADERS = ("LAYER", "PARAMS", "NORM", "LAST", "OVER STEPS", "UPDATE/NORM", "LAST", "ZEROS", "NAN")
+HEADERS = ("LAYER", "PARAMS", "NORM", "LAST", "OVER STEPS", "UPDATE/NORM", "LAST", "ZEROS", "NAN")
 _ALIGN = ("left", "right", "right", "right", "left", "left", "right", "right", "right")
 _FIT = Fit(names=("LAYER", "NAME"), drops=("PARAMS", "ZEROS", "ROLE"))
 _KEYS = ("step", "path", "name", "layer", "role", "slot_of", "dtype", "shape")
@@ -57,8 +57,8 @@ def lines(result: History, fmt: str = "table", *, full: bool = False) -> Iterato
 
 def _table(result: History, fmt: str, full: bool) -> Iterator[str]:
     if result.tensors:
-        rows = _tensor_rows(result) if full else _layer_rows(result)
-        headers = ("NAME", "ROLE", *_HEADERS[1:]) if full else _HEADERS
+        rows = _tensor_rows(result) if full else layer_rows(result)
+        headers = ("NAME", "ROLE", *HEADERS[1:]) if full else HEADERS
         align = ("left", *_ALIGN) if full else _ALIGN
         yield from render(rows, headers, fmt, align, _FIT)
     if not is_bare(fmt):
@@ -134,7 +134,8 @@ def steps_text(result: History) -> str:
     return f"{text}, {count_text(len(result.tensors), 'tensor')}" if result.tensors else text
 
 
-def _layer_rows(result: History) -> list[Sequence[object]]:
+def layer_rows(result: History) -> list[Sequence[object]]:
+    """Return the cells of each layer, as HEADERS names them."""
     return [_layer_row(layer) for layer in result.layers]
 
 
@@ -241,7 +242,7 @@ def _csv_cell(value: Any) -> object:
 
 # --- a row per step, as a run grows ---------------------------------------------------------------
 
-STEP_HEADERS = ("STEP", "CHECKPOINT", "NORM", "UPDATE", "UPDATE/NORM", "NAN", "FINDINGS")
+STEPHEADERS = ("STEP", "CHECKPOINT", "NORM", "UPDATE", "UPDATE/NORM", "NAN", "FINDINGS")
 _STEP_WIDTHS = (9, 28, 10, 10, 11, 7, 0)
 
 

@@ -54,7 +54,10 @@ def column(
 def table(
     ident: str, title: str, columns: Sequence[Mapping[str, Any]], noun: str = "row", **more: Any
 ) -> dict[str, Any]:
-    """Return a table.  noun: what a row is.  more: main: whether its state has plain names."""
+    """Return a table.  noun: what a row is.
+
+    more: main: whether its state has plain names.  headed: whether it has a heading without script.
+    """
     cells = columns[0]
     count = len(cells["cells"] if "cells" in cells else cells["at"])
     return {
@@ -77,6 +80,73 @@ def facts(ident: str, title: str, pairs: Sequence[tuple[str, Any]]) -> dict[str,
     """Return a list of names and values."""
     shown = [(name, printable(str(value))) for name, value in pairs]
     return {"kind": "facts", "id": ident, "title": title, "facts": shown}
+
+
+def cards(
+    ident: str, title: str, of: str, shown: Sequence[Mapping[str, Any]], about: str = ""
+) -> dict[str, Any]:
+    """Return what a person should see first; each leads to its row of a table.
+
+    shown: title, value (a word or number, drawn large), text, row and severe of each.  of: the id
+    of the table.  about: beside the title.
+    """
+    told = [
+        {**each, **{key: printable(str(each[key])) for key in ("title", "value", "text")}}
+        for each in shown
+    ]
+    section = {"kind": "callouts", "id": ident, "title": title, "of": of, "callouts": told}
+    return {**section, "about": about} if about else section
+
+
+_FIRST = 12  # remarks that stand above the sections
+_SEVERITIES = {
+    **dict.fromkeys(("error", "problem", "failed"), "error"),
+    **dict.fromkeys(("warning", "refused", "left open", "blind", "no partner"), "warning"),
+}
+
+
+def reported(
+    command: str,
+    about: str,
+    remarks: Sequence[str],
+    code: int,
+    sections: Sequence[Section],
+    files: Sequence[Mapping[str, str]] = (),
+) -> Page:
+    """Return the page of a report whose remarks say in words what is to be known.
+
+    Args:
+        command: whose page it is.
+        about: what it was given, for the title of the window.
+        remarks: lines as the report for people has them beside its table, the verdict last.
+        code: with which the command exits.
+        sections: in their order.
+        files: as `Page` has them; "" makes one of `about`.
+    """
+    lines = [line for line in remarks if line]
+    verdict = lines.pop() if lines else ""
+    notes = [(_SEVERITIES.get(line.partition(":")[0], "note"), line) for line in lines]
+    notes.sort(key=lambda note: ("error", "warning", "note").index(note[0]))
+    more = [line for _severity, line in notes[_FIRST:]]
+    if more:
+        told = f"and {len(more)} more, at the end of the page"
+        notes = [*notes[:_FIRST], ("note", told)]
+        sections = [*sections, listed("remarks", "More remarks", more)]
+    return Page(
+        command,
+        f"{about} · ckptkit {command}" if about else f"ckptkit {command}",
+        verdict=verdict,
+        tone={0: "good", 1: "bad"}.get(code, "warn"),
+        notes=notes,
+        files=files or ([{"path": about, "about": ""}] if about else []),
+        sections=[section for section in sections if not is_empty(section)],
+    )
+
+
+def is_empty(section: Section) -> bool:
+    """Whether a section has nothing to show."""
+    inside = {"table": "count", "callouts": "callouts", "lines": "lines", "facts": "facts"}
+    return section["kind"] in inside and not section[inside[section["kind"]]]
 
 
 # --- without script -------------------------------------------------------------------------------
@@ -105,6 +175,8 @@ def _nothing(_section: Section, _rows: int) -> Iterator[str]:
 def _table(section: Section, rows: int) -> Iterator[str]:
     if not section["count"]:
         return
+    if section.get("headed"):
+        yield f"<h3>{escape(section['title'])}</h3>"
     columns = [each for each in section["columns"] if not each.get("hidden")]
     cells = [list(_texts(each)) for each in columns]
     yield from table_html(
@@ -149,6 +221,14 @@ def _facts(section: Section, _rows: int) -> Iterator[str]:
     yield from table_html(["", ""], section["facts"])
 
 
+def _cards(section: Section, _rows: int) -> Iterator[str]:
+    if section["callouts"]:
+        yield f"<h3>{escape(section['title'])}</h3>"
+    for each in section["callouts"]:
+        title, value, text = (escape(each[key]) for key in ("title", "value", "text"))
+        yield f"<div><b>{title}</b>: {value}: {text}</div>"
+
+
 def _histograms(section: Section, _rows: int) -> Iterator[str]:
     """Yield the pictures, drawn with attributes alone, since a policy may forbid styles."""
     for each in section["pictures"]:
@@ -177,4 +257,5 @@ _PLAIN = {
     "lines": _lines,
     "facts": _facts,
     "histograms": _histograms,
+    "callouts": _cards,
 }
