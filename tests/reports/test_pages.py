@@ -121,7 +121,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, call in calls.items():
         files[name] = folder / f"{name}.html"
         done = run(*call, "--html", files[name])
-        assert done.code in (0, 1, 2) and files[name].exists(), done.stderr
+        assert done.code in (0, 1, 2) and files[name].exists(), done.err
     return files
 
 
