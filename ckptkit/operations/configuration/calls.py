@@ -7,21 +7,30 @@ Keras 2: `[["dense", 0, 0, {"y": 2.0}]]`; Keras 3: `{"args": […], "kwargs": {�
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ckptkit.operations.configuration.values import canonical
+from ckptkit.text import natural
 
 _NEVER = object()
+_PLACE = re.compile(
+    r"\[(?P<call>\d+)\](\.kwargs\.(?P<keyword>.*)|(\.args)?[\[\]\d]*(\.(?P<key>.*))?)$"
+)
 _MASK = re.compile(r"(^|[._])mask\b")  # an argument: mask, attention_mask, initial_mask[0]
 
 
 class TensorOf(NamedTuple):
-    """An output of a layer: of which layer, of which of its calls, which of its outputs."""
+    """An output of a layer: of which layer, of which of its calls, which of its outputs.
+
+    argument: what it is passed by, where that is a name: a keyword (`value`, `initial_state[0]`) or
+    the key of a dictionary; of a call that is not the first one `1:value`.
+    """
 
     layer: str
     call: int
     output: int
+    argument: str = ""
 
     def renamed(self, names: Mapping[str, str]) -> TensorOf:
         """Return it with the layer called as `names` has it."""
@@ -29,14 +38,15 @@ class TensorOf(NamedTuple):
 
     def __str__(self) -> str:
         more = f":{self.call}" if self.call else ""
-        return self.layer + more + (f"[{self.output}]" if self.output else "")
+        name = f"{self.argument.partition(':')[2] or self.argument}=" if self.argument else ""
+        return name + self.layer + more + (f"[{self.output}]" if self.output else "")
 
 
 class Calls(NamedTuple):
     """How a layer is called.
 
-    feeds: the tensors that go in, in order.  constants: other arguments by their path.
-    masks: tensors that say which of its inputs count.
+    feeds: the tensors that go in, in the order of the file.  constants: other arguments, by their
+    path.  masks: tensors that say which of its inputs count.
     """
 
     feeds: tuple[TensorOf, ...]
@@ -59,9 +69,39 @@ def calls_of(nodes: Any, defaults: Mapping[str, Any]) -> Calls:
         for path, value in found.items()
         if value is not defaults.get(path.rpartition(".")[2], _NEVER)
     }
-    feeds = tuple(tensor for path, tensor in tensors if not _MASK.search(path))
+    feeds = tuple(
+        tensor._replace(argument=_argument(path))
+        for path, tensor in tensors
+        if not _MASK.search(path)
+    )
     masks = tuple(tensor for path, tensor in tensors if _MASK.search(path))
     return Calls(feeds, constants, masks)
+
+
+def _argument(path: str) -> str:
+    """Return what a tensor at this path of `inbound_nodes` is passed by; "" of a place alone.
+
+    `[1].kwargs.value`, `[0].args[0].key` of a dictionary; of Keras 2 `[0][0][0].value`.
+    """
+    found = _PLACE.match(path)
+    if found is None:
+        return ""
+    name = found["keyword"] or found["key"] or ""
+    return f"{found['call']}:{name}" if name and found["call"] != "0" else name
+
+
+def sorted_by_argument(tensors: Sequence[TensorOf]) -> tuple[TensorOf, ...]:
+    """Return tensors with those that have a name sorted by it, in the places that these have.
+
+    The order of what is passed by name says nothing.
+    """
+    named = iter(sorted((t for t in tensors if t.argument), key=lambda t: natural(t.argument)))
+    return tuple(next(named) if tensor.argument else tensor for tensor in tensors)
+
+
+def without_arguments(tensors: Sequence[TensorOf]) -> list[TensorOf]:
+    """Return tensors without what they are passed by."""
+    return [tensor._replace(argument="") for tensor in tensors]
 
 
 def _walk(
@@ -74,8 +114,9 @@ def _walk(
             tensors.append((path, _tensor(history)))
             return
         if value.get("class_name") == "__keras_tensor__":
-            value = {"config": value.get("config")}
-        elif "class_name" in value and "config" in value:
+            _walk(value.get("config"), path, tensors, constants)
+            return
+        if "class_name" in value and "config" in value:
             constants[_shown(path)] = canonical(dict(value))
             return
         for key, item in value.items():
@@ -101,10 +142,15 @@ def _tensor(history: list[Any]) -> TensorOf:
 
 
 def ends_of(value: Any) -> Iterator[TensorOf]:
-    """Yield the tensors in `["out", 0, 0]`, `[["out", 0, 0], …]` or a dictionary of such."""
+    """Yield the tensors in `["out", 0, 0]`, `[["out", 0, 0], …]` or a dictionary of such.
+
+    Those of a dictionary are called by its keys.
+    """
     if isinstance(value, Mapping):
-        for _key, item in sorted(value.items()):
-            yield from ends_of(item)
+        for key, item in sorted(value.items()):
+            for tensor in ends_of(item):
+                below = f"/{tensor.argument}" if tensor.argument else ""
+                yield tensor._replace(argument=f"{key}{below}")
     elif isinstance(value, list):
         if len(value) == 3 and isinstance(value[0], str):
             yield _tensor(value)

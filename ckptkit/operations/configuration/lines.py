@@ -6,8 +6,9 @@ One line of JSON per layer, keys sorted, no spaces, ASCII; the lines sorted, "\\
     class      with the package that registers it, where it is a user's own
     settings   those that are not Keras's default, in the canonical form of `values`
     place      in a Sequential model, or in one of a user's own class: its number, from 0
-    feeds, masks, arguments    how a functional model calls it: [layer, call, output], constants
-    inputs, outputs            of a functional model
+    feeds, masks, arguments    how a functional model calls it: [layer, call, output], and what it
+                               is passed by, where that is a name (these sorted); constants
+    inputs, outputs            of a functional model; of a dictionary with its keys
     code       SHA-256 of Python code, by setting
     compiled   of the model: how it was compiled, where the file says it
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ckptkit.operations.configuration.calls import TensorOf
+from ckptkit.operations.configuration.calls import TensorOf, sorted_by_argument
 from ckptkit.operations.configuration.node import ConfigNode
 from ckptkit.operations.configuration.values import text_of
 from ckptkit.text import natural
@@ -59,7 +60,8 @@ def _own(layer: ConfigNode, names: Mapping[str, str]) -> dict[str, Any]:
     below = _names(layer.layers)
 
     def tensors(found: Sequence[TensorOf], called: Mapping[str, str]) -> list[Any]:
-        return [list(tensor.renamed(called)) for tensor in found]
+        rows = [list(tensor.renamed(called)) for tensor in sorted_by_argument(found)]
+        return [row if row[-1] else row[:-1] for row in rows]
 
     return {
         "class": layer.class_name,

@@ -37,7 +37,7 @@ CODE = "<lambda>"  # as Keras 2 wrote every function without a name
 _ARRAYS = ("__numpy__", "__tensor__")
 _GENERATION = re.compile(r"V[123]$")
 _COUNTER = re.compile(r"_\d+$")
-_DIRECTION = re.compile(r"^(forward|backward)_")  # as Bidirectional calls its layers
+_DIRECTION = re.compile(r"^((forward|backward)_)+")  # as Bidirectional calls its layers
 # Which family a setting is of, by the end of its name.
 _FAMILIES = {
     "initializer": "initializers",
@@ -142,10 +142,25 @@ def _without_mirror(settings: Settings) -> None:
         if isinstance(inner, dict):
             inner.pop("zero_output_for_mask", None)
     if isinstance(layer, dict) and isinstance(other, dict):
-        ways = [{k: v for k, v in x.items() if k != "go_backwards"} for x in (layer, other)]
         turned = bool(layer.get("go_backwards")) != bool(other.get("go_backwards"))
-        if turned and is_same(*ways):
+        if turned and is_same(*map(_either_way, (layer, other))):
             del settings["backward_layer"]
+
+
+def _either_way(layer: Settings) -> Settings:
+    """Return settings of a layer of Bidirectional without those that tell its two layers apart."""
+    found = {key: value for key, value in layer.items() if key != "go_backwards"}
+    if isinstance(found.get("name"), str):
+        found["name"] = _DIRECTION.sub("", found["name"])
+    return found
+
+
+def mirrored(layer: Mapping[str, Any]) -> Settings:
+    """Return the settings of the second layer that Bidirectional makes of its first one."""
+    found = _either_way(dict(layer))
+    if "name" in found:
+        found["name"] = f"backward_{found['name']}"
+    return found if layer.get("go_backwards") else {**found, "go_backwards": True}
 
 
 def defaults_below(class_name: str, key: str) -> Settings:

@@ -175,7 +175,9 @@ class _WeightsComparison:
             *(TensorDiff("removed", self._tensor(0, key), None) for key in alignment.only_left),
             *(TensorDiff("added", None, self._tensor(1, key)) for key in alignment.only_right),
         ]
-        changes, left_out = participants.select(changes, roles, names, checkpoints, sides)
+        changes, left_out = participants.select(
+            changes, roles, names, checkpoints, sides, may_be_none=self.config
+        )
         warnings = participants.warnings_of(alignment, changes, sides)
         warnings += layout_warnings + self._idle_patterns(changes)
         # The values, and then the order in which people read: weights first, names by number.

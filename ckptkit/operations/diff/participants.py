@@ -29,6 +29,8 @@ def select(
     names: Sequence[str],
     checkpoints: tuple[Checkpoint, Checkpoint],
     sides: tuple[TensorSet, TensorSet],
+    *,
+    may_be_none: bool = False,
 ) -> tuple[list[TensorDiff], tuple[LeftOut, ...]]:
     """Tell the changes that take part in a comparison from those that do not.
 
@@ -38,6 +40,8 @@ def select(
         names: globs of names; none for all.
         checkpoints: OLD and NEW.
         sides: their tensors, as alignment sees them.
+        may_be_none: whether more than tensors is compared, so that a model without weights is one;
+            a filter that leaves nothing is refused all the same.
 
     Returns:
         (changes that take part, what does not and why).
@@ -79,12 +83,15 @@ def select(
     repeated = max(len(side.duplicates) for side in sides)
     if repeated:
         left_out["repeated", "stored twice, compared once"] += repeated
-    if not taking_part:
+    if not taking_part and not (may_be_none and not roles and not names):
         old, new = (str(checkpoint.path) for checkpoint in checkpoints)
         raise UsageError(
             "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
             where=f"{old} and {new}",
-            hint=say("`ckptkit ls` lists what a file holds; ‹roles=all› compares everything"),
+            hint=say(
+                "`ckptkit ls` lists what a file holds; ‹roles=all› compares everything, and "
+                "‹config› what a model has beside tensors"
+            ),
         )
     order = {role: at for at, role in enumerate(ROLES)}
     rows = sorted(left_out.items(), key=lambda row: order.get(row[0][0], len(order)))

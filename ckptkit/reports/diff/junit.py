@@ -1,4 +1,7 @@
-"""A comparison as JUnit XML, for CI systems that show test results: one test case per tensor."""
+"""A comparison as JUnit XML, for CI systems that show test results: one test case per tensor.
+
+With `config`, one more for each thing beside the tensors that was compared.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ def lines(result: DiffResult) -> Iterator[str]:
     """Yield the document; a difference is a failure, a tensor left out is not mentioned by name."""
     options = [(name, str(value)) for name, value in result.options.items()]
     left_out = [("left out", str(item)) for item in result.left_out]
-    beside = [(f"beside the weights: {row.what}", "; ".join(row.items)) for row in result.beside]
+    # where they count, they are cases
+    told = () if result.config else result.beside
+    beside = [(f"beside the weights: {row.what}", "; ".join(row.items)) for row in told]
     names = names_of_sides(result)
     return document(
         JUnitSuite(
             f"ckptkit diff {result.old.path} {result.new.path}",
-            [_case(change, names) for change in result.changes],
+            [*(_case(change, names) for change in result.changes), *_cases_beside(result)],
             [("mode", result.mode), *options, *left_out, *beside],
             "; ".join((verdict(result), *beside_lines(result))),
         )
@@ -30,6 +35,12 @@ def lines(result: DiffResult) -> Iterator[str]:
 def names_of_sides(result: DiffResult) -> tuple[str, str]:
     """Return what the two files are called."""
     return operand_text(result.old), operand_text(result.new)
+
+
+def _cases_beside(result: DiffResult) -> Iterator[JUnitCase]:
+    differs = {row.what: row.items for row in result.beside}
+    for what in result.compared if result.config else ():
+        yield JUnitCase("model", what, [("different", item) for item in differs.get(what, ())])
 
 
 def _case(change: TensorDiff, names: tuple[str, str]) -> JUnitCase:

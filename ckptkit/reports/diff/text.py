@@ -115,8 +115,12 @@ def verdict(result: DiffResult) -> str:
     if counts["within"]:
         equal += f", {counts['within']:,} within tolerance"
     text = f"{'same weights' if result.beside or result.config else 'same'}: {equal}"
+    if not result.changes:  # a model without weights, of which the rest is compared
+        text = "no weights"
     if result.config and result.beside:
         text = f"different: {', '.join(row.what for row in result.beside)}; {text}"
+    elif result.config and not result.changes:
+        text = f"same {', '.join(result.compared)}; {text}"
     elif result.config:
         text = f"same {', '.join(result.compared)} and weights: {equal}"
     if not result.same_weights:

@@ -22,6 +22,7 @@ from ckptkit.operations.configuration.values import canonical
 from ckptkit.operations.diff.beside.configuration import ConfigChange, configuration_changes
 from ckptkit.operations.diff.beside.signatures import SignatureChange
 from support.goldens import GOLDEN
+from support.keras_files import h5_bytes
 
 NESTED = sorted(
     path for path in GOLDEN.glob("*/files_nested/model.*") if not path.name.startswith("model.w")
@@ -198,6 +199,129 @@ def test_what_a_layer_casts_itself_is_no_layer() -> None:
     assert changes(plain, model(first, call(cast("float32"), "a"), call(_dense("b"), "cast"))) == []
     other = model(first, call(cast("float64"), "a"), call(_dense("b"), "cast"))
     assert "cast (Cast) is only in NEW" in changes(plain, other)
+
+
+def _functional(layers: list[Config], inputs: Any, outputs: Any) -> Config:
+    ends = {"input_layers": inputs, "output_layers": outputs}
+    return {"class_name": "Functional", "config": {"name": "m", "layers": layers, **ends}}
+
+
+def _tensor(name: str) -> Config:
+    return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
+
+
+def _input(name: str) -> Config:
+    shape = {"batch_shape": [None, 4], "name": name}
+    return {"class_name": "InputLayer", "config": shape, "name": name, "inbound_nodes": []}
+
+
+def _lines(config: Config) -> list[str]:
+    tree = tree_of(config, generation=3)
+    assert tree is not None
+    return config_lines(tree)
+
+
+def test_what_is_passed_by_name_is_told_apart_by_its_name() -> None:
+    def attention(*args: str, **kwargs: str) -> Config:
+        named = {key: _tensor(name) for key, name in kwargs.items()}
+        nodes = [{"args": [_tensor(name) for name in args], "kwargs": named}]
+        layer = {"module": "keras.layers", "class_name": "MultiHeadAttention", "name": "a"}
+        layer |= {"config": {"name": "a", "num_heads": 2}, "inbound_nodes": nodes}
+        inputs = [_input(name) for name in "xyz"]
+        return _functional([*inputs, layer], [[n, 0, 0] for n in "xyz"], ["a", 0, 0])
+
+    one = attention("x", value="y", key="z")
+    same = attention("x", key="z", value="y")  # the order of keywords says nothing
+    assert changes(one, same) == [] and _lines(one) == _lines(same)
+    for other in (attention("x", value="z", key="y"), attention("x", key="y", value="z")):
+        assert changes(one, other) == ["a is fed by x+value=y+key=z → " + _fed(other)]
+        assert _lines(one) != _lines(other)
+
+
+def _fed(config: Config) -> str:
+    (node,) = config["config"]["layers"][-1]["inbound_nodes"]
+    named = {key: value["config"]["keras_history"][0] for key, value in node["kwargs"].items()}
+    return "+".join(["x", *(f"{key}={name}" for key, name in named.items())])
+
+
+def test_the_keys_of_inputs_and_outputs_are_part_of_a_model() -> None:
+    def model(inputs: Any, outputs: Any) -> Config:
+        layers = [_input("x"), _input("y")]
+        for name in "ab":
+            nodes = [{"args": [_tensor("x")], "kwargs": {}}]
+            layers.append({**_dense(name), "name": name, "inbound_nodes": nodes})
+        return _functional(layers, inputs, outputs)
+
+    x, y, a, b = ([name, 0, 0] for name in "xyab")
+    named = model({"p": x, "q": y}, {"u": a, "v": b})
+    assert changes(named, model({"q": y, "p": x}, {"v": b, "u": a})) == []
+    for other, said in (
+        (model({"p": x, "q": y}, {"u": b, "v": a}), "outputs u=a+v=b → u=b+v=a"),
+        (model({"p": x, "q": y}, {"u": a, "w": b}), "outputs u=a+v=b → u=a+w=b"),
+        (model({"p": x, "q": y}, [a, b]), "outputs u=a+v=b → a+b"),
+        (model({"p": y, "q": x}, {"u": a, "v": b}), "inputs p=x+q=y → p=y+q=x"),
+    ):
+        assert changes(named, other) == [f"the model has the {said}"]
+        assert _lines(named) != _lines(other)
+
+
+def test_the_second_layer_of_bidirectional_is_named_where_it_differs() -> None:
+    def model(**layers: Config) -> Config:
+        config = {"name": "b", "merge_mode": "concat", **layers}
+        layer = {"module": "keras.layers", "class_name": "Bidirectional", "config": config}
+        return _sequential(layer)
+
+    def gru(name: str, **settings: Any) -> Config:
+        config = {"name": name, "units": 2, **settings}
+        return {"module": "keras.layers", "class_name": "GRU", "config": config}
+
+    both = model(layer=gru("g"), backward_layer=gru("backward_g", go_backwards=True))
+    assert changes(model(layer=gru("g")), both) == []
+    other = model(layer=gru("g", dropout=0.5), backward_layer=gru("k", go_backwards=True))
+    assert changes(both, other) == [
+        "b: backward_layer.name backward_g → k",
+        "b: layer.dropout 0 → 0.5",
+    ]
+
+
+def _without_weights(path: Path, limit: float | None) -> Path:
+    layer = {"module": "keras.layers", "class_name": "ReLU", "name": "a"}
+    layer |= {"config": {"name": "a", "max_value": limit}}
+    layer |= {"inbound_nodes": [{"args": [_tensor("x")], "kwargs": {}}]}
+    config = _functional([_input("x"), layer], ["x", 0, 0], ["a", 0, 0])
+    with zipfile.ZipFile(NEWEST) as old, zipfile.ZipFile(path, "w") as new:
+        new.writestr("metadata.json", old.read("metadata.json"))
+        new.writestr("config.json", json.dumps({"module": "keras", **config}))
+        new.writestr("model.weights.h5", h5_bytes(values={}, names={"layers/re_lu": "a"}))
+    return path
+
+
+def test_models_without_weights_are_compared(tmp_path: Path) -> None:
+    old, new = (_without_weights(tmp_path / f"{at}.keras", at) for at in (None, 6.0))
+    found = run(old, new, "--config")
+    assert found.exit_code == 1
+    assert "different: configuration; no weights\n" in found.stdout
+    assert "configuration differs: a: max_value null → 6" in found.stdout
+    same = run(old, old, "--config")
+    assert same.exit_code == 0 and "same configuration; no weights\n" in same.stdout
+    none: dict[str, Any] = {}
+    for filters in (
+        none,
+        {"config": True, "roles": ["weight"]},
+    ):  # which leaves nothing, as it says
+        with pytest.raises(UsageError, match="nothing to compare"):
+            ckptkit.diff(old, new, **filters)
+
+
+def test_a_case_of_junit_fails_for_what_differs_beside_the_weights(tmp_path: Path) -> None:
+    config = read(NEWEST)
+    place = next(x for x in places(config) if "units" in x.settings and not x.prefix)
+    place.settings["trainable"] = False
+    write(NEWEST, tmp_path / "other.keras", config)
+    text = run(NEWEST, tmp_path / "other.keras", "--config", "--format", "junit").stdout
+    assert 'failures="1"' in text and '<testcase classname="model" name="configuration">' in text
+    assert f'<failure type="different" message="{place.where}: trainable true' in text
+    assert 'failures="0"' in run(NEWEST, NEWEST, "--config", "--format", "junit").stdout
 
 
 def test_other_python_code_is_said(tmp_path: Path) -> None:

@@ -15,7 +15,12 @@ from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 from ckptkit.golden.keras_config import decides
-from ckptkit.operations.configuration.calls import Calls, TensorOf
+from ckptkit.operations.configuration.calls import (
+    Calls,
+    TensorOf,
+    sorted_by_argument,
+    without_arguments,
+)
 from ckptkit.operations.configuration.casts import without_masks
 from ckptkit.operations.configuration.defaults import folded
 from ckptkit.operations.configuration.node import ConfigNode
@@ -25,6 +30,7 @@ from ckptkit.operations.configuration.values import (
     class_of,
     defaults_below,
     is_same,
+    mirrored,
     text_of,
 )
 from ckptkit.wording import operand
@@ -369,14 +375,15 @@ def _of_connections(
             yield from _of_order(above, models, names)
         return
     known = set(names), set(names.values())
+    are_one = _are_one_of_two_kerases if is_translated else _are_one
     for old, new in pairs:
-        feeds = [feed.renamed(names) for feed in old.calls.feeds]
+        feeds = [feed.renamed(names) for feed in old.calls.feeds], new.calls.feeds
         is_known = all(
             feed.layer in known[side]
             for side, layer in ((0, old), (1, new))
             for feed in layer.calls.feeds
         )
-        if feeds and new.calls.feeds and feeds != list(new.calls.feeds) and (is_whole or is_known):
+        if all(feeds) and not are_one(*feeds) and (is_whole or is_known):
             sides = _some(old.calls.feeds), _some(new.calls.feeds)
             yield ConfigChange(above + old.name, "inputs", "", *sides, True)
         masks = [mask.renamed(names) for mask in old.calls.masks]
@@ -388,9 +395,25 @@ def _of_connections(
         return
     for what in ("inputs", "outputs"):
         ends: list[Sequence[TensorOf]] = [getattr(model, what) for model in models]
-        if all(ends) and [end.renamed(names) for end in ends[0]] != list(ends[1]):
+        if all(ends) and not are_one([end.renamed(names) for end in ends[0]], ends[1]):
             sides = _some(ends[0]), _some(ends[1])
             yield ConfigChange(above.rstrip("/"), what, _SPECIAL, *sides, True)
+
+
+def _are_one(old: Sequence[TensorOf], new: Sequence[TensorOf]) -> bool:
+    """Whether two calls pass the same by the same places and names."""
+    return sorted_by_argument(old) == sorted_by_argument(new)
+
+
+def _are_one_of_two_kerases(old: Sequence[TensorOf], new: Sequence[TensorOf]) -> bool:
+    """Whether a call of Keras 2 passes the same as one of Keras 3, which may name what it passes.
+
+    Keras 2 lists the states of a recurrent layer after what it is called with.
+    """
+    return _are_one(old, new) or (
+        any(tensor.argument for tensor in old) != any(tensor.argument for tensor in new)
+        and without_arguments(old) == without_arguments(new)
+    )
 
 
 def _of_arguments(path: str, old: Calls, new: Calls) -> Iterator[ConfigChange]:
@@ -428,9 +451,13 @@ def _some(tensors: Sequence[TensorOf]) -> str:
 
 
 def differences(
-    old: Settings, new: Settings, old_defaults: Settings, new_defaults: Settings
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    old_defaults: Mapping[str, Any],
+    new_defaults: Mapping[str, Any],
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield (path, of OLD, of NEW) of the settings that differ; one left out has its default."""
+    old, new = _with_second(old, new), _with_second(new, old)
     for key in sorted({*old, *new}):
         before = old.get(key, old_defaults.get(key, _NOT_SET))
         after = new.get(key, new_defaults.get(key, _NOT_SET))
@@ -442,6 +469,7 @@ def _of_values(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         if old.get("class") != new.get("class"):
             yield path, old.get("class", _NOT_SET), new.get("class", _NOT_SET)
             return
+        old, new = _with_second(old, new), _with_second(new, old)
         name = path.rpartition(".")[2].partition("[")[0]
         defaults = defaults_below(str(old["class"]), name) if "class" in old else {}
         for key in sorted({*old, *new}):
@@ -460,6 +488,17 @@ def _of_values(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _of_values(left, right, f"{path}[{at}]")
     elif not _same(old, new, path.rpartition(".")[2]):
         yield path, old, new
+
+
+def _with_second(settings: Mapping[str, Any], others: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings of Bidirectional with the second layer that it makes of its first one.
+
+    As they are, where `others` leave theirs out as well: so `values.settings_of` has it.
+    """
+    first = settings.get("layer")
+    if "backward_layer" in settings or "backward_layer" not in others:
+        return settings
+    return {**settings, "backward_layer": mirrored(first)} if isinstance(first, dict) else settings
 
 
 def _are_alike_lists(old: Any, new: Any) -> bool:
