@@ -107,6 +107,12 @@ def table(described: list[dict[str, Any]]) -> list[str]:
             kept = merged.setdefault(name, {})
             for key, value in settings.items():
                 kept.setdefault(key, value)
+    # Keras 2 writes all settings of an optimizer; those that are left out are Keras 3's, which
+    # writes the word alone that a model was compiled with.
+    for found in reversed(described[1:]):
+        for name, settings in found["defaults"].items():
+            if name.startswith("optimizers."):
+                merged[name].update(settings)
     names = _one_name([group for found in reversed(described) for group in found["aliases"]])
     defaults = [
         "\t".join([name, *(f"{key}={json.dumps(value)}" for key, value in sorted(own.items()))])

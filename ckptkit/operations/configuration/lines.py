@@ -22,14 +22,16 @@ from typing import Any
 
 from ckptkit.operations.configuration.calls import TensorOf, sorted_by_argument
 from ckptkit.operations.configuration.node import ConfigNode
-from ckptkit.operations.configuration.values import text_of
+from ckptkit.operations.configuration.values import class_of, text_of
 from ckptkit.text import natural
 
 
 def config_lines(root: ConfigNode) -> list[str]:
     """Return the lines of a configuration, sorted."""
     name = "" if root.is_automatic else root.name
+    # `.h5` does not write the package that registers the model's own class
     own = {"name": name, "compiled": root.compiled, **_own(root, {})}
+    own["class"] = class_of(root.class_name)
     return sorted([text_of({"path": "", **own}), *_below(root, "")])
 
 

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
+from ckptkit.dtypes import DTYPES
 from ckptkit.errors import CkptkitError, UsageError
+from ckptkit.operations.digests import PARTS
+from ckptkit.stores.registry import format_of
 from ckptkit.text import list_text, parse_size
 
 MAX_POLICY = 1 << 20  # bytes
@@ -52,6 +55,17 @@ def _is_size(value: Any) -> bool:
         return False
 
 
+def _is_formats(value: Any) -> bool:
+    try:
+        return _is_texts(value) and all(map(format_of, value))
+    except UsageError:
+        return False
+
+
+def _is_dtypes(value: Any) -> bool:
+    return _is_texts(value) and all(name in DTYPES for name in value)
+
+
 def _one_of(*choices: str) -> Setting:
     return Setting(f"one of {list_text([*map(repr, choices)], 9)}", lambda value: value in choices)
 
@@ -60,16 +74,18 @@ _SIZE = Setting('a size such as "500 MB", or bytes', _is_size)
 _COUNT = Setting("a whole number", _is_count)
 _TEXT = Setting("a text", _is_text)
 _TEXTS = Setting("a list of texts", _is_texts)
+_FORMATS = Setting("a list of formats, as `ckptkit ls` calls them", _is_formats)
+_DTYPES = Setting('a list of dtypes such as "float32"', _is_dtypes)
 _NO = Setting("false: true asks for nothing", lambda value: value is False)
 _YES_OR_NO = Setting("true or false", lambda value: isinstance(value, bool))
 
 # {table: {key: what it takes}}
 SETTINGS: Mapping[str, Mapping[str, Setting]] = {
     "model": {
-        "formats": _TEXTS,
+        "formats": _FORMATS,
         "max-size": _SIZE,
         "max-parameters": _COUNT,
-        "dtypes": _TEXTS,
+        "dtypes": _DTYPES,
         "optimizer-state": _NO,
         "nonfinite": _NO,
     },
@@ -82,8 +98,10 @@ SETTINGS: Mapping[str, Mapping[str, Setting]] = {
         "weights": _one_of("same"),
     },
     "golden": {"path": _TEXT, "on": _TEXTS, "tolerance": _TEXT, "model": _TEXT},
-    "digest": {"part": _TEXT, "listed": _TEXTS, "file": _TEXT},
+    "digest": {"part": _one_of(*PARTS), "listed": _TEXTS, "file": _TEXT},
 }
+# Of each of these there has to be one.
+_NEEDED = {"golden": ("path",), "digest": ("listed", "file")}
 # Tables whose keys are the rules: empty, they would ask for nothing.
 _OF_KEYS = ("model", "baseline")
 
@@ -108,18 +126,19 @@ def read_policy(path: Path) -> Policy:
     Raises:
         PathNotFoundError: it is not there.
         UsageError: it is no TOML, has a table or key that there is none of, a value that a key does
-            not take, or no rule at all.
+            not take, lacks a key that a table needs, or has no rule at all.
     """
     size = file_size(path)
     if size > MAX_POLICY:
         raise UsageError(f"{size} bytes are no policy", where=str(path))
     try:
-        text = read_exact(path, 0, size).decode("utf-8")
+        text = read_exact(path, 0, size).decode("utf-8-sig")
         content = _toml().loads(text)
     except ValueError as error:  # of TOML, and of UTF-8
         raise UsageError(f"not a TOML file: {error}", where=str(path)) from None
     for table, settings in content.items():
         _check_table(str(path), table, settings)
+    _check_needed(str(path), content)
     if not content:
         raise UsageError(
             "a policy without rules", where=str(path), hint=f"tables: {_names(SETTINGS)}"
@@ -147,6 +166,12 @@ def _check_table(where: str, table: str, settings: Any) -> None:
             raise UsageError(
                 f"[{table}] {key} takes {setting.expected}, not {value!r}", where=where
             )
+
+
+def _check_needed(where: str, content: Mapping[str, Any]) -> None:
+    for table, keys in _NEEDED.items():
+        if table in content and not any(key in content[table] for key in keys):
+            raise UsageError(f"[{table}] needs `{'` or `'.join(keys)}`", where=where)
 
 
 def _near(name: str, known: Mapping[str, Any]) -> str:

@@ -212,8 +212,6 @@ def _weights(gate: Gate, _same: str) -> Iterator[Finding]:
 def _golden(gate: Gate, settings: Mapping[str, Any]) -> Iterator[Finding]:
     from ckptkit.operations.check.api import check
 
-    if "path" not in settings:
-        raise UsageError("[golden] needs a path", where=str(gate.policy.path))
     golden = gate.policy.beside(settings["path"])
     on, tolerance = settings.get("on", ["CPU:0"]), settings.get("tolerance", "auto")
     if tolerance not in ("auto", "strict"):
@@ -233,8 +231,6 @@ def _digest(gate: Gate, settings: Mapping[str, Any]) -> Iterator[Finding]:
     listed = list(settings.get("listed", ()))
     if "file" in settings:
         listed += _listed_in(gate.policy.beside(settings["file"]))
-    if not listed:
-        raise UsageError("[digest] needs `listed` or `file`", where=str(gate.policy.path))
     found = ls(gate.path, digest=[part], executor=gate.executor).digests.get(part)
     if found is None:
         raise UnsupportedError(f"holds no {part}", where=str(gate.path))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptkit.errors import CkptkitError, UsageError
@@ -34,11 +35,14 @@ from ckptkit.runners.tensorflow import setup
 from ckptkit.runners.tensorflow.build import is_keras, keras, layers_of
 from ckptkit.runners.tensorflow.changing import assign, by_layer, read_variables
 from ckptkit.runners.tensorflow.graph_session import GraphSession
+from ckptkit.runners.tensorflow.graph_settings import GraphSettings
+from ckptkit.runners.tensorflow.graphs import FlatGraph
 from ckptkit.runners.tensorflow.session import TensorFlowSession, start
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array, Arrays
 
+Call = Callable[["Arrays"], "Arrays"]
 Values = Mapping[str, "Array | Sample"]
 SEEN, PASSES, BLIND, SAME = "seen", "passes", "blind", "same"
 
@@ -173,23 +177,25 @@ class FaultTrials:
                 layer, {name: [int(n) for n in variables[name].shape] for name in names}
             )
         ]
-        live = list(_settings(self.session))
-        faults += [fault for fault, *_ in live]
+        settings: list[tuple[Fault, Callable[[], Result]]] = []
         if most is not None:
             faults = spread(faults, most)
-        settings = {fault: change for fault, *change in live}
+        else:
+            settings = list(self._settings(variables))
+            faults += [fault for fault, _ in settings]
+        first = len(faults) - len(settings)
         rows: dict[int, Result] = {}
         untried: list[Result] = []
         began = time.monotonic()
         # settings last, since each of them has the model traced anew
-        for at in sorted(_order(len(faults)), key=lambda at: faults[at] in settings):
+        for at in sorted(_order(len(faults)), key=lambda at: at >= first):
             fault = faults[at]
             if time.monotonic() - began > seconds:
                 untried.append({**fault._asdict(), "why": "time"})
                 continue
             row: Result | None
-            if fault in settings:
-                row = self._with_setting(fault, *settings[fault])
+            if at >= first:
+                row = settings[at - first][1]()
             else:
                 row = self._with_weights(fault, variables)
             if row is None:  # nothing to be changed, which is no fault
@@ -199,6 +205,26 @@ class FaultTrials:
             else:
                 rows[at] = row
         return {"faults": [rows[at] for at in sorted(rows)], "untried": untried}
+
+    def _settings(
+        self, variables: Mapping[str, Any]
+    ) -> Iterator[tuple[Fault, Callable[[], Result]]]:
+        """Yield what may be set otherwise, and what tries it: of live layers, or of a graph."""
+        for fault, *change in _settings(self.session):
+            yield fault, partial(self._with_setting, fault, *change)
+
+        def owners(flat: FlatGraph) -> dict[str, str]:
+            layers = {
+                id(variables[name].handle): layer
+                for layer, names in by_layer(variables, thorough=False).items()
+                for name in names
+            }
+            captured = flat.captured.items()
+            return {name: layers[id(value)] for name, value in captured if id(value) in layers}
+
+        graph = GraphSettings(self.session, self.signature, self.cases)
+        for fault, setting in graph.faults(owners):
+            yield fault, partial(self._with_graph, fault, partial(graph.call, setting))
 
     def _with_weights(self, fault: Fault, variables: Mapping[str, Any]) -> Result | None:
         before = {name: variables[name].numpy() for name in fault.variables}
@@ -229,23 +255,37 @@ class FaultTrials:
             setattr(layer, fault.kind, old)
             self.session.retrace()
 
-    def _tried(self, fault: Fault) -> Result:
-        """Run the model with the fault in it, and judge what it gives."""
-        outputs = [self.session.call(self.signature, case) for case in self.cases]
+    def _with_graph(self, fault: Fault, call: Call) -> Result:
+        try:
+            row = self._tried(fault, call)
+        except Exception as error:  # any of many; other faults tell their own
+            return {**fault._asdict(), "why": type(error).__name__}
+        return {**fault._asdict(), "why": "no effect"} if row["needed"] == 0 else row
+
+    def _call(self, inputs: Arrays) -> Arrays:
+        return self.session.call(self.signature, inputs)
+
+    def _tried(self, fault: Fault, call: Call | None = None) -> Result:
+        """Run the model with the fault in it, and judge what it gives.
+
+        call: runs it, where the model is as it was.
+        """
+        call = call or self._call
+        outputs = [call(case) for case in self.cases]
         needed, passes, undetected = self.judge.verdict(outputs)
         verdict = SEEN
         if passes:
             verdict = PASSES
             if undetected:
-                verdict = SAME if self._computes_the_same() else BLIND
+                verdict = SAME if self._computes_the_same(call) else BLIND
         return {**fault._asdict(), "verdict": verdict, "needed": needed}
 
-    def _computes_the_same(self) -> bool:
+    def _computes_the_same(self, call: Call) -> bool:
         """Whether the model, as it is now, gives on other inputs what the sound one gave."""
         others = self._others or []
         if not others:
             return False
-        again = [self.session.call(self.signature, inputs) for inputs, _ in others]
+        again = [call(inputs) for inputs, _ in others]
         return all(
             self.judge.same(sound, now) for (_, sound), now in zip(others, again, strict=True)
         )

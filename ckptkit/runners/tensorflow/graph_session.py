@@ -317,7 +317,7 @@ class GraphSession:
         chosen = self.signatures[signature]
         part = self.inside.part({*chosen.feeds.values()}, [*chosen.fetches.values()])
         fed = {_node(name) for name in chosen.feeds.values()}
-        there = {node.name for node in part.node} - fed - _in_branches(part)
+        there = {node.name for node in part.node} - fed - nodes_in_branches(part)
         operations = [op for op in self.inside.graph.get_operations() if op.name in there]
         return points_of(part, operations)
 
@@ -388,7 +388,7 @@ class SessionVariable:
         self.inside.session.run(assign, {given: value})
 
 
-def _in_branches(part: Any) -> set[str]:
+def nodes_in_branches(part: Any) -> set[str]:
     """Return the nodes that a call may leave out, or run often: branches and loops of TensorFlow 1.
 
     A Switch sends its value to one branch alone, a Merge joins two; what is between an Enter and an

@@ -70,10 +70,10 @@ def _open(session: TensorFlowSession, signature: str, inputs: Arrays) -> OpenedG
         flat, ordered = session.flat_graph(endpoint, tensors)
         points = session.points_of(flat)
         names, inputs_in_order = list(ordered), list(ordered.values())
-    return OpenedGraph(flat, points, _outputs(flat), names, inputs_in_order)
+    return OpenedGraph(flat, points, outputs_of(flat), names, inputs_in_order)
 
 
-def _outputs(flat: FlatGraph) -> dict[str, str]:
+def outputs_of(flat: FlatGraph) -> dict[str, str]:
     """Return {output: tensor}; {} where some are ragged or sparse, which are several tensors."""
     try:
         packed = tensorflow().nest.pack_sequence_as(flat.function.structured_outputs, flat.results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -26,7 +27,9 @@ from ckptkit.operations.check.audit import (
 )
 from ckptkit.operations.tolerance_rules import read_tolerances
 from ckptkit.runners.child.faults import (
+    ACTIVATION,
     BIAS,
+    EPSILON,
     LAYER,
     SCALE,
     TRANSPOSE,
@@ -264,6 +267,83 @@ def test_a_model_that_differs_is_not_audited(model: Path) -> None:
     report = ckptkit.check(model, against=model.parent / "other.keras", audit_tolerance=True)
     assert report.exit_code == 1 and report.audit is not None
     assert not report.audit.faults and "without any fault" in report.audit.why_not
+
+
+# --- settings of graphs ---------------------------------------------------------------------------
+
+GRAPH_CODE = """
+import json, sys
+import keras
+import tensorflow as tf
+from ckptkit.runners.tensorflow.graph_settings import settings_in
+
+sys.stdout.reconfigure(encoding="utf-8")
+layers = keras.layers
+
+@tf.function
+def named(x):
+    scale = tf.ones([3])
+    y = tf.compat.v1.nn.fused_batch_norm(x, scale, scale, scale, scale, 2e-3, is_training=False)[0]
+    y = tf.nn.relu(y) / tf.sqrt(tf.reduce_mean(y, 0) + 1e-6)
+    y = y * tf.math.rsqrt(tf.cast(0.001 + tf.abs(y), tf.float32))
+    y = y + 0.25 - tf.sqrt(y + 1.0)  # neither is an epsilon
+    return tf.nn.softmax(tf.sigmoid(y) + y * tf.sigmoid(y))
+
+graph = named.get_concrete_function(tf.TensorSpec([2, 4, 4, 3])).graph.as_graph_def()
+print(json.dumps([[s.kind, s.old, s.new] for s in settings_in(graph)]))
+
+def build(**changed):
+    keras.utils.set_random_seed(1)
+    keras.backend.clear_session()
+    settings = {"act": "relu", "bn": 1e-3, "ln": 1e-3, "last": "softmax"} | changed
+    x = keras.Input((6,), name="x")
+    y = layers.Dense(8, activation=settings["act"], name="hidden")(x)
+    y = layers.BatchNormalization(epsilon=settings["bn"], name="normal")(y)
+    y = layers.Dense(5, activation="silu", name="gate")(y)
+    y = layers.LayerNormalization(epsilon=settings["ln"], name="scaled")(y)
+    y = layers.Dense(3, activation=settings["last"], name="last")(y)
+    return keras.Model(x, y)
+
+build().export("sound", verbose=False)
+build(act="gelu").export("hidden-activation", verbose=False)
+build(bn=1e-5).export("normal-epsilon", verbose=False)
+build(ln=1e-5).export("scaled-epsilon", verbose=False)
+build(last="sigmoid").export("last-activation", verbose=False)
+"""
+
+
+@pytest.mark.needs_tf
+@pytest.mark.slow
+def test_settings_of_a_saved_model(tmp_path: Path) -> None:
+    """Found in the graph, and what the audit says of each is what happens to a model with it."""
+    (tmp_path / "make.py").write_text(GRAPH_CODE, encoding="utf-8")
+    command = [sys.executable, "make.py"]
+    env = {**os.environ, **places.environment()}
+    done = subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
+    found = json.loads(done.stdout.decode().splitlines()[0])
+    assert sorted(found, key=str) == [
+        *([ACTIVATION, "relu", "gelu"], [ACTIVATION, "sigmoid", "relu"]),
+        *([ACTIVATION, "silu", "relu"], [ACTIVATION, "softmax", "sigmoid"]),
+        *([EPSILON, 0.001, 1e-5], [EPSILON, 0.002, 1e-5], [EPSILON, 1e-6, 1e-3]),
+    ]
+    wide = {"rtol": 1e-2, "atol": 1e-2}
+    report = ckptkit.check(tmp_path / "sound", audit_tolerance=True, **wide)
+    assert report.audit is not None
+    faults = {(f.layer, f.kind): f for f in report.audit.faults if not f.variables}
+    assert {layer for layer, _ in faults} == {"hidden", "normal", "gate", "scaled", "last"}
+    (tmp_path / "t.txt").write_text("\n".join(report.audit.file_lines), encoding="utf-8")
+    for layer, kind in faults:
+        damaged_model = tmp_path / f"{layer}-{kind}"
+        if not damaged_model.exists():  # of the gate, which the list of models leaves out
+            continue
+        fault = faults[layer, kind]
+        passes = ckptkit.check(damaged_model, against=tmp_path / "sound", **wide)
+        assert passes.ok == (fault.verdict != "seen"), fault
+        assert math.isclose(passes.rows[0].result.needed or 0, fault.needed, rel_tol=1e-3)
+        seen = ckptkit.check(
+            damaged_model, against=tmp_path / "sound", tolerance=tmp_path / "t.txt"
+        )
+        assert not seen.ok, fault
 
 
 PAGE = places.ROOT / "docs" / "audit.md"

@@ -119,6 +119,29 @@ def test_a_setting_that_is_left_out_has_its_default() -> None:
     assert changes(plain, other) == ["a: kernel_initializer GlorotUniform → Zeros"]
 
 
+def test_what_a_form_leaves_out_of_how_a_model_was_compiled() -> None:
+    """`.keras` keeps the word that a model was compiled with, `.h5` all settings of the object."""
+
+    def model(**compiled: Any) -> Config:
+        return {**_sequential(_dense("a")), "compile_config": compiled}
+
+    settings = {"learning_rate": 0.001, "rho": 0.9, "ema_overwrite_frequency": None}
+    whole = {"module": "keras.optimizers", "class_name": "RMSprop", "config": settings}
+    assert changes(model(optimizer="rmsprop"), model(optimizer=whole)) == []
+    function = {"class_name": "function", "config": "my_loss", "registered_name": "mine>my_loss"}
+    assert changes(model(loss=function), model(loss="mine>my_loss")) == []
+    assert changes(model(loss=function), model(loss="mine>other")) == [
+        "compiled: loss my_loss → other"
+    ]
+
+
+def test_an_activation_that_is_a_layer_is_another_one() -> None:
+    layer = {"module": "keras.layers", "class_name": "ReLU", "config": {"name": "r"}}
+    old, new = (_sequential(_dense("a", activation=x)) for x in ("relu", layer))
+    assert changes(old, new) == ['a: activation relu → ReLU(name="r")']
+    assert _lines(old) != _lines(new)
+
+
 def test_words_that_are_gone_are_a_difference(tmp_path: Path) -> None:
     source = GOLDEN / "tf2.21.0" / "files_words" / "model.keras"
     config = read(source)
@@ -225,7 +248,7 @@ def test_what_is_passed_by_name_is_told_apart_by_its_name() -> None:
     def attention(*args: str, **kwargs: str) -> Config:
         named = {key: _tensor(name) for key, name in kwargs.items()}
         nodes = [{"args": [_tensor(name) for name in args], "kwargs": named}]
-        layer = {"module": "keras.layers", "class_name": "MultiHeadAttention", "name": "a"}
+        layer: Config = {"module": "keras.layers", "class_name": "MultiHeadAttention", "name": "a"}
         layer |= {"config": {"name": "a", "num_heads": 2}, "inbound_nodes": nodes}
         inputs = [_input(name) for name in "xyz"]
         return _functional([*inputs, layer], [[n, 0, 0] for n in "xyz"], ["a", 0, 0])
@@ -285,7 +308,7 @@ def test_the_second_layer_of_bidirectional_is_named_where_it_differs() -> None:
 
 
 def _without_weights(path: Path, limit: float | None) -> Path:
-    layer = {"module": "keras.layers", "class_name": "ReLU", "name": "a"}
+    layer: Config = {"module": "keras.layers", "class_name": "ReLU", "name": "a"}
     layer |= {"config": {"name": "a", "max_value": limit}}
     layer |= {"inbound_nodes": [{"args": [_tensor("x")], "kwargs": {}}]}
     config = _functional([_input("x"), layer], ["x", 0, 0], ["a", 0, 0])

@@ -132,7 +132,8 @@ def test_digest(files: Path) -> None:
     assert ckptkit.gate(model, policy(files, '[digest]\nlisted = ["sha256:0"]\n')).exit_code == 1
     (files / "digests.txt").write_text(f"# ours\n{digest}  after.keras\n", encoding="utf-8")
     assert ckptkit.gate(model, policy(files, '[digest]\nfile = "digests.txt"\n')).exit_code == 0
-    assert ckptkit.gate(model, policy(files, '[digest]\npart = "weights"\n')).exit_code == 2
+    (files / "digests.txt").write_text("# none yet\n", encoding="utf-8")
+    assert ckptkit.gate(model, policy(files, '[digest]\nfile = "digests.txt"\n')).exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_digest(files: Path) -> None:
         ("[model]\nmax-sise = 1\n", "did you mean 'max-size'"),
         ("[model]\nmax-size = -1\n", "takes a size"),
         ("[model]\nmax-size = true\n", "takes a size"),
-        ("[model]\ndtypes = []\n", "takes a list of texts"),
+        ("[model]\ndtypes = []\n", "takes a list of dtypes"),
         ("[model]\noptimizer-state = true\n", "true asks for nothing"),
         ('[baseline]\nconfig = "compatible"\n', "takes one of"),
         ("model = 1\n", "'model' is a table of rules"),
@@ -151,6 +152,11 @@ def test_digest(files: Path) -> None:
         ("[verify]\n[baseline]\n", "[baseline] is empty"),
         ("[model\n", "not a TOML file"),
         ("", "a policy without rules"),
+        ('[model]\nformats = ["kerass"]\n', "takes a list of formats"),
+        ('[model]\ndtypes = ["float31"]\n', "takes a list of dtypes"),
+        ('[digest]\npart = "weigths"\nlisted = ["a"]\n', "[digest] part takes one of"),
+        ('[digest]\npart = "weights"\n[model]\nmax-parameters = 1\n', "needs `listed` or `file`"),
+        ('[golden]\non = ["CPU:0"]\n[model]\nmax-parameters = 1\n', "[golden] needs `path`"),
     ],
 )
 def test_what_no_policy_has(files: Path, text: str, said: str) -> None:

@@ -29,6 +29,7 @@ from ckptkit.operations.configuration.values import (
     Settings,
     class_of,
     defaults_below,
+    family_of,
     is_same,
     mirrored,
     text_of,
@@ -478,7 +479,7 @@ def _of_values(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _of_values(old.get(key, default), new.get(key, default), below)
     elif isinstance(old, Mapping) != isinstance(new, Mapping):
         # one version wrote the object, the other its name alone
-        sides = [_named(value, other) for value, other in ((old, new), (new, old))]
+        sides = [_named(value, other, path) for value, other in ((old, new), (new, old))]
         if all(isinstance(side, Mapping) for side in sides):
             yield from _of_values(sides[0], sides[1], path)
         else:
@@ -509,9 +510,13 @@ def _are_alike_lists(old: Any, new: Any) -> bool:
     return not is_plain or len(old) > _FEW
 
 
-def _named(value: Any, other: Any) -> Any:
-    """Return the name of an object as that object without settings, where the other one is it."""
-    if isinstance(value, str) and isinstance(other, Mapping):
+def _named(value: Any, other: Any, path: str) -> Any:
+    """Return the name of an object as that object without settings, where the other one is it.
+
+    Not of an activation: a function and a layer may share a name (`relu`, `ReLU`).
+    """
+    is_function = family_of(path.rpartition(".")[2]) == "activations"
+    if isinstance(value, str) and isinstance(other, Mapping) and not is_function:
         kind = str(other.get("class"))
         return {"class": kind} if folded(value) == folded(kind) else value
     return value
