@@ -326,7 +326,7 @@ def test_settings_of_a_saved_model(tmp_path: Path) -> None:
         *([ACTIVATION, "silu", "relu"], [ACTIVATION, "softmax", "sigmoid"]),
         *([EPSILON, 0.001, 1e-5], [EPSILON, 0.002, 1e-5], [EPSILON, 1e-6, 1e-3]),
     ]
-    wide = {"rtol": 1e-2, "atol": 1e-2}
+    wide: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-2}
     report = ckptkit.check(tmp_path / "sound", audit_tolerance=True, **wide)
     assert report.audit is not None
     faults = {(f.layer, f.kind): f for f in report.audit.faults if not f.variables}
