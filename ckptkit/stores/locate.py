@@ -46,6 +46,7 @@ from ckptkit.text import lazy_pattern, list_text
 
 _MEMBER = lazy_pattern(r"\.(index|data-\d{5}-of-\d{5}|meta)$")
 _OF_ORBAX = (CHECKPOINT_METADATA, TREE_METADATA, MANIFEST)  # files that a checkpoint has
+_DISTRIBUTED = ".distcp"  # suffix of the files that torch.distributed.checkpoint writes
 _HEAD_BYTES = 4096
 MAX_SHOWN = 400  # characters of a path that the system refuses
 _NO_VARIABLES = "there are no variables beside it; save it anew in binary form"
@@ -168,6 +169,8 @@ def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
     where = str(path)
     if not names:
         return PathNotFoundError("an empty directory", where=where)
+    if ".metadata" in names and any(name.endswith(_DISTRIBUTED) for name in names):
+        return _distributed(path)
     if len(models) > 1:
         return UsageError(
             f"holds {len(models)} models, and no checkpoint: {list_text([m.name for m in models])}",
@@ -178,9 +181,22 @@ def _no_checkpoint_in(path: Path, models: Sequence[Path]) -> CkptkitError:
     return PathNotFoundError("no checkpoint in this directory", where=where, hint=hint)
 
 
+def _distributed(path: Path) -> CkptkitError:
+    """Name a directory, or a file of one, that torch.distributed.checkpoint wrote."""
+    directory = path.parent if path.suffix == _DISTRIBUTED else path
+    return UnsupportedError(
+        "a distributed checkpoint of PyTorch, whose tensors are not read",
+        where=str(path),
+        hint=f"`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {directory} "
+        "weights.pt` makes one file of it",
+    )
+
+
 def _file(path: Path) -> Location:
     if _MEMBER.search(path.name):
         return _member(path)
+    if path.suffix == _DISTRIBUTED and is_file(path.with_name(".metadata")):
+        raise _distributed(path)
     if path.name in ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb"):
         return _directory(path.parent, prefix_wins=False)
     if path.name == "saved_model.pbtxt" or path.name in _OF_ORBAX:

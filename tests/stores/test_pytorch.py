@@ -546,6 +546,12 @@ def test_forms_that_are_not_read_say_how_to_write_one_that_is(tmp_path: Path) ->
         archive.writestr("program/archive_format", "pt2")
         archive.writestr("program/models/model.json", "{}")
     assert "a program of torch.export" in refused("ls", tmp_path / "program.pt2")
+    shard = write_pytorch(tmp_path / "__0_0.distcp", {"w": np.ones(2, "float32")})
+    shard.write_bytes(2 * shard.read_bytes())  # several archives, one behind the other
+    (tmp_path / ".metadata").write_bytes(pickle.dumps({}))
+    for path in (tmp_path, shard):
+        said = refused("ls", path)
+        assert "a distributed checkpoint of PyTorch" in said and f"dcp_to_torch {tmp_path}" in said
 
 
 def test_weights_whose_names_extend_others_are_weights(tmp_path: Path) -> None:
