@@ -309,3 +309,24 @@ def test_layers_stand_in_the_order_of_the_model() -> None:
     (strip,) = (s for s in diff_html.page(diff(model, model)).sections if s["kind"] == "strip")
     assert "in the order of the model" in strip["order"]
     assert [layer["name"] for layer in strip["layers"]][:3] == ["conv", "bn", "inner/out"]
+
+
+def test_a_layer_that_is_gone_and_one_wrong_value_are_named(tmp_path: Path) -> None:
+    """Neither is hidden by layers that change more as a whole."""
+    rng = np.random.default_rng(5)
+    old: dict[str, Array] = {
+        f"layer_{i}/kernel": rng.standard_normal((8, 8)).astype("f4") for i in range(6)
+    }
+    old["huge/kernel"] = np.ones((400, 500), "f4")
+    old["gone/kernel"], old["gone/bias"] = np.ones((4, 4), "f4"), np.ones(4, "f4")
+    new = {name: values * np.float32(1.1) for name, values in old.items() if "gone" not in name}
+    new["huge/kernel"] = old["huge/kernel"].copy()
+    new["huge/kernel"][3, 7] = -2.0
+    found = diff(write_bundle(tmp_path / "old", old), write_bundle(tmp_path / "new", new))
+    shown = diff_html.page(found).sections[0]["callouts"]
+    first, last = shown[0], shown[-1]
+    assert (first["title"], first["value"], first["severe"]) == ("gone", "removed", True)
+    assert first["text"] == "2 weights, in the old file alone"
+    assert (last["title"], last["value"]) == ("huge/kernel", "3")
+    assert "3 times the rms of its tensor; 1 of 200,000 differ" in last["text"]
+    assert found.changes[last["row"]].name == "huge/kernel"

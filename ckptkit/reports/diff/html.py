@@ -15,7 +15,7 @@ from ckptkit.operations.diff.result import STATUSES, DiffResult, TensorDiff
 from ckptkit.reports.diff import text as diff_text
 from ckptkit.reports.file_head import file_of
 from ckptkit.reports.page import frame
-from ckptkit.reports.page.sections import column, plain, table
+from ckptkit.reports.page.sections import cards, column, plain, table
 from ckptkit.reports.text import count_text, printable
 from ckptkit.text import json_number, natural
 
@@ -61,17 +61,71 @@ def _notes(result: DiffResult) -> list[str]:
 
 
 def _callouts(result: DiffResult) -> frame.Section:
-    """Return the largest changes in words: those first that no finite number tells."""
+    """Return the largest changes in words: those first that no finite number tells.
+
+    After those come layers that are in one file alone, which have no change to be measured; at the
+    end the largest change of one value, which a norm over a large tensor hides.
+    """
     ranked = sorted(
         (index for index, change in enumerate(result.changes) if _rank(change) is not None),
         key=lambda index: _rank(result.changes[index]) or (),
     )[:_LARGEST]
+    told = [_callout(result.changes[index], index) for index in ranked]
+    endless = sum(card["severe"] for card in told)  # these are ranked first
+    shown = [*told[:endless], *_alone(result), *told[endless:]]
+    peaks = {index: _peak(change) for index, change in enumerate(result.changes)}
+    highest = max(peaks, key=lambda index: peaks[index], default=-1)
+    if highest not in ranked and peaks.get(highest, 0.0) >= 1:
+        shown.append(_peak_card(result.changes[highest], highest, peaks[highest]))
+    return cards("largest", "Largest changes", "tensors", shown)
+
+
+def _alone(result: DiffResult) -> Iterator[dict[str, Any]]:
+    """Yield a card for the largest layer whose weights are in one file alone, of either file."""
+    for status, side in (("removed", "old"), ("added", "new")):
+        layers: dict[str, list[int]] = {}
+        for index, change in enumerate(result.changes):
+            if change.status == status and change.role == "weight":
+                layers.setdefault(diff_text.layer_of(change), []).append(index)
+        if not layers:
+            continue
+
+        def size(name: str, side: str = side, layers: dict[str, list[int]] = layers) -> int:
+            tensors = [getattr(result.changes[index], side) for index in layers[name]]
+            return sum(tensor.spec.size for tensor in tensors)
+
+        largest = max(layers, key=size)
+        weights = count_text(len(layers[largest]), "weight")
+        others = len(layers) - 1
+        more = f"; so are those of {count_text(others, 'other layer')}" if others else ""
+        yield {
+            "title": largest or "(root)",
+            "value": status,
+            "text": f"{weights}, in the {side} file alone{more}",
+            "row": layers[largest][0],
+            "severe": status == "removed",
+        }
+
+
+def _peak(change: TensorDiff) -> float:
+    """Return the largest change of one value, over the rms of its tensor before; 0 of none."""
+    delta = change.delta
+    if delta is None or change.role != "weight" or not 0 < delta.rel_l2 < math.inf:
+        return 0.0
+    rmse = float(delta.rmse)
+    return float(delta.max_abs) / rmse * delta.rel_l2 if rmse > 0 else 0.0
+
+
+def _peak_card(change: TensorDiff, index: int, peak: float) -> dict[str, Any]:
+    delta = change.delta
+    assert delta is not None
     return {
-        "kind": "callouts",
-        "id": "largest",
-        "title": "Largest changes",
-        "of": "tensors",
-        "callouts": [_callout(result.changes[index], index) for index in ranked],
+        "title": change.name,
+        "value": _text(delta.max_abs),
+        "text": f"largest change of one value, {peak:.3g} times the rms of its tensor; "
+        f"{delta.n_diff:,} of {delta.n:,} differ",
+        "row": index,
+        "severe": False,
     }
 
 
@@ -97,7 +151,7 @@ def _callout(change: TensorDiff, index: int) -> dict[str, Any]:
         text = f"relative change; at most {_text(delta.max_abs)} absolute"
     differ = f"; {delta.n_diff:,} of {delta.n:,} differ"
     return {
-        "title": printable(change.name),
+        "title": change.name,
         "value": value,
         "text": text + differ,
         "row": index,
