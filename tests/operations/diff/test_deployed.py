@@ -219,7 +219,8 @@ def test_one_scale_for_a_kernel_tells_a_fold_though_small_channels_are_coarse(
     folded = kernel / np.sqrt(norm["moving_variance"] + 0.001)
     step = np.abs(folded).max() / (2 ** (bits - 1) - 1)
     own = {"conv/kernel": kernel, **{f"norm/{part}": norm[part] for part in norm}}
-    np.savez(tmp_path / "model.npz", **{name: np.float32(own[name]) for name in own})
+    arrays: dict[str, Any] = {name: np.float32(own[name]) for name in own}
+    np.savez(tmp_path / "model.npz", **arrays)
     np.savez(tmp_path / "deployed.npz", **{"conv/kernel": np.round(folded / step) * step})
     stores = store_of(tmp_path / "model.npz"), store_of(tmp_path / "deployed.npz")
     result = ckptkit.diff(tmp_path / "model.npz", tmp_path / "deployed.npz")
