@@ -191,6 +191,11 @@ def _with_page(function: F, offer: Offer) -> F:
         output = options.get("output") if offer.output else None
         if html is not None and output:
             raise click.UsageError("--html and --output exclude each other.")
+        if "-" in (html, output):
+            named = "--html" if html else "--output"
+            raise click.UsageError(
+                f"{named} -: a page is written to a file; --format html alone prints it."
+            )
         file = html or output or _new_page(context)
         context.meta[_PAGE] = _PageWanted(file, opened, kept=bool(html or output))
         options["fmt"] = "html"

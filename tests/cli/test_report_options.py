@@ -253,3 +253,10 @@ def test_a_page_excludes_other_forms_and_places(tmp_path: Path) -> None:
     before = index.read_bytes()
     assert run("ls", ADAM, "--html", index).code == 2
     assert index.read_bytes() == before
+
+
+def test_a_page_is_no_file_called_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("doctor", "--html", "-")
+    assert done.code == 2 and "--format html alone prints it" in done.err
+    assert not (tmp_path / "-").exists()
