@@ -18,8 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptkit.errors import FormatError, OutputError, TruncatedError, UnknownTensorError, UsageError
-from ckptkit.stores.base import StoredNames
+from ckptkit.stores.base import StoredNames, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
+from ckptkit.stores.safetensors import large_header
 from ckptkit.stores.safetensors.header import CODES, parse_header
+from ckptkit.stores.safetensors.large_header import parse_large_header
 from ckptkit.stores.safetensors.reader import open_safetensors, open_safetensors_index
 from ckptkit.stores.safetensors.writer import write_safetensors
 from ckptkit.stores.writing import TensorToWrite
@@ -63,10 +66,20 @@ def we_accept(data: bytes) -> bool:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > 100_000_000 or 8 + length > len(data):
         return False
+    text, data_bytes = data[8 : 8 + length], len(data) - 8 - length
+    # the road of large headers: what it takes is what the other says, and it refuses nothing
+    packed = parse_large_header(lambda at, nbytes: text[at : at + nbytes], length, data_bytes)
     try:
-        parse_header(data[8 : 8 + length], len(data) - 8 - length, "x")
+        header = parse_header(text, data_bytes, "x")
     except FormatError:
+        assert packed is None, text
         return False
+    if packed is not None:
+        assert packed.metadata == header.metadata
+        assert list(packed.specs.values()) == [
+            TensorSpec(name, CODES[code].dtype, shape, end - begin, 0, header.data_start + begin)
+            for name, (code, shape, begin, end) in header.tensors.items()
+        ]
     return True
 
 
@@ -307,6 +320,27 @@ def mutated(rng: random.Random) -> bytes:
 def same_verdict(data: bytes) -> bool:
     reference, ours = reference_accepts(data), we_accept(data)
     return ours == reference or (reference and has_duplicate_keys(data))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n", "\t: ")])
+def test_a_large_header_is_read_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separators: tuple[str, str], order: int
+) -> None:
+    names = [f"block_{number}/é\x7f" for number in range(150)][::order]
+    entries = {name: entry("F32", [2, 1], 8 * at, 8 * at + 8) for at, name in enumerate(names)}
+    header = {"__metadata__": {"format": "np", "long": "\\" * 400}, **dict(sorted(entries.items()))}
+    text = json.dumps(header, separators=separators, ensure_ascii=False) + "  "
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(file_bytes(text, bytes(8 * len(names))))
+    kept = open_safetensors(path)
+    for name, value in (("LARGE_HEADER", 0), ("_PIECE", 60), ("_AHEAD", 200)):
+        monkeypatch.setattr(large_header, name, value)
+    packed = open_safetensors(path)
+    assert isinstance(packed.specs, PackedSpecs) and not isinstance(kept.specs, PackedSpecs)
+    assert list(packed.specs.items()) == list(kept.specs.items())
+    assert packed.producer == kept.producer == "safetensors (np)"
+    assert reference_accepts(path.read_bytes())
 
 
 def test_verdicts_on_mutated_headers() -> None:

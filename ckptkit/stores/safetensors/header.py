@@ -174,11 +174,7 @@ def _check_info(name: str, info: TensorHeader, start: int, where: str) -> None:
             expected=f"data_offsets from {start}",
             found=f"[{info.begin}, {info.end}]",
         )
-    size = 1
-    for axis in info.shape:
-        size *= axis
-        if size >= _LIMIT:
-            break
+    size = _size(info.shape)
     bits = size * CODES[info.code].bits
     if size >= _LIMIT or bits >= _LIMIT:
         raise FormatError(where, f"the shape of {name!r} is beyond measure", found=info.shape)
@@ -191,3 +187,19 @@ def _check_info(name: str, info: TensorHeader, start: int, where: str) -> None:
             expected=f"{bits // 8} bytes",
             found=info.end - info.begin,
         )
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    """Return the number of elements, or what is beyond measure."""
+    size = 1
+    for axis in shape:
+        size *= axis
+        if size >= _LIMIT:
+            break
+    return size
+
+
+def whole_bytes(code: str, shape: tuple[int, ...]) -> int | None:
+    """Return the bytes of a tensor; None where they are no whole number, or beyond measure."""
+    bits = _size(shape) * CODES[code].bits
+    return None if bits >= _LIMIT or bits % 8 else bits // 8

@@ -37,6 +37,7 @@ from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, w
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.stores.safetensors.header import CODES, METADATA, Header, read_header
+from ckptkit.stores.safetensors.large_header import read_large_header
 
 if TYPE_CHECKING:
     from ckptkit.dtypes import Array
@@ -130,14 +131,20 @@ def open_safetensors(path: Path) -> SafetensorsStore:
 
     Raises FormatError, TruncatedError, PathNotFoundError.
     """
-    header = read_header(path)
-    entries, notes = _metadata_in(header, path)
-    specs = _specs(header, 0, entries, path, notes)
+    specs: Mapping[str, TensorSpec]
+    large = read_large_header(path)
+    if large is not None and tensor_metadata.KEY not in large.metadata:
+        specs, metadata, entries, notes = large.specs, large.metadata, None, []
+    else:
+        header = read_header(path)
+        metadata = header.metadata
+        entries, notes = _metadata_in(metadata, path)
+        specs = _specs(header, 0, entries, path, notes)
     return SafetensorsStore(
         path=path,
         shards=(path,),
         missing_shards=(),
-        producer=_producer(header),
+        producer=_producer(metadata),
         specs=specs,
         structure=None if entries is None else tensor_metadata.stored_names(entries, specs),
         notes=tuple(notes),
@@ -165,10 +172,10 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
             notes.append(f"{shard.name} is missing: its {len(wanted)} tensors cannot be listed")
             continue
         header = read_header(shard)
-        entries, found = _metadata_in(header, shard)
+        entries, found = _metadata_in(header.metadata, shard)
         ours = ours or entries is not None
         names.update(entries or {})
-        producer = producer or _producer(header)
+        producer = producer or _producer(header.metadata)
         its_specs = _specs(header, number, entries, shard, found)
         specs.update(wanted_specs(its_specs, wanted, shard, path, found))
         notes.extend(found)
@@ -185,10 +192,10 @@ def open_safetensors_index(path: Path) -> SafetensorsStore:
 
 
 def _metadata_in(
-    header: Header, path: Path
+    metadata: Mapping[str, str], path: Path
 ) -> tuple[dict[str, tensor_metadata.TensorMetadata] | None, list[str]]:
     """Return what ckptkit kept in the metadata (None: nothing), and notes."""
-    text = header.metadata.get(tensor_metadata.KEY)
+    text = metadata.get(tensor_metadata.KEY)
     if text is None:
         return None, []
     try:
@@ -219,10 +226,10 @@ def _specs(
     return specs
 
 
-def _producer(header: Header) -> str | None:
-    if tensor_metadata.KEY in header.metadata:
+def _producer(metadata: Mapping[str, str]) -> str | None:
+    if tensor_metadata.KEY in metadata:
         return "ckptkit"
-    framework = header.metadata.get("format")
+    framework = metadata.get("format")
     return f"safetensors ({framework})" if framework else None
 
 
