@@ -33,9 +33,8 @@ class PackedTexts:
         self._unpacked: dict[int, list[str]] = {}
         self._sorted: array[int] | None = None  # of each, 32 bits of its hash and its number
         # the block in which a text was found last, its first number, and where in it: what is asked
-        # next is often there, or beside it
-        self._near: list[str] = []
-        self._start = self._at = 0
+        # next is often there, or beside it.  One value, since threads may ask at the same time.
+        self._near: tuple[list[str], int, int] = [], 0, 0
         for text in texts:
             self.append(text)
 
@@ -67,11 +66,14 @@ class PackedTexts:
         return (self._block(block) if found is None else found)[at]
 
     def _block(self, number: int) -> list[str]:
+        found = self._unpacked.get(number)
+        if found is not None:
+            return found
         if number == len(self._blocks):
             return self._last
+        if len(self._unpacked) >= _UNPACKED:
+            self._unpacked = {}
         found = self._unpacked[number] = self._unpack(self._blocks[number])
-        if len(self._unpacked) > _UNPACKED:
-            del self._unpacked[next(iter(self._unpacked))]
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -81,32 +83,34 @@ class PackedTexts:
 
     def find(self, text: str) -> int | None:
         """Return the number of a text, any of them where it is there several times, else None."""
-        near, at = self._near, self._at
+        near, first, at = self._near
         if at < len(near) and near[at] == text:
-            return self._start + at
+            return first + at
         at += 1
         if at < len(near) and near[at] == text:
-            self._at = at
-            return self._start + at
-        after = self._start + len(near)
-        if after < len(self) and self[after] == text:
-            return self._found(after)
+            self._near = near, first, at
+            return first + at
+        after = first + len(near)
+        if after < len(self) and self._is_at(after, text):
+            return after
         places = self._places()
         start = hash(text) << 32 & _HASH
-        for at in range(bisect_left(places, start), len(places)):
-            if places[at] & _HASH != start:
+        for place in range(bisect_left(places, start), len(places)):
+            if places[place] & _HASH != start:
                 return None
-            number = places[at] & _NUMBER
-            if self[number] == text:
-                return self._found(number)
+            number = places[place] & _NUMBER
+            if self._is_at(number, text):
+                return number
         return None
 
-    def _found(self, number: int) -> int:
-        """Note where what is asked next may be, and return the number."""
-        block, self._at = divmod(number, _BLOCK)
-        self._start = block * _BLOCK
-        self._near = self._unpacked.get(block, self._last)
-        return number
+    def _is_at(self, number: int, text: str) -> bool:
+        """Whether it is the text of a number; if so, what is asked next may be near."""
+        block, at = divmod(number, _BLOCK)
+        texts = self._block(block)
+        if texts[at] != text:
+            return False
+        self._near = texts, block * _BLOCK, at
+        return True
 
     def repeated(self) -> Iterator[str]:
         """Yield texts that are there more than once."""

@@ -9,6 +9,7 @@ import pytest
 
 import ckptkit
 from ckptkit.operations.findings import Finding
+from ckptkit.stores.base import ObjectGraph
 from ckptkit.stores.tensor_bundle.reader import open_bundle
 from support.command_line import ckptkit as run
 
@@ -115,11 +116,14 @@ def test_a_part_of_a_checkpoint_keeps_its_tables(files: Path, tmp_path: Path) ->
 
 
 def test_verify_misses_half_a_table(files: Path, tmp_path: Path) -> None:
-    from ckptkit.operations.verify.bundle import _missing_keys
+    from ckptkit.operations.verify.bundle import _AttributeKeys, _missing_keys
 
     bundle = open_bundle(files / "same.ckpt")
     assert ckptkit.verify(files / "same.ckpt").ok
     graph = bundle.structure
-    without = [key for key in bundle.specs if not key.endswith("ids/.ATTRIBUTES/table-values")]
-    findings: list[Finding] = list(_missing_keys(graph, without, "here"))  # type: ignore[arg-type]
+    assert isinstance(graph, ObjectGraph)
+    lost = "ids/.ATTRIBUTES/table-values"
+    without = {key: spec for key, spec in bundle.specs.items() if not key.endswith(lost)}
+    named = _AttributeKeys(graph, without)
+    findings: list[Finding] = list(_missing_keys(graph, without, named, "here"))
     assert [f.key for f in findings] == ["model/ids/.ATTRIBUTES/table-values"]

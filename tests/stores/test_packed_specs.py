@@ -103,6 +103,8 @@ def said(path: Path) -> list[str]:
         ("ls", path, "--format", "csv", "--sort", "size"),
         ("ls", path, "--role", "weight", "--format", "markdown"),
         ("diff", path, path, "--quick", "--full"),
+        ("verify", path, "--format", "json"),
+        ("verify", path, "--sample", 3),
     )
     return [run(*command).out for command in commands]
 

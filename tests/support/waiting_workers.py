@@ -18,11 +18,11 @@ from typing import Any
 
 from ckptkit._io import engines
 from ckptkit.operations.verify.data import (
-    ChecksummedRange,
     ReadBatch,
     ShardPlan,
     range_checksums,
 )
+from ckptkit.operations.verify.ranges import ChecksummedRange
 
 SHARDS = 1000
 PIECE = 8 << 20  # bytes of a tensor

@@ -26,6 +26,7 @@ from ckptkit.operations.diff.compared_sides import NumbersOfSides
 from ckptkit.operations.diff.kinds import kind_of_change
 from ckptkit.operations.diff.layouts import in_one_layout
 from ckptkit.operations.diff.result import MODES, DiffResult, LeftOut, TensorDiff
+from ckptkit.operations.diff.twins import are_packed, compare_twins
 from ckptkit.operations.input_files import operand_text
 from ckptkit.operations.tolerance_rules import ToleranceRule, choose, read_tolerances, tolerance
 from ckptkit.stores.base import Store, TensorSpec
@@ -157,6 +158,10 @@ class _WeightsComparison:
     def run(self, roles: Sequence[str], names: Sequence[str], rules: Sequence[Rule]) -> DiffResult:
         # Which tensor of OLD is which of NEW: by names, then, of those left over, by content.
         checkpoints = self.old, self.new
+        if not rules:
+            result = self._of_twins(roles, names)
+            if result is not None:
+                return result
         sides, self.stores, layout_warnings, self.numbers = in_one_layout(
             checkpoints, rules, by_value=self.mode == "values"
         )
@@ -204,6 +209,18 @@ class _WeightsComparison:
             self.config,
             kind_of_change(changes, self.stores, beside.tree) if self.mode == "values" else None,
         )
+
+    def _of_twins(self, roles: Sequence[str], names: Sequence[str]) -> DiffResult | None:
+        """Return what comes of two files of very many tensors that need no alignment, if so."""
+        if self.mode == "values" or self.config or not are_packed(self.old, self.new):
+            return None
+        if not (holds_tensors_alone(self.old) and holds_tensors_alone(self.new)):
+            return None
+        found = compare_twins(self.old, self.new, self.mode, roles, names)
+        if found is None:
+            return None
+        options = self._options_json(roles, names, ())
+        return DiffResult(self.old, self.new, self.mode, options, *found)
 
     def _beside(self, changes: Sequence[TensorDiff]) -> Beside:
         """Return what differs beside the tensors; raises UsageError where nothing can."""

@@ -118,23 +118,27 @@ def by_checksum(
         if change.old is None or change.new is None or not change.same_type:
             results.append(change)
             continue
-        equal = _same_checksum(change.old.spec, change.new.spec)
+        equal = same_checksum(change.old.spec, change.new.spec)
         if equal is None:
             without_checksum.append(change)
             continue
         status = change.status if equal else "changed"
         results.append(replace(change, status=status, method="checksum"))
     if without_checksum:
-        raise UsageError(
-            f"no stored checksum for {len(without_checksum)} of the tensors, "
-            f"first {without_checksum[0].name}",
-            where=" and ".join(str(checkpoint.path) for checkpoint in checkpoints),
-            hint="compare by value instead",
-        )
+        raise no_checksum(len(without_checksum), without_checksum[0].name, checkpoints)
     return results
 
 
-def _same_checksum(old: TensorSpec, new: TensorSpec) -> bool | None:
+def no_checksum(count: int, first: str, checkpoints: Sequence[Checkpoint]) -> UsageError:
+    """Return the refusal of so many pairs without checksums, the first of which is called so."""
+    return UsageError(
+        f"no stored checksum for {count} of the tensors, first {first}",
+        where=" and ".join(str(checkpoint.path) for checkpoint in checkpoints),
+        hint="compare by value instead",
+    )
+
+
+def same_checksum(old: TensorSpec, new: TensorSpec) -> bool | None:
     """Whether the stored checksums agree; None where they say nothing."""
     if old.slices or new.slices:
         old_slices, new_slices = _slices(old), _slices(new)

@@ -62,7 +62,7 @@ def select(
             for key in side.keys
         )
         for change in changes:
-            why = _left_out(change.role, roles, one_sided)
+            why = why_left_out(change.role, roles, one_sided)
             if why is None and untied and change.role == "slot" and None in _keys(change):
                 why = "the variables of some cannot be told"
             if why is None:
@@ -71,7 +71,7 @@ def select(
                 left_out[change.role, why] += 1
     # By name, of either side.
     if names:
-        selected = [_selected(checkpoint, names) for checkpoint in checkpoints]
+        selected = [keys_called(checkpoint, names) for checkpoint in checkpoints]
         by_name = [
             change
             for change in taking_part
@@ -84,18 +84,27 @@ def select(
     if repeated:
         left_out["repeated", "stored twice, compared once"] += repeated
     if not taking_part and not (may_be_none and not roles and not names):
-        old, new = (str(checkpoint.path) for checkpoint in checkpoints)
-        raise UsageError(
-            "nothing to compare" + (": no tensor passes the filter" if roles or names else ""),
-            where=f"{old} and {new}",
-            hint=say(
-                "`ckptkit ls` lists what a file holds; ‹roles=all› compares everything, and "
-                "‹config› what a model has beside tensors"
-            ),
-        )
+        raise nothing_to_compare(checkpoints, is_filtered=bool(roles or names))
+    return taking_part, told(left_out)
+
+
+def told(left_out: Mapping[tuple[str, str], int]) -> tuple[LeftOut, ...]:
+    """Return what is said of tensors that take no part.  left_out: how many, by role and why."""
     order = {role: at for at, role in enumerate(ROLES)}
     rows = sorted(left_out.items(), key=lambda row: order.get(row[0][0], len(order)))
-    return taking_part, tuple(LeftOut(n, what or "other", why) for (what, why), n in rows)
+    return tuple(LeftOut(n, what or "other", why) for (what, why), n in rows)
+
+
+def nothing_to_compare(checkpoints: Sequence[Checkpoint], *, is_filtered: bool) -> UsageError:
+    """Return the refusal of a comparison in which no tensor takes part."""
+    return UsageError(
+        "nothing to compare" + (": no tensor passes the filter" if is_filtered else ""),
+        where=" and ".join(str(checkpoint.path) for checkpoint in checkpoints),
+        hint=say(
+            "`ckptkit ls` lists what a file holds; ‹roles=all› compares everything, and "
+            "‹config› what a model has beside tensors"
+        ),
+    )
 
 
 def _keys(change: TensorDiff) -> tuple[str | None, str | None]:
@@ -105,7 +114,8 @@ def _keys(change: TensorDiff) -> tuple[str | None, str | None]:
     )
 
 
-def _selected(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
+def keys_called(checkpoint: Checkpoint, names: Sequence[str]) -> set[str]:
+    """Return the keys of the tensors of a file that fit globs of names."""
     try:
         return {tensor.spec.key for tensor in Selection(names=names).of(checkpoint)}
     except UsageError:
@@ -128,8 +138,11 @@ def _one_sided(
     }
 
 
-def _left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> str | None:
-    """Return why a role takes no part, or None."""
+def why_left_out(role: str, roles: Sequence[str], one_sided: Mapping[str, str]) -> str | None:
+    """Return why a role takes no part, or None.
+
+    roles: those that were asked for.  one_sided: what is said of roles that one file has none of.
+    """
     if roles:
         return None if role in roles else say("by ‹roles›")
     if role in _SIDE_ROLES:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ckptkit.align.types import basis
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -84,6 +85,24 @@ class TensorDiff(Result):
         return old.dtype == new.dtype and old.shape == new.shape
 
 
+class ChangesOnDemand(Sequence[TensorDiff]):
+    """Changes of very many tensors, each of which is put together when it is asked for."""
+
+    @property
+    @abstractmethod
+    def differences(self) -> Sequence[TensorDiff]:
+        """Those that make the two files different."""
+
+    @property
+    @abstractmethod
+    def counts(self) -> Mapping[str, int]:
+        """How many there are of each status."""
+
+    @abstractmethod
+    def in_any_order(self) -> Iterator[TensorDiff]:
+        """Yield all of them; nothing is sorted for it."""
+
+
 @dataclass(frozen=True, repr=False)
 class DiffResult(Document):
     """The comparison of two files.
@@ -102,7 +121,7 @@ class DiffResult(Document):
     new: Checkpoint
     mode: str
     options: Mapping[str, Any]
-    changes: tuple[TensorDiff, ...]
+    changes: Sequence[TensorDiff]
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
     beside: tuple[ModelDifference, ...] = ()
@@ -134,13 +153,17 @@ class DiffResult(Document):
         return not self.differences
 
     @cached_property
-    def differences(self) -> tuple[TensorDiff, ...]:
+    def differences(self) -> Sequence[TensorDiff]:
         """The changes that make the two files different."""
+        if isinstance(self.changes, ChangesOnDemand):
+            return self.changes.differences
         return tuple(change for change in self.changes if change.is_difference)
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many changes there are of each status."""
+        if isinstance(self.changes, ChangesOnDemand):
+            return dict(self.changes.counts)
         counts = Counter(change.status for change in self.changes)
         return {status: counts[status] for status in STATUSES}
 
@@ -148,6 +171,20 @@ class DiffResult(Document):
     def exit_code(self) -> int:
         """0 the same, 1 different."""
         return 0 if self.same else 1
+
+    @cached_property
+    def totals(self) -> tuple[Totals, Totals]:
+        """How much took part, of OLD and of NEW."""
+        changes = self.changes
+        each = changes.in_any_order() if isinstance(changes, ChangesOnDemand) else changes
+        found = [0, 0, 0], [0, 0, 0]
+        for change in each:
+            for total, tensor in zip(found, (change.old, change.new), strict=True):
+                if tensor is not None:
+                    total[0] += 1
+                    total[1] += tensor.spec.size
+                    total[2] += tensor.spec.nbytes
+        return Totals(*found[0]), Totals(*found[1])
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.diff/1 (docs/diff.md).
@@ -164,6 +201,14 @@ class DiffResult(Document):
             As `to_json`, with an iterator under `entries`.
         """
         return {**heading(self), "entries": map(entry, self.changes)}
+
+
+class Totals(NamedTuple):
+    """How much of one file took part; nbytes as they are stored."""
+
+    tensors: int
+    elements: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,14 +19,16 @@ from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import (
-    ChecksummedRange,
+    Ranges,
     ShardPlan,
     plan_shard,
     range_checksums,
     ranges_by_shard,
 )
+from ckptkit.operations.verify.ranges import ChecksummedRange
 from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.base import ObjectGraph, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.registry import TENSOR_BUNDLE
 from ckptkit.stores.tensor_bundle.attribute_keys import added_keys
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, TensorBundle, index_path
@@ -148,7 +150,7 @@ def _data_files(bundle: TensorBundle) -> tuple[list[ShardPlan], Check]:
     present = _names_beside(index)
     if not can_list(index.parent):
         present = {path.name for path in bundle.shards if path.is_file()}
-    lost: list[tuple[Path, list[ChecksummedRange]]] = []
+    lost: list[tuple[Path, Ranges]] = []
     for path, pieces in zip(bundle.shards, ranges_by_shard(bundle), strict=True):
         if path.name not in present:
             lost.append((path, pieces))
@@ -178,7 +180,7 @@ def _names_beside(path: Path) -> set[str]:
         return set()
 
 
-def _missing(lost: list[tuple[Path, list[ChecksummedRange]]]) -> Iterator[Finding]:
+def _missing(lost: list[tuple[Path, Ranges]]) -> Iterator[Finding]:
     """Yield an error per missing data file; where there are very many, one for the rest."""
     hint = "copy all files of the checkpoint; the index alone holds no values"
     for path, pieces in lost[:MAX_LISTED]:
@@ -191,7 +193,7 @@ def _missing(lost: list[tuple[Path, list[ChecksummedRange]]]) -> Iterator[Findin
         yield Finding("error", "data.missing", str(rest[0][0].parent), message, hint)
 
 
-def _unreadable(path: Path, pieces: list[ChecksummedRange], error: CkptkitError) -> Finding:
+def _unreadable(path: Path, pieces: Ranges, error: CkptkitError) -> Finding:
     message = f"{error.message}: {count_text(len(pieces), 'tensor')} cannot be read"
     return Finding("error", "data.unreadable", str(path), message, error.hint)
 
@@ -224,8 +226,8 @@ def checksum_findings(
 ) -> tuple[tuple[Finding, ...], int, int]:
     """Compare every checksum; return (findings, tensors compared, bytes read)."""
     findings: list[Finding] = []
-    count = nbytes = 0
-    keys: set[str] = set()
+    count = nbytes = whole = 0
+    sliced: set[str] = set()  # keys of tensors of several pieces
     damaged: list[Finding] = []
     for plan, piece, crc in range_checksums(plans, executor, progress):
         nbytes += piece.nbytes
@@ -233,23 +235,29 @@ def checksum_findings(
             findings.extend(_gap(plan, piece, crc))
             continue
         count += 1
-        keys.add(piece.key)
+        if piece.label == piece.key:
+            whole += 1
+        else:
+            sliced.add(piece.key)
         if isinstance(crc, CkptkitError):
             damaged.append(_bad_read(plan, piece, crc))
         elif piece.crc32c is not None and crc != piece.crc32c:
             damaged.append(_mismatch(plan, piece, crc))
-    strings = [
+    strings = (
         (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
-    ]
+    )
     for piece, finding in bounded_map(executor, _decoded, strings, lambda item: item[2].label):
         count, nbytes = count + 1, nbytes + piece.nbytes
-        keys.add(piece.key or "")
+        if piece.label == piece.key:
+            whole += 1
+        else:
+            sliced.add(piece.key or "")
         damaged.extend(finding)
     torn = 2 * sum(one.code == "tensor.checksum" for one in damaged) >= count
     for one in damaged:
         is_sum = one.code == "tensor.checksum"
         findings.append(replace(one, hint=_hint(bundle, torn)) if is_sum else one)
-    return tuple(findings), len(keys), nbytes
+    return tuple(findings), whole + len(sliced), nbytes
 
 
 def _bad_read(plan: ShardPlan, piece: ChecksummedRange, error: CkptkitError) -> Finding:
@@ -334,11 +342,12 @@ def _graph(bundle: TensorBundle) -> Iterator[Check]:
         return
     if not isinstance(graph, ObjectGraph):
         return  # its data file is missing, which is a finding already
-    findings = list(_missing_keys(graph, bundle.specs, str(bundle.path)))
+    named = _AttributeKeys(graph, bundle.specs)
+    findings = list(_missing_keys(graph, bundle.specs, named, str(bundle.path)))
     if not graph.nodes:
         message = "the object graph is empty: nothing could be restored by object"
         findings.append(Finding("error", "graph.empty", str(bundle.path), message))
-    unnamed = _unnamed(graph, bundle.specs)
+    unnamed = _unnamed(bundle.specs, named)
     if unnamed:
         message = (
             f"{count_text(len(unnamed), 'tensor')} of the checkpoint belong to no object: "
@@ -348,10 +357,11 @@ def _graph(bundle: TensorBundle) -> Iterator[Check]:
     yield Check("object graph", (("object", len(graph.nodes)),), tuple(findings))
 
 
-def _missing_keys(graph: ObjectGraph, specs: Iterable[str], where: str) -> Iterator[Finding]:
+def _missing_keys(
+    graph: ObjectGraph, known: Mapping[str, TensorSpec], named: _AttributeKeys, where: str
+) -> Iterator[Finding]:
     """Yield an error per tensor that the graph promises and the checkpoint lacks."""
-    known = set(specs)
-    added = added_keys(known, _attribute_keys(graph))
+    added = added_keys(named.others_of(known), named)
     for number, node in enumerate(graph.nodes):
         for attribute, full_name, key in node.attributes:
             is_there = key in known or (attribute != "VARIABLE_VALUE" and key in added)
@@ -379,13 +389,38 @@ def _missing_keys(graph: ObjectGraph, specs: Iterable[str], where: str) -> Itera
                     )
 
 
-def _attribute_keys(graph: ObjectGraph) -> set[str]:
-    return {key for node in graph.nodes for _attribute, _name, key in node.attributes}
+class _AttributeKeys(Container[str]):
+    """The keys that a graph's attributes have; those of packed specs are marked, not kept."""
+
+    def __init__(self, graph: ObjectGraph, specs: Mapping[str, TensorSpec]) -> None:
+        self._row = specs.row if isinstance(specs, PackedSpecs) else _no_row
+        self._is_named = bytearray(len(specs))  # of each row
+        self._others: set[str] = set()
+        for node in graph.nodes:
+            for _attribute, _name, key in node.attributes:
+                row = self._row(key)
+                if row is None:
+                    self._others.add(key)
+                else:
+                    self._is_named[row] = True
+
+    def __contains__(self, key: object) -> bool:
+        if key in self._others:
+            return True
+        row = self._row(key) if isinstance(key, str) else None
+        return row is not None and bool(self._is_named[row])
+
+    def others_of(self, stored: Iterable[str]) -> list[str]:
+        """Return the keys of a checkpoint that no attribute has."""
+        return [key for key in stored if key not in self]
 
 
-def _unnamed(graph: ObjectGraph, specs: Iterable[str]) -> list[str]:
+def _no_row(_key: str) -> int | None:
+    return None
+
+
+def _unnamed(specs: Mapping[str, TensorSpec], named: _AttributeKeys) -> list[str]:
     """Return the tensors that no object of the graph has."""
-    keys = list(specs)
-    named = _attribute_keys(graph)
+    keys = named.others_of(specs)
     added = {key for family in added_keys(keys, named).values() for key in family}
-    return [k for k in keys if k != OBJECT_GRAPH_KEY and k not in named and k not in added]
+    return [key for key in keys if key != OBJECT_GRAPH_KEY and key not in added]

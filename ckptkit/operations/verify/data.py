@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,27 +22,20 @@ from ckptkit._io.pool import batched_map, some_names
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
-from ckptkit.stores.base import Store
+from ckptkit.operations.verify.ranges import DECODED, ChecksummedRange, PackedRanges, range_of
+from ckptkit.stores.base import Store, TensorSpec
+from ckptkit.stores.packed_specs import PackedSpecs
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Ranges = list[ChecksummedRange] | PackedRanges
 BATCH_BYTES = 16 << 20  # of one work item
+BATCH_PARTS = 1 << 14  # of one; of small tensors there are many to a byte
 READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
 MAX_REPEATED = 4  # overlapping pieces are read again up to this many times the size of the files
 _UNLOCK_BYTES = 1 << 14  # from here on, letting other threads run is worth a call through ctypes
-
-
-class ChecksummedRange(NamedTuple):
-    """Stored bytes that one checksum covers; key None: a gap that no tensor covers."""
-
-    offset: int
-    nbytes: int
-    key: str | None
-    label: str
-    crc32c: int | None
-    decoded: bool = False  # strings and variants: their checksum is not that of the plain bytes
 
 
 class ReadBatch(NamedTuple):
@@ -57,37 +51,59 @@ class ShardPlan(NamedTuple):
 
     path: Path
     size: int
-    pieces: list[ChecksummedRange]
+    pieces: Ranges
     findings: list[Finding]
 
 
 # --- planning -------------------------------------------------------------------------------------
 
 
-def ranges_by_shard(store: Store) -> list[list[ChecksummedRange]]:
+def ranges_by_shard(store: Store) -> Sequence[Ranges]:
     """Return the pieces in each data file, by offset."""
+    specs = store.specs
+    if isinstance(specs, PackedSpecs):
+        return _packed_ranges(specs, len(store.shards))
     shards: list[list[ChecksummedRange]] = [[] for _ in store.shards]
-    for key, spec in store.specs.items():
-        decoded = spec.dtype in ("string", "variant")
-        for part in spec.slices:
-            label = f"{key}, slice at {list(part.start)}"
-            piece = ChecksummedRange(part.offset, part.nbytes, key, label, part.crc32c, decoded)
-            shards[part.shard].append(piece)
+    for spec in specs.values():
+        for shard, piece in _slices_of(spec):
+            shards[shard].append(piece)
         if not spec.slices and spec.shard is not None and spec.offset is not None:
-            piece = ChecksummedRange(spec.offset, spec.nbytes, key, key, spec.crc32c, decoded)
-            shards[spec.shard].append(piece)
+            shards[spec.shard].append(range_of(spec))
     for pieces in shards:
         pieces.sort(key=lambda piece: (piece.offset, piece.nbytes))
     return shards
 
 
-def plan_shard(path: Path, pieces: list[ChecksummedRange]) -> ShardPlan:
+def _packed_ranges(specs: PackedSpecs, shards: int) -> list[PackedRanges]:
+    found = [PackedRanges(specs) for _ in range(shards)]
+    for row, spec in enumerate(specs.values()):
+        for shard, piece in _slices_of(spec):
+            found[shard].append(piece)
+        if not spec.slices and spec.shard is not None and spec.offset is not None:
+            found[spec.shard].append_row(row)
+    for pieces in found:
+        pieces.sort()
+    return found
+
+
+def _slices_of(spec: TensorSpec) -> Iterator[tuple[int, ChecksummedRange]]:
+    """Yield (shard, piece) for each slice of a partitioned tensor."""
+    for part in spec.slices:
+        label = f"{spec.key}, slice at {list(part.start)}"
+        decoded = spec.dtype in DECODED
+        yield (
+            part.shard,
+            ChecksummedRange(part.offset, part.nbytes, spec.key, label, part.crc32c, decoded),
+        )
+
+
+def plan_shard(path: Path, pieces: Ranges) -> ShardPlan:
     """Return the pieces that the file holds whole, with gaps between, and what is wrong."""
     size = file_size(path)
-    planned: list[ChecksummedRange] = []
+    planned: Ranges = PackedRanges(pieces.specs) if isinstance(pieces, PackedRanges) else []
     findings: list[Finding] = []
     end, last, budget = 0, None, MAX_REPEATED * size
-    for piece in pieces:
+    for at, piece in enumerate(pieces):
         stop = piece.offset + piece.nbytes
         if stop > size:
             findings.append(_past_the_end(path, piece, size))
@@ -103,7 +119,10 @@ def plan_shard(path: Path, pieces: list[ChecksummedRange]) -> ShardPlan:
                 continue
         elif piece.offset > end:
             planned.append(_gap(end, piece.offset))
-        planned.append(piece)
+        if isinstance(planned, PackedRanges) and isinstance(pieces, PackedRanges):
+            planned.append_from(pieces, at)
+        else:
+            planned.append(piece)
         if stop > end:
             end, last = stop, piece
     if end < size and not any(f.code == "data.truncated" for f in findings):
@@ -153,7 +172,7 @@ def _overlap(path: Path, one: ChecksummedRange, other: ChecksummedRange) -> Find
 
 
 def batches_of(plan: ShardPlan) -> Iterator[ReadBatch]:
-    """Yield the work on one file: batches of at most BATCH_BYTES, in order."""
+    """Yield the work on one file: batches of at most BATCH_BYTES and BATCH_PARTS, in order."""
     parts: list[tuple[int, int]] = []
     start = end = 0
     for index, piece in enumerate(plan.pieces):
@@ -161,7 +180,8 @@ def batches_of(plan: ShardPlan) -> Iterator[ReadBatch]:
             continue
         at, stop = piece.offset, piece.offset + piece.nbytes
         while at < stop:
-            if parts and (at != end or end - start >= BATCH_BYTES):
+            is_full = end - start >= BATCH_BYTES or len(parts) >= BATCH_PARTS
+            if parts and (at != end or is_full):
                 yield ReadBatch(plan.path, start, tuple(parts))
                 parts = []
             if not parts:
@@ -238,11 +258,11 @@ def range_checksums(
     )
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
-    work = [batch for plan in plans for batch in batches_of(plan)]
+    work, read = tee(batch for plan in plans for batch in batches_of(plan))
     results = batched_map(
         executor,
         _read_batch,
-        work,
+        read,
         lambda batch: sum(nbytes for _index, nbytes in batch.parts),
         lambda batch: _named(by_path, batch),
         sum(piece.nbytes for plan in plans for piece in plan.pieces),

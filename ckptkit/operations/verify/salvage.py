@@ -17,12 +17,12 @@ from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations.verify.data import (
-    ChecksummedRange,
     ShardPlan,
     plan_shard,
     range_checksums,
     ranges_by_shard,
 )
+from ckptkit.operations.verify.ranges import ChecksummedRange
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate

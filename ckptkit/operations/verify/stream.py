@@ -19,8 +19,9 @@ from ckptkit.dtypes import itemsize, kind
 from ckptkit.errors import ChecksumError, CkptkitError, MissingDependencyError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.sampling import TensorSample
-from ckptkit.stores.base import Store, StoreOfChunks
+from ckptkit.stores.base import Store, StoreOfChunks, TensorSpec
 from ckptkit.stores.containers import zip_archive
+from ckptkit.stores.packed_specs import PackedSpecs
 from ckptkit.stores.registry import KERAS, LEGACY_KERAS, Format, format_of, open_format
 from ckptkit.text import count_text
 from ckptkit.wording import say
@@ -37,6 +38,14 @@ class _TensorRead(NamedTuple):
     name: str
     nbytes: int
     error: CkptkitError | None
+
+
+class _TensorsRead(NamedTuple):
+    """How many tensors were read, of how many bytes, and those that could not be."""
+
+    tensors: int
+    nbytes: int
+    failed: list[_TensorRead]
 
 
 def verify_stream(
@@ -82,11 +91,11 @@ def verify_stream(
         found = _archive(row, path, executor) if begun is None else begun.result()
         checks.extend(found.checks)
         sound = found.sound
-    reads, check = _tensors(store, executor, progress, drawn, sound)
+    read, check = _tensors(store, executor, progress, drawn, sound)
     checks.append(check)
     if not row.has_checksums:
         not_checked.append(say(_NO_CHECKSUM))
-    unread = [read for read in reads if read.error is not None and _is_opaque(store, read)]
+    unread = [failed for failed in read.failed if _is_opaque(store, failed)]
     if unread:
         not_checked.append(f"{count_text(len(unread), 'tensor')} of a dtype that is not read")
     if is_hdf5 and drawn is None:
@@ -97,15 +106,14 @@ def verify_stream(
         not_checked.append("whether libhdf5 reads the same")
     if row.model_config:
         checks.extend(_config(store))
-    done = [read for read in reads if read.error is None]
     unit = Unit(
         path,
         format_name,
         tuple(checks),
         tuple(not_checked),
-        len(done),
-        sum(read.nbytes for read in done),
-        _refusal(store, reads, checks),
+        read.tensors,
+        read.nbytes,
+        _refusal(store, read.failed, checks),
     )
     return unit, store
 
@@ -187,35 +195,50 @@ def _tensors(
     progress: Progress | None,
     keys: frozenset[str] | None,
     sound: Sequence[zip_archive.Member] = (),
-) -> tuple[list[_TensorRead], Check]:
+) -> tuple[_TensorsRead, Check]:
     """Read every tensor to its end, its checksum compared where the format keeps one.
 
     keys: of those to read; None for all.  sound: stored members whose bytes were read and compared
     already: a tensor that is a run of them has been read.
     """
-    items = [
-        (store, key, spec.nbytes)
-        for key, spec in store.specs.items()
-        if (spec.shard is not None or spec.slices) and (keys is None or key in keys)
-    ]
+    specs = store.specs
     was_read = _BytesRead(sound)
-    unread = [item for item in items if not was_read.has_all_of(store, item[1])]
-    unread.sort(key=_place)  # as the files have them
-    total = sum(nbytes for _store, _key, nbytes in unread)
-    meter = ProgressMeter(progress, "read", total, by_reads=True)
-    by_key: dict[str, _TensorRead] = {}
-    for read in batched_map(executor, _read_tensor, unread, lambda item: item[2], _key_of):
-        by_key[read.name] = read
+    count = total = 0
+    for key, spec in specs.items():
+        if _is_read(key, spec, keys):
+            count, total = count + 1, total + spec.nbytes
+
+    def unread() -> Iterator[tuple[Store, str, int]]:
+        for key, spec in specs.items():
+            if _is_read(key, spec, keys) and not was_read.has_all_of(store, key):
+                yield store, key, spec.nbytes
+
+    left = sum(nbytes for _store, _key, nbytes in unread())
+    meter = ProgressMeter(progress, "read", left, by_reads=True)
+    # as the files have them, which packed specs are already
+    items = unread() if isinstance(specs, PackedSpecs) else sorted(unread(), key=_place)
+    failed: list[_TensorRead] = []
+    for read in batched_map(executor, _read_tensor, items, lambda item: item[2], _key_of, left):
         meter.add(read.nbytes)
-    reads = [by_key.get(key) or _TensorRead(key, nbytes, None) for _, key, nbytes in items]
+        if read.error is not None:
+            failed.append(read)
+    if failed:
+        place = {key: at for at, key in enumerate(specs)}
+        failed.sort(key=lambda read: place[read.name])
+    done = total - sum(read.nbytes for read in failed)
     findings = [
         _finding(store.path, read, "tensor")
-        for read in reads
-        if read.error is not None
-        and not isinstance(read.error, UnsupportedError | MissingDependencyError)
+        for read in failed
+        if not isinstance(read.error, UnsupportedError | MissingDependencyError)
     ]
-    counts = (("tensor", len(reads)), ("byte", sum(read.nbytes for read in reads)))
-    return reads, Check("tensors", counts, tuple(findings))
+    counts = (("tensor", count), ("byte", total))
+    tensors = _TensorsRead(count - len(failed), done, failed)
+    return tensors, Check("tensors", counts, tuple(findings))
+
+
+def _is_read(key: str, spec: TensorSpec, keys: frozenset[str] | None) -> bool:
+    """Whether a tensor has values to read, and is one of those to be read."""
+    return (spec.shard is not None or bool(spec.slices)) and (keys is None or key in keys)
 
 
 class _BytesRead:

@@ -56,7 +56,8 @@ def lines(
         one = documents.json_lines(result.streamed(), result.ROWS)
         yield from one if fmt == "json" else documents.jsonl_lines([result])
         return
-    shown = [c for c in result.changes if (full or c.is_difference) and c.status in (only or MARKS)]
+    changes = result.changes if full else result.differences
+    shown = [change for change in changes if change.status in (only or MARKS)]
     if fmt == "csv":
         yield from render([csv_row(c) for c in shown], _CSV_HEADERS, "csv")
         return
@@ -170,11 +171,10 @@ def _form_text(checkpoint: Checkpoint) -> str:
 
 def totals(result: DiffResult) -> str:
     """Return tensors, elements and bytes on either side."""
-    old = [c.old.spec for c in result.changes if c.old]
-    new = [c.new.spec for c in result.changes if c.new]
-    size = sum(x.nbytes for x in old), sum(x.nbytes for x in new)
-    text = f"{_step(len(old), len(new), 'tensor')}, "
-    text += f"{_step(sum(x.size for x in old), sum(x.size for x in new), 'element')}, "
+    old, new = result.totals
+    size = old.nbytes, new.nbytes
+    text = f"{_step(old.tensors, new.tensors, 'tensor')}, "
+    text += f"{_step(old.elements, new.elements, 'element')}, "
     if size[0] == size[1]:
         return text + bytes_text(size[0])
     part = f" ({(size[1] - size[0]) / size[0]:+.1%})" if size[0] else ""

@@ -132,9 +132,10 @@ def open_safetensors(path: Path) -> SafetensorsStore:
     Raises FormatError, TruncatedError, PathNotFoundError.
     """
     specs: Mapping[str, TensorSpec]
+    notes: list[str] = []
     large = read_large_header(path)
     if large is not None and tensor_metadata.KEY not in large.metadata:
-        specs, metadata, entries, notes = large.specs, large.metadata, None, []
+        specs, metadata, entries = large.specs, large.metadata, None
     else:
         header = read_header(path)
         metadata = header.metadata
