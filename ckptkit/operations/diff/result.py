@@ -172,20 +172,6 @@ class DiffResult(Document):
         """0 the same, 1 different."""
         return 0 if self.same else 1
 
-    @cached_property
-    def totals(self) -> tuple[Totals, Totals]:
-        """How much took part, of OLD and of NEW."""
-        changes = self.changes
-        each = changes.in_any_order() if isinstance(changes, ChangesOnDemand) else changes
-        found = [0, 0, 0], [0, 0, 0]
-        for change in each:
-            for total, tensor in zip(found, (change.old, change.new), strict=True):
-                if tensor is not None:
-                    total[0] += 1
-                    total[1] += tensor.spec.size
-                    total[2] += tensor.spec.nbytes
-        return Totals(*found[0]), Totals(*found[1])
-
     def to_json(self) -> dict[str, Any]:
         """Return the document of schema ckptkit.diff/1 (docs/diff.md).
 
@@ -209,6 +195,19 @@ class Totals(NamedTuple):
     tensors: int
     elements: int
     nbytes: int
+
+
+def totals_of(changes: Sequence[TensorDiff]) -> tuple[Totals, Totals]:
+    """Return how much took part, of OLD and of NEW."""
+    each = changes.in_any_order() if isinstance(changes, ChangesOnDemand) else changes
+    found = [0, 0, 0], [0, 0, 0]
+    for change in each:
+        for total, tensor in zip(found, (change.old, change.new), strict=True):
+            if tensor is not None:
+                total[0] += 1
+                total[1] += tensor.spec.size
+                total[2] += tensor.spec.nbytes
+    return Totals(*found[0]), Totals(*found[1])
 
 
 @dataclass(frozen=True, slots=True)

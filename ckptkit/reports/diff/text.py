@@ -10,7 +10,7 @@ from typing import Any
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.selection import Tensor
 from ckptkit.compare.tensors import Delta, Worst
-from ckptkit.operations.diff.result import DiffResult, TensorDiff
+from ckptkit.operations.diff.result import DiffResult, TensorDiff, totals_of
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.screen import folded, painted, screen, toned
 from ckptkit.reports.table import is_bare, laid_out, padded, render
@@ -171,7 +171,7 @@ def _form_text(checkpoint: Checkpoint) -> str:
 
 def totals(result: DiffResult) -> str:
     """Return tensors, elements and bytes on either side."""
-    old, new = result.totals
+    old, new = totals_of(result.changes)
     size = old.nbytes, new.nbytes
     text = f"{_step(old.tensors, new.tensors, 'tensor')}, "
     text += f"{_step(old.elements, new.elements, 'element')}, "

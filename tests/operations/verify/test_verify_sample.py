@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from ckptkit.errors import UsageError
 from ckptkit.operations.verify.api import verify
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from ckptkit.stores.writing import TensorToWrite
 from support import measured
 from support.command_line import ckptkit
 from support.goldens import golden
@@ -78,3 +84,39 @@ def test_a_hundred_gigabytes_are_listed_compared_and_sampled(tmp_path: Path) -> 
         if command[0] == "verify":
             assert "sound (50 tensors, 25.0 MB read)" in done.output
         assert done.peak_bytes < 1 << 30, done.peak_bytes
+
+
+@pytest.mark.slow
+def test_very_many_variables_take_little_memory(tmp_path: Path) -> None:
+    """Twice the variables may take twice the memory, and 0.6 kB each."""
+    peaks: dict[str, list[int]] = {}
+    for tensors in (300_000, 600_000):
+        names = [f"block_{n // 100:05d}/layer_{n % 100:02d}/kernel" for n in range(tensors)]
+        listed = [TensorToWrite(name, "float32", (1,)) for name in names]
+        number = {name: [at] for at, name in enumerate(names)}
+
+        def blocks(key: str, number: dict[str, list[int]] = number) -> Iterator[tuple[int, Any]]:
+            yield 0, np.array(number[key], np.float32)
+
+        bundle, archive = tmp_path / f"b{tensors}", tmp_path / f"s{tensors}.safetensors"
+        write_tensor_bundle(bundle, listed, blocks)
+        entries = {
+            name: {"dtype": "F32", "shape": [1], "data_offsets": [4 * at, 4 * at + 4]}
+            for at, name in enumerate(names)
+        }
+        header = json.dumps(entries).encode()
+        archive.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * tensors))
+        for command in (
+            ["ls", "-q", bundle],
+            ["ls", "-q", archive],
+            ["verify", bundle],
+            ["verify", archive],
+            ["diff", "--quick", bundle, bundle],
+        ):
+            done = measured.run([sys.executable, "-m", "ckptkit", *map(str, command)])
+            assert done.code == 0, done.output
+            what = f"{command[0]} {Path(command[-1]).suffix}"
+            peaks.setdefault(what, []).append(done.peak_bytes)
+    for what, (few, many) in peaks.items():
+        assert many < (60 << 20) + 600_000 * 600, (what, many)
+        assert many - few < 300_000 * 600, (what, few, many)

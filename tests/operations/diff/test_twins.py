@@ -1,0 +1,92 @@
+"""Comparing two packed files row by row says what alignment says of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ckptkit
+from ckptkit.checkpoint import selection
+from ckptkit.errors import UsageError
+from ckptkit.operations.diff.twins import TwinChanges
+from ckptkit.stores.safetensors import large_header
+from ckptkit.stores.tensor_bundle import reader
+from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
+from ckptkit.stores.writing import TensorToWrite
+
+NAMES = [f"layer_{number}/{end}" for number in (1, 2, 10) for end in ("kernel", "bias")]
+
+
+def written(prefix: Path, values: dict[str, list[float]]) -> Path:
+    write_tensor_bundle(
+        prefix,
+        [TensorToWrite(name, "float32", (len(value),)) for name, value in values.items()],
+        lambda key: iter([(0, np.array(values[key], np.float32))]),
+    )
+    return prefix
+
+
+def values(**changed: list[float]) -> dict[str, list[float]]:
+    """Return values by name, no two of them the same."""
+    plain = {name: [at, at + 0.5, 7.0] for at, name in enumerate(NAMES)}
+    return {**plain, **{name.replace("__", "/"): value for name, value in changed.items()}}
+
+
+FILES: dict[str, dict[str, list[float]]] = {
+    "plain": values(),
+    "changed": values(layer_1__kernel=[9, 9, 1], layer_10__bias=[0, 0, 0]),
+    "all changed": {name: [at + 100.0, 1, 2] for at, name in enumerate(NAMES)},
+    "moved": {name: [(at + 2) % 6, (at + 2) % 6 + 0.5, 7.0] for at, name in enumerate(NAMES)},
+    "another shape": values(layer_2__bias=[1, 2]),
+    "one more": values(layer_3__bias=[1, 2, 4]),
+    "one else": {name.replace("10", "11"): value for name, value in values().items()},
+    "slots": values(layer_1__kernel__Adam=[1, 2, 3], layer_1__kernel__Adam_1=[1, 2, 3]),
+}
+OPTIONS: tuple[dict[str, list[str]], ...] = ({}, {"names": ["*kernel"]}, {"roles": ["slot"]})
+
+
+def told(old: Path, new: Path, mode: str, options: dict[str, list[str]]) -> str:
+    try:
+        result = ckptkit.diff(old, new, mode=mode, **options)  # type: ignore[arg-type]
+    except UsageError as error:
+        return str(error)
+    assert list(result.changes) == [result.changes[at] for at in range(len(result.changes))]
+    assert [c for c in result.changes if c.is_difference] == list(result.differences)
+    return json.dumps(result.to_json())
+
+
+def test_packed_files_compare_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [written(tmp_path / name, content) for name, content in FILES.items()]
+    cases = [
+        (old, new, mode, options)
+        for old, new in itertools.product(paths, paths)
+        for mode in ("quick", "structure")
+        for options in OPTIONS
+    ]
+    before = [told(*case) for case in cases]
+    monkeypatch.setattr(reader, "_LARGE_INDEX", 0)
+    monkeypatch.setattr(selection, "_KEPT", 0)
+    assert [told(*case) for case in cases] == before
+    result = ckptkit.diff(paths[0], paths[1], mode="quick")
+    assert isinstance(result.changes, TwinChanges)
+    assert [c.name for c in result.differences] == ["layer_1/kernel", "layer_10/bias"]
+
+
+def test_files_without_checksums_are_refused_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    header = {
+        name: {"dtype": "F32", "shape": [3], "data_offsets": [12 * at, 12 * at + 12]}
+        for at, name in enumerate(NAMES)
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(12 * len(NAMES)))
+    before = told(path, path, "quick", {}), told(path, path, "structure", {})
+    monkeypatch.setattr(large_header, "LARGE_HEADER", 0)
+    assert (told(path, path, "quick", {}), told(path, path, "structure", {})) == before
+    assert "no stored checksum for 6 of the tensors" in before[0]
