@@ -209,7 +209,14 @@ class StoreOfChunks(Protocol):
     """A store of tensors in chunks, whose specs say which file has the first, and not where."""
 
     def begins_at(self, key: str) -> int:
-        """Return the byte at which a tensor's first chunk begins in its file; raises nothing."""
+        """Return where a tensor begins.
+
+        Args:
+            key: of the tensor.
+
+        Returns:
+            The byte of its file at which its first chunk begins; 0 where it has none in a file.
+        """
 
 
 class Store(Protocol):

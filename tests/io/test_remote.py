@@ -158,6 +158,14 @@ def test_a_run_elsewhere_has_a_history(server: Server) -> None:
     assert [step.number for step in ckptkit.history(*steps).steps] == [200, 300]
 
 
+def test_a_run_elsewhere_is_not_followed(server: Server) -> None:
+    refused = run("history", "--follow", f"{server.url}/manager?token=hidden")
+    assert refused.code == 2
+    assert f"{server.url}/manager" in refused.err
+    assert "a run elsewhere is not followed" in refused.err
+    assert "hidden" not in refused.err
+
+
 def test_a_store_elsewhere_pickles(server: Server, folder: Path) -> None:
     for name in ("adam/ckpt", "weights.safetensors"):
         checkpoint = ckptkit.open(f"{server.url}/{name}")

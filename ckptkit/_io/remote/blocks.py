@@ -262,7 +262,7 @@ class ObjectBytes:
         found_at = start // BLOCK
         if stop - start < _LEAST:
             start -= start % _LEAST
-            stop = min(max(stop, start + _LEAST), self.state.size)
+            stop = min(stop + -stop % _LEAST, self.state.size)
         number, last = start // BLOCK, -(-stop // BLOCK)
         with _kept.lock:
             while number < last:

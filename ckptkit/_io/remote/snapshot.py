@@ -156,7 +156,8 @@ class Snapshot:
     def _ask_beside_prefix(self, key: str) -> None:
         """Begin to ask for what is asked for next where a name is a checkpoint's prefix."""
         name = key.rpartition("/")[2]
-        if "." in name and ".ckpt" not in name:
+        _, dot, suffix = name.rpartition(".")
+        if dot and not suffix.partition("-")[2].isdecimal():  # as that of "model.ckpt-300" is
             return
         with self._lock:
             if key in self._starts:

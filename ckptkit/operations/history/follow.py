@@ -15,13 +15,22 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from ckptkit._io.files import FileState, file_state
-from ckptkit.errors import ChangedError, CkptkitError, PathNotFoundError, UsageError
+from ckptkit._io.places import is_url, text_of
+from ckptkit.errors import (
+    ChangedError,
+    CkptkitError,
+    PathNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from ckptkit.operations.history.api import measured_run
 from ckptkit.operations.history.cache import MeasuredBefore
 from ckptkit.operations.history.result import History
 from ckptkit.operations.history.steps import KnownNames, RunFile, opened, ordered, places_of
 from ckptkit.operations.history.types import WENT, HistoryThresholds, thresholds_of
 from ckptkit.stores.registry import files_at
+from ckptkit.text import without_secrets
+from ckptkit.wording import say
 
 LOOK_EVERY_S = 0.5
 
@@ -54,8 +63,15 @@ def follow(
 
     Raises:
         PathNotFoundError: no such directory.
+        UnsupportedError: it is elsewhere.
         UsageError: nothing tells one order of the files.
     """
+    if is_url(directory):
+        raise UnsupportedError(
+            "a run elsewhere is not followed",
+            where=without_secrets(text_of(directory)),
+            hint=say("look at its history again; with ‹cache›, only what is new is read then"),
+        )
     place = Path(directory)
     if not place.is_dir():
         raise PathNotFoundError("no such directory", where=str(place))
