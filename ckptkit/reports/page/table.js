@@ -217,12 +217,10 @@ class Table {
       if (value === null || value === undefined || value === "") continue;
       const text = column.kind === "bytes" ? bytesText(value)
         : column.numeric ? short(value) : String(value);
-      const field = make("dd", {}, text === UNDEFINED ? "undefined" : text);
-      if (text.length > 600) {  // it scrolls, so that the keyboard has to get there
-        field.tabIndex = 0;
-        field.setAttribute("role", "group");
-        field.setAttribute("aria-label", column.title);
-      }
+      // what is long scrolls, so that the keyboard has to get there; a dd takes no role in its list
+      const field = make("dd", {}, text.length > 600
+        ? make("div", {tabIndex: 0, role: "group", "aria-label": column.title}, text)
+        : text === UNDEFINED ? "undefined" : text);
       list.append(make("div", {className: text.length > 28 ? "wide" : ""},
         make("dt", {}, column.title), field));
     }
