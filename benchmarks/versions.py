@@ -249,7 +249,12 @@ def try_bounds(folder: Path, python: Python, extra: str, is_lowest: bool) -> lis
     what = f"{'lowest' if is_lowest else 'newest'} of [{extra}]"
     trial = Trial(folder, python, f"{'lowest' if is_lowest else 'newest'}-{extra}")
     constraints = lowest(f"{needed}\n{wanted}") if is_lowest else []
-    if trial.install(what, extra, constraints):
+    installed = trial.install(what, extra, constraints)
+    if not installed and "ResolutionImpossible" in trial.log.read_text(encoding="utf-8"):
+        # The lowest version of a dependency may ask for more of another than the package does.
+        trial.rows.clear()
+        installed = trial.install(f"{what}, others as it needs them", extra, lowest(wanted))
+    if installed:
         ckptkit = ("python", "-m", "ckptkit")
         sample = trial.folder / "sample"  # the environment is made anew, so there is none yet
         trial.run(f"{what}: sample", *ckptkit, "sample", str(sample))
