@@ -13,7 +13,7 @@ from ckptkit.stores.registry import FORMATS, Format, open_format
 
 PACKAGE = Path(ckptkit.__file__).parent
 # Names that are also those of Python packages, or of things other than formats, tell nothing.
-COMMON = {"keras", "onnx", "tflite", "checkpoint", ".npz", ".pb"}
+COMMON = {"keras", "onnx", "tflite", "checkpoint", ".ckpt", ".npz", ".pb"}
 NAMES = {
     word
     for row in FORMATS.built_in.values()
