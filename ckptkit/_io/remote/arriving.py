@@ -105,12 +105,12 @@ class ArrivingCopy:
 
     def _fail(self, error: Exception) -> None:
         """Let all who wait know; what is still on its way comes in vain."""
+        self._part.unlink(missing_ok=True)
         with self._lock:
             self._waiting.clear()
             for future in (*self._pieces, self._whole):
                 if not future.done():
                     future.set_exception(error)
-        self._part.unlink(missing_ok=True)
 
 
 def _fill(copy: weakref.ref[ArrivingCopy], number: int) -> None:
