@@ -139,8 +139,9 @@ def _without_mirror(settings: Settings) -> None:
     """
     layer, other = settings.get("layer"), settings.get("backward_layer")
     for inner in (layer, other):
-        if isinstance(inner, dict):
-            inner.pop("zero_output_for_mask", None)
+        # one that says null is let alone, which is no default
+        if isinstance(inner, dict) and inner.get("zero_output_for_mask") is not None:
+            del inner["zero_output_for_mask"]
     if isinstance(layer, dict) and isinstance(other, dict):
         turned = bool(layer.get("go_backwards")) != bool(other.get("go_backwards"))
         if turned and is_same(*map(_either_way, (layer, other))):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ckptkit.dtypes import kind
 from ckptkit.operations.gate.rules import bytes_of_files
 from ckptkit.operations.ls import ls
 from ckptkit.operations.scan.api import scan
@@ -35,10 +37,15 @@ def _lines(path: Path) -> Iterator[str]:
     yield f'formats = ["{listing.checkpoint.store.format}"]'
     yield f'max-size = {_rounded(bytes_of_files(listing))}  # bytes of all files, or "500 MB"'
     yield f"max-parameters = {_rounded(listing.totals['params'])}"
-    yield f"dtypes = [{', '.join(f'{dtype!r}' for dtype in dtypes)}]".replace("'", '"')
+    if dtypes:
+        yield f"dtypes = {json.dumps(dtypes)}"
     slots = any(tensor.naming.role == "slot" for tensor in listing.tensors)
     yield f"{'# ' if slots else ''}optimizer-state = false{'  # it has some' if slots else ''}"
-    yield "nonfinite = false  # reads every weight"
+    unread = [dtype for dtype in dtypes if kind(dtype) == "opaque"]
+    if unread:
+        yield f"# nonfinite = false  # values of {json.dumps(unread[0])} are not read"
+    elif dtypes:
+        yield "nonfinite = false  # reads every weight"
     yield ""
     yield "[verify]  # every checksum"
     yield ""

@@ -12,6 +12,7 @@ A table switches the operation of its name on; what it does not say is as that o
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ from ckptkit.stores.registry import format_of
 from ckptkit.text import list_text, parse_size
 
 MAX_POLICY = 1 << 20  # bytes
+_BITS = re.compile(r"\d")
+_KIND_AND_BITS = re.compile(r"(?P<kind>[a-z]+)(?P<bits>\d{1,6})(?:[a-z_]\w*)?", re.ASCII)
+_BY_FORMAT = re.compile(r"[a-z]+#.")
 
 
 class Setting(NamedTuple):
@@ -63,7 +67,24 @@ def _is_formats(value: Any) -> bool:
 
 
 def _is_dtypes(value: Any) -> bool:
-    return _is_texts(value) and all(name in DTYPES for name in value)
+    return _is_texts(value) and all(map(_may_be_dtype, value))
+
+
+def _may_be_dtype(name: str) -> bool:
+    """Whether a file may have a dtype of this name: formats add to those that are known here.
+
+    One that is not known is a kind and its bits, `float6_e2m3fn` or `void24`, or what a format has
+    for it, `zarr#>M8`.  What is near a known kind, but not one, is a slip of the hand.
+    """
+    from difflib import get_close_matches
+
+    if name in DTYPES or _BY_FORMAT.match(name):
+        return True
+    found = _KIND_AND_BITS.fullmatch(name)
+    if found is None or (int(found["bits"]) >= 8 and int(found["bits"]) % 8):
+        return False
+    kinds = {_BITS.split(known)[0] for known in DTYPES}
+    return found["kind"] in kinds or not get_close_matches(found["kind"], kinds)
 
 
 def _one_of(*choices: str) -> Setting:

@@ -242,7 +242,7 @@ def _csv_cell(value: Any) -> object:
 
 # --- a row per step, as a run grows ---------------------------------------------------------------
 
-STEPHEADERS = ("STEP", "CHECKPOINT", "NORM", "UPDATE", "UPDATE/NORM", "NAN", "FINDINGS")
+STEP_HEADERS = ("STEP", "CHECKPOINT", "NORM", "UPDATE", "UPDATE/NORM", "NAN", "FINDINGS")
 _STEP_WIDTHS = (9, 28, 10, 10, 11, 7, 0)
 
 

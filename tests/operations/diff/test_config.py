@@ -305,6 +305,11 @@ def test_the_second_layer_of_bidirectional_is_named_where_it_differs() -> None:
         "b: backward_layer.name backward_g → k",
         "b: layer.dropout 0 → 0.5",
     ]
+    # what Bidirectional sets by itself, unless that is null
+    for value, said in ((True, []), (None, ["b: layer.zero_output_for_mask false → null"])):
+        one, two = model(layer=gru("g")), model(layer=gru("g", zero_output_for_mask=value))
+        assert changes(one, two) == said
+        assert (_lines(one) == _lines(two)) == (not said)
 
 
 def _without_weights(path: Path, limit: float | None) -> Path:

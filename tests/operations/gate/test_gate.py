@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +155,8 @@ def test_digest(files: Path) -> None:
         ("", "a policy without rules"),
         ('[model]\nformats = ["kerass"]\n', "takes a list of formats"),
         ('[model]\ndtypes = ["float31"]\n', "takes a list of dtypes"),
+        ('[model]\ndtypes = ["flaot32"]\n', "takes a list of dtypes"),
+        ('[model]\ndtypes = ["float"]\n', "takes a list of dtypes"),
         ('[digest]\npart = "weigths"\nlisted = ["a"]\n', "[digest] part takes one of"),
         ('[digest]\npart = "weights"\n[model]\nmax-parameters = 1\n', "needs `listed` or `file`"),
         ('[golden]\non = ["CPU:0"]\n[model]\nmax-parameters = 1\n', "[golden] needs `path`"),
@@ -195,6 +198,29 @@ def test_a_first_policy_is_passed(files: Path) -> None:
     for name in ("after.keras", "run/ckpt-2", "export"):
         text = run("gate", files / name, "--init").out
         assert ckptkit.gate(files / name, policy(files, text)).exit_code == 0
+
+
+def test_a_first_policy_of_what_is_not_read_or_not_there(tmp_path: Path) -> None:
+    def saved(header: dict[str, Any], nbytes: int) -> Path:
+        packed = json.dumps(header).encode()
+        model = tmp_path / f"{nbytes}.safetensors"
+        model.write_bytes(len(packed).to_bytes(8, "little") + packed + bytes(nbytes))
+        return model
+
+    unread = saved({"w": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}, 3)
+    text = run("gate", unread, "--init").out
+    assert 'dtypes = ["float6_e2m3fn"]\n' in text
+    assert ckptkit.gate(unread, policy(tmp_path, text)).exit_code == 0
+    none = saved({}, 0)
+    text = run("gate", none, "--init").out
+    report = ckptkit.gate(none, policy(tmp_path, text))  # a policy all the same
+    assert [unit.format for unit in report.units if unit.refusal is not None] == ["verify", "scan"]
+
+
+@pytest.mark.parametrize("dtype", ["complex32", "bits2x4", "void24", "dtype#77", "zarr#<M8[ns]"])
+def test_dtypes_that_formats_may_add(files: Path, dtype: str) -> None:
+    rule = policy(files, f'[model]\ndtypes = ["{dtype}"]\n')
+    assert ckptkit.gate(files / "after.keras", rule).exit_code == 1  # told by the rule
 
 
 def test_a_first_policy_goes_where_it_is_told_to(files: Path, tmp_path: Path) -> None:
