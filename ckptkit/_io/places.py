@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ckptkit._io.files import SourcePath
-from ckptkit.errors import UsageError
+from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.text import lazy_pattern
 
 _URL = lazy_pattern(r"[A-Za-z][A-Za-z0-9+.-]+://?(?=[^/])")
@@ -33,17 +33,31 @@ def text_of(path: str | os.PathLike[str]) -> str:
 def path_of(text: str | os.PathLike[str]) -> Path:
     """Return the path of a text, one of a store elsewhere where it is a URL.
 
-    Raises UnsupportedError, UsageError, MissingDependencyError for a URL that cannot be read.
+    Raises:
+        PathNotFoundError: an empty text, or one with a NUL in it.
+        UnsupportedError, UsageError, MissingDependencyError: a URL that cannot be read.
     """
     if isinstance(text, SourcePath):
         return text
     text = os.fspath(text)
     if not is_url(text):
-        return Path(text)
+        return local_path(text)
     from ckptkit._io.remote.urls import path_of_url  # few operands are elsewhere
 
     scheme, _, rest = text.partition(":")
     return path_of_url(f"{scheme}://{rest.lstrip('/')}")
+
+
+def local_path(text: str | os.PathLike[str]) -> Path:
+    """Return a text as a path of this machine.
+
+    Raises PathNotFoundError for an empty text, which `Path` takes for the working directory (what
+    a variable of the shell that is not set stands for), and for one with a NUL in it.
+    """
+    plain = str(text)
+    if not plain or "\0" in plain:
+        raise PathNotFoundError("not a path" if plain else "empty path", where=repr(plain))
+    return Path(text)
 
 
 def remote_path(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import wraps
 from typing import Any
@@ -13,6 +13,7 @@ from ckptkit.cli.progress import working
 from ckptkit.text import nearest_text
 
 _OURS = "ckptkit."
+_PATHS = frozenset({"FILE", "DIR", "PATH"})  # what help calls paths
 
 
 class NearGroup(click.Group):
@@ -45,13 +46,25 @@ def _with_sign_of_life(command: click.Command) -> click.Command:
     if not callback.__module__.startswith(_OURS):
         return command
     shown = copy(command)
-    shown.callback = _working(callback)
+    shown.callback = _working(callback, command.params)
     return shown
 
 
-def _working(callback: Callable[..., Any]) -> Callable[..., Any]:
+def _refuse_empty_paths(params: Sequence[click.Parameter], options: dict[str, Any]) -> None:
+    """Refuse an empty text where a path is asked for: a variable of the shell that is not set.
+
+    It would otherwise count as an option that was not given, or as the working directory.
+    """
+    for param in params:
+        if (param.metavar or "").strip("[]") in _PATHS and options.get(param.name or "") == "":
+            name = param.opts[-1] if isinstance(param, click.Option) else param.metavar
+            raise click.UsageError(f"{name} '': empty path.")
+
+
+def _working(callback: Callable[..., Any], params: Sequence[click.Parameter]) -> Callable[..., Any]:
     @wraps(callback)
     def run(*args: Any, **options: Any) -> Any:
+        _refuse_empty_paths(params, options)
         with working(quiet=bool(options.get("quiet"))):
             return callback(*args, **options)
 

@@ -78,7 +78,7 @@ def _below(paths: Sequence[str], refused: list[str]) -> Iterator[str]:
     from ckptkit.reports.text import printable
 
     for path in operands(paths, directories_are_one=False):
-        if not Path(path).is_dir():
+        if not path or not Path(path).is_dir():  # `Path("")` is the working directory
             yield path
             continue
         failed: list[OSError] = []

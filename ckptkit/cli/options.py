@@ -147,10 +147,10 @@ def operands(paths: Sequence[str], *, directories_are_one: bool = True) -> list[
 
     found: dict[object, str] = {}
     for path in paths:
-        if not directories_are_one and path_of(path).is_dir():
-            found.setdefault(path, path)
-            continue
         try:
+            if not directories_are_one and path_of(path).is_dir():
+                found.setdefault(path, path)
+                continue
             place = locate(path)
         except CkptkitError:
             found.setdefault(path, path)

@@ -67,8 +67,6 @@ def locate(operand: str | os.PathLike[str]) -> Location:
     Raises PathNotFoundError, UnsupportedError (known, not readable), FormatError (neither).
     """
     text = text_of(operand)
-    if "\0" in text or not text:
-        raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
     prefix_wins = not text.endswith("/")
     try:
         path = path_of(operand)

@@ -215,6 +215,28 @@ def test_ctrl_c(tmp_path: Path) -> None:
     assert (child.returncode, out, err.lstrip()) == (130, "", "ckptkit: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["ls", ""], ["ls", "-r", ""], ["verify", "-r", ""], ["scan", ""], ["scan", "-r", ""]),
+        *(["needs", ""], ["needs", "-r", ""], ["history", ""]),
+        *(["thin", "", "--keep-slots", "last:2"], ["upgrade", "-r", "", "out"], ["sample", ""]),
+        *(["ls", ADAM, "--html", ""], ["map", ADAM, ADAM, "-o", ""]),
+        ["history", ADAM, "--cache", ""],
+    ],
+)  # fmt: skip
+def test_a_variable_that_is_not_set_is_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bundle(tmp_path / "c", {"v": np.zeros(2)})
+    before = sorted(tmp_path.iterdir())
+    result = run(*words)
+    assert (result.code, result.out) == (2, "")
+    assert "'': empty path" in result.err and result.err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
 # --- anything -------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,6 @@ from support.goldens import GOLDEN
 from support.values import FIXED_DTYPES, same_bits, values_of
 
 Array = npt.NDArray[Any]
-NOTHING = np.empty(0)
 LARGE = np.arange(MAX_WHOLE // 4 + 10, dtype=np.float32)
 
 
@@ -89,7 +88,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, Sample):
         return (
             isinstance(other, Sample)
-            and replace(one, values=NOTHING) == replace(other, values=NOTHING)
+            and (one.dtype, one.shape, one.seed, one.norms)
+            == (other.dtype, other.shape, other.seed, other.norms)
             and same_bits(one.values, other.values)
         )
     return same_bits(one, other)

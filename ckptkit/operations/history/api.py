@@ -12,7 +12,7 @@ from ckptkit._io.places import path_of
 from ckptkit._io.progress import Progress
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
 from ckptkit.checkpoint.naming import ROLES
-from ckptkit.errors import UsageError
+from ckptkit.errors import PathNotFoundError, UsageError
 from ckptkit.operations.history.cache import MeasuredBefore, default_path
 from ckptkit.operations.history.first_nan import first_nan_finding
 from ckptkit.operations.history.identity import (
@@ -116,7 +116,7 @@ def history(
 
 
 def _files(runs: Sequence[str | os.PathLike[str]], known: KnownNames) -> list[RunFile]:
-    """Return what is meant; raises where there is only one, and it cannot be read."""
+    """Return what is meant; raises where none of it can be read."""
     places = places_of(runs)
     files = [opened(path, given, known) for path, given in places]
     files = [file for file in files if not file.gone]
@@ -125,6 +125,10 @@ def _files(runs: Sequence[str | os.PathLike[str]], known: KnownNames) -> list[Ru
             checkpoint = open_checkpoint(path)
             for problem in checkpoint.problems():
                 raise problem
+        said = next((file.problem for file in files if file.problem), None)
+        raise PathNotFoundError(
+            "no file of the run can be read", where=str(runs[0]), hint=said or ""
+        )
     return files
 
 

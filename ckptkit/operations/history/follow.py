@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from ckptkit._io.files import FileState, file_state
-from ckptkit._io.places import is_url, text_of
+from ckptkit._io.places import is_url, path_of, text_of
 from ckptkit.errors import (
     ChangedError,
     CkptkitError,
@@ -72,7 +72,7 @@ def follow(
             where=without_secrets(text_of(directory)),
             hint=say("look at its history again; with ‹cache›, only what is new is read then"),
         )
-    place = Path(directory)
+    place = path_of(directory)
     if not place.is_dir():
         raise PathNotFoundError("no such directory", where=str(place))
     limits = (

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ckptkit._io.files import file_size, os_error, read_exact
 from ckptkit._io.places import path_of
-from ckptkit.errors import UnsupportedError
+from ckptkit.errors import UnsupportedError, UsageError
 from ckptkit.operations.needs import graphs
 from ckptkit.operations.needs.environment import Environment, environment_of
 from ckptkit.operations.needs.types import Fact, Need, OpeningCall
@@ -156,7 +156,7 @@ def needs(path: str | os.PathLike[str], *, environment: Sequence[str] = ()) -> N
         The calls that open such files, each with what it needs; `ok` where one opens it here.
 
     Raises:
-        UsageError: a version that is not NAME==VERSION.
+        UsageError: a version that is not NAME==VERSION, or a part of a file (`PATH#SUBTREE`).
         PathNotFoundError, UnsupportedError, FormatError: nothing that is known is there.
     """
     told = environment_of(environment)
@@ -188,6 +188,12 @@ def _located(path: Path) -> tuple[str, Path]:
     if path.is_file() and (model := _run_alone(path)):
         return model, path
     location: Location = locate(path)
+    if location.subtree is not None:
+        raise UsageError(
+            "what a whole file needs is told, not a part of it",
+            where=str(path),
+            hint="leave out what follows the #",
+        )
     return location.format, location.path
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ckptkit._io.files import refusing_os_errors
+from ckptkit._io.places import local_path
 from ckptkit._io.progress import phase
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -73,7 +74,7 @@ def thin(
         UnsupportedError: a directory of Keras files.
         TruncatedError, ChecksumError, FormatError: a checkpoint that is kept is damaged.
     """
-    directory = Path(run)
+    directory = local_path(run)
     last = kept_count(keep_slots)
     found = read_run(directory, last)
     refuse_save(directory, found)

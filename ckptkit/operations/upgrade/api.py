@@ -11,6 +11,7 @@ from pathlib import Path
 from ckptkit._io.atomic import replacing
 from ckptkit._io.files import refusing_os_errors
 from ckptkit._io.output_paths import refuse_elsewhere
+from ckptkit._io.places import local_path
 from ckptkit._io.progress import bytes_read, numbered, phase
 from ckptkit.errors import CkptkitError, UsageError
 from ckptkit.operations.execution.inputs import SEED, InputOptions, ranges_of
@@ -95,7 +96,7 @@ def upgrade(
         overwrite,
         timeout_s,
     )
-    sources = [Path(source) for source in listed(src)]
+    sources = [local_path(source) for source in listed(src)]
     if not sources:
         raise UsageError("no source")
     refuse_elsewhere(os.fspath(dst))

@@ -337,8 +337,6 @@ def _states(target: _VerifyTarget) -> dict[Path, FileState | None]:
 
 def _targets(path: Path, text: str, recursive: bool) -> Iterator[_VerifyTarget]:
     """Yield what an operand stands for; a directory stands for all that lies in it."""
-    if "\0" in text or not text:
-        raise PathNotFoundError("not a path" if text else "empty path", where=repr(text))
     if path.is_dir() and not (not text.endswith("/") and index_path(path).is_file()):
         yield from _below(path) if recursive else _directory(path)
         return

@@ -454,6 +454,30 @@ def test_following_tells_each_step_once(five: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_is_watched_at_the_command_line(five: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ckptkit", "history", str(five), "--follow"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
+    ) as watcher:
+        assert watcher.stdout is not None
+        rows = [watcher.stdout.readline().split() for _ in range(6)]
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.stdout.read() == ""
+    assert watcher.returncode == 130
+    assert rows[0][:3] == ["STEP", "CHECKPOINT", "NORM"]
+    assert [row[1] for row in rows[1:]] == [f"ckpt-{number}" for number in range(5)]
+
+
+def test_a_part_that_no_file_of_the_run_has(five: Path) -> None:
+    for runs in ([f"{five}/ckpt-1#none"], [f"{five}/ckpt-{n}#none" for n in (1, 2)]):
+        refused = run_command("history", *runs)
+        assert refused.code == 2 and refused.err.count("\n") == 1
+        assert "no tensor below 'none'" in refused.err
+
+
 @pytest.mark.slow
 @pytest.mark.needs_tf
 @pytest.mark.in_use

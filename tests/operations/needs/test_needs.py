@@ -127,6 +127,12 @@ def test_weights_alone_need_code() -> None:
     assert LOADS_3 not in opened(found.path, KERAS_3)
 
 
+@pytest.mark.parametrize("part", ["model", "none"])
+def test_a_part_of_a_file(part: str) -> None:
+    with pytest.raises(UsageError, match="not a part of it"):
+        ckptkit.needs(f"{GOLDEN}/tf2.21.0/adam/ckpt#{part}")
+
+
 # --- configs --------------------------------------------------------------------------------------
 
 

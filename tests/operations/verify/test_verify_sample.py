@@ -115,7 +115,7 @@ def test_very_many_variables_take_little_memory(tmp_path: Path) -> None:
         ):
             done = measured.run([sys.executable, "-m", "ckptkit", *map(str, command)])
             assert done.code == 0, done.output
-            what = f"{command[0]} {Path(command[-1]).suffix}"
+            what = f"{command[0]} {Path(str(command[-1])).suffix}"
             peaks.setdefault(what, []).append(done.peak_bytes)
     for what, (few, many) in peaks.items():
         assert many < (60 << 20) + 600_000 * 600, (what, many)
