@@ -62,7 +62,7 @@ def verify_stream(
     """
     row = format_of(format_name)
     _refuse_bomb(row, path)
-    begun = _begun_archive(row, path, executor) if sample is None else None
+    begun = _begun_archive(row, path, executor, progress) if sample is None else None
     try:
         store = open_format(format_name, path)
     except UnsupportedError:
@@ -71,7 +71,7 @@ def verify_stream(
         if not is_damage(error):
             raise
         checks = [Check("structure", (), (of_error(error, "file"),))]
-        found = _archive(row, path, executor) if begun is None else begun.result()
+        found = _archive(row, path, executor, progress) if begun is None else begun.result()
         checks.extend(found.checks)
         return Unit(path, format_name, tuple(checks)), None
     is_hdf5 = row.structure in (KERAS, LEGACY_KERAS)
@@ -88,7 +88,7 @@ def verify_stream(
         for shard in store.shards:
             if shard not in store.missing_shards:
                 expect_whole(shard)
-        found = _archive(row, path, executor) if begun is None else begun.result()
+        found = _archive(row, path, executor, progress) if begun is None else begun.result()
         checks.extend(found.checks)
         sound = found.sound
     read, check = _tensors(store, executor, progress, drawn, sound)
@@ -289,16 +289,18 @@ class _ArchiveRead(NamedTuple):
 
 
 def _begun_archive(
-    row: Format, path: Path, executor: Executor | None
+    row: Format, path: Path, executor: Executor | None, progress: Progress | None
 ) -> Future[_ArchiveRead] | None:
     """Begin to read an archive that is on its way to this machine, as it comes; None for others."""
     is_here = executor is None or isinstance(executor, ThreadPoolExecutor)
     if is_local(path) or not row.is_archive or not is_here:
         return None
-    return beside(partial(_archive, row, path, executor))
+    return beside(partial(_archive, row, path, executor, progress))
 
 
-def _archive(row: Format, path: Path, executor: Executor | None) -> _ArchiveRead:
+def _archive(
+    row: Format, path: Path, executor: Executor | None, progress: Progress | None
+) -> _ArchiveRead:
     """Compare the CRC-32 of every member of an archive, those without tensors included."""
     if not row.is_archive:
         return _ArchiveRead()
@@ -323,7 +325,17 @@ def _archive(row: Format, path: Path, executor: Executor | None) -> _ArchiveRead
         lambda part: part.name,
         file_size(path),
     )
-    reads = list(_joined_parts(zip(again, found, strict=False)))
+    size = file_size(path)
+    meter = ProgressMeter(progress, "checksums", size, by_reads=True)
+
+    def told() -> Iterator[tuple[_MemberPart, int | CkptkitError]]:
+        for part, crc in zip(again, found, strict=False):
+            whole = part.member.method != zip_archive.STORED
+            meter.add(part.member.stored_nbytes if whole else part.stop - part.start)
+            yield part, crc
+        meter.add(size)  # headers, and what lies between
+
+    reads = list(_joined_parts(told()))
     if damage:  # that the archive does not open is a finding already
         return _ArchiveRead()
     findings = [_finding(path, read, "member") for read in reads if read.error is not None]
