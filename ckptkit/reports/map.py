@@ -85,7 +85,7 @@ def _open(proposal: ProposedMap) -> list[Section]:
     shown = [
         {
             "title": item.target,
-            "value": f"{len(item.candidates)} candidates",
+            "value": count_text(len(item.candidates), "candidate"),
             "text": item.why,
             "row": first[item.target],
             "severe": True,

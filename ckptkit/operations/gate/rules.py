@@ -25,7 +25,7 @@ from ckptkit.operations.ls import Listing, ls
 from ckptkit.operations.scan.api import scan
 from ckptkit.operations.verify.api import Verification, verify
 from ckptkit.stores.registry import files_at, format_of
-from ckptkit.text import list_text, parse_size
+from ckptkit.text import count_text, list_text, parse_size
 
 _SHOWN = 3  # findings of an operation that a rule names
 
@@ -120,7 +120,9 @@ def _dtypes(gate: Gate, allowed: list[str]) -> Iterator[Finding]:
 def _optimizer_state(gate: Gate, _no: bool) -> Iterator[Finding]:
     slots = [t for t in gate.listing.tensors if t.naming.role == "slot"]
     nbytes = sum(tensor.spec.nbytes for tensor in slots)
-    message = f"{len(slots):,} slots of an optimizer ({nbytes:,} bytes)" if slots else "none"
+    message = (
+        f"{count_text(len(slots), 'slot')} of an optimizer ({nbytes:,} bytes)" if slots else "none"
+    )
     more = ("convert", gate.path, "NEW", "--weights-only")
     yield gate.found("optimizer-state", not slots, message, *more)
 
@@ -171,7 +173,7 @@ def _refuse(result: Verification) -> None:
 
 def _of_findings(gate: Gate, name: str, counted: list[Finding], fine: str) -> Iterator[Finding]:
     told = [f"{f.where}: {f.message} [{f.code}]" for f in counted]
-    message = f"{len(told):,} findings: {list_text(told, _SHOWN)}" if told else fine
+    message = f"{count_text(len(told), 'finding')}: {list_text(told, _SHOWN)}" if told else fine
     yield gate.found(name, not told, message, name, gate.path)
 
 
