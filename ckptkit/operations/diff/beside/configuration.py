@@ -513,12 +513,14 @@ def _are_alike_lists(old: Any, new: Any) -> bool:
 def _named(value: Any, other: Any, path: str) -> Any:
     """Return the name of an object as that object without settings, where the other one is it.
 
-    Not of an activation: a function and a layer may share a name (`relu`, `ReLU`).
+    Of an activation by the very name: a function and a layer may differ in letters' case alone
+    (`relu`, `ReLU`).
     """
-    is_function = family_of(path.rpartition(".")[2]) == "activations"
-    if isinstance(value, str) and isinstance(other, Mapping) and not is_function:
+    if isinstance(value, str) and isinstance(other, Mapping):
         kind = str(other.get("class"))
-        return {"class": kind} if folded(value) == folded(kind) else value
+        is_activation = family_of(path.rpartition(".")[2]) == "activations"
+        same = value == kind if is_activation else folded(value) == folded(kind)
+        return {"class": kind} if same else value
     return value
 
 
