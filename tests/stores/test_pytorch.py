@@ -520,6 +520,33 @@ def test_parameters_without_values_are_named() -> None:
     )
 
 
+def test_tensors_that_modules_hold_as_plain_attributes_are_named() -> None:
+    """Those under a listed name as well, such as an LSTM's, are not; nor does a circle matter."""
+    weight, stride = _vector(), _vector()
+    inner = PickledCall(Global("models", "Layer"), ())
+    inner.state = {"_parameters": {}, "_buffers": {}, "_modules": {}, "scale": {"a": [_vector()]}}
+    hidden = PickledCall(Global("models", "Layer"), ())
+    hidden.state = {"_parameters": {"w": _vector()}, "_buffers": {}, "_modules": {}}
+    module = PickledCall(Global("models", "Net"), ())
+    module.state = {
+        "training": True,
+        "_parameters": {"w": weight},
+        "_buffers": {},
+        "_modules": {"0": inner},
+        "_flat_weights": [weight],
+        "layers": [inner, hidden],
+        "stride": stride,
+        "again": stride,
+        "circle": [module],
+    }
+    found = list_tensors(module, "a")
+    assert list(found.tensors) == ["w"]
+    assert found.notes == (
+        "tensors that modules hold as plain attributes, which are in no state_dict(), "
+        "are not listed: layers.1.w, stride, 0.scale.a.0",
+    )
+
+
 def test_a_tensor_of_an_unknown_dtype_is_listed_by_the_bits_that_its_name_tells(
     tmp_path: Path,
 ) -> None:

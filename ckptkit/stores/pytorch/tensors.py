@@ -106,7 +106,7 @@ def list_tensors(value: Any, where: str) -> SavedTensors:
     """
     walk = _Walk(where)
     walk.visit(value, (), 0)
-    notes = (*walk.notes, *walk.left_out())
+    notes = (*walk.notes, *walk.left_out(), *walk.notes_on_attributes())
     return SavedTensors(
         walk.tensors, walk.inner_names(), walk.slots, notes, walk.arrays, walk.beside()
     )
@@ -125,6 +125,7 @@ class _Walk:
         self._distinct: set[int] = set()  # ids of the calls that make tensors
         self._encoded: Encoded = {}
         self._left_out: dict[str, list[str]] = {}
+        self._modules: list[tuple[PickledCall, tuple[str, ...]]] = []
 
     def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
         """Add the tensors below one value; a dict that stands in two places is in both."""
@@ -156,6 +157,8 @@ class _Walk:
             raise FormatError(self.where, f"values nested more than {_MAX_DEPTH} deep")
         if isinstance(value, dict) and _is_optimizer(value):
             self._optimizer(value, path)
+        if isinstance(value, PickledCall) and _is_module(value):
+            self._modules.append((value, path))
         before = len(self.paths)
         self._open.add(id(value))
         for segment, inner in self._parts(value, path):
@@ -177,6 +180,38 @@ class _Walk:
         """Yield a note on each kind of values that look like tensors and are not listed."""
         for what, names in self._left_out.items():
             yield f"{what} are not listed: {list_text(names)}"
+
+    def notes_on_attributes(self) -> Iterator[str]:
+        """Yield a note on the tensors that modules hold as plain attributes, if there are any.
+
+        They are part of the pickle, but of no `state_dict()`, whose names are listed.  What is
+        listed under another name, as an LSTM's parameters are, is none of them.
+        """
+        seen = self._distinct | {id(module) for module, _ in self._modules}
+        names: list[str] = []
+        waiting: list[tuple[Any, tuple[str, ...]]] = []
+        for module, path in reversed(self._modules):
+            waiting.extend(reversed([(v, (*path, s)) for s, v in _plain_attributes(module)]))
+        while waiting:
+            value, path = waiting.pop()
+            if id(value) in seen or not isinstance(value, (PickledCall, dict, list, tuple, set)):
+                continue
+            if isinstance(value, (Global, Persistent)):
+                continue
+            seen.add(id(value))
+            if isinstance(value, PickledCall) and _is_tensor(value):
+                names.append(".".join(path))
+                continue
+            parts = list(self._parts(value, path))
+            if isinstance(value, PickledCall) and _is_module(value):
+                parts.extend(_plain_attributes(value))
+            inner = [(v, (*path, s) if s else path) for s, v in parts]
+            waiting.extend(reversed(inner))
+        if names:
+            yield (
+                "tensors that modules hold as plain attributes, which are in no state_dict(), "
+                f"are not listed: {list_text(names)}"
+            )
 
     def _new_name(self, path: tuple[str, ...]) -> str:
         """Return the name of what lies at a path, which no other has; raises FormatError."""
@@ -407,6 +442,17 @@ def _kind_of(call: PickledCall) -> str:
 def _is_module(call: PickledCall) -> bool:
     """Whether a call makes a `torch.nn.Module`, whatever its class: by what it keeps."""
     return isinstance(call.state, dict) and all(kind in call.state for kind in _OF_MODULE)
+
+
+def _plain_attributes(module: PickledCall) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value) of what a module holds beside parameters, buffers and modules."""
+    yield from _named((key, value) for key, value in module.state.items() if key not in _OF_MODULE)
+
+
+def _is_tensor(call: PickledCall) -> bool:
+    """Whether a call makes one tensor, of whatever class; not: out of several others."""
+    names = (*_TENSOR, _TENSOR_OF_BYTES, *_FROM_TYPE)
+    return _module_of(call.function) in _OF_TORCH and _name_of(call.function) in names
 
 
 def _is_optimizer(value: dict[Any, Any]) -> bool:
