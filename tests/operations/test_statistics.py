@@ -62,7 +62,8 @@ def mixed(tmp_path: Path) -> Path:
 def test_values_of_a_file(mixed: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         found = ckptkit.ls(mixed, stats=True, executor=executor).statistics
-    assert found is not None and found == ckptkit.ls(mixed, stats=True).statistics
+    alone = ckptkit.ls(mixed, stats=True).statistics
+    assert found is not None and repr(found) == repr(alone)  # NaN is not equal to itself
     with ckptkit.open(mixed) as ck:
         large = ck["a/large"].astype(np.float64)
     one = found["a/large"]
