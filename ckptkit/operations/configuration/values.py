@@ -225,7 +225,9 @@ def canonical(value: Any, key: str = "") -> Any:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, str) and family_of(key):
-        bare = value.rpartition(">")[2] or value  # without the package, which `.h5` alone writes here
+        bare = (
+            value.rpartition(">")[2] or value
+        )  # without the package, which `.h5` alone writes here
         return class_of_word(bare, family_of(key)) or one_name(bare, family_of(key))
     return value
 
