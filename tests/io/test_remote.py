@@ -7,6 +7,8 @@ import pickle
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
@@ -35,7 +37,7 @@ from ckptkit.operations.verify.api import verify
 from ckptkit.text import without_secrets
 from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
-from support.places import DOCS, ROOT
+from support.places import DOCS, ROOT, environment
 from support.pytorch_files import write_pytorch
 from support.range_server import Server, serving
 
@@ -307,12 +309,18 @@ def test_the_page_on_buckets(
 
         def session(match: re.Match[str]) -> str:
             lines: list[str] = []
-            for words in _COMMAND.findall(match[1]):
-                done = run(*shlex.split(words.replace(ADDRESS, server.url)))
-                printed = [*done.out.splitlines(), *done.err.splitlines()]
-                lines += ["", f"$ ckptkit {words}"]
+            for shown in _COMMAND.findall(match[1]):
+                words = shown.replace(ADDRESS, server.url)
+                done = subprocess.run(  # what other tests left on its way is not counted there
+                    [sys.executable, "-m", "ckptkit", *shlex.split(words)],
+                    env=environment(),
+                    capture_output=True,
+                    text=True,
+                )
+                printed = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+                lines += ["", f"$ ckptkit {shown}"]
                 lines += [line.replace(server.url, ADDRESS).rstrip() for line in printed]
-                lines += [f"[exit code {done.code}]"] if done.code else []
+                lines += [f"[exit code {done.returncode}]"] if done.returncode else []
             return "```console\n" + "\n".join(lines[1:]) + "\n```\n" if lines else match[0]
 
         expected = _SESSION.sub(session, text)
