@@ -225,9 +225,8 @@ def canonical(value: Any, key: str = "") -> Any:
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, str) and family_of(key):
-        bare = (
-            value.rpartition(">")[2] or value
-        )  # without the package, which `.h5` alone writes here
+        # without the package, which `.h5` alone writes here
+        bare = value.rpartition(">")[2] or value
         return class_of_word(bare, family_of(key)) or one_name(bare, family_of(key))
     return value
 
