@@ -11,7 +11,7 @@ from ckptkit._io.atomic import same_file
 from ckptkit._io.files import check_unchanged, unchanged
 from ckptkit._io.places import is_url, path_of, text_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
-from ckptkit.errors import CkptkitError, OutputError
+from ckptkit.errors import CkptkitError, OutputError, PathNotFoundError
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at, format_of, open_format
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
@@ -37,9 +37,9 @@ def files_read(format_name: str, path: Path) -> list[Path]:
 
 def files_of(operand: AnyPath) -> list[Path]:
     """Return the files that an operand of any command stands for; [] where it leads to none."""
-    path = path_of(operand)
-    found = [path, path / STATE_FILE]
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, PathNotFoundError):
+        path = path_of(operand)
+        found = [path, path / STATE_FILE]
         try:
             located = locate(operand)
         except CkptkitError:  # whoever reads it says what is wrong; some of its files may be here
