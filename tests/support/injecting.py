@@ -42,7 +42,7 @@ ERRORS = {
     "mkdir": "ENOSPC",
 }
 LEFTOVERS = ("data.extra", "leftover.data", "leftover.ckptkit")
-_LINE = re.compile(r"(?:\d+ +)?(\w+)\(")
+_LINE = re.compile(r"(\d+ +)?(\w+)\(")
 
 
 class Call(NamedTuple):
@@ -131,17 +131,18 @@ def calls_of(server: Server, kind: str, directory: Path) -> list[Call]:
     prepared(kind, directory)
     done = server.run(kind, directory, 2)
     assert done.code == 0, done
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()  # of each thread: so strace counts for `when=`
     found: list[Call] = []
     for line in Path(f"{directory}.strace").read_text().splitlines():
         match = _LINE.match(line)
         if match is None:
             continue
-        counts[match[1]] += 1
+        thread, name = match.groups()
+        counts[thread, name] += 1
         if f"{directory}/" in line or f"{directory}>" in line:
-            if match[1] == "openat" and "O_CREAT" not in line:
+            if name == "openat" and "O_CREAT" not in line:
                 continue
-            found.append(Call(match[1], counts[match[1]], line))
+            found.append(Call(name, counts[thread, name], line))
     return found
 
 
