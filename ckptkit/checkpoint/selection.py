@@ -38,7 +38,8 @@ _KEPT = 200_000  # tensors of a file, 1.5 kB each
 class Tensors(Sequence[Tensor]):
     """Tensors of a file, by their keys; of many, each is put together when it is asked for.
 
-    Of a file that is packed the keys are numbers, those of its rows.
+    Of a file that is packed the keys are numbers, those of its rows.  They pickle to the tensors
+    themselves, or to what is packed, so that a listing can go to another process.
     """
 
     def __init__(
@@ -54,6 +55,11 @@ class Tensors(Sequence[Tensor]):
         self._made = made
         if made is None and len(keys) <= _KEPT:
             self._made = [tensor_of(key) for key in keys]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._made is None and isinstance(self._tensor_of, _OfRow):
+            return _packed, (self._keys, self._tensor_of, self._each is not None)
+        return _kept, (list(self),)
 
     def where(self, passes: Callable[[Tensor], bool]) -> Tensors:
         """Return those that pass, in this order."""
@@ -99,6 +105,31 @@ class Tensors(Sequence[Tensor]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} tensors>"
+
+
+@dataclass(frozen=True, slots=True)
+class _OfRow:
+    """Puts a tensor of a packed file together."""
+
+    specs: PackedSpecs
+    names: PackedNames
+
+    def __call__(self, row: int) -> Tensor:
+        return Tensor(self.specs.at(row), self.names.at(row))
+
+    def each(self) -> Iterator[Tensor]:
+        """Yield those of all rows."""
+        return map(Tensor, self.specs.values(), self.names.values())
+
+
+def _packed(rows: Sequence[int], of_row: _OfRow, is_whole: bool) -> Tensors:
+    """Return the tensors of some rows; is_whole: they are all, in order."""
+    return Tensors(rows, of_row, each=of_row.each if is_whole else None)
+
+
+def _kept(tensors: list[Tensor]) -> Tensors:
+    """Return tensors that are kept as they are."""
+    return Tensors(range(len(tensors)), tensors.__getitem__, tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +203,7 @@ def _all_of(checkpoint: Checkpoint) -> Tensors:
     """Return the tensors of a file in the order of the file."""
     specs, names = checkpoint.specs, checkpoint.names
     if isinstance(specs, PackedSpecs) and isinstance(names, PackedNames):
-
-        def of_row(row: int) -> Tensor:
-            return Tensor(specs.at(row), names.at(row))
-
-        def each() -> Iterator[Tensor]:
-            return map(Tensor, specs.values(), names.values())
-
-        return Tensors(range(len(specs)), of_row, each=each)
+        return _packed(range(len(specs)), _OfRow(specs, names), True)
 
     def of_key(key: str) -> Tensor:
         return Tensor(specs[key], names[key])

@@ -77,10 +77,10 @@ class Meter:
     ) -> Callable[[int, Array, Array], None]:
         if kinds & {"string", "opaque"}:
             return self._add_objects
-        if "complex" in kinds:
-            return self._add_complex
         if old in _WIDE or new in _WIDE:
             return self._add_wide if exact and old == new else self._add_mixed
+        if "complex" in kinds:
+            return self._add_complex
         return self._add_numbers
 
     def add(self, start: int, old: Array, new: Array) -> None:
@@ -193,7 +193,8 @@ class Meter:
 
     def _add_mixed(self, start: int, a: Array, b: Array) -> None:
         """A 64-bit integer against another dtype: equality as Python sees it, which is exact."""
-        old, new = a.astype(np.float64), b.astype(np.float64)
+        form = np.result_type(np.float64, *(x.dtype for x in (a, b) if x.dtype.kind == "c"))
+        old, new = a.astype(form), b.astype(form)
         unequal = np.asarray(a.astype(object) != b.astype(object), bool)
         gap = np.abs(new - old)
         # unequal, but rounded to the same float64: they are half a step of that size apart at most

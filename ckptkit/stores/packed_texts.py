@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 _BLOCK = 64  # texts that are compressed together
 _UNPACKED = 64  # blocks that are kept as they were unpacked
@@ -37,6 +38,10 @@ class PackedTexts:
         self._near: tuple[list[str], int, int] = [], 0, 0
         for text in texts:
             self.append(text)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # hashes are those of this process alone
+        return {**self.__dict__, "_sorted": None, "_unpacked": {}}
 
     def append(self, text: str) -> None:
         """Add a text behind the others."""

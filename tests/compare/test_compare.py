@@ -313,6 +313,10 @@ def test_other_dtypes_are_compared_after_an_exact_upcast() -> None:
     assert rounded.n_diff == 1
     assert in_memory(np.array([2**53 + 1]), np.array([2.0**53])).n_diff == 1
     assert in_memory(np.array([2**53]), np.array([2.0**53])).equal
+    for dtype in (np.complex64, np.complex128):
+        floats = np.array([2.0**53, 2.0**53], dtype)
+        assert in_memory(np.array([2**53 + 1, 2**53]), floats).n_diff == 1
+        assert in_memory(floats, np.array([2**53 + 1, 2**53])).n_diff == 1
     assert in_memory(np.array([True]), np.array([1], np.int8)).equal
     assert in_memory(np.array([2**63], np.uint64), np.array([-1])).n_diff == 1
 

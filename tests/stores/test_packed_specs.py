@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,22 @@ def test_what_is_said_of_large_files_is_what_is_said_of_small_ones(
     assert opened[0].names["model/layers/10/bias/.ATTRIBUTES/VARIABLE_VALUE"] == Naming(
         "layer_10/bias", "weight", "layer_10/bias", ("model/layers/10/bias",)
     )
+
+
+@pytest.mark.parametrize("are_kept", [True, False])
+def test_a_listing_goes_to_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, are_kept: bool
+) -> None:
+    path = tree(tmp_path / "ckpt")
+    if not are_kept:
+        monkeypatch.setattr(reader, "_LARGE_INDEX", 0)
+        monkeypatch.setattr(selection, "_KEPT", 0)
+    listing = ckptkit.ls(path)
+    for tensors in (listing.tensors, listing.tensors[3:9], listing.tensors[:0]):
+        found = pickle.loads(pickle.dumps(tensors))
+        assert found == tensors and list(found[1:]) == list(tensors[1:])
+    there = pickle.loads(pickle.dumps(listing))
+    assert there == listing and there.to_json() == listing.to_json()
 
 
 @pytest.mark.parametrize("name", ["plain", "wide: 値段", "combining: e\u0301"])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptkit.stores.packed_texts import PackedTexts
+from support import places
 
 TEXTS = st.lists(st.text(st.sampled_from("ab/\n\0é\ud800"), max_size=3), max_size=200)
 
@@ -29,3 +35,24 @@ def test_texts_are_found_in_any_order() -> None:
     assert [packed.find(text) for text in sorted(texts)] == [
         texts.index(text) for text in sorted(texts)
     ]
+
+
+_FIND = """
+import pickle, sys
+texts = pickle.load(sys.stdin.buffer)
+print(all(texts.find(text) == number for number, text in reversed([*enumerate(texts)])))
+"""
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_texts_are_found_in_a_process_with_other_hashes(seed: str) -> None:
+    packed = PackedTexts(f"layer_{number}/kernel" for number in range(300))
+    assert packed.find("layer_250/kernel") == 250  # by its hash, in this process
+    child = subprocess.run(
+        [sys.executable, "-c", _FIND],
+        input=pickle.dumps(packed),
+        env=places.environment(PYTHONHASHSEED=seed),
+        capture_output=True,
+        check=True,
+    )
+    assert child.stdout.split() == [b"True"]
