@@ -85,7 +85,15 @@ class Engine:
 
     def wait(self, future: Future[Any]) -> None:
         """Wait until a task has ended; raises WorkerLostError where it never will."""
-        wait([future])
+        lost_before = False
+        while not wait([future], timeout=_LOOKED_AGAIN_S).done:
+            from ckptkit._io import worker_processes as processes  # here: few wait for so long
+
+            pool = processes.pool_of(self._executor)
+            lost_now = pool is not None and processes.has_lost_one(pool)
+            if pool is not None and lost_now and lost_before:  # Python tells at once, or never
+                processes.end_broken(pool)
+            lost_before = lost_now
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether an error says that the engine failed, and not the work."""

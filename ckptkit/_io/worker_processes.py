@@ -1,4 +1,4 @@
-"""Processes of the command line's own to work in, which can be made anew once.
+"""Processes of the command line's own to work in, which can be made anew once; how any pool ends.
 
 They begin at `ckptkit_tf`, as every process of this package does: another distribution may have a
 package of the same name.  They leave Ctrl-C to the process that made them, and end with it.
@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import connection
@@ -47,9 +47,8 @@ class WorkerProcesses(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes."""
-        processes = _processes_of(self._pool)
-        if wait and processes:
-            threading.Thread(target=end_with_a_killed_one, args=(processes,), daemon=True).start()
+        if wait and _processes_of(self._pool):
+            threading.Thread(target=end_with_a_killed_one, args=(self._pool,), daemon=True).start()
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:
@@ -63,23 +62,47 @@ def _processes_of(pool: ProcessPoolExecutor) -> list[BaseProcess]:
     return [*(getattr(pool, "_processes", None) or {}).values()]
 
 
-def end_with_a_killed_one(processes: Sequence[BaseProcess]) -> None:
-    """Wait for processes that are told to end; end them all where one of them was killed.
+def pool_of(executor: Executor) -> ProcessPoolExecutor | None:
+    """Return the pool of processes that an executor is or has; None where there is none."""
+    pool = executor._pool if isinstance(executor, WorkerProcesses) else executor
+    return pool if isinstance(pool, ProcessPoolExecutor) else None
+
+
+def has_lost_one(pool: ProcessPoolExecutor) -> bool:
+    """Return whether a process of a pool has ended that the pool still counts on."""
+    return bool(connection.wait([process.sentinel for process in _processes_of(pool)], 0))
+
+
+def end_broken(pool: ProcessPoolExecutor) -> None:
+    """End a pool that waits for a process that was killed; what it was asked for is lost.
+
+    A process may be killed while it sends a result.  The pool then waits for the rest, which never
+    comes, for as long as anybody holds the sending end of that pipe; and so does this process.
+
+    Source of the names: `concurrent/futures/process.py` of Python 3.10 to 3.14.
+    """
+    for process in _processes_of(pool):
+        process.kill()
+    results = getattr(pool, "_result_queue", None)
+    if results is not None:
+        results._writer.close()
+
+
+def end_with_a_killed_one(pool: ProcessPoolExecutor) -> None:
+    """Wait for the processes of a pool that is to end; end them all where one was killed.
 
     It may have held the lock of the queue that the others wait at for what tells them to end, and
     whoever waits for those would wait for ever.
-
-    Args:
-        processes: of one pool.
     """
-    left = list(processes)
+    left = _processes_of(pool)
     while left:
         connection.wait([process.sentinel for process in left])
         for process in left:
             process.join(0.1)
         if any(process.exitcode not in (None, 0) for process in left):
-            for process in left:
+            for process in left:  # the pool itself forgets them as it ends
                 process.kill()
+            end_broken(pool)
             return
         left = [process for process in left if process.exitcode is None]
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ckptkit._io import engines
 from ckptkit._io.engines import BATCH_BYTES, LEAST_WINDOW, engine_of
 from ckptkit._io.pool import batched_map, bounded_map, some_names
-from ckptkit._io.worker_processes import WorkerProcesses
+from ckptkit._io.worker_processes import WorkerProcesses, pool_of
 from ckptkit.errors import WorkerLostError
 from ckptkit.operations.verify.api import verify
+from support import in_workers
 from support.in_workers import doubled, killed_at
 from support.keras_files import write_keras
 
@@ -71,6 +75,28 @@ def test_work_within_work_survives_a_pool_that_is_made_anew(tmp_path: Path) -> N
         items = [(tmp_path, number, 1, 1) for number in range(3)]
         assert list(bounded_map(executor, killed_at, items)) == [0, 2, 4]
         assert list(outer) == [2, 4]
+
+
+def test_a_worker_that_is_killed_as_it_sends_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python waits for ever for the rest of it."""
+    monkeypatch.setattr(engines, "_LOOKED_AGAIN_S", 0.1)
+    for own in (True, False):
+        directory = tmp_path / str(own)
+        directory.mkdir()
+        pool: Any = WorkerProcesses(1) if own else ProcessPoolExecutor(1, get_context("spawn"))
+        with pool as executor:
+            monkeypatch.setattr(in_workers, "results_of", [pool_of(executor)])
+            items = [(directory, number) for number in range(3)]
+            done = bounded_map(executor, in_workers.large_or_fatal, items, "item {}".format)
+            if own:
+                assert next(done) == 1
+                assert [int(result[-1]) for result in done] == [1, 2]
+                assert executor.generation == 1
+                continue
+            with pytest.raises(WorkerLostError, match="a worker ended before its work was done"):
+                list(done)
 
 
 def test_a_closed_pool_is_one_line() -> None:

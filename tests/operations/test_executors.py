@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,7 +124,8 @@ def test_workers_that_wait_end_with_one_that_was_killed() -> None:
         process.start()
     assert pair[0].pid is not None
     os.kill(pair[0].pid, signal.SIGKILL)
-    end_with_a_killed_one(pair)
+    pool: Any = SimpleNamespace(_processes=dict(enumerate(pair)))
+    end_with_a_killed_one(pool)
     pair[1].join(600)
     assert [process.exitcode for process in pair] == [-signal.SIGKILL] * 2
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from array import array
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fcntl import ioctl
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from select import PIPE_BUF
+from termios import FIONREAD
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +52,39 @@ def read(store: Store, key: str) -> npt.NDArray[Any]:
 def doubled(number: int) -> int:
     """Return twice a number."""
     return 2 * number
+
+
+class KilledAsItSends:
+    """What a worker is killed for as it sends the next result: reading this one here sees to it."""
+
+    def __init__(self) -> None:
+        self.worker = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kill_when_it_sends, (self.worker,)
+
+
+results_of: list[ProcessPoolExecutor] = []  # the pool whose results are read here
+
+
+def _kill_when_it_sends(worker: int) -> int:
+    waiting = array("i", [0])
+    while waiting[0] < PIPE_BUF:  # of a result that is larger than a pipe
+        time.sleep(0.01)
+        ioctl(cast("Any", results_of[0])._result_queue._reader.fileno(), FIONREAD, waiting)
+    os.kill(worker, signal.SIGKILL)
+    return 1
+
+
+def large_or_fatal(task: tuple[Path, int]) -> Any:
+    """Return the number, the first time of 0 what kills; of others more than a pipe holds."""
+    directory, number = task
+    if number:
+        return np.full(1 << 20, number, np.uint8)
+    if (directory / "fatal").exists():
+        return 1
+    (directory / "fatal").touch()
+    return KilledAsItSends()
 
 
 class KillingBlocks:

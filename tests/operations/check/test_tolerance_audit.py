@@ -158,7 +158,8 @@ def test_samples_go_to_the_child(tmp_path: Path) -> None:
 CODE = """
 import keras
 
-def build():
+def build(seed):
+    keras.utils.set_random_seed(seed)
     inputs = keras.Input((4,), name="x")
     hidden = keras.layers.Dense(4, activation="relu", name="hidden",
         bias_initializer="random_normal")(inputs)
@@ -167,8 +168,8 @@ def build():
     lost = keras.layers.Rescaling(1e-3)(lost)
     return keras.Model(inputs, keras.layers.Concatenate(name="y")([normal, lost]))
 
-build().save("model.keras")
-build().save("other.keras")
+build(1).save("model.keras")
+build(2).save("other.keras")
 """
 
 
