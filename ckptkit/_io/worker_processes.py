@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 R = TypeVar("R")
 
 _MOST_RENEWALS = 1
+_ENDS_BY_ITSELF_S = 1.0  # a pool whose processes have all ended, where it can
 
 
 class WorkerProcesses(Executor):
@@ -83,9 +84,12 @@ def end_broken(pool: ProcessPoolExecutor) -> None:
     """
     for process in _processes_of(pool):
         process.kill()
-    results = getattr(pool, "_result_queue", None)
-    if results is not None:
-        results._writer.close()
+    inside: Any = pool
+    reader, results = inside._executor_manager_thread, inside._result_queue
+    if reader is not None and results is not None:
+        reader.join(_ENDS_BY_ITSELF_S)
+        if reader.is_alive():  # else the pool closes both ends itself, and a second time is wrong
+            results._writer.close()
 
 
 def end_with_a_killed_one(pool: ProcessPoolExecutor) -> None:

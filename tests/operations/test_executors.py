@@ -124,7 +124,9 @@ def test_workers_that_wait_end_with_one_that_was_killed() -> None:
         process.start()
     assert pair[0].pid is not None
     os.kill(pair[0].pid, signal.SIGKILL)
-    pool: Any = SimpleNamespace(_processes=dict(enumerate(pair)))
+    pool: Any = SimpleNamespace(
+        _processes=dict(enumerate(pair)), _executor_manager_thread=None, _result_queue=None
+    )
     end_with_a_killed_one(pool)
     pair[1].join(600)
     assert [process.exitcode for process in pair] == [-signal.SIGKILL] * 2
