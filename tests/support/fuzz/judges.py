@@ -5,6 +5,7 @@ TensorFlow and h5py are asked in processes of their own, since a mutant may end 
 
 from __future__ import annotations
 
+import atexit
 import random
 import warnings
 import zipfile
@@ -25,7 +26,9 @@ from support.fuzz.readers import BUNDLES, Target, bundle, neutral
 def tensorflow() -> Any:
     from support.tf_reader import Peer
 
-    return Peer()
+    peer = Peer()
+    atexit.register(peer.close)
+    return peer
 
 
 def beside_tensorflow(prefix: Path) -> None:
