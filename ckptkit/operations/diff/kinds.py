@@ -174,8 +174,6 @@ def _drawn_anew(
 
     None where one of them is too small to tell, has kept its values, or is too large to be read.
     """
-    import numpy as np
-
     kernels = [change for change in weights if len(change.some.spec.shape) > 1]
     sizes = [change.some.spec.size for change in kernels]
     told = {change.name for change in changed if change.same_type}
@@ -183,6 +181,8 @@ def _drawn_anew(
         return None
     if not {change.name for change in kernels} <= told:
         return None
+    import numpy as np  # here, since large files that differ are measured without it
+
     for change in kernels:
         one, other = (
             side.reshape(-1, change.some.spec.shape[-1]).astype(np.float64)
