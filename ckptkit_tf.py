@@ -30,10 +30,12 @@ def main() -> None:
         # A failing callback of the import system would print and swallow a KeyboardInterrupt.
         unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
         package = claim_name()
+        from ckptkit.cli.main import GC_THRESHOLDS
         from ckptkit.cli.main import main as run
         from ckptkit.installation import damage
 
         sys.unraisablehook = unraisable
+        gc.set_threshold(*GC_THRESHOLDS)  # else all of it would be looked through right now
         gc.enable()
         found = damage(package)
         if found and sys.stderr is not None:

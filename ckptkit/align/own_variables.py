@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import NamedTuple
-
-from ckptkit.stores.keras.layer_variables import LAYERS
 
 MAX_TRIES = 1 << 16  # variables that are looked at for all ways of telling which are trainable
 
@@ -104,13 +103,15 @@ def _may_extend(one: OwnVariable, other: OwnVariable) -> bool:
 def _with_flags(made: Sequence[OwnVariable]) -> list[OwnVariable]:
     """Fill in what the names tell: `moving_mean` beside `gamma` is that of a normalisation."""
     names = {variable.name for variable in made}
-    rows = [row for row in _ROWS if names <= row.keys()]
+    rows = [row for row in _rows() if names <= row.keys()]
     if not rows or any(row[n] != rows[0][n] for row in rows for n in names):
         return list(made)
     return [v._replace(trainable=rows[0][v.name]) if v.trainable is None else v for v in made]
 
 
-# Which variables are trainable, by name, for each class of Keras.
-_ROWS: tuple[Mapping[str | None, bool], ...] = tuple(
-    {variable.name: variable.trainable for variable in row} for row in LAYERS.values()
-)
+@cache
+def _rows() -> tuple[Mapping[str | None, bool], ...]:
+    """Return which variables are trainable, by name, for each class of Keras."""
+    from ckptkit.stores.keras.layer_variables import LAYERS  # here, since it is a large table
+
+    return tuple({variable.name: variable.trainable for variable in row} for row in LAYERS.values())

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptkit._io.atomic import replacing
 from ckptkit._io.files import rule_lines
 from ckptkit.align.transforms import Transform, parse_transform
 from ckptkit.errors import UsageError
@@ -123,6 +122,8 @@ def _plain(replacement: str) -> str:
 
 def write_rules(path: Path, names: Iterable[tuple[str, str]]) -> int:
     """Write one exact rule for each (old name, new name); return how many."""
+    from ckptkit._io.atomic import replacing  # here, since rules are seldom written
+
     lines = [exact_rule(old, new) for old, new in sorted(names)]
     with replacing(path, overwrite=True) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")

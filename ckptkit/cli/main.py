@@ -30,6 +30,8 @@ from ckptkit.reports.screen import Screen, shown_on, shows_color, width_of
 from ckptkit.wording import spoken_by
 
 COMPLETE_VAR = "_CKPTKIT_COMPLETE"  # as click calls it after the name of the program
+# A command makes many small objects that live until its end; looking for garbage finds little.
+GC_THRESHOLDS = 1_000_000, 50, 100
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -128,9 +130,8 @@ def _screen() -> Screen:
 @contextmanager
 def _settings() -> Iterator[None]:
     """Set what suits a short-lived command, and put it back."""
-    # Listing makes many small objects that live until the end; collecting them is wasted time.
     thresholds = gc.get_threshold()
-    gc.set_threshold(1_000_000, 50, 100)
+    gc.set_threshold(*GC_THRESHOLDS)
     # Other threads set no signals, and what the caller ignores stays ignored.
     handlers = {}
     if threading.current_thread() is threading.main_thread():

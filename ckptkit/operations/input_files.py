@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ckptkit._io.atomic import same_file
 from ckptkit._io.files import check_unchanged, unchanged
 from ckptkit._io.places import is_url, path_of, text_of
 from ckptkit.checkpoint.checkpoint import Checkpoint
@@ -15,7 +14,6 @@ from ckptkit.errors import CkptkitError, OutputError, PathNotFoundError
 from ckptkit.stores.locate import locate
 from ckptkit.stores.registry import files_at, format_of, open_format
 from ckptkit.stores.tensor_bundle.state_file import STATE_FILE
-from ckptkit.stores.tensor_bundle.writer import files_of_bundle
 
 DIRECTORY = "directory"  # what `verify` calls the files of a directory that belong to no other unit
 UNKNOWN = "unknown"  # what `verify` and `scan` call the format of what they could not tell
@@ -43,6 +41,9 @@ def files_of(operand: AnyPath) -> list[Path]:
         try:
             located = locate(operand)
         except CkptkitError:  # whoever reads it says what is wrong; some of its files may be here
+            # here, since a command that finds what it is given needs no writer
+            from ckptkit.stores.tensor_bundle.writer import files_of_bundle
+
             found += files_of_bundle(path)
         else:
             found += files_read(located.format, located.path)
@@ -112,6 +113,8 @@ def refuse_inputs(
     given = [Path(output) for output in outputs if output]
     if not given:
         return
+    from ckptkit._io.atomic import same_file  # here, since most commands write nothing
+
     taken = [*files, *(file for operand in operands if operand for file in files_of(operand))]
     for number, output in enumerate(given):
         if any(same_file(output, file) for file in (*taken, *given[:number])):

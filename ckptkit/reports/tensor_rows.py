@@ -9,13 +9,13 @@ from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ckptkit.checkpoint.selection import Tensor
-from ckptkit.operations.ls import Listing
 from ckptkit.reports.fitting import Fit
 from ckptkit.reports.table import csv_rows
 from ckptkit.reports.text import shape_text
 from ckptkit.text import lazy_pattern
 
 if TYPE_CHECKING:
+    from ckptkit.operations.ls import Listing
     from ckptkit.operations.statistics import Statistics
 
 
