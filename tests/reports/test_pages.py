@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,122 +13,26 @@ import numpy as np
 import pytest
 
 import ckptkit
-from ckptkit.fixtures.sample import write_sample
-from ckptkit.model_io.results import OutputResult
-from ckptkit.operations.check.report import Report
-from ckptkit.operations.findings import Finding
-from ckptkit.operations.localize.values import Layer, Localization, VariableGap
-from ckptkit.reports import findings_html, listing_html, tensor_html
+from ckptkit.cli.report_options import OFFERS
 from ckptkit.reports import map as map_report
-from ckptkit.reports.check import html as check_html
-from ckptkit.reports.diff import html as diff_html
-from ckptkit.reports.findings import SCAN
-from ckptkit.reports.history import html as history_html
 from ckptkit.reports.page import frame
 from ckptkit.reports.page.sections import column, table
 from support.browser import DOWN, ENTER, TAB, Page, browser, missing
-from support.command_line import ckptkit as run
-from support.weights import Array, write_bundle
+from support.pages import MARKUP, NAMES, command_of, write_pages
+from support.weights import write_bundle
 
-MARKUP = "evil</script><img src=x onerror=document.title='broken'>/w"
-DIRECTION = "\u202egnp.exe\u2066/w"
-LONG = "long" * 2500 + "/w"
-HOSTILE = (MARKUP, DIRECTION, LONG)
 AXE = "axe-core@4.10.3"
-
-
-def localized() -> Report:
-    """Return a check whose third layer is to blame, and whose last inherits its error."""
-
-    def result(needed: float, status: str) -> OutputResult:
-        return OutputResult("y", status, n=10, n_bad=int(needed > 0), needed=needed)
-
-    layers = []
-    for order, (name, alone, inherited) in enumerate(
-        [("embed", 0.0, 0.0), (MARKUP, 1e-7, 1e-7), ("norm", 0.3, 0.3), ("head", 1e-7, 0.2)]
-    ):
-        layers.append(
-            Layer(
-                *(name, name, name, "Dense", "float32", order),
-                result(inherited, "differs" if inherited > 1e-3 else "within"),
-                result(alone, "differs" if alone > 1e-3 else "within"),
-                (VariableGap(f"{name}/kernel", alone > 1e-3, "changed"),),
-            )
-        )
-    found = Finding("error", "restore.missing", "model.keras", f"no value for {DIRECTION}")
-    return Report(
-        "model.keras",
-        "against",
-        "reference.keras",
-        run_findings=(found, replace(found, severity="note")),
-        localization=Localization(True, "isolated", tuple(layers), known=4),
-    )
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a page of every kind; names of tensors are hostile where a file can have them."""
-    folder = tmp_path_factory.mktemp("pages")
-    rng = np.random.default_rng(3)
-    arrays: dict[str, Array] = {
-        f"layer_{i}/{name}": rng.standard_normal((6, 5)).astype("f4")
-        for i in range(9)
-        for name in ("kernel", "kernel/Adam")
-    } | {name: rng.standard_normal(8).astype("f4") for name in HOSTILE}
-    arrays["deep/kernel"] = rng.standard_normal((3, 3, 60, 8)).astype("f4")
-    arrays["deep/kernel"][0, 0, 2, 1] = np.nan
-    other = {name: values * 1.01 for name, values in arrays.items()}
-    old, new = write_bundle(folder / "old", arrays), write_bundle(folder / "new", other)
-    run_folder = folder / "run"
-    run_folder.mkdir()
-    for step in range(4):
-        write_bundle(run_folder / f"ckpt-{step}", {n: v + step for n, v in arrays.items()})
-    write_sample(folder / "sample")
-    damaged = folder / "sample" / "run" / "ckpt-2.data-00000-of-00001"
-    damaged.write_bytes(damaged.read_bytes()[:-9])
-    makers: dict[str, Callable[[], Iterator[str]]] = {
-        "ls": lambda: listing_html.lines([ckptkit.ls(old, stats=True)]),
-        "ls-several": lambda: listing_html.lines([ckptkit.ls(old), ckptkit.ls(new)], ["no such"]),
-        "ls-model": lambda: listing_html.lines([ckptkit.ls(folder / "sample" / "export")]),
-        "show": lambda: tensor_html.lines(
-            [ckptkit.show(old, name) for name in ("deep/kernel", MARKUP)]
-        ),
-        "diff": lambda: diff_html.lines(ckptkit.diff(old, new)),
-        "history": lambda: history_html.lines(ckptkit.history(run_folder, cache=False)),
-        "verify": lambda: findings_html.lines([ckptkit.verify(folder / "sample", recursive=True)]),
-        "scan": lambda: findings_html.lines([ckptkit.scan(folder / "sample/export")], SCAN),
-        "check": lambda: check_html.lines(localized()),
-    }
-    files = {}
-    for name, maker in makers.items():
-        files[name] = folder / f"{name}.html"
-        files[name].write_text("\n".join(maker()), "utf-8")
-    after, policy = folder / "sample" / "after.keras", folder / "policy.toml"
-    policy.write_text('[model]\nmax-parameters = 3\n[verify]\n[golden]\npath = "none"\n', "utf-8")
-    (folder / "moved").mkdir()
-    moved = {f"x/{name}": values for name, values in arrays.items() if name != LONG}
-    target = write_bundle(folder / "moved" / "ckpt-1", moved)
-    calls = {
-        "convert": ["convert", new, folder / "w.safetensors", "--cast", "float32=float16"],
-        "plan": ["convert", new, folder / "w.ckpt", "--like", target, "--dry-run"],
-        "map": ["map", old, target],
-        "gate": ["gate", after, "--policy", policy],
-        "needs": ["needs", after, new],
-        "thin": ["thin", run_folder, "--keep-slots", "last:1", "--dry-run"],
-        "inventory": ["ls", "-r", folder / "moved"],
-    }
-    for name, call in calls.items():
-        files[name] = folder / f"{name}.html"
-        done = run(*call, "--html", files[name])
-        assert done.code in (0, 1, 2) and files[name].exists(), done.err
-    return files
+    return write_pages(tmp_path_factory.mktemp("pages"))
 
 
-TABLES = ("convert", "plan", "map", "gate", "needs", "thin", "inventory")
-NAMES = (
-    *("ls", "ls-several", "ls-model", "show", "diff", "history", "verify", "scan", "check"),
-    *TABLES,
-)
+def test_every_command_that_has_a_page_is_here() -> None:
+    offered = {command for command, offer in OFFERS.items() if "html" in offer.formats}
+    assert {command_of(name) for name in NAMES} == offered
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +76,7 @@ def test_nothing_but_the_page_itself(name: str, tab: Page, pages: dict[str, Path
     tab.open(pages[name])
     assert tab.js("return performance.getEntriesByType('resource').length") == 0
     assert tab.js("return document.querySelectorAll('img').length") == 0
-    command = {"plan": "convert", "inventory": "ls"}.get(name, name.partition("-")[0])
-    assert tab.js("return document.title").endswith(f"ckptkit {command}")
+    assert tab.js("return document.title").endswith(f"ckptkit {command_of(name)}")
     shown = str(tab.js("return document.body.innerText"))
     assert "\u202e" not in shown and "\u2066" not in shown
     assert tab.console() == []
