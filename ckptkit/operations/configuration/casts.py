@@ -7,7 +7,7 @@ Keras 3 writes how a mask comes about, where one is passed from layer to layer; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ckptkit.operations.configuration.calls import TensorOf
@@ -81,6 +81,8 @@ def _is_done_anyway(name: str, layers: Sequence[ConfigNode]) -> bool:
 def _computes_in(layer: ConfigNode) -> object:
     """Return the dtype that a layer casts to: of a policy, that of its computation."""
     policy = layer.settings.get("dtype", "float32")
+    if isinstance(policy, Mapping):  # with settings of its own, or a policy for each layer
+        policy = policy.get("class")
     if not isinstance(policy, str):
         return policy
     return policy.rpartition(_QUANTIZED)[2].removeprefix(_MIXED)

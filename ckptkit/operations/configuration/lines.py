@@ -9,7 +9,7 @@ One line of JSON per layer, keys sorted, no spaces, ASCII; the lines sorted, "\\
     feeds, masks, arguments    how a functional model calls it: [layer, call, output], and what it
                                is passed by, where that is a name (these sorted); constants
     inputs, outputs            of a functional model; of a dictionary with its keys
-    code       SHA-256 of Python code, by setting
+    code       SHA-256 of what Python code says (`python_code`), by setting
     compiled   of the model: how it was compiled, where the file says it
 
 A name that Keras made up is "#Class:N", N in the order of the numbers that Keras gave.

@@ -8,8 +8,9 @@ keras/src/legacy/saving/serialization.py).  In the canonical form
 - a setting that has its default is left out, so that files of before and after there was one agree;
 - a number that a float32 holds is the shortest decimal that it is the float32 of (a learning rate
   of 0.001 is saved as 0.0010000000474974513), and 1.0 is 1;
-- tuples, shapes and arrays are lists; a dtype policy is its name; a function is its name; an
-  initializer or loss without settings is the name of its class, `glorot_uniform` as well;
+- tuples, shapes and arrays are lists; a dtype policy without settings is its name; a function is
+  its name; an initializer or loss without settings is the name of its class, `glorot_uniform` as
+  well;
 - what Keras makes up is left out: names that count, modules, shared object ids, the build.
 """
 
@@ -21,9 +22,10 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptkit.operations.configuration.defaults import class_of_word, defaults_of, folded, one_name
+from ckptkit.operations.configuration.python_code import digest_of_code
 
 Settings = dict[str, Any]
 
@@ -33,6 +35,14 @@ VOCABULARY = "vocabulary"
 _OF_THE_WORDS = frozenset({"vocabulary_size", "has_vocabulary", "has_input_vocabulary"})
 # How optimizers of Keras 2 are run; they choose it by themselves, from the machine.
 _OF_THE_MACHINE = frozenset({"jit_compile", "is_legacy_optimizer"})
+# What the name of a dtype policy is made of.
+_OF_THE_NAME = frozenset({"name", "mode", "source_name"})
+# How a layer of dtype int8 or float8 is quantized where nothing is said of it, as by Keras before
+# there was such a setting (keras/src/layers/core/dense.py, `_int8_build`).
+_QUANTIZED_ANYWAY = (
+    {"class": "Int8QuantizationConfig", "activation_quantizer": "AbsMaxQuantizer"},
+    {"class": "Float8QuantizationConfig"},
+)
 CODE = "<lambda>"  # as Keras 2 wrote every function without a name
 _ARRAYS = ("__numpy__", "__tensor__")
 _GENERATION = re.compile(r"V[123]$")
@@ -110,6 +120,10 @@ def settings_of(
             found[key] = plain
     if "merge_mode" in config:  # Bidirectional
         _without_mirror(found)
+    if found.get("lora_rank") is not None:  # keras/src/layers/core/dense.py, `enable_lora`
+        found.setdefault("lora_alpha", found["lora_rank"])
+    if found.get("quantization_config") in _QUANTIZED_ANYWAY:
+        del found["quantization_config"]
     told_otherwise = {"name", *left_out}
     return found, {key: value for key, value in defaults.items() if key not in told_otherwise}
 
@@ -208,8 +222,9 @@ def canonical(value: Any, key: str = "") -> Any:
         value: as JSON has it.
         key: the name of the setting, which tells what a word or an object of Keras 2 is.
     """
-    if code_digest(value) is not None:
-        return CODE
+    function = _function_in(value)
+    if function is not None:
+        return _canonical_function(function)
     if key == "dtype":
         return _dtype(value)
     if key == "reduction" and value == "auto":  # Keras 2, which means this one by it
@@ -238,11 +253,14 @@ def _dtype(value: Any) -> Any:
         inner = value.get("config")
         if not isinstance(inner, Mapping):
             return canonical(inner)
-        if isinstance(inner.get("name"), str):
-            return inner["name"]
-        if inner.get("mode") and inner.get("source_name"):
+        name = inner.get("name")
+        if not isinstance(name, str) and inner.get("mode") and inner.get("source_name"):
             # the class's own name of it, `int8_from_float32`, is put together so
-            return f"{inner['mode']}_from_{inner['source_name']}"
+            name = f"{inner['mode']}_from_{inner['source_name']}"
+        if isinstance(name, str):
+            kind, module = str(value.get("class_name")), str(value.get("module") or "")
+            settings, _ = settings_of(kind, module, inner, "dtype_policies", _OF_THE_NAME)
+            return {"class": name, **settings} if settings else name
         return {"class": class_of(str(value.get("class_name"))), **_each(inner, "")}
     return value
 
@@ -297,35 +315,52 @@ def _number(value: float) -> float | int:
     return value
 
 
-def code_digest(value: Any) -> str | None:
-    """Return the SHA-256 of the code of a function without a name; None of any other value.
+class _LambdaFunction(NamedTuple):
+    """A function without a name: its code in base64, values of arguments and of free variables."""
 
-    Keras 3 writes `{"class_name": "__lambda__", "config": {"code", …}}` or, in `.h5`, a list of the
-    bytes in base64, default arguments and closure; the bytes are marshalled, so a "c" leads them,
+    code: Any
+    defaults: Any
+    closure: Any
+
+
+def _function_in(value: Any) -> _LambdaFunction | None:
+    """Return a function without a name; None of any other value.
+
+    Keras 3 writes `{"class_name": "__lambda__", "config": {"code", "defaults", "closure"}}` or, as
+    Keras 1 and 2 do in `.h5`, a list of these three; the code is marshalled, so a "c" leads it,
     with or without the highest bit.
     """
     if isinstance(value, Mapping) and value.get("class_name") == "__lambda__":
         config = value.get("config")
-        code = config.get("code") if isinstance(config, Mapping) else None
-        return _sha256(code)
+        if not isinstance(config, Mapping):
+            return _LambdaFunction(None, None, None)
+        return _LambdaFunction(config.get("code"), config.get("defaults"), config.get("closure"))
     if isinstance(value, Mapping) and set(value) == {"value"}:
         value = value["value"]
     if not isinstance(value, list) or len(value) != 3 or not isinstance(value[0], str):
         return None
     looks = len(value[0]) > 40 and value[0].startswith(("4w", "Y"))
-    return _sha256(value[0]) if looks else None
+    return _LambdaFunction(*value) if looks else None
 
 
-def _sha256(code: Any) -> str:
-    text = "".join(code.split()) if isinstance(code, str) else json.dumps(code, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _canonical_function(function: _LambdaFunction) -> Any:
+    """Return a function by the values that its code uses; the code itself is told otherwise."""
+    values = {"defaults": canonical(function.defaults), "closure": canonical(function.closure)}
+    kept = {key: value for key, value in values.items() if value}
+    return {"class": CODE, **kept} if kept else CODE
+
+
+def _digest_of(code: Any) -> str:
+    if isinstance(code, str):
+        return digest_of_code(code)
+    return hashlib.sha256(json.dumps(code, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def codes_in(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (path, SHA-256) of each code of a function without a name in a config."""
-    digest = code_digest(value)
-    if digest is not None:
-        yield path, digest
+    """Yield (path, digest) of the code of each function without a name in a config."""
+    function = _function_in(value)
+    if function is not None:
+        yield path, _digest_of(function.code)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from codes_in(item, f"{path}.{key}" if path else str(key))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import marshal
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -352,15 +354,87 @@ def test_a_case_of_junit_fails_for_what_differs_beside_the_weights(tmp_path: Pat
     assert 'failures="0"' in run(NEWEST, NEWEST, "--config", "--format", "junit").stdout
 
 
-def test_other_python_code_is_said(tmp_path: Path) -> None:
-    def model(code: str) -> Config:
-        function = {"class_name": "__lambda__", "config": {"code": code, "defaults": None}}
-        return _sequential({"class_name": "Lambda", "config": {"name": "l", "function": function}})
+def _lambda(code: str, **values: Any) -> Config:
+    given: Config = {"code": code, "defaults": None, "closure": None, **values}
+    function = {"class_name": "__lambda__", "config": given}
+    return _sequential({"class_name": "Lambda", "config": {"name": "l", "function": function}})
 
-    assert changes(model("4wAA"), model("4wAA\n")) == []
-    assert changes(model("4wAA"), model("4wAB")) == [
-        "l: the Python code of function has other bytes"
+
+def _code(source: str, place: str = "train.py", version: int = 4) -> str:
+    found = eval(compile(source, place, "eval"))
+    return base64.b64encode(marshal.dumps(found.__code__, version)).decode()
+
+
+def test_other_python_code_is_said() -> None:
+    assert changes(_lambda("4wAA"), _lambda("4wAA\n")) == []
+    said = ["l: the Python code of function has other bytes"]
+    assert changes(_lambda("4wAA"), _lambda("4wAB")) == said
+    doubled = _lambda(_code("lambda x: x * 2"))
+    for other in ("lambda x: x * 3", "lambda x: x + 2", "lambda x: x * 2.0", "lambda x, y: x * 2"):
+        assert changes(doubled, _lambda(_code(other))) == said
+
+
+def test_one_function_is_one_however_it_was_written() -> None:
+    # what is written once and referred to depends on the version of marshal as on the process
+    source = "lambda x: [x * 2, (lambda y: y in {'a', 'b', 'relu'})(x), -1j, 1 << 70, None, b'a']"
+    one = _lambda(_code(source))
+    for other in (_code(source, version=2), _code("\n\n" + source, "elsewhere/other.py")):
+        assert other != _code(source)
+        assert changes(one, _lambda(other)) == []
+        assert _lines(one) == _lines(_lambda(other))
+
+
+def test_the_values_that_a_function_uses_are_compared() -> None:
+    code = _code("lambda x, k=2: x * k")
+    one, other = (_lambda(code, defaults=[value]) for value in (2, 3))
+    assert changes(one, other) == ["l: function.defaults [2] → [3]"]
+    assert _lines(one) != _lines(other)
+    assert changes(_lambda(code), _lambda(code, closure=[1.5])) == [
+        "l: function.closure (not set) → [1.5]"
     ]
+    long = "4w" + "A" * 60
+    in_h5 = {"class_name": "Lambda", "config": {"name": "l", "function": [long, [2], None]}}
+    assert changes(_lambda(long, defaults=[2]), _sequential(in_h5)) == []
+
+
+def test_settings_of_a_dtype_policy_are_compared() -> None:
+    def model(**settings: Any) -> Config:
+        policy = {
+            "module": "keras.dtype_policies",
+            "class_name": "QuantizedFloat8DTypePolicy",
+            "config": {"mode": "float8", "source_name": "float32", **settings},
+        }
+        return _sequential(_dense("d", dtype=policy))
+
+    assert changes(model(amax_history_length=1024), model()) == []
+    assert changes(model(), model(amax_history_length=512)) == [
+        "d: dtype.amax_history_length (not set) → 512"
+    ]
+
+
+def test_a_quantized_layer_says_what_older_versions_do_without_saying() -> None:
+    def quantized(name: str, **settings: Any) -> Config:
+        value = {"module": "keras.quantizers", "class_name": name, "config": settings}
+        return _sequential(_dense("d", quantization_config=value))
+
+    def of_quantizer(epsilon: float) -> Config:
+        settings = {"value_range": [-127, 127], "epsilon": epsilon, "output_dtype": "int8"}
+        return {"module": "keras.quantizers", "class_name": "AbsMaxQuantizer", "config": settings}
+
+    int8 = quantized("Int8QuantizationConfig", activation_quantizer=of_quantizer(1e-7))
+    other = quantized("Int8QuantizationConfig", activation_quantizer=of_quantizer(1e-3))
+    older = _sequential(_dense("d", quantization_config=None))
+    assert changes(older, int8) == changes(older, quantized("Float8QuantizationConfig")) == []
+    assert changes(int8, other) and changes(older, quantized("Int4QuantizationConfig"))
+
+
+def test_the_scale_of_low_rank_updates_is_their_rank_unless_it_is_given() -> None:
+    def model(**settings: Any) -> Config:
+        return _sequential(_dense("d", **settings))
+
+    older, newer = model(lora_rank=2), model(lora_rank=2, lora_alpha=2)
+    assert changes(older, newer) == [] and _lines(older) == _lines(newer)
+    assert changes(older, model(lora_rank=2, lora_alpha=8.0)) == ["d: lora_alpha 2 → 8"]
 
 
 @pytest.mark.parametrize(
