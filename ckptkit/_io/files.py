@@ -22,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
@@ -265,11 +266,21 @@ class Handle:
         """Return the state of the content now; raises OSError."""
         return _state(os.fstat(self.fd))
 
+    def lent(self, offset: int, nbytes: int, until: int = 0) -> memoryview | None:
+        """Return bytes that are in memory, or wait for them; at least one, at most `nbytes`.
+
+        until: as of `read_into`.  Returns None where they must be read into a buffer.
+        """
+        return None
+
     def will_be_read(self, spans: Sequence[tuple[int, int]]) -> None:
         """Take note that (offset, nbytes) are read soon, by many small reads in any order."""
 
-    def will_be_read_on(self) -> None:
-        """Take note that who reads it does so to its end."""
+    def will_be_read_on(self, then: Handle | None) -> None:
+        """Take note that who reads it does so to its end, and then reads another to its end."""
+
+    def begin(self) -> None:
+        """Begin to fetch what will be read on, where it is not of this machine."""
 
     def __del__(self) -> None:
         if self.fd >= 0:
@@ -467,14 +478,18 @@ def expect_reads(path: Path, spans: Sequence[tuple[int, int]]) -> None:
         _handle(path).will_be_read(spans)
 
 
-def expect_whole(path: Path) -> None:
-    """Say that a file will be read to its end, in order.
+def expect_whole(paths: Iterable[Path]) -> None:
+    """Say that files will be read to their ends, one after the other, and in order.
 
-    Of a file elsewhere what comes next is fetched without waiting for signs of it.  Raises what
-    opening the file raises.
+    Of files elsewhere what comes next is fetched without waiting for signs of it, from now on.
+    Raises what opening a file raises.
     """
-    if isinstance(path, SourcePath):
-        _handle(path).will_be_read_on()
+    handles = [_handle(path) for path in paths if isinstance(path, SourcePath)]
+    if handles:
+        for handle, then in pairwise(handles):
+            handle.will_be_read_on(then)
+        handles[-1].will_be_read_on(None)
+        handles[0].begin()
 
 
 def close_handles(paths: Iterable[Path] | None = None) -> None:
@@ -561,6 +576,17 @@ class Extent:
         except OSError as error:  # a bad sector, a network that went away
             raise os_error(self._path, error) from error
         bytes_read(len(buffer))
+
+    def lent(self, start: int, nbytes: int) -> memoryview | None:
+        """Return bytes from byte `start` of the range on where they lie, at most `nbytes`.
+
+        Returns None where they must be read (`read_into`); raises as that does.
+        """
+        nbytes = min(nbytes, self._end - self._offset - start)
+        lent = self._handle.lent(self._offset + start, nbytes, self._end)
+        if lent is not None:
+            bytes_read(len(lent))
+        return lent
 
     def _fill(self, start: int, buffer: memoryview) -> None:
         offset, nbytes = self._offset + start, len(buffer)

@@ -145,13 +145,17 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Listener(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with 5, what opens 16 connections at once waits a second for some
+
+
 @contextmanager
 def serving(folder: Path, delay_s: float = 0.0) -> Iterator[Server]:
     """Serve the files of a folder on a port of this machine while the block runs."""
     served = Server(folder)
     served.delay_s = delay_s
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(served))
-    listener.daemon_threads = True
+    listener = _Listener(("127.0.0.1", 0), _handler(served))
     served.url = f"http://127.0.0.1:{listener.server_address[1]}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
     thread.start()

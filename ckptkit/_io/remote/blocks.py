@@ -28,7 +28,7 @@ BLOCK = 1 << 14  # bytes; of runs in any order no more than two halves of one co
 _LEAST = 1 << 16  # of a request; larger ones fetch more of the values between scattered headers
 SMALL_OBJECT = 1 << 19  # comes whole: another trip takes longer than its bytes
 MAX_REQUEST = 4 << 20
-WINDOW = 80 << 20  # asked for ahead of one who reads on: a few requests always wait for their turn
+WINDOW = 96 << 20  # asked for ahead of one who reads on: a few requests always wait for their turn
 _LEAST_WINDOW = 16 << 20  # of each, where many read on
 _AHEAD = 32 << 20  # asked for ahead of one who seems to read on, and may stop
 _STREAMS = 8  # that read on in one object at a time
@@ -36,7 +36,7 @@ _FOLLOWING = 2  # runs of known ends that follow one another show that more will
 _GAP = 2 * _LEAST  # between two spans that one request brings
 MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
 _KEPT = 128 << 20  # bytes of all objects together
-_UNREAD = 96 << 20  # of them, not read yet
+_UNREAD = 112 << 20  # of them, not read yet
 _READING_ON = 1 << 20  # bytes in a row that show that somebody reads on
 
 
@@ -141,7 +141,9 @@ class ObjectBytes:
         self._streams: list[_ReadingOn] = []
         self._start = start
         self._copy: Handle | ArrivingCopy | None = None
-        self.will_be_read_on = False  # to its end
+        self._is_read_on = False  # to its end
+        self._next: ObjectBytes | None = None
+        self._was_read = False  # beyond what came with its state
         weakref.finalize(self, _drop_all, self._by_block).atexit = False
 
     def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> None:
@@ -162,20 +164,42 @@ class ObjectBytes:
                     raise RemoteChanged(self.key)  # somebody cut the copy short
                 done += count
             return
-        if offset + nbytes <= len(self._start):
-            buffer[:] = self._start[offset : offset + nbytes]
-            return
-        ahead = self._read_ahead(offset, nbytes, until)
+        if offset < len(self._start):
+            done = min(len(self._start) - offset, nbytes)
+            buffer[:done] = memoryview(self._start)[offset : offset + done]
+            if done == nbytes:
+                return
+        ahead = max(offset + nbytes, self._read_ahead(offset, nbytes, until))
         while done < nbytes:
-            at = offset + done
-            end = min(at + WINDOW, max(offset + nbytes, ahead), self.state.size)
-            chunk = self._chunks(at, max(end, at + 1))
-            data = chunk.data.result()
-            skip = at - chunk.first * BLOCK
-            count = min(len(data) - skip, nbytes - done)
-            buffer[done : done + count] = memoryview(data)[skip : skip + count]
-            _kept.use(chunk, at + count)
-            done += count
+            part = self._part(offset + done, nbytes - done, ahead)
+            buffer[done : done + len(part)] = part
+            done += len(part)
+
+    def lent(self, offset: int, nbytes: int, until: int = 0) -> memoryview | None:
+        """Return bytes from `offset` on where they lie, at most `nbytes`; None where in a file.
+
+        Raises as `read_into` does.
+        """
+        if self._copy is not None:
+            return None
+        if offset < len(self._start):
+            return memoryview(self._start)[offset : offset + nbytes]
+        step = min(nbytes, MAX_REQUEST)
+        ahead = max(offset + step, self._read_ahead(offset, step, until))
+        return self._part(offset, nbytes, ahead)
+
+    def _part(self, at: int, nbytes: int, ahead: int) -> memoryview:
+        """Return bytes from `at` on, at most `nbytes`, of one answer; all up to `ahead` is asked
+        for."""
+        end = min(at + WINDOW, ahead, self.state.size)
+        chunk = self._chunks(at, max(end, at + 1))
+        if self._next is not None and ahead >= self.state.size:
+            self._next.begin()
+        data = chunk.data.result()
+        skip = at - chunk.first * BLOCK
+        part = memoryview(data)[skip : skip + nbytes]
+        _kept.use(chunk, at + len(part))
+        return part
 
     def use_copy(self, copy: Path) -> None:
         """Read from a file of this machine, which holds all bytes; raises OSError."""
@@ -197,6 +221,36 @@ class ObjectBytes:
         if stop <= len(self._start):
             return self._start[start:stop]
         return fetched(self.source, self.key, start, stop, self.state)
+
+    def will_be_read_on(self, then: ObjectBytes | None) -> None:
+        """Take note that all of it will be read, in order.
+
+        then: what is read to its end after it, and so begun as soon as all of this is on its way.
+        """
+        self._is_read_on, self._next = True, then
+
+    def begin(self) -> None:
+        """Begin to fetch what will be read on, as far as there is room.
+
+        The more of it is asked for before anything else is done, the fewer trips are waited for.
+        """
+        begun: ObjectBytes | None = self
+        while begun is not None and begun._begin():
+            begun = begun._next
+
+    def _begin(self) -> bool:
+        """Ask for as much as there is room for; return whether that is all."""
+        start, size = len(self._start), self.state.size
+        if self._copy is not None or start >= size:
+            return True
+        with _kept.lock:
+            # Who reads it is read ahead of already.
+            if self._was_read or _kept.unread_bytes + _LEAST_WINDOW > _UNREAD:
+                return False
+            stop = self._read_ahead(start, 0, 0)
+            if start < stop:
+                self._chunks(start, stop)
+        return stop >= size
 
     def fetch(self, spans: Sequence[tuple[int, int]]) -> None:
         """Begin to fetch what will be read piecemeal, as far as it is little enough.
@@ -221,12 +275,13 @@ class ObjectBytes:
     def _read_ahead(self, offset: int, nbytes: int, until: int) -> int:
         """Return up to which byte is fetched, by what was read so far.  Threads take turns."""
         size, end = self.state.size, offset + nbytes
+        self._was_read = self._was_read or bool(nbytes)
         if size <= SMALL_OBJECT:
             return size
         with _kept.lock:
             stream = self._stream(offset)
             reads_on = stream.add(offset, nbytes, until)
-            known = size if self.will_be_read_on else until
+            known = size if self._is_read_on else until
             wanted = max(min(stream.run, _AHEAD) if reads_on else 0, known - end)
             if wanted <= 0:
                 return end

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ckptkit._io.files import ELSEWHERE, FileState, Handle, SourcePath
 from ckptkit._io.pointers import MAX_POINTER_BYTES, pointer_in
@@ -22,6 +22,8 @@ from ckptkit._io.remote.blocks import ObjectBytes
 from ckptkit._io.remote.objects import ObjectState, RemoteChanged
 from ckptkit._io.remote.snapshot import Snapshot
 from ckptkit.errors import ChangedError, PathNotFoundError, UnsupportedError
+
+T = TypeVar("T")
 
 # Files that make a directory one to look into, where a server cannot list it; the second group is
 # asked for where none of the first is there.
@@ -227,10 +229,10 @@ class RemotePath(SourcePath):
 
         return wait
 
-    def unchanged_by(self, read: Callable[[], None]) -> None:
+    def unchanged_by(self, read: Callable[[], T]) -> T:
         """Read; raises ChangedError where the object turns out to be in another state."""
         try:
-            read()
+            return read()
         except RemoteChanged:
             self.snapshot.forget()
             raise ChangedError(self) from None
@@ -267,14 +269,20 @@ class RemoteHandle(Handle):
         self._path.unchanged_by(lambda: self._content.read_into(offset, buffer[:count], until))
         return count
 
+    def lent(self, offset: int, nbytes: int, until: int = 0) -> memoryview | None:
+        return self._path.unchanged_by(lambda: self._content.lent(offset, nbytes, until))
+
     def state_now(self) -> FileState:
         return self.state  # each answer was compared with it
 
     def will_be_read(self, spans: Sequence[tuple[int, int]]) -> None:
         self._path.unchanged_by(lambda: self._content.fetch(spans))
 
-    def will_be_read_on(self) -> None:
-        self._content.will_be_read_on = True
+    def will_be_read_on(self, then: Handle | None) -> None:
+        self._content.will_be_read_on(then._content if isinstance(then, RemoteHandle) else None)
+
+    def begin(self) -> None:
+        self._path.unchanged_by(self._content.begin)
 
 
 class _ObjectFile(io.RawIOBase):

@@ -19,7 +19,7 @@ from ckptkit.errors import CkptkitError
 
 T = TypeVar("T")
 
-IN_FLIGHT = 16  # requests at a time; more made no store faster
+IN_FLIGHT = 20  # requests at a time; more made no store faster
 TIMEOUT_S = 30.0  # without a byte
 CONNECT_TIMEOUT_S = 10.0
 TRIES = 6

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from ckptkit._io.crc32c import crc_of_repeated
-from ckptkit._io.files import expect_whole, file_size
+from ckptkit._io.files import expect_whole, file_size, is_local
 from ckptkit._io.places import can_list, entries_known
 from ckptkit._io.pool import bounded_map
 from ckptkit._io.progress import Progress
@@ -60,6 +60,8 @@ def verify_bundle(
     sample: of the tensors whose values are read; None for all, and what lies between.
     Raises PathNotFoundError, UnsupportedError, MissingDependencyError.
     """
+    if sample is None:
+        _begin(prefix)
     bundle, problems = survey(prefix)
     index = index_path(prefix)
     findings = (
@@ -73,11 +75,11 @@ def verify_bundle(
     if drawn is not None:
         plans = [_with_pieces_of(plan, drawn) for plan in plans]
     else:
-        for plan in plans:
-            expect_whole(plan.path)
+        expect_whole([plan.path for plan in plans])
+    graph = [*_graph(bundle)]  # while values that are elsewhere are on their way
     found, tensors, nbytes = checksum_findings(bundle, plans, executor, progress)
     sums = Check("checksums", (("tensor", tensors), ("byte", nbytes)), found)
-    checks = (Check("index", size, findings), data_check, sums, *_graph(bundle))
+    checks = (Check("index", size, findings), data_check, sums, *graph)
     not_checked = []
     if sample is not None and drawn is not None:
         not_checked.append(sample.left_out(len(bundle.specs)))
@@ -96,6 +98,19 @@ def verify_bundle(
         not_checked.append("what else lies beside it: the server lists no directories")
     unit = Unit(prefix, TENSOR_BUNDLE, checks, tuple(not_checked), tensors, nbytes, refusal)
     return unit, bundle
+
+
+def _begin(prefix: Path) -> None:
+    """Begin to fetch the values of a checkpoint elsewhere while its index is read.
+
+    Most have one data file, which needs no index to be found.
+    """
+    if is_local(prefix):
+        return
+    first = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
+    with suppress(CkptkitError, OSError):  # which whoever reads it is told
+        if first.is_file():
+            expect_whole([first])
 
 
 # --- entries -------------------------------------------------------------------------------------

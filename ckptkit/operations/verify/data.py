@@ -220,7 +220,7 @@ class _Reader:
         self.batch = batch
         self.total = sum(nbytes for _index, nbytes in batch.parts)
         self.extent = Extent(batch.path, batch.offset, self.total)
-        self.buffer, self.address = _buffer()
+        self.buffer, self.address = _buffer()  # or what is lent in its place
         self.extend = _crc32c.unlocked_extend()
 
     def all(self) -> list[int]:
@@ -231,13 +231,25 @@ class _Reader:
             crc, left = 0, nbytes
             while left:
                 if at == loaded:
-                    start, loaded = loaded, min(self.total, loaded + READ_BYTES)
-                    self.extent.read_into(start, self.buffer[: loaded - start].data)
+                    start, loaded = loaded, loaded + self._load(loaded)
                 step = min(left, loaded - at)
                 crc = self._extended(crc, at - start, step)
                 at, left = at + step, left - step
             crcs.append(crc)
         return crcs
+
+    def _load(self, start: int) -> int:
+        """Have the next bytes of the batch in the buffer; return how many."""
+        lent = self.extent.lent(start, self.total - start)
+        if lent is not None:
+            import numpy as np  # here: most batches are read into a buffer that is there
+
+            self.buffer = np.frombuffer(lent, np.uint8)
+            self.address = int(self.buffer.ctypes.data)
+            return len(lent)
+        count = min(self.total - start, READ_BYTES)
+        self.extent.read_into(start, self.buffer[:count].data)
+        return count
 
     def _extended(self, crc: int, at: int, nbytes: int) -> int:
         if self.extend is not None and nbytes >= _UNLOCK_BYTES:

@@ -85,9 +85,7 @@ def verify_stream(
         if row.is_archive:
             not_checked.append("the checksums of members of the archive as wholes")
     else:
-        for shard in store.shards:
-            if shard not in store.missing_shards:
-                expect_whole(shard)
+        expect_whole([shard for shard in store.shards if shard not in store.missing_shards])
         found = _archive(row, path, executor, progress) if begun is None else begun.result()
         checks.extend(found.checks)
         sound = found.sound
