@@ -252,11 +252,24 @@ def _strange_zip(head: Head) -> CkptkitError:
         )
     if any(name.endswith("saved_model.pb") for name in names):
         return UnsupportedError("a zipped SavedModel", where=where, hint="unpack it first")
+    if any(name.endswith("/.data/extern_modules") for name in names):
+        return UnsupportedError(
+            "a package of torch.package, whose code and tensors are not read",
+            where=where,
+            hint="`torch.save(MODULE.state_dict(), 'weights.pt')` keeps the weights of what is in "
+            "it, which `torch.package.PackageImporter(FILE)` loads",
+        )
     if any(name.count("/") == 1 and name.endswith("/archive_format") for name in names):
         return UnsupportedError(
             "a program of torch.export, whose tensors are not read",
             where=where,
             hint="`torch.save(torch.export.load(FILE).state_dict, 'weights.pt')` keeps its weights",
+        )
+    if any(name.endswith("/.data/serialization_id") for name in names):
+        return FormatError(
+            where,
+            "a PyTorch file without data.pkl: saving it was not finished",
+            hint="save it again",
         )
     return UnsupportedError(
         "a zip archive that is neither .keras nor .npz",

@@ -20,6 +20,7 @@ import pytest
 
 import ckptkit
 from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
+from ckptkit.stores.constants import StoreOfConstants
 from ckptkit.stores.pytorch.old_form import MAGIC
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall, read_pickle
 from ckptkit.stores.pytorch.reader import open_pytorch
@@ -74,7 +75,41 @@ def test_ties_and_parts_are_told() -> None:
     assert "head.weight" in " ".join(open_pytorch(NEWEST / "state_dict.pt").notes)
     sparse = open_pytorch(NEWEST / "sparse.pt")
     assert "sparse is a sparse tensor" in " ".join(sparse.notes)
-    assert {"sparse.1.0", "sparse.1.1", "dense"} == set(sparse.specs)
+    assert {"sparse.indices", "sparse.values", "sparse.shape", "dense"} == set(sparse.specs)
+    assert tuple(sparse.read("sparse.shape")) == (3, 3)
+
+
+def test_tensors_of_one_storage_with_other_marks_are_two() -> None:
+    assert open_pytorch(NEWEST / "marked.pt").notes == ()
+
+
+def test_quantised_tensors_stand_for_what_torch_makes_of_them() -> None:
+    import hashlib
+
+    expected = json.loads((NEWEST / "expected.json").read_text(encoding="utf-8"))["numbers"]
+    store = open_pytorch(NEWEST / "quantised.pt")
+    assert isinstance(store, StoreOfConstants)
+    found = store.quantisations()
+    assert found.keys() == expected.keys()
+    for key, (_, _, digest) in expected.items():
+        numbers = found[key].numbers(0, store.read(key), store.specs[key].shape)
+        assert hashlib.sha256(numbers.tobytes()).digest()[:16].hex() == digest, key
+    assert (
+        "tensor is quantised: its integers are listed as they are stored, scale 0.0123"
+        in (store.notes[0])
+    )
+    shown = run("show", NEWEST / "quantised.pt", "channel").out
+    assert "3 scales along axis 0, 0.03 to 0.11, zero point 0 to 9" in shown
+
+
+def test_integers_with_other_scales_differ(tmp_path: Path) -> None:
+    was, scale = struct.pack("<d", np.float32(0.07)), struct.pack("<d", 0.08)
+    new = tmp_path / "new.pt"
+    with zipfile.ZipFile(NEWEST / "quantised.pt") as old, zipfile.ZipFile(new, "w") as archive:
+        for name in old.namelist():
+            archive.writestr(name, old.read(name).replace(was, scale))
+    found = run("diff", NEWEST / "quantised.pt", new)
+    assert found.code == 1 and "1 changed" in found.out and "2 equal" in found.out
 
 
 def test_forms_that_are_not_read_are_named() -> None:
@@ -520,7 +555,7 @@ def test_parameters_without_values_are_named() -> None:
     )
 
 
-def test_tensors_that_modules_hold_as_plain_attributes_are_named() -> None:
+def test_tensors_that_modules_hold_as_plain_attributes_are_no_weights() -> None:
     """Those under a listed name as well, such as an LSTM's, are not; nor does a circle matter."""
     weight, stride = _vector(), _vector()
     inner = PickledCall(Global("models", "Layer"), ())
@@ -540,10 +575,11 @@ def test_tensors_that_modules_hold_as_plain_attributes_are_named() -> None:
         "circle": [module],
     }
     found = list_tensors(module, "a")
-    assert list(found.tensors) == ["w"]
+    assert list(found.tensors) == ["w", "layers.1.w", "stride", "0.scale.a.0"]
+    assert found.beside == set(found.tensors) - {"w"}
     assert found.notes == (
         "tensors that modules hold as plain attributes, which are in no state_dict(), "
-        "are not listed: layers.1.w, stride, 0.scale.a.0",
+        "are no weights: layers.1.w, stride, 0.scale.a.0",
     )
 
 
@@ -591,3 +627,42 @@ def test_weights_whose_names_extend_others_are_weights(tmp_path: Path) -> None:
     }
     opened = ckptkit.open(write_pytorch(tmp_path / "lstm.pt", arrays))
     assert {naming.role for naming in opened.names.values()} == {"weight"}
+
+
+def test_a_view_of_an_unknown_dtype_has_its_own_bytes(tmp_path: Path) -> None:
+    tensors = {
+        "part": TensorOfBytes(Storage("0", 12, ""), (2,), (1,), "complex32", offset=1),
+        "every_second": TensorOfBytes(Storage("0", 12, ""), (2,), (2,), "complex32"),
+    }
+    store = open_pytorch(write_archive(tmp_path / "a.pt", tensors, {"0": bytes(range(12))}))
+    found = {key: list(store.blocks(key)) for key in tensors}
+    assert [(start, bytes(data)) for start, data in found["part"]] == [(0, bytes(range(4, 12)))]
+    whole = b"".join(bytes(data) for _, data in found["every_second"])
+    assert whole == bytes([*range(4), *range(8, 12)])
+    pieces = [(start, bytes(data)) for start, data in store.blocks("every_second", 1)]
+    assert pieces == [(0, bytes(range(4))), (4, bytes(range(8, 12)))]
+
+
+def test_a_tensor_that_is_a_key_is_named() -> None:
+    key = _vector()
+    assert list_tensors({"map": {key: 1}}, "a").notes == (
+        "tensors that are keys of a dict are not listed: map",
+    )
+    assert list_tensors({"map": {key: 1}, "group": [key]}, "a").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ("net/.data/extern_modules net/net/model.pkl net/.data/serialization_id", "torch.package"),
+        ("net/version net/.data/serialization_id", "saving it was not finished"),
+        ("net/archive_format net/.data/serialization_id", "torch.export"),
+    ],
+)
+def test_archives_of_torch_that_are_no_tensors_are_named(
+    tmp_path: Path, members: str, said: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
+        for name in members.split():
+            archive.writestr(name, b"1")
+    assert said in refused("ls", tmp_path / "net.pt")

@@ -43,8 +43,10 @@ def _rebuild() -> None: ...
 class TensorOfBytes(Tensor):
     """A call of `torch._utils._rebuild_tensor_v3`, of newer dtypes; its storage has no dtype."""
 
-    def __init__(self, storage: Storage, size: Any, stride: Any, dtype: str) -> None:
-        super().__init__(storage, 0, size, stride)
+    def __init__(
+        self, storage: Storage, size: Any, stride: Any, dtype: str, offset: int = 0
+    ) -> None:
+        super().__init__(storage, offset, size, stride)
         self.arguments = *self.arguments, _Global("torch", dtype)
 
     def __reduce__(self) -> Any:

@@ -19,6 +19,7 @@ from ckptkit.align.matching import Match, TensorSet, align
 from ckptkit.align.rules import Rule
 from ckptkit.align.transforms import Reshape, Transform, Transpose
 from ckptkit.align.types import basis
+from ckptkit.dtypes import kind
 from ckptkit.operations.convert.value_stores import ValueSource, cast_source, transform_source
 from ckptkit.operations.diff.carried_store import CarriedStore
 from ckptkit.operations.diff.compared_sides import ComparedSides, Numbers, NumbersOfSides
@@ -234,7 +235,7 @@ def quantisation_hint(
     scales = stored.quantisation.scales
     how = f"{stored.dtype}, {count_text(len(scales), 'scale')}"
     spec = (change.old, change.new)[at].spec
-    is_whole = stored.dtype.startswith(("int", "uint"))  # whose steps are all as wide
+    is_whole = kind(stored.dtype) in ("int", "uint")  # whose steps are all as wide
     if spec.size > MAX_TRIED or stored.transform.part or not spec.size or not is_whole:
         return f"{how}: compared by what its integers stand for"
     steps = _steps(stores, change, stored, at)

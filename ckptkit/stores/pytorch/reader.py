@@ -19,21 +19,28 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptkit._io.files import file_size, read_exact
-from ckptkit.dtypes import DTYPES, itemsize
+from ckptkit.dtypes import DTYPES, itemsize, kind, numpy_dtype
 from ckptkit.errors import FormatError, UnknownTensorError, UnsupportedError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, StoredNames, TensorSpec
+from ckptkit.stores.constants import ConstantUse, Quantisation, checked
 from ckptkit.stores.containers import zip_archive
 from ckptkit.stores.containers.encoded_array import EncodedArray, Encoding
 from ckptkit.stores.containers.member_source import SequentialMember, member_source
 from ckptkit.stores.pytorch.numpy_arrays import PickledArray
-from ckptkit.stores.pytorch.old_form import MAGIC, read_old_form, read_old_names
+from ckptkit.stores.pytorch.old_form import MAX_MAGIC, is_old_form, read_old_form, read_old_names
 from ckptkit.stores.pytorch.pickle_machine import Pickle, read_as_far, read_pickle
-from ckptkit.stores.pytorch.tensors import SavedTensors, StridedTensor, list_tensors
+from ckptkit.stores.pytorch.tensors import (
+    QuantisedBy,
+    SavedTensors,
+    StridedTensor,
+    list_tensors,
+    storage_width,
+)
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import list_text
@@ -45,15 +52,21 @@ PICKLE = "data.pkl"
 _BROKEN = 1 << 26  # bytes of a file of before 1.6 that are looked at where it is broken
 MAX_PICKLE = 1 << 30  # bytes; a million tensors take 200 MB
 _BITS = re.compile(r"[a-z]+(?P<bits>[1-9]\d{0,2})(_[a-z0-9]+?)?(_?x(?P<count>[1-9]))?")
+_PACKED = {"quint4x2": 2, "quint2x4": 4}  # elements in a byte; of other dtypes one is whole bytes
 _MAX_REPEATS = 1000  # of a storage's elements by strides of zero, as `expand` makes them
 
 
 class PytorchPart(NamedTuple):
-    """Where one tensor lies: the member of its storage, and which elements of it are its own."""
+    """Where one tensor lies: the member of its storage, and which elements of it are its own.
+
+    width: bytes that hold `packing` elements, which is one but for a few dtypes.
+    """
 
     member: zip_archive.Member
     tensor: StridedTensor
     is_contiguous: bool
+    width: int
+    packing: int = 1
 
 
 class PytorchArchive(NamedTuple):
@@ -129,13 +142,13 @@ class PytorchStore:
             elements = self._strided(spec, part).flat
             for start in range(0, spec.size, max_elements):
                 values = elements[start : min(spec.size, start + max_elements)]
-                yield start, _as_meant(values, part.tensor)
+                yield start * (1 if spec.dtype in DTYPES else part.width), _as_meant(values, part)
             return
         source = None
         if spec.nbytes == part.member.nbytes and self.is_zip:
             source = SequentialMember(self.path, part.member, 0)
         for start, values in self._encoded(spec, part, source).blocks(max_elements):
-            yield start, _as_meant(values, part.tensor)
+            yield start, _as_meant(values, part)
         if source is not None:
             source.finish()
 
@@ -148,8 +161,10 @@ class PytorchStore:
         if part.is_contiguous or not spec.size:
             values = self._encoded(spec, part, None).read(start, max(start, stop))
         else:
+            if spec.dtype not in DTYPES:
+                self._encoded(spec, part, None).read(start, max(start, stop))  # which is refused
             values = self._strided(spec, part).flat[start : max(start, stop)]
-        return _as_meant(values, part.tensor)
+        return _as_meant(values, part)
 
     def mappable(self, key: str) -> bool:
         """Whether the stored bytes are the values in native order."""
@@ -172,7 +187,7 @@ class PytorchStore:
         """Return a contiguous tensor's values; its elements lie one behind the other."""
         return EncodedArray(
             source or member_source(self.path, part.member),
-            part.tensor.offset * itemsize(spec.dtype),
+            part.tensor.offset * part.width // part.packing,
             spec.nbytes,
             spec.dtype,
             spec.size,
@@ -181,10 +196,13 @@ class PytorchStore:
         )
 
     def _strided(self, spec: TensorSpec, part: PytorchPart) -> Array:
-        """Return a tensor over the bytes between its first and its last element, all read."""
+        """Return a tensor over the bytes between its first and its last element, all read.
+
+        Elements are bytes without a meaning (`V4`), since numpy strides over no other dtype's.
+        """
         import numpy as np
 
-        tensor, width = part.tensor, itemsize(spec.dtype)
+        tensor, width = part.tensor, part.width
         count = _reach(tensor)
         if spec.size > _MAX_REPEATS * count:
             raise UnsupportedError(
@@ -192,23 +210,71 @@ class PytorchStore:
                 where=f"{self.path}:{spec.key}",
                 hint="save a copy of it: `tensor.clone()`",
             )
-        span = self._encoded(spec._replace(shape=(count,), nbytes=count * width), part, None).read(
-            0, count
-        )
+        span = spec._replace(shape=(count,), nbytes=count * width)
+        blocks = [values for _, values in self._encoded(span, part, None).blocks(count * width)]
         strides = tuple(step * width for step in tensor.stride)
         try:
-            return np.lib.stride_tricks.as_strided(span, tensor.shape, strides, writeable=False)
+            return np.lib.stride_tricks.as_strided(
+                blocks[0].view(f"V{width}"), tensor.shape, strides, writeable=False
+            )
         except ValueError as error:
             raise UnsupportedError(
                 f"numpy has no array of that shape: {error}", where=f"{self.path}:{spec.key}"
             ) from None
 
 
-def _as_meant(values: Array, tensor: StridedTensor) -> Array:
+@dataclass(frozen=True, slots=True)
+class QuantisedPytorchStore(PytorchStore):
+    """A PyTorch file with tensors whose integers stand for numbers; made by `open_pytorch`.
+
+    quantised: how they do, by key.  members: of the storages of scales and zero points.
+    """
+
+    quantised: Mapping[str, QuantisedBy] = field(default_factory=dict)
+    members: Mapping[str, zip_archive.Member] = field(default_factory=dict)
+
+    def quantisations(self) -> dict[str, Quantisation]:
+        """Return what the integers of tensors stand for; see `StoreOfConstants`."""
+        import numpy as np
+
+        found: dict[str, Quantisation] = {}
+        for key, (scale, zero, axis) in self.quantised.items():
+            if kind(self.specs[key].dtype) not in ("int", "uint"):
+                continue
+            scales = self._numbers(key, scale).astype(np.float64)
+            if not isinstance(scale, StridedTensor):  # torch multiplies by a float32 then
+                scales = scales.astype(np.float32).astype(np.float64)
+            quantisation = Quantisation(scales, self._numbers(key, zero), axis)
+            found[key] = checked(quantisation, self.specs[key], str(self.path))
+        return found
+
+    def uses(self) -> dict[str, ConstantUse]:
+        """Return nothing: the names are those of a model; see `StoreOfConstants`."""
+        return {}
+
+    def _numbers(self, key: str, value: float | StridedTensor) -> Array:
+        """Return a scale or zero point, or one for each channel, 1-D."""
+        import numpy as np
+
+        if not isinstance(value, StridedTensor):
+            return np.array([value])
+        member = self.members.get(value.storage.key)
+        spec, part = _checked(self.path, key, value, member)
+        if part.is_contiguous:
+            return self._encoded(spec, part, None).read(0, spec.size)
+        return _as_meant(self._strided(spec, part).flat[:], part)
+
+
+def _as_meant(values: Array, part: PytorchPart) -> Array:
     """Return values with the bits carried out that torch leaves for later.
 
-    Raises UnsupportedError where their dtype is not known.
+    values: of the tensor's dtype, or bytes without a meaning.  Raises UnsupportedError where their
+    dtype is not known.
     """
+    tensor = part.tensor
+    if values.dtype.kind == "V":
+        known = tensor.dtype in DTYPES
+        values = values.view(numpy_dtype(tensor.dtype) if known else "u1")
     if tensor.dtype not in DTYPES and (tensor.is_conjugated or tensor.is_negated):
         raise UnsupportedError(f"dtype {tensor.dtype} has no array form")
     if tensor.is_conjugated:
@@ -260,7 +326,7 @@ def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
         specs[name], parts[name] = _checked(path, name, tensor, member)
     for name, array in listing.arrays.items():
         specs[name] = TensorSpec(name, array.dtype, array.shape, len(array.data), 0)
-    return PytorchStore(
+    store = PytorchStore(
         path=path,
         specs=specs,
         structure=_names(specs, listing),
@@ -270,12 +336,21 @@ def store_of(path: Path, archive: PytorchArchive) -> PytorchStore:
         byteorder=byteorder,
         is_zip=is_zip,
     )
+    if not listing.quantised:
+        return store
+    values = {each.name: getattr(store, each.name) for each in fields(store)}
+    of_scales = {
+        tensor.storage.key: members[f"{root}data/{tensor.storage.key}"]
+        for each in listing.quantised.values()
+        for tensor in each[:2]
+        if isinstance(tensor, StridedTensor) and f"{root}data/{tensor.storage.key}" in members
+    }
+    return QuantisedPytorchStore(**values, quantised=listing.quantised, members=of_scales)
 
 
 def read_archive(path: Path) -> PytorchArchive:
     """Return what a PyTorch file is made of; raises as `open_pytorch` does."""
-    with_magic = min(len(MAGIC), file_size(path))
-    if read_exact(path, 0, with_magic) == MAGIC:
+    if is_old_form(read_exact(path, 0, min(MAX_MAGIC, file_size(path)))):
         pickle, storages = read_old_form(path)
         members = {f"data/{key}": member for key, member in storages.items()}
         return PytorchArchive(members, "", pickle, is_zip=False)
@@ -291,7 +366,7 @@ def names_as_far(path: Path) -> Pickle:
 
     Raises what keeps even that from being found: the archive is damaged, or has no such pickle.
     """
-    if read_exact(path, 0, min(len(MAGIC), file_size(path))) == MAGIC:
+    if is_old_form(read_exact(path, 0, min(MAX_MAGIC, file_size(path)))):
         return read_old_names(read_exact(path, 0, min(file_size(path), _BROKEN)), str(path))
     members = zip_archive.read_directory(path)
     name = f"{_root_of(members, path)}{PICKLE}"
@@ -324,25 +399,27 @@ def _checked(
     width = itemsize(tensor.dtype) or _width_of_unknown(tensor.dtype)
     if not width:
         raise UnsupportedError(f"dtype {tensor.dtype!r} is not known", where=where)
-    claimed = tensor.storage.length * (
-        itemsize(tensor.storage.dtype) if tensor.storage.dtype else 1
-    )
+    count = _PACKED.get(tensor.dtype, 1)
+    claimed = tensor.storage.length * storage_width(tensor.storage)
     if claimed != member.nbytes:
         raise FormatError(where, "bytes of its storage", expected=claimed, found=member.nbytes)
-    end = (tensor.offset + _reach(tensor)) * width
+    end = -(-(tensor.offset + _reach(tensor)) * width // count)
     if end > member.nbytes:
         raise FormatError(
             where, "its elements reach past its storage", expected=member.nbytes, found=end
         )
     size = math.prod(tensor.shape)
-    if size * width >= 1 << 62:
+    nbytes = -(-size * width // count)
+    if nbytes >= 1 << 62:
         raise FormatError(where, f"a tensor of {size:,} elements")
     contiguous = _is_contiguous(tensor)
+    if count > 1 and (tensor.offset % count or not contiguous):
+        raise UnsupportedError(f"a part of a tensor of {tensor.dtype}", where=where)
     offset = None
     if contiguous and member.method == zip_archive.STORED and tensor.dtype in DTYPES:
         offset = member.offset + tensor.offset * width
-    spec = TensorSpec(name, tensor.dtype, tensor.shape, size * width, 0, offset)
-    return spec, PytorchPart(member, tensor, contiguous)
+    spec = TensorSpec(name, tensor.dtype, tensor.shape, nbytes, 0, offset)
+    return spec, PytorchPart(member, tensor, contiguous, width, count)
 
 
 def _width_of_unknown(dtype: str) -> int:
@@ -393,9 +470,10 @@ def _names(specs: Mapping[str, TensorSpec], listing: SavedTensors) -> StoredName
 def _shared(parts: Mapping[str, PytorchPart]) -> Iterator[str]:
     """Yield a note on tensors that are the same elements of the same storage."""
     by_place: dict[tuple[Any, ...], list[str]] = {}
-    for name, (_, tensor, _) in parts.items():
+    for name, part in parts.items():
+        tensor = part.tensor
         if math.prod(tensor.shape):
-            place = (tensor.storage.key, tensor.offset, tensor.shape, tensor.stride)
+            place = (tensor.storage.key, *tensor[1:])
             by_place.setdefault(place, []).append(name)
     for names in by_place.values():
         if len(names) > 1:
@@ -412,4 +490,4 @@ def is_pytorch(head: Head) -> bool:
 
 def is_old_pytorch(head: Head) -> bool:
     """Whether a file begins as `torch.save` wrote it before 1.6."""
-    return head.start.startswith(MAGIC)
+    return is_old_form(head.start)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ckptkit.dtypes import itemsize
 from ckptkit.errors import FormatError
 from ckptkit.stores.pytorch.numpy_arrays import Encoded, PickledArray, is_of_numpy, pickled_array
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
@@ -46,10 +47,22 @@ _STORAGES = {
     "QInt8Storage": "qint8",
     "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "",
 }
 # Where torch's name of a dtype is another than ours.
 _DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
+# Parts of a sparse tensor by its layout; the last is its shape.
+_BY_ROWS = ("crow_indices", "col_indices", "values", "shape")
+_BY_COLUMNS = ("ccol_indices", "row_indices", "values", "shape")
+_SPARSE = {
+    "sparse_coo": ("indices", "values", "shape"),
+    "sparse_csr": _BY_ROWS,
+    "sparse_bsr": _BY_ROWS,
+    "sparse_csc": _BY_COLUMNS,
+    "sparse_bsc": _BY_COLUMNS,
+}
 # What a module keeps its tensors in, which is in no name of `state_dict()`.
 _OF_MODULE = ("_parameters", "_buffers", "_modules")
 
@@ -77,13 +90,25 @@ class StridedTensor(NamedTuple):
     is_negated: bool = False
 
 
+class QuantisedBy(NamedTuple):
+    """What the integers of a tensor stand for, as the pickle tells it.
+
+    scale, zero_point: numbers, or 1-D tensors with one for every index along `axis`.
+    """
+
+    scale: float | StridedTensor
+    zero_point: float | StridedTensor
+    axis: int
+
+
 class SavedTensors(NamedTuple):
     """Tensors by name, and what is worth saying of them.
 
     names: {name: name below the one dict that holds all but optimizers}, where there is one.
     slots: {name: (slot of which parameter or "", name of the slot)} of optimizers.
-    arrays: of numpy, by name.  beside: the names of those that are no weights of a model: scalars,
-    and what lies in no dict with tensors where there are some (the state of a random generator).
+    arrays: of numpy, by name.  beside: the names of what is no weight of a model: scalars of numpy,
+    arrays that lie in no dict with tensors where there are some (the state of a random generator),
+    and what modules hold as plain attributes.
     """
 
     tensors: Mapping[str, StridedTensor]
@@ -92,6 +117,7 @@ class SavedTensors(NamedTuple):
     notes: tuple[str, ...]
     arrays: Mapping[str, PickledArray]
     beside: frozenset[str]
+    quantised: Mapping[str, QuantisedBy]
 
 
 def list_tensors(value: Any, where: str) -> SavedTensors:
@@ -106,9 +132,15 @@ def list_tensors(value: Any, where: str) -> SavedTensors:
     """
     walk = _Walk(where)
     walk.visit(value, (), 0)
-    notes = (*walk.notes, *walk.left_out(), *walk.notes_on_attributes())
+    walk.add_attributes()
     return SavedTensors(
-        walk.tensors, walk.inner_names(), walk.slots, notes, walk.arrays, walk.beside()
+        walk.tensors,
+        walk.inner_names(),
+        walk.slots,
+        (*walk.notes, *walk.left_out()),
+        walk.arrays,
+        walk.beside(),
+        walk.quantised,
     )
 
 
@@ -126,19 +158,14 @@ class _Walk:
         self._encoded: Encoded = {}
         self._left_out: dict[str, list[str]] = {}
         self._modules: list[tuple[PickledCall, tuple[str, ...]]] = []
+        self._keys: list[tuple[PickledCall, tuple[str, ...]]] = []
+        self._attributes: set[str] = set()
+        self.quantised: dict[str, QuantisedBy] = {}
 
     def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
         """Add the tensors below one value; a dict that stands in two places is in both."""
         if isinstance(value, PickledCall):
-            found = self._tensor(value, path)
-            array = pickled_array(value, self._encoded) if found is None else None
-            if found is not None or array is not None:
-                self._distinct.add(id(value))
-                name = self._new_name(path)
-                if found is not None:
-                    self.tensors[name] = found
-                elif array is not None:
-                    self.arrays[name] = array
+            if self._add(value, path) is not None:
                 return
             if is_of_numpy(value):
                 self._leave_out("arrays of numpy that are not plain numbers", path)
@@ -159,6 +186,8 @@ class _Walk:
             self._optimizer(value, path)
         if isinstance(value, PickledCall) and _is_module(value):
             self._modules.append((value, path))
+        keys = value if isinstance(value, dict) else (key for key, _ in _items(value))
+        self._keys.extend((key, path) for key in keys if isinstance(key, PickledCall))
         before = len(self.paths)
         self._open.add(id(value))
         for segment, inner in self._parts(value, path):
@@ -169,23 +198,56 @@ class _Walk:
         if isinstance(value, PickledCall) and _is_rebuilt(value) and not _is_parameter(value):
             what = _kind_of(value)
             if len(self.paths) > before:
-                self.notes.append(f"{'.'.join(path)} is a {what}: its parts are listed below it")
+                self._add_shape(value, path)
+                label = ".".join(path) or "what was saved"
+                self.notes.append(f"{label} is a {what}: its parts are listed below it")
             else:
                 self._leave_out(f"{what.partition(' no ')[0]}s", path)  # "meta tensor no storage"
+
+    def _add(self, call: PickledCall, path: tuple[str, ...]) -> str | None:
+        """Add the tensor or array that a call makes; return its name, None for anything else."""
+        found = self._tensor(call, path)
+        array = pickled_array(call, self._encoded) if found is None else None
+        if found is None and array is None:
+            return None
+        self._distinct.add(id(call))
+        name = self._new_name(path)
+        if found is not None:
+            tensor, quantised = found
+            self.tensors[name] = tensor
+            if quantised is not None:
+                self.quantised[name] = quantised
+                self.notes.append(f"{name} is quantised: {_how(quantised)}")
+        elif array is not None:
+            self.arrays[name] = array
+        return name
+
+    def _add_shape(self, call: PickledCall, path: tuple[str, ...]) -> None:
+        """Add the shape of a sparse tensor, which its other parts do not tell."""
+        sizes = dict(_parts_of_sparse(call)).get("shape")
+        if isinstance(sizes, PickledCall) and sizes.args:  # of torch.Size
+            sizes = sizes.args[0]
+        if isinstance(sizes, tuple) and all(type(n) is int and 0 <= n < 1 << 62 for n in sizes):
+            data = b"".join(n.to_bytes(8, "little") for n in sizes)
+            shape = PickledArray("int64", (len(sizes),), data, "little", False)
+            self.arrays[self._new_name((*path, "shape"))] = shape
 
     def _leave_out(self, what: str, path: tuple[str, ...]) -> None:
         self._left_out.setdefault(what, []).append(".".join(path) or "all that was saved")
 
     def left_out(self) -> Iterator[str]:
         """Yield a note on each kind of values that look like tensors and are not listed."""
+        for key, path in self._keys:
+            if id(key) not in self._distinct and _is_tensor(key):
+                self._leave_out("tensors that are keys of a dict", path)
         for what, names in self._left_out.items():
             yield f"{what} are not listed: {list_text(names)}"
 
-    def notes_on_attributes(self) -> Iterator[str]:
-        """Yield a note on the tensors that modules hold as plain attributes, if there are any.
+    def add_attributes(self) -> None:
+        """Add the tensors and arrays that modules hold as plain attributes, by Python's names.
 
-        They are part of the pickle, but of no `state_dict()`, whose names are listed.  What is
-        listed under another name, as an LSTM's parameters are, is none of them.
+        They are part of the pickle, but of no `state_dict()`, and so no weights.  What is listed
+        under another name, as an LSTM's parameters are, is none of them.
         """
         seen = self._distinct | {id(module) for module, _ in self._modules}
         names: list[str] = []
@@ -199,18 +261,21 @@ class _Walk:
             if isinstance(value, (Global, Persistent)):
                 continue
             seen.add(id(value))
-            if isinstance(value, PickledCall) and _is_tensor(value):
-                names.append(".".join(path))
-                continue
+            if isinstance(value, PickledCall):
+                name = self._add(value, path)
+                if name is not None:
+                    names.append(name)
+                    continue
             parts = list(self._parts(value, path))
             if isinstance(value, PickledCall) and _is_module(value):
                 parts.extend(_plain_attributes(value))
             inner = [(v, (*path, s) if s else path) for s, v in parts]
             waiting.extend(reversed(inner))
+        self._attributes.update(names)
         if names:
-            yield (
+            self.notes.append(
                 "tensors that modules hold as plain attributes, which are in no state_dict(), "
-                f"are not listed: {list_text(names)}"
+                f"are no weights: {list_text(names)}"
             )
 
     def _new_name(self, path: tuple[str, ...]) -> str:
@@ -229,12 +294,13 @@ class _Walk:
 
     def beside(self) -> frozenset[str]:
         """Return the names of arrays that are no weights; see `SavedTensors`."""
-        holders = {self.paths[name][:-1] for name in self.tensors if name not in self.slots}
+        weights = self.tensors.keys() - self.slots.keys() - self._attributes
+        holders = {self.paths[name][:-1] for name in weights}
         return frozenset(
             name
             for name, array in self.arrays.items()
             if not array.shape or (holders and self.paths[name][:-1] not in holders)
-        )
+        ).union(self._attributes)
 
     def inner_names(self) -> dict[str, str]:
         """Return names without the dicts around all tensors that are of no optimizer.
@@ -271,6 +337,8 @@ class _Walk:
                 yield "", value.state.get(kind)
         elif _is_parameter(value):
             yield "", value.args[0]
+        elif parts := _parts_of_sparse(value):
+            yield from parts[:-1]  # the last is its shape
         else:
             for index, inner in enumerate(value.args):
                 yield str(index), inner
@@ -279,7 +347,9 @@ class _Walk:
             yield from _named(_entries(value.items))  # of a class that is a mapping
             yield from _attributes(value)
 
-    def _tensor(self, call: PickledCall, path: tuple[str, ...]) -> StridedTensor | None:
+    def _tensor(
+        self, call: PickledCall, path: tuple[str, ...]
+    ) -> tuple[StridedTensor, QuantisedBy | None] | None:
         """Return the tensor that a call makes; None for a call of something else."""
         for _ in range(_MAX_DEPTH):
             name, args = _name_of(call.function), call.args
@@ -296,7 +366,26 @@ class _Walk:
             return None
         if name not in _TENSOR and name != _TENSOR_OF_BYTES:
             return None
-        return self._strided(name, args, ".".join(path))
+        tensor = self._strided(name, args, ".".join(path))
+        is_quantised = name == "_rebuild_qtensor"
+        return tensor, self._quantised_by(args[4:5], path) if is_quantised else None
+
+    def _quantised_by(self, how: tuple[Any, ...], path: tuple[str, ...]) -> QuantisedBy:
+        """Return what integers stand for: (scheme, scale, zero point), or with tensors and an axis.
+
+        Raises:
+            FormatError: it is neither.
+        """
+        if how and isinstance(how[0], tuple) and len(how[0]) in (3, 4):
+            scale, zero, *axis = how[0][1:]
+            if not axis and isinstance(scale, (int, float)) and isinstance(zero, int):
+                return QuantisedBy(float(scale), zero, 0)
+            if axis and isinstance(scale, PickledCall) and isinstance(zero, PickledCall):
+                scales, zeros = self._tensor(scale, path), self._tensor(zero, path)
+                if scales is not None and zeros is not None and type(axis[0]) is int:
+                    return QuantisedBy(scales[0], zeros[0], axis[0])
+        where = ".".join((f"{self.where}: {path[0]}", *path[1:])) if path else self.where
+        raise FormatError(where, "a quantised tensor without a scale and a zero point")
 
     def _strided(self, name: str, args: tuple[Any, ...], label: str) -> StridedTensor:
         where = f"{self.where}: {label}" if label else self.where
@@ -305,10 +394,6 @@ class _Walk:
             offset, shape, stride = args[1], tuple(args[2]), tuple(args[3])
             dtype = _dtype(args[6]) if name == _TENSOR_OF_BYTES else storage.dtype
             bits = args[7:8] if name == _TENSOR_OF_BYTES else args[6:7]
-            if name == "_rebuild_qtensor":
-                self.notes.append(
-                    f"{label} is quantised: its integers are listed as they are stored"
-                )
         except (IndexError, TypeError, ValueError) as error:
             raise FormatError(where, f"a tensor whose description is broken: {error}") from None
         numbers = (offset, *shape, *stride)
@@ -419,6 +504,30 @@ def _is_rebuilt(call: PickledCall) -> bool:
     return _name_of(call.function).startswith("_rebuild_")
 
 
+def _how(quantised: QuantisedBy) -> str:
+    """Return how a tensor is quantised, in words."""
+    scale, zero, axis = quantised
+    if isinstance(scale, StridedTensor) or isinstance(zero, StridedTensor):
+        return f"its integers are listed as they are stored, with scales along axis {axis}"
+    return f"its integers are listed as they are stored, scale {scale:.6g}, zero point {zero}"
+
+
+def _parts_of_sparse(call: PickledCall) -> list[tuple[str, Any]]:
+    """Return (name, value) of what a sparse tensor is made of, its shape last; [] for others.
+
+    Source: torch/_utils.py (`_rebuild_sparse_tensor`).
+    """
+    if _module_of(call.function) not in _OF_TORCH or len(call.args) != 2:
+        return []
+    layout, parts = call.args
+    if _name_of(call.function) != "_rebuild_sparse_tensor" or not isinstance(parts, tuple):
+        return []
+    if isinstance(layout, PickledCall) and len(layout.args) == 1:  # _get_layout("torch.sparse_coo")
+        layout = layout.args[0]
+    names = _SPARSE.get(str(layout).removeprefix("torch."), ())
+    return list(zip(names, parts, strict=False)) if len(parts) >= len(names) else []
+
+
 def _is_parameter(call: PickledCall) -> bool:
     """Whether a call makes a parameter of a tensor, its first argument."""
     return _name_of(call.function) in _PARAMETERS and len(call.args) > 0
@@ -489,6 +598,11 @@ def storage_of(value: Any) -> Storage:
     if value.id[5:6] not in ((), (None,)):
         raise ValueError("a storage that is a part of another one")
     return Storage(str(key), _STORAGES[cls.name], count)
+
+
+def storage_width(storage: Storage) -> int:
+    """Return the bytes of one of the elements that a storage's length counts."""
+    return itemsize(storage.dtype) or 1  # of bytes, or several elements to a byte
 
 
 def _dtype(value: Any) -> str:
