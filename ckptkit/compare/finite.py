@@ -114,8 +114,10 @@ class FiniteMeter:
         differs = self._scratch.differs[: len(a)]
         if a.dtype == b.dtype and a.dtype.isbuiltin == 1 and a.itemsize > 2:
             # finite numbers, as stored: fewer bytes than gaps
-            return np.not_equal(a, b, out=differs)
-        return np.greater(gap, 0.0, out=differs)
+            np.not_equal(a, b, out=differs)
+        else:
+            np.greater(gap, 0.0, out=differs)
+        return differs
 
     def _look_closely(self, statistics: DiffStatistics, a: Array, b: Array, above: Array) -> None:
         """Update relative changes by the elements of which `above` says that they may matter."""

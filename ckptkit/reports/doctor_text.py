@@ -82,6 +82,10 @@ def page(diagnosis: Diagnosis) -> Page:
     ]
     *_findings, able = _foot(diagnosis)
     told = [line for line in _head(diagnosis) if line.startswith(("Python ", "differences "))]
+    wrong = [f"{x.where}: {x.message}" for x in found if x.severity != "note"]
+    if wrong:
+        told.append(able)
+        able = wrong[0] + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "")
     return reported("doctor", "", [*told, able], diagnosis.exit_code, sections)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,12 @@ def page(golden: Golden, path: Path | None = None) -> Page:
     noises = [golden.noise.get(name, {}).get("max_scaled") for name in names]
 
     def measured(name: str) -> list[Any]:
-        return [None if each is None else getattr(each, name) for each in norms]
+        return [
+            None if each is None
+            else math.nan if name != "nonfinite" and each.nonfinite == value.size
+            else getattr(each, name)
+            for each, value in zip(norms, outputs, strict=True)
+        ]  # fmt: skip
 
     columns = [
         column("case", "case", [row["case"] for row in rows], facet="select"),
@@ -126,6 +132,7 @@ def _lines(golden: Golden, path: Path | None) -> Iterator[str]:
     yield f"on {golden.runner}: {environment_text(golden.environment)}"
     for name, noise in golden.noise.items():
         yield f"noise of {name}: {number(noise['max_scaled'])} of its rms"
+    yield from _not_finite(golden)
     yield from _coverage(golden)
     yield from _faults(golden)
     for source, text in dict(golden.options.get("noise_sources") or {}).items():
@@ -134,6 +141,18 @@ def _lines(golden: Golden, path: Path | None) -> Iterator[str]:
     cases, recorded = count_text(len(golden.cases), "case"), count_text(len(outputs), "output")
     weights = count_text(len(golden.binding.variables), "variable")
     yield f"{path or golden.subject}: {cases}, {recorded}, bound to {weights}"
+
+
+def _not_finite(golden: Golden) -> Iterator[str]:
+    """Yield a line for each output that is not finite somewhere: warnings where it is nowhere."""
+    values = [value for case in golden.cases for value in case.outputs.values()]
+    for row, value in zip(golden.records(), values, strict=True):
+        norms = _norms(value, row["dtype"])
+        if norms is None or not norms.nonfinite:
+            continue
+        severity = "warning" if norms.nonfinite == value.size else "note"
+        count = f"{norms.nonfinite:,} of {count_text(value.size, 'value')}"
+        yield f"{severity}: {row['case']}, output {row['output']}: {count} NaN or infinite"
 
 
 def _coverage(golden: Golden) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ckptkit.reports.page import frame
 from ckptkit.reports.page.sections import column, listed, plain, table
 from ckptkit.reports.screen import PAPER, shown_on
 from ckptkit.reports.text import bytes_text, count_text, shape_text
+from ckptkit.text import list_text, shortened
 
 _STATISTICS = (
     *(("minimum", "min"), ("maximum", "max"), ("mean", "mean"), ("std", "std"), ("norm", "norm")),
@@ -44,11 +45,27 @@ def page(listings: Sequence[Listing], refused: Sequence[str] = ()) -> frame.Page
         notes=[
             *problems,
             *(("error", text) for text in refused),
+            *_not_finite(listings),
             *(note for note in notes if note[0] != "signature"),
         ],
         files=[file_of(each.checkpoint) for each in listings[:4]],
         sections=sections,
     )
+
+
+def _not_finite(listings: Sequence[Listing]) -> list[tuple[str, str]]:
+    """Return a remark on the tensors that hold what is no number, where values were read."""
+    names = [
+        tensor.naming.name
+        for listing in listings
+        for tensor in listing.tensors
+        if (one := (listing.statistics or {}).get(tensor.spec.key)) and one.n_nan + one.n_inf
+    ]
+    if not names:
+        return []
+    holding = "tensor holds" if len(names) == 1 else "tensors hold"
+    told = list_text([shortened(name, 80) for name in names], 4)
+    return [("warning", f"{len(names):,} {holding} NaN or infinite values: {told}")]
 
 
 def _note(listing: Listing, line: str, only: bool) -> tuple[str, str]:

@@ -79,7 +79,12 @@ def page(report: UpgradeReport) -> Page:
     ]
     sections = [table("models", "Models", columns, "model", main=True)]
     about = str(rows[0].source) if len(rows) == 1 else ""
-    return reported("upgrade", about, [report.verdict], report.exit_code, sections)
+    told = [
+        f"{row.status}: {said}" if said.startswith(model) else f"{row.status}: {model}: {said}"
+        for row, (model, _state, said) in zip(rows, _rows(report), strict=True)
+        if not row.ok
+    ]
+    return reported("upgrade", about, [*told, report.verdict], report.exit_code, sections)
 
 
 def _receipt_page(receipt: UpgradeReceipt) -> Page:

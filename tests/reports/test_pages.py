@@ -137,6 +137,69 @@ def test_narrow(name: str, tab: Page, pages: dict[str, Path]) -> None:
         tab.resize(1400, 1600)
 
 
+PAINTED = """return [...document.querySelectorAll(arguments[0])].filter(node => {
+    const fill = getComputedStyle(node, arguments[1]).backgroundColor;
+    return fill !== getComputedStyle(document.body).backgroundColor && !/, 0\\)$/.test(fill);
+}).length"""
+
+
+def test_what_is_drawn_is_there_in_colours_of_the_system(tab: Page, pages: dict[str, Path]) -> None:
+    """Forced colours take away backgrounds, and with them bars and boxes that are nothing else."""
+    tab.media(forced_colors="active")
+    try:
+        tab.open(pages["diff"])
+        bars = tab.js("return document.querySelectorAll('.strip button').length")
+        assert bars > 9 and tab.js(PAINTED, ".strip button", "::after") == bars
+        assert tab.js(PAINTED, ".meter i", None) > 9
+        tab.open(pages["ls"])
+        boxes = tab.js("return document.querySelectorAll('.treemap i.cell').length")
+        assert boxes > 9 and tab.js(PAINTED, ".treemap i.cell", None) == boxes
+    finally:
+        tab.media()
+
+
+def test_on_paper_there_are_all_rows_in_colours_of_paper(tab: Page, tmp_path: Path) -> None:
+    names = ["long" * 2500, *(f"tensor_{at}" for at in range(1, 1500))]
+    page = frame.Page("ls", "", sections=[table("tensors", "", [column("name", "name", names)])])
+    file = tmp_path / "paper.html"
+    file.write_text("\n".join(frame.lines(page)), "utf-8")
+    tab.open(file)
+    tab.js("location.hash = 'theme=dark'; dispatchEvent(new Event('beforeprint'))")
+    tab.media("print")
+    try:
+        assert tab.js("return document.documentElement.dataset.theme") == "light"
+        assert tab.js("return document.querySelectorAll('tr.row').length") == 1000
+        assert tab.js("return document.querySelector('tr.row').clientHeight") < 300
+        assert "first 1,000" in tab.js(
+            "return getComputedStyle(document.querySelector('.told'), '::after').content"
+        )
+    finally:
+        tab.media()
+    tab.js("dispatchEvent(new Event('afterprint'))")
+    assert tab.js("return document.documentElement.dataset.theme") == "dark"
+    assert tab.js("return document.querySelectorAll('tr.row').length") < 60
+    assert tab.console() == []
+
+
+def test_what_is_wrong_is_told_at_the_top(tab: Page, pages: dict[str, Path]) -> None:
+    """The first screen names what is wrong, and where."""
+    told = {
+        "ls": ("1 tensor holds NaN or infinite values: deep/kernel",),
+        "record": ("output scores: 6 of 6 values NaN or infinite",),
+        "doctor": ("another package is called ckptkit", "models can be run on: CPU:0"),
+        "upgrade-several": ("1 refused", "export: a SavedModel without"),
+    }
+    for name, texts in told.items():
+        tab.open(pages[name])
+        head = str(tab.js("return document.querySelector('header').innerText"))
+        assert all(text in head for text in texts), (name, head)
+    tab.open(pages["record"])
+    cells = tab.texts("#outputs tr.row:last-child td.n")
+    assert cells == ["1.00e-7", "–", "–", "–", "6"]
+    tab.open(pages["check-audit"])
+    assert tab.texts("#faults .chip") == ["passes unseen 1", "blind 1", "seen 1"]
+
+
 class _WithoutScript(HTMLParser):
     """What stands in `noscript`, and the names of all tags on the page."""
 

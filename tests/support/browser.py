@@ -89,6 +89,16 @@ class Page:
         """Return what the console has received since the last call: errors, refused requests."""
         return list(self.call("POST", "/se/log", {"type": "browser"}))
 
+    def devtools(self, command: str, **parameters: object) -> dict[str, Any]:
+        """Send a command of the DevTools protocol, which WebDriver has no word for."""
+        body = {"cmd": command, "params": parameters}
+        return dict(self.call("POST", "/goog/cdp/execute", body))
+
+    def media(self, kind: str = "", **features: str) -> None:
+        """Show pages as on paper ("print"), or for a person with these settings; none undo it."""
+        told = [{"name": name.replace("_", "-"), "value": v} for name, v in features.items()]
+        self.devtools("Emulation.setEmulatedMedia", media=kind, features=told)
+
     def resize(self, width: int, height: int) -> None:
         """Set the size of the window in pixels."""
         self.call("POST", "/window/rect", {"width": width, "height": height})

@@ -69,13 +69,7 @@ def calls() -> dict[str, list[str]]:
 
 def taken(tab: Page, size: tuple[int, int]) -> bytes:
     """Return a picture of what a window of this size shows, as WebP."""
-
-    def devtools(command: str, **parameters: object) -> dict[str, str]:
-        body = {"cmd": command, "params": parameters}
-        answer: dict[str, str] = tab.call("POST", "/goog/cdp/execute", body)
-        return answer
-
-    devtools(
+    tab.devtools(
         "Emulation.setDeviceMetricsOverride",
         width=size[0],
         height=size[1],
@@ -83,7 +77,7 @@ def taken(tab: Page, size: tuple[int, int]) -> bytes:
         mobile=True,  # which has no bars to scroll with
     )
     tab.js("window.dispatchEvent(new Event('resize')); window.scrollTo(0, 0)")
-    picture = devtools("Page.captureScreenshot", format="webp", quality=QUALITY)
+    picture = tab.devtools("Page.captureScreenshot", format="webp", quality=QUALITY)
     return base64.b64decode(picture["data"])
 
 

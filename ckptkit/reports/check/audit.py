@@ -101,6 +101,12 @@ def _suggested(audit: ToleranceAudit) -> Iterator[str]:
     yield from (f"  {printable(line)}" for line in audit.file_lines)
 
 
+# A rule that passes is good news, a fault that passes is none.
+_SAID = {
+    **{verdict: verdict for verdict in ("seen", "blind", "same")},
+    "passes": "passes unseen",
+}
+
 # --- a page ---------------------------------------------------------------------------------------
 
 
@@ -117,7 +123,9 @@ def sections(audit: ToleranceAudit) -> list[Section]:
     if audit.faults:
         faults = audit.faults
         columns = [
-            column("verdict", "verdict", [f.verdict for f in faults], "status", facet="chips"),
+            column(
+                "verdict", "verdict", [_SAID[f.verdict] for f in faults], "status", facet="chips"
+            ),
             column("where", "where", [fault.where for fault in faults], "name"),
             column("kind", "fault", [fault.kind for fault in faults], facet="select"),
             column("needed", "needed", [fault.needed for fault in faults], "number"),

@@ -302,7 +302,7 @@ function pair() {
     count += both.length;
     const norms = ends.map(at => hypot(all(both, "norm", at)));
     const way = between.reduce((sum, at) => sum + hypot(all(both, "update", at)), 0);
-    return make("tr", {}, make("td", {}, row.name),
+    return make("tr", {}, make("td", {title: clipped(row.name, 400)}, clipped(row.name, 90)),
       make("td", {className: "n"}, `${moved.length} of ${both.length}`),
       ...[norms[0], norms[1], norms[1] / norms[0], way].map(value =>
         make("td", {className: "n"}, short(value))));
@@ -325,6 +325,7 @@ for (const id of ["metric", "role"]) $(id).addEventListener("change", () => {
 });
 window.addEventListener("resize", draw);
 onTheme.push(draw);
+onPrint.push(draw);
 
 // ---- the address -------------------------------------------------------------------------------
 function restore() {

@@ -122,6 +122,7 @@ DRAW.depth = spec => {
   });
   node.hidden = count < 2;
   onTheme.push(draw);
+  onPrint.push(draw);
   onReady.push(draw);
   window.addEventListener("resize", draw);
   return node;

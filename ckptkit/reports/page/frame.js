@@ -137,14 +137,26 @@ $("skip").addEventListener("click", event => {
 
 // ---- light and dark ----------------------------------------------------------------------------
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const forced = matchMedia("(forced-colors:active)");  // where the system chooses all colours
 const onTheme = [];  // what draws with colours of its own
 function theme() {
-  const chosen = address.get("theme");
-  document.documentElement.dataset.theme =
-    ["light", "dark"].includes(chosen) ? chosen : dark.matches ? "dark" : "light";
+  const chosen = forced.matches ? null : address.get("theme");
+  document.documentElement.dataset.theme = printing ? "light"
+    : ["light", "dark"].includes(chosen) ? chosen : dark.matches ? "dark" : "light";
   for (const act of onTheme) act();
 }
-dark.addEventListener("change", theme);
+// what is drawn is drawn in the colours of paper, and tables have more than a window shows
+const onPrint = [];
+let printing = false;
+function onPaper(on) {
+  printing = on;
+  document.documentElement.classList.toggle("paper", on);
+  theme();
+  for (const act of onPrint) act();
+}
+window.addEventListener("beforeprint", () => onPaper(true));
+window.addEventListener("afterprint", () => onPaper(false));
+for (const media of [dark, forced]) media.addEventListener("change", theme);
 onAddress.push(theme);
 $("theme").addEventListener("click", () => {
   const to = document.documentElement.dataset.theme === "dark" ? "light" : "dark";

@@ -2,6 +2,7 @@
 const ROW = 31, HIGH = 760;  // pixels: of a row, of the largest window on the rows (table.css)
 const SPARE = 12;  // rows kept above and below those in sight
 const NUMERIC = new Set(["count", "number", "bytes", "meter"]);
+const PRINTED = 1000;  // rows on paper
 const narrow = matchMedia("(max-width:640px)");
 const collator = new Intl.Collator("en", {numeric: true});
 
@@ -152,8 +153,8 @@ class Table {
     const high = HIGH, top = this.box.scrollTop;  // the box is low where it held few rows
     const row = y => Math.floor((at >= 0 && y > (at + 1) * ROW
       ? Math.max((at + 1) * ROW, y - extra) : y) / ROW);
-    const first = Math.max(0, row(top) - SPARE);
-    const last = Math.min(this.found.length, row(top + high) + SPARE);
+    const first = printing ? 0 : Math.max(0, row(top) - SPARE);
+    const last = Math.min(this.found.length, printing ? PRINTED : row(top + high) + SPARE);
     const held = this.body.contains(document.activeElement)
       && document.activeElement.closest("[data-row]");
     const lines = [];
@@ -164,7 +165,9 @@ class Table {
     const space = height => make("tr", {className: "space", "aria-hidden": "true"},
       make("td", {colSpan: this.across(), style: `height:${height}px`}));
     const above = first * ROW + (at >= 0 && at < first ? extra : 0);
-    const below = (this.found.length - last) * ROW + (at >= last ? extra : 0);
+    const below = printing ? 0 : (this.found.length - last) * ROW + (at >= last ? extra : 0);
+    const left = printing ? this.found.length - last : 0;
+    this.told.dataset.left = left ? `; the first ${PRINTED.toLocaleString("en")} are printed` : "";
     this.body.replaceChildren(...(above ? [space(above)] : []), ...lines,
       ...(below ? [space(below)] : []));
     this.table.setAttribute("aria-rowcount", String(this.found.length + 1));
@@ -188,7 +191,7 @@ class Table {
     if (column === this.named) {
       const button = make("button", {type: "button", className: "open",
         tabIndex: index === this.active ? 0 : -1, title: clipped(String(value), 400)},
-        String(value));
+        written(value));
       button.setAttribute("aria-expanded", String(row === this.open));
       cell.append(button);
     } else if (value === null || value === undefined) return cell;
@@ -199,7 +202,7 @@ class Table {
     else if (column.numeric) cell.append(short(value));
     else {
       cell.title = clipped(String(value), 400);
-      cell.append(String(value));
+      cell.append(written(value));
     }
     if (column.numeric && Number.isNaN(number(value))) cell.title = "undefined";
     return cell;
@@ -290,12 +293,12 @@ class Table {
     roving(heads, "button");
     this.head = make("thead", {}, heads);
     this.body = make("tbody");
-    this.widths = [0, 0];
+    this.widths = {always: 0, minor: 0, narrow: 0};
     this.table = make("table", {className: "rows"}, make("caption", {}, this.spec.title),
       make("colgroup", {}, ...this.seen.map(column => this.width(column))), this.head, this.body);
-    const [always, minor] = this.widths;  // beside the name, which gets no less than the rest
-    this.table.style.setProperty("--wide", `${always + minor + 240}px`);
-    this.table.style.setProperty("--narrow", `${always + 130}px`);
+    const widths = this.widths;  // beside the name, which gets no less than the rest
+    this.table.style.setProperty("--wide", `${widths.always + widths.minor + 240}px`);
+    this.table.style.setProperty("--narrow", `${widths.narrow + 180}px`);
     this.empty = make("p", {className: "dim"}, `no ${this.noun} fits the filter`);
     this.box = make("div", {className: "scroll"}, this.table, this.empty);
     this.listen();
@@ -313,6 +316,7 @@ class Table {
       requestAnimationFrame(() => { waiting = false; this.paint(); });
     });
     window.addEventListener("resize", () => this.paint());
+    onPrint.push(() => this.paint());
     this.body.addEventListener("click", event => {
       const line = event.target.closest("[data-row]");
       if (line && !String(getSelection())) this.toggle(Number(line.dataset.row));
@@ -353,11 +357,16 @@ class Table {
       most = Math.max(most, text.length);
     }
     const more = {meter: 84, status: 24}[column.kind] || 0;
-    const letters = Math.max(Math.min(most, column.wide || 26) * 7.6 + more,
-      (column.title.length + 2) * 7.6);
-    const pixels = letters + 20;
-    col.style.width = `${pixels}px`;
-    this.widths[Number(Boolean(column.minor))] += pixels;
+    // there is room for the arrow of a sorted column; in a narrow window headings are folded
+    const pixels = (letters, title, beside) => 20 +
+      Math.max(Math.min(most, letters) * 7.6 + beside, (title + 2) * 7.6);
+    const wide = pixels(column.wide || 26, column.title.length, more);
+    const small = pixels(20, Math.max(...column.title.split(" ").map(word => word.length)),
+      column.kind === "meter" ? 0 : more);
+    col.style.setProperty("--w", `${wide}px`);
+    col.style.setProperty("--nw", `${small}px`);
+    this.widths[column.minor ? "minor" : "always"] += wide;
+    if (!column.minor) this.widths.narrow += small;
     return col;
   }
   addChips(column, counts) {
@@ -388,6 +397,8 @@ class Table {
   }
 }
 
+// in a window, what is too long is cut by its cell
+const written = value => printing ? clipped(String(value), 240) : String(value);
 // a relative change of 1e-8 or less is the lowest step, of 1 or more the highest
 const share = change => change > 0 ? Math.min(1, Math.max(0, 1 + Math.log10(change) / 8)) : 0;
 const heat = change => change > 0 ? `var(--c${1 + Math.min(5, Math.floor(share(change) * 6))})`

@@ -195,6 +195,7 @@ DRAW.treemap = spec => {
     roving(trail, "button");
     restore();
     window.addEventListener("resize", draw);
+    onPrint.push(draw);
     onAddress.push(restore);
   });
   return node;

@@ -22,6 +22,7 @@ from ckptkit.stores.onnx.operators import OnnxOperators
 from support.command_line import ckptkit as run
 from support.flatbuffer_bytes import Constant, litert_model
 from support.places import ROOT
+from support.weights import Array
 
 FOLDER = ROOT / "fixtures/deployed/keras3.15.1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
@@ -214,8 +215,8 @@ def test_one_scale_for_a_kernel_tells_a_fold_though_small_channels_are_coarse(
 ) -> None:
     rng = np.random.default_rng(2)
     kernel = rng.normal(size=(3, 3, 4, 8))
-    norm = {"gamma": np.ones(8), "beta": np.zeros(8), "moving_mean": np.zeros(8)}
-    norm["moving_variance"] = np.geomspace(0.5, 800.0, 8)
+    norm: dict[str, Array] = {"gamma": np.ones(8), "beta": np.zeros(8)}
+    norm |= {"moving_mean": np.zeros(8), "moving_variance": np.geomspace(0.5, 800.0, 8)}
     folded = kernel / np.sqrt(norm["moving_variance"] + 0.001)
     step = np.abs(folded).max() / (2 ** (bits - 1) - 1)
     own = {"conv/kernel": kernel, **{f"norm/{part}": norm[part] for part in norm}}
