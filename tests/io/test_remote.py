@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from support.command_line import ckptkit as run
 from support.goldens import GOLDEN
 from support.places import DOCS, ROOT, environment
 from support.pytorch_files import write_pytorch
-from support.range_server import Server, serving
+from support.range_server import Asked, Server, serving
 
 TENSORS: dict[str, Any] = {
     f"block_{n}/kernel": np.arange(n, n + 60_000, dtype=np.float32) for n in range(4)
@@ -282,6 +283,37 @@ def test_an_archive_that_is_replaced_as_it_comes_is_one_clear_error(archive: Pat
     assert not list((archive.parent / "cache").rglob("*.part"))
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+def test_the_next_file_is_on_its_way_before_the_last_was_read(threads: int, tmp_path: Path) -> None:
+    """No answer with values comes before all files of a set have been asked for."""
+    size = 300_000
+    weights: dict[str, Any] = {f"t{n}": np.full(size, n, np.float32) for n in range(4)}
+    np.savez(tmp_path / "w.npz", **weights)
+    ckptkit.convert(tmp_path / "w.npz", tmp_path / "w.safetensors", shards=4)
+    ckptkit.convert(tmp_path / "w.npz", tmp_path / "ckpt", to="tensor-bundle", shards=4)
+    for name in ("w.safetensors.index.json", "ckpt"):
+        with serving(tmp_path) as server:
+            all_asked = Event()
+            asked_for: set[str] = set()
+
+            def wait(
+                asked: Asked, _number: int, seen: set[str] = asked_for, ready: Event = all_asked
+            ) -> int:
+                if asked.stop - asked.start > size and "-of-" in asked.path:
+                    seen.add(asked.path)
+                    if len(seen) == 4:
+                        ready.set()
+                    assert ready.wait(30)
+                return 0
+
+            server.status = wait
+            with ThreadPoolExecutor(threads or 1) as pool:
+                assert verify(f"{server.url}/{name}", executor=pool if threads else None).ok
+            assert all_asked.is_set()
+            spans = [one for one in server.asked if one.start > 0]
+            assert len({(one.path, one.start) for one in spans}) == len(spans)  # none twice
+
+
 def test_runs_in_any_order_are_fetched_once(tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(24 << 20)
     (tmp_path / "a").write_bytes(data)
@@ -428,6 +460,25 @@ def test_another_range_than_that_asked_for_is_no_answer(large: Path) -> None:
             ckptkit.open(f"{server.url}/w.safetensors")
 
 
+@pytest.mark.parametrize("framing", ["chunks", "close"])
+def test_answers_of_untold_length_are_read_whole(large: Path, server: Server, framing: str) -> None:
+    """As a server of HTTP/1.0 sends them, or one that packs what it can; cut ones come again."""
+    with serving(large) as other:
+        other.framing = framing
+        other.cut = lambda number: number == 1
+        assert ckptkit.diff(f"{other.url}/w.safetensors", large / "w.safetensors").ok
+        other.whole = True
+        with pytest.raises(UnsupportedError, match="does not know ranges"):
+            ckptkit.open(f"{other.url}/w.safetensors")
+    server.framing = framing
+    server.whole = True
+    if framing == "chunks":  # whose last one shows that it is all
+        assert len(ckptkit.open(f"{server.url}/adam/ckpt")) > 10
+    else:
+        with pytest.raises(UnsupportedError, match="does not know ranges"):
+            ckptkit.open(f"{server.url}/adam/ckpt")
+
+
 def test_what_cannot_be_told_apart_is_not_read_in_pieces(large: Path) -> None:
     with serving(large) as server:
         server.etags = server.times = False
@@ -572,6 +623,30 @@ def test_a_redirect_to_a_name_with_spaces_is_followed(server: Server, folder: Pa
         else (302, {"Location": "/a b%25.tflite"}, b"")
     )
     assert ckptkit.diff(f"{server.url}/m.tflite", folder / "m.tflite").ok
+
+
+@pytest.mark.parametrize("target", ["http://[secret", "http://host:secret/", "https://u:secret@/"])
+def test_a_redirect_to_what_is_no_address_is_one_clear_error(server: Server, target: str) -> None:
+    server.route = lambda _path: (302, {"Location": target}, b"")
+    said = run("ls", f"{server.url}/m.tflite")
+    assert (said.code, said.out) == (2, "")
+    assert "m.tflite: redirected to what is no address" in said.err
+    assert "secret" not in said.err
+
+
+def test_a_signed_address_on_another_host_is_asked_and_never_shown(
+    server: Server, large: Path
+) -> None:
+    """Each redirect has a signature of its own; credentials of the first host stay with it."""
+    with serving(large) as other:
+        server.route = lambda path: (302, {"Location": f"{other.url}{path}?X-Sig=secret"}, b"")
+        host = server.url.removeprefix("http://")
+        said = run("verify", "--format", "json", f"http://user:word@{host}/w.safetensors")
+        assert all("authorization" not in asked.headers for asked in other.asked)
+        assert all(asked.path.endswith("?X-Sig=secret") for asked in other.asked)
+    assert all("authorization" in asked.headers for asked in server.asked)
+    assert said.code == 0
+    assert "secret" not in said.out + said.err and "word" not in said.out + said.err
 
 
 @pytest.mark.parametrize("command", ["convert {0} {1}", "ls {0} -o {1}", "map {0} {0} -o {1}"])

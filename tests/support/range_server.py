@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -42,6 +42,8 @@ class Server:
         whole: whether ranges are not known.
         cut: whether the connection is cut within the answer to a request, by its number.
         shift: bytes by which answers begin too late.
+        framing: how the end of an answer shows: by its "length", as last of "chunks", or by
+            "close".
         etags, times: whether these are told.
         honors_conditions: whether `If-Match` is looked at.
         route: for a path, (status, header fields, body) of what is no file; None for a file.
@@ -57,6 +59,7 @@ class Server:
         self.whole = False
         self.cut: Callable[[int], bool] = lambda _number: False
         self.shift = 0
+        self.framing = "length"
         self.etags = self.times = True
         self.honors_conditions = True
         self.route: Callable[[str], tuple[int, dict[str, str], bytes] | None] = lambda _path: None
@@ -136,10 +139,20 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             is_cut: bool = False,
         ) -> None:
             self.send_response(status)
-            for name, text in {**fields, "Content-Length": str(len(data))}.items():
+            ends = {
+                "length": {"Content-Length": str(len(data))},
+                "chunks": {"Transfer-Encoding": "chunked"},
+                "close": {"Connection": "close"},
+            }
+            for name, text in {**fields, **ends[server.framing]}.items():
                 self.send_header(name, text)
             self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if is_cut else data)
+            sent = bytes(data[: len(data) // 2] if is_cut else data)
+            if server.framing == "chunks":
+                last = b"" if is_cut else b"0\r\n\r\n"
+                sent = b"%x\r\n%b\r\n%b" % (len(sent), sent, last) if sent else last
+            with suppress(OSError):  # who asked may have seen enough
+                self.wfile.write(sent)
             self.close_connection = self.close_connection or is_cut
 
     return Handler

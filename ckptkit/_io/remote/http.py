@@ -243,7 +243,7 @@ def request(
         target = fields.get("Location", "")
         if status not in (301, 302, 303, 307, 308) or not target:
             return status, fields, data
-        to = urlsplit(quote(urljoin(parts.geturl(), target), safe=f"{_SAFE}?#[]"))
+        to = _redirected(parts, target)
         if to.scheme not in ("http", "https") or (parts.scheme, to.scheme) == ("https", "http"):
             raise UnsupportedError(f"redirected to {to.scheme}://{to.hostname}", where=shown(parts))
         if (to.scheme, to.netloc) != (parts.scheme, parts.netloc):
@@ -251,6 +251,18 @@ def request(
             sent.pop("Cookie", None)
         parts = to
     raise CkptkitError(f"more than {_MAX_REDIRECTS} redirects", where=shown(urlsplit(url)))
+
+
+def _redirected(parts: SplitResult, target: str) -> SplitResult:
+    """Return where an answer's `Location` leads; raises CkptkitError where that is no address."""
+    try:
+        to = urlsplit(quote(urljoin(parts.geturl(), target), safe=f"{_SAFE}?#[]"))
+        to.port  # noqa: B018 (it raises for a port that is no number)
+    except ValueError:
+        to = urlsplit("")
+    if not to.hostname:  # the target may be a signed address: it is not shown
+        raise CkptkitError("redirected to what is no address", where=shown(parts))
+    return to
 
 
 def _answer(
@@ -263,6 +275,8 @@ def _answer(
         )
         answer = connection.getresponse()
         length = answer.length  # None for one that is sent in pieces of unknown number
+        if length is None and (answer.status == 206 or (answer.status == 200 and answer.chunked)):
+            return _answer_of_unknown_length(parts, answer, nbytes)
         if answer.status in (200, 206) and (length is None or length > nbytes):
             _drop(parts)  # what is on its way is not read
             return answer.status, _HeaderFields(answer.headers), b""
@@ -289,6 +303,21 @@ def _answer(
     except BaseException:
         _drop(parts)
         raise
+
+
+def _answer_of_unknown_length(
+    parts: SplitResult, answer: http.client.HTTPResponse, nbytes: int
+) -> tuple[int, Mapping[str, str], bytes]:
+    """Read an answer whose end shows: by its last piece, or by the range that it says it is of."""
+    data = answer.read(nbytes + 1)
+    if len(data) > nbytes or not answer.isclosed():
+        _drop(parts)
+    fields = _HeaderFields(answer.headers)
+    if len(data) > nbytes:
+        return answer.status, fields, b""
+    if answer.chunked:
+        fields["content-length"] = str(len(data))
+    return answer.status, fields, data
 
 
 def _said(error: Exception) -> str:
