@@ -14,7 +14,7 @@ from ckptkit.errors import CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations.check.report import Report
 from ckptkit.reports.check.lines import lines
 from ckptkit.runners.fork_server import sharing_imports
-from support import resumed_runs
+from support import more_resumed_runs, resumed_runs
 from support.command_line import ckptkit as run_command
 from support.goldens import golden
 from support.scripts import run_script
@@ -69,6 +69,42 @@ def test_the_reference_loop_goes_on_to_the_bit(runs: Path) -> None:
         run / "ckpt-15", resume=f"{CODE}reference", steps=5, against=run / "ckpt-20"
     )
     assert report.ok and not report.findings
+
+
+@pytest.fixture(scope="module")
+def more_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    top = tmp_path_factory.mktemp("more_runs")
+    run_script("-m", "support.more_resumed_runs", top)
+    with sharing_imports():
+        yield top
+
+
+def resumed_of(top: Path, name: str, lost: str) -> Report:
+    code = f"{more_resumed_runs.__file__}:{name}?{json.dumps({'lost': lost})}"
+    run = top / name
+    return ckptkit.check(run / "ckpt-3", resume=code, steps=4, against=run / "ckpt-7")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", more_resumed_runs.LOSSES)
+def test_sound_runs_of_other_kinds_go_on_to_the_bit(more_runs: Path, name: str) -> None:
+    report = resumed_of(more_runs, name, "")
+    assert report.ok and report.resumed is not None
+    assert [step for step, _ in report.resumed.compared] == [1, 2, 4]
+    assert {finding.code for finding in report.findings} <= {"resume.unsaved_metrics"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [(name, lost) for name, losses in more_resumed_runs.LOSSES.items() for lost in losses],
+)
+def test_what_runs_of_other_kinds_lose_is_named(more_runs: Path, name: str, lost: str) -> None:
+    report = resumed_of(more_runs, name, lost)
+    assert report.exit_code == 1 and report.resumed is not None
+    assert report.resumed.first_difference == 1
+    said = "\n".join(finding.message for finding in report.findings)
+    assert more_resumed_runs.LOSSES[name][lost] in said
 
 
 # --- faults ---------------------------------------------------------------------------------------
