@@ -64,7 +64,7 @@ def _not_finite(listings: Sequence[Listing]) -> list[tuple[str, str]]:
     if not names:
         return []
     holding = "tensor holds" if len(names) == 1 else "tensors hold"
-    told = list_text([shortened(name, 80) for name in names], 4)
+    told = list_text([shortened(name, 200) for name in names], 4)
     return [("warning", f"{len(names):,} {holding} NaN or infinite values: {told}")]
 
 

@@ -200,6 +200,35 @@ def test_what_is_wrong_is_told_at_the_top(tab: Page, pages: dict[str, Path]) -> 
     assert tab.texts("#faults .chip") == ["passes unseen 1", "blind 1", "seen 1"]
 
 
+def test_a_long_name_keeps_its_end(tab: Page, tmp_path: Path) -> None:
+    """Names of one model begin alike; where there is no room, it is the front that makes way."""
+    front = "classifier/backbone_with_a_long_name/encoder"
+    names = [f"{front}/layer_{at}/attention/query/kernel" for at in range(9)]
+    hebrew = f"{front}/\u05d0\u05d1/layer_3/kernel"
+    page = frame.Page(
+        "ls",
+        "",
+        sections=[table("tensors", "", [column("name", "name", [*names, hebrew], "name")])],
+    )
+    file = tmp_path / "names.html"
+    file.write_text("\n".join(frame.lines(page)), "utf-8")
+    tab.resize(420, 900)
+    try:
+        tab.open(file)
+        assert tab.texts("tr.row button") == [*names, hebrew]
+        cut = "return [...document.querySelectorAll('.front')].map(e => [e.textContent, {}])"
+        fronts = tab.js(cut.format("e.scrollWidth > e.clientWidth"))
+        assert fronts == [[f"{front}/", True]] * 9
+        end = "const all = document.querySelector('tr.row button'), of = document.createRange();"
+        end += "of.selectNodeContents(all.lastChild);"
+        end += "return of.getBoundingClientRect().right <= all.getBoundingClientRect().right"
+        assert tab.js(end)
+        copied = "getSelection().selectAllChildren(document.querySelector('tr.row td'));"
+        assert tab.js(f"{copied} return String(getSelection()).trim()") == names[0]
+    finally:
+        tab.resize(1400, 1600)
+
+
 class _WithoutScript(HTMLParser):
     """What stands in `noscript`, and the names of all tags on the page."""
 

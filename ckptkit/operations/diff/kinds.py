@@ -95,7 +95,11 @@ def _read(change: TensorDiff, stores: tuple[Store, Store]) -> tuple[Array, Array
 
 
 def _is_rounded(old: Array, new: Array, dtype: str) -> bool:
-    """Whether new is old in a narrower dtype, kept in that or in a wider one."""
+    """Whether new is old in a narrower dtype, kept in that or in a wider one.
+
+    A number that became NaN or infinite is not, though the dtype may have no room for it: that
+    looks the same whatever broke the value.
+    """
     import numpy as np
 
     narrow = numpy_dtype(dtype)
@@ -103,6 +107,8 @@ def _is_rounded(old: Array, new: Array, dtype: str) -> bool:
         return False
     with np.errstate(over="ignore", invalid="ignore"):
         expected = old.astype(narrow).astype(new.dtype)
+        if (np.isfinite(old) & ~np.isfinite(new)).any():
+            return False
         return bool(((expected == new) | ((expected != expected) & (new != new))).all())
 
 

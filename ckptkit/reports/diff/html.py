@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptkit.checkpoint.selection import Tensor
+from ckptkit.compare.tensors import Delta
 from ckptkit.operations.diff.histograms import histograms
 from ckptkit.operations.diff.model_order import model_positions
 from ckptkit.operations.diff.result import STATUSES, DiffResult, TensorDiff
@@ -309,7 +310,7 @@ def _table(result: DiffResult) -> frame.Section:
         """Return NaN where the numbers were taken, and this one has no value."""
         told = measured(name)
         return [
-            math.nan if delta is not None and value is None else value
+            math.nan if delta is not None and (value is None or _is_unmeasured(delta)) else value
             for delta, value in zip(deltas, told, strict=True)
         ]
 
@@ -329,13 +330,18 @@ def _table(result: DiffResult) -> frame.Section:
             minor=True,
         ),
         column("differ", "differ", [_share(change) for change in changes], by="share", minor=True),
-        column("max_abs", "max abs", measured("max_abs"), "number", minor=True),
+        column("max_abs", "max abs", undefined("max_abs"), "number", minor=True),
         column("max_rel", "max rel", undefined("defined_max_rel"), "number", minor=True),
-        column("change", "relative change", measured("rel_l2"), "meter"),
+        column("change", "relative change", undefined("rel_l2"), "meter"),
         column("worst", "worst element", [_worst(c) for c in changes], "mono", minor=True, wide=34),
         *_hidden(changes, measured, undefined),
     ]
     return table("tensors", "Tensors", columns, "tensor", main=True)
+
+
+def _is_unmeasured(delta: Delta) -> bool:
+    """Whether no value is finite on both sides, so that there is no size of the change."""
+    return bool(delta.nonfinite) and delta.cosine is None and not (delta.max_abs or delta.rel_l2)
 
 
 def _hidden(changes: Sequence[TensorDiff], measured: Any, undefined: Any) -> list[dict[str, Any]]:

@@ -154,7 +154,8 @@ function draw() {
   }
   $("names").style.paddingTop = `${HEAD}px`;
   $("names").replaceChildren(...rows.map((row, y) => {
-    const line = make("div", {title: row.name, className: y === state.layer ? "on" : ""}, row.name);
+    const line = make("div", {title: row.name, className: y === state.layer ? "on" : ""},
+      make("span", {}, ...named(row.name)));
     line.style.height = `${cell.h}px`;
     line.addEventListener("click", () => { state.layer = y; open(y); });
     return line;

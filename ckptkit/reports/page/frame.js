@@ -42,6 +42,19 @@ function bytesText(count) {
 const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const clipped = (text, most = 160) =>
   text.length > most ? `${text.slice(0, most * 2 / 3)}…${text.slice(-most / 4)}` : text;
+// A name whose end stays where there is no room for all of it: names of one model begin alike.
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
+function named(text) {
+  text = String(text);
+  if (text.length < 24 || !/^\S*[/.]\S*$/.test(text) || RIGHT_TO_LEFT.test(text)) return [text];
+  const last = text.slice(-32), start = last.search(/[/.]/) + 1;
+  let at = text.length - (start && start < 22 ? last.length - start : 24);
+  // a letter and what is written on it stay together
+  while (at && /^[\p{M}\u200d\udc00-\udfff]/u.test(text.slice(at))) at--;
+  const front = make("span", {className: "front"}, text.slice(0, at)), end = text.slice(at);
+  front.style.maxWidth = `max(0px, 100% - ${end.length + 3}ch)`;
+  return [front, end];
+}
 function paint(node, status) {
   node.style.setProperty("--of", `var(--${status})`);
   node.style.setProperty("--bg-of", `var(--${status}-bg)`);

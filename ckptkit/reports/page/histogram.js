@@ -29,7 +29,7 @@ function histogram({counts, low, high, title, text, row}, spec) {
   }
   const middle = low < 0 && high > 0 && low === -high ? "0" : "";
   const card = make(spec.of ? "button" : "div", {className: "histogram", title: clipped(title)},
-    make("b", {}, title), picture,
+    make("b", {}, ...named(title)), picture,
     make("div", {className: "axis"}, make("span", {}, short(low)), make("span", {}, middle),
       make("span", {}, short(high))),
     make("p", {}, text));

@@ -70,7 +70,7 @@ DRAW.callouts = spec => {
   if (spec.about) node.firstChild.append(make("span", {className: "dim"}, spec.about));
   for (const {title, value, text, row, severe} of spec.callouts) {
     const card = make("button", {type: "button", className: `callout${severe ? " severe" : ""}`},
-      make("b", {}, title), make("strong", {}, value), make("span", {}, text));
+      make("b", {}, ...named(title)), make("strong", {}, value), make("span", {}, text));
     card.addEventListener("click", () => shown[spec.of].show(row));
     list.append(card);
   }

@@ -191,7 +191,7 @@ class Table {
     if (column === this.named) {
       const button = make("button", {type: "button", className: "open",
         tabIndex: index === this.active ? 0 : -1, title: clipped(String(value), 400)},
-        written(value));
+        ...written(value));
       button.setAttribute("aria-expanded", String(row === this.open));
       cell.append(button);
     } else if (value === null || value === undefined) return cell;
@@ -202,7 +202,7 @@ class Table {
     else if (column.numeric) cell.append(short(value));
     else {
       cell.title = clipped(String(value), 400);
-      cell.append(written(value));
+      cell.append(...(column.kind === "mono" ? written(value) : [text(value)]));
     }
     if (column.numeric && Number.isNaN(number(value))) cell.title = "undefined";
     return cell;
@@ -398,7 +398,8 @@ class Table {
 }
 
 // in a window, what is too long is cut by its cell
-const written = value => printing ? clipped(String(value), 240) : String(value);
+const text = value => printing ? clipped(String(value), 240) : String(value);
+const written = value => printing ? [text(value)] : named(value);
 // a relative change of 1e-8 or less is the lowest step, of 1 or more the highest
 const share = change => change > 0 ? Math.min(1, Math.max(0, 1 + Math.log10(change) / 8)) : 0;
 const heat = change => change > 0 ? `var(--c${1 + Math.min(5, Math.floor(share(change) * 6))})`

@@ -74,6 +74,15 @@ def test_what_looks_rounded_is_not(tmp_path: Path) -> None:
     assert kind_between(tmp_path, old, trained) is None
 
 
+def test_nan_is_not_a_number_that_was_rounded(tmp_path: Path) -> None:
+    """777 is more than float8_e4m3fn holds, but a value that broke looks the same."""
+    large = {name: np.full_like(value, 777) for name, value in weights().items()}
+    broken = {name: np.full_like(value, np.nan) for name, value in large.items()}
+    assert kind_between(tmp_path, large, broken) is None
+    endless = {name: np.full_like(value, np.inf) for name, value in large.items()}
+    assert kind_between(tmp_path, {k: v * 1e6 for k, v in large.items()}, endless) is None
+
+
 def test_rounding_alone_is_told_from_a_small_step(tmp_path: Path) -> None:
     old = weights()
     by_one = {k: np.nextafter(v, np.float32(np.inf)) for k, v in old.items()}
