@@ -500,3 +500,36 @@ def test_the_process_is_told_apart(forms: Path) -> None:
         if before is not None:
             os.environ["KERAS_BACKEND"] = before
     assert "torch" in run.environment["versions"]
+
+
+@pytest.mark.parametrize("source", ["mlp.tflite", "mlp.onnx"])
+def test_a_tolerance_is_audited_by_faults_in_the_model_it_is_compared_with(
+    forms: Path, source: str, tmp_path: Path
+) -> None:
+    model = forms / "mlp"
+    wide: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-2}
+    report = ckptkit.check(forms / source, against=model, audit_tolerance=True, **wide)
+    audit = report.audit
+    assert audit is not None and audit.tried and audit.share > 0.05
+    assert report.exit_code == 1 and statuses(report) <= {"equal", "within"}
+
+    tolerance = tmp_path / "tolerance.txt"
+    tolerance.write_text("\n".join(audit.file_lines), encoding="utf-8")
+    assert ckptkit.check(forms / source, against=model, tolerance=tolerance).ok
+    for layer in ("hidden", "logits"):
+        (fault,) = (
+            f for f in audit.faults if f.kind == "scale" and f.where.endswith(f"{layer}/kernel")
+        )
+        kernel = _weight(forms, "mlp", f"{layer}/kernel")
+        stored = np.ascontiguousarray(kernel.T) if source.endswith(".tflite") else kernel
+        damaged = tmp_path / f"{layer}-{source}"
+        _patch(forms / source, damaged, stored, stored * np.float32(1.01))
+        assert ckptkit.check(damaged, against=model, **wide).ok == (fault.verdict != "seen")
+        assert not ckptkit.check(damaged, against=model, tolerance=tolerance).ok
+
+
+@pytest.mark.parametrize("source", ["mlp.tflite", "mlp.onnx"])
+def test_without_a_model_that_can_be_changed_nothing_is_audited(forms: Path, source: str) -> None:
+    report = ckptkit.check(forms / source, audit_tolerance=True)
+    assert report.exit_code == 2 and report.audit is not None
+    assert "can be changed" in report.audit.why_not
