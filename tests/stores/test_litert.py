@@ -8,6 +8,7 @@ import random
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ckptkit
@@ -15,7 +16,7 @@ from ckptkit.errors import CkptkitError, FormatError, UnsupportedError
 from ckptkit.stores.litert.reader import open_litert
 from ckptkit.stores.locate import locate
 from support.command_line import ckptkit as run
-from support.flatbuffer_bytes import Constant, litert_model
+from support.flatbuffer_bytes import Constant, Table, litert_model
 from support.places import ROOT
 
 FOLDERS = sorted(ROOT.glob("fixtures/litert/tf*"), key=lambda p: [*map(int, p.name[2:].split("."))])
@@ -89,13 +90,106 @@ def test_how_a_tensor_is_quantised(tmp_path: Path) -> None:
     assert store.notes == ("w is quantised: scale 0.5, zero point -3",)
 
 
-def test_a_sparse_tensor_is_its_values_one_after_another(tmp_path: Path) -> None:
-    data = struct.pack("<3f", 1, 2, 3)
-    sparse = Constant("w", FLOAT, [4, 8], data)._replace(is_sparse=True)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_pruned_kernels_are_listed_with_their_zeros(folder: Path) -> None:
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["pruned"]
+    for name, (dtype, shape, digest, _scales, _zeros) in expected.items():
+        store = open_litert(folder / name)
+        (key,) = [key for key, spec in store.specs.items() if list(spec.shape) == shape]
+        whole = store.read(key)
+        assert store.specs[key].dtype == dtype
+        assert hashlib.sha256(whole.tobytes()).digest()[:16].hex() == digest
+        parts = [values for _, values in store.blocks(key, 50)]
+        assert np.concatenate(parts).tolist() == whole.tolist()
+        assert store.read(key, 20, 60).tolist() == whole[20:60].tolist()
+        assert "the others are zeros" in store.notes[0]
+
+
+def sparsity(order: list[int], blocks: list[int], *levels: Table) -> Table:
+    """Return SparsityParameters."""
+    return {
+        0: ("i", struct.pack(f"<{len(order)}i", *order)),
+        1: ("i", struct.pack(f"<{len(blocks)}i", *blocks)),
+        2: list(levels),
+    }
+
+
+def dense(size: int) -> Table:
+    return {0: ("b", 0), 1: ("i", size)}
+
+
+def compressed(segments: list[int], indices: list[int]) -> Table:
+    """Return an axis whose segments are of i32, whose indices are of u8."""
+    starts = {0: ("i", struct.pack(f"<{len(segments)}i", *segments))}
+    places = {0: ("B", bytes(indices))}
+    return {0: ("b", 1), 2: ("B", 1), 3: starts, 4: ("B", 3), 5: places}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "where", "expected"),
+    [
+        (
+            *(INT8, b"\1\2\3"),
+            sparsity([0, 1], [], dense(2), compressed([0, 1, 3], [3, 0, 2])),
+            [[0, 0, 0, 1], [2, 0, 3, 0]],
+        ),
+        (  # by columns
+            *(INT8, b"\1\2"),
+            sparsity([1, 0], [], dense(4), compressed([0, 0, 1, 1, 2], [1, 0])),
+            [[0, 0, 0, 2], [0, 1, 0, 0]],
+        ),
+        (  # blocks of two rows and two columns
+            *(INT8, b"\1\2\3\4"),
+            sparsity([0, 1, 2, 3], [0, 1], dense(1), compressed([0, 1], [1]), dense(2), dense(2)),
+            [[0, 0, 1, 2], [0, 0, 3, 4]],
+        ),
+        (
+            *(INT4, b"\xf1\x02"),
+            sparsity([0, 1], [], dense(2), compressed([0, 2, 4], [0, 1, 2, 3])),
+            [[1, -1, 0, 0], [0, 0, 2, 0]],
+        ),
+    ],
+    ids=["rows", "columns", "blocks", "int4"],
+)
+def test_where_the_values_of_a_sparse_tensor_belong(
+    tmp_path: Path, kind: int, data: bytes, where: Table, expected: list[list[int]]
+) -> None:
+    sparse = Constant("w", kind, [2, 4], data, sparsity=where)
     store = open_litert(written(tmp_path / "m", sparse))
-    assert store.specs["w"].shape == (3,)
-    assert store.read("w").tolist() == [1, 2, 3]
-    assert "w is sparse" in store.notes[0]
+    assert store.read("w").astype(int).reshape(2, 4).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({}, "an order of axes"),
+        (sparsity([0, 1], [], dense(2), dense(4)), "places for 8 values of 2"),
+        (sparsity([0, 1], [], dense(3), compressed([0, 1, 2], [0, 0])), "an axis of 2 elements"),
+        (sparsity([0, 1], [], dense(2), compressed([0, 2], [0, 1])), "segments"),
+        (sparsity([0, 1], [], dense(2), compressed([0, 2, 1], [0, 1])), "segments"),
+        (sparsity([0, 1], [], dense(2), compressed([0, 1, 2], [0, 4])), "outside of its axis"),
+        (sparsity([0, 1], [], dense(2), compressed([0, 2, 2], [1, 1])), "two values of one"),
+        (sparsity([0, 1], [], dense(2), {0: ("b", 1)}), "without indices"),
+        (sparsity([0, 1], [], dense(2), {0: ("b", 2)}), "neither dense nor compressed"),
+        (sparsity([0, 1, 2], [1], dense(2), dense(1), dense(3)), "do not fill their axis"),
+        (sparsity([0, 1, 2], [5], dense(2), dense(1), dense(3)), "blocks of an axis"),
+        (sparsity([0, 1, 2], [1], dense(2), dense(1), dense(0)), "blocks without a size"),
+    ],
+)
+def test_sparse_tensors_that_lie(tmp_path: Path, where: Table, said: str) -> None:
+    sparse = Constant("w", INT8, [2, 4], b"\1\2", sparsity=where)
+    store = open_litert(written(tmp_path / "m", sparse))
+    with pytest.raises(FormatError, match=said):
+        store.read("w")
+
+
+def test_a_sparse_tensor_of_immense_size_is_listed_and_not_read(tmp_path: Path) -> None:
+    where = sparsity([0], [], compressed([0, 1], [1]))
+    sparse = Constant("w", INT8, [1 << 30], b"\1", sparsity=where)
+    store = open_litert(written(tmp_path / "m", sparse))
+    assert store.specs["w"].shape == (1 << 30,)
+    with pytest.raises(UnsupportedError, match="1 values among 1,073,741,824 elements"):
+        store.read("w")
 
 
 def test_names_that_tensors_share(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class Constant(NamedTuple):
     data: bytes
     scales: Sequence[float] = ()
     zero_points: Sequence[int] = ()
-    is_sparse: bool = False
+    sparsity: Table | None = None
 
 
 def litert_model(*constants: Constant, description: str = "by hand") -> bytes:
@@ -37,8 +37,8 @@ def litert_model(*constants: Constant, description: str = "by hand") -> bytes:
             zeros = struct.pack(f"<{len(each.zero_points)}q", *each.zero_points)
             scales = struct.pack(f"<{len(each.scales)}f", *each.scales)
             tensor[4] = {2: ("f", scales), 3: ("q", zeros)}
-        if each.is_sparse:
-            tensor[6] = {}
+        if each.sparsity is not None:
+            tensor[6] = each.sparsity
         tensors.append(tensor)
         buffers.append({0: ("B", each.data)})
     text = ("text", description.encode())

@@ -39,7 +39,7 @@ class _LitertOperands(NamedTuple):
     parameter: str = KERNEL
 
 
-_ADD, _DEQUANTIZE, _BATCH_MATMUL = 0, 6, 126
+_ADD, _DEQUANTIZE, _DENSIFY, _BATCH_MATMUL = 0, 6, 124, 126
 _OPS = {
     3: _LitertOperands(1, 2, (1, 2, 3, 0)),  # CONV_2D: out, height, width, in
     4: _LitertOperands(1, 2, (1, 2, 3, 0)),  # DEPTHWISE_CONV_2D: 1, height, width, in * multiplier
@@ -86,14 +86,18 @@ def constant_uses(
     names = [file.text(tensor, NAME) for tensor in file.tables(graph, TENSORS)]
     uses: list[tuple[int, ConstantUse]] = []
     added: list[tuple[int, ConstantUse]] = []
-    same: dict[int, int] = {}  # what is a constant of another dtype, by its number
+    same: dict[int, int] = {}  # what is a constant in another form, by its number
     for op in file.tables(graph, _OPERATORS):
         number = file.scalar(op, _OPCODE, "I")
         code = _builtin(file, codes[number]) if number < len(codes) else -1
         inputs = tuple(same.get(at, at) for at in file.vector(op, _INPUTS, "i"))
         places = file.vector(op, _OUTPUTS, "i")
         outputs = [names[at] for at in places if 0 <= at < len(names)]
-        if code == _DEQUANTIZE and len(inputs) == len(places) == 1 and inputs[0] in keys:
+        if (
+            code in (_DEQUANTIZE, _DENSIFY)
+            and len(inputs) == len(places) == 1
+            and inputs[0] in keys
+        ):
             same[places[0]] = inputs[0]
         if code == _ADD:
             added += _added(inputs, names, keys)

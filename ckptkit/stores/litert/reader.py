@@ -7,7 +7,8 @@ are i32 count, i32 offsets of each and of the end, their bytes.  Buffers of mode
 behind the flatbuffer, by offset and size.
 
 Values are listed as they are stored.  A quantised tensor stands for scale * (value - zero_point),
-with one of each, or one for every index along an axis; a note says which.
+with one of each, or one for every index along an axis; a note says which.  A sparse tensor
+(`sparsity`) is listed whole, with its zeros.
 Source: tensorflow/compiler/mlir/lite/schema/schema.fbs,
 tensorflow/lite/core/interpreter_builder.cc.
 """
@@ -41,6 +42,7 @@ from ckptkit.stores.litert.operators import (
     constant_uses,
     read_quantisation,
 )
+from ckptkit.stores.litert.sparsity import places_of_values
 from ckptkit.stores.registry import Head
 from ckptkit.stores.reopening import pickled
 from ckptkit.text import count_text
@@ -67,14 +69,21 @@ _NOTED = 4  # quantised tensors that a note names
 
 
 class LitertPart(NamedTuple):
-    """Where the values of a tensor lie: form "raw", "strings" or "opaque", at an offset.
+    """Where the values of a tensor lie: form "raw", "strings", "sparse" or "opaque", at an offset.
 
-    quantised: the place of the table that has its scales; 0 for none.
+    quantised: the place of the table that has its scales; 0 for none.  sparsity: of the one that
+    tells where its values belong.  nbytes: of those values, of a sparse tensor.
     """
 
     form: str
     offset: int
     quantised: int
+    sparsity: int = 0
+    nbytes: int = 0
+
+    def is_whole(self, dtype: str) -> bool:
+        """Whether elements do not lie one behind the other, and all are read at once."""
+        return self.form in ("strings", "sparse") or (dtype in BITS and self.form == "raw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ class LitertStore:
         spec, part = self._found(key)
         if not spec.size:
             return
-        if part.form == "strings" or (spec.dtype in BITS and part.form == "raw"):
+        if part.is_whole(spec.dtype):
             values = self._whole(spec, part)
             for start in range(0, len(values), max_elements):
                 yield start, values[start : start + max_elements]
@@ -136,7 +145,7 @@ class LitertStore:
         """Return elements [start, stop); see `Store.read`."""
         spec, part = self._found(key)
         start, stop, _ = slice(start, stop).indices(spec.size)
-        if part.form == "strings" or (spec.dtype in BITS and part.form == "raw"):
+        if part.is_whole(spec.dtype):
             return self._whole(spec, part)[start:stop].copy()
         return self._encoded(spec, part).read(start, max(start, stop))
 
@@ -152,7 +161,7 @@ class LitertStore:
         return {
             key: read_quantisation(file, part.quantised, self.specs[key])
             for key, part in self.parts.items()
-            if part.quantised and part.form == "raw"
+            if part.quantised and part.form in ("raw", "sparse")
         }
 
     def uses(self) -> dict[str, ConstantUse]:
@@ -181,13 +190,32 @@ class LitertStore:
 
     def _whole(self, spec: TensorSpec, part: LitertPart) -> Array:
         """Return all elements of what does not lie one element after the other."""
-        data = whole_file(self.path).read(part.offset, spec.nbytes)
+        data = whole_file(self.path).read(part.offset, part.nbytes or spec.nbytes)
         if part.form == "strings":
             return _strings(data, spec.size, f"{self.path}: {spec.key}")
         import numpy as np
 
+        dtype, count = numpy_dtype(spec.dtype), spec.size
+        if part.form == "sparse":
+            count = _stored_count(spec, part)
         packed = np.frombuffer(data, np.uint8)
-        return unpacked(packed, BITS[spec.dtype], spec.size).view(numpy_dtype(spec.dtype))
+        if spec.dtype in BITS:
+            packed = unpacked(packed, BITS[spec.dtype], count)
+        elif sys.byteorder == "big" and dtype.itemsize > 1:
+            packed = packed.reshape(-1, dtype.itemsize)[:, ::-1].reshape(-1)
+        values = packed.view(dtype)
+        if part.form == "sparse":
+            file, where = Flatbuffer(self.path, WHAT), f"{self.path}: {spec.key}"
+            places = places_of_values(file, part.sparsity, spec.shape, count, where)
+            whole = np.zeros(spec.size, dtype)
+            whole[places] = values
+            return whole
+        return values
+
+
+def _stored_count(spec: TensorSpec, part: LitertPart) -> int:
+    """Return how many values of a sparse tensor are stored; the last byte may be half full."""
+    return part.nbytes * 8 // BITS.get(spec.dtype, 8 * itemsize(spec.dtype))
 
 
 def _strings(data: bytes, size: int, where: str) -> Array:
@@ -293,21 +321,28 @@ class _LitertListing:
         kind = file.scalar(tensor, _TYPE, "b")
         dtype = _DTYPES[kind] if 0 <= kind < len(_DTYPES) else f"litert#{kind}"
         form = "strings" if dtype == "string" else "raw" if itemsize(dtype) else "opaque"
-        is_sparse = bool(file.child(tensor, _SPARSITY))
-        if is_sparse:
-            self.notes.append(f"{name} is sparse: its values are listed, and not where they belong")
-            width = itemsize(dtype)
-            if not width or nbytes % width or dtype in BITS:
-                form, dtype, width = "raw", "uint8", 1
-            shape = (nbytes // width,)
+        sparsity = file.child(tensor, _SPARSITY) if form == "raw" else 0
+        if sparsity:
+            form = "sparse"
+            width = BITS.get(dtype, 8 * itemsize(dtype))
+            if nbytes * 8 % width:
+                raise FormatError(where, f"{nbytes} bytes of values of {dtype}")
+            self.notes.append(
+                f"{name} is sparse: {nbytes * 8 // width:,} of its {size:,} elements are in the "
+                "file, the others are zeros"
+            )
         elif form == "raw" and nbytes != stored_bytes(dtype, size):
             expected = stored_bytes(dtype, size)
             message = f"bytes of {dtype} {list(shape)}"
             raise FormatError(where, message, expected=expected, found=nbytes)
         at = offset if form == "raw" and dtype not in BITS else None
-        spec = TensorSpec(name, dtype, shape, nbytes, 0, at)
-        table, scales = (0, 0) if is_sparse else self._scales(tensor)
-        key, is_new = self._add(spec, LitertPart(form, offset, table if scales else 0), scope)
+        spec = TensorSpec(
+            name, dtype, shape, stored_bytes(dtype, size) if sparsity else nbytes, 0, at
+        )
+        table, scales = self._scales(tensor)
+        stored = nbytes if sparsity else 0
+        part = LitertPart(form, offset, table if scales else 0, sparsity, stored)
+        key, is_new = self._add(spec, part, scope)
         if is_new and scales:
             self._quantisation(tensor, key)
         return key

@@ -118,7 +118,7 @@ def place_tensor(
     is_known = tensor.data_type in DTYPES
     nbytes = stored_bytes(dtype, size)
     if tensor.external is not None:
-        if not is_known or dtype == "string":
+        if dtype == "string" or (not is_known and "length" not in tensor.external):
             raise UnsupportedError(f"{dtype} values in another file", where=where)
         return _outside(path, key, tensor.external, TensorSpec(key, dtype, dims, nbytes), files)
     if tensor.raw is not None and dtype != "string":
@@ -140,14 +140,19 @@ def _outside(
 ) -> tuple[TensorSpec, OnnxPart]:
     where = f"{path}: {key}"
     location = external.get("location", "")
-    external_path(path, location)
+    if location not in files:
+        external_path(path, location)
     offset = _whole(external.get("offset", "0"), "offset", where)
     length = external.get("length")
+    is_known = spec.dtype in DTYPES.values()
+    if not is_known:
+        spec = spec._replace(nbytes=_whole(external["length"], "length", where))
     if length is not None and _whole(length, "length", where) != spec.nbytes:
         raise FormatError(where, "bytes in another file", expected=spec.nbytes, found=length)
     shard = files.setdefault(location, len(files) + 1)
     spec = spec._replace(shard=shard, offset=offset if spec.dtype not in BITS else None)
-    return spec, OnnxPart(shard, "raw", offset, is_whole_file=length is None)
+    form = "raw" if is_known else "opaque"
+    return spec, OnnxPart(shard, form, offset, is_whole_file=length is None)
 
 
 def _whole(text: str, what: str, where: str) -> int:
