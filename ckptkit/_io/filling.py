@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,11 +24,28 @@ _FLUSHED_BYTES = 1 << 25  # written since the disk was last told to begin
 _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
 
 
+Follower = Callable[[Path, int], None]
+"""Told of a file, and of the byte before which all has been written and will not change."""
+
+_follower: ContextVar[Follower | None] = ContextVar("follower", default=None)
+
+
+@contextmanager
+def followed_by(follower: Follower) -> Iterator[None]:
+    """Tell how far large files have come that the block writes, in this thread, by `filling`."""
+    token = _follower.set(follower)
+    try:
+        yield
+    finally:
+        _follower.reset(token)
+
+
 class FilledFile:
     """A file that is written in order, small pieces gathered and large ones cut."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._follower = _follower.get()
         self._written = self._begun = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -38,8 +56,11 @@ class FilledFile:
             self._file.write(piece)
             self._written += len(piece)
             if self._written - self._begun >= _FLUSHED_BYTES:
+                self._file.flush()
                 _begin_flushing(self._file.fileno(), self._begun, self._written)
                 self._begun = self._written
+                if self._follower is not None:
+                    self._follower(self._path, self._written)
 
 
 @contextmanager
@@ -58,7 +79,7 @@ def filling(path: Path, nbytes: int, *, flushed: bool = False) -> Iterator[Fille
     descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     with open(descriptor, "wb", buffering=_GATHERED_BYTES) as file:  # noqa: PTH123
         _take_room(file.fileno(), nbytes)
-        yield FilledFile(file)
+        yield FilledFile(file, path)
         end = file.tell()
         if end < nbytes:
             file.truncate(end)

@@ -197,7 +197,6 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     # a plan has ten small values per tensor, none of them garbage: looking for some took a fifth
     gc.set_threshold(200_000, 20, 100)
     from ckptkit.operations.convert.api import MismatchError, convert, plan, write_inverse
-    from ckptkit.reports import plan as report
 
     src = tuple(expanded(src))
     if len(set(src)) == len(src):  # one that is given twice counts twice in an average
@@ -213,6 +212,8 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
             refuse_inputs([options["output"]], (*read, *others))
     sources, lost = _sources(src, options)
     if options["dry_run"]:
+        from ckptkit.reports import plan as report
+
         conversion = plan(sources, dst, **keywords)
         if options["inverse"]:
             write_inverse(conversion, Path(options["inverse"]), overwrite=options["overwrite"])
@@ -237,6 +238,8 @@ def command(ctx: click.Context, /, src: tuple[str, ...], dst: str, **options: An
     except MismatchError as error:
         _report_mismatch(error, options)
         ctx.exit(error.exit_code)
+    from ckptkit.reports import plan as report  # here, so that the disk has not to wait for it
+
     beside = report.receipt_remarks(receipt) if needs_remarks(fmt, options) else ()
     lines = report.receipt_lines(receipt, fmt, verbose=options["verbose"])
     put_report(lines, options, remarks=beside)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptkit.operations.convert.output_comparison import CPU
 from ckptkit.operations.convert.plan import Plan
-from ckptkit.operations.convert.proof import Proof
 from ckptkit.results import Result
 from ckptkit.stores.registry import KERAS
+
+if TYPE_CHECKING:
+    from ckptkit.operations.convert.proof import Proof
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptkit._io.progress import Progress, ProgressMeter, phase
 from ckptkit.checkpoint.checkpoint import open as open_checkpoint
@@ -22,7 +23,6 @@ from ckptkit.operations.convert.destination import (
 from ckptkit.operations.convert.loading import load_output
 from ckptkit.operations.convert.output_comparison import OutputComparison, compare_files
 from ckptkit.operations.convert.plan import Plan
-from ckptkit.operations.convert.proof import Proof, prove
 from ckptkit.operations.convert.receipt import (
     Receipt,
     package_versions,
@@ -35,6 +35,9 @@ from ckptkit.operations.convert.second_look import DiskReading
 from ckptkit.operations.input_files import refuse_inputs
 from ckptkit.stores.registry import SAVED_MODEL
 from ckptkit.wording import say
+
+if TYPE_CHECKING:
+    from ckptkit.operations.convert.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -161,11 +164,15 @@ def _produced(
         proof = prove_model(model_export, path, asked.executor)
         looks_further = asked.check_outputs
     else:
-        with phase("written", plan.nbytes):
+        following = disk.following() if asked.check else nullcontext()
+        with phase("written", plan.nbytes), following:
             _write.write(plan, path, asked.executor)
         if not asked.check:
             return None
         disk.start(_write.files_of(area, plan.target))
+        # here, since there is time for it while the disk is read
+        from ckptkit.operations.convert.proof import prove
+
         meter = ProgressMeter(asked.progress, "proven", plan.nbytes)
         proof = prove(plan, path, asked.executor, meter)
         looks_further = True

@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptkit._version import __version__
 from ckptkit.checkpoint.checkpoint import Checkpoint
 from ckptkit.operations.convert.loading import LoadedOutput
 from ckptkit.operations.convert.plan import Plan
-from ckptkit.operations.convert.proof import Proof, loss_json
 from ckptkit.results import Document
 from ckptkit.stores.base import ModelInfo, Signature
+
+if TYPE_CHECKING:
+    from ckptkit.operations.convert.proof import Proof
 
 SCHEMA = "ckptkit.convert/1"
 _PACKAGES = ("numpy", "ml_dtypes", "google.protobuf", "h5py")
@@ -89,6 +91,8 @@ class Receipt(Document):
         Returns:
             Plain values that JSON can hold.
         """
+        from ckptkit.operations.convert.proof import loss_json  # here: see `pipeline`
+
         plan, proof, graph = self.plan, self.proof, self.plan.options.graph
         losses = proof.losses if proof is not None else {}
         digests: Sequence[str | None] = self.digests or [None] * len(plan.sources)

@@ -1,0 +1,143 @@
+"""Reading a file back from the disk while it is written, some way behind the writer.
+
+A disk takes longer to answer than a system takes to accept what is written, so reading that begins
+with the writing ends earlier than one that waits for its end.  Past the system's cache a file
+cannot be read meanwhile: on Linux such a read and a write wait for each other.  So a part that was
+written is flushed, the cache is emptied of it, and the system is asked whether nothing of it is
+left (`mincore`); then what is read comes from the disk.  A part of which something is left counts
+as not read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptkit._io.progress import bytes_read
+
+_AT_ONCE = 1 << 20  # bytes
+# Pages are kept in groups, which begin at multiples of their size; one that the writer is still
+# filling cannot be let go.  2 MiB are the largest (of a page table's second level on x86).
+_GROUP = 1 << 21
+_MOST_FILES = 64  # that are held open
+
+
+class FileId(NamedTuple):
+    """What a file is, whatever its name; that of one that is held open is no other's."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileId:
+        """Return that of the file of a status."""
+        return cls(status.st_dev, status.st_ino)
+
+
+class _Follower:
+    """An open file that is written elsewhere: `done` bytes of it were read, `crc` is of these."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.file = FileId.of(os.fstat(self._descriptor))
+        self.done = self.crc = 0
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def parts(self, stop: int) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield what was written before byte `stop` and not read yet; none if it is not dropped.
+
+        An array lasts until the next step.  Raises OSError.
+        """
+        stop -= stop % _GROUP
+        if stop <= self.done or _mincore() is None:
+            return
+        os.fdatasync(self._descriptor)  # what is not on the disk stays in the cache
+        os.posix_fadvise(self._descriptor, self.done, stop - self.done, os.POSIX_FADV_DONTNEED)
+        if not self._is_dropped(self.done, stop):
+            return
+        os.posix_fadvise(self._descriptor, self.done, stop - self.done, os.POSIX_FADV_WILLNEED)
+        buffer = np.frombuffer(mmap.mmap(-1, _AT_ONCE), np.uint8)
+        while self.done < stop:
+            room = buffer[: min(_AT_ONCE, stop - self.done)]
+            count = os.preadv(self._descriptor, [room.data], self.done)
+            if not count:  # it was cut: whoever reads the rest finds out
+                return
+            bytes_read(count)
+            yield room[:count]
+            self.done += count
+
+    def _is_dropped(self, start: int, stop: int) -> bool:
+        """Whether the system's cache holds no page of [start, stop), as far as it says so."""
+        mincore = _mincore()
+        assert mincore is not None
+        pages = np.ones(-(-(stop - start) // mmap.PAGESIZE), np.uint8)
+        with mmap.mmap(
+            self._descriptor, stop - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start
+        ) as mapped:
+            there = np.frombuffer(mapped, np.uint8)
+            failed = mincore(there.ctypes.data, stop - start, pages.ctypes.data)
+            del there  # the map is not closed while an array shows it
+        return not failed and not (pages & 1).any()
+
+
+class ReadBehind:
+    """Reads files while they are written, as far as it is told of that; one thread at a time."""
+
+    def __init__(self, extended: Callable[[int, npt.NDArray[np.uint8]], int]) -> None:
+        self._extended = extended
+        self._by_path: dict[Path, _Follower] = {}
+
+    def read_on(self, path: Path, stop: int, is_over: Callable[[], bool]) -> None:
+        """Read what a file holds before byte `stop`, and is not read yet; until `is_over` says so.
+
+        What goes wrong here is left to whoever reads the rest.
+        """
+        try:
+            follower = self._by_path.get(path)
+            if follower is None:
+                if len(self._by_path) == _MOST_FILES:
+                    return
+                follower = self._by_path[path] = _Follower(path)
+            for part in follower.parts(stop):
+                follower.crc = self._extended(follower.crc, part)
+                if is_over():
+                    follower.done += len(part)  # as the generator would, were it asked again
+                    return
+        except (OSError, ValueError):  # a file system that cannot do this
+            return
+
+    def found(self, status: os.stat_result) -> tuple[int, int]:
+        """Return how many bytes of a file were read from the disk, and the CRC-32C of these."""
+        for follower in self._by_path.values():
+            if follower.file == FileId.of(status) and follower.done <= status.st_size:
+                return follower.done, follower.crc
+        return 0, 0
+
+    def close(self) -> None:
+        """Let go of all files."""
+        while self._by_path:
+            self._by_path.popitem()[1].close()
+
+
+@cache
+def _mincore() -> Callable[[int, int, int], Any] | None:
+    """Return int mincore(void *start, size_t nbytes, unsigned char *pages) of the C library."""
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    try:
+        function = ctypes.CDLL(None).mincore
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    found: Callable[[int, int, int], Any] = function
+    return found

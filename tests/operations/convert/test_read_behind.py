@@ -1,0 +1,116 @@
+"""What is read from the disk while it is written."""
+
+from __future__ import annotations
+
+import mmap
+import random
+from pathlib import Path
+
+import pytest
+
+from ckptkit._io import crc32c
+from ckptkit._io import filling as filling_module
+from ckptkit._io.filling import filling
+from ckptkit.operations.convert import read_behind
+from ckptkit.operations.convert.read_behind import ReadBehind
+from ckptkit.operations.convert.second_look import DiskReading, _extended
+
+MIB = 1 << 20
+DATA = random.Random(0).randbytes(9 * MIB + 5)
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def behind() -> ReadBehind:
+    return ReadBehind(_extended)
+
+
+def is_dropped(path: Path) -> bool:
+    """Whether the system here drops a file from its cache, and says so; one in memory it cannot."""
+    reading = ReadBehind(_extended)
+    reading.read_on(path, 4 * MIB, never)
+    found = reading.found(path.stat())
+    reading.close()
+    return found[0] > 0
+
+
+def test_whole_groups_of_pages_are_read(file: Path, behind: ReadBehind) -> None:
+    if not is_dropped(file):
+        pytest.skip("a file system in memory, or a system that cannot tell")
+    for stop, done in ((MIB, 0), (5 * MIB, 4 * MIB), (5 * MIB + 1, 4 * MIB), (9 * MIB, 8 * MIB)):
+        behind.read_on(file, stop, never)
+        assert behind.found(file.stat()) == (done, crc32c.value(DATA[:done]) if done else 0)
+    behind.close()
+    assert behind.found(file.stat()) == (0, 0)
+
+
+def test_what_stays_in_the_cache_counts_as_not_read(file: Path, behind: ReadBehind) -> None:
+    """Pages that a process has mapped are not dropped: what is read of them is not the disk's."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[5 * MIB] == DATA[5 * MIB]  # one page of the third group
+        behind.read_on(file, 8 * MIB, never)
+        assert behind.found(file.stat()) == (0, 0)
+    behind.read_on(file, 8 * MIB, never)  # the next time all of it is
+    done, crc = behind.found(file.stat())
+    assert done == (8 * MIB if is_dropped(file) else 0)
+    assert crc == crc32c.value(DATA[:done])
+    behind.close()
+
+
+def test_reading_ends_when_it_is_told_to(file: Path, behind: ReadBehind) -> None:
+    answers = iter((False, True))
+    behind.read_on(file, 8 * MIB, lambda: next(answers))
+    done, crc = behind.found(file.stat())
+    assert done in (0, 2 * MIB)
+    assert crc == crc32c.value(DATA[:done])
+    behind.close()
+
+
+def test_what_cannot_be_followed_is_not_read(
+    file: Path, behind: ReadBehind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind.read_on(tmp_path / "gone", 8 * MIB, never)
+    other = tmp_path / "other"
+    other.write_bytes(DATA)
+    monkeypatch.setattr(read_behind, "_MOST_FILES", 0)
+    behind.read_on(file, 8 * MIB, never)
+    assert behind.found(file.stat()) == behind.found(other.stat()) == (0, 0)
+
+
+@pytest.mark.parametrize("announced", [0, len(DATA)])
+def test_a_file_that_is_written_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: int
+) -> None:
+    """Part of it behind the writer, the rest at the end; small writes are flushed in time."""
+    monkeypatch.setattr(filling_module, "_FLUSHED_BYTES", 2 * MIB)
+    path = tmp_path / "file"
+    path.touch()
+    with DiskReading() as disk:
+        with disk.following(), filling(path, announced) as out:
+            for start in range(0, len(DATA), 100_003):
+                out.write(DATA[start : start + 100_003])
+        renamed = path.rename(tmp_path / "renamed")
+        disk.start({"it": renamed})
+        assert disk.checksums() == {"it": crc32c.value(DATA)}
+
+
+def test_a_writer_that_fails_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling_module, "_FLUSHED_BYTES", 2 * MIB)
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(ZeroDivisionError), DiskReading() as disk, disk.following():
+        with filling(path, len(DATA)) as out:
+            out.write(DATA)
+        _ = 1 // 0
