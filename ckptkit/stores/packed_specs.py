@@ -71,6 +71,26 @@ class PackedSpecs(Mapping[str, TensorSpec]):
         """Return the spec of a row."""
         return self._at(row, self.keys_in_order[row])
 
+    def place(self, row: int) -> tuple[int | None, int]:
+        """Return the offset of a row, and how many bytes it has."""
+        form = self._form[row]
+        if form < 0:
+            spec = self._whole[row]
+            return spec.offset, spec.nbytes
+        return self._offset[row], self._forms[form][2]
+
+    def dtype(self, row: int) -> str:
+        """Return the dtype of a row."""
+        form = self._form[row]
+        return self._whole[row].dtype if form < 0 else self._forms[form][0]
+
+    def checksum(self, row: int) -> int | None:
+        """Return the crc32c of a row; None where the file has none."""
+        if self._form[row] < 0:
+            return self._whole[row].crc32c
+        crc32c = self._crc32c[row]
+        return None if crc32c < 0 else crc32c
+
     def _at(self, row: int, key: str) -> TensorSpec:
         form = self._form[row]
         if form < 0:

@@ -19,13 +19,12 @@ from ckptkit.dtypes import itemsize
 from ckptkit.errors import ChecksumError, CkptkitError, UnsupportedError
 from ckptkit.operations.findings import Check, Finding, Unit, is_damage, of_error
 from ckptkit.operations.verify.data import (
-    Ranges,
     ShardPlan,
     plan_shard,
     range_checksums,
     ranges_by_shard,
 )
-from ckptkit.operations.verify.ranges import ChecksummedRange
+from ckptkit.operations.verify.ranges import ChecksummedRange, Ranges, decoded_in
 from ckptkit.operations.verify.sampling import TensorSample
 from ckptkit.stores.base import ObjectGraph, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
@@ -258,9 +257,7 @@ def checksum_findings(
             damaged.append(_bad_read(plan, piece, crc))
         elif piece.crc32c is not None and crc != piece.crc32c:
             damaged.append(_mismatch(plan, piece, crc))
-    strings = (
-        (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
-    )
+    strings = ((bundle, plan.path, piece) for plan in plans for piece in decoded_in(plan.pieces))
     for piece, finding in bounded_map(executor, _decoded, strings, lambda item: item[2].label):
         count, nbytes = count + 1, nbytes + piece.nbytes
         if piece.label == piece.key:
@@ -376,6 +373,8 @@ def _missing_keys(
     graph: ObjectGraph, known: Mapping[str, TensorSpec], named: _AttributeKeys, where: str
 ) -> Iterator[Finding]:
     """Yield an error per tensor that the graph promises and the checkpoint lacks."""
+    if isinstance(known, PackedSpecs) and not named.others:
+        return
     added = added_keys(named.others_of(known), named)
     for number, node in enumerate(graph.nodes):
         for attribute, full_name, key in node.attributes:
@@ -409,24 +408,28 @@ class _AttributeKeys(Container[str]):
 
     def __init__(self, graph: ObjectGraph, specs: Mapping[str, TensorSpec]) -> None:
         self._row = specs.row if isinstance(specs, PackedSpecs) else _no_row
+        self._specs = specs
         self._is_named = bytearray(len(specs))  # of each row
-        self._others: set[str] = set()
+        self.others: set[str] = set()  # which no spec has
         for node in graph.nodes:
             for _attribute, _name, key in node.attributes:
                 row = self._row(key)
                 if row is None:
-                    self._others.add(key)
+                    self.others.add(key)
                 else:
                     self._is_named[row] = True
 
     def __contains__(self, key: object) -> bool:
-        if key in self._others:
+        if key in self.others:
             return True
         row = self._row(key) if isinstance(key, str) else None
         return row is not None and bool(self._is_named[row])
 
     def others_of(self, stored: Iterable[str]) -> list[str]:
         """Return the keys of a checkpoint that no attribute has."""
+        if stored is self._specs and isinstance(stored, PackedSpecs):  # in the order of its rows
+            pairs = zip(stored, self._is_named, strict=True)
+            return [key for key, is_named in pairs if not is_named]
         return [key for key in stored if key not in self]
 
 

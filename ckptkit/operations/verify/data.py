@@ -22,7 +22,14 @@ from ckptkit._io.pool import batched_map, some_names
 from ckptkit._io.progress import Progress, ProgressMeter
 from ckptkit.errors import CkptkitError
 from ckptkit.operations.findings import Finding
-from ckptkit.operations.verify.ranges import DECODED, ChecksummedRange, PackedRanges, range_of
+from ckptkit.operations.verify.ranges import (
+    DECODED,
+    ChecksummedRange,
+    PackedRanges,
+    Ranges,
+    nbytes_of,
+    range_of,
+)
 from ckptkit.stores.base import Store, TensorSpec
 from ckptkit.stores.packed_specs import PackedSpecs
 
@@ -30,7 +37,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Ranges = list[ChecksummedRange] | PackedRanges
 BATCH_BYTES = 16 << 20  # of one work item
 BATCH_PARTS = 1 << 14  # of one; of small tensors there are many to a byte
 READ_BYTES = 1 << 18  # read and checksummed while they are in a core's cache
@@ -265,9 +271,7 @@ def range_checksums(
     In place of the checksum stands why the bytes cannot be read, if so.
     """
     by_path = {plan.path: plan for plan in plans}
-    meter = ProgressMeter(
-        progress, "read", sum(piece.nbytes for plan in plans for piece in plan.pieces)
-    )
+    meter = ProgressMeter(progress, "read", sum(nbytes_of(plan.pieces) for plan in plans))
     # path, piece, bytes left, crc32c so far
     open_piece: tuple[Path, int, int, int | CkptkitError] | None = None
     work, read = tee(batch for plan in plans for batch in batches_of(plan))
@@ -277,7 +281,7 @@ def range_checksums(
         read,
         lambda batch: sum(nbytes for _index, nbytes in batch.parts),
         lambda batch: _named(by_path, batch),
-        sum(piece.nbytes for plan in plans for piece in plan.pieces),
+        sum(nbytes_of(plan.pieces) for plan in plans),
     )
     for batch, crcs in zip(work, results, strict=True):
         plan = by_path[batch.path]

@@ -58,10 +58,43 @@ class PackedRanges(Sequence[ChecksummedRange]):
 
     def sort(self) -> None:
         """Sort by offset and size."""
-        places = [piece.offset << 64 | piece.nbytes for piece in self]
+        places = [self._place(row) for row in self._row]
         if any(place < before for before, place in pairwise(places)):
             order = sorted(range(len(places)), key=places.__getitem__)
             self._row = array("q", [self._row[at] for at in order])
+
+    def _place(self, row: int) -> int:
+        if row < 0:
+            piece = self._whole[-1 - row]
+            return piece.offset << 64 | piece.nbytes
+        offset, nbytes = self.specs.place(row)
+        assert offset is not None
+        return offset << 64 | nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        place, whole = self.specs.place, self._whole
+        return sum(whole[-1 - row].nbytes if row < 0 else place(row)[1] for row in self._row)
+
+    def decoded(self) -> Iterator[ChecksummedRange]:
+        """Yield those whose checksum is not that of the plain bytes."""
+        dtype = self.specs.dtype
+        for row in self._row:
+            if row < 0 or dtype(row) in DECODED:
+                piece = self._of_row(row)
+                if piece.decoded:
+                    yield piece
+
+    def _of_row(self, row: int) -> ChecksummedRange:
+        if row < 0:
+            return self._whole[-1 - row]
+        specs = self.specs
+        offset, nbytes = specs.place(row)
+        assert offset is not None
+        key = specs.keys_in_order[row]
+        is_decoded = specs.dtype(row) in DECODED
+        return ChecksummedRange(offset, nbytes, key, key, specs.checksum(row), is_decoded)
 
     def __len__(self) -> int:
         return len(self._row)
@@ -73,8 +106,24 @@ class PackedRanges(Sequence[ChecksummedRange]):
     def __getitem__(self, index: int | slice) -> ChecksummedRange | list[ChecksummedRange]:
         if isinstance(index, slice):
             return [self[at] for at in range(len(self))[index]]
-        row = self._row[index]
-        return self._whole[-1 - row] if row < 0 else range_of(self.specs.at(row))
+        return self._of_row(self._row[index])
 
     def __iter__(self) -> Iterator[ChecksummedRange]:
-        return map(self.__getitem__, range(len(self)))
+        return map(self._of_row, self._row)
+
+
+Ranges = list[ChecksummedRange] | PackedRanges
+
+
+def nbytes_of(pieces: Ranges) -> int:
+    """Return how many bytes ranges have together."""
+    if isinstance(pieces, PackedRanges):
+        return pieces.nbytes
+    return sum(piece.nbytes for piece in pieces)
+
+
+def decoded_in(pieces: Ranges) -> Iterator[ChecksummedRange]:
+    """Yield the ranges whose checksum is not that of the plain bytes."""
+    if isinstance(pieces, PackedRanges):
+        return pieces.decoded()
+    return (piece for piece in pieces if piece.decoded)

@@ -22,7 +22,7 @@ from ckptkit.operations.verify.data import (
     range_checksums,
     ranges_by_shard,
 )
-from ckptkit.operations.verify.ranges import ChecksummedRange
+from ckptkit.operations.verify.ranges import ChecksummedRange, decoded_in
 from ckptkit.results import Result
 from ckptkit.stores.base import Store
 from ckptkit.stores.locate import locate
@@ -145,9 +145,7 @@ def _sound(
         else:
             place = f"{plan.path.name} bytes {piece.offset} to {piece.offset + piece.nbytes}"
             reasons.setdefault(piece.key, f"its checksum does not hold ({place})")
-    decoded = [
-        (bundle, plan.path, piece) for plan in plans for piece in plan.pieces if piece.decoded
-    ]
+    decoded = [(bundle, plan.path, piece) for plan in plans for piece in decoded_in(plan.pieces)]
     for key, reason in bounded_map(executor, _decoded, decoded, lambda item: item[2].label):
         if reason:
             reasons.setdefault(key, reason)
