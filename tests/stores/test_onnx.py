@@ -60,6 +60,10 @@ def test_constants_of_every_kind_have_the_names_that_nodes_use() -> None:
     assert found["c_strings"] == [b"a", b"b"]
     assert found["c_sparse.values"] == [1.5, 2.5]
     assert found["c_sparse.indices"] == [1, 4]
+    assert found["c_sparse.shape"] == [6]
+    names = ckptkit.open(NEWEST / "constants.onnx").names
+    parts = [names[f"c_sparse.{part}"].role for part in ("values", "indices", "shape")]
+    assert parts == ["weight"] * 3
     assert found["inside"] == 4.5
     assert found["of_branch"] == found["if/then_branch/of_branch"] == [9.0, 8.0]
     assert ckptkit.load(NEWEST / "function.onnx")["k"].tolist() == [3.0, 4.0]

@@ -666,3 +666,21 @@ def test_archives_of_torch_that_are_no_tensors_are_named(
         for name in members.split():
             archive.writestr(name, b"1")
     assert said in refused("ls", tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        None,
+        (1, 0.5),
+        (Global("torch", "per_tensor_affine"), 10**400, 1),
+        (Global("torch", "per_tensor_affine"), 0.5, 10**400),
+        (Global("torch", "per_channel_affine"), 0.5, 1, 0),
+    ],
+)
+def test_a_quantised_tensor_without_a_scale_is_refused(how: Any) -> None:
+    storage = Persistent(("storage", Global("torch", "QInt8Storage"), "0", "cpu", 3))
+    args = (storage, 0, (3,), (1,), how, False, {})
+    call = PickledCall(Global("torch._utils", "_rebuild_qtensor"), args)
+    with pytest.raises(FormatError, match="without a scale and a zero point"):
+        list_tensors({"w": call}, "a")

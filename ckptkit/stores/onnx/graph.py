@@ -46,7 +46,8 @@ class OnnxContents:
     """What a model is made of.
 
     tensors: by name.  ops: (domain, op), each once.  functions: (domain, name) that the model
-    brings with it.  opsets: (domain, version).
+    brings with it.  opsets: (domain, version).  of_sparse: the tensors that are the parts of a
+    sparse one.
     """
 
     tensors: dict[str, OnnxTensor] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class OnnxContents:
     opsets: list[tuple[str, int]] = field(default_factory=list)
     producer: str = ""
     notes: list[str] = field(default_factory=list)
+    of_sparse: set[str] = field(default_factory=set)
 
 
 def read_graph(path: Path) -> OnnxContents:
@@ -205,16 +207,27 @@ class _ModelWalk:
             )
 
     def _sparse(self, place: Field, name: str, scope: str) -> None:
-        """Add the two parts of a SparseTensorProto: its values, and where they belong."""
+        """Add the parts of a SparseTensorProto: its values, where they belong, and its shape."""
         parts: dict[int, Field] = {}
-        for item in _known(self.file.fields(place.start, place.end), {1: BYTES, 2: BYTES}):
-            parts[item.number] = self._once(parts.get(item.number), item, "part of a tensor")
+        dims: list[Field] = []
+        for item in _known(self.file.fields(place.start, place.end), _SPARSE):
+            if item.number == 3:
+                dims.append(item)
+            else:
+                parts[item.number] = self._once(parts.get(item.number), item, "part of a tensor")
+        found: dict[str, OnnxTensor] = {}
         for number, part in ((1, "values"), (2, "indices")):
             if number in parts:
-                own, tensor = self._tensor(parts[number])
+                own, found[part] = self._tensor(parts[number])
                 name = name or own or "sparse"
-                self._add(f"{name}.{part}", scope, tensor)
-        self.found.notes.append(f"{name} is a sparse tensor: its values and indices are listed")
+        lists = {_LIST[INT64]: dims}
+        rank = _length(self.file, dims, INT64)
+        found["shape"] = OnnxTensor(INT64, (rank,), None, lists, None)
+        keys = [self._add(f"{name}.{part}", scope, tensor) for part, tensor in found.items()]
+        self.found.of_sparse.update(keys)
+        self.found.notes.append(
+            f"{name} is a sparse tensor: its values, indices and shape are listed"
+        )
 
     def _tensor(self, place: Field) -> tuple[str, OnnxTensor]:
         """Return the name and the description of a TensorProto."""
@@ -261,8 +274,11 @@ class _ModelWalk:
                 version = item.value
         return domain, version
 
-    def _add(self, name: str, scope: str, tensor: OnnxTensor) -> None:
-        """Add a tensor under its name; one whose name is taken, under the path to it."""
+    def _add(self, name: str, scope: str, tensor: OnnxTensor) -> str:
+        """Add a tensor under its name; one whose name is taken, under the path to it.
+
+        Returns its key.
+        """
         tensors = self.found.tensors
         key = name if name not in tensors else f"{scope}{name}"
         number = 1
@@ -272,6 +288,7 @@ class _ModelWalk:
         if number > 1:
             self.found.notes.append(f"two tensors are called {name}; the second is {key} here")
         tensors[key] = tensor
+        return key
 
     def _once(self, before: Field | None, item: Field, what: str) -> Field:
         """Return a field that there is one of: protobuf merges two, which nobody writes."""
@@ -300,6 +317,7 @@ _ATTRIBUTE = {
     11: BYTES,
     22: BYTES,
 }
+_SPARSE = {1: BYTES, 2: BYTES, 3: None}  # values, indices, dims
 # The typed lists of a TensorProto: float, int32, string, int64, double, uint64.
 _ELEMENT = {4: FIXED32, 5: VARINT, 6: BYTES, 7: VARINT, 10: 1, 11: VARINT}
 _LIST = {FLOAT: 4, INT64: 7, STRING: 6}

@@ -48,7 +48,10 @@ _NUMBERS = frozenset({1, 5})  # and numbers
 
 @dataclass(frozen=True, slots=True)
 class OnnxStore:
-    """An ONNX model; made by `open_onnx`."""
+    """An ONNX model; made by `open_onnx`.
+
+    of_sparse: the parts of sparse tensors, which are weights however few they are.
+    """
 
     path: Path
     specs: Mapping[str, TensorSpec]
@@ -58,6 +61,7 @@ class OnnxStore:
     missing_shards: tuple[Path, ...]
     producer: str | None
     ops: tuple[str, ...]
+    of_sparse: frozenset[str]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickled(open_onnx, self.path, self.files)
@@ -78,6 +82,7 @@ class OnnxStore:
     @property
     def structure(self) -> StoredNames:
         roles = {key: role_of_constant(spec) for key, spec in self.specs.items()}
+        roles |= dict.fromkeys(self.of_sparse, "weight")
         if any(mark in op for op in self.ops for mark in _QUANTISED):
             operators = OnnxOperators(self.path, self.specs)
             roles |= dict.fromkeys(operators.scales(), "config")
@@ -196,6 +201,7 @@ def open_onnx(path: Path) -> OnnxStore:
         missing_shards=tuple(file for file in beside if not file.is_file()),
         producer=graph.producer or None,
         ops=tuple(ops),
+        of_sparse=frozenset(graph.of_sparse),
     )
 
 

@@ -378,8 +378,9 @@ class _Walk:
         """
         if how and isinstance(how[0], tuple) and len(how[0]) in (3, 4):
             scale, zero, *axis = how[0][1:]
-            if not axis and isinstance(scale, (int, float)) and isinstance(zero, int):
-                return QuantisedBy(float(scale), zero, 0)
+            is_number = isinstance(scale, float) and type(zero) is int and abs(zero) < 1 << 62
+            if not axis and is_number:
+                return QuantisedBy(scale, zero, 0)
             if axis and isinstance(scale, PickledCall) and isinstance(zero, PickledCall):
                 scales, zeros = self._tensor(scale, path), self._tensor(zero, path)
                 if scales is not None and zeros is not None and type(axis[0]) is int:
