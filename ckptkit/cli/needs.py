@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Show who wrote a model, which calls open it, and what is missing for them.
 
-    A directory is its latest checkpoint; with -r, it is each checkpoint and model in and below it.
+    A directory stands for its latest checkpoint, with -r for all checkpoints and models below it.
     Nothing is loaded or run, and no package is imported: classes, arguments, ops and files that
     the model names are compared with what each Keras and TensorFlow has, and with what is
     installed here, or in the environment that --with describes.

@@ -29,7 +29,7 @@ def command(
     RUN is a training directory.  Each old checkpoint is written anew beside itself, read again and
     compared bit for bit, and then takes its own place, so that a reader finds the old one or the
     thin one.  Weights, averages, counters and learning rates stay.  The newest checkpoint is never
-    thinned, and nothing is while a save is under way.
+    thinned, and nothing is changed while a save is under way.
 
     \b
     Examples:

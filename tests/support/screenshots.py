@@ -1,7 +1,8 @@
 """Pictures of every page for docs/pages.md: `support.screenshots` writes them.
 
 Each is taken in light and in dark colours, and in a window of 420 pixels.  They are WebP, which is
-a fifth of PNG.  The models are those of `ckptkit sample`, and a small run.
+a fifth of PNG.  The models are those of `ckptkit sample`, a small run, and a model of Keras 2;
+`record` and `upgrade` need TensorFlow.  There is none of `doctor`: it would show one machine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from support.weights import Array, write_bundle
 
 TO = ROOT / "docs" / "pages"
 WIDE, NARROW = (1180, 860), (420, 860)  # pixels of the window
+OLD = "old.h5"
+POLICY = '[model]\nmax-parameters = 50\n[verify]\n[scan]\n[golden]\npath = "none"\n'
 SCALE, QUALITY = 0.75, 72
 
 
@@ -43,6 +46,10 @@ def files(folder: Path) -> None:
     arrays["head/kernel"][3, 4] = 0.001
     write_bundle(folder / "ckpt-200", arrays)
     weights = {name: values for name, values in arrays.items() if "Adam" not in name}
+    moved = {name.replace("encoder/layer", "bert/block"): v for name, v in weights.items()}
+    write_bundle(folder / "renamed", {name: v for name, v in moved.items() if "_7/mlp" not in name})
+    (folder / "policy.toml").write_text(POLICY, "utf-8")
+    shutil.copy(ROOT / "fixtures/golden/tf2.15.1/numbered/sequential_model.h5", folder / OLD)
     run = folder / "run"
     run.mkdir()
     for step in range(20):
@@ -64,6 +71,14 @@ def calls() -> dict[str, list[str]]:
         "verify": ["verify", "-r", "sample"],
         "scan": ["scan", "-r", "sample"],
         "check": ["check", "sample/after.keras", "--against", "sample/before.keras", "--localize"],
+        "gate": ["gate", "sample/after.keras", "--policy", "policy.toml"],
+        "convert": ["convert", "ckpt-200", "w.safetensors", "--cast", "float32=float16"],
+        "upgrade": ["upgrade", OLD, "upgraded.keras"],
+        "map": ["map", "ckpt-200", "renamed"],
+        "record": ["record", "sample/after.keras", "-o", "golden"],
+        "needs": ["needs", OLD, "sample/after.keras", "ckpt-200"],
+        "thin": ["thin", "whole/run", "--keep-slots", "last:1", "--dry-run"],
+        "ls-inventory": ["ls", "-r", "sample"],
     }
 
 
@@ -90,7 +105,8 @@ def main() -> None:
         files(folder)
         tool = [sys.executable, "-m", "ckptkit"]
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": place}
-        subprocess.run([*tool, "sample", "sample"], cwd=folder, env=environment, check=True)
+        for sample in ("sample", "whole"):
+            subprocess.run([*tool, "sample", sample], cwd=folder, env=environment, check=True)
         damaged = folder / "sample" / "run" / "ckpt-1.data-00000-of-00001"
         damaged.write_bytes(damaged.read_bytes()[:-40])
         for name in wanted:

@@ -358,7 +358,7 @@ class Table {
     }
     const more = {meter: 84, status: 24}[column.kind] || 0;
     // there is room for the arrow of a sorted column; in a narrow window headings are folded
-    const pixels = (letters, title, beside) => 20 +
+    const pixels = (letters, title, beside) => 26 +
       Math.max(Math.min(most, letters) * 7.6 + beside, (title + 2) * 7.6);
     const wide = pixels(column.wide || 26, column.title.length, more);
     const small = pixels(20, Math.max(...column.title.split(" ").map(word => word.length)),
