@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -93,18 +94,26 @@ def pythons(versions: Iterable[str], path: str | None = None) -> Iterator[Python
     """
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     for version in versions:
-        program = sys.executable if version == here else shutil.which(f"python{version}", path=path)
-        if program is None:
-            yield Python(version, "", f"python{version} is not on PATH")
-            continue
-        # A shim may stand for an interpreter that is not there.
-        ask = "import sys; print('%d.%d' % sys.version_info[:2])"
-        done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
-        if done.stdout.strip() == version:
-            yield Python(version, program, "")
-        else:
+        found = [sys.executable] if version == here else _on_path(f"python{version}", path)
+        why_not = f"python{version} is not on PATH"
+        for program in found:
+            # A shim may stand for an interpreter that is not there, or hide one that is.
+            ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+            done = subprocess.run([program, "-c", ask], capture_output=True, text=True, check=False)
+            if done.stdout.strip() == version:
+                yield Python(version, program, "")
+                break
             said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[0]
-            yield Python(version, "", f"{program} does not start it: {said}")
+            why_not = f"{program} does not start it: {said}"
+        else:
+            yield Python(version, "", why_not)
+
+
+def _on_path(name: str, path: str | None) -> list[str]:
+    """Return all programs of a name on PATH, or on `path`, in its order."""
+    folders = (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep)
+    found = (shutil.which(name, path=folder) for folder in folders if folder)
+    return [program for program in found if program]
 
 
 def lowest(requirements: str) -> list[str]:

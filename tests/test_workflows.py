@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -98,6 +99,12 @@ def test_versions_that_are_not_here_are_told_with_the_reason(tmp_path: Path) -> 
     assert found["3.98"].why_not == "python3.98 is not on PATH"
     assert found["3.99"].why_not.endswith("does not start it: python3.99: no such version")
     assert found[here].path == sys.executable
+    (tmp_path / "real").mkdir()
+    real = tmp_path / "real" / "python3.99"  # behind the shim
+    real.write_text("#!/bin/sh\necho 3.99\n")
+    real.chmod(0o755)
+    [behind] = pythons(["3.99"], os.pathsep.join([str(tmp_path), str(real.parent)]))
+    assert behind.path == str(real)
 
 
 def test_every_bound_is_held_to_its_lowest_series() -> None:

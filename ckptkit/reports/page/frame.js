@@ -43,10 +43,11 @@ const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count =
 const clipped = (text, most = 160) =>
   text.length > most ? `${text.slice(0, most * 2 / 3)}…${text.slice(-most / 4)}` : text;
 // A name whose end stays where there is no room for all of it: names of one model begin alike.
+const PATH = /^[^\s()'"]*[/.][^\s()'"]*$/;  // and no call, sentence or list of numbers
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/;
 function named(text) {
   text = String(text);
-  if (text.length < 24 || !/^\S*[/.]\S*$/.test(text) || RIGHT_TO_LEFT.test(text)) return [text];
+  if (text.length < 24 || !PATH.test(text) || RIGHT_TO_LEFT.test(text)) return [text];
   const last = text.slice(-32), start = last.search(/[/.]/) + 1;
   let at = text.length - (start && start < 22 ? last.length - start : 24);
   // a letter and what is written on it stay together
