@@ -13,24 +13,44 @@ Names are paths through dicts, lists and modules, joined by dots: `state_dict()`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ckptkit.dtypes import itemsize
 from ckptkit.errors import FormatError
 from ckptkit.stores.pytorch.numpy_arrays import Encoded, PickledArray, is_of_numpy, pickled_array
 from ckptkit.stores.pytorch.pickle_machine import Global, Persistent, PickledCall
+from ckptkit.stores.pytorch.pickled_kinds import (
+    OF_MODULE,
+    OF_PARAMETERS,
+    OF_SUBCLASSES,
+    OF_TENSORS,
+    OF_TENSORS_OF_BYTES,
+    OF_TORCH,
+    attributes_of,
+    entries_of,
+    is_mapping,
+    is_module,
+    is_optimizer,
+    is_parameter,
+    is_rebuilt,
+    is_tensor,
+    is_without_shape,
+    items_of,
+    kind_of_rebuilt,
+    module_of,
+    name_of,
+    named_entries,
+    named_parameters,
+    parts_of_sparse,
+    plain_attributes,
+)
 from ckptkit.text import list_text
 
 MAX_TENSORS = 10_000_000
 # How often a tensor may stand in the file, all in all and each: models share layers, a few times.
 _MAX_REPEATED, _MAX_REPEATS = 10_000, 100
 _MAX_DEPTH = 200  # of dicts in dicts; torch's own modules reach ten
-# Of a quantised tensor these are the integers as they are stored.
-_TENSOR = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_qtensor")
-_TENSOR_OF_BYTES = "_rebuild_tensor_v3"
-_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
-_FROM_TYPE = ("_rebuild_from_type", "_rebuild_from_type_v2")
 _STORAGES = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",
@@ -53,18 +73,6 @@ _STORAGES = {
 }
 # Where torch's name of a dtype is another than ours.
 _DTYPES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64"}
-# Parts of a sparse tensor by its layout; the last is its shape.
-_BY_ROWS = ("crow_indices", "col_indices", "values", "shape")
-_BY_COLUMNS = ("ccol_indices", "row_indices", "values", "shape")
-_SPARSE = {
-    "sparse_coo": ("indices", "values", "shape"),
-    "sparse_csr": _BY_ROWS,
-    "sparse_bsr": _BY_ROWS,
-    "sparse_csc": _BY_COLUMNS,
-    "sparse_bsc": _BY_COLUMNS,
-}
-# What a module keeps its tensors in, which is in no name of `state_dict()`.
-_OF_MODULE = ("_parameters", "_buffers", "_modules")
 
 
 class Storage(NamedTuple):
@@ -170,7 +178,7 @@ class _Walk:
             if is_of_numpy(value):
                 self._leave_out("arrays of numpy that are not plain numbers", path)
                 return
-            if _is_without_shape(value):
+            if is_without_shape(value):
                 self._leave_out("parameters that have no shape yet", path)
                 return
         elif isinstance(value, Persistent):
@@ -182,11 +190,11 @@ class _Walk:
             return
         if depth > _MAX_DEPTH:
             raise FormatError(self.where, f"values nested more than {_MAX_DEPTH} deep")
-        if isinstance(value, dict) and _is_optimizer(value):
+        if isinstance(value, dict) and is_optimizer(value):
             self._optimizer(value, path)
-        if isinstance(value, PickledCall) and _is_module(value):
+        if isinstance(value, PickledCall) and is_module(value):
             self._modules.append((value, path))
-        keys = value if isinstance(value, dict) else (key for key, _ in _items(value))
+        keys = value if isinstance(value, dict) else (key for key, _ in items_of(value))
         self._keys.extend((key, path) for key in keys if isinstance(key, PickledCall))
         before = len(self.paths)
         self._open.add(id(value))
@@ -195,8 +203,8 @@ class _Walk:
         self._open.discard(id(value))
         if len(self.paths) == before:
             self._barren.add(id(value))
-        if isinstance(value, PickledCall) and _is_rebuilt(value) and not _is_parameter(value):
-            what = _kind_of(value)
+        if isinstance(value, PickledCall) and is_rebuilt(value) and not is_parameter(value):
+            what = kind_of_rebuilt(value)
             if len(self.paths) > before:
                 self._add_shape(value, path)
                 label = ".".join(path) or "what was saved"
@@ -224,7 +232,7 @@ class _Walk:
 
     def _add_shape(self, call: PickledCall, path: tuple[str, ...]) -> None:
         """Add the shape of a sparse tensor, which its other parts do not tell."""
-        sizes = dict(_parts_of_sparse(call)).get("shape")
+        sizes = dict(parts_of_sparse(call)).get("shape")
         if isinstance(sizes, PickledCall) and sizes.args:  # of torch.Size
             sizes = sizes.args[0]
         if isinstance(sizes, tuple) and all(type(n) is int and 0 <= n < 1 << 62 for n in sizes):
@@ -238,7 +246,7 @@ class _Walk:
     def left_out(self) -> Iterator[str]:
         """Yield a note on each kind of values that look like tensors and are not listed."""
         for key, path in self._keys:
-            if id(key) not in self._distinct and _is_tensor(key):
+            if id(key) not in self._distinct and is_tensor(key):
                 self._leave_out("tensors that are keys of a dict", path)
         for what, names in self._left_out.items():
             yield f"{what} are not listed: {list_text(names)}"
@@ -253,7 +261,7 @@ class _Walk:
         names: list[str] = []
         waiting: list[tuple[Any, tuple[str, ...]]] = []
         for module, path in reversed(self._modules):
-            waiting.extend(reversed([(v, (*path, s)) for s, v in _plain_attributes(module)]))
+            waiting.extend(reversed([(v, (*path, s)) for s, v in plain_attributes(module)]))
         while waiting:
             value, path = waiting.pop()
             if id(value) in seen or not isinstance(value, (PickledCall, dict, list, tuple, set)):
@@ -267,8 +275,8 @@ class _Walk:
                     names.append(name)
                     continue
             parts = list(self._parts(value, path))
-            if isinstance(value, PickledCall) and _is_module(value):
-                parts.extend(_plain_attributes(value))
+            if isinstance(value, PickledCall) and is_module(value):
+                parts.extend(plain_attributes(value))
             inner = [(v, (*path, s) if s else path) for s, v in parts]
             waiting.extend(reversed(inner))
         self._attributes.update(names)
@@ -326,45 +334,45 @@ class _Walk:
     def _parts(self, value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         """Yield (segment of the name, value) of what a value is made of; "" for no segment."""
         if isinstance(value, dict):
-            yield from _named(value.items())
+            yield from named_entries(value.items())
         elif not isinstance(value, PickledCall):
             for index, inner in enumerate(value):
                 yield str(index), inner
-        elif _is_mapping(value):
-            yield from _named(_items(value))
-        elif _is_module(value):
-            for kind in _OF_MODULE:
+        elif is_mapping(value):
+            yield from named_entries(items_of(value))
+        elif is_module(value):
+            for kind in OF_MODULE:
                 yield "", value.state.get(kind)
-        elif _is_parameter(value):
+        elif is_parameter(value):
             yield "", value.args[0]
-        elif parts := _parts_of_sparse(value):
+        elif parts := parts_of_sparse(value):
             yield from parts[:-1]  # the last is its shape
         else:
             for index, inner in enumerate(value.args):
                 yield str(index), inner
             for index, inner in enumerate(value.values):  # of a class that is a list
                 yield str(index), inner
-            yield from _named(_entries(value.items))  # of a class that is a mapping
-            yield from _attributes(value)
+            yield from named_entries(entries_of(value.items))  # of a class that is a mapping
+            yield from attributes_of(value)
 
     def _tensor(
         self, call: PickledCall, path: tuple[str, ...]
     ) -> tuple[StridedTensor, QuantisedBy | None] | None:
         """Return the tensor that a call makes; None for a call of something else."""
         for _ in range(_MAX_DEPTH):
-            name, args = _name_of(call.function), call.args
-            if _module_of(call.function) in _OF_TORCH and name in _PARAMETERS and args:
+            name, args = name_of(call.function), call.args
+            if module_of(call.function) in OF_TORCH and name in OF_PARAMETERS and args:
                 inner = args[0]
-            elif _module_of(call.function) in _OF_TORCH and name in _FROM_TYPE and len(args) > 2:
+            elif module_of(call.function) in OF_TORCH and name in OF_SUBCLASSES and len(args) > 2:
                 inner = PickledCall(args[0], args[2] if isinstance(args[2], tuple) else ())
             else:
                 break
             if not isinstance(inner, PickledCall):
                 return None
             call = inner
-        if _module_of(call.function) != "torch._utils":
+        if module_of(call.function) != "torch._utils":
             return None
-        if name not in _TENSOR and name != _TENSOR_OF_BYTES:
+        if name not in OF_TENSORS and name != OF_TENSORS_OF_BYTES:
             return None
         tensor = self._strided(name, args, ".".join(path))
         is_quantised = name == "_rebuild_qtensor"
@@ -393,8 +401,8 @@ class _Walk:
         try:
             storage = storage_of(args[0])
             offset, shape, stride = args[1], tuple(args[2]), tuple(args[3])
-            dtype = _dtype(args[6]) if name == _TENSOR_OF_BYTES else storage.dtype
-            bits = args[7:8] if name == _TENSOR_OF_BYTES else args[6:7]
+            dtype = _dtype(args[6]) if name == OF_TENSORS_OF_BYTES else storage.dtype
+            bits = args[7:8] if name == OF_TENSORS_OF_BYTES else args[6:7]
         except (IndexError, TypeError, ValueError) as error:
             raise FormatError(where, f"a tensor whose description is broken: {error}") from None
         numbers = (offset, *shape, *stride)
@@ -412,97 +420,11 @@ class _Walk:
 
         Which parameter a number stands for is in the file only where the optimizer was given names.
         """
-        names = dict(_named_parameters(value["param_groups"]))
-        state = list(_items(value["state"]))
-        for (number, slots), (segment, _) in zip(state, _named(state), strict=True):
-            for slot, _ in _named(_items(slots)):
+        names = dict(named_parameters(value["param_groups"]))
+        state = list(items_of(value["state"]))
+        for (number, slots), (segment, _) in zip(state, named_entries(state), strict=True):
+            for slot, _ in named_entries(items_of(slots)):
                 self.slots[".".join((*path, "state", segment, slot))] = names.get(number, ""), slot
-
-
-_OF_MAPPINGS = ("collections", "builtins", "__builtin__")  # the last is that of Python 2
-_OF_TORCH = ("torch._utils", "torch._tensor")
-
-
-def _named(entries: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield (segment of the name, value) of a mapping's entries: the key, as Python writes it.
-
-    A key that is an object (an optimizer's own state has parameters) stands for its number.
-    """
-    for index, (key, inner) in enumerate(entries):
-        if isinstance(key, str):
-            yield key, inner
-        else:
-            yield str(key)[:200] if _is_plain(key) else str(index), inner
-
-
-def _is_plain(key: Any) -> bool:
-    """Whether a key of a mapping is written as one value, and not by where it lies in memory."""
-    if isinstance(key, tuple) and not isinstance(key, (Global, Persistent)):
-        return all(map(_is_plain, key))
-    return key is None or isinstance(key, (str, bytes, int, float, complex, Global))
-
-
-def _attributes(call: PickledCall) -> Iterator[tuple[str, Any]]:
-    """Yield (segment of the name, value) of what BUILD gives an object: its attributes, mostly.
-
-    A dict is the object's own; a pair has that, or None, and a dict of its slots.
-    Source: Lib/pickle.py (`load_build`).
-    """
-    state = call.state
-    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-    if all(part is None or isinstance(part, dict) for part in parts):
-        for part in parts:
-            yield "", part
-    else:
-        yield str(len(call.args) + len(call.values)), state
-
-
-def _name_of(function: Any) -> str:
-    return function.name if isinstance(function, Global) else ""
-
-
-def _module_of(function: Any) -> str:
-    return function.module if isinstance(function, Global) else ""
-
-
-def _is_mapping(call: PickledCall) -> bool:
-    """Whether a call makes a mapping: an OrderedDict, a defaultdict, a Counter."""
-    if _module_of(call.function) not in _OF_MAPPINGS or call.values:
-        return False
-    is_called_so = _name_of(call.function).lower().endswith(("dict", "counter"))
-    return bool(call.items or (is_called_so and (not call.args or _pairs(call))))
-
-
-def _items(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the entries of a mapping; none of what is no mapping."""
-    if isinstance(value, dict):
-        return value.items()
-    if isinstance(value, PickledCall) and _is_mapping(value):
-        return _entries((*_pairs(value), *value.items))
-    return ()
-
-
-def _entries(pairs: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, Any]]:
-    """Return the entries of a mapping that is given these pairs: of one key, the last."""
-    found: dict[Any, tuple[Any, Any]] = {}
-    for key, value in pairs:
-        try:
-            found[key] = (key, value)
-        except TypeError:  # no key of a mapping: what reads the pickle fails on it
-            found[id(key)] = (key, value)
-    return found.values()
-
-
-def _pairs(call: PickledCall) -> list[Any]:
-    """Return the keys and values that a mapping is made of, as Python 2 pickles an OrderedDict."""
-    pairs = call.args[0] if len(call.args) == 1 else None
-    if isinstance(pairs, list) and all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-        return pairs
-    return []
-
-
-def _is_rebuilt(call: PickledCall) -> bool:
-    return _name_of(call.function).startswith("_rebuild_")
 
 
 def _how(quantised: QuantisedBy) -> str:
@@ -511,73 +433,6 @@ def _how(quantised: QuantisedBy) -> str:
     if isinstance(scale, StridedTensor) or isinstance(zero, StridedTensor):
         return f"its integers are listed as they are stored, with scales along axis {axis}"
     return f"its integers are listed as they are stored, scale {scale:.6g}, zero point {zero}"
-
-
-def _parts_of_sparse(call: PickledCall) -> list[tuple[str, Any]]:
-    """Return (name, value) of what a sparse tensor is made of, its shape last; [] for others.
-
-    Source: torch/_utils.py (`_rebuild_sparse_tensor`).
-    """
-    if _module_of(call.function) not in _OF_TORCH or len(call.args) != 2:
-        return []
-    layout, parts = call.args
-    if _name_of(call.function) != "_rebuild_sparse_tensor" or not isinstance(parts, tuple):
-        return []
-    if isinstance(layout, PickledCall) and len(layout.args) == 1:  # _get_layout("torch.sparse_coo")
-        layout = layout.args[0]
-    names = _SPARSE.get(str(layout).removeprefix("torch."), ())
-    return list(zip(names, parts, strict=False)) if len(parts) >= len(names) else []
-
-
-def _is_parameter(call: PickledCall) -> bool:
-    """Whether a call makes a parameter of a tensor, its first argument."""
-    return _name_of(call.function) in _PARAMETERS and len(call.args) > 0
-
-
-def _is_without_shape(call: PickledCall) -> bool:
-    """Whether a call makes a parameter or buffer that a lazy module has not given a shape yet."""
-    return _module_of(call.function) == "torch.nn.parameter" and "Uninitialized" in _name_of(
-        call.function
-    )
-
-
-def _kind_of(call: PickledCall) -> str:
-    """Return what torch rebuilds, in words: "sparse tensor", "nested tensor", "NestedTensor"."""
-    name = _name_of(call.function)
-    if name in _FROM_TYPE and len(call.args) > 1 and isinstance(call.args[1], Global):
-        return call.args[1].name
-    return name.removeprefix("_rebuild_").replace("_", " ")
-
-
-def _is_module(call: PickledCall) -> bool:
-    """Whether a call makes a `torch.nn.Module`, whatever its class: by what it keeps."""
-    return isinstance(call.state, dict) and all(kind in call.state for kind in _OF_MODULE)
-
-
-def _plain_attributes(module: PickledCall) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of what a module holds beside parameters, buffers and modules."""
-    yield from _named((key, value) for key, value in module.state.items() if key not in _OF_MODULE)
-
-
-def _is_tensor(call: PickledCall) -> bool:
-    """Whether a call makes one tensor, of whatever class; not: out of several others."""
-    names = (*_TENSOR, _TENSOR_OF_BYTES, *_FROM_TYPE)
-    return _module_of(call.function) in _OF_TORCH and _name_of(call.function) in names
-
-
-def _is_optimizer(value: dict[Any, Any]) -> bool:
-    groups, state = value.get("param_groups"), value.get("state")
-    is_mapping = isinstance(state, PickledCall) and _is_mapping(state)
-    return isinstance(groups, list) and (isinstance(state, dict) or is_mapping)
-
-
-def _named_parameters(groups: list[Any]) -> Iterator[tuple[Any, str]]:
-    for group in groups:
-        if isinstance(group, dict) and isinstance(group.get("param_names"), list):
-            numbers = group.get("params")
-            for number, name in zip(numbers or (), group["param_names"], strict=False):
-                if isinstance(name, str) and isinstance(number, int):
-                    yield number, name
 
 
 def storage_of(value: Any) -> Storage:
