@@ -357,8 +357,9 @@ class Table {
       most = Math.max(most, text.length);
     }
     const more = {meter: 84, status: 24}[column.kind] || 0;
+    const around = column.kind === "text" ? 26 : 20;  // letters of text are not all of a width
     // there is room for the arrow of a sorted column; in a narrow window headings are folded
-    const pixels = (letters, title, beside) => 26 +
+    const pixels = (letters, title, beside) => around +
       Math.max(Math.min(most, letters) * 7.6 + beside, (title + 2) * 7.6);
     const wide = pixels(column.wide || 26, column.title.length, more);
     const small = pixels(20, Math.max(...column.title.split(" ").map(word => word.length)),
