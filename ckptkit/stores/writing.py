@@ -8,7 +8,7 @@ file), so `blocks` must give the same values each time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -79,8 +79,13 @@ def blocks_of(blocks: Blocks | SeparableBlocks, keys: Iterable[str]) -> Blocks:
     return blocks if only is None else only(keys)
 
 
-def checked_tensors(tensors: Iterable[TensorToWrite], where: str) -> list[TensorToWrite]:
-    """Return the tensors sorted by key; raises OutputError for a key given twice or a bad shape."""
+def checked_tensors(
+    tensors: Iterable[TensorToWrite], where: str, stored: Collection[str] = ()
+) -> list[TensorToWrite]:
+    """Return the tensors sorted by key; raises OutputError for a key given twice or a bad shape.
+
+    stored: dtypes without values that the format has a form for.
+    """
     ordered = sorted(tensors, key=lambda tensor: tensor.key)
     for tensor, following in pairwise(ordered):
         if tensor.key == following.key:
@@ -93,7 +98,7 @@ def checked_tensors(tensors: Iterable[TensorToWrite], where: str) -> list[Tensor
         if any(size < 0 for size in tensor.shape):
             raise OutputError(f"{tensor.key!r} has the shape {tensor.shape}", where=where)
         row = DTYPES.get(tensor.dtype)
-        if row is None or row.kind == "opaque":
+        if row is None or (row.kind == "opaque" and tensor.dtype not in stored):
             raise OutputError(
                 f"{tensor.key!r} is of dtype {tensor.dtype}, which has no form outside TensorFlow",
                 where=where,

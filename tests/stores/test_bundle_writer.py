@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptkit.errors import OutputError
+from ckptkit.errors import FormatError, OutputError
 from ckptkit.stores.tensor_bundle.reader import OBJECT_GRAPH_KEY, open_bundle
 from ckptkit.stores.tensor_bundle.table import parse_table, read_table
 from ckptkit.stores.tensor_bundle.table_writer import TableWriter
 from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
 from ckptkit.stores.writing import TensorToWrite, plan_shards
+from support.goldens import golden
 from support.odd_bundles import write_odd_bundle
 from support.values import (
     TF_DTYPES,
@@ -297,7 +299,7 @@ def test_shards_are_filled_in_order(sizes: list[int], shard_size: int) -> None:
     ("tensor", "message"),
     [
         (TensorToWrite("a", "float8_e8m0fnu", ()), "TensorFlow has no dtype float8_e8m0fnu"),
-        (TensorToWrite("a", "variant", ()), "no form outside TensorFlow"),
+        (TensorToWrite("a", "resource", ()), "no form outside TensorFlow"),
         (TensorToWrite("a", "dtype#99", ()), "no form outside TensorFlow"),
         (TensorToWrite("a", "float32", (-1,)), "has the shape"),
         (TensorToWrite("", "float32", ()), "is taken"),
@@ -336,3 +338,22 @@ def test_blocks_that_break_the_promise(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such directory"):
         write(tmp_path / "no" / "ckpt", corpus(["int8"]))
+
+
+def test_variants_are_written_as_another_bundle_stores_them(tmp_path: Path) -> None:
+    old = open_bundle(golden("tf2.21.0/objects/ckpt").path)
+    (spec,) = (spec for spec in old.specs.values() if spec.dtype == "variant")
+    tensor = TensorToWrite(spec.key, spec.dtype, spec.shape)
+    write_tensor_bundle(tmp_path / "ckpt", [tensor], old.blocks)
+    new = open_bundle(tmp_path / "ckpt")
+    found = new.specs[spec.key]
+    assert (found.nbytes, found.crc32c, found.shape) == (spec.nbytes, spec.crc32c, spec.shape)
+    (was,), (now,) = ([values for _, values in store.blocks(spec.key)] for store in (old, new))
+    assert was.tobytes() == now.tobytes()
+
+    def cut(key: str) -> Iterator[tuple[int, Any]]:
+        yield 0, was[:-1]
+
+    with pytest.raises(FormatError):
+        write_tensor_bundle(tmp_path / "other", [tensor], cut)
+    assert not list(tmp_path.glob("other*"))

@@ -203,8 +203,15 @@ def variant_blocks(path: Path, spec: TensorSpec, where: str) -> Iterator[tuple[i
             where, "bytes of the variants", expected=f"at least {5 * spec.size}", found=spec.nbytes
         )
     data = read_exact(path, spec.offset, spec.nbytes)
+    check_crc(where, spec.crc32c, crc_of_variants(data, spec.size, where))
+    if data:
+        yield 0, np.frombuffer(data, np.uint8)
+
+
+def crc_of_variants(data: bytes, count: int, where: str) -> int:
+    """Return the crc32c that the entry of `count` stored variants has, each one's own compared."""
     position = crc = 0
-    for _ in range(spec.size):
+    for _ in range(count):
         length, position = read_varint(data, position, where)
         end = position + length
         if end + 4 > len(data):
@@ -217,6 +224,4 @@ def variant_blocks(path: Path, spec: TensorSpec, where: str) -> Iterator[tuple[i
         position = end + 4
     if position != len(data):
         raise FormatError(where, "bytes of the variants", expected=position, found=len(data))
-    check_crc(where, spec.crc32c, crc)
-    if data:
-        yield 0, np.frombuffer(data, np.uint8)
+    return crc

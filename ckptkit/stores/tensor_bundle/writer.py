@@ -30,6 +30,7 @@ from ckptkit._io.workers import check_shared, here
 from ckptkit.dtypes import DTYPES, itemsize
 from ckptkit.errors import FormatError, OutputError, PathNotFoundError
 from ckptkit.stores.proto.messages import message_class
+from ckptkit.stores.tensor_bundle.data_blocks import crc_of_variants
 from ckptkit.stores.tensor_bundle.reader import index_path, open_bundle
 from ckptkit.stores.tensor_bundle.table_writer import BLOCK_BYTES, TableWriter, varint
 from ckptkit.stores.writing import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ckptkit.dtypes import Array
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+VARIANT = "variant"  # of iterators of datasets; its values mean nothing outside of TensorFlow
 _DATA_FILE = re.compile(r"\.data-\d{5}-of-\d{5}\Z")
 
 
@@ -79,7 +81,7 @@ def write_tensor_bundle(
     Args:
         prefix: of its files.
         tensors: what to write, in any order.
-        blocks: gives the values of a key.
+        blocks: gives the values of a key; of variants the bytes as a bundle stores them (uint8).
         object_graph: a serialised TrackableObjectGraph, stored under the key that TensorFlow looks
             for; None writes none.
         shard_size: bytes after which a new data file is begun; None sets no limit.
@@ -100,7 +102,7 @@ def write_tensor_bundle(
         WorkerLostError: as `ckptkit._io.pool.bounded_map`.
     """
     prefix = os.fspath(prefix)
-    ordered = _with_graph(checked_tensors(tensors, prefix), object_graph, prefix)
+    ordered = _with_graph(checked_tensors(tensors, prefix, {VARIANT}), object_graph, prefix)
     if object_graph is not None:
         blocks = _BlocksWithGraph(blocks, object_graph)
     if not overwrite:
@@ -309,7 +311,7 @@ def _write_data_file(file: _DataFile) -> dict[str, _IndexEntry]:
     with filling(file.path, room, flushed=file.machine != here()) as out:
         offset = 0
         for tensor in file.tensors:
-            write = write_strings if tensor.dtype == "string" else write_numbers
+            write = _WRITERS.get(tensor.dtype, write_numbers)
             size, crc = write(out, tensor, file.blocks, file.where)
             entries[tensor.key] = _IndexEntry(file.shard, offset, size, crc)
             offset += size
@@ -359,6 +361,19 @@ def write_strings(
     if written != total:
         raise OutputError(f"the strings of {tensor.key!r} changed while written", where=where)
     return size + len(checksum) + written, crc
+
+
+def write_variants(
+    file: FilledFile, tensor: TensorToWrite, blocks: Blocks, where: str
+) -> tuple[int, int]:
+    """Write variants as another bundle stores them; return (bytes written, crc32c)."""
+    data = b"".join(raw_bytes(values).tobytes() for _start, values in blocks(tensor.key))
+    crc = crc_of_variants(data, tensor.size, where)
+    file.write(data)
+    return len(data), crc
+
+
+_WRITERS = {"string": write_strings, VARIANT: write_variants}
 
 
 def _shards_told(prefix: Path) -> tuple[Path, ...]:

@@ -14,7 +14,9 @@ import pytest
 import ckptkit
 from ckptkit.errors import CkptkitError, UnsupportedError, UsageError
 from ckptkit.operations.thin.run import kept_count
+from ckptkit.runners.fork_server import sharing_imports
 from ckptkit.stores.base import ObjectGraph
+from support import more_resumed_runs
 from support.command_line import ckptkit as run_command
 from support.command_line import refused
 from support.damage import flip
@@ -344,3 +346,32 @@ print(len(list(__import__("pathlib").Path(directory).glob("ckpt-1.*"))))
 def test_tensorflow_restores_a_thin_checkpoint(tmp_path: Path) -> None:
     # The last line: the manager removes a thin checkpoint as any other, all files of it.
     assert run_script("-c", RESTORE, tmp_path / "run").split()[-1] == "0"
+
+
+@pytest.mark.slow
+@pytest.mark.needs_tf
+def test_runs_of_all_kinds_go_on_from_what_is_left(tmp_path: Path) -> None:
+    run_script("-m", "support.more_resumed_runs", tmp_path)
+    first, *_, start, end = (f"ckpt-{number}" for number in more_resumed_runs.KEPT)
+    with sharing_imports():
+        for name in more_resumed_runs.LOSSES:
+            run = tmp_path / name
+            was = ckptkit.load(run / first)
+            planned = ckptkit.thin(run, "last:2", dry_run=True)
+            done = ckptkit.thin(run, "last:2")
+            assert planned.ok and done.ok and done.bytes_after < done.bytes_before, name
+            left = ckptkit.load(run / first)
+            slots = {key for key in was if "@" in key and not key.endswith("@ema")}
+            assert {key for key in was if key not in left} == slots
+            for key in left:
+                assert key.startswith("_") or left[key].tobytes() == was[key].tobytes(), key
+            report = ckptkit.check(
+                run / start,
+                resume=f"{more_resumed_runs.__file__}:{name}",
+                steps=more_resumed_runs.KEPT[-1] - more_resumed_runs.KEPT[-2],
+                against=run / end,
+            )
+            assert report.ok, name
+            with ckptkit.open(run / first) as checkpoint:  # the place in the data is kept, too
+                has_place = any("ITERATOR_STATE" in key for key in checkpoint.specs)
+            assert has_place == (name == "iterator")
