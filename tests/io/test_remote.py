@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit._io import engines
 from ckptkit._io.files import Extent
 from ckptkit._io.places import path_of
 from ckptkit._io.remote import arriving, blocks, fetched, requests
@@ -34,6 +35,7 @@ from ckptkit.errors import (
     UsageError,
 )
 from ckptkit.operations.input_files import fetched_operand
+from ckptkit.operations.verify import data
 from ckptkit.operations.verify.api import verify
 from ckptkit.text import without_secrets
 from support.command_line import ckptkit as run
@@ -218,6 +220,24 @@ def test_what_is_read_in_order_is_fetched_once_however_little_is_kept(
                     extent.read_into(at, piece)
                     assert piece == data[start + at : start + at + len(piece)]
         assert server.nbytes <= 1.02 * 2 * len(data)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_what_threads_share_is_fetched_once(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads parts of its own, and what one has read is gone before another gets there."""
+    sizes = {"_KEPT": 64, "_UNREAD": 56, "WINDOW": 48, "_LEAST_WINDOW": 8, "MAX_REQUEST": 1}
+    for name, units in sizes.items():
+        monkeypatch.setattr(blocks, name, units << 17)
+    for module in (data, engines):
+        monkeypatch.setattr(module, "BATCH_BYTES", 1 << 18)
+    values: dict[str, Any] = {f"t{n}": np.full(100_000, n, np.float32) for n in range(60)}
+    np.savez(tmp_path / "w.npz", **values)
+    ckptkit.convert(tmp_path / "w.npz", tmp_path / "ckpt", to="tensor-bundle")
+    with serving(tmp_path) as server, ThreadPoolExecutor(threads) as pool:
+        assert verify(f"{server.url}/ckpt", executor=pool).ok
+        assert server.nbytes <= 1.02 * 24_000_000
 
 
 @pytest.fixture

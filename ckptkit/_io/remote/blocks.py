@@ -37,6 +37,7 @@ _GAP = 2 * _LEAST  # between two spans that one request brings
 MAX_PIECEMEAL = 64 << 20  # fetched at once where it will be read piecemeal
 _KEPT = 128 << 20  # bytes of all objects together
 _UNREAD = 112 << 20  # of them, not read yet
+_GAPS_OF = 16  # one of so many bytes may be of no tensor
 _READING_ON = 1 << 20  # bytes in a row that show that somebody reads on
 
 
@@ -46,6 +47,7 @@ class _Chunk:
     def __init__(self, owner: ObjectBytes, first: int, last: int) -> None:
         self.owner = weakref.ref(owner)
         self.first, self.last = first, last
+        self.unread_nbytes = (last - first) * BLOCK
         self.data: Future[bytes] = Future()
 
 
@@ -68,28 +70,46 @@ class _KeptChunks:
 
     def add(self, chunk: _Chunk) -> None:
         self._unread[chunk] = None
-        self._blocks[True] += chunk.last - chunk.first
+        self._count(chunk, chunk.last - chunk.first)
         while sum(self._blocks.values()) > _KEPT // BLOCK and len(self._unread) > 1:
             self.drop(next(iter(self._read or self._unread)))
 
-    def use(self, chunk: _Chunk, stop: int) -> None:
-        """Take note that a chunk, which may be gone, was read up to that byte of the object."""
+    def use(self, chunk: _Chunk, start: int, stop: int, *, is_shared: bool) -> None:
+        """Take note that a chunk, which may be gone, was read from one byte of the object to
+        another.
+
+        is_shared: several may read its parts, so that its end may be read before the rest.
+        """
+        size = (chunk.last - chunk.first) * BLOCK
         with self.lock:
+            chunk.unread_nbytes -= stop - start
+            is_read = stop > (chunk.last - 1) * BLOCK  # there may be gaps that nobody reads
+            if is_shared:
+                is_read = chunk.unread_nbytes <= (size // _GAPS_OF if is_read else BLOCK)
             if chunk in self._read:
                 self._read.move_to_end(chunk)
-            elif chunk in self._unread and stop <= (chunk.last - 1) * BLOCK:
+            elif chunk in self._unread and not is_read:
                 self._unread.move_to_end(chunk)
-            elif chunk in self._unread:  # its end was reached: there may be gaps that nobody reads
+            elif chunk in self._unread:
                 del self._unread[chunk]
                 self._read[chunk] = None
-                self._blocks[True] -= chunk.last - chunk.first
+                self._count(chunk, chunk.first - chunk.last)
                 self._blocks[False] += chunk.last - chunk.first
 
+    def _count(self, chunk: _Chunk, blocks: int) -> None:
+        """Count blocks that are unread, also for the object that they are of."""
+        self._blocks[True] += blocks
+        owner = chunk.owner()
+        if owner is not None:
+            owner.unread_blocks += blocks
+
     def drop(self, chunk: _Chunk) -> None:
-        for is_unread, chunks in ((True, self._unread), (False, self._read)):
-            if chunk in chunks:
-                del chunks[chunk]
-                self._blocks[is_unread] -= chunk.last - chunk.first
+        if chunk in self._unread:
+            del self._unread[chunk]
+            self._count(chunk, chunk.first - chunk.last)
+        elif chunk in self._read:
+            del self._read[chunk]
+            self._blocks[False] -= chunk.last - chunk.first
         owner = chunk.owner()
         if owner is not None:
             owner.without(chunk)
@@ -144,6 +164,8 @@ class ObjectBytes:
         self._is_read_on = False  # to its end
         self._next: ObjectBytes | None = None
         self._was_read = False  # beyond what came with its state
+        self._front = 0  # up to which it was asked for, where it is read on
+        self.unread_blocks = 0  # of those asked for
         weakref.finalize(self, _drop_all, self._by_block).atexit = False
 
     def read_into(self, offset: int, buffer: memoryview, until: int = 0) -> None:
@@ -193,12 +215,10 @@ class ObjectBytes:
         for."""
         end = min(at + WINDOW, ahead, self.state.size)
         chunk = self._chunks(at, max(end, at + 1))
-        if self._next is not None and ahead >= self.state.size:
-            self._next.begin()
         data = chunk.data.result()
         skip = at - chunk.first * BLOCK
         part = memoryview(data)[skip : skip + nbytes]
-        _kept.use(chunk, at + len(part))
+        _kept.use(chunk, at, at + len(part), is_shared=self._is_read_on)
         return part
 
     def use_copy(self, copy: Path) -> None:
@@ -240,17 +260,39 @@ class ObjectBytes:
 
     def _begin(self) -> bool:
         """Ask for as much as there is room for; return whether that is all."""
-        start, size = len(self._start), self.state.size
-        if self._copy is not None or start >= size:
+        size = self.state.size
+        if self._copy is not None or len(self._start) >= size:
             return True
         with _kept.lock:
             # Who reads it is read ahead of already.
             if self._was_read or _kept.unread_bytes + _LEAST_WINDOW > _UNREAD:
                 return False
-            stop = self._read_ahead(start, 0, 0)
+            self._ask_on(0)
+            return self._front >= size
+
+    def _ask_on(self, end: int) -> None:
+        """Ask for what comes next of what is read to its end, as far as there is room.
+
+        end: up to which byte somebody reads now, room or not.
+
+        It goes on from where it was asked for, whoever reads where: what one of several threads has
+        read, and is gone, is not asked for again for another that is behind.
+        """
+        with _kept.lock:
+            start, size = self._front, self.state.size
+            own = self.unread_blocks * BLOCK
+            others = _kept.unread_bytes - own
+            window = min(WINDOW, max(_UNREAD - others, _LEAST_WINDOW))
+            stop = min(start + window - own, size)
+            if stop < size:  # no request for every small step: a quarter of the window at once
+                stop -= (stop - start) % MAX_REQUEST
+                if stop - start < window // 4:
+                    stop = start
+                if stop < end <= start + WINDOW:
+                    stop = min(end + -(end - start) % MAX_REQUEST, size)
             if start < stop:
+                self._front = stop
                 self._chunks(start, stop)
-        return stop >= size
 
     def fetch(self, spans: Sequence[tuple[int, int]]) -> None:
         """Begin to fetch what will be read piecemeal, as far as it is little enough.
@@ -278,11 +320,15 @@ class ObjectBytes:
         self._was_read = self._was_read or bool(nbytes)
         if size <= SMALL_OBJECT:
             return size
+        if self._is_read_on:
+            self._ask_on(end)
+            if self._next is not None and self._front >= size:
+                self._next.begin()
+            return end
         with _kept.lock:
             stream = self._stream(offset)
             reads_on = stream.add(offset, nbytes, until)
-            known = size if self._is_read_on else until
-            wanted = max(min(stream.run, _AHEAD) if reads_on else 0, known - end)
+            wanted = max(min(stream.run, _AHEAD) if reads_on else 0, until - end)
             if wanted <= 0:
                 return end
             number = end // BLOCK
