@@ -56,18 +56,31 @@ def client(cluster: Any) -> Iterator[Any]:
         yield client
 
 
-@pytest.fixture
-def doomed() -> Iterator[Any]:
-    """Yield a client of a cluster for one test, which kills its workers."""
+@pytest.fixture(scope="module")
+def doomed_cluster() -> Iterator[Any]:
+    """Yield a cluster whose workers tests kill, and which starts others in their place."""
     import dask
 
     # A task is given up with its first worker, so that sending it again is seen to.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        two_workers() as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), two_workers() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def doomed(doomed_cluster: Any) -> Iterator[Any]:
+    """Yield a client of a cluster that has both workers, those of earlier tests replaced."""
+    with distributed.Client(doomed_cluster, set_as_default=False) as client:
+        deadline_s = time.monotonic() + 600
+        while len(_pids(client)) < 2:
+            assert time.monotonic() < deadline_s, "no worker came in place of the one killed"
+            time.sleep(0.1)
         yield client
+
+
+def _pids(client: Any) -> set[int]:
+    """Return the processes of the workers that answer; of one that was just killed, none does."""
+    answers = client.run(os.getpid, on_error="ignore")
+    return {pid for pid in answers.values() if isinstance(pid, int)}
 
 
 @pytest.fixture
@@ -143,7 +156,7 @@ def test_a_worker_that_is_killed_meanwhile(
     """The answer is the one that there is without a cluster, or one line that names a tensor."""
     with ThreadPoolExecutor(2) as threads:
         expected = WORK[kind](large, threads, tmp_path)
-    pid = next(iter(doomed.run(os.getpid).values()))
+    pid = min(_pids(doomed))
     killer = threading.Timer(after_s, os.kill, [pid, signal.SIGKILL])
     with doomed.get_executor(pure=False) as executor:
         killer.start()
