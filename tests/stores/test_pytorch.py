@@ -112,6 +112,16 @@ def test_integers_with_other_scales_differ(tmp_path: Path) -> None:
     assert found.code == 1 and "1 changed" in found.out and "2 equal" in found.out
 
 
+def test_a_set_of_files_with_quantised_tensors(tmp_path: Path) -> None:
+    shutil.copy(NEWEST / "quantised.pt", tmp_path / "part.bin")
+    alone = open_pytorch(NEWEST / "quantised.pt")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(alone.specs, "part.bin")}
+    path = tmp_path / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps(index), encoding="utf-8")
+    assert run("diff", path, NEWEST / "quantised.pt").code == 0
+    assert "3 scales along axis 0" in run("show", path, "channel").out
+
+
 def test_forms_that_are_not_read_are_named() -> None:
     assert "TorchScript" in refused("ls", NEWEST / "script.pt")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptkit._io.files import is_file, unchanged_part
 from ckptkit.errors import UnknownTensorError
 from ckptkit.stores.base import BLOCK_ELEMENTS, ModelInfo, Structure, TensorSpec
+from ckptkit.stores.constants import ConstantUse, Quantisation, StoreOfConstants
 from ckptkit.stores.containers.weight_map import index_notes, read_weight_map, wanted_specs
 from ckptkit.stores.pytorch.reader import PytorchStore, open_pytorch
 from ckptkit.stores.registry import Head
@@ -79,6 +80,28 @@ class PytorchSetStore:
         return self.parts[spec.shard]
 
 
+@dataclass(frozen=True, slots=True)
+class QuantisedPytorchSetStore(PytorchSetStore):
+    """A set with tensors whose integers stand for numbers; made by `open_pytorch_index`."""
+
+    def quantisations(self) -> dict[str, Quantisation]:
+        """Return what the integers of tensors stand for; see `StoreOfConstants`."""
+        found: dict[str, Quantisation] = {}
+        for number, part in self.parts.items():
+            if isinstance(part, StoreOfConstants):
+                own = part.quantisations().items()
+                found.update(
+                    (key, how)
+                    for key, how in own
+                    if key in self.specs and self.specs[key].shard == number
+                )
+        return found
+
+    def uses(self) -> dict[str, ConstantUse]:
+        """Return nothing: the names are those of a model; see `StoreOfConstants`."""
+        return {}
+
+
 def open_pytorch_index(path: Path) -> PytorchSetStore:
     """Return the store of a `*.bin.index.json` and the files that it names.
 
@@ -107,7 +130,9 @@ def open_pytorch_index(path: Path) -> PytorchSetStore:
         specs.update(wanted_specs(own, wanted, shard, path, notes))
         notes.extend(part.notes)
     notes.extend(index_notes(path, INDEX_SUFFIX, files, total, specs, missing))
-    return PytorchSetStore(
+    is_quantised = any(isinstance(part, StoreOfConstants) for part in parts.values())
+    kind = QuantisedPytorchSetStore if is_quantised else PytorchSetStore
+    return kind(
         path=path,
         shards=shards,
         missing_shards=missing,
