@@ -15,6 +15,7 @@ from typing import Any
 
 CACHE = Path(__file__).resolve().parent / ".cache"
 VARIABLES = 100_000
+MILLION = 1_000_000
 
 
 def path(name: str, *below: str) -> Path:
@@ -150,6 +151,26 @@ def zeros(directory: Path) -> None:
             file.truncate(nbytes * len(tensors))
 
 
+def million(directory: Path) -> None:
+    """A checkpoint of 1,000,000 variables of two zeros, without an object graph."""
+    from ckptkit._io.crc32c import value
+    from ckptkit.stores.tensor_bundle.table_writer import TableWriter
+    from ckptkit.stores.tensor_bundle.writer import _IndexEntry, index_items
+    from ckptkit.stores.writing import TensorToWrite
+
+    crc = value(bytes(8))
+    keys = [f"model/block_{at // 1000:03}/layer_{at % 1000:03}/kernel" for at in range(MILLION)]
+    tensors = [TensorToWrite(key, "float32", (2,)) for key in keys]
+    entries = {key: _IndexEntry(0, 8 * at, 8, crc) for at, key in enumerate(keys)}
+    with (directory / "ckpt.index").open("wb") as file:
+        table = TableWriter(file)
+        for key, item in index_items(tensors, entries, 1):
+            table.add(key, item)
+        table.finish()
+    with (directory / "ckpt.data-00000-of-00001").open("wb") as file:
+        file.truncate(8 * MILLION)
+
+
 def _write(prefix: Path, arrays: Mapping[str, Any]) -> None:
     """Write a name-based checkpoint of float32 arrays."""
     from ckptkit.stores.tensor_bundle.writer import write_tensor_bundle
@@ -169,6 +190,7 @@ def small_model(directory: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "dense": dense,
+    "million": million,
     "pair": pair,
     "resnet50": resnet50,
     "small_model": small_model,

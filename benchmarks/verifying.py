@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from benchmarks.converting import sparse
 from benchmarks.harness import CKPTKIT, Result, inside, processes
-from benchmarks.inputs import path
+from benchmarks.inputs import MILLION, path
 
 GB, MB = 1e9, 1e6
 _FUNCTIONS = "benchmarks.verifying:functions"
@@ -75,4 +76,27 @@ def verifying_much() -> list[Result]:
     ]  # fmt: skip
 
 
-BENCHMARKS = {"verify": verifying, "verify-21gb": verifying_much}
+def many_variables() -> list[Result]:
+    """Processor time and peak memory on 1,000,000 variables, as a checkpoint and as safetensors."""
+    prefix = path("million", "ckpt")
+    file = prefix.with_name("weights.safetensors")
+    if not file.exists():
+        sparse(file, tensors=MILLION, nbytes=8)
+    commands = {
+        f"{command} 1,000,000 variables of {what}": (*CKPTKIT, command, str(source))
+        for command in ("ls", "verify")
+        for what, source in (("a checkpoint", prefix), ("safetensors", file))
+    }
+    costs = processes(commands, rounds=1)
+    return [
+        row
+        for work, cost in costs.items()
+        for row in (
+            Result("many", work, "CPU s", cost.cpu_seconds),
+            Result("many", "the same", "MB", cost.peak_bytes / MB, goal=600,
+                   goal_is_of_ratio=False),
+        )
+    ]  # fmt: skip
+
+
+BENCHMARKS = {"verify": verifying, "verify-21gb": verifying_much, "many": many_variables}

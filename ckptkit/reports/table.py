@@ -75,6 +75,9 @@ def render(
 _MARKDOWN = ("github", "pipe")
 
 
+_BETWEEN = "\0"  # cells; none has it, nor a line break, since they are printable
+
+
 def _cell(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))
 
@@ -127,11 +130,15 @@ def padded(table: Table) -> Iterator[str]:
 def _streamed(
     rows: Sequence[Sequence[object]], headers: Sequence[str], align: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the same of many rows, none of which is kept: each is made twice."""
+    """Yield the same of many rows, which are kept in little memory until all widths are known."""
+    from ckptkit.stores.packed_texts import PackedTexts  # here, since few tables are so long
+
     widths = list(map(len, headers))
     is_ascii = all(map(str.isascii, headers))
+    kept = PackedTexts()
     for row in rows:
         cells = list(map(_cell, row))
+        kept.append(_BETWEEN.join(cells))
         if all(map(str.isascii, cells)):
             widths = list(map(max, widths, map(len, cells)))
         else:
@@ -139,8 +146,8 @@ def _streamed(
             widths = list(map(max, widths, map(display_width, cells)))
     pad = _padder(widths, align, is_ascii=is_ascii)
     yield pad(headers)
-    for row in rows:
-        yield pad(list(map(_cell, row)))
+    for text in kept:
+        yield pad(text.split(_BETWEEN))
 
 
 def _padder(
