@@ -248,6 +248,7 @@ class ObjectBytes:
         then: what is read to its end after it, and so begun as soon as all of this is on its way.
         """
         self._is_read_on, self._next = True, then
+        self._front, self._was_read = 0, False  # it may be read once more
 
     def begin(self) -> None:
         """Begin to fetch what will be read on, as far as there is room.
