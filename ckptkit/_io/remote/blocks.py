@@ -71,7 +71,7 @@ class _KeptChunks:
     def add(self, chunk: _Chunk) -> None:
         self._unread[chunk] = None
         self._count(chunk, chunk.last - chunk.first)
-        while sum(self._blocks.values()) > _KEPT // BLOCK and len(self._unread) > 1:
+        while sum(self._blocks.values()) > _KEPT // BLOCK and (self._read or len(self._unread) > 1):
             self.drop(next(iter(self._read or self._unread)))
 
     def use(self, chunk: _Chunk, start: int, stop: int, *, is_shared: bool) -> None:
