@@ -2,7 +2,8 @@
 
     weights      of names, dtypes, shapes and bytes (`ckptkit.checkpoint.digest`)
     config       of the configuration's lines (`ckptkit.operations.configuration.lines`)
-    signature    of a SavedModel: a line of JSON per signature, sorted: key, tags, inputs, outputs
+    signature    of a SavedModel: a line of JSON per signature, sorted: key, tags, inputs, outputs,
+                 defaults where there are any
     vocabulary   of the lists of words, without the tokens before them: a line with the SHA-256 of
                  each, sorted; of its words each with its length before it, 8 bytes, little-endian
     model        of these four: a line "PART sha256:...", or "PART none", in this order
@@ -107,12 +108,14 @@ def _signature(checkpoint: Checkpoint) -> str | None:
 
 
 def _signature_line(tags: Iterable[str], signature: Signature) -> str:
-    line = {
+    line: dict[str, object] = {
         "key": signature.key,
         "tags": sorted(tags),
         "inputs": sorted(map(list, signature.inputs), key=lambda item: str(item[0])),
         "outputs": sorted(map(list, signature.outputs), key=lambda item: str(item[0])),
     }
+    if signature.defaults:  # few have any
+        line["defaults"] = dict(signature.defaults)
     return json.dumps(line, sort_keys=True, separators=(",", ":"))
 
 

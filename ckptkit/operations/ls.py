@@ -207,7 +207,10 @@ class Listing(Document):
                     "key": signature.key,
                     "method_name": signature.method_name,
                     "tags": list(signature.tags),
-                    "inputs": [_tensor_json(*item) for item in signature.inputs],
+                    "inputs": [
+                        {**_tensor_json(*item), **_default_json(signature, item[0])}
+                        for item in signature.inputs
+                    ],
                     "outputs": [_tensor_json(*item) for item in signature.outputs],
                 }
                 for signature in self.signatures
@@ -217,6 +220,11 @@ class Listing(Document):
             "ops": list(model.ops) if model else [],
             "layers": [layer._asdict() for layer in model.layers] if model else [],
         }
+
+
+def _default_json(signature: Signature, name: str) -> dict[str, str]:
+    defaults = dict(signature.defaults)
+    return {"default": defaults[name]} if name in defaults else {}
 
 
 def _tensor_json(name: str, dtype: str, shape: Sequence[int | None] | None) -> dict[str, Any]:

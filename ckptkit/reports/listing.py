@@ -289,7 +289,8 @@ def _layers(listing: Listing, fmt: str) -> Iterator[str]:
 
 
 def _signature_text(signature: Signature, *, with_tags: bool) -> str:
-    inputs = ", ".join(_tensor_text(*item) for item in signature.inputs)
+    defaults = {name: f" = {text}" for name, text in signature.defaults}
+    inputs = ", ".join(_tensor_text(*item) + defaults.get(item[0], "") for item in signature.inputs)
     outputs = ", ".join(_tensor_text(*item) for item in signature.outputs)
     graph = f" of {', '.join(signature.tags) or 'no tags'}" if with_tags else ""
     return f"signature {signature.key}{graph}({inputs}) -> {outputs or 'nothing'}"

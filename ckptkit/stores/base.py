@@ -63,7 +63,8 @@ class Signature(NamedTuple):
     """One SignatureDef: its key and, per input and output, (name, dtype, shape; None = unknown).
 
     A dtype is "sparse float32" or "ragged int64" where that is no dense tensor.  tags: those of the
-    MetaGraph that it belongs to.
+    MetaGraph that it belongs to.  defaults: (name, values as text) of the inputs that a caller may
+    leave out.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Signature(NamedTuple):
     outputs: tuple[tuple[str, str, tuple[int | None, ...] | None], ...]
     method_name: str = ""
     tags: tuple[str, ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
 
 
 class ModelLayer(NamedTuple):

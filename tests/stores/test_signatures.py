@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,10 @@ import numpy as np
 import pytest
 
 import ckptkit
+from ckptkit.operations.diff.beside.signatures import BREAKING, COMPATIBLE, _of_defaults
+from ckptkit.stores.base import Signature
 from ckptkit.stores.proto.messages import message_class
+from support import places
 from support.command_line import ckptkit as run
 from support.command_line import json_results, refused
 from support.weights import write_bundle
@@ -148,3 +154,70 @@ def test_an_empty_shape_of_an_old_tensorflow_is_an_unknown_one(
     tmp_path: Path, version: str, shape: list[int] | None, shown: str
 ) -> None:
     assert shown in run("ls", _export(tmp_path / "export", version, shape)).out
+
+
+DEFAULTS = r"""
+import sys
+import tensorflow as tf
+
+def save(path, scale, words, many):
+    module = tf.Module()
+    specs = [
+        tf.TensorSpec([None], name="x"),
+        tf.TensorSpec([], name="scale"),
+        tf.TensorSpec([2], tf.string, name="words"),
+        tf.TensorSpec([3, 3], tf.int32, name="many"),
+    ]
+
+    @tf.function(input_signature=specs)
+    def call(x, scale=scale, words=words, many=many):
+        return {"y": x * scale + tf.cast(many[0, 0], tf.float32)}
+
+    module.call = call
+    tf.saved_model.save(module, path, signatures=call)
+
+words = tf.constant(["a", b"\xff"])
+save("old", tf.constant(0.1), words, tf.zeros([3, 3], tf.int32))
+save("same", tf.constant(0.1), words, tf.zeros([3, 3], tf.int32))
+save("new", tf.constant(0.2), words, tf.eye(3, dtype=tf.int32))
+"""
+
+
+@needs_tf
+def test_defaults_of_inputs_are_part_of_a_signature(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", DEFAULTS],
+        cwd=tmp_path,
+        env={**os.environ, **places.environment()},
+        check=True,
+        capture_output=True,
+    )
+    old, same, new = (tmp_path / name for name in ("old", "same", "new"))
+    assert ', scale: float32[scalar] = 0.1, words: string[2] = ["a", "\\udcff"], x: ' in (
+        run("ls", old).out
+    )
+    by_name = {
+        item["name"]: item for item in json_results("ls", old)[0]["signatures"][-1]["inputs"]
+    }
+    assert by_name["scale"]["default"] == "0.1" and "default" not in by_name["x"]
+    assert by_name["many"]["default"].startswith("sha256:")
+
+    def signature(path: Path) -> str | None:
+        return ckptkit.ls(path, digest=["signature"]).digests["signature"]
+
+    assert signature(old) == signature(same) != signature(new)
+    assert run("diff", "--config", old, same).code == 0
+    told = run("diff", "--config", old, new)
+    assert told.code == 1
+    assert "serving_default input scale default 0.1 → 0.2 (breaking)" in told.out
+    assert "serving_default input many default sha256:" in told.out
+    assert "words" not in told.out
+
+
+def test_a_default_that_came_or_went() -> None:
+    x, scale = ("x", "float32", (None,)), ("scale", "float32", ())
+    with_one = Signature("serve", (x, scale), (), defaults=(("scale", "0.1"),))
+    without = Signature("serve", (x, scale), ())
+    for old, new, effect in ((with_one, without, BREAKING), (without, with_one, COMPATIBLE)):
+        [change] = _of_defaults("serve", old, new)
+        assert change.effect == effect and change.where == "serve input scale"

@@ -228,6 +228,8 @@ def _entry_changes(old: Signature, new: Signature) -> list[str]:
                     f"signature {old.key}: {what} {name} was {_type_text(old_types.get(name))}, "
                     f"is {_type_text(new_types.get(name))}"
                 )
+    if old.defaults != new.defaults:
+        changes.append(f"signature {old.key}: the defaults of its inputs are others")
     return changes
 
 

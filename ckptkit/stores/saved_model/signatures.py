@@ -1,13 +1,15 @@
 """Signatures of a SavedModel: what each takes and gives, and of which MetaGraph it is.
 
 A TensorInfo names one dense tensor, the three of a sparse one, or the components of a composite one
-with a TypeSpec, whose state holds shape and dtype.  TensorFlow before 1.1 wrote an empty shape for
+with a TypeSpec, whose state holds shape and dtype.  A default is what an input has where a caller
+leaves it out.  TensorFlow before 1.1 wrote an empty shape for
 one that it did not know; the graph's placeholder may know it.
 Source: tensorflow/core/protobuf/{meta_graph,struct}.proto, python/framework/type_spec.py.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -17,10 +19,13 @@ from ckptkit.dtypes import dtype_of_enum
 from ckptkit.errors import UsageError
 from ckptkit.stores.base import Signature
 from ckptkit.stores.proto.messages import parse
+from ckptkit.stores.proto.tensors import numbers_of, text_of
 from ckptkit.wording import say
 
 SERVE = "serve"  # tag_constants.SERVING
 _UNSURE_OF_SHAPES = re.compile(r"(0|1\.0)\.")  # versions of TensorFlow
+_FEW_VALUES = 8
+_MOST_VALUES = 1 << 20
 _Shape = tuple[int | None, ...] | None
 
 
@@ -40,7 +45,10 @@ def signatures_of(graphs: Any, where: str) -> Iterator[Signature]:
                 tuple((name, *_type_of(infos[name], shapes)) for name in sorted(infos))
                 for infos in (message.inputs, message.outputs)
             )
-            yield Signature(key, inputs, outputs, message.method_name, tags)
+            defaults = tuple(
+                (name, _values_text(message.defaults[name])) for name in sorted(message.defaults)
+            )
+            yield Signature(key, inputs, outputs, message.method_name, tags, defaults)
 
 
 def is_called(message: Any) -> bool:
@@ -138,6 +146,37 @@ def _type_of_composite(
         parts = {_type_of(part, shapes)[0] for part in composite.components}
         dtype = " and ".join(sorted(parts)) or "?"
     return f"{word} {dtype}", shape
+
+
+def _values_text(tensor: Any) -> str:
+    """Return the values of a TensorProto as text: a few themselves, many as their SHA-256."""
+    import hashlib  # here: few signatures have any
+    import json
+
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    dtype, size = dtype_of_enum(tensor.dtype), math.prod(shape)
+    is_plain = 0 <= size <= _MOST_VALUES and all(axis >= 0 for axis in shape)
+    values = None
+    if is_plain:
+        values = text_of(tensor, size) if dtype == "string" else numbers_of(tensor, dtype, size)
+    if values is None:  # too many, or not to be read
+        data = tensor.SerializeToString(deterministic=True)
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    plain = [_plain(value) for value in values]
+    text = json.dumps(plain if shape else plain[0])
+    if size > _FEW_VALUES:
+        text = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{text} as [{','.join(map(str, shape))}]" if len(shape) > 1 else text
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    """Return an element of an array for JSON: a number that is written as its dtype writes it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    number = value.item()
+    if isinstance(number, bool | int):
+        return number
+    return float(str(value)) if isinstance(number, float) else str(number)
 
 
 def _state(value: Any) -> tuple[str | None, _Shape]:

@@ -151,6 +151,7 @@ def _of_graph(
             ("output", old[key].outputs, new[key].outputs),
         ):
             yield from _of_tensors(where, what, left, right)
+        yield from _of_defaults(where, old[key], new[key])
 
 
 def _of_tensors(
@@ -179,6 +180,23 @@ def _of_tensors(
             effect = BREAKING if is_old or what == "input" else COMPATIBLE
             text = f"{prefix} {name} is only in {_side(is_old)}"
             yield SignatureChange(f"{prefix} {name}", text, effect)
+
+
+def _of_defaults(where: str, old: Signature, new: Signature) -> Iterator[SignatureChange]:
+    """Yield how the values of inputs differ that a caller leaves out."""
+    names = _paired([name for name, *_ in old.inputs], [name for name, *_ in new.inputs])
+    left, right = dict(old.defaults), dict(new.defaults)
+    for name, other in names.items():
+        before, after = left.get(name), right.get(other)
+        if before == after:
+            continue
+        place = f"{where} input {name}"
+        if before is None:
+            yield SignatureChange(place, f"{place} has a default now, {after}", COMPATIBLE)
+        elif after is None:
+            yield SignatureChange(place, f"{place} has no default any more", BREAKING)
+        else:
+            yield SignatureChange(place, f"{place} default {before} → {after}", BREAKING)
 
 
 def _effect(what: str, old: _Type, new: _Type) -> str:
