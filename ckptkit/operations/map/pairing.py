@@ -3,8 +3,9 @@
 Two layers may be one where the tensors of one can become those of the other (`layouts`).  Of
 several that may, these decide, in this order, until none does:
 
-    name     the last parts of both paths are the same, of no other pair that fits as many, and no
-             other word in them is one of another layer that fits
+    name     the whole paths are the same, and gaps in the numbers of one file show that they were
+             kept; or the last parts of both paths are the same, of no other pair that fits as
+             many, and no other word in them is one of another layer that fits
     shape    nothing else fits
     scope    all other layers of its scope lie in one scope of the other file
     words    the words in the paths that not all of them have, or else how many have the same; of
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
+from ckptkit.align.name_tree import uncounted
 from ckptkit.operations.map.layers import IN_FIRST, OUT_FIRST, RECURRENT, LayerWeights
 from ckptkit.operations.map.layouts import LayerMoves, fit
 
@@ -101,6 +103,7 @@ class _Pairer:
 
     def run(self) -> LayerPairing:
         steps: tuple[tuple[str, Callable[[], Iterable[tuple[LayerWeights, LayerWeights]]]], ...] = (
+            ("name", self._by_kept_paths),
             ("name", self._by_names),
             ("shape", self._by_shapes),
             ("scope", self._by_scopes),
@@ -155,6 +158,24 @@ class _Pairer:
         return is_narrower
 
     # -- evidence ---------------------------------------------------------------------------------
+
+    def _by_kept_paths(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
+        """Yield those of one path, where no program can have counted anew.
+
+        `layer_0` and `layer_2` stand for themselves beside `layer_0`, `layer_1` and `layer_2`: who
+        counts leaves no gap.  `layer_0` and `layer_1` could be any two of them.
+        """
+        numbers = [_numbers_by_place(side) for side in self.sides]
+        pairs = [
+            (source, target)
+            for source, target in self.fits
+            if source.path == target.path
+            and all(_are_kept(*(side[place] for side in numbers)) for place in _places(source))
+        ]
+        pairs.sort(key=lambda pair: pair[0].place or 0)
+        places = [target.place for _, target in pairs]
+        if None in places or places == sorted(places, key=lambda place: place or 0):
+            yield from pairs
 
     def _by_names(self) -> Iterator[tuple[LayerWeights, LayerWeights]]:
         """Yield those whose paths end alike, further than with any other that fits."""
@@ -290,6 +311,30 @@ class _Pairer:
                 tuple(layer for layer in self.sides[0] if layer in group),
                 tuple(layer for layer in self.sides[1] if layer in group),
             )
+
+
+_Place = tuple[str, str]  # the path before a part, and the part without its number
+
+
+def _places(layer: LayerWeights) -> Iterator[_Place]:
+    """Yield the places of the numbers in a path."""
+    for at, part in enumerate(layer.parts):
+        yield "/".join(layer.parts[:at]), uncounted(part)[0]
+
+
+def _numbers_by_place(layers: Iterable[LayerWeights]) -> Mapping[_Place, set[int]]:
+    """Return which numbers the layers of a file have at each place; a name without one has 0."""
+    found: dict[_Place, set[int]] = defaultdict(set)
+    for layer in layers:
+        for place, part in zip(_places(layer), layer.parts, strict=True):
+            found[place].add(uncounted(part)[1])
+    return found
+
+
+def _are_kept(one: set[int], other: set[int]) -> bool:
+    """Whether the numbers of two files at one place stand for the same."""
+    fewer, more = sorted((one, other), key=len)
+    return one == other or (fewer < more and max(fewer) - min(fewer) >= len(fewer))
 
 
 Relation = tuple[int, int, dict[int, int], dict[int, int]]

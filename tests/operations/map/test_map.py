@@ -374,6 +374,20 @@ def test_more_layers_on_one_side_leave_it_open(tmp_path: Path) -> None:
     assert {len(item.candidates) for item in proposal.open} == {3}
 
 
+def test_a_gap_in_the_numbers_shows_that_they_were_kept(tmp_path: Path) -> None:
+    """Layers of the same names stand for themselves where one of them is missing in between."""
+    names = [f"encoder/layer_{n}/{part}" for n in range(6) for part in ("query", "value")]
+    whole = {k: shape for name in names for k, shape in dense(name, 4, 4).items()}
+    holed = {name: shape for name, shape in whole.items() if "/layer_3/" not in name}
+    for source, target in ((holed, whole), (whole, holed)):
+        proposal = proposed(tmp_path, source, target, ".npz")
+        assert decided(proposal) == {name: name for name in holed}
+        assert {rule.why for rule in proposal.rules} == {"name"}
+    # the last may be missing, or any other before all were counted anew
+    shorter = {name: shape for name, shape in whole.items() if "/layer_5/" not in name}
+    assert decided(proposed(tmp_path, shorter, whole, ".npz")) == {}
+
+
 def test_words_on_one_side_alone_are_not_numbers_on_the_other(tmp_path: Path) -> None:
     """A shortcut has the shape of the third convolution, and stands before it in other files."""
     source = {
