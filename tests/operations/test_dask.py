@@ -252,8 +252,10 @@ def test_a_scheduler_that_ends_meanwhile_is_told(
         while not file.exists() or not file.read_text():
             assert scheduler.poll() is None
             time.sleep(0.1)
+        # As long as this, a client also waits for a scheduler that is gone to come back.
+        timeout_s = dask_cluster.CONNECT_TIMEOUT_S
         with distributed.Client(
-            scheduler_file=str(file), set_as_default=False, timeout=600
+            scheduler_file=str(file), set_as_default=False, timeout=timeout_s
         ) as client:
             worker = _worker_of(client.scheduler.address, tmp_path / "scratch")
             client.wait_for_workers(1, timeout=600)

@@ -177,7 +177,7 @@ def verify(
     Args:
         path: a file, the prefix of a checkpoint, or a directory, which stands for all in it.
         values: also look for NaN, infinities, constants and denormals.
-        manifest: a file of SHA-256 digests to compare with.
+        manifest: a file of SHA-256 digests to compare with, here or elsewhere.
         new_manifest: a file to write the digests to.
         strict: notes count as findings.
         recursive: of a directory, also all that lies below it; links are not followed.
@@ -221,11 +221,11 @@ def verify(
     units = [unit for unit, _store in done]
     listed = [(unit.path, unit.format, store) for unit, store in done]
     if manifest is not None and units:
-        check, others = check_manifest(Path(manifest), listed, executor)
+        check, others = check_manifest(path_of(manifest), place, listed, executor)
         unit = _with(units[-1], check)
         units[-1] = replace(unit, not_checked=(*unit.not_checked, *others))
     if new_manifest is not None:
-        write_manifest(Path(new_manifest), listed, executor)
+        write_manifest(Path(new_manifest), place, listed, executor)
     named = (_named(unit, store) for unit, (_unit, store) in zip(units, done, strict=True))
     return Verification(place, tuple(named), strict)
 

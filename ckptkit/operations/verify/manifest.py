@@ -3,9 +3,11 @@
     1a2b...  ckpt-3.index
     #tensor 3c4d... float32 [3,3] model.safetensors: conv1/kernel
 
-Paths are relative to the manifest's directory.  A line that begins with `#` is a comment to
-sha256sum; here a `#tensor` line holds the digest of one tensor's values (little-endian, row-major),
-written for formats that keep no checksum, so that a damaged file's damaged tensors can be named.
+Paths are relative to the manifest's directory; where the files are in another place than it (one of
+both is elsewhere), to a directory above them that the names tell.  A line that begins with `#` is a
+comment to sha256sum; here a `#tensor` line holds the digest of one tensor's values (little-endian,
+row-major), written for formats that keep no checksum, so that a damaged file's damaged tensors can
+be named.
 """
 
 from __future__ import annotations
@@ -88,17 +90,19 @@ def _file_digests(
 
 def write_manifest(
     manifest: Path,
+    place: Path,
     units: list[tuple[Path, str, Store | None]],
     executor: Executor | None,
 ) -> int:
     """Write the manifest of these (path, format, store) units; return the number of files.
 
+    place: the operand that the units are of.
+
     Raises OutputError (also where another kind of file would be replaced, or another process writes
     it), and what reading raises.
     """
-    base = manifest.absolute().parent
-    files = sorted({file for path, _format, store in units for file in files_of(path, store)})
-    files = [file for file in files if file.absolute() != manifest.absolute()]
+    files = _files_of_all(units, manifest)
+    base = manifest.absolute().parent if is_local(place) else _directory_of(place)
     lines = []
     with claiming(manifest) as claim:
         _refuse_other_files(manifest)
@@ -117,6 +121,50 @@ def write_manifest(
                 hint="write it again",
             )
     return len(files)
+
+
+def _files_of_all(units: list[tuple[Path, str, Store | None]], manifest: Path) -> list[Path]:
+    """Return the files of all units, sorted, without the manifest itself."""
+    files = sorted({file for path, _format, store in units for file in files_of(path, store)})
+    return [file for file in files if file.absolute() != manifest.absolute()]
+
+
+def _directory_of(place: Path) -> Path:
+    place = place.absolute()
+    return place if place.is_dir() else place.parent
+
+
+def _with_all_above(path: Path) -> list[Path]:
+    """Return a path and the directories above it, up to the root of what it is in.
+
+    `Path.parents` makes paths of this machine of those of a store elsewhere.
+    """
+    found = [path.absolute()]
+    while found[-1].parent != found[-1]:
+        found.append(found[-1].parent)
+    return found
+
+
+def _base(manifest: Path, place: Path, files: list[Path], listed: Manifest) -> Path:
+    """Return the directory that the names in a manifest are relative to.
+
+    It is that of the manifest, unless the files are in another place: a copy of those that it was
+    written for.  Then it is whichever of the directories above them makes their names those of the
+    manifest; where none does, their own.  Raises FormatError where several do.
+    """
+    above = _with_all_above(_directory_of(place))
+    if _with_all_above(manifest)[-1] == above[-1]:
+        return manifest.absolute().parent
+    fitting = [
+        base for base in above if any(_relative(file, base) in listed.files for file in files)
+    ]
+    if len(fitting) > 1:
+        raise FormatError(
+            str(manifest),
+            f"its names fit below {list_text([str(base) for base in fitting])}",
+            hint="put it where its names are relative to its directory",
+        )
+    return fitting[0] if fitting else above[0]
 
 
 def _refuse_other_files(manifest: Path) -> None:
@@ -166,17 +214,19 @@ def _tensor_digest(item: tuple[Store, str]) -> tuple[str, str | None]:
 
 def check_manifest(
     manifest: Path,
+    place: Path,
     units: list[tuple[Path, str, Store | None]],
     executor: Executor | None,
 ) -> tuple[Check, tuple[str, ...]]:
     """Compare every file of the units with the manifest; return also what was not compared.
 
+    place: the operand that the units are of.
+
     Raises FormatError, PathNotFoundError.
     """
     listed = read_manifest(manifest)
-    base = manifest.absolute().parent
-    files = sorted({file for path, _format, store in units for file in files_of(path, store)})
-    files = [file for file in files if file.absolute() != manifest.absolute()]
+    files = _files_of_all(units, manifest)
+    base = _base(manifest, place, files, listed)
     findings: list[Finding] = []
     damaged: set[Path] = set()
     nbytes = 0
@@ -290,4 +340,4 @@ def _unescaped(name: str) -> str:
 
 
 def _relative(file: Path, base: Path) -> str:
-    return os.path.relpath(str(file.absolute()), base).replace(os.sep, "/")
+    return os.path.relpath(str(file.absolute()), str(base)).replace(os.sep, "/")

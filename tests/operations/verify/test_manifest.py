@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ckptkit.errors import CkptkitError, FormatError
 from ckptkit.operations.verify.manifest import read_manifest
 from support.command_line import ckptkit as command
 from support.command_line import refused
+from support.range_server import serving
 
 # what a line on a tensor can become, and how much of it is left to tell
 DAMAGES = {
@@ -90,3 +92,48 @@ def test_no_flipped_bit_goes_unnoticed(weights: Path) -> None:
         if result.ok:  # the digest of a tensor is looked at only where the file's differs
             start = good.rfind(b"\n", 0, place // 8) + 1
             assert good[start : place // 8 + 1].startswith(b"#tensor"), (place, damaged)
+
+
+def test_manifest_and_files_are_each_here_or_on_a_server(weights: Path) -> None:
+    """Where both are in one place, names are relative to the manifest; else to the files'."""
+    (weights / "SUMS").unlink()
+    run = weights / "run"
+    run.mkdir()
+    (weights / "w.npz").rename(run / "w.npz")
+    (weights / "w.safetensors").rename(run / "w.safetensors")
+    npz = run / "w.npz"
+    with serving(weights) as server:
+        there = f"{server.url}/run/w.npz"
+        for name, manifest in (("w.npz", run / "SUMS"), ("run/w.npz", weights / "SUMS")):
+            assert ckptkit.verify(npz, new_manifest=manifest).ok
+            assert manifest.read_text().splitlines()[0].endswith(f"  {name}")
+            url = f"{server.url}/{manifest.relative_to(weights)}"
+            for file in (npz, there):
+                for digests in (manifest, url):
+                    assert _manifest_codes(file, digests) == []
+        # one of files elsewhere, written here, is what it would be beside them
+        (weights / "copy").mkdir()
+        assert ckptkit.verify(there, new_manifest=weights / "copy" / "SUMS").ok
+        assert (weights / "copy" / "SUMS").read_text() == (run / "SUMS").read_text()
+        missing = f"{server.url}/none"
+        assert f"ckptkit: {missing}: no such manifest" in _said(npz, missing)
+        npz.write_bytes((run / "w.safetensors").read_bytes())
+        assert "manifest.digest" in _manifest_codes(npz, f"{server.url}/run/SUMS")
+        both = weights / "both"
+        both.write_text(f"{'0' * 64}  w.safetensors\n{'0' * 64}  run/w.safetensors\n")
+        said = _said(run / "w.safetensors", f"{server.url}/both")
+    assert re.search(rf"its names fit below {run}\W.*{weights} \(", said)
+
+
+def _said(path: Path, manifest: str) -> str:
+    done = command("verify", path, "--manifest", manifest)
+    assert (done.code, done.out) == (2, "")
+    return done.err
+
+
+def _manifest_codes(path: Path | str, manifest: Path | str) -> list[str]:
+    return [
+        finding.code
+        for finding in ckptkit.verify(path, manifest=manifest).findings
+        if finding.code.startswith("manifest.")
+    ]
